@@ -1,0 +1,54 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check
+
+PYTHON ?= python3
+TORCH := torch==2.13.0
+DEEPSPEED := deepspeed==0.19.8
+
+VENV := .venv
+STAMP := $(VENV)/.installed
+PIP := $(VENV)/bin/python -m pip install --quiet --constraint requirements.lock
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## make .venv with everything in it (about 4 minutes; does nothing when it is up to date)
+
+$(STAMP): setup.cfg requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "mtgen needs Python 3.11 or newer, and there is no $(PYTHON) here; name one: make setup PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mtgen needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version); name another: make setup PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "Installing into $(VENV); this takes some minutes."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) setuptools wheel ninja packaging
+	$(PIP) $(TORCH)
+	DS_BUILD_OPS=0 $(PIP) --no-build-isolation $(DEEPSPEED)
+	$(PIP) --requirement requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+WORKERS := $(shell [ "$$(nproc)" -gt 1 ] && echo 2 || echo 1)
+
+demo: setup data_shards/demo/dataset.json  ## train on digits for some minutes; prints where the result is
+	$(VENV)/bin/mtgen train configs/demo.yaml workers=$(WORKERS)
+	$(VENV)/bin/mtgen sample demo --out runs/demo/grid.png
+	@echo
+	@echo "What it draws     runs/demo/grid.png: each digit beside itself under its mask"
+	@echo "How it got there  runs/demo/samples/: drawn, read and reconstructed images, again and again during training"
+	@echo
+	@echo "Three things to do next:"
+	@echo "  $(VENV)/bin/mtgen ui                                     curves, pictures and settings in MLflow"
+	@echo "  $(VENV)/bin/mtgen evaluate demo                          how good it is, in numbers"
+	@echo "  $(VENV)/bin/mtgen sample demo --n 1000 --shards made     a labelled data set of its own, to train on"
+
+data_shards/demo/dataset.json: | setup
+	$(VENV)/bin/mtgen shards make digits data_shards/demo grey=true train=8000 test=1000
+
+test: setup  ## run every test; those that start clusters one at a time
+	$(VENV)/bin/python -m pytest -n 2 -m "not e2e"
+	$(VENV)/bin/python -m pytest -m e2e
+
+check: setup  ## format, lint and types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy

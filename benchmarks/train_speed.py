@@ -1,0 +1,166 @@
+"""Training speed of the whole stack (Ray, DeepSpeed, DALI, tracking) against a plain torch loop, image for image.
+
+The plain loop has the same networks, the same steps, torch's Adam, averaged weights, and its batches in memory. It runs inside the worker
+that Ray placed, in turns with the training itself: a round of one, a round of the other, on the same CPU and threads. So a machine that
+others use too slows both alike, and the ratio is taken pair by pair. Images per second of CPU time leave the others out altogether.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from common import machine, report
+
+from mtgen.config import Config, load
+from mtgen.errors import UserError
+from mtgen.journal import read_journal
+from mtgen.orchestrate import run_on_ray
+from mtgen.shards.make import make
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = 8
+"""Batches that the plain loop has in memory."""
+
+
+def plain_loop(config: Config, share: int) -> Any:
+    """Rounds of a plain torch loop: called as `snapshots` is, between two rounds of the training.
+
+    Returns:
+        A function of (model, images seen) that trains `evaluate.every` images and gives its speed, and that of the round before.
+    """
+    import torch
+
+    from mtgen.config import resolve_device
+    from mtgen.data.index import open_index
+    from mtgen.data.loader import Loader
+    from mtgen.ema import Average
+    from mtgen.model import build
+    from mtgen.training.steps import build_steps, frozen
+
+    if share == 1 and config.workers == 1:  # one CPU is one CPU, DALI's thread and the sender of the numbers included
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
+    device, index = resolve_device(config), open_index(config.data.path, config.data.train)
+    size, channels, batch_size = config.resolution, config.data.channels, config.batch_size
+    with Loader(
+        index, batch_size=batch_size, rank=0, world=1, resolution=size, channels=channels, seed=config.seed, device=device
+    ) as loader:
+        batches = [next(loader).to(device) for _ in range(KEPT)]
+    networks = build(config, index.card)
+    d_step, g_step, gates = build_steps(config, networks)
+    alone = torch.distributed.new_group([0], use_local_synchronization=True)
+    for gate in gates.values():
+        gate.group = alone
+    for network in (networks.generator, networks.side):
+        network.to(device)
+    betas = (0.0, config.train.beta2)
+    sides = [
+        (d_step, networks.generator, torch.optim.Adam(networks.side.parameters(), config.discriminator.learning_rate, betas)),
+        (g_step, networks.side, torch.optim.Adam(networks.generator.parameters(), config.generator.learning_rate, betas)),
+    ]
+    average = Average([("generator", networks.generator), ("side", networks.side)], config.train.ema)
+    ended = [time.process_time()]
+
+    def round_of(model: Any, images: int) -> tuple[dict[str, float], list[Path]]:
+        before, threads = time.process_time(), torch.get_num_threads()
+        torch.set_num_threads(share * config.workers)
+        begin = time.monotonic()
+        for number in range(config.evaluate.every // batch_size):
+            batch = replace(batches[number % KEPT])
+            for step, other, optimizer in sides:
+                optimizer.zero_grad()
+                with frozen(other):
+                    loss, _ = step(batch, (other,))
+                    loss.backward()
+                optimizer.step()
+            average.update(batch_size, images)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        wall, cpu = time.monotonic() - begin, time.process_time() - before
+        torch.set_num_threads(threads)
+        numbers = {
+            "plain/images_per_second": config.evaluate.every / wall,
+            "plain/images_per_cpu_second": config.evaluate.every / cpu,
+            "cpu/images_per_cpu_second": config.evaluate.every / config.workers / (before - ended[0]),
+        }
+        ended[0] = time.process_time()
+        return numbers, []
+
+    return round_of
+
+
+def measure(config: Config, workers: int, cpus: int, rounds: int, images: int) -> list[dict[str, Any]]:
+    """Rows for the training with so many workers on so many CPUs, and for the plain loop beside it; the first round warms up."""
+    changes = {
+        "name": f"speed-{workers}-{cpus}",
+        "workers": workers,
+        "train": config.train.model_copy(update={"images": (rounds + 1) * images, "log_every": images, "minutes": None, "restarts": 0}),
+        "checkpoint": config.checkpoint.model_copy(update={"every": 2 * rounds * images}),
+        "evaluate": config.evaluate.model_copy(update={"every": images}),
+    }
+    config, share = config.model_copy(update=changes), cpus // workers
+    config.folder.mkdir(parents=True)
+    outcome = run_on_ray(config, snapshots=lambda settings: plain_loop(settings, share), cpus=cpus)
+    if outcome.status != "finished":
+        raise UserError(f"the training {outcome.status}: {outcome.message}")
+    values = [row.values for row in read_journal(config.folder)]
+
+    def of(name: str) -> list[float]:
+        return [row[name] for row in values if name in row][1:]
+
+    ours, plain = of("speed/images_per_second"), of("plain/images_per_second")
+    ours_cpu, plain_cpu = of("cpu/images_per_cpu_second"), of("plain/images_per_cpu_second")
+    threads = {"workers": workers, "cpus": cpus, "precision": config.precision}
+    return [
+        {
+            "name": "mtgen",
+            **threads,
+            "images_per_second": statistics.median(ours),
+            "images_per_cpu_second": statistics.median(ours_cpu),
+            "share_of_plain": statistics.median(a / b for a, b in zip(ours, plain, strict=True)),
+            "share_of_plain_in_cpu_time": statistics.median(a / b for a, b in zip(ours_cpu, plain_cpu, strict=True)),
+            "data_wait_share": statistics.median(of("speed/data_wait_share")),
+            "rounds": ours,
+        },
+        {
+            "name": f"plain torch loop, {cpus} thread{'s' * (cpus > 1)}",
+            **threads,
+            "workers": 0,
+            "images_per_second": statistics.median(plain),
+            "images_per_cpu_second": statistics.median(plain_cpu),
+            "rounds": plain,
+        },
+    ]
+
+
+def main(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="fewer and shorter rounds, a few minutes")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
+    data: Annotated[Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")] = None,
+    config: Annotated[Path, typer.Option(help="what is trained")] = ROOT / "configs/digits-32.yaml",
+    steps: Annotated[int | None, typer.Option(min=1, help="steps of a round; default: 50, quick 10")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="pairs of rounds; default: 15, quick 6")] = None,
+) -> None:
+    """Compare mtgen with a plain torch loop on this machine: 1 worker on 1 CPU, and 2 workers on 2 CPUs where there are 2."""
+    here = machine()
+    rounds, steps = rounds or (6 if quick else 15), steps or (10 if quick else 50)
+    with tempfile.TemporaryDirectory(prefix="mtgen-speed-") as temporary:
+        folder = data or ROOT.parent / "shared/data/digits"
+        if data is None and not folder.is_dir():
+            folder = Path(temporary) / "digits"
+            make("digits", folder, train=2000, test=100)
+        settings = load(config, [f"data.path={folder.absolute()}", f"runs={temporary}/runs", *(overrides or [])])
+        rows = []
+        for workers in (1, 2):
+            if workers <= here["cpus"]:
+                rows += measure(settings, workers, workers, rounds, steps * settings.batch_size)
+    report(f"Training speed: {config.name}, medians of {rounds} rounds of {steps} steps", here, rows, json_file)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,354 @@
+"""Typed configuration: defaults < YAML < `key=value`. Every error names the key, its value and what is possible."""
+
+import copy
+import math
+import re
+import reprlib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mtgen.errors import ConfigError
+from mtgen.registry import Registry, suggest
+from mtgen.yaml_text import override, read_yaml
+
+TASKS: Registry[Any] = Registry("task", "mtgen.tasks")
+WEIGHTINGS: Registry[Any] = Registry("weighting", "mtgen.balancing")
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, an empty section has its defaults."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty(cls, values: Any) -> Any:
+        return {} if values is None else values
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+class TaskSettings(Section):
+    """What every task has; a task's own file adds to it."""
+
+    weight: float = Field(1.0, ge=0, description="factor of the task's losses, before the gradient gate; 0 switches it off")
+
+
+class Data(Section):
+    path: str = Field(min_length=1, description="folder with dataset.json and its shards")
+    train: str = Field("train", description="split to train on")
+    test: str = Field("test", description="split to evaluate on")
+    channels: Literal["rgb", "grey"] = Field("rgb", description="channels that are decoded and drawn")
+    crop: float = Field(1.0, gt=0, le=1, description="smallest share of the image's area that a random crop keeps; 1: centre crop")
+    flip: bool = Field(False, description="mirror at random, left to right")
+    prefetch: int = Field(2, ge=1, description="batches that are decoded ahead")
+
+
+class Generator(Section):
+    widths: list[int] = Field([96, 80, 64, 32], description="channels of each level, from 4x4 upwards")
+    blocks: int = Field(1, ge=1, description="residual blocks a level")
+    latent: int = Field(64, ge=1, description="size of the latent z")
+    learning_rate: float = Field(3e-4, gt=0)
+    condition_scale: float = Field(0.25, gt=0, description="factor of the condition beside the latent; a large one drowns the latent")
+
+
+class Discriminator(Section):
+    widths: list[int] = Field([128, 96, 64, 32], description="channels of each level, from 4x4 upwards")
+    blocks: int = Field(1, ge=1, description="residual blocks a level")
+    decoder: int = Field(32, ge=1, description="channels of the U-Net decoder")
+    embedding: int = Field(64, ge=1, description="size of the shared representation space")
+    learning_rate: float = Field(1e-3, gt=0)
+
+
+class Augment(Section):
+    """Augmentation in front of the discriminator: image and mask alike, real and generated alike."""
+
+    probability: float = Field(0.6, ge=0, lt=1, description="share of samples that are changed; below 1, so that it cannot leak")
+    shift: float = Field(0.08, ge=0, le=0.5, description="largest shift, as a share of the side")
+    rotate: float = Field(10.0, ge=0, le=180, description="largest rotation, degrees")
+    scale: float = Field(0.1, ge=0, lt=1, description="largest change of size, as a share")
+
+
+class Balancing(Section):
+    gate: str = Field("equal", description="weighting at the discriminator's features; none: no gate")
+    canvas: str = Field("equal", description="weighting at the generator's canvas; none: no gate")
+
+    @field_validator("gate", "canvas")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        possible = ["none", *WEIGHTINGS]
+        if value not in possible:
+            raise ValueError(f"unknown weighting; {suggest(value, possible)}")
+        return value
+
+
+class Train(Section):
+    images: int = Field(200_000, ge=1, description="length of the run, in images seen; also the length of the schedules")
+    minutes: float | None = Field(None, gt=0, description="stop, with a checkpoint, after so many minutes of training")
+    accumulation: int = Field(1, ge=1, description="micro-batches a step")
+    warmup: int = Field(1_000, ge=0, description="images over which the learning rates rise")
+    final_rate: float = Field(0.1, gt=0, le=1, description="learning rates end at this share of their peak (cosine)")
+    ema: float = Field(5_000, ge=0, description="half-life of the averaged weights, in images; 0: none")
+    beta2: float = Field(0.99, gt=0, lt=1, description="Adam's second beta; the first is 0")
+    nonfinite_limit: int = Field(20, ge=1, description="steps in a row with a non-finite gradient before training stops")
+    log_every: int = Field(2_000, ge=1, description="images between two rows of numbers")
+    restarts: int = Field(3, ge=0, description="how often lost workers are replaced before the run gives up")
+
+
+class Checkpoint(Section):
+    every: int = Field(20_000, ge=1, description="images between two checkpoints")
+    keep: int = Field(3, ge=1, description="how many are kept")
+
+
+class Evaluate(Section):
+    every: int = Field(20_000, ge=1, description="images between two sample grids with the quick test metrics")
+    samples: int = Field(4_000, ge=100, description="generated images for `mtgen evaluate`")
+
+
+class Tracking(Section):
+    uri: str | None = Field(None, description="MLflow tracking URI; default: MLFLOW_TRACKING_URI, else RUNS/mlflow.db")
+    experiment: str = "mtgen"
+
+
+class Config(Section):
+    """Everything that shapes a run."""
+
+    name: str = Field(description="name of the run, and of its folder")
+    runs: str = Field("runs", description="folder of all runs")
+    seed: int = Field(0, ge=0, lt=2**31)
+    workers: int = Field(1, ge=0, description="training processes that Ray places; 0: in this process, for a debugger")
+    address: str | None = Field(None, description="address of a running Ray cluster; default: RAY_ADDRESS, else a local one")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="arithmetic of the networks; parameters stay fp32; auto: bf16 where the device computes it natively, else fp32"
+    )
+    zero_stage: int = Field(0, ge=0, description="DeepSpeed ZeRO stage: 0, 1 or 2")
+    batch_size: int = Field(64, ge=2, description="samples a step, over all workers and micro-batches")
+    resolution: int = Field(32, ge=8, description="side of the images, pixels")
+    data: Data
+    generator: Generator = Generator()
+    discriminator: Discriminator = Discriminator()
+    augment: Augment = Augment()
+    tasks: dict[str, Any] = Field(default_factory=lambda: {"generation": {}}, validate_default=True, description="task -> its settings")
+    balancing: Balancing = Balancing()
+    train: Train = Train()
+    checkpoint: Checkpoint = Checkpoint()
+    evaluate: Evaluate = Evaluate()
+    tracking: Tracking = Tracking()
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+            raise ValueError("a run's name is made of letters, digits, '.', '_' and '-', and begins with a letter or digit")
+        return value
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return {name: TASKS[name].Settings.model_validate(settings) for name, settings in value.items() if name in TASKS}
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.runs) / self.name
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples that one worker puts through the networks at once."""
+        return self.batch_size // (max(self.workers, 1) * self.train.accumulation)
+
+    def task_settings(self) -> dict[str, TaskSettings]:
+        """The tasks that are switched on."""
+        return {name: s for name, s in self.tasks.items() if s.weight > 0}
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, every key written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _sections() -> dict[str, type[BaseModel]]:
+    """Every section of a configuration by its dotted name; "" is the top."""
+    found: dict[str, type[BaseModel]] = {"": Config, **{f"tasks.{name}": TASKS[name].Settings for name in TASKS}}
+    for name, info in Config.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            found[name] = info.annotation
+    return found
+
+
+def _meant(key: str, section: str, sections: dict[str, type[BaseModel]]) -> list[str]:
+    """The nearest right key to an unknown one in its own section; else the same key, or the nearest, in another."""
+    own = get_close_matches(key, sections[section].model_fields, n=1, cutoff=0.6)
+    if own:
+        return [_dotted(section, own[0])]
+    everywhere = [_dotted(name, field) for name, model in sections.items() for field in model.model_fields]
+    return [k for k in everywhere if k.split(".")[-1] == key] or get_close_matches(_dotted(section, key), everywhere, n=1)
+
+
+def _dotted(*parts: Any) -> str:
+    return ".".join(str(part) for part in parts if part != "")
+
+
+def _shown(value: Any) -> str:
+    """A value on one line of bounded length; text as it was typed."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 100
+    short.maxlevel = 2
+    return "null" if value is None else short.repr(value)[1:-1] if isinstance(value, str) else short.repr(value)
+
+
+def _explain(error: Any, section: str, sections: dict[str, type[BaseModel]]) -> str:
+    """One line for one of pydantic's errors, met in `section`."""
+    parents, last = error["loc"][:-1], error["loc"][-1] if error["loc"] else ""
+    section = _dotted(section, *parents)
+    key, model = _dotted(section, last), sections.get(section)
+    if error["type"] == "extra_forbidden" and model is not None:
+        meant = _meant(str(last), section, sections)
+        hint = f"did you mean {' or '.join(meant)}? " if meant else ""
+        return f"{key}: unknown key; {hint}possible: {', '.join(model.model_fields)}"
+    if error["type"] == "missing" and model is not None:
+        description = model.model_fields[str(last)].description
+        return f"{key}: is missing{f' ({description})' if description else ''}; give it in the file or as {key}=..."
+    value = f"{key}={_shown(error['input'])}" if key else _shown(error["input"])
+    if error["type"] == "model_type" and key in sections:
+        return f"{value}: is a section, not a single value; its keys: {', '.join(sections[key].model_fields)}"
+    message = error["msg"].removeprefix("Value error, ").split(", unable to")[0]
+    return f"{value}: {message[0].lower() + message[1:]}"
+
+
+def check(model: type[SectionT], values: dict[str, Any]) -> SectionT:
+    """`values` as a section; `ConfigError` holds one line for every key at fault."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(e, "", {"": model}) for e in error.errors())) from None
+
+
+def _task_problems(tasks: Any) -> list[str]:
+    """The errors in the `tasks` section, which only the tasks' own files can judge."""
+    if not isinstance(tasks, dict):
+        return [f"tasks={_shown(tasks)}: a mapping from a task's name to its settings; possible: {', '.join(TASKS)}"]
+    problems, sections = [], _sections()
+    for name, settings in tasks.items():
+        if name not in TASKS:
+            problems.append(f"tasks.{name}: unknown task; {suggest(str(name), TASKS.names())}")
+            continue
+        try:
+            TASKS[name].Settings.model_validate(settings)
+        except ValidationError as error:
+            problems += [_explain(e, f"tasks.{name}", sections) for e in error.errors()]
+    return problems
+
+
+def _impossible(config: Config) -> dict[str, str]:
+    """Values that are well-formed and cannot work, by the key to blame."""
+    problems: dict[str, str] = {}
+    for side in ("generator", "discriminator"):
+        widths = getattr(config, side).widths
+        reach = 4 * 2 ** (len(widths) - 1) if widths else 0
+        if not widths or min(widths) < 1:
+            problems[f"{side}.widths"] = f"{side}.widths={widths}: one positive number of channels a level, from 4x4 upwards"
+        elif reach != config.resolution:
+            levels = math.log2(config.resolution / 4) + 1
+            remedy = (
+                f"give {int(levels)} widths for {config.resolution}"
+                if levels == int(levels)
+                else "possible: 8, 16, 32, 64, 128, 256, 512, ..."
+            )
+            problems[f"resolution ({side})"] = (
+                f"resolution={config.resolution}: {side}.widths has {len(widths)} levels, which reach {reach} pixels from 4x4; {remedy}"
+            )
+    if config.zero_stage > 2:
+        problems["zero_stage"] = (
+            f"zero_stage={config.zero_stage}: possible: 0, 1, 2; stage 3 fails where a step uses a parameter more than once "
+            '("Cannot free a ZeRO-3 parameter while it is still active in submodules")'
+        )
+    if config.precision == "fp16" and resolve_device(config) == "cpu":
+        problems["precision"] = "precision=fp16: there is no fp16 training on a CPU; possible here: fp32, bf16"
+    if config.device == "cuda" and resolve_device(config) == "cpu":
+        problems["device"] = "device=cuda: torch sees no CUDA device on this machine; possible here: cpu, auto"
+    share = max(config.workers, 1) * config.train.accumulation
+    if config.batch_size % share or config.batch_size < 2 * share:
+        fitting = max(2, round(config.batch_size / share)) * share
+        problems["batch_size"] = (
+            f"batch_size={config.batch_size}: cannot be shared evenly, at least 2 samples each, by workers={config.workers} with "
+            f"train.accumulation={config.train.accumulation}; nearest possible: {fitting}"
+        )
+    if not any(s.weight > 0 for s in config.tasks.values()):
+        problems["tasks"] = f"tasks: none is switched on; possible: {', '.join(TASKS)}"
+    elif "generation" not in config.task_settings():
+        problems["tasks.generation"] = "tasks.generation: has to be on: the generator learns by it, and the discriminator's canvas is its"
+    return problems
+
+
+def resolve_device(config: Config) -> str:
+    """ "cpu" or "cuda": what `config.device` means on this machine."""
+    import torch
+
+    return "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _native_precision(device: str) -> Literal["bf16", "fp32"]:
+    """The faster of the two that need no loss scale."""
+    import torch
+
+    native = torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if native else "fp32"
+
+
+def _without(values: dict[str, Any], location: tuple[Any, ...]) -> None:
+    """Drop the key at fault, so that the other keys can still be judged by their defaults."""
+    place: Any = values
+    for part in location[:-1]:
+        if not isinstance(place, dict) or part not in place:
+            return
+        place = place[part]
+    if isinstance(place, dict):
+        place.pop(location[-1], None)
+
+
+def validate(values: dict[str, Any]) -> Config:
+    """A `Config` from a mapping; `ConfigError` holds one line for every key at fault, all of them at once."""
+    values = copy.deepcopy(values)
+    problems = _task_problems(values["tasks"]) if "tasks" in values else []
+    if problems:
+        values.pop("tasks")
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        blamed = {str(e["loc"][0]) for e in error.errors()} | {".".join(map(str, e["loc"][:2])) for e in error.errors()}
+        problems = [_explain(e, "", _sections()) for e in error.errors()] + problems
+        for e in error.errors():
+            _without(values, tuple(p for p in e["loc"] if not isinstance(p, int)))
+        values.setdefault("name", "name")
+        data = values.setdefault("data", {})
+        if isinstance(data, dict):
+            data.setdefault("path", "path")
+        try:
+            rest = _impossible(Config.model_validate(values))
+        except ValidationError:
+            rest = {}
+        problems += [text for key, text in rest.items() if key.split(" ")[0] not in blamed]
+    else:
+        problems += list(_impossible(config).values())
+    if problems:
+        raise ConfigError("\n".join(problems))
+    if config.precision == "auto":
+        return config.model_copy(update={"precision": _native_precision(resolve_device(config))})
+    return config
+
+
+def load(path: str | Path, assignments: list[str] | None = None) -> Config:
+    """Read a YAML file, put the `key=value` assignments over it, and check everything.
+
+    Raises:
+        ConfigError: with one line for every key at fault.
+    """
+    values = read_yaml(Path(path))
+    override(values, assignments or [])
+    return validate(values)

@@ -1,0 +1,50 @@
+"""Random numbers without state: each is a function of (seed, purpose, position, index) and of nothing else.
+
+A sample's latent, crop and noise are therefore the same on any number of workers, after any resume, and on a CPU or a GPU.
+The bits come from SplitMix64's finaliser (Steele, Lea and Flood 2014) applied to a Weyl sequence keyed by a hash of
+(seed, purpose, position); the numbers are for augmentation and noise, not for cryptography.
+"""
+
+import math
+import zlib
+
+import torch
+from torch import Tensor
+
+_GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64, the golden ratio's fraction
+_MIX1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * _MIX1
+    x = (x ^ _shift(x, 27)) * _MIX2
+    return x ^ _shift(x, 31)
+
+
+def bits(seed: int, purpose: str, position: Tensor, n: int, device: torch.device | str = "cpu") -> Tensor:
+    """`[B]` positions -> `[B,n]` int64 with all 64 bits random."""
+    stream = _mix(torch.tensor((seed << 32) + zlib.crc32(purpose.encode()), dtype=torch.int64)).to(device)
+    key = _mix(position.to(device=device, dtype=torch.int64) * _GAMMA + stream)
+    index = torch.arange(1, n + 1, dtype=torch.int64, device=device) * _GAMMA
+    return _mix(key[:, None] + index)
+
+
+def uniform(seed: int, purpose: str, position: Tensor, n: int, device: torch.device | str = "cpu") -> Tensor:
+    """`[B]` positions -> `[B,n]` float32 in [0, 1)."""
+    return _shift(bits(seed, purpose, position, n, device), 40).to(torch.float32) * 2.0**-24
+
+
+def normal(seed: int, purpose: str, position: Tensor, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    """`[B]` positions -> `[B,*shape]` float32, standard normal (Box and Muller 1958: two numbers from each 64 bits)."""
+    count = math.prod(shape)
+    random = bits(seed, purpose, position, (count + 1) // 2, device)
+    radius = ((_shift(random, 40) + 1).to(torch.float32) * 2.0**-24).log_().mul_(-2).sqrt_()
+    angle = (random & 0xFFFFFF).to(torch.float32) * (2 * math.pi * 2.0**-24)
+    both = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+    return both[:, :count].reshape(len(position), *shape)

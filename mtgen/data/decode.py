@@ -1,0 +1,143 @@
+"""Encoded images and masks -> tensors, with DALI: decode, cut, resize, mirror; the same geometry for both."""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from nvidia.dali import fn
+from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
+from PIL import Image
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from mtgen.data.geometry import Window
+from mtgen.data.picture import pixels
+from mtgen.errors import DataError
+from mtgen.schema import IGNORE
+
+Channels = Literal["rgb", "grey"]
+
+
+def _pixel() -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (1, 1)).save(file, "PNG")
+    return file.getvalue()
+
+
+_NO_MASK = _pixel()  # what DALI decodes where a sample has no mask
+
+
+class Decoder:
+    """A DALI pipeline for batches of up to `batch` samples; pixels are taken as stored, EXIF orientation is not applied.
+
+    Args:
+        resolution: side of the squares that come out, pixels.
+        channels: "rgb" or "grey".
+        threads: DALI's own threads.
+        device: where the pipeline decodes and its tensors lie, "cpu" or "cuda"; "cuda" without a number is torch's current device.
+        batch: largest number of samples at once.
+        masks: whether there are masks to decode.
+    """
+
+    def __init__(self, resolution: int, channels: Channels, threads: int, device: str, batch: int, masks: bool = True) -> None:
+        self.resolution, self.channels, self.masks = resolution, channels, masks
+        self.threads, self.batch, self.device = threads, batch, torch.device(device)
+        if self.device == torch.device("cuda"):  # settled here: a thread that decodes has a current device of its own
+            self.device = torch.device("cuda", torch.cuda.current_device())
+        self._pipeline = self._build(batch)
+
+    def decode(
+        self, images: Sequence[bytes], masks: Sequence[bytes | None], window: Window, name: Callable[[int], str]
+    ) -> tuple[Tensor, Tensor]:
+        """Encoded samples and their windows -> image `[B,C,H,W]` float32 in [-1,1], mask `[B,H,W]` int64, 255 where there is none.
+
+        Args:
+            images, masks: files as stored; `None` for a mask that is missing.
+            window: what is cut out of each.
+            name: says which sample row `i` is, for errors.
+
+        Raises:
+            DataError: a sample cannot be decoded; names it and what is wrong with it.
+        """
+        try:
+            return self._run(self._pipeline, images, masks, window)
+        except RuntimeError as error:
+            self._pipeline = self._build(self.batch)  # DALI cannot go on with a pipeline that failed
+            raise self._culprit(images, masks, window, name, error) from None
+
+    def _build(self, batch: int) -> Pipeline:
+        cuda = self.device.type == "cuda"
+        pipeline = Pipeline(
+            batch, self.threads, self.device.index if cuda else None, prefetch_queue_depth=1, exec_async=cuda, exec_pipelined=cuda
+        )
+        with pipeline:
+            mirror = fn.external_source(name="mirror", dtype=DALIDataType.INT32, ndim=0)
+
+            def square(source: str, colour: Any, **interpolation: Any) -> Any:
+                encoded = fn.external_source(name=source, dtype=DALIDataType.UINT8, ndim=1)
+                start, size = (fn.external_source(name=f"{source} {edge}", dtype=DALIDataType.INT32, ndim=1) for edge in ("start", "size"))
+                cut = fn.decoders.image_slice(
+                    encoded, start=start, shape=size, device="mixed" if cuda else "cpu", output_type=colour, adjust_orientation=False
+                )
+                return fn.resize(cut, size=[self.resolution, self.resolution], **interpolation)
+
+            colour = DALIImageType.RGB if self.channels == "rgb" else DALIImageType.GRAY
+            image = square("image", colour, interp_type=DALIInterpType.INTERP_LINEAR, antialias=True)
+            outputs = [
+                fn.crop_mirror_normalize(image, mirror=mirror, mean=[127.5], std=[127.5], dtype=DALIDataType.FLOAT, output_layout="CHW")
+            ]
+            if self.masks:
+                outputs.append(fn.flip(square("mask", DALIImageType.GRAY, interp_type=DALIInterpType.INTERP_NN), horizontal=mirror))
+            pipeline.set_outputs(*outputs)
+        pipeline.build()
+        return pipeline
+
+    def _run(self, pipeline: Pipeline, images: Sequence[bytes], masks: Sequence[bytes | None], window: Window) -> tuple[Tensor, Tensor]:
+        def feed(source: str, files: list[bytes], start: NDArray[np.int32], size: NDArray[np.int32]) -> None:
+            pipeline.feed_input(source, [np.frombuffer(data, np.uint8) for data in files])
+            pipeline.feed_input(f"{source} start", start)
+            pipeline.feed_input(f"{source} size", size)
+
+        pipeline.feed_input("mirror", window.mirror.astype(np.int32))
+        feed("image", list(images), window.start, window.size)
+        missing = np.array([data is None for data in masks])
+        if self.masks:
+            there = ~missing[:, None]
+            feed("mask", [data or _NO_MASK for data in masks], window.start * there, np.where(there, window.size, 1).astype(np.int32))
+        image, *mask = (output.as_tensor() for output in pipeline.run())
+        shape = (len(images), self.resolution, self.resolution)
+        if self.device.type == "cuda":  # copies: DALI uses its buffers again
+            label = from_dlpack(mask[0]).reshape(shape).long() if mask else torch.empty(shape, dtype=torch.int64, device=self.device)
+            label[torch.from_numpy(missing)] = IGNORE
+            return from_dlpack(image).clone(), label
+        values = np.array(mask[0], dtype=np.int64).reshape(shape) if mask else np.empty(shape, dtype=np.int64)
+        values[missing] = IGNORE  # in NumPy: torch would start its own pool of threads in a loader's thread
+        return torch.from_numpy(np.array(image)), torch.from_numpy(values)
+
+    def _culprit(
+        self, images: Sequence[bytes], masks: Sequence[bytes | None], window: Window, name: Callable[[int], str], error: RuntimeError
+    ) -> DataError:
+        """Decode the samples of a failed batch one by one, and say which is to blame and why."""
+        remedy = "`mtgen shards validate` lists all such samples"
+        for row, (image, mask) in enumerate(zip(images, masks, strict=True)):
+            for what, data in (("image", image), ("mask", mask)):
+                try:
+                    if data is not None:
+                        pixels(data)
+                except ValueError as reason:
+                    return DataError(f"{name(row)}: {what}: {reason}; {remedy}")
+            one = Window(window.start[row : row + 1], window.size[row : row + 1], window.mirror[row : row + 1])
+            try:
+                self._run(self._build(1), [image], [mask], one)
+            except RuntimeError as alone:
+                return DataError(f"{name(row)}: DALI cannot decode it: {_reason(alone)}; {remedy}")
+        return DataError(f"{name(0)} and the {len(images) - 1} after it: DALI fails on them together, not alone: {_reason(error)}")
+
+
+def _reason(error: RuntimeError) -> str:
+    """What DALI's message says went wrong, without the pipeline's traceback, in one line."""
+    return " ".join(str(error).rpartition("encountered:")[2].partition("Current pipeline")[0].split())

@@ -1,0 +1,34 @@
+"""Errors that speak to the user: what is wrong, where, and what would be right.
+
+The command line prints the message of a `UserError` alone, without a traceback, and exits with its `status`.
+"""
+
+
+class UserError(Exception):
+    """Something the user can mend. The message names the thing (file, key, sample) and the remedy."""
+
+    status = 1
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be used; one line for every key at fault."""
+
+    status = 2
+
+
+class DataError(UserError):
+    """A data set, shard or sample that cannot be read as it stands."""
+
+    status = 3
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is damaged, or does not fit the run."""
+
+    status = 4
+
+
+class TrainingError(UserError):
+    """Training had to stop: what was saved is named in the message."""
+
+    status = 5

@@ -1,0 +1,101 @@
+"""A small classifier of fixed shape and fixed training: a yardstick for images, not a part of any run."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mtgen.pictures import to_uint8
+
+SIDE = 32
+"""Pixels: larger images are reduced to this, so that the yardstick's cost has a bound."""
+IMAGES = 64_000
+"""Length of the training, in images seen, whatever the number of different ones."""
+BATCH = 64
+PEAK = 2e-3
+"""Learning rate of Adam, from which a cosine leads to zero."""
+SHIFT, ROTATE, SCALE = 0.08, 10.0, 0.1
+"""Augmentation: largest shift (share of the side), rotation (degrees) and change of size (share)."""
+
+
+def reduced(image: Tensor) -> Tensor:
+    """Images `[B,C,H,W]` in [-1, 1] -> uint8 on the CPU, with sides of 32 pixels at most."""
+    if max(image.shape[2:]) > SIDE:
+        image = F.interpolate(image, (SIDE, SIDE), mode="bilinear", antialias=True)
+    return to_uint8(image)
+
+
+def _network(channels: int, classes: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width, kernel, stride in ((32, 5, 2), (64, 3, 2), (64, 3, 1), (128, 3, 2), (128, 3, 1)):
+        layers += [nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False), nn.GroupNorm(8, width), nn.ReLU()]
+        channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+
+
+def _augmented(image: Tensor, random: torch.Generator) -> Tensor:
+    """Each image shifted, turned and resized at random."""
+    u = torch.rand(4, len(image), generator=random).mul_(2).sub_(1).to(image.device)
+    angle, size = u[0] * math.radians(ROTATE), 1 + u[1] * SCALE
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2) * size[:, None, None]
+    affine = torch.cat([turn, 2 * SHIFT * u[2:].T[:, :, None]], 2)
+    grid = F.affine_grid(affine, list(image.shape), align_corners=False)
+    return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
+
+
+class Classifier:
+    """A convolutional network of 0.28M parameters, trained on labelled images when it is made.
+
+    Trained on the 4,000 real training digits of the project's test data (28x28 in 32x32), it reads 0.979 of the 1,000 test digits
+    rightly, after 45 s on one CPU thread.
+
+    Args:
+        image: `[N,C,H,W]` uint8.
+        label: `[N]` int64.
+        classes: how many there are.
+        seed: of initialisation, order and augmentation; torch's global generator is left alone.
+        progress: called with images seen and their total.
+    """
+
+    def __init__(
+        self,
+        image: Tensor,
+        label: Tensor,
+        classes: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.device = device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = _network(image.shape[1], classes).to(device)
+        self._train(image, label, torch.Generator().manual_seed(seed), progress)
+
+    def _train(self, image: Tensor, label: Tensor, random: torch.Generator, progress: Callable[[int, int], None]) -> None:
+        steps = IMAGES // BATCH
+        optimiser = torch.optim.Adam(self.network.parameters(), PEAK)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        order = torch.empty(0, dtype=torch.int64)
+        for step in range(steps):
+            while len(order) < BATCH:
+                order = torch.cat([order, torch.randperm(len(image), generator=random)])
+            rows, order = order[:BATCH], order[BATCH:]
+            with torch.enable_grad():
+                logits = self.network(_augmented(self._input(image[rows]), random))
+                loss = F.cross_entropy(logits, label[rows].to(self.device))
+                loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            schedule.step()
+            progress((step + 1) * BATCH, IMAGES)
+
+    def _input(self, image: Tensor) -> Tensor:
+        return image.to(self.device).float().div_(127.5).sub_(1)
+
+    @torch.no_grad()
+    def read(self, image: Tensor) -> Tensor:
+        """Images `[B,C,H,W]` uint8 -> classes `[B]` int64, on the CPU."""
+        return self.network(self._input(image)).argmax(1).cpu()

@@ -1,0 +1,101 @@
+"""What a metric is, and the registry that one file a metric fills."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mtgen.registry import Registry
+from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with a stage's name, what is done of it, and its total where that is known."""
+
+
+class Skipped(Exception):
+    """A metric that cannot be had from this run or data set; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a metric may have to know before the first sample.
+
+    Attributes:
+        card: the data set that the model was trained on.
+        samples: how many images are generated.
+        seed: of everything random.
+        device: where the model computes.
+        progress: to be told of work that takes long.
+    """
+
+    card: DatasetCard
+    samples: int
+    seed: int = 0
+    device: torch.device = torch.device("cpu")
+    progress: Progress = lambda stage, done, total: None
+
+
+class Metric:
+    """Collects what it needs of three streams, in memory that does not grow with them, and ends in named numbers.
+
+    The streams come in this order: real training images, generated canvases, the real test split. Any method may raise
+    `Skipped`: the metric is then left out, and the reason is reported.
+
+    Attributes:
+        quick: whether it is cheap enough to be computed again and again during training.
+        on_request: whether it is computed only when it is asked for.
+        reconstructs: whether it reads reconstructions.
+    """
+
+    quick = True
+    on_request = False
+    reconstructs = False
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+
+    def update_train(self, batch: Batch) -> None:
+        """Take in a part of the real training split."""
+
+    def update_generated(self, canvas: Canvas, labels: Tensor, prediction: Prediction) -> None:
+        """Take in generated canvases, the classes `[B]` that were asked for, and what the model reads in the images."""
+
+    def update_real(self, batch: Batch, prediction: Prediction, reconstruction: Canvas | None) -> None:
+        """Take in a part of the real test split, and what the model reads in it."""
+
+    def compute(self) -> dict[str, float]:
+        """The numbers, by name."""
+        raise NotImplementedError
+
+
+METRICS: Registry[type[Metric]] = Registry("metric", "mtgen.evaluation.metrics")
+"""Every metric, by the name of its (first) number."""
+
+
+def required_classes(card: DatasetCard) -> int:
+    """How many classes the data set has; `Skipped` where it names none."""
+    if not card.classes:
+        raise Skipped("the data set names no classes")
+    return len(card.classes)
+
+
+def required_mask_classes(card: DatasetCard) -> int:
+    """How many mask classes the data set has; `Skipped` where it names none."""
+    if not card.mask_classes:
+        raise Skipped("the data set names no mask classes")
+    return len(card.mask_classes)
+
+
+def required_logits(logits: Tensor | None, what: str) -> Tensor:
+    """The logits, which are there unless the run does not read `what`: then `Skipped`."""
+    if logits is None:
+        raise Skipped(f"the run does not read {what}")
+    return logits
+
+
+def share(right: int, total: int, what: str) -> float:
+    """right / total; `Skipped` where there was nothing to count."""
+    if not total:
+        raise Skipped(f"no {what}")
+    return right / total

@@ -1,0 +1,1 @@
+"""One file a metric; each registers itself in `mtgen.evaluation.metric.METRICS`."""

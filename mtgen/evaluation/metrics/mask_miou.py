@@ -1,0 +1,21 @@
+"""How well the model segments real test images."""
+
+from mtgen.evaluation.confusion import Confusion
+from mtgen.evaluation.metric import METRICS, Metric, Setting, required_logits, required_mask_classes
+from mtgen.schema import Batch, Canvas, Prediction
+
+
+@METRICS.register("test/mask_miou")
+class MaskIoU(Metric):
+    """Mean intersection over union of the mask classes, from one confusion matrix over the pixels of the whole split."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.confusion = Confusion(required_mask_classes(setting.card))
+
+    def update_real(self, batch: Batch, prediction: Prediction, reconstruction: Canvas | None) -> None:
+        logits, labelled = required_logits(prediction.mask_logits, "masks"), batch.present["mask"]
+        self.confusion.update(batch.mask[labelled], logits.argmax(1)[labelled])
+
+    def compute(self) -> dict[str, float]:
+        return {"test/mask_miou": self.confusion.mean_iou()}

@@ -1,0 +1,93 @@
+"""Runs on disk: find one by name, load its averaged weights as a model, describe its newest checkpoint."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from mtgen import checkpoint
+from mtgen.checkpoint import Checkpoint
+from mtgen.config import Config, resolve_device, validate
+from mtgen.ema import Average
+from mtgen.errors import CheckpointError
+from mtgen.model import Model, build
+from mtgen.registry import suggest
+from mtgen.schema import DatasetCard
+
+
+def find_run(run: str | Path, runs: Path = Path("runs")) -> Path:
+    """A run's folder, given as a path or as its name under `runs`.
+
+    Raises:
+        CheckpointError: there is no such run; the nearest name is suggested.
+    """
+    for folder in (Path(run), runs / run):
+        if (folder / "checkpoints").is_dir():
+            return folder.absolute()
+    known = sorted(p.parent.name for p in runs.glob("*/checkpoints"))
+    hint = suggest(Path(run).name, known) if known else f"there are no runs in {runs.absolute()}"
+    raise CheckpointError(f"{run}: no run with checkpoints there; {hint}")
+
+
+def newest(folder: Path) -> Checkpoint:
+    """The newest good checkpoint of a run; damaged ones are named on standard error.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = checkpoint.latest(folder / "checkpoints", warn=lambda text: print(f"warning: {text}", file=sys.stderr))
+    if found is None:
+        raise CheckpointError(f"{folder}: has no checkpoint yet")
+    return found
+
+
+def config_of(found: Checkpoint, device: str = "auto") -> Config:
+    """The configuration that a checkpoint was trained with, for use on this machine."""
+    values = yaml.safe_load(found.config())
+    return validate({**values, "device": device, "precision": "fp32"})
+
+
+def load_run(folder: Path, device: str = "auto") -> tuple[Model, int]:
+    """The averaged weights of a run's newest checkpoint as a model, and the images that it has seen."""
+    found = newest(folder)
+    config = config_of(found, device)
+    card = DatasetCard.model_validate(found.state["card"])
+    networks = build(config, card)
+    with torch.no_grad():
+        average = Average([("generator", networks.generator), ("side", networks.side)], 0.0)
+        average.load(found.tensors("ema"))
+        average.copy_to_live()
+    return Model(networks, config, card, resolve_device(config)), found.images
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Position, images seen, parameter counts and digests of a run's newest checkpoint.
+
+    `digest` is the SHA-256 over all trained parameters: two runs that should be equal can be compared.
+    """
+    found = newest(folder)
+    groups = {side: found.tensors(side) for side in ("generator", "discriminator")}
+    parameters = {f"{side}/{name}": t for side, group in groups.items() for name, t in group.items() if name.startswith("parameter/")}
+    state, config = found.state, config_of(found)
+    return {
+        "run": str(folder),
+        "checkpoint": found.folder.name,
+        "images": found.images,
+        "position": state["images"],
+        "of_images": config.train.images,
+        "steps": state["steps"],
+        "minutes": round(state["seconds"] / 60, 2),
+        "tasks": ", ".join(config.task_settings()),
+        "parameters_generator": sum(t.numel() for n, t in parameters.items() if n.startswith("generator/")),
+        "parameters_discriminator": sum(t.numel() for n, t in parameters.items() if n.startswith("discriminator/")),
+        "nonfinite_steps": {side: kept["skipped"] for side, kept in state["optimizers"].items()},
+        "workers": state["workers"],
+        "zero_stage": state["zero_stage"],
+        "precision": state["precision"],
+        "dataset": state["card"]["name"],
+        "fingerprint": state["fingerprint"],
+        "digest": checkpoint.digest(parameters),
+        "digest_averaged": checkpoint.digest(found.tensors("ema")),
+    }

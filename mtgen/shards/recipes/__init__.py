@@ -1,0 +1,1 @@
+"""Recipes for data sets: one file each, which registers itself."""

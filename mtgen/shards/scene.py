@@ -1,0 +1,195 @@
+"""Scenes: coloured things on a background, with everything that is known about them. What recipes that draw have in common."""
+
+import math
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Annotated, Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import AfterValidator, Field, ValidationInfo
+from scipy.ndimage import binary_dilation
+
+from mtgen.config import Section
+from mtgen.shards.make import Recipe
+from mtgen.shards.write import Sample
+
+COLOURS = {
+    "red": (214, 30, 40),
+    "orange": (245, 130, 15),
+    "yellow": (250, 218, 30),
+    "green": (30, 145, 60),
+    "cyan": (40, 205, 215),
+    "blue": (35, 75, 215),
+    "purple": (125, 40, 165),
+    "pink": (250, 130, 190),
+    "brown": (115, 65, 25),
+    "black": (15, 15, 15),
+    "white": (240, 240, 240),
+}
+CONTRAST = 3.0
+"""Least contrast of a thing against its background (WCAG 2.1, success criterion 1.4.11: 3:1 for graphics)."""
+CHOICE = 3
+"""Colours that a background has to leave to choose from."""
+SMALLEST = 16
+"""Pixels of canvas side that each thing needs to be told apart."""
+
+
+def _fits(most: int, info: ValidationInfo) -> int:
+    resolution = info.data.get("resolution")
+    needed = SMALLEST * math.ceil(math.sqrt(most))
+    if resolution is not None and resolution < needed:
+        raise ValueError(f"so many need a resolution of at least {needed} to be readable, and it is {resolution}")
+    return most
+
+
+Most = Annotated[int, Field(ge=1, le=9), AfterValidator(_fits)]
+"""An option: how many things a scene has at most."""
+
+
+class SceneOptions(Section):
+    """What every recipe that draws scenes can be asked for."""
+
+    resolution: int = Field(32, ge=SMALLEST, le=1024, description="side of the images, pixels")
+    train: int = Field(20_000, ge=1, description="samples to train on")
+    test: int = Field(2_000, ge=0, description="samples to evaluate on; 0: no such split")
+    background: Literal["plain", "textured"] = Field("plain", description="one colour, or clouds of it with grain")
+
+
+@dataclass
+class Thing:
+    """Something to place: its class, and how to draw it.
+
+    Attributes:
+        label: class number.
+        draw: pixels of its longer side -> `[h,w]` uint8 coverage, trimmed to the thing.
+    """
+
+    label: int
+    draw: Callable[[int], np.ndarray]
+
+
+def _layout(rng: Random, things: list[Thing], resolution: int) -> list[tuple[np.ndarray, int, int]]:
+    """Coverage, left and top of each thing; at least a pixel of background is between two of them."""
+    shrink = 1 / math.sqrt(len(things))
+    while True:
+        free = np.ones((resolution, resolution), bool)
+        placed = []
+        for thing in things:
+            coverage = thing.draw(max(2, round(rng.uniform(0.7, 0.95) * shrink * resolution)))
+            height, width = coverage.shape
+            for _ in range(30):
+                left, top = rng.randint(0, resolution - width), rng.randint(0, resolution - height)
+                if free[top : top + height, left : left + width][coverage > 0].all():
+                    spot = np.zeros_like(free)
+                    spot[top : top + height, left : left + width] = coverage > 0
+                    free &= ~binary_dilation(spot, np.ones((3, 3)))
+                    placed.append((coverage, left, top))
+                    break
+        if len(placed) == len(things):
+            return placed
+        shrink *= 0.95
+
+
+def luminance(colours: np.ndarray) -> np.ndarray:
+    """`[..,3]` sRGB, 0 to 255 -> `[..]` relative luminance, 0 to 1 (WCAG 2.1)."""
+    c = colours / 255
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ np.array([0.2126, 0.7152, 0.0722])
+
+
+def _noise(rng: Random, cells: int, resolution: int, amplitude: float) -> np.ndarray:
+    """`[H,W,3]` smooth random offsets in [-amplitude, amplitude], `cells` of them a side."""
+    grid = np.frombuffer(rng.randbytes(cells * cells * 3), np.uint8).reshape(cells, cells, 3)
+    smooth = np.asarray(Image.fromarray(grid).resize((resolution, resolution), Image.Resampling.BILINEAR))
+    return (smooth / 127.5 - 1) * amplitude
+
+
+def _background(rng: Random, resolution: int, kind: str) -> np.ndarray:
+    """`[H,W,3]` or `[1,1,3]` float, 0 to 255: dark or light, so that something stands out from it."""
+    tone = rng.uniform(0, 70) if rng.random() < 0.5 else rng.uniform(190, 255)
+    base = np.array([[[tone + rng.uniform(-40, 40) for _ in range(3)]]])
+    if kind == "textured":
+        base = base + _noise(rng, 4, resolution, 24) + _noise(rng, 8, resolution, 12) + _noise(rng, resolution, resolution, 6)
+    return base.clip(0, 255)
+
+
+def _palette(rng: Random, count: int, resolution: int, background: str) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names `[count]` and colours `[count,3]` of things, and a background whose every pixel they stand out from."""
+    colours = np.array([[channel + rng.uniform(-12, 12) for channel in colour] for colour in COLOURS.values()]).clip(0, 255)
+    light = luminance(colours) + 0.05
+    while True:
+        ground = _background(rng, resolution, background)
+        behind = luminance(ground) + 0.05
+        fitting = np.flatnonzero((light >= CONTRAST * behind.max()) | (light <= behind.min() / CONTRAST))
+        if len(fitting) >= CHOICE:
+            chosen = [int(rng.choice(fitting)) for _ in range(count)]
+            return [list(COLOURS)[i] for i in chosen], colours[chosen], ground
+
+
+def _caption(names: list[str]) -> str:
+    """ "a red seven", "a blue two and an orange nine", "a red one, a blue two and an orange nine"."""
+    *first, last = [("an " if re.match("[aei]|o(?!ne)", name) else "a ") + name for name in names]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def scene(
+    key: str, rng: Random, things: list[Thing], classes: list[str], resolution: int, threshold: int, background: str, grey: bool = False
+) -> Sample:
+    """Place, colour and describe `things`.
+
+    Args:
+        key: the sample's name.
+        rng: where every choice comes from.
+        things: what to draw, one or more.
+        classes: their names, by class number.
+        resolution: side of the image, pixels.
+        threshold: a pixel belongs to a thing where its coverage (0 to 255) is above this.
+        background: "plain" or "textured".
+        grey: white on black, one channel.
+    """
+    placed = _layout(rng, things, resolution)
+    if grey:
+        colour_names, colours, ground = [""] * len(things), np.full((len(things), 1), 255.0), np.zeros((1, 1, 1))
+    else:
+        colour_names, colours, ground = _palette(rng, len(things), resolution, background)
+    image = np.broadcast_to(ground, (resolution, resolution, ground.shape[2])).copy()
+    mask = np.zeros((resolution, resolution), np.uint8)
+    boxes = []
+    for thing, colour, (coverage, left, top) in zip(things, colours, placed, strict=True):
+        place = np.s_[top : top + coverage.shape[0], left : left + coverage.shape[1]]
+        image[place] += (colour - image[place]) * (coverage[..., None] / 255)
+        inside = coverage > threshold
+        mask[place][inside] = thing.label + 1
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        boxes.append([left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1, thing.label])
+    order = sorted(range(len(things)), key=lambda i: boxes[i][0])  # captions and boxes go from left to right
+    return Sample(
+        key=key,
+        image=np.rint(image).astype(np.uint8).squeeze(2) if grey else np.rint(image).astype(np.uint8),
+        label=things[0].label if len(things) == 1 else None,
+        mask=mask,
+        boxes=[boxes[i] for i in order],
+        labels=sorted({thing.label for thing in things}),
+        caption=_caption([f"{colour_names[i]} {classes[things[i].label]}".strip() for i in order]),
+    )
+
+
+class SceneRecipe(Recipe):
+    """A recipe whose samples are scenes: sample number i of a split is a function of the seed, the split and i alone."""
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Split -> number of samples."""
+        return {split: count for split, count in (("train", self.options.train), ("test", self.options.test)) if count}
+
+    def samples(self, split: str) -> Iterator[Sample]:
+        """The samples of a split, in order."""
+        for number in range(self.splits[split]):
+            yield self.sample(split, f"{split}{number:07d}", Random(f"{self.seed}/{split}/{number}"))
+
+    @abstractmethod
+    def sample(self, split: str, key: str, rng: Random) -> Sample:
+        """One sample; every choice comes from `rng`."""

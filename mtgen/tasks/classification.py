@@ -1,0 +1,44 @@
+"""Classification: read the class of an image; generated images should be read as what was asked for."""
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from mtgen.config import TASKS, TaskSettings
+from mtgen.networks.discriminator import Discriminator
+from mtgen.schema import Prediction
+from mtgen.tasks.base import Losses, Scene, Task, Views
+
+
+@TASKS.register("classification")
+class Classification(Task):
+    """Cross-entropy on real labelled images; with weight `agreement`, on generated ones for the generator (Odena et al. 2017)."""
+
+    class Settings(TaskSettings):
+        weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
+        agreement: float = Field(0.1, ge=0, description="weight of the generator's agreement with the class that was asked for")
+        smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing")
+
+    needs = "class"
+
+    def head(self) -> nn.Module:
+        return nn.Linear(self.sizes.summary, self.sizes.classes)
+
+    def _loss(self, scene: Scene, features: list[Tensor]) -> Tensor:
+        logits = self.logits(scene.discriminator, features)
+        rows = slice(scene.reading)
+        losses = F.cross_entropy(logits, scene.batch.label[rows], reduction="none", label_smoothing=self.settings.smoothing)
+        return scene.mean(losses * scene.batch.present["class"][rows], "class")
+
+    def logits(self, discriminator: Discriminator, features: list[Tensor]) -> Tensor:
+        """Trunk features -> `[B,K]` float32."""
+        return discriminator.heads[self.name](discriminator.summary(features)).float()
+
+    def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
+        return {"cross_entropy": self._loss(scene, views.reading)}
+
+    def generator_losses(self, scene: Scene, views: Views) -> Losses:
+        return {"agreement": self.settings.agreement * self._loss(scene, views.reading)} if self.settings.agreement else {}
+
+    def read(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
+        prediction.class_logits = self.logits(discriminator, features)

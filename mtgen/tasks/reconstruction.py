@@ -1,0 +1,57 @@
+"""Reconstruction: the trunk with a posterior head encodes an image, the one generator decodes it (a VAE in the same two networks)."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mtgen.config import TASKS, TaskSettings
+from mtgen.networks.discriminator import Discriminator
+from mtgen.schema import Canvas, Condition, Prediction
+from mtgen.tasks.base import Losses, Scene, Task, Views
+
+
+@TASKS.register("reconstruction")
+class Reconstruction(Task):
+    """Negative evidence lower bound with an L1 likelihood. Sources: Kingma and Welling 2014; Larsen et al. 2016 (VAE-GAN).
+
+    The discriminator's step trains the posterior through the frozen generator, the generator's step trains the decoding. Only images that
+    the augmentation left alone take part, so that the generator never learns to draw the augmentation.
+    """
+
+    class Settings(TaskSettings):
+        weight: float = Field(0.1, ge=0, description="factor of the task's losses; 0 switches it off")
+        kl: float = Field(2e-4, ge=0, description="weight of the divergence from the prior, summed over the latent's dimensions")
+
+    draws = True
+
+    def head(self) -> nn.Module:
+        return nn.Linear(self.sizes.summary, 2 * self.sizes.latent)
+
+    def posterior(self, discriminator: Discriminator, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Trunk features -> mean and log variance, each `[B,Z]` float32."""
+        mean, log_variance = discriminator.heads[self.name](discriminator.summary(features)).float().chunk(2, dim=1)
+        return mean, log_variance.clamp(-10, 10)
+
+    @staticmethod
+    def _l1(scene: Scene, canvas: Canvas) -> Tensor:
+        difference = (canvas.image - scene.original.image[scene.plain]).abs()
+        return scene.mean(difference.mean(dim=(1, 2, 3)), "plain")
+
+    def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
+        mean, log_variance = self.posterior(scene.discriminator, [views.reading[0][scene.plain]])
+        latent = mean + (log_variance / 2).exp() * scene.noise
+        canvas = scene.generator(latent, Condition(scene.condition.pooled[scene.plain]))
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
+        return {"l1": self._l1(scene, canvas), "kl": self.settings.kl * scene.mean(divergence, "plain")}
+
+    def request(self, scene: Scene) -> tuple[Tensor, Condition] | None:
+        assert scene.real_features is not None
+        with torch.no_grad():
+            mean, log_variance = self.posterior(scene.discriminator, [scene.real_features[0][scene.plain]])
+        return mean + (log_variance / 2).exp() * scene.noise, Condition(scene.condition.pooled[scene.plain])
+
+    def canvas_losses(self, scene: Scene, canvas: Canvas) -> Losses:
+        return {"l1": self._l1(scene, canvas)}
+
+    def read(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
+        prediction.posterior = self.posterior(discriminator, features)

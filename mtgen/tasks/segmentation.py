@@ -1,0 +1,46 @@
+"""Segmentation: read the mask of an image; the mask that the generator draws should be the one that is read in its image."""
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from mtgen.config import TASKS, TaskSettings
+from mtgen.networks.blocks import Conv2d
+from mtgen.networks.discriminator import Discriminator
+from mtgen.schema import IGNORE, Prediction
+from mtgen.tasks.base import Losses, Scene, Task, Views
+
+
+@TASKS.register("segmentation")
+class Segmentation(Task):
+    """Cross-entropy a pixel, averaged over the known pixels of a sample, then over samples with a mask."""
+
+    class Settings(TaskSettings):
+        weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
+        agreement: float = Field(0.1, ge=0, description="weight of the agreement between drawn mask and the mask read in the drawn image")
+
+    dense = True
+    needs = "mask"
+
+    def head(self) -> nn.Module:
+        return Conv2d(self.sizes.decoder, self.sizes.mask_classes, 1)
+
+    def logits(self, discriminator: Discriminator, features: list[Tensor]) -> Tensor:
+        """Trunk features -> `[B,M,H,W]` float32."""
+        return discriminator.heads[self.name](discriminator.dense(features)).float()
+
+    def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
+        mask = scene.batch.mask[: scene.reading]
+        known = (mask != IGNORE).sum(dim=(1, 2))
+        losses = F.cross_entropy(self.logits(scene.discriminator, views.reading), mask, reduction="none", ignore_index=IGNORE)
+        return {"cross_entropy": scene.mean(losses.sum(dim=(1, 2)) / known.clamp_min(1), "mask")}
+
+    def generator_losses(self, scene: Scene, views: Views) -> Losses:
+        if not self.settings.agreement or scene.fake.mask is None:
+            return {}
+        drawn = scene.fake.mask[: scene.reading]
+        read = self.logits(scene.discriminator, views.reading).log_softmax(dim=1)
+        return {"agreement": self.settings.agreement * scene.mean(-(drawn * read).sum(dim=1).mean(dim=(1, 2)), "reading")}
+
+    def read(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
+        prediction.mask_logits = self.logits(discriminator, features)

@@ -1,0 +1,355 @@
+"""One worker's training, from the first batch to the last checkpoint."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from mtgen import checkpoint
+from mtgen.checkpoint import Checkpoint
+from mtgen.config import TASKS, Config
+from mtgen.data.index import Index, open_index
+from mtgen.data.loader import Loader
+from mtgen.ema import Average
+from mtgen.errors import CheckpointError, DataError, TrainingError, UserError
+from mtgen.model import Model, Networks, build
+from mtgen.schema import Batch
+from mtgen.tracking import Tracker
+from mtgen.training.control import Control
+from mtgen.training.engines import Engine
+from mtgen.training.meter import Meter
+from mtgen.training.outcome import STOP, Outcome, Place
+from mtgen.training.schedule import rate
+from mtgen.training.steps import build_steps, frozen
+
+Snapshot = Callable[[Model, int], tuple[dict[str, float], list[Path]]]
+"""(averaged model, images seen) -> numbers and pictures to keep with the run."""
+
+
+class Trainer:
+    """Networks, engines, data and records of one worker.
+
+    Args:
+        config: of the run, with absolute paths.
+        place: where this worker stands.
+        snapshot: makes the pictures and quick test metrics, on rank 0; `None` for none.
+
+    Attributes:
+        images: samples consumed since the start of the run, over all workers; also the position in the order.
+    """
+
+    def __init__(self, config: Config, place: Place, snapshot: Snapshot | None = None) -> None:
+        self.config, self.place, self.snapshot = config, place, snapshot
+        self.folder = config.folder
+        torch.set_num_threads(place.threads)
+        self.control = Control()
+        self.meter = Meter(self.control.group)
+        self.index = self.control.together(lambda: open_data(config))
+        self.networks: Networks = self.control.together(lambda: build(config, self.index.card))
+        for network in (self.networks.generator, self.networks.side):
+            network.to(place.device)
+        self._engines()
+        self.average = Average([("generator", self.networks.generator), ("side", self.networks.side)], config.train.ema)
+        self.images, self.steps, self.seconds = 0, 0, 0.0
+        self._resume()
+        self.tracker: Tracker | None = self.control.together(self._tracker)
+        self.loader = Loader(
+            self.index,
+            batch_size=config.batch_size,
+            rank=place.rank,
+            world=place.world,
+            resolution=config.resolution,
+            channels=config.data.channels,
+            seed=config.seed,
+            position=self.images,
+            crop=config.data.crop,
+            flip=config.data.flip,
+            threads=place.decoding_threads,
+            device=place.device,
+            prefetch=config.data.prefetch,
+        )
+
+    def _tracker(self) -> Tracker | None:
+        """The run's records, on rank 0; its configuration is written down here, where it is sure that the run goes on with it."""
+        if self.place.rank != 0:
+            return None
+        try:
+            (self.folder / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
+        except OSError as error:
+            raise TrainingError(
+                f"{self.folder}: cannot be written ({error.strerror}); make room or mend the folder, and start again"
+            ) from error
+        tracker = Tracker(self.config, self.folder, self.index.card, self.index.fingerprint, self.images)
+        if self.images:
+            tracker.phase(self.images, f"going on from {self.images:,} images")
+        return tracker
+
+    def _engines(self) -> None:
+        config, networks = self.config, self.networks
+        d_step, g_step, self.gates = build_steps(config, networks)
+        self.engines = {
+            "discriminator": Engine(config, d_step, networks.side, config.discriminator.learning_rate),
+            "generator": Engine(config, g_step, networks.generator, config.generator.learning_rate),
+        }
+
+    def step(self, batch: Batch) -> None:
+        """One D-step and one G-step over this worker's part of a global batch."""
+        torch.manual_seed(self.config.seed + self.images)  # weightings may draw at random: the same on every worker, after every resume
+        factor, micro = rate(self.config.train, self.images), self.config.micro_batch
+        networks = self.networks
+        for side, other in (("discriminator", networks.generator), ("generator", networks.side)):
+            engine = self.engines[side]
+            engine.set_rate(factor)
+            with frozen(other):
+                for begin in range(0, len(batch), micro):
+                    self.meter.add(f"loss_{side[0]}", engine.train(batch.rows(slice(begin, begin + micro)), (other,)))
+        self.images += self.config.batch_size
+        self.steps += 1
+        self.average.update(self.config.batch_size, self.images)
+
+    def run(self) -> Outcome:
+        """Train until the images are seen, the minutes are over, or somebody asks to stop; always ends with a checkpoint."""
+        outcome: Outcome | None = None
+        self._begin_clock()
+        saved = self.images
+        while outcome is None:
+            batch, problem = self._next()
+            outcome = self._agree(problem)
+            if outcome is None and batch is not None:
+                before = self.images
+                self.step(batch)
+                outcome = self._periodic(before)
+                if (
+                    _passed(self.config.checkpoint.every, before, self.images)
+                    and outcome is None
+                    and self.images < self.config.train.images
+                ):
+                    outcome, saved = self._save(), self.images
+        self.loader.close()
+        if diverged := self._diverged():  # nothing to go on from, so it is not saved
+            outcome = self._failed(diverged)
+        elif saved != self.images:
+            outcome = self._save() or outcome
+        self._finish(outcome)
+        return outcome
+
+    def _next(self) -> tuple[Batch | None, UserError | None]:
+        if self.images >= self.config.train.images:
+            return None, None
+        try:
+            return next(self.loader).to(self.place.device), None
+        except DataError as error:
+            return None, error
+
+    def _agree(self, problem: UserError | None) -> Outcome | None:
+        """What all workers do next; `None`: go on."""
+        first = self.place.rank == 0
+        if self.images >= self.config.train.images:
+            return Outcome("finished", self.images)
+        minutes = self.config.train.minutes
+        failed, stop, late = self.control.any(
+            problem is not None,
+            first and (self.folder / STOP).exists(),
+            first and minutes is not None and self._elapsed() >= 60 * minutes,
+        )
+        if failed:
+            return self._failed(self.control.first_problem(problem))
+        if stop:
+            return Outcome("stopped", self.images)
+        return Outcome("out of time", self.images, f"train.minutes={minutes} are over") if late else None
+
+    def _failed(self, problem: UserError | None) -> Outcome:
+        return Outcome("failed", self.images, str(problem), problem.status if problem else 1)
+
+    def _periodic(self, before: int) -> Outcome | None:
+        """Numbers, pictures and the check for a diverged run, when their images have been seen."""
+        config = self.config
+        if self.steps % 8 == 0 and (problem := self._diverged()):
+            return self._failed(problem)
+        last = self.images >= config.train.images
+        if _passed(config.train.log_every, before, self.images) or last:
+            self._log()
+        if _passed(config.evaluate.every, before, self.images) or last:
+            self._snapshot()
+        return None
+
+    def _diverged(self) -> UserError | None:
+        """Too many steps in a row with a non-finite gradient; the guard's counters are the same on all workers."""
+        limit = self.config.train.nonfinite_limit
+        for side, engine in self.engines.items():
+            if engine.optimizer.in_a_row.item() >= limit:
+                return TrainingError(
+                    f"{limit} steps in a row had a non-finite gradient in the {side} (train.nonfinite_limit); none of them was applied. "
+                    f"Lower {side}.learning_rate or raise tasks.generation.gamma, and start again: "
+                    f"it goes on from the last checkpoint under {self.folder / 'checkpoints'}"
+                )
+        return None
+
+    def _begin_clock(self) -> None:
+        self._started = self._last_time = time.monotonic()
+        self._last_images, self._last_waited = self.images, self.loader.waited
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.monotonic() - self._started
+
+    def _log(self) -> None:
+        """One row of numbers against images seen: means over the steps since the last row, over all workers."""
+        numbers = self.meter.read(self._keys())
+        now = time.monotonic()
+        seconds, images = now - self._last_time, self.images - self._last_images
+        waited = self.loader.waited - self._last_waited
+        self._last_time, self._last_images, self._last_waited = now, self.images, self.loader.waited
+        if self.tracker is None:
+            return
+        for side, engine in self.engines.items():
+            numbers[f"loss/{side[0]}"] = sum(value for name, value in numbers.items() if name.startswith(f"loss_{side[0]}/"))
+            optimizer = engine.optimizer
+            numbers[f"gradient/{side}_norm"] = optimizer.norm.item()
+            numbers[f"gradient/{side}_nonfinite_steps"] = optimizer.skipped.item()
+            if optimizer.loss_scale is not None:
+                numbers[f"gradient/{side}_loss_scale"] = optimizer.loss_scale.item()
+        for name, gate in self.gates.items():
+            numbers |= {f"balancing_{name}/{key}": value.item() for key, value in gate.report().items()}
+        numbers["speed/images_per_second"] = images / max(seconds, 1e-9)
+        numbers["speed/data_wait_share"] = waited / max(seconds, 1e-9)
+        numbers["learning_rate/factor"] = rate(self.config.train, self.images)
+        self.tracker.row(self.images, numbers)
+
+    def _keys(self) -> list[str]:
+        """Names of all numbers that any worker has counted; collective."""
+        mine: list[Any] = [None] * self.place.world
+        dist.all_gather_object(mine, sorted(self.meter.sums), group=self.control.group)
+        return sorted({key for keys in mine for key in keys})
+
+    def model(self) -> Model:
+        """The averaged weights as a model of their own."""
+        networks = build(self.config, self.index.card)
+        target = Average([("generator", networks.generator), ("side", networks.side)], 0.0)
+        target.average = self.average.average
+        target.copy_to_live()
+        return Model(networks, self.config, self.index.card, self.place.device)
+
+    def _snapshot(self) -> None:
+        """Pictures and quick test metrics, on rank 0; its time counts for no speed."""
+        if self.tracker is not None and self.snapshot is not None:
+            self.tracker.phase(self.images, "evaluating")
+            numbers, pictures = self.snapshot(self.model(), self.images)
+            self.tracker.row(self.images, numbers)
+            for picture in pictures:
+                self.tracker.artifact(self.images, picture, "samples")
+            self.tracker.phase(self.images, "")
+        dist.barrier(group=self.control.group)
+        self._last_time = time.monotonic()
+
+    def _save(self) -> Outcome | None:
+        """A checkpoint; on failure the outcome that all workers end with."""
+        first = self.place.rank == 0
+        tensors = {side: engine.state(keep=first) for side, engine in self.engines.items()}
+        problem: UserError | None = None
+        if first:
+            tensors["ema"] = self.average.state()
+            state = {
+                "images": self.images,
+                "steps": self.steps,
+                "seconds": self._elapsed(),
+                "workers": self.place.world,
+                "zero_stage": self.config.zero_stage,
+                "precision": self.config.precision,
+                "fingerprint": self.index.fingerprint,
+                "card": self.index.card.model_dump(mode="json"),
+                "optimizers": {side: {"steps": e.steps_taken, **e.optimizer.counters()} for side, e in self.engines.items()},
+            }
+            try:
+                checkpoint.save(
+                    self.folder / "checkpoints", self.images, tensors, state, self.config.to_yaml(), keep=self.config.checkpoint.keep
+                )
+            except CheckpointError as error:
+                problem = error
+        problem = self.control.first_problem(problem)
+        self._last_time = time.monotonic()
+        return None if problem is None else self._failed(problem)
+
+    def _resume(self) -> None:
+        """Take back the newest good checkpoint of this run's folder, if there is one: the first worker chooses it for all."""
+        root, first = self.folder / "checkpoints", self.place.rank == 0
+        chosen = self.control.together(lambda: checkpoint.latest(root, warn=_warn) if first else None)
+        name = self.control.of_first(chosen and chosen.folder.name)
+        if name is None:
+            return
+        found = self.control.together(lambda: self._fitting(chosen or checkpoint.verify(root / name)))
+        state = found.state
+        for side, engine in self.engines.items():
+            kept = dict(state["optimizers"][side])
+            engine.load(found.tensors(side), kept.pop("steps"), kept)
+        self.average.load(found.tensors("ema"))
+        self.images, self.steps, self.seconds = state["images"], state["steps"], state["seconds"]
+
+    def _fitting(self, found: Checkpoint) -> Checkpoint:
+        """`found`, if it was trained on the data that this run has."""
+        before, now = found.state["fingerprint"], self.index.fingerprint
+        if before != now:
+            raise CheckpointError(
+                f"{found.folder}: was trained on other data than data.path={self.config.data.path} holds now "
+                f"(fingerprint {before[:12]}, now {now[:12]}); give the run another name, or the old shards back"
+            )
+        return found
+
+    def _finish(self, outcome: Outcome) -> None:
+        if self.tracker is None:
+            return
+        status = {"finished": "FINISHED", "out of time": "FINISHED", "stopped": "KILLED"}.get(outcome.status, "FAILED")
+        kept = self.tracker.finish(self.images, status)
+        if kept:
+            print(
+                f"warning: {kept} rows could not be sent to MLflow; they are kept in {self.folder} and sent on the next occasion",
+                flush=True,
+            )
+        outcome.write(self.folder)
+
+
+def _passed(every: int, before: int, after: int) -> bool:
+    """Whether a multiple of `every` images lies in (before, after]."""
+    return before // every != after // every
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", flush=True)
+
+
+def open_data(config: Config) -> Index:
+    """The index of the split to train on (made now where there is none), checked against the tasks before any training.
+
+    Raises:
+        DataError: the data cannot be read, or a task has not a single sample that carries its label.
+    """
+    index = open_index(config.data.path, config.data.train)
+    problems = [
+        f"tasks.{name}: no sample of split {index.split!r} in {index.folder} has a {need}; switch it off with tasks.{name}.weight=0"
+        for name in config.task_settings()
+        if (need := TASKS[name].needs) and not index.present[need].any()
+    ]
+    if problems:
+        raise DataError("\n".join(problems))
+    return index
+
+
+def train(config: Config, place: Place, snapshot: Snapshot | None = None) -> Outcome:
+    """Train on this worker, inside a process group that exists already; an error of the user's is an outcome, not an exception.
+
+    Collective: what one worker finds wrong at the start (data, checkpoint) ends all of them with the same message.
+    """
+    trainer: Trainer | None = None
+    problem: UserError | None = None
+    try:
+        trainer = Trainer(config, place, snapshot)
+    except UserError as error:
+        problem = error
+    if trainer is None:
+        outcome = Outcome("failed", 0, str(problem), problem.status if problem else 1)
+        if place.rank == 0:
+            outcome.write(config.folder)
+        return outcome
+    return trainer.run()

@@ -1,0 +1,264 @@
+"""The gradient gate: what it passes on, against the same computed by hand, and what it reports."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import toy
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torchjd.aggregation import MGDA, Aggregator, PCGrad, Sum, UPGrad
+
+from mtgen.balancing.gate import Gate, gramian
+from mtgen.config import WEIGHTINGS
+
+SHAPES = [(4, 3, 2, 2), (4, 5), (2, 3)]
+Gradients = list[list[Tensor | None]]  # by task, by tensor; None where a task does not use a tensor
+
+
+def of(weights: list[float]) -> Any:
+    """A weighting that gives these weights, whatever the Gramian."""
+    return lambda products: torch.tensor(weights, dtype=products.dtype)
+
+
+def shared_tensors(parts: int) -> list[Tensor]:
+    random = torch.Generator().manual_seed(1)
+    return [torch.randn(shape, generator=random, dtype=torch.float64, requires_grad=True) for shape in SHAPES[:parts]]
+
+
+def gradients(tasks: int, parts: int, seed: int = 0, used: list[list[bool]] | None = None) -> Gradients:
+    random = torch.Generator().manual_seed(seed)
+    made = [[torch.randn(shape, generator=random, dtype=torch.float64) for shape in SHAPES[:parts]] for _ in range(tasks)]
+    return [[g if used is None or used[k][p] else None for p, g in enumerate(row)] for k, row in enumerate(made)]
+
+
+def through(gate: Gate, shared: list[Tensor], wanted: Gradients) -> list[Tensor | None]:
+    """What arrives at the shared tensors when task k sends `wanted[k][p]` into its view of tensor p."""
+    views = gate(shared)
+    loss = torch.zeros((), dtype=torch.float64)
+    for name, row in zip(gate.tasks, wanted, strict=True):
+        for view, gradient in zip(views[name], row, strict=True):
+            if gradient is not None:
+                loss = loss + (view * gradient).sum()
+    loss.backward()
+    return [tensor.grad for tensor in shared]
+
+
+def jacobian(wanted: Gradients) -> Tensor:
+    """`[K,N]`: every task's gradient as one row, 0 where it does not use a tensor."""
+    rows = [[torch.zeros(s, dtype=torch.float64) if g is None else g for g, s in zip(row, SHAPES, strict=False)] for row in wanted]
+    return torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+
+
+@pytest.mark.parametrize("tasks", [2, 3, 4])
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_what_arrives_is_the_weighted_sum(tasks: int, parts: int) -> None:
+    weights = [0.5, -2.0, 3.0, 0.25][:tasks]
+    wanted = gradients(tasks, parts)
+    arrived = through(Gate([f"t{k}" for k in range(tasks)], of(weights)), shared_tensors(parts), wanted)
+    for p, gradient in enumerate(arrived):
+        assert gradient is not None
+        by_hand = sum(w * row[p] for w, row in zip(weights, wanted, strict=True))  # type: ignore[operator]
+        assert torch.allclose(gradient, by_hand, rtol=0, atol=1e-12)  # type: ignore[arg-type]
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=2, max_size=4).filter(lambda used: any(map(any, used))))
+def test_tasks_may_use_some_tensors_or_none(used: list[list[bool]]) -> None:
+    wanted = gradients(len(used), 3, used=used)
+    gate = Gate([f"t{k}" for k in range(len(used))], of([0.5, 2.0, 3.0, 4.0][: sum(map(any, used))]))
+    arrived = through(gate, shared_tensors(3), wanted)
+    weights = iter([0.5, 2.0, 3.0, 4.0])
+    by_task = [next(weights) if any(row) else 0.0 for row in used]  # a task without a gradient is not asked about
+    expected = torch.tensor(by_task, dtype=torch.float64) @ jacobian(wanted)
+    found = torch.cat([torch.zeros(s).flatten() if g is None else g.flatten() for g, s in zip(arrived, SHAPES, strict=True)])
+    assert torch.allclose(found.double(), expected, rtol=0, atol=1e-12)
+    assert [g is None for g in arrived] == [not any(row[p] for row in used) for p in range(3)]
+
+
+@given(st.integers(2, 4), st.integers(1, 3), st.integers(0, 10_000))
+def test_the_gramian_is_that_of_the_whole_jacobian(tasks: int, parts: int, seed: int) -> None:
+    wanted = gradients(tasks, parts, seed)
+    rows = jacobian(wanted)
+    found = gramian([[wanted[k][p] for k in range(tasks)] for p in range(parts)])
+    assert torch.allclose(found, rows @ rows.T, rtol=0, atol=1e-10)
+    assert torch.equal(found, found.T)
+
+
+AGGREGATORS: dict[str, tuple[Aggregator, bool]] = {  # and whether it means, where mtgen's scale sums
+    "equal": (Sum(), False),
+    "upgrad": (UPGrad(), True),
+    "mgda": (MGDA(), True),
+    "pcgrad": (PCGrad(), False),
+}
+
+
+def test_every_weighting_is_held_against_its_aggregator() -> None:
+    assert set(AGGREGATORS) == set(WEIGHTINGS)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_pcgrad_takes_one_of_the_orders_that_the_published_aggregator_may_draw(seed: int) -> None:
+    rows = jacobian(gradients(3, 1, seed))
+    rows[2] = -rows[0] - 0.5 * rows[1]
+    chosen, drawn = WEIGHTINGS["pcgrad"]()(rows @ rows.T), []
+    for number in range(30):
+        torch.manual_seed(number)
+        drawn.append(PCGrad()(rows))
+    assert any(torch.allclose(chosen @ rows, other, rtol=0, atol=1e-9) for other in drawn)
+
+
+@pytest.mark.parametrize(
+    ("name", "tasks", "seed"),
+    [(name, tasks, seed) for name in AGGREGATORS for tasks, seed in ((2, 0), (2, 7), (3, 1), (4, 2)) if tasks == 2 or name != "pcgrad"],
+)
+def test_a_gate_equals_the_published_aggregator_on_the_jacobian(name: str, tasks: int, seed: int) -> None:
+    wanted = gradients(tasks, 3, seed)
+    wanted[0] = [g * -0.8 + 0.3 * h for g, h in zip(wanted[1], wanted[0], strict=True)]  # type: ignore[operator]  # a conflict
+    aggregator, means = AGGREGATORS[name]
+    arrived = through(Gate([f"t{k}" for k in range(tasks)], WEIGHTINGS[name]()), shared_tensors(3), wanted)
+    expected = aggregator(jacobian(wanted)) * (tasks if means else 1)
+    found = torch.cat([g.flatten() for g in arrived if g is not None])
+    assert torch.allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(WEIGHTINGS))
+@pytest.mark.parametrize("tasks", [1, 2, 4])
+def test_equal_orthogonal_gradients_have_weight_one(name: str, tasks: int) -> None:
+    assert torch.allclose(WEIGHTINGS[name]()(torch.eye(tasks) * 3), torch.ones(tasks), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(WEIGHTINGS))
+def test_weights_are_a_function_of_the_gramian_alone(name: str) -> None:
+    rows = torch.randn(4, 6, generator=torch.Generator().manual_seed(3))
+    products = rows @ rows.T
+    torch.manual_seed(1)
+    first = WEIGHTINGS[name]()(products)
+    assert torch.allclose(WEIGHTINGS[name]()(products * (1 + 1e-6)), first, atol=1e-4)  # as little as one worker and two differ
+    state = torch.manual_seed(2).get_state()
+    assert torch.equal(WEIGHTINGS[name]()(products), first)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_task_without_a_gradient_takes_no_part() -> None:
+    seen = []
+
+    def weighting(products: Tensor) -> Tensor:
+        seen.append(products)
+        return torch.full_like(products[0], 2.0)
+
+    wanted = gradients(3, 2, used=[[True, True], [False, False], [True, False]])
+    wanted[2] = [torch.zeros(SHAPES[0], dtype=torch.float64), None]  # one that is zero is as good as none
+    gate = Gate(["a", "b", "c"], weighting)
+    arrived = through(gate, shared_tensors(2), wanted)
+    assert [products.shape for products in seen] == [(1, 1)]
+    assert arrived[0] is not None
+    assert torch.equal(arrived[0], 2 * wanted[0][0])  # type: ignore[operator]
+    assert gate.last is not None
+    assert gate.last[1].tolist() == [2, 0, 0]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e200])
+@pytest.mark.parametrize("name", list(WEIGHTINGS))
+def test_a_gramian_that_is_not_finite_leaves_plain_weights(name: str, bad: float) -> None:
+    wanted = gradients(2, 1)
+    wanted[1] = [torch.full(SHAPES[0], bad, dtype=torch.float64)]
+    gate = Gate(["a", "b"], WEIGHTINGS[name]())
+    (arrived,) = through(gate, shared_tensors(1), wanted)
+    assert arrived is not None
+    assert torch.equal(arrived.nan_to_num(), (wanted[0][0] + wanted[1][0]).nan_to_num())  # type: ignore[operator]
+    assert gate.last is not None
+    assert gate.last[1].tolist() == [1, 1]
+
+
+def test_gates_nest() -> None:
+    """An inner gate's sum is one task of the outer one."""
+    wanted, (x,) = gradients(3, 1), shared_tensors(1)
+    inner, outer = Gate(["a", "b"], of([2.0, 3.0])), Gate(["both", "c"], of([5.0, 7.0]))
+    views = outer([x])
+    feature = views["both"][0] * 2
+    a, b = inner([feature]).values()
+    loss = (a[0] * wanted[0][0]).sum() + (b[0] * wanted[1][0]).sum() + (views["c"][0] * wanted[2][0]).sum()  # type: ignore[operator]
+    loss.backward()
+    bundle = 2 * (2 * wanted[0][0] + 3 * wanted[1][0])  # type: ignore[operator]
+    assert x.grad is not None
+    assert torch.allclose(x.grad, 5 * bundle + 7 * wanted[2][0], rtol=0, atol=1e-12)  # type: ignore[operator]
+    assert outer.last is not None
+    assert outer.last[0][0, 0] == pytest.approx(bundle.square().sum().item())
+
+
+def test_equal_weights_pass_the_plain_sum_bit_for_bit_without_looking_at_the_gramian() -> None:
+    gate = Gate(["a", "b"], WEIGHTINGS["equal"]())
+    assert gate.reads is False
+    wanted = gradients(2, 1)
+    (arrived,) = through(gate, shared_tensors(1), wanted)
+    (plain,) = through(Gate(["a", "b"], None), shared_tensors(1), wanted)
+    assert arrived is not None
+    assert plain is not None
+    assert torch.equal(arrived, plain)
+    assert gate.last is not None  # the diagnosis is there all the same
+    rows = jacobian(wanted)
+    assert torch.allclose(gate.last[0], rows @ rows.T)
+
+
+@pytest.mark.parametrize(
+    ("gate", "needs"), [(Gate(["a", "b"], None), True), (Gate(["a"], of([2.0])), True), (Gate(["a", "b"], of([2.0, 2.0])), False)]
+)
+def test_where_there_is_nothing_to_arbitrate_the_tensors_themselves_are_handed_out(gate: Gate, needs: bool) -> None:
+    shared = [torch.ones(3, requires_grad=needs)]
+    assert all(views[0] is shared[0] for views in gate(shared).values())
+    assert gate.report() == {}
+
+
+def test_views_hold_the_shared_values() -> None:
+    shared = shared_tensors(3)
+    for views in Gate(["a", "b"], of([1.0, 1.0]))(shared).values():
+        assert all(torch.equal(view, tensor) for view, tensor in zip(views, shared, strict=True))
+
+
+def test_the_report_gives_norms_weights_and_cosines_of_the_tasks_that_had_a_gradient() -> None:
+    wanted = gradients(3, 3, used=[[True] * 3, [False] * 3, [True] * 3])
+    gate = Gate(["a", "b", "c"], of([0.5, 2.0]))
+    through(gate, shared_tensors(3), wanted)
+    a, _, c = jacobian(wanted)
+    expected = {"norm_a": a.norm(), "norm_c": c.norm(), "weight_a": 0.5, "weight_c": 2.0, "cosine_a_c": a @ c / a.norm() / c.norm()}
+    report = {name: value.item() for name, value in gate.report().items()}
+    assert report == pytest.approx({name: float(value) for name, value in expected.items()}, abs=1e-9)
+
+
+ROWS = 12
+
+
+def arbitrated(name: str, shares: list[tuple[int, int]]) -> dict[str, Tensor]:
+    """Weights and gradients that this worker sees with its rows of the shared tensor."""
+    begin, end = shares[dist.get_rank() if dist.is_initialized() else 0]
+    random = torch.Generator().manual_seed(5)
+    x = torch.randn(ROWS, 6, generator=random, dtype=torch.float64)[begin:end].requires_grad_(True)
+    wanted = torch.randn(3, ROWS, 6, generator=random, dtype=torch.float64)
+    wanted[2] = 0.2 * wanted[2] - wanted[0]
+    gate = Gate(["a", "b", "c"], WEIGHTINGS[name]())
+    torch.manual_seed(begin)  # workers' generators need not agree
+    views = gate([x])
+    sum((views[task][0] * wanted[k, begin:end]).sum() for k, task in enumerate("abc")).backward()  # type: ignore[union-attr]
+    assert gate.last is not None
+    assert x.grad is not None
+    return {"gramian": gate.last[0], "weights": gate.last[1], "gradient": x.grad}
+
+
+@pytest.mark.e2e
+def test_two_workers_with_unequal_shares_choose_the_weights_of_one_with_all(tmp_path: Path) -> None:
+    found = toy.spawn(2, every_weighting, tmp_path, [(0, 4), (4, ROWS)])
+    for name in WEIGHTINGS:
+        alone = arbitrated(name, [(0, ROWS)])
+        for worker in found:
+            assert torch.allclose(worker[name]["gramian"], alone["gramian"], rtol=1e-12)
+            assert torch.allclose(worker[name]["weights"], alone["weights"], atol=1e-6 if name == "mgda" else 1e-9)
+        both = torch.cat([worker[name]["gradient"] for worker in found])
+        assert torch.allclose(both, alone["gradient"], atol=1e-5)
+        assert torch.equal(found[0][name]["weights"], found[1][name]["weights"])
+
+
+def every_weighting(shares: list[tuple[int, int]]) -> dict[str, dict[str, Tensor]]:
+    return {name: arbitrated(name, shares) for name in WEIGHTINGS}

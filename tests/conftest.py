@@ -1,0 +1,31 @@
+"""What every test stands on: one thread a process, nothing reported to anybody, and the shared test data."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; tests run side by side
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import hypothesis
+import pytest
+import torch
+
+hypothesis.settings.register_profile("mtgen", deadline=None)  # no test asserts a time
+hypothesis.settings.load_profile("mtgen")
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """`shared_data("digits")` is the folder of those shards; the test is skipped where they are not there."""
+    root = Path(os.environ.get("MTGEN_TEST_DATA") or Path(__file__).resolve().parents[1] / "../shared/data").resolve()
+
+    def find(name: str) -> Path:
+        if not (root / name / "dataset.json").is_file():
+            pytest.skip(f"no shards in {root / name}; MTGEN_TEST_DATA names the folder that holds {name}/")
+        return root / name
+
+    return find

@@ -1,0 +1,179 @@
+"""Pixels after the pipeline against the same done slowly with Pillow and NumPy."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mtgen.data.decode import Channels, Decoder
+from mtgen.data.geometry import Window, window
+from mtgen.errors import DataError
+
+Encode = Callable[..., bytes]
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth colour with some texture, so that a shifted or mirrored result is far away."""
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    noise = np.random.default_rng(seed).integers(0, 30, (height, width, 3))
+    return (np.stack([200 * x, 200 * y, 200 * (1 - x) * y], 2) + noise).astype(np.uint8)
+
+
+def classes(height: int, width: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return ((7 * x + 13 * y) % 11).astype(np.uint8)
+
+
+def nearest(mask: np.ndarray, view: Window, side: int) -> np.ndarray:
+    (x0, y0), (w, h) = view.start[0], view.size[0]
+    y = y0 + np.floor((np.arange(side) + 0.5) * h / side).astype(int)
+    x = x0 + np.floor((np.arange(side) + 0.5) * w / side).astype(int)
+    cut = mask[np.ix_(y, x)]
+    return cut[:, ::-1] if view.mirror[0] else cut
+
+
+def triangular(image: np.ndarray, view: Window, side: int) -> np.ndarray:
+    (x0, y0), (w, h) = view.start[0], view.size[0]
+    cut = Image.fromarray(image).crop((x0, y0, x0 + w, y0 + h)).resize((side, side), Image.Resampling.BILINEAR)
+    pixels = np.asarray(cut).astype(np.float32) / 127.5 - 1
+    return pixels[:, ::-1] if view.mirror[0] else pixels
+
+
+def view_of(x: int, y: int, w: int, h: int, mirror: bool = False) -> Window:
+    return Window(np.array([[x, y]], np.int32), np.array([[w, h]], np.int32), np.array([mirror]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_image_and_mask_equal_the_reference_for_any_window(data: st.DataObject, encode: Encode, decoder32: Decoder) -> None:
+    width, height = data.draw(st.integers(2, 90)), data.draw(st.integers(2, 90))
+    x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    w, h = data.draw(st.integers(1, width - x)), data.draw(st.integers(1, height - y))
+    view = view_of(x, y, w, h, data.draw(st.booleans()))
+    image, mask = picture(height, width), classes(height, width)
+    out, labels = decoder32.decode([encode(image)], [encode(mask)], view, str)
+    assert np.abs(out[0].permute(1, 2, 0).numpy() - triangular(image, view, 32)).max() <= 2.1 / 127.5  # each rounds to 8 bits, twice
+    wrong = labels[0].numpy() != nearest(mask, view, 32)
+    ties = w % 32 and h % 32  # where a pixel's centre falls on an edge, rounding may choose either side
+    assert wrong.mean() <= (0.07 if ties else 0.0)
+
+
+@pytest.fixture(scope="module")
+def decoder32() -> Decoder:
+    return Decoder(32, "rgb", 1, "cpu", 4)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_the_mask_is_exact_at_integer_scales(factor: int, mirror: bool, encode: Encode, decoder32: Decoder) -> None:
+    side = 32 * factor
+    mask, view = classes(side + 5, side + 9), view_of(3, 2, side, side, mirror)
+    _, labels = decoder32.decode([encode(picture(side + 5, side + 9))], [encode(mask)], view, str)
+    assert np.array_equal(labels[0].numpy(), nearest(mask, view, 32))
+
+
+def test_a_window_of_the_same_size_keeps_every_pixel(encode: Encode, decoder32: Decoder) -> None:
+    image, mask = picture(40, 50), classes(40, 50)
+    out, labels = decoder32.decode([encode(image)], [encode(mask)], view_of(11, 3, 32, 32, True), str)
+    assert np.allclose(out[0].permute(1, 2, 0).numpy(), image[3:35, 11:43][:, ::-1] / 127.5 - 1, atol=1e-6)
+    assert np.array_equal(labels[0].numpy(), mask[3:35, 11:43][:, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("form", "mode", "options"),
+    [
+        ("PNG", "RGB", {}),
+        ("PNG", "L", {}),
+        ("PNG", "P", {}),
+        ("PNG", "1", {}),
+        ("PNG", "RGBA", {}),
+        ("JPEG", "RGB", {"quality": 90}),
+        ("JPEG", "RGB", {"quality": 90, "progressive": True}),
+        ("JPEG", "L", {"quality": 90}),
+        ("JPEG", "CMYK", {"quality": 90}),
+        ("WEBP", "RGB", {"lossless": True}),
+        ("WEBP", "RGB", {"quality": 90}),
+    ],
+)
+@pytest.mark.parametrize("channels", ["rgb", "grey"])
+def test_every_kind_of_file_decodes_as_pillow_reads_it(form: str, mode: str, options: dict[str, Any], channels: Channels) -> None:
+    file = io.BytesIO()
+    Image.fromarray(picture(32, 32)).convert(mode).save(file, form, **options)
+    reference = np.asarray(Image.open(file).convert("RGB" if channels == "rgb" else "L"), dtype=np.float32).reshape(32, 32, -1)
+    out, _ = Decoder(32, channels, 1, "cpu", 1, masks=False).decode([file.getvalue()], [None], view_of(0, 0, 32, 32), str)
+    assert np.abs((out[0].permute(1, 2, 0).numpy() + 1) * 127.5 - reference).max() <= 1.01
+
+
+def test_exif_orientation_is_not_applied_so_that_masks_fit(encode: Encode, decoder32: Decoder) -> None:
+    exif = Image.Exif()
+    exif[0x112] = 6
+    image = picture(32, 32)
+    plain, turned = (encode(image, "JPEG", quality=95, **options) for options in ({}, {"exif": exif}))
+    out = [decoder32.decode([data], [None], view_of(0, 0, 32, 32), str)[0] for data in (plain, turned)]
+    assert torch.equal(out[0], out[1])
+
+
+def test_a_missing_mask_is_unknown_everywhere_and_leaves_its_neighbours_alone(encode: Encode, decoder32: Decoder) -> None:
+    images, mask = [encode(picture(40, 40)) for _ in range(3)], encode(classes(40, 40))
+    side = np.full(3, 40)
+    view = window(side, side, 1.0, False, 0, np.arange(3))
+    _, labels = decoder32.decode(images, [mask, None, mask], view, str)
+    assert (labels[1] == 255).all()
+    assert torch.equal(labels[0], labels[2]) and labels[0].max() == 10
+
+
+def test_a_batch_may_be_smaller_than_the_one_before(encode: Encode, decoder32: Decoder) -> None:
+    data = encode(picture(32, 32))
+    for count in (4, 1, 3):
+        side = np.full(count, 32)
+        out, _ = decoder32.decode([data] * count, [None] * count, window(side, side, 1.0, False, 0, np.arange(count)), str)
+        assert out.shape == (count, 3, 32, 32)
+
+
+def test_results_stay_as_they_are_while_the_next_batch_is_decoded(encode: Encode, decoder32: Decoder) -> None:
+    view = view_of(0, 0, 32, 32)
+    first, _ = decoder32.decode([encode(picture(32, 32, 1))], [None], view, str)
+    before = first.clone()
+    decoder32.decode([encode(255 - picture(32, 32, 2))], [None], view, str)
+    assert torch.equal(first, before)
+
+
+@pytest.mark.parametrize(
+    ("form", "harm", "says"),
+    [
+        ("JPEG", lambda data: data[: len(data) // 2], "damaged JPEG"),
+        ("JPEG", lambda data: data[:-2], "damaged JPEG"),
+        ("PNG", lambda data: data[: len(data) // 2], "damaged PNG"),
+        ("PNG", lambda data: data[:-12], "damaged PNG.*IEND"),
+        ("WEBP", lambda data: data[: len(data) // 2], "damaged WebP"),
+        ("PNG", lambda data: b"not an image" * 9, "not a JPEG, PNG or WebP"),
+    ],
+)
+def test_a_damaged_image_is_named_among_its_neighbours(
+    form: str, harm: Callable[[bytes], bytes], says: str, encode: Encode, decoder32: Decoder
+) -> None:
+    whole = encode(picture(32, 32), form)
+    side = np.full(3, 32)
+    view = window(side, side, 1.0, False, 0, np.arange(3))
+    with pytest.raises(DataError, match=rf"^shard: key1: image: {says}.*mtgen shards validate") as raised:
+        decoder32.decode([whole, harm(whole), whole], [None] * 3, view, lambda row: f"shard: key{row}")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_damaged_mask_is_named_as_the_mask(encode: Encode, decoder32: Decoder) -> None:
+    with pytest.raises(DataError, match="^row 0: mask: damaged PNG"):
+        decoder32.decode([encode(picture(32, 32))], [encode(classes(32, 32))[:60]], view_of(0, 0, 32, 32), lambda row: f"row {row}")
+
+
+def test_decoding_goes_on_after_a_damaged_image(encode: Encode, decoder32: Decoder) -> None:
+    view, whole = view_of(0, 0, 32, 32), encode(picture(32, 32))
+    before, _ = decoder32.decode([whole], [None], view, str)
+    with pytest.raises(DataError):
+        decoder32.decode([whole[:90]], [None], view, str)
+    assert torch.equal(decoder32.decode([whole], [None], view, str)[0], before)

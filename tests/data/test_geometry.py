@@ -1,0 +1,51 @@
+"""Windows lie in their images, and are functions of seed and position."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtgen.data.geometry import ASPECT, window
+
+SIDES = st.lists(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), min_size=1, max_size=20)
+
+
+@given(sides=SIDES, crop=st.floats(0.01, 1), flip=st.booleans(), seed=st.integers(0, 2**31 - 1), begin=st.integers(0, 2**40))
+def test_a_window_lies_in_its_image(sides: list[tuple[int, int]], crop: float, flip: bool, seed: int, begin: int) -> None:
+    size = np.array(sides)
+    view = window(size[:, 0], size[:, 1], crop, flip, seed, begin + np.arange(len(size)))
+    assert (view.start >= 0).all() and (view.size >= 1).all() and (view.start + view.size <= size).all()
+
+
+@given(width=st.integers(1, 5000), height=st.integers(1, 5000))
+def test_without_a_random_crop_it_is_the_largest_square_in_the_centre(width: int, height: int) -> None:
+    view = window(np.array([width]), np.array([height]), 1.0, False, 0, np.array([0]))
+    left, top = view.start[0]
+    side = min(width, height)
+    assert view.size.tolist() == [[side, side]]
+    assert 0 <= (width - side - left) - left <= 1 and 0 <= (height - side - top) - top <= 1
+
+
+@given(seed=st.integers(0, 2**31 - 1), position=st.lists(st.integers(0, 2**40), min_size=2, max_size=20))
+def test_a_window_does_not_depend_on_its_company(seed: int, position: list[int]) -> None:
+    side = np.full(len(position), 100)
+    together = window(side, side, 0.3, True, seed, np.array(position))
+    for row, p in enumerate(position):
+        alone = window(side[:1], side[:1], 0.3, True, seed, np.array([p]))
+        assert np.array_equal(alone.start[0], together.start[row]) and np.array_equal(alone.size[0], together.size[row])
+        assert alone.mirror[0] == together.mirror[row]
+
+
+def test_random_crops_keep_to_their_area_and_aspect() -> None:
+    side = np.full(2000, 1000)
+    view = window(side, side, 0.25, False, 0, np.arange(2000))
+    inside = (view.size < 1000).all(1)  # one that would not fit is cut to the image
+    area, aspect = view.size.prod(1) / 1e6, view.size[:, 0] / view.size[:, 1]
+    assert area.max() <= 1 and area[inside].min() > 0.249 and area[inside].min() < 0.27
+    assert aspect[inside].min() > ASPECT[0] - 0.01 and aspect[inside].max() < ASPECT[1] + 0.01
+    assert np.unique(view.start, axis=0).shape[0] > 1500
+
+
+def test_half_of_the_samples_are_mirrored_when_asked_for_and_none_else() -> None:
+    side = np.full(4000, 10)
+    assert abs(window(side, side, 1.0, True, 0, np.arange(4000)).mirror.mean() - 0.5) < 0.03
+    assert not window(side, side, 1.0, False, 0, np.arange(4000)).mirror.any()

@@ -1,0 +1,384 @@
+"""The index finds every byte again, notices every change, and says what is wrong in one go."""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import webdataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mtgen.data.index import beside, build_index, cached, open_index
+from mtgen.errors import DataError
+
+Write = Callable[..., Path]
+Sample = Callable[..., dict[str, Any]]
+Encode = Callable[..., bytes]
+
+
+def complaint(folder: Path, split: str = "train") -> str:
+    with pytest.raises(DataError) as raised:
+        open_index(folder, split)
+    return str(raised.value)
+
+
+def edit(folder: Path, **card: Any) -> None:
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | card))
+
+
+def raw_tar(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for info, data in members:
+            tar.addfile(info, io.BytesIO(data))
+
+
+def member(name: str, data: bytes, kind: bytes = tarfile.REGTYPE) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, len(data)
+    return info, data
+
+
+def test_rows_are_the_samples_that_webdataset_reads(numbered: Path) -> None:
+    index = open_index(numbered, "train")
+    shards = [str(numbered / f"train-{i:06d}.tar") for i in range(2)]
+    names = {"png": "image", "cls": "class", "mask.png": "mask"}
+    expected = list(webdataset.WebDataset(shards, shardshuffle=False, empty_check=False))
+    assert len(index) == len(expected) == 60
+    for i, sample in enumerate(expected):
+        assert index.key(i) == sample["__key__"]
+        assert index.shard(i) == Path(sample["__url__"]).name
+        for suffix, component in names.items():
+            assert (component == "image" or index.present[component][i]) == (suffix in sample)
+            if suffix in sample:
+                assert index.read(i, component) == sample[suffix]
+
+
+def test_columns_say_what_is_there(numbered: Path) -> None:
+    index = open_index(numbered, "train")
+    number = np.arange(60)
+    assert np.array_equal(index.label, np.where(number % 3 == 0, -1, number % 10))
+    assert np.array_equal(index.present["class"], number % 3 != 0)
+    assert np.array_equal(index.present["mask"], number % 4 != 0)
+    assert not index.present["caption"].any() and not index.present["sound"].any() and not index.present["boxes"].any()
+    assert (index.width == 8).all() and (index.height == 8).all()
+
+
+def test_every_component_is_found(write: Write, encode: Encode) -> None:
+    image = np.zeros((4, 6), np.uint8)
+    parts = {"mask.png": encode(image), "json": b"{}", "txt": b"a word", "flac": b"fLaC", "cls": b"3\n", "npy": b"other"}
+    for suffix, form in (("jpg", "JPEG"), ("jpeg", "JPEG"), ("png", "PNG"), ("webp", "WEBP")):
+        folder = write({"train": [[{"__key__": "a/b", suffix: encode(image, form), **parts}]]}, name=suffix)
+        index = open_index(folder, "train")
+        assert index.key(0) == "a/b" and (index.width[0], index.height[0], index.label[0]) == (6, 4, 3)
+        assert all(column[0] for column in index.present.values())
+        assert index.read(0, "sound") == b"fLaC" and index.read(0, "caption") == b"a word"
+
+
+def test_what_a_sample_does_not_have_cannot_be_read(numbered: Path) -> None:
+    with pytest.raises(KeyError, match="s00000 has no mask"):
+        open_index(numbered, "train").read(0, "mask")
+
+
+def test_splits_are_apart(numbered: Path) -> None:
+    test = open_index(numbered, "test")
+    assert len(test) == 7 and test.key(0) == "s00060" and test.shard(0) == "test-000000.tar"
+
+
+def test_opening_writes_into_the_cache_and_not_into_the_data(numbered: Path) -> None:
+    before = sorted(numbered.iterdir())
+    open_index(numbered, "train")
+    assert sorted(numbered.iterdir()) == before
+    assert cached(numbered).is_file()
+
+
+def test_an_index_that_is_up_to_date_is_used(numbered: Path) -> None:
+    open_index(numbered, "train")
+    (made,) = [cached(numbered).stat().st_mtime_ns]
+    open_index(numbered, "train")
+    assert cached(numbered).stat().st_mtime_ns == made
+
+
+def test_an_index_beside_the_data_is_used(numbered: Path) -> None:
+    assert build_index(numbered, out=beside(numbered)) == numbered / "index.parquet"
+    assert len(open_index(numbered, "train")) == 60
+    assert not cached(numbered).exists()
+
+
+def test_a_changed_shard_is_indexed_again(numbered: Path, write: Write, sample: Sample) -> None:
+    before = open_index(numbered, "test")
+    assert before.label[0] == -1
+    write({"train": [[sample(1)]], "test": [[sample(i) for i in range(4)]]})
+    after = open_index(numbered, "test")
+    assert len(after) == 4 and after.label[1] == 1 and after.fingerprint != before.fingerprint
+
+
+def test_a_changed_card_is_checked_again(numbered: Path) -> None:
+    open_index(numbered, "train")
+    edit(numbered, classes=["only one"])
+    assert "class number 1, dataset.json names 0 to 0" in complaint(numbered)
+
+
+def test_a_damaged_index_is_built_again(numbered: Path) -> None:
+    open_index(numbered, "train")
+    whole = cached(numbered).read_bytes()
+    for damage in (b"", whole[: len(whole) // 2], b"PAR1" + bytes(200) + b"PAR1"):
+        cached(numbered).write_bytes(damage)
+        assert len(open_index(numbered, "train")) == 60
+
+
+def test_bytes_that_changed_since_the_index_was_opened_are_an_error(numbered: Path) -> None:
+    index = open_index(numbered, "train")
+    shard = numbered / "train-000000.tar"
+    shard.write_bytes(shard.read_bytes().replace(index.read(7, "image"), bytes(len(index.read(7, "image")))))
+    assert index.read(6, "image")
+    with pytest.raises(DataError, match=r"train-000000\.tar: s00007: image is not what was indexed.*mtgen shards validate"):
+        index.read(7, "image")
+
+
+def test_a_shard_that_goes_away_is_an_error(numbered: Path) -> None:
+    index = open_index(numbered, "train")
+    (numbered / "train-000001.tar").unlink()
+    with pytest.raises(DataError, match=r"train-000001\.tar: s00050: cannot be read \(No such file"):
+        index.read(50, "image")
+
+
+def _first_bytes(folder: Path, cache: str) -> tuple[int, bytes]:
+    os.environ["MTGEN_CACHE"] = cache
+    index = open_index(folder, "train")
+    return len(index), index.read(41, "image")
+
+
+def test_several_processes_may_build_at_once(numbered: Path) -> None:
+    with ProcessPoolExecutor(4) as pool:
+        found = [work.result() for work in [pool.submit(_first_bytes, numbered, os.environ["MTGEN_CACHE"]) for _ in range(8)]]
+    assert found == [(60, open_index(numbered, "train").read(41, "image"))] * 8
+    assert [path.name for path in cached(numbered).parent.iterdir()] == [cached(numbered).name]
+
+
+def test_an_index_can_be_read_after_a_fork(numbered: Path) -> None:
+    index = open_index(numbered, "train")
+    expected = index.read(5, "image")
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if index.read(5, "image") == expected and index.read(40, "image") else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert index.read(5, "image") == expected
+
+
+def test_no_shard_stays_open(numbered: Path) -> None:
+    def held() -> list[str]:
+        links = (os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink())
+        return [link for link in links if link.startswith(str(numbered))]
+
+    index = open_index(numbered, "train")
+    for i in range(60):
+        index.read(i, "image")
+    assert len(held()) == 2
+    del index
+    assert held() == []
+
+
+def test_the_fingerprint_does_not_depend_on_place_and_time(write: Write, sample: Sample) -> None:
+    one, two = (write({"train": [[sample(i) for i in range(5)]]}, name="set") for _ in range(2))
+    first = open_index(one, "train").fingerprint
+    moved = one.rename(one.parent / "elsewhere")
+    os.utime(moved / "train-000000.tar", (1, 1))
+    assert open_index(moved, "train").fingerprint == first and len(first) == 64 and two == one
+
+
+@pytest.mark.parametrize("change", [{"cls": b"9"}, {"mask.png": None}, {"txt": b"new"}])
+def test_the_fingerprint_depends_on_every_component(change: dict[str, Any], write: Write, sample: Sample) -> None:
+    folders = [write({"train": [[sample(0), sample(1, **c)]]}, name=f"set{i}", **{}) for i, c in enumerate(({}, change))]
+    for folder in folders:
+        edit(folder, name="same")
+    assert open_index(folders[0], "train").fingerprint != open_index(folders[1], "train").fingerprint
+
+
+def test_progress_counts_to_the_end(numbered: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    build_index(numbered, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(35, 67), (60, 67), (67, 67)]
+
+
+def test_an_unknown_split_is_answered_with_the_nearest(numbered: Path) -> None:
+    assert complaint(numbered, "trian").endswith("no split 'trian'; did you mean 'train'? possible: train, test")
+
+
+def test_a_shard_that_is_not_there(numbered: Path) -> None:
+    (numbered / "train-000001.tar").unlink()
+    assert complaint(numbered).splitlines()[0].startswith(f"{numbered}/train-000001.tar: dataset.json names this shard")
+
+
+def test_a_wrong_number_of_samples_names_both(numbered: Path) -> None:
+    edit(numbered, splits={"train": {"samples": 61, "shards": "train-{000000..000001}.tar"}})
+    assert "splits.train.samples=61, its shards hold 60 samples" in complaint(numbered)
+
+
+def test_a_split_without_samples(write: Write) -> None:
+    assert "splits.train: its shards hold no samples" in complaint(write({"train": [[]]}))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(share=st.floats(0.001, 0.999))
+def test_a_tar_that_is_cut_short_is_named_with_its_length(share: float, write: Write, sample: Sample) -> None:
+    folder = write({"train": [[sample(i) for i in range(10)]]})
+    shard = folder / "train-000000.tar"
+    with tarfile.open(shard) as tar:
+        length = int(share * (tar.getmembers()[-1].offset_data + 512))
+    os.truncate(shard, length)
+    assert f"train-000000.tar: cut short at byte {length:,}" in complaint(folder) or length == 0
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_one_error_or_harmless_and_never_a_traceback(place: float, bit: int, write: Write, sample: Sample) -> None:
+    folder = write({"train": [[sample(i, txt=b"a word") for i in range(10)]]})
+    shard = folder / "train-000000.tar"
+    data = bytearray(shard.read_bytes())
+    data[int(place * len(data))] ^= 1 << bit
+    shard.write_bytes(data)
+    try:
+        assert len(open_index(folder, "train")) == 10
+    except DataError as error:
+        assert "train-000000.tar: " in str(error).splitlines()[0]
+
+
+def test_a_file_that_is_no_tar(numbered: Path) -> None:
+    (numbered / "train-000000.tar").write_bytes(b"no tar" * 1000)
+    assert "train-000000.tar: not a readable tar" in complaint(numbered)
+
+
+def test_an_empty_file_is_no_tar(numbered: Path) -> None:
+    (numbered / "train-000000.tar").write_bytes(b"")
+    assert "train-000000.tar: not a readable tar (empty file; the file has 0 bytes)" in complaint(numbered)
+
+
+def test_a_damaged_header_is_no_end_of_the_tar(write: Write, sample: Sample) -> None:
+    folder = write({"train": [[sample(i) for i in range(10)]]})
+    shard = folder / "train-000000.tar"
+    data = bytearray(shard.read_bytes())
+    with tarfile.open(shard) as tar:
+        at = tar.getmembers()[6].offset
+    data[at + 20] ^= 0xFF
+    shard.write_bytes(data)
+    assert f"train-000000.tar: damaged header at byte {at:,}, what follows" in complaint(folder)
+
+
+def test_a_header_with_a_size_beyond_the_file(write: Write, sample: Sample) -> None:
+    folder = write({"train": [[sample(0)]]})
+    info = tarfile.TarInfo("s9.png")
+    info.size = 10**9
+    (folder / "train-000000.tar").write_bytes(info.tobuf() + bytes(10240))
+    assert "cut short at byte 10,752: s9.png begins at byte 0 and ends after it" in complaint(folder)
+
+
+def test_two_tars_in_one_file(write: Write, sample: Sample) -> None:
+    folder = write({"train": [[sample(0)]]})
+    shard = folder / "train-000000.tar"
+    shard.write_bytes(shard.read_bytes() * 2)
+    assert "and data follows (two tars in one file?)" in complaint(folder)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_special_files_are_refused(kind: bytes, write: Write, sample: Sample, encode: Encode) -> None:
+    folder = write({"train": [[sample(0)]]})
+    link, _ = member("s1.png", b"", kind)
+    link.linkname = "/etc/passwd"
+    raw_tar(folder / "train-000000.tar", [member("s0.png", encode(np.zeros((2, 2), np.uint8))), (link, b"")])
+    assert "train-000000.tar: s1.png: is a link or another special file" in complaint(folder)
+
+
+@pytest.mark.parametrize("name", ["../s1.png", "a/../../s1.png", "/s1.png"])
+def test_names_that_lead_out_are_refused(name: str, write: Write, sample: Sample, encode: Encode) -> None:
+    folder = write({"train": [[sample(0)]]})
+    raw_tar(folder / "train-000000.tar", [member(name, encode(np.zeros((2, 2), np.uint8)))])
+    assert f"{name}: its name is absolute or has '..'" in complaint(folder)
+
+
+def test_names_that_are_no_text_are_refused(write: Write, sample: Sample, encode: Encode) -> None:
+    folder = write({"train": [[sample(0)]]})
+    info, data = member("sX.png", encode(np.zeros((2, 2), np.uint8)))
+    with tarfile.open(folder / "train-000000.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        info.name = "s\xff.png"
+        tar.addfile(info, io.BytesIO(data))
+    assert r"s\udcff.png: its name is not UTF-8" in complaint(folder)
+
+
+def test_folders_in_a_tar_do_no_harm(write: Write, sample: Sample, encode: Encode) -> None:
+    folder = write({"train": [[sample(0)]]})
+    raw_tar(folder / "train-000000.tar", [member("./", b"", tarfile.DIRTYPE), member("./s0.png", encode(np.zeros((2, 2), np.uint8)))])
+    assert open_index(folder, "train").key(0) == "./s0"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"png": None}, "s00001: a sample without an image"),
+        ({"png": b"junk" * 20}, "s00001: image: not a JPEG, PNG or WebP file (it begins with b'junkjunk')"),
+        ({"png": b"\x89PNG\r\n\x1a\n" + b"junk" * 20}, "s00001: image: damaged PNG"),
+        ({"cls": b"10"}, "s00001: class number 10, dataset.json names 0 to 9"),
+        ({"cls": b"-1"}, "s00001: class number -1, dataset.json names 0 to 9"),
+        ({"cls": b"seven"}, "s00001: .cls holds b'seven'"),
+        ({"cls": b""}, "s00001: .cls is empty (0 bytes)"),
+        ({"png": b""}, "s00001: .png is empty (0 bytes)"),
+        ({"jpg": b"another"}, "s00001: image twice (.jpg and .png)"),
+        ({"mask.png": b"junk" * 20}, "s00001: mask: not a PNG file"),
+    ],
+)
+def test_a_sample_that_cannot_be_used_is_named(changes: dict[str, Any], says: str, write: Write, sample: Sample) -> None:
+    folder = write({"train": [[sample(0), sample(1, **changes), sample(2)]]})
+    lines = complaint(folder).splitlines()
+    assert f"{folder}/train-000000.tar: {says}" in "\n".join(lines)
+    assert lines[-1].startswith("`mtgen shards validate")
+
+
+def test_a_mask_of_another_size_names_both_sizes(write: Write, sample: Sample, encode: Encode) -> None:
+    folder = write({"train": [[sample(0), sample(1, **{"mask.png": encode(np.zeros((8, 9), np.uint8))})]]})
+    assert "s00001: mask: 9x8 pixels, its image has 8x8" in complaint(folder)
+
+
+def test_a_mask_in_colour_is_refused(write: Write, sample: Sample, encode: Encode) -> None:
+    folder = write({"train": [[sample(0, **{"mask.png": encode(np.zeros((8, 8, 3), np.uint8))})]]})
+    assert "s00000: mask: bit depth 8, colour type 2; a mask is an 8-bit grey PNG" in complaint(folder)
+
+
+def test_masks_without_names_for_their_classes_are_refused(write: Write, sample: Sample) -> None:
+    assert "s00000: a mask, and dataset.json names no mask_classes" in complaint(write({"train": [[sample(0)]]}, mask_classes=0))
+
+
+@pytest.mark.parametrize("shards", [[[0, 1, 0]], [[0, 1], [2, 0]]])
+def test_two_samples_with_one_key_are_named(shards: list[list[int]], write: Write, sample: Sample) -> None:
+    folder = write({"train": [[sample(i) for i in shard] for shard in shards]})
+    last = f"train-{len(shards) - 1:06d}.tar"
+    assert f"train-000000.tar: s00000: 2 samples of split 'train' have this key, the next in {last}" in complaint(folder)
+
+
+def test_one_key_in_two_splits_is_no_problem(write: Write, sample: Sample) -> None:
+    assert len(open_index(write({"train": [[sample(0)]], "test": [[sample(0)]]}), "train")) == 1
+
+
+def test_all_problems_come_at_once_up_to_twenty(write: Write, sample: Sample) -> None:
+    folder = write({"train": [[sample(i, cls=b"77") for i in range(30)]], "test": [[sample(0, png=None)]]})
+    lines = complaint(folder).splitlines()
+    assert len(lines) == 22 and lines[20] == "and 11 more problems"
+
+
+def test_a_cache_that_cannot_be_written_is_one_error(numbered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MTGEN_CACHE", str(tmp_path / "file"))
+    assert "the index cannot be written (Not a directory); point MTGEN_CACHE at" in complaint(numbered)
+
+
+@pytest.mark.parametrize(("name", "split", "count"), [("digits", "train", 4000), ("cifar10", "test", 2000), ("coco128", "train", 128)])
+def test_real_shards(name: str, split: str, count: int, shared_data: Callable[[str], Path]) -> None:
+    index = open_index(shared_data(name), split)
+    assert len(index) == count
+    assert all(index.read(i, "image") for i in range(0, count, 97))

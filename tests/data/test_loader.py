@@ -1,0 +1,218 @@
+"""Every worker gets its own samples, whole and with their labels, from any position on."""
+
+import json
+import threading
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mtgen.data.index import Index, open_index
+from mtgen.data.loader import Loader, once
+from mtgen.data.order import Order
+from mtgen.errors import DataError
+from mtgen.schema import Batch
+
+Write = Callable[..., Path]
+Sample = Callable[..., dict[str, Any]]
+Encode = Callable[..., bytes]
+
+
+def batches(index: Index, count: int, **changes: Any) -> list[Batch]:
+    settings: dict[str, Any] = {"batch_size": 12, "rank": 0, "world": 1, "resolution": 8, "channels": "grey", "seed": 5} | changes
+    with Loader(index, **settings) as loader:
+        return list(islice(loader, count))
+
+
+def tensors(batch: Batch) -> dict[str, torch.Tensor]:
+    parts = {name: getattr(batch, name) for name in ("position", "image", "label", "mask")}
+    return parts | {f"present {name}": value for name, value in batch.present.items()}
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def number(batch: Batch) -> np.ndarray:
+    """The samples' numbers, read from their pixels."""
+    return np.rint((batch.image[:, 0, 0, 0].numpy() + 1) * 127.5).astype(int)
+
+
+def test_batches_have_the_shapes_and_types_that_they_promise(numbered: Path) -> None:
+    (batch,) = batches(open_index(numbered, "train"), 1, channels="rgb", resolution=16)
+    assert batch.image.shape == (12, 3, 16, 16) and batch.image.dtype == torch.float32
+    assert batch.mask.shape == (12, 16, 16) and batch.mask.dtype == torch.int64
+    assert batch.label.dtype == batch.position.dtype == batch.step_position.dtype == torch.int64
+    assert batch.present.keys() == batch.step_present.keys() == {"class", "mask"}
+    assert all(value.shape == (12,) and value.dtype == torch.bool for value in [*batch.present.values(), *batch.step_present.values()])
+
+
+def test_labels_and_masks_stay_with_their_images(numbered: Path) -> None:
+    for batch in batches(open_index(numbered, "train"), 12):
+        i = number(batch)
+        assert np.array_equal(batch.present["class"].numpy(), i % 3 != 0)
+        assert np.array_equal(batch.present["mask"].numpy(), i % 4 != 0)
+        assert np.array_equal(batch.label.numpy(), np.where(i % 3 != 0, i % 10, 0))
+        assert np.array_equal(batch.mask.numpy(), np.broadcast_to(np.where(i % 4 != 0, i % 11, 255)[:, None, None], (12, 8, 8)))
+        assert (batch.image == batch.image[:, :, :1, :1]).all()
+
+
+def test_an_epoch_is_every_sample_once_in_the_orders_order(numbered: Path) -> None:
+    found = np.concatenate([number(batch) for batch in batches(open_index(numbered, "train"), 10)])
+    assert np.array_equal(found, Order(60, 5).sample(np.arange(120)))
+    assert sorted(found[:60]) == sorted(found[60:]) == list(range(60))
+
+
+@pytest.mark.parametrize("position", [12, 60, 84, 7])
+def test_starting_at_a_position_equals_having_come_to_it(position: int, numbered: Path) -> None:
+    index = open_index(numbered, "train")
+    long = batches(index, 12, crop=0.4, flip=True, position=position % 12)
+    for one, other in zip(long[position // 12 :], batches(index, 12 - position // 12, crop=0.4, flip=True, position=position), strict=True):
+        assert_equal(tensors(one), tensors(other))
+
+
+@pytest.mark.parametrize("world", [2, 3, 4, 12])
+def test_any_number_of_workers_sees_the_same_samples_and_pixels(world: int, write: Write, encode: Encode, sample: Sample) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 23, 31, 3), dtype=np.uint8)
+    none = {"mask.png": None}
+    index = open_index(write({"train": [[sample(i, png=encode(pixels[i]), **none) for i in range(30)]]}), "train")
+    settings: dict[str, Any] = {"crop": 0.3, "flip": True, "channels": "rgb", "resolution": 16}
+    alone = batches(index, 5, **settings)
+    shared = [batches(index, 5, **settings, rank=rank, world=world) for rank in range(world)]
+    for step, whole in enumerate(alone):
+        parts = [tensors(worker[step]) for worker in shared]
+        assert_equal(tensors(whole), {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
+def test_every_worker_knows_what_the_whole_step_holds(numbered: Path) -> None:
+    index = open_index(numbered, "train")
+    (whole,) = batches(index, 1)
+    for rank in range(3):
+        (part,) = batches(index, 1, rank=rank, world=3)
+        assert torch.equal(part.step_position, whole.position)
+        assert all(torch.equal(part.step_present[name], whole.present[name]) for name in ("class", "mask"))
+
+
+def test_seeds_differ(numbered: Path) -> None:
+    index = open_index(numbered, "train")
+    assert not torch.equal(batches(index, 1, seed=1)[0].image, batches(index, 1, seed=2)[0].image)
+
+
+def test_more_decoding_threads_change_nothing(numbered: Path) -> None:
+    index = open_index(numbered, "train")
+    for one, other in zip(batches(index, 3), batches(index, 3, threads=3, prefetch=1), strict=True):
+        assert_equal(tensors(one), tensors(other))
+
+
+def test_position_is_where_the_next_batch_begins(numbered: Path) -> None:
+    with Loader(
+        open_index(numbered, "train"), batch_size=12, rank=1, world=2, resolution=8, channels="grey", seed=0, position=24
+    ) as loader:
+        assert loader.position == 24
+        next(loader)
+        assert loader.position == 36 and loader.waited > 0
+
+
+def test_a_batch_that_the_workers_cannot_share_is_refused(numbered: Path) -> None:
+    with pytest.raises(ValueError, match="worker 0 of 5 cannot have an equal part of 12 samples"):
+        batches(open_index(numbered, "train"), 1, world=5)
+
+
+def test_images_alone_need_no_masks(write: Write, sample: Sample) -> None:
+    index = open_index(write({"train": [[sample(i, cls=None, **{"mask.png": None}) for i in range(4)]]}, mask_classes=0), "train")
+    (batch,) = batches(index, 1, batch_size=4)
+    assert (batch.mask == 255).all() and not batch.present["mask"].any() and not batch.step_present["class"].any()
+
+
+def test_the_cards_number_for_unknown_becomes_255(write: Write, sample: Sample, encode: Encode) -> None:
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2, 3] = 77
+    index = open_index(write({"train": [[sample(0, **{"mask.png": encode(mask)})]]}, ignore_index=77), "train")
+    (batch,) = batches(index, 1, batch_size=1)
+    assert batch.mask[0, 2, 3] == 255 and batch.mask.sum() == 255
+
+
+def test_a_mask_class_outside_the_card_names_the_sample(write: Write, sample: Sample, encode: Encode) -> None:
+    folder = write({"train": [[sample(0), sample(1, **{"mask.png": encode(np.full((8, 8), 11, np.uint8))})]]})
+    with pytest.raises(DataError, match=r"train-000000\.tar: s00001: mask class 11, dataset\.json names 0 to 10 \(and 255 for unknown\)"):
+        batches(open_index(folder, "train"), 1, batch_size=2)
+
+
+def test_a_damaged_image_names_shard_and_key_and_keeps_being_an_error(write: Write, sample: Sample, encode: Encode) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    folder = write({"train": [[sample(0, 40), sample(1, 40, png=None, jpg=encode(noise, "JPEG")[:800]), sample(2, 40)]]})
+    with Loader(open_index(folder, "train"), batch_size=3, rank=0, world=1, resolution=8, channels="rgb", seed=0) as loader:
+        for _ in range(2):
+            with pytest.raises(DataError, match=r"set/train-000000\.tar: s00001: image: damaged JPEG .*mtgen shards validate"):
+                next(loader)
+
+
+def test_a_shard_that_changes_while_it_is_read_is_an_error(numbered: Path) -> None:
+    index = open_index(numbered, "train")
+    shard = numbered / "train-000001.tar"
+    shard.write_bytes(bytes(shard.stat().st_size))
+    with pytest.raises(DataError, match=r"train-000001\.tar: s000\d\d: \w+ is not what was indexed"):
+        batches(index, 5)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 5])
+def test_closing_ends_the_thread(taken: int, numbered: Path) -> None:
+    before = threading.active_count()
+    loader = Loader(open_index(numbered, "train"), batch_size=12, rank=0, world=1, resolution=8, channels="grey", seed=0)
+    assert len(list(islice(loader, taken))) == taken
+    loader.close()
+    loader.close()
+    assert threading.active_count() == before
+    with pytest.raises(ValueError, match="closed"):
+        next(loader)
+
+
+def test_once_gives_the_split_once_in_order_with_a_smaller_last_batch(numbered: Path) -> None:
+    parts = list(once(open_index(numbered, "train"), batch_size=25, resolution=8, channels="grey", device="cpu", threads=1))
+    assert [len(part) for part in parts] == [25, 25, 10]
+    assert np.concatenate([number(part) for part in parts]).tolist() == list(range(60))
+    assert torch.cat([part.position for part in parts]).tolist() == list(range(60))
+
+
+def test_once_stops_at_its_limit(numbered: Path) -> None:
+    parts = once(open_index(numbered, "train"), batch_size=25, resolution=8, channels="grey", device="cpu", threads=1, limit=31)
+    assert [len(part) for part in parts] == [25, 6]
+
+
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_once_deals_every_sample_to_one_worker(world: int, numbered: Path) -> None:
+    index = open_index(numbered, "train")
+    settings: dict[str, Any] = {"batch_size": 25, "resolution": 8, "channels": "grey", "device": "cpu", "threads": 1, "world": world}
+    found = [number(part) for rank in range(world) for part in once(index, rank=rank, **settings)]
+    assert sorted(np.concatenate(found).tolist()) == list(range(60))
+
+
+def test_leaving_once_early_ends_its_thread(numbered: Path) -> None:
+    before = threading.active_count()
+    parts = once(open_index(numbered, "train"), batch_size=5, resolution=8, channels="grey", device="cpu", threads=1)
+    next(iter(parts))
+    del parts
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(("name", "resolution", "channels"), [("digits", 32, "grey"), ("cifar10", 32, "rgb"), ("coco128", 64, "rgb")])
+def test_real_shards(name: str, resolution: int, channels: str, shared_data: Callable[[str], Path]) -> None:
+    index = open_index(shared_data(name), "train")
+    card = json.loads((shared_data(name) / "dataset.json").read_text())
+    for batch in batches(index, 4, batch_size=32, resolution=resolution, channels=channels, crop=0.5, flip=True):
+        assert batch.image.shape == (32, 3 if channels == "rgb" else 1, resolution, resolution)
+        assert batch.image.abs().max() <= 1 and batch.image.std() > 0.1
+        assert batch.label.max() < len(card["classes"])
+        known = batch.mask[batch.mask != 255]
+        assert batch.present["mask"].all() == (name != "cifar10") and (not len(known) or known.max() < len(card["mask_classes"]))
+
+
+def test_the_mask_of_a_real_digit_lies_on_it(shared_data: Callable[[str], Path]) -> None:
+    for batch in batches(open_index(shared_data("digits"), "train"), 4, resolution=28, batch_size=32):
+        assert torch.equal(batch.mask, torch.where(batch.image[:, 0] > 63.5 / 127.5 - 1, batch.label[:, None, None] + 1, 0))

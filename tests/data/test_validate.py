@@ -1,0 +1,210 @@
+"""Everything that can be wrong with a sample is found, named, and found with its neighbours intact."""
+
+import io
+import json
+import os
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mtgen.data.scan import Header, Part
+from mtgen.data.scan import Sample as Scanned
+from mtgen.errors import DataError
+from mtgen.schema import DatasetCard
+from mtgen.shards.validate import inspect, validate
+
+Write = Callable[..., Path]
+Sample = Callable[..., dict[str, Any]]
+Encode = Callable[..., bytes]
+
+NOISE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+
+
+def wav(frames: int = 100) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(bytes(2 * frames))
+    return file.getvalue()
+
+
+def boxes(*rows: Any, **more: Any) -> bytes:
+    return json.dumps({"width": 8, "height": 8, "boxes": rows} | more).encode()
+
+
+def test_a_good_set_has_no_problems_and_is_counted(numbered: Path) -> None:
+    report = validate(numbered)
+    assert report.problems == []
+    train = report.splits["train"]
+    assert train.samples == 60 and train.components == {"class": 40, "mask": 45, "boxes": 0, "caption": 0, "sound": 0}
+    assert sum(train.classes.values()) == 40 and train.classes["class 1"] == sum(i % 3 != 0 for i in range(1, 60, 10))
+    assert report.text().splitlines() == [
+        "train: 60 samples, 40 with class, 45 with mask",
+        f"test: 7 samples, {sum(i % 3 != 0 for i in range(60, 67))} with class, {sum(i % 4 != 0 for i in range(60, 67))} with mask",
+        "no problems",
+    ]
+
+
+def test_a_sample_with_everything_is_good(write: Write, sample: Sample) -> None:
+    full = sample(0, json=boxes([0, 0, 8, 8, 3], [1.5, 2, 3, 4, 0], labels=[0, 3]), txt="ein Wörtchen".encode(), wav=wav())
+    assert validate(write({"train": [[full, sample(1, json=boxes()), sample(2, json=b"{}")]]})).problems == []
+
+
+CASES: list[tuple[dict[str, Any], str]] = [
+    ({"png": None}, "a sample without an image"),
+    ({"png": b"x" * 50}, "image: not a JPEG, PNG or WebP file"),
+    ({"cls": b"10"}, "class number 10, dataset.json names 0 to 9"),
+    ({"cls": b"x"}, ".cls holds b'x'"),
+    ({"cls": b""}, ".cls is empty"),
+    ({"webp": b"x"}, "image twice"),
+    ({"txt": b"caf\xe9"}, "caption: not UTF-8 at byte 3"),
+    ({"json": b"{"}, "json: not readable"),
+    ({"json": b"\xff"}, "json: not readable"),
+    ({"json": b"[" * 100_000}, "json: not readable"),
+    ({"json": b"[1]"}, "json: a list; it has to be an object"),
+    ({"json": boxes(width=9)}, "json: width 9, its image has 8"),
+    ({"json": b'{"boxes": 3}'}, "json: boxes and labels have to be lists"),
+    ({"json": boxes([0, 0, 9, 8, 0])}, "json: box 0 [0, 0, 9, 8, 0]: outside its image of 8x8"),
+    ({"json": boxes([-1, 0, 5, 8, 0])}, "outside its image of 8x8"),
+    ({"json": boxes([5, 0, 2, 8, 0])}, "empty or reversed"),
+    ({"json": boxes([0, 4, 2, 4, 0])}, "empty or reversed"),
+    ({"json": boxes([0, 0, float("nan"), 4, 0])}, "not finite"),
+    ({"json": boxes([0, 0, float("inf"), 4, 0])}, "not finite"),
+    ({"json": boxes([0, 0, 10**400, 4, 0])}, "outside its image"),
+    ({"json": boxes([0, 0, 4, 4, 10])}, "class 10, dataset.json names 0 to 9"),
+    ({"json": boxes([0, 0, 4, 4, 1.5])}, "class 1.5, dataset.json names 0 to 9"),
+    ({"json": boxes([0, 0, 4, 4])}, "a box is [x0, y0, x1, y1, class]"),
+    ({"json": boxes("box")}, "a box is [x0, y0, x1, y1, class]"),
+    ({"json": boxes(labels=[11])}, "json: label 11, dataset.json names 0 to 9"),
+    ({"json": boxes(labels=["cat"])}, "json: label 'cat'"),
+    ({"wav": b"RIFF" + bytes(60)}, "sound: not a readable WAV"),
+    ({"wav": b"x"}, "sound: not a readable WAV"),
+    ({"wav": wav()[:-50]}, "sound: cut short, 75 of 100 frames"),
+    ({"wav": wav(0)}, "sound: has no samples"),
+    ({"flac": b"x" * 50}, "sound: not a FLAC file"),
+]
+
+
+@pytest.mark.parametrize(("changes", "says"), CASES, ids=[says[:40] for _, says in CASES])
+def test_a_bad_sample_is_one_problem_with_its_shard_and_key(changes: dict[str, Any], says: str, write: Write, sample: Sample) -> None:
+    report = validate(write({"train": [[sample(0)], [sample(1), sample(2, **changes), sample(3)]]}))
+    (problem,) = report.problems
+    assert (problem.file, problem.key) == ("train-000001.tar", "s00002")
+    assert says in problem.what and "\n" not in problem.what and len(problem.what) < 250
+    assert report.splits["train"].samples == 4
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_a_damaged_image_is_found(form: str, write: Write, sample: Sample, encode: Encode) -> None:
+    whole = encode(NOISE, form, **({"lossless": True} if form == "WEBP" else {}))
+    suffix = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}[form]
+    changes = {"png": None, suffix: whole[: len(whole) - 30]}
+    (problem,) = validate(write({"train": [[sample(0), sample(1, **changes)]]})).problems
+    assert problem.key == "s00001" and "image: damaged" in problem.what
+
+
+def test_a_damaged_mask_is_found(write: Write, sample: Sample, encode: Encode) -> None:
+    mask = encode(NOISE[..., 0] % 11)
+    (problem,) = validate(write({"train": [[sample(0, **{"mask.png": mask[:-30]})]]})).problems
+    assert "mask: damaged PNG" in problem.what
+
+
+def test_a_mask_of_another_size_is_found(write: Write, sample: Sample, encode: Encode) -> None:
+    (problem,) = validate(write({"train": [[sample(0, **{"mask.png": encode(np.zeros((7, 8), np.uint8))})]]})).problems
+    assert "mask: 8x7 pixels, its image has 8x8" in problem.what
+
+
+def test_mask_classes_outside_the_card_are_found(write: Write, sample: Sample, encode: Encode) -> None:
+    mask = np.zeros((8, 8), np.uint8)
+    mask[0, :3] = 11, 254, 255
+    (problem,) = validate(write({"train": [[sample(0, **{"mask.png": encode(mask)})]]})).problems
+    assert problem.what == "mask: class 11, 254; dataset.json names 0 to 10 (and 255 for unknown)"
+
+
+def test_a_key_that_comes_twice_is_found_across_shards(write: Write, sample: Sample) -> None:
+    (problem,) = validate(write({"train": [[sample(0), sample(1)], [sample(1)]]})).problems
+    assert (problem.file, problem.key) == ("train-000000.tar", "s00001") and "the next in train-000001.tar" in problem.what
+
+
+def test_a_tar_cut_short_gives_the_samples_before_it_and_one_problem(write: Write, sample: Sample) -> None:
+    folder = write({"train": [[sample(i) for i in range(10)]], "test": [[sample(i) for i in range(3)]]})
+    shard = folder / "train-000000.tar"
+    os.truncate(shard, shard.stat().st_size // 2)
+    report = validate(folder)
+    (problem,) = report.problems
+    assert problem.what.startswith("cut short at byte") and (problem.file, problem.key) == ("train-000000.tar", "")
+    assert 3 <= report.splits["train"].samples <= 7 and report.splits["test"].samples == 3
+
+
+def test_a_shard_that_is_not_there_is_one_problem(numbered: Path) -> None:
+    (numbered / "train-000001.tar").unlink()
+    (problem,) = validate(numbered).problems
+    assert problem.file == "train-000001.tar" and validate(numbered).splits["train"].samples == 35
+
+
+def test_a_wrong_number_of_samples_is_found(numbered: Path) -> None:
+    card = json.loads((numbered / "dataset.json").read_text())
+    card["splits"]["test"]["samples"] = 8
+    (numbered / "dataset.json").write_text(json.dumps(card))
+    assert [str(p) for p in validate(numbered).problems] == [
+        "dataset.json: splits.test.samples=8, its shards hold 7 samples; correct the one or the other"
+    ]
+
+
+def test_every_problem_is_listed(write: Write, sample: Sample) -> None:
+    report = validate(write({"train": [[sample(i, cls=b"99", txt=b"\xff") for i in range(50)]]}))
+    assert len(report.problems) == 100 and report.text().endswith("\n100 problems")
+
+
+def test_a_report_is_json(numbered: Path) -> None:
+    (numbered / "train-000001.tar").write_bytes(b"junk")
+    report = json.loads(json.dumps(validate(numbered).to_dict()))
+    assert report["problems"][0]["file"] == "train-000001.tar" and report["splits"]["test"]["samples"] == 7
+
+
+def test_without_a_card_there_is_nothing_to_judge_by(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no dataset\.json"):
+        validate(tmp_path)
+
+
+def test_progress_counts_to_the_end(numbered: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    validate(numbered, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(35, 67), (60, 67), (67, 67)]
+
+
+CARD = DatasetCard(name="x", classes=["a"], mask_classes=["a", "b"], splits={})
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_bytes_lead_to_a_traceback(data: st.DataObject, encode: Encode) -> None:
+    whole = {
+        "image": [encode(NOISE, form) for form in ("PNG", "JPEG", "WEBP")],
+        "mask": [encode(NOISE[..., 0])],
+        "boxes": [boxes([0, 0, 4, 4, 0], labels=[0])],
+        "caption": [b"a word"],
+        "sound": [wav()],
+    }
+    component = data.draw(st.sampled_from(sorted(whole)))
+    content = bytearray(data.draw(st.sampled_from(whole[component])))
+    for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=6)):
+        content[place] = value
+    del content[data.draw(st.integers(1, len(content))) :]
+    part = Part("wav" if component == "sound" else "png", 0, bytes(content))
+    found = inspect(Scanned("key", {component: part}), Header("png", 8, 8), CARD)
+    assert all(isinstance(line, str) and "\n" not in line for line in found)
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "coco128"])
+def test_real_shards_are_good(name: str, shared_data: Callable[[str], Path]) -> None:
+    report = validate(shared_data(name))
+    assert report.problems == [] and report.splits["train"].samples in (4000, 10000, 128)

@@ -1,0 +1,30 @@
+"""The benchmarks run and report; what they measure is no test's business."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mtgen.shards.make import make
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.e2e
+def test_train_speed_compares_with_the_plain_loop_and_writes_json(tmp_path: Path) -> None:
+    make("digits", tmp_path / "data", train=64, test=1)
+    small = ["batch_size=8", "resolution=16", "generator.widths=[8, 8, 8]", "discriminator.widths=[8, 8, 8]"]
+    options = ["--data", str(tmp_path / "data"), "--json", str(tmp_path / "speed.json"), "--rounds", "2", "--steps", "2"]
+    command = [sys.executable, "benchmarks/train_speed.py", *small, *options]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=580)
+    report = json.loads((tmp_path / "speed.json").read_text())
+    assert report["machine"]["cpus"] >= 1 and report["machine"]["versions"]["torch"]
+    rows = report["rows"]
+    assert [row["workers"] for row in rows if row["name"] == "mtgen"] == [1, 2][: report["machine"]["cpus"]]
+    for row in rows:
+        assert row["images_per_second"] > 0 and len(row["rounds"]) == 2
+        if row["name"] == "mtgen":
+            assert row["share_of_plain"] > 0 and 0 <= row["data_wait_share"] <= 1

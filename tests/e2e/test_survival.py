@@ -1,0 +1,352 @@
+"""Whatever is killed and whenever, the same command goes on, and the run ends as if nothing had happened. The whole stack is real."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+from mtgen.data.index import open_index
+from mtgen.data.order import Order
+from mtgen.journal import Row, read_journal
+from mtgen.shards.make import make
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES, EVERY, LOG = 640, 160, 80  # length of a run, images between two checkpoints and between two rows of numbers
+SEED = 3
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small data set, a configuration, and all runs of these tests."""
+    folder = tmp_path_factory.mktemp("survival")
+    make("shapes", folder / "data", resolution=16, train=400, test=100)
+    configuration = {
+        "name": "run",
+        "runs": str(folder / "runs"),
+        "device": "cpu",
+        "precision": "fp32",
+        "seed": SEED,
+        "workers": 0,
+        "resolution": 8,
+        "batch_size": 16,
+        "data": {"path": str(folder / "data")},
+        "generator": {"widths": [8, 8], "latent": 4},
+        "discriminator": {"widths": [8, 8], "decoder": 8, "embedding": 8},
+        "tasks": {name: {} for name in ("generation", "classification", "segmentation", "reconstruction")},
+        "train": {"images": IMAGES, "warmup": 0, "log_every": LOG},
+        "checkpoint": {"every": EVERY, "keep": 10},
+        "evaluate": {"every": 10**9},
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
+    return folder
+
+
+class Command:
+    """A command of mtgen in a process group of its own, as a shell starts it."""
+
+    def __init__(self, place: Path, *words: str) -> None:
+        self.log = place / f"output-{time.monotonic_ns()}.txt"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "MTGEN_CACHE": str(place / "cache"), "OMP_WAIT_POLICY": "PASSIVE"}
+        environment.pop("OMP_NUM_THREADS", None)  # in one process as under Ray: as many threads as there are CPUs, or sums round otherwise
+        with self.log.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mtgen.cli", *words], stdout=file, stderr=file, cwd=place, env=environment, process_group=0
+            )
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def wait(self) -> "Command":
+        self.process.wait(timeout=300)
+        return self
+
+    @property
+    def status(self) -> int | None:
+        return self.process.returncode
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.said.splitlines() if line.startswith("error: ")]
+
+    def family(self) -> list[psutil.Process]:
+        """All processes that this one and its like have started: Ray's cluster, the workers, the sender."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def workers(self) -> list[psutil.Process]:
+        return [process for process in self.family() if any("RayTrainWorker" in word for word in process.cmdline()[:1])]
+
+    def until(self, reached: Callable[[], Any]) -> Any:
+        """Wait for something to come true while the command runs."""
+        while not (value := reached()):
+            assert self.process.poll() is None, f"ended too early, with {self.status}:\n{self.said}"
+            time.sleep(0.02)
+        return value
+
+
+@pytest.fixture
+def start(place: Path) -> Iterator[Callable[..., Command]]:
+    """Start commands; whatever is left of them after the test is ended."""
+    started: list[Command] = []
+
+    def begin(*words: str) -> Command:
+        started.append(Command(place, *words))
+        return started[-1]
+
+    yield begin
+    for command in started:
+        if command.process.poll() is None:
+            for process in [*command.family(), command.process]:
+                process.kill()
+            command.process.wait()
+
+
+@dataclass
+class Ended:
+    """A run that has ended: what `mtgen inspect` says of it, and its journal."""
+
+    facts: dict[str, Any]
+    rows: list[Row]
+
+    @property
+    def losses(self) -> list[tuple[int, dict[str, float]]]:
+        """Images seen, losses and gradient norms of each row of numbers, in the order of the journal."""
+        return [
+            (row.images, here) for row in self.rows if (here := {k: v for k, v in row.values.items() if k.startswith(("loss", "gradient"))})
+        ]
+
+    @property
+    def starts(self) -> list[int]:
+        return [row.images for row in self.rows if row.start]
+
+
+def look(place: Path, name: str) -> Ended:
+    facts = place / f"{name}.json"
+    command = Command(place, "inspect", str(place / "runs" / name), "--json", str(facts)).wait()
+    assert command.status == 0, command.said
+    return Ended(json.loads(facts.read_text(encoding="utf-8")), list(read_journal(place / "runs" / name)))
+
+
+def checkpoints(place: Path, name: str) -> list[Path]:
+    return sorted((place / "runs" / name / "checkpoints").glob("[0-9]*"))
+
+
+def trained(place: Path, name: str, workers: int) -> Ended:
+    command = Command(place, "train", "run.yaml", f"name={name}", f"workers={workers}").wait()
+    assert command.status == 0, command.said
+    return look(place, name)
+
+
+@pytest.fixture(scope="module")
+def alone(place: Path) -> Ended:
+    """The uninterrupted run in one process."""
+    return trained(place, "alone", 0)
+
+
+@pytest.fixture(scope="module")
+def both(place: Path) -> Ended:
+    """The uninterrupted run on two workers."""
+    return trained(place, "both", 2)
+
+
+@pytest.fixture(scope="module")
+def half(place: Path, both: Ended) -> Path:
+    """The run on two workers as it was at half its length."""
+    folder = place / "runs" / "half"
+    shutil.copytree(place / "runs" / "both", folder, ignore=shutil.ignore_patterns("ray", "tracking.*"))
+    for late in checkpoints(place, "half"):
+        if int(late.name) > IMAGES // 2:
+            shutil.rmtree(late)
+    return folder
+
+
+def copied(source: Path, name: str) -> Path:
+    return Path(shutil.copytree(source, source.parent / name))
+
+
+def test_a_run_on_one_worker_of_ray_equals_the_run_in_one_process(place: Path, alone: Ended) -> None:
+    one = trained(place, "one", 1)
+    assert one.facts["digest"] == alone.facts["digest"] and one.facts["digest_averaged"] == alone.facts["digest_averaged"]
+    assert one.losses == alone.losses
+
+
+def test_an_uninterrupted_run_has_every_row_once_and_in_order(both: Ended) -> None:
+    assert both.facts["position"] == IMAGES and both.facts["workers"] == 2
+    assert [images for images, _ in both.losses] == list(range(LOG, IMAGES + 1, LOG))
+    assert both.starts == [0]
+
+
+def assert_as_if_nothing_had_happened(run: Ended, both: Ended) -> None:
+    assert run.facts["digest"] == both.facts["digest"] and run.facts["digest_averaged"] == both.facts["digest_averaged"]
+    assert run.facts["steps"] == both.facts["steps"] and run.facts["position"] == IMAGES
+
+
+def test_a_worker_that_is_killed_is_replaced(place: Path, both: Ended, start: Callable[..., Command]) -> None:
+    command = start("train", "run.yaml", "name=worker", "workers=2")
+    command.until(lambda: checkpoints(place, "worker"))
+    workers = command.workers()
+    assert len(workers) == 2
+    workers[1].kill()
+    assert command.wait().status == 0, command.said
+    run = look(place, "worker")
+    assert_as_if_nothing_had_happened(run, both)
+    assert run.losses == both.losses
+    assert len(run.starts) == 2 and 0 < run.starts[1] < IMAGES, "the worker was killed too late to be missed"
+
+
+def test_the_same_command_goes_on_after_the_driver_was_killed(place: Path, both: Ended, start: Callable[..., Command]) -> None:
+    words = ("train", "run.yaml", "name=driver", "workers=2")
+    first = start(*words)
+    lock = place / "runs" / "driver" / ".lock"
+    first.until(lambda: lock.exists() and lock.read_text(encoding="utf-8"))
+
+    second = start(*words).wait()  # while the first one's cluster starts: both are done with that well before a step is trained
+    assert second.status == 5
+    assert len(second.errors) == 1 and f"process {first.process.pid} " in second.errors[0]
+    first.until(lambda: checkpoints(place, "driver"))
+
+    family = first.family()
+    first.process.kill()
+    first.wait()
+    again = start(*words).wait()
+    assert again.status == 0, again.said
+    run = look(place, "driver")
+    assert_as_if_nothing_had_happened(run, both)
+    assert run.losses == both.losses
+    assert len(run.starts) == 2 and 0 < run.starts[1] < IMAGES
+    left = [process.cmdline() for process in psutil.wait_procs(family, timeout=60)[1]]
+    assert left == [], "processes of the killed driver live on"
+
+
+def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(place: Path, both: Ended, start: Callable[..., Command]) -> None:
+    words = ("train", "run.yaml", "name=interrupted", "workers=2")
+    first = start(*words)
+    first.until(lambda: checkpoints(place, "interrupted"))
+    family = first.family()
+    os.killpg(first.process.pid, signal.SIGINT)  # as a terminal does: to all in the foreground
+    assert first.wait().status == 0, first.said
+    stopped = look(place, "interrupted")
+    assert EVERY <= stopped.facts["position"] < IMAGES
+    assert "To go on: mtgen train run.yaml name=interrupted workers=2" in " ".join(first.said.split())
+    assert "Traceback" not in first.said
+    assert psutil.wait_procs(family, timeout=60)[1] == []
+
+    again = start(*words).wait()
+    assert again.status == 0, again.said
+    run = look(place, "interrupted")
+    assert_as_if_nothing_had_happened(run, both)
+    assert run.starts == [0, stopped.facts["position"]], "it did not go on from where it was stopped"
+
+
+def test_a_checkpoint_of_two_workers_goes_on_with_one_of_ray(half: Path, place: Path, start: Callable[..., Command]) -> None:
+    copied(half, "fewer")
+    assert start("train", "run.yaml", "name=fewer", "workers=1", "zero_stage=1").wait().status == 0
+    run = look(place, "fewer")
+    assert run.facts["position"] == IMAGES and run.facts["workers"] == 1 and run.starts == [0, IMAGES // 2]
+
+
+@pytest.mark.parametrize("change", ["zero_stage=1", "zero_stage=2", "precision=bf16"])
+def test_a_checkpoint_goes_on_in_another_form(half: Path, place: Path, start: Callable[..., Command], change: str) -> None:
+    name = change.replace("=", "-")
+    copied(half, name)
+    command = start("train", "run.yaml", f"name={name}", change).wait()
+    assert command.status == 0, command.said
+    run = look(place, name)
+    key, _, value = change.partition("=")
+    assert run.facts["position"] == IMAGES and str(run.facts[key]) == value and run.starts == [0, IMAGES // 2]
+
+
+def test_a_finished_run_says_so_and_does_nothing(place: Path, alone: Ended, start: Callable[..., Command]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in checkpoints(place, "alone")}
+    command = start("train", "run.yaml", "name=alone", "--resume").wait()
+    assert command.status == 0 and "finished before" in " ".join(command.said.split())
+    assert {path: path.stat().st_mtime_ns for path in checkpoints(place, "alone")} == before
+    assert look(place, "alone").rows == alone.rows
+
+
+def test_resume_without_a_checkpoint_is_an_error(start: Callable[..., Command]) -> None:
+    command = start("train", "run.yaml", "name=fresh", "--resume").wait()
+    assert command.status == 4
+    assert len(command.errors) == 1 and "--resume" in command.errors[0]
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_end_is_the_same(place: Path, alone: Ended, start: Callable[..., Command]) -> None:
+    copied(place / "runs" / "alone", "damaged")
+    shutil.rmtree(checkpoints(place, "damaged").pop())
+    spoiled = checkpoints(place, "damaged")[-1] / "ema.safetensors"
+    spoiled.write_bytes(spoiled.read_bytes()[:-100])
+    command = start("train", "run.yaml", "name=damaged").wait()
+    assert command.status == 0, command.said
+    assert command.said.count(str(spoiled)) == 1, command.said
+    run = look(place, "damaged")
+    assert_as_if_nothing_had_happened(run, alone)
+    assert run.losses == alone.losses
+
+
+def refused(command: Command, status: int) -> str:
+    """The one line with which a command ended."""
+    assert command.wait().status == status, command.said
+    assert len(command.errors) == 1 and "Traceback" not in command.said, command.said
+    return command.errors[0]
+
+
+def test_a_changed_network_is_refused_and_the_run_keeps_its_configuration(half: Path, start: Callable[..., Command]) -> None:
+    folder = copied(half, "wider")
+    before = (folder / "config.yaml").read_text(encoding="utf-8")
+    line = refused(start("train", "run.yaml", "name=wider", "generator.widths=[8,12]", "workers=2"), 4)
+    assert "network was changed" in line
+    assert (folder / "config.yaml").read_text(encoding="utf-8") == before
+
+
+def test_other_data_is_refused(half: Path, place: Path, start: Callable[..., Command]) -> None:
+    copied(half, "elsewhere")
+    make("shapes", place / "other", resolution=16, train=400, test=100, seed=1)
+    assert "other data" in refused(start("train", "run.yaml", "name=elsewhere", f"data.path={place / 'other'}"), 4)
+
+
+def test_more_workers_than_cpus_are_refused(start: Callable[..., Command]) -> None:
+    line = refused(start("train", "run.yaml", "name=many", "workers=64", "batch_size=128"), 2)
+    assert f"{os.cpu_count()} CPUs" in line
+
+
+def test_a_damaged_image_stops_the_run_after_a_checkpoint(place: Path, start: Callable[..., Command]) -> None:
+    folder = Path(shutil.copytree(place / "data", place / "spoiled"))
+    index = open_index(folder, "train")
+    position = 21 * 16 + 5
+    (sample,) = Order(len(index), SEED).sample(np.array([position]))
+    shard, image = folder / index.shard(sample), index.read(sample, "image")
+    content = bytearray(shard.read_bytes())
+    middle = content.index(image) + len(image) // 2
+    content[middle : middle + len(image) // 4] = bytes(len(image) // 4)
+    shard.write_bytes(content)
+
+    command = start("train", "run.yaml", "name=spoiled", f"data.path={folder}", "workers=2")
+    line = refused(command, 3)
+    assert str(shard) in line and index.key(sample) in line
+    run = look(place, "spoiled")
+    assert run.facts["position"] == 21 * 16, "the steps before the damaged image are lost"
+    assert run.starts == [0], "workers were started again, in vain"
+
+
+def test_a_run_that_diverges_stops_and_keeps_its_last_good_checkpoint(half: Path, place: Path, start: Callable[..., Command]) -> None:
+    copied(half, "diverging")
+    command = start(
+        "train", "run.yaml", "name=diverging", "generator.learning_rate=1e30", "train.nonfinite_limit=4", "checkpoint.every=100000"
+    )
+    line = refused(command, 5)
+    assert "train.nonfinite_limit" in line and "learning_rate" in line
+    assert look(place, "diverging").facts["position"] == IMAGES // 2

@@ -1,0 +1,149 @@
+"""Making data sets by recipe: seeded, identical on every run, and clear about what cannot be made."""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+
+from mtgen.errors import ConfigError, DataError
+from mtgen.schema import DatasetCard
+from mtgen.shards.make import RECIPES, make, parse_options
+
+PAGE = Path(__file__).resolve().parents[2] / "data_shards/README.md"
+SMALL = [
+    ("digits", {"train": 30, "test": 10}),
+    ("digits", {"train": 30, "test": 10, "digits": 4, "resolution": 48, "background": "textured"}),
+    ("digits", {"train": 30, "test": 10, "digits": 2, "grey": True}),
+    ("shapes", {"train": 30, "test": 10}),
+    ("shapes", {"train": 30, "test": 10, "shapes": 9, "resolution": 64, "background": "textured"}),
+]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def read(folder: Path, split: str) -> list[dict]:
+    card = DatasetCard.model_validate_json((folder / "dataset.json").read_text())
+    return list(webdataset.WebDataset(str(folder / str(card.splits[split].shards)), shardshuffle=False).decode("pil"))
+
+
+@pytest.mark.parametrize(("recipe", "options"), SMALL)
+def test_two_processes_make_the_same_bytes(tmp_path: Path, recipe: str, options: dict) -> None:
+    make(recipe, tmp_path / "here", seed=3, **options)
+    program = f"from mtgen.shards.make import make; make({recipe!r}, {str(tmp_path / 'there')!r}, seed=3, **{options!r})"
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONHASHSEED": "7"}, timeout=120)
+    assert contents(tmp_path / "here") == contents(tmp_path / "there")
+
+
+@pytest.mark.parametrize("recipe", ["digits", "shapes"])
+def test_another_seed_makes_other_scenes(tmp_path: Path, recipe: str) -> None:
+    images = []
+    for seed in (0, 1):
+        make(recipe, tmp_path / str(seed), seed=seed, train=10, test=0)
+        images.append({np.asarray(sample["png"]).tobytes() for sample in read(tmp_path / str(seed), "train")})
+    assert not images[0] & images[1]
+
+
+@pytest.mark.parametrize("recipe", ["digits", "shapes"])
+def test_a_longer_data_set_begins_with_the_shorter_one(tmp_path: Path, recipe: str) -> None:
+    make(recipe, tmp_path / "short", train=5, test=5)
+    make(recipe, tmp_path / "long", train=9, test=5)
+    for split in ("train", "test"):
+        short, long = (read(tmp_path / name, split)[:5] for name in ("short", "long"))
+        assert [(s["__key__"], s["txt"], s["png"].tobytes()) for s in short] == [(s["__key__"], s["txt"], s["png"].tobytes()) for s in long]
+
+
+def test_the_card_says_what_was_made_and_how(tmp_path: Path) -> None:
+    card = make("digits", tmp_path / "set", seed=5, train=12, test=3, grey=True)
+    assert card == DatasetCard.model_validate_json((tmp_path / "set/dataset.json").read_text())
+    assert {name: split.samples for name, split in card.splits.items()} == {"train": 12, "test": 3}
+    assert (card.classes[7], card.mask_classes[8]) == ("seven", "seven")
+    assert card.model_extra == {
+        "made_by": {
+            "recipe": "digits",
+            "seed": 5,
+            "options": {"resolution": 32, "train": 12, "test": 3, "background": "plain", "digits": 1, "grey": True},
+        }
+    }
+
+
+def test_without_test_samples_there_is_no_test_split(tmp_path: Path) -> None:
+    assert list(make("shapes", tmp_path / "set", train=2, test=0).splits) == ["train"]
+
+
+def test_progress_counts_every_sample_of_every_split(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    make("shapes", tmp_path / "set", progress=lambda done, total: seen.append((done, total)), train=3, test=2)
+    assert seen == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+
+
+def test_options_are_read_with_their_types() -> None:
+    assert parse_options("digits", ["resolution=64", "digits=2", "grey=true"]) == {"resolution": 64, "digits": 2, "grey": True}
+    assert parse_options("shapes", ["background=textured"]) == {"background": "textured"}
+    assert parse_options("shapes", []) == {}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "assignments", "message"),
+    [
+        ("digit", [], "unknown recipe 'digit'; did you mean 'digits'? possible: digits, shapes"),
+        ("digits", ["resolutoin=64"], "resolutoin: unknown key; did you mean resolution? possible: resolution, train, "),
+        ("digits", ["resolution=big"], "resolution=big: input should be a valid integer"),
+        ("digits", ["digits"], "digits: an override is written key=value"),
+        ("digits", ["digits=3", "resolution=28"], "digits=3: so many need a resolution of at least 32 to be readable, and it is 28"),
+        ("shapes", ["shapes=10"], "shapes=10: input should be less than or equal to 9"),
+        ("digits", ["grey=true", "background=textured"], "grey=true: grey is white on black, which leaves no background=textured"),
+        ("digits", ["background=striped"], "background=striped: input should be 'plain' or 'textured'"),
+    ],
+)
+def test_an_impossible_option_is_one_line_that_names_it(recipe: str, assignments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match="^" + re.escape(message)) as error:
+        parse_options(recipe, assignments)
+    assert "\n" not in str(error.value)
+
+
+def test_all_impossible_options_come_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_options("digits", ["train=0", "colour=red"])
+    assert [line.split(":")[0] for line in str(error.value).splitlines()] == ["train=0", "colour"]
+
+
+def test_make_checks_its_options_before_it_touches_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="colour: unknown key"):
+        make("shapes", tmp_path / "set", colour="red")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_make_does_not_write_into_a_folder_that_is_taken(tmp_path: Path) -> None:
+    make("shapes", tmp_path / "set", train=2, test=0)
+    before = contents(tmp_path / "set")
+    with pytest.raises(DataError, match="set: is not empty"):
+        make("shapes", tmp_path / "set", train=3, test=0)
+    assert contents(tmp_path / "set") == before
+    assert make("shapes", tmp_path / "set", overwrite=True, train=3, test=0).splits["train"].samples == 3
+
+
+def test_the_pages_example_writes_shards_that_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [example] = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    exec(compile(example, str(PAGE), "exec"), {})  # noqa: S102 - the page's own example
+    samples = read(tmp_path / "data_shards/mine", "train")
+    assert len(samples) == 100
+    assert set(samples[0]) >= {"png", "cls", "mask.png", "json", "txt"}
+    [left, top, right, bottom, label] = samples[0]["json"]["boxes"][0]
+    mask = np.asarray(samples[0]["mask.png"])[..., 0]
+    assert (mask[top:bottom, left:right] == label + 1).all() and np.count_nonzero(mask) == (bottom - top) * (right - left)
+
+
+def test_the_page_names_every_recipe_with_its_options() -> None:
+    rows = {row.split("`")[1]: row for row in PAGE.read_text(encoding="utf-8").splitlines() if re.match(r"\| `[a-z]+` \|", row)}
+    assert sorted(rows) == RECIPES.names()
+    for name in RECIPES:
+        assert all(f"`{option}`" in rows[name] for option in RECIPES[name].Options.model_fields)

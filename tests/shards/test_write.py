@@ -1,0 +1,250 @@
+"""The writer: what is written is read back, the same bytes each time, and nothing half-made is ever left."""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from mtgen.errors import DataError
+from mtgen.schema import DatasetCard
+from mtgen.shards.write import Sample, ShardWriter
+
+CLASSES = ["circle", "square"]
+MASKS = ["background", *CLASSES]
+
+
+def plain(key: str, **components: object) -> Sample:
+    return Sample(key, np.full((6, 8, 3), 90, np.uint8), **components)
+
+
+def write(folder: Path, samples: list[Sample], **options: object) -> None:
+    with ShardWriter(folder, "test", CLASSES, MASKS, **options) as writer:
+        for sample in samples:
+            writer.write("train", sample)
+
+
+def read(folder: Path, decode: bool = True) -> list[dict]:
+    card = DatasetCard.model_validate_json((folder / "dataset.json").read_text())
+    data = webdataset.WebDataset(str(folder / str(card.splits["train"].shards)), shardshuffle=False)
+    return list(data.decode("pil") if decode else data)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+@st.composite
+def samples(draw: st.DrawFn, key: str) -> Sample:
+    height, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    shape = draw(st.sampled_from([(height, width), (height, width, 3)]))
+    left, top = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
+    box = [left, top, draw(st.integers(left + 1, width)), draw(st.integers(top + 1, height)), draw(st.integers(0, 1))]
+    return Sample(
+        key,
+        draw(arrays.arrays(np.uint8, shape)),
+        label=draw(st.none() | st.integers(0, 1)),
+        mask=draw(st.none() | arrays.arrays(np.uint8, (height, width), elements=st.sampled_from([0, 1, 2, 255]))),
+        boxes=draw(st.sampled_from([None, [], [box]])),
+        labels=draw(st.sampled_from([None, [], [1], [0, 1]])),
+        caption=draw(st.none() | st.text(st.characters(codec="utf-8"))),
+        sound=draw(st.none() | st.tuples(arrays.arrays(np.int16, st.integers(1, 50)), st.just(8000))),
+    )
+
+
+@given(st.tuples(samples("a"), samples("b"), samples("c")))
+def test_webdataset_reads_back_what_was_written(tmp_path_factory: pytest.TempPathFactory, written: tuple[Sample, ...]) -> None:
+    folder = tmp_path_factory.mktemp("shards") / "set"
+    write(folder, list(written), samples_per_shard=2)
+    for sample, found in zip(written, read(folder), strict=True):
+        assert found["__key__"] == sample.key
+        channels = np.asarray(found["png"])  # webdataset decodes to RGB
+        assert np.array_equal(channels, sample.image if sample.image.ndim == 3 else np.repeat(sample.image[..., None], 3, 2))
+        assert found.get("cls") == sample.label
+        assert ("mask.png" in found) == (sample.mask is not None)
+        if sample.mask is not None:
+            assert np.array_equal(np.asarray(found["mask.png"])[..., 0], sample.mask)
+        assert found.get("txt") == sample.caption
+        about = found.get("json", {})
+        assert (about.get("boxes"), about.get("labels")) == (sample.boxes, sample.labels)
+        if about:
+            assert (about["height"], about["width"]) == sample.image.shape[:2]
+    for sample, stored in zip(written, read(folder, decode=False), strict=True):
+        assert ("wav" in stored) == (sample.sound is not None)
+        if sample.sound is not None:
+            with wave.open(io.BytesIO(stored["wav"])) as sound:
+                assert sound.getparams()[:3] == (1, 2, 8000)
+                assert np.array_equal(np.frombuffer(sound.readframes(1000), "<i2"), sample.sound[0])
+
+
+def test_shards_hold_at_most_so_many_samples_and_the_card_counts_them(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "set", "mine", CLASSES, MASKS, source="drawn", licence="CC0", samples_per_shard=3, colour="red") as writer:
+        for i in range(7):
+            writer.write("train", plain(f"a{i}"))
+            writer.write("test", plain(f"b{i}")) if i < 2 else None
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == [
+        "dataset.json",
+        "test-000000.tar",
+        "train-000000.tar",
+        "train-000001.tar",
+        "train-000002.tar",
+    ]
+    assert json.loads((tmp_path / "set/dataset.json").read_text()) == {
+        "name": "mine",
+        "classes": CLASSES,
+        "mask_classes": MASKS,
+        "ignore_index": 255,
+        "source": "drawn",
+        "licence": "CC0",
+        "splits": {
+            "train": {"samples": 7, "shards": "train-{000000..000002}.tar"},
+            "test": {"samples": 2, "shards": "test-{000000..000000}.tar"},
+        },
+        "colour": "red",
+    }
+
+
+def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write(tmp_path / name, [plain("a", label=1, caption="ein Würfel", labels=[1])])
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        (plain("a.b"), "its key may hold"),
+        (plain("a", label=2), "names class 2, and the data set has 2 classes"),
+        (plain("a", labels=[-1]), "names class -1"),
+        (plain("a", boxes=[[0, 0, 4, 4, 7]]), "names class 7"),
+        (plain("a", boxes=[[0, 0, 9, 4, 0]]), r"its box \[0, 0, 9, 4, 0\] is not .* inside an image 8 wide and 6 high"),
+        (plain("a", boxes=[[3, 0, 3, 4, 0]]), r"its box \[3, 0, 3, 4, 0\] is not"),
+        (plain("a", boxes=[[3, 0, 4, 4]]), r"its box \[3, 0, 4, 4\] is not"),
+        (plain("a", mask=np.zeros((8, 6), np.uint8)), r"its mask is uint8 \[8, 6\]; its image asks for integers \[6, 8\]"),
+        (plain("a", mask=np.full((6, 8), 3)), "its mask holds 3, and the data set has 3 mask classes"),
+        (plain("a", sound=(np.zeros(5, np.float32), 8000)), "its sound is float32"),
+        (Sample("a", np.zeros((6, 8, 4), np.uint8)), r"its image is uint8 \[6, 8, 4\]"),
+        (Sample("a", np.zeros((6, 8), np.float32)), r"its image is float32 \[6, 8\]"),
+        (plain("seen"), "another sample has the same key"),
+    ],
+)
+def test_a_sample_that_contradicts_itself_or_the_data_set_is_named(tmp_path: Path, sample: Sample, message: str) -> None:
+    with pytest.raises(DataError, match=rf"set, sample '{sample.key}' of train: .*{message}"):
+        write(tmp_path / "set", [plain("seen"), sample])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_split_name_that_would_break_the_shards_names_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="split '../train' cannot begin a shard's name"), ShardWriter(tmp_path / "set", "mine") as writer:
+        writer.write("../train", plain("a"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/letter.txt").write_text("dear")
+    for overwrite, reason in ((False, "is not empty; choose another folder"), (True, "holds no dataset.json, so it is no data set")):
+        with pytest.raises(DataError, match=f"set: {reason}"):
+            write(tmp_path / "set", [plain("a")], overwrite=overwrite)
+    assert [path.name for path in tmp_path.rglob("*")] == ["set", "letter.txt"]
+
+
+def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "set").write_text("dear")
+    with pytest.raises(DataError, match="set: is a file"):
+        write(tmp_path / "set", [plain("a")])
+    assert (tmp_path / "set").read_text() == "dear"
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set", [plain("a")])
+    assert [sample["__key__"] for sample in read(tmp_path / "set")] == ["a"]
+
+
+def test_overwriting_replaces_the_whole_data_set(tmp_path: Path) -> None:
+    write(tmp_path / "set", [plain("a"), plain("b")], samples_per_shard=1)
+    write(tmp_path / "set", [plain("c")], overwrite=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["dataset.json", "set", "train-000000.tar"]
+    assert [sample["__key__"] for sample in read(tmp_path / "set")] == ["c"]
+
+
+def test_a_failed_overwrite_keeps_the_old_data_set(tmp_path: Path) -> None:
+    write(tmp_path / "set", [plain("a")])
+    before = digests(tmp_path / "set")
+    with pytest.raises(DataError, match="names class 9"):
+        write(tmp_path / "set", [plain("b"), plain("c", label=9)], overwrite=True)
+    assert digests(tmp_path / "set") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_data_set_without_a_sample_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no sample was written"):
+        write(tmp_path / "set", [])
+    assert list(tmp_path.iterdir()) == []
+
+
+WRITER = """
+import os, signal, sys, resource
+import numpy as np
+from mtgen.shards.write import Sample, ShardWriter
+image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+with ShardWriter(sys.argv[1], "test", samples_per_shard=2) as writer:
+    for i in range(5):
+        writer.write("train", Sample(str(i), image))
+    {then}
+"""
+
+
+def run_writer(folder: Path, then: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", WRITER.format(then=then), str(folder)], capture_output=True, text=True, timeout=120)
+
+
+def test_a_killed_writer_leaves_no_data_set_and_the_next_one_clears_up(tmp_path: Path) -> None:
+    killed = run_writer(tmp_path / "set", "os.kill(os.getpid(), signal.SIGKILL)")
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "set").exists()
+    write(tmp_path / "set", [plain("a")])
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert [sample["__key__"] for sample in read(tmp_path / "set")] == ["a"]
+
+
+def test_a_writer_that_died_while_replacing_has_not_lost_the_old_data_set(tmp_path: Path) -> None:
+    write(tmp_path / "set", [plain("a")])
+    (tmp_path / "set").rename(tmp_path / ".set.replaced")  # where an overwriting writer puts it before its own takes its place
+    with pytest.raises(DataError, match="is not empty"):
+        write(tmp_path / "set", [plain("b")])
+    assert [sample["__key__"] for sample in read(tmp_path / "set")] == ["a"]
+
+
+def test_a_disk_that_refuses_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); writer.write('train', Sample('a', image)); "
+    refused = run_writer(tmp_path / "set", limit + "writer.write('train', Sample('b', image))")
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1] == f"mtgen.errors.DataError: {tmp_path / 'set'}: cannot be written (File too large)"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_process_is_writing_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".set.partial").mkdir()
+    lock = os.open(tmp_path / ".set.partial", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(DataError, match="another process is writing it"):
+            write(tmp_path / "set", [plain("a")])
+    finally:
+        os.close(lock)
+    write(tmp_path / "set", [plain("a")])
+    assert [sample["__key__"] for sample in read(tmp_path / "set")] == ["a"]

@@ -1,0 +1,107 @@
+"""Which sample plays which part: functions of its position, so that workers' shares put together are the whole."""
+
+from typing import Any
+
+import pytest
+import torch
+import toy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtgen.config import Config
+from mtgen.schema import Batch
+from mtgen.training.layout import Layout, is_penalised, is_shown, lay_out
+
+CONFIGS = {
+    (mask, penalty): toy.config(tasks__generation__mask_every=mask, tasks__generation__penalty_every=penalty)
+    for mask in (1, 2, 3, 4)
+    for penalty in (1, 2, 4)
+}
+configs = st.sampled_from(list(CONFIGS.values()))
+
+
+def parts(layout: Layout) -> dict[str, set[int]]:
+    """Positions by the part that they play."""
+    position = layout.batch.position
+    return {
+        "all": set(position.tolist()),
+        "shown": set(position[layout.shown].tolist()),
+        "reading": set(position[: layout.reading].tolist()),
+        "plain": set(position[layout.plain].tolist()),
+        "penalised": set(position[layout.penalised].tolist()),
+    }
+
+
+@given(configs, st.integers(0, 10_000), st.integers(1, 40), st.data())
+def test_the_shares_of_any_workers_are_together_the_whole(config: Config, first: int, size: int, data: st.DataObject) -> None:
+    whole = toy.batch(first, size)
+    cuts = [0, *sorted(data.draw(st.lists(st.integers(0, size), max_size=4))), size]
+    shares = [lay_out(config, whole.rows(slice(a, b))) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+    alone = lay_out(config, whole)
+    assert all(share.counts == alone.counts for share in shares)
+    for name, members in parts(alone).items():
+        found = [parts(share)[name] for share in shares]
+        assert set.union(*found) == members
+        assert sum(map(len, found)) == len(members)
+
+
+@given(configs, st.integers(0, 10_000), st.integers(1, 40))
+def test_counts_are_those_of_the_rows(config: Config, first: int, size: int) -> None:
+    layout = lay_out(config, toy.batch(first, size))
+    found = {name: len(members) for name, members in parts(layout).items()}
+    assert found.pop("shown") == layout.counts["all"] - layout.counts["reading"]
+    assert {name: layout.counts[name] for name in found} == found
+    reading = layout.batch.rows(slice(layout.reading))
+    assert {name: layout.counts[name] for name in ("class", "mask")} == {name: int(has.sum()) for name, has in reading.present.items()}
+
+
+@given(configs, st.integers(0, 10_000), st.integers(1, 40))
+def test_reading_rows_come_first_and_each_kind_keeps_its_order(config: Config, first: int, size: int) -> None:
+    layout = lay_out(config, toy.batch(first, size))
+    assert layout.shown.tolist() == [row >= layout.reading for row in range(size)]
+    for rows in (layout.batch.position[: layout.reading], layout.batch.position[layout.reading :]):
+        assert rows.tolist() == sorted(rows.tolist())
+    assert torch.equal(layout.plain_position, layout.batch.position[layout.plain])
+    assert torch.equal(layout.penalised_position, layout.batch.position[layout.penalised])
+    assert bool((layout.plain < layout.reading).all())
+
+
+@given(configs, st.integers(0, 10_000), st.integers(1, 40))
+def test_every_row_keeps_what_belongs_to_it(config: Config, first: int, size: int) -> None:
+    whole = toy.batch(first, size)
+    sorted_batch = lay_out(config, whole).batch
+    row = sorted_batch.position - first
+    for name in ("image", "label", "mask"):
+        assert torch.equal(getattr(sorted_batch, name), getattr(whole, name)[row])
+    assert all(torch.equal(has, whole.present[name][row]) for name, has in sorted_batch.present.items())
+    assert torch.equal(sorted_batch.step_position, whole.step_position)
+
+
+@given(st.sampled_from(sorted(CONFIGS)), st.integers(0, 10_000), st.integers(1, 30))
+def test_the_part_of_a_position_is_the_same_in_any_batch(every: tuple[int, int], first: int, size: int) -> None:
+    config, whole = CONFIGS[every], toy.batch(first, size)
+    one = whole.rows(slice(size // 2, size // 2 + 1))
+    one = Batch(one.position, one.image, one.label, one.mask, one.present, one.position, one.present)  # a global batch of its own
+    alone, among = parts(lay_out(config, one)), parts(lay_out(config, whole))
+    assert all((first + size // 2 in among[name]) == (first + size // 2 in members) for name, members in alone.items())
+
+
+@pytest.mark.parametrize("every", sorted(CONFIGS))
+def test_shares_are_as_configured_over_any_whole_period(every: tuple[int, int]) -> None:
+    config, position = CONFIGS[every], torch.arange(144)
+    everyone = torch.ones(144, dtype=torch.bool)
+    shown, penalised = is_shown(config, position, everyone), is_penalised(config, position)
+    assert int(shown.sum()) == 144 // every[0]
+    assert int(penalised.sum()) == 144 // every[1]
+
+
+@pytest.mark.parametrize("every", sorted(CONFIGS))
+def test_penalties_fall_on_rows_with_and_without_their_mask_alike(every: tuple[int, int]) -> None:
+    config, position = CONFIGS[every], torch.arange(144)
+    shown, penalised = is_shown(config, position, torch.ones(144, dtype=torch.bool)), is_penalised(config, position)
+    assert int((shown & penalised).sum()) == 144 // every[0] // every[1]
+
+
+def test_a_sample_without_a_mask_is_never_shown() -> None:
+    without: Any = torch.zeros(12, dtype=torch.bool)
+    assert not is_shown(CONFIGS[1, 1], torch.arange(12), without).any()

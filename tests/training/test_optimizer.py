@@ -1,0 +1,148 @@
+"""Adam with a guard and a loss scale: torch's own where gradients are finite, and nothing at all where one is not."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mtgen.training.optimizer import GuardedAdam
+
+BETAS = (0.0, 0.99)
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 2))
+
+
+def guarded(module: nn.Module, scaled: bool = False) -> GuardedAdam:
+    return GuardedAdam(module.parameters(), lr=1e-2, beta2=BETAS[1], partitioned=False, scaled=scaled)
+
+
+def loss(module: nn.Module, step: int) -> Tensor:
+    random = torch.Generator().manual_seed(step)
+    return module(torch.randn(16, 5, generator=random)).square().mean()
+
+
+def take(module: nn.Module, optimizer: torch.optim.Optimizer, step: int, spoil: Callable[[Tensor], object] | None = None) -> None:
+    optimizer.zero_grad()
+    scale = getattr(optimizer, "loss_scale", None)
+    (loss(module, step) * (1.0 if scale is None else scale)).backward()
+    if spoil:
+        gradient = next(module.parameters()).grad
+        assert gradient is not None
+        spoil(gradient)
+    optimizer.step()
+
+
+def everything(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Parameters, moments and step counts, copied."""
+    state = [value for kept in optimizer.state.values() for value in kept.values()]
+    return [torch.as_tensor(value).detach().clone() for value in [*module.parameters(), *state]]
+
+
+def equal(a: list[Tensor], b: list[Tensor]) -> bool:
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_on_finite_gradients_it_is_torchs_adam_bit_for_bit() -> None:
+    ours, theirs = network(), network()
+    a, b = guarded(ours), torch.optim.Adam(theirs.parameters(), lr=1e-2, betas=BETAS, foreach=False)
+    for step in range(8):
+        take(ours, a, step)
+        take(theirs, b, step)
+    assert equal(everything(ours, a), everything(theirs, b))
+
+
+BAD = [float("nan"), float("inf"), -float("inf")]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("bad", BAD)
+def test_one_bad_number_leaves_parameters_moments_and_step_count_untouched(bad: float, scaled: bool) -> None:
+    module = network()
+    optimizer = guarded(module, scaled)
+    take(module, optimizer, 0)
+    before = everything(module, optimizer)
+    take(module, optimizer, 1, lambda gradient: gradient[3, 2].fill_(bad))
+    assert equal(everything(module, optimizer), before)
+    assert (optimizer.skipped.item(), optimizer.in_a_row.item()) == (1, 1)
+
+
+def test_a_bad_step_leaves_no_trace_in_those_that_follow() -> None:
+    ours, theirs = network(), network()
+    a, b = guarded(ours), guarded(theirs)
+    for step in range(4):
+        take(ours, a, step)
+        take(ours, a, step + 100, lambda gradient: gradient.fill_(float("nan")))
+        take(theirs, b, step)
+    assert equal(everything(ours, a), everything(theirs, b))
+    assert (a.skipped.item(), a.in_a_row.item()) == (4, 1)
+
+
+def test_bad_steps_in_a_row_are_counted_until_a_good_one() -> None:
+    module = network()
+    optimizer = guarded(module)
+    counts = []
+    for step, bad in enumerate([False, True, True, True, False, True]):
+        take(module, optimizer, step, (lambda gradient: gradient.fill_(float("inf"))) if bad else None)
+        counts.append((optimizer.skipped.item(), optimizer.in_a_row.item()))
+    assert counts == [(0, 0), (1, 1), (2, 2), (3, 3), (3, 0), (4, 1)]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_norm_is_that_of_the_whole_unscaled_gradient(scaled: bool) -> None:
+    module = network()
+    optimizer = guarded(module, scaled)
+    gradients = torch.autograd.grad(loss(module, 0), list(module.parameters()))
+    take(module, optimizer, 0)
+    assert optimizer.norm.item() == pytest.approx(torch.cat([g.flatten() for g in gradients]).norm().item(), rel=1e-5)
+
+
+def test_a_scaled_loss_trains_as_an_unscaled_one() -> None:
+    """The scale is a power of two, so that not one bit is lost, also after it was halved."""
+    ours, theirs = network(), network()
+    a, b = guarded(ours, scaled=True), guarded(theirs)
+    for step in range(6):
+        take(ours, a, step)
+        take(theirs, b, step)
+        if step == 2:
+            take(ours, a, 100, lambda gradient: gradient.fill_(float("inf")))
+    assert equal([p.detach() for p in ours.parameters()], [p.detach() for p in theirs.parameters()])
+    assert a.loss_scale is not None
+    assert a.loss_scale.item() == 2.0**15
+
+
+def test_the_loss_scale_halves_after_a_bad_step_and_doubles_after_enough_good_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GuardedAdam, "GROWTH_INTERVAL", 3)
+    module = network()
+    optimizer = guarded(module, scaled=True)
+    assert optimizer.loss_scale is not None
+    scales = []
+    for step, bad in enumerate([True, True, False, False, False, False, False, True, False, False, False]):
+        take(module, optimizer, step, (lambda gradient: gradient.fill_(float("inf"))) if bad else None)
+        scales.append(int(torch.log2(optimizer.loss_scale).item()))
+    assert scales == [15, 14, 14, 14, 15, 15, 15, 14, 14, 14, 15]
+
+
+def test_without_scaling_there_is_no_loss_scale() -> None:
+    assert guarded(network()).loss_scale is None
+
+
+def test_counters_go_into_a_checkpoint_and_back() -> None:
+    module = network()
+    optimizer = guarded(module, scaled=True)
+    for step in range(3):
+        take(module, optimizer, step, (lambda gradient: gradient.fill_(float("inf"))) if step < 2 else None)
+    kept = copy.deepcopy(optimizer.counters())
+    fresh = guarded(network(), scaled=True)
+    fresh.load_counters(kept)
+    assert fresh.counters() == kept == {"skipped": 2, "in_a_row": 0, "loss_scale": 2.0**14, "good_steps": 1}
+
+
+def test_a_run_that_changes_to_half_precision_starts_with_a_fresh_loss_scale() -> None:
+    fresh = guarded(network(), scaled=True)
+    fresh.load_counters({"skipped": 2, "in_a_row": 1})
+    assert fresh.counters() == {"skipped": 2, "in_a_row": 1, "loss_scale": 2.0**16, "good_steps": 0}

@@ -1,0 +1,121 @@
+"""A checkpoint of any ZeRO stage, precision and number of workers goes on in any other."""
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+import toy
+from torch import Tensor
+
+from mtgen import checkpoint
+from mtgen.errors import CheckpointError
+
+BEFORE, AFTER = 3, 3  # steps until the checkpoint, and from there on
+FORMS = list(product((0, 1, 2), ("fp32", "bf16")))  # ZeRO stage, precision
+
+
+def settings(form: tuple[int, str], workers: int) -> dict[str, Any]:
+    return {"zero_stage": form[0], "precision": form[1], "workers": workers}
+
+
+def whole_state(deep: toy.Deep) -> dict[str, dict[str, Tensor]]:
+    return {side: engine.state(keep=True) for side, engine in deep.engines.items()}
+
+
+def saved(forms: list[tuple[int, str]], root: str) -> list[dict[str, Tensor]]:
+    """In each form: some steps, a checkpoint under `root/FORM`, some steps more; the parameters at the end."""
+    ends = []
+    for number, form in enumerate(forms):
+        deep = toy.Deep(toy.config(**settings(form, dist.get_world_size())))
+        for k in range(BEFORE):
+            deep.step(k)
+        state = whole_state(deep)
+        if dist.get_rank() == 0:
+            kept = {side: {"steps": e.steps_taken, **e.optimizer.counters()} for side, e in deep.engines.items()}
+            checkpoint.save(Path(root) / str(number), BEFORE, state, {"optimizers": kept}, "", keep=1)
+        for k in range(BEFORE, BEFORE + AFTER):
+            deep.step(k)
+        ends.append(toy.parameters(deep.networks))
+    return ends
+
+
+def resumed(pairs: list[tuple[int, tuple[int, str]]], root: str) -> list[tuple[float, dict[str, Tensor]]]:
+    """For each (number of a checkpoint, form): how far the state is from the checkpoint's once loaded, and the parameters at the end."""
+    ends = []
+    for number, form in pairs:
+        found = checkpoint.latest(Path(root) / str(number), warn=pytest.fail)
+        assert found is not None
+        deep = toy.Deep(toy.config(**settings(form, dist.get_world_size())))
+        deep.step(99)  # so that parameters and moments are others until they are loaded
+        for side, engine in deep.engines.items():
+            kept = dict(found.state["optimizers"][side])
+            engine.load(found.tensors(side), int(kept.pop("steps")), kept)
+        loaded = max(difference(tensors, found.tensors(side)) for side, tensors in whole_state(deep).items())
+        for k in range(BEFORE, BEFORE + AFTER):
+            deep.step(k)
+        ends.append((loaded, toy.parameters(deep.networks)))
+    return ends
+
+
+def difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["from 1 worker", "from 2 workers"])
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, list[dict[str, Tensor]]]:
+    """Number of workers, folder of the checkpoints (one a form), and where the uninterrupted runs ended."""
+    folder = tmp_path_factory.mktemp(f"source{request.param}")
+    ends = toy.spawn(request.param, saved, folder, FORMS, str(folder))
+    return request.param, str(folder), ends[0]
+
+
+@pytest.mark.parametrize("workers", [1, 2], ids=["to 1 worker", "to 2 workers"])
+def test_any_form_goes_on_in_any_other(source: tuple[int, str, list[dict[str, Tensor]]], workers: int, tmp_path: Path) -> None:
+    world, root, uninterrupted = source
+    pairs = [(number, form) for number, form in product(range(len(FORMS)), FORMS) if form[1] == FORMS[number][1]]
+    for results in toy.spawn(workers, resumed, tmp_path, pairs, root):
+        for (number, form), (loaded, end) in zip(pairs, results, strict=True):
+            case = f"{FORMS[number]} on {world} workers to {form} on {workers}"
+            assert loaded == 0.0, case
+            if world == workers:
+                assert difference(end, uninterrupted[number]) == 0.0, case
+            elif form[1] == "fp32":  # in bf16 a gradient is rounded where the batch is split, and Adam makes whole steps of that
+                assert difference(end, uninterrupted[number]) <= 1e-5, case
+
+
+def refused(change: dict[str, Any]) -> str:
+    """What is said to the state of one network by a changed one."""
+    tensors = toy.Deep(toy.config()).engines["discriminator"].state(keep=True)
+    changed = toy.Deep(toy.config(**change)).engines["discriminator"]
+    before = toy.parameters(toy.steps(toy.config(**change))[0])
+    with pytest.raises(CheckpointError) as caught:
+        changed.load(tensors, 0, {"skipped": 0, "in_a_row": 0})
+    now = {f"side.{name}": parameter for name, parameter in changed.trained.named_parameters()}
+    assert all(now[name].equal(before[name]) for name in now), "a state that was refused has changed parameters"
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"discriminator__widths": [8, 12]}, {"tasks": {"generation": {}}}], ids=["wider", "without heads"])
+def test_the_state_of_another_network_is_refused_by_the_name_of_a_parameter(change: dict[str, Any], tmp_path: Path) -> None:
+    (message,) = toy.spawn(1, refused, tmp_path, change)
+    assert len(message.splitlines()) == 1
+    assert any(name.removeprefix("side.") in message for name in toy.parameters(toy.steps(toy.config())[0]))
+
+
+def begun_badly(stage: int) -> float:
+    """A first step that is left out, a state taken and given to another engine, and one good step of both: how far they are apart."""
+    first, second = (toy.Deep(toy.config(zero_stage=stage, workers=2)) for _ in range(2))
+    first.step(0, spoil=True)
+    for side, engine in first.engines.items():
+        second.engines[side].load(engine.state(keep=True), engine.steps_taken, engine.optimizer.counters())
+    for deep in (first, second):
+        deep.step(1)
+    return max(difference(tensors, whole_state(second)[side]) for side, tensors in whole_state(first).items())
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_run_whose_first_step_is_left_out_can_be_saved_and_goes_on(stage: int, tmp_path: Path) -> None:
+    assert toy.spawn(2, begun_badly, tmp_path, stage) == [0.0, 0.0]

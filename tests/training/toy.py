@@ -1,0 +1,137 @@
+"""A small run on made-up batches, with the real networks: by DeepSpeed engines, and by a plain torch loop."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mtgen.config import Config, validate
+from mtgen.model import Networks, build
+from mtgen.schema import Batch, DatasetCard, Split
+from mtgen.training.engines import Engine
+from mtgen.training.steps import DiscriminatorStep, GeneratorStep, build_steps, frozen
+
+CARD = DatasetCard(name="toy", classes=["a", "b", "c"], mask_classes=["none", "thing"], splits={"train": Split(samples=1, shards="x")})
+
+
+def config(**changes: Any) -> Config:
+    """A configuration of 8x8 pixels that a step takes a few milliseconds for."""
+    values: dict[str, Any] = {
+        "name": "toy",
+        "resolution": 8,
+        "batch_size": 16,
+        "device": "cpu",
+        "precision": "fp32",
+        "data": {"path": "nowhere", "channels": "grey"},
+        "generator": {"widths": [8, 8], "latent": 4},
+        "discriminator": {"widths": [8, 8], "decoder": 8, "embedding": 8},
+        "tasks": {"generation": {}, "classification": {}, "segmentation": {}, "reconstruction": {}},
+        "train": {"warmup": 0},
+    }
+    for key, value in changes.items():
+        *sections, last = key.split("__")
+        place = values
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    return validate(values)
+
+
+def batch(first: int, size: int) -> Batch:
+    """A global batch from position `first` on; some samples lack their class or mask."""
+    random = torch.Generator().manual_seed(first)
+    present = {name: torch.rand(size, generator=random) < 0.7 for name in ("class", "mask")}
+    mask = torch.randint(0, 2, (size, 8, 8), generator=random)
+    mask[~present["mask"]] = 255
+    return Batch(
+        position=torch.arange(first, first + size),
+        image=torch.rand(size, 1, 8, 8, generator=random) * 2 - 1,
+        label=torch.randint(0, 3, (size,), generator=random),
+        mask=mask,
+        present=present,
+        step_position=torch.arange(first, first + size),
+        step_present=present,
+    )
+
+
+def steps(settings: Config) -> tuple[Networks, DiscriminatorStep, GeneratorStep]:
+    """Networks and the two steps, as the trainer builds them."""
+    networks = build(settings, CARD)
+    d_step, g_step, _ = build_steps(settings, networks)
+    return networks, d_step, g_step
+
+
+def parameters(networks: Networks) -> dict[str, Tensor]:
+    """All trained parameters, copied."""
+    modules = {"generator": networks.generator, "side": networks.side}
+    return {f"{m}.{n}": p.detach().clone().contiguous() for m, module in modules.items() for n, p in module.named_parameters()}
+
+
+def plain(settings: Config, number: int) -> dict[str, Tensor]:
+    """`number` alternating steps of a plain torch loop over whole global batches."""
+    networks, d_step, g_step = steps(settings)
+    optimizers = {
+        side: torch.optim.Adam(module.parameters(), lr=rate, betas=(0.0, settings.train.beta2), foreach=False)
+        for side, module, rate in (
+            ("d", networks.side, settings.discriminator.learning_rate),
+            ("g", networks.generator, settings.generator.learning_rate),
+        )
+    }
+    micro = settings.batch_size // settings.train.accumulation
+    for k in range(number):
+        whole = batch(k * settings.batch_size, settings.batch_size)
+        for side, step, other in (("d", d_step, networks.generator), ("g", g_step, networks.side)):
+            optimizers[side].zero_grad()
+            with frozen(other):
+                for begin in range(0, len(whole), micro):
+                    loss, _ = step(whole.rows(slice(begin, begin + micro)), (other,))
+                    (loss / settings.train.accumulation).backward()
+            optimizers[side].step()
+    return parameters(networks)
+
+
+class Deep:
+    """The same by two DeepSpeed engines; for one worker of however many there are."""
+
+    def __init__(self, settings: Config) -> None:
+        self.settings = settings
+        self.networks, d_step, g_step = steps(settings)
+        self.engines = {
+            "discriminator": Engine(settings, d_step, self.networks.side, settings.discriminator.learning_rate),
+            "generator": Engine(settings, g_step, self.networks.generator, settings.generator.learning_rate),
+        }
+
+    def step(self, k: int, spoil: bool = False) -> None:
+        """Global step number `k`; with `spoil`, this worker's images hold a NaN."""
+        share, micro = self.settings.batch_size // dist.get_world_size(), self.settings.micro_batch
+        mine = batch(k * self.settings.batch_size, self.settings.batch_size).rows(
+            slice(dist.get_rank() * share, (dist.get_rank() + 1) * share)
+        )
+        if spoil:
+            mine = dataclasses.replace(mine, image=torch.full_like(mine.image, float("nan")))
+        for side, other in (("discriminator", self.networks.generator), ("generator", self.networks.side)):
+            with frozen(other):
+                for begin in range(0, len(mine), micro):
+                    self.engines[side].train(mine.rows(slice(begin, begin + micro)), (other,))
+
+
+def in_group(rank: int, world: int, work: Any, folder: str, *arguments: Any) -> None:
+    """Run `work(*arguments)` in a gloo group; its return value is left in the folder as `RANK.pt`."""
+    import os
+
+    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(world), OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(str(Path(folder) / "store"), world), rank=rank, world_size=world)
+    try:
+        torch.save(work(*arguments), Path(folder) / f"{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def spawn(world: int, work: Any, folder: Path, *arguments: Any) -> list[Any]:
+    """Run `work` on `world` real processes; the return values, by rank."""
+    torch.multiprocessing.spawn(in_group, (world, work, str(folder), *arguments), nprocs=world)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
