@@ -22,6 +22,20 @@ class DataError(UserError):
     status = 3
 
 
+class DamagedSample(DataError):
+    """One sample that cannot be used, while the others around it can.
+
+    Args:
+        kind: what of it is damaged: "image", "mask", "boxes", "caption", "sound", or "checksum" where bytes are not those indexed.
+        where: the sample's shard and key, as `Index.name` gives them.
+        what: what is wrong, and what would be right.
+    """
+
+    def __init__(self, kind: str, where: str, what: str) -> None:
+        super().__init__(f"{where}: {what}")
+        self.kind, self.where, self.what = kind, where, what
+
+
 class CheckpointError(UserError):
     """A checkpoint that is damaged, or does not fit the run."""
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from mtgen.data.card import CARD, read_card, shard_names
 from mtgen.data.scan import Problem
 from mtgen.data.table import PARTS, joined, rows, split_problems
-from mtgen.errors import DataError
+from mtgen.errors import DamagedSample, DataError
 from mtgen.registry import suggest
-from mtgen.schema import COMPONENTS, DatasetCard
+from mtgen.schema import COMPONENTS, IGNORE, DatasetCard
 
 Progress = Callable[[int, int], None]
 """Called with (samples done, samples in all)."""
@@ -88,12 +88,25 @@ class Index:
         """File name of the shard that holds the sample."""
         return self._shards[self._shard[i]]
 
+    def name(self, i: int) -> str:
+        """Where the sample is, for errors: its shard and its key."""
+        return f"{self.folder / self.shard(i)}: {self.key(i)}"
+
+    def mask_table(self, i: int) -> NDArray[np.int64]:
+        """`[256]`: a mask value of sample `i` as stored -> its mask class in `card`; 255: unknown; -1: the card names no such class."""
+        return _mask_table(len(self.card.mask_classes), self.card.ignore_index)
+
+    def class_table(self, i: int) -> NDArray[np.int64]:
+        """`[K]`: a class number that is stored with sample `i` -> its number in `card`."""
+        return np.arange(len(self.card.classes))
+
     def read(self, i: int, component: str) -> bytes:
         """The bytes of a component ("image", "class", "mask", "boxes", "caption", "sound") of sample `i`.
 
         Raises:
             KeyError: the sample does not have it.
-            DataError: the shard is gone, or holds other bytes than when it was indexed.
+            DamagedSample: the shard holds other bytes there than when it was indexed.
+            DataError: the shard is gone, or cannot be read.
         """
         offset, size = int(self._columns[f"{component}_offset"][i]), int(self._columns[f"{component}_size"][i])
         if offset < 0:
@@ -101,12 +114,10 @@ class Index:
         try:
             data = os.pread(self._open(self.shard(i)).descriptor, size, offset)
         except OSError as error:
-            raise DataError(f"{self.folder / self.shard(i)}: {self.key(i)}: cannot be read ({error.strerror})") from None
+            raise DataError(f"{self.name(i)}: cannot be read ({error.strerror})") from None
         if zlib.crc32(data) != self._columns[f"{component}_crc"][i]:
-            raise DataError(
-                f"{self.folder / self.shard(i)}: {self.key(i)}: {component} is not what was indexed; the shard changed while it was in use "
-                "or is damaged: run `mtgen shards validate`, then start again"
-            )
+            what = f"{component} is not what was indexed; the shard changed while it was in use or is damaged"
+            raise DamagedSample("checksum", self.name(i), f"{what}: run `mtgen shards validate`, then start again")
         return data
 
     @property
@@ -117,6 +128,14 @@ class Index:
             digest.update(np.ascontiguousarray(self._columns[f"{part}_size"]).tobytes())
             digest.update(np.ascontiguousarray(self._columns[f"{part}_crc"]).tobytes())
         return digest.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _mask_table(classes: int, ignore: int) -> NDArray[np.int64]:
+    table = np.full(256, -1, dtype=np.int64)
+    table[:classes] = np.arange(classes)
+    table[[ignore, IGNORE]] = IGNORE
+    return table
 
 
 def open_index(folder: str | Path, split: str, progress: Progress | None = None) -> Index:

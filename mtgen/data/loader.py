@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mtgen.data.card import CARD
 from mtgen.data.decode import Channels, Decoder
 from mtgen.data.geometry import window
 from mtgen.data.index import Index
 from mtgen.data.order import Order
-from mtgen.errors import DataError
-from mtgen.schema import IGNORE, Batch
+from mtgen.errors import DamagedSample
+from mtgen.schema import Batch
 
 PRESENT = ("class", "mask")
 
@@ -58,8 +59,8 @@ class _Reader:
         images = [index.read(i, "image") for i in sample]
         masks = [index.read(i, "mask") if index.present["mask"][i] else None for i in sample]
         view = window(index.width[sample], index.height[sample], self.crop, self.flip, self.seed, position)
-        image, mask = self.decoder.decode(images, masks, view, lambda row: _name(index, sample[row]))
-        self._check(mask, sample)
+        image, mask = self.decoder.decode(images, masks, view, lambda row: index.name(sample[row]))
+        mask = self._classes(mask, sample)
         step_present = {c: torch.from_numpy(index.present[c][step.sample]) for c in PRESENT}
         return Batch(
             position=torch.from_numpy(position.copy()),
@@ -71,25 +72,24 @@ class _Reader:
             step_present=step_present,
         )
 
-    def _check(self, mask: torch.Tensor, sample: NDArray[np.int64]) -> None:
-        """Masks hold classes of the card and nothing else; the card's own number for "unknown" becomes 255."""
-        classes, ignore = len(self.index.card.mask_classes), self.index.card.ignore_index
+    def _classes(self, mask: torch.Tensor, sample: NDArray[np.int64]) -> torch.Tensor:
+        """`[B,H,W]` stored mask values -> mask classes of the card; any other value is damage."""
         if not self.decoder.masks:
-            return
-        values: Any = mask.numpy() if mask.device.type == "cpu" else mask  # NumPy: torch would start threads of its own here
-        if ignore != IGNORE:
-            values[values == ignore] = IGNORE
-        wrong = (values >= classes) & (values != IGNORE)
-        if wrong.any():
-            row, y, x = torch.as_tensor(wrong).nonzero()[0].tolist()
-            raise DataError(
-                f"{_name(self.index, sample[row])}: mask class {values[row, y, x]}, dataset.json names 0 to {classes - 1} "
-                f"(and {ignore} for unknown); `mtgen shards validate` lists all such samples"
-            )
-
-
-def _name(index: Index, sample: int) -> str:
-    return f"{index.folder / index.shard(sample)}: {index.key(sample)}"
+            return mask
+        tables, rows = np.stack([self.index.mask_table(i) for i in sample]), np.arange(len(sample))[:, None, None]
+        found: Any
+        if mask.device.type == "cpu":  # in NumPy: torch would start threads of its own here
+            found = tables[rows, mask.numpy()]
+            wrong = np.argwhere(found < 0)
+        else:
+            found = torch.from_numpy(tables).to(mask.device)[torch.from_numpy(rows).to(mask.device), mask]
+            wrong = (found < 0).nonzero().cpu().numpy()
+        if len(wrong):
+            row, y, x = wrong[0]
+            known = f"{CARD} names {len(self.index.card.mask_classes)} classes from 0"
+            what = f"mask class {int(mask[row, y, x])}, {known}; `mtgen shards validate` lists all such samples"
+            raise DamagedSample("mask", self.index.name(sample[row]), what)
+        return torch.as_tensor(found)
 
 
 class Loader:
@@ -106,6 +106,7 @@ class Loader:
         threads: that DALI decodes with.
         device: "cpu", or "cuda" to decode on the GPU.
         prefetch: batches that are decoded ahead.
+        order: which sample stands at a position; default: a permutation of the whole split for every epoch.
 
     Attributes:
         waited: seconds that the consumer has waited for data so far.
@@ -128,12 +129,13 @@ class Loader:
         threads: int = 1,
         device: str = "cpu",
         prefetch: int = 2,
+        order: Order | None = None,
     ) -> None:
         if batch_size % world or not 0 <= rank < world:
             raise ValueError(f"worker {rank} of {world} cannot have an equal part of {batch_size} samples")
         self.waited, self.position, self.batch_size = 0.0, position, batch_size
         share = batch_size // world
-        order = Order(len(index), seed)
+        order = order or Order(len(index), seed)
         mine = slice(rank * share, (rank + 1) * share)
 
         def steps() -> Iterator[_Step]:

@@ -234,6 +234,7 @@ class Trainer:
 
     def _snapshot(self) -> None:
         """Pictures and quick test metrics, on rank 0; its time counts for no speed."""
+        begin = time.monotonic()
         if self.tracker is not None and self.snapshot is not None:
             self.tracker.phase(self.images, "evaluating")
             numbers, pictures = self.snapshot(self.model(), self.images)
@@ -242,11 +243,11 @@ class Trainer:
                 self.tracker.artifact(self.images, picture, "samples")
             self.tracker.phase(self.images, "")
         dist.barrier(group=self.control.group)
-        self._last_time = time.monotonic()
+        self._last_time += time.monotonic() - begin
 
     def _save(self) -> Outcome | None:
-        """A checkpoint; on failure the outcome that all workers end with."""
-        first = self.place.rank == 0
+        """A checkpoint; on failure the outcome that all workers end with. Its time counts for no speed."""
+        begin, first = time.monotonic(), self.place.rank == 0
         tensors = {side: engine.state(keep=first) for side, engine in self.engines.items()}
         problem: UserError | None = None
         if first:
@@ -269,7 +270,7 @@ class Trainer:
             except CheckpointError as error:
                 problem = error
         problem = self.control.first_problem(problem)
-        self._last_time = time.monotonic()
+        self._last_time += time.monotonic() - begin
         return None if problem is None else self._failed(problem)
 
     def _resume(self) -> None:

@@ -140,7 +140,7 @@ def test_the_cards_number_for_unknown_becomes_255(write: Write, sample: Sample, 
 
 def test_a_mask_class_outside_the_card_names_the_sample(write: Write, sample: Sample, encode: Encode) -> None:
     folder = write({"train": [[sample(0), sample(1, **{"mask.png": encode(np.full((8, 8), 11, np.uint8))})]]})
-    with pytest.raises(DataError, match=r"train-000000\.tar: s00001: mask class 11, dataset\.json names 0 to 10 \(and 255 for unknown\)"):
+    with pytest.raises(DataError, match=r"train-000000\.tar: s00001: mask class 11, dataset\.json names 11 classes from 0"):
         batches(open_index(folder, "train"), 1, batch_size=2)
 
 
