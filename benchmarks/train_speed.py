@@ -143,12 +143,12 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
     data: Annotated[Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")] = None,
     config: Annotated[Path, typer.Option(help="what is trained")] = ROOT / "configs/digits-32.yaml",
-    steps: Annotated[int | None, typer.Option(min=1, help="steps of a round; default: 50, quick 10")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="pairs of rounds; default: 15, quick 6")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="steps of a round; default: 50, quick 30")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="pairs of rounds; default: 15, quick 5")] = None,
 ) -> None:
     """Compare mtgen with a plain torch loop on this machine: 1 worker on 1 CPU, and 2 workers on 2 CPUs where there are 2."""
     here = machine()
-    rounds, steps = rounds or (6 if quick else 15), steps or (10 if quick else 50)
+    rounds, steps = rounds or (5 if quick else 15), steps or (30 if quick else 50)
     with tempfile.TemporaryDirectory(prefix="mtgen-speed-") as temporary:
         folder = data or ROOT.parent / "shared/data/digits"
         if data is None and not folder.is_dir():
