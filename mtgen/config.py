@@ -69,6 +69,13 @@ class Augment(Section):
     """Augmentation in front of the discriminator: image and mask alike, real and generated alike."""
 
     probability: float = Field(0.6, ge=0, lt=1, description="share of samples that are changed; below 1, so that it cannot leak")
+    target: float | None = Field(
+        None,
+        gt=-1,
+        lt=1,
+        description="adapt the share so that the discriminator prefers real samples this much (mean sign, 0.6 is usual); default: fixed",
+    )
+    ramp: int = Field(100_000, ge=1, description="images over which an adapted share may rise from 0 to 1")
     shift: float = Field(0.08, ge=0, le=0.5, description="largest shift, as a share of the side")
     rotate: float = Field(10.0, ge=0, le=180, description="largest rotation, degrees")
     scale: float = Field(0.1, ge=0, lt=1, description="largest change of size, as a share")

@@ -69,6 +69,7 @@ class Scene:
         noise: a standard normal `[P,Z]` for the posterior of the plain rows.
         real_features: trunk features of the real rows (generator's step only, without gradients).
         sigma: size of the noise of the finite-difference penalty.
+        ahead: `[B]` real minus generated logits of this forward's pairs, detached (discriminator's step only).
         counts: number of samples in the whole *global* batch: "all", "penalised", "plain", "reading", and of reading rows
             with "class", "mask".
     """
@@ -87,6 +88,7 @@ class Scene:
     counts: dict[str, int]
     fake: Canvas = field(init=False)
     real_features: list[Tensor] | None = None
+    ahead: Tensor | None = None
 
     def mean(self, values: Tensor, of: str) -> Tensor:
         """`[n]` values of this micro-batch -> their part of the mean over the global batch, 0 where nothing carries the label.

@@ -58,6 +58,7 @@ class Generation(Task):
         condition = Condition(torch.cat([pooled, pooled, pooled[scene.penalised], pooled[scene.penalised]]))
         logits = self._logits(scene, views.lowest, condition)
         real, fake, real_near, fake_near = logits.split([rows, rows, noised, noised])
+        scene.ahead = (real - fake).detach()
         slope = (torch.cat([real_near, fake_near]) - torch.cat([real[scene.penalised], fake[scene.penalised]])) / scene.sigma
         return {
             "adversarial": scene.mean(F.softplus(fake - real), "all"),

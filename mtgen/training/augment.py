@@ -5,8 +5,10 @@ of the samples is changed, the generator cannot learn to draw the changes (Karra
 """
 
 import math
+from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,10 +16,68 @@ from mtgen import counter
 from mtgen.config import Augment
 from mtgen.schema import Canvas
 
+STEPS = 8
+"""Steps between two changes of an adapted share."""
 
-def changed(settings: Augment, seed: int, purpose: str, position: Tensor) -> Tensor:
+LARGEST = 0.8
+"""An adapted share stays below it: above, the generator begins to draw the changes (Karras et al. 2020, figure 4)."""
+
+
+def changed(probability: float, seed: int, purpose: str, position: Tensor) -> Tensor:
     """`[B]` positions -> `[B]` bool: which samples are changed."""
-    return counter.uniform(seed, f"augment {purpose}", position, 1)[:, 0] < settings.probability
+    return counter.uniform(seed, f"augment {purpose}", position, 1)[:, 0] < probability
+
+
+class Strength:
+    """The share of samples that is changed: fixed, or adapted to how surely the discriminator tells real from generated.
+
+    The measure is the mean sign of (real logit - generated logit) over pairs of one condition: 0 where it cannot tell them apart, and
+    1 where it always can, which means that it knows the training set by heart. Source: Karras et al. 2020, r_t, in its relativistic
+    form. Signs are summed as whole numbers, so that any number of workers and any resume comes to the same share.
+
+    Attributes:
+        probability: the share now.
+        preference: the measure at the last change; 0 before the first.
+    """
+
+    def __init__(self, settings: Augment) -> None:
+        self.settings, self.probability, self.preference = settings, settings.probability, 0.0
+        self._signs: Tensor | None = None
+        self._pairs = 0
+
+    def observe(self, ahead: Tensor) -> None:
+        """`[B]` real minus generated logits of some pairs; no host sync."""
+        if self.settings.target is not None:
+            signs = ahead.sign().sum()
+            self._signs = signs if self._signs is None else self._signs + signs
+            self._pairs += len(ahead)
+
+    def adapt(self, steps: int, images: int, group: Any) -> None:
+        """After step number `steps` of `images` images each, on all workers together: change the share when it is time."""
+        if self.settings.target is None or steps % STEPS:
+            return
+        signs, pairs = self._sums(group)
+        self._signs, self._pairs = None, 0
+        self.preference = signs / max(pairs, 1)
+        step = STEPS * images / self.settings.ramp
+        higher = self.probability + (step if self.preference > self.settings.target else -step)
+        self.probability = min(max(higher, 0.0), LARGEST)
+
+    def _sums(self, group: Any) -> list[int]:
+        sums = torch.tensor([0 if self._signs is None else int(self._signs.item()), self._pairs])
+        dist.all_reduce(sums, group=group)
+        return [int(value) for value in sums]
+
+    def state(self, group: Any) -> dict[str, float]:
+        """What a checkpoint keeps; collective."""
+        signs, pairs = self._sums(group)
+        return {"probability": self.probability, "signs": signs, "pairs": pairs}
+
+    def load(self, state: dict[str, float], first: bool) -> None:
+        """Take back what `state` gave; the first worker goes on with the sums of all. A fixed share is the configuration's."""
+        if self.settings.target is not None:
+            self.probability = state["probability"]
+            self._signs, self._pairs = (torch.tensor(float(state["signs"])), int(state["pairs"])) if first else (None, 0)
 
 
 class Warp:
@@ -25,14 +85,17 @@ class Warp:
 
     Args:
         settings: largest shift, rotation and change of size.
+        probability: share of the samples that is changed.
         position: `[B]` positions, on the CPU.
         purpose: names the draw, so that real and generated samples are changed independently.
         which: the draw that decides which samples are changed.
         device: of the tensors that will be warped.
     """
 
-    def __init__(self, settings: Augment, seed: int, position: Tensor, purpose: str, which: str, device: torch.device) -> None:
-        self.changed = changed(settings, seed, which, position)
+    def __init__(
+        self, settings: Augment, probability: float, seed: int, position: Tensor, purpose: str, which: str, device: torch.device
+    ) -> None:
+        self.changed = changed(probability, seed, which, position)
         rows = self.changed.nonzero().flatten()
         draw = 2 * counter.uniform(seed, f"warp {purpose}", position[rows], 4) - 1
         angle, size = draw[:, 0] * math.radians(settings.rotate), 1 + draw[:, 1] * settings.scale

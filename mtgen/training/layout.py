@@ -45,12 +45,16 @@ def is_penalised(config: Config, position: Tensor) -> Tensor:
     return (position // settings.mask_every - position % settings.mask_every) % settings.penalty_every == 0
 
 
-def lay_out(config: Config, batch: Batch) -> Layout:
-    """Sort a micro-batch and count, over the whole global batch, how many samples each loss is a mean of."""
+def lay_out(config: Config, batch: Batch, changing: float) -> Layout:
+    """Sort a micro-batch and count, over the whole global batch, how many samples each loss is a mean of.
+
+    Args:
+        changing: share of the samples that the augmentation changes.
+    """
     which = "real"
     has_mask = batch.step_present["mask"]
     shown_all = is_shown(config, batch.step_position, has_mask)
-    plain_all = ~changed(config.augment, config.seed, which, batch.step_position) & ~shown_all
+    plain_all = ~changed(changing, config.seed, which, batch.step_position) & ~shown_all
     counts = {
         "all": len(batch.step_position),
         "reading": int((~shown_all).sum()),

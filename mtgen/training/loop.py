@@ -18,6 +18,7 @@ from mtgen.errors import CheckpointError, DataError, TrainingError, UserError
 from mtgen.model import Model, Networks, build
 from mtgen.schema import Batch
 from mtgen.tracking import Tracker
+from mtgen.training.augment import Strength
 from mtgen.training.control import Control
 from mtgen.training.engines import Engine
 from mtgen.training.meter import Meter
@@ -89,7 +90,8 @@ class Trainer:
 
     def _engines(self) -> None:
         config, networks = self.config, self.networks
-        d_step, g_step, self.gates = build_steps(config, networks)
+        self.strength = Strength(config.augment)
+        d_step, g_step, self.gates = build_steps(config, networks, self.strength)
         self.engines = {
             "discriminator": Engine(config, d_step, networks.side, config.discriminator.learning_rate),
             "generator": Engine(config, g_step, networks.generator, config.generator.learning_rate),
@@ -109,6 +111,7 @@ class Trainer:
         self.images += self.config.batch_size
         self.steps += 1
         self.average.update(self.config.batch_size, self.images)
+        self.strength.adapt(self.steps, self.config.batch_size, self.control.group)
 
     def run(self) -> Outcome:
         """Train until the images are seen, the minutes are over, or somebody asks to stop; always ends with a checkpoint."""
@@ -215,6 +218,8 @@ class Trainer:
             numbers |= {f"balancing_{name}/{key}": value.item() for key, value in gate.report().items()}
         numbers["speed/images_per_second"] = images / max(seconds, 1e-9)
         numbers["speed/data_wait_share"] = waited / max(seconds, 1e-9)
+        if self.config.augment.target is not None:
+            numbers["augmentation/probability"], numbers["augmentation/preference"] = self.strength.probability, self.strength.preference
         numbers["learning_rate/factor"] = rate(self.config.train, self.images)
         self.tracker.row(self.images, numbers)
 
@@ -249,6 +254,7 @@ class Trainer:
         """A checkpoint; on failure the outcome that all workers end with. Its time counts for no speed."""
         begin, first = time.monotonic(), self.place.rank == 0
         tensors = {side: engine.state(keep=first) for side, engine in self.engines.items()}
+        augmentation = self.strength.state(self.control.group)
         problem: UserError | None = None
         if first:
             tensors["ema"] = self.average.state()
@@ -261,6 +267,7 @@ class Trainer:
                 "precision": self.config.precision,
                 "fingerprint": self.index.fingerprint,
                 "card": self.index.card.model_dump(mode="json"),
+                "augmentation": augmentation,
                 "optimizers": {side: {"steps": e.steps_taken, **e.optimizer.counters()} for side, e in self.engines.items()},
             }
             try:
@@ -285,6 +292,7 @@ class Trainer:
         for side, engine in self.engines.items():
             kept = dict(state["optimizers"][side])
             engine.load(found.tensors(side), kept.pop("steps"), kept)
+        self.strength.load(state["augmentation"], first)
         self.average.load(found.tensors("ema"))
         self.images, self.steps, self.seconds = state["images"], state["steps"], state["seconds"]
 

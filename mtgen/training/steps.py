@@ -20,7 +20,7 @@ from mtgen.networks.discriminator import Discriminator
 from mtgen.networks.generator import Generator
 from mtgen.schema import Batch, Canvas, Condition
 from mtgen.tasks.base import Losses, Scene, Task, Views
-from mtgen.training.augment import Warp
+from mtgen.training.augment import Strength, Warp
 from mtgen.training.layout import Layout, lay_out
 
 Log = dict[str, Tensor]
@@ -46,13 +46,14 @@ class Step(nn.Module):
         config: of the run.
         tasks: those that are switched on.
         gate: where the tasks meet in the discriminator's features.
+        strength: of the augmentation, one for both steps.
     """
 
     purpose: ClassVar[str]
 
-    def __init__(self, config: Config, tasks: list[Task], gate: Gate) -> None:
+    def __init__(self, config: Config, tasks: list[Task], gate: Gate, strength: Strength) -> None:
         super().__init__()
-        self.config, self.tasks, self.gate = config, tasks, gate
+        self.config, self.tasks, self.gate, self.strength = config, tasks, gate, strength
         # Smaller noise drowns in the rounding of half precision, larger noise biases the estimate (measured: docs/decisions.md).
         self.sigma = config.tasks["generation"].sigma or (0.01 if config.precision == "fp32" else 0.1)
 
@@ -65,8 +66,8 @@ class Step(nn.Module):
 
     def _warp(self, layout: Layout, kind: str) -> Warp:
         which = kind if kind == "real" else f"{self.purpose} {kind}"
-        position = layout.batch.position
-        return Warp(self.config.augment, self.config.seed, position, f"{self.purpose} {kind}", which, layout.batch.image.device)
+        position, device = layout.batch.position, layout.batch.image.device
+        return Warp(self.config.augment, self.strength.probability, self.config.seed, position, f"{self.purpose} {kind}", which, device)
 
     def _scene(self, layout: Layout, condition: Condition, generator: Generator, discriminator: Discriminator) -> Scene:
         """The real samples, augmented and as canvases; the generated ones follow."""
@@ -114,14 +115,14 @@ class DiscriminatorStep(Step):
 
     purpose = "discriminator"
 
-    def __init__(self, config: Config, tasks: list[Task], gate: Gate, side: DiscriminatorSide) -> None:
-        super().__init__(config, tasks, gate)
+    def __init__(self, config: Config, tasks: list[Task], gate: Gate, strength: Strength, side: DiscriminatorSide) -> None:
+        super().__init__(config, tasks, gate, strength)
         self.side = side
 
     def forward(self, batch: Batch, read: tuple[Generator]) -> tuple[Tensor, Log]:
         """A micro-batch and the frozen generator -> one scalar, and detached numbers to log."""
         (generator,) = read
-        layout = lay_out(self.config, batch)
+        layout = lay_out(self.config, batch, self.strength.probability)
         batch, device = layout.batch, layout.batch.image.device
         discriminator = self.side.discriminator
         with self._autocast(device):
@@ -135,7 +136,10 @@ class DiscriminatorStep(Step):
             ]
             features = discriminator.trunk(Canvas.cat([scene.real, scene.fake, *near]))
             views = self._views(features, layout.reading)
-            return self._total({task.name: task.discriminator_losses(scene, views[task.name]) for task in self.tasks})
+            losses = {task.name: task.discriminator_losses(scene, views[task.name]) for task in self.tasks}
+            if scene.ahead is not None:
+                self.strength.observe(scene.ahead)
+            return self._total(losses)
 
     def _near(self, scene: Scene, canvas: Canvas, name: str, position: Tensor) -> Canvas:
         """The penalised rows with a little noise on everything that the discriminator sees of them."""
@@ -153,14 +157,14 @@ class GeneratorStep(Step):
 
     purpose = "generator"
 
-    def __init__(self, config: Config, tasks: list[Task], gate: Gate, canvas_gate: Gate, generator: Generator) -> None:
-        super().__init__(config, tasks, gate)
+    def __init__(self, config: Config, tasks: list[Task], gate: Gate, strength: Strength, canvas_gate: Gate, generator: Generator) -> None:
+        super().__init__(config, tasks, gate, strength)
         self.canvas_gate, self.generator = canvas_gate, generator
 
     def forward(self, batch: Batch, read: tuple[DiscriminatorSide]) -> tuple[Tensor, Log]:
         """A micro-batch and the frozen discriminator's side -> one scalar, and detached numbers to log."""
         (side,) = read
-        layout = lay_out(self.config, batch)
+        layout = lay_out(self.config, batch, self.strength.probability)
         batch, device = layout.batch, layout.batch.image.device
         discriminator = side.discriminator
         with self._autocast(device):
@@ -197,9 +201,15 @@ class GeneratorStep(Step):
         return {name: Canvas(*views[name][number :: len(sizes)]) for number, name in enumerate(asked)}
 
 
-def build_steps(config: Config, networks: Networks) -> tuple[DiscriminatorStep, GeneratorStep, dict[str, Gate]]:
-    """Both steps over the networks, and the gates in them by name: "discriminator", "generator" and "canvas"."""
-    tasks = networks.tasks
+def build_steps(
+    config: Config, networks: Networks, strength: Strength | None = None
+) -> tuple[DiscriminatorStep, GeneratorStep, dict[str, Gate]]:
+    """Both steps over the networks, and the gates in them by name: "discriminator", "generator" and "canvas".
+
+    Args:
+        strength: of the augmentation; default: as configured.
+    """
+    tasks, strength = networks.tasks, strength or Strength(config.augment)
     names = [task.name for task in tasks]
 
     def gate(weighting: str, meeting: list[str]) -> Gate:
@@ -210,5 +220,5 @@ def build_steps(config: Config, networks: Networks) -> tuple[DiscriminatorStep, 
         "generator": gate(config.balancing.gate, names),
         "canvas": gate(config.balancing.canvas, ["discriminator", *(task.name for task in tasks if task.draws)]),
     }
-    d_step = DiscriminatorStep(config, tasks, gates["discriminator"], networks.side)
-    return d_step, GeneratorStep(config, tasks, gates["generator"], gates["canvas"], networks.generator), gates
+    d_step = DiscriminatorStep(config, tasks, gates["discriminator"], strength, networks.side)
+    return d_step, GeneratorStep(config, tasks, gates["generator"], strength, gates["canvas"], networks.generator), gates

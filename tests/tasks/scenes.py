@@ -25,7 +25,7 @@ def networks(config: Config) -> Networks:
 
 def scene(config: Config, made: Networks, batch: Batch | None = None) -> Scene:
     """The scene of a batch without augmentation; generated samples are random canvases."""
-    layout = lay_out(config, toy.batch(0, 16) if batch is None else batch)
+    layout = lay_out(config, toy.batch(0, 16) if batch is None else batch, config.augment.probability)
     rows, random = layout.batch, torch.Generator().manual_seed(5)
     size, latent = len(rows), made.generator.latent
     drawn = torch.randn(size, 2, 8, 8, generator=random).softmax(dim=1)

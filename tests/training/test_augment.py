@@ -18,7 +18,8 @@ CPU = torch.device("cpu")
 
 
 def warp(position: Tensor, settings: Augment | None = None, purpose: str = "real", which: str = "real") -> Warp:
-    return Warp(settings or Augment(probability=0.6, shift=0.2, rotate=40, scale=0.3), 3, position, purpose, which, CPU)
+    settings = settings or Augment(probability=0.6, shift=0.2, rotate=40, scale=0.3)
+    return Warp(settings, settings.probability, 3, position, purpose, which, CPU)
 
 
 def images(rows: int, channels: int = 2) -> Tensor:
@@ -83,7 +84,7 @@ def test_unchanged_rows_are_bit_identical_and_changed_ones_are_not() -> None:
 @pytest.mark.parametrize("probability", [0.0, 0.25, 0.6])
 def test_the_share_of_changed_rows_is_the_probability(probability: float) -> None:
     n = 40_000
-    share = float(changed(Augment(probability=probability), 0, "real", torch.arange(n)).double().mean())
+    share = float(changed(probability, 0, "real", torch.arange(n)).double().mean())
     assert abs(share - probability) <= 4.5 * (probability * (1 - probability) / n) ** 0.5
 
 
@@ -100,7 +101,7 @@ def test_a_sample_is_changed_the_same_way_in_any_batch() -> None:
 
 def test_real_and_generated_samples_are_changed_independently() -> None:
     position = torch.arange(20_000)
-    real, fake = changed(Augment(), 0, "real", position), changed(Augment(), 0, "generator fake", position)
+    real, fake = changed(0.6, 0, "real", position), changed(0.6, 0, "generator fake", position)
     both = torch.stack([real, fake]).double()
     assert abs(float(torch.corrcoef(both)[0, 1])) < 4.5 * len(position) ** -0.5
 

@@ -40,7 +40,8 @@ def test_one_worker_equals_a_plain_loop_exactly_in_every_zero_stage(tmp_path: Pa
 
 def test_two_workers_equal_a_plain_loop_over_the_whole_batch(tmp_path: Path) -> None:
     # With accumulation a gate that weighs sees each micro-batch on its own, so only the plain sum can equal the whole batch.
-    cases = [{"workers": 2, **case} for case in CASES if case["train__accumulation"] == 1 or case["balancing__gate"] != "upgrad"]
+    slow = {"discriminator__learning_rate": 3e-4}  # where a gradient is next to nothing, Adam makes a step of its rounding
+    cases = [{"workers": 2, **slow, **case} for case in CASES if case["train__accumulation"] == 1 or case["balancing__gate"] != "upgrad"]
     both = toy.spawn(2, trained, tmp_path, cases, 4)
     for case, first, second in zip(cases, *both, strict=True):
         whole = toy.plain(toy.config(**{**case, "workers": 1, "train__accumulation": 1}), 4)

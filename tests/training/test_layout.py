@@ -36,8 +36,8 @@ def parts(layout: Layout) -> dict[str, set[int]]:
 def test_the_shares_of_any_workers_are_together_the_whole(config: Config, first: int, size: int, data: st.DataObject) -> None:
     whole = toy.batch(first, size)
     cuts = [0, *sorted(data.draw(st.lists(st.integers(0, size), max_size=4))), size]
-    shares = [lay_out(config, whole.rows(slice(a, b))) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
-    alone = lay_out(config, whole)
+    shares = [lay_out(config, whole.rows(slice(a, b)), config.augment.probability) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+    alone = lay_out(config, whole, config.augment.probability)
     assert all(share.counts == alone.counts for share in shares)
     for name, members in parts(alone).items():
         found = [parts(share)[name] for share in shares]
@@ -47,7 +47,7 @@ def test_the_shares_of_any_workers_are_together_the_whole(config: Config, first:
 
 @given(configs, st.integers(0, 10_000), st.integers(1, 40))
 def test_counts_are_those_of_the_rows(config: Config, first: int, size: int) -> None:
-    layout = lay_out(config, toy.batch(first, size))
+    layout = lay_out(config, toy.batch(first, size), config.augment.probability)
     found = {name: len(members) for name, members in parts(layout).items()}
     assert found.pop("shown") == layout.counts["all"] - layout.counts["reading"]
     assert {name: layout.counts[name] for name in found} == found
@@ -57,7 +57,7 @@ def test_counts_are_those_of_the_rows(config: Config, first: int, size: int) -> 
 
 @given(configs, st.integers(0, 10_000), st.integers(1, 40))
 def test_reading_rows_come_first_and_each_kind_keeps_its_order(config: Config, first: int, size: int) -> None:
-    layout = lay_out(config, toy.batch(first, size))
+    layout = lay_out(config, toy.batch(first, size), config.augment.probability)
     assert layout.shown.tolist() == [row >= layout.reading for row in range(size)]
     for rows in (layout.batch.position[: layout.reading], layout.batch.position[layout.reading :]):
         assert rows.tolist() == sorted(rows.tolist())
@@ -69,7 +69,7 @@ def test_reading_rows_come_first_and_each_kind_keeps_its_order(config: Config, f
 @given(configs, st.integers(0, 10_000), st.integers(1, 40))
 def test_every_row_keeps_what_belongs_to_it(config: Config, first: int, size: int) -> None:
     whole = toy.batch(first, size)
-    sorted_batch = lay_out(config, whole).batch
+    sorted_batch = lay_out(config, whole, config.augment.probability).batch
     row = sorted_batch.position - first
     for name in ("image", "label", "mask"):
         assert torch.equal(getattr(sorted_batch, name), getattr(whole, name)[row])
@@ -82,7 +82,7 @@ def test_the_part_of_a_position_is_the_same_in_any_batch(every: tuple[int, int],
     config, whole = CONFIGS[every], toy.batch(first, size)
     one = whole.rows(slice(size // 2, size // 2 + 1))
     one = Batch(one.position, one.image, one.label, one.mask, one.present, one.position, one.present)  # a global batch of its own
-    alone, among = parts(lay_out(config, one)), parts(lay_out(config, whole))
+    alone, among = parts(lay_out(config, one, config.augment.probability)), parts(lay_out(config, whole, config.augment.probability))
     assert all((first + size // 2 in among[name]) == (first + size // 2 in members) for name, members in alone.items())
 
 

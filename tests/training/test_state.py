@@ -80,9 +80,11 @@ def test_any_form_goes_on_in_any_other(source: tuple[int, str, list[dict[str, Te
         for (number, form), (loaded, end) in zip(pairs, results, strict=True):
             case = f"{FORMS[number]} on {world} workers to {form} on {workers}"
             assert loaded == 0.0, case
-            if world == workers:
+            if world == workers and form == FORMS[number]:
                 assert difference(end, uninterrupted[number]) == 0.0, case
-            elif form[1] == "fp32":  # in bf16 a gradient is rounded where the batch is split, and Adam makes whole steps of that
+            elif world == workers or form[1] == "fp32":
+                # Another stage lays parameters out otherwise in memory, and on some CPUs a product of few rows rounds by that. Another
+                # number of workers splits the batch: in bf16 gradients are rounded there, and Adam makes whole steps of that.
                 assert difference(end, uninterrupted[number]) <= 1e-5, case
 
 

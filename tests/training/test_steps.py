@@ -79,7 +79,7 @@ def test_freezing_ends_with_the_step_even_if_it_fails() -> None:
 def test_the_joint_judgement_trains_the_mask_and_the_image_only_if_it_may(joint: bool) -> None:
     config = only("generation", tasks__generation__joint_gradient=joint, balancing__canvas="none", augment__probability=0.0)
     batch = labelled()
-    reading = lay_out(config, batch).reading
+    reading = lay_out(config, batch, config.augment.probability).reading
     assert 0 < reading < 16
     _, _, (drawn,) = step(config, "generator", batch)
     assert drawn.mask is not None

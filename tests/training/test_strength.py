@@ -1,0 +1,94 @@
+"""The adaptive augmentation: how strong it is follows from how surely the discriminator tells real from generated."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import toy
+from torch import Tensor
+
+from mtgen.config import Augment
+from mtgen.training.augment import LARGEST, STEPS, Strength
+from mtgen.training.steps import build_steps, frozen
+
+BATCH = 16
+
+
+def adapted(rank_parts: list[list[Tensor]], **settings: Any) -> float:
+    """The share after each worker has seen its part of some steps' logit differences; for this worker's rank."""
+    strength = Strength(Augment(**{"probability": 0.3, "target": 0.6, "ramp": 1000, **settings}))
+    for step, ahead in enumerate(rank_parts[dist.get_rank() if dist.is_initialized() else 0], start=1):
+        strength.observe(ahead)
+        strength.adapt(step, BATCH, None)
+    return strength.probability
+
+
+@pytest.fixture
+def alone() -> Any:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize(("ahead", "direction"), [(3.0, 1), (-3.0, -1), (0.0, -1)])
+def test_the_share_rises_only_while_real_samples_are_preferred_too_surely(ahead: float, direction: int) -> None:
+    steps = 2 * STEPS
+    share = adapted([[torch.full((BATCH,), ahead)] * steps])
+    assert share == pytest.approx(0.3 + direction * steps * BATCH / 1000)
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_measure_is_the_mean_sign_not_the_size_of_the_logits() -> None:
+    some = torch.tensor([100.0] + [-0.01] * (BATCH - 1))
+    assert adapted([[some] * STEPS]) < 0.3
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize(("ahead", "end"), [(1.0, LARGEST), (-1.0, 0.0)])
+def test_the_share_stays_between_nothing_and_what_cannot_leak(ahead: float, end: float) -> None:
+    assert adapted([[torch.full((BATCH,), ahead)] * (100 * STEPS)]) == end
+
+
+@pytest.mark.usefixtures("alone")
+def test_without_a_target_the_share_is_fixed() -> None:
+    assert adapted([[torch.ones(BATCH)] * STEPS], target=None) == 0.3
+
+
+def test_two_workers_agree_with_one(tmp_path: Path) -> None:
+    whole = [torch.randn(BATCH, generator=torch.Generator().manual_seed(k)) + 0.8 for k in range(12 * STEPS)]
+    halves = [[step[:8] for step in whole], [step[8:] for step in whole]]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    (one,) = toy.spawn(1, adapted, tmp_path / "one", [whole])
+    assert toy.spawn(2, adapted, tmp_path / "two", halves) == [one, one]
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_resume_between_two_changes_loses_nothing() -> None:
+    settings = Augment(probability=0.3, target=0.6, ramp=1000)
+    steps = [torch.randn(BATCH, generator=torch.Generator().manual_seed(k)) + 0.8 for k in range(6 * STEPS)]
+    strength = Strength(settings)
+    for number, ahead in enumerate(steps, start=1):
+        if number == 3 * STEPS + 3:
+            kept = strength.state(None)
+            strength = Strength(settings)
+            strength.load(kept, first=True)
+        strength.observe(ahead)
+        strength.adapt(number, BATCH, None)
+    assert strength.probability == adapted([steps])
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_discriminators_step_is_what_is_observed() -> None:
+    settings = toy.config(augment__target=0.0, augment__probability=0.3, augment__ramp=1000)
+    networks = toy.build(settings, toy.CARD)
+    strength = Strength(settings.augment)
+    d_step, _, _ = build_steps(settings, networks, strength)
+    with torch.no_grad():  # real images are bright and generated ones are not, and the logit is their brightness
+        networks.side.discriminator.heads["generation"].direction.zero_()
+    with frozen(networks.generator):
+        d_step(toy.batch(0, BATCH), (networks.generator,))
+    assert strength.state(None)["pairs"] == BATCH
