@@ -1,11 +1,17 @@
-"""Encoded images and masks -> tensors, with DALI: decode, cut, resize, mirror; the same geometry for both."""
+"""Encoded images and masks -> tensors: decode, cut, resize, mirror; the same geometry for both.
+
+On a GPU all of it is one DALI graph. On a CPU DALI decodes and cuts, and torch resizes: its 8-bit kernel does with antialiasing what DALI's
+does, to one grey level, in an eighth of the time.
+"""
 
 import io
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
@@ -31,6 +37,11 @@ def _pixel() -> bytes:
 _NO_MASK = _pixel()  # what DALI decodes where a sample has no mask
 
 
+def alone() -> None:
+    """Begin a thread that decodes: torch's operators run in it and start no threads of their own. Others keep the number they have."""
+    torch.set_num_threads(1)
+
+
 class Decoder:
     """A DALI pipeline for batches of up to `batch` samples; pixels are taken as stored, EXIF orientation is not applied.
 
@@ -49,6 +60,8 @@ class Decoder:
         if self.device == torch.device("cuda"):  # settled here: a thread that decodes has a current device of its own
             self.device = torch.device("cuda", torch.cuda.current_device())
         self._pipeline = self._build(batch)
+        several = threads > 1 and self.device.type == "cpu"
+        self._map: Any = ThreadPoolExecutor(threads, "mtgen resize", alone).map if several else map
 
     def decode(
         self, images: Sequence[bytes], masks: Sequence[bytes | None], window: Window, name: Callable[[int], str]
@@ -75,23 +88,26 @@ class Decoder:
             batch, self.threads, self.device.index if cuda else None, prefetch_queue_depth=1, exec_async=cuda, exec_pipelined=cuda
         )
         with pipeline:
-            mirror = fn.external_source(name="mirror", dtype=DALIDataType.INT32, ndim=0)
+            mirror: Any = fn.external_source(name="mirror", dtype=DALIDataType.INT32, ndim=0) if cuda or self.masks else None
 
-            def square(source: str, colour: Any, **interpolation: Any) -> Any:
+            def cut(source: str, colour: Any) -> Any:
                 encoded = fn.external_source(name=source, dtype=DALIDataType.UINT8, ndim=1)
                 start, size = (fn.external_source(name=f"{source} {edge}", dtype=DALIDataType.INT32, ndim=1) for edge in ("start", "size"))
-                cut = fn.decoders.image_slice(
+                return fn.decoders.image_slice(
                     encoded, start=start, shape=size, device="mixed" if cuda else "cpu", output_type=colour, adjust_orientation=False
                 )
-                return fn.resize(cut, size=[self.resolution, self.resolution], **interpolation)
 
-            colour = DALIImageType.RGB if self.channels == "rgb" else DALIImageType.GRAY
-            image = square("image", colour, interp_type=DALIInterpType.INTERP_LINEAR, antialias=True)
-            outputs = [
-                fn.crop_mirror_normalize(image, mirror=mirror, mean=[127.5], std=[127.5], dtype=DALIDataType.FLOAT, output_layout="CHW")
-            ]
+            side = [self.resolution, self.resolution]
+            image: Any = cut("image", DALIImageType.RGB if self.channels == "rgb" else DALIImageType.GRAY)
+            if cuda:
+                image = fn.resize(image, size=side, interp_type=DALIInterpType.INTERP_LINEAR, antialias=True)
+                image = fn.crop_mirror_normalize(
+                    image, mirror=mirror, mean=[127.5], std=[127.5], dtype=DALIDataType.FLOAT, output_layout="CHW"
+                )
+            outputs = [image]
             if self.masks:
-                outputs.append(fn.flip(square("mask", DALIImageType.GRAY, interp_type=DALIInterpType.INTERP_NN), horizontal=mirror))
+                mask: Any = fn.resize(cut("mask", DALIImageType.GRAY), size=side, interp_type=DALIInterpType.INTERP_NN)
+                outputs.append(fn.flip(mask, horizontal=mirror))
             pipeline.set_outputs(*outputs)
         pipeline.build()
         return pipeline
@@ -102,21 +118,43 @@ class Decoder:
             pipeline.feed_input(f"{source} start", start)
             pipeline.feed_input(f"{source} size", size)
 
-        pipeline.feed_input("mirror", window.mirror.astype(np.int32))
+        if self.device.type == "cuda" or self.masks:
+            pipeline.feed_input("mirror", window.mirror.astype(np.int32))
         feed("image", list(images), window.start, window.size)
         missing = np.array([data is None for data in masks])
         if self.masks:
             there = ~missing[:, None]
             feed("mask", [data or _NO_MASK for data in masks], window.start * there, np.where(there, window.size, 1).astype(np.int32))
-        image, *mask = (output.as_tensor() for output in pipeline.run())
+        image, *mask = pipeline.run()
         shape = (len(images), self.resolution, self.resolution)
         if self.device.type == "cuda":  # copies: DALI uses its buffers again
-            label = from_dlpack(mask[0]).reshape(shape).long() if mask else torch.empty(shape, dtype=torch.int64, device=self.device)
+            label = (
+                from_dlpack(mask[0].as_tensor()).reshape(shape).long()
+                if mask
+                else torch.empty(shape, dtype=torch.int64, device=self.device)
+            )
             label[torch.from_numpy(missing)] = IGNORE
-            return from_dlpack(image).clone(), label
-        values = np.array(mask[0], dtype=np.int64).reshape(shape) if mask else np.empty(shape, dtype=np.int64)
+            return from_dlpack(image.as_tensor()).clone(), label
+        values = np.array(mask[0].as_tensor(), dtype=np.int64).reshape(shape) if mask else np.empty(shape, dtype=np.int64)
         values[missing] = IGNORE  # in NumPy: torch would start its own pool of threads in a loader's thread
-        return torch.from_numpy(np.array(image)), torch.from_numpy(values)
+        return self._resized(image, window), torch.from_numpy(values)
+
+    def _resized(self, cut: Any, window: Window) -> Tensor:
+        """What DALI cut out, `[h,w,C]` uint8 each -> `[B,C,H,W]` float32 in [-1,1], channels last in memory."""
+        side, rows, mirror = self.resolution, len(window.mirror), torch.from_numpy(window.mirror)
+        if (window.size == side).all():
+            pixels = torch.from_numpy(np.array(cut.as_tensor()))
+            pixels[mirror] = pixels[mirror].flip(2)
+        else:
+            pixels = torch.empty(rows, side, side, 3 if self.channels == "rgb" else 1, dtype=torch.uint8)
+
+            def resize(row: int) -> None:
+                one = torch.from_numpy(np.asarray(cut.at(row)))[None].permute(0, 3, 1, 2)
+                one = F.interpolate(one, size=(side, side), mode="bilinear", antialias=True)
+                pixels[row] = (one.flip(3) if mirror[row] else one)[0].permute(1, 2, 0)
+
+            list(self._map(resize, range(rows)))
+        return pixels.to(torch.float32).mul_(1 / 127.5).sub_(1).permute(0, 3, 1, 2)
 
     def _culprit(
         self, images: Sequence[bytes], masks: Sequence[bytes | None], window: Window, name: Callable[[int], str], error: RuntimeError

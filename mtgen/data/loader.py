@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from mtgen.data.card import CARD
-from mtgen.data.decode import Channels, Decoder
+from mtgen.data.decode import Channels, Decoder, alone
 from mtgen.data.geometry import window
 from mtgen.data.index import Index
 from mtgen.data.order import Order
@@ -211,6 +211,7 @@ class _Ahead:
         self._queue: _Queue = queue.Queue(depth)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
+        torch.get_num_threads()  # settles the number of the thread that consumes, before the other one settles its own
         thread = threading.Thread(target=_work, args=(reader, steps, self._queue, self._stop), name="mtgen loader", daemon=True)
         thread.start()
         # also when nobody closes it: a thread inside DALI while Python shuts down ends the process with a crash
@@ -234,6 +235,7 @@ _Queue = queue.Queue[Batch | BaseException]
 
 
 def _work(reader: _Reader, steps: Iterator[_Step], ready: _Queue, stop: threading.Event) -> None:
+    alone()
     try:
         for step in steps:
             if not _put(reader.read(step), ready, stop):
