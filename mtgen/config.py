@@ -47,6 +47,8 @@ class Data(Section):
     crop: float = Field(1.0, gt=0, le=1, description="smallest share of the image's area that a random crop keeps; 1: centre crop")
     flip: bool = Field(False, description="mirror at random, left to right")
     prefetch: int = Field(2, ge=1, description="batches that are decoded ahead")
+    on_damage: Literal["stop", "skip"] = Field("stop", description="a damaged sample stops the run, or another one takes its place")
+    damage_limit: float = Field(0.01, ge=0, le=1, description="largest share of damaged samples; with more of them the run stops")
 
 
 class Generator(Section):

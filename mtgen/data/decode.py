@@ -22,7 +22,7 @@ from torch.utils.dlpack import from_dlpack
 
 from mtgen.data.geometry import Window
 from mtgen.data.picture import pixels
-from mtgen.errors import DataError
+from mtgen.errors import DamagedSample, DataError
 from mtgen.schema import IGNORE
 
 Channels = Literal["rgb", "grey"]
@@ -34,10 +34,25 @@ def _pixel() -> bytes:
     return file.getvalue()
 
 
+REMEDY = "`mtgen shards validate` lists all such samples"
+
+
+class DamagedBatch(DataError):
+    """Samples of a batch that cannot be decoded; its message is the first one's.
+
+    Args:
+        found: row of the batch -> what is wrong with its sample.
+    """
+
+    def __init__(self, found: dict[int, DamagedSample]) -> None:
+        super().__init__(str(found[min(found)]))
+        self.found = found
+
+
 _NO_MASK = _pixel()  # what DALI decodes where a sample has no mask
 
 
-def alone() -> None:
+def single_threaded() -> None:
     """Begin a thread that decodes: torch's operators run in it and start no threads of their own. Others keep the number they have."""
     torch.set_num_threads(1)
 
@@ -52,6 +67,9 @@ class Decoder:
         device: where the pipeline decodes and its tensors lie, "cpu" or "cuda"; "cuda" without a number is torch's current device.
         batch: largest number of samples at once.
         masks: whether there are masks to decode.
+
+    Attributes:
+        rebuilds: how often the pipeline failed on a damaged sample and was built again.
     """
 
     def __init__(self, resolution: int, channels: Channels, threads: int, device: str, batch: int, masks: bool = True) -> None:
@@ -59,9 +77,11 @@ class Decoder:
         self.threads, self.batch, self.device = threads, batch, torch.device(device)
         if self.device == torch.device("cuda"):  # settled here: a thread that decodes has a current device of its own
             self.device = torch.device("cuda", torch.cuda.current_device())
+        self.rebuilds = 0
         self._pipeline = self._build(batch)
         several = threads > 1 and self.device.type == "cpu"
-        self._map: Any = ThreadPoolExecutor(threads, "mtgen resize", alone).map if several else map
+        self._map: Any = ThreadPoolExecutor(threads, "mtgen resize", single_threaded).map if several else map
+        self._single: Pipeline | None = None
 
     def decode(
         self, images: Sequence[bytes], masks: Sequence[bytes | None], window: Window, name: Callable[[int], str]
@@ -74,13 +94,40 @@ class Decoder:
             name: says which sample row `i` is, for errors.
 
         Raises:
-            DataError: a sample cannot be decoded; names it and what is wrong with it.
+            DamagedBatch: holds every sample that cannot be decoded; those it does not name decode without them.
+            DataError: the samples decode alone and not together.
         """
         try:
             return self._run(self._pipeline, images, masks, window)
         except RuntimeError as error:
             self._pipeline = self._build(self.batch)  # DALI cannot go on with a pipeline that failed
-            raise self._culprit(images, masks, window, name, error) from None
+            self.rebuilds += 1
+            whole = error
+        found = {row: wrong for row in range(len(images)) if (wrong := self.alone(images[row], masks[row], window.row(row), name(row)))}
+        if not found:
+            raise DataError(
+                f"{name(0)} and the {len(images) - 1} after it: DALI fails on them together, not alone: {_reason(whole)}"
+            ) from None
+        raise DamagedBatch(found)
+
+    def alone(self, image: bytes, mask: bytes | None, window: Window, name: str) -> DamagedSample | None:
+        """What is wrong with one sample in its window `[1]`, decoded by itself; the pipeline for batches is not touched.
+
+        DALI alone is the judge, so that the verdict does not depend on the samples beside it; Pillow words it.
+        """
+        self._single = self._single or self._build(1)
+        try:
+            self._run(self._single, [image], [mask], window)
+        except RuntimeError as error:
+            self._single = None
+            for what, data in (("image", image), ("mask", mask)):
+                try:
+                    if data is not None:
+                        pixels(data)
+                except ValueError as reason:
+                    return DamagedSample(what, name, f"{what}: {reason}; {REMEDY}")
+            return DamagedSample("image", name, f"DALI cannot decode it: {_reason(error)}; {REMEDY}")
+        return None
 
     def _build(self, batch: int) -> Pipeline:
         cuda = self.device.type == "cuda"
@@ -155,25 +202,6 @@ class Decoder:
 
             list(self._map(resize, range(rows)))
         return pixels.to(torch.float32).mul_(1 / 127.5).sub_(1).permute(0, 3, 1, 2)
-
-    def _culprit(
-        self, images: Sequence[bytes], masks: Sequence[bytes | None], window: Window, name: Callable[[int], str], error: RuntimeError
-    ) -> DataError:
-        """Decode the samples of a failed batch one by one, and say which is to blame and why."""
-        remedy = "`mtgen shards validate` lists all such samples"
-        for row, (image, mask) in enumerate(zip(images, masks, strict=True)):
-            for what, data in (("image", image), ("mask", mask)):
-                try:
-                    if data is not None:
-                        pixels(data)
-                except ValueError as reason:
-                    return DataError(f"{name(row)}: {what}: {reason}; {remedy}")
-            one = Window(window.start[row : row + 1], window.size[row : row + 1], window.mirror[row : row + 1])
-            try:
-                self._run(self._build(1), [image], [mask], one)
-            except RuntimeError as alone:
-                return DataError(f"{name(row)}: DALI cannot decode it: {_reason(alone)}; {remedy}")
-        return DataError(f"{name(0)} and the {len(images) - 1} after it: DALI fails on them together, not alone: {_reason(error)}")
 
 
 def _reason(error: RuntimeError) -> str:

@@ -26,6 +26,10 @@ class Window:
     size: NDArray[np.int32]
     mirror: NDArray[np.bool_]
 
+    def row(self, i: int) -> "Window":
+        """The window of sample `i` alone."""
+        return Window(self.start[i : i + 1], self.size[i : i + 1], self.mirror[i : i + 1])
+
 
 def window(width: NDArray[np.int32], height: NDArray[np.int32], crop: float, flip: bool, seed: int, position: NDArray[np.int64]) -> Window:
     """The window of each sample, a function of its size, the seed and its position alone.

@@ -6,23 +6,35 @@ import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
+from operator import itemgetter
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mtgen import counter
 from mtgen.data.card import CARD
-from mtgen.data.decode import Channels, Decoder, alone
-from mtgen.data.geometry import window
+from mtgen.data.decode import REMEDY, Channels, DamagedBatch, Decoder, single_threaded
+from mtgen.data.geometry import Window, window
 from mtgen.data.index import Index
 from mtgen.data.order import Order
-from mtgen.errors import DamagedSample
-from mtgen.schema import Batch
+from mtgen.errors import DamagedSample, DataError
+from mtgen.schema import COMPONENTS, Batch
 
 PRESENT = ("class", "mask")
+OnDamage = Literal["stop", "skip"]
+Damage = list[tuple[int, DamagedSample]]
+"""Positions whose sample was damaged, and what was wrong with it."""
+
+ATTEMPTS = 100
+"""Replacements that are tried for one position before its data set counts as damaged through and through."""
+
+AHEAD = 2048
+"""Positions that the order is asked for at once: a call costs as much for a few as for many."""
 
 
 @dataclass(frozen=True)
@@ -49,47 +61,130 @@ class _Reader:
         crop: float,
         flip: bool,
         seed: int,
+        on_damage: OnDamage = "stop",
     ) -> None:
-        self.index, self.crop, self.flip, self.seed = index, crop, flip, seed
+        self.index, self.crop, self.flip, self.seed, self.on_damage = index, crop, flip, seed, on_damage
         self.decoder = Decoder(resolution, channels, threads, device, batch, masks=bool(index.present["mask"].any()))
+        self._suspects: set[int] = set()  # samples that were damaged in some window: from then on looked at alone first
 
-    def read(self, step: _Step) -> Batch:
-        """This worker's part of the step, decoded; `DataError` names the sample that cannot be."""
-        index, position, sample = self.index, step.position[step.mine], step.sample[step.mine]
-        images = [index.read(i, "image") for i in sample]
-        masks = [index.read(i, "mask") if index.present["mask"][i] else None for i in sample]
-        view = window(index.width[sample], index.height[sample], self.crop, self.flip, self.seed, position)
-        image, mask = self.decoder.decode(images, masks, view, lambda row: index.name(sample[row]))
-        mask = self._classes(mask, sample)
-        step_present = {c: torch.from_numpy(index.present[c][step.sample]) for c in PRESENT}
-        return Batch(
+    @cached_property
+    def _pattern(self) -> NDArray[np.uint8]:
+        """`[N]`: which components a sample has, a bit each."""
+        return np.packbits(np.stack([self.index.present[c] for c in COMPONENTS], 1), axis=1)[:, 0]
+
+    def read(self, step: _Step) -> tuple[Batch, Damage]:
+        """This worker's part of the step, decoded, and the samples that had to be replaced.
+
+        Raises:
+            DamagedSample: the first one, with `on_damage="stop"`.
+            DataError: a shard cannot be read, or there is nothing to replace a damaged sample by.
+        """
+        index, position, sample = self.index, step.position[step.mine], step.sample[step.mine].copy()
+        replaced: Damage = []
+        files: list[tuple[bytes, bytes | None]] = []
+        for row in range(len(sample)):
+            found = self._files(sample[row]) if not self._suspects else self._looked_at(sample[row], position[row])
+            files.append(self._replacement(sample, row, position, found, replaced) if isinstance(found, DamagedSample) else found)
+        while True:
+            wrong, image, mask = self._decode(files, sample, position)
+            if not wrong:
+                break
+            for row, damage in wrong.items():
+                self._suspects.add(int(sample[row]))
+                files[row] = self._replacement(sample, row, position, damage, replaced)
+        batch = Batch(
             position=torch.from_numpy(position.copy()),
             image=image,
             label=torch.from_numpy(np.maximum(index.label[sample], 0)).to(image.device),
             mask=mask,
             present={c: torch.from_numpy(index.present[c][sample]).to(image.device) for c in PRESENT},
             step_position=torch.from_numpy(step.position),
-            step_present=step_present,
+            step_present={c: torch.from_numpy(index.present[c][step.sample]) for c in PRESENT},
+        )
+        return batch, sorted(replaced, key=itemgetter(0))
+
+    def _window(self, sample: NDArray[np.int64], position: NDArray[np.int64]) -> Window:
+        return window(self.index.width[sample], self.index.height[sample], self.crop, self.flip, self.seed, position)
+
+    def _files(self, i: int) -> tuple[bytes, bytes | None] | DamagedSample:
+        """Image and mask of a sample as they are stored."""
+        try:
+            return self.index.read(i, "image"), self.index.read(i, "mask") if self.index.present["mask"][i] else None
+        except DamagedSample as damage:
+            return damage
+
+    def _looked_at(self, i: int, position: int) -> tuple[bytes, bytes | None] | DamagedSample:
+        """The same; a sample that was damaged before is decoded alone first, so that it fails no batch again."""
+        files = self._files(i)
+        if i not in self._suspects or isinstance(files, DamagedSample):
+            return files
+        one, at = np.array([i]), np.array([position])
+        if damage := self.decoder.alone(*files, self._window(one, at).row(0), self.index.name(i)):
+            return damage
+        wrong, *_ = self._decode([files], one, at)
+        return wrong.get(0, files)
+
+    def _decode(
+        self, files: list[tuple[bytes, bytes | None]], sample: NDArray[np.int64], position: NDArray[np.int64]
+    ) -> tuple[dict[int, DamagedSample], torch.Tensor, torch.Tensor]:
+        """Rows that are damaged and why; where there is none, image and mask of all."""
+        images, masks = [image for image, _ in files], [mask for _, mask in files]
+        try:
+            image, mask = self.decoder.decode(images, masks, self._window(sample, position), lambda row: self.index.name(sample[row]))
+        except DamagedBatch as damaged:
+            return damaged.found, torch.empty(0), torch.empty(0)
+        wrong, mask = self._classes(mask, sample)
+        return wrong, image, mask
+
+    def _replacement(
+        self, sample: NDArray[np.int64], row: int, position: NDArray[np.int64], damage: DamagedSample, replaced: Damage
+    ) -> tuple[bytes, bytes | None]:
+        """Another sample with the same components, for a damaged one: a function of seed, position and attempt alone.
+
+        That every worker computes what the whole step holds from the index stays true, and so do the pixels after a resume.
+        """
+        if self.on_damage == "stop":
+            raise damage
+        at = int(position[row])
+        tried = sum(p == at for p, _ in replaced)
+        alike = np.flatnonzero(self._pattern == self._pattern[sample[row]])
+        for attempt in range(tried, ATTEMPTS):
+            replaced.append((at, damage))
+            random = int(counter.bits(self.seed, f"replacement {attempt}", torch.tensor([at]), 1)) & ((1 << 62) - 1)
+            sample[row] = alike[random % len(alike)]
+            found = self._looked_at(sample[row], at)
+            if not isinstance(found, DamagedSample):
+                return found
+            damage = found
+        raise DataError(
+            f"{damage}; {ATTEMPTS} samples with the same components, drawn in its place, are damaged too: "
+            f"mend the data set, `mtgen shards validate {self.index.folder}` lists what is wrong"
         )
 
-    def _classes(self, mask: torch.Tensor, sample: NDArray[np.int64]) -> torch.Tensor:
-        """`[B,H,W]` stored mask values -> mask classes of the card; any other value is damage."""
+    def _classes(self, mask: torch.Tensor, sample: NDArray[np.int64]) -> tuple[dict[int, DamagedSample], torch.Tensor]:
+        """`[B,H,W]` stored mask values -> rows with values that the card does not name, and mask classes of the card."""
         if not self.decoder.masks:
-            return mask
-        tables, rows = np.stack([self.index.mask_table(i) for i in sample]), np.arange(len(sample))[:, None, None]
+            return {}, mask
+        tables = [self.index.mask_table(i) for i in sample]
         found: Any
         if mask.device.type == "cpu":  # in NumPy: torch would start threads of its own here
-            found = tables[rows, mask.numpy()]
-            wrong = np.argwhere(found < 0)
+            values = mask.numpy()
+            found = np.empty_like(values)
+            for row, table in enumerate(tables):
+                np.take(table, values[row], out=found[row], mode="clip")
+            lowest = found.min((1, 2))
         else:
-            found = torch.from_numpy(tables).to(mask.device)[torch.from_numpy(rows).to(mask.device), mask]
-            wrong = (found < 0).nonzero().cpu().numpy()
-        if len(wrong):
-            row, y, x = wrong[0]
-            known = f"{CARD} names {len(self.index.card.mask_classes)} classes from 0"
-            what = f"mask class {int(mask[row, y, x])}, {known}; `mtgen shards validate` lists all such samples"
-            raise DamagedSample("mask", self.index.name(sample[row]), what)
-        return torch.as_tensor(found)
+            rows = torch.arange(len(sample), device=mask.device)[:, None, None]
+            found = torch.from_numpy(np.stack(tables)).to(mask.device)[rows, mask]
+            lowest = found.amin((1, 2)).cpu().numpy()
+        known = f"{CARD} names {len(self.index.card.mask_classes)} classes from 0"
+        wrong = {
+            int(row): DamagedSample(
+                "mask", self.index.name(sample[row]), f"mask class {int(mask[row][torch.as_tensor(found[row]) < 0][0])}, {known}; {REMEDY}"
+            )
+            for row in np.flatnonzero(lowest < 0)
+        }
+        return wrong, torch.as_tensor(found)
 
 
 class Loader:
@@ -107,8 +202,10 @@ class Loader:
         device: "cpu", or "cuda" to decode on the GPU.
         prefetch: batches that are decoded ahead.
         order: which sample stands at a position; default: a permutation of the whole split for every epoch.
+        on_damage: "stop" raises `DamagedSample`; "skip" puts another sample with the same components in its place.
 
     Attributes:
+        damaged: positions of the batches handed out whose sample was damaged and replaced, and what was wrong with it.
         waited: seconds that the consumer has waited for data so far.
         position: where the next batch begins that is handed out.
     """
@@ -130,6 +227,7 @@ class Loader:
         device: str = "cpu",
         prefetch: int = 2,
         order: Order | None = None,
+        on_damage: OnDamage = "stop",
     ) -> None:
         if batch_size % world or not 0 <= rank < world:
             raise ValueError(f"worker {rank} of {world} cannot have an equal part of {batch_size} samples")
@@ -139,13 +237,27 @@ class Loader:
         mine = slice(rank * share, (rank + 1) * share)
 
         def steps() -> Iterator[_Step]:
-            for begin in count(position, batch_size):
-                at = np.arange(begin, begin + batch_size, dtype=np.int64)
-                yield _Step(at, order.sample(at), mine)
+            together = max(AHEAD // batch_size, 1) * batch_size
+            for begin in count(position, together):
+                at = np.arange(begin, begin + together, dtype=np.int64)
+                sample = order.sample(at)
+                for part in range(0, together, batch_size):
+                    yield _Step(at[part : part + batch_size].copy(), sample[part : part + batch_size], mine)
 
         reader = _Reader(
-            index, share, resolution=resolution, channels=channels, device=device, threads=threads, crop=crop, flip=flip, seed=seed
+            index,
+            share,
+            resolution=resolution,
+            channels=channels,
+            device=device,
+            threads=threads,
+            crop=crop,
+            flip=flip,
+            seed=seed,
+            on_damage=on_damage,
         )
+        self.damaged: Damage = []
+        self._reader = reader
         self._ahead = _Ahead(reader, steps(), prefetch)
 
     def __iter__(self) -> Self:
@@ -153,10 +265,16 @@ class Loader:
 
     def __next__(self) -> Batch:
         begin = time.monotonic()
-        batch = next(self._ahead)
+        batch, damaged = next(self._ahead)
+        self.damaged += damaged
         self.waited += time.monotonic() - begin
         self.position += self.batch_size
         return batch
+
+    @property
+    def rebuilds(self) -> int:
+        """How often the decoder's pipeline failed on damaged samples and was built again."""
+        return self._reader.decoder.rebuilds
 
     def close(self) -> None:
         """Stop reading ahead and end the thread."""
@@ -199,7 +317,7 @@ def once(
     reader = _Reader(index, share, resolution=resolution, channels=channels, device=device, threads=threads, crop=1.0, flip=False, seed=0)
     ahead = _Ahead(reader, steps(), 2)
     try:
-        yield from ahead
+        yield from (batch for batch, _ in ahead)
     finally:
         ahead.close()
 
@@ -220,22 +338,23 @@ class _Ahead:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> tuple[Batch, Damage]:
         if self._failure is None:
             if self._stop.is_set():
                 raise ValueError("this loader is closed")
             item = self._queue.get()
-            if isinstance(item, Batch):
+            if isinstance(item, tuple):
                 return item
             self._failure = item
         raise self._failure
 
 
-_Queue = queue.Queue[Batch | BaseException]
+_Item = tuple[Batch, Damage] | BaseException
+_Queue = queue.Queue[_Item]
 
 
 def _work(reader: _Reader, steps: Iterator[_Step], ready: _Queue, stop: threading.Event) -> None:
-    alone()
+    single_threaded()
     try:
         for step in steps:
             if not _put(reader.read(step), ready, stop):
@@ -245,7 +364,7 @@ def _work(reader: _Reader, steps: Iterator[_Step], ready: _Queue, stop: threadin
         _put(error, ready, stop)
 
 
-def _put(item: Batch | BaseException, ready: _Queue, stop: threading.Event) -> bool:
+def _put(item: _Item, ready: _Queue, stop: threading.Event) -> bool:
     """Wait for room; `False` when the consumer has closed."""
     while not stop.is_set():
         try:

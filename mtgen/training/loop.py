@@ -20,6 +20,7 @@ from mtgen.schema import Batch
 from mtgen.tracking import Tracker
 from mtgen.training.augment import Strength
 from mtgen.training.control import Control
+from mtgen.training.damage import DamageLog
 from mtgen.training.engines import Engine
 from mtgen.training.meter import Meter
 from mtgen.training.outcome import STOP, Outcome, Place
@@ -71,7 +72,10 @@ class Trainer:
             threads=place.decoding_threads,
             device=place.device,
             prefetch=config.data.prefetch,
+            on_damage=config.data.on_damage,
         )
+        self.damage = DamageLog(self.folder, config.data.damage_limit, config.data.path, self.control.group)
+        self._named, self._resumed_at = 0, self.images
 
     def _tracker(self) -> Tracker | None:
         """The run's records, on rank 0; its configuration is written down here, where it is sure that the run goes on with it."""
@@ -174,10 +178,22 @@ class Trainer:
             return self._failed(problem)
         last = self.images >= config.train.images
         if _passed(config.train.log_every, before, self.images) or last:
+            if problem := self._count_damage():
+                return self._failed(problem)
             self._log()
         if _passed(config.evaluate.every, before, self.images) or last:
             self._snapshot()
         return None
+
+    def _count_damage(self) -> UserError | None:
+        """Count and name the damaged samples since the last call; the error that all workers end with when they are too many."""
+        found, self._named = self.loader.damaged[self._named :], len(self.loader.damaged)
+        lines, problem = self.damage.count(found, self.images - self._resumed_at)
+        for line in lines:
+            _warn(line)
+        if lines and self.tracker is not None:
+            self.tracker.artifact(self.images, self.damage.path)
+        return problem
 
     def _diverged(self) -> UserError | None:
         """Too many steps in a row with a non-finite gradient; the guard's counters are the same on all workers."""
@@ -220,6 +236,7 @@ class Trainer:
         numbers["speed/data_wait_share"] = waited / max(seconds, 1e-9)
         if self.config.augment.target is not None:
             numbers["augmentation/probability"], numbers["augmentation/preference"] = self.strength.probability, self.strength.preference
+        numbers |= self.damage.numbers()
         numbers["learning_rate/factor"] = rate(self.config.train, self.images)
         self.tracker.row(self.images, numbers)
 

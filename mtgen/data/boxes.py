@@ -1,0 +1,100 @@
+"""Boxes and labels of a sample: its JSON, judged and brought into the window that its image is cut to."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtgen.data.geometry import Window
+
+VISIBLE = 0.25
+"""A box of which a smaller share lies in the window is left out: what is left of its thing tells too little."""
+
+NONE = -1
+"""Class of a row that holds no box."""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What a sample's JSON says.
+
+    Attributes:
+        boxes: `[n,5]` float64, x0, y0, x1, y1 in pixels of the stored image and the class in the card.
+        labels: class numbers in the card, `None` where the JSON has none.
+    """
+
+    boxes: NDArray[np.float64]
+    labels: list[int] | None
+
+
+def annotation(data: bytes, width: int, height: int, classes: NDArray[np.int64]) -> Annotation:
+    """Read a sample's JSON.
+
+    Args:
+        width, height: of the stored image, pixels.
+        classes: `[K]`: a class number as stored -> its number in the card.
+
+    Raises:
+        ValueError: it is not JSON, or a box or a label in it is impossible; the message is one line.
+    """
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not readable ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"a {type(values).__name__}; it has to be an object with boxes, width and height")
+    boxes, labels = values.get("boxes", []), values.get("labels")
+    if not isinstance(boxes, list) or not isinstance(labels, list | None):
+        raise ValueError("boxes and labels have to be lists")
+    for number, box in enumerate(boxes):
+        if (wrong := _wrong(box, width, height, len(classes))) is not None:
+            raise ValueError(f"box {number} {json.dumps(box)[:80]}: {wrong}")
+    for label in labels or []:
+        if not _is_class(label, len(classes)):
+            raise ValueError(f"label {json.dumps(label)[:80]}, there are classes 0 to {len(classes) - 1}")
+    found = np.array(boxes, dtype=np.float64).reshape(-1, 5)
+    found[:, 4] = classes[found[:, 4].astype(np.int64)]
+    return Annotation(found, None if labels is None else [int(classes[label]) for label in labels])
+
+
+def _wrong(box: Any, width: int, height: int, classes: int) -> str | None:
+    if not isinstance(box, list) or len(box) != 5 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in box):
+        return "a box is [x0, y0, x1, y1, class], five numbers"
+    x0, y0, x1, y1, kind = box
+    if not all(math.isfinite(v) for v in box):
+        return "not finite"
+    if x0 >= x1 or y0 >= y1:
+        return "empty or reversed; x0 < x1 and y0 < y1"
+    if not (0 <= x0 and 0 <= y0 and x1 <= width and y1 <= height):
+        return f"outside its image of {width}x{height}"
+    return None if _is_class(kind, classes) else f"class {kind!r}, there are classes 0 to {classes - 1}"
+
+
+def _is_class(value: Any, classes: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < classes
+
+
+def in_window(boxes: list[NDArray[np.float64]], view: Window, most: int, visible: float = VISIBLE) -> NDArray[np.float32]:
+    """Boxes in pixels of the stored images -> `[B,most,5]` in shares of what comes out, 0 to 1; clipped, padded with class -1.
+
+    A box with less than `visible` of its area in the window is left out; of more than `most`, the largest are kept, in their order.
+    """
+    out = np.zeros((len(boxes), most, 5), np.float32)
+    out[:, :, 4] = NONE
+    for row, stored in enumerate(boxes):
+        if not len(stored):
+            continue
+        start, size = view.start[row], view.size[row]
+        corners = np.clip((stored[:, :4].reshape(-1, 2, 2) - start) / size, 0, 1)
+        if view.mirror[row]:
+            corners[:, :, 0] = 1 - corners[:, ::-1, 0]
+        area = (corners[:, 1] - corners[:, 0]).prod(1)
+        whole = ((stored[:, 2:4] - stored[:, :2]) / size).prod(1)
+        kept = np.flatnonzero((area > 0) & (area >= visible * whole * (1 - 1e-9)))
+        kept = np.sort(kept[np.argsort(-area[kept], kind="stable")[:most]])
+        out[row, : len(kept), :4] = corners[kept].reshape(-1, 4)
+        out[row, : len(kept), 4] = stored[kept, 4]
+    return out

@@ -1,0 +1,82 @@
+"""Boxes go through the geometry of their image, and bad ones are named."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtgen.data.boxes import VISIBLE, annotation, in_window
+from mtgen.data.geometry import Window
+
+
+def view_of(x: int, y: int, w: int, h: int, mirror: bool = False) -> Window:
+    return Window(np.array([[x, y]], np.int32), np.array([[w, h]], np.int32), np.array([mirror]))
+
+
+def read(values: Any) -> Any:
+    return annotation(json.dumps(values).encode(), 40, 30, np.arange(3))
+
+
+@given(data=st.data())
+def test_a_box_is_what_is_left_of_its_pixels_in_the_window(data: st.DataObject) -> None:
+    x0, y0 = data.draw(st.integers(0, 39)), data.draw(st.integers(0, 29))
+    x1, y1 = data.draw(st.integers(x0 + 1, 40)), data.draw(st.integers(y0 + 1, 30))
+    x, y = data.draw(st.integers(0, 39)), data.draw(st.integers(0, 29))
+    w, h = data.draw(st.integers(1, 40 - x)), data.draw(st.integers(1, 30 - y))
+    mirror = data.draw(st.booleans())
+    drawn = np.zeros((30, 40), bool)
+    drawn[y0:y1, x0:x1] = True
+    seen = drawn[y : y + h, x : x + w]
+    seen = seen[:, ::-1] if mirror else seen
+    out = in_window([np.array([[x0, y0, x1, y1, 2]], float)], view_of(x, y, w, h, mirror), 2)[0]
+    if not seen.any() or seen.sum() < VISIBLE * drawn.sum():
+        assert (out[:, 4] == -1).all() and (out[:, :4] == 0).all()
+        return
+    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+    expected = [columns[0] / w, rows[0] / h, (columns[-1] + 1) / w, (rows[-1] + 1) / h, 2]
+    assert np.allclose(out[0], expected, atol=1e-6) and out[1].tolist() == [0, 0, 0, 0, -1]
+
+
+def test_of_too_many_boxes_the_largest_are_kept_in_their_order() -> None:
+    boxes = np.array([[0, 0, 4, 4, 0], [0, 0, 1, 1, 1], [0, 0, 9, 9, 2]], float)
+    assert in_window([boxes], view_of(0, 0, 10, 10), 2)[0, :, 4].tolist() == [0, 2]
+
+
+def test_class_numbers_go_through_the_data_sets_table() -> None:
+    found = annotation(b'{"boxes": [[0, 0, 1, 1, 1]], "labels": [1, 0]}', 4, 4, np.array([7, 5]))
+    assert found.boxes[0, 4] == 5 and found.labels == [5, 7]
+
+
+def test_no_boxes_are_boxes_and_no_labels_are_none() -> None:
+    found = read({"boxes": []})
+    assert found.boxes.shape == (0, 5) and found.labels is None
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b'{"boxes": [', "not readable"),
+        (b"\xff\xfe", "not readable"),
+        (b"[" * 100_000, "not readable"),
+        (b"[[0, 0, 1, 1, 0]]", "a list; it has to be an object"),
+        (b'{"boxes": 3}', "have to be lists"),
+        (b'{"boxes": [[0, 0, 1, 0]]}', r"box 0 \[0, 0, 1, 0\]: a box is"),
+        (b'{"boxes": [[0, 0, 1, true, 0]]}', "a box is"),
+        (b'{"boxes": [[0, 0, 1, 1, 0], [5, 0, 2, 9, 0]]}', "box 1 .* empty or reversed"),
+        (b'{"boxes": [[0, 0, 0, 9, 0]]}', "empty or reversed"),
+        (b'{"boxes": [[0, 0, NaN, 9, 0]]}', "not finite"),
+        (b'{"boxes": [[0, 0, Infinity, 9, 0]]}', "not finite"),
+        (b'{"boxes": [[0, 0, 41, 9, 0]]}', "outside its image of 40x30"),
+        (b'{"boxes": [[-1, 0, 4, 9, 0]]}', "outside its image"),
+        (b'{"boxes": [[0, 0, 4, 9, 3]]}', "class 3, there are classes 0 to 2"),
+        (b'{"boxes": [[0, 0, 4, 9, 0.5]]}', "class 0.5"),
+        (b'{"labels": [1, -1]}', "label -1"),
+    ],
+)
+def test_bad_annotations_are_named(data: bytes, says: str) -> None:
+    with pytest.raises(ValueError, match=says) as raised:
+        annotation(data, 40, 30, np.arange(3))
+    assert "\n" not in str(raised.value)
