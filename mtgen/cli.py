@@ -246,7 +246,7 @@ def smoke(
 
 @shards_app.command("make")
 def shards_make(
-    recipe: Annotated[str, typer.Argument(help="digits, shapes")],
+    recipe: Annotated[str, typer.Argument(help="digits, shapes, folder")],
     out: Annotated[Path, typer.Argument(help="folder to write")],
     options: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="the recipe's options, such as resolution=64")
@@ -254,9 +254,9 @@ def shards_make(
     seed: int = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in the folder")] = False,
 ) -> None:
-    """Make a data set by a recipe, the same bytes on every run.
+    """Make a data set by a recipe, the same bytes on every run. One that was interrupted goes on with the same command.
 
-    Example: `mtgen shards make digits data_shards/digits resolution=32 train=20000`
+    Examples: `mtgen shards make digits data_shards/digits resolution=32`, `mtgen shards make folder data_shards/pets images=photos`
     """
     from mtgen.progress import bar
     from mtgen.shards.make import make, parse_options
