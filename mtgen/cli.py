@@ -267,6 +267,27 @@ def shards_make(
     _say(f"made {out}: {counts}. Next: mtgen shards validate {out}")
 
 
+@shards_app.command("split")
+def shards_split(
+    folder: Annotated[Path, typer.Argument(help="folder with dataset.json")],
+    out: Annotated[Path, typer.Argument(help="folder to write")],
+    shares: Annotated[list[str], typer.Argument(metavar="SPLIT=SHARE...", help="shares that add up to 1, such as train=0.9 test=0.1")],
+    seed: int = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in the folder")] = False,
+) -> None:
+    """Deal the samples of a data set to other splits by a seeded hash of their keys, bytes unchanged.
+
+    Example: `mtgen shards split data_shards/mine data_shards/mine-split train=0.8 val=0.1 test=0.1`
+    """
+    from mtgen.progress import bar
+    from mtgen.shards.split import parse_shares, split
+
+    with bar(console) as progress:
+        card = split(folder, out, parse_shares(shares), seed, progress, overwrite)
+    counts = ", ".join(f"{part.samples:,} {name}" for name, part in card.splits.items())
+    _say(f"made {out}: {counts}. Next: mtgen shards validate {out}")
+
+
 @shards_app.command("index")
 def shards_index(folder: Annotated[Path, typer.Argument(help="folder with dataset.json")]) -> None:
     """Write the index beside dataset.json (training makes one in the cache by itself where there is none).

@@ -288,18 +288,21 @@ class ShardWriter:
 
     def write(self, split: str, sample: Sample) -> None:
         """Add a sample to a split; `DataError` names the sample and what is wrong with it."""
+        content = encoded(f"{self.folder}, sample {sample.key!r} of {split}", sample, self.card)
+        self.copy(split, content.pop("__key__"), content)
+
+    def copy(self, split: str, key: str, parts: dict[str, bytes]) -> None:
+        """Add a sample whose components (suffix -> bytes) are stored as they are; `DataError` where its key is taken."""
         if not re.fullmatch(r"[A-Za-z0-9_]+", split):
             raise DataError(f"{self.folder}: split {split!r} cannot begin a shard's name; use letters, digits and '_'")
-        where = f"{self.folder}, sample {sample.key!r} of {split}"
-        if sample.key in self._keys:
-            raise DataError(f"{where}: another sample has the same key")
-        content = encoded(where, sample, self.card)
-        self._keys.add(sample.key)
+        if key in self._keys:
+            raise DataError(f"{self.folder}, sample {key!r} of {split}: another sample has the same key")
+        self._keys.add(key)
         with self._draft.disk():
             if split not in self._shards:
                 names = str(self._draft.path / split).replace("%", "%%") + "-%06d.tar"
                 self._shards[split] = webdataset.ShardWriter(names, maxcount=self.samples_per_shard, verbose=0, **TAR)
-            self._shards[split].write(content)
+            self._shards[split].write({"__key__": key, **parts})
 
     def _finish(self) -> None:
         if not self._shards:
