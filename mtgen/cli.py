@@ -246,7 +246,7 @@ def smoke(
 
 @shards_app.command("make")
 def shards_make(
-    recipe: Annotated[str, typer.Argument(help="digits, shapes")],
+    recipe: Annotated[str, typer.Argument(help="digits, shapes, folder")],
     out: Annotated[Path, typer.Argument(help="folder to write")],
     options: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="the recipe's options, such as resolution=64")
@@ -254,9 +254,9 @@ def shards_make(
     seed: int = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in the folder")] = False,
 ) -> None:
-    """Make a data set by a recipe, the same bytes on every run.
+    """Make a data set by a recipe, the same bytes on every run. One that was interrupted goes on with the same command.
 
-    Example: `mtgen shards make digits data_shards/digits resolution=32 train=20000`
+    Examples: `mtgen shards make digits data_shards/digits resolution=32`, `mtgen shards make folder data_shards/pets images=photos`
     """
     from mtgen.progress import bar
     from mtgen.shards.make import make, parse_options
@@ -264,6 +264,27 @@ def shards_make(
     with bar(console) as progress:
         card = make(recipe, out, seed=seed, overwrite=overwrite, progress=progress, **parse_options(recipe, options or []))
     counts = ", ".join(f"{split.samples:,} {name}" for name, split in card.splits.items())
+    _say(f"made {out}: {counts}. Next: mtgen shards validate {out}")
+
+
+@shards_app.command("split")
+def shards_split(
+    folder: Annotated[Path, typer.Argument(help="folder with dataset.json")],
+    out: Annotated[Path, typer.Argument(help="folder to write")],
+    shares: Annotated[list[str], typer.Argument(metavar="SPLIT=SHARE...", help="shares that add up to 1, such as train=0.9 test=0.1")],
+    seed: int = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in the folder")] = False,
+) -> None:
+    """Deal the samples of a data set to other splits by a seeded hash of their keys, bytes unchanged.
+
+    Example: `mtgen shards split data_shards/mine data_shards/mine-split train=0.8 val=0.1 test=0.1`
+    """
+    from mtgen.progress import bar
+    from mtgen.shards.split import parse_shares, split
+
+    with bar(console) as progress:
+        card = split(folder, out, parse_shares(shares), seed, progress, overwrite)
+    counts = ", ".join(f"{part.samples:,} {name}" for name, part in card.splits.items())
     _say(f"made {out}: {counts}. Next: mtgen shards validate {out}")
 
 

@@ -1,26 +1,46 @@
 """Make a data set by a recipe: a file in `recipes/` that registers itself."""
 
+import json
+import multiprocessing
+import os
+import signal
+import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import webdataset
+
+import mtgen
 from mtgen.config import Section, check
-from mtgen.errors import ConfigError
+from mtgen.errors import ConfigError, DataError
 from mtgen.registry import Registry, suggest
-from mtgen.schema import DatasetCard
-from mtgen.shards.write import Sample, ShardWriter
+from mtgen.schema import DatasetCard, Split
+from mtgen.shards.write import TAR, Draft, Sample, encoded, pattern
 from mtgen.yaml_text import override
+
+SMALL = 2_000
+"""Up to so many samples are made in this process: starting others would take longer."""
 
 
 class Recipe(ABC):
-    """What a file in `recipes/` registers: made from its options and a seed, it yields samples."""
+    """What a file in `recipes/` registers: it says how many samples each split has, and makes any of them.
+
+    Attributes:
+        sources: what the samples are made from besides the options, as JSON can hold it (files with their sizes and times); an
+            interrupted run goes on only where it is the same.
+    """
 
     Options: ClassVar[type[Section]]
-    classes: ClassVar[list[str]]
-    mask_classes: ClassVar[list[str]]
-    source: ClassVar[str]
-    licence: ClassVar[str]
+    classes: list[str]
+    mask_classes: list[str]
+    source: str
+    licence: str
+    sources: Any = None
 
     def __init__(self, options: Any, seed: int) -> None:
         self.options, self.seed = options, seed
@@ -31,8 +51,8 @@ class Recipe(ABC):
         """Split -> number of samples."""
 
     @abstractmethod
-    def samples(self, split: str) -> Iterator[Sample]:
-        """The samples of a split: a function of the options and the seed alone."""
+    def make(self, split: str, number: int) -> Sample:
+        """Sample `number` of a split: a function of the options, the seed and the sources alone."""
 
 
 RECIPES: Registry[type[Recipe]] = Registry("recipe", "mtgen.shards.recipes")
@@ -55,41 +75,137 @@ def parse_options(recipe: str, assignments: list[str]) -> dict[str, Any]:
     return check(_recipe(recipe).Options, values).model_dump(exclude_unset=True)
 
 
+@dataclass(frozen=True)
+class _Shard:
+    """One shard to make: samples `first` to `last` (exclusive) of a split."""
+
+    split: str
+    number: int
+    first: int
+    last: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.number:06d}.tar"
+
+
+def _shards(splits: dict[str, int], size: int) -> list[_Shard]:
+    return [_Shard(split, n, i, min(i + size, count)) for split, count in splits.items() for n, i in enumerate(range(0, count, size))]
+
+
+class _Worker:
+    """What makes shards in a process: the recipe comes into it once."""
+
+    def __init__(self, maker: Recipe, draft: Draft, card: DatasetCard) -> None:
+        self.maker, self.draft, self.card = maker, draft, card
+
+    def __call__(self, shard: _Shard) -> list[str]:
+        """Make a shard, where a run before has not; returns the keys that are in it."""
+        path = self.draft.path / shard.name
+        with self.draft.disk():
+            if path.is_file():
+                with tarfile.open(path) as tar:
+                    return list(dict.fromkeys(name.partition(".")[0] for name in tar.getnames()))
+            part, keys = path.with_suffix(".part"), []
+            with part.open("wb") as file:
+                with webdataset.TarWriter(file, **TAR) as tar:
+                    for number in range(shard.first, shard.last):
+                        sample = self.maker.make(shard.split, number)
+                        tar.write(encoded(f"{self.draft.folder}, sample {sample.key!r} of {shard.split}", sample, self.card))
+                        keys.append(sample.key)
+                file.flush()
+                os.fsync(file.fileno())  # a name without .part promises that the bytes are there, after a power cut too
+            part.rename(path)
+            return keys
+
+
+_worker: _Worker
+
+
+def _start(worker: _Worker) -> None:
+    global _worker
+    _worker = worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+
+
+def _work(shard: _Shard) -> list[str]:
+    return _worker(shard)
+
+
+def _made(worker: _Worker, shards: list[_Shard], processes: int) -> Iterator[list[str]]:
+    """The keys of each shard, in order, as they are made."""
+    if processes == 1:
+        yield from map(worker, shards)
+        return
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(processes, context, _start, (worker,)) as pool:
+        try:
+            yield from pool.map(_work, shards)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def make(
     recipe: str,
     out: str | Path,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     overwrite: bool = False,
+    processes: int | None = None,
+    samples_per_shard: int = 1000,
     **options: Any,
 ) -> DatasetCard:
     """Write the data set that `recipe` makes into the folder `out`; the same arguments give the same bytes.
 
+    A run that is interrupted or killed leaves its finished shards in a hidden folder beside `out`, and the same call goes on from them.
+
     Args:
         recipe: name of a file in `recipes/`.
         out: folder, not there yet or empty.
-        seed: another seed, other scenes.
-        progress: called with (samples done, samples in all) after each sample.
+        seed: another seed, other scenes, or other samples in the test split.
+        progress: called with (samples done, samples in all) after each shard.
         overwrite: replace the data set that is in `out`.
+        processes: how many make shards at the same time; default: the CPUs that this process has, for small data sets one. A program
+            that asks for several keeps its own work under `if __name__ == "__main__":`, as always with multiprocessing.
+        samples_per_shard: at most so many samples a tar.
         **options: the recipe's own.
 
     Raises:
         ConfigError: unknown recipe, unknown option, impossible value.
-        DataError: `out` is taken, or cannot be written.
+        DataError: `out` is taken, or cannot be written; or a file that a sample is made from is damaged.
     """
     kind = _recipe(recipe)
     settings = check(kind.Options, options)
     made_by = {"recipe": recipe, "seed": seed, "options": settings.model_dump(mode="json")}
     maker = kind(settings, seed)
+    shards = _shards(maker.splits, samples_per_shard)
     total, done = sum(maker.splits.values()), 0
-    writer = ShardWriter(
-        out, recipe, kind.classes, kind.mask_classes, source=kind.source, licence=kind.licence, overwrite=overwrite, made_by=made_by
-    )
-    with writer:
-        for split in maker.splits:
-            for sample in maker.samples(split):
-                writer.write(split, sample)
-                done += 1
-                if progress:
-                    progress(done, total)
-    return writer.card
+    splits = {split: Split(samples=n, shards=pattern(split, -(-n // samples_per_shard))) for split, n in maker.splits.items()}
+    about = {"classes": maker.classes, "mask_classes": maker.mask_classes, "source": maker.source, "licence": maker.licence}
+    card = DatasetCard.model_validate({"name": recipe, "splits": splits, **about, "made_by": made_by})
+    state = {"mtgen": mtgen.__version__, "size": samples_per_shard, "card": card.model_dump(mode="json"), "sources": maker.sources}
+    draft = Draft(out, overwrite, json.dumps(state))
+    if processes is None:
+        processes = min(len(os.sched_getaffinity(0)), len(shards)) if total > SMALL else 1
+    draft.claim()
+    try:
+        keys: dict[str, str] = {}
+        for shard, found in zip(shards, _made(_Worker(maker, draft, card), shards, processes), strict=True):
+            for key in found:
+                if key in keys:
+                    raise DataError(f"{draft.folder}, sample {key!r}: in {keys[key]} and in {shard.name}; keys are unique")
+                keys[key] = shard.name
+            done += shard.last - shard.first
+            if progress:
+                progress(done, total)
+        draft.finish(card)
+    except BrokenProcessPool:
+        draft.pause()
+        raise DataError(f"{draft.folder}: a process that made shards was killed (out of memory?); the same command goes on") from None
+    except DataError:
+        draft.abandon()
+        raise
+    except BaseException:
+        draft.pause()
+        raise
+    return card

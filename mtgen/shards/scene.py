@@ -3,7 +3,7 @@
 import math
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Annotated, Literal
@@ -185,10 +185,9 @@ class SceneRecipe(Recipe):
         """Split -> number of samples."""
         return {split: count for split, count in (("train", self.options.train), ("test", self.options.test)) if count}
 
-    def samples(self, split: str) -> Iterator[Sample]:
-        """The samples of a split, in order."""
-        for number in range(self.splits[split]):
-            yield self.sample(split, f"{split}{number:07d}", Random(f"{self.seed}/{split}/{number}"))
+    def make(self, split: str, number: int) -> Sample:
+        """Sample `number` of a split."""
+        return self.sample(split, f"{split}{number:07d}", Random(f"{self.seed}/{split}/{number}"))
 
     @abstractmethod
     def sample(self, split: str, key: str, rng: Random) -> Sample:

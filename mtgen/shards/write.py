@@ -18,6 +18,7 @@ import numpy as np
 import webdataset
 from PIL import Image
 
+from mtgen.data import picture
 from mtgen.errors import DataError
 from mtgen.schema import IGNORE, DatasetCard, Split
 
@@ -28,23 +29,23 @@ class Sample:
 
     Attributes:
         key: its name, unique in the data set: letters, digits, "_" and "-".
-        image: `[H,W]` or `[H,W,3]` uint8.
+        image: `[H,W]` or `[H,W,3]` uint8, or a JPEG, PNG or WebP file, which is stored as it is.
         label: class number.
         mask: `[H,W]` integers: mask class; 255 (`IGNORE`) where unknown.
         boxes: rows of `[x0,y0,x1,y1,class]` in pixels, x1 and y1 exclusive; no rows: it is known that there is nothing.
         labels: the class numbers of all that is in the image.
         caption: what the image shows, in words.
-        sound: `[T]` int16, one channel, and its samples a second.
+        sound: `[T]` int16, one channel, and its samples a second; or a WAV or FLAC file, which is stored as it is.
     """
 
     key: str
-    image: np.ndarray
+    image: np.ndarray | bytes
     label: int | None = None
     mask: np.ndarray | None = None
     boxes: Sequence[Sequence[float]] | None = None
     labels: Sequence[int] | None = None
     caption: str | None = None
-    sound: tuple[np.ndarray, int] | None = None
+    sound: tuple[np.ndarray, int] | bytes | None = None
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -65,8 +66,12 @@ def _wav(sound: np.ndarray, rate: int) -> bytes:
 
 def components(sample: Sample) -> dict[str, bytes]:
     """Extension -> bytes of each component that the sample has."""
-    height, width = sample.image.shape[:2]
-    parts = {"png": _png(sample.image)}
+    if isinstance(sample.image, bytes):
+        form, width, height = picture.header(sample.image)
+        parts = {form.replace("jpeg", "jpg"): sample.image}
+    else:
+        height, width = sample.image.shape[:2]
+        parts = {"png": _png(sample.image)}
     if sample.label is not None:
         parts["cls"] = str(sample.label).encode()
     if sample.mask is not None:
@@ -80,7 +85,9 @@ def components(sample: Sample) -> dict[str, bytes]:
         parts["json"] = json.dumps(about).encode()
     if sample.caption is not None:
         parts["txt"] = sample.caption.encode()
-    if sample.sound is not None:
+    if isinstance(sample.sound, bytes):
+        parts["flac" if sample.sound.startswith(b"fLaC") else "wav"] = sample.sound
+    elif sample.sound is not None:
         parts["wav"] = _wav(*sample.sound)
     return parts
 
@@ -90,10 +97,18 @@ def _faults(sample: Sample, classes: int, mask_classes: int) -> Iterator[str]:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", sample.key):
         yield "its key may hold letters, digits, '_' and '-' only"
     image = sample.image
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or image.size == 0:
+    if isinstance(image, bytes):
+        try:
+            _, *sides = picture.header(image)
+        except ValueError as error:
+            yield f"its image: {error}"
+            return
+        size = (sides[1], sides[0])
+    elif image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or image.size == 0:
         yield f"its image is {image.dtype} {list(image.shape)}; possible: uint8 [H,W] or [H,W,3]"
         return
-    size = image.shape[:2]
+    else:
+        size = image.shape[:2]
     named = [] if sample.label is None else [sample.label]
     named += list(sample.labels or [])
     if sample.boxes is not None:
@@ -110,8 +125,117 @@ def _faults(sample: Sample, classes: int, mask_classes: int) -> Iterator[str]:
             yield f"its mask is {mask.dtype} {list(mask.shape)}; its image asks for integers {list(size)}"
         elif len(wrong := mask[(mask != IGNORE) & ((mask < 0) | (mask >= mask_classes))]):
             yield f"its mask holds {wrong[0]}, and the data set has {mask_classes} mask classes (and {IGNORE} for unknown)"
-    if sample.sound is not None and (sample.sound[0].dtype != np.int16 or sample.sound[0].ndim != 1):
+    if isinstance(sample.sound, bytes):
+        if not sample.sound.startswith((b"RIFF", b"fLaC")):
+            yield f"its sound is no WAV or FLAC file (it begins with {sample.sound[:8]!r})"
+    elif sample.sound is not None and (sample.sound[0].dtype != np.int16 or sample.sound[0].ndim != 1):
         yield f"its sound is {sample.sound[0].dtype} {list(sample.sound[0].shape)}; possible: int16 [T]"
+
+
+class Draft:
+    """A data set that is being written: a hidden folder beside `folder`, which becomes `folder` when `finish` is called.
+
+    So `folder` is either complete or not there. One process at a time may hold a draft; the kernel lets go of it when that is killed.
+
+    Args:
+        folder: where the data set shall be; not there yet, or empty.
+        overwrite: replace the data set that is in `folder`.
+        recipe: what the shards are made from, as JSON. Shards that a killed run finished from the very same are kept; all else is
+            removed, and without a recipe everything is.
+    """
+
+    def __init__(self, folder: str | Path, overwrite: bool = False, recipe: str = "") -> None:
+        self.folder = Path(folder).resolve()
+        self.path = self.folder.with_name(f".{self.folder.name}.partial")
+        self.overwrite, self.recipe = overwrite, recipe
+        self._replaced = self.folder.with_name(f".{self.folder.name}.replaced")
+
+    @contextlib.contextmanager
+    def disk(self) -> Iterator[None]:
+        """What the disk refuses in the `with` block becomes a `DataError`."""
+        try:
+            yield
+        except OSError as error:
+            raise DataError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
+
+    def claim(self) -> None:
+        """Take the folder, and clear away what a killed writer left; `DataError` where it is taken."""
+        with self.disk():
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(exist_ok=True)
+            self._lock = os.open(self.path, os.O_RDONLY)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(self._lock)
+                raise DataError(f"{self.folder}: another process is writing it; wait for it, or choose another folder") from None
+            try:
+                self._clear()
+            except BaseException:
+                self.abandon()
+                raise
+
+    def _clear(self) -> None:
+        note = self.path / "recipe.json"
+        same = bool(self.recipe) and note.is_file() and note.read_bytes() == self.recipe.encode()
+        for left in self.path.iterdir():
+            if not (same and (left == note or left.suffix == ".tar")):
+                left.unlink()
+        if self.recipe and not same:
+            note.write_text(self.recipe, encoding="utf-8")
+        if self._replaced.exists():
+            if self.folder.exists():
+                shutil.rmtree(self._replaced)
+            else:
+                self._replaced.rename(self.folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise DataError(f"{self.folder}: is a file; choose another name for the folder of the shards")
+        if self.folder.exists() and any(self.folder.iterdir()):
+            if not self.overwrite:
+                raise DataError(f"{self.folder}: is not empty; choose another folder, or ask to overwrite the data set in it")
+            if not (self.folder / "dataset.json").is_file():
+                raise DataError(f"{self.folder}: holds no dataset.json, so it is no data set to overwrite; choose another folder")
+
+    def finish(self, card: DatasetCard) -> None:
+        """Write the card and put the data set in its place."""
+        with self.disk():
+            (self.path / "recipe.json").unlink(missing_ok=True)
+            (self.path / "dataset.json").write_text(card_text(card), encoding="utf-8")
+            if self.folder.exists():
+                self.folder.rename(self._replaced)
+            self.path.rename(self.folder)
+            shutil.rmtree(self._replaced, ignore_errors=True)
+        os.close(self._lock)
+
+    def pause(self) -> None:
+        """Leave the finished shards for the next run of the same recipe."""
+        os.close(self._lock)
+
+    def abandon(self) -> None:
+        """Remove what was written."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def card_text(card: DatasetCard) -> str:
+    """A card as `dataset.json` holds it."""
+    return json.dumps(card.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+
+def pattern(split: str, shards: int) -> str:
+    """The names of a split's shards, as `dataset.json` gives them."""
+    return f"{split}-{{000000..{shards - 1:06d}}}.tar"
+
+
+def encoded(where: str, sample: Sample, card: DatasetCard) -> dict[str, Any]:
+    """A sample as WebDataset's writers take it; `DataError` says what is wrong with it and begins with `where`."""
+    if faults := list(_faults(sample, len(card.classes), len(card.mask_classes))):
+        raise DataError(f"{where}: {'; '.join(faults)}")
+    return {"__key__": sample.key, **components(sample)}
+
+
+TAR: dict[str, Any] = {"encoder": False, "mtime": 0, "user": "mtgen", "group": "mtgen"}
+"""How WebDataset writes tars here: bytes as given, and nothing in the headers that differs from run to run."""
 
 
 class ShardWriter:
@@ -149,95 +273,51 @@ class ShardWriter:
         overwrite: bool = False,
         **extra: Any,
     ) -> None:
-        self.folder = Path(folder).resolve()
         self.card = DatasetCard(
             name=name, classes=list(classes), mask_classes=list(mask_classes), source=source, licence=licence, splits={}, **extra
         )
-        self.samples_per_shard, self.overwrite = samples_per_shard, overwrite
-        self._partial = self.folder.with_name(f".{self.folder.name}.partial")
-        self._replaced = self.folder.with_name(f".{self.folder.name}.replaced")
+        self.samples_per_shard = samples_per_shard
+        self._draft = Draft(folder, overwrite)
+        self.folder = self._draft.folder
         self._shards: dict[str, webdataset.ShardWriter] = {}
         self._keys: set[str] = set()
 
-    @contextlib.contextmanager
-    def _disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise DataError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
-
     def __enter__(self) -> Self:
-        with self._disk():
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            self._partial.mkdir(exist_ok=True)
-            self._lock = os.open(self._partial, os.O_RDONLY)
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when a writer is killed
-            except BlockingIOError:
-                os.close(self._lock)
-                raise DataError(f"{self.folder}: another process is writing it; wait for it, or choose another folder") from None
-            try:
-                self._claim()
-            except BaseException:
-                self._abandon()
-                raise
+        self._draft.claim()
         return self
-
-    def _claim(self) -> None:
-        """Clear away what a killed writer left, and make sure that `folder` may be taken."""
-        for left in self._partial.iterdir():
-            left.unlink()
-        if self._replaced.exists():
-            if self.folder.exists():
-                shutil.rmtree(self._replaced)
-            else:
-                self._replaced.rename(self.folder)
-        if self.folder.exists() and not self.folder.is_dir():
-            raise DataError(f"{self.folder}: is a file; choose another name for the folder of the shards")
-        if self.folder.exists() and any(self.folder.iterdir()):
-            if not self.overwrite:
-                raise DataError(f"{self.folder}: is not empty; choose another folder, or ask to overwrite the data set in it")
-            if not (self.folder / "dataset.json").is_file():
-                raise DataError(f"{self.folder}: holds no dataset.json, so it is no data set to overwrite; choose another folder")
 
     def write(self, split: str, sample: Sample) -> None:
         """Add a sample to a split; `DataError` names the sample and what is wrong with it."""
+        content = encoded(f"{self.folder}, sample {sample.key!r} of {split}", sample, self.card)
+        self.copy(split, content.pop("__key__"), content)
+
+    def copy(self, split: str, key: str, parts: dict[str, bytes]) -> None:
+        """Add a sample whose components (suffix -> bytes) are stored as they are; `DataError` where its key is taken."""
         if not re.fullmatch(r"[A-Za-z0-9_]+", split):
             raise DataError(f"{self.folder}: split {split!r} cannot begin a shard's name; use letters, digits and '_'")
-        faults = list(_faults(sample, len(self.card.classes), len(self.card.mask_classes)))
-        if sample.key in self._keys:
-            faults.append("another sample has the same key")
-        if faults:
-            raise DataError(f"{self.folder}, sample {sample.key!r} of {split}: {'; '.join(faults)}")
-        self._keys.add(sample.key)
-        with self._disk():
+        if key in self._keys:
+            raise DataError(f"{self.folder}, sample {key!r} of {split}: another sample has the same key")
+        self._keys.add(key)
+        with self._draft.disk():
             if split not in self._shards:
-                pattern = str(self._partial / split).replace("%", "%%") + "-%06d.tar"
-                self._shards[split] = webdataset.ShardWriter(
-                    pattern, maxcount=self.samples_per_shard, verbose=0, encoder=False, mtime=0, user="mtgen", group="mtgen"
-                )
-            self._shards[split].write({"__key__": sample.key, **components(sample)})
+                names = str(self._draft.path / split).replace("%", "%%") + "-%06d.tar"
+                self._shards[split] = webdataset.ShardWriter(names, maxcount=self.samples_per_shard, verbose=0, **TAR)
+            self._shards[split].write({"__key__": key, **parts})
 
     def _finish(self) -> None:
         if not self._shards:
             raise DataError(f"{self.folder}: no sample was written, so there is no data set to keep")
-        with self._disk():
+        with self._draft.disk():
             for split, shards in self._shards.items():
-                self.card.splits[split] = Split(samples=shards.total, shards=f"{split}-{{000000..{shards.shard - 1:06d}}}.tar")
+                self.card.splits[split] = Split(samples=shards.total, shards=pattern(split, shards.shard))
                 shards.close()
-            text = json.dumps(self.card.model_dump(mode="json"), indent=1, ensure_ascii=False)
-            (self._partial / "dataset.json").write_text(text + "\n", encoding="utf-8")
-            if self.folder.exists():
-                self.folder.rename(self._replaced)
-            self._partial.rename(self.folder)
-            shutil.rmtree(self._replaced, ignore_errors=True)
+        self._draft.finish(self.card)
 
     def _abandon(self) -> None:
         for shards in self._shards.values():
             with contextlib.suppress(OSError, AttributeError):  # closing flushes, in vain: on a full disk, or closed already
                 shards.close()
-        shutil.rmtree(self._partial, ignore_errors=True)
-        os.close(self._lock)
+        self._draft.abandon()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
@@ -246,7 +326,5 @@ class ShardWriter:
         except BaseException:
             self._abandon()
             raise
-        if kind is None:
-            os.close(self._lock)
-        else:
+        if kind is not None:
             self._abandon()

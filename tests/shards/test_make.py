@@ -78,10 +78,49 @@ def test_without_test_samples_there_is_no_test_split(tmp_path: Path) -> None:
     assert list(make("shapes", tmp_path / "set", train=2, test=0).splits) == ["train"]
 
 
-def test_progress_counts_every_sample_of_every_split(tmp_path: Path) -> None:
+def test_progress_counts_the_samples_of_every_shard(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    make("shapes", tmp_path / "set", progress=lambda done, total: seen.append((done, total)), train=3, test=2)
-    assert seen == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    make("shapes", tmp_path / "set", progress=lambda done, total: seen.append((done, total)), samples_per_shard=2, train=3, test=2)
+    assert seen == [(2, 5), (3, 5), (5, 5)]
+
+
+SHARDED = {"seed": 3, "samples_per_shard": 7, "train": 40, "test": 10}
+
+
+def test_any_number_of_processes_makes_the_same_bytes(tmp_path: Path) -> None:
+    for processes in (1, 2):
+        make("digits", tmp_path / str(processes), processes=processes, **SHARDED)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+KILLED = """
+import os, signal, sys
+from mtgen.shards.make import make
+def stop(done, total):
+    if done >= 14:
+        os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+make("digits", sys.argv[1], progress=stop, seed=3, samples_per_shard=7, train=40, test=10)
+"""
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
+def test_an_interrupted_make_goes_on_where_it_was_and_ends_with_the_same_bytes(tmp_path: Path, how: str) -> None:
+    make("digits", tmp_path / "whole", **SHARDED)
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "set"), how], check=False, capture_output=True, timeout=120)
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / ".set.partial").glob("*.tar")}
+    assert {"train-000000.tar", "train-000001.tar"} <= set(kept) and len(kept) < 8 and not (tmp_path / "set").exists()
+    make("digits", tmp_path / "set", **SHARDED)
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
+    assert {name: (tmp_path / "set" / name).stat().st_mtime_ns for name in kept} == kept
+    assert not (tmp_path / ".set.partial").exists()
+
+
+def test_what_another_recipe_left_behind_is_not_gone_on_with(tmp_path: Path) -> None:
+    make("digits", tmp_path / "whole", **SHARDED)
+    program = KILLED.replace("seed=3", "seed=4")
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "set"), "SIGKILL"], check=False, capture_output=True, timeout=120)
+    make("digits", tmp_path / "set", **SHARDED)
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
 
 
 def test_options_are_read_with_their_types() -> None:
@@ -93,7 +132,7 @@ def test_options_are_read_with_their_types() -> None:
 @pytest.mark.parametrize(
     ("recipe", "assignments", "message"),
     [
-        ("digit", [], "unknown recipe 'digit'; did you mean 'digits'? possible: digits, shapes"),
+        ("digit", [], "unknown recipe 'digit'; did you mean 'digits'? possible: digits, folder, shapes"),
         ("digits", ["resolutoin=64"], "resolutoin: unknown key; did you mean resolution? possible: resolution, train, "),
         ("digits", ["resolution=big"], "resolution=big: input should be a valid integer"),
         ("digits", ["digits"], "digits: an override is written key=value"),

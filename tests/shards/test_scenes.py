@@ -136,7 +136,10 @@ def test_scenes_of_a_split_take_their_digits_from_its_pool() -> None:
     maker = Digits(Digits.Options.model_validate({"train": 10, "test": 10}), seed=0)
     for split, label in (("train", 3), ("test", 7)):
         maker.pools[split] = [i for i in maker.pools[split] if maker.labels[i] == label]
-    assert {split: {sample.label for sample in maker.samples(split)} for split in maker.splits} == {"train": {3}, "test": {7}}
+    assert {split: {maker.make(split, i).label for i in range(count)} for split, count in maker.splits.items()} == {
+        "train": {3},
+        "test": {7},
+    }
 
 
 def test_digits_of_the_two_splits_differ_in_their_pixels_too(digits: Digits) -> None:
@@ -167,7 +170,7 @@ def test_a_shapes_tone_has_the_pitch_of_its_class(label: int) -> None:
 def test_classes_come_about_equally_often(recipe: str, classes: int) -> None:
     kind = RECIPES[recipe]
     maker = kind(kind.Options.model_validate({"train": 1000, "resolution": 16}), seed=0)
-    counts = np.bincount([sample.label or 0 for sample in maker.samples("train")], minlength=classes)
+    counts = np.bincount([sample.label or 0 for sample in (maker.make("train", i) for i in range(1000))], minlength=classes)
     assert counts.min() > 0.7 * 1000 / classes and counts.max() < 1.3 * 1000 / classes
 
 

@@ -1,0 +1,186 @@
+"""folder: images in class folders, with masks, captions, boxes and sounds beside them; files are stored as they are."""
+
+import hashlib
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from mtgen.config import Section
+from mtgen.data.picture import pixels
+from mtgen.errors import DataError
+from mtgen.schema import IGNORE
+from mtgen.shards.make import RECIPES, Recipe
+from mtgen.shards.write import Sample
+
+IMAGES = (".jpg", ".jpeg", ".png", ".webp")
+OTHERS = (".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+"""Images that are stored as PNG: shards hold JPEG, PNG and WebP."""
+SPLITS = ("train", "test", "val")
+SOUNDS = (".wav", ".flac")
+
+
+class FolderOptions(Section):
+    """Options of the recipe `folder`."""
+
+    images: str = Field(min_length=1, description="folder of images, [train|test|val/][CLASS/]FILE")
+    masks: str | None = Field(None, description="folder of masks, laid out as the images; default: FILE.mask.png beside each image")
+    mask_classes: list[str] = Field([], description="names of the masks' classes; default: as many as their values need")
+    classes: list[str] = Field([], description="names of the classes, in order; default: the class folders in alphabetical order")
+    test: float = Field(0.1, ge=0, lt=1, description="share split off for the test split, where there are no split folders")
+
+
+def share(seed: int, key: str) -> float:
+    """A number in [0, 1) that depends on seed and key alone: what deals samples to splits."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8], "big") / 2**64
+
+
+def key_of(name: str) -> str:
+    """A file's path without its suffix as a sample's key; where letters had to go, a digest keeps it unique."""
+    key = re.sub(r"[^A-Za-z0-9_-]+", "_", name)
+    return key if key == name else f"{key}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+@RECIPES.register("folder")
+class Folder(Recipe):
+    """One sample an image: `x.jpg`, and beside it `x.mask.png`, `x.txt` (caption), `x.json` (boxes), `x.wav` or `x.flac`."""
+
+    Options = FolderOptions
+    licence = ""
+
+    def __init__(self, options: FolderOptions, seed: int) -> None:
+        super().__init__(options, seed)
+        self.root = Path(options.images).resolve()
+        if not self.root.is_dir():
+            raise DataError(f"images={options.images}: there is no such folder; give the one that holds the images")
+        if options.masks is not None and not Path(options.masks).is_dir():
+            raise DataError(f"masks={options.masks}: there is no such folder; give the one that holds the masks")
+        files = sorted(path.relative_to(self.root) for path in self.root.rglob("*") if path.suffix.lower() in IMAGES + OTHERS)
+        files = [path for path in files if not path.stem.lower().endswith(".mask")]
+        if not files:
+            raise DataError(f"images={options.images}: no images in it ({', '.join(IMAGES + OTHERS)})")
+        split_folders = all(path.parts[0] in SPLITS for path in files)
+        self.files: dict[str, list[Path]] = {}
+        found: set[str] = set()
+        for path in files:
+            inner = path.parts[int(split_folders) :]
+            found.update(inner[:1] if len(inner) > 1 else [])
+            split = path.parts[0] if split_folders else "test" if share(seed, path.as_posix()) < options.test else "train"
+            self.files.setdefault(split, []).append(path)
+        self.files = {split: self.files[split] for split in ("train", "val", "test") if split in self.files}
+        self.depth = int(split_folders)
+        self.classes = options.classes or sorted(found)
+        if unknown := sorted(found - set(self.classes)):
+            raise DataError(f"classes={self.classes}: {self.root} has a class folder {unknown[0]!r} too; name it, or take it away")
+        self.source = f"files of the folder {self.root.name}"
+        masks = [mask for path in files if (mask := self._mask(path)) is not None]
+        self.mask_classes = options.mask_classes or self._values(masks)
+        self.sources = [
+            [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+            for path in sorted({beside for file in files for beside in self._beside(file)} | set(masks))
+        ]
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Split -> number of samples."""
+        return {split: len(files) for split, files in self.files.items()}
+
+    def _beside(self, file: Path) -> list[Path]:
+        own = self.root / file
+        return [own, *(path for suffix in (".txt", ".json", *SOUNDS) if (path := own.with_suffix(suffix)).is_file())]
+
+    def _mask(self, file: Path) -> Path | None:
+        if self.options.masks is not None:
+            path = (Path(self.options.masks).resolve() / file).with_suffix(".png")
+        else:
+            path = (self.root / file).with_suffix(".mask.png")
+        return path if path.is_file() else None
+
+    @staticmethod
+    def _values(masks: list[Path]) -> list[str]:
+        """Names for the mask classes that are found: as many as the largest value needs."""
+        largest = -1
+        for path in masks:
+            values = read_mask(path)
+            largest = max(largest, int(values[values != IGNORE].max(initial=0)))
+        return [f"class {number}" for number in range(largest + 1)]
+
+    def make(self, split: str, number: int) -> Sample:
+        """The sample of one image file."""
+        file = self.files[split][number]
+        path = self.root / file
+        parts = file.parts[self.depth :]
+        data = read(path)
+        mask, caption, about = self._mask(file), path.with_suffix(".txt"), path.with_suffix(".json")
+        sounds = [sound for suffix in SOUNDS if (sound := path.with_suffix(suffix)).is_file()]
+        boxes = read_boxes(about) if about.is_file() else {}
+        return Sample(
+            key=key_of(file.with_suffix("").as_posix()),
+            image=data if path.suffix.lower() in IMAGES else _as_png(path, data),
+            label=self.classes.index(parts[0]) if len(parts) > 1 else None,
+            mask=None if mask is None else read_mask(mask),
+            boxes=boxes.get("boxes"),
+            labels=boxes.get("labels"),
+            caption=read_text(caption) if caption.is_file() else None,
+            sound=read(sounds[0]) if sounds else None,
+        )
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a file; `DataError` names it where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_text(path: Path) -> str:
+    """A caption without the line's end; `DataError` where it is not UTF-8."""
+    try:
+        return read(path).decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; write captions in UTF-8") from None
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """`[H,W]` uint8 values of a grey or palette image; `DataError` where it has colours or more than 8 bits."""
+    try:
+        mask = pixels(read(path))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+    if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
+        raise DataError(f"{path}: {mask.dtype} {list(mask.shape)}; a mask has one channel of 8 bits, with the class number as value")
+    return mask.astype(np.uint8)
+
+
+def read_boxes(path: Path) -> dict[str, Any]:
+    """What an `x.json` says of boxes and labels; `DataError` where it is no object with lists of them."""
+    try:
+        about = json.loads(read(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not readable as JSON ({' '.join(str(error).split())})") from None
+    if not isinstance(about, dict) or not all(isinstance(about.get(name, []), list) for name in ("boxes", "labels")):
+        raise DataError(f'{path}: has to be an object such as {{"boxes": [[x0, y0, x1, y1, class]], "labels": [class]}}')
+    numbers = [box if isinstance(box, list) else [box] for box in about.get("boxes", [])]
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) for box in numbers for v in box):
+        raise DataError(f"{path}: a box is [x0, y0, x1, y1, class], five numbers")
+    if not all(isinstance(label, int) and not isinstance(label, bool) for label in about.get("labels", [])):
+        raise DataError(f"{path}: labels are class numbers")
+    return about
+
+
+def _as_png(path: Path, data: bytes) -> bytes:
+    """An image of a kind that shards do not hold, as PNG: nothing is lost."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            grey = picture.mode in ("1", "L")
+            file = io.BytesIO()
+            picture.convert("L" if grey else "RGB").save(file, "PNG")
+            return file.getvalue()
+    except Exception as error:  # noqa: BLE001 - Pillow's readers raise whatever damaged bytes lead them to
+        raise DataError(f"{path}: damaged image ({' '.join(str(error).split())})") from None

@@ -1,0 +1,149 @@
+"""Folders of images become shards: files as they are, labels from what lies beside them, and clear words for what cannot be used."""
+
+import io
+import json
+import tarfile
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mtgen.errors import DataError
+from mtgen.shards.make import make
+from mtgen.shards.recipes.folder import key_of, share
+from mtgen.shards.validate import validate
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+
+
+def picture(path: Path, pixels: np.ndarray = PIXELS) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def members(folder: Path) -> dict[str, bytes]:
+    """Name -> bytes of everything in the shards of a data set, split first."""
+    found = {}
+    for shard in sorted(folder.glob("*.tar")):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                content = tar.extractfile(member)
+                assert content is not None
+                found[f"{shard.name.partition('-')[0]}/{member.name}"] = content.read()
+    return found
+
+
+def test_everything_beside_an_image_is_stored_with_it(tmp_path: Path) -> None:
+    image = picture(tmp_path / "in/cat/x.jpg")
+    mask = np.array([[0, 1, 255, 2]], np.uint8).repeat(2, 1).repeat(6, 0)
+    picture(tmp_path / "in/cat/x.mask.png", mask)
+    (tmp_path / "in/cat/x.txt").write_text("eine Kätzin\n", encoding="utf-8")
+    (tmp_path / "in/cat/x.json").write_text('{"boxes": [[0, 0, 4.5, 3, 0]], "labels": [0]}')
+    with wave.open(str(tmp_path / "in/cat/x.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(100))
+    picture(tmp_path / "in/dog/y.webp")
+    card = make("folder", tmp_path / "out", images=str(tmp_path / "in"), test=0)
+    found = members(tmp_path / "out")
+    assert found["train/cat_x-" + key_of("cat/x")[-8:] + ".jpg"] == image.read_bytes()
+    key = f"train/{key_of('cat/x')}"
+    assert found[f"{key}.cls"] == b"0" and found[f"train/{key_of('dog/y')}.cls"] == b"1"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(found[f"{key}.mask.png"]))), mask)
+    assert found[f"{key}.txt"].decode() == "eine Kätzin"
+    assert json.loads(found[f"{key}.json"]) == {"width": 8, "height": 6, "boxes": [[0, 0, 4.5, 3, 0]], "labels": [0]}
+    assert found[f"{key}.wav"] == (tmp_path / "in/cat/x.wav").read_bytes()
+    assert (card.classes, card.mask_classes) == (["cat", "dog"], ["class 0", "class 1", "class 2"])
+    assert validate(tmp_path / "out").problems == []
+
+
+def test_split_folders_are_the_splits(tmp_path: Path) -> None:
+    for name in ("train/a/1.png", "train/b/2.png", "val/a/3.png", "test/b/4.png"):
+        picture(tmp_path / "in" / name)
+    card = make("folder", tmp_path / "out", images=str(tmp_path / "in"))
+    assert {name: split.samples for name, split in card.splits.items()} == {"train": 2, "val": 1, "test": 1}
+    assert card.classes == ["a", "b"]
+
+
+def test_without_split_folders_a_share_is_split_off_by_the_seed(tmp_path: Path) -> None:
+    for i in range(40):
+        picture(tmp_path / f"in/{i:02d}.png")
+    names = {}
+    for seed in (0, 1):
+        card = make("folder", tmp_path / str(seed), seed=seed, images=str(tmp_path / "in"), test=0.3)
+        assert card.classes == [] and sum(split.samples for split in card.splits.values()) == 40
+        names[seed] = {name for name in members(tmp_path / str(seed)) if name.startswith("test/")}
+        assert names[seed] == {f"test/{i:02d}.png" for i in range(40) if share(seed, f"{i:02d}.png") < 0.3}
+    assert names[0] != names[1]
+
+
+def test_masks_may_lie_in_a_parallel_folder_and_have_a_palette(tmp_path: Path) -> None:
+    picture(tmp_path / "in/a/x.png")
+    mask = Image.fromarray(np.full((6, 8), 1, np.uint8), "P")
+    mask.putpalette([0, 0, 0, 255, 0, 0])
+    (tmp_path / "masks/a").mkdir(parents=True)
+    mask.save(tmp_path / "masks/a/x.png")
+    make("folder", tmp_path / "out", images=str(tmp_path / "in"), masks=str(tmp_path / "masks"), mask_classes=["ground", "thing"], test=0)
+    stored = Image.open(io.BytesIO(members(tmp_path / "out")[f"train/{key_of('a/x')}.mask.png"]))
+    assert stored.mode == "L" and (np.asarray(stored) == 1).all()
+
+
+def test_an_image_of_another_kind_is_stored_as_png_without_loss(tmp_path: Path) -> None:
+    picture(tmp_path / "in/x.bmp")
+    make("folder", tmp_path / "out", images=str(tmp_path / "in"), test=0)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(members(tmp_path / "out")["train/x.png"]))), PIXELS)
+
+
+def test_a_changed_source_is_not_gone_on_with(tmp_path: Path) -> None:
+    for name in "abc":
+        picture(tmp_path / f"in/{name}.png")
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    options = {"images": str(tmp_path / "in"), "test": 0, "samples_per_shard": 1}
+    with pytest.raises(KeyboardInterrupt):
+        make("folder", tmp_path / "out", progress=stop, **options)
+    assert (tmp_path / ".out.partial/train-000000.tar").is_file()
+    changed = picture(tmp_path / "in/a.png", 255 - PIXELS)
+    make("folder", tmp_path / "out", **options)
+    assert members(tmp_path / "out")["train/a.png"] == changed.read_bytes()
+
+
+BAD: list[tuple[str, bytes, str]] = [
+    ("x.json", b"[1]", "x.json: has to be an object"),
+    ("x.json", b"{", "x.json: not readable as JSON"),
+    ("x.json", b'{"boxes": [["a"]]}', "x.json: a box is"),
+    ("x.json", b'{"boxes": [[4, 0, 2, 3, 0]]}', r"sample 'x' of train: its box \[4, 0, 2, 3, 0\] is not"),
+    ("x.json", b'{"boxes": [[0, 0, NaN, 3, 0]]}', "sample 'x' of train: its box"),
+    ("x.txt", b"caf\xe9", "x.txt: not UTF-8 at byte 3"),
+    ("x.mask.png", b"no picture", "x.mask.png: not a JPEG, PNG or WebP file"),
+    ("x.wav", b"no sound", "sample 'x' of train: its sound is no WAV or FLAC"),
+    ("y.jpg", b"no picture", "sample 'y' of train: its image: not a JPEG, PNG or WebP file"),
+    ("y.bmp", b"no picture", "y.bmp: damaged image"),
+    ("x.webp", b"RIFF", "sample 'x'"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD, ids=[f"{name}-{content[:12]!r}" for name, content, _ in BAD])
+def test_a_file_that_cannot_be_used_is_named_and_nothing_is_left(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    picture(tmp_path / "in/x.png")
+    (tmp_path / "in" / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        make("folder", tmp_path / "out", images=str(tmp_path / "in"), classes=["a"], test=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_two_images_with_one_name_are_named(tmp_path: Path) -> None:
+    for suffix in ("png", "jpg"):
+        picture(tmp_path / f"in/x.{suffix}")
+    with pytest.raises(DataError, match="sample 'x': in train-000000.tar and in train-000000.tar; keys are unique"):
+        make("folder", tmp_path / "out", images=str(tmp_path / "in"), test=0)
+
+
+def test_a_folder_that_is_not_there_or_holds_no_image_is_named(tmp_path: Path) -> None:
+    for images, message in ((tmp_path / "none", "there is no such folder"), (tmp_path, "no images in it")):
+        with pytest.raises(DataError, match=message):
+            make("folder", tmp_path / "out", images=str(images))
