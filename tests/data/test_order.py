@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtgen.data.order import Order
+from mtgen.data.order import BLOCK, Interleave, Order, Windowed, quotas
 
 SEEDS = st.integers(0, 2**31 - 1)
 SIZES = st.integers(1, 700)
@@ -59,3 +59,84 @@ def test_a_million_samples_are_a_permutation() -> None:
 def test_no_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one sample"):
         Order(0, 0)
+
+
+def windowed(sizes: list[int], window: int, seed: int) -> Windowed:
+    return Windowed(np.array(sizes), window, seed)
+
+
+SHARDS = st.lists(st.integers(0, 90), min_size=1, max_size=12).filter(any)
+
+
+@given(sizes=SHARDS, window=st.integers(1, 15), seed=SEEDS, epoch=st.integers(0, 10**6))
+def test_each_windowed_epoch_is_a_permutation(sizes: list[int], window: int, seed: int, epoch: int) -> None:
+    n = sum(sizes)
+    assert sorted(windowed(sizes, window, seed).sample(np.arange(n) + epoch * n)) == list(range(n))
+
+
+@given(sizes=SHARDS, window=st.integers(1, 15), seed=SEEDS, epoch=st.integers(0, 1000))
+def test_a_windows_shards_appear_in_that_window_only(sizes: list[int], window: int, seed: int, epoch: int) -> None:
+    n, shard_of = sum(sizes), np.repeat(np.arange(len(sizes)), sizes)
+    shards = shard_of[windowed(sizes, window, seed).sample(np.arange(n) + epoch * n)]
+    begin, seen = 0, set()
+    while begin < n:  # a window ends where its first `window` shards have been read
+        left, group = shards[begin:], list(dict.fromkeys(shards[begin:].tolist()))
+        size, taken = 0, 0
+        for taken in range(1, min(window, len(group)) + 1):
+            size = sum(sizes[s] for s in group[:taken])
+        assert set(left[:size].tolist()) == set(group[:taken]) and not seen & set(group[:taken])
+        seen |= set(group[:taken])
+        begin += size
+
+
+@given(sizes=SHARDS, window=st.integers(1, 15), seed=SEEDS, begin=st.integers(0, 10**6), world=st.integers(1, 9), share=st.integers(1, 9))
+def test_workers_parts_of_windows_are_those_of_one_worker(
+    sizes: list[int], window: int, seed: int, begin: int, world: int, share: int
+) -> None:
+    order, whole = windowed(sizes, window, seed), windowed(sizes, window, seed)
+    parts = [order.sample(begin + rank * share + np.arange(share)) for rank in range(world)]
+    assert np.array_equal(np.concatenate(parts), whole.sample(begin + np.arange(world * share)))
+
+
+def test_a_windows_samples_are_shuffled_among_all_of_its_shards() -> None:
+    shards = windowed([1000] * 8, 4, 0).sample(np.arange(4000)) // 1000
+    for quarter in shards.reshape(4, 1000):
+        assert (np.bincount(quarter, minlength=8)[np.unique(shards)] > 150).all()  # 250 are expected
+
+
+def test_windows_differ_between_epochs_and_seeds() -> None:
+    orders = [tuple(windowed([50] * 6, 2, seed).sample(np.arange(300) + epoch * 300)) for seed in range(4) for epoch in range(4)]
+    assert len(set(orders)) == 16
+
+
+MEMBERS = st.lists(st.tuples(st.integers(1, 300), st.floats(0.05, 10)), min_size=1, max_size=5)
+
+
+@given(members=MEMBERS, seed=SEEDS, begin=st.integers(0, 50))
+def test_each_data_set_of_a_mixture_has_exact_epochs_of_its_own(members: list[tuple[int, float]], seed: int, begin: int) -> None:
+    sizes, weights = [n for n, _ in members], [w for _, w in members]
+    mixed = Interleave([Order(n, seed, str(i)) for i, n in enumerate(sizes)], sizes, weights, seed)
+    samples, first = mixed.sample(np.arange(begin * BLOCK, (begin + 2) * BLOCK)), 0
+    for number, (n, quota) in enumerate(zip(sizes, quotas(weights), strict=True)):
+        mine = samples[(samples >= first) & (samples < first + n)] - first
+        expected = Order(n, seed, str(number)).sample(np.arange(begin * quota, (begin + 2) * quota))
+        assert np.array_equal(np.sort(mine), np.sort(expected))
+        first += n
+
+
+@given(weights=st.lists(st.floats(0.01, 100), min_size=1, max_size=20))
+def test_quotas_are_the_weights_to_within_one_sample_a_block(weights: list[float]) -> None:
+    quota, exact = quotas(weights), np.array(weights) / sum(weights) * BLOCK
+    assert quota.sum() == BLOCK and (np.abs(quota - exact) < 1).all()
+
+
+@given(members=MEMBERS, seed=SEEDS, position=st.lists(st.integers(0, 10**9), min_size=1, max_size=30))
+def test_a_position_in_a_mixture_does_not_depend_on_its_company(members: list[tuple[int, float]], seed: int, position: list[int]) -> None:
+    sizes = [n for n, _ in members]
+    mixed = Interleave([Order(n, seed) for n in sizes], sizes, [w for _, w in members], seed)
+    assert mixed.sample(np.array(position)).tolist() == [int(mixed.sample(np.array([p]))[0]) for p in position]
+
+
+def test_a_weight_that_gets_no_sample_is_refused() -> None:
+    with pytest.raises(ValueError, match="a weight below"):
+        Interleave([Order(5, 0), Order(5, 0)], [5, 5], [1, 1e-9], 0)
