@@ -61,10 +61,15 @@ def _table(title: str, values: dict[str, Any]) -> None:
 
 def _load_config(path: Path, overrides: list[str] | None) -> Any:
     from mtgen.config import load
+    from mtgen.data.source import located
 
     config = load(path, overrides)
-    absolute = {"runs": str(Path(config.runs).absolute())}
-    return config.model_copy(update={**absolute, "data": config.data.model_copy(update={"path": str(Path(config.data.path).absolute())})})
+    data = config.data
+    places = {
+        "path": data.path and located(data.path),
+        "mixture": [share.model_copy(update={"path": located(share.path)}) for share in data.mixture],
+    }
+    return config.model_copy(update={"runs": str(Path(config.runs).absolute()), "data": data.model_copy(update=places)})
 
 
 @app.command(rich_help_panel="Train")
@@ -144,7 +149,7 @@ def inspect(run: Run, json_file: Json = None) -> None:
 @app.command(rich_help_panel="Look at a run")
 def evaluate(
     run: Run,
-    data: Annotated[Path | None, typer.Option("--against", help="data set to test on; default: the run's own")] = None,
+    data: Annotated[str | None, typer.Option("--against", help="data set to test on; default: the run's own")] = None,
     n: Annotated[int | None, typer.Option("--n", help="images to generate; default: evaluate.samples")] = None,
     seed: int = 0,
     device: Device = "auto",
@@ -289,16 +294,17 @@ def shards_split(
 
 
 @shards_app.command("index")
-def shards_index(folder: Annotated[Path, typer.Argument(help="folder with dataset.json")]) -> None:
-    """Write the index beside dataset.json (training makes one in the cache by itself where there is none).
+def shards_index(folder: Annotated[str, typer.Argument(help="folder with dataset.json, or its URL")]) -> None:
+    """Write the index beside dataset.json, or of a URL into the cache; only shards that are new or changed are read.
 
-    Example: `mtgen shards index data_shards/digits`
+    Training makes one in the cache by itself where there is none. Example: `mtgen shards index data_shards/digits`
     """
-    from mtgen.data.index import beside, build_index
+    from mtgen.data.index import beside, build_index, cached
+    from mtgen.data.source import is_url
     from mtgen.progress import bar
 
     with bar(console) as progress:
-        path = build_index(folder, out=beside(folder), progress=progress)
+        path = build_index(folder, out=cached(folder) if is_url(folder) else beside(folder), progress=progress)
     _say(f"wrote {path}")
 
 

@@ -39,8 +39,25 @@ class TaskSettings(Section):
     weight: float = Field(1.0, ge=0, description="factor of the task's losses, before the gradient gate; 0 switches it off")
 
 
+class Share(Section):
+    """One data set of a mixture."""
+
+    path: str = Field(min_length=1, description="folder with dataset.json and its shards, or its URL")
+    weight: float = Field(1.0, gt=0, description="its share of the samples, relative to the others'")
+    train: str | None = Field(None, description="split to train on; default: data.train")
+    test: str | None = Field(None, description="split to evaluate on; default: data.test")
+
+
 class Data(Section):
-    path: str = Field(min_length=1, description="folder with dataset.json and its shards")
+    path: str | None = Field(None, min_length=1, description="folder with dataset.json and its shards, or its URL")
+    mixture: list[Share] = Field([], description="several data sets instead of data.path, each with path and weight")
+    order: Literal["auto", "global", "windowed"] = Field(
+        "auto", description="global: shuffle all samples; windowed: a few shards at a time; auto: windowed where shards are fetched"
+    )
+    window: int = Field(8, ge=1, description="shards that are shuffled together in a windowed order")
+    cache: float = Field(50.0, gt=0, description="GB that fetched shards may take on a node's disk ($MTGEN_CACHE, ~/.cache/mtgen)")
+    on_damage: Literal["stop", "skip"] = Field("stop", description="a damaged sample ends the run, or is left out and counted")
+    damage_limit: float = Field(0.01, ge=0, lt=1, description="largest share of samples that may be left out")
     train: str = Field("train", description="split to train on")
     test: str = Field("test", description="split to evaluate on")
     channels: Literal["rgb", "grey"] = Field("rgb", description="channels that are decoded and drawn")
@@ -254,6 +271,11 @@ def _task_problems(tasks: Any) -> list[str]:
     return problems
 
 
+def _shares(mixture: list[Share]) -> list[float]:
+    whole = sum(share.weight for share in mixture)
+    return [share.weight / whole for share in mixture]
+
+
 def _impossible(config: Config) -> dict[str, str]:
     """Values that are well-formed and cannot work, by the key to blame."""
     problems: dict[str, str] = {}
@@ -281,6 +303,11 @@ def _impossible(config: Config) -> dict[str, str]:
         problems["precision"] = "precision=fp16: there is no fp16 training on a CPU; possible here: fp32, bf16"
     if config.device == "cuda" and resolve_device(config) == "cpu":
         problems["device"] = "device=cuda: torch sees no CUDA device on this machine; possible here: cpu, auto"
+    if (config.data.path is None) == (not config.data.mixture):
+        what = "is missing" if config.data.path is None else f"={config.data.path}: and data.mixture as well"
+        problems["data.path"] = f"data.path{': ' if config.data.path is None else ''}{what}; give either it or data.mixture"
+    if any(weight < 1 / 1000 for weight in _shares(config.data.mixture)):
+        problems["data.mixture"] = "data.mixture: a weight is below 0.1% of all; raise it or leave that data set out"
     share = max(config.workers, 1) * config.train.accumulation
     if config.batch_size % share or config.batch_size < 2 * share:
         fitting = max(2, round(config.batch_size / share)) * share

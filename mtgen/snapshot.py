@@ -8,8 +8,9 @@ import torch
 
 from mtgen import pictures
 from mtgen.config import Config
-from mtgen.data.index import Index, open_index
 from mtgen.data.loader import once
+from mtgen.data.mixture import Samples, open_samples
+from mtgen.data.source import located
 from mtgen.evaluation.metric import Progress
 from mtgen.evaluation.suite import Report, evaluate
 from mtgen.journal import Journal
@@ -23,7 +24,7 @@ GRID_ROWS = 8
 """Samples of each class in a run's grid."""
 
 
-def batches(config: Config, index: Index, limit: int | None = None) -> Any:
+def batches(config: Config, index: Samples, limit: int | None = None) -> Any:
     """A split once, as the networks see it, without augmentation."""
     return once(
         index,
@@ -45,8 +46,8 @@ class Snapshots:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.test = open_index(config.data.path, config.data.test)
-        self.train = open_index(config.data.path, config.data.train)
+        self.test = open_samples(config.data, "test")
+        self.train = open_samples(config.data, "train")
 
     def __call__(self, model: Model, images: int) -> tuple[dict[str, float], list[Path]]:
         """The averaged model after so many images -> numbers, and the pictures that were written."""
@@ -80,18 +81,19 @@ def grid(model: Model, seed: int, rows: int = GRID_ROWS) -> Any:
     return pictures.sample_grid(canvas, labels, model.card)
 
 
-def evaluate_run(run: Path, against: Path | None, n: int | None, seed: int, device: str, progress: Progress) -> Report:
+def evaluate_run(run: Path, against: str | None, n: int | None, seed: int, device: str, progress: Progress) -> Report:
     """Every metric of a run's newest checkpoint; against its own data, the numbers also go to its journal and its MLflow run.
 
     Args:
-        against: another data set to test on.
+        against: another data set to test on, a folder or a URL.
         n: how many images are generated; default: the configuration's.
     """
     folder = find_run(run)
     model, images = load_run(folder, device)
     config = model.config
-    data = str(against.absolute()) if against else config.data.path
-    test, train = open_index(data, config.data.test), open_index(data, config.data.train)
+    other = {"path": located(str(against)), "mixture": []} if against else {}
+    data = config.data.model_copy(update=other)
+    test, train = open_samples(data, "test"), open_samples(data, "train")
     samples = n or config.evaluate.samples
     report = evaluate(model, batches(config, test), batches(config, train), samples=samples, seed=seed, progress=progress)
     if against is None:

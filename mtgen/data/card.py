@@ -1,10 +1,12 @@
 """`dataset.json`: reading it, and the shards that it names."""
 
+import re
 from pathlib import Path, PurePosixPath
 
 from braceexpand import braceexpand
 from pydantic import ValidationError
 
+from mtgen.data.source import Folder, open_source
 from mtgen.errors import DataError
 from mtgen.schema import DatasetCard
 
@@ -17,17 +19,16 @@ def read_card(folder: str | Path) -> DatasetCard:
     Raises:
         DataError: no folder, no `dataset.json`, or one that is not valid; a line for every key at fault.
     """
-    folder = Path(folder)
-    path = folder / CARD
-    if not folder.is_dir():
+    source = open_source(folder)
+    path = f"{folder}/{CARD}"
+    if isinstance(source, Folder) and not source.path.is_dir():
         raise DataError(f"{folder}: there is no such folder; give the folder that holds {CARD} and its shards")
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        found = "the folder is empty" if not any(folder.iterdir()) else f"it has {len(list(folder.glob('*.tar')))} tar files"
-        raise DataError(f"{folder}: no {CARD} in this folder ({found}); every data set needs one beside its shards") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    text = source.read(CARD)
+    if text is None and isinstance(source, Folder):
+        found = "the folder is empty" if not any(source.path.iterdir()) else f"it has {len(list(source.path.glob('*.tar')))} tar files"
+        raise DataError(f"{folder}: no {CARD} in this folder ({found}); every data set needs one beside its shards")
+    if text is None:
+        raise DataError(f"{path}: there is no such file; give the URL of the folder that holds {CARD} and its shards")
     try:
         card = DatasetCard.model_validate_json(text)
     except ValidationError as error:
@@ -40,13 +41,13 @@ def read_card(folder: str | Path) -> DatasetCard:
     return card
 
 
-def shard_names(folder: Path, card: DatasetCard, split: str) -> list[str]:
+def shard_names(folder: Path | str, card: DatasetCard, split: str) -> list[str]:
     """The shards of a split, `{000000..000003}` written out.
 
     Raises:
         DataError: the split names no shards, or one outside the folder.
     """
-    where = f"{folder / CARD}: splits.{split}.shards"
+    where = f"{folder}/{CARD}: splits.{split}.shards"
     patterns = card.splits[split].shards
     try:
         names = [name for pattern in ([patterns] if isinstance(patterns, str) else patterns) for name in braceexpand(pattern)]
@@ -55,6 +56,8 @@ def shard_names(folder: Path, card: DatasetCard, split: str) -> list[str]:
     if not [name for name in names if name]:
         raise DataError(f"{where}: names no shards; write for example train-{{000000..000003}}.tar")
     for name in names:
+        if name.startswith("|") or re.match("[A-Za-z][A-Za-z0-9+.-]*:", name) or "::" in name:
+            raise DataError(f"{where}: {name!r} is an address or a command, not a file's name; name shards relative to {CARD}")
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise DataError(f"{where}: {name!r} lies outside the data set's folder; name shards relative to {CARD}")
     return names

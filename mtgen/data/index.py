@@ -5,20 +5,26 @@ import json
 import os
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mtgen.data.cache import GB, Cache, File, root
 from mtgen.data.card import CARD, read_card, shard_names
-from mtgen.data.scan import Problem
-from mtgen.data.table import PARTS, joined, rows, split_problems
+from mtgen.data.order import Order, Policy, Windowed
+from mtgen.data.scan import Problem, key_of
+from mtgen.data.source import Folder, Store, Version, open_source
+from mtgen.data.table import PARTS, SCHEMA, joined, rows, split_problems
 from mtgen.errors import DamagedSample, DataError
 from mtgen.registry import suggest
 from mtgen.schema import COMPONENTS, IGNORE, DatasetCard
@@ -26,12 +32,23 @@ from mtgen.schema import COMPONENTS, IGNORE, DatasetCard
 Progress = Callable[[int, int], None]
 """Called with (samples done, samples in all)."""
 
-VERSION = 1
+OnDamage = Literal["stop", "skip"]
+
+VERSION = 2
 OPEN = 256
 """Shards that are held open at once."""
 
+GROUP = 1 << 16
+"""Samples of one piece of the file; a piece is of one split."""
+
 SHOWN = 20
 """Problems that one error lists; the rest is counted."""
+
+FETCHING = 4
+"""Shards that are downloaded at the same time."""
+
+CACHE = 50.0
+"""GB that the shards of remote data sets may take on a node's disk, unless the configuration says otherwise."""
 
 
 def beside(folder: str | Path) -> Path:
@@ -41,18 +58,8 @@ def beside(folder: str | Path) -> Path:
 
 def cached(folder: str | Path) -> Path:
     """Where this user's index of a data set lies: `$MTGEN_CACHE`, else `~/.cache/mtgen`."""
-    root = Path(os.environ.get("MTGEN_CACHE") or Path.home() / ".cache" / "mtgen")
-    return root / "index" / f"{hashlib.sha256(os.fsencode(Path(folder).resolve())).hexdigest()[:24]}.parquet"
-
-
-@dataclass(frozen=True)
-class _File:
-    """A descriptor that is closed when nobody reads through it any more; reading with an offset is safe after a fork."""
-
-    descriptor: int
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
+    name = str(open_source(folder)) if not Path(folder).exists() else str(Path(folder).resolve())
+    return root() / "index" / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:24]}.parquet"
 
 
 class Index:
@@ -64,21 +71,44 @@ class Index:
         label: `[N]` int64 class number, -1 where missing.
         width, height: `[N]` int32, pixels of the stored image.
         present: component ("class", "mask", "boxes", "caption", "sound") -> `[N]` bool.
+        problems: what is wrong with the split; the samples at fault are left out.
+        remote: whether its shards have to be fetched.
     """
 
-    def __init__(self, folder: Path, split: str, card: DatasetCard, shards: list[str], table: pa.Table) -> None:
-        self.folder, self.split, self.card = folder, split, card
-        self._shards, self._keys = shards, table["key"].combine_chunks()
-        columns = {name: table[name].to_numpy() for name in table.column_names if name not in ("split", "key", "format")}
-        self._shard, self._columns = columns["shard"], columns
-        self.label: NDArray[np.int64] = columns["label"]
-        self.width: NDArray[np.int32] = columns["width"]
-        self.height: NDArray[np.int32] = columns["height"]
-        self.present: dict[str, NDArray[np.bool_]] = {c: columns[f"{c}_offset"] >= 0 for c in COMPONENTS}
-        self._open = lru_cache(maxsize=OPEN)(lambda name: _File(os.open(folder / name, os.O_RDONLY)))
+    def __init__(self, shards: "_Shards", split: str, card: DatasetCard, state: dict[str, Any], file: pq.ParquetFile) -> None:
+        self.folder, self.split, self.card, self.remote = str(shards.source), split, card, shards.source.remote
+        numbers = [number for number, shard in enumerate(state["shards"]) if shard["split"] == split]
+        self._state = [state["shards"][number] for number in numbers]
+        self.problems = [Problem(*found) for shard in self._state for found in shard["problems"]]
+        self.problems += [Problem(*found) for found in state["problems"].get(split, [])]
+        self.sizes = np.array([shard["rows"] for shard in self._state], dtype=np.int64)
+        self._file, self._groups = file, state["groups"][split]
+        self._columns: dict[str, NDArray[Any]] = {}
+        for name in ("label", "width", "height", *(n for n in file.schema_arrow.names if n.endswith(("_offset", "_size", "_crc")))):
+            self._columns[name] = file.read_row_groups(self._groups, columns=[name])[name].to_numpy()
+        self._shard = np.repeat(np.arange(len(numbers), dtype=np.int32), self.sizes)
+        self.label: NDArray[np.int64] = self._columns["label"]
+        self.width: NDArray[np.int32] = self._columns["width"]
+        self.height: NDArray[np.int32] = self._columns["height"]
+        nowhere = np.zeros(len(self.label), dtype=np.bool_)
+        self.present: dict[str, NDArray[np.bool_]] = {
+            c: self._columns[f"{c}_offset"] >= 0 if f"{c}_offset" in self._columns else nowhere for c in COMPONENTS
+        }
+        self._open = lru_cache(maxsize=OPEN)(shards.open)
+        self._ahead: tuple[int, ThreadPoolExecutor, list[int]] | None = None
+
+    @property
+    def shards(self) -> list[str]:
+        """File names of the split's shards."""
+        return [shard["name"] for shard in self._state]
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @cached_property
+    def _keys(self) -> pa.ChunkedArray:
+        """Only wanted for messages, so not read at the start."""
+        return self._file.read_row_groups(self._groups, columns=["key"])["key"]
 
     def key(self, i: int) -> str:
         """The sample's key, as in WebDataset."""
@@ -86,11 +116,11 @@ class Index:
 
     def shard(self, i: int) -> str:
         """File name of the shard that holds the sample."""
-        return self._shards[self._shard[i]]
+        return str(self._state[self._shard[i]]["name"])
 
     def name(self, i: int) -> str:
         """Where the sample is, for errors: its shard and its key."""
-        return f"{self.folder / self.shard(i)}: {self.key(i)}"
+        return f"{self.folder}/{self.shard(i)}: {self.key(i)}"
 
     def mask_table(self, i: int) -> NDArray[np.int64]:
         """`[256]`: a mask value of sample `i` as stored -> its mask class in `card`; 255: unknown; -1: the card names no such class."""
@@ -108,11 +138,12 @@ class Index:
             DamagedSample: the shard holds other bytes there than when it was indexed.
             DataError: the shard is gone, or cannot be read.
         """
-        offset, size = int(self._columns[f"{component}_offset"][i]), int(self._columns[f"{component}_size"][i])
-        if offset < 0:
+        if component != "image" and not self.present[component][i]:
             raise KeyError(f"{self.key(i)} has no {component}")
+        offset, size = int(self._columns[f"{component}_offset"][i]), int(self._columns[f"{component}_size"][i])
+        shard = self._state[self._shard[i]]
         try:
-            data = os.pread(self._open(self.shard(i)).descriptor, size, offset)
+            data = os.pread(self._open(shard["name"], shard["size"], shard["tag"]).descriptor, size, offset)
         except OSError as error:
             raise DataError(f"{self.name(i)}: cannot be read ({error.strerror})") from None
         if zlib.crc32(data) != self._columns[f"{component}_crc"][i]:
@@ -120,13 +151,32 @@ class Index:
             raise DamagedSample("checksum", self.name(i), f"{what}: run `mtgen shards validate`, then start again")
         return data
 
+    def ahead(self, sample: NDArray[np.int64]) -> None:
+        """Begin to fetch the shards of samples that will be read soon, in the background; nothing where the data is local."""
+        if not self.remote:
+            return
+        if self._ahead is None or self._ahead[0] != os.getpid():  # threads do not survive a fork
+            self._ahead = os.getpid(), ThreadPoolExecutor(FETCHING, "mtgen fetch"), []
+        _, pool, asked = self._ahead
+        for number in dict.fromkeys(self._shard[sample].tolist()):
+            if number not in asked:
+                asked.append(number)
+                del asked[:-OPEN]
+                shard = self._state[number]
+                pool.submit(self._open, shard["name"], shard["size"], shard["tag"])  # who reads it meets the same error
+
+    def order(self, policy: str, window: int, seed: int, purpose: str = "order") -> Policy:
+        """Which sample stands at a position; "auto" is "windowed" where shards have to be fetched, else "global"."""
+        if policy == "windowed" or (policy == "auto" and self.remote):
+            return Windowed(self.sizes, window, seed, purpose)
+        return Order(len(self), seed, purpose)
+
     @property
     def fingerprint(self) -> str:
-        """SHA-256, hexadecimal, over the card and the checksums of every component of the split in order."""
+        """SHA-256, hexadecimal, over the card and the checksums of every component of the split, shard by shard."""
         digest = hashlib.sha256(json.dumps(self.card.model_dump(mode="json"), sort_keys=True).encode())
-        for part in PARTS:
-            digest.update(np.ascontiguousarray(self._columns[f"{part}_size"]).tobytes())
-            digest.update(np.ascontiguousarray(self._columns[f"{part}_crc"]).tobytes())
+        for shard in self._state:
+            digest.update(bytes.fromhex(shard["digest"]))
         return digest.hexdigest()
 
 
@@ -138,87 +188,235 @@ def _mask_table(classes: int, ignore: int) -> NDArray[np.int64]:
     return table
 
 
-def open_index(folder: str | Path, split: str, progress: Progress | None = None) -> Index:
+class _Shards:
+    """The shards of a source as open files."""
+
+    def __init__(self, source: Folder | Store, cache: float) -> None:
+        self.source, self.cache = source, Cache(root() / "shards", int(cache * GB))
+
+    def open(self, name: str, size: int, tag: str) -> File:
+        if isinstance(self.source, Folder):
+            return File(os.open(self.source.path / name, os.O_RDONLY | os.O_CLOEXEC))
+        return self.cache.open(self.source, name, Version(size, tag))
+
+
+def open_index(
+    folder: str | Path,
+    split: str,
+    progress: Progress | None = None,
+    *,
+    on_damage: OnDamage = "stop",
+    damage_limit: float = 0.01,
+    cache: float = CACHE,
+) -> Index:
     """The index of a split: the one beside `dataset.json` or in the cache if it is up to date, else built into the cache.
 
+    Args:
+        folder: a folder, or a URL.
+        on_damage: "stop": anything wrong is an error; "skip": samples at fault are left out, `Index.problems` names them.
+        damage_limit: share of the split's samples that may be left out.
+        cache: GB of the local disk that remote shards may take.
+
     Raises:
-        DataError: an unknown split, or anything that `build_index` raises.
+        DataError: an unknown split, too much damage, or anything that `build_index` raises.
     """
-    folder = Path(folder).resolve() if Path(folder).is_dir() else Path(folder)
-    card = read_card(folder)
+    source = open_source(folder)
+    card = read_card(str(source))
     if split not in card.splits:
-        raise DataError(f"{folder / CARD}: no split {split!r}; {suggest(split, list(card.splits))}")
-    state = _state(folder, card)
-    for path in (beside(folder), cached(folder)):
-        if (index := _read(path, folder, split, card, state)) is not None:
-            return index
-    index = _read(build_index(folder, progress=progress), folder, split, card, _state(folder, card))
-    if index is None:
-        raise DataError(f"{folder}: its shards changed while they were indexed; start again when they are complete")
+        raise DataError(f"{source}/{CARD}: no split {split!r}; {suggest(split, list(card.splits))}")
+    state = _state(source, card)
+    places = [cached(str(source))] if source.remote else [beside(str(source)), cached(str(source))]
+    opened = next((found for path in places if (found := _read(path, state)) is not None), None)
+    if opened is None:
+        opened = _read(build_index(str(source), progress=progress, on_damage="skip", cache=cache), _state(source, card))
+    if opened is None:
+        raise DataError(f"{source}: its shards changed while they were indexed; start again when they are complete")
+    if on_damage == "stop":
+        _refuse(str(source), _problems(opened[0]))
+    index = Index(_Shards(source, cache), split, card, *opened)
+    claimed = card.splits[split].samples
+    lost = claimed - len(index)
+    if index.problems and (not len(index) or lost > damage_limit * claimed):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(problem.kind for problem in index.problems).most_common())
+        first = [f"{source}/{problem}" for problem in index.problems[:SHOWN]]
+        what = f"{lost:,} of {claimed:,} samples of split {split!r} cannot be used ({kinds}), more than damage_limit={damage_limit:g}"
+        raise DataError("\n".join([f"{source}: {what}", *first, f"`mtgen shards validate {source}` lists every problem"]))
     return index
 
 
-def build_index(folder: str | Path, out: Path | None = None, progress: Progress | None = None) -> Path:
-    """Read every shard once and write the index to `out` (default: the cache); returns where it is.
+def build_index(
+    folder: str | Path,
+    out: Path | None = None,
+    progress: Progress | None = None,
+    *,
+    on_damage: OnDamage = "stop",
+    cache: float = CACHE,
+) -> Path:
+    """Read every shard that is new or has changed, and write the index to `out` (default: the cache); returns where it is.
 
     Raises:
-        DataError: everything that is wrong, up to 20 lines and a count of the rest.
+        DataError: with `on_damage="stop"` everything that is wrong, up to 20 lines and a count of the rest.
     """
-    folder, out = Path(folder), out or cached(folder)
-    card = read_card(folder)
-    state = _state(folder, card)
-    problems: list[Problem] = []
-    tables, done, total = [], 0, sum(split.samples for split in card.splits.values())
-    for number, shard in enumerate(state["shards"]):
-        table, found = rows(folder / shard["name"], shard["split"], number, card)
-        problems += found
-        tables.append(table)
-        done += table.num_rows
-        if progress is not None:
-            progress(done, total)
+    source = open_source(folder)
+    out, card = out or cached(folder), read_card(folder)
+    state, shards = _state(source, card), _Shards(source, cache)
+    known = _known(out, state)
+    done, total = 0, sum(split.samples for split in card.splits.values())
+    tables: list[pa.Table] = []
+
+    def scan(number: int) -> tuple[pa.Table, list[Problem]]:
+        shard = state["shards"][number]
+        if (before := known.get((shard["split"], shard["name"], shard["size"], shard["tag"]))) is not None:
+            return before[0].set_column(2, "shard", pa.array(np.full(before[0].num_rows, number, np.int32))), before[1]
+        if isinstance(source, Folder) or shard["tag"] is None:
+            path = Path(folder) / shard["name"] if isinstance(source, Folder) else Path(shard["name"])
+            return rows(path, shard["split"], number, card, name=shard["name"])
+        file = shards.open(shard["name"], shard["size"], shard["tag"])
+        return rows(Path(f"/proc/self/fd/{file.descriptor}"), shard["split"], number, card, name=shard["name"])
+
+    with ThreadPoolExecutor(FETCHING if source.remote else 1) as pool:
+        for number, (table, found) in enumerate(pool.map(scan, range(len(state["shards"])))):
+            done += table.num_rows
+            wrong = {key_of(problem.key) for problem in found} | {problem.key for problem in found}
+            if wrong - {""}:
+                table = table.filter(pc.invert(pc.is_in(table["key"], pa.array(sorted(wrong - {""}), pa.string()))))
+            state["shards"][number]["problems"] = [list(asdict(problem).values()) for problem in found]
+            tables.append(table)
+            if progress is not None:
+                progress(done, total)
+    _once(tables, state, card)
+    _write(tables, state, out)
+    if on_damage == "stop":
+        _refuse(str(folder), _problems(state))
+    return out
+
+
+def _once(tables: list[pa.Table], state: dict[str, Any], card: DatasetCard) -> None:
+    """Note what only shows when a split is seen whole, and leave all but the first sample of a key out."""
+    shards = state["shards"]
+    found = [Problem(*problem) for shard in shards for problem in shard["problems"]]
+    left_out = {shard["split"] for shard in shards if shard["problems"]}
     table = joined(tables)
-    problems += split_problems(table, card, [(shard["split"], shard["name"]) for shard in state["shards"]], problems)
+    state["problems"] = {}
+    for split, about in card.splits.items():
+        alone = card.model_copy(update={"splits": {split: about}})
+        mine = split_problems(table, alone, [(shard["split"], shard["name"]) for shard in shards], found)
+        if split in left_out:  # samples were left out: the count says nothing new
+            mine = [p for p in mine if p.file != CARD]
+        state["problems"][split] = [list(asdict(p).values()) for p in mine]
+        seen: set[str] = set()
+        twice = {p.key for p in mine if p.key}
+        for number, shard in enumerate(shards):
+            if twice and shard["split"] == split:
+                keys = tables[number]["key"].to_pylist()
+                keep = [not (key in twice and (key in seen or seen.add(key))) for key in keys]  # type: ignore[func-returns-value]
+                tables[number] = tables[number].filter(pa.array(keep, pa.bool_()))
+
+
+def _problems(state: dict[str, Any]) -> list[Problem]:
+    found = [Problem(*problem) for shard in state["shards"] for problem in shard["problems"]]
+    return found + [Problem(*problem) for problems in state["problems"].values() for problem in problems]
+
+
+def _refuse(folder: str, problems: list[Problem]) -> None:
     if problems:
         lines = [f"{folder}/{problem}" for problem in problems[:SHOWN]]
         more = [f"and {len(problems) - SHOWN:,} more problems"] if len(problems) > SHOWN else []
         raise DataError("\n".join([*lines, *more, f"`mtgen shards validate {folder}` decodes everything and lists every problem"]))
-    _write(table.replace_schema_metadata({"mtgen": json.dumps(state)}), out)
-    return out
 
 
-def _state(folder: Path, card: DatasetCard) -> dict[str, Any]:
-    """What an index depends on; equal states mean that it is up to date."""
-    shards = []
-    for split in card.splits:
-        for name in shard_names(folder, card, split):
-            path = folder / name
-            status = path.stat() if path.is_file() else None
-            shards.append(
-                {"split": split, "name": name, "size": status.st_size if status else 0, "mtime": status.st_mtime_ns if status else 0}
-            )
+def _state(source: Folder | Store, card: DatasetCard) -> dict[str, Any]:
+    """What an index depends on; an index whose state says the same is up to date."""
+    names = [(split, name) for split in card.splits for name in shard_names(str(source), card, split)]
+    with ThreadPoolExecutor(4 * FETCHING if source.remote else 1) as pool:
+        versions = list(pool.map(source.version, [name for _, name in names]))
+    shards = [
+        {"split": split, "name": name, "size": version.size if version else 0, "tag": version.tag if version else None}
+        for (split, name), version in zip(names, versions, strict=True)
+    ]
     return {"version": VERSION, "card": card.model_dump(mode="json"), "shards": shards}
 
 
-def _read(path: Path, folder: Path, split: str, card: DatasetCard, state: dict[str, Any]) -> Index | None:
-    """The index in a file, `None` where there is none or it is out of date."""
+def _recorded(path: Path) -> tuple[dict[str, Any], pq.ParquetFile] | None:
+    """What a file says about itself; `None` where there is none that can be read."""
     if not path.is_file():
         return None
     try:
-        recorded = json.loads((pq.read_schema(path).metadata or {}).get(b"mtgen", b"{}"))
-        table = pq.read_table(path, filters=[("split", "=", split)]) if recorded == state else None
+        file = pq.ParquetFile(path)
+        return json.loads((file.schema_arrow.metadata or {}).get(b"mtgen", b"{}")), file
     except (pa.ArrowException, OSError, ValueError):  # a damaged index is as good as none: it is built again
         return None
-    return None if table is None else Index(folder, split, card, [shard["name"] for shard in state["shards"]], table)
 
 
-def _write(table: pa.Table, out: Path) -> None:
+def _read(path: Path, state: dict[str, Any]) -> tuple[dict[str, Any], pq.ParquetFile] | None:
+    """The index in a file, `None` where there is none or it is out of date."""
+    if (found := _recorded(path)) is None:
+        return None
+    kept = [{key: shard.get(key) for key in ("split", "name", "size", "tag")} for shard in found[0].get("shards", [])]
+    same = {**state, "shards": kept} == state and all(found[0].get(key) == state[key] for key in ("version", "card"))
+    return found if same else None
+
+
+def _known(path: Path, state: dict[str, Any]) -> dict[tuple[Any, ...], tuple[pa.Table, list[Problem]]]:
+    """Rows and problems of an older index by what its shards were, as far as `dataset.json` still means the same."""
+    found = _recorded(path)
+    if found is None or found[0].get("version") != VERSION:
+        return {}
+    old, file = found
+    meant = ("classes", "mask_classes", "ignore_index")
+    if any(old["card"].get(key) != state["card"].get(key) for key in meant) or any(old["problems"].values()):
+        return {}
+    try:
+        table = file.read()
+    except (pa.ArrowException, OSError):
+        return {}
+    known, begin = {}, 0
+    for shard in old["shards"]:
+        part = _full(table.slice(begin, shard["rows"]))
+        problems = [Problem(*problem) for problem in shard["problems"]]
+        known[shard["split"], shard["name"], shard["size"], shard["tag"]] = (part, problems)
+        begin += shard["rows"]
+    return {key: value for key, value in known.items() if key[3] is not None}
+
+
+def _full(part: pa.Table) -> pa.Table:
+    """Rows with all columns again, also those of components that the file has none of."""
+    columns = {}
+    for field in SCHEMA:
+        if field.name in part.column_names:
+            columns[field.name] = part[field.name].cast(field.type)
+        else:
+            columns[field.name] = pa.array(np.full(part.num_rows, -1 if field.name.endswith("_offset") else 0), field.type)
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _write(tables: list[pa.Table], state: dict[str, Any], out: Path) -> None:
     """Write beside and rename, so that builders at the same time and a full disk leave a whole index or none."""
+    for shard, table in zip(state["shards"], tables, strict=True):
+        digest = hashlib.sha256()
+        for part in PARTS:
+            digest.update(np.ascontiguousarray(table[f"{part}_size"].to_numpy()).tobytes())
+            digest.update(np.ascontiguousarray(table[f"{part}_crc"].to_numpy()).tobytes())
+        shard |= {"rows": table.num_rows, "digest": digest.hexdigest()}
+    whole = joined(tables)
+    there = [p for p in PARTS if p == "image" or pc.any(pc.greater_equal(whole[f"{p}_offset"], 0)).as_py()]
+    whole = whole.select([n for n in whole.column_names if n.rpartition("_")[0] not in set(PARTS) - set(there)])
+    state["groups"], begin, group, pieces = {}, 0, 0, []
+    for split in state["card"]["splits"]:
+        count = sum(shard["rows"] for shard in state["shards"] if shard["split"] == split)
+        pieces.append(whole.slice(begin, count))
+        state["groups"][split] = list(range(group, group + -(-count // GROUP)))
+        begin, group = begin + count, group + -(-count // GROUP)
+    schema = whole.schema.with_metadata({"mtgen": json.dumps(state)})
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=out.parent, prefix=out.name, suffix=".part", delete=False) as file:
             temporary = Path(file.name)
         try:
-            pq.write_table(table, temporary, compression="zstd", row_group_size=1 << 16)
+            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+                for piece in pieces:
+                    if piece.num_rows:
+                        writer.write_table(piece.replace_schema_metadata(schema.metadata), row_group_size=GROUP)
             temporary.replace(out)
         finally:
             temporary.unlink(missing_ok=True)

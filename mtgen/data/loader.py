@@ -20,8 +20,8 @@ from mtgen import counter
 from mtgen.data.card import CARD
 from mtgen.data.decode import REMEDY, Channels, DamagedBatch, Decoder, single_threaded
 from mtgen.data.geometry import Window, window
-from mtgen.data.index import Index
-from mtgen.data.order import Order
+from mtgen.data.mixture import Samples
+from mtgen.data.order import Order, Policy
 from mtgen.errors import DamagedSample, DataError
 from mtgen.schema import COMPONENTS, Batch
 
@@ -51,7 +51,7 @@ class _Reader:
 
     def __init__(
         self,
-        index: Index,
+        index: Samples,
         batch: int,
         *,
         resolution: int,
@@ -212,7 +212,7 @@ class Loader:
 
     def __init__(
         self,
-        index: Index,
+        index: Samples,
         *,
         batch_size: int,
         rank: int,
@@ -226,23 +226,27 @@ class Loader:
         threads: int = 1,
         device: str = "cpu",
         prefetch: int = 2,
-        order: Order | None = None,
+        order: Policy | None = None,
         on_damage: OnDamage = "stop",
     ) -> None:
         if batch_size % world or not 0 <= rank < world:
             raise ValueError(f"worker {rank} of {world} cannot have an equal part of {batch_size} samples")
         self.waited, self.position, self.batch_size = 0.0, position, batch_size
         share = batch_size // world
-        order = order or Order(len(index), seed)
+        policy: Policy = order or Order(len(index), seed)
         mine = slice(rank * share, (rank + 1) * share)
 
         def steps() -> Iterator[_Step]:
             together = max(AHEAD // batch_size, 1) * batch_size
             for begin in count(position, together):
                 at = np.arange(begin, begin + together, dtype=np.int64)
-                sample = order.sample(at)
+                sample = policy.sample(at)
+                later = policy.sample(at + policy.reach) if index.remote else sample
                 for part in range(0, together, batch_size):
-                    yield _Step(at[part : part + batch_size].copy(), sample[part : part + batch_size], mine)
+                    step = slice(part, part + batch_size)
+                    index.ahead(sample[step][mine])
+                    index.ahead(later[step][mine])
+                    yield _Step(at[step].copy(), sample[step], mine)
 
         reader = _Reader(
             index,
@@ -288,7 +292,7 @@ class Loader:
 
 
 def once(
-    index: Index,
+    index: Samples,
     *,
     batch_size: int,
     resolution: int,

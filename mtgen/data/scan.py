@@ -28,16 +28,20 @@ SUFFIXES = {
 
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # WebDataset's own rule for key and suffix
 _LARGEST = 2**31 - 1
+MOST_PIXELS = 2**26
+"""Pixels of the largest image that is decoded (64 million): a small file can claim any number of them."""
+
 _AGAIN = "copy or write this shard again"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong in a data set: where (the key is empty when it is the whole file), and what."""
+    """Something wrong in a data set: where (the key is empty when it is the whole file), what, and the component or "shard" it is about."""
 
     file: str
     key: str
     what: str
+    kind: str = "shard"
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.file, self.key, self.what) if part)
@@ -74,10 +78,21 @@ class Header:
     label: int = -1
 
 
-def samples(path: Path) -> Iterator[Sample | Problem]:
-    """Samples of a shard in their order, between them what is wrong with its structure. Never raises for bad content."""
+def key_of(member: str) -> str:
+    """The key of the sample that a member belongs to, by its name."""
+    match = _NAME.fullmatch(member)
+    return match[1] if match else member
+
+
+def samples(path: Path, name: str | None = None) -> Iterator[Sample | Problem]:
+    """Samples of a shard in their order, between them what is wrong with its structure. Never raises for bad content.
+
+    Args:
+        name: what the shard is called in problems; default: the file's own name.
+    """
     sample: Sample | None = None
-    for item in _members(path):
+    name = name or path.name
+    for item in _members(path, name):
         if isinstance(item, Problem):
             if not item.key:  # the shard cannot be read on: the sample at that place is not whole
                 sample = None
@@ -90,26 +105,24 @@ def samples(path: Path) -> Iterator[Sample | Problem]:
             sample = Sample(key)
         component = SUFFIXES[part.suffix]
         if component in sample.parts:
-            yield Problem(path.name, key, f"{component} twice (.{sample.parts[component].suffix} and .{part.suffix}); keep one")
+            yield Problem(name, key, f"{component} twice (.{sample.parts[component].suffix} and .{part.suffix}); keep one", component)
         elif not part.data:
-            yield Problem(path.name, key, f".{part.suffix} is empty (0 bytes); leave it out of the shard or write it again")
+            yield Problem(name, key, f".{part.suffix} is empty (0 bytes); leave it out of the shard or write it again", component)
         else:
             sample.parts[component] = part
     if sample is not None:
         yield sample
 
 
-def _members(path: Path) -> Iterator[tuple[str, Part] | Problem]:
+def _members(path: Path, name: str) -> Iterator[tuple[str, Part] | Problem]:
     if not path.is_file():
-        yield Problem(
-            path.name, "", f"dataset.json names this shard, {path.parent} does not have it; bring it back or correct dataset.json"
-        )
+        yield Problem(name, "", f"dataset.json names this shard, {path.parent} does not have it; bring it back or correct dataset.json")
         return
     try:
         with path.open("rb") as file:
-            yield from _read(path.name, file)
+            yield from _read(name, file)
     except OSError as error:
-        yield Problem(path.name, "", f"cannot be read ({error.strerror})")
+        yield Problem(name, "", f"cannot be read ({error.strerror})")
 
 
 def _read(shard: str, file: BinaryIO) -> Iterator[tuple[str, Part] | Problem]:
@@ -168,29 +181,41 @@ def _end(file: BinaryIO, offset: int, length: int) -> str | None:
 def header(sample: Sample, shard: str, card: DatasetCard) -> tuple[Header, list[Problem]]:
     """Read a sample's headers and class number, without decoding anything."""
     found = Header()
-    problems = []
+    problems: list[tuple[str, str]] = []
     if (image := sample.parts.get("image")) is None:
-        problems.append("a sample without an image; every sample needs a .jpg, .png or .webp")
+        problems.append(("image", "a sample without an image; every sample needs a .jpg, .png or .webp"))
     else:
         try:
             found.format, found.width, found.height = picture.header(image.data)
         except ValueError as error:
-            problems.append(f"image: {error}")
+            problems.append(("image", f"image: {error}"))
+        else:
+            problems += [("image", f"image: {what}") for what in _unusable(image.data, found.width, found.height)]
     if (mask := sample.parts.get("mask")) is not None:
         if not card.mask_classes:
-            problems.append("a mask, and dataset.json names no mask_classes")
+            problems.append(("mask", "a mask, and dataset.json names no mask_classes"))
         elif (what := _mask_problem(mask.data, found)) is not None:
-            problems.append(f"mask: {what}")
+            problems.append(("mask", f"mask: {what}"))
     if (label := sample.parts.get("class")) is not None:
         text = label.data.strip()
         if not re.fullmatch(rb"-?[0-9]{1,18}", text):
-            problems.append(f".cls holds {text[:20]!r}; a class number is written in digits, such as 7")
+            problems.append(("class", f".cls holds {text[:20]!r}; a class number is written in digits, such as 7"))
         elif not 0 <= int(text) < len(card.classes):
             named = f"names 0 to {len(card.classes) - 1}" if card.classes else "names no classes"
-            problems.append(f"class number {int(text)}, dataset.json {named}")
+            problems.append(("class", f"class number {int(text)}, dataset.json {named}"))
         else:
             found.label = int(text)
-    return found, [Problem(shard, sample.key, what) for what in problems]
+    return found, [Problem(shard, sample.key, what, kind) for kind, what in problems]
+
+
+def _unusable(data: bytes, width: int, height: int) -> Iterator[str]:
+    """What a look at an image's size and its last bytes shows."""
+    if width * height > MOST_PIXELS:
+        yield f"{width}x{height} pixels, more than the {MOST_PIXELS:,} that are decoded; make it smaller"
+    if data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-4096:]:  # some cameras write more behind it
+        yield "damaged JPEG (cut short: no end-of-image marker)"
+    if data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]:
+        yield "damaged PNG (cut short: no IEND at its end)"
 
 
 def _mask_problem(data: bytes, image: Header) -> str | None:
@@ -200,6 +225,8 @@ def _mask_problem(data: bytes, image: Header) -> str | None:
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     if image.width > 0 and (width, height) != (image.width, image.height):
         return f"{width}x{height} pixels, its image has {image.width}x{image.height}; they have to be of one size"
+    if b"IEND" not in data[-64:]:
+        return "damaged PNG (cut short: no IEND at its end)"
     if (data[24], data[25]) != (8, 0):
         return f"bit depth {data[24]}, colour type {data[25]}; a mask is an 8-bit grey PNG with the class number as value"
     return None

@@ -15,7 +15,7 @@ from mtgen.schema import COMPONENTS, DatasetCard
 PARTS = ("image", *COMPONENTS)
 """What is stored of a sample: each has an offset (-1 where missing), a size and a CRC-32."""
 
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [("split", pa.dictionary(pa.int32(), pa.string())), ("key", pa.string()), ("shard", pa.int32())]
     + [("format", pa.dictionary(pa.int32(), pa.string())), ("width", pa.int32()), ("height", pa.int32()), ("label", pa.int64())]
     + [(f"{p}_{column}", kind) for p in PARTS for column, kind in (("offset", pa.int64()), ("size", pa.int32()), ("crc", pa.uint32()))]
@@ -25,18 +25,21 @@ Check = Callable[[Sample, Header, DatasetCard], list[str]]
 """A closer look at a sample; returns what is wrong with it."""
 
 
-def rows(path: Path, split: str, number: int, card: DatasetCard, check: Check | None = None) -> tuple[pa.Table, list[Problem]]:
-    """The rows of shard `number` of the data set, and what is wrong with it."""
-    columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
+def rows(
+    path: Path, split: str, number: int, card: DatasetCard, check: Check | None = None, name: str | None = None
+) -> tuple[pa.Table, list[Problem]]:
+    """The rows of shard `number` of the data set, and what is wrong with it; `name` is the shard's in problems (default: the file's)."""
+    shard = name or path.name
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
     problems: list[Problem] = []
-    for item in samples(path):
+    for item in samples(path, shard):
         if isinstance(item, Problem):
             problems.append(item)
             continue
-        found, wrong = header(item, path.name, card)
+        found, wrong = header(item, shard, card)
         problems += wrong
         if check is not None:
-            problems += [Problem(path.name, item.key, what) for what in check(item, found, card)]
+            problems += [Problem(shard, item.key, what) for what in check(item, found, card)]
         row = {"split": split, "key": item.key, "shard": number, **vars(found)}
         for name in PARTS:
             part = item.parts.get(name)
@@ -44,7 +47,7 @@ def rows(path: Path, split: str, number: int, card: DatasetCard, check: Check | 
             row |= zip((f"{name}_offset", f"{name}_size", f"{name}_crc"), place, strict=True)
         for name, column in columns.items():
             column.append(row[name])
-    return pa.table(columns, schema=_SCHEMA), problems
+    return pa.table(columns, schema=SCHEMA), problems
 
 
 def joined(tables: list[pa.Table]) -> pa.Table:

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from mtgen import checkpoint
 from mtgen.checkpoint import Checkpoint
 from mtgen.config import TASKS, Config
-from mtgen.data.index import Index, open_index
 from mtgen.data.loader import Loader
+from mtgen.data.mixture import Samples, open_samples
 from mtgen.ema import Average
 from mtgen.errors import CheckpointError, DataError, TrainingError, UserError
 from mtgen.model import Model, Networks, build
@@ -73,8 +73,9 @@ class Trainer:
             device=place.device,
             prefetch=config.data.prefetch,
             on_damage=config.data.on_damage,
+            order=self.index.order(config.data.order, config.data.window, config.seed),
         )
-        self.damage = DamageLog(self.folder, config.data.damage_limit, config.data.path, self.control.group)
+        self.damage = DamageLog(self.folder, config.data.damage_limit, self.index.folder, self.control.group)
         self._named, self._resumed_at = 0, self.images
 
     def _tracker(self) -> Tracker | None:
@@ -283,6 +284,7 @@ class Trainer:
                 "zero_stage": self.config.zero_stage,
                 "precision": self.config.precision,
                 "fingerprint": self.index.fingerprint,
+                "order": order_of(self.config, self.index),
                 "card": self.index.card.model_dump(mode="json"),
                 "augmentation": augmentation,
                 "optimizers": {side: {"steps": e.steps_taken, **e.optimizer.counters()} for side, e in self.engines.items()},
@@ -318,8 +320,17 @@ class Trainer:
         before, now = found.state["fingerprint"], self.index.fingerprint
         if before != now:
             raise CheckpointError(
-                f"{found.folder}: was trained on other data than data.path={self.config.data.path} holds now "
+                f"{found.folder}: was trained on other data than data.path={self.index.folder} holds now "
                 f"(fingerprint {before[:12]}, now {now[:12]}); give the run another name, or the old shards back"
+            )
+        ordered, wanted = found.state.get("order"), order_of(self.config, self.index)
+        if ordered is not None and ordered != wanted:
+            changed = "; ".join(
+                f"{key}={ordered.get(key)} then, {wanted.get(key)} now" for key in wanted if ordered.get(key) != wanted[key]
+            )
+            raise CheckpointError(
+                f"{found.folder}: was trained with its samples in another order ({changed}); "
+                "give the run another name, or the old values back"
             )
         return found
 
@@ -345,13 +356,13 @@ def _warn(text: str) -> None:
     print(f"warning: {text}", flush=True)
 
 
-def open_data(config: Config) -> Index:
+def open_data(config: Config) -> Samples:
     """The index of the split to train on (made now where there is none), checked against the tasks before any training.
 
     Raises:
         DataError: the data cannot be read, or a task has not a single sample that carries its label.
     """
-    index = open_index(config.data.path, config.data.train)
+    index = open_samples(config.data, "train")
     problems = [
         f"tasks.{name}: no sample of split {index.split!r} in {index.folder} has a {need}; switch it off with tasks.{name}.weight=0"
         for name in config.task_settings()
@@ -360,6 +371,15 @@ def open_data(config: Config) -> Index:
     if problems:
         raise DataError("\n".join(problems))
     return index
+
+
+def order_of(config: Config, samples: Samples) -> dict[str, Any]:
+    """Everything but the data itself that says which sample stands at a position."""
+    policy = config.data.order
+    if policy == "auto":
+        policy = "windowed" if samples.remote else "global"
+    weights = [share.weight for share in config.data.mixture]
+    return {"seed": config.seed, "data.order": policy, "data.window": config.data.window if policy == "windowed" else 0, "weights": weights}
 
 
 def train(config: Config, place: Place, snapshot: Snapshot | None = None) -> Outcome:

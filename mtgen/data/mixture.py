@@ -1,0 +1,162 @@
+"""Several data sets as one: their samples numbered one data set after the other, their classes united by name."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtgen.config import Data, Share
+from mtgen.data.index import Index, Progress, open_index
+from mtgen.data.order import Interleave, Policy
+from mtgen.data.scan import Problem
+from mtgen.schema import COMPONENTS, IGNORE, DatasetCard, Split
+
+
+class Samples(Protocol):
+    """What can be read and learned from: an `Index`, or a `Mixture` of several; their docstrings say what each member is."""
+
+    folder: str
+    split: str
+    card: DatasetCard
+    label: NDArray[np.int64]
+    width: NDArray[np.int32]
+    height: NDArray[np.int32]
+    present: dict[str, NDArray[np.bool_]]
+    problems: list[Problem]
+    remote: bool
+
+    def __len__(self) -> int: ...
+    def key(self, i: int) -> str: ...
+    def shard(self, i: int) -> str: ...
+    def name(self, i: int) -> str: ...
+    def mask_table(self, i: int) -> NDArray[np.int64]: ...
+    def class_table(self, i: int) -> NDArray[np.int64]: ...
+    def read(self, i: int, component: str) -> bytes: ...
+    def ahead(self, sample: NDArray[np.int64]) -> None: ...
+    def order(self, policy: str, window: int, seed: int) -> Policy: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+
+class Mixture:
+    """The splits of several data sets; the interface is that of `Index`, numbers of classes are those of the united card.
+
+    Args:
+        members: the splits, in the order of their numbers.
+        weights: their shares of the training samples; only their ratios matter.
+    """
+
+    def __init__(self, members: Sequence[Index], weights: Sequence[float]) -> None:
+        self.members, self.weights = list(members), list(weights)
+        cards = [member.card for member in members]
+        self.card = DatasetCard(
+            name=" + ".join(card.name for card in cards),
+            classes=_united([card.classes for card in cards]),
+            mask_classes=_united([card.mask_classes for card in cards], first="background"),
+            source="; ".join(card.source for card in cards),
+            licence="; ".join(card.licence for card in cards),
+            splits={members[0].split: Split(samples=sum(map(len, members)), shards=[s for m in members for s in m.shards])},
+        )
+        self.folder, self.split = " + ".join(member.folder for member in members), members[0].split
+        self.remote = any(member.remote for member in members)
+        self.problems = [problem for member in members for problem in member.problems]
+        self._begin = np.cumsum([0, *map(len, members)])
+        self._classes = [_numbers(card.classes, self.card.classes) for card in cards]
+        self._masks = [self._mask_numbers(card) for card in cards]
+        self.label: NDArray[np.int64] = np.concatenate(
+            [np.append(table, -1)[member.label] for table, member in zip(self._classes, members, strict=True)]
+        )
+        self.width: NDArray[np.int32] = np.concatenate([member.width for member in members])
+        self.height: NDArray[np.int32] = np.concatenate([member.height for member in members])
+        self.present: dict[str, NDArray[np.bool_]] = {c: np.concatenate([member.present[c] for member in members]) for c in COMPONENTS}
+
+    def _mask_numbers(self, card: DatasetCard) -> NDArray[np.int64]:
+        table = np.full(256, -1, dtype=np.int64)
+        table[: len(card.mask_classes)] = _numbers(card.mask_classes, self.card.mask_classes)
+        table[[card.ignore_index, IGNORE]] = IGNORE
+        return table
+
+    def _which(self, i: int) -> tuple[int, int]:
+        """The data set that holds sample `i`, and the sample's number in it."""
+        member = int(np.searchsorted(self._begin, i, side="right")) - 1
+        return member, int(i - self._begin[member])
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def key(self, i: int) -> str:
+        """The sample's key in its own data set."""
+        member, own = self._which(i)
+        return self.members[member].key(own)
+
+    def shard(self, i: int) -> str:
+        """File name of the shard that holds the sample."""
+        member, own = self._which(i)
+        return self.members[member].shard(own)
+
+    def name(self, i: int) -> str:
+        """Where the sample is, for errors."""
+        member, own = self._which(i)
+        return self.members[member].name(own)
+
+    def mask_table(self, i: int) -> NDArray[np.int64]:
+        """`[256]`: see `Index.mask_table`; numbers are those of the united card."""
+        return self._masks[self._which(i)[0]]
+
+    def class_table(self, i: int) -> NDArray[np.int64]:
+        """`[K]`: a class number that is stored with sample `i` -> its number in the united card."""
+        return self._classes[self._which(i)[0]]
+
+    def read(self, i: int, component: str) -> bytes:
+        """See `Index.read`."""
+        member, own = self._which(i)
+        return self.members[member].read(own, component)
+
+    def ahead(self, sample: NDArray[np.int64]) -> None:
+        """See `Index.ahead`."""
+        which = np.searchsorted(self._begin, sample, side="right") - 1
+        for number, member in enumerate(self.members):
+            if member.remote:
+                member.ahead(sample[which == number] - self._begin[number])
+
+    def order(self, policy: str, window: int, seed: int) -> Policy:
+        """Exact shares of each data set, each in an order and with epochs of its own."""
+        orders = [member.order(policy, window, seed, f"order of {number}") for number, member in enumerate(self.members)]
+        return Interleave(orders, [len(member) for member in self.members], self.weights, seed)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the fingerprints of all data sets in their order."""
+        return hashlib.sha256(" ".join(member.fingerprint for member in self.members).encode()).hexdigest()
+
+
+def _united(names: list[list[str]], first: str = "") -> list[str]:
+    found = list(dict.fromkeys(name for some in names for name in some))
+    return sorted(found, key=lambda name: name != first)
+
+
+def _numbers(own: list[str], united: list[str]) -> NDArray[np.int64]:
+    return np.array([united.index(name) for name in own], dtype=np.int64)
+
+
+def open_samples(data: Data, part: str, progress: Progress | None = None) -> Samples:
+    """What the configuration names to train on (`part="train"`) or to evaluate on ("test"): one data set, or a mixture of several.
+
+    Raises:
+        DataError: anything that `open_index` raises.
+    """
+    shares = data.mixture or [Share(path=str(data.path))]
+    members = [
+        open_index(
+            share.path,
+            getattr(share, part) or getattr(data, part),
+            progress,
+            on_damage=data.on_damage,
+            damage_limit=data.damage_limit,
+            cache=data.cache,
+        )
+        for share in shares
+    ]
+    return Mixture(members, [share.weight for share in shares]) if data.mixture else members[0]
