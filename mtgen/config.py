@@ -304,8 +304,10 @@ def _impossible(config: Config) -> dict[str, str]:
     if config.device == "cuda" and resolve_device(config) == "cpu":
         problems["device"] = "device=cuda: torch sees no CUDA device on this machine; possible here: cpu, auto"
     if (config.data.path is None) == (not config.data.mixture):
-        what = "is missing" if config.data.path is None else f"={config.data.path}: and data.mixture as well"
-        problems["data.path"] = f"data.path{': ' if config.data.path is None else ''}{what}; give either it or data.mixture"
+        if config.data.path is None:
+            problems["data.path"] = "data.path: is missing (folder with dataset.json and its shards, or its URL); give it or data.mixture"
+        else:
+            problems["data.path"] = f"data.path={config.data.path}: is given and data.mixture as well; keep one of them"
     if any(weight < 1 / 1000 for weight in _shares(config.data.mixture)):
         problems["data.mixture"] = "data.mixture: a weight is below 0.1% of all; raise it or leave that data set out"
     share = max(config.workers, 1) * config.train.accumulation

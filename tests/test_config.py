@@ -96,7 +96,8 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("generator.widths=[8,0,8,8]", "generator.widths=[8, 0, 8, 8]: one positive number of channels a level", []),
         ("tasks={}", "tasks: none is switched on; possible: classification, generation, ", []),
         ("tasks={classification: {}}", "tasks.generation: has to be on", []),
-        ("data.path=", "data.path=null: ", ["valid string"]),
+        ("data.path=", "data.path: is missing", ["data.mixture"]),
+        ("data.mixture=[{path: b}]", "data.path=", ["keep one of them"]),
         ("data.path=''", "data.path=: ", ["at least 1 character"]),
         ("name=../x", "name=../x: a run's name is made of letters, digits, ", []),
         ("name=.hidden", "name=.hidden: a run's name is made of letters, digits, ", []),
@@ -114,7 +115,7 @@ def test_a_missing_key_is_named_with_its_meaning(lines: Any) -> None:
         "data: is missing; give it in the file or as data=...",
     ]
     assert lines("name: n\ndata:\n") == [
-        "data.path: is missing (folder with dataset.json and its shards); give it in the file or as data.path=..."
+        "data.path: is missing (folder with dataset.json and its shards, or its URL); give it or data.mixture"
     ]
 
 

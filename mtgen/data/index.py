@@ -38,6 +38,9 @@ VERSION = 2
 OPEN = 256
 """Shards that are held open at once."""
 
+FEW_OPEN = 32
+"""The same of shards in the cache: the space of one that is thrown away is free when it is closed."""
+
 GROUP = 1 << 16
 """Samples of one piece of the file; a piece is of one split."""
 
@@ -94,7 +97,7 @@ class Index:
         self.present: dict[str, NDArray[np.bool_]] = {
             c: self._columns[f"{c}_offset"] >= 0 if f"{c}_offset" in self._columns else nowhere for c in COMPONENTS
         }
-        self._open = lru_cache(maxsize=OPEN)(shards.open)
+        self._fetch, self._open = shards.open, lru_cache(maxsize=FEW_OPEN if self.remote else OPEN)(shards.open)
         self._ahead: tuple[int, ThreadPoolExecutor, list[int]] | None = None
 
     @property
@@ -143,7 +146,8 @@ class Index:
         offset, size = int(self._columns[f"{component}_offset"][i]), int(self._columns[f"{component}_size"][i])
         shard = self._state[self._shard[i]]
         try:
-            data = os.pread(self._open(shard["name"], shard["size"], shard["tag"]).descriptor, size, offset)
+            file = self._open(shard["name"], shard["size"], shard["tag"])  # held while it is read: it closes with its last holder
+            data = os.pread(file.descriptor, size, offset)
         except OSError as error:
             raise DataError(f"{self.name(i)}: cannot be read ({error.strerror})") from None
         if zlib.crc32(data) != self._columns[f"{component}_crc"][i]:
@@ -163,7 +167,7 @@ class Index:
                 asked.append(number)
                 del asked[:-OPEN]
                 shard = self._state[number]
-                pool.submit(self._open, shard["name"], shard["size"], shard["tag"])  # who reads it meets the same error
+                pool.submit(self._fetch, shard["name"], shard["size"], shard["tag"])  # who reads it meets the same error
 
     def order(self, policy: str, window: int, seed: int, purpose: str = "order") -> Policy:
         """Which sample stands at a position; "auto" is "windowed" where shards have to be fetched, else "global"."""

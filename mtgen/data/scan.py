@@ -190,7 +190,9 @@ def header(sample: Sample, shard: str, card: DatasetCard) -> tuple[Header, list[
         except ValueError as error:
             problems.append(("image", f"image: {error}"))
         else:
-            problems += [("image", f"image: {what}") for what in _unusable(image.data, found.width, found.height)]
+            if unusable := list(_unusable(image.data, found.width, found.height)):
+                problems += [("image", f"image: {what}") for what in unusable]
+                found = Header()
     if (mask := sample.parts.get("mask")) is not None:
         if not card.mask_classes:
             problems.append(("mask", "a mask, and dataset.json names no mask_classes"))

@@ -216,7 +216,7 @@ class Store:
         fs, path = self._files()
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_passing),
-            wait=tenacity.wait_exponential_jitter(initial=PATIENCE.first, max=PATIENCE.longest, jitter=PATIENCE.first),
+            wait=tenacity.wait_exponential_jitter(multiplier=PATIENCE.first, max=PATIENCE.longest, jitter=PATIENCE.first),
             stop=tenacity.stop_after_attempt(PATIENCE.attempts) | tenacity.stop_after_delay(PATIENCE.total),
             reraise=True,
         )

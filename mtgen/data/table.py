@@ -39,7 +39,7 @@ def rows(
         found, wrong = header(item, shard, card)
         problems += wrong
         if check is not None:
-            problems += [Problem(shard, item.key, what) for what in check(item, found, card)]
+            problems += [Problem(shard, item.key, what) for what in check(item, found, card) if what not in {w.what for w in wrong}]
         row = {"split": split, "key": item.key, "shard": number, **vars(found)}
         for name in PARTS:
             part = item.parts.get(name)

@@ -36,11 +36,18 @@ def encode() -> Callable[..., bytes]:
 def write(tmp_path: Path) -> Write:
     """`write({"train": [samples of one shard, ...]}, ...)`: a data set's folder; a sample is `{"__key__": k, suffix: bytes}`."""
 
-    def written(splits: dict[str, list[Samples]], classes: int = 10, mask_classes: int = 11, name: str = "set", **card: Any) -> Path:
+    def written(
+        splits: dict[str, list[Samples]],
+        classes: int = 10,
+        mask_classes: int = 11,
+        name: str = "set",
+        named: dict[str, Any] | None = None,
+        **card: Any,
+    ) -> Path:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         about: dict[str, Any] = {"name": name, "classes": [f"class {i}" for i in range(classes)]}
-        about |= {"mask_classes": [f"mask {i}" for i in range(mask_classes)], "splits": {}} | card
+        about |= {"mask_classes": [f"mask {i}" for i in range(mask_classes)], "splits": {}} | (named or {}) | card
         for split, shards in splits.items():
             for number, samples in enumerate(shards):
                 with webdataset.TarWriter(str(folder / f"{split}-{number:06d}.tar"), encoder=False) as tar:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tarfile
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -382,3 +383,104 @@ def test_real_shards(name: str, split: str, count: int, shared_data: Callable[[s
     index = open_index(shared_data(name), split)
     assert len(index) == count
     assert all(index.read(i, "image") for i in range(0, count, 97))
+
+
+def test_only_new_and_changed_shards_are_read_again(numbered: Path, write: Write, sample: Sample) -> None:
+    open_index(numbered, "train")
+    first, second = numbered / "train-000000.tar", numbered / "train-000001.tar"
+    status = first.stat()
+    first.write_bytes(bytes(status.st_size))  # would be no tar at all if it were read
+    os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.utime(second, (1, 1))
+    index = open_index(numbered, "train")
+    assert len(index) == 60 and index.read(41, "image") and index.label[1] == 1
+
+
+def test_an_index_with_kept_rows_equals_one_made_anew(numbered: Path) -> None:
+    open_index(numbered, "test")
+    os.utime(numbered / "train-000001.tar", (1, 1))
+    kept = open_index(numbered, "train")
+    cached(numbered).unlink()
+    anew = open_index(numbered, "train")
+    assert kept.fingerprint == anew.fingerprint and np.array_equal(kept.label, anew.label)
+    assert [kept.key(i) for i in range(60)] == [anew.key(i) for i in range(60)]
+
+
+BAD = [{"cls": b"77"}, {"png": b""}, {"mask.png": b"junk" * 20}, {"png": None}]
+
+
+@pytest.mark.parametrize("changes", BAD)
+def test_skipping_leaves_a_bad_sample_out_and_names_it(changes: dict[str, Any], write: Write, sample: Sample) -> None:
+    folder = write({"train": [[sample(0), sample(1, **changes), sample(2)], [sample(3)]]})
+    for _ in range(2):  # when it is built, and when it is read again
+        index = open_index(folder, "train", on_damage="skip", damage_limit=0.5)
+        assert [index.key(i) for i in range(len(index))] == ["s00000", "s00002", "s00003"]
+        assert {problem.key for problem in index.problems} == {"s00001"}
+        assert index.read(1, "class") == b"2"
+    assert "s00001" in complaint(folder)
+
+
+def test_skipping_keeps_what_stands_before_a_cut(write: Write, sample: Sample) -> None:
+    folder = write({"train": [[sample(i) for i in range(10)], [sample(10)]]})
+    shard = folder / "train-000000.tar"
+    with tarfile.open(shard) as tar:
+        os.truncate(shard, tar.getmembers()[13].offset_data + 10)
+    index = open_index(folder, "train", on_damage="skip", damage_limit=0.9)
+    assert [index.key(i) for i in range(len(index))] == ["s00000", "s00001", "s00002", "s00003", "s00010"]
+    assert "cut short" in index.problems[0].what
+
+
+def test_skipping_keeps_the_first_of_two_samples_with_one_key(write: Write, sample: Sample) -> None:
+    folder = write({"train": [[sample(0), sample(1)], [sample(1, cls=b"9"), sample(2)]]})
+    index = open_index(folder, "train", on_damage="skip", damage_limit=0.5)
+    assert [index.key(i) for i in range(len(index))] == ["s00000", "s00001", "s00002"] and index.label[1] == 1
+
+
+def test_more_damage_than_the_limit_is_an_error_with_counts(write: Write, sample: Sample) -> None:
+    folder = write({"train": [[sample(i, **({"cls": b"77"} if i < 2 else {})) for i in range(10)]]})
+    with pytest.raises(DataError, match=r"2 of 10 samples of split 'train' cannot be used \(2 class\), more than damage_limit=0\.1"):
+        open_index(folder, "train", on_damage="skip", damage_limit=0.1)
+    assert len(open_index(folder, "train", on_damage="skip", damage_limit=0.2)) == 8
+
+
+@pytest.mark.parametrize("name", ["../s1.png", "/s1.png"])
+def test_skipping_never_takes_a_member_from_outside(name: str, write: Write, sample: Sample, encode: Encode) -> None:
+    folder = write({"train": [[sample(0)]]})
+    raw_tar(
+        folder / "train-000000.tar", [member(name, encode(np.zeros((2, 2), np.uint8))), member("s0.png", encode(np.ones((2, 2), np.uint8)))]
+    )
+    index = open_index(folder, "train", on_damage="skip", damage_limit=0.9)
+    assert [index.key(i) for i in range(len(index))] == ["s0"] and "absolute or has '..'" in index.problems[0].what
+
+
+def test_skipping_leaves_a_sample_out_of_which_a_member_is_a_link(write: Write, encode: Encode) -> None:
+    image = encode(np.zeros((2, 2), np.uint8))
+    folder = write({"train": [[{"__key__": "a", "png": image}, {"__key__": "b", "png": image}]]})
+    raw_tar(folder / "train-000000.tar", [member("a.png", image), member("a.cls", b"", tarfile.SYMTYPE), member("b.png", image)])
+    index = open_index(folder, "train", on_damage="skip", damage_limit=0.5)
+    assert [index.key(i) for i in range(len(index))] == ["b"]
+
+
+def test_a_header_that_claims_ten_gigabytes_is_a_cut(write: Write, sample: Sample) -> None:
+    folder = write({"train": [[sample(0)]]})
+    info = tarfile.TarInfo("s1.png")
+    info.size = 10 * 2**30
+    (folder / "train-000000.tar").write_bytes(info.tobuf() + bytes(2048))
+    assert "train-000000.tar: cut short at byte 3,584: s1.png" in complaint(folder)
+
+
+@pytest.mark.parametrize("side", [9000, 20_000, 60_000])
+def test_an_image_that_claims_absurd_dimensions_is_refused(side: int, write: Write, sample: Sample, encode: Encode) -> None:
+    data = bytearray(encode(np.zeros((8, 8), np.uint8)))
+    data[16:24] = side.to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    folder = write({"train": [[sample(0), sample(1, png=bytes(data), **{"mask.png": None})]]})
+    said = complaint(folder)
+    assert f"s00001: image: {side}x{side} pixels, more than" in said or "s00001: image: damaged PNG (Image size" in said
+
+
+@pytest.mark.parametrize(("form", "suffix"), [("JPEG", "jpg"), ("PNG", "png")])
+def test_an_image_without_its_end_is_noticed_when_indexing(form: str, suffix: str, write: Write, sample: Sample, encode: Encode) -> None:
+    noise = encode(np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8), form)
+    folder = write({"train": [[sample(1, **{"png": None, suffix: noise[:-20]})]]})
+    assert f"s00001: image: damaged {form} (cut short" in complaint(folder)

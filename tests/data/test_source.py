@@ -1,5 +1,6 @@
 """Data behind a URL: what a server may do, and what comes of it."""
 
+import json
 import multiprocessing
 import os
 import resource
@@ -16,8 +17,8 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
-
 from server import Server, serving
+
 from mtgen.data import source
 from mtgen.data.cache import Cache
 from mtgen.data.card import read_card
@@ -92,7 +93,8 @@ def test_a_server_that_keeps_failing_is_one_error_with_its_words(fault: tuple[st
     with pytest.raises(DataError) as raised:
         open_index(server.url, "train")
     assert str(raised.value).startswith(f"{server.url}/{SHARD}: cannot be read after") and says in str(raised.value)
-    assert "look whether the server is up" in str(raised.value) and not shards()
+    assert "look whether the server is up" in str(raised.value)
+    assert not [path for path in shards() if path.suffix]
 
 
 @pytest.mark.parametrize("status", [403, 401])
@@ -130,7 +132,7 @@ def test_an_address_that_could_run_a_command_is_refused(address: str) -> None:
 @pytest.mark.parametrize("name", ["pipe:cat x.tar", "|cat x.tar", "http://a/b.tar", "cmd:x.tar", "a::b.tar", "file:/x.tar"])
 def test_a_shard_list_that_names_a_command_is_refused(name: str, write: Write, sample: Sample) -> None:
     folder = write({"train": [[sample(0)]]})
-    (folder / "dataset.json").write_text('{"name": "x", "splits": {"train": {"samples": 1, "shards": ["%s"]}}}' % name)
+    (folder / "dataset.json").write_text(json.dumps({"name": "x", "splits": {"train": {"samples": 1, "shards": [name]}}}))
     with pytest.raises(DataError, match="is an address or a command, not a file's name"):
         open_index(folder, "train")
 

@@ -1,0 +1,68 @@
+"""Several data sets are learned from as one, and none of their labels is taken for another's."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mtgen.config import Data, Share
+from mtgen.data.loader import Loader
+from mtgen.data.mixture import Mixture, open_samples
+from mtgen.schema import COMPONENTS
+
+Write = Callable[..., Path]
+Sample = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def mixture(write: Write, sample: Sample) -> Mixture:
+    """`cats, dogs` and `dogs, birds`; 6 and 4 samples; sample i of each has class and mask value i % 2."""
+    shares = []
+    for name, classes, n, weight in (("one", ["cat", "dog"], 6, 3.0), ("two", ["dog", "bird"], 4, 1.0)):
+        made = [sample(i % 2, __key__=f"{name}{i}") for i in range(n)]
+        half = n // 2
+        folder = write(
+            {"train": [made[:half], made[half:]]}, name=name, named={"classes": classes, "mask_classes": ["background", classes[1]]}
+        )
+        shares.append(Share(path=str(folder), weight=weight))
+    found = open_samples(Data(mixture=shares), "train")
+    assert isinstance(found, Mixture)
+    return found
+
+
+def test_classes_are_united_by_name(mixture: Mixture) -> None:
+    assert mixture.card.classes == ["cat", "dog", "bird"]
+    assert mixture.card.mask_classes == ["background", "dog", "bird"]
+    assert mixture.label.tolist() == [0, 1, 0, 1, 0, 1, 1, 2, 1, 2]
+    assert mixture.class_table(0).tolist() == [0, 1] and mixture.class_table(6).tolist() == [1, 2]
+    assert mixture.mask_table(9)[[0, 1, 2, 255]].tolist() == [0, 2, -1, 255]
+
+
+def test_a_sample_is_the_one_of_its_data_set(mixture: Mixture) -> None:
+    for i in range(10):
+        member, own = (mixture.members[0], i) if i < 6 else (mixture.members[1], i - 6)
+        assert mixture.key(i) == member.key(own) and mixture.name(i) == member.name(own)
+        assert mixture.read(i, "image") == member.read(own, "image")
+        assert all(mixture.present[c][i] == member.present[c][own] for c in COMPONENTS)
+
+
+@pytest.mark.parametrize("policy", ["global", "windowed"])
+def test_shares_are_exact(policy: str, mixture: Mixture) -> None:
+    samples = mixture.order(policy, 1, 7).sample(np.arange(4000))
+    assert (samples < 6).reshape(4, 1000).sum(1).tolist() == [750] * 4
+    assert set(np.bincount(samples, minlength=10)[:6]) == {500} and set(np.bincount(samples, minlength=10)[6:]) == {250}
+
+
+def test_a_batch_has_the_united_numbers(mixture: Mixture) -> None:
+    order = mixture.order("global", 1, 7)
+    with Loader(mixture, batch_size=20, rank=0, world=1, resolution=8, channels="grey", seed=7, order=order) as loader:
+        batch, samples = next(loader), order.sample(np.arange(20))
+    assert batch.label.tolist() == mixture.label[samples].tolist()
+    assert batch.mask[:, 0, 0].tolist() == [[0, 1, 0, 1, 0, 1, 0, 2, 0, 2][i] for i in samples]
+
+
+def test_the_fingerprint_is_of_all_in_their_order(mixture: Mixture) -> None:
+    turned = Mixture(mixture.members[::-1], mixture.weights)
+    assert len({mixture.fingerprint, turned.fingerprint, mixture.members[0].fingerprint}) == 3
