@@ -146,10 +146,11 @@ def test_a_mask_class_outside_the_card_names_the_sample(write: Write, sample: Sa
 
 def test_a_damaged_image_names_shard_and_key_and_keeps_being_an_error(write: Write, sample: Sample, encode: Encode) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    folder = write({"train": [[sample(0, 40), sample(1, 40, png=None, jpg=encode(noise, "JPEG")[:800] + b"\xff\xd9"), sample(2, 40)]]})
+    png = encode(noise)
+    folder = write({"train": [[sample(0, 40), sample(1, 40, png=png[:300] + bytes(300) + png[600:]), sample(2, 40)]]})
     with Loader(open_index(folder, "train"), batch_size=3, rank=0, world=1, resolution=8, channels="rgb", seed=0) as loader:
         for _ in range(2):
-            with pytest.raises(DataError, match=r"set/train-000000\.tar: s00001: image: damaged JPEG .*mtgen shards validate"):
+            with pytest.raises(DataError, match=r"set/train-000000\.tar: s00001: image: damaged PNG .*mtgen shards validate"):
                 next(loader)
 
 
