@@ -365,7 +365,7 @@ def validate(values: dict[str, Any]) -> Config:
             _without(values, tuple(p for p in e["loc"] if not isinstance(p, int)))
         values.setdefault("name", "name")
         data = values.setdefault("data", {})
-        if isinstance(data, dict):
+        if isinstance(data, dict) and not data.get("mixture"):
             data.setdefault("path", "path")
         try:
             rest = _impossible(Config.model_validate(values))

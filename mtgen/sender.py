@@ -172,7 +172,12 @@ class Run:
         self.params.update({param.key: param.value for param in new})
         tags = start["tags"]
         digest = tags["dataset.fingerprint"][:LONGEST_DIGEST]
-        dataset = Dataset(tags["dataset.name"], digest, "local", json.dumps({"uri": params["data.path"]}))
+        dataset = Dataset(
+            tags["dataset.name"],
+            digest,
+            "local",
+            json.dumps({"uri": params["data.path"] if params["data.path"] != "None" else params["data.mixture"]}),
+        )
         self.client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
         self.client.update_run(self.id, status="RUNNING")
 
