@@ -56,16 +56,16 @@ class Data(Section):
     )
     window: int = Field(8, ge=1, description="shards that are shuffled together in a windowed order")
     cache: float = Field(50.0, gt=0, description="GB that fetched shards may take on a node's disk ($MTGEN_CACHE, ~/.cache/mtgen)")
-    on_damage: Literal["stop", "skip"] = Field("stop", description="a damaged sample ends the run, or is left out and counted")
-    damage_limit: float = Field(0.01, ge=0, lt=1, description="largest share of samples that may be left out")
+    on_damage: Literal["stop", "skip"] = Field(
+        "stop", description="a damaged sample stops the run; or it is left out, or replaced, and counted"
+    )
+    damage_limit: float = Field(0.01, ge=0, le=1, description="largest share of damaged samples; with more of them the run stops")
     train: str = Field("train", description="split to train on")
     test: str = Field("test", description="split to evaluate on")
     channels: Literal["rgb", "grey"] = Field("rgb", description="channels that are decoded and drawn")
     crop: float = Field(1.0, gt=0, le=1, description="smallest share of the image's area that a random crop keeps; 1: centre crop")
     flip: bool = Field(False, description="mirror at random, left to right")
     prefetch: int = Field(2, ge=1, description="batches that are decoded ahead")
-    on_damage: Literal["stop", "skip"] = Field("stop", description="a damaged sample stops the run, or another one takes its place")
-    damage_limit: float = Field(0.01, ge=0, le=1, description="largest share of damaged samples; with more of them the run stops")
 
 
 class Generator(Section):
