@@ -159,3 +159,21 @@ def test_a_jpeg_cut_at_every_tenth_byte_is_counted_or_decoded_with_its_own_label
     for batch in batches:
         dark = batch.image.mean((1, 2, 3)) < -0.9
         assert torch.equal(dark, batch.label == 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [({"json": b"[1, 2]"}, "boxes"), ({"json": b'{"boxes": [[9, 0, 2, 4, 0]]}'}, "boxes"), ({"txt": b"caf\xe9"}, "caption")],
+)
+def test_bad_boxes_and_captions_are_damage_of_their_own_kind_where_they_are_asked_for(
+    changes: dict[str, bytes], kind: str, write: Write, sample: Sample
+) -> None:
+    texts = {"json": b'{"boxes": [[1, 1, 5, 5, 2]]}', "txt": b"a box"}
+    index = open_index(write({"train": [[sample(i, **texts | (changes if i == 2 else {})) for i in range(4)]]}), "train")
+    (batch,), found, _ = read(index, 1, batch_size=4, components=("boxes", "caption"))
+    assert [(damage.kind, damage.where) for _, damage in found][:1] == [(kind, index.name(2))]
+    assert batch.boxes is not None and batch.labels is not None and batch.caption is not None
+    assert torch.allclose(batch.boxes[:, 0], torch.tensor([1 / 8, 1 / 8, 5 / 8, 5 / 8, 2]))
+    assert batch.labels.nonzero()[:, 1].tolist() == [2, 2, 2, 2] and batch.rows(slice(0, 1)).caption.shape == (1, 64)
+    assert bytes((batch.caption[0, :5] - 1).tolist()) == b"a box" and batch.to("cpu").present.keys() == {"boxes", "caption"}
+    assert not read(index, 1, batch_size=4)[1]
