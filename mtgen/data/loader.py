@@ -73,7 +73,7 @@ class _Reader:
         index: Index,
         batch: int,
         *,
-        resolution: int,
+        resolution: int | tuple[int, int],
         channels: Channels,
         device: str,
         threads: int,
@@ -130,7 +130,8 @@ class _Reader:
         return batch, sorted(replaced, key=itemgetter(0))
 
     def _window(self, sample: NDArray[np.int64], position: NDArray[np.int64]) -> Window:
-        return window(self.index.width[sample], self.index.height[sample], self.crop, self.flip, self.seed, position)
+        width, height = self.index.width[sample], self.index.height[sample]
+        return window(width, height, self.crop, self.flip, self.seed, position, self.decoder.size[1] / self.decoder.size[0])
 
     def _files(self, i: int) -> _Parts | DamagedSample:
         """What is stored of a sample, or what is wrong with it."""
@@ -253,7 +254,7 @@ class Loader:
         index: the split to read.
         batch_size: samples of a global batch; a multiple of `world`.
         rank, world: this worker's number and how many there are; it reads rows `[rank*b, (rank+1)*b)`, `b = batch_size / world`.
-        resolution, channels: of the images that come out ("rgb" or "grey").
+        resolution, channels: of the images that come out: a square's side or (height, width), and "rgb" or "grey".
         seed: of the order and the crops.
         position: samples that all workers together have consumed since the start of the run.
         crop, flip: see `mtgen.data.geometry.window`.
@@ -278,7 +279,7 @@ class Loader:
         batch_size: int,
         rank: int,
         world: int,
-        resolution: int,
+        resolution: int | tuple[int, int],
         channels: Channels,
         seed: int,
         position: int = 0,
@@ -358,7 +359,7 @@ def once(
     index: Index,
     *,
     batch_size: int,
-    resolution: int,
+    resolution: int | tuple[int, int],
     channels: Channels,
     device: str,
     threads: int,
