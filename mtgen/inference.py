@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mtgen.data.geometry import window
-from mtgen.data.picture import FORMATS
+from mtgen.data.picture import FORMATS, resized, scaled
 from mtgen.errors import ConfigError, DataError, UserError
 from mtgen.evaluation.metric import Progress
 from mtgen.pictures import enlarged_overlay, sample_grid, to_uint8
@@ -146,13 +146,9 @@ def predict_files(model: Model, paths: Iterable[str | Path], batch_size: int = 3
 
 
 def _as_input(square: Image.Image, resolution: int) -> Tensor:
-    """`[C,R,R]` float32 in [-1, 1], resized by a triangular filter that widens when it reduces: DALI's, to a 255th."""
-    side, reach = square.width, -(-square.width // resolution)  # of the filter: beyond the edge DALI repeats the last pixel
-    pixels = np.asarray(square)
-    padded = Image.fromarray(np.pad(pixels, [(reach, reach), (reach, reach), (0, 0)][: pixels.ndim], mode="edge"))
-    box = (reach, reach, reach + side, reach + side)
-    resized = padded.resize((resolution, resolution), Image.Resampling.BILINEAR, box=box)
-    return torch.from_numpy(np.array(resized, dtype=np.float32)).reshape(resolution, resolution, -1).permute(2, 0, 1) / 127.5 - 1
+    """`[C,R,R]` float32 in [-1, 1], resized as in training on a CPU; DALI on a GPU comes within a grey level or two of it."""
+    pixels = torch.from_numpy(np.array(square)).reshape(square.height, square.width, -1)
+    return scaled(pixels if square.width == resolution else resized(pixels, resolution, resolution))
 
 
 def _read(model: Model, images: Tensor, good: Sequence[tuple[Reading, int, Image.Image]]) -> None:

@@ -1,5 +1,6 @@
 """The only things that data, networks, tasks and evaluation exchange."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -44,10 +45,14 @@ class Batch:
         image: `[B,C,H,W]` float32 in [-1, 1].
         label: `[B]` int64 class number; 0 where missing.
         mask: `[B,H,W]` int64 mask class; 255 (`IGNORE`) where unknown or missing.
-        present: component ("class", "mask") -> `[B]` bool.
+        present: component -> `[B]` bool, for the components that were asked for.
         step_position: `[G]` int64, on the CPU: positions of the whole global batch, the same on every worker.
         step_present: component -> `[G]` bool, on the CPU: which samples of the whole global batch carry it. Losses are
             normalised by these counts, so that a mean is over the global batch and no worker has to ask another.
+        boxes: `[B,N,5]` float32: x0, y0, x1, y1 as shares of the image's sides, 0 to 1, and the class; the class of padded rows is -1.
+        labels: `[B,K]` bool: which classes are in the image as a whole, also where its box was cut off.
+        caption: `[B,T]` int64 tokens, 0 after the caption's end.
+            These three are `None` where they were not asked for.
     """
 
     position: Tensor
@@ -57,31 +62,27 @@ class Batch:
     present: dict[str, Tensor]
     step_position: Tensor
     step_present: dict[str, Tensor]
+    boxes: Tensor | None = None
+    labels: Tensor | None = None
+    caption: Tensor | None = None
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """`change` applied to what lies on the batch's device."""
+        found = {name: getattr(self, name) for name in ("image", "label", "mask", "boxes", "labels", "caption")}
+        changed: dict[str, Any] = {name: change(value) for name, value in found.items() if value is not None}
+        return changed | {"present": {name: change(value) for name, value in self.present.items()}}
 
     def __len__(self) -> int:
         return self.image.shape[0]
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch with its sample tensors on `device`; positions and global counts stay on the CPU."""
-        return replace(
-            self,
-            image=self.image.to(device, non_blocking=True),
-            label=self.label.to(device, non_blocking=True),
-            mask=self.mask.to(device, non_blocking=True),
-            present={k: v.to(device, non_blocking=True) for k, v in self.present.items()},
-        )
+        return replace(self, **self._map(lambda value: value.to(device, non_blocking=True)))
 
     def rows(self, index: Tensor | slice) -> "Batch":
         """The samples that `index` selects (a tensor on the CPU, or a slice); the global counts stay the whole step's."""
         on = index if isinstance(index, slice) else index.to(self.image.device)
-        return replace(
-            self,
-            position=self.position[index],
-            image=self.image[on],
-            label=self.label[on],
-            mask=self.mask[on],
-            present={k: v[on] for k, v in self.present.items()},
-        )
+        return replace(self, position=self.position[index], **self._map(lambda value: value[on]))
 
 
 @dataclass

@@ -208,7 +208,7 @@ def test_any_image_becomes_what_the_training_decoder_makes_of_it(
     picture(width, height, seed).save(path)
     view = window(np.array([width]), np.array([height]), 1.0, False, 0, np.array([0]))
     decoded, _ = decoder.decode([path.read_bytes()], [None], view, str)
-    torch.testing.assert_close(_as_input(read_square(path, 3), 8), decoded[0], atol=1.01 / 127.5, rtol=0)
+    torch.testing.assert_close(_as_input(read_square(path, 3), 8), decoded[0], atol=0, rtol=0)
 
 
 def test_a_mask_has_the_size_of_the_square_and_the_classes_that_were_read(model: Model, tmp_path: Path) -> None:

@@ -23,11 +23,11 @@ class Annotation:
 
     Attributes:
         boxes: `[n,5]` float64, x0, y0, x1, y1 in pixels of the stored image and the class in the card.
-        labels: class numbers in the card, `None` where the JSON has none.
+        labels: numbers in the card of all classes that are in the image; where the JSON does not say, those of its boxes.
     """
 
     boxes: NDArray[np.float64]
-    labels: list[int] | None
+    labels: list[int]
 
 
 def annotation(data: bytes, width: int, height: int, classes: NDArray[np.int64]) -> Annotation:
@@ -57,14 +57,14 @@ def annotation(data: bytes, width: int, height: int, classes: NDArray[np.int64])
             raise ValueError(f"label {json.dumps(label)[:80]}, there are classes 0 to {len(classes) - 1}")
     found = np.array(boxes, dtype=np.float64).reshape(-1, 5)
     found[:, 4] = classes[found[:, 4].astype(np.int64)]
-    return Annotation(found, None if labels is None else [int(classes[label]) for label in labels])
+    return Annotation(found, sorted({int(kind) for kind in found[:, 4]}) if labels is None else [int(classes[label]) for label in labels])
 
 
 def _wrong(box: Any, width: int, height: int, classes: int) -> str | None:
     if not isinstance(box, list) or len(box) != 5 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in box):
         return "a box is [x0, y0, x1, y1, class], five numbers"
     x0, y0, x1, y1, kind = box
-    if not all(math.isfinite(v) for v in box):
+    if not all(-math.inf < v < math.inf for v in box):  # not isfinite: it fails on integers that are no float
         return "not finite"
     if x0 >= x1 or y0 >= y1:
         return "empty or reversed; x0 < x1 and y0 < y1"

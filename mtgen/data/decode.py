@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from mtgen.data.geometry import Window
-from mtgen.data.picture import pixels
+from mtgen.data.picture import pixels, resized, scaled
 from mtgen.errors import DamagedSample, DataError
 from mtgen.schema import IGNORE
 
@@ -61,7 +60,7 @@ class Decoder:
     """A DALI pipeline for batches of up to `batch` samples; pixels are taken as stored, EXIF orientation is not applied.
 
     Args:
-        resolution: side of the squares that come out, pixels.
+        resolution: side of the squares that come out, pixels; or their (height, width).
         channels: "rgb" or "grey".
         threads: DALI's own threads.
         device: where the pipeline decodes and its tensors lie, "cpu" or "cuda"; "cuda" without a number is torch's current device.
@@ -72,8 +71,11 @@ class Decoder:
         rebuilds: how often the pipeline failed on a damaged sample and was built again.
     """
 
-    def __init__(self, resolution: int, channels: Channels, threads: int, device: str, batch: int, masks: bool = True) -> None:
-        self.resolution, self.channels, self.masks = resolution, channels, masks
+    def __init__(
+        self, resolution: int | tuple[int, int], channels: Channels, threads: int, device: str, batch: int, masks: bool = True
+    ) -> None:
+        self.size = (resolution, resolution) if isinstance(resolution, int) else resolution
+        self.channels, self.masks = channels, masks
         self.threads, self.batch, self.device = threads, batch, torch.device(device)
         if self.device == torch.device("cuda"):  # settled here: a thread that decodes has a current device of its own
             self.device = torch.device("cuda", torch.cuda.current_device())
@@ -144,7 +146,7 @@ class Decoder:
                     encoded, start=start, shape=size, device="mixed" if cuda else "cpu", output_type=colour, adjust_orientation=False
                 )
 
-            side = [self.resolution, self.resolution]
+            side = list(self.size)
             image: Any = cut("image", DALIImageType.RGB if self.channels == "rgb" else DALIImageType.GRAY)
             if cuda:
                 image = fn.resize(image, size=side, interp_type=DALIInterpType.INTERP_LINEAR, antialias=True)
@@ -173,7 +175,7 @@ class Decoder:
             there = ~missing[:, None]
             feed("mask", [data or _NO_MASK for data in masks], window.start * there, np.where(there, window.size, 1).astype(np.int32))
         image, *mask = pipeline.run()
-        shape = (len(images), self.resolution, self.resolution)
+        shape = (len(images), *self.size)
         if self.device.type == "cuda":  # copies: DALI uses its buffers again
             label = (
                 from_dlpack(mask[0].as_tensor()).reshape(shape).long()
@@ -188,20 +190,19 @@ class Decoder:
 
     def _resized(self, cut: Any, window: Window) -> Tensor:
         """What DALI cut out, `[h,w,C]` uint8 each -> `[B,C,H,W]` float32 in [-1,1], channels last in memory."""
-        side, rows, mirror = self.resolution, len(window.mirror), torch.from_numpy(window.mirror)
-        if (window.size == side).all():
+        (height, width), rows, mirror = self.size, len(window.mirror), torch.from_numpy(window.mirror)
+        if (window.size == (width, height)).all():
             pixels = torch.from_numpy(np.array(cut.as_tensor()))
             pixels[mirror] = pixels[mirror].flip(2)
         else:
-            pixels = torch.empty(rows, side, side, 3 if self.channels == "rgb" else 1, dtype=torch.uint8)
+            pixels = torch.empty(rows, height, width, 3 if self.channels == "rgb" else 1, dtype=torch.uint8)
 
             def resize(row: int) -> None:
-                one = torch.from_numpy(np.asarray(cut.at(row)))[None].permute(0, 3, 1, 2)
-                one = F.interpolate(one, size=(side, side), mode="bilinear", antialias=True)
-                pixels[row] = (one.flip(3) if mirror[row] else one)[0].permute(1, 2, 0)
+                one = resized(torch.from_numpy(np.asarray(cut.at(row))), height, width)
+                pixels[row] = one.flip(1) if mirror[row] else one
 
             list(self._map(resize, range(rows)))
-        return pixels.to(torch.float32).mul_(1 / 127.5).sub_(1).permute(0, 3, 1, 2)
+        return scaled(pixels)
 
 
 def _reason(error: RuntimeError) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from mtgen import counter
 
 ASPECT = (3 / 4, 4 / 3)
-"""Range of a random crop's width over height (Szegedy et al. 2015)."""
+"""Range of a random crop's width over height, times that of what comes out (Szegedy et al. 2015)."""
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,33 @@ class Window:
         return Window(self.start[i : i + 1], self.size[i : i + 1], self.mirror[i : i + 1])
 
 
-def window(width: NDArray[np.int32], height: NDArray[np.int32], crop: float, flip: bool, seed: int, position: NDArray[np.int64]) -> Window:
+def window(
+    width: NDArray[np.int32],
+    height: NDArray[np.int32],
+    crop: float,
+    flip: bool,
+    seed: int,
+    position: NDArray[np.int64],
+    aspect: float = 1.0,
+) -> Window:
     """The window of each sample, a function of its size, the seed and its position alone.
 
     Args:
         width, height: `[B]`, of the stored images, pixels.
-        crop: smallest share of the image's area that is kept; 1: the largest centred square, never random.
+        crop: smallest share of the image's area that is kept; 1: the largest centred window of `aspect`, never random.
         flip: mirror half of the samples.
         seed, position: `[B]`; key of the random numbers.
+        aspect: width over height of what comes out; random crops vary around it.
     """
     random = counter.uniform(seed, "crop", torch.from_numpy(np.asarray(position, dtype=np.int64)), 5).numpy().astype(np.float64)
     w, h = np.asarray(width, dtype=np.float64), np.asarray(height, dtype=np.float64)
     if crop == 1.0:
-        size = np.minimum(w, h)[:, None].repeat(2, 1)
+        size = np.stack([np.clip(np.rint(np.minimum(w, h * aspect)), 1, w), np.clip(np.rint(np.minimum(h, w / aspect)), 1, h)], 1)
         start = np.stack([(w - size[:, 0]) // 2, (h - size[:, 1]) // 2], 1)
     else:
         area = (crop + (1 - crop) * random[:, 0]) * w * h
-        aspect = np.exp(np.log(ASPECT[0]) + np.log(ASPECT[1] / ASPECT[0]) * random[:, 1])
-        size = np.stack([np.clip(np.rint(np.sqrt(area * aspect)), 1, w), np.clip(np.rint(np.sqrt(area / aspect)), 1, h)], 1)
+        ratio = aspect * np.exp(np.log(ASPECT[0]) + np.log(ASPECT[1] / ASPECT[0]) * random[:, 1])
+        size = np.stack([np.clip(np.rint(np.sqrt(area * ratio)), 1, w), np.clip(np.rint(np.sqrt(area / ratio)), 1, h)], 1)
         start = np.floor(random[:, 2:4] * (np.stack([w, h], 1) - size + 1))
     mirror = (random[:, 4] < 0.5) if flip else np.zeros(len(w), dtype=np.bool_)
     return Window(start.astype(np.int32), size.astype(np.int32), mirror)

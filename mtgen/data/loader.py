@@ -10,22 +10,32 @@ from functools import cached_property
 from itertools import count
 from operator import itemgetter
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mtgen import counter
+from mtgen.data.boxes import Annotation, annotation, in_window
 from mtgen.data.card import CARD
 from mtgen.data.decode import REMEDY, Channels, DamagedBatch, Decoder, single_threaded
 from mtgen.data.geometry import Window, window
 from mtgen.data.mixture import Samples
 from mtgen.data.order import Order, Policy
+from mtgen.data.text import tokens
 from mtgen.errors import DamagedSample, DataError
 from mtgen.schema import COMPONENTS, Batch
 
-PRESENT = ("class", "mask")
+USUAL = ("class", "mask")
+"""Components that are read unless others are asked for."""
+
+BOXES = 32
+"""Boxes of an image that are kept at most."""
+
+TOKENS = 64
+"""Length of a caption, tokens."""
+
 OnDamage = Literal["stop", "skip"]
 Damage = list[tuple[int, DamagedSample]]
 """Positions whose sample was damaged, and what was wrong with it."""
@@ -46,6 +56,15 @@ class _Step:
     mine: slice
 
 
+class _Parts(NamedTuple):
+    """A sample as it is stored, text already read; `None` where it has no such component or nobody asked for it."""
+
+    image: bytes
+    mask: bytes | None
+    boxes: Annotation | None
+    caption: NDArray[np.int64] | None
+
+
 class _Reader:
     """Reads and decodes this worker's rows of a step."""
 
@@ -54,7 +73,7 @@ class _Reader:
         index: Samples,
         batch: int,
         *,
-        resolution: int,
+        resolution: int | tuple[int, int],
         channels: Channels,
         device: str,
         threads: int,
@@ -62,9 +81,15 @@ class _Reader:
         flip: bool,
         seed: int,
         on_damage: OnDamage = "stop",
+        components: tuple[str, ...] = USUAL,
+        boxes: int = BOXES,
+        tokens: int = TOKENS,
     ) -> None:
+        self.components, self.boxes, self.tokens = components, boxes, tokens
         self.index, self.crop, self.flip, self.seed, self.on_damage = index, crop, flip, seed, on_damage
-        self.decoder = Decoder(resolution, channels, threads, device, batch, masks=bool(index.present["mask"].any()))
+        self.decoder = Decoder(
+            resolution, channels, threads, device, batch, masks="mask" in components and bool(index.present["mask"].any())
+        )
         self._suspects: set[int] = set()  # samples that were damaged in some window: from then on looked at alone first
 
     @cached_property
@@ -81,7 +106,7 @@ class _Reader:
         """
         index, position, sample = self.index, step.position[step.mine], step.sample[step.mine].copy()
         replaced: Damage = []
-        files: list[tuple[bytes, bytes | None]] = []
+        files: list[_Parts] = []
         for row in range(len(sample)):
             found = self._files(sample[row]) if not self._suspects else self._looked_at(sample[row], position[row])
             files.append(self._replacement(sample, row, position, found, replaced) if isinstance(found, DamagedSample) else found)
@@ -97,38 +122,73 @@ class _Reader:
             image=image,
             label=torch.from_numpy(np.maximum(index.label[sample], 0)).to(image.device),
             mask=mask,
-            present={c: torch.from_numpy(index.present[c][sample]).to(image.device) for c in PRESENT},
+            present={c: torch.from_numpy(index.present[c][sample]).to(image.device) for c in self.components},
             step_position=torch.from_numpy(step.position),
-            step_present={c: torch.from_numpy(index.present[c][step.sample]) for c in PRESENT},
+            step_present={c: torch.from_numpy(index.present[c][step.sample]) for c in self.components},
         )
+        self._add_text(batch, files, self._window(sample, position))
         return batch, sorted(replaced, key=itemgetter(0))
 
     def _window(self, sample: NDArray[np.int64], position: NDArray[np.int64]) -> Window:
-        return window(self.index.width[sample], self.index.height[sample], self.crop, self.flip, self.seed, position)
+        width, height = self.index.width[sample], self.index.height[sample]
+        return window(width, height, self.crop, self.flip, self.seed, position, self.decoder.size[1] / self.decoder.size[0])
 
-    def _files(self, i: int) -> tuple[bytes, bytes | None] | DamagedSample:
-        """Image and mask of a sample as they are stored."""
+    def _files(self, i: int) -> _Parts | DamagedSample:
+        """What is stored of a sample, or what is wrong with it."""
         try:
-            return self.index.read(i, "image"), self.index.read(i, "mask") if self.index.present["mask"][i] else None
+            return _Parts(self.index.read(i, "image"), self._stored(i, "mask"), *self._text(i))
         except DamagedSample as damage:
             return damage
 
-    def _looked_at(self, i: int, position: int) -> tuple[bytes, bytes | None] | DamagedSample:
+    def _stored(self, i: int, component: str) -> bytes | None:
+        wanted = component in self.components and self.index.present[component][i]
+        return self.index.read(i, component) if wanted else None
+
+    def _text(self, i: int) -> tuple[Annotation | None, NDArray[np.int64] | None]:
+        """Boxes and caption of a sample."""
+        index, kind = self.index, "boxes"
+        if "boxes" not in self.components and "caption" not in self.components:
+            return None, None
+        try:
+            data = self._stored(i, "boxes")
+            found = None if data is None else annotation(data, int(index.width[i]), int(index.height[i]), index.class_table(i))
+            kind, data = "caption", self._stored(i, "caption")
+            return found, None if data is None else tokens(data, self.tokens)
+        except ValueError as reason:
+            raise DamagedSample(kind, index.name(i), f"{kind}: {reason}; {REMEDY}") from None
+
+    def _add_text(self, batch: Batch, files: list[_Parts], view: Window) -> None:
+        """Boxes, labels and captions into the batch, where they are asked for."""
+        device = batch.image.device
+        if "boxes" in self.components:
+            stored = [np.zeros((0, 5)) if parts.boxes is None else parts.boxes.boxes for parts in files]
+            batch.boxes = torch.from_numpy(in_window(stored, view, self.boxes)).to(device)
+            labels = np.zeros((len(files), len(self.index.card.classes)), np.bool_)
+            for row, parts in enumerate(files):
+                if parts.boxes is not None:
+                    labels[row, parts.boxes.labels] = True
+            batch.labels = torch.from_numpy(labels).to(device)
+        if "caption" in self.components:
+            nothing = np.zeros(self.tokens, np.int64)
+            captions = [nothing if parts.caption is None else parts.caption for parts in files]
+            batch.caption = torch.from_numpy(np.stack(captions)).to(device)
+
+    def _looked_at(self, i: int, position: int) -> _Parts | DamagedSample:
         """The same; a sample that was damaged before is decoded alone first, so that it fails no batch again."""
         files = self._files(i)
         if i not in self._suspects or isinstance(files, DamagedSample):
             return files
         one, at = np.array([i]), np.array([position])
-        if damage := self.decoder.alone(*files, self._window(one, at).row(0), self.index.name(i)):
+        if damage := self.decoder.alone(files.image, files.mask, self._window(one, at).row(0), self.index.name(i)):
             return damage
         wrong, *_ = self._decode([files], one, at)
         return wrong.get(0, files)
 
     def _decode(
-        self, files: list[tuple[bytes, bytes | None]], sample: NDArray[np.int64], position: NDArray[np.int64]
+        self, files: list[_Parts], sample: NDArray[np.int64], position: NDArray[np.int64]
     ) -> tuple[dict[int, DamagedSample], torch.Tensor, torch.Tensor]:
         """Rows that are damaged and why; where there is none, image and mask of all."""
-        images, masks = [image for image, _ in files], [mask for _, mask in files]
+        images, masks = [parts.image for parts in files], [parts.mask for parts in files]
         try:
             image, mask = self.decoder.decode(images, masks, self._window(sample, position), lambda row: self.index.name(sample[row]))
         except DamagedBatch as damaged:
@@ -138,7 +198,7 @@ class _Reader:
 
     def _replacement(
         self, sample: NDArray[np.int64], row: int, position: NDArray[np.int64], damage: DamagedSample, replaced: Damage
-    ) -> tuple[bytes, bytes | None]:
+    ) -> _Parts:
         """Another sample with the same components, for a damaged one: a function of seed, position and attempt alone.
 
         That every worker computes what the whole step holds from the index stays true, and so do the pixels after a resume.
@@ -194,7 +254,7 @@ class Loader:
         index: the split to read.
         batch_size: samples of a global batch; a multiple of `world`.
         rank, world: this worker's number and how many there are; it reads rows `[rank*b, (rank+1)*b)`, `b = batch_size / world`.
-        resolution, channels: of the images that come out ("rgb" or "grey").
+        resolution, channels: of the images that come out: a square's side or (height, width), and "rgb" or "grey".
         seed: of the order and the crops.
         position: samples that all workers together have consumed since the start of the run.
         crop, flip: see `mtgen.data.geometry.window`.
@@ -202,6 +262,8 @@ class Loader:
         device: "cpu", or "cuda" to decode on the GPU.
         prefetch: batches that are decoded ahead.
         order: which sample stands at a position; default: a permutation of the whole split for every epoch.
+        components: what is read besides the image: "class", "mask", "boxes", "caption".
+        boxes, tokens: how many boxes of an image, and tokens of a caption, are kept at most.
         on_damage: "stop" raises `DamagedSample`; "skip" puts another sample with the same components in its place.
 
     Attributes:
@@ -217,7 +279,7 @@ class Loader:
         batch_size: int,
         rank: int,
         world: int,
-        resolution: int,
+        resolution: int | tuple[int, int],
         channels: Channels,
         seed: int,
         position: int = 0,
@@ -228,6 +290,9 @@ class Loader:
         prefetch: int = 2,
         order: Policy | None = None,
         on_damage: OnDamage = "stop",
+        components: tuple[str, ...] = USUAL,
+        boxes: int = BOXES,
+        tokens: int = TOKENS,
     ) -> None:
         if batch_size % world or not 0 <= rank < world:
             raise ValueError(f"worker {rank} of {world} cannot have an equal part of {batch_size} samples")
@@ -259,6 +324,9 @@ class Loader:
             flip=flip,
             seed=seed,
             on_damage=on_damage,
+            components=components,
+            boxes=boxes,
+            tokens=tokens,
         )
         self.damaged: Damage = []
         self._reader = reader
@@ -295,7 +363,7 @@ def once(
     index: Samples,
     *,
     batch_size: int,
-    resolution: int,
+    resolution: int | tuple[int, int],
     channels: Channels,
     device: str,
     threads: int,

@@ -1,10 +1,12 @@
-"""One encoded image through Pillow: its header, and the second opinion that says what is wrong with it."""
+"""One image: its header and pixels through Pillow, which is the second opinion that says what is wrong with it, and its resizing."""
 
 import io
 
 import numpy as np
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 
@@ -37,6 +39,17 @@ def pixels(data: bytes) -> NDArray[np.uint8]:
             return np.asarray(picture)
     except Exception as error:  # noqa: BLE001 - as above
         raise ValueError(f"damaged {kind} ({_line(error)})") from None
+
+
+def resized(pixels: Tensor, height: int, width: int) -> Tensor:
+    """`[h,w,C]` uint8 -> `[height,width,C]` uint8, by a triangular filter that widens where it reduces (antialiasing)."""
+    (image,) = F.interpolate(pixels[None].permute(0, 3, 1, 2), size=(height, width), mode="bilinear", antialias=True)
+    return image.permute(1, 2, 0)
+
+
+def scaled(pixels: Tensor) -> Tensor:
+    """`[...,H,W,C]` uint8 -> `[...,C,H,W]` float32 in [-1,1], channels last in memory."""
+    return pixels.float().mul_(1 / 127.5).sub_(1).movedim(-1, -3)
 
 
 def _kind(data: bytes) -> str:

@@ -50,9 +50,9 @@ def test_class_numbers_go_through_the_data_sets_table() -> None:
     assert found.boxes[0, 4] == 5 and found.labels == [5, 7]
 
 
-def test_no_boxes_are_boxes_and_no_labels_are_none() -> None:
-    found = read({"boxes": []})
-    assert found.boxes.shape == (0, 5) and found.labels is None
+def test_without_labels_they_are_the_classes_of_the_boxes() -> None:
+    assert read({"boxes": []}).boxes.shape == (0, 5)
+    assert read({"boxes": [[0, 0, 1, 1, 2], [1, 1, 2, 2, 0], [2, 2, 3, 3, 2]]}).labels == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,7 @@ def test_no_boxes_are_boxes_and_no_labels_are_none() -> None:
         (b'{"boxes": [[0, 0, NaN, 9, 0]]}', "not finite"),
         (b'{"boxes": [[0, 0, Infinity, 9, 0]]}', "not finite"),
         (b'{"boxes": [[0, 0, 41, 9, 0]]}', "outside its image of 40x30"),
+        (b'{"boxes": [[0, 0, 1' + b"0" * 400 + b", 9, 0]]}", "outside its image"),
         (b'{"boxes": [[-1, 0, 4, 9, 0]]}', "outside its image"),
         (b'{"boxes": [[0, 0, 4, 9, 3]]}', "class 3, there are classes 0 to 2"),
         (b'{"boxes": [[0, 0, 4, 9, 0.5]]}', "class 0.5"),

@@ -78,6 +78,17 @@ def test_the_mask_is_exact_at_integer_scales(factor: int, mirror: bool, encode: 
     assert np.array_equal(labels[0].numpy(), nearest(mask, view, 32))
 
 
+@pytest.mark.parametrize("factor", [1, 2])
+def test_rectangles_come_out_with_the_height_and_width_asked_for(factor: int, encode: Encode) -> None:
+    image, mask = picture(50, 110), classes(50, 110)
+    view = view_of(7, 1, 48 * factor, 24 * factor, True)
+    out, labels = Decoder((24, 48), "rgb", 1, "cpu", 1).decode([encode(image)], [encode(mask)], view, str)
+    cut = Image.fromarray(image).crop((7, 1, 7 + 48 * factor, 1 + 24 * factor)).resize((48, 24), Image.Resampling.BILINEAR)
+    assert np.abs(out[0].permute(1, 2, 0).numpy() - (np.asarray(cut)[:, ::-1] / 127.5 - 1)).max() <= 2.1 / 127.5
+    step = slice(factor // 2, None, factor)
+    assert np.array_equal(labels[0].numpy(), mask[1 : 1 + 24 * factor, 7 : 7 + 48 * factor][step, step][:, ::-1])
+
+
 def test_a_window_of_the_same_size_keeps_every_pixel(encode: Encode, decoder32: Decoder) -> None:
     image, mask = picture(40, 50), classes(40, 50)
     out, labels = decoder32.decode([encode(image)], [encode(mask)], view_of(11, 3, 32, 32, True), str)

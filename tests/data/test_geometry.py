@@ -49,3 +49,12 @@ def test_half_of_the_samples_are_mirrored_when_asked_for_and_none_else() -> None
     side = np.full(4000, 10)
     assert abs(window(side, side, 1.0, True, 0, np.arange(4000)).mirror.mean() - 0.5) < 0.03
     assert not window(side, side, 1.0, False, 0, np.arange(4000)).mirror.any()
+
+
+@given(width=st.integers(1, 3000), height=st.integers(1, 3000), aspect=st.floats(0.2, 5))
+def test_the_largest_centred_rectangle_touches_two_edges_and_has_the_aspect_asked_for(width: int, height: int, aspect: float) -> None:
+    view = window(np.array([width]), np.array([height]), 1.0, False, 0, np.array([0]), aspect)
+    (left, top), (w, h) = view.start[0], view.size[0]
+    assert w == width or h == height
+    assert abs(w - h * aspect) <= 0.5 + aspect / 2 or 1 in (w, h)
+    assert 0 <= (width - w - left) - left <= 1 and 0 <= (height - h - top) - top <= 1
