@@ -4,6 +4,7 @@ On a GPU all of it is one DALI graph. On a CPU DALI decodes and cuts, and torch 
 does, to one grey level, in an eighth of the time.
 """
 
+import gc
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -105,6 +106,7 @@ class Decoder:
             self._pipeline = self._build(self.batch)  # DALI cannot go on with a pipeline that failed
             self.rebuilds += 1
             whole = error
+        gc.collect()  # the failed pipeline holds itself, and several of them together much memory
         found = {row: wrong for row in range(len(images)) if (wrong := self.alone(images[row], masks[row], window.row(row), name(row)))}
         if not found:
             raise DataError(

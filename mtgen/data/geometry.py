@@ -49,7 +49,9 @@ def window(
         seed, position: `[B]`; key of the random numbers.
         aspect: width over height of what comes out; random crops vary around it.
     """
-    random = counter.uniform(seed, "crop", torch.from_numpy(np.asarray(position, dtype=np.int64)), 5).numpy().astype(np.float64)
+    random = np.zeros((len(position), 5))
+    if crop < 1 or flip:
+        random = counter.uniform(seed, "crop", torch.from_numpy(np.asarray(position, dtype=np.int64)), 5).numpy().astype(np.float64)
     w, h = np.asarray(width, dtype=np.float64), np.asarray(height, dtype=np.float64)
     if crop == 1.0:
         size = np.stack([np.clip(np.rint(np.minimum(w, h * aspect)), 1, w), np.clip(np.rint(np.minimum(h, w / aspect)), 1, h)], 1)

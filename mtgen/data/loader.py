@@ -126,7 +126,8 @@ class _Reader:
             step_position=torch.from_numpy(step.position),
             step_present={c: torch.from_numpy(index.present[c][step.sample]) for c in self.components},
         )
-        self._add_text(batch, files, self._window(sample, position))
+        if {"boxes", "caption"} & set(self.components):
+            self._add_text(batch, files, self._window(sample, position))
         return batch, sorted(replaced, key=itemgetter(0))
 
     def _window(self, sample: NDArray[np.int64], position: NDArray[np.int64]) -> Window:
