@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -73,6 +75,14 @@ def read_text(path: Path) -> str:
         return read(path).decode("utf-8").strip()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; write captions in UTF-8") from None
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; `DataError` where it is none."""
+    try:
+        return json.loads(read(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not readable as JSON ({' '.join(str(error).split())})") from None
 
 
 def read_mask(path: Path) -> np.ndarray:

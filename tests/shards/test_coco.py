@@ -183,6 +183,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "box reversed": (instances(thing(5, 3, [4, 4, -2, 2])), "annotation 5 of image 7: reversed box"),
     "box outside": (instances(thing(5, 3, [9, 1, 2, 2])), "annotation 5 of image 7: box from .* outside its image of 8x6"),
     "box NaN": (instances(thing(5, 3, [0, 0, 2, 2], bbox=[0, 0, float("nan"), 2])), "instances.json: annotations.0.bbox: "),
+    "annotation that is no object": (altered(annotations=[3]), "instances.json: annotations.0: not an object$"),
     "box of three": (instances(thing(5, 3, [0, 0, 2, 2], bbox=[0, 0, 2])), "instances.json: annotations.0.bbox: field required"),
     "box missing": (instances({"id": 5, "image_id": 7, "category_id": 3}), "instances.json: annotations.0.bbox: field required"),
     "polygon of text": (instances(thing(5, 3, [0, 0, 2, 2], segmentation=[["x"]])), "instances.json: annotations.0.segmentation: "),
@@ -211,15 +212,28 @@ def test_what_does_not_fit_together_is_named_in_one_line_and_nothing_is_left(giv
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "instances.json"]
 
 
-TEXTS = [b"", b"{", b"[1]", b'{"images": 3}', b"\xff\xfe{}", b"[" * 100_000, b'{"images": [], "annotations": []}']
+TEXTS = {
+    b"": "not readable as JSON",
+    b"{": "not readable as JSON",
+    b"\xff\xfe{}": "not readable as JSON",
+    b"[" * 100_000: "not readable as JSON",
+    b"[1]": "not an object; the file has to be an object with the lists images and categories and annotations",
+    b'{"images": 3}': "images: input should be a valid list; the file has to be",
+    b'{"images": [], "annotations": []}': "categories: field required; the file has to be",
+}
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=[repr(text[:20]) for text in TEXTS])
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: repr(text[:20]))
 def test_json_that_is_broken_or_of_another_kind_is_named_in_one_line(given: dict[str, Any], tmp_path: Path, text: bytes) -> None:
     Path(given["instances"]).write_bytes(text)
-    with pytest.raises(DataError, match="^" + re.escape(given["instances"]) + ": ") as error:
+    with pytest.raises(DataError, match="^" + re.escape(f"{given['instances']}: {TEXTS[text]}")) as error:
         make("coco", tmp_path / "out", **given)
     assert "\n" not in str(error.value)
+
+
+def test_fields_that_are_not_used_may_hold_anything(given: dict[str, Any]) -> None:
+    found = made(given, instances(thing(1, 3, [0, 0, 2, 2], score=float("nan"), attributes={"worn": None}, keypoints=[1e400])))
+    assert about(found)["boxes"] == [[0, 0, 2, 2, 0]]
 
 
 def test_files_that_are_not_there_are_named(given: dict[str, Any], tmp_path: Path) -> None:

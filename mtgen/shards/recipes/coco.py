@@ -1,5 +1,6 @@
 """coco: images with the boxes, masks and captions of COCO's JSON files; image files are stored as they are."""
 
+import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from mtgen.data import picture
 from mtgen.errors import DataError
 from mtgen.schema import IGNORE
 from mtgen.shards import regions
-from mtgen.shards.files import clipped, key_of, listed, read, read_image, share, state
+from mtgen.shards.files import clipped, key_of, listed, read_image, read_json, share, state
 from mtgen.shards.make import RECIPES, Recipe
 from mtgen.shards.write import Sample
 
@@ -76,12 +77,12 @@ class _Caption(BaseModel):
 class _Instances(BaseModel):
     images: list[_Image]
     categories: list[_Category]
-    annotations: list[_Thing]
+    annotations: list[Any]
 
 
 class _Captions(BaseModel):
     images: list[_Image] = []
-    annotations: list[_Caption]
+    annotations: list[Any]
 
 
 Contents = TypeVar("Contents", bound=BaseModel)
@@ -89,13 +90,16 @@ Identified = TypeVar("Identified", _Image, _Category)
 THINGS = TypeAdapter(list[_Thing])
 
 
-def _parsed(kind: type[Contents], path: Path) -> Contents:
+def _judged(kind: type[Contents], values: Any, path: Path, *place: str) -> Contents:
+    """`values`, from `place` in a file, as a `kind`; `DataError` names the first thing that is wrong with them."""
     try:
-        return kind.model_validate_json(read(path))
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"][:3]))  # annotations.7.bbox; deeper, it names our own types
-        raise DataError(f"{path}: {place + ': ' if place else ''}{first['msg'][0].lower()}{first['msg'][1:]}") from None
+        where = ".".join([*place, *map(str, first["loc"])][:3])  # annotations.7.bbox; deeper, it names our own types
+        what = "not an object" if first["type"] == "model_type" else first["msg"][0].lower() + first["msg"][1:]
+        remedy = "" if "." in where else f"; the file has to be an object with the lists {' and '.join(kind.model_fields)}"
+        raise DataError(f"{path}: {where + ': ' if where else ''}{what}{remedy}") from None
 
 
 def _by_id(path: Path, what: str, entries: list[Identified]) -> dict[int, Identified]:
@@ -122,29 +126,31 @@ class Coco(Recipe):
         self.path, self.root = Path(options.instances).resolve(), Path(options.images).resolve()
         if not self.root.is_dir():
             raise DataError(f"images={options.images}: there is no such folder; give the one that holds the images")
-        contents = _parsed(_Instances, self.path)
+        contents = _judged(_Instances, read_json(self.path), self.path)
         images = _by_id(self.path, "images", contents.images)
         categories = sorted(_by_id(self.path, "categories", contents.categories).values(), key=lambda category: category.id)
         if not images:
             raise DataError(f"{self.path}: names no images")
         self.number = {category.id: number for number, category in enumerate(categories)}
         self.classes = [category.name for category in categories]
-        things: dict[int, list[_Thing]] = {}
-        for number, thing in enumerate(contents.annotations):
+        entries: dict[int, list[Any]] = {}
+        drawn = False
+        for number, entry in enumerate(contents.annotations):
+            thing = _judged(_Thing, entry, self.path, "annotations", str(number))
             where = f"{self.path}: annotations.{number} (id {thing.id})"
             if thing.image_id not in images:
                 raise DataError(f"{where}: image_id {thing.image_id} is none of the file's images")
             if thing.category_id not in self.number:
                 raise DataError(f"{where}: category_id {thing.category_id} is none of the file's categories")
-            things.setdefault(thing.image_id, []).append(thing)
-        self.mask_classes = []
-        if options.masks and any(thing.segmentation for thing in contents.annotations):
-            self.mask_classes = ["background", *self.classes]
+            drawn = drawn or bool(thing.segmentation)
+            entries.setdefault(thing.image_id, []).append(entry)
+        self.mask_classes = ["background", *self.classes] if options.masks and drawn else []
         if len(self.mask_classes) > IGNORE:
             raise DataError(
                 f"{self.path}: {len(categories)} categories, and a mask has room for {IGNORE - 1}; masks=false leaves masks out"
             )
-        self.things = {image: zlib.compress(THINGS.dump_json(found), 1) for image, found in things.items()}  # workers get all of them
+        # every process gets all annotations: as they are, those of COCO's train2017 would take gigabytes in each
+        self.things = {image: zlib.compress(json.dumps(found).encode(), 1) for image, found in entries.items()}
         self.captions = self._captions(Path(options.captions).resolve(), images) if options.captions else {}
         self.images: dict[str, list[_Image]] = {}
         for image in images.values():
@@ -164,10 +170,11 @@ class Coco(Recipe):
     @staticmethod
     def _captions(path: Path, images: dict[int, _Image]) -> dict[int, str]:
         """Image id -> its first caption; those of images that the instances do not have are left out."""
-        contents = _parsed(_Captions, path)
+        contents = _judged(_Captions, read_json(path), path)
         others = {image.id for image in contents.images}
         captions: dict[int, str] = {}
-        for number, entry in enumerate(contents.annotations):
+        for number, values in enumerate(contents.annotations):
+            entry = _judged(_Caption, values, path, "annotations", str(number))
             if entry.image_id in images:
                 captions.setdefault(entry.image_id, entry.caption.strip())
             elif entry.image_id not in others:

@@ -1,6 +1,5 @@
 """folder: images in class folders, with masks, captions, boxes and sounds beside them; files are stored as they are."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from pydantic import Field
 from mtgen.config import Section
 from mtgen.errors import DataError
 from mtgen.schema import IGNORE
-from mtgen.shards.files import IMAGES, OTHERS, key_of, read, read_image, read_mask, read_text, share, state
+from mtgen.shards.files import IMAGES, OTHERS, key_of, read, read_image, read_json, read_mask, read_text, share, state
 from mtgen.shards.make import RECIPES, Recipe
 from mtgen.shards.write import Sample
 
@@ -110,10 +109,7 @@ class Folder(Recipe):
 
 def read_boxes(path: Path) -> dict[str, Any]:
     """What an `x.json` says of boxes and labels; `DataError` where it is no object with lists of them."""
-    try:
-        about = json.loads(read(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not readable as JSON ({' '.join(str(error).split())})") from None
+    about = read_json(path)
     if not isinstance(about, dict) or not all(isinstance(about.get(name, []), list) for name in ("boxes", "labels")):
         raise DataError(f'{path}: has to be an object such as {{"boxes": [[x0, y0, x1, y1, class]], "labels": [class]}}')
     numbers = [box if isinstance(box, list) else [box] for box in about.get("boxes", [])]
