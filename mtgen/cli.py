@@ -251,7 +251,7 @@ def smoke(
 
 @shards_app.command("make")
 def shards_make(
-    recipe: Annotated[str, typer.Argument(help="digits, shapes, folder")],
+    recipe: Annotated[str, typer.Argument(help="digits, shapes, folder, coco, voc")],
     out: Annotated[Path, typer.Argument(help="folder to write")],
     options: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="the recipe's options, such as resolution=64")

@@ -8,7 +8,7 @@ from mtgen.data.card import read_card, shard_names
 from mtgen.data.scan import Problem, samples
 from mtgen.errors import ConfigError, DataError
 from mtgen.schema import DatasetCard
-from mtgen.shards.recipes.folder import share
+from mtgen.shards.files import share
 from mtgen.shards.write import ShardWriter
 
 

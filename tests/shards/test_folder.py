@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from mtgen.errors import DataError
+from mtgen.shards.files import key_of, share
 from mtgen.shards.make import make
-from mtgen.shards.recipes.folder import key_of, share
 from mtgen.shards.validate import validate
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)

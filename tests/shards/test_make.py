@@ -132,7 +132,7 @@ def test_options_are_read_with_their_types() -> None:
 @pytest.mark.parametrize(
     ("recipe", "assignments", "message"),
     [
-        ("digit", [], "unknown recipe 'digit'; did you mean 'digits'? possible: digits, folder, shapes"),
+        ("digit", [], "unknown recipe 'digit'; did you mean 'digits'? possible: coco, digits, folder, shapes, voc"),
         ("digits", ["resolutoin=64"], "resolutoin: unknown key; did you mean resolution? possible: resolution, train, "),
         ("digits", ["resolution=big"], "resolution=big: input should be a valid integer"),
         ("digits", ["digits"], "digits: an override is written key=value"),

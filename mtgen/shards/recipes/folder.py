@@ -1,26 +1,17 @@
 """folder: images in class folders, with masks, captions, boxes and sounds beside them; files are stored as they are."""
 
-import hashlib
-import io
-import json
-import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
 from pydantic import Field
 
 from mtgen.config import Section
-from mtgen.data.picture import pixels
 from mtgen.errors import DataError
 from mtgen.schema import IGNORE
+from mtgen.shards.files import IMAGES, OTHERS, key_of, read, read_image, read_json, read_mask, read_text, share, state
 from mtgen.shards.make import RECIPES, Recipe
 from mtgen.shards.write import Sample
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp")
-OTHERS = (".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-"""Images that are stored as PNG: shards hold JPEG, PNG and WebP."""
 SPLITS = ("train", "test", "val")
 SOUNDS = (".wav", ".flac")
 
@@ -33,17 +24,6 @@ class FolderOptions(Section):
     mask_classes: list[str] = Field([], description="names of the masks' classes; default: as many as their values need")
     classes: list[str] = Field([], description="names of the classes, in order; default: the class folders in alphabetical order")
     test: float = Field(0.1, ge=0, lt=1, description="share split off for the test split, where there are no split folders")
-
-
-def share(seed: int, key: str) -> float:
-    """A number in [0, 1) that depends on seed and key alone: what deals samples to splits."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8], "big") / 2**64
-
-
-def key_of(name: str) -> str:
-    """A file's path without its suffix as a sample's key; where letters had to go, a digest keeps it unique."""
-    key = re.sub(r"[^A-Za-z0-9_-]+", "_", name)
-    return key if key == name else f"{key}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @RECIPES.register("folder")
@@ -80,10 +60,7 @@ class Folder(Recipe):
         self.source = f"files of the folder {self.root.name}"
         masks = [mask for path in files if (mask := self._mask(path)) is not None]
         self.mask_classes = options.mask_classes or self._values(masks)
-        self.sources = [
-            [path.name, path.stat().st_size, path.stat().st_mtime_ns]
-            for path in sorted({beside for file in files for beside in self._beside(file)} | set(masks))
-        ]
+        self.sources = [state(path) for path in sorted({beside for file in files for beside in self._beside(file)} | set(masks))]
 
     @property
     def splits(self) -> dict[str, int]:
@@ -115,13 +92,12 @@ class Folder(Recipe):
         file = self.files[split][number]
         path = self.root / file
         parts = file.parts[self.depth :]
-        data = read(path)
         mask, caption, about = self._mask(file), path.with_suffix(".txt"), path.with_suffix(".json")
         sounds = [sound for suffix in SOUNDS if (sound := path.with_suffix(suffix)).is_file()]
         boxes = read_boxes(about) if about.is_file() else {}
         return Sample(
             key=key_of(file.with_suffix("").as_posix()),
-            image=data if path.suffix.lower() in IMAGES else _as_png(path, data),
+            image=read_image(path),
             label=self.classes.index(parts[0]) if len(parts) > 1 else None,
             mask=None if mask is None else read_mask(mask),
             boxes=boxes.get("boxes"),
@@ -131,39 +107,9 @@ class Folder(Recipe):
         )
 
 
-def read(path: Path) -> bytes:
-    """The bytes of a file; `DataError` names it where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def read_text(path: Path) -> str:
-    """A caption without the line's end; `DataError` where it is not UTF-8."""
-    try:
-        return read(path).decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; write captions in UTF-8") from None
-
-
-def read_mask(path: Path) -> np.ndarray:
-    """`[H,W]` uint8 values of a grey or palette image; `DataError` where it has colours or more than 8 bits."""
-    try:
-        mask = pixels(read(path))
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from None
-    if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
-        raise DataError(f"{path}: {mask.dtype} {list(mask.shape)}; a mask has one channel of 8 bits, with the class number as value")
-    return mask.astype(np.uint8)
-
-
 def read_boxes(path: Path) -> dict[str, Any]:
     """What an `x.json` says of boxes and labels; `DataError` where it is no object with lists of them."""
-    try:
-        about = json.loads(read(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not readable as JSON ({' '.join(str(error).split())})") from None
+    about = read_json(path)
     if not isinstance(about, dict) or not all(isinstance(about.get(name, []), list) for name in ("boxes", "labels")):
         raise DataError(f'{path}: has to be an object such as {{"boxes": [[x0, y0, x1, y1, class]], "labels": [class]}}')
     numbers = [box if isinstance(box, list) else [box] for box in about.get("boxes", [])]
@@ -172,15 +118,3 @@ def read_boxes(path: Path) -> dict[str, Any]:
     if not all(isinstance(label, int) and not isinstance(label, bool) for label in about.get("labels", [])):
         raise DataError(f"{path}: labels are class numbers")
     return about
-
-
-def _as_png(path: Path, data: bytes) -> bytes:
-    """An image of a kind that shards do not hold, as PNG: nothing is lost."""
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            grey = picture.mode in ("1", "L")
-            file = io.BytesIO()
-            picture.convert("L" if grey else "RGB").save(file, "PNG")
-            return file.getvalue()
-    except Exception as error:  # noqa: BLE001 - Pillow's readers raise whatever damaged bytes lead them to
-        raise DataError(f"{path}: damaged image ({' '.join(str(error).split())})") from None
