@@ -325,6 +325,24 @@ def shards_validate(folder: Annotated[Path, typer.Argument(help="folder with dat
         raise UserErrorFrom(f"{folder}: {len(report.problems)} problems", 3)
 
 
+@shards_app.command("describe")
+def shards_describe(
+    folder: Annotated[Path, typer.Argument(help="folder with tar files, in folders of their own or not")],
+    classes: Annotated[Path | None, typer.Option("--classes", metavar="FILE", help="names of the classes, a line each, from 0")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the dataset.json that is there")] = False,
+) -> None:
+    """Write dataset.json for shards that somebody else made, from what is in them.
+
+    Examples: `mtgen shards describe laion-part`, `mtgen shards describe cats --classes names.txt`
+    """
+    from mtgen.progress import bar
+    from mtgen.shards.describe import describe
+
+    with bar(console) as progress:
+        found = describe(folder, classes, overwrite, progress)
+    _say(found.text())
+
+
 def main() -> None:
     """Entry point: an error of the user's is one message and an exit status, never a traceback."""
     try:

@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 OnDamage = Literal["stop", "skip"]
 
-VERSION = 2
+VERSION = 3
 OPEN = 256
 """Shards that are held open at once."""
 

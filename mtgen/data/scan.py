@@ -1,5 +1,6 @@
 """Reading one shard from front to back: its samples, their components, and everything that is wrong with them."""
 
+import json
 import os
 import re
 import tarfile
@@ -218,6 +219,18 @@ def _unusable(data: bytes, width: int, height: int) -> Iterator[str]:
         yield "damaged JPEG (cut short: no end-of-image marker)"
     if data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]:
         yield "damaged PNG (cut short: no IEND at its end)"
+
+
+def annotates(data: bytes) -> bool:
+    """Whether a sample's JSON is about boxes or labels; what others write beside an image (img2dataset: url, caption) is not.
+
+    What cannot be read counts as if it were: damage is to be named, not passed over.
+    """
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError):
+        return True
+    return not isinstance(values, dict) or "boxes" in values or "labels" in values
 
 
 def _mask_problem(data: bytes, image: Header) -> str | None:

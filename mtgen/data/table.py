@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mtgen.data.card import CARD
-from mtgen.data.scan import Header, Problem, Sample, header, samples
+from mtgen.data.scan import Header, Problem, Sample, annotates, header, samples
 from mtgen.schema import COMPONENTS, DatasetCard
 
 PARTS = ("image", *COMPONENTS)
@@ -36,6 +36,8 @@ def rows(
         if isinstance(item, Problem):
             problems.append(item)
             continue
+        if "boxes" in item.parts and not annotates(item.parts["boxes"].data):
+            item.parts["about"] = item.parts.pop("boxes")  # no boxes are known, which is not the same as none
         found, wrong = header(item, shard, card)
         problems += wrong
         if check is not None:

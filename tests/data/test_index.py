@@ -74,7 +74,7 @@ def test_columns_say_what_is_there(numbered: Path) -> None:
 
 def test_every_component_is_found(write: Write, encode: Encode) -> None:
     image = np.zeros((4, 6), np.uint8)
-    parts = {"mask.png": encode(image), "json": b"{}", "txt": b"a word", "flac": b"fLaC", "cls": b"3\n", "npy": b"other"}
+    parts = {"mask.png": encode(image), "json": b'{"boxes": []}', "txt": b"a word", "flac": b"fLaC", "cls": b"3\n", "npy": b"other"}
     for suffix, form in (("jpg", "JPEG"), ("jpeg", "JPEG"), ("png", "PNG"), ("webp", "WEBP")):
         folder = write({"train": [[{"__key__": "a/b", suffix: encode(image, form), **parts}]]}, name=suffix)
         index = open_index(folder, "train")
