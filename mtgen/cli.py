@@ -335,12 +335,30 @@ def shards_describe(
 
     Examples: `mtgen shards describe laion-part`, `mtgen shards describe cats --classes names.txt`
     """
-    from mtgen.progress import bar
+    from mtgen.progress import stages
     from mtgen.shards.describe import describe
 
-    with bar(console) as progress:
-        found = describe(folder, classes, overwrite, progress)
+    with stages(console) as show:
+        found = describe(folder, classes, overwrite, lambda done, total: show("shards", done, total))
     _say(found.text())
+
+
+@shards_app.command("stats")
+def shards_stats(folder: Annotated[str, typer.Argument(help="folder with dataset.json")], json_file: Json = None) -> None:
+    """Count what a data set holds: classes, sizes, missing labels, mask pixels, boxes, captions, sounds.
+
+    Example: `mtgen shards stats data_shards/digits --json stats.json`
+    """
+    from dataclasses import asdict
+
+    from mtgen.progress import stages
+    from mtgen.shards.stats import stats, tables
+
+    with stages(console) as show:
+        found = stats(folder, show)
+    if str(json_file) != "-":
+        console.print(*tables(found), sep="\n")
+    _write_json(json_file, {name: asdict(split) for name, split in found.items()})
 
 
 def main() -> None:

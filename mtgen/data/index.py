@@ -113,6 +113,12 @@ class Index:
         """Only wanted for messages, so not read at the start."""
         return self._file.read_row_groups(self._groups, columns=["key"])["key"]
 
+    @property
+    def formats(self) -> dict[str, int]:
+        """Format of the stored images ("jpeg", "png", "webp") -> how many samples have it."""
+        column = self._file.read_row_groups(self._groups, columns=["format"])["format"]
+        return {str(row["values"]): row["counts"] for row in pc.value_counts(column).to_pylist()}
+
     def key(self, i: int) -> str:
         """The sample's key, as in WebDataset."""
         return str(self._keys[int(i)].as_py())
