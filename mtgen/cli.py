@@ -361,6 +361,26 @@ def shards_stats(folder: Annotated[str, typer.Argument(help="folder with dataset
     _write_json(json_file, {name: asdict(split) for name, split in found.items()})
 
 
+@shards_app.command("view")
+def shards_view(
+    folder: Annotated[str, typer.Argument(help="folder with dataset.json")],
+    split: Annotated[str | None, typer.Option(help="which split; default: the first in dataset.json")] = None,
+    n: Annotated[int, typer.Option("--n", min=1, max=5000, help="samples to show")] = 100,
+    seed: Annotated[int, typer.Option(help="another seed, other samples")] = 0,
+    out: Annotated[Path | None, typer.Option(help="the page to write; default: NAME-SPLIT.html here")] = None,
+) -> None:
+    """Write one HTML page to look at samples: masks, boxes, classes, captions, sound. It needs no network and can be sent away.
+
+    Example: `mtgen shards view data_shards/digits --n 200`
+    """
+    from mtgen.progress import stages
+    from mtgen.shards.view import view
+
+    with stages(console) as show:
+        page = view(folder, split, n, seed, out, show)
+    _say(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB); open it in a browser")
+
+
 def main() -> None:
     """Entry point: an error of the user's is one message and an exit status, never a traceback."""
     try:
