@@ -216,7 +216,7 @@ def _read(path: Path) -> _Shard:
         if "boxes" in sample.parts:
             try:
                 stored = annotation(sample.parts["boxes"].data, header.width, header.height, np.arange(MOST))
-                numbers += [*stored.boxes[:, 4].astype(int).tolist(), *(stored.labels or [])]
+                numbers += [*stored.boxes[:, 4].astype(int).tolist(), *stored.labels]
             except ValueError as error:
                 problems.append(f"json: {error}")
         if "mask" in sample.parts and sample.parts["mask"].data.startswith(b"\x89PNG"):

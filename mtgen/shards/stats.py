@@ -86,7 +86,8 @@ class SplitStats:
         caption: characters.
         sound: seconds.
         rates: "8,000 Hz, 1 channel" -> sounds.
-        damaged: component -> how many could not be read and are left out.
+        problems: kind -> how many the index knows of; their samples are left out.
+        damaged: component -> how many could not be decoded and are left out.
     """
 
     samples: int
@@ -104,6 +105,7 @@ class SplitStats:
     caption: Spread | None
     sound: Spread | None
     rates: dict[str, int]
+    problems: dict[str, int]
     damaged: dict[str, int]
 
 
@@ -175,13 +177,19 @@ def stats(folder: str | Path, show: Show | None = None) -> dict[str, SplitStats]
     """Split -> its numbers: from the index, and one pass over everything but the images; threads take samples in turn.
 
     Raises:
-        DataError: what `open_index` raises; a shard that changes while it is read.
+        DataError: no sample of a split can be used; a shard changes while it is read.
     """
     return {split: _stats(folder, split, show) for split in read_card(folder).splits}
 
 
+def opened(folder: str | Path, split: str, show: Show | None) -> Index:
+    """The index of a split for looking at it: however many samples are damaged, the others can be seen."""
+    progress = None if show is None else lambda done, total: show("index", done, total)
+    return open_index(folder, split, progress, on_damage="skip", damage_limit=1)
+
+
 def _stats(folder: str | Path, split: str, show: Show | None) -> SplitStats:
-    index = open_index(folder, split, None if show is None else lambda done, total: show("index", done, total))
+    index = opened(folder, split, show)
     card, size = index.card, len(index)
 
     def part(first: int) -> _Counts:
@@ -217,6 +225,7 @@ def _stats(folder: str | Path, split: str, show: Show | None) -> SplitStats:
         caption=Spread.of(counts.caption),
         sound=Spread.of(counts.sound),
         rates=dict(counts.rates.most_common()),
+        problems=dict(Counter(problem.kind for problem in index.problems)),
         damaged=dict(counts.damaged),
     )
 
@@ -265,8 +274,9 @@ def _lines(split: SplitStats) -> list[tuple[str, str]]:
     if split.sound is not None:
         rates = "; ".join(f"{rate}: {count:,}" for rate, count in split.rates.items())
         lines.append(("sound, seconds", f"{split.sound.text('.2f')}; {split.sound.total / 3600:.2f} hours in all; {rates}"))
-    if split.damaged:
-        lines.append(("damaged", ", ".join(f"{name} {count:,}" for name, count in split.damaged.items()) + ": run mtgen shards validate"))
+    for name, found in (("problems", split.problems), ("damaged", split.damaged)):
+        if found:
+            lines.append((name, ", ".join(f"{kind} {count:,}" for kind, count in found.items()) + ": run mtgen shards validate"))
     return lines
 
 

@@ -21,12 +21,12 @@ from PIL import Image, ImageColor
 
 from mtgen.data.boxes import annotation
 from mtgen.data.card import read_card
-from mtgen.data.index import Index, open_index
+from mtgen.data.index import Index
 from mtgen.data.picture import pixels
 from mtgen.errors import ConfigError, DataError
 from mtgen.pictures import mask_colours
 from mtgen.schema import IGNORE
-from mtgen.shards.stats import Show
+from mtgen.shards.stats import Show, opened
 
 SIDE = 384
 """Images with a longer side are made smaller, pixels."""
@@ -103,17 +103,18 @@ def view(
 
     Raises:
         ConfigError: `out` is no HTML file by its name.
-        DataError: what `open_index` raises; the page cannot be written.
+        DataError: an unknown split, or none of its samples can be used; the page cannot be written.
     """
     split = split or next(iter(read_card(folder).splits))
     if out is not None and Path(out).suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--out {out}: the page is an HTML file; give a name that ends with .html")
-    index = open_index(folder, split, None if show is None else lambda done, total: show("index", done, total))
+    index = opened(folder, split, show)
     chosen = sorted(random.Random(seed).sample(range(len(index)), min(n, len(index))))
+    keys = [index.key(i) for i in chosen]
     colours = _Colours(index.card.classes, index.card.mask_classes)
     cells: list[Cell] = []
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for cell in pool.map(lambda i: _cell(index, i, colours), chosen):
+        for cell in pool.map(lambda i, key: _cell(index, i, key, colours), chosen, keys):
             cells.append(cell)
             if show is not None:
                 show("samples", len(cells), len(chosen))
@@ -142,8 +143,8 @@ def _css(colour: NDArray[np.integer]) -> str:
     return PLAIN if colour[0] < 0 else "#" + "".join(f"{channel:02x}" for channel in colour.tolist())
 
 
-def _cell(index: Index, i: int, colours: _Colours) -> Cell:
-    cell = Cell(index.key(i), index.shard(i), int(index.width[i]), int(index.height[i]))
+def _cell(index: Index, i: int, key: str, colours: _Colours) -> Cell:
+    cell = Cell(key, index.shard(i), int(index.width[i]), int(index.height[i]))
     names = index.card.classes
     if index.label[i] >= 0:
         cell.name = names[index.label[i]]
@@ -176,8 +177,8 @@ def _cell(index: Index, i: int, colours: _Colours) -> Cell:
             left, top, width, height = x0 / cell.width, y0 / cell.height, (x1 - x0) / cell.width, (y1 - y0) / cell.height
             place = [round(100 * share, 2) for share in (left, top, width, height)]
             cell.boxes.append(Box(place[0], place[1], place[2], place[3], names[number], colours.classes[number]))
-        cell.classes.update(numbers, stored.labels or [])
-        count = Counter([*numbers, *(set(stored.labels or []) - set(numbers))])
+        cell.classes.update(numbers, stored.labels)
+        count = Counter([*numbers, *(set(stored.labels) - set(numbers))])
         shown = [names[number] + (f" \N{MULTIPLICATION SIGN}{times}" if times > 1 else "") for number, times in count.most_common()]
         cell.labels = [] if shown == [cell.name] else shown
 
@@ -229,6 +230,7 @@ def _page(index: Index, cells: list[Cell], colours: _Colours) -> str:
         card=index.card,
         split=index.split,
         total=len(index),
+        problems=len(index.problems),
         cells=cells,
         classes=[(number, index.card.classes[number], count) for number, count in sorted(classes.items())],
         legend=legend,

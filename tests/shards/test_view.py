@@ -170,11 +170,17 @@ def test_sound_is_in_the_page_as_stored_unless_it_is_long(write: Write) -> None:
 
 
 def test_what_is_damaged_says_so_and_the_rest_is_shown(write: Write) -> None:
-    noise = encoded(SMALL, "JPEG", quality=95)
-    bad = {"jpg": noise[:-30], "json": b"{", "txt": b"\xff", "mask.png": encoded(SMALL[..., 0])[:-20]}
+    image, mask = encoded(SMALL), encoded(SMALL[..., 0] % 2)
+    spoilt = {"png": image.replace(b"IDAT", b"IDAT\xff\xff"), "mask.png": mask.replace(b"IDAT", b"IDAT\xff\xff")}
+    bad = {**spoilt, "json": b"{", "txt": b"\xff"}
     shown = page(write(bad, {"txt": b"a whole one"}))
     assert [kind for kind in ("image", "mask", "boxes", "caption") if f"{kind}: " in shown.text] == ["image", "mask", "boxes", "caption"]
     assert "a whole one" in shown.text and len(shown.all("img")) == 1
+
+
+def test_samples_that_cannot_be_used_are_left_out_and_the_page_says_so(write: Write) -> None:
+    shown = page(write({}, {"png": b"x"}))
+    assert "1 problem; the samples at fault are not shown" in shown.text and len(shown.all("div", "picture")) == 1
 
 
 @pytest.mark.parametrize("form", [np.zeros((8, 12, 4), np.uint8), np.zeros((8, 12), np.uint16), np.zeros((8, 12), np.bool_)])
