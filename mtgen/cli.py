@@ -344,7 +344,7 @@ def shards_describe(
 
 
 @shards_app.command("stats")
-def shards_stats(folder: Annotated[str, typer.Argument(help="folder with dataset.json")], json_file: Json = None) -> None:
+def shards_stats(folder: Annotated[str, typer.Argument(help="folder with dataset.json, or its URL")], json_file: Json = None) -> None:
     """Count what a data set holds: classes, sizes, missing labels, mask pixels, boxes, captions, sounds.
 
     Example: `mtgen shards stats data_shards/digits --json stats.json`
@@ -363,7 +363,7 @@ def shards_stats(folder: Annotated[str, typer.Argument(help="folder with dataset
 
 @shards_app.command("view")
 def shards_view(
-    folder: Annotated[str, typer.Argument(help="folder with dataset.json")],
+    folder: Annotated[str, typer.Argument(help="folder with dataset.json, or its URL")],
     split: Annotated[str | None, typer.Option(help="which split; default: the first in dataset.json")] = None,
     n: Annotated[int, typer.Option("--n", min=1, max=5000, help="samples to show")] = 100,
     seed: Annotated[int, typer.Option(help="another seed, other samples")] = 0,

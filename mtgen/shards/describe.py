@@ -6,12 +6,11 @@ import tarfile
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import pyarrow as pa
 
 from mtgen.data.boxes import annotation
 from mtgen.data.card import CARD
@@ -70,17 +69,20 @@ class _Shard:
     """What one shard holds.
 
     Attributes:
-        classes, masks: largest class number and the mask values, each with the first sample that has it.
+        components: "class", "mask", ... -> how many samples carry it.
+        classes: largest class number of a sample -> the first such sample.
+        masks: the mask values.
         about: how many samples have a JSON that knows of no boxes.
         others: suffixes of members that are left alone.
     """
 
-    table: pa.Table
+    samples: int
+    components: Counter[str]
     problems: list[Problem]
     classes: dict[int, str]
     masks: set[int]
     about: int
-    others: set[str] = field(default_factory=set)
+    others: set[str]
 
 
 def describe(
@@ -112,20 +114,20 @@ def describe(
             if progress is not None:
                 progress(len(shards), len(files))
     problems = [problem for shard in shards for problem in shard.problems]
-    if not any(shard.table.num_rows for shard in shards):
+    if not any(shard.samples for shard in shards):
         said = "\n".join(f"{folder}/{problem}" for problem in problems[:SHOWN])
         raise DataError(f"{folder}: no sample in its {len(files)} tar files, so there is nothing to describe\n{said}".rstrip())
     splits: dict[str, list[int]] = {}
     for split in SPLITS:
         mine = [number for number, file in enumerate(files) if split_of(file) == split]
-        if any(shards[number].table.num_rows for number in mine):
+        if any(shards[number].samples for number in mine):
             splits[split] = mine
     card = DatasetCard(
         name=folder.resolve().name,
         classes=_classes(shards, names, classes),
         mask_classes=[f"mask {value}" for value in range(max((v for shard in shards for v in shard.masks), default=-1) + 1)],
         splits={
-            split: Split(samples=sum(shards[n].table.num_rows for n in mine), shards=patterns([files[n] for n in mine]))
+            split: Split(samples=sum(shards[n].samples for n in mine), shards=patterns([files[n] for n in mine]))
             for split, mine in splits.items()
         },
     )
@@ -229,7 +231,8 @@ def _read(path: Path) -> _Shard:
         return problems
 
     table, problems = rows(path, "", 0, _ANY, look)
-    return _Shard(table, problems, classes, masks - {IGNORE}, about, _others(path))
+    components = Counter({name: int((table[f"{name}_offset"].to_numpy() >= 0).sum()) for name in COMPONENTS})
+    return _Shard(table.num_rows, components, problems, classes, masks - {IGNORE}, about, _others(path))
 
 
 def _others(path: Path) -> set[str]:
@@ -253,10 +256,11 @@ def _classes(shards: list[_Shard], names: list[str] | None, source: str | Path |
 
 
 def _holds(split: str, shards: list[_Shard]) -> str:
-    count = Counter({name: sum(int((s.table[f"{name}_offset"].to_numpy() >= 0).sum()) for s in shards) for name in COMPONENTS})
-    carried = [f"{number:,} with {name}" for name, number in count.items() if number]
-    number = sum(shard.table.num_rows for shard in shards)
-    return ", ".join([f"{split}: {number:,} samples in {len(shards):,} shard{'s' * (len(shards) > 1)}", *carried])
+    count = sum((shard.components for shard in shards), Counter[str]())
+    carried = [f"{count[name]:,} with {name}" for name in COMPONENTS if count[name]]
+    return ", ".join(
+        [f"{split}: {sum(shard.samples for shard in shards):,} samples in {len(shards):,} shard{'s' * (len(shards) > 1)}", *carried]
+    )
 
 
 def _remarks(shards: list[_Shard]) -> list[str]:

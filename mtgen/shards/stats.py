@@ -83,6 +83,7 @@ class SplitStats:
         unknown: share of the masks' pixels whose class is not known.
         boxes: number of boxes in an image.
         box_classes: boxes of each class.
+        labels: images that have each class in them, by their labels or boxes.
         caption: characters.
         sound: seconds.
         rates: "8,000 Hz, 1 channel" -> sounds.
@@ -102,6 +103,7 @@ class SplitStats:
     unknown: float | None
     boxes: Spread | None
     box_classes: list[Share]
+    labels: list[Share]
     caption: Spread | None
     sound: Spread | None
     rates: dict[str, int]
@@ -117,6 +119,7 @@ class _Counts:
     values: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     boxes: list[int] = field(default_factory=list)
     box_classes: Counter[int] = field(default_factory=Counter)
+    labels: Counter[int] = field(default_factory=Counter)
     caption: list[int] = field(default_factory=list)
     sound: list[float] = field(default_factory=list)
     rates: Counter[str] = field(default_factory=Counter)
@@ -135,9 +138,11 @@ class _Counts:
         self.values += np.bincount(pixels(data).ravel(), minlength=256)
 
     def _boxes(self, data: bytes, index: Index, i: int) -> None:
-        stored = annotation(data, int(index.width[i]), int(index.height[i]), index.class_table(i)).boxes
-        self.boxes.append(len(stored))
-        self.box_classes.update(stored[:, 4].astype(int).tolist())
+        stored = annotation(data, int(index.width[i]), int(index.height[i]), index.class_table(i))
+        self.labels.update(set(stored.labels))
+        if b'"boxes"' in data:  # labels alone say nothing of how many boxes there are
+            self.boxes.append(len(stored.boxes))
+            self.box_classes.update(stored.boxes[:, 4].astype(int).tolist())
 
     def _caption(self, data: bytes, index: Index, i: int) -> None:
         self.caption.append(len(data.decode("utf-8").strip()))
@@ -153,6 +158,7 @@ class _Counts:
         for mine, theirs in ((self.boxes, other.boxes), (self.caption, other.caption), (self.sound, other.sound)):
             mine.extend(theirs)  # type: ignore[arg-type]
         self.box_classes.update(other.box_classes)
+        self.labels.update(other.labels)
         self.rates.update(other.rates)
         self.damaged.update(other.damaged)
 
@@ -217,11 +223,12 @@ def _stats(folder: str | Path, split: str, show: Show | None) -> SplitStats:
         width=Spread.of(index.width),
         height=Spread.of(index.height),
         aspect=Spread.of(index.width / index.height),
-        classes=_shares(np.bincount(label, minlength=len(card.classes)), card.classes) if len(label) else [],
-        mask=_shares(counts.values, card.mask_classes) if pixel_count else [],
+        classes=_shares(np.bincount(label, minlength=len(card.classes)).tolist(), card.classes) if len(label) else [],
+        mask=_shares(counts.values.tolist(), card.mask_classes) if pixel_count else [],
         unknown=unknown / pixel_count if pixel_count else None,
         boxes=Spread.of(counts.boxes),
-        box_classes=_shares(np.array([counts.box_classes[n] for n in range(len(card.classes))]), card.classes) if counts.boxes else [],
+        box_classes=_shares([counts.box_classes[n] for n in range(len(card.classes))], card.classes) if counts.boxes else [],
+        labels=_shares([counts.labels[n] for n in range(len(card.classes))], card.classes, size) if counts.labels else [],
         caption=Spread.of(counts.caption),
         sound=Spread.of(counts.sound),
         rates=dict(counts.rates.most_common()),
@@ -230,9 +237,9 @@ def _stats(folder: str | Path, split: str, show: Show | None) -> SplitStats:
     )
 
 
-def _shares(count: np.ndarray, names: Sequence[str]) -> list[Share]:
-    """Every class that has a name, and what comes without one."""
-    total = max(1, int(count.sum()))
+def _shares(count: Sequence[int], names: Sequence[str], of: int | None = None) -> list[Share]:
+    """Every class that has a name, and what comes without one; shares are of all that is counted, or of another number."""
+    total = of or max(1, int(sum(count)))
     named = [*names, *(f"{number} (has no name)" for number in range(len(names), len(count)))]
     return [Share(n, named[n], int(c), int(c) / total) for n, c in enumerate(count) if c or n < len(names)]
 
@@ -250,6 +257,7 @@ def tables(found: dict[str, SplitStats]) -> list[RenderableType]:
             ("class", split.classes, "samples"),
             ("mask class", split.mask, "pixels"),
             ("class of boxes", split.box_classes, "boxes"),
+            ("class in an image", split.labels if split.labels != split.classes else [], "images"),
         ):
             if shares:
                 shown.append(_bars(title, shares, unit))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from PIL import Image
 from mtgen.data.index import open_index
 from mtgen.errors import DataError
 from mtgen.shards.describe import describe, patterns, split_of
+from mtgen.shards.split import split
 from mtgen.shards.validate import validate
 
 
@@ -55,6 +57,14 @@ def test_shards_of_img2dataset_validate_and_no_boxes_are_invented(tmp_path: Path
     present = open_index(tmp_path, "train").present
     assert present["caption"].all() and not present["boxes"].any()
     assert "6 .json without boxes or labels" in found.text()
+
+
+def test_what_is_left_alone_is_still_there_after_a_split(tmp_path: Path) -> None:
+    describe(tar(tmp_path / "in/0.tar", img2dataset(0)))
+    split(tmp_path / "in", tmp_path / "out", {"test": 1.0})
+    with tarfile.open(tmp_path / "out/test-000000.tar") as out:
+        content = out.extractfile("00000.json")
+        assert content is not None and content.read() == img2dataset(0)["json"]
 
 
 def test_json_of_any_other_kind_is_no_boxes_either_while_an_empty_list_is(tmp_path: Path) -> None:
@@ -165,7 +175,7 @@ def test_a_folder_without_samples_is_one_clear_error(fill: Callable[[Path], None
 
 
 @pytest.mark.parametrize(
-    ("file", "split"),
+    ("file", "name"),
     [
         ("00000.tar", "train"),
         ("cc3m-validation-0001.tar", "val"),
@@ -174,8 +184,8 @@ def test_a_folder_without_samples_is_one_clear_error(fill: Callable[[Path], None
         ("latest.tar", "train"),
     ],
 )
-def test_a_split_is_a_word_of_the_name(file: str, split: str) -> None:
-    assert split_of(file) == split
+def test_a_split_is_a_word_of_the_name(file: str, name: str) -> None:
+    assert split_of(file) == name
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a-", "b", "x/7-"]), st.integers(0, 120), st.sampled_from(["", "%03d", "%06d"])), min_size=1))

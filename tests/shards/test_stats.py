@@ -98,6 +98,13 @@ def test_boxes_captions_and_sounds_are_measured(write: Callable[..., Path]) -> N
     assert train.rates == {"8,000 Hz, 1 channel": 1, "16,000 Hz, 2 channels": 1}
 
 
+def test_labels_are_counted_by_image_and_say_nothing_of_boxes(write: Callable[..., Path]) -> None:
+    boxed = json.dumps({"boxes": [[0, 0, 2, 2, 0], [1, 1, 3, 3, 0]]}).encode()
+    train = stats(write({"png": picture(), "json": boxed}, {"png": picture(), "json": b'{"labels": [0, 2]}'}, {"png": picture()}))["train"]
+    assert [(row.count, round(row.share, 2)) for row in train.labels] == [(2, 0.67), (0, 0), (1, 0.33)]
+    assert train.boxes is not None and (train.boxes.count, train.boxes.total) == (1, 2)
+
+
 def test_what_is_damaged_is_counted_and_left_out(write: Callable[..., Path]) -> None:
     mask = picture().replace(b"IDAT", b"IDAT\xff\xff")
     bad = {"png": picture(), "mask.png": mask, "json": b"{", "txt": b"\xff", "wav": b"RIFF"}
