@@ -65,6 +65,7 @@ class Data(Section):
     channels: Literal["rgb", "grey"] = Field("rgb", description="channels that are decoded and drawn")
     crop: float = Field(1.0, gt=0, le=1, description="smallest share of the image's area that a random crop keeps; 1: centre crop")
     flip: bool = Field(False, description="mirror at random, left to right")
+    colour: float = Field(0.0, ge=0, le=1, description="largest random change of brightness, contrast and saturation, as a share; 0: none")
     prefetch: int = Field(2, ge=1, description="batches that are decoded ahead")
 
 

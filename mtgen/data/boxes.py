@@ -22,7 +22,7 @@ class Annotation:
     """What a sample's JSON says.
 
     Attributes:
-        boxes: `[n,5]` float64, x0, y0, x1, y1 in pixels of the stored image and the class in the card.
+        boxes: `[n,5]` float64, x0, y0, x1, y1 in pixels of the image as displayed and the class in the card.
         labels: numbers in the card of all classes that are in the image; where the JSON does not say, those of its boxes.
     """
 
@@ -34,7 +34,7 @@ def annotation(data: bytes, width: int, height: int, classes: NDArray[np.int64])
     """Read a sample's JSON.
 
     Args:
-        width, height: of the stored image, pixels.
+        width, height: of the image as displayed, pixels.
         classes: `[K]`: a class number as stored -> its number in the card.
 
     Raises:
@@ -78,7 +78,7 @@ def _is_class(value: Any, classes: int) -> bool:
 
 
 def in_window(boxes: list[NDArray[np.float64]], view: Window, most: int, visible: float = VISIBLE) -> NDArray[np.float32]:
-    """Boxes in pixels of the stored images -> `[B,most,5]` in shares of what comes out, 0 to 1; clipped, padded with class -1.
+    """Boxes in pixels of the images as displayed -> `[B,most,5]` in shares of what comes out, 0 to 1; clipped, padded with class -1.
 
     A box with less than `visible` of its area in the window is left out; of more than `most`, the largest are kept, in their order.
     """

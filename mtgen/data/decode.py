@@ -58,7 +58,7 @@ def single_threaded() -> None:
 
 
 class Decoder:
-    """A DALI pipeline for batches of up to `batch` samples; pixels are taken as stored, EXIF orientation is not applied.
+    """A DALI pipeline for batches of up to `batch` samples; images are taken as they are displayed, EXIF orientation applied.
 
     Args:
         resolution: side of the squares that come out, pixels; or their (height, width).
@@ -145,7 +145,7 @@ class Decoder:
                 encoded = fn.external_source(name=source, dtype=DALIDataType.UINT8, ndim=1)
                 start, size = (fn.external_source(name=f"{source} {edge}", dtype=DALIDataType.INT32, ndim=1) for edge in ("start", "size"))
                 return fn.decoders.image_slice(
-                    encoded, start=start, shape=size, device="mixed" if cuda else "cpu", output_type=colour, adjust_orientation=False
+                    encoded, start=start, shape=size, device="mixed" if cuda else "cpu", output_type=colour, adjust_orientation=True
                 )
 
             side = list(self.size)

@@ -14,7 +14,7 @@ ASPECT = (3 / 4, 4 / 3)
 
 @dataclass(frozen=True)
 class Window:
-    """What is cut out of each stored image, in its pixels, and whether it is mirrored afterwards.
+    """What is cut out of each image as displayed, in its pixels, and whether it is mirrored afterwards.
 
     Attributes:
         start: `[B,2]` int32, x and y of the first pixel.
@@ -43,7 +43,7 @@ def window(
     """The window of each sample, a function of its size, the seed and its position alone.
 
     Args:
-        width, height: `[B]`, of the stored images, pixels.
+        width, height: `[B]`, of the images as displayed, pixels.
         crop: smallest share of the image's area that is kept; 1: the largest centred window of `aspect`, never random.
         flip: mirror half of the samples.
         seed, position: `[B]`; key of the random numbers.

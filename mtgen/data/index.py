@@ -72,7 +72,7 @@ class Index:
         card: the data set's `dataset.json`.
         folder, split: what was opened.
         label: `[N]` int64 class number, -1 where missing.
-        width, height: `[N]` int32, pixels of the stored image.
+        width, height: `[N]` int32, pixels of the image as displayed.
         present: component ("class", "mask", "boxes", "caption", "sound") -> `[N]` bool.
         problems: what is wrong with the split; the samples at fault are left out.
         remote: whether its shards have to be fetched.

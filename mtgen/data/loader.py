@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mtgen import counter
 from mtgen.data.boxes import Annotation, annotation, in_window
 from mtgen.data.card import CARD
+from mtgen.data.colour import jitter
 from mtgen.data.decode import REMEDY, Channels, DamagedBatch, Decoder, single_threaded
 from mtgen.data.geometry import Window, window
 from mtgen.data.mixture import Samples
@@ -80,12 +81,13 @@ class _Reader:
         crop: float,
         flip: bool,
         seed: int,
+        colour: float = 0.0,
         on_damage: OnDamage = "stop",
         components: tuple[str, ...] = USUAL,
         boxes: int = BOXES,
         tokens: int = TOKENS,
     ) -> None:
-        self.components, self.boxes, self.tokens = components, boxes, tokens
+        self.components, self.boxes, self.tokens, self.colour = components, boxes, tokens, colour
         self.index, self.crop, self.flip, self.seed, self.on_damage = index, crop, flip, seed, on_damage
         self.decoder = Decoder(
             resolution, channels, threads, device, batch, masks="mask" in components and bool(index.present["mask"].any())
@@ -119,7 +121,7 @@ class _Reader:
                 files[row] = self._replacement(sample, row, position, damage, replaced)
         batch = Batch(
             position=torch.from_numpy(position.copy()),
-            image=image,
+            image=jitter(image, self.colour, self.seed, position) if self.colour else image,
             label=torch.from_numpy(np.maximum(index.label[sample], 0)).to(image.device),
             mask=mask,
             present={c: torch.from_numpy(index.present[c][sample]).to(image.device) for c in self.components},
@@ -259,6 +261,7 @@ class Loader:
         seed: of the order and the crops.
         position: samples that all workers together have consumed since the start of the run.
         crop, flip: see `mtgen.data.geometry.window`.
+        colour: see `mtgen.data.colour.jitter`; 0 for none.
         threads: that DALI decodes with.
         device: "cpu", or "cuda" to decode on the GPU.
         prefetch: batches that are decoded ahead.
@@ -286,6 +289,7 @@ class Loader:
         position: int = 0,
         crop: float = 1.0,
         flip: bool = False,
+        colour: float = 0.0,
         threads: int = 1,
         device: str = "cpu",
         prefetch: int = 2,
@@ -324,6 +328,7 @@ class Loader:
             crop=crop,
             flip=flip,
             seed=seed,
+            colour=colour,
             on_damage=on_damage,
             components=components,
             boxes=boxes,

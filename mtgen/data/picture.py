@@ -5,14 +5,17 @@ import io
 import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 
+TURNED = (5, 6, 7, 8)
+"""EXIF orientations that change width for height (Exif 2.32, table 6)."""
+
 
 def header(data: bytes) -> tuple[str, int, int]:
-    """Format ("jpeg", "png", "webp"), width and height of an encoded image, without decoding it.
+    """Format ("jpeg", "png", "webp"), width and height as displayed (EXIF orientation applied) of an encoded image, without decoding it.
 
     Raises:
         ValueError: it is none of these, or is damaged; the message is one line.
@@ -20,13 +23,18 @@ def header(data: bytes) -> tuple[str, int, int]:
     kind = _kind(data)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            return str(picture.format).lower(), *picture.size
+            exif = (
+                picture.getexif() if picture.format != "PNG" or "exif" in picture.info else {}
+            )  # else Pillow decodes a PNG to look for it
+            turned = exif.get(ExifTags.Base.Orientation) in TURNED
+            width, height = reversed(picture.size) if turned else picture.size
+            return str(picture.format).lower(), width, height
     except Exception as error:  # noqa: BLE001 - Pillow's readers raise whatever damaged bytes lead them to
         raise ValueError(f"damaged {kind} ({_line(error)})") from None
 
 
 def pixels(data: bytes) -> NDArray[np.uint8]:
-    """The decoded pixels, `[H,W]` or `[H,W,C]`, as stored.
+    """The decoded pixels, `[H,W]` or `[H,W,C]`, as displayed.
 
     Raises:
         ValueError: damaged; the message is one line.
@@ -36,7 +44,7 @@ def pixels(data: bytes) -> NDArray[np.uint8]:
         raise ValueError("damaged PNG (cut short: no IEND at its end)")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            return np.asarray(picture)
+            return np.asarray(ImageOps.exif_transpose(picture))
     except Exception as error:  # noqa: BLE001 - as above
         raise ValueError(f"damaged {kind} ({_line(error)})") from None
 

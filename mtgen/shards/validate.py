@@ -159,7 +159,7 @@ def _boxes(data: bytes, header: Header, card: DatasetCard) -> list[str]:
 
 
 def _box(box: Any, header: Header, card: DatasetCard) -> Iterator[str]:
-    """What is wrong with `[x0, y0, x1, y1, class]`, pixels of the stored image."""
+    """What is wrong with `[x0, y0, x1, y1, class]`, pixels of the image as displayed."""
     if not isinstance(box, list) or len(box) != 5 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in box):
         yield "a box is [x0, y0, x1, y1, class], five numbers"
         return

@@ -69,6 +69,7 @@ class Trainer:
             position=self.images,
             crop=config.data.crop,
             flip=config.data.flip,
+            colour=config.data.colour,
             threads=place.decoding_threads,
             device=place.device,
             prefetch=config.data.prefetch,

@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mtgen.data.decode import Channels, Decoder
 from mtgen.data.geometry import Window, window
+from mtgen.data.picture import header
 from mtgen.errors import DataError
 
 Encode = Callable[..., bytes]
@@ -121,13 +122,26 @@ def test_every_kind_of_file_decodes_as_pillow_reads_it(form: str, mode: str, opt
     assert np.abs((out[0].permute(1, 2, 0).numpy() + 1) * 127.5 - reference).max() <= 1.01
 
 
-def test_exif_orientation_is_not_applied_so_that_masks_fit(encode: Encode, decoder32: Decoder) -> None:
-    exif = Image.Exif()
-    exif[0x112] = 6
-    image = picture(32, 32)
-    plain, turned = (encode(image, "JPEG", quality=95, **options) for options in ({}, {"exif": exif}))
-    out = [decoder32.decode([data], [None], view_of(0, 0, 32, 32), str)[0] for data in (plain, turned)]
-    assert torch.equal(out[0], out[1])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_windows_lie_on_images_as_they_are_displayed(orientation: int, form: str) -> None:
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x112] = orientation
+    options: dict[str, Any] = {"JPEG": {"quality": 100, "subsampling": 0}, "PNG": {}, "WEBP": {"lossless": True}}[form]
+    Image.fromarray(picture(60, 44)).save(file, form, exif=exif, **options)
+    displayed = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+    assert header(file.getvalue())[1:] == displayed.size
+    out, _ = Decoder(32, "rgb", 1, "cpu", 1, masks=False).decode([file.getvalue()], [None], view_of(5, 9, 32, 32), str)
+    reference = np.asarray(displayed.crop((5, 9, 37, 41)), dtype=np.float32)
+    assert np.abs((out[0].permute(1, 2, 0).numpy() + 1) * 127.5 - reference).max() <= 1.01
+
+
+def test_sixteen_bits_a_channel_become_eight(decoder32: Decoder) -> None:
+    file = io.BytesIO()
+    values = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
+    Image.fromarray(values).save(file, "PNG")
+    out, _ = decoder32.decode([file.getvalue()], [None], view_of(0, 0, 32, 32), str)
+    assert np.abs((out[0].permute(1, 2, 0).numpy() + 1) * 127.5 - (values // 257)[..., None]).max() <= 1.01
 
 
 def test_a_missing_mask_is_unknown_everywhere_and_leaves_its_neighbours_alone(encode: Encode, decoder32: Decoder) -> None:

@@ -82,7 +82,7 @@ def test_any_number_of_workers_sees_the_same_samples_and_pixels(world: int, writ
     pixels = np.random.default_rng(0).integers(0, 256, (30, 23, 31, 3), dtype=np.uint8)
     none = {"mask.png": None}
     index = open_index(write({"train": [[sample(i, png=encode(pixels[i]), **none) for i in range(30)]]}), "train")
-    settings: dict[str, Any] = {"crop": 0.3, "flip": True, "channels": "rgb", "resolution": 16}
+    settings: dict[str, Any] = {"crop": 0.3, "flip": True, "colour": 0.4, "channels": "rgb", "resolution": 16}
     alone = batches(index, 5, **settings)
     shared = [batches(index, 5, **settings, rank=rank, world=world) for rank in range(world)]
     for step, whole in enumerate(alone):
