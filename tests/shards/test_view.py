@@ -137,12 +137,12 @@ def test_a_small_image_is_shown_to_the_pixel_and_a_large_one_made_smaller(write:
     assert "aspect-ratio:1200/600" in (shown.all("div", "picture")[1]["style"] or "")
 
 
-def test_a_photograph_that_exif_turns_stays_as_its_labels_refer_to_it(write: Write) -> None:
+def test_a_photograph_that_exif_turns_is_shown_upright_as_its_labels_refer_to_it(write: Write) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     shown = page(write({"jpg": encoded(SMALL, "JPEG", exif=exif)}))
-    stored = Image.open(io.BytesIO(shown.file("img")))
-    assert stored.size == (12, 8) and 0x0112 not in stored.getexif()
+    upright = Image.open(io.BytesIO(shown.file("img")))
+    assert upright.size == (8, 12) and 0x0112 not in upright.getexif()
 
 
 def test_background_is_clear_and_other_mask_classes_have_their_colour(write: Write) -> None:
