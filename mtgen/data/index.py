@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -43,6 +46,9 @@ FEW_OPEN = 32
 
 GROUP = 1 << 16
 """Samples of one piece of the file; a piece is of one split."""
+
+SMALL = 20_000
+"""Up to so many samples are indexed sooner than other processes have started."""
 
 SHOWN = 20
 """Problems that one error lists; the rest is counted."""
@@ -261,8 +267,12 @@ def build_index(
     *,
     on_damage: OnDamage = "stop",
     cache: float = CACHE,
+    processes: int | None = None,
 ) -> Path:
     """Read every shard that is new or has changed, and write the index to `out` (default: the cache); returns where it is.
+
+    Args:
+        processes: how many read shards at the same time; default: the CPUs that this process has, for small data sets one.
 
     Raises:
         DataError: with `on_damage="stop"` everything that is wrong, up to 20 lines and a count of the rest.
@@ -280,11 +290,14 @@ def build_index(
             return before[0].set_column(2, "shard", pa.array(np.full(before[0].num_rows, number, np.int32))), before[1]
         if isinstance(source, Folder) or shard["tag"] is None:
             path = Path(folder) / shard["name"] if isinstance(source, Folder) else Path(shard["name"])
-            return rows(path, shard["split"], number, card, name=shard["name"])
+            return read(path, shard["split"], number, card, name=shard["name"])
         file = shards.open(shard["name"], shard["size"], shard["tag"])
-        return rows(Path(f"/proc/self/fd/{file.descriptor}"), shard["split"], number, card, name=shard["name"])
+        return read(Path(f"/proc/{os.getpid()}/fd/{file.descriptor}"), shard["split"], number, card, name=shard["name"])
 
-    with ThreadPoolExecutor(FETCHING if source.remote else 1) as pool:
+    if processes is None:
+        new = sum(shard["tag"] is None or tuple(shard.values()) not in known for shard in state["shards"])
+        processes = max(min(len(os.sched_getaffinity(0)), new), 1) if total > SMALL else 1
+    with _readers(processes) as read, ThreadPoolExecutor(max(FETCHING, processes) if source.remote else processes) as pool:
         for number, (table, found) in enumerate(pool.map(scan, range(len(state["shards"])))):
             done += table.num_rows
             wrong = {key_of(problem.key) for problem in found} | {problem.key for problem in found}
@@ -299,6 +312,19 @@ def build_index(
     if on_damage == "stop":
         _refuse(str(folder), _problems(state))
     return out
+
+
+@contextmanager
+def _readers(processes: int) -> Iterator[Callable[..., tuple[pa.Table, list[Problem]]]]:
+    """`table.rows`, in this process or in so many others; parsing tars is Python's work, so threads would wait for each other."""
+    if processes == 1:
+        yield rows
+        return
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("forkserver")) as pool:
+        try:
+            yield lambda *arguments, **named: pool.submit(rows, *arguments, **named).result()
+        except BrokenProcessPool:
+            raise DataError("a process that read shards was killed (out of memory?); start again") from None
 
 
 def _once(tables: list[pa.Table], state: dict[str, Any], card: DatasetCard) -> None:

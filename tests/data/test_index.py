@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import webdataset
 from hypothesis import HealthCheck, given, settings
@@ -155,6 +156,22 @@ def _first_bytes(folder: Path, cache: str) -> tuple[int, bytes]:
     os.environ["MTGEN_CACHE"] = cache
     index = open_index(folder, "train")
     return len(index), index.read(41, "image")
+
+
+def test_processes_side_by_side_make_the_same_index_as_one(write: Write, sample: Sample, tmp_path: Path) -> None:
+    folder = write({"train": [[sample(10 * s + i) for i in range(10)] for s in range(5)], "test": [[sample(90)]]})
+    counts: list[int] = []
+    one, several = (build_index(folder, tmp_path / f"{n}.parquet", lambda done, total: counts.append(done), processes=n) for n in (1, 3))
+    assert pq.read_table(one).equals(pq.read_table(several)) and counts[:6] == counts[6:]
+    assert pq.read_schema(one).metadata == pq.read_schema(several).metadata
+
+
+def test_a_shard_that_a_process_finds_damaged_is_named(write: Write, sample: Sample) -> None:
+    folder = write({"train": [[sample(10 * s + i) for i in range(3)] for s in range(3)]})
+    shard = folder / "train-000001.tar"
+    shard.write_bytes(shard.read_bytes()[:-2000])
+    with pytest.raises(DataError, match=r"train-000001\.tar: cut short"):
+        build_index(folder, processes=2)
 
 
 def test_several_processes_may_build_at_once(numbered: Path) -> None:
