@@ -47,7 +47,7 @@ FEW_OPEN = 32
 GROUP = 1 << 16
 """Samples of one piece of the file; a piece is of one split."""
 
-SMALL = 20_000
+SMALL = 100_000
 """Up to so many samples are indexed sooner than other processes have started."""
 
 SHOWN = 20
