@@ -1,9 +1,9 @@
 """Sounds -> log-mel spectrograms: one channel, one rate, one length; DALI decodes them on the CPU."""
 
 import gc
+import math
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.types import DALIDataType
+from scipy.signal import resample_poly
 from torch import Tensor
 
 from mtgen.config import Sound
@@ -22,6 +23,9 @@ STEPS = 100
 
 QUIETEST = 80.0
 """Decibels below a sine of full scale at which everything counts as silent."""
+
+RATES = (1_000, 400_000)
+"""Samples a second that a sound may have."""
 
 
 def frames(settings: Sound) -> int:
@@ -42,6 +46,9 @@ class SoundDecoder:
     def __init__(self, settings: Sound, threads: int, batch: int) -> None:
         self.settings, self.threads, self.batch = settings, threads, batch
         self.rebuilds = 0
+        self._window = settings.rate * 5 // (2 * STEPS)
+        self._length = (frames(settings) - 1) * (settings.rate // STEPS) + self._window
+        self._mel = self._build_mel()
         self._pipeline = self._build(batch)
         self._single: Pipeline | None = None
 
@@ -88,36 +95,56 @@ class SoundDecoder:
             return f"not a readable WAV or FLAC ({dali_reason(error)})"
 
     def _build(self, batch: int) -> Pipeline:
-        rate, step, size = self.settings.rate, self.settings.rate // STEPS, self.settings.rate * 5 // (2 * STEPS)
         pipeline = Pipeline(batch, self.threads, None, prefetch_queue_depth=1, exec_async=False, exec_pipelined=False)
         with pipeline:
             encoded = fn.external_source(name="sound", dtype=DALIDataType.UINT8, ndim=1)
-            audio: Any = fn.decoders.audio(encoded, sample_rate=float(rate), downmix=True, dtype=DALIDataType.FLOAT)[0]
-            length = (frames(self.settings) - 1) * step + size
-            cut = fn.slice(audio, 0, length, axes=[0], out_of_bounds_policy="pad", fill_values=0.0)
+            pipeline.set_outputs(*fn.decoders.audio(encoded, downmix=True, dtype=DALIDataType.FLOAT))
+        pipeline.build()
+        return pipeline
+
+    def _build_mel(self) -> Pipeline:
+        rate = self.settings.rate
+        pipeline = Pipeline(self.batch, self.threads, None, prefetch_queue_depth=1, exec_async=False, exec_pipelined=False)
+        with pipeline:
+            audio = fn.external_source(name="audio", dtype=DALIDataType.FLOAT, ndim=1)
             # zeros around the window bring its bins closer than the lowest band is wide
-            bins = 1 << (size - 1).bit_length()
-            power = fn.spectrogram(cut, nfft=bins, window_length=size, window_step=step, center_windows=False, power=2)
+            bins = 1 << (self._window - 1).bit_length()
+            power = fn.spectrogram(audio, nfft=bins, window_length=self._window, window_step=rate // STEPS, center_windows=False, power=2)
             mel = fn.mel_filter_bank(power, sample_rate=float(rate), nfilter=self.settings.mels, normalize=False)
-            loudest = (size / 4) ** 2  # the power of a sine of full scale: a Hann window's mean is 1/2, and half of it lies at -f
-            pipeline.set_outputs(fn.to_decibels(mel, multiplier=10.0, reference=loudest, cutoff_db=-QUIETEST), audio.shape())
+            loudest = (self._window / 4) ** 2  # the power of a sine of full scale: a Hann window's mean is 1/2, and half of it lies at -f
+            pipeline.set_outputs(fn.to_decibels(mel, multiplier=10.0, reference=loudest, cutoff_db=-QUIETEST))
         pipeline.build()
         return pipeline
 
     def _run(self, pipeline: Pipeline, files: list[bytes]) -> tuple[NDArray[np.float32], dict[int, str]]:
         """Spectrograms `[n,mels,frames]`, and what is wrong with some of the sounds though DALI reads them."""
         pipeline.feed_input("sound", [np.frombuffer(data, np.uint8) for data in files])
-        decibels, shape = pipeline.run()
-        values: NDArray[np.float32] = np.array(decibels.as_tensor()) * np.float32(2 / QUIETEST) + np.float32(1)
-        wrong = {}
-        for at, count in enumerate(np.array(shape.as_tensor())[:, 0]):
+        decoded, rates = pipeline.run()
+        audio, wrong = np.zeros((len(files), self._length), np.float32), {}
+        for at, rate in enumerate(np.array(rates.as_tensor()).reshape(-1)):
+            values = np.asarray(decoded.at(at))
+            values = values[: int(self._length * float(rate) / self.settings.rate) + 1]
             if missing := _missing(files[at]):
                 wrong[at] = f"cut short, {missing:,} bytes are missing at its end"
-            elif not count:
+            elif not len(values):
                 wrong[at] = "has no samples in it"
-            elif not np.isfinite(values[at]).all():
+            elif not np.isfinite(values).all():
                 wrong[at] = "holds values that are not finite"
-        return values, wrong
+            elif not RATES[0] <= rate <= RATES[1]:
+                wrong[at] = f"has {rate:,.0f} samples a second; possible: {RATES[0]:,} to {RATES[1]:,}"
+            else:
+                values = self._resampled(values, int(rate))[: self._length]
+                audio[at, : len(values)] = values
+        self._mel.feed_input("audio", audio)
+        return np.array(self._mel.run()[0].as_tensor()) * np.float32(2 / QUIETEST) + np.float32(1), wrong
+
+    def _resampled(self, values: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+        """At the settings' rate; by scipy: DALI's own resampling folds tones that are too high for it back into the audible ones."""
+        if rate == self.settings.rate:
+            return values
+        common = math.gcd(rate, self.settings.rate)
+        out: NDArray[np.float32] = resample_poly(values, self.settings.rate // common, rate // common)
+        return out
 
 
 def _damage(name: str, reason: str) -> DamagedSample:
