@@ -26,6 +26,8 @@ WORKLOADS: dict[str, tuple[str, list[str]]] = {
     "coco128, random crop + flip, to 256, mask": ("coco128", ["--size", "256", "--crop", "0.3", "--flip", "--masks"]),
     "coco128, centre crop, to 256, mask": ("coco128", ["--size", "256", "--masks"]),
     "cifar10, to 32": ("cifar10", ["--size", "32", "--batch", "128"]),
+    "digits, to 32": ("digits", ["--size", "32", "--batch", "128", "--components", "class"]),
+    "digits with sound, to 32": ("digits", ["--size", "32", "--batch", "128", "--components", "class,sound"]),
 }
 
 
@@ -41,7 +43,7 @@ def measure(name: str, python: str, data: Path, work: Path, options: list[str], 
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="folder with the data sets coco128 and cifar10")] = ROOT.parent / "shared/data",
+    data: Annotated[Path, typer.Option(help="folder with the data sets coco128, cifar10 and digits")] = ROOT.parent / "shared/data",
     peers: Annotated[Path | None, typer.Option(help="virtual environment with benchmarks/peers.txt")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="one short round")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
@@ -59,9 +61,10 @@ def main(
                 continue
             work = Path(temporary) / folder
             work.mkdir(exist_ok=True)
-            found: dict[str, list[dict[str, float]]] = {name: [] for name in python}
+            measured = {"mtgen": python["mtgen"]} if "--components" in options else python  # the peers here read images and masks alone
+            found: dict[str, list[dict[str, float]]] = {name: [] for name in measured}
             for _ in range(rounds):
-                for name, interpreter in python.items():
+                for name, interpreter in measured.items():
                     found[name].append(measure(name, interpreter, data / folder, work, options, seconds))
             speed = {name: statistics.median(f["images_per_second"] for f in results) for name, results in found.items()}
             for name, results in sorted(found.items(), key=lambda item: -speed[item[0]]):

@@ -48,6 +48,16 @@ class Share(Section):
     test: str | None = Field(None, description="split to evaluate on; default: data.test")
 
 
+class Sound(Section):
+    """What sounds are turned into: spectrograms of `mels` bands and 100 frames a second."""
+
+    rate: int = Field(
+        16_000, ge=4_000, le=48_000, description="samples a second that sounds are brought to; half of it is the highest tone"
+    )
+    mels: int = Field(64, ge=8, le=128, description="bands of a spectrogram")
+    seconds: float = Field(1.0, ge=0.01, le=60, description="length that a sound is cut or filled up to")
+
+
 class Data(Section):
     path: str | None = Field(None, min_length=1, description="folder with dataset.json and its shards, or its URL")
     mixture: list[Share] = Field([], description="several data sets instead of data.path, each with path and weight")
@@ -67,6 +77,7 @@ class Data(Section):
     flip: bool = Field(False, description="mirror at random, left to right")
     colour: float = Field(0.0, ge=0, le=1, description="largest random change of brightness, contrast and saturation, as a share; 0: none")
     prefetch: int = Field(2, ge=1, description="batches that are decoded ahead")
+    sound: Sound = Sound()
 
 
 class Generator(Section):
@@ -202,9 +213,14 @@ class Config(Section):
 def _sections() -> dict[str, type[BaseModel]]:
     """Every section of a configuration by its dotted name; "" is the top."""
     found: dict[str, type[BaseModel]] = {"": Config, **{f"tasks.{name}": TASKS[name].Settings for name in TASKS}}
-    for name, info in Config.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            found[name] = info.annotation
+
+    def add(model: type[BaseModel], parent: str) -> None:
+        for name, info in model.model_fields.items():
+            if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+                found[_dotted(parent, name)] = info.annotation
+                add(info.annotation, _dotted(parent, name))
+
+    add(Config, "")
     return found
 
 

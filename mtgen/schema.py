@@ -52,7 +52,8 @@ class Batch:
         boxes: `[B,N,5]` float32: x0, y0, x1, y1 as shares of the image's sides, 0 to 1, and the class; the class of padded rows is -1.
         labels: `[B,K]` bool: which classes are in the image as a whole, also where its box was cut off.
         caption: `[B,T]` int64 tokens, 0 after the caption's end.
-            These three are `None` where they were not asked for.
+        sound: `[B,mels,frames]` float32, about -1 (silent) to 1; 0 where missing.
+            These four are `None` where they were not asked for.
     """
 
     position: Tensor
@@ -65,10 +66,11 @@ class Batch:
     boxes: Tensor | None = None
     labels: Tensor | None = None
     caption: Tensor | None = None
+    sound: Tensor | None = None
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """`change` applied to what lies on the batch's device."""
-        found = {name: getattr(self, name) for name in ("image", "label", "mask", "boxes", "labels", "caption")}
+        found = {name: getattr(self, name) for name in ("image", "label", "mask", "boxes", "labels", "caption", "sound")}
         changed: dict[str, Any] = {name: change(value) for name, value in found.items() if value is not None}
         return changed | {"present": {name: change(value) for name, value in self.present.items()}}
 

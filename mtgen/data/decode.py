@@ -110,7 +110,7 @@ class Decoder:
         found = {row: wrong for row in range(len(images)) if (wrong := self.alone(images[row], masks[row], window.row(row), name(row)))}
         if not found:
             raise DataError(
-                f"{name(0)} and the {len(images) - 1} after it: DALI fails on them together, not alone: {_reason(whole)}"
+                f"{name(0)} and the {len(images) - 1} after it: DALI fails on them together, not alone: {dali_reason(whole)}"
             ) from None
         raise DamagedBatch(found)
 
@@ -130,7 +130,7 @@ class Decoder:
                         pixels(data)
                 except ValueError as reason:
                     return DamagedSample(what, name, f"{what}: {reason}; {REMEDY}")
-            return DamagedSample("image", name, f"DALI cannot decode it: {_reason(error)}; {REMEDY}")
+            return DamagedSample("image", name, f"DALI cannot decode it: {dali_reason(error)}; {REMEDY}")
         return None
 
     def _build(self, batch: int) -> Pipeline:
@@ -207,6 +207,6 @@ class Decoder:
         return scaled(pixels)
 
 
-def _reason(error: RuntimeError) -> str:
+def dali_reason(error: RuntimeError) -> str:
     """What DALI's message says went wrong, without the pipeline's traceback, in one line."""
     return " ".join(str(error).rpartition("encountered:")[2].partition("Current pipeline")[0].split())

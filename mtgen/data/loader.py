@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from mtgen import counter
+from mtgen.config import Sound
 from mtgen.data.boxes import Annotation, annotation, in_window
 from mtgen.data.card import CARD
 from mtgen.data.colour import jitter
@@ -24,6 +25,7 @@ from mtgen.data.decode import REMEDY, Channels, DamagedBatch, Decoder, single_th
 from mtgen.data.geometry import Window, window
 from mtgen.data.mixture import Samples
 from mtgen.data.order import Order, Policy
+from mtgen.data.sound import SoundDecoder
 from mtgen.data.text import tokens
 from mtgen.errors import DamagedSample, DataError
 from mtgen.schema import COMPONENTS, Batch
@@ -64,6 +66,7 @@ class _Parts(NamedTuple):
     mask: bytes | None
     boxes: Annotation | None
     caption: NDArray[np.int64] | None
+    sound: bytes | None
 
 
 class _Reader:
@@ -86,12 +89,14 @@ class _Reader:
         components: tuple[str, ...] = USUAL,
         boxes: int = BOXES,
         tokens: int = TOKENS,
+        sound: Sound | None = None,
     ) -> None:
         self.components, self.boxes, self.tokens, self.colour = components, boxes, tokens, colour
         self.index, self.crop, self.flip, self.seed, self.on_damage = index, crop, flip, seed, on_damage
         self.decoder = Decoder(
             resolution, channels, threads, device, batch, masks="mask" in components and bool(index.present["mask"].any())
         )
+        self.sounds = SoundDecoder(sound or Sound(), threads, batch) if "sound" in components else None
         self._suspects: set[int] = set()  # samples that were damaged in some window: from then on looked at alone first
 
     @cached_property
@@ -113,7 +118,7 @@ class _Reader:
             found = self._files(sample[row]) if not self._suspects else self._looked_at(sample[row], position[row])
             files.append(self._replacement(sample, row, position, found, replaced) if isinstance(found, DamagedSample) else found)
         while True:
-            wrong, image, mask = self._decode(files, sample, position)
+            wrong, image, mask, sound = self._decode(files, sample, position)
             if not wrong:
                 break
             for row, damage in wrong.items():
@@ -127,6 +132,7 @@ class _Reader:
             present={c: torch.from_numpy(index.present[c][sample]).to(image.device) for c in self.components},
             step_position=torch.from_numpy(step.position),
             step_present={c: torch.from_numpy(index.present[c][step.sample]) for c in self.components},
+            sound=None if sound is None else sound.to(image.device),
         )
         if {"boxes", "caption"} & set(self.components):
             self._add_text(batch, files, self._window(sample, position))
@@ -139,7 +145,7 @@ class _Reader:
     def _files(self, i: int) -> _Parts | DamagedSample:
         """What is stored of a sample, or what is wrong with it."""
         try:
-            return _Parts(self.index.read(i, "image"), self._stored(i, "mask"), *self._text(i))
+            return _Parts(self.index.read(i, "image"), self._stored(i, "mask"), *self._text(i), self._stored(i, "sound"))
         except DamagedSample as damage:
             return damage
 
@@ -184,20 +190,27 @@ class _Reader:
         one, at = np.array([i]), np.array([position])
         if damage := self.decoder.alone(files.image, files.mask, self._window(one, at).row(0), self.index.name(i)):
             return damage
+        if self.sounds and files.sound is not None and (damage := self.sounds.alone(files.sound, self.index.name(i))):
+            return damage
         wrong, *_ = self._decode([files], one, at)
         return wrong.get(0, files)
 
     def _decode(
         self, files: list[_Parts], sample: NDArray[np.int64], position: NDArray[np.int64]
-    ) -> tuple[dict[int, DamagedSample], torch.Tensor, torch.Tensor]:
-        """Rows that are damaged and why; where there is none, image and mask of all."""
+    ) -> tuple[dict[int, DamagedSample], torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Rows that are damaged and why; where there is none, image, mask and sound of all."""
+
+        def name(row: int) -> str:
+            return self.index.name(sample[row])
+
         images, masks = [parts.image for parts in files], [parts.mask for parts in files]
         try:
-            image, mask = self.decoder.decode(images, masks, self._window(sample, position), lambda row: self.index.name(sample[row]))
+            sound = self.sounds.decode([parts.sound for parts in files], name) if self.sounds else None
+            image, mask = self.decoder.decode(images, masks, self._window(sample, position), name)
         except DamagedBatch as damaged:
-            return damaged.found, torch.empty(0), torch.empty(0)
+            return damaged.found, torch.empty(0), torch.empty(0), None
         wrong, mask = self._classes(mask, sample)
-        return wrong, image, mask
+        return wrong, image, mask, sound
 
     def _replacement(
         self, sample: NDArray[np.int64], row: int, position: NDArray[np.int64], damage: DamagedSample, replaced: Damage
@@ -266,8 +279,9 @@ class Loader:
         device: "cpu", or "cuda" to decode on the GPU.
         prefetch: batches that are decoded ahead.
         order: which sample stands at a position; default: a permutation of the whole split for every epoch.
-        components: what is read besides the image: "class", "mask", "boxes", "caption".
+        components: what is read besides the image: "class", "mask", "boxes", "caption", "sound".
         boxes, tokens: how many boxes of an image, and tokens of a caption, are kept at most.
+        sound: what sounds are turned into; default: `Sound()`.
         on_damage: "stop" raises `DamagedSample`; "skip" puts another sample with the same components in its place.
 
     Attributes:
@@ -298,6 +312,7 @@ class Loader:
         components: tuple[str, ...] = USUAL,
         boxes: int = BOXES,
         tokens: int = TOKENS,
+        sound: Sound | None = None,
     ) -> None:
         if batch_size % world or not 0 <= rank < world:
             raise ValueError(f"worker {rank} of {world} cannot have an equal part of {batch_size} samples")
@@ -333,6 +348,7 @@ class Loader:
             components=components,
             boxes=boxes,
             tokens=tokens,
+            sound=sound,
         )
         self.damaged: Damage = []
         self._reader = reader
@@ -351,8 +367,9 @@ class Loader:
 
     @property
     def rebuilds(self) -> int:
-        """How often the decoder's pipeline failed on damaged samples and was built again."""
-        return self._reader.decoder.rebuilds
+        """How often the decoders' pipelines failed on damaged samples and were built again."""
+        sounds = self._reader.sounds
+        return self._reader.decoder.rebuilds + (sounds.rebuilds if sounds else 0)
 
     def close(self) -> None:
         """Stop reading ahead and end the thread."""

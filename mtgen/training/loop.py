@@ -74,6 +74,7 @@ class Trainer:
             device=place.device,
             prefetch=config.data.prefetch,
             on_damage=config.data.on_damage,
+            sound=config.data.sound,
             order=self.index.order(config.data.order, config.data.window, config.seed),
         )
         self.damage = DamageLog(self.folder, config.data.damage_limit, self.index.folder, self.control.group)
