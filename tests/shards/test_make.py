@@ -96,6 +96,7 @@ def test_any_number_of_processes_makes_the_same_bytes(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from mtgen.shards.make import make
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with SIGINT ignored
 def stop(done, total):
     if done >= 14:
         os.kill(os.getpid(), getattr(signal, sys.argv[2]))
