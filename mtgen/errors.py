@@ -46,3 +46,7 @@ class TrainingError(UserError):
     """Training had to stop: what was saved is named in the message."""
 
     status = 5
+
+
+KINDS = {kind.status: kind for kind in (UserError, ConfigError, DataError, CheckpointError, TrainingError)}
+"""Exit status -> the error that it stands for: what one worker tells the others of its error, beside the message."""

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from mtgen.errors import UserError
+from mtgen.errors import KINDS, UserError
 
 T = TypeVar("T")
 
@@ -28,11 +28,11 @@ class Control:
 
     def first_problem(self, problem: UserError | None) -> UserError | None:
         """The problem of the first worker that has one, on every worker."""
-        problems: list[tuple[type[UserError], str] | None] = [None] * dist.get_world_size(self.group)
-        mine = None if problem is None else (type(problem), str(problem))
+        problems: list[tuple[int, str] | None] = [None] * dist.get_world_size(self.group)
+        mine = None if problem is None else (problem.status, str(problem))
         dist.all_gather_object(problems, mine, group=self.group)
         found = next((p for p in problems if p is not None), None)
-        return None if found is None else found[0](found[1])
+        return None if found is None else KINDS[found[0]](found[1])
 
     def together(self, work: Callable[[], T]) -> T:
         """Do on every worker what needs no other worker; what one of them finds wrong is raised on all of them.

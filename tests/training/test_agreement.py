@@ -1,4 +1,4 @@
-"""The adaptive augmentation: how strong it is follows from how surely the discriminator tells real from generated."""
+"""What all workers agree on: how strong the adaptive augmentation is, and which error ends them."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ import toy
 from torch import Tensor
 
 from mtgen.config import Augment
+from mtgen.errors import CheckpointError, DamagedSample, TrainingError
 from mtgen.training.augment import LARGEST, STEPS, Strength
+from mtgen.training.control import Control
 from mtgen.training.steps import build_steps, frozen
 
 BATCH = 16
@@ -55,6 +57,14 @@ def test_the_share_stays_between_nothing_and_what_cannot_leak(ahead: float, end:
 @pytest.mark.usefixtures("alone")
 def test_without_a_target_the_share_is_fixed() -> None:
     assert adapted([[torch.ones(BATCH)] * STEPS], target=None) == 0.3
+
+
+@pytest.mark.usefixtures("alone")
+def test_an_error_reaches_all_workers_with_its_message_and_exit_status() -> None:
+    control = Control()
+    for error in (DamagedSample("image", "a.tar: 7", "cut short"), CheckpointError("no"), TrainingError("late")):
+        found = control.first_problem(error)
+        assert found is not None and (str(found), found.status) == (str(error), error.status)
 
 
 def test_two_workers_agree_with_one(tmp_path: Path) -> None:
