@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import count
 from operator import itemgetter
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from mtgen.data.card import CARD
 from mtgen.data.colour import jitter
 from mtgen.data.decode import REMEDY, Channels, DamagedBatch, Decoder, single_threaded
 from mtgen.data.geometry import Window, window
+from mtgen.data.index import OnDamage
 from mtgen.data.mixture import Samples
 from mtgen.data.order import Order, Policy
 from mtgen.data.sound import SoundDecoder
@@ -39,7 +40,6 @@ BOXES = 32
 TOKENS = 64
 """Length of a caption, tokens."""
 
-OnDamage = Literal["stop", "skip"]
 Damage = list[tuple[int, DamagedSample]]
 """Positions whose sample was damaged, and what was wrong with it."""
 

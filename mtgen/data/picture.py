@@ -33,6 +33,15 @@ def header(data: bytes) -> tuple[str, int, int]:
         raise ValueError(f"damaged {kind} ({_line(error)})") from None
 
 
+def cut_short(data: bytes) -> str | None:
+    """What the last bytes of a PNG or JPEG show to be missing, without decoding it."""
+    if data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-4096:]:  # some cameras write more behind it
+        return "damaged JPEG (cut short: no end-of-image marker)"
+    if data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]:
+        return "damaged PNG (cut short: no IEND at its end)"
+    return None
+
+
 def pixels(data: bytes) -> NDArray[np.uint8]:
     """The decoded pixels, `[H,W]` or `[H,W,C]`, as displayed.
 
@@ -40,8 +49,8 @@ def pixels(data: bytes) -> NDArray[np.uint8]:
         ValueError: damaged; the message is one line.
     """
     kind = _kind(data)
-    if kind == "PNG" and b"IEND" not in data[-64:]:  # Pillow lets it pass, DALI does not
-        raise ValueError("damaged PNG (cut short: no IEND at its end)")
+    if kind == "PNG" and (cut := cut_short(data)):  # Pillow lets it pass, DALI does not
+        raise ValueError(cut)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             return np.asarray(ImageOps.exif_transpose(picture))

@@ -215,10 +215,8 @@ def _unusable(data: bytes, width: int, height: int) -> Iterator[str]:
     """What a look at an image's size and its last bytes shows."""
     if width * height > MOST_PIXELS:
         yield f"{width}x{height} pixels, more than the {MOST_PIXELS:,} that are decoded; make it smaller"
-    if data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-4096:]:  # some cameras write more behind it
-        yield "damaged JPEG (cut short: no end-of-image marker)"
-    if data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]:
-        yield "damaged PNG (cut short: no IEND at its end)"
+    if cut := picture.cut_short(data):
+        yield cut
 
 
 def annotates(data: bytes) -> bool:
@@ -240,8 +238,8 @@ def _mask_problem(data: bytes, image: Header) -> str | None:
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     if image.width > 0 and (width, height) != (image.width, image.height):
         return f"{width}x{height} pixels, its image has {image.width}x{image.height}; they have to be of one size"
-    if b"IEND" not in data[-64:]:
-        return "damaged PNG (cut short: no IEND at its end)"
+    if cut := picture.cut_short(data):
+        return cut
     if (data[24], data[25]) != (8, 0):
         return f"bit depth {data[24]}, colour type {data[25]}; a mask is an 8-bit grey PNG with the class number as value"
     return None
