@@ -303,10 +303,10 @@ def test_sources_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_command_line_path_that_is_a_url_is_left_alone(server: Server, tmp_path: Path) -> None:
-    from mtgen.cli import _load_config
+    from mtgen.cli.common import load_config
 
     (tmp_path / "c.yaml").write_text("name: n\ndata: {mixture: [{path: 'https://h/b'}, {path: rel}]}\n")
-    mixture = _load_config(tmp_path / "c.yaml", []).data.mixture
+    mixture = load_config(tmp_path / "c.yaml", []).data.mixture
     assert [share.path for share in mixture] == ["https://h/b", str(Path("rel").absolute())]
     (tmp_path / "c.yaml").write_text("name: n\ndata: {path: 's3://bucket/set'}\n")
-    assert _load_config(tmp_path / "c.yaml", []).data.path == "s3://bucket/set"
+    assert load_config(tmp_path / "c.yaml", []).data.path == "s3://bucket/set"

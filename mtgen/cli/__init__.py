@@ -1,0 +1,24 @@
+"""Commands: parse, call, print; no logic. Heavy imports wait until a command needs them, so that `--help` is quick."""
+
+import sys
+
+from mtgen.cli import train  # isort: skip - the order of the panels in `mtgen --help`
+from mtgen.cli import look, shards, use
+from mtgen.cli.common import app
+from mtgen.errors import UserError
+
+__all__ = ["app", "look", "main", "shards", "train", "use"]
+
+
+def main() -> None:
+    """Entry point: an error of the user's is one message and an exit status, never a traceback."""
+    try:
+        app()
+    except UserError as error:
+        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)

@@ -1,0 +1,3 @@
+from mtgen.cli import main
+
+main()

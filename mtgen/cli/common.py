@@ -1,0 +1,76 @@
+"""What all commands share: the application, its console, and the words of its arguments."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mtgen.errors import UserError
+
+app = typer.Typer(
+    name="mtgen",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train one generator and one discriminator on many tasks at once: draw images *with* their class and mask, and read them back.",
+    epilog="Exit status: 0 done, 1 an error, 2 a wrong option or configuration, 3 bad data, 4 a bad checkpoint, 5 training had to stop.",
+)
+
+console = Console(highlight=False)
+
+ConfigFile = Annotated[Path, typer.Argument(help="a YAML file, such as configs/digits-32.yaml")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's, such as train.images=50000")
+]
+Run = Annotated[Path, typer.Argument(help="a run's folder, or its name under runs/")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="also write the numbers to FILE; - for standard output")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto")]
+
+
+def say(text: str) -> None:
+    """A line for the user; long paths are left whole, so that they can be copied."""
+    console.print(text, soft_wrap=True, markup=False)
+
+
+def write_json(path: Path | None, values: Any) -> None:
+    if path is None:
+        return
+    text = json.dumps(values, indent=1)
+    if str(path) == "-":
+        print(text)
+    else:
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def table(title: str, values: dict[str, Any]) -> None:
+    shown = Table(title=title, show_header=False, title_justify="left")
+    shown.add_column()
+    shown.add_column(overflow="fold")
+    for name, value in values.items():
+        shown.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    console.print(shown)
+
+
+def load_config(path: Path, overrides: list[str] | None) -> Any:
+    from mtgen.config import load
+    from mtgen.data.source import located
+
+    config = load(path, overrides)
+    data = config.data
+    places = {
+        "path": data.path and located(data.path),
+        "mixture": [share.model_copy(update={"path": located(share.path)}) for share in data.mixture],
+    }
+    return config.model_copy(update={"runs": str(Path(config.runs).absolute()), "data": data.model_copy(update=places)})
+
+
+class UserErrorFrom(UserError):
+    """An error that a worker met, with the exit status that it had there."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status

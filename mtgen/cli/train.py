@@ -1,0 +1,80 @@
+"""Commands that train, and that try a machine out."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mtgen.cli.common import ConfigFile, Device, Json, Overrides, UserErrorFrom, app, console, load_config, say, write_json
+
+
+@app.command(rich_help_panel="Train")
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="insist on a checkpoint to go on from (without it, one is used if it is there)")
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """Train a run, or go on with the run of that name.
+
+    Example: `mtgen train configs/digits-32.yaml data.path=data_shards/digits workers=2`
+
+    Ctrl-C writes a checkpoint and ends; the same command goes on from there.
+    """
+    from dataclasses import asdict
+
+    from mtgen.orchestrate import launch
+    from mtgen.progress import Progress
+
+    settings = load_config(config, overrides)
+
+    def watch(folder: Path, start: int, alive: Callable[[], bool]) -> None:
+        with Progress(settings.train.images, settings.name, console) as progress:
+            progress.status("starting")
+            progress.follow(folder, start, alive)
+
+    outcome = launch(settings, watch=watch, say=say, resume=resume)
+    write_json(json_file, asdict(outcome))
+    if outcome.status == "failed":
+        raise UserErrorFrom(outcome.message, outcome.exit_status)
+    again = f"mtgen train {config} {' '.join(overrides or [])}".strip()
+    if outcome.status == "finished":
+        say(
+            f"finished: {outcome.images:,} images{f' ({outcome.message})' if outcome.message else ''}. "
+            f"Next: mtgen evaluate {settings.folder}; mtgen sample {settings.folder}; mtgen ui"
+        )
+    else:
+        written = ", checkpoint written" if outcome.images else ""
+        say(f"{outcome.status} at {outcome.images:,} images{written}. To go on: {again}")
+
+
+@app.command("config", rich_help_panel="Train")
+def show_config(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Print the resolved configuration: every key, with defaults and overrides.
+
+    Example: `mtgen config configs/digits-32.yaml batch_size=32`
+    """
+    from mtgen.config import load
+
+    print(load(config, overrides).to_yaml(), end="")
+
+
+@app.command(rich_help_panel="Train")
+def smoke(
+    device: Device = "auto",
+    keep: Annotated[Path | None, typer.Option(help="folder for what the test leaves behind; default: a temporary one")] = None,
+    json_file: Json = None,
+) -> None:
+    """Try everything on this machine in under three minutes: train in each precision, resume bit for bit, sample, track.
+
+    Example: `mtgen smoke --device cpu`
+    """
+    from mtgen.smoke import smoke_test
+
+    rows = smoke_test(device, keep, console)
+    write_json(json_file, rows)
+    if any(row["result"] == "failed" for row in rows):
+        raise UserErrorFrom("the smoke test found something broken: see the table", 1)
