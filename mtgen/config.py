@@ -6,16 +6,18 @@ import re
 import reprlib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mtgen.errors import ConfigError
 from mtgen.registry import Registry, suggest
+from mtgen.schema import COMPONENTS
 from mtgen.yaml_text import override, read_yaml
 
 TASKS: Registry[Any] = Registry("task", "mtgen.tasks")
+CONDITIONS: Registry[Any] = Registry("condition", "mtgen.conditions")
 WEIGHTINGS: Registry[Any] = Registry("weighting", "mtgen.balancing")
 
 
@@ -38,6 +40,17 @@ class TaskSettings(Section):
 
     weight: float = Field(1.0, ge=0, description="factor of the task's losses, before the gradient gate; 0 switches it off")
 
+    @property
+    def needs(self) -> str | None:
+        """The component that the task learns from ("class", "mask", "boxes"); `None`: images are enough."""
+        return None
+
+
+class ConditionSettings(Section):
+    """What every modality of conditions has; a modality's own file adds to it."""
+
+    share: float = Field(0.95, ge=0, le=1, description="share of the samples that have it for which it is asked; the others learn without")
+
 
 class Share(Section):
     """One data set of a mixture."""
@@ -56,6 +69,11 @@ class Sound(Section):
     )
     mels: int = Field(64, ge=8, le=128, description="bands of a spectrogram")
     seconds: float = Field(1.0, ge=0.01, le=60, description="length that a sound is cut or filled up to")
+
+    @property
+    def frames(self) -> int:
+        """Frames of a spectrogram, 10 ms each."""
+        return max(round(self.seconds * 100), 1)
 
 
 class Data(Section):
@@ -78,18 +96,22 @@ class Data(Section):
     colour: float = Field(0.0, ge=0, le=1, description="largest random change of brightness, contrast and saturation, as a share; 0: none")
     prefetch: int = Field(2, ge=1, description="batches that are decoded ahead")
     sound: Sound = Sound()
+    labelled: dict[Literal["class", "mask", "boxes", "caption", "sound"], Annotated[float, Field(ge=0, le=1)]] = Field(
+        {}, description="share of the training samples whose class, mask, ... is known; the others train without it; default: 1 each"
+    )
 
 
 class Generator(Section):
-    widths: list[int] = Field([96, 80, 64, 32], description="channels of each level, from 4x4 upwards")
+    widths: list[int] = Field([96, 80, 64, 32], description="channels of each level, from the lowest upwards, each twice the side")
     blocks: int = Field(1, ge=1, description="residual blocks a level")
     latent: int = Field(64, ge=1, description="size of the latent z")
     learning_rate: float = Field(3e-4, gt=0)
     condition_scale: float = Field(0.25, gt=0, description="factor of the condition beside the latent; a large one drowns the latent")
+    attention: int = Field(16, ge=0, description="levels of this side and below attend to the tokens of captions and sounds; 0: none")
 
 
 class Discriminator(Section):
-    widths: list[int] = Field([128, 96, 64, 32], description="channels of each level, from 4x4 upwards")
+    widths: list[int] = Field([128, 96, 64, 32], description="channels of each level, from the lowest upwards, each twice the side")
     blocks: int = Field(1, ge=1, description="residual blocks a level")
     decoder: int = Field(32, ge=1, description="channels of the U-Net decoder")
     embedding: int = Field(64, ge=1, description="size of the shared representation space")
@@ -167,12 +189,15 @@ class Config(Section):
     )
     zero_stage: int = Field(0, ge=0, description="DeepSpeed ZeRO stage: 0, 1 or 2")
     batch_size: int = Field(64, ge=2, description="samples a step, over all workers and micro-batches")
-    resolution: int = Field(32, ge=8, description="side of the images, pixels")
+    resolution: int | tuple[int, int] = Field(32, description="side of the images, pixels; or [height, width]")
     data: Data
     generator: Generator = Generator()
     discriminator: Discriminator = Discriminator()
     augment: Augment = Augment()
     tasks: dict[str, Any] = Field(default_factory=lambda: {"generation": {}}, validate_default=True, description="task -> its settings")
+    conditions: dict[str, Any] = Field(
+        default_factory=lambda: {"class": {}}, validate_default=True, description="what images are asked for by -> its settings"
+    )
     balancing: Balancing = Balancing()
     train: Train = Train()
     checkpoint: Checkpoint = Checkpoint()
@@ -191,15 +216,47 @@ class Config(Section):
     def _tasks(cls, value: dict[str, Any]) -> dict[str, Any]:
         return {name: TASKS[name].Settings.model_validate(settings) for name, settings in value.items() if name in TASKS}
 
+    @field_validator("conditions")
+    @classmethod
+    def _conditions(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return {name: CONDITIONS[name].Settings.model_validate(settings) for name, settings in value.items() if name in CONDITIONS}
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images, pixels."""
+        return (self.resolution, self.resolution) if isinstance(self.resolution, int) else self.resolution
+
+    @property
+    def base(self) -> tuple[int, int]:
+        """Height and width of the lowest level of the pyramids."""
+        factor = 2 ** (len(self.generator.widths) - 1)
+        return self.size[0] // factor, self.size[1] // factor
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """What of the samples the tasks and conditions read, beside the image; class and mask always, for metrics and pictures."""
+        conditions = [CONDITIONS[name].component for name in self.condition_settings()]
+        wanted = {"class", "mask", *(s.needs for s in self.task_settings().values()), *conditions}
+        return tuple(c for c in COMPONENTS if c in wanted)
+
     @property
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.runs) / self.name
 
     @property
+    def caption_tokens(self) -> int:
+        """Length of captions in a batch, tokens."""
+        return self.conditions["caption"].tokens if "caption" in self.conditions else 1
+
+    @property
     def micro_batch(self) -> int:
         """Samples that one worker puts through the networks at once."""
         return self.batch_size // (max(self.workers, 1) * self.train.accumulation)
+
+    def condition_settings(self) -> dict[str, ConditionSettings]:
+        """The modalities that are switched on."""
+        return {name: s for name, s in self.conditions.items() if s.share > 0}
 
     def task_settings(self) -> dict[str, TaskSettings]:
         """The tasks that are switched on."""
@@ -212,7 +269,9 @@ class Config(Section):
 
 def _sections() -> dict[str, type[BaseModel]]:
     """Every section of a configuration by its dotted name; "" is the top."""
-    found: dict[str, type[BaseModel]] = {"": Config, **{f"tasks.{name}": TASKS[name].Settings for name in TASKS}}
+    found: dict[str, type[BaseModel]] = {"": Config}
+    for key, registry in (("tasks", TASKS), ("conditions", CONDITIONS)):
+        found |= {f"{key}.{name}": registry[name].Settings for name in registry}
 
     def add(model: type[BaseModel], parent: str) -> None:
         for name, info in model.model_fields.items():
@@ -272,19 +331,19 @@ def check(model: type[SectionT], values: dict[str, Any]) -> SectionT:
         raise ConfigError("\n".join(_explain(e, "", {"": model}) for e in error.errors())) from None
 
 
-def _task_problems(tasks: Any) -> list[str]:
-    """The errors in the `tasks` section, which only the tasks' own files can judge."""
-    if not isinstance(tasks, dict):
-        return [f"tasks={_shown(tasks)}: a mapping from a task's name to its settings; possible: {', '.join(TASKS)}"]
+def _own_problems(key: str, registry: Registry[Any], values: Any) -> list[str]:
+    """The errors in the `tasks` or `conditions` section, which only the tasks' and modalities' own files can judge."""
+    if not isinstance(values, dict):
+        return [f"{key}={_shown(values)}: a mapping from a {registry.kind}'s name to its settings; possible: {', '.join(registry)}"]
     problems, sections = [], _sections()
-    for name, settings in tasks.items():
-        if name not in TASKS:
-            problems.append(f"tasks.{name}: unknown task; {suggest(str(name), TASKS.names())}")
+    for name, settings in values.items():
+        if name not in registry:
+            problems.append(f"{key}.{name}: unknown {registry.kind}; {suggest(str(name), registry.names())}")
             continue
         try:
-            TASKS[name].Settings.model_validate(settings)
+            registry[name].Settings.model_validate(settings)
         except ValidationError as error:
-            problems += [_explain(e, f"tasks.{name}", sections) for e in error.errors()]
+            problems += [_explain(e, f"{key}.{name}", sections) for e in error.errors()]
     return problems
 
 
@@ -293,24 +352,33 @@ def _shares(mixture: list[Share]) -> list[float]:
     return [share.weight / whole for share in mixture]
 
 
+LOWEST = 4
+"""Pixels of the shorter side of the pyramids' lowest level."""
+
+
+def _wrong_widths(side: str, widths: list[int], config: Config) -> str | None:
+    """What is wrong with a network's `widths`, given the resolution."""
+    if not widths or min(widths) < 1:
+        return f"{side}.widths={widths}: one positive number of channels a level, from the lowest upwards"
+    shorter, factor = min(config.size), 2 ** (len(widths) - 1)
+    if shorter == LOWEST * factor and not any(s % factor for s in config.size):
+        return None
+    levels = math.log2(shorter / LOWEST) + 1 if shorter > 0 else 0.5
+    remedy = f"give {int(levels)} widths for {shorter}" if levels == int(levels) else "possible: 8, 16, 32, 64, 128, 256, 512, ..."
+    if levels == int(levels) and len(widths) == levels:
+        remedy = f"the longer side has to be a multiple of {factor}"
+    return (
+        f"resolution={_shown(config.resolution)}: {side}.widths has {len(widths)} levels, which reach {LOWEST * factor} pixels from "
+        f"{LOWEST}x{LOWEST}; {remedy}"
+    )
+
+
 def _impossible(config: Config) -> dict[str, str]:
     """Values that are well-formed and cannot work, by the key to blame."""
     problems: dict[str, str] = {}
     for side in ("generator", "discriminator"):
-        widths = getattr(config, side).widths
-        reach = 4 * 2 ** (len(widths) - 1) if widths else 0
-        if not widths or min(widths) < 1:
-            problems[f"{side}.widths"] = f"{side}.widths={widths}: one positive number of channels a level, from 4x4 upwards"
-        elif reach != config.resolution:
-            levels = math.log2(config.resolution / 4) + 1
-            remedy = (
-                f"give {int(levels)} widths for {config.resolution}"
-                if levels == int(levels)
-                else "possible: 8, 16, 32, 64, 128, 256, 512, ..."
-            )
-            problems[f"resolution ({side})"] = (
-                f"resolution={config.resolution}: {side}.widths has {len(widths)} levels, which reach {reach} pixels from 4x4; {remedy}"
-            )
+        if problem := _wrong_widths(side, getattr(config, side).widths, config):
+            problems[f"resolution ({side})" if problem.startswith("resolution") else f"{side}.widths"] = problem
     if config.zero_stage > 2:
         problems["zero_stage"] = (
             f"zero_stage={config.zero_stage}: possible: 0, 1, 2; stage 3 fails where a step uses a parameter more than once "
@@ -370,9 +438,11 @@ def _without(values: dict[str, Any], location: tuple[Any, ...]) -> None:
 def validate(values: dict[str, Any]) -> Config:
     """A `Config` from a mapping; `ConfigError` holds one line for every key at fault, all of them at once."""
     values = copy.deepcopy(values)
-    problems = _task_problems(values["tasks"]) if "tasks" in values else []
-    if problems:
-        values.pop("tasks")
+    problems = []
+    for key, registry in (("tasks", TASKS), ("conditions", CONDITIONS)):
+        if key in values and (found := _own_problems(key, registry, values[key])):
+            problems += found
+            values.pop(key)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:

@@ -17,7 +17,7 @@ from mtgen.pictures import enlarged_overlay, sample_grid, to_uint8
 from mtgen.registry import suggest
 from mtgen.runs import find_run, load_run
 from mtgen.sampling import Model, balanced_labels, generate
-from mtgen.schema import Canvas, DatasetCard
+from mtgen.schema import Canvas, DatasetCard, Prompt
 from mtgen.shards.write import Sample, ShardWriter
 
 TEST_SHARE = 0.1
@@ -80,8 +80,8 @@ def sample_shards(
     )
     with writer:
         written = 0
-        for canvas, asked in generate(model, labels, seed, "shards"):
-            for sample in _samples(canvas, asked, written):
+        for canvas, rows in generate(model, Prompt.of_classes(labels), seed, "shards"):
+            for sample in _samples(canvas, labels[rows], written):
                 writer.write("train" if written < training else "test", sample)
                 written += 1
             progress("draw samples", written, len(labels))
@@ -137,7 +137,7 @@ def predict_files(model: Model, paths: Iterable[str | Path], batch_size: int = 3
             except DataError as error:
                 reading["error"] = str(error)
                 continue
-            inputs.append(_as_input(square, model.resolution))
+            inputs.append(_as_input(square, model.size))
             shown = min(square.width, LARGEST_SHOWN)  # large photographs are not kept whole
             good.append((reading, square.width, square.resize((shown, shown), Image.Resampling.BILINEAR)))
         if good:
@@ -145,10 +145,10 @@ def predict_files(model: Model, paths: Iterable[str | Path], batch_size: int = 3
         yield from readings
 
 
-def _as_input(square: Image.Image, resolution: int) -> Tensor:
+def _as_input(square: Image.Image, size: tuple[int, int]) -> Tensor:
     """`[C,R,R]` float32 in [-1, 1], resized as in training on a CPU; DALI on a GPU comes within a grey level or two of it."""
     pixels = torch.from_numpy(np.array(square)).reshape(square.height, square.width, -1)
-    return scaled(pixels if square.width == resolution else resized(pixels, resolution, resolution))
+    return scaled(pixels if square.size == (size[1], size[0]) else resized(pixels, *size))
 
 
 def _read(model: Model, images: Tensor, good: Sequence[tuple[Reading, int, Image.Image]]) -> None:
@@ -186,7 +186,7 @@ def sample_run(run: Path, classes: list[str] | None, n: int, seed: int, out: Pat
     if shards is not None:
         sample_shards(model, shards, labels, seed)
         return f"wrote {n:,} samples as shards into {shards}; next: mtgen train CONFIG data.path={shards}"
-    canvas = Canvas.cat([part for part, _ in generate(model, labels, seed, "sample")])
+    canvas = Canvas.cat([part for part, _ in generate(model, Prompt.of_classes(labels), seed, "sample")])
     path = out or folder / "samples" / f"{images:09d}-sample-{seed}.png"
     _save(sample_grid(canvas, labels, model.card), path)
     return f"wrote {n:,} samples to {path}"

@@ -1,34 +1,40 @@
 """A trained model as those who use it see it, and the one way to draw samples from it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from mtgen import counter
-from mtgen.schema import Canvas, DatasetCard, Prediction
+from mtgen.schema import Canvas, DatasetCard, Prediction, Prompt
 
 
 class Model(Protocol):
     """An inference view of a run: averaged weights, in evaluation mode."""
 
     card: DatasetCard
-    resolution: int
+    size: tuple[int, int]
     channels: int
     device: torch.device
     latent_size: int
+    conditions: list[str]
 
-    def sample(self, labels: Tensor, latent: Tensor) -> Canvas:
-        """Classes `[B]` (-1: none asked for), latents `[B,Z]` -> image `[B,C,H,W]` about [-1, 1], mask probabilities `[B,M,H,W]`."""
+    def sample(self, prompt: Prompt, latent: Tensor) -> Canvas:
+        """A prompt of B rows, latents `[B,Z]` -> image `[B,C,H,W]` about [-1, 1], with mask and boxes where the run draws them."""
         ...
 
     def predict(self, image: Tensor) -> Prediction:
         """Images `[B,C,H,W]` in [-1, 1] -> what is read in them."""
         ...
 
-    def reconstruct(self, image: Tensor, labels: Tensor) -> Canvas | None:
-        """Images and their classes (-1: unknown) through the posterior's mean and the generator; `None` without a posterior."""
+    def reconstruct(self, image: Tensor, prompt: Prompt) -> Canvas | None:
+        """Images and what is known of them through the posterior's mean and the generator; `None` without a posterior."""
+        ...
+
+    def translate(self, image: Tensor, prompt: Prompt, latent: Tensor) -> Canvas | None:
+        """Images and the domain asked for, latents `[B,Z]` -> the images in that domain; `None` where the run does not translate."""
         ...
 
 
@@ -37,15 +43,14 @@ def balanced_labels(n: int, classes: list[int]) -> Tensor:
     return torch.tensor(classes or [-1])[torch.arange(n) % max(len(classes), 1)]
 
 
-def generate(model: Model, labels: Tensor, seed: int, purpose: str, batch_size: int = 64) -> Iterator[tuple[Canvas, Tensor]]:
-    """Draw one sample for each of `labels` `[N]`; yields canvases of up to `batch_size` samples, with their labels.
+def generate(model: Model, prompt: Prompt, seed: int, purpose: str, batch_size: int = 64) -> Iterator[tuple[Canvas, Tensor]]:
+    """Draw one sample for each row of the prompt; yields canvases of up to `batch_size` samples, and which rows they are.
 
     Sample i's latent is a function of (seed, purpose, i) alone. Images are clamped to [-1, 1], the range that a picture has.
     """
-    for start in range(0, len(labels), batch_size):
-        asked = labels[start : start + batch_size].to(model.device)
-        position = torch.arange(start, start + len(asked))
+    for start in range(0, len(prompt), batch_size):
+        position = torch.arange(start, min(start + batch_size, len(prompt)))
         latent = counter.normal(seed, purpose, position, (model.latent_size,), model.device)
         with torch.no_grad():
-            canvas = model.sample(asked, latent)
-        yield Canvas(canvas.image.float().clamp(-1, 1), canvas.mask, canvas.shown), asked
+            canvas = model.sample(prompt.rows(position).to(model.device), latent)
+        yield replace(canvas, image=canvas.image.float().clamp(-1, 1)), position

@@ -17,7 +17,7 @@ from mtgen.journal import Journal
 from mtgen.model import Model
 from mtgen.runs import find_run, load_run
 from mtgen.sampling import balanced_labels, generate
-from mtgen.schema import Batch, Canvas
+from mtgen.schema import Batch, Canvas, Prompt
 from mtgen.tracking import send_kept
 
 GRID_ROWS = 8
@@ -68,7 +68,7 @@ class Snapshots:
         shown: Batch = next(iter(batches(self.config, self.test, limit=32)))
         made = {"grid": grid(model, self.config.seed), "reading": pictures.reading_grid(shown, model.predict(shown.image), model.card)}
         labels = torch.where(shown.present["class"], shown.label, -1)
-        if (again := model.reconstruct(shown.image, labels)) is not None:
+        if (again := model.reconstruct(shown.image, Prompt.of_classes(labels))) is not None:
             made["reconstruction"] = pictures.reconstruction_grid(shown.image, again.image)
         return made
 
@@ -77,7 +77,7 @@ def grid(model: Model, seed: int, rows: int = GRID_ROWS) -> Any:
     """The grid of a run: the first classes side by side, a few samples of each, always from the same latents."""
     classes = list(range(min(len(model.card.classes), 10)))
     labels = balanced_labels(rows * max(len(classes), 8), classes)
-    canvas = Canvas.cat([part for part, _ in generate(model, labels, seed, "grid")])
+    canvas = Canvas.cat([part for part, _ in generate(model, Prompt.of_classes(labels), seed, "grid")])
     return pictures.sample_grid(canvas, labels, model.card)
 
 

@@ -1,25 +1,88 @@
 """All modalities put together in one representation space."""
 
+import math
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtgen.conditions.label import LabelEncoder
+from mtgen.conditions.base import Encoded, Modality
 from mtgen.networks.blocks import initialise
-from mtgen.schema import Condition
+from mtgen.schema import Condition, Prompt
 
 
 class ConditionEncoder(nn.Module):
-    """What is asked for -> one pooled vector in the space that all modalities share.
+    """What is asked for -> one pooled vector, tokens and a layout, whichever modalities are given.
+
+    Every modality's vector has length sqrt(d), that of a standard normal; the pooled vector is the mean of those that are given,
+    or a learned one where nothing is. Tokens follow each other, behind one for the pooled vector, which is always there.
 
     Args:
-        classes: number of classes; 0 for a data set without.
+        modalities: by name, in the order of the configuration.
         size: dimensions of the space.
     """
 
-    def __init__(self, classes: int, size: int) -> None:
+    def __init__(self, modalities: dict[str, Modality], size: int) -> None:
         super().__init__()
-        self.label = LabelEncoder(classes, size)
+        self.modalities, self.size = nn.ModuleDict(modalities), size
+        self.nothing = nn.Parameter(torch.randn(size))
+        self.kind = nn.ParameterDict({name: 0.1 * torch.randn(size) for name, m in modalities.items() if m.sequence})
         initialise(self)
 
-    def forward(self, label: Tensor, present: Tensor) -> Condition:
-        """`[B]` class numbers and whether each is given -> `Condition` with `pooled` `[B,d]`."""
-        return Condition(self.label(label, present))
+    def modality(self, name: str) -> Modality:
+        """The modality of that name."""
+        found = self.modalities[name]
+        assert isinstance(found, Modality)
+        return found
+
+    @property
+    def names(self) -> list[str]:
+        """The modalities that have a vector."""
+        return [name for name in self.modalities if not self.modality(name).spatial]
+
+    @property
+    def layout_channels(self) -> int:
+        """Channels of a condition's layout."""
+        return sum(self.modality(name).channels for name in self.modalities if self.modality(name).spatial)
+
+    @property
+    def sequences(self) -> bool:
+        """Whether any modality gives tokens."""
+        return len(self.kind) > 0
+
+    def unit(self, encoded: Encoded) -> Tensor:
+        """A modality's vector, brought to length sqrt(d): `[B,d]` float32."""
+        return F.normalize(encoded.pooled.float(), dim=1) * math.sqrt(self.size)
+
+    def encode(self, prompt: Prompt) -> dict[str, Encoded]:
+        """Every modality of a prompt that has a vector."""
+        return {name: self.modality(name).encode(prompt.values[name]) for name in self.names if name in prompt.values}
+
+    def forward(self, prompt: Prompt, encoded: dict[str, Encoded] | None = None) -> Condition:
+        """A prompt of B rows -> its condition; `encoded` is what `encode` made of the prompt, where that is known already."""
+        encoded = self.encode(prompt) if encoded is None else encoded
+        total = self.nothing.new_zeros(prompt.size, self.size)
+        count = self.nothing.new_zeros(prompt.size, 1)
+        for name, one in encoded.items():
+            given = prompt.given[name][:, None].to(total.dtype)
+            total, count = total + given * self.unit(one), count + given
+        pooled = torch.where(count > 0, total / count.clamp_min(1), self.nothing)
+        condition = Condition(pooled, layout=self._layout(prompt))
+        if self.sequences:
+            tokens, present = [pooled[:, None]], [torch.ones(prompt.size, 1, dtype=torch.bool, device=pooled.device)]
+            for name, one in encoded.items():
+                if one.tokens is not None and one.present is not None:
+                    tokens.append(one.tokens.float() + self.kind[name])
+                    present.append(one.present & prompt.given[name][:, None])
+            condition.tokens, condition.present = torch.cat(tokens, 1), torch.cat(present, 1)
+        return condition
+
+    def _layout(self, prompt: Prompt) -> Tensor | None:
+        """`[B,L,H,W]`: the maps of all spatial modalities, one after the other, 0 where they are not given; `None` where none is."""
+        spatial = [name for name in self.modalities if self.modality(name).spatial]
+        there = {name: prompt.values[name] * prompt.given[name][:, None, None, None] for name in spatial if name in prompt.values}
+        if not there:
+            return None
+        like = next(iter(there.values()))
+        empty = {name: like.new_zeros(prompt.size, self.modality(name).channels, *like.shape[2:]) for name in spatial if name not in there}
+        return torch.cat([(there | empty)[name] for name in spatial], 1)

@@ -1,12 +1,14 @@
 """Several data sets as one: their samples numbered one data set after the other, their classes united by name."""
 
 import hashlib
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from mtgen import counter
 from mtgen.config import Data, Share
 from mtgen.data.index import Index, Progress, open_index
 from mtgen.data.order import Interleave, Policy
@@ -139,6 +141,18 @@ def _united(names: list[list[str]], first: str = "") -> list[str]:
 
 def _numbers(own: list[str], united: list[str]) -> NDArray[np.int64]:
     return np.array([united.index(name) for name in own], dtype=np.int64)
+
+
+def keep_labels(samples: Samples, shares: Mapping[Any, float], seed: int) -> None:
+    """Forget what all but a share of the samples carry: component -> share. Which ones is a function of seed, component and number.
+
+    A smaller share is a part of a larger one.
+    """
+    number = torch.arange(len(samples))
+    for component, share in shares.items():
+        if share < 1:
+            kept = counter.uniform(seed, f"labelled {component}", number, 1)[:, 0].numpy() < share
+            samples.present[component] = samples.present[component] & kept
 
 
 def open_samples(data: Data, part: str, progress: Progress | None = None) -> Samples:

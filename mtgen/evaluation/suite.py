@@ -10,7 +10,7 @@ from mtgen.errors import ConfigError
 from mtgen.evaluation.metric import METRICS, Metric, Progress, Setting, Skipped
 from mtgen.registry import suggest
 from mtgen.sampling import Model, balanced_labels, generate
-from mtgen.schema import Batch, Canvas, Prediction
+from mtgen.schema import Batch, Canvas, Prediction, Prompt
 
 QUICK_SAMPLES = 500
 """Generated images for the quick metrics: 50 a class of ten, so that a deviation within a class is right to 1 %."""
@@ -133,9 +133,9 @@ def _feed_train(model: Model, fed: _Metrics, batches: Iterable[Batch], progress:
 
 def _feed_generated(model: Model, fed: _Metrics, samples: int, seed: int, batch_size: int, progress: Progress) -> None:
     labels, done = balanced_labels(samples, list(range(len(model.card.classes)))), 0
-    for canvas, asked in generate(model, labels, seed, "evaluate", batch_size):
-        fed.update_generated(canvas, asked, _read(model, canvas.image))
-        progress("generate", done := done + len(asked), samples)
+    for canvas, rows in generate(model, Prompt.of_classes(labels), seed, "evaluate", batch_size):
+        fed.update_generated(canvas, labels[rows].to(model.device), _read(model, canvas.image))
+        progress("generate", done := done + len(rows), samples)
 
 
 def _feed_test(model: Model, fed: _Metrics, batches: Iterable[Batch], progress: Progress) -> None:
@@ -144,7 +144,7 @@ def _feed_test(model: Model, fed: _Metrics, batches: Iterable[Batch], progress: 
         here = batch.to(model.device)
         labels = here.label.where(here.present["class"], -1)
         with torch.no_grad():
-            reconstruction = model.reconstruct(here.image, labels) if fed.reconstruct else None
+            reconstruction = model.reconstruct(here.image, Prompt.of_classes(labels)) if fed.reconstruct else None
         fed.update_real(here, _read(model, here.image), reconstruction)
         progress("read the test split", done := done + len(batch), None)
 

@@ -90,7 +90,7 @@ def initialise(network: nn.Module) -> None:
     """
     depth = max(1, sum(isinstance(m, ResidualBlock) for m in network.modules()))
     for module in network.modules():
-        if isinstance(module, Conv2d | nn.Linear):
+        if isinstance(module, Conv2d | nn.Conv1d | nn.Linear):
             nn.init.kaiming_normal_(module.kernel if isinstance(module, Conv2d) else module.weight, a=SLOPE)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

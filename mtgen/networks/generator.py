@@ -1,43 +1,110 @@
-"""The one generator: a latent and a condition become a canvas, that is an image together with its mask."""
+"""The one generator: a latent and a condition become a canvas, that is an image together with its mask and boxes."""
+
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtgen.networks.blocks import Conv2d, activate, initialise
-from mtgen.networks.pyramid import BASE, Climb
+from mtgen.networks.pyramid import Climb, Guide, Sides, sides
 from mtgen.schema import Canvas, Condition
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """What is on a canvas; a task adds to it.
+
+    Attributes:
+        channels: 1 (grey) or 3 (RGB).
+        mask_classes: channels of the mask; 0 for none.
+        box_maps: channels of the maps that say where boxes are; 0 for none.
+        stride: pixels of a cell of these maps.
+    """
+
+    channels: int
+    mask_classes: int = 0
+    box_maps: int = 0
+    stride: int = 1
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What conditions bring to the levels of the generator, beside the pooled vector.
+
+    Attributes:
+        tokens: dimensions of the tokens; 0: none are attended to.
+        attention: largest side of a level that attends to them.
+        layout: channels of the layout; 0: none.
+        content: channels of the spatial latent of translation; 0: none.
+        content_level: the level at which it enters, from the lowest.
+    """
+
+    tokens: int = 0
+    attention: int = 16
+    layout: int = 0
+    content: int = 0
+    content_level: int = 0
+
+
 class Generator(nn.Module):
-    """One pyramid from 4x4 to the full resolution; the latent and the condition reach every block.
+    """One pyramid from the lowest level to the full resolution; the latent and the condition reach every block.
 
     Args:
-        widths: channels of each level, from 4x4 upwards.
+        widths: channels of each level, from the lowest upwards.
         blocks: residual blocks a level.
+        base: height and width of the lowest level.
         latent: size of the latent z.
         condition: size of the shared representation space.
-        channels: 1 (grey) or 3 (RGB).
-        mask_classes: mask channels of the canvas; 0 for none.
+        drawing: what is on the canvas.
+        guidance: what conditions bring beside the pooled vector.
         condition_scale: factor of the condition beside the latent.
     """
 
     def __init__(
-        self, widths: list[int], blocks: int, latent: int, condition: int, channels: int, mask_classes: int, condition_scale: float
+        self,
+        widths: list[int],
+        blocks: int,
+        base: Sides,
+        latent: int,
+        condition: int,
+        drawing: Drawing,
+        guidance: Guidance,
+        condition_scale: float,
     ) -> None:
         super().__init__()
-        self.latent, self.channels, self.mask_classes, self.condition_scale = latent, channels, mask_classes, condition_scale
+        self.latent, self.base, self.drawing, self.condition_scale = latent, base, drawing, condition_scale
         self.width = widths[0]
         style = latent + condition
-        self.start = nn.Linear(style, widths[0] * BASE * BASE)
-        self.climb = Climb(widths, blocks, style)
-        self.draw = Conv2d(widths[-1], channels + mask_classes, 3, padding=1)
+        self.start = nn.Linear(style, widths[0] * base[0] * base[1])
+        guides = [
+            Guide(
+                width,
+                guidance.tokens if max(side) <= guidance.attention else 0,
+                guidance.layout,
+                guidance.content if level == guidance.content_level else 0,
+            )
+            for level, (width, side) in enumerate(zip(widths, sides(base, len(widths)), strict=True))
+        ]
+        self.climb = Climb(widths, blocks, style, guides)
+        self.draw = Conv2d(widths[-1], drawing.channels + drawing.mask_classes, 3, padding=1)
+        self.draw_boxes = Conv2d(widths[-1], drawing.box_maps, 3, padding=1) if drawing.box_maps else None
         initialise(self)
         self.draw.weight.data.mul_(0.1)  # start near a blank canvas, not with noise brighter than any image
+        if self.draw_boxes is not None:
+            self.draw_boxes.weight.data.mul_(0.1)
+            assert self.draw_boxes.bias is not None
+            self.draw_boxes.bias.data.fill_(-4.0)  # and with centres nowhere
+        for guide in guides:
+            for part in (guide.layout, guide.content, None if guide.attend is None else guide.attend.attention.out):
+                if part is not None:
+                    part.weight.data.zero_()
 
     def forward(self, latent: Tensor, condition: Condition) -> Canvas:
-        """`[B,Z]` standard normal and a condition -> a canvas; the mask is given as probabilities."""
+        """`[B,Z]` standard normal and a condition -> a canvas; mask, centres and sizes are given as probabilities and shares, 0 to 1."""
         style = torch.cat([latent, self.condition_scale * condition.pooled], dim=1)
-        x = self.start(style).unflatten(1, (self.width, BASE, BASE)).contiguous(memory_format=torch.channels_last)
-        drawn = self.draw(activate(self.climb(x, style))).float()
-        image, mask = drawn.split([self.channels, self.mask_classes], dim=1)
-        return Canvas(image, mask.softmax(dim=1) if self.mask_classes else None)
+        x = self.start(style).unflatten(1, (self.width, *self.base)).contiguous(memory_format=torch.channels_last)
+        x = activate(self.climb(x, style, condition))
+        image, mask = self.draw(x).float().split([self.drawing.channels, self.drawing.mask_classes], dim=1)
+        boxes = None if self.draw_boxes is None else self.draw_boxes(F.avg_pool2d(x, self.drawing.stride)).float().sigmoid()
+        return Canvas(image, mask.softmax(dim=1) if self.drawing.mask_classes else None, boxes=boxes)

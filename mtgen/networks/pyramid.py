@@ -2,39 +2,70 @@
 
 from typing import cast
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtgen.networks.blocks import Down, ResidualBlock, Up
+from mtgen.networks.attention import CrossAttention
+from mtgen.networks.blocks import Conv2d, Down, ResidualBlock, Up
+from mtgen.schema import Condition
 
-BASE = 4
-"""Side of the lowest level, pixels."""
+Sides = tuple[int, int]
+"""Height and width, pixels."""
 
 
-def sides(widths: list[int]) -> list[int]:
-    """Side of each level, pixels, from the lowest (4) upwards."""
-    return [BASE * 2**level for level in range(len(widths))]
+def sides(base: Sides, levels: int) -> list[Sides]:
+    """Height and width of each level, from the lowest upwards."""
+    return [(base[0] * 2**level, base[1] * 2**level) for level in range(levels)]
+
+
+class Guide(nn.Module):
+    """What a level of the climb takes from the condition beside the style; each part begins by adding nothing.
+
+    Args:
+        tokens: dimensions of the tokens that it attends to; 0: it does not.
+        layout: channels of the layout; 0: none.
+        content: channels of the spatial latent that enters at this level; 0: none.
+    """
+
+    def __init__(self, width: int, tokens: int, layout: int, content: int) -> None:
+        super().__init__()
+        self.attend = CrossAttention(width, tokens) if tokens else None
+        self.layout = Conv2d(layout, width, 3, padding=1, bias=False) if layout else None
+        self.content = Conv2d(content, width, 3, padding=1, bias=False) if content else None
+
+    def forward(self, x: Tensor, condition: Condition) -> Tensor:
+        """`[B,C,H,W]` -> the same, guided by the condition's content, layout and tokens."""
+        if self.content is not None and condition.content is not None:
+            x = x + self.content(condition.content)
+        if self.layout is not None and condition.layout is not None:
+            x = x + self.layout(F.adaptive_avg_pool2d(condition.layout, (x.shape[2], x.shape[3])))
+        if self.attend is not None and condition.tokens is not None and condition.present is not None:
+            x = self.attend(x, condition.tokens, condition.present)
+        return x
 
 
 class Climb(nn.Module):
-    """From 4x4 to the full resolution: `blocks` residual blocks a level, modulated by the style."""
+    """From the lowest level to the full resolution: `blocks` residual blocks a level, modulated by the style, guided by the condition."""
 
-    def __init__(self, widths: list[int], blocks: int, style: int) -> None:
+    def __init__(self, widths: list[int], blocks: int, style: int, guides: list[Guide]) -> None:
         super().__init__()
         self.levels = nn.ModuleList(nn.ModuleList(ResidualBlock(width, style) for _ in range(blocks)) for width in widths)
         self.ups = nn.ModuleList(Up(low, high) for low, high in zip(widths, widths[1:], strict=False))
+        self.guides = nn.ModuleList(guides)
 
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        """`[B,widths[0],4,4]`, `[B,S]` -> `[B,widths[-1],R,R]`."""
+    def forward(self, x: Tensor, style: Tensor, condition: Condition) -> Tensor:
+        """`[B,widths[0],h,w]` of the lowest level, `[B,S]` -> `[B,widths[-1],H,W]`."""
         for number, level in enumerate(self.levels):
             if number:
                 x = self.ups[number - 1](x)
+            x = self.guides[number](x, condition)
             for block in cast(nn.ModuleList, level):
                 x = block(x, style)
         return x
 
 
 class Descent(nn.Module):
-    """From the full resolution to 4x4; keeps what every level ends with."""
+    """From the full resolution to the lowest level; keeps what every level ends with."""
 
     def __init__(self, widths: list[int], blocks: int) -> None:
         super().__init__()
@@ -42,7 +73,7 @@ class Descent(nn.Module):
         self.downs = nn.ModuleList(Down(high, low) for low, high in zip(widths, widths[1:], strict=False))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """`[B,widths[-1],R,R]` -> features of each level, the lowest (4x4) first."""
+        """`[B,widths[-1],R,R]` -> features of each level, the lowest first."""
         features = []
         for number in reversed(range(len(self.levels))):
             for block in cast(nn.ModuleList, self.levels[number]):

@@ -19,26 +19,33 @@ class Classification(Task):
         agreement: float = Field(0.1, ge=0, description="weight of the generator's agreement with the class that was asked for")
         smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing")
 
-    needs = "class"
+        @property
+        def needs(self) -> str:
+            return "class"
 
     def head(self) -> nn.Module:
         return nn.Linear(self.sizes.summary, self.sizes.classes)
 
-    def _loss(self, scene: Scene, features: list[Tensor]) -> Tensor:
+    def _losses(self, scene: Scene, features: list[Tensor]) -> Tensor:
+        """`[R]` cross-entropies of the reading rows, 0 where the class is not known."""
         logits = self.logits(scene.discriminator, features)
         rows = slice(scene.reading)
         losses = F.cross_entropy(logits, scene.batch.label[rows], reduction="none", label_smoothing=self.settings.smoothing)
-        return scene.mean(losses * scene.batch.present["class"][rows], "class")
+        return losses * scene.batch.present["class"][rows]
 
     def logits(self, discriminator: Discriminator, features: list[Tensor]) -> Tensor:
         """Trunk features -> `[B,K]` float32."""
         return discriminator.heads[self.name](discriminator.summary(features)).float()
 
     def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
-        return {"cross_entropy": self._loss(scene, views.reading)}
+        return {"cross_entropy": scene.mean(self._losses(scene, views.reading), "class")}
 
     def generator_losses(self, scene: Scene, views: Views) -> Losses:
-        return {"agreement": self.settings.agreement * self._loss(scene, views.reading)} if self.settings.agreement else {}
+        """Only where something was asked for: of an image asked for by nothing, nobody knows the class."""
+        if not self.settings.agreement:
+            return {}
+        losses = self._losses(scene, views.reading) * scene.asked[: scene.reading]
+        return {"agreement": self.settings.agreement * scene.mean(losses, "class")}
 
     def read(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
         prediction.class_logits = self.logits(discriminator, features)

@@ -42,7 +42,9 @@ class Generation(Task):
         gamma: float = Field(10.0, ge=0, description="weight of the gradient penalties: gamma/2 (R1 + R2)")
         sigma: float | None = Field(None, gt=0, description="size of the finite-difference noise; default: what the precision allows")
         penalty_every: int = Field(4, ge=1, description="one sample in so many is penalised")
-        mask_every: int = Field(2, ge=1, description="one sample in so many is judged together with its mask, the others as images alone")
+        mask_every: int = Field(
+            2, ge=1, description="one sample in so many is judged together with its mask and boxes, the others as images alone"
+        )
         joint_gradient: bool = Field(False, description="let the joint judgement of image and mask train the image too, not the mask alone")
 
     def head(self) -> nn.Module:
@@ -52,7 +54,7 @@ class Generation(Task):
         return scene.discriminator.heads[self.name](scene.discriminator.summary([lowest]), condition)
 
     def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
-        """The pairing loss, and gamma/2 (R1 + R2) from the logits of the noised copies with which the forward ends."""
+        """The pairing loss, and gamma/2 (R1 + R2) from the logits of the noised copies with which the step's forward ends."""
         rows, noised = len(scene.batch), len(scene.penalised)
         pooled = scene.condition.pooled
         condition = Condition(torch.cat([pooled, pooled, pooled[scene.penalised], pooled[scene.penalised]]))

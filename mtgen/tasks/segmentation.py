@@ -19,8 +19,11 @@ class Segmentation(Task):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
         agreement: float = Field(0.1, ge=0, description="weight of the agreement between drawn mask and the mask read in the drawn image")
 
+        @property
+        def needs(self) -> str:
+            return "mask"
+
     dense = True
-    needs = "mask"
 
     def head(self) -> nn.Module:
         return Conv2d(self.sizes.decoder, self.sizes.mask_classes, 1)
@@ -36,11 +39,23 @@ class Segmentation(Task):
         return {"cross_entropy": scene.mean(losses.sum(dim=(1, 2)) / known.clamp_min(1), "mask")}
 
     def generator_losses(self, scene: Scene, views: Views) -> Losses:
+        """Drawn and read masks should agree; where a layout was asked for, both should be it."""
         if not self.settings.agreement or scene.fake.mask is None:
             return {}
-        drawn = scene.fake.mask[: scene.reading]
+        reading = slice(scene.reading)
+        drawn = scene.fake.mask[reading]
         read = self.logits(scene.discriminator, views.reading).log_softmax(dim=1)
-        return {"agreement": self.settings.agreement * scene.mean(-(drawn * read).sum(dim=1).mean(dim=(1, 2)), "reading")}
+        losses = {"agreement": self.settings.agreement * scene.mean(_cross_entropy(drawn, read), "reading")}
+        if "layout" in scene.prompt.given:
+            asked, given = scene.prompt.values["layout"][reading], (scene.prompt.given["layout"] & scene.unchanged)[reading]
+            away = _cross_entropy(asked, read) + _cross_entropy(asked, drawn.clamp_min(1e-4).log())
+            losses["layout"] = self.settings.agreement * scene.mean(away * given, "mask")
+        return losses
 
     def read(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
         prediction.mask_logits = self.logits(discriminator, features)
+
+
+def _cross_entropy(wanted: Tensor, log_probability: Tensor) -> Tensor:
+    """`[B,M,H,W]` each -> `[B]`, the mean over all pixels."""
+    return -(wanted * log_probability).sum(dim=1).mean(dim=(1, 2))

@@ -119,5 +119,5 @@ class Warp:
         return self(mask[:, None].float(), mode="nearest")[:, 0].to(mask.dtype)
 
     def canvas(self, canvas: Canvas) -> Canvas:
-        """Image and mask warped alike."""
-        return Canvas(self(canvas.image), None if canvas.mask is None else self(canvas.mask), canvas.shown)
+        """Image, mask and box maps warped alike."""
+        return canvas.drawn(lambda x, name: self(x))

@@ -12,13 +12,15 @@ from mtgen.training.augment import changed
 
 @dataclass
 class Layout:
-    """One micro-batch, sorted: first the rows whose mask stays hidden ("reading rows"), then those judged with it.
+    """One micro-batch, sorted: first the rows whose labels stay hidden ("reading rows"), then those judged together with them.
 
     Attributes:
         batch: the sorted batch.
         reading: number of reading rows.
-        shown: `[B]` bool.
+        shown, boxed: `[B]` bool: the discriminator sees the mask, and the boxes.
         plain: indices of the reading rows that the augmentation leaves alone, and `plain_position`, their positions, on the CPU.
+        partner: `[B]` for each row the row of its partner (positions 2k and 2k+1), or itself where that is not here.
+        pairs: `[N]` plain rows whose partner is here and a reading row, and `pair_position`, their positions, on the CPU.
         penalised: indices of the rows with a gradient penalty, and `penalised_position`, their positions, on the CPU.
         counts: see `tasks.base.Scene`.
     """
@@ -26,55 +28,73 @@ class Layout:
     batch: Batch
     reading: int
     shown: Tensor
+    boxed: Tensor
     plain: Tensor
     plain_position: Tensor
+    partner: Tensor
+    pairs: Tensor
+    pair_position: Tensor
     penalised: Tensor
     penalised_position: Tensor
     counts: dict[str, int]
 
 
-def is_shown(config: Config, position: Tensor, has_mask: Tensor) -> Tensor:
-    """Every `mask_every`-th sample is judged with its mask, if it has one."""
+def is_shown(config: Config, position: Tensor, labelled: Tensor) -> Tensor:
+    """Every `mask_every`-th sample is judged with its labels, if it has them."""
     every = config.tasks["generation"].mask_every
-    return (position % every == every - 1) & has_mask
+    return (position % every == every - 1) & labelled
 
 
 def is_penalised(config: Config, position: Tensor) -> Tensor:
-    """One sample in `penalty_every`, of those whose turn it is to be shown with their mask and of the others alike."""
+    """One sample in `penalty_every`, of those whose turn it is to be shown with their labels and of the others alike."""
     settings = config.tasks["generation"]
     return (position // settings.mask_every - position % settings.mask_every) % settings.penalty_every == 0
 
 
-def lay_out(config: Config, batch: Batch, changing: float) -> Layout:
+def lay_out(config: Config, batch: Batch, changing: float, boxes: bool = False) -> Layout:
     """Sort a micro-batch and count, over the whole global batch, how many samples each loss is a mean of.
 
     Args:
         changing: share of the samples that the augmentation changes.
+        boxes: whether boxes are on the canvas.
     """
-    which = "real"
-    has_mask = batch.step_present["mask"]
-    shown_all = is_shown(config, batch.step_position, has_mask)
-    plain_all = ~changed(changing, config.seed, which, batch.step_position) & ~shown_all
+    position = batch.step_position
+    shown_all = is_shown(config, position, batch.step_present["mask"])
+    boxed_all = is_shown(config, position, batch.step_present["boxes"]) if boxes else torch.zeros_like(shown_all)
+    reading_all = ~(shown_all | boxed_all)
+    plain_all = ~changed(changing, config.seed, "real", position) & reading_all
+    # positions 2k and 2k+1 are partners; of an odd number of samples the last has none
+    partner_all = torch.arange(len(position)) ^ 1
+    pairs_all = plain_all & (partner_all < len(position)) & reading_all[partner_all.clamp(max=len(position) - 1)]
     counts = {
-        "all": len(batch.step_position),
-        "reading": int((~shown_all).sum()),
+        "all": len(position),
+        "reading": int(reading_all.sum()),
         "plain": int(plain_all.sum()),
-        "penalised": int(is_penalised(config, batch.step_position).sum()),
-        **{label: int((present & ~shown_all).sum()) for label, present in batch.step_present.items()},
+        "pairs": int(pairs_all.sum()),
+        "penalised": int(is_penalised(config, position).sum()),
+        **{label: int((present & reading_all).sum()) for label, present in batch.step_present.items()},
+        **{f"plain {label}": int((present & plain_all).sum()) for label, present in batch.step_present.items()},
     }
-    place = batch.position - batch.step_position[0]  # a global batch is consecutive positions
-    shown = shown_all[place]
-    order = torch.sort(shown.to(torch.uint8), stable=True).indices
-    batch, shown = batch.rows(order), shown[order]
-    plain = plain_all[place][order].nonzero().flatten()
+    place = batch.position - position[0]  # a global batch is consecutive positions
+    order = torch.sort((~reading_all[place]).to(torch.uint8), stable=True).indices
+    batch, place = batch.rows(order), place[order]
+    plain = plain_all[place].nonzero().flatten()
     penalised = is_penalised(config, batch.position).nonzero().flatten()
+    row = torch.full((len(position) + 1,), -1).scatter(0, place, torch.arange(len(place)))
+    partner = row[partner_all[place]]
+    here = partner >= 0
+    pairs = (pairs_all[place] & here).nonzero().flatten()
     device = batch.image.device
     return Layout(
         batch=batch,
-        reading=int((~shown).sum()),
-        shown=shown.to(device),
+        reading=int(reading_all[place].sum()),
+        shown=shown_all[place].to(device),
+        boxed=boxed_all[place].to(device),
         plain=plain.to(device),
         plain_position=batch.position[plain],
+        partner=torch.where(here, partner, torch.arange(len(place))).to(device),
+        pairs=pairs.to(device),
+        pair_position=batch.position[pairs],
         penalised=penalised.to(device),
         penalised_position=batch.position[penalised],
         counts=counts,

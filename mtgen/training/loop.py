@@ -10,9 +10,9 @@ import torch.distributed as dist
 
 from mtgen import checkpoint
 from mtgen.checkpoint import Checkpoint
-from mtgen.config import TASKS, Config
+from mtgen.config import CONDITIONS, Config
 from mtgen.data.loader import Loader
-from mtgen.data.mixture import Samples, open_samples
+from mtgen.data.mixture import Samples, keep_labels, open_samples
 from mtgen.ema import Average
 from mtgen.errors import CheckpointError, DataError, TrainingError, UserError
 from mtgen.model import Model, Networks, build
@@ -63,7 +63,9 @@ class Trainer:
             batch_size=config.batch_size,
             rank=place.rank,
             world=place.world,
-            resolution=config.resolution,
+            resolution=config.size,
+            components=config.components,
+            tokens=config.caption_tokens,
             channels=config.data.channels,
             seed=config.seed,
             position=self.images,
@@ -362,13 +364,16 @@ def open_data(config: Config) -> Samples:
     """The index of the split to train on (made now where there is none), checked against the tasks before any training.
 
     Raises:
-        DataError: the data cannot be read, or a task has not a single sample that carries its label.
+        DataError: the data cannot be read, or a task or condition has not a single sample that carries what it needs.
     """
     index = open_samples(config.data, "train")
+    keep_labels(index, config.data.labelled, config.seed)
+    wanted = [(f"tasks.{name}", settings.needs, "weight") for name, settings in config.task_settings().items()]
+    wanted += [(f"conditions.{name}", CONDITIONS[name].component, "share") for name in config.condition_settings() if name != "class"]
     problems = [
-        f"tasks.{name}: no sample of split {index.split!r} in {index.folder} has a {need}; switch it off with tasks.{name}.weight=0"
-        for name in config.task_settings()
-        if (need := TASKS[name].needs) and not index.present[need].any()
+        f"{key}: no sample of split {index.split!r} in {index.folder} has a {need}; switch it off with {key}.{switch}=0"
+        for key, need, switch in wanted
+        if need and not index.present[need].any()
     ]
     if problems:
         raise DataError("\n".join(problems))

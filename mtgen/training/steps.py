@@ -9,16 +9,15 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtgen import counter
+from mtgen import centres, counter
 from mtgen.balancing.gate import Gate
+from mtgen.conditions.layout import mask_layout
 from mtgen.config import WEIGHTINGS, Config
 from mtgen.model import DiscriminatorSide, Networks
-from mtgen.networks.discriminator import Discriminator
 from mtgen.networks.generator import Generator
-from mtgen.schema import Batch, Canvas, Condition
+from mtgen.schema import Batch, Canvas, Condition, Prompt
 from mtgen.tasks.base import Losses, Scene, Task, Views
 from mtgen.training.augment import Strength, Warp
 from mtgen.training.layout import Layout, lay_out
@@ -69,33 +68,86 @@ class Step(nn.Module):
         position, device = layout.batch.position, layout.batch.image.device
         return Warp(self.config.augment, self.strength.probability, self.config.seed, position, f"{self.purpose} {kind}", which, device)
 
-    def _scene(self, layout: Layout, condition: Condition, generator: Generator, discriminator: Discriminator) -> Scene:
-        """The real samples, augmented and as canvases; the generated ones follow."""
+    def _prompt(self, batch: Batch, side: DiscriminatorSide) -> Prompt:
+        """What each sample can be asked for by, and what of it is asked for this time: by chance, a modality by itself."""
+        device = batch.image.device
+        values, given = {}, {}
+        for name, settings in self.config.condition_settings().items():
+            if name not in side.conditions.modalities:
+                continue
+            modality = side.conditions.modality(name)
+            asked = counter.uniform(self.config.seed, f"{self.purpose} ask {name}", batch.position, 1)[:, 0] < settings.share
+            given[name] = asked.to(device)
+            if modality.component is not None:
+                given[name] = given[name] & batch.present[modality.component]
+            values[name] = self._embedded(batch, side, asked) if name == "image" else modality.value(batch)
+        return Prompt(len(batch), values, given)
+
+    @staticmethod
+    @torch.no_grad()
+    def _embedded(batch: Batch, side: DiscriminatorSide, rows: Tensor) -> Tensor:
+        """`[B,d]` embeddings of the images in `rows` (`[B]` bool, on the CPU), 0 elsewhere."""
+        index = rows.nonzero().flatten().to(batch.image.device)
+        empty = batch.image.new_zeros(len(batch), side.conditions.size)
+        return empty.index_copy(0, index, side.embed(batch.image[index]).to(empty)) if len(index) else empty
+
+    def _scene(self, layout: Layout, side: DiscriminatorSide, generator: Generator) -> Scene:
+        """The real samples, augmented and as canvases, and what is asked for; the generated ones follow."""
         original, device = layout.batch, layout.batch.image.device
         warp = self._warp(layout, "real")
         batch = replace(original, image=warp(original.image), mask=warp.mask(original.mask))
-        mask = None
-        if classes := generator.mask_classes:  # a pixel of unknown class (255) is all zeros
-            mask = F.one_hot(batch.mask.clamp(max=classes), classes + 1)[..., :classes].permute(0, 3, 1, 2).float()
+        drawing = generator.drawing
+        mask = mask_layout(batch.mask, drawing.mask_classes) if drawing.mask_classes else None
+        boxes = None
+        if drawing.box_maps:
+            assert original.boxes is not None  # the loader was asked for boxes
+            grid = (original.image.shape[2] // drawing.stride, original.image.shape[3] // drawing.stride)
+            boxes = warp(centres.encode(original.boxes, drawing.box_maps - 2, grid).canvas())
+        prompt = self._prompt(original, side)
+        encoded = side.conditions.encode(prompt)
         return Scene(
             batch=batch,
             original=original,
-            condition=condition,
-            real=Canvas(batch.image, mask, layout.shown),
+            prompt=prompt,
+            encoded=encoded,
+            condition=side.conditions(prompt, encoded),
+            real=Canvas(batch.image, mask, layout.shown, boxes, layout.boxed),
             reading=layout.reading,
             plain=layout.plain,
+            plain_position=layout.plain_position,
+            partner=layout.partner,
+            pairs=layout.pairs,
             penalised=layout.penalised,
-            discriminator=discriminator,
+            side=side,
             generator=generator,
             noise=self._normal("posterior", layout.plain_position, (generator.latent,), device),
+            pair_noise=self._normal("pair", layout.pair_position, (2, generator.latent), device),
             sigma=self.sigma,
             counts=layout.counts,
         )
 
-    def _views(self, features: list[Tensor], reading: int) -> dict[str, Views]:
-        """Every task's own copies of the trunk's features, split into reading rows and the rest."""
-        shared = [level[:reading] for level in features] + [features[0][reading:]]
-        return {name: Views(views[:-1], views[-1]) for name, views in self.gate(shared).items()}
+    def _show(self, scene: Scene, layout: Layout, drawn: Canvas) -> None:
+        """Put what was drawn into the scene as the discriminator sees it: augmented, its labels shown where the real ones are."""
+        warp = self._warp(layout, "fake")
+        scene.fake = warp.canvas(replace(drawn, shown=layout.shown, boxed=layout.boxed))
+        scene.unchanged = (~warp.changed).to(layout.batch.image.device)
+
+    def _views(self, features: list[Tensor], reading: int, rows: int, own: dict[str, int]) -> dict[str, Views]:
+        """Every task's own copies of the trunk's features.
+
+        Args:
+            features: of the step's own rows (the first `reading` of them are images alone), then of what tasks submitted.
+            rows: number of the step's own rows.
+            own: task -> how many rows it submitted, in order.
+        """
+        levels = [level.split([reading, rows - reading, *own.values()]) for level in features]
+        shared = [part for number in (0, *range(2, 2 + len(own))) for part in (level[number] for level in levels)] + [levels[0][1]]
+        size, places = len(levels), {name: number + 1 for number, name in enumerate(own)}
+        found = {}
+        for name, views in self.gate(shared).items():
+            place = places.get(name)
+            found[name] = Views(views[:size], views[-1], [] if place is None else views[place * size : (place + 1) * size])
+        return found
 
     def _total(self, losses: dict[str, Losses]) -> tuple[Tensor, Log]:
         """The weighted sum of all losses, and each of them, weighted, to log."""
@@ -122,20 +174,20 @@ class DiscriminatorStep(Step):
     def forward(self, batch: Batch, read: tuple[Generator]) -> tuple[Tensor, Log]:
         """A micro-batch and the frozen generator -> one scalar, and detached numbers to log."""
         (generator,) = read
-        layout = lay_out(self.config, batch, self.strength.probability)
-        batch, device = layout.batch, layout.batch.image.device
-        discriminator = self.side.discriminator
+        layout = lay_out(self.config, batch, self.strength.probability, boxes=generator.drawing.box_maps > 0)
+        device = layout.batch.image.device
         with self._autocast(device):
-            condition = self.side.conditions(batch.label, batch.present["class"])
-            scene = self._scene(layout, condition, generator, discriminator)
+            scene = self._scene(layout, self.side, generator)
             with torch.no_grad():
-                fake = generator(self._normal("latent", batch.position, (generator.latent,), device), condition)
-            scene.fake = self._warp(layout, "fake").canvas(replace(fake, shown=layout.shown))
+                latent = self._normal("latent", layout.batch.position, (generator.latent,), device)
+                self._show(scene, layout, generator(latent, scene.condition))
             near = [
                 self._near(scene, canvas, name, layout.penalised_position) for canvas, name in ((scene.real, "real"), (scene.fake, "fake"))
             ]
-            features = discriminator.trunk(Canvas.cat([scene.real, scene.fake, *near]))
-            views = self._views(features, layout.reading)
+            submitted = {task.name: canvas for task in self.tasks if (canvas := task.fakes(scene)) is not None}
+            features = self.side.discriminator.trunk(Canvas.cat([scene.real, scene.fake, *near, *submitted.values()]))
+            rows = 2 * (len(layout.batch) + len(scene.penalised))
+            views = self._views(features, layout.reading, rows, {name: len(canvas.image) for name, canvas in submitted.items()})
             losses = {task.name: task.discriminator_losses(scene, views[task.name]) for task in self.tasks}
             if scene.ahead is not None:
                 self.strength.observe(scene.ahead)
@@ -149,7 +201,7 @@ class DiscriminatorStep(Step):
         def noised(x: Tensor, what: str) -> Tensor:
             return x + scene.sigma * self._normal(f"{what} {name}", position, tuple(x.shape[1:]), device)
 
-        return Canvas(noised(part.image, "image"), None if part.mask is None else noised(part.mask, "mask"), part.shown)
+        return part.drawn(noised)
 
 
 class GeneratorStep(Step):
@@ -164,25 +216,26 @@ class GeneratorStep(Step):
     def forward(self, batch: Batch, read: tuple[DiscriminatorSide]) -> tuple[Tensor, Log]:
         """A micro-batch and the frozen discriminator's side -> one scalar, and detached numbers to log."""
         (side,) = read
-        layout = lay_out(self.config, batch, self.strength.probability)
-        batch, device = layout.batch, layout.batch.image.device
-        discriminator = side.discriminator
+        layout = lay_out(self.config, batch, self.strength.probability, boxes=self.generator.drawing.box_maps > 0)
+        device, trunk = layout.batch.image.device, side.discriminator.trunk
         with self._autocast(device):
             with torch.no_grad():
-                condition = side.conditions(batch.label, batch.present["class"])
-                scene = self._scene(layout, condition, self.generator, discriminator)
-                scene.real_features = discriminator.trunk(scene.real)
-            latent = self._normal("latent", batch.position, (self.generator.latent,), device)
-            drawn = self._draw(scene, latent)
-            canvas = replace(drawn.pop("discriminator"), shown=layout.shown)
-            if not self.config.tasks["generation"].joint_gradient:  # where the mask is judged too, the judgement trains the mask alone
-                canvas.image = torch.where(layout.shown[:, None, None, None], canvas.image.detach(), canvas.image)
-            scene.fake = self._warp(layout, "fake").canvas(canvas)
-            views = self._views(discriminator.trunk(scene.fake), layout.reading)
+                scene = self._scene(layout, side, self.generator)
+                scene.real_features = trunk(scene.real)
+            drawn = self._draw(scene, self._normal("latent", layout.batch.position, (self.generator.latent,), device))
+            canvas = drawn.pop("discriminator")
+            if not self.config.tasks["generation"].joint_gradient:  # where labels are judged too, the judgement trains them alone
+                judged = (layout.shown | layout.boxed)[:, None, None, None]
+                canvas.image = torch.where(judged, canvas.image.detach(), canvas.image)
+            self._show(scene, layout, canvas)
+            asking = [task for task in self.tasks if task.name in drawn]
+            submitted = {task.name: part for task in asking if (part := task.submit(scene, drawn[task.name])) is not None}
+            features = trunk(Canvas.cat([scene.fake, *submitted.values()]))
+            sizes = {name: len(part.image) for name, part in submitted.items()}
+            views = self._views(features, layout.reading, len(layout.batch), sizes)
             losses = {task.name: task.generator_losses(scene, views[task.name]) for task in self.tasks}
-            for task in self.tasks:
-                if task.name in drawn:
-                    losses[task.name] |= task.canvas_losses(scene, drawn[task.name])
+            for task in asking:
+                losses[task.name] |= task.canvas_losses(scene, drawn[task.name])
             return self._total(losses)
 
     def _draw(self, scene: Scene, latent: Tensor) -> dict[str, Canvas]:
@@ -192,13 +245,13 @@ class GeneratorStep(Step):
         """
         asked = {"discriminator": (latent, scene.condition)}
         asked |= {task.name: request for task in self.tasks if (request := task.request(scene)) is not None}
-        condition = Condition(torch.cat([condition.pooled for _, condition in asked.values()]))
-        canvas = self.generator(torch.cat([latent for latent, _ in asked.values()]), condition)
-        sizes = [len(latent) for latent, _ in asked.values()]
-        tensors = [canvas.image] if canvas.mask is None else [canvas.image, canvas.mask]
-        pieces = [list(tensor.split(sizes)) for tensor in tensors]
-        views = self.canvas_gate([piece for tensor in pieces for piece in tensor])
-        return {name: Canvas(*views[name][number :: len(sizes)]) for number, name in enumerate(asked)}
+        latents, conditions = zip(*asked.values(), strict=True)
+        canvas = self.generator(torch.cat(latents), Condition.cat(list(conditions)))
+        sizes = [len(latent) for latent in latents]
+        names = [name for name in ("image", "mask", "boxes") if getattr(canvas, name) is not None]
+        pieces = [piece for name in names for piece in getattr(canvas, name).split(sizes)]
+        views = self.canvas_gate(pieces)
+        return {who: Canvas(**dict(zip(names, views[who][number :: len(sizes)], strict=True))) for number, who in enumerate(asked)}
 
 
 def build_steps(

@@ -1,0 +1,113 @@
+"""Boxes as maps and back: a heat map of centres for every class, and what is to be known at each centre.
+
+Source: Zhou et al. 2019, "Objects as Points" (CenterNet); radii of the heat map's peaks after Law and Deng 2018 (CornerNet).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+OVERLAP = 0.7
+"""A peak of the heat map reaches as far as a box could be moved that still overlaps its own by so much."""
+
+FAINTEST = 0.1
+"""A centre below it is no box."""
+
+MOST = 32
+"""Boxes that are read in an image, at most."""
+
+
+@dataclass
+class Centres:
+    """Boxes of a batch as targets on a grid of `h x w` cells.
+
+    Attributes:
+        heat: `[B,K,h,w]`, 1 in the cell that holds a centre, falling off around it.
+        size: `[B,2,h,w]` width and height as shares of the image's sides, in the cells with a centre; 0 elsewhere.
+        offset: `[B,2,h,w]` place of the centre in its cell, x and y, 0 to 1.
+        here: `[B,1,h,w]` bool: the cells with a centre.
+        around: `[B,2,h,w]` the size also in the cells around a centre, as far as its peak reaches (where two reach a cell, the larger).
+    """
+
+    heat: Tensor
+    size: Tensor
+    offset: Tensor
+    here: Tensor
+    around: Tensor
+
+    def canvas(self) -> Tensor:
+        """`[B,K+2,h,w]` what a generator draws: the heat maps, then width and height, both times the heat of the hottest class."""
+        return torch.cat([self.heat, self.around * self.heat.amax(1, keepdim=True)], dim=1)
+
+
+def encode(boxes: Tensor, classes: int, grid: tuple[int, int]) -> Centres:
+    """`[B,N,5]` (x0, y0, x1, y1 as shares of the image's sides, class; class -1: no box) -> targets on a grid of (h, w) cells.
+
+    Where two boxes of a class share a cell, the later one's size and offset count.
+    """
+    height, width = grid
+    batch, count = boxes.shape[:2]
+    there = boxes[..., 4] >= 0
+    extent = (boxes[..., 2:4] - boxes[..., 0:2]) * there[..., None]
+    centre = (boxes[..., 0:2] + boxes[..., 2:4]) / 2 * boxes.new_tensor([width, height])
+    cell = centre.floor().clamp_min(0)
+    cell = torch.minimum(cell, boxes.new_tensor([width - 1, height - 1]))
+
+    sigma = _radius(extent * boxes.new_tensor([width, height])) / 3
+    across = torch.arange(width, device=boxes.device) - cell[..., 0:1]
+    down = torch.arange(height, device=boxes.device) - cell[..., 1:2]
+    squared = across[..., None, :].square() + down[..., :, None].square()
+    peak = (-squared / (2 * sigma.square())[..., None, None]).exp() * there[..., None, None]  # [B,N,h,w]
+    kind = F.one_hot(boxes[..., 4].long().clamp_min(0), classes).to(peak) * there[..., None]
+    heat = (peak[:, :, None] * kind[..., None, None]).amax(1) if count else peak.new_zeros(batch, classes, height, width)
+    around = (peak[:, :, None].gt(0.05) * extent[..., None, None]).amax(1) if count else peak.new_zeros(batch, 2, height, width)
+
+    flat = (cell[..., 1] * width + cell[..., 0]).long()
+    index = torch.where(there, flat, height * width)  # boxes that are none go into a cell of their own, cut off below
+    known = torch.cat([extent, centre - cell], dim=-1).transpose(1, 2)  # [B,4,N]
+    maps = known.new_zeros(batch, 4, height * width + 1).scatter(2, index[:, None].expand(-1, 4, -1), known)
+    here = torch.zeros(batch, height * width + 1, dtype=torch.bool, device=boxes.device).scatter(1, index, True)
+    maps, here = maps[..., :-1].unflatten(2, grid), here[:, :-1].unflatten(1, grid)
+    return Centres(heat, maps[:, :2], maps[:, 2:], here[:, None], around)
+
+
+def _radius(extent: Tensor) -> Tensor:
+    """`[B,N,2]` width and height in cells -> `[B,N]`: how far a box may be moved along both axes and overlap its own by `OVERLAP`.
+
+    Moved by r: (w-r)(h-r) = OVERLAP * (2wh - (w-r)(h-r)), hence (w-r)(h-r) = 2 OVERLAP / (1 + OVERLAP) * wh.
+    """
+    wide, high = extent.unbind(-1)
+    kept = 2 * OVERLAP / (1 + OVERLAP)
+    both = wide + high
+    return ((both - (both.square() - 4 * (1 - kept) * wide * high).clamp_min(0).sqrt()) / 2).clamp_min(1)
+
+
+def decode(heat: Tensor, size: Tensor, offset: Tensor, most: int = MOST) -> Tensor:
+    """Centre maps -> `[B,most,6]`: x0, y0, x1, y1 as shares of the image's sides, class, score; the surest first.
+
+    A centre is a cell that is at least as hot as the eight around it and hotter than `FAINTEST`; rows beyond the last have score 0.
+
+    Args:
+        heat: `[B,K,h,w]` in 0 to 1.
+        size: `[B,2,h,w]` width and height as shares of the image's sides.
+        offset: `[B,2,h,w]` x and y in the cell.
+    """
+    batch, classes, height, width = heat.shape
+    peak = heat * (heat == F.max_pool2d(heat, 3, 1, 1)) * (heat > FAINTEST)
+    score, flat = peak.flatten(1).topk(min(most, classes * height * width), dim=1)
+    kind, cell = flat // (height * width), flat % (height * width)
+    known = torch.cat([size, offset], 1).flatten(2).gather(2, cell[:, None].expand(-1, 4, -1))
+    wide, high, right, down = known.unbind(1)
+    x, y = (cell % width + right) / width, (cell // width + down) / height
+    corners = torch.stack([x - wide / 2, y - high / 2, x + wide / 2, y + high / 2], dim=-1).clamp(0, 1)
+    found = torch.cat([corners, kind[..., None].to(corners), score[..., None]], dim=-1)
+    return F.pad(found, (0, 0, 0, most - found.shape[1])) if found.shape[1] < most else found
+
+
+def decode_canvas(canvas: Tensor, most: int = MOST) -> Tensor:
+    """`[B,K+2,h,w]` as a generator draws it -> boxes as `decode` gives them; a centre lies in the middle of its cell."""
+    heat, size = canvas[:, :-2], canvas[:, -2:]
+    hottest = heat.amax(1, keepdim=True).clamp_min(1e-6)
+    return decode(heat, size / hottest, torch.full_like(size, 0.5), most)

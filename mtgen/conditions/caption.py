@@ -1,0 +1,41 @@
+"""Captions as conditions: a small transformer over their tokens."""
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from mtgen.conditions.base import ConditionSizes, Encoded, Modality
+from mtgen.config import CONDITIONS, ConditionSettings
+from mtgen.networks.attention import Sequence
+from mtgen.schema import Batch
+
+PADDING = 0
+"""Number of a place after a caption's end."""
+
+
+@CONDITIONS.register("caption")
+class Caption(Modality):
+    """Tokens of a caption, one learned vector each, through a transformer. Raw form: `[B,T]` token numbers, 0 after the end."""
+
+    class Settings(ConditionSettings):
+        share: float = Field(0.5, ge=0, le=1, description="share of the samples with a caption for which it is asked")
+        tokens: int = Field(32, ge=1, le=1024, description="longest caption, in tokens; a longer one is cut off")
+        layers: int = Field(1, ge=1, description="layers of the transformer")
+
+    component, sequence = "caption", True
+
+    def __init__(self, settings: Settings, sizes: ConditionSizes) -> None:
+        super().__init__(settings, sizes)
+        self.table = nn.Embedding(sizes.vocabulary, sizes.size)
+        self.sequence_encoder = Sequence(sizes.size, settings.tokens, settings.layers)
+
+    def value(self, batch: Batch) -> Tensor:
+        assert batch.caption is not None  # the loader was asked for captions
+        return batch.caption
+
+    def encode(self, value: Tensor) -> Encoded:
+        present = value != PADDING
+        tokens, pooled = self.sequence_encoder(self.table(value), present)
+        return Encoded(pooled, tokens, present)
+
+    def same(self, value: Tensor) -> Tensor:
+        return (value[:, None] == value[None]).all(2)

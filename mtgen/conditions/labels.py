@@ -1,0 +1,28 @@
+"""Several classes at once as a condition: everything that is to be in the image."""
+
+from torch import Tensor, nn
+
+from mtgen.conditions.base import ConditionSizes, Encoded, Modality
+from mtgen.config import CONDITIONS, ConditionSettings
+from mtgen.schema import Batch
+
+
+@CONDITIONS.register("labels")
+class Labels(Modality):
+    """The mean of the vectors of all classes that are there. Raw form: `[B,K]`, 1 for each of them."""
+
+    component, field = "boxes", "classes"
+
+    def __init__(self, settings: ConditionSettings, sizes: ConditionSizes) -> None:
+        super().__init__(settings, sizes)
+        self.table = nn.Embedding(sizes.classes, sizes.size)
+
+    def value(self, batch: Batch) -> Tensor:
+        assert batch.labels is not None  # the loader was asked for boxes
+        return batch.labels.to(batch.image.dtype)
+
+    def encode(self, value: Tensor) -> Encoded:
+        return Encoded(value @ self.table.weight / value.sum(1, keepdim=True).clamp_min(1))
+
+    def same(self, value: Tensor) -> Tensor:
+        return (value[:, None] == value[None]).all(2)

@@ -1,0 +1,164 @@
+"""Alignment: images and everything that they can be asked for by lie together in the one representation space."""
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from mtgen.config import TASKS, TaskSettings
+from mtgen.networks.discriminator import Discriminator
+from mtgen.schema import Condition, Prediction
+from mtgen.tasks.base import Losses, Scene, Task, Views
+
+DECIDING = ("caption", "labels", "class")
+"""Modalities by which two samples are told to be alike; the first that both have decides."""
+
+SHARPEST = math.log(100.0)
+"""Logarithm of the largest factor of the cosines (Radford et al. 2021)."""
+
+
+class EmbeddingHead(nn.Module):
+    """Trunk's summary -> `[B,d]` of length 1, and the factor of the cosines, which is learned."""
+
+    def __init__(self, summary: int, embedding: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(summary, embedding)
+        self.sharpness = nn.Parameter(torch.tensor([math.log(10.0)]))  # DeepSpeed cannot broadcast a tensor without dimensions
+
+    def forward(self, summary: Tensor) -> Tensor:
+        return F.normalize(self.embed(summary).float(), dim=1)
+
+
+@TASKS.register("alignment")
+class Alignment(Task):
+    """Contrastive loss between images and each modality, over the joint batch of all workers, and mismatched pairs for the logit.
+
+    Several samples may be asked for by just the same (a class, a caption): all of them are positives of each other.
+    Sources: Radford et al. 2021 (CLIP); Khosla et al. 2020 (several positives, L_out); Reed et al. 2016 (mismatched pairs).
+    """
+
+    class Settings(TaskSettings):
+        weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
+        mismatched: float = Field(0.5, ge=0, description="weight of real images with another one's condition, as negatives for the logit")
+        agreement: float = Field(0.1, ge=0, description="weight of a generated image's likeness to what was asked for")
+
+    def head(self) -> nn.Module:
+        return EmbeddingHead(self.sizes.summary, self.sizes.embedding)
+
+    def embed(self, discriminator: Discriminator, features: list[Tensor]) -> Tensor:
+        """Trunk features -> `[B,d]`, of length 1."""
+        return discriminator.heads[self.name](discriminator.summary(features))
+
+    def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
+        image = self.embed(scene.discriminator, views.reading[:1])
+        missing = len(scene.batch) - scene.reading
+        image = Joint.of(F.pad(image, (0, 0, 0, missing)))
+        reading = torch.arange(len(scene.batch), device=image.device) < scene.reading
+        alike = self._alike(scene)
+        head = scene.discriminator.heads[self.name]
+        assert isinstance(head, EmbeddingHead)
+        sharpness = head.sharpness.clamp(max=SHARPEST)
+        workers = _workers()
+        sharpness = sharpness / workers + (1 - 1 / workers) * sharpness.detach()  # every worker computes its whole gradient
+        losses: Losses = {}
+        for name, encoded in scene.encoded.items():
+            component = scene.side.conditions.modality(name).component
+            if component is None:
+                continue
+            there = gathered(scene.batch.present[component] & reading)
+            other = Joint.of(F.normalize(encoded.pooled.float(), dim=1))
+            cosine = sharpness.exp() * image @ other.T
+            both = contrast(cosine, alike, there) + contrast(cosine.T, alike, there)
+            total = scene.mean(both / 2, component)
+            losses[name] = total / workers + (1 - 1 / workers) * (total - total.detach())  # its value is this worker's share
+        if self.settings.mismatched:
+            losses["mismatched"] = self.settings.mismatched * self._mismatched(scene, views)
+        return losses
+
+    @staticmethod
+    def _alike(scene: Scene) -> Tensor:
+        """`[n,n]` bool over the joint batch: the same sample, or asked for by just the same."""
+        rows = len(scene.batch) * _workers()
+        alike = torch.eye(rows, dtype=torch.bool, device=scene.batch.image.device)
+        undecided = ~alike
+        for name in DECIDING:
+            if name in scene.prompt.values:
+                modality = scene.side.conditions.modality(name)
+                there = gathered(scene.batch.present[str(modality.component)])
+                both = there[:, None] & there[None] & undecided
+                same = modality.same(gathered(scene.prompt.values[name]))
+                assert same is not None
+                alike, undecided = alike | (both & same), undecided & ~both
+        return alike
+
+    def _mismatched(self, scene: Scene, views: Views) -> Tensor:
+        """Relativistic: a real image should be likelier with its own condition than with its partner's."""
+        pooled = scene.condition.pooled
+        differs = (pooled != pooled[scene.partner]).any(1)
+        summary = scene.discriminator.summary([views.lowest[: len(pooled)]])
+        logit = scene.discriminator.heads["generation"]
+        right, wrong = logit(summary, Condition(pooled)), logit(summary, Condition(pooled[scene.partner]))
+        return scene.mean(F.softplus(wrong - right) * differs, "all")
+
+    def generator_losses(self, scene: Scene, views: Views) -> Losses:
+        if not self.settings.agreement:
+            return {}
+        image = self.embed(scene.discriminator, views.reading[:1])
+        wanted = F.normalize(scene.condition.pooled[: scene.reading], dim=1)
+        away = (1 - (image * wanted).sum(1)) * scene.asked[: scene.reading]
+        return {"agreement": self.settings.agreement * scene.mean(away, "reading")}
+
+    def read(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
+        prediction.embedding = self.embed(discriminator, features)
+
+
+def contrast(logits: Tensor, alike: Tensor, there: Tensor) -> Tensor:
+    """`[n,n]` logits, which pairs are alike, and which rows and columns take part -> `[n]` losses, 0 for rows that do not.
+
+    The mean over a row's positives p of -log softmax(logits)[p]. Source: Khosla et al. 2020, equation 2.
+    """
+    lowest = torch.finfo(logits.dtype).min
+    log_share = logits.masked_fill(~there[None], lowest).log_softmax(1)
+    positive = alike & there[None]
+    return -(log_share.masked_fill(~positive, 0).sum(1) / positive.sum(1).clamp_min(1)) * there
+
+
+def _workers() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def gathered(x: Tensor) -> Tensor:
+    """`[B,...]` of every worker, one after the other, without gradients; B is the same on all of them."""
+    if _workers() == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(_workers())]
+    dist.all_gather(parts, x.detach().contiguous())
+    return torch.cat(parts)
+
+
+class Joint(torch.autograd.Function):
+    """The rows of all workers, of which this worker's own carry gradients.
+
+    Every worker computes the loss of the whole joint batch, so that the gradient of its own rows is already whole: nothing is
+    exchanged on the way back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.rows = len(x)
+        return gathered(x).clone() if _workers() > 1 else x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (gradient,) = gradients
+        rank = dist.get_rank() if _workers() > 1 else 0
+        return gradient[rank * ctx.rows : (rank + 1) * ctx.rows]
+
+    @staticmethod
+    def of(x: Tensor) -> Tensor:
+        """`[B,...]` -> `[W*B,...]`."""
+        return Joint.apply(x)

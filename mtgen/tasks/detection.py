@@ -1,0 +1,125 @@
+"""Detection: read boxes as centres with sizes; the centres that the generator draws should be those that are read in its image."""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from mtgen.centres import Centres, decode, encode
+from mtgen.config import TASKS, TaskSettings
+from mtgen.errors import ConfigError
+from mtgen.networks.blocks import Conv2d, activate
+from mtgen.networks.discriminator import Discriminator
+from mtgen.networks.generator import Drawing
+from mtgen.schema import Prediction
+from mtgen.tasks.base import Losses, Scene, Sizes, Task, Views
+
+RARE = -2.2
+"""Logit that centres start from: a probability of a tenth, so that the many empty cells do not drown the few others (Lin et al. 2017)."""
+
+
+class CentreHead(nn.Module):
+    """Decoder's features `[B,D,H,W]` -> centre logits `[B,K,h,w]`, sizes and offsets `[B,2,h,w]` in 0 to 1, on cells of `stride` pixels."""
+
+    def __init__(self, decoder: int, classes: int, stride: int) -> None:
+        super().__init__()
+        self.classes, self.stride = classes, stride
+        self.mix = Conv2d(decoder, decoder, 3, padding=1)
+        self.out = Conv2d(decoder, classes + 4, 1)
+
+    def forward(self, dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.out(activate(self.mix(activate(F.avg_pool2d(dense, self.stride))))).float()
+        heat, size, offset = x.split([self.classes, 2, 2], dim=1)
+        return heat + RARE, size.sigmoid(), offset.sigmoid()
+
+
+@TASKS.register("detection")
+class Detection(Task):
+    """Focal loss on centres, L1 on sizes and offsets, of real images that the augmentation left alone.
+
+    Source: Zhou et al. 2019 (CenterNet).
+
+    A sample's losses are divided by its number of boxes (at least 1); sizes and offsets are shares of the image's sides and of a cell.
+    """
+
+    class Settings(TaskSettings):
+        weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
+        stride: int = Field(2, ge=1, description="pixels of a cell of the maps, along each side")
+        size: float = Field(5.0, ge=0, description="weight of the sizes' error beside the centres'")
+        agreement: float = Field(0.1, ge=0, description="weight of the agreement between drawn centres and those read in the drawn image")
+
+        @property
+        def needs(self) -> str:
+            return "boxes"
+
+    dense = True
+
+    def __init__(self, name: str, settings: Settings, sizes: Sizes) -> None:
+        super().__init__(name, settings, sizes)
+        if any(side % settings.stride for side in sizes.size):
+            raise ConfigError(f"tasks.{name}.stride={settings.stride}: has to divide the resolution, {sizes.size[0]}x{sizes.size[1]}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Cells of the maps, down and across."""
+        return self.sizes.size[0] // self.settings.stride, self.sizes.size[1] // self.settings.stride
+
+    def head(self) -> nn.Module:
+        return CentreHead(self.sizes.decoder, self.sizes.classes, self.settings.stride)
+
+    def drawing(self, drawing: Drawing) -> Drawing:
+        return replace(drawing, box_maps=self.sizes.classes + 2, stride=self.settings.stride)
+
+    def maps(self, discriminator: Discriminator, features: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Trunk features -> centre logits, sizes, offsets; see `CentreHead`."""
+        return discriminator.heads[self.name](discriminator.dense(features))
+
+    def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
+        assert scene.original.boxes is not None  # the loader was asked for boxes
+        rows = scene.plain
+        target = encode(scene.original.boxes[rows], self.sizes.classes, self.grid)
+        logits, size, offset = self.maps(scene.discriminator, [level[rows] for level in views.reading])
+        boxes = target.here.sum((1, 2, 3)).clamp_min(1)
+        present = scene.batch.present["boxes"][rows] / boxes
+
+        def mean(values: Tensor) -> Tensor:
+            return scene.mean(values * present, "plain boxes")
+
+        return {
+            "centres": mean(focal(logits, target)),
+            "sizes": self.settings.size * mean(((size - target.size).abs() * target.here).sum((1, 2, 3))),
+            "offsets": mean(((offset - target.offset).abs() * target.here).sum((1, 2, 3))),
+        }
+
+    def generator_losses(self, scene: Scene, views: Views) -> Losses:
+        """Squared difference of drawn and read maps; where boxes were asked for as a layout, of drawn and asked ones too."""
+        drawn = scene.fake.boxes
+        if not self.settings.agreement or drawn is None:
+            return {}
+        reading = slice(scene.reading)
+        logits, size, _ = self.maps(scene.discriminator, views.reading)
+        heat = logits.sigmoid()
+        read = torch.cat([heat, size * heat.amax(1, keepdim=True)], dim=1)
+        losses = {"agreement": self.settings.agreement * scene.mean((read - drawn[reading]).square().sum((1, 2, 3)), "reading")}
+        if "boxes" in scene.prompt.given:
+            assert scene.original.boxes is not None
+            asked = encode(scene.original.boxes[reading], self.sizes.classes, self.grid).canvas()
+            given = (scene.prompt.given["boxes"] & scene.unchanged)[reading]
+            difference = (drawn[reading] - asked).square() + (read - asked).square()
+            losses["layout"] = self.settings.agreement * scene.mean(difference.sum((1, 2, 3)) * given, "boxes")
+        return losses
+
+    def read(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
+        logits, size, offset = self.maps(discriminator, features)
+        prediction.boxes = decode(logits.sigmoid(), size, offset)
+
+
+def focal(logits: Tensor, target: Centres, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
+    """Penalty-reduced focal loss, summed over classes and cells: `[B]`. Source: Law and Deng 2018, equation 1."""
+    probability, heat = logits.sigmoid(), target.heat
+    centre = heat == 1
+    at_centres = -(1 - probability).pow(alpha) * F.logsigmoid(logits) * centre
+    elsewhere = -(1 - heat).pow(beta) * probability.pow(alpha) * F.logsigmoid(-logits) * ~centre
+    return (at_centres + elsewhere).sum((1, 2, 3))
