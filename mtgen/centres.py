@@ -12,6 +12,12 @@ from torch import Tensor
 OVERLAP = 0.7
 """A peak of the heat map reaches as far as a box could be moved that still overlaps its own by so much."""
 
+NARROWEST = 0.8
+"""Cells that a peak's standard deviation has at least: a single hot cell would be hard to draw."""
+
+REACHED = 0.05
+"""Cells that are hotter than this around a centre carry its size on a canvas."""
+
 FAINTEST = 0.1
 """A centre below it is no box."""
 
@@ -48,21 +54,22 @@ def encode(boxes: Tensor, classes: int, grid: tuple[int, int]) -> Centres:
     Where two boxes of a class share a cell, the later one's size and offset count.
     """
     height, width = grid
-    batch, count = boxes.shape[:2]
+    batch = len(boxes)
     there = boxes[..., 4] >= 0
     extent = (boxes[..., 2:4] - boxes[..., 0:2]) * there[..., None]
     centre = (boxes[..., 0:2] + boxes[..., 2:4]) / 2 * boxes.new_tensor([width, height])
     cell = centre.floor().clamp_min(0)
     cell = torch.minimum(cell, boxes.new_tensor([width - 1, height - 1]))
 
-    sigma = _radius(extent * boxes.new_tensor([width, height])) / 3
+    sigma = (_radius(extent * boxes.new_tensor([width, height])) / 3).clamp_min(NARROWEST)
     across = torch.arange(width, device=boxes.device) - cell[..., 0:1]
     down = torch.arange(height, device=boxes.device) - cell[..., 1:2]
     squared = across[..., None, :].square() + down[..., :, None].square()
     peak = (-squared / (2 * sigma.square())[..., None, None]).exp() * there[..., None, None]  # [B,N,h,w]
-    kind = F.one_hot(boxes[..., 4].long().clamp_min(0), classes).to(peak) * there[..., None]
-    heat = (peak[:, :, None] * kind[..., None, None]).amax(1) if count else peak.new_zeros(batch, classes, height, width)
-    around = (peak[:, :, None].gt(0.05) * extent[..., None, None]).amax(1) if count else peak.new_zeros(batch, 2, height, width)
+    kind = boxes[..., 4].long().clamp_min(0)[..., None, None].expand_as(peak)
+    heat = peak.new_zeros(batch, classes, height, width).scatter_reduce(1, kind, peak, "amax")
+    reached = (peak > REACHED)[:, :, None] * extent[..., None, None]
+    around = torch.cat([reached, peak.new_zeros(batch, 1, 2, height, width)], 1).amax(1)
 
     flat = (cell[..., 1] * width + cell[..., 0]).long()
     index = torch.where(there, flat, height * width)  # boxes that are none go into a cell of their own, cut off below
@@ -81,7 +88,7 @@ def _radius(extent: Tensor) -> Tensor:
     wide, high = extent.unbind(-1)
     kept = 2 * OVERLAP / (1 + OVERLAP)
     both = wide + high
-    return ((both - (both.square() - 4 * (1 - kept) * wide * high).clamp_min(0).sqrt()) / 2).clamp_min(1)
+    return (both - (both.square() - 4 * (1 - kept) * wide * high).clamp_min(0).sqrt()) / 2
 
 
 def decode(heat: Tensor, size: Tensor, offset: Tensor, most: int = MOST) -> Tensor:

@@ -94,6 +94,7 @@ class Data(Section):
     crop: float = Field(1.0, gt=0, le=1, description="smallest share of the image's area that a random crop keeps; 1: centre crop")
     flip: bool = Field(False, description="mirror at random, left to right")
     colour: float = Field(0.0, ge=0, le=1, description="largest random change of brightness, contrast and saturation, as a share; 0: none")
+    boxes: int = Field(32, ge=1, description="boxes of an image that are kept at most, the largest")
     prefetch: int = Field(2, ge=1, description="batches that are decoded ahead")
     sound: Sound = Sound()
     labelled: dict[Literal["class", "mask", "boxes", "caption", "sound"], Annotated[float, Field(ge=0, le=1)]] = Field(

@@ -30,15 +30,15 @@ class Guide(nn.Module):
     def __init__(self, width: int, tokens: int, layout: int, content: int) -> None:
         super().__init__()
         self.attend = CrossAttention(width, tokens) if tokens else None
-        self.layout = Conv2d(layout, width, 3, padding=1, bias=False) if layout else None
+        self.layout = Conv2d(layout, width, 1, bias=False) if layout else None
         self.content = Conv2d(content, width, 3, padding=1, bias=False) if content else None
 
-    def forward(self, x: Tensor, condition: Condition) -> Tensor:
-        """`[B,C,H,W]` -> the same, guided by the condition's content, layout and tokens."""
+    def forward(self, x: Tensor, condition: Condition, layout: Tensor | None) -> Tensor:
+        """`[B,C,H,W]`, a layout of the same size -> the same, guided by the condition's content, layout and tokens."""
         if self.content is not None and condition.content is not None:
             x = x + self.content(condition.content)
-        if self.layout is not None and condition.layout is not None:
-            x = x + self.layout(F.adaptive_avg_pool2d(condition.layout, (x.shape[2], x.shape[3])))
+        if self.layout is not None and layout is not None:
+            x = x + self.layout(layout)
         if self.attend is not None and condition.tokens is not None and condition.present is not None:
             x = self.attend(x, condition.tokens, condition.present)
         return x
@@ -55,10 +55,13 @@ class Climb(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor, condition: Condition) -> Tensor:
         """`[B,widths[0],h,w]` of the lowest level, `[B,S]` -> `[B,widths[-1],H,W]`."""
+        layouts = [condition.layout]
+        for _ in self.ups:
+            layouts.append(None if layouts[-1] is None else F.avg_pool2d(layouts[-1], 2))
         for number, level in enumerate(self.levels):
             if number:
                 x = self.ups[number - 1](x)
-            x = self.guides[number](x, condition)
+            x = self.guides[number](x, condition, layouts[-1 - number])
             for block in cast(nn.ModuleList, level):
                 x = block(x, style)
         return x

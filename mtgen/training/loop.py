@@ -66,6 +66,7 @@ class Trainer:
             resolution=config.size,
             components=config.components,
             tokens=config.caption_tokens,
+            boxes=config.data.boxes,
             channels=config.data.channels,
             seed=config.seed,
             position=self.images,
