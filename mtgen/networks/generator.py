@@ -11,6 +11,10 @@ from mtgen.networks.pyramid import Climb, Guide, Sides, sides
 from mtgen.schema import Canvas, Condition
 
 
+NOWHERE = -4.0
+"""Logit of the box maps that a generator starts from."""
+
+
 @dataclass(frozen=True)
 class Drawing:
     """What is on a canvas; a task adds to it.
@@ -87,18 +91,13 @@ class Generator(nn.Module):
             for level, (width, side) in enumerate(zip(widths, sides(base, len(widths)), strict=True))
         ]
         self.climb = Climb(widths, blocks, style, guides)
-        self.draw = Conv2d(widths[-1], drawing.channels + drawing.mask_classes, 3, padding=1)
-        self.draw_boxes = Conv2d(widths[-1], drawing.box_maps, 3, padding=1) if drawing.box_maps else None
+        # Starts near a blank canvas, not with noise brighter than any image, and with centres nowhere.
+        self.draw = Conv2d(widths[-1], drawing.channels + drawing.mask_classes, 3, padding=1, gain=0.1)
+        self.draw_boxes = Conv2d(widths[-1], drawing.box_maps, 3, padding=1, gain=0.1) if drawing.box_maps else None
         initialise(self)
-        self.draw.weight.data.mul_(0.1)  # start near a blank canvas, not with noise brighter than any image
-        if self.draw_boxes is not None:
-            self.draw_boxes.weight.data.mul_(0.1)
-            assert self.draw_boxes.bias is not None
-            self.draw_boxes.bias.data.fill_(-4.0)  # and with centres nowhere
         for guide in guides:
-            for part in (guide.layout, guide.content, None if guide.attend is None else guide.attend.attention.out):
-                if part is not None:
-                    part.weight.data.zero_()
+            if guide.attend is not None:
+                guide.attend.attention.out.weight.data.zero_()
 
     def forward(self, latent: Tensor, condition: Condition) -> Canvas:
         """`[B,Z]` standard normal and a condition -> a canvas; mask, centres and sizes are given as probabilities and shares, 0 to 1."""
@@ -106,5 +105,7 @@ class Generator(nn.Module):
         x = self.start(style).unflatten(1, (self.width, *self.base)).contiguous(memory_format=torch.channels_last)
         x = activate(self.climb(x, style, condition))
         image, mask = self.draw(x).float().split([self.drawing.channels, self.drawing.mask_classes], dim=1)
-        boxes = None if self.draw_boxes is None else self.draw_boxes(F.avg_pool2d(x, self.drawing.stride)).float().sigmoid()
+        boxes = None
+        if self.draw_boxes is not None:
+            boxes = (self.draw_boxes(F.avg_pool2d(x, self.drawing.stride)).float() + NOWHERE).sigmoid()
         return Canvas(image, mask.softmax(dim=1) if self.drawing.mask_classes else None, boxes=boxes)

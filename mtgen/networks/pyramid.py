@@ -30,8 +30,8 @@ class Guide(nn.Module):
     def __init__(self, width: int, tokens: int, layout: int, content: int) -> None:
         super().__init__()
         self.attend = CrossAttention(width, tokens) if tokens else None
-        self.layout = Conv2d(layout, width, 1, bias=False) if layout else None
-        self.content = Conv2d(content, width, 3, padding=1, bias=False) if content else None
+        self.layout = Conv2d(layout, width, 1, bias=False, gain=0) if layout else None
+        self.content = Conv2d(content, width, 3, padding=1, bias=False, gain=0) if content else None
 
     def forward(self, x: Tensor, condition: Condition, layout: Tensor | None) -> Tensor:
         """`[B,C,H,W]`, a layout of the same size -> the same, guided by the condition's content, layout and tokens."""

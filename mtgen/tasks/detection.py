@@ -27,7 +27,7 @@ class CentreHead(nn.Module):
         super().__init__()
         self.classes, self.stride = classes, stride
         self.mix = Conv2d(decoder, decoder, 3, padding=1)
-        self.out = Conv2d(decoder, classes + 4, 1)
+        self.out = Conv2d(decoder, classes + 4, 1, gain=0.1)
 
     def forward(self, dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.out(activate(self.mix(activate(F.avg_pool2d(dense, self.stride))))).float()

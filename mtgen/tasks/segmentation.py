@@ -26,7 +26,7 @@ class Segmentation(Task):
     dense = True
 
     def head(self) -> nn.Module:
-        return Conv2d(self.sizes.decoder, self.sizes.mask_classes, 1)
+        return Conv2d(self.sizes.decoder, self.sizes.mask_classes, 1, gain=0.1)
 
     def logits(self, discriminator: Discriminator, features: list[Tensor]) -> Tensor:
         """Trunk features -> `[B,M,H,W]` float32."""
