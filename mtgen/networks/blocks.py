@@ -21,7 +21,7 @@ class Conv2d(nn.Module):
     format, it is contiguous, which DeepSpeed needs to broadcast and to partition it.
 
     Args:
-        gain: factor of the weight at the start: below 1 for layers whose first answers should be cautious, 0 for those that should add nothing.
+        gain: factor of the weight at the start: below 1 where first answers should be cautious, 0 where nothing should be added.
     """
 
     def __init__(self, inputs: int, outputs: int, side: int, padding: int = 0, bias: bool = True, gain: float = 1.0) -> None:

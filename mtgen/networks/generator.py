@@ -10,7 +10,6 @@ from mtgen.networks.blocks import Conv2d, activate, initialise
 from mtgen.networks.pyramid import Climb, Guide, Sides, sides
 from mtgen.schema import Canvas, Condition
 
-
 NOWHERE = -4.0
 """Logit of the box maps that a generator starts from."""
 
