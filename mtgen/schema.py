@@ -54,6 +54,8 @@ class Batch:
         caption: `[B,T]` int64 tokens, 0 after the caption's end.
         sound: `[B,mels,frames]` float32, about -1 (silent) to 1; 0 where missing.
             These four are `None` where they were not asked for.
+        domain: `[B]` int64: the number of the data set of a mixture that each sample is from; 0 without a mixture. Always filled by
+            loaders.
     """
 
     position: Tensor
@@ -67,10 +69,11 @@ class Batch:
     labels: Tensor | None = None
     caption: Tensor | None = None
     sound: Tensor | None = None
+    domain: Tensor | None = None
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """`change` applied to what lies on the batch's device."""
-        found = {name: getattr(self, name) for name in ("image", "label", "mask", "boxes", "labels", "caption", "sound")}
+        found = {name: getattr(self, name) for name in ("image", "label", "mask", "boxes", "labels", "caption", "sound", "domain")}
         changed: dict[str, Any] = {name: change(value) for name, value in found.items() if value is not None}
         return changed | {"present": {name: change(value) for name, value in self.present.items()}}
 
