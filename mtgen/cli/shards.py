@@ -61,7 +61,7 @@ def shards_index(folder: Annotated[str, typer.Argument(help="folder with dataset
 
     Training makes one in the cache by itself where there is none. Example: `mtgen shards index data_shards/digits`
     """
-    from mtgen.data.index import beside, build_index, cached
+    from mtgen.data.build import beside, build_index, cached
     from mtgen.data.source import is_url
     from mtgen.progress import bar
 

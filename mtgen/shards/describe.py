@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from mtgen.data.boxes import annotation
+from mtgen.data.build import Progress
 from mtgen.data.card import CARD
-from mtgen.data.index import Progress
 from mtgen.data.picture import pixels
 from mtgen.data.scan import SUFFIXES, Header, Problem, Sample
 from mtgen.data.table import rows

@@ -13,6 +13,7 @@ from mtgen.checkpoint import Checkpoint
 from mtgen.config import CONDITIONS, Config
 from mtgen.data.loader import Loader
 from mtgen.data.mixture import Samples, keep_labels, open_samples
+from mtgen.data.view import view_of
 from mtgen.ema import Average
 from mtgen.errors import CheckpointError, DataError, TrainingError, UserError
 from mtgen.model import Model, Networks, build
@@ -60,24 +61,12 @@ class Trainer:
         self.tracker: Tracker | None = self.control.together(self._tracker)
         self.loader = Loader(
             self.index,
+            view_of(config, place.device, place.decoding_threads),
             batch_size=config.batch_size,
             rank=place.rank,
             world=place.world,
-            resolution=config.size,
-            components=config.components,
-            tokens=config.caption_tokens,
-            boxes=config.data.boxes,
-            channels=config.data.channels,
-            seed=config.seed,
             position=self.images,
-            crop=config.data.crop,
-            flip=config.data.flip,
-            colour=config.data.colour,
-            threads=place.decoding_threads,
-            device=place.device,
             prefetch=config.data.prefetch,
-            on_damage=config.data.on_damage,
-            sound=config.data.sound,
             order=self.index.order(config.data.order, config.data.window, config.seed),
         )
         self.damage = DamageLog(self.folder, config.data.damage_limit, self.index.folder, self.control.group)
