@@ -77,6 +77,9 @@ class Data(Section):
     flip: bool = Field(False, description="mirror at random, left to right")
     colour: float = Field(0.0, ge=0, le=1, description="largest random change of brightness, contrast and saturation, as a share; 0: none")
     prefetch: int = Field(2, ge=1, description="batches that are decoded ahead")
+    tokenizer: str | None = Field(
+        None, min_length=1, description="tokenizer.json that captions are read with, or its URL; default: the bytes of their UTF-8"
+    )
     sound: Sound = Sound()
 
 
