@@ -96,6 +96,9 @@ class Data(Section):
     colour: float = Field(0.0, ge=0, le=1, description="largest random change of brightness, contrast and saturation, as a share; 0: none")
     boxes: int = Field(32, ge=1, description="boxes of an image that are kept at most, the largest")
     prefetch: int = Field(2, ge=1, description="batches that are decoded ahead")
+    tokenizer: str | None = Field(
+        None, min_length=1, description="tokenizer.json that captions are read with, or its URL; default: the bytes of their UTF-8"
+    )
     sound: Sound = Sound()
     labelled: dict[Literal["class", "mask", "boxes", "caption", "sound"], Annotated[float, Field(ge=0, le=1)]] = Field(
         {}, description="share of the training samples whose class, mask, ... is known; the others train without it; default: 1 each"

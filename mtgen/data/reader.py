@@ -17,7 +17,6 @@ from mtgen.data.decode import REMEDY, DamagedBatch, Decoder
 from mtgen.data.geometry import Window, window
 from mtgen.data.mixture import Samples
 from mtgen.data.sound import SoundDecoder
-from mtgen.data.text import tokens
 from mtgen.data.view import View
 from mtgen.errors import DamagedSample, DataError
 from mtgen.schema import COMPONENTS, Batch
@@ -129,7 +128,7 @@ class Reader:
             data = self._stored(i, "boxes")
             found = None if data is None else annotation(data, int(index.width[i]), int(index.height[i]), index.class_table(i))
             kind, data = "caption", self._stored(i, "caption")
-            return found, None if data is None else tokens(data, self.view.tokens)
+            return found, None if data is None else self.view.tokenizer.encode(data, self.view.tokens)
         except ValueError as reason:
             raise DamagedSample(kind, index.name(i), f"{kind}: {reason}; {REMEDY}") from None
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from mtgen.config import Config, Sound
 from mtgen.data.build import OnDamage
 from mtgen.data.decode import Channels
+from mtgen.data.text import BYTES, Tokenizer, open_tokenizer
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class View:
         crop, flip: see `mtgen.data.geometry.window`.
         colour: see `mtgen.data.colour.jitter`; 0 for none.
         boxes, tokens: how many boxes of an image, and tokens of a caption, are kept at most.
+        tokenizer: what captions are turned into numbers by.
         sound: what sounds are turned into.
         on_damage: "stop" raises `DamagedSample`; "skip" puts another sample with the same components in its place.
         device: "cpu", or "cuda" to decode on the GPU.
@@ -34,6 +36,7 @@ class View:
     colour: float = 0.0
     boxes: int = 32
     tokens: int = 64
+    tokenizer: Tokenizer = BYTES
     sound: Sound = field(default_factory=Sound)
     on_damage: OnDamage = "stop"
     device: str = "cpu"
@@ -46,7 +49,11 @@ class View:
 
 
 def view_of(config: Config, device: str = "cpu", threads: int = 1) -> View:
-    """How a run looks at its data: what its tasks and conditions read."""
+    """How a run looks at its data: what its tasks and conditions read.
+
+    Raises:
+        DataError: its tokeniser cannot be read.
+    """
     data = config.data
     return View(
         config.size,
@@ -58,6 +65,7 @@ def view_of(config: Config, device: str = "cpu", threads: int = 1) -> View:
         colour=data.colour,
         boxes=data.boxes,
         tokens=config.caption_tokens,
+        tokenizer=open_tokenizer(data.tokenizer),
         sound=data.sound,
         on_damage=data.on_damage,
         device=device,

@@ -13,6 +13,7 @@ from mtgen.checkpoint import Checkpoint
 from mtgen.config import CONDITIONS, Config
 from mtgen.data.loader import Loader
 from mtgen.data.mixture import Samples, keep_labels, open_samples
+from mtgen.data.text import open_tokenizer
 from mtgen.data.view import view_of
 from mtgen.ema import Average
 from mtgen.errors import CheckpointError, DataError, TrainingError, UserError
@@ -318,12 +319,12 @@ class Trainer:
                 f"(fingerprint {before[:12]}, now {now[:12]}); give the run another name, or the old shards back"
             )
         ordered, wanted = found.state.get("order"), order_of(self.config, self.index)
-        if ordered is not None and ordered != wanted:
-            changed = "; ".join(
-                f"{key}={ordered.get(key)} then, {wanted.get(key)} now" for key in wanted if ordered.get(key) != wanted[key]
-            )
+        changed = (
+            [f"{key}={ordered.get(key)} then, {wanted[key]} now" for key in wanted if ordered.get(key) != wanted[key]] if ordered else []
+        )
+        if changed:
             raise CheckpointError(
-                f"{found.folder}: was trained with its samples in another order ({changed}); "
+                f"{found.folder}: was trained with its samples in another order, or its captions in other tokens ({'; '.join(changed)}); "
                 "give the run another name, or the old values back"
             )
         return found
@@ -371,12 +372,14 @@ def open_data(config: Config) -> Samples:
 
 
 def order_of(config: Config, samples: Samples) -> dict[str, Any]:
-    """Everything but the data itself that says which sample stands at a position."""
+    """Everything but the data itself that says which sample stands at a position, and what the numbers of its caption mean."""
     policy = config.data.order
     if policy == "auto":
         policy = "windowed" if samples.remote else "global"
     weights = [share.weight for share in config.data.mixture]
-    return {"seed": config.seed, "data.order": policy, "data.window": config.data.window if policy == "windowed" else 0, "weights": weights}
+    window = config.data.window if policy == "windowed" else 0
+    tokens = open_tokenizer(config.data.tokenizer).digest if config.data.tokenizer else None
+    return {"seed": config.seed, "data.order": policy, "data.window": window, "weights": weights, "data.tokenizer": tokens}
 
 
 def train(config: Config, place: Place, snapshot: Snapshot | None = None) -> Outcome:
