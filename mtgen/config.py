@@ -45,6 +45,11 @@ class TaskSettings(Section):
         """The component that the task learns from ("class", "mask", "boxes"); `None`: images are enough."""
         return None
 
+    @property
+    def plays(self) -> bool:
+        """Whether it learns with the generator, or from its logit, so that the generation task has to be on."""
+        return False
+
 
 class ConditionSettings(Section):
     """What every modality of conditions has; a modality's own file adds to it."""
@@ -266,6 +271,11 @@ class Config(Section):
         """The tasks that are switched on."""
         return {name: s for name, s in self.tasks.items() if s.weight > 0}
 
+    @property
+    def generates(self) -> bool:
+        """Whether a generator is trained; without the generation task, the discriminator's side alone is, on real images alone."""
+        return "generation" in self.task_settings()
+
     def to_yaml(self) -> str:
         """The resolved configuration, every key written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -408,8 +418,10 @@ def _impossible(config: Config) -> dict[str, str]:
         )
     if not any(s.weight > 0 for s in config.tasks.values()):
         problems["tasks"] = f"tasks: none is switched on; possible: {', '.join(TASKS)}"
-    elif "generation" not in config.task_settings():
-        problems["tasks.generation"] = "tasks.generation: has to be on: the generator learns by it, and the discriminator's canvas is its"
+    elif not config.generates and (playing := [name for name, s in config.task_settings().items() if s.plays]):
+        problems["tasks.generation"] = (
+            f"tasks.generation: has to be on: {' and '.join(playing)} cannot learn without a generator; add tasks.generation={{}}"
+        )
     return problems
 
 

@@ -48,6 +48,10 @@ class Translation(Task):
         cycle: float = Field(3.0, ge=0, description="weight of the L1 distance of an image drawn in another domain and back")
         keep: float = Field(0.5, ge=0, description="weight of the class read in a translated image being that of the original, where known")
 
+        @property
+        def plays(self) -> bool:
+            return True
+
     draws = True
 
     def __init__(self, name: str, settings: Settings, sizes: Sizes) -> None:

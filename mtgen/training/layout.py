@@ -41,13 +41,17 @@ class Layout:
 
 
 def is_shown(config: Config, position: Tensor, labelled: Tensor) -> Tensor:
-    """Every `mask_every`-th sample is judged with its labels, if it has them."""
+    """Every `mask_every`-th sample is judged with its labels, if it has them; none where nothing is judged."""
+    if not config.generates:
+        return torch.zeros_like(labelled)
     every = config.tasks["generation"].mask_every
     return (position % every == every - 1) & labelled
 
 
 def is_penalised(config: Config, position: Tensor) -> Tensor:
     """One sample in `penalty_every`, of those whose turn it is to be shown with their labels and of the others alike."""
+    if not config.generates:
+        return torch.zeros_like(position, dtype=torch.bool)
     settings = config.tasks["generation"]
     return (position // settings.mask_every - position % settings.mask_every) % settings.penalty_every == 0
 

@@ -98,11 +98,12 @@ class Trainer:
         }
 
     def step(self, batch: Batch) -> None:
-        """One D-step and one G-step over this worker's part of a global batch."""
+        """One D-step, and one G-step where a generator is trained, over this worker's part of a global batch."""
         torch.manual_seed(self.config.seed + self.images)  # weightings may draw at random: the same on every worker, after every resume
         factor, micro = rate(self.config.train, self.images), self.config.micro_batch
         networks = self.networks
-        for side, other in (("discriminator", networks.generator), ("generator", networks.side)):
+        sides = [("discriminator", networks.generator), ("generator", networks.side)]
+        for side, other in sides if self.config.generates else sides[:1]:
             engine = self.engines[side]
             engine.set_rate(factor)
             with frozen(other):
