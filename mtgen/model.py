@@ -16,6 +16,7 @@ from mtgen.networks.pyramid import sides
 from mtgen.schema import Canvas, Condition, DatasetCard, Prediction, Prompt
 from mtgen.tasks.base import Sizes, Task
 
+
 class DiscriminatorSide(nn.Module):
     """Everything that the discriminator's step trains: trunk, heads, decoder and the conditions' encoders."""
 
