@@ -89,6 +89,7 @@ class Data(Section):
     )
     window: int = Field(8, ge=1, description="shards that are shuffled together in a windowed order")
     cache: float = Field(50.0, gt=0, description="GB that fetched shards may take on a node's disk ($MTGEN_CACHE, ~/.cache/mtgen)")
+    limit: int | None = Field(None, ge=1, description="only the first so many samples of each split, to overfit on purpose; default: all")
     on_damage: Literal["stop", "skip"] = Field(
         "stop", description="a damaged sample stops the run; or it is left out, or replaced, and counted"
     )

@@ -27,7 +27,7 @@ GRID_ROWS = 8
 
 def batches(config: Config, index: Samples, limit: int | None = None) -> Any:
     """A split once, as the networks see it, without augmentation."""
-    return once(index, view_of(config), batch_size=100, limit=limit)
+    return once(index, view_of(config), batch_size=100, limit=limit if config.data.limit is None else config.data.limit)
 
 
 class Snapshots:

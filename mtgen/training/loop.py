@@ -10,10 +10,8 @@ import torch.distributed as dist
 
 from mtgen import checkpoint
 from mtgen.checkpoint import Checkpoint
-from mtgen.config import CONDITIONS, Config
+from mtgen.config import Config
 from mtgen.data.loader import Loader
-from mtgen.data.mixture import Samples, keep_labels, open_samples
-from mtgen.data.text import open_tokenizer
 from mtgen.data.view import view_of
 from mtgen.ema import Average
 from mtgen.errors import CheckpointError, DataError, TrainingError, UserError
@@ -26,6 +24,7 @@ from mtgen.training.damage import DamageLog
 from mtgen.training.engines import Engine
 from mtgen.training.meter import Meter
 from mtgen.training.outcome import STOP, Outcome, Place
+from mtgen.training.samples import open_data, order, order_of
 from mtgen.training.schedule import rate
 from mtgen.training.steps import build_steps, frozen
 
@@ -68,7 +67,7 @@ class Trainer:
             world=place.world,
             position=self.images,
             prefetch=config.data.prefetch,
-            order=self.index.order(config.data.order, config.data.window, config.seed),
+            order=order(config, self.index),
         )
         self.damage = DamageLog(self.folder, config.data.damage_limit, self.index.folder, self.control.group)
         self._named, self._resumed_at = 0, self.images
@@ -350,37 +349,6 @@ def _passed(every: int, before: int, after: int) -> bool:
 
 def _warn(text: str) -> None:
     print(f"warning: {text}", flush=True)
-
-
-def open_data(config: Config) -> Samples:
-    """The index of the split to train on (made now where there is none), checked against the tasks before any training.
-
-    Raises:
-        DataError: the data cannot be read, or a task or condition has not a single sample that carries what it needs.
-    """
-    index = open_samples(config.data, "train")
-    keep_labels(index, config.data.labelled, config.seed)
-    wanted = [(f"tasks.{name}", settings.needs, "weight") for name, settings in config.task_settings().items()]
-    wanted += [(f"conditions.{name}", CONDITIONS[name].component, "share") for name in config.condition_settings() if name != "class"]
-    problems = [
-        f"{key}: no sample of split {index.split!r} in {index.folder} has a {need}; switch it off with {key}.{switch}=0"
-        for key, need, switch in wanted
-        if need and not index.present[need].any()
-    ]
-    if problems:
-        raise DataError("\n".join(problems))
-    return index
-
-
-def order_of(config: Config, samples: Samples) -> dict[str, Any]:
-    """Everything but the data itself that says which sample stands at a position, and what the numbers of its caption mean."""
-    policy = config.data.order
-    if policy == "auto":
-        policy = "windowed" if samples.remote else "global"
-    weights = [share.weight for share in config.data.mixture]
-    window = config.data.window if policy == "windowed" else 0
-    tokens = open_tokenizer(config.data.tokenizer).digest if config.data.tokenizer else None
-    return {"seed": config.seed, "data.order": policy, "data.window": window, "weights": weights, "data.tokenizer": tokens}
 
 
 def train(config: Config, place: Place, snapshot: Snapshot | None = None) -> Outcome:

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, models
 from mtgen.config import Config, validate
 from mtgen.errors import CheckpointError
 from mtgen.shards.files import write_whole
-from mtgen.training.loop import Trainer, order_of
+from mtgen.training.loop import Trainer
+from mtgen.training.samples import order_of
 
 MIXTURE = {"mixture": [{"path": "a", "weight": 1}, {"path": "b", "weight": 2}]}
 
