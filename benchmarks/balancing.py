@@ -16,7 +16,7 @@ import typer
 from common import machine, report
 from torch import Tensor, nn
 from torchjd.aggregation import UPGrad
-from torchjd.autojac import mtl_backward
+from torchjd.autojac import jac
 
 from mtgen.balancing.gate import Gate
 from mtgen.balancing.sight import Taps
@@ -71,17 +71,16 @@ def ways(network: Network, tasks: int, image: Tensor) -> dict[str, Callable[[], 
             network.loss(task, features).backward(retain_graph=task + 1 < tasks)
 
     def full_jacobian() -> None:
+        """As `mtl_backward` does, which itself cannot be used here: its features may not depend on each other, and levels do."""
         features = network.features(image)
-        mtl_backward([network.loss(task, features) for task in range(tasks)], features=features)
-        rows = torch.cat([p.jac.flatten(1) for p in network.shared], dim=1)  # type: ignore[attr-defined]
+        losses = [network.loss(task, features) for task in range(tasks)]
+        rows = torch.cat([part.flatten(1) for part in jac(losses, network.shared, parallel_chunk_size=1)], dim=1)
         UPGrad()(rows)
-        for parameter in network.shared:
-            del parameter.jac  # type: ignore[attr-defined]
 
     made = {"no gate": gated(Gate(names, None))}
     made |= {f"gate, {name}": gated(Gate(names, WEIGHTINGS[name]())) for name in WEIGHTINGS}
     made |= {f"gate, upgrad, {sight}": gated(Gate(names, WEIGHTINGS["upgrad"](), sight=sight, taps=taps)) for sight in ("pooled", "layer")}
-    return made | {"TorchJD mtl_backward, upgrad": full_jacobian, f"{tasks} separate backwards": separate}
+    return made | {"TorchJD full Jacobian, upgrad": full_jacobian, f"{tasks} separate backwards": separate}
 
 
 def measure(tasks: int, rounds: int, batch: int) -> list[dict[str, Any]]:
