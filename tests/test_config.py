@@ -87,8 +87,8 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
             "tasks.clasification: unknown task; did you mean 'classification'? possible: alignment, ",
             [],
         ),
-        ("balancing.gate=upgard", "balancing.gate=upgard: unknown weighting; did you mean 'upgrad'? possible: none, equal, ", []),
-        ("balancing.canvas=x", "balancing.canvas=x: unknown weighting; possible: none, equal, ", []),
+        ("balancing.gate=upgard", "balancing.gate=upgard: unknown weighting; did you mean 'upgrad'? possible: none, aligned_mtl, ", []),
+        ("balancing.canvas=x", "balancing.canvas=x: unknown weighting; possible: none, aligned_mtl, ", []),
         # well-formed and impossible
         ("zero_stage=3", "zero_stage=3: possible: 0, 1, 2; stage 3 fails where ", []),
         ("resolution=48", "resolution=48: generator.widths has 4 levels, ", ["reach 32 pixels", "possible: 8, 16, 32, 64"]),
