@@ -1,6 +1,7 @@
 """What all commands share: the application, its console, and the words of its arguments."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,14 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, or auto")]
 def say(text: str) -> None:
     """A line for the user; long paths are left whole, so that they can be copied."""
     console.print(text, soft_wrap=True, markup=False)
+
+
+def warn(text: str) -> None:
+    """The same for what went wrong and did not stop the command: on standard error, beside a progress bar."""
+    if console.is_terminal:
+        console.print(f"warning: {text}", soft_wrap=True, markup=False)  # above the bar; it would be drawn into otherwise
+    else:
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def write_json(path: Path | None, values: Any) -> None:
