@@ -42,7 +42,7 @@ demo: setup data_shards/demo/dataset.json  ## train on digits for some minutes; 
 	@echo "  $(VENV)/bin/mtgen sample demo --n 1000 --shards made     a labelled data set of its own, to train on"
 
 data_shards/demo/dataset.json: | setup
-	$(VENV)/bin/mtgen shards make digits data_shards/demo grey=true train=8000 test=1000
+	$(VENV)/bin/mtgen shards make digits data_shards/demo style=grey train=8000 test=1000
 
 test: setup  ## run every test; those that start clusters one at a time
 	$(VENV)/bin/python -m pytest -n 2 -m "not e2e"

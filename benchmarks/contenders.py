@@ -212,18 +212,14 @@ def jpeg_alone(a: Any) -> Iterator[int]:
 def mtgen(a: Any) -> Iterator[int]:
     from mtgen.data.index import open_index
     from mtgen.data.loader import Loader
+    from mtgen.data.view import View
 
     loader = Loader(
         open_index(a.data, "train"),
+        View(a.size, "rgb", tuple(a.components.split(",")) if a.components else View.components, crop=a.crop, flip=a.flip),
         batch_size=a.batch,
         rank=0,
         world=1,
-        resolution=a.size,
-        channels="rgb",
-        seed=0,
-        crop=a.crop,
-        flip=a.flip,
-        **({"components": tuple(a.components.split(","))} if a.components else {}),
     )
     with loader:
         for batch in loader:

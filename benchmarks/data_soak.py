@@ -22,6 +22,7 @@ from common import machine, report
 from mtgen.data.cache import GB
 from mtgen.data.index import open_index
 from mtgen.data.loader import Loader
+from mtgen.data.view import View
 
 A_SHARD, WINDOW, BATCH = 500, 8, 250
 FAILING = 0.02
@@ -92,9 +93,7 @@ def main(
         seen: Counter[int] = Counter()
         memory, process = [], psutil.Process()
         replaced: set[int] = set()
-        with Loader(
-            index, batch_size=BATCH, rank=0, world=1, resolution=8, channels="rgb", seed=0, order=order, on_damage="skip"
-        ) as loader:
+        with Loader(index, View(8, "rgb", on_damage="skip"), batch_size=BATCH, rank=0, world=1, order=order) as loader:
             for step in range(-(-len(index) // BATCH)):
                 batch = next(loader)
                 at = batch.position.numpy()

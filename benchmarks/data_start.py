@@ -13,14 +13,15 @@ import numbered
 import typer
 from common import machine, report
 
-from mtgen.data.index import beside, build_index
+from mtgen.data.build import beside, build_index
 
 PROBE = """
 import json, sys, time, psutil
 from mtgen.data.loader import Loader
 from mtgen.data.index import open_index
+from mtgen.data.view import View
 begin = time.monotonic()
-loader = Loader(open_index(sys.argv[1], "train"), batch_size=64, rank=0, world=1, resolution=8, channels="rgb", seed=0)
+loader = Loader(open_index(sys.argv[1], "train"), View(8, "rgb"), batch_size=64, rank=0, world=1)
 next(loader)
 first = time.monotonic() - begin
 for _ in range(50):

@@ -38,6 +38,7 @@ def plain_loop(config: Config, share: int) -> Any:
     from mtgen.config import resolve_device
     from mtgen.data.index import open_index
     from mtgen.data.loader import Loader
+    from mtgen.data.view import View
     from mtgen.ema import Average
     from mtgen.model import build
     from mtgen.training.steps import build_steps, frozen
@@ -46,9 +47,7 @@ def plain_loop(config: Config, share: int) -> Any:
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
     device, index = resolve_device(config), open_index(config.data.path, config.data.train)
     size, channels, batch_size = config.resolution, config.data.channels, config.batch_size
-    with Loader(
-        index, batch_size=batch_size, rank=0, world=1, resolution=size, channels=channels, seed=config.seed, device=device
-    ) as loader:
+    with Loader(index, View(size, channels, seed=config.seed, device=device), batch_size=batch_size, rank=0, world=1) as loader:
         batches = [next(loader).to(device) for _ in range(KEPT)]
     networks = build(config, index.card)
     d_step, g_step, gates = build_steps(config, networks)

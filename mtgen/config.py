@@ -45,6 +45,11 @@ class TaskSettings(Section):
         """The component that the task learns from ("class", "mask", "boxes"); `None`: images are enough."""
         return None
 
+    @property
+    def plays(self) -> bool:
+        """Whether it learns with the generator, or from its logit, so that the generation task has to be on."""
+        return False
+
 
 class ConditionSettings(Section):
     """What every modality of conditions has; a modality's own file adds to it."""
@@ -84,6 +89,7 @@ class Data(Section):
     )
     window: int = Field(8, ge=1, description="shards that are shuffled together in a windowed order")
     cache: float = Field(50.0, gt=0, description="GB that fetched shards may take on a node's disk ($MTGEN_CACHE, ~/.cache/mtgen)")
+    limit: int | None = Field(None, ge=1, description="only the first so many samples of each split, to overfit on purpose; default: all")
     on_damage: Literal["stop", "skip"] = Field(
         "stop", description="a damaged sample stops the run; or it is left out, or replaced, and counted"
     )
@@ -96,6 +102,9 @@ class Data(Section):
     colour: float = Field(0.0, ge=0, le=1, description="largest random change of brightness, contrast and saturation, as a share; 0: none")
     boxes: int = Field(32, ge=1, description="boxes of an image that are kept at most, the largest")
     prefetch: int = Field(2, ge=1, description="batches that are decoded ahead")
+    tokenizer: str | None = Field(
+        None, min_length=1, description="tokenizer.json that captions are read with, or its URL; default: the bytes of their UTF-8"
+    )
     sound: Sound = Sound()
     labelled: dict[Literal["class", "mask", "boxes", "caption", "sound"], Annotated[float, Field(ge=0, le=1)]] = Field(
         {}, description="share of the training samples whose class, mask, ... is known; the others train without it; default: 1 each"
@@ -263,6 +272,11 @@ class Config(Section):
         """The tasks that are switched on."""
         return {name: s for name, s in self.tasks.items() if s.weight > 0}
 
+    @property
+    def generates(self) -> bool:
+        """Whether a generator is trained; without the generation task, the discriminator's side alone is, on real images alone."""
+        return "generation" in self.task_settings()
+
     def to_yaml(self) -> str:
         """The resolved configuration, every key written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -405,8 +419,10 @@ def _impossible(config: Config) -> dict[str, str]:
         )
     if not any(s.weight > 0 for s in config.tasks.values()):
         problems["tasks"] = f"tasks: none is switched on; possible: {', '.join(TASKS)}"
-    elif "generation" not in config.task_settings():
-        problems["tasks.generation"] = "tasks.generation: has to be on: the generator learns by it, and the discriminator's canvas is its"
+    elif not config.generates and (playing := [name for name, s in config.task_settings().items() if s.plays]):
+        problems["tasks.generation"] = (
+            f"tasks.generation: has to be on: {' and '.join(playing)} cannot learn without a generator; add tasks.generation={{}}"
+        )
     return problems
 
 

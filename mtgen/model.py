@@ -8,15 +8,13 @@ from torch import Tensor, nn
 from mtgen.conditions.base import ConditionSizes, Modality
 from mtgen.conditions.encoder import ConditionEncoder
 from mtgen.config import CONDITIONS, TASKS, Config
+from mtgen.data.text import open_tokenizer
 from mtgen.errors import ConfigError
 from mtgen.networks.discriminator import Discriminator
 from mtgen.networks.generator import Drawing, Generator, Guidance
 from mtgen.networks.pyramid import sides
 from mtgen.schema import Canvas, Condition, DatasetCard, Prediction, Prompt
 from mtgen.tasks.base import Sizes, Task
-
-BYTES = 257
-"""Tokens of captions that no tokeniser was trained for: bytes, and 0 for none."""
 
 
 class DiscriminatorSide(nn.Module):
@@ -60,7 +58,7 @@ def _modalities(config: Config, card: DatasetCard) -> dict[str, Modality]:
         classes=len(card.classes),
         mask_classes=len(card.mask_classes),
         domains=max(1, len(config.data.mixture)),
-        vocabulary=BYTES,
+        vocabulary=open_tokenizer(config.data.tokenizer).vocabulary,
         sound=(config.data.sound.mels, config.data.sound.frames),
         size=config.discriminator.embedding,
     )
@@ -79,6 +77,7 @@ def build(config: Config, card: DatasetCard) -> Networks:
 
     Raises:
         ConfigError: a task needs labels for which the data set names no classes, or what the rest of the configuration does not have.
+        DataError: the tokeniser cannot be read.
     """
     if problems := _problems(config, card):
         raise ConfigError("\n".join(problems))

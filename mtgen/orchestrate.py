@@ -15,8 +15,9 @@ from mtgen import checkpoint
 from mtgen.config import Config, resolve_device, validate
 from mtgen.errors import CheckpointError, ConfigError, TrainingError, UserError
 from mtgen.model import build
-from mtgen.training.loop import Snapshot, open_data, train
+from mtgen.training.loop import Snapshot, train
 from mtgen.training.outcome import STOP, Outcome, Place
+from mtgen.training.samples import open_data
 
 Say = Callable[[str], None]
 

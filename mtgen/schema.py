@@ -31,6 +31,7 @@ class DatasetCard(BaseModel):
     name: str
     classes: list[str] = Field(default_factory=list)
     mask_classes: list[str] = Field(default_factory=list)
+    domains: list[str] = Field(default_factory=list, description="of a mixture: the names of its data sets")
     ignore_index: int = IGNORE
     source: str = ""
     licence: str = ""
@@ -55,7 +56,8 @@ class Batch:
         caption: `[B,T]` int64 tokens, 0 after the caption's end.
         sound: `[B,mels,frames]` float32, about -1 (silent) to 1; 0 where missing.
             These four are `None` where they were not asked for.
-        domain: `[B]` int64: the number of the data set in the mixture that the sample is from; `None` stands for 0.
+        domain: `[B]` int64: the number of the data set of a mixture that each sample is from; 0 without a mixture. Always filled by
+            loaders.
     """
 
     position: Tensor

@@ -168,7 +168,7 @@ class Trainings:
 
     def make_data(self) -> str:
         """Draw a small data set and decode every sample of it."""
-        from mtgen.data.index import beside, build_index
+        from mtgen.data.build import beside, build_index
         from mtgen.shards.make import make
         from mtgen.shards.validate import validate as validate_shards
 
@@ -186,11 +186,11 @@ class Trainings:
 
         from mtgen.data.index import open_index
         from mtgen.data.loader import once
+        from mtgen.data.view import View
 
         index = open_index(self.data, "train")
-        options: dict[str, Any] = {"resolution": 16, "channels": "rgb", "device": self.device, "threads": 1}
         difference, samples = 0.0, 0
-        for batch in once(index, batch_size=BATCH, **options):
+        for batch in once(index, View(16, "rgb", device=self.device), batch_size=BATCH):
             for position, image in zip(batch.position.tolist(), batch.image.cpu(), strict=True):
                 path = self.folder / "sample.png"
                 path.write_bytes(index.read(position, "image"))

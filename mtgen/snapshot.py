@@ -11,6 +11,7 @@ from mtgen.config import Config
 from mtgen.data.loader import once
 from mtgen.data.mixture import Samples, open_samples
 from mtgen.data.source import located
+from mtgen.data.view import view_of
 from mtgen.evaluation.metric import Progress
 from mtgen.evaluation.suite import Report, evaluate
 from mtgen.journal import Journal
@@ -26,15 +27,7 @@ GRID_ROWS = 8
 
 def batches(config: Config, index: Samples, limit: int | None = None) -> Any:
     """A split once, as the networks see it, without augmentation."""
-    return once(
-        index,
-        batch_size=100,
-        resolution=config.resolution,
-        channels=config.data.channels,
-        device="cpu",
-        threads=1,
-        limit=limit,
-    )
+    return once(index, view_of(config), batch_size=100, limit=limit if config.data.limit is None else config.data.limit)
 
 
 class Snapshots:

@@ -95,7 +95,11 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("generator.widths=[]", "generator.widths=[]: one positive number of channels a level", []),
         ("generator.widths=[8,0,8,8]", "generator.widths=[8, 0, 8, 8]: one positive number of channels a level", []),
         ("tasks={}", "tasks: none is switched on; possible: classification, generation, ", []),
-        ("tasks={classification: {}}", "tasks.generation: has to be on", []),
+        (
+            "tasks={reconstruction: {}}",
+            "tasks.generation: has to be on: reconstruction cannot learn without a generator",
+            ["tasks.generation={}"],
+        ),
         ("data.path=", "data.path: is missing", ["data.mixture"]),
         ("data.mixture=[{path: b}]", "data.path=", ["keep one of them"]),
         ("data.path=''", "data.path=: ", ["at least 1 character"]),

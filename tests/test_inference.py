@@ -19,6 +19,7 @@ from mtgen.data.decode import Decoder
 from mtgen.data.geometry import window
 from mtgen.data.index import open_index
 from mtgen.data.loader import once
+from mtgen.data.view import View
 from mtgen.ema import Average
 from mtgen.errors import ConfigError, DataError, UserError
 from mtgen.inference import Reading, _as_input, parse_class, predict_files, predict_run, read_square, sample_run, sample_shards
@@ -100,7 +101,7 @@ def test_sampled_shards_have_a_training_and_a_test_split(shards: Path) -> None:
 
 def test_the_loader_reads_what_the_model_drew(shards: Path, model: Model) -> None:
     index = open_index(shards, "train")
-    batch = next(iter(once(index, batch_size=36, resolution=8, channels="rgb", device="cpu", threads=1)))
+    batch = next(iter(once(index, View(8, "rgb"), batch_size=36)))
     canvas, _ = next(generate(model, torch.arange(40) % 4, 3, "shards"))
     order = torch.tensor([int(index.key(row)) for row in range(36)])
     torch.testing.assert_close(batch.image, canvas.image[order], atol=0.6 / 127.5, rtol=0)
@@ -192,7 +193,7 @@ def test_readings_see_what_training_sees(model: Model, shards: Path, tmp_path: P
     for row in rows:
         files.append(tmp_path / f"{row}.png")
         files[-1].write_bytes(index.read(row, "image"))
-    batch = next(iter(once(index, batch_size=8, resolution=8, channels="rgb", device="cpu", threads=1)))
+    batch = next(iter(once(index, View(8, "rgb"), batch_size=8)))
     probabilities = model.predict(batch.image).class_logits.softmax(1)
     for reading, expected in zip(predict_files(model, files), probabilities, strict=True):
         assert reading["number"] == int(expected.argmax()) and reading["class"] == CLASSES[reading["number"]]

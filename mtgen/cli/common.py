@@ -72,6 +72,7 @@ def load_config(path: Path, overrides: list[str] | None) -> Any:
     data = config.data
     places = {
         "path": data.path and located(data.path),
+        "tokenizer": data.tokenizer and located(data.tokenizer),
         "mixture": [share.model_copy(update={"path": located(share.path)}) for share in data.mixture],
     }
     return config.model_copy(update={"runs": str(Path(config.runs).absolute()), "data": data.model_copy(update=places)})

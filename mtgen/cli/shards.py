@@ -55,13 +55,32 @@ def shards_split(
     say(f"made {out}: {counts}. Next: mtgen shards validate {out}")
 
 
+@shards_app.command("tokenizer")
+def shards_tokenizer(
+    folder: Annotated[str, typer.Argument(help="folder with dataset.json, or its URL")],
+    vocabulary: Annotated[int, typer.Option(help="numbers that a token can have, at most; 0 is the caption's end")] = 4096,
+    split: Annotated[str, typer.Option(help="whose captions")] = "train",
+    out: Annotated[Path | None, typer.Option(help="the file to write; default: tokenizer.json beside dataset.json")] = None,
+) -> None:
+    """Train a tokeniser (byte-level BPE) on the captions of a data set.
+
+    Example: `mtgen shards tokenizer data_shards/coco --vocabulary 8192`, then `data.tokenizer=data_shards/coco/tokenizer.json`
+    """
+    from mtgen.progress import bar
+    from mtgen.shards.tokenizer import train_tokenizer
+
+    with bar(console) as progress:
+        path, made = train_tokenizer(folder, vocabulary, split, out, progress)
+    say(f"wrote {path}: {made.vocabulary:,} numbers. To train with it: data.tokenizer={path}")
+
+
 @shards_app.command("index")
 def shards_index(folder: Annotated[str, typer.Argument(help="folder with dataset.json, or its URL")]) -> None:
     """Write the index beside dataset.json, or of a URL into the cache; only shards that are new or changed are read.
 
     Training makes one in the cache by itself where there is none. Example: `mtgen shards index data_shards/digits`
     """
-    from mtgen.data.index import beside, build_index, cached
+    from mtgen.data.build import beside, build_index, cached
     from mtgen.data.source import is_url
     from mtgen.progress import bar
 

@@ -2,19 +2,13 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
-import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,53 +16,34 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mtgen.data.cache import GB, Cache, File, root
-from mtgen.data.card import CARD, read_card, shard_names
+from mtgen.data.build import (
+    CACHE,
+    FETCHING,
+    SHOWN,
+    OnDamage,
+    Progress,
+    Shards,
+    beside,
+    build_index,
+    cached,
+    problems_of,
+    read_index,
+    refuse,
+    state_of,
+)
+from mtgen.data.card import CARD, read_card
 from mtgen.data.order import Order, Policy, Windowed
-from mtgen.data.scan import Problem, key_of
-from mtgen.data.source import Folder, Store, Version, open_source
-from mtgen.data.table import PARTS, SCHEMA, joined, rows, split_problems
+from mtgen.data.scan import Problem
+from mtgen.data.source import open_source
 from mtgen.errors import DamagedSample, DataError
 from mtgen.registry import suggest
 from mtgen.schema import COMPONENTS, IGNORE, DatasetCard
 
-Progress = Callable[[int, int], None]
-"""Called with (samples done, samples in all)."""
-
-OnDamage = Literal["stop", "skip"]
-
-VERSION = 3
 OPEN = 256
 """Shards that are held open at once."""
 
 FEW_OPEN = 32
 """The same of shards in the cache: the space of one that is thrown away is free when it is closed."""
-
-GROUP = 1 << 16
-"""Samples of one piece of the file; a piece is of one split."""
-
-SMALL = 100_000
-"""Up to so many samples are indexed sooner than other processes have started."""
-
-SHOWN = 20
-"""Problems that one error lists; the rest is counted."""
-
-FETCHING = 4
-"""Shards that are downloaded at the same time."""
-
-CACHE = 50.0
-"""GB that the shards of remote data sets may take on a node's disk, unless the configuration says otherwise."""
-
-
-def beside(folder: str | Path) -> Path:
-    """Where a data set's own index lies: in its folder, for all who read it."""
-    return Path(folder) / "index.parquet"
-
-
-def cached(folder: str | Path) -> Path:
-    """Where this user's index of a data set lies: `$MTGEN_CACHE`, else `~/.cache/mtgen`."""
-    name = str(open_source(folder)) if not Path(folder).exists() else str(Path(folder).resolve())
-    return root() / "index" / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:24]}.parquet"
 
 
 class Index:
@@ -82,10 +57,12 @@ class Index:
         present: component ("class", "mask", "boxes", "caption", "sound") -> `[N]` bool.
         problems: what is wrong with the split; the samples at fault are left out.
         remote: whether its shards have to be fetched.
+        domains: names of the data sets that samples are from: the card's, one.
     """
 
-    def __init__(self, shards: "_Shards", split: str, card: DatasetCard, state: dict[str, Any], file: pq.ParquetFile) -> None:
+    def __init__(self, shards: Shards, split: str, card: DatasetCard, state: dict[str, Any], file: pq.ParquetFile) -> None:
         self.folder, self.split, self.card, self.remote = str(shards.source), split, card, shards.source.remote
+        self.domains = [card.name]
         numbers = [number for number, shard in enumerate(state["shards"]) if shard["split"] == split]
         self._state = [state["shards"][number] for number in numbers]
         self.problems = [Problem(*found) for shard in self._state for found in shard["problems"]]
@@ -181,6 +158,10 @@ class Index:
                 shard = self._state[number]
                 pool.submit(self._fetch, shard["name"], shard["size"], shard["tag"])  # who reads it meets the same error
 
+    def domain(self, sample: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`[B]`: which of `domains` samples are from."""
+        return np.zeros(len(sample), np.int64)
+
     def order(self, policy: str, window: int, seed: int, purpose: str = "order") -> Policy:
         """Which sample stands at a position; "auto" is "windowed" where shards have to be fetched, else "global"."""
         if policy == "windowed" or (policy == "auto" and self.remote):
@@ -194,26 +175,6 @@ class Index:
         for shard in self._state:
             digest.update(bytes.fromhex(shard["digest"]))
         return digest.hexdigest()
-
-
-@lru_cache(maxsize=64)
-def _mask_table(classes: int, ignore: int) -> NDArray[np.int64]:
-    table = np.full(256, -1, dtype=np.int64)
-    table[:classes] = np.arange(classes)
-    table[[ignore, IGNORE]] = IGNORE
-    return table
-
-
-class _Shards:
-    """The shards of a source as open files."""
-
-    def __init__(self, source: Folder | Store, cache: float) -> None:
-        self.source, self.cache = source, Cache(root() / "shards", int(cache * GB))
-
-    def open(self, name: str, size: int, tag: str) -> File:
-        if isinstance(self.source, Folder):
-            return File(os.open(self.source.path / name, os.O_RDONLY | os.O_CLOEXEC))
-        return self.cache.open(self.source, name, Version(size, tag))
 
 
 def open_index(
@@ -240,16 +201,16 @@ def open_index(
     card = read_card(str(source))
     if split not in card.splits:
         raise DataError(f"{source}/{CARD}: no split {split!r}; {suggest(split, list(card.splits))}")
-    state = _state(source, card)
+    state = state_of(source, card)
     places = [cached(str(source))] if source.remote else [beside(str(source)), cached(str(source))]
-    opened = next((found for path in places if (found := _read(path, state)) is not None), None)
+    opened = next((found for path in places if (found := read_index(path, state)) is not None), None)
     if opened is None:
-        opened = _read(build_index(str(source), progress=progress, on_damage="skip", cache=cache), _state(source, card))
+        opened = read_index(build_index(str(source), progress=progress, on_damage="skip", cache=cache), state_of(source, card))
     if opened is None:
         raise DataError(f"{source}: its shards changed while they were indexed; start again when they are complete")
     if on_damage == "stop":
-        _refuse(str(source), _problems(opened[0]))
-    index = Index(_Shards(source, cache), split, card, *opened)
+        refuse(str(source), problems_of(opened[0]))
+    index = Index(Shards(source, cache), split, card, *opened)
     claimed = card.splits[split].samples
     lost = claimed - len(index)
     if index.problems and (not len(index) or lost > damage_limit * claimed):
@@ -260,204 +221,9 @@ def open_index(
     return index
 
 
-def build_index(
-    folder: str | Path,
-    out: Path | None = None,
-    progress: Progress | None = None,
-    *,
-    on_damage: OnDamage = "stop",
-    cache: float = CACHE,
-    processes: int | None = None,
-) -> Path:
-    """Read every shard that is new or has changed, and write the index to `out` (default: the cache); returns where it is.
-
-    Args:
-        processes: how many read shards at the same time; default: the CPUs that this process has, for small data sets one.
-
-    Raises:
-        DataError: with `on_damage="stop"` everything that is wrong, up to 20 lines and a count of the rest.
-    """
-    source = open_source(folder)
-    out, card = out or cached(folder), read_card(folder)
-    state, shards = _state(source, card), _Shards(source, cache)
-    known = _known(out, state)
-    done, total = 0, sum(split.samples for split in card.splits.values())
-    tables: list[pa.Table] = []
-
-    def scan(number: int) -> tuple[pa.Table, list[Problem]]:
-        shard = state["shards"][number]
-        if (before := known.get((shard["split"], shard["name"], shard["size"], shard["tag"]))) is not None:
-            return before[0].set_column(2, "shard", pa.array(np.full(before[0].num_rows, number, np.int32))), before[1]
-        if isinstance(source, Folder) or shard["tag"] is None:
-            path = Path(folder) / shard["name"] if isinstance(source, Folder) else Path(shard["name"])
-            return read(path, shard["split"], number, card, name=shard["name"])
-        file = shards.open(shard["name"], shard["size"], shard["tag"])
-        return read(Path(f"/proc/{os.getpid()}/fd/{file.descriptor}"), shard["split"], number, card, name=shard["name"])
-
-    if processes is None:
-        new = sum(shard["tag"] is None or tuple(shard.values()) not in known for shard in state["shards"])
-        processes = max(min(len(os.sched_getaffinity(0)), new), 1) if total > SMALL else 1
-    with _readers(processes) as read, ThreadPoolExecutor(max(FETCHING, processes) if source.remote else processes) as pool:
-        for number, (table, found) in enumerate(pool.map(scan, range(len(state["shards"])))):
-            done += table.num_rows
-            wrong = {key_of(problem.key) for problem in found} | {problem.key for problem in found}
-            if wrong - {""}:
-                table = table.filter(pc.invert(pc.is_in(table["key"], pa.array(sorted(wrong - {""}), pa.string()))))
-            state["shards"][number]["problems"] = [list(asdict(problem).values()) for problem in found]
-            tables.append(table)
-            if progress is not None:
-                progress(done, total)
-    _once(tables, state, card)
-    _write(tables, state, out)
-    if on_damage == "stop":
-        _refuse(str(folder), _problems(state))
-    return out
-
-
-@contextmanager
-def _readers(processes: int) -> Iterator[Callable[..., tuple[pa.Table, list[Problem]]]]:
-    """`table.rows`, in this process or in so many others; parsing tars is Python's work, so threads would wait for each other."""
-    if processes == 1:
-        yield rows
-        return
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("forkserver")) as pool:
-        try:
-            yield lambda *arguments, **named: pool.submit(rows, *arguments, **named).result()
-        except BrokenProcessPool:
-            raise DataError("a process that read shards was killed (out of memory?); start again") from None
-
-
-def _once(tables: list[pa.Table], state: dict[str, Any], card: DatasetCard) -> None:
-    """Note what only shows when a split is seen whole, and leave all but the first sample of a key out."""
-    shards = state["shards"]
-    found = [Problem(*problem) for shard in shards for problem in shard["problems"]]
-    left_out = {shard["split"] for shard in shards if shard["problems"]}
-    table = joined(tables)
-    state["problems"] = {}
-    for split, about in card.splits.items():
-        alone = card.model_copy(update={"splits": {split: about}})
-        mine = split_problems(table, alone, [(shard["split"], shard["name"]) for shard in shards], found)
-        if split in left_out:  # samples were left out: the count says nothing new
-            mine = [p for p in mine if p.file != CARD]
-        state["problems"][split] = [list(asdict(p).values()) for p in mine]
-        seen: set[str] = set()
-        twice = {p.key for p in mine if p.key}
-        for number, shard in enumerate(shards):
-            if twice and shard["split"] == split:
-                keys = tables[number]["key"].to_pylist()
-                keep = [not (key in twice and (key in seen or seen.add(key))) for key in keys]  # type: ignore[func-returns-value]
-                tables[number] = tables[number].filter(pa.array(keep, pa.bool_()))
-
-
-def _problems(state: dict[str, Any]) -> list[Problem]:
-    found = [Problem(*problem) for shard in state["shards"] for problem in shard["problems"]]
-    return found + [Problem(*problem) for problems in state["problems"].values() for problem in problems]
-
-
-def _refuse(folder: str, problems: list[Problem]) -> None:
-    if problems:
-        lines = [f"{folder}/{problem}" for problem in problems[:SHOWN]]
-        more = [f"and {len(problems) - SHOWN:,} more problems"] if len(problems) > SHOWN else []
-        raise DataError("\n".join([*lines, *more, f"`mtgen shards validate {folder}` decodes everything and lists every problem"]))
-
-
-def _state(source: Folder | Store, card: DatasetCard) -> dict[str, Any]:
-    """What an index depends on; an index whose state says the same is up to date."""
-    names = [(split, name) for split in card.splits for name in shard_names(str(source), card, split)]
-    with ThreadPoolExecutor(4 * FETCHING if source.remote else 1) as pool:
-        versions = list(pool.map(source.version, [name for _, name in names]))
-    shards = [
-        {"split": split, "name": name, "size": version.size if version else 0, "tag": version.tag if version else None}
-        for (split, name), version in zip(names, versions, strict=True)
-    ]
-    return {"version": VERSION, "card": card.model_dump(mode="json"), "shards": shards}
-
-
-def _recorded(path: Path) -> tuple[dict[str, Any], pq.ParquetFile] | None:
-    """What a file says about itself; `None` where there is none that can be read."""
-    if not path.is_file():
-        return None
-    try:
-        file = pq.ParquetFile(path)
-        return json.loads((file.schema_arrow.metadata or {}).get(b"mtgen", b"{}")), file
-    except (pa.ArrowException, OSError, ValueError):  # a damaged index is as good as none: it is built again
-        return None
-
-
-def _read(path: Path, state: dict[str, Any]) -> tuple[dict[str, Any], pq.ParquetFile] | None:
-    """The index in a file, `None` where there is none or it is out of date."""
-    if (found := _recorded(path)) is None:
-        return None
-    kept = [{key: shard.get(key) for key in ("split", "name", "size", "tag")} for shard in found[0].get("shards", [])]
-    same = {**state, "shards": kept} == state and all(found[0].get(key) == state[key] for key in ("version", "card"))
-    return found if same else None
-
-
-def _known(path: Path, state: dict[str, Any]) -> dict[tuple[Any, ...], tuple[pa.Table, list[Problem]]]:
-    """Rows and problems of an older index by what its shards were, as far as `dataset.json` still means the same."""
-    found = _recorded(path)
-    if found is None or found[0].get("version") != VERSION:
-        return {}
-    old, file = found
-    meant = ("classes", "mask_classes", "ignore_index")
-    if any(old["card"].get(key) != state["card"].get(key) for key in meant) or any(old["problems"].values()):
-        return {}
-    try:
-        table = file.read()
-    except (pa.ArrowException, OSError):
-        return {}
-    known, begin = {}, 0
-    for shard in old["shards"]:
-        part = _full(table.slice(begin, shard["rows"]))
-        problems = [Problem(*problem) for problem in shard["problems"]]
-        known[shard["split"], shard["name"], shard["size"], shard["tag"]] = (part, problems)
-        begin += shard["rows"]
-    return {key: value for key, value in known.items() if key[3] is not None}
-
-
-def _full(part: pa.Table) -> pa.Table:
-    """Rows with all columns again, also those of components that the file has none of."""
-    columns = {}
-    for field in SCHEMA:
-        if field.name in part.column_names:
-            columns[field.name] = part[field.name].cast(field.type)
-        else:
-            columns[field.name] = pa.array(np.full(part.num_rows, -1 if field.name.endswith("_offset") else 0), field.type)
-    return pa.table(columns, schema=SCHEMA)
-
-
-def _write(tables: list[pa.Table], state: dict[str, Any], out: Path) -> None:
-    """Write beside and rename, so that builders at the same time and a full disk leave a whole index or none."""
-    for shard, table in zip(state["shards"], tables, strict=True):
-        digest = hashlib.sha256()
-        for part in PARTS:
-            digest.update(np.ascontiguousarray(table[f"{part}_size"].to_numpy()).tobytes())
-            digest.update(np.ascontiguousarray(table[f"{part}_crc"].to_numpy()).tobytes())
-        shard |= {"rows": table.num_rows, "digest": digest.hexdigest()}
-    whole = joined(tables)
-    there = [p for p in PARTS if p == "image" or pc.any(pc.greater_equal(whole[f"{p}_offset"], 0)).as_py()]
-    whole = whole.select([n for n in whole.column_names if n.rpartition("_")[0] not in set(PARTS) - set(there)])
-    state["groups"], begin, group, pieces = {}, 0, 0, []
-    for split in state["card"]["splits"]:
-        count = sum(shard["rows"] for shard in state["shards"] if shard["split"] == split)
-        pieces.append(whole.slice(begin, count))
-        state["groups"][split] = list(range(group, group + -(-count // GROUP)))
-        begin, group = begin + count, group + -(-count // GROUP)
-    schema = whole.schema.with_metadata({"mtgen": json.dumps(state)})
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=out.parent, prefix=out.name, suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
-        try:
-            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-                for piece in pieces:
-                    if piece.num_rows:
-                        writer.write_table(piece.replace_schema_metadata(schema.metadata), row_group_size=GROUP)
-            temporary.replace(out)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{out}: the index cannot be written ({error.strerror}); point MTGEN_CACHE at a folder that can be written, "
-            "or run `mtgen shards index` where the data is"
-        ) from None
+@lru_cache(maxsize=64)
+def _mask_table(classes: int, ignore: int) -> NDArray[np.int64]:
+    table = np.full(256, -1, dtype=np.int64)
+    table[:classes] = np.arange(classes)
+    table[[ignore, IGNORE]] = IGNORE
+    return table

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from mtgen import counter
 from mtgen.config import Data, Share
-from mtgen.data.index import Index, Progress, open_index
+from mtgen.data.build import Progress
+from mtgen.data.index import Index, open_index
 from mtgen.data.order import Interleave, Policy
 from mtgen.data.scan import Problem
 from mtgen.schema import COMPONENTS, IGNORE, DatasetCard, Split
@@ -28,6 +29,7 @@ class Samples(Protocol):
     present: dict[str, NDArray[np.bool_]]
     problems: list[Problem]
     remote: bool
+    domains: list[str]
 
     def __len__(self) -> int: ...
     def key(self, i: int) -> str: ...
@@ -37,6 +39,7 @@ class Samples(Protocol):
     def class_table(self, i: int) -> NDArray[np.int64]: ...
     def read(self, i: int, component: str) -> bytes: ...
     def ahead(self, sample: NDArray[np.int64]) -> None: ...
+    def domain(self, sample: NDArray[np.int64]) -> NDArray[np.int64]: ...
     def order(self, policy: str, window: int, seed: int) -> Policy: ...
     @property
     def fingerprint(self) -> str: ...
@@ -57,12 +60,14 @@ class Mixture:
             name=" + ".join(card.name for card in cards),
             classes=_united([card.classes for card in cards]),
             mask_classes=_united([card.mask_classes for card in cards], first="background"),
+            domains=_distinct([card.name for card in cards]),
             source="; ".join(card.source for card in cards),
             licence="; ".join(card.licence for card in cards),
             splits={members[0].split: Split(samples=sum(map(len, members)), shards=[s for m in members for s in m.shards])},
         )
         self.folder, self.split = " + ".join(member.folder for member in members), members[0].split
         self.remote = any(member.remote for member in members)
+        self.domains = self.card.domains
         self.problems = [problem for member in members for problem in member.problems]
         self._begin = np.cumsum([0, *map(len, members)])
         self._classes = [_numbers(card.classes, self.card.classes) for card in cards]
@@ -118,10 +123,14 @@ class Mixture:
 
     def ahead(self, sample: NDArray[np.int64]) -> None:
         """See `Index.ahead`."""
-        which = np.searchsorted(self._begin, sample, side="right") - 1
+        which = self.domain(sample)
         for number, member in enumerate(self.members):
             if member.remote:
                 member.ahead(sample[which == number] - self._begin[number])
+
+    def domain(self, sample: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`[B]`: which data set samples are from, by its number in `domains`."""
+        return np.searchsorted(self._begin, sample, side="right").astype(np.int64) - 1
 
     def order(self, policy: str, window: int, seed: int) -> Policy:
         """Exact shares of each data set, each in an order and with epochs of its own."""
@@ -132,6 +141,11 @@ class Mixture:
     def fingerprint(self) -> str:
         """SHA-256 over the fingerprints of all data sets in their order."""
         return hashlib.sha256(" ".join(member.fingerprint for member in self.members).encode()).hexdigest()
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """A name that comes again gets a number behind it: two data sets are two domains."""
+    return [name if (before := names[:number].count(name)) == 0 else f"{name} {before + 1}" for number, name in enumerate(names)]
 
 
 def _united(names: list[list[str]], first: str = "") -> list[str]:

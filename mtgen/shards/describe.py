@@ -13,13 +13,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from mtgen.data.boxes import annotation
+from mtgen.data.build import Progress
 from mtgen.data.card import CARD
-from mtgen.data.index import Progress
 from mtgen.data.picture import pixels
 from mtgen.data.scan import SUFFIXES, Header, Problem, Sample
 from mtgen.data.table import rows
 from mtgen.errors import DataError
 from mtgen.schema import COMPONENTS, IGNORE, DatasetCard, Split
+from mtgen.shards.files import write_whole
 from mtgen.shards.write import card_text
 
 SPLITS = {
@@ -132,7 +133,7 @@ def describe(
         },
     )
     found = [_holds(split, [shards[n] for n in mine]) for split, mine in splits.items()] + _remarks(shards)
-    _write(path, card)
+    write_whole(path, card_text(card))
     return Description(path, card, found, _edits(card, names is not None), problems)
 
 
@@ -281,12 +282,3 @@ def _edits(card: DatasetCard, named: bool) -> list[str]:
     if len(card.splits) == 1:
         lines.append("splits: there is one; `mtgen shards split` deals samples to others")
     return lines
-
-
-def _write(path: Path, card: DatasetCard) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(card_text(card), encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None

@@ -112,3 +112,14 @@ def _as_png(path: Path, data: bytes) -> bytes:
             return file.getvalue()
     except Exception as error:  # noqa: BLE001 - Pillow's readers raise whatever damaged bytes lead them to
         raise DataError(f"{path}: damaged image ({' '.join(str(error).split())})") from None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file beside and rename it, so that it is whole or not there; `DataError` where that cannot be."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None

@@ -31,11 +31,13 @@ class Recipe(ABC):
     """What a file in `recipes/` registers: it says how many samples each split has, and makes any of them.
 
     Attributes:
+        name: of the data set; empty: the recipe's. Domains of a mixture are told apart by it.
         sources: what the samples are made from besides the options, as JSON can hold it (files with their sizes and times); an
             interrupted run goes on only where it is the same.
     """
 
     Options: ClassVar[type[Section]]
+    name: str = ""
     classes: list[str]
     mask_classes: list[str]
     source: str
@@ -182,7 +184,7 @@ def make(
     total, done = sum(maker.splits.values()), 0
     splits = {split: Split(samples=n, shards=pattern(split, -(-n // samples_per_shard))) for split, n in maker.splits.items()}
     about = {"classes": maker.classes, "mask_classes": maker.mask_classes, "source": maker.source, "licence": maker.licence}
-    card = DatasetCard.model_validate({"name": recipe, "splits": splits, **about, "made_by": made_by})
+    card = DatasetCard.model_validate({"name": maker.name or recipe, "splits": splits, **about, "made_by": made_by})
     state = {"mtgen": mtgen.__version__, "size": samples_per_shard, "card": card.model_dump(mode="json"), "sources": maker.sources}
     draft = Draft(out, overwrite, json.dumps(state))
     if processes is None:

@@ -30,6 +30,8 @@ COLOURS = {
     "black": (15, 15, 15),
     "white": (240, 240, 240),
 }
+BLACK = {"": (15, 15, 15)}
+"""The one colour of inverted things, which captions do not speak of."""
 CONTRAST = 3.0
 """Least contrast of a thing against its background (WCAG 2.1, success criterion 1.4.11: 3:1 for graphics)."""
 CHOICE = 3
@@ -45,6 +47,9 @@ def _fits(most: int, info: ValidationInfo) -> int:
         raise ValueError(f"so many need a resolution of at least {needed} to be readable, and it is {resolution}")
     return most
 
+
+Style = Literal["colour", "grey", "inverted"]
+"""Colours that differ from thing to thing; white on black, in one channel; black on a light textured background."""
 
 Most = Annotated[int, Field(ge=1, le=9), AfterValidator(_fits)]
 """An option: how many things a scene has at most."""
@@ -116,17 +121,19 @@ def _background(rng: Random, resolution: int, kind: str) -> np.ndarray:
     return base.clip(0, 255)
 
 
-def _palette(rng: Random, count: int, resolution: int, background: str) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _palette(
+    rng: Random, count: int, resolution: int, background: str, inks: dict[str, tuple[int, int, int]]
+) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names `[count]` and colours `[count,3]` of things, and a background whose every pixel they stand out from."""
-    colours = np.array([[channel + rng.uniform(-12, 12) for channel in colour] for colour in COLOURS.values()]).clip(0, 255)
+    colours = np.array([[channel + rng.uniform(-12, 12) for channel in colour] for colour in inks.values()]).clip(0, 255)
     light = luminance(colours) + 0.05
     while True:
         ground = _background(rng, resolution, background)
         behind = luminance(ground) + 0.05
         fitting = np.flatnonzero((light >= CONTRAST * behind.max()) | (light <= behind.min() / CONTRAST))
-        if len(fitting) >= CHOICE:
+        if len(fitting) >= min(CHOICE, len(inks)):
             chosen = [int(rng.choice(fitting)) for _ in range(count)]
-            return [list(COLOURS)[i] for i in chosen], colours[chosen], ground
+            return [list(inks)[i] for i in chosen], colours[chosen], ground
 
 
 def _caption(names: list[str]) -> str:
@@ -136,7 +143,14 @@ def _caption(names: list[str]) -> str:
 
 
 def scene(
-    key: str, rng: Random, things: list[Thing], classes: list[str], resolution: int, threshold: int, background: str, grey: bool = False
+    key: str,
+    rng: Random,
+    things: list[Thing],
+    classes: list[str],
+    resolution: int,
+    threshold: int,
+    background: str,
+    style: Style = "colour",
 ) -> Sample:
     """Place, colour and describe `things`.
 
@@ -147,14 +161,17 @@ def scene(
         classes: their names, by class number.
         resolution: side of the image, pixels.
         threshold: a pixel belongs to a thing where its coverage (0 to 255) is above this.
-        background: "plain" or "textured".
-        grey: white on black, one channel.
+        background: "plain" or "textured"; inverted things lie on a textured one.
+        style: see `Style`.
     """
     placed = _layout(rng, things, resolution)
+    grey = style == "grey"
     if grey:
         colour_names, colours, ground = [""] * len(things), np.full((len(things), 1), 255.0), np.zeros((1, 1, 1))
+    elif style == "inverted":
+        colour_names, colours, ground = _palette(rng, len(things), resolution, "textured", BLACK)
     else:
-        colour_names, colours, ground = _palette(rng, len(things), resolution, background)
+        colour_names, colours, ground = _palette(rng, len(things), resolution, background, COLOURS)
     image = np.broadcast_to(ground, (resolution, resolution, ground.shape[2])).copy()
     mask = np.zeros((resolution, resolution), np.uint8)
     boxes = []
@@ -178,7 +195,13 @@ def scene(
 
 
 class SceneRecipe(Recipe):
-    """A recipe whose samples are scenes: sample number i of a split is a function of the seed, the split and i alone."""
+    """A recipe whose samples are scenes: sample number i of a split is a function of the seed, the split and i alone.
+
+    Attributes:
+        variant: where it differs, scenes have nothing in common, whatever the seed.
+    """
+
+    variant: str = ""
 
     @property
     def splits(self) -> dict[str, int]:
@@ -187,7 +210,7 @@ class SceneRecipe(Recipe):
 
     def make(self, split: str, number: int) -> Sample:
         """Sample `number` of a split."""
-        return self.sample(split, f"{split}{number:07d}", Random(f"{self.seed}/{split}/{number}"))
+        return self.sample(split, f"{split}{number:07d}", Random(f"{self.seed}/{split}/{number}{self.variant}"))
 
     @abstractmethod
     def sample(self, split: str, key: str, rng: Random) -> Sample:

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mtgen.data.build import Progress
 from mtgen.data.card import read_card, shard_names
-from mtgen.data.index import Progress
 from mtgen.data.picture import pixels
 from mtgen.data.scan import Header, Problem, Sample
 from mtgen.data.table import joined, rows, split_problems

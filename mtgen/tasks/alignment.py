@@ -46,6 +46,10 @@ class Alignment(Task):
         mismatched: float = Field(0.5, ge=0, description="weight of real images with another one's condition, as negatives for the logit")
         agreement: float = Field(0.1, ge=0, description="weight of a generated image's likeness to what was asked for")
 
+        @property
+        def plays(self) -> bool:
+            return self.mismatched > 0  # pairs for the logit of the generation task
+
     def head(self) -> nn.Module:
         return EmbeddingHead(self.sizes.summary, self.sizes.embedding)
 

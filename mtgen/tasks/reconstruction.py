@@ -26,6 +26,10 @@ class Reconstruction(Task):
         warmup: int = Field(0, ge=0, description="images over which the divergence's weight rises from 0")
         features: float = Field(0.0, ge=0, description="weight of the distance in the trunk's lowest features, beside L1; 0 saves its cost")
 
+        @property
+        def plays(self) -> bool:
+            return True
+
     draws = True
 
     def head(self) -> nn.Module:

@@ -40,12 +40,17 @@ class Translation(Task):
     class Settings(TaskSettings):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
         domain: Literal["domain", "class"] = Field("domain", description="what the domains are: data sets of a mixture, or classes")
+        every: int = Field(2, ge=1, description="one pair of samples in so many is translated")
         side: int = Field(8, ge=4, description="side of the spatial latent, pixels: that of one of the networks' levels")
         channels: int = Field(8, ge=1, description="channels of the spatial latent")
         adversarial: float = Field(1.0, ge=0, description="weight of being likely in the other domain")
         identity: float = Field(3.0, ge=0, description="weight of the L1 distance of an image drawn anew in its own domain")
         cycle: float = Field(3.0, ge=0, description="weight of the L1 distance of an image drawn in another domain and back")
         keep: float = Field(0.5, ge=0, description="weight of the class read in a translated image being that of the original, where known")
+
+        @property
+        def plays(self) -> bool:
+            return True
 
     draws = True
 

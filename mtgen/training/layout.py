@@ -20,7 +20,8 @@ class Layout:
         shown, boxed: `[B]` bool: the discriminator sees the mask, and the boxes.
         plain: indices of the reading rows that the augmentation leaves alone, and `plain_position`, their positions, on the CPU.
         partner: `[B]` for each row the row of its partner (positions 2k and 2k+1), or itself where that is not here.
-        pairs: `[N]` plain rows whose partner is here and a reading row, and `pair_position`, their positions, on the CPU.
+        pairs: `[N]` plain rows whose partner is here and a reading row, and `pair_position`, their
+            positions, on the CPU; none unless the run translates.
         penalised: indices of the rows with a gradient penalty, and `penalised_position`, their positions, on the CPU.
         counts: see `tasks.base.Scene`.
     """
@@ -40,15 +41,25 @@ class Layout:
 
 
 def is_shown(config: Config, position: Tensor, labelled: Tensor) -> Tensor:
-    """Every `mask_every`-th sample is judged with its labels, if it has them."""
+    """Every `mask_every`-th sample is judged with its labels, if it has them; none where nothing is judged."""
+    if not config.generates:
+        return torch.zeros_like(labelled)
     every = config.tasks["generation"].mask_every
     return (position % every == every - 1) & labelled
 
 
 def is_penalised(config: Config, position: Tensor) -> Tensor:
     """One sample in `penalty_every`, of those whose turn it is to be shown with their labels and of the others alike."""
+    if not config.generates:
+        return torch.zeros_like(position, dtype=torch.bool)
     settings = config.tasks["generation"]
     return (position // settings.mask_every - position % settings.mask_every) % settings.penalty_every == 0
+
+
+def _is_translated(config: Config, position: Tensor) -> Tensor:
+    """One pair in `every`, where the run translates."""
+    settings = config.tasks.get("translation")
+    return torch.zeros_like(position, dtype=torch.bool) if settings is None or not settings.weight else position // 2 % settings.every == 0
 
 
 def lay_out(config: Config, batch: Batch, changing: float, boxes: bool = False) -> Layout:
@@ -65,7 +76,9 @@ def lay_out(config: Config, batch: Batch, changing: float, boxes: bool = False) 
     plain_all = ~changed(changing, config.seed, "real", position) & reading_all
     # positions 2k and 2k+1 are partners; of an odd number of samples the last has none
     partner_all = torch.arange(len(position)) ^ 1
-    pairs_all = plain_all & (partner_all < len(position)) & reading_all[partner_all.clamp(max=len(position) - 1)]
+    pairs_all = (
+        plain_all & _is_translated(config, position) & (partner_all < len(position)) & reading_all[partner_all.clamp(max=len(position) - 1)]
+    )
     counts = {
         "all": len(position),
         "reading": int(reading_all.sum()),

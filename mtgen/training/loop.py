@@ -10,9 +10,9 @@ import torch.distributed as dist
 
 from mtgen import checkpoint
 from mtgen.checkpoint import Checkpoint
-from mtgen.config import CONDITIONS, Config
+from mtgen.config import Config
 from mtgen.data.loader import Loader
-from mtgen.data.mixture import Samples, keep_labels, open_samples
+from mtgen.data.view import view_of
 from mtgen.ema import Average
 from mtgen.errors import CheckpointError, DataError, TrainingError, UserError
 from mtgen.model import Model, Networks, build
@@ -24,6 +24,7 @@ from mtgen.training.damage import DamageLog
 from mtgen.training.engines import Engine
 from mtgen.training.meter import Meter
 from mtgen.training.outcome import STOP, Outcome, Place
+from mtgen.training.samples import open_data, order, order_of
 from mtgen.training.schedule import rate
 from mtgen.training.steps import build_steps, frozen
 
@@ -60,25 +61,13 @@ class Trainer:
         self.tracker: Tracker | None = self.control.together(self._tracker)
         self.loader = Loader(
             self.index,
+            view_of(config, place.device, place.decoding_threads),
             batch_size=config.batch_size,
             rank=place.rank,
             world=place.world,
-            resolution=config.size,
-            components=config.components,
-            tokens=config.caption_tokens,
-            boxes=config.data.boxes,
-            channels=config.data.channels,
-            seed=config.seed,
             position=self.images,
-            crop=config.data.crop,
-            flip=config.data.flip,
-            colour=config.data.colour,
-            threads=place.decoding_threads,
-            device=place.device,
             prefetch=config.data.prefetch,
-            on_damage=config.data.on_damage,
-            sound=config.data.sound,
-            order=self.index.order(config.data.order, config.data.window, config.seed),
+            order=order(config, self.index),
         )
         self.damage = DamageLog(self.folder, config.data.damage_limit, self.index.folder, self.control.group)
         self._named, self._resumed_at = 0, self.images
@@ -108,11 +97,12 @@ class Trainer:
         }
 
     def step(self, batch: Batch) -> None:
-        """One D-step and one G-step over this worker's part of a global batch."""
+        """One D-step, and one G-step where a generator is trained, over this worker's part of a global batch."""
         torch.manual_seed(self.config.seed + self.images)  # weightings may draw at random: the same on every worker, after every resume
         factor, micro = rate(self.config.train, self.images), self.config.micro_batch
         networks = self.networks
-        for side, other in (("discriminator", networks.generator), ("generator", networks.side)):
+        sides = [("discriminator", networks.generator), ("generator", networks.side)]
+        for side, other in sides if self.config.generates else sides[:1]:
             engine = self.engines[side]
             engine.set_rate(factor)
             with frozen(other):
@@ -329,12 +319,12 @@ class Trainer:
                 f"(fingerprint {before[:12]}, now {now[:12]}); give the run another name, or the old shards back"
             )
         ordered, wanted = found.state.get("order"), order_of(self.config, self.index)
-        if ordered is not None and ordered != wanted:
-            changed = "; ".join(
-                f"{key}={ordered.get(key)} then, {wanted.get(key)} now" for key in wanted if ordered.get(key) != wanted[key]
-            )
+        changed = (
+            [f"{key}={ordered.get(key)} then, {wanted[key]} now" for key in wanted if ordered.get(key) != wanted[key]] if ordered else []
+        )
+        if changed:
             raise CheckpointError(
-                f"{found.folder}: was trained with its samples in another order ({changed}); "
+                f"{found.folder}: was trained with its samples in another order, or its captions in other tokens ({'; '.join(changed)}); "
                 "give the run another name, or the old values back"
             )
         return found
@@ -359,35 +349,6 @@ def _passed(every: int, before: int, after: int) -> bool:
 
 def _warn(text: str) -> None:
     print(f"warning: {text}", flush=True)
-
-
-def open_data(config: Config) -> Samples:
-    """The index of the split to train on (made now where there is none), checked against the tasks before any training.
-
-    Raises:
-        DataError: the data cannot be read, or a task or condition has not a single sample that carries what it needs.
-    """
-    index = open_samples(config.data, "train")
-    keep_labels(index, config.data.labelled, config.seed)
-    wanted = [(f"tasks.{name}", settings.needs, "weight") for name, settings in config.task_settings().items()]
-    wanted += [(f"conditions.{name}", CONDITIONS[name].component, "share") for name in config.condition_settings() if name != "class"]
-    problems = [
-        f"{key}: no sample of split {index.split!r} in {index.folder} has a {need}; switch it off with {key}.{switch}=0"
-        for key, need, switch in wanted
-        if need and not index.present[need].any()
-    ]
-    if problems:
-        raise DataError("\n".join(problems))
-    return index
-
-
-def order_of(config: Config, samples: Samples) -> dict[str, Any]:
-    """Everything but the data itself that says which sample stands at a position."""
-    policy = config.data.order
-    if policy == "auto":
-        policy = "windowed" if samples.remote else "global"
-    weights = [share.weight for share in config.data.mixture]
-    return {"seed": config.seed, "data.order": policy, "data.window": config.data.window if policy == "windowed" else 0, "weights": weights}
 
 
 def train(config: Config, place: Place, snapshot: Snapshot | None = None) -> Outcome:

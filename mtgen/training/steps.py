@@ -54,7 +54,8 @@ class Step(nn.Module):
         super().__init__()
         self.config, self.tasks, self.gate, self.strength = config, tasks, gate, strength
         # Smaller noise drowns in the rounding of half precision, larger noise biases the estimate (measured: docs/decisions.md).
-        self.sigma = config.tasks["generation"].sigma or (0.01 if config.precision == "fp32" else 0.1)
+        chosen = config.tasks["generation"].sigma if config.generates else None
+        self.sigma = chosen or (0.01 if config.precision == "fp32" else 0.1)
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.config.precision]
@@ -158,7 +159,7 @@ class Step(nn.Module):
                 weighted = loss if task.settings.weight == 1 else task.settings.weight * loss
                 log[f"{task.name}_{name}"] = weighted.detach()
                 total = weighted if total is None else total + weighted
-        assert total is not None  # generation always gives one
+        assert total is not None  # without generation only tasks that read are on, and the generator is not trained
         return total, log
 
 
@@ -175,23 +176,25 @@ class DiscriminatorStep(Step):
         """A micro-batch and the frozen generator -> one scalar, and detached numbers to log."""
         (generator,) = read
         layout = lay_out(self.config, batch, self.strength.probability, boxes=generator.drawing.box_maps > 0)
-        device = layout.batch.image.device
-        with self._autocast(device):
+        with self._autocast(layout.batch.image.device):
             scene = self._scene(layout, self.side, generator)
-            with torch.no_grad():
-                latent = self._normal("latent", layout.batch.position, (generator.latent,), device)
-                self._show(scene, layout, generator(latent, scene.condition))
-            near = [
-                self._near(scene, canvas, name, layout.penalised_position) for canvas, name in ((scene.real, "real"), (scene.fake, "fake"))
-            ]
+            canvases = [scene.real, *(self._judged(scene, layout) if self.config.generates else [])]
             submitted = {task.name: canvas for task in self.tasks if (canvas := task.fakes(scene)) is not None}
-            features = self.side.discriminator.trunk(Canvas.cat([scene.real, scene.fake, *near, *submitted.values()]))
-            rows = 2 * (len(layout.batch) + len(scene.penalised))
+            features = self.side.discriminator.trunk(Canvas.cat([*canvases, *submitted.values()]))
+            rows = sum(len(canvas.image) for canvas in canvases)
             views = self._views(features, layout.reading, rows, {name: len(canvas.image) for name, canvas in submitted.items()})
             losses = {task.name: task.discriminator_losses(scene, views[task.name]) for task in self.tasks}
             if scene.ahead is not None:
                 self.strength.observe(scene.ahead)
             return self._total(losses)
+
+    def _judged(self, scene: Scene, layout: Layout) -> list[Canvas]:
+        """What the real canvases are judged beside: the generated ones, and the penalised ones of both with a little noise."""
+        with torch.no_grad():
+            latent = self._normal("latent", layout.batch.position, (scene.generator.latent,), layout.batch.image.device)
+            self._show(scene, layout, scene.generator(latent, scene.condition))
+        near = [self._near(scene, canvas, name, layout.penalised_position) for canvas, name in ((scene.real, "real"), (scene.fake, "fake"))]
+        return [scene.fake, *near]
 
     def _near(self, scene: Scene, canvas: Canvas, name: str, position: Tensor) -> Canvas:
         """The penalised rows with a little noise on everything that the discriminator sees of them."""

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from loading import load
 
 from mtgen.data.index import Index, open_index
-from mtgen.data.loader import Damage, Loader
 from mtgen.data.order import Order
 from mtgen.data.picture import header
+from mtgen.data.reader import Damage
 from mtgen.errors import DamagedSample, DataError
 from mtgen.schema import Batch
 
@@ -26,7 +27,7 @@ SETTINGS: dict[str, Any] = {"batch_size": 12, "rank": 0, "world": 1, "resolution
 
 def read(index: Index, steps: int, **changes: Any) -> tuple[list[Batch], Damage, int]:
     """Batches, damage, and how often the pipeline was built again."""
-    with Loader(index, **SETTINGS | {"on_damage": "skip"} | changes) as loader:
+    with load(index, **SETTINGS | {"on_damage": "skip"} | changes) as loader:
         batches = list(islice(loader, steps))
         return batches, loader.damaged, loader.rebuilds
 
@@ -109,7 +110,7 @@ def test_later_epochs_keep_the_pipeline_that_the_first_one_left(damaged: Index) 
 
 
 def test_damage_is_reported_with_the_batch_that_it_was_in(damaged: Index) -> None:
-    with Loader(damaged, **SETTINGS, on_damage="skip", prefetch=5) as loader:
+    with load(damaged, **SETTINGS, on_damage="skip", prefetch=5) as loader:
         for step in range(6):
             next(loader)
             assert all(at < 12 * (step + 1) for at, _ in loader.damaged)

@@ -17,7 +17,8 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mtgen.data.index import beside, build_index, cached, open_index
+from mtgen.data.build import beside, build_index, cached
+from mtgen.data.index import open_index
 from mtgen.errors import DataError
 
 Write = Callable[..., Path]

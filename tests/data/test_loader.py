@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from loading import load, once
+from sounds import samples, wav
 
+from mtgen.config import Sound
 from mtgen.data.index import Index, open_index
-from mtgen.data.loader import Loader, once
 from mtgen.data.order import Order
 from mtgen.errors import DataError
-from mtgen.schema import Batch
+from mtgen.schema import COMPONENTS, Batch
 
 Write = Callable[..., Path]
 Sample = Callable[..., dict[str, Any]]
@@ -23,8 +25,7 @@ Encode = Callable[..., bytes]
 
 
 def batches(index: Index, count: int, **changes: Any) -> list[Batch]:
-    settings: dict[str, Any] = {"batch_size": 12, "rank": 0, "world": 1, "resolution": 8, "channels": "grey", "seed": 5} | changes
-    with Loader(index, **settings) as loader:
+    with load(index, **changes) as loader:
         return list(islice(loader, count))
 
 
@@ -111,9 +112,7 @@ def test_more_decoding_threads_change_nothing(numbered: Path) -> None:
 
 
 def test_position_is_where_the_next_batch_begins(numbered: Path) -> None:
-    with Loader(
-        open_index(numbered, "train"), batch_size=12, rank=1, world=2, resolution=8, channels="grey", seed=0, position=24
-    ) as loader:
+    with load(open_index(numbered, "train"), rank=1, world=2, position=24) as loader:
         assert loader.position == 24
         next(loader)
         assert loader.position == 36 and loader.waited > 0
@@ -148,7 +147,7 @@ def test_a_damaged_image_names_shard_and_key_and_keeps_being_an_error(write: Wri
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     png = encode(noise)
     folder = write({"train": [[sample(0, 40), sample(1, 40, png=png[:300] + bytes(300) + png[600:]), sample(2, 40)]]})
-    with Loader(open_index(folder, "train"), batch_size=3, rank=0, world=1, resolution=8, channels="rgb", seed=0) as loader:
+    with load(open_index(folder, "train"), batch_size=3, channels="rgb") as loader:
         for _ in range(2):
             with pytest.raises(DataError, match=r"set/train-000000\.tar: s00001: image: damaged PNG .*mtgen shards validate"):
                 next(loader)
@@ -165,7 +164,7 @@ def test_a_shard_that_changes_while_it_is_read_is_an_error(numbered: Path) -> No
 @pytest.mark.parametrize("taken", [0, 1, 5])
 def test_closing_ends_the_thread(taken: int, numbered: Path) -> None:
     before = threading.active_count()
-    loader = Loader(open_index(numbered, "train"), batch_size=12, rank=0, world=1, resolution=8, channels="grey", seed=0)
+    loader = load(open_index(numbered, "train"))
     assert len(list(islice(loader, taken))) == taken
     loader.close()
     loader.close()
@@ -175,28 +174,27 @@ def test_closing_ends_the_thread(taken: int, numbered: Path) -> None:
 
 
 def test_once_gives_the_split_once_in_order_with_a_smaller_last_batch(numbered: Path) -> None:
-    parts = list(once(open_index(numbered, "train"), batch_size=25, resolution=8, channels="grey", device="cpu", threads=1))
+    parts = list(once(open_index(numbered, "train")))
     assert [len(part) for part in parts] == [25, 25, 10]
     assert np.concatenate([number(part) for part in parts]).tolist() == list(range(60))
     assert torch.cat([part.position for part in parts]).tolist() == list(range(60))
 
 
 def test_once_stops_at_its_limit(numbered: Path) -> None:
-    parts = once(open_index(numbered, "train"), batch_size=25, resolution=8, channels="grey", device="cpu", threads=1, limit=31)
+    parts = once(open_index(numbered, "train"), limit=31)
     assert [len(part) for part in parts] == [25, 6]
 
 
 @pytest.mark.parametrize("world", [2, 3, 7])
 def test_once_deals_every_sample_to_one_worker(world: int, numbered: Path) -> None:
     index = open_index(numbered, "train")
-    settings: dict[str, Any] = {"batch_size": 25, "resolution": 8, "channels": "grey", "device": "cpu", "threads": 1, "world": world}
-    found = [number(part) for rank in range(world) for part in once(index, rank=rank, **settings)]
+    found = [number(part) for rank in range(world) for part in once(index, rank=rank, world=world)]
     assert sorted(np.concatenate(found).tolist()) == list(range(60))
 
 
 def test_leaving_once_early_ends_its_thread(numbered: Path) -> None:
     before = threading.active_count()
-    parts = once(open_index(numbered, "train"), batch_size=5, resolution=8, channels="grey", device="cpu", threads=1)
+    parts = once(open_index(numbered, "train"), batch_size=5)
     next(iter(parts))
     del parts
     assert threading.active_count() == before
@@ -217,3 +215,31 @@ def test_real_shards(name: str, resolution: int, channels: str, shared_data: Cal
 def test_the_mask_of_a_real_digit_lies_on_it(shared_data: Callable[[str], Path]) -> None:
     for batch in batches(open_index(shared_data("digits"), "train"), 4, resolution=28, batch_size=32):
         assert torch.equal(batch.mask, torch.where(batch.image[:, 0] > 63.5 / 127.5 - 1, batch.label[:, None, None] + 1, 0))
+
+
+def test_once_hands_out_every_component_that_is_asked_for(write: Write, sample: Sample) -> None:
+    boxes = json.dumps({"width": 8, "height": 8, "boxes": [[0, 0, 4, 8, 3]]}).encode()
+    full = [sample(i, json=boxes, txt=b"hi", wav=wav(samples(0.5, 8_000, 440), 8_000)) for i in range(5)]
+    index = open_index(write({"test": [[*full, sample(5)]]}), "test")
+    asked = {"components": COMPONENTS, "boxes": 2, "tokens": 4, "sound": Sound(mels=16, seconds=0.5)}
+    (batch,) = once(index, **asked, crop=0.2, flip=True, colour=0.5)
+    assert batch.present.keys() == batch.step_present.keys() == set(COMPONENTS)
+    assert batch.boxes is not None and batch.boxes[0].tolist() == [[0, 0, 0.5, 1, 3], [0, 0, 0, 0, -1]]
+    assert batch.labels is not None and batch.labels.sum(1).tolist() == [1] * 5 + [0]
+    assert batch.caption is not None and batch.caption.tolist() == [[ord("h") + 1, ord("i") + 1, 0, 0]] * 5 + [[0] * 4]
+    assert batch.sound is not None and batch.sound.shape == (6, 16, 50) and (batch.sound[5] == 0).all()
+    (again,) = once(index, **asked)  # nothing varies: an evaluation sees the same, whatever the run is trained with
+    assert torch.equal(again.image, batch.image) and torch.equal(again.boxes, batch.boxes)
+
+
+def test_a_damaged_sample_ends_an_evaluation_also_where_training_replaces_it(write: Write, sample: Sample) -> None:
+    folder = write({"test": [[sample(i, txt=b"\xff" if i == 2 else b"x") for i in range(4)]]})
+    with pytest.raises(DataError, match="s00002: caption: not UTF-8"):
+        list(once(open_index(folder, "test"), components=("caption",), on_damage="skip"))
+
+
+def test_without_a_mixture_there_is_one_domain(numbered: Path) -> None:
+    index = open_index(numbered, "train")
+    (batch,) = batches(index, 1)
+    assert index.domains == [index.card.name]
+    assert batch.domain is not None and batch.domain.dtype == torch.int64 and batch.domain.tolist() == [0] * 12

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from loading import load
 
 from mtgen.config import Data, Share
-from mtgen.data.loader import Loader
 from mtgen.data.mixture import Mixture, open_samples
 from mtgen.schema import COMPONENTS
 
@@ -57,7 +58,7 @@ def test_shares_are_exact(policy: str, mixture: Mixture) -> None:
 
 def test_a_batch_has_the_united_numbers(mixture: Mixture) -> None:
     order = mixture.order("global", 1, 7)
-    with Loader(mixture, batch_size=20, rank=0, world=1, resolution=8, channels="grey", seed=7, order=order) as loader:
+    with load(mixture, batch_size=20, seed=7, order=order) as loader:
         batch, samples = next(loader), order.sample(np.arange(20))
     assert batch.label.tolist() == mixture.label[samples].tolist()
     assert batch.mask[:, 0, 0].tolist() == [[0, 1, 0, 1, 0, 1, 0, 2, 0, 2][i] for i in samples]
@@ -66,3 +67,32 @@ def test_a_batch_has_the_united_numbers(mixture: Mixture) -> None:
 def test_the_fingerprint_is_of_all_in_their_order(mixture: Mixture) -> None:
     turned = Mixture(mixture.members[::-1], mixture.weights)
     assert len({mixture.fingerprint, turned.fingerprint, mixture.members[0].fingerprint}) == 3
+
+
+def test_a_batch_says_which_data_set_each_sample_is_from(mixture: Mixture) -> None:
+    order = mixture.order("global", 1, 7)
+    with load(mixture, batch_size=20, order=order) as loader:
+        batch, samples = next(loader), order.sample(np.arange(20))
+    assert mixture.domains == ["one", "two"]
+    assert batch.domain is not None and batch.domain.dtype == torch.int64
+    assert batch.domain.tolist() == [int(i >= 6) for i in samples]
+    assert batch.rows(slice(3, 9)).domain.tolist() == batch.domain.tolist()[3:9]
+    assert batch.rows(torch.tensor([4, 0])).domain.tolist() == [batch.domain[4], batch.domain[0]]
+    assert batch.to("cpu").domain.tolist() == batch.domain.tolist() and batch.to("meta").domain.device.type == "meta"
+
+
+def test_data_sets_of_one_name_are_two_domains(write: Write, sample: Sample) -> None:
+    folder = str(write({"train": [[sample(0)]], "test": [[sample(1)]]}, name="digits"))
+    found = open_samples(Data(mixture=[Share(path=folder), Share(path=folder, train="test")]), "train")
+    assert found.domains == ["digits", "digits 2"] and found.domain(np.arange(2)).tolist() == [0, 1]
+
+
+def test_a_damaged_sample_is_replaced_by_one_of_its_own_data_set(write: Write, sample: Sample) -> None:
+    damaged = {2: b"\xff"}
+    folders = [write({"train": [[sample(i, txt=damaged.get(i, b"x")) for i in range(4)]]}, name=name) for name in ("one", "two")]
+    found = open_samples(Data(mixture=[Share(path=str(folder)) for folder in folders]), "train")
+    order = found.order("global", 1, 7)
+    with load(found, batch_size=200, order=order, components=("caption",), on_damage="skip") as loader:
+        batch = next(loader)
+    assert len({position for position, _ in loader.damaged}) == 50
+    assert batch.domain.tolist() == found.domain(order.sample(np.arange(200))).tolist()

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
+from loading import load
+from sounds import flac, samples, wav
 
 from mtgen.config import Sound
 from mtgen.data.decode import DamagedBatch
 from mtgen.data.index import open_index
-from mtgen.data.loader import Loader
 from mtgen.data.order import Order
 from mtgen.data.sound import SoundDecoder
 from mtgen.errors import DamagedSample
@@ -23,45 +24,6 @@ from mtgen.errors import DamagedSample
 Write = Callable[..., Path]
 Sample = Callable[..., dict[str, Any]]
 SETTINGS: dict[str, Any] = {"rank": 0, "world": 1, "resolution": 8, "channels": "grey", "seed": 5}
-
-
-def samples(seconds: float, rate: int, *hertz: float, loud: float = 0.5, noise: float = 0.0) -> np.ndarray:
-    """`[T]` int16: a mean of tones, and noise."""
-    t = np.arange(round(seconds * rate)) / rate
-    tones = sum((np.sin(2 * np.pi * f * t) for f in hertz), np.zeros(len(t))) / max(len(hertz), 1)
-    values = loud * tones + noise * np.random.default_rng(0).standard_normal(len(t))
-    return np.round(np.clip(values, -1, 1) * 32767).astype(np.int16)
-
-
-def wav(values: np.ndarray, rate: int) -> bytes:
-    """A file of `[T]` or `[T,channels]` int16."""
-    file = io.BytesIO()
-    with wave.open(file, "wb") as out:
-        out.setparams((1 if values.ndim == 1 else values.shape[1], 2, rate, 0, "NONE", ""))
-        out.writeframes(values.astype("<i2").tobytes())
-    return file.getvalue()
-
-
-def crc(data: bytes, polynomial: int, bits: int) -> bytes:
-    value = 0
-    for byte in data:
-        value ^= byte << (bits - 8)
-        for _ in range(8):
-            value = (value << 1) ^ (polynomial if value >> (bits - 1) else 0)
-            value &= (1 << bits) - 1
-    return value.to_bytes(bits // 8)
-
-
-def flac(values: np.ndarray, rate: int, block: int = 4096) -> bytes:
-    """A file of `[T]` int16 whose frames hold the samples as they are (RFC 9639: STREAMINFO in 8.2, frames in 9, verbatim in 9.2.2)."""
-    info = (block << 16 | block).to_bytes(4) + bytes(6) + (rate << 44 | 15 << 36 | len(values)).to_bytes(8) + bytes(16)
-    out = b"fLaC" + b"\x80" + len(info).to_bytes(3) + info
-    for number, begin in enumerate(range(0, len(values), block)):
-        part = values[begin : begin + block]
-        head = b"\xff\xf8\x70\x08" + bytes([number]) + (len(part) - 1).to_bytes(2)
-        frame = head + crc(head, 0x107, 8) + b"\x02" + part.astype(">i2").tobytes()
-        out += frame + crc(frame, 0x18005, 16)
-    return out
 
 
 def slaney(hertz: np.ndarray) -> np.ndarray:
@@ -167,7 +129,7 @@ def test_a_damaged_sound_is_named_and_the_others_decode_on(kind: str) -> None:
 
 def test_a_sample_without_a_sound_has_zeros_and_is_not_present(write: Write, sample: Sample) -> None:
     folder = write({"train": [[sample(i, wav=GOOD if i % 3 else None) for i in range(12)]]})
-    with Loader(open_index(folder, "train"), batch_size=12, components=("sound",), **SETTINGS) as loader:
+    with load(open_index(folder, "train"), batch_size=12, components=("sound",), **SETTINGS) as loader:
         batch = next(loader)
     assert batch.sound is not None and batch.sound.shape == (12, 64, 100) and batch.sound.dtype == torch.float32
     there = batch.present["sound"]
@@ -177,7 +139,7 @@ def test_a_sample_without_a_sound_has_zeros_and_is_not_present(write: Write, sam
 
 def test_sounds_are_not_read_where_nobody_asks(write: Write, sample: Sample) -> None:
     folder = write({"train": [[sample(i, wav=b"x") for i in range(12)]]})
-    with Loader(open_index(folder, "train"), batch_size=12, **SETTINGS) as loader:
+    with load(open_index(folder, "train"), batch_size=12, **SETTINGS) as loader:
         assert next(loader).sound is None
 
 
@@ -185,19 +147,19 @@ def test_a_sample_with_a_damaged_sound_is_replaced_by_one_with_the_same_componen
     bad = {1: b"x", 6: wav(np.zeros(0, np.int16), 8_000)}
     folder = write({"train": [[sample(i, wav=bad.get(i, GOOD) if i % 3 else None) for i in range(12)]]})
     index = open_index(folder, "train")
-    with Loader(index, batch_size=12, components=("sound",), on_damage="skip", **SETTINGS) as loader:
+    with load(index, batch_size=12, components=("sound",), on_damage="skip", **SETTINGS) as loader:
         batches = list(islice(loader, 3))
     for batch in batches:
         assert batch.sound is not None and int(batch.present["sound"].sum()) == 8
         np.testing.assert_array_equal(batch.sound[batch.present["sound"]], np.stack([one(GOOD)] * 8))
     assert {damage.kind for _, damage in loader.damaged} == {"sound"} and len({str(d) for _, d in loader.damaged}) == 1
-    with Loader(index, batch_size=12, components=("sound",), **SETTINGS) as loader, pytest.raises(DamagedSample, match="sound: "):
+    with load(index, batch_size=12, components=("sound",), **SETTINGS) as loader, pytest.raises(DamagedSample, match="sound: "):
         next(loader)
 
 
 def test_the_digits_sounds_are_those_of_their_shards(shared_data: Callable[[str], Path]) -> None:
     index = open_index(shared_data("digits"), "test")
-    with Loader(index, batch_size=32, components=("class", "sound"), sound=Sound(rate=8_000), **SETTINGS | {"resolution": 32}) as loader:
+    with load(index, batch_size=32, components=("class", "sound"), sound=Sound(rate=8_000), **SETTINGS | {"resolution": 32}) as loader:
         batch = next(loader)
     assert batch.sound is not None
     numbers = Order(len(index), 5).sample(batch.position.numpy())

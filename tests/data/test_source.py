@@ -17,13 +17,13 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+from loading import load
 from server import Server, serving
 
 from mtgen.data import source
 from mtgen.data.cache import Cache
 from mtgen.data.card import read_card
 from mtgen.data.index import open_index
-from mtgen.data.loader import Loader
 from mtgen.data.source import Patience, Store, Version, located, open_source
 from mtgen.errors import DamagedSample, DataError
 
@@ -282,7 +282,7 @@ def test_a_loader_over_http_reads_every_sample_once_and_each_shard_once(server: 
     shutil.rmtree(Path(os.environ["MTGEN_CACHE"]) / "shards")
     server.asked.clear()
     order = index.order("auto", 1, 5)
-    with Loader(index, batch_size=10, rank=0, world=1, resolution=8, channels="grey", seed=5, order=order) as loader:
+    with load(index, batch_size=10, order=order) as loader:
         seen = [(next(loader).image[:, 0, 0, 0] * 127.5 + 127.5).round().int().tolist() for _ in range(6)]
     assert sorted(np.concatenate(seen)) == list(range(60))
     assert [server.asked[f"train-00000{i}.tar"] for i in range(2)] == [1, 1]

@@ -19,7 +19,7 @@ PAGE = Path(__file__).resolve().parents[2] / "data_shards/README.md"
 SMALL = [
     ("digits", {"train": 30, "test": 10}),
     ("digits", {"train": 30, "test": 10, "digits": 4, "resolution": 48, "background": "textured"}),
-    ("digits", {"train": 30, "test": 10, "digits": 2, "grey": True}),
+    ("digits", {"train": 30, "test": 10, "digits": 2, "style": "grey"}),
     ("shapes", {"train": 30, "test": 10}),
     ("shapes", {"train": 30, "test": 10, "shapes": 9, "resolution": 64, "background": "textured"}),
 ]
@@ -61,7 +61,7 @@ def test_a_longer_data_set_begins_with_the_shorter_one(tmp_path: Path, recipe: s
 
 
 def test_the_card_says_what_was_made_and_how(tmp_path: Path) -> None:
-    card = make("digits", tmp_path / "set", seed=5, train=12, test=3, grey=True)
+    card = make("digits", tmp_path / "set", seed=5, train=12, test=3, style="grey")
     assert card == DatasetCard.model_validate_json((tmp_path / "set/dataset.json").read_text())
     assert {name: split.samples for name, split in card.splits.items()} == {"train": 12, "test": 3}
     assert (card.classes[7], card.mask_classes[8]) == ("seven", "seven")
@@ -69,7 +69,7 @@ def test_the_card_says_what_was_made_and_how(tmp_path: Path) -> None:
         "made_by": {
             "recipe": "digits",
             "seed": 5,
-            "options": {"resolution": 32, "train": 12, "test": 3, "background": "plain", "digits": 1, "grey": True},
+            "options": {"resolution": 32, "train": 12, "test": 3, "background": "plain", "digits": 1, "style": "grey", "part": "0/1"},
         }
     }
 
@@ -125,7 +125,7 @@ def test_what_another_recipe_left_behind_is_not_gone_on_with(tmp_path: Path) -> 
 
 
 def test_options_are_read_with_their_types() -> None:
-    assert parse_options("digits", ["resolution=64", "digits=2", "grey=true"]) == {"resolution": 64, "digits": 2, "grey": True}
+    assert parse_options("digits", ["resolution=64", "digits=2", "style=grey"]) == {"resolution": 64, "digits": 2, "style": "grey"}
     assert parse_options("shapes", ["background=textured"]) == {"background": "textured"}
     assert parse_options("shapes", []) == {}
 
@@ -139,7 +139,11 @@ def test_options_are_read_with_their_types() -> None:
         ("digits", ["digits"], "digits: an override is written key=value"),
         ("digits", ["digits=3", "resolution=28"], "digits=3: so many need a resolution of at least 32 to be readable, and it is 28"),
         ("shapes", ["shapes=10"], "shapes=10: input should be less than or equal to 9"),
-        ("digits", ["grey=true", "background=textured"], "grey=true: grey is white on black, which leaves no background=textured"),
+        ("digits", ["part=2/2"], "part=2/2: a part is k/n with k counted from 0 and n at most 20; the two halves are 0/2 and 1/2"),
+        ("digits", ["part=half"], "part=half: a part is k/n"),
+        ("digits", ["part=0/0"], "part=0/0: a part is k/n"),
+        ("digits", ["style=negative"], "style=negative: "),
+        ("digits", ["style=grey", "background=textured"], "style=grey: grey is white on black, which leaves no background=textured"),
         ("digits", ["background=striped"], "background=striped: input should be 'plain' or 'textured'"),
     ],
 )

@@ -74,7 +74,7 @@ def test_caption_labels_and_class_name_what_is_in_the_boxes(name: str, seed: int
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, COUNTS)
 def test_a_grey_digits_mask_is_its_pixels_over_63(seed: int, most: int) -> None:
-    sample = draw("digits", seed, most, grey=True)
+    sample = draw("digits", seed, most, style="grey")
     assert sample.image.shape == (48, 48) and sample.mask is not None
     assert np.array_equal(sample.mask > 0, sample.image > 63)
 
@@ -142,6 +142,42 @@ def test_scenes_of_a_split_take_their_digits_from_its_pool() -> None:
     }
 
 
+def test_parts_share_no_digit_and_are_all_of_them_with_every_class_alike(digits: Digits) -> None:
+    parts = [Digits(Digits.Options.model_validate({"part": f"{k}/3"}), seed=0) for k in range(3)]
+    for split in ("train", "test"):
+        pools = [part.pools[split] for part in parts]
+        assert sorted(i for pool in pools for i in pool) == sorted(digits.pools[split])
+        for pool in pools:
+            counts = np.bincount(digits.labels[pool], minlength=10)
+            assert counts.max() - counts.min() <= 1
+
+
+def test_scenes_of_two_parts_are_no_pairs() -> None:
+    parts = [Digits(Digits.Options.model_validate({"part": f"{k}/2"}), seed=0) for k in range(2)]
+    same = np.mean([parts[0].make("train", i).label == parts[1].make("train", i).label for i in range(200)])
+    assert 0.02 < same < 0.25
+
+
+def test_domains_have_names_of_their_own() -> None:
+    names = [Digits(Digits.Options.model_validate({"style": style}), seed=0).name for style in ("colour", "grey", "inverted")]
+    assert names == ["digits", "digits", "digits-inverted"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, COUNTS)
+def test_inverted_digits_are_the_same_scenes_in_black_on_a_lighter_texture(seed: int, most: int) -> None:
+    plain, inverted = draw("digits", seed, most, style="grey"), draw("digits", seed, most, style="inverted")
+    assert np.array_equal(plain.mask, inverted.mask)
+    assert (plain.boxes, plain.caption, plain.labels) == (inverted.boxes, inverted.caption, inverted.labels)
+    ink = plain.image == 255
+    assert inverted.image.shape == (48, 48, 3) and inverted.image[ink].max(initial=0) <= 27
+    around = inverted.image[far_from_box(inverted)] if most == 1 else inverted.image[plain.image == 0]
+    if len(around) and ink.any():
+        light = luminance(around.astype(float)) + 0.05
+        assert light.min() >= CONTRAST * 0.97 * (luminance(inverted.image[ink].astype(float)).max() + 0.05)
+        assert len(np.unique(around, axis=0)) > min(len(around), 100) / 4  # clouds and grain, not one colour
+
+
 def test_digits_of_the_two_splits_differ_in_their_pixels_too(digits: Digits) -> None:
     train, test = ({digits.pixels[i].tobytes() for i in digits.pools[split]} for split in ("train", "test"))
     assert not train & test
@@ -177,4 +213,4 @@ def test_classes_come_about_equally_often(recipe: str, classes: int) -> None:
 @settings(max_examples=20, deadline=None)
 @given(SEEDS)
 def test_grey_digits_are_said_without_a_colour(seed: int) -> None:
-    assert draw("digits", seed, grey=True).caption in [f"{'an' if name == 'eight' else 'a'} {name}" for name in Digits.classes]
+    assert draw("digits", seed, style="grey").caption in [f"{'an' if name == 'eight' else 'a'} {name}" for name in Digits.classes]

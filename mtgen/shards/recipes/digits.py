@@ -1,5 +1,6 @@
-"""digits: real handwritten digits, in colour, placed on a canvas."""
+"""digits: real handwritten digits, placed on a canvas, in one of several styles that are domains of their own."""
 
+import re
 from functools import cache
 from random import Random
 
@@ -9,11 +10,13 @@ from PIL import Image
 from pydantic import Field, ValidationInfo, field_validator
 
 from mtgen.shards.make import RECIPES
-from mtgen.shards.scene import Most, SceneOptions, SceneRecipe, Thing, scene
+from mtgen.shards.scene import Most, SceneOptions, SceneRecipe, Style, Thing, scene
 from mtgen.shards.write import Sample
 
 INK = 63
 """A pixel belongs to a digit where it is covered more than this (of 255)."""
+MOST_PARTS = 20
+"""Parts that the digits can be cut into: each still has five of every class in the test split."""
 HELD_OUT = 5
 """One of so many digits of each class is kept for the test split."""
 
@@ -29,14 +32,29 @@ class DigitsOptions(SceneOptions):
     """Options of the recipe `digits`."""
 
     digits: Most = Field(1, description="digits in an image, at most")
-    grey: bool = Field(False, description="white on black, one channel, as in MNIST")
+    style: Style = Field("colour", description="colour; grey: white on black, one channel, as in MNIST; inverted: black on light clouds")
+    part: str = Field("0/1", description="k/n: part k of n of the handwritten digits; those of two parts are different ones")
 
-    @field_validator("grey")
+    @field_validator("style")
     @classmethod
-    def _plain(cls, grey: bool, info: ValidationInfo) -> bool:
-        if grey and info.data.get("background") == "textured":
+    def _plain(cls, style: Style, info: ValidationInfo) -> Style:
+        if style == "grey" and info.data.get("background") == "textured":
             raise ValueError("grey is white on black, which leaves no background=textured; choose one of the two")
-        return grey
+        return style
+
+    @field_validator("part")
+    @classmethod
+    def _one_of(cls, part: str) -> str:
+        found = re.fullmatch(r"(\d{1,3})/(\d{1,3})", part)
+        if found is None or not int(found[1]) < int(found[2]) <= MOST_PARTS:
+            raise ValueError(f"a part is k/n with k counted from 0 and n at most {MOST_PARTS}; the two halves are 0/2 and 1/2")
+        return part
+
+    @property
+    def of(self) -> tuple[int, int]:
+        """k and n of `part`."""
+        k, n = self.part.split("/")
+        return int(k), int(n)
 
 
 @RECIPES.register("digits")
@@ -52,13 +70,17 @@ class Digits(SceneRecipe):
     def __init__(self, options: DigitsOptions, seed: int) -> None:
         super().__init__(options, seed)
         self.pixels, self.labels = _mnist()
+        self.name = "digits-inverted" if options.style == "inverted" else "digits"
+        k, n = options.of
+        if n > 1:  # else scene i of two parts would be of the same classes in the same places, half a pair
+            self.variant = f"/{options.part}"
         self.pools: dict[str, list[int]] = {"train": [], "test": []}
         for label in range(len(self.classes)):
             members = np.flatnonzero(self.labels == label).tolist()
             Random(label).shuffle(members)  # not by the seed: scenes of any seed may be tested on those of another
             held_out = len(members) // HELD_OUT
-            self.pools["test"] += members[:held_out]
-            self.pools["train"] += members[held_out:]
+            self.pools["test"] += members[:held_out][k::n]
+            self.pools["train"] += members[held_out:][k::n]
 
     def _digit(self, index: int) -> Thing:
         pixels = self.pixels[index]
@@ -76,4 +98,4 @@ class Digits(SceneRecipe):
         """One to `digits` digits of the split's own."""
         options = self.options
         things = [self._digit(rng.choice(self.pools[split])) for _ in range(rng.randint(1, options.digits))]
-        return scene(key, rng, things, self.classes, options.resolution, INK, options.background, options.grey)
+        return scene(key, rng, things, self.classes, options.resolution, INK, options.background, options.style)

@@ -1,0 +1,55 @@
+"""What a run trains on: its samples, checked against its tasks, and their order."""
+
+from typing import Any
+
+from mtgen.config import CONDITIONS, Config
+from mtgen.data.mixture import Samples, keep_labels, open_samples
+from mtgen.data.order import Order, Policy
+from mtgen.data.text import open_tokenizer
+from mtgen.errors import DataError
+
+
+def open_data(config: Config) -> Samples:
+    """The index of the split to train on (made now where there is none), checked against the tasks before any training.
+
+    Raises:
+        DataError: the data cannot be read, or a task or condition has not a single sample that carries what it needs.
+    """
+    index = open_samples(config.data, "train")
+    keep_labels(index, config.data.labelled, config.seed)
+    wanted = [(f"tasks.{name}", settings.needs, "weight") for name, settings in config.task_settings().items()]
+    wanted += [(f"conditions.{name}", CONDITIONS[name].component, "share") for name in config.condition_settings() if name != "class"]
+    problems = [
+        f"{key}: no sample of split {index.split!r} in {index.folder} has a {need}; switch it off with {key}.{switch}=0"
+        for key, need, switch in wanted
+        if need and not index.present[need].any()
+    ]
+    if problems:
+        raise DataError("\n".join(problems))
+    return index
+
+
+def order_of(config: Config, samples: Samples) -> dict[str, Any]:
+    """Everything but the data itself that says which sample stands at a position, and what the numbers of its caption mean."""
+    policy = config.data.order
+    if policy == "auto":
+        policy = "windowed" if samples.remote else "global"
+    weights = [share.weight for share in config.data.mixture]
+    window = config.data.window if policy == "windowed" else 0
+    tokens = open_tokenizer(config.data.tokenizer).digest if config.data.tokenizer else None
+    return {
+        "seed": config.seed,
+        "data.order": policy,
+        "data.window": window,
+        "weights": weights,
+        "data.tokenizer": tokens,
+        "data.limit": config.data.limit,
+    }
+
+
+def order(config: Config, samples: Samples) -> Policy:
+    """Which sample stands at a position."""
+    data = config.data
+    if data.limit is not None:
+        return Order(min(data.limit, len(samples)), config.seed)
+    return samples.order(data.order, data.window, config.seed)
