@@ -75,7 +75,10 @@ def load_config(path: Path, overrides: list[str] | None) -> Any:
         "tokenizer": data.tokenizer and located(data.tokenizer),
         "mixture": [share.model_copy(update={"path": located(share.path)}) for share in data.mixture],
     }
-    return config.model_copy(update={"runs": str(Path(config.runs).absolute()), "data": data.model_copy(update=places)})
+    begin = config.train.start_from
+    train = config.train.model_copy(update={"start_from": str(Path(begin).absolute()) if begin and Path(begin).is_dir() else begin})
+    update = {"runs": str(Path(config.runs).absolute()), "data": data.model_copy(update=places), "train": train}
+    return config.model_copy(update=update)
 
 
 class UserErrorFrom(UserError):

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mtgen.data.text import PADDING, tokens
-from mtgen.errors import ConfigError, DamagedSample, DataError
+from mtgen.data.text import open_tokenizer
+from mtgen.errors import ConfigError, DataError
 from mtgen.inference.layouts import SUFFIXES, read_boxes_layout, read_mask_layout
 from mtgen.inference.names import domain_names, parse_classes, parse_domain
 from mtgen.inference.sources import as_input, file, opened
@@ -161,15 +161,13 @@ def _class(model: Model, text: str) -> Part:
 
 def _caption(model: Model, text: str) -> Part:
     require(model, "caption", text)
-    longest = model.config.caption_tokens
     if not text.strip():
         raise ConfigError("--text: is empty; leave it out to ask for no caption")
-    found = torch.from_numpy(tokens(text.encode(), longest + 1))
-    if found[-1] != PADDING:
-        raise ConfigError(
-            f"--text {text!r}: is longer than the {longest} tokens that the run reads (conditions.caption.tokens); shorten it"
-        )
-    return Part("caption", found[:-1], repr(text), caption=text)
+    try:
+        found = open_tokenizer(model.config.data.tokenizer).encode(text, model.config.caption_tokens, whole=True)
+    except ValueError as reason:
+        raise ConfigError(f"--text {text!r}: {reason}") from None
+    return Part("caption", torch.from_numpy(found), repr(text), caption=text)
 
 
 def _sounds(model: Model, paths: Sequence[Path]) -> list[Part]:
@@ -177,17 +175,20 @@ def _sounds(model: Model, paths: Sequence[Path]) -> list[Part]:
     if not paths:
         return []
     require(model, "sound", paths[0])
-    from mtgen.data.sound import SoundDecoder  # brings DALI, which nothing else here needs
+    from mtgen.data.pipeline import DamagedBatch  # these bring DALI, which nothing else here needs
+    from mtgen.data.sound import SoundDecoder
 
-    decoder = SoundDecoder(model.config.data.sound, 1, 1)
-    parts = []
+    decoder, parts = SoundDecoder(model.config.data.sound, 1, 1), []
     for path in dict.fromkeys(paths):
         data = file(path)
-        damage = decoder.alone(data, str(path)) if data else DamagedSample("sound", str(path), "is empty")
-        if damage is not None:
-            reason = damage.what.removeprefix("sound: ").rpartition(";")[0] or damage.what
-            raise DataError(f"--sound {path}: {reason}; give a WAV or FLAC file that can be heard")
-        parts.append(Part("sound", decoder.decode([data], lambda _, path=path: str(path))[0], path.name))  # type: ignore[misc]
+        try:
+            if not data:
+                raise DataError(f"--sound {path}: is empty; give a WAV or FLAC file that can be heard")
+            (value,) = decoder.decode([data], str)
+        except DamagedBatch as damaged:
+            reason = damaged.found[0].what.removeprefix("sound: ").rpartition(";")[0]
+            raise DataError(f"--sound {path}: {reason}; give a WAV or FLAC file that can be heard") from None
+        parts.append(Part("sound", value, path.name))
     return parts
 
 
