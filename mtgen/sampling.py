@@ -43,14 +43,21 @@ def balanced_labels(n: int, classes: list[int]) -> Tensor:
     return torch.tensor(classes or [-1])[torch.arange(n) % max(len(classes), 1)]
 
 
-def generate(model: Model, prompt: Prompt, seed: int, purpose: str, batch_size: int = 64) -> Iterator[tuple[Canvas, Tensor]]:
-    """Draw one sample for each row of the prompt; yields canvases of up to `batch_size` samples, and which rows they are.
+def generate(
+    model: Model, prompt: Prompt, seed: int, purpose: str, batch_size: int = 64, *, n: int | None = None, truncation: float = 1.0
+) -> Iterator[tuple[Canvas, Tensor]]:
+    """Draw samples, the prompt's rows in turn; yields canvases of up to `batch_size` samples, and which samples they are.
 
     Sample i's latent is a function of (seed, purpose, i) alone. Images are clamped to [-1, 1], the range that a picture has.
+
+    Args:
+        n: how many; default: one for each row of the prompt.
+        truncation: factor of the latents, 0 (all at their mean) to 1.
     """
-    for start in range(0, len(prompt), batch_size):
-        position = torch.arange(start, min(start + batch_size, len(prompt)))
+    total = len(prompt) if n is None else n
+    for start in range(0, total, batch_size):
+        position = torch.arange(start, min(start + batch_size, total))
         latent = counter.normal(seed, purpose, position, (model.latent_size,), model.device)
         with torch.no_grad():
-            canvas = model.sample(prompt.rows(position).to(model.device), latent)
+            canvas = model.sample(prompt.rows(position % len(prompt)).to(model.device), latent * truncation)
         yield replace(canvas, image=canvas.image.float().clamp(-1, 1)), position

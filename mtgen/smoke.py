@@ -268,10 +268,10 @@ class Trainings:
         """A grid from the newest checkpoint."""
         from PIL import Image
 
-        from mtgen.inference import sample_run
+        from mtgen.inference import Request, sample_run
 
         path = self.folder / "grid.png"
-        sample_run(self.runs / _name("fp32", 0), None, BATCH, 0, path, None, self.device)
+        sample_run(self.runs / _name("fp32", 0), Request(), BATCH, 0, out=path, device=self.device)
         with Image.open(path) as picture:
             lowest, highest = picture.convert("L").getextrema()
             _expect(lowest != highest, f"{path} is of one colour: the generator draws nothing")
@@ -284,7 +284,10 @@ class Trainings:
 
         path = self.folder / "to-read.png"
         path.write_bytes(open_index(self.data, "test").read(0, "image"))
-        rows, problems = predict_run(self.runs / _name("fp32", 0), [path], self.folder / "predictions", self.device)
+        rows: list[dict[str, Any]] = []
+        problems: list[str] = []
+        out = self.folder / "predictions"
+        predict_run(self.runs / _name("fp32", 0), [path], out, self.device, seen=rows.append, problem=problems.append)
         _expect(not problems and len(rows) == 1, f"{path.name} was not read: {'; '.join(problems)}")
         _expect(0 < rows[0]["probability"] <= 1 and Path(rows[0]["overlay"]).is_file(), f"a strange reading of {path.name}: {rows[0]}")
         return f"{rows[0]['class']} ({rows[0]['probability']:.2f}) after {STEPS} steps, with its mask"

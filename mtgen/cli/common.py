@@ -1,6 +1,7 @@
 """What all commands share: the application, its console, and the words of its arguments."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +37,14 @@ def say(text: str) -> None:
     console.print(text, soft_wrap=True, markup=False)
 
 
+def warn(text: str) -> None:
+    """The same for what went wrong and did not stop the command: on standard error, beside a progress bar."""
+    if console.is_terminal:
+        console.print(f"warning: {text}", soft_wrap=True, markup=False)  # above the bar; it would be drawn into otherwise
+    else:
+        print(f"warning: {text}", file=sys.stderr)
+
+
 def write_json(path: Path | None, values: Any) -> None:
     if path is None:
         return
@@ -66,7 +75,10 @@ def load_config(path: Path, overrides: list[str] | None) -> Any:
         "tokenizer": data.tokenizer and located(data.tokenizer),
         "mixture": [share.model_copy(update={"path": located(share.path)}) for share in data.mixture],
     }
-    return config.model_copy(update={"runs": str(Path(config.runs).absolute()), "data": data.model_copy(update=places)})
+    begin = config.train.start_from
+    train = config.train.model_copy(update={"start_from": str(Path(begin).absolute()) if begin and Path(begin).is_dir() else begin})
+    update = {"runs": str(Path(config.runs).absolute()), "data": data.model_copy(update=places), "train": train}
+    return config.model_copy(update=update)
 
 
 class UserErrorFrom(UserError):

@@ -1,55 +1,137 @@
-"""Commands that use a trained run: draw, read."""
+"""Commands that use a trained run: draw, read, translate."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mtgen.cli.common import Device, Json, Run, UserErrorFrom, app, say, write_json
+from mtgen.cli.common import Device, Run, UserErrorFrom, app, console, say, warn
+
+Images = Annotated[list[str], typer.Argument(help="PNG, JPEG or WebP files, folders of them, or data sets (folders or URLs of shards)")]
+FEW = 20  # files of which each has a line on the terminal
 
 
 @app.command(rich_help_panel="Use a run")
 def sample(
     run: Run,
     classes: Annotated[
-        list[str] | None, typer.Option("--class", help="class by name or number; may be repeated; default: all in turn")
+        list[str] | None, typer.Option("--class", help="class by name or number, A+B for both in one image; default: all in turn")
     ] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", help="caption")] = None,
+    sound: Annotated[list[Path] | None, typer.Option("--sound", metavar="FILE", help="WAV or FLAC file, of any rate")] = None,
+    image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="image that the samples should resemble")] = None,
+    layout: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--layout",
+            metavar="FILE",
+            help="what should be where: a mask (PNG, values are mask classes, 255 is anything) or boxes (JSON, as samples have it); "
+            "one of another size is cut to the run's aspect and resized, a mask to its nearest pixels",
+        ),
+    ] = None,
+    domain: Annotated[list[str] | None, typer.Option("--domain", help="data set of the run's mixture, by name or number")] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="how many images")] = 64,
     seed: int = 0,
+    truncation: Annotated[float, typer.Option(help="0 to 1: smaller is likelier and less diverse")] = 1.0,
+    interpolate: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="STEPS", help="rows of so many images from one latent to another, or from one condition to another"),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="PNG file of the grid; default: in the run's folder")] = None,
     shards: Annotated[
-        Path | None, typer.Option("--shards", help="write WebDataset shards (image, class, mask) into this folder instead")
+        Path | None, typer.Option("--shards", help="write shards (image, mask, boxes, class, caption) into this folder instead")
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Draw images with their masks: a grid as PNG, or labelled shards to train on.
+    """Draw images with their masks and boxes, for any combination of conditions: a grid as PNG, or labelled shards to train on.
 
-    Example: `mtgen sample digits-32 --class seven --n 64`
+    What is given several times is asked for in turn.
+
+    Examples: `mtgen sample digits-32 --class seven --n 64`, `mtgen sample digits-all-32 --text "a seven" --layout mask.png`,
+    `mtgen sample digits-32 --class one --class seven --interpolate 8`, `mtgen sample digits-32 --n 50000 --shards data_shards/drawn`
     """
-    from mtgen.inference import sample_run
+    from mtgen.inference import Request, interpolate_run, sample_run
+    from mtgen.progress import stages
 
-    say(sample_run(run, classes, n, seed, out, shards, device))
+    request = Request(classes or (), text or (), sound or (), image or (), layout or (), domain or ())
+    if interpolate is not None:
+        if shards is not None:
+            raise typer.BadParameter("--interpolate draws a picture, and --shards writes a data set; give one of them")
+        say(interpolate_run(run, request, n, interpolate, seed, out=out, truncation=truncation, device=device))
+        return
+    with stages(console) as progress:
+        said = sample_run(run, request, n, seed, out=out, shards=shards, truncation=truncation, device=device, progress=progress)
+    say(said)
 
 
 @app.command(rich_help_panel="Use a run")
 def predict(
     run: Run,
-    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files")],
+    images: Images,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="folder for masks and overlay pictures; default: in the run's folder")
     ] = None,
+    shards: Annotated[
+        Path | None, typer.Option("--shards", help="write shards (image, and class, mask, boxes as read) into this folder instead")
+    ] = None,
+    score: Annotated[float, typer.Option(min=0, max=1, help="score from which a box counts")] = 0.3,
     device: Device = "auto",
-    json_file: Json = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="write the readings, for folders and data sets a line each; - for standard output"),
+    ] = None,
 ) -> None:
-    """Read images: class, probability and mask of each.
+    """Read images: class, tags, mask and boxes of each. A damaged file is named, counted, and the others go on.
 
-    Example: `mtgen predict digits-32 photo.png --json -`
+    Examples: `mtgen predict digits-32 photo.png --json -`, `mtgen predict digits-32 photos --json read.jsonl -o read`,
+    `mtgen predict digits-32 photos --shards data_shards/read`
     """
-    from mtgen.inference import predict_run
+    from mtgen.inference import json_rows, predict_run, several
+    from mtgen.progress import stages
 
-    rows, problems = predict_run(run, images, out, device)
-    for row in rows:
-        say(f"{row['file']}: {row.get('class', '-')} ({row.get('probability', 0):.2f})  {row.get('overlay', '')}")
-    write_json(json_file, rows)
-    if problems:
-        raise UserErrorFrom("\n".join(problems), 3)
+    lines = several(images) or (json_file is not None and json_file.suffix == ".jsonl")
+    quiet = str(json_file) == "-" or several(images) or len(images) > FEW
+    with stages(console) as progress, json_rows(json_file, lines) as write:
+
+        def seen(row: dict[str, object]) -> None:
+            write(row)
+            if not quiet:
+                say(f"{row['file']}: {row.get('class', '-')} ({row.get('probability', 0):.2f})  {row.get('overlay', '')}")
+
+        summary = predict_run(run, images, out, device, shards=shards, least=score, seen=seen, problem=warn, progress=progress)
+    _told("read", summary.read, summary.damaged, summary.out, str(json_file) == "-")
+
+
+@app.command(rich_help_panel="Use a run")
+def translate(
+    run: Run,
+    images: Images,
+    to: Annotated[str, typer.Option("--to", metavar="DOMAIN", help="data set of the run's mixture, or class, by name or number")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="folder for the pictures; default: in the run's folder")] = None,
+    seed: int = 0,
+    device: Device = "auto",
+) -> None:
+    """Draw images anew in another domain; each becomes a PNG. A damaged file is named, counted, and the others go on.
+
+    Example: `mtgen translate horses-zebras --to zebras photos -o striped`
+    """
+    from mtgen.inference import several, translate_run
+    from mtgen.progress import stages
+
+    quiet = several(images) or len(images) > FEW
+    with stages(console) as progress:
+
+        def seen(name: str, path: Path) -> None:
+            if not quiet:
+                say(f"{name}: {path}")
+
+        summary = translate_run(run, to, images, out, seed, device, seen=seen, problem=warn, progress=progress)
+    _told("translated", summary.read, summary.damaged, summary.out, False)
+
+
+def _told(what: str, done: int, damaged: int, out: Path, quiet: bool) -> None:
+    """The last line; damaged files make the exit status 3."""
+    if not quiet:
+        say(f"{what} {done:,} images; results are in {out}")
+    if damaged:
+        raise UserErrorFrom(f"{damaged:,} of {done + damaged:,} images could not be read; they are named above", 3)

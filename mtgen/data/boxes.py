@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,37 +41,79 @@ def annotation(data: bytes, width: int, height: int, classes: NDArray[np.int64])
     Raises:
         ValueError: it is not JSON, or a box or a label in it is impossible; the message is one line.
     """
+    values = _parsed(data)
+    for fault in _faults(values, width, height, len(classes)):
+        raise ValueError(fault)
+    boxes, labels = values.get("boxes", []), values.get("labels")
+    found = np.array(boxes, dtype=np.float64).reshape(-1, 5)
+    found[:, 4] = classes[found[:, 4].astype(np.int64)]
+    return Annotation(found, sorted({int(kind) for kind in found[:, 4]}) if labels is None else [int(classes[label]) for label in labels])
+
+
+def faults(data: bytes, width: int, height: int, classes: int) -> list[str]:
+    """Everything that is wrong with a sample's JSON, a line each.
+
+    Args:
+        width, height: of the image as displayed, pixels; 0 where that is not known.
+        classes: how many there are.
+    """
+    try:
+        values = _parsed(data)
+    except ValueError as error:
+        return [str(error)]
+    return list(_faults(values, width, height, classes))
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
     try:
         values = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not readable ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise ValueError(f"a {type(values).__name__}; it has to be an object with boxes, width and height")
-    boxes, labels = values.get("boxes", []), values.get("labels")
-    if not isinstance(boxes, list) or not isinstance(labels, list | None):
-        raise ValueError("boxes and labels have to be lists")
+    return values
+
+
+def _faults(values: dict[str, Any], width: int, height: int, classes: int) -> Iterator[str]:
+    """What is wrong with a JSON object; the one list of rules, for training and for `mtgen shards validate`."""
+    for side, size in (("width", width), ("height", height)):
+        if size > 0 and side in values and values[side] != size:
+            yield f"{side} {_short(values[side])}, its image has {size}"
+    boxes, labels = values.get("boxes", []), values.get("labels", [])
+    if not isinstance(boxes, list) or not isinstance(labels, list):
+        yield "boxes and labels have to be lists"
+        return
     for number, box in enumerate(boxes):
-        if (wrong := _wrong(box, width, height, len(classes))) is not None:
-            raise ValueError(f"box {number} {json.dumps(box)[:80]}: {wrong}")
-    for label in labels or []:
-        if not _is_class(label, len(classes)):
-            raise ValueError(f"label {json.dumps(label)[:80]}, there are classes 0 to {len(classes) - 1}")
-    found = np.array(boxes, dtype=np.float64).reshape(-1, 5)
-    found[:, 4] = classes[found[:, 4].astype(np.int64)]
-    return Annotation(found, sorted({int(kind) for kind in found[:, 4]}) if labels is None else [int(classes[label]) for label in labels])
+        for fault in _box_faults(box, width, height, classes):
+            yield f"box {number} {_short(box)}: {fault}"
+    for label in labels:
+        if not _is_class(label, classes):
+            yield f"label {_short(label)}, {_named(classes)}"
 
 
-def _wrong(box: Any, width: int, height: int, classes: int) -> str | None:
+def _box_faults(box: Any, width: int, height: int, classes: int) -> Iterator[str]:
+    """What is wrong with `[x0, y0, x1, y1, class]`, pixels of the image as displayed."""
     if not isinstance(box, list) or len(box) != 5 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in box):
-        return "a box is [x0, y0, x1, y1, class], five numbers"
-    x0, y0, x1, y1, kind = box
+        yield "a box is [x0, y0, x1, y1, class], five numbers"
+        return
     if not all(-math.inf < v < math.inf for v in box):  # not isfinite: it fails on integers that are no float
-        return "not finite"
+        yield "not finite"
+        return
+    x0, y0, x1, y1, kind = box
     if x0 >= x1 or y0 >= y1:
-        return "empty or reversed; x0 < x1 and y0 < y1"
-    if not (0 <= x0 and 0 <= y0 and x1 <= width and y1 <= height):
-        return f"outside its image of {width}x{height}"
-    return None if _is_class(kind, classes) else f"class {kind!r}, there are classes 0 to {classes - 1}"
+        yield "empty or reversed; x0 < x1 and y0 < y1"
+    elif width > 0 and not (0 <= x0 and 0 <= y0 and x1 <= width and y1 <= height):
+        yield f"outside its image of {width}x{height}"
+    if not _is_class(kind, classes):
+        yield f"class {_short(kind)}, {_named(classes)}"
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value)[:80]
+
+
+def _named(classes: int) -> str:
+    return f"there are classes 0 to {classes - 1}" if classes else "and there are no classes"
 
 
 def _is_class(value: Any, classes: int) -> bool:

@@ -4,7 +4,6 @@ On a GPU all of it is one DALI graph. On a CPU DALI decodes and cuts, and torch 
 does, to one grey level, in an eighth of the time.
 """
 
-import gc
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,8 @@ from torch.utils.dlpack import from_dlpack
 
 from mtgen.data.geometry import Window
 from mtgen.data.picture import pixels, resized, scaled
-from mtgen.errors import DamagedSample, DataError
+from mtgen.data.pipeline import REMEDY, Pipelines, dali_reason
+from mtgen.errors import DamagedSample
 from mtgen.schema import IGNORE
 
 Channels = Literal["rgb", "grey"]
@@ -32,21 +32,6 @@ def _pixel() -> bytes:
     file = io.BytesIO()
     Image.new("L", (1, 1)).save(file, "PNG")
     return file.getvalue()
-
-
-REMEDY = "`mtgen shards validate` lists all such samples"
-
-
-class DamagedBatch(DataError):
-    """Samples of a batch that cannot be decoded; its message is the first one's.
-
-    Args:
-        found: row of the batch -> what is wrong with its sample.
-    """
-
-    def __init__(self, found: dict[int, DamagedSample]) -> None:
-        super().__init__(str(found[min(found)]))
-        self.found = found
 
 
 _NO_MASK = _pixel()  # what DALI decodes where a sample has no mask
@@ -67,9 +52,6 @@ class Decoder:
         device: where the pipeline decodes and its tensors lie, "cpu" or "cuda"; "cuda" without a number is torch's current device.
         batch: largest number of samples at once.
         masks: whether there are masks to decode.
-
-    Attributes:
-        rebuilds: how often the pipeline failed on a damaged sample and was built again.
     """
 
     def __init__(
@@ -80,11 +62,14 @@ class Decoder:
         self.threads, self.batch, self.device = threads, batch, torch.device(device)
         if self.device == torch.device("cuda"):  # settled here: a thread that decodes has a current device of its own
             self.device = torch.device("cuda", torch.cuda.current_device())
-        self.rebuilds = 0
-        self._pipeline = self._build(batch)
+        self._pipelines = Pipelines(self._build, batch)
         several = threads > 1 and self.device.type == "cpu"
         self._map: Any = ThreadPoolExecutor(threads, "mtgen resize", single_threaded).map if several else map
-        self._single: Pipeline | None = None
+
+    @property
+    def rebuilds(self) -> int:
+        """How often the pipeline failed on a damaged sample and was built again."""
+        return self._pipelines.rebuilds
 
     def decode(
         self, images: Sequence[bytes], masks: Sequence[bytes | None], window: Window, name: Callable[[int], str]
@@ -100,30 +85,20 @@ class Decoder:
             DamagedBatch: holds every sample that cannot be decoded; those it does not name decode without them.
             DataError: the samples decode alone and not together.
         """
-        try:
-            return self._run(self._pipeline, images, masks, window)
-        except RuntimeError as error:
-            self._pipeline = self._build(self.batch)  # DALI cannot go on with a pipeline that failed
-            self.rebuilds += 1
-            whole = error
-        gc.collect()  # the failed pipeline holds itself, and several of them together much memory
-        found = {row: wrong for row in range(len(images)) if (wrong := self.alone(images[row], masks[row], window.row(row), name(row)))}
-        if not found:
-            raise DataError(
-                f"{name(0)} and the {len(images) - 1} after it: DALI fails on them together, not alone: {dali_reason(whole)}"
-            ) from None
-        raise DamagedBatch(found)
+
+        def damage(row: int) -> DamagedSample | None:
+            return self.alone(images[row], masks[row], window.row(row), name(row))
+
+        return self._pipelines.together(lambda pipeline: self._run(pipeline, images, masks, window), range(len(images)), damage, name)
 
     def alone(self, image: bytes, mask: bytes | None, window: Window, name: str) -> DamagedSample | None:
         """What is wrong with one sample in its window `[1]`, decoded by itself; the pipeline for batches is not touched.
 
         DALI alone is the judge, so that the verdict does not depend on the samples beside it; Pillow words it.
         """
-        self._single = self._single or self._build(1)
         try:
-            self._run(self._single, [image], [mask], window)
+            self._pipelines.alone(lambda pipeline: self._run(pipeline, [image], [mask], window))
         except RuntimeError as error:
-            self._single = None
             for what, data in (("image", image), ("mask", mask)):
                 try:
                     if data is not None:
@@ -205,8 +180,3 @@ class Decoder:
 
             list(self._map(resize, range(rows)))
         return scaled(pixels)
-
-
-def dali_reason(error: RuntimeError) -> str:
-    """What DALI's message says went wrong, without the pipeline's traceback, in one line."""
-    return " ".join(str(error).rpartition("encountered:")[2].partition("Current pipeline")[0].split())

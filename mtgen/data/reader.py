@@ -13,9 +13,10 @@ from mtgen import counter
 from mtgen.data.boxes import Annotation, annotation, in_window
 from mtgen.data.card import CARD
 from mtgen.data.colour import jitter
-from mtgen.data.decode import REMEDY, DamagedBatch, Decoder
+from mtgen.data.decode import Decoder
 from mtgen.data.geometry import Window, window
 from mtgen.data.mixture import Samples
+from mtgen.data.pipeline import REMEDY, DamagedBatch
 from mtgen.data.sound import SoundDecoder
 from mtgen.data.view import View
 from mtgen.errors import DamagedSample, DataError
@@ -60,7 +61,7 @@ class Reader:
     @property
     def rebuilds(self) -> int:
         """How often the decoders' pipelines failed on damaged samples and were built again."""
-        return self.decoder.rebuilds + (self.sounds.rebuilds if self.sounds else 0)
+        return self.decoder.rebuilds + (self.sounds.reader.rebuilds if self.sounds else 0)
 
     @cached_property
     def _kind(self) -> NDArray[np.int64]:
@@ -156,7 +157,7 @@ class Reader:
         one, at = np.array([i]), np.array([position])
         if damage := self.decoder.alone(files.image, files.mask, self._window(one, at).row(0), self.index.name(i)):
             return damage
-        if self.sounds and files.sound is not None and (damage := self.sounds.alone(files.sound, self.index.name(i))):
+        if self.sounds and files.sound is not None and (damage := self.sounds.reader.alone(files.sound, self.index.name(i))):
             return damage
         wrong, *_ = self._decode([files], one, at)
         return wrong.get(0, files)

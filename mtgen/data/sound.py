@@ -1,9 +1,8 @@
 """Sounds -> log-mel spectrograms: one channel, one rate, one length; DALI decodes them on the CPU."""
 
-import gc
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,8 +14,8 @@ from scipy.signal import resample_poly
 from torch import Tensor
 
 from mtgen.config import Sound
-from mtgen.data.decode import REMEDY, DamagedBatch, dali_reason
-from mtgen.errors import DamagedSample, DataError
+from mtgen.data.pipeline import REMEDY, DamagedBatch, Pipelines, dali_reason
+from mtgen.errors import DamagedSample
 
 STEPS = 100
 """Frames a second; a window is 2.5 steps long, 25 ms, as is usual for speech."""
@@ -27,33 +26,32 @@ QUIETEST = 80.0
 RATES = (1_000, 400_000)
 """Samples a second that a sound may have."""
 
+LONGEST = 100_000_000
+"""Samples that a sound may have; FLAC packs hours of silence into a megabyte, which would fill the memory."""
+
 
 def frames(settings: Sound) -> int:
     """Frames of a spectrogram, 10 ms each."""
     return max(round(settings.seconds * STEPS), 1)
 
 
-class SoundDecoder:
-    """A DALI pipeline for up to `batch` WAV or FLAC files of any rate; channels are averaged.
+class SoundReader:
+    """A DALI pipeline for up to `batch` WAV or FLAC files of any rate, which are decoded whole; channels are averaged.
 
-    A spectrogram is the power in triangular bands (Slaney's mel scale, 0 to rate/2) under Hann windows of 25 ms every 10 ms, in decibels:
-    -1 is 80 dB below a sine of full scale, or silent, and 1 is that sine. A short sound is filled up with silence, a long one cut.
-
-    Attributes:
-        rebuilds: how often the pipeline failed on a damaged sound and was built again.
+    It is what says whether a sound is damaged: to a training as to `mtgen shards validate`.
     """
 
-    def __init__(self, settings: Sound, threads: int, batch: int) -> None:
-        self.settings, self.threads, self.batch = settings, threads, batch
-        self.rebuilds = 0
-        self._window = settings.rate * 5 // (2 * STEPS)
-        self._length = (frames(settings) - 1) * (settings.rate // STEPS) + self._window
-        self._mel = self._build_mel()
-        self._pipeline = self._build(batch)
-        self._single: Pipeline | None = None
+    def __init__(self, threads: int, batch: int) -> None:
+        self.threads = threads
+        self._pipelines = Pipelines(self._build, batch)
 
-    def decode(self, sounds: Sequence[bytes | None], name: Callable[[int], str]) -> Tensor:
-        """Files as stored -> `[B,mels,frames]` float32 on the CPU, about -1 to 1; 0 where a sample has no sound.
+    @property
+    def rebuilds(self) -> int:
+        """How often the pipeline failed on a damaged sound and was built again."""
+        return self._pipelines.rebuilds
+
+    def read(self, sounds: Sequence[bytes | None], name: Callable[[int], str]) -> dict[int, tuple[NDArray[np.float32], int]]:
+        """Files as stored -> row: samples `[T]` in [-1,1] and how many are a second, for the rows that have a sound.
 
         Args:
             name: says which sample row `i` is, for errors.
@@ -62,36 +60,34 @@ class SoundDecoder:
             DamagedBatch: holds every sound that is damaged or empty.
             DataError: the sounds decode alone and not together.
         """
-        rows, files = [row for row, data in enumerate(sounds) if data is not None], [data for data in sounds if data is not None]
-        out = np.zeros((len(sounds), self.settings.mels, frames(self.settings)), np.float32)
-        if not rows:
-            return torch.from_numpy(out)
-        try:
-            out[rows], wrong = self._run(self._pipeline, files)
-        except RuntimeError as error:
-            self._pipeline = self._build(self.batch)  # DALI cannot go on with a pipeline that failed
-            self.rebuilds += 1
-            gc.collect()
-            wrong = {at: reason for at, data in enumerate(files) if (reason := self._alone(data))}
-            if not wrong:
-                raise DataError(
-                    f"{name(rows[0])} and the {len(rows) - 1} sounds after it: DALI fails on them together, not alone: {dali_reason(error)}"
-                ) from None
+        files = {row: data for row, data in enumerate(sounds) if data is not None}
+        if not files:
+            return {}
+
+        def damage(row: int) -> DamagedSample | None:
+            return self.alone(files[row], name(row))
+
+        if larger := {row: _damage(name(row), reason) for row, data in files.items() if (reason := _too_long(data))}:
+            raise DamagedBatch(larger)
+        read = self._pipelines.together(lambda pipeline: _decoded(pipeline, list(files.values())), list(files), damage, name)
+        found = dict(zip(files, read, strict=True))
+        wrong = {row: _damage(name(row), reason) for row, data in files.items() if (reason := _wrong(data, *found[row]))}
         if wrong:
-            raise DamagedBatch({rows[at]: _damage(name(rows[at]), reason) for at, reason in wrong.items()})
-        return torch.from_numpy(out)
+            raise DamagedBatch(wrong)
+        return found
 
     def alone(self, data: bytes, name: str) -> DamagedSample | None:
         """What is wrong with one sound, decoded by itself; the pipeline for batches is not touched."""
-        reason = self._alone(data)
+        reason = self.fault(data)
         return _damage(name, reason) if reason else None
 
-    def _alone(self, data: bytes) -> str | None:
-        self._single = self._single or self._build(1)
+    def fault(self, data: bytes) -> str | None:
+        """The same in a few words."""
+        if reason := _too_long(data):
+            return reason
         try:
-            return self._run(self._single, [data])[1].get(0)
+            return _wrong(data, *self._pipelines.alone(lambda pipeline: _decoded(pipeline, [data])[0]))
         except RuntimeError as error:
-            self._single = None
             return f"not a readable WAV or FLAC ({dali_reason(error)})"
 
     def _build(self, batch: int) -> Pipeline:
@@ -101,6 +97,67 @@ class SoundDecoder:
             pipeline.set_outputs(*fn.decoders.audio(encoded, downmix=True, dtype=DALIDataType.FLOAT))
         pipeline.build()
         return pipeline
+
+
+def _decoded(pipeline: Pipeline, files: list[bytes]) -> list[tuple[NDArray[np.float32], int]]:
+    """Samples and rate of each file; the samples are DALI's memory, which it uses again."""
+    pipeline.feed_input("sound", [np.frombuffer(data, np.uint8) for data in files])
+    decoded, rates = pipeline.run()
+    return [(np.asarray(decoded.at(at)), int(rate)) for at, rate in enumerate(np.array(rates.as_tensor()).reshape(-1))]
+
+
+def _too_long(data: bytes) -> str | None:
+    """Why a sound may not be decoded: what a FLAC says of itself (STREAMINFO: RFC 9639, 8.2); a WAV is no longer than its file."""
+    promised = int.from_bytes(data[18:26], "big") & (1 << 36) - 1 if data.startswith(b"fLaC") else 0
+    return f"{promised:,} samples long, more than the {LONGEST:,} that are decoded" if promised > LONGEST else None
+
+
+def _wrong(data: bytes, values: NDArray[np.float32], rate: int) -> str | None:
+    """What is wrong with a sound though DALI reads it."""
+    if missing := _missing(data):
+        return f"cut short, {missing:,} bytes are missing at its end"
+    if not len(values):
+        return "has no samples in it"
+    if not np.isfinite(values).all():
+        return "holds values that are not finite"
+    if not RATES[0] <= rate <= RATES[1]:
+        return f"has {rate:,.0f} samples a second; possible: {RATES[0]:,} to {RATES[1]:,}"
+    return None
+
+
+class SoundDecoder:
+    """WAV or FLAC files -> spectrograms.
+
+    A spectrogram is the power in triangular bands (Slaney's mel scale, 0 to rate/2) under Hann windows of 25 ms every 10 ms, in decibels:
+    -1 is 80 dB below a sine of full scale, or silent, and 1 is that sine. A short sound is filled up with silence, a long one cut.
+    """
+
+    def __init__(self, settings: Sound, threads: int, batch: int) -> None:
+        self.settings, self.threads, self.batch = settings, threads, batch
+        self.reader = SoundReader(threads, batch)
+        self._window = settings.rate * 5 // (2 * STEPS)
+        self._length = (frames(settings) - 1) * (settings.rate // STEPS) + self._window
+        self._mel = self._build_mel()
+
+    def decode(self, sounds: Sequence[bytes | None], name: Callable[[int], str]) -> Tensor:
+        """Files as stored -> `[B,mels,frames]` float32 on the CPU, about -1 to 1; 0 where a sample has no sound.
+
+        Args:
+            name: says which sample row `i` is, for errors.
+
+        Raises:
+            DamagedBatch, DataError: see `SoundReader.read`.
+        """
+        out = np.zeros((len(sounds), self.settings.mels, frames(self.settings)), np.float32)
+        if found := self.reader.read(sounds, name):
+            audio = np.zeros((len(found), self._length), np.float32)
+            for at, (values, rate) in enumerate(found.values()):
+                values = values[: int(self._length * rate / self.settings.rate) + 1]
+                values = self._resampled(values, rate)[: self._length]
+                audio[at, : len(values)] = values
+            self._mel.feed_input("audio", audio)
+            out[list(found)] = np.array(self._mel.run()[0].as_tensor()) * np.float32(2 / QUIETEST) + np.float32(1)
+        return torch.from_numpy(out)
 
     def _build_mel(self) -> Pipeline:
         rate = self.settings.rate
@@ -115,28 +172,6 @@ class SoundDecoder:
             pipeline.set_outputs(fn.to_decibels(mel, multiplier=10.0, reference=loudest, cutoff_db=-QUIETEST))
         pipeline.build()
         return pipeline
-
-    def _run(self, pipeline: Pipeline, files: list[bytes]) -> tuple[NDArray[np.float32], dict[int, str]]:
-        """Spectrograms `[n,mels,frames]`, and what is wrong with some of the sounds though DALI reads them."""
-        pipeline.feed_input("sound", [np.frombuffer(data, np.uint8) for data in files])
-        decoded, rates = pipeline.run()
-        audio, wrong = np.zeros((len(files), self._length), np.float32), {}
-        for at, rate in enumerate(np.array(rates.as_tensor()).reshape(-1)):
-            values = np.asarray(decoded.at(at))
-            values = values[: int(self._length * float(rate) / self.settings.rate) + 1]
-            if missing := _missing(files[at]):
-                wrong[at] = f"cut short, {missing:,} bytes are missing at its end"
-            elif not len(values):
-                wrong[at] = "has no samples in it"
-            elif not np.isfinite(values).all():
-                wrong[at] = "holds values that are not finite"
-            elif not RATES[0] <= rate <= RATES[1]:
-                wrong[at] = f"has {rate:,.0f} samples a second; possible: {RATES[0]:,} to {RATES[1]:,}"
-            else:
-                values = self._resampled(values, int(rate))[: self._length]
-                audio[at, : len(values)] = values
-        self._mel.feed_input("audio", audio)
-        return np.array(self._mel.run()[0].as_tensor()) * np.float32(2 / QUIETEST) + np.float32(1), wrong
 
     def _resampled(self, values: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
         """At the settings' rate; by scipy: DALI's own resampling folds tones that are too high for it back into the audible ones."""
@@ -153,10 +188,30 @@ def _damage(name: str, reason: str) -> DamagedSample:
 
 def _missing(data: bytes) -> int:
     """Bytes of samples that a WAV's header promises and the file does not hold; DALI reads such a file as a shorter sound."""
-    at = 12
-    while data[:4] == b"RIFF" and at + 8 <= len(data):
+    return next((max(at + size - len(data), 0) for kind, at, size in _chunks(data) if kind == b"data"), 0)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, begin and size of each part of a WAV, up to its samples (RIFF: Microsoft and IBM 1991)."""
+    at, kind = 12, b""
+    while data[:4] == b"RIFF" and at + 8 <= len(data) and kind != b"data":
         kind, size = struct.unpack_from("<4sI", data, at)
-        if kind == b"data":
-            return max(at + 8 + size - len(data), 0)
+        yield kind, at + 8, size
         at += 8 + size + size % 2
-    return 0
+
+
+def about(data: bytes) -> tuple[float, int, int]:
+    """Seconds, samples a second and channels of a WAV or FLAC file, from its header; `ValueError` where that is damaged."""
+    rate = channels = frames = 0
+    if data.startswith(b"fLaC"):
+        info = int.from_bytes(data[18:26], "big")  # STREAMINFO: 20 bits rate, 3 channels - 1, 5 depth, 36 samples (RFC 9639, 8.2)
+        frames, rate, channels = info & (1 << 36) - 1, info >> 44, (info >> 41 & 7) + 1
+    block = 0
+    for kind, at, size in _chunks(data):
+        if kind == b"fmt " and len(data) >= at + 16:
+            channels, rate, _, block = struct.unpack_from("<HIIH", data, at + 2)
+        if kind == b"data" and block:
+            frames = min(size, len(data) - at) // block
+    if not frames or not rate:
+        raise ValueError("a sound without samples")
+    return frames / rate, rate, channels

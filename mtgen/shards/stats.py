@@ -1,8 +1,6 @@
 """What a data set holds, in numbers."""
 
-import io
 import os
-import wave
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +18,7 @@ from mtgen.data.boxes import annotation
 from mtgen.data.card import read_card
 from mtgen.data.index import Index, open_index
 from mtgen.data.picture import pixels
+from mtgen.data.sound import about
 from mtgen.schema import COMPONENTS, IGNORE
 
 CHUNK = 256
@@ -148,7 +147,7 @@ class _Counts:
         self.caption.append(len(data.decode("utf-8").strip()))
 
     def _sound(self, data: bytes, index: Index, i: int) -> None:
-        seconds, rate, channels = _sound(data)
+        seconds, rate, channels = about(data)
         self.sound.append(seconds)
         self.rates[f"{rate:,} Hz, {channels} channel{'s' * (channels > 1)}"] += 1
 
@@ -161,22 +160,6 @@ class _Counts:
         self.labels.update(other.labels)
         self.rates.update(other.rates)
         self.damaged.update(other.damaged)
-
-
-def _sound(data: bytes) -> tuple[float, int, int]:
-    """Seconds, samples a second and channels of a WAV or FLAC file, from its header; `ValueError` where that is damaged."""
-    if data.startswith(b"fLaC"):
-        about = int.from_bytes(data[18:26], "big")  # STREAMINFO: 20 bits rate, 3 channels - 1, 5 depth, 36 samples (RFC 9639, 8.2)
-        frames, rate, channels = about & (1 << 36) - 1, about >> 44, (about >> 41 & 7) + 1
-    else:
-        try:
-            with wave.open(io.BytesIO(data)) as sound:
-                frames, rate, channels = sound.getnframes(), sound.getframerate(), sound.getnchannels()
-        except Exception as error:  # noqa: BLE001 - wave raises whatever damaged bytes lead it to
-            raise ValueError(str(error)) from None
-    if not frames or not rate:
-        raise ValueError("a sound without samples")
-    return frames / rate, rate, channels
 
 
 def stats(folder: str | Path, show: Show | None = None) -> dict[str, SplitStats]:

@@ -1,11 +1,7 @@
 """Looking at every byte of a data set: decode all of it, and list everything that is wrong."""
 
-import io
-import json
-import math
 import os
-import wave
-from collections.abc import Iterator
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mtgen.data.boxes import faults
 from mtgen.data.build import Progress
 from mtgen.data.card import read_card, shard_names
 from mtgen.data.picture import pixels
 from mtgen.data.scan import Header, Problem, Sample
+from mtgen.data.sound import SoundReader
 from mtgen.data.table import joined, rows, split_problems
 from mtgen.schema import COMPONENTS, DatasetCard
 
@@ -107,14 +105,15 @@ def inspect(sample: Sample, header: Header, card: DatasetCard) -> list[str]:
     if "mask" in sample.parts and card.mask_classes:
         problems += _mask(sample.parts["mask"].data, card)
     if "boxes" in sample.parts:
-        problems += _boxes(sample.parts["boxes"].data, header, card)
+        found = faults(sample.parts["boxes"].data, header.width, header.height, len(card.classes))
+        problems += [f"json: {fault}" for fault in found]
     if "caption" in sample.parts:
         try:
             sample.parts["caption"].data.decode("utf-8")
         except UnicodeDecodeError as error:
             problems.append(f"caption: not UTF-8 at byte {error.start}; write captions in UTF-8")
     if "sound" in sample.parts:
-        problems += _sound(sample.parts["sound"].suffix, sample.parts["sound"].data)
+        problems += _sound(sample.parts["sound"].data)
     return problems
 
 
@@ -138,61 +137,12 @@ def _mask(data: bytes, card: DatasetCard) -> list[str]:
     return [f"mask: class {', '.join(map(str, wrong))}; {named}"] if wrong else []
 
 
-def _boxes(data: bytes, header: Header, card: DatasetCard) -> list[str]:
-    try:
-        values = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        return [f"json: not readable ({' '.join(str(error).split())})"]
-    if not isinstance(values, dict):
-        return [f"json: a {type(values).__name__}; it has to be an object with boxes, width and height"]
-    problems = []
-    for side, size in (("width", header.width), ("height", header.height)):
-        if size > 0 and side in values and values[side] != size:
-            problems.append(f"json: {side} {values[side]!r}, its image has {size}")
-    boxes, labels = values.get("boxes", []), values.get("labels", [])
-    if not isinstance(boxes, list) or not isinstance(labels, list):
-        return [*problems, "json: boxes and labels have to be lists"]
-    for number, box in enumerate(boxes):
-        problems += [f"json: box {number} {json.dumps(box)[:80]}: {what}" for what in _box(box, header, card)]
-    problems += [f"json: label {label!r}, dataset.json names {_named(card)}" for label in labels if not _is_class(label, card)]
-    return problems
+def _sound(data: bytes) -> list[str]:
+    """As training judges it; each thread has a pipeline of its own."""
+    if not hasattr(_own, "sounds"):
+        _own.sounds = SoundReader(threads=1, batch=1)
+    reason = _own.sounds.fault(data)
+    return [f"sound: {reason}"] if reason else []
 
 
-def _box(box: Any, header: Header, card: DatasetCard) -> Iterator[str]:
-    """What is wrong with `[x0, y0, x1, y1, class]`, pixels of the image as displayed."""
-    if not isinstance(box, list) or len(box) != 5 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in box):
-        yield "a box is [x0, y0, x1, y1, class], five numbers"
-        return
-    if not all(-math.inf < v < math.inf for v in box):
-        yield "not finite"
-        return
-    x0, y0, x1, y1, kind = box
-    if x0 >= x1 or y0 >= y1:
-        yield "empty or reversed; x0 < x1 and y0 < y1"
-    elif header.width > 0 and not (0 <= x0 and 0 <= y0 and x1 <= header.width and y1 <= header.height):
-        yield f"outside its image of {header.width}x{header.height}"
-    if not _is_class(kind, card):
-        yield f"class {kind!r}, dataset.json names {_named(card)}"
-
-
-def _is_class(value: Any, card: DatasetCard) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(card.classes)
-
-
-def _named(card: DatasetCard) -> str:
-    return f"0 to {len(card.classes) - 1}" if card.classes else "no classes"
-
-
-def _sound(suffix: str, data: bytes) -> list[str]:
-    if suffix == "flac":
-        whole = data[:4] == b"fLaC" and len(data) >= 42 and data[4] & 0x7F == 0  # STREAMINFO comes first (RFC 9639, 8.2)
-        return [] if whole else ["sound: not a FLAC file"]
-    try:
-        with wave.open(io.BytesIO(data)) as sound:
-            frames, size = sound.getnframes(), sound.getnchannels() * sound.getsampwidth()
-            found = len(sound.readframes(frames)) // size
-    except Exception as error:  # noqa: BLE001 - wave raises whatever damaged bytes lead it to
-        return [f"sound: not a readable WAV of PCM samples ({' '.join(str(error).split()) or type(error).__name__})"]
-    if not frames:
-        return ["sound: has no samples in it"]
-    return [f"sound: cut short, {found:,} of {frames:,} frames"] if found < frames else []
+_own = threading.local()

@@ -132,5 +132,5 @@ class Engine:
             raise CheckpointError(
                 f"the network was changed since the checkpoint: {len(changed)} parameters differ, the first is {first} "
                 f"({there.get(first, 'absent')} in the checkpoint, {here.get(first, 'absent')} now); "
-                "train under another name, or use the configuration that is in the run's folder"
+                "train under another name (train.start_from=RUN takes what fits), or use the configuration that is in the run's folder"
             )

@@ -28,6 +28,7 @@ from mtgen.training.meter import Meter
 from mtgen.training.outcome import STOP, Outcome, Place
 from mtgen.training.samples import open_data, order, order_of
 from mtgen.training.schedule import rate
+from mtgen.training.start import start
 from mtgen.training.steps import build_steps, frozen
 
 Snapshot = Callable[[Model, int], tuple[dict[str, float], list[Path]]]
@@ -56,6 +57,7 @@ class Trainer:
         self.networks: Networks = self.control.together(lambda: build(config, self.index.card))
         for network in (self.networks.generator, self.networks.side):
             network.to(place.device)
+        self.began = start(config, self.networks, self.index.card, self.control, place.rank == 0)
         self._engines()
         self.average = Average([("generator", self.networks.generator), ("side", self.networks.side)], config.train.ema)
         self.images, self.steps, self.seconds = 0, 0, 0.0
@@ -87,6 +89,9 @@ class Trainer:
         tracker = Tracker(self.config, self.folder, self.index.card, self.index.fingerprint, self.images)
         if self.images:
             tracker.phase(self.images, f"going on from {self.images:,} images")
+        if self.began is not None:
+            print(*self.began.lines(), sep="\n", flush=True)
+            tracker.artifact(0, self.began.write(self.folder))
         return tracker
 
     def _engines(self) -> None:

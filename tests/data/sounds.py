@@ -1,6 +1,7 @@
 """Sound files made for tests."""
 
 import io
+import struct
 import wave
 
 import numpy as np
@@ -23,6 +24,13 @@ def wav(values: np.ndarray, rate: int) -> bytes:
     return file.getvalue()
 
 
+def float_wav(values: np.ndarray, rate: int) -> bytes:
+    """A file of `[T]` 32-bit floats (format 3)."""
+    data = values.astype("<f4").tobytes()
+    about = b"fmt " + struct.pack("<IHHIIHH", 16, 3, 1, rate, 4 * rate, 4, 32) + b"data" + struct.pack("<I", len(data))
+    return b"RIFF" + struct.pack("<I", 4 + len(about) + len(data)) + b"WAVE" + about + data
+
+
 def _crc(data: bytes, polynomial: int, bits: int) -> bytes:
     value = 0
     for byte in data:
@@ -33,9 +41,9 @@ def _crc(data: bytes, polynomial: int, bits: int) -> bytes:
     return value.to_bytes(bits // 8)
 
 
-def flac(values: np.ndarray, rate: int, block: int = 4096) -> bytes:
+def flac(values: np.ndarray, rate: int, block: int = 4096, promised: int | None = None) -> bytes:
     """A file of `[T]` int16 whose frames hold the samples as they are (RFC 9639: STREAMINFO in 8.2, frames in 9, verbatim in 9.2.2)."""
-    info = (block << 16 | block).to_bytes(4) + bytes(6) + (rate << 44 | 15 << 36 | len(values)).to_bytes(8) + bytes(16)
+    info = (block << 16 | block).to_bytes(4) + bytes(6) + (rate << 44 | 15 << 36 | (promised or len(values))).to_bytes(8) + bytes(16)
     out = b"fLaC" + b"\x80" + len(info).to_bytes(3) + info
     for number, begin in enumerate(range(0, len(values), block)):
         part = values[begin : begin + block]
@@ -43,3 +51,18 @@ def flac(values: np.ndarray, rate: int, block: int = 4096) -> bytes:
         frame = head + _crc(head, 0x107, 8) + b"\x02" + part.astype(">i2").tobytes()
         out += frame + _crc(frame, 0x18005, 16)
     return out
+
+
+GOOD = wav(samples(0.3, 8_000, 600, noise=0.1), 8_000)
+DAMAGED = {
+    "no bytes": (b"", "not a readable WAV or FLAC"),
+    "no sound": (b"RIFF" + bytes(60), "not a readable WAV or FLAC"),
+    "no samples": (wav(np.zeros(0, np.int16), 8_000), "has no samples in it"),
+    "a header alone": (GOOD[:44], "cut short, 4,800 bytes"),
+    "a cut WAV": (GOOD[:-1000], "cut short, 1,000 bytes"),
+    "a cut FLAC": (flac(samples(1.0, 16_000, noise=0.1), 16_000)[:-9_000], ""),
+    "infinite values": (float_wav(np.array([0, np.inf, np.nan, 1]), 16_000), "holds values that are not finite"),
+    "not a number after the first second": (float_wav(np.append(np.zeros(20_000), np.nan), 16_000), "holds values that are not finite"),
+    "a FLAC of days": (flac(samples(0.1, 16_000), 16_000, promised=5_000_000_000), "5,000,000,000 samples long, more than the 100,000,000"),
+}
+"""Damaged files, and what is said of them: by a loader and by validate alike."""

@@ -75,6 +75,8 @@ def test_without_labels_they_are_the_classes_of_the_boxes() -> None:
         (b'{"boxes": [[0, 0, 4, 9, 3]]}', "class 3, there are classes 0 to 2"),
         (b'{"boxes": [[0, 0, 4, 9, 0.5]]}', "class 0.5"),
         (b'{"labels": [1, -1]}', "label -1"),
+        (b'{"width": 41, "boxes": []}', "width 41, its image has 40"),
+        (b'{"labels": null}', "have to be lists"),
     ],
 )
 def test_bad_annotations_are_named(data: bytes, says: str) -> None:

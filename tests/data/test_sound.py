@@ -12,13 +12,13 @@ import pytest
 import scipy.signal
 import torch
 from loading import load
-from sounds import flac, samples, wav
+from sounds import DAMAGED, GOOD, flac, float_wav, samples, wav
 
 from mtgen.config import Sound
-from mtgen.data.decode import DamagedBatch
 from mtgen.data.index import open_index
 from mtgen.data.order import Order
-from mtgen.data.sound import SoundDecoder
+from mtgen.data.pipeline import DamagedBatch
+from mtgen.data.sound import SoundDecoder, about
 from mtgen.errors import DamagedSample
 
 Write = Callable[..., Path]
@@ -60,6 +60,11 @@ def test_a_wav_becomes_the_spectrogram_that_numpy_computes(settings: dict[str, A
     np.testing.assert_allclose(found, reference(values / 32768, **settings), atol=2e-3)
 
 
+def test_a_wav_of_floats_becomes_what_its_samples_become() -> None:
+    values = samples(0.5, 16_000, 300, noise=0.1)
+    np.testing.assert_array_equal(one(float_wav(values / np.float32(32768), 16_000)), one(wav(values, 16_000)))
+
+
 def test_a_flac_becomes_what_its_samples_become_as_wav() -> None:
     values = samples(0.7, 16_000, 440, noise=0.05)
     np.testing.assert_array_equal(one(flac(values, 16_000)), one(wav(values, 16_000)))
@@ -95,23 +100,6 @@ def test_what_comes_after_the_end_of_the_last_window_is_not_read() -> None:
     np.testing.assert_array_equal(one(wav(values, 16_000)), one(wav(values[:16_240], 16_000)))
 
 
-GOOD = wav(samples(0.3, 8_000, 600, noise=0.1), 8_000)
-DAMAGED = {
-    "no bytes": (b"", "not a readable WAV or FLAC"),
-    "no sound": (b"RIFF" + bytes(60), "not a readable WAV or FLAC"),
-    "no samples": (wav(np.zeros(0, np.int16), 8_000), "has no samples in it"),
-    "a header alone": (GOOD[:44], "cut short, 4,800 bytes"),
-    "a cut WAV": (GOOD[:-1000], "cut short, 1,000 bytes"),
-    "a cut FLAC": (flac(samples(1.0, 16_000, noise=0.1), 16_000)[:-9_000], ""),
-    "infinite values": (
-        b"RIFF" + (52).to_bytes(4, "little") + b"WAVEfmt " + bytes([16, 0, 0, 0, 3, 0, 1, 0])
-        + (16_000).to_bytes(4, "little") + (64_000).to_bytes(4, "little") + bytes([4, 0, 32, 0])
-        + b"data" + (16).to_bytes(4, "little") + np.array([0, np.inf, np.nan, 1], "<f4").tobytes(),
-        "holds values that are not finite",
-    ),
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_a_damaged_sound_is_named_and_the_others_decode_on(kind: str) -> None:
     data, message = DAMAGED[kind]
@@ -123,7 +111,7 @@ def test_a_damaged_sound_is_named_and_the_others_decode_on(kind: str) -> None:
     damage = error.value.found[2]
     assert isinstance(damage, DamagedSample) and damage.kind == "sound"
     assert "sample 2" in str(damage) and f"sound: {message}" in str(damage) and "mtgen shards validate" in str(damage)
-    assert str(decoder.alone(data, "x")) == str(damage).replace("set/train-000000.tar sample 2", "x")
+    assert str(decoder.reader.alone(data, "x")) == str(damage).replace("set/train-000000.tar sample 2", "x")
     assert torch.equal(decoder.decode([GOOD, None, GOOD], str), whole)
 
 
@@ -170,3 +158,17 @@ def test_the_digits_sounds_are_those_of_their_shards(shared_data: Callable[[str]
             with wave.open(io.BytesIO(index.read(i, "sound"))) as file:
                 expected = reference(np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768, rate=8_000)
         np.testing.assert_allclose(batch.sound[row], expected, atol=0.01)
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100])
+def test_length_rate_and_channels_are_read_from_the_header(rate: int) -> None:
+    values = samples(0.5, rate, 300)
+    seconds = len(values) / rate
+    assert about(wav(values, rate)) == about(float_wav(values / 32768, rate)) == about(flac(values, rate)) == (seconds, rate, 1)
+    assert about(wav(np.stack([values, values], 1), rate)) == (seconds, rate, 2)
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 60, GOOD[:30], GOOD[:44], wav(np.zeros(0, np.int16), 8_000), b"fLaC", b"RIFF" + bytes(60)])
+def test_a_header_that_says_nothing_is_a_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError, match="without samples"):
+        about(data)

@@ -1,9 +1,7 @@
 """Everything that can be wrong with a sample is found, named, and found with its neighbours intact."""
 
-import io
 import json
 import os
-import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from loading import load
+from sounds import DAMAGED, GOOD, flac, float_wav, samples, wav
 
+from mtgen.data.boxes import annotation
+from mtgen.data.index import open_index
 from mtgen.data.scan import Header, Part
 from mtgen.data.scan import Sample as Scanned
 from mtgen.errors import DataError
@@ -23,17 +25,8 @@ Write = Callable[..., Path]
 Sample = Callable[..., dict[str, Any]]
 Encode = Callable[..., bytes]
 
+CARD = DatasetCard(name="x", classes=["a"], mask_classes=["a", "b"], splits={})
 NOISE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-
-
-def wav(frames: int = 100) -> bytes:
-    file = io.BytesIO()
-    with wave.open(file, "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(8000)
-        sound.writeframes(bytes(2 * frames))
-    return file.getvalue()
 
 
 def boxes(*rows: Any, **more: Any) -> bytes:
@@ -54,7 +47,7 @@ def test_a_good_set_has_no_problems_and_is_counted(numbered: Path) -> None:
 
 
 def test_a_sample_with_everything_is_good(write: Write, sample: Sample) -> None:
-    full = sample(0, json=boxes([0, 0, 8, 8, 3], [1.5, 2, 3, 4, 0], labels=[0, 3]), txt="ein Wörtchen".encode(), wav=wav())
+    full = sample(0, json=boxes([0, 0, 8, 8, 3], [1.5, 2, 3, 4, 0], labels=[0, 3]), txt="ein Wörtchen".encode(), wav=GOOD)
     assert validate(write({"train": [[full, sample(1, json=boxes()), sample(2, json=b"{}")]]})).problems == []
 
 
@@ -79,17 +72,14 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"json": boxes([0, 0, float("nan"), 4, 0])}, "not finite"),
     ({"json": boxes([0, 0, float("inf"), 4, 0])}, "not finite"),
     ({"json": boxes([0, 0, 10**400, 4, 0])}, "outside its image"),
-    ({"json": boxes([0, 0, 4, 4, 10])}, "class 10, dataset.json names 0 to 9"),
-    ({"json": boxes([0, 0, 4, 4, 1.5])}, "class 1.5, dataset.json names 0 to 9"),
+    ({"json": boxes([0, 0, 4, 4, 10])}, "class 10, there are classes 0 to 9"),
+    ({"json": boxes([0, 0, 4, 4, 1.5])}, "class 1.5, there are classes 0 to 9"),
     ({"json": boxes([0, 0, 4, 4])}, "a box is [x0, y0, x1, y1, class]"),
     ({"json": boxes("box")}, "a box is [x0, y0, x1, y1, class]"),
-    ({"json": boxes(labels=[11])}, "json: label 11, dataset.json names 0 to 9"),
-    ({"json": boxes(labels=["cat"])}, "json: label 'cat'"),
-    ({"wav": b"RIFF" + bytes(60)}, "sound: not a readable WAV"),
-    ({"wav": b"x"}, "sound: not a readable WAV"),
-    ({"wav": wav()[:-50]}, "sound: cut short, 75 of 100 frames"),
-    ({"wav": wav(0)}, "sound: has no samples"),
-    ({"flac": b"x" * 50}, "sound: not a FLAC file"),
+    ({"json": boxes(labels=[11])}, "json: label 11, there are classes 0 to 9"),
+    ({"json": boxes(labels=["cat"])}, 'json: label "cat"'),
+    *(({"wav": data}, f"sound: {says}") for data, says in DAMAGED.values() if data),
+    ({"flac": b"x" * 50}, "sound: not a readable WAV or FLAC"),
 ]
 
 
@@ -159,6 +149,36 @@ def test_a_wrong_number_of_samples_is_found(numbered: Path) -> None:
     ]
 
 
+def test_whatever_a_loader_reads_is_good(write: Write, sample: Sample) -> None:
+    values = samples(0.5, 8_000, 300, noise=0.1)
+    files = [{"wav": float_wav(values / 32768, 8_000)}, {"flac": flac(values, 8_000)}, {"wav": wav(np.stack([values, values], 1), 44_100)}]
+    folder = write({"train": [[sample(number, **file) for number, file in enumerate(files)]]})
+    assert validate(folder).problems == []
+    with load(open_index(folder, "train"), batch_size=3, components=("sound",)) as loader:
+        assert next(loader).present["sound"].all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_loader_refuses_exactly_what_validate_finds_in_annotations(data: st.DataObject) -> None:
+    number = st.one_of(st.integers(-1, 9), st.floats(-1, 9), st.just(float("nan")), st.booleans(), st.text(max_size=1))
+    box = st.one_of(st.lists(number, min_size=4, max_size=6), number)
+    values = data.draw(
+        st.dictionaries(
+            st.sampled_from(["boxes", "labels", "width", "height"]),
+            st.one_of(st.lists(box, max_size=3), st.lists(number, max_size=3), number),
+        )
+    )
+    content = json.dumps(values).encode()
+    found = inspect(Scanned("key", {"boxes": Part("json", 0, content)}), Header("png", 8, 8), CARD)
+    try:
+        annotation(content, 8, 8, np.arange(1))
+    except ValueError as error:
+        assert found[0] == f"json: {error}"
+    else:
+        assert found == []
+
+
 def test_every_problem_is_listed(write: Write, sample: Sample) -> None:
     report = validate(write({"train": [[sample(i, cls=b"99", txt=b"\xff") for i in range(50)]]}))
     assert len(report.problems) == 100 and report.text().endswith("\n100 problems")
@@ -181,9 +201,6 @@ def test_progress_counts_to_the_end(numbered: Path) -> None:
     assert seen == [(35, 67), (60, 67), (67, 67)]
 
 
-CARD = DatasetCard(name="x", classes=["a"], mask_classes=["a", "b"], splits={})
-
-
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_bytes_lead_to_a_traceback(data: st.DataObject, encode: Encode) -> None:
@@ -192,7 +209,7 @@ def test_no_bytes_lead_to_a_traceback(data: st.DataObject, encode: Encode) -> No
         "mask": [encode(NOISE[..., 0])],
         "boxes": [boxes([0, 0, 4, 4, 0], labels=[0])],
         "caption": [b"a word"],
-        "sound": [wav()],
+        "sound": [GOOD, flac(samples(0.05, 8_000, 300), 8_000)],
     }
     component = data.draw(st.sampled_from(sorted(whole)))
     content = bytearray(data.draw(st.sampled_from(whole[component])))

@@ -1,0 +1,85 @@
+"""Draw images anew in another domain."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from mtgen import counter
+from mtgen.errors import ConfigError, DataError
+from mtgen.evaluation.metric import Progress
+from mtgen.inference.names import parse_class, parse_domain
+from mtgen.inference.read import BATCH, Summary, save
+from mtgen.inference.sources import Inputs, batches
+from mtgen.model import Model
+from mtgen.pictures import to_uint8
+from mtgen.runs import find_run, load_run
+from mtgen.schema import Prompt
+
+
+def target(model: Model, text: str) -> Prompt:
+    """The domain that is asked for as a prompt of one row: a data set of the mixture, or a class, as the run was trained.
+
+    Raises:
+        ConfigError: the run does not translate, or knows no such domain.
+    """
+    tasks = model.config.task_settings()
+    settings = next((tasks[task.name] for task in model.networks.tasks if task.name == "translation"), None)
+    if settings is None:
+        raise ConfigError(f"--to {text!r}: the run was not trained to translate (tasks.translation); its tasks: {', '.join(tasks)}")
+    name = str(getattr(settings, "domain"))  # noqa: B009 - a setting of that task alone
+    number = parse_class(text, model.card) if name == "class" else parse_domain(text, model.config)
+    return Prompt(1, {name: torch.tensor([number])}, {name: torch.tensor([True])})
+
+
+def translate_run(
+    run: Path,
+    to: str,
+    paths: Sequence[str | Path],
+    out: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    *,
+    seen: Callable[[str, Path], None] = lambda name, path: None,
+    problem: Callable[[str], None] = lambda text: None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Summary:
+    """Draw images anew in the domain `to` with a run's newest checkpoint, at the run's resolution; each is written as a PNG.
+
+    Image i's latent is a function of (seed, i) alone.
+
+    Args:
+        paths: image files, folders of them, data sets.
+        out: folder for the pictures; default: in the run's folder.
+        seen: is given the name of each image, and where it was written.
+        problem: is given a line for each image that cannot be read; the others go on.
+    """
+    folder = find_run(run)
+    model, _ = load_run(folder, device)
+    prompt = target(model, to)
+    into = out or folder / "translations" / "".join(c if c.isalnum() or c in "-_" else "_" for c in to)
+    inputs = Inputs(paths, into)
+    summary, total, position = Summary(0, 0, into), len(inputs), 0
+    for found, images in batches(iter(inputs), model.channels, model.size, BATCH):
+        numbers = torch.tensor([position + row for row, (_, cut) in enumerate(found) if not isinstance(cut, DataError)], dtype=torch.int64)
+        position += len(found)
+        pixels = None
+        if len(images):
+            latent = counter.normal(seed, "translate", numbers, (model.latent_size,), model.device)
+            canvas = model.translate(images, prompt.rows(torch.zeros(len(images), dtype=torch.int64)), latent)
+            assert canvas is not None  # the run translates
+            pixels = iter(to_uint8(canvas.image).permute(0, 2, 3, 1).numpy())
+        for source, cut in found:
+            if isinstance(cut, DataError) or pixels is None:
+                summary.damaged += 1
+                problem(str(cut))
+            else:
+                summary.read += 1
+                place = into / source.place
+                path = place.with_name(f"{place.name}.png")
+                drawn = next(pixels)
+                save(Image.fromarray(drawn[..., 0] if drawn.shape[2] == 1 else drawn), path)
+                seen(source.name, path)
+            progress("translate images", summary.read + summary.damaged, total)
+    return summary
