@@ -206,12 +206,12 @@ class Balancing(Section):
 
 class Train(Section):
     images: int = Field(200_000, ge=1, description="length of the run, in images seen; also the length of the schedules")
+    minutes: float | None = Field(None, gt=0, description="stop, with a checkpoint, after so many minutes of training")
     start_from: str | None = Field(
         None,
         min_length=1,
         description="run, by folder or name, or checkpoint whose averaged parameters a new run begins with (fine-tuning)",
     )
-    minutes: float | None = Field(None, gt=0, description="stop, with a checkpoint, after so many minutes of training")
     accumulation: int = Field(1, ge=1, description="micro-batches a step")
     warmup: int = Field(1_000, ge=0, description="images over which the learning rates rise")
     final_rate: float = Field(0.1, gt=0, le=1, description="learning rates end at this share of their peak (cosine)")
