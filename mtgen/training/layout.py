@@ -19,7 +19,7 @@ class Layout:
         reading: number of reading rows.
         shown, boxed: `[B]` bool: the discriminator sees the mask, and the boxes.
         plain: indices of the reading rows that the augmentation leaves alone, and `plain_position`, their positions, on the CPU.
-        partner: `[B]` for each row the row of its partner (positions 2k and 2k+1), or itself where that is not here.
+        partner: `[B]` for each row the row of its partner (see `partners`), or itself where that is not here.
         pairs: `[N]` plain rows whose partner is here and a reading row, and `pair_position`, their
             positions, on the CPU; none unless the run translates.
         penalised: indices of the rows with a gradient penalty, and `penalised_position`, their positions, on the CPU.
@@ -62,6 +62,19 @@ def _is_translated(config: Config, position: Tensor) -> Tensor:
     return torch.zeros_like(position, dtype=torch.bool) if settings is None or not settings.weight else position // 2 % settings.every == 0
 
 
+def partners(config: Config, size: int) -> Tensor:
+    """`[G]` for each sample of a global batch the place of its partner, which the same turn to be judged with labels falls to.
+
+    Were neighbours partners, one of the two would be judged with its labels wherever every other sample is. At the batch's end a place
+    may be that of no sample.
+    """
+    place = torch.arange(size)
+    if not config.generates:
+        return place
+    every = config.tasks["generation"].mask_every
+    return torch.where(place // every % 2 == 0, place + every, place - every)
+
+
 def lay_out(config: Config, batch: Batch, changing: float, boxes: bool = False) -> Layout:
     """Sort a micro-batch and count, over the whole global batch, how many samples each loss is a mean of.
 
@@ -74,11 +87,9 @@ def lay_out(config: Config, batch: Batch, changing: float, boxes: bool = False) 
     boxed_all = is_shown(config, position, batch.step_present["boxes"]) if boxes else torch.zeros_like(shown_all)
     reading_all = ~(shown_all | boxed_all)
     plain_all = ~changed(changing, config.seed, "real", position) & reading_all
-    # positions 2k and 2k+1 are partners; of an odd number of samples the last has none
-    partner_all = torch.arange(len(position)) ^ 1
-    pairs_all = (
-        plain_all & _is_translated(config, position) & (partner_all < len(position)) & reading_all[partner_all.clamp(max=len(position) - 1)]
-    )
+    partner_all = partners(config, len(position))
+    there = (partner_all < len(position)) & reading_all[partner_all.clamp(max=len(position) - 1)]
+    pairs_all = plain_all & _is_translated(config, position) & there
     counts = {
         "all": len(position),
         "reading": int(reading_all.sum()),
@@ -94,7 +105,7 @@ def lay_out(config: Config, batch: Batch, changing: float, boxes: bool = False) 
     plain = plain_all[place].nonzero().flatten()
     penalised = is_penalised(config, batch.position).nonzero().flatten()
     row = torch.full((len(position) + 1,), -1).scatter(0, place, torch.arange(len(place)))
-    partner = row[partner_all[place]]
+    partner = row[partner_all[place].clamp(max=len(position))]
     here = partner >= 0
     pairs = (pairs_all[place] & here).nonzero().flatten()
     device = batch.image.device

@@ -1,151 +1,134 @@
-"""What is asked for, in any subset of modalities, as vectors, tokens and maps of the shared space."""
+"""Every modality by itself, and any of them together, in one space."""
 
+import math
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
+import toy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mtgen.conditions.base import ConditionSizes
-from mtgen.conditions.encoder import ConditionEncoder
-from mtgen.conditions.layout import boxes_layout, mask_layout
+from mtgen.conditions.caption import Caption
 from mtgen.config import CONDITIONS
-from mtgen.schema import Condition, Prompt
+from mtgen.model import build
+from mtgen.schema import Prompt
 
-SIZES = ConditionSizes(classes=3, mask_classes=2, domains=2, vocabulary=11, sound=(5, 12), size=32)
-RAW: dict[str, Tensor] = {
-    "class": torch.tensor([0, 1, 2, 1]),
-    "labels": torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 0, 1], [1, 1, 0]]),
-    "domain": torch.tensor([0, 1, 1, 0]),
-    "caption": torch.tensor([[1, 2, 3, 0], [4, 0, 0, 0], [5, 6, 7, 8], [4, 0, 0, 0]]),
-    "sound": torch.randn(4, 5, 12, generator=torch.Generator().manual_seed(1)),
-    "image": torch.randn(4, 32, generator=torch.Generator().manual_seed(2)),
-}
+CONFIG = toy.everything()
+SIDE = build(CONFIG, toy.CARD).side.requires_grad_(False)
+ENCODER = SIDE.conditions
+SIZES = ConditionSizes(classes=3, mask_classes=2, domains=2, vocabulary=9, sound=(8, 8), size=8)
 
 
-def encoder(*names: str, sizes: ConditionSizes = SIZES) -> ConditionEncoder:
-    torch.manual_seed(0)
-    settings = {name: CONDITIONS[name].Settings(**({"tokens": 4} if name == "caption" else {})) for name in names}
-    return ConditionEncoder({name: CONDITIONS[name](settings[name], sizes) for name in names}, 32)
+def everything(rows: int = 6) -> Prompt:
+    """A prompt with every modality in every row."""
+    batch = toy.batch(3, rows)
+    labels = torch.tensor([[True, False, False], [True, True, False], [False, True, True]]).repeat(2, 1)
+    batch = replace(batch, labels=labels, caption=torch.arange(1, 7).repeat(rows, 1) % 4 + 1)
+    values: dict[str, Any] = {name: ENCODER.modality(name).value(batch) for name in ENCODER.modalities if name != "image"}
+    values["image"] = SIDE.embed(batch.image)
+    return Prompt(rows, values, {name: torch.ones(rows, dtype=torch.bool) for name in values})
 
 
-def prompt(**given: Any) -> Prompt:
-    return Prompt(4, {n: RAW[n.rstrip("_")] for n in given}, {n: torch.as_tensor(v).expand(4) for n, v in given.items()})
+WHOLE = everything()
+ALONE = {name: ENCODER(WHOLE.only(name)).pooled for name in ENCODER.names}
 
 
-def of(given: dict[str, Any]) -> Prompt:
-    return prompt(**given)
+def test_all_modalities_are_here() -> None:
+    assert list(ENCODER.modalities) == list(CONFIG.conditions)
+    assert sorted(ENCODER.modalities) == CONDITIONS.names()
 
 
-def test_equal_classes_give_equal_vectors_and_others_different_ones() -> None:
-    pooled = encoder("class")(of({"class": True})).pooled
-    assert pooled.shape == (4, 32)
-    assert torch.equal(pooled[1], pooled[3])
-    assert len(torch.unique(pooled, dim=0)) == 3
+@pytest.mark.parametrize("number", range(len(ENCODER.modalities) + 1))
+def test_any_subset_is_finite_and_the_pooled_vector_is_the_mean_of_those_given(number: int) -> None:
+    for chosen in combinations(ENCODER.modalities, number):
+        given = {name: torch.full((6,), name in chosen) for name in WHOLE.values}
+        condition = ENCODER(Prompt(6, WHOLE.values, given))
+        vectors = [ALONE[name] for name in chosen if name in ALONE]
+        expected = torch.stack(vectors).mean(0) if vectors else ENCODER.nothing.expand(6, -1)
+        assert torch.allclose(condition.pooled, expected, atol=1e-5), chosen
+        assert condition.tokens is not None and bool(torch.isfinite(condition.tokens).all())
+        assert condition.layout is not None and bool(torch.isfinite(condition.layout).all())
 
 
-def test_nothing_given_is_one_vector_of_its_own_whatever_the_raw_values_are() -> None:
-    made = encoder("class")
-    pooled = made(of({"class": torch.tensor([False, False, True, True])})).pooled
-    assert torch.equal(pooled[0], pooled[1])
-    assert torch.equal(pooled[0], made(Prompt(1, {}, {})).pooled[0])
-    assert not any(torch.equal(pooled[0], row) for row in pooled[2:])
+@settings(max_examples=30)
+@given(st.integers(0, 2**48 - 1))
+def test_each_row_of_any_mixture_of_rows_is_that_row_alone(bits: int) -> None:
+    names = list(WHOLE.values)
+    given = {name: torch.tensor([bool(bits >> (6 * k + row) & 1) for row in range(6)]) for k, name in enumerate(names)}
+    whole = ENCODER(Prompt(6, WHOLE.values, given))
+    for row in (0, 5):
+        alone = ENCODER(Prompt(6, WHOLE.values, given).rows(torch.tensor([row])))
+        for name in ("pooled", "tokens", "layout"):
+            assert torch.allclose(getattr(whole, name)[row], getattr(alone, name)[0], atol=1e-5)
 
 
-def test_only_the_vectors_that_are_asked_for_are_trained() -> None:
-    made = encoder("class")
-    made(of({"class": torch.tensor([True, True, False, True])})).pooled[:, :3].sum().backward()
-    gradients = {name: p.grad for name, p in made.named_parameters()}
-    table = gradients["modalities.class.table.weight"]
-    assert table is not None
-    assert table.abs().sum(1).gt(0).tolist() == [True, True, False]
+@pytest.mark.parametrize("name", ENCODER.names)
+def test_a_vector_of_any_modality_has_the_length_of_a_standard_normal(name: str) -> None:
+    assert torch.allclose(ALONE[name].norm(dim=1), torch.full((6,), math.sqrt(8)), atol=1e-4)
 
 
-@pytest.mark.parametrize("subset", [c for n in range(1, 4) for c in combinations(RAW, n)], ids=",".join)
-def test_the_pooled_vector_is_the_mean_of_those_given_each_of_length_sqrt_d(subset: tuple[str, ...]) -> None:
-    made = encoder(*RAW)
-    alone = [made(of({name: True})).pooled for name in subset]
-    for vector in alone:
-        assert torch.allclose(vector.norm(dim=1), torch.full((4,), 32**0.5), rtol=1e-4)
-    together = made(of({name: True for name in subset})).pooled
-    assert torch.allclose(together, torch.stack(alone).mean(0), atol=1e-5)
+def test_a_modality_that_a_prompt_lacks_is_one_that_is_not_given() -> None:
+    without = Prompt(6, {"class": WHOLE.values["class"]}, {"class": WHOLE.given["class"]})
+    off = {name: has & (name == "class") for name, has in WHOLE.given.items()}
+    assert torch.equal(ENCODER(without).pooled, ENCODER(Prompt(6, WHOLE.values, off)).pooled)
 
 
-def test_what_is_there_and_not_given_changes_nothing() -> None:
-    made = encoder(*RAW)
-    some = {"class": torch.tensor([True, False, True, False]), "caption": torch.tensor([False, False, True, True])}
-    with_all, without = made(of({**dict.fromkeys(RAW, False), **some})), made(of(some))
-    assert torch.equal(with_all.pooled, without.pooled)
-    assert with_all.present is not None and without.present is not None
-    assert torch.equal(with_all.present.sum(1), without.present.sum(1))
-
-
-def test_padding_after_a_caption_says_nothing() -> None:
-    made = encoder("caption")
-    short = made.modality("caption").encode(torch.tensor([[4, 9, 0, 0]]))
-    assert short.tokens is not None and short.present is not None
-    assert short.present.tolist() == [[True, True, False, False]]
-    changed = made.modality("caption").sequence_encoder(  # type: ignore[operator]
-        torch.cat([made.modality("caption").table(torch.tensor([[4, 9]])), torch.randn(1, 2, 32)], 1),  # type: ignore[operator]
-        short.present,
-    )
-    assert torch.allclose(changed[1], short.pooled, atol=1e-6)
-
-
-def test_every_row_has_a_token_even_if_nothing_is_given() -> None:
-    condition = encoder("class", "caption")(of({"class": False, "caption": False}))
+def test_tokens_are_the_pooled_vector_and_those_of_captions_and_sounds_that_are_given() -> None:
+    given = {name: has.clone() for name, has in WHOLE.given.items()}
+    given["caption"][[0, 2]] = given["sound"][[0, 1]] = False
+    condition = ENCODER(Prompt(6, WHOLE.values, given))
     assert condition.tokens is not None and condition.present is not None
-    assert condition.present.sum(1).tolist() == [1, 1, 1, 1]
     assert torch.equal(condition.tokens[:, 0], condition.pooled)
+    assert condition.tokens.shape == (6, 1 + 6 + 2, 8)  # 6 of a caption, 2 of 8 frames of sound
+    assert condition.present.sum(1).tolist() == [1, 7, 3, 9, 9, 9]
 
 
-@pytest.mark.parametrize("name", ["class", "labels", "domain", "caption"])
-def test_rows_that_ask_for_just_the_same_are_known(name: str) -> None:
-    same = encoder(name).modality(name).same(RAW[name])
-    wanted = [[bool(torch.equal(a, b)) for a in RAW[name]] for b in RAW[name]]
-    assert same is not None and same.tolist() == wanted
+def test_a_row_of_an_empty_caption_is_finite_and_shows_no_token() -> None:
+    empty = torch.zeros(2, 6, dtype=torch.int64)
+    condition = ENCODER(Prompt(2, {"caption": empty}, {"caption": torch.tensor([True, False])}))
+    assert condition.present is not None and condition.present.sum(1).tolist() == [1, 1]
+    assert bool(torch.isfinite(condition.pooled).all())
 
 
-def test_two_recordings_never_ask_for_just_the_same() -> None:
-    assert encoder("sound").modality("sound").same(RAW["sound"]) is None
+def test_what_a_row_is_not_given_has_no_influence_on_it() -> None:
+    given = {name: has & (name == "class") for name, has in WHOLE.given.items()}
+    other = {name: value if name == "class" else value.flip(0) for name, value in WHOLE.values.items()}
+    one, another = ENCODER(Prompt(6, WHOLE.values, given)), ENCODER(Prompt(6, other, given))
+    assert torch.equal(one.pooled, another.pooled)
+    assert one.layout is not None and not one.layout.any()
 
 
-def test_a_mask_becomes_one_map_a_class_and_unknown_pixels_none() -> None:
-    mask = torch.tensor([[[0, 1], [255, 1]]])
-    assert mask_layout(mask, 2).tolist() == [[[[1, 0], [0, 0]], [[0, 1], [0, 1]]]]
+@settings(max_examples=30)
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=5))
+def test_padding_does_not_change_a_captions_encoding(words: list[int]) -> None:
+    torch.manual_seed(0)
+    short, long = (Caption(Caption.Settings(tokens=length), SIZES) for length in (5, 9))
+    state = short.state_dict()
+    state["sequence_encoder.position"] = torch.cat([state["sequence_encoder.position"], torch.randn(4, 8)])
+    long.load_state_dict(state)
+    one, other = (m.encode(torch.tensor([words + [0] * (m.settings.tokens - len(words))])) for m in (short, long))
+    assert torch.allclose(one.pooled, other.pooled, atol=1e-5)
+    assert one.tokens is not None and other.tokens is not None and other.present is not None
+    assert torch.allclose(one.tokens[:, : len(words)], other.tokens[:, : len(words)], atol=1e-5)
+    assert int(other.present.sum()) == len(words)
 
 
-def test_boxes_cover_the_pixels_whose_centres_they_hold() -> None:
-    random = np.random.default_rng(3)
-    corners = np.sort(random.random((2, 3, 2, 2)), axis=2)
-    boxes = np.concatenate([corners.reshape(2, 3, 4)[..., [0, 1, 2, 3]], random.integers(-1, 3, (2, 3, 1))], -1).astype(np.float32)
-    found = boxes_layout(torch.from_numpy(boxes), 3, 6, 9).numpy()
-    for b in range(2):
-        for row in range(6):
-            for column in range(9):
-                y, x = (row + 0.5) / 6, (column + 0.5) / 9
-                inside = {int(k) for x0, y0, x1, y1, k in boxes[b] if k >= 0 and x0 <= x < x1 and y0 <= y < y1}
-                assert set(np.flatnonzero(found[b, :, row, column])) == inside
+def test_captions_of_other_words_or_another_order_are_others() -> None:
+    caption = ENCODER.modality("caption")
+    words = torch.tensor([[1, 2, 3, 0, 0, 0], [1, 3, 2, 0, 0, 0], [1, 2, 0, 0, 0, 0], [1, 2, 3, 0, 0, 0]])
+    pooled = caption.encode(words).pooled
+    assert torch.allclose(pooled[0], pooled[3])
+    assert all(not torch.allclose(pooled[a], pooled[b], atol=1e-4) for a, b in ((0, 1), (0, 2), (1, 2)))
+    same = caption.same(words)
+    assert same is not None and same.tolist() == [[a == b or {a, b} == {0, 3} for b in range(4)] for a in range(4)]
 
 
-def test_layouts_lie_behind_each_other_and_those_not_given_are_empty() -> None:
-    made = encoder("class", "layout", "boxes")
-    assert made.names == ["class"] and made.layout_channels == 5
-    maps, given = torch.ones(2, 2, 4, 4), torch.tensor([True, False])
-    condition = made(Prompt(2, {"layout": maps}, {"layout": given}))
-    assert condition.layout is not None
-    assert condition.layout[0, :2].eq(1).all()
-    assert not condition.layout[0, 2:].any() and not condition.layout[1].any()
-
-
-def test_conditions_put_together_keep_their_rows_and_lack_what_they_lacked() -> None:
-    made = encoder("class", "caption")
-    spoken, mute = made(of({"caption": True})), Condition(torch.randn(2, 32), content=torch.ones(2, 1, 4, 4))
-    both = Condition.cat([spoken, mute])
-    assert both.tokens is not None and both.present is not None and both.content is not None
-    assert torch.equal(both.pooled, torch.cat([spoken.pooled, mute.pooled]))
-    assert both.present.sum(1).tolist() == [*spoken.present.sum(1).tolist(), 1, 1]  # type: ignore[union-attr]
-    assert torch.equal(both.tokens[4:, 0], mute.pooled)
-    assert not both.content[:4].any() and both.content[4:].all()
+def test_labels_are_the_mean_of_their_classes_and_nothing_of_none() -> None:
+    labels = ENCODER.modality("labels")
+    table = labels.get_parameter("table.weight")
+    pooled = labels.encode(torch.tensor([[1.0, 0, 1], [0, 1, 0], [0, 0, 0]])).pooled
+    assert torch.allclose(pooled, torch.stack([(table[0] + table[2]) / 2, table[1], torch.zeros(8)]), atol=1e-6)

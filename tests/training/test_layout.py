@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from mtgen.config import Config
 from mtgen.training.layout import Layout, is_penalised, is_shown, lay_out
 
+TRANSLATING = {"tasks__translation": {"domain": "class", "side": 4, "every": 1}}
 CONFIGS = {
-    (mask, penalty): toy.config(tasks__generation__mask_every=mask, tasks__generation__penalty_every=penalty)
+    (mask, penalty): toy.config(tasks__generation__mask_every=mask, tasks__generation__penalty_every=penalty, **TRANSLATING)
     for mask in (1, 2, 3, 4)
     for penalty in (1, 2, 4)
 }
@@ -107,3 +108,71 @@ def test_penalties_fall_on_rows_with_and_without_their_mask_alike(every: tuple[i
 def test_a_sample_without_a_mask_is_never_shown() -> None:
     without: Any = torch.zeros(12, dtype=torch.bool)
     assert not is_shown(CONFIGS[1, 1], torch.arange(12), without).any()
+
+
+def pairs(layout: Layout) -> set[tuple[int, int]]:
+    """Every pair's position and that of its partner."""
+    position = layout.batch.position
+    return {(int(position[row]), int(position[layout.partner[row]])) for row in layout.pairs}
+
+
+@given(configs, st.integers(0, 10_000), st.integers(1, 40))
+def test_partners_are_of_one_turn_and_each_others(config: Config, first: int, size: int) -> None:
+    layout = lay_out(config, toy.batch(first, size), config.augment.probability)
+    every, position, alone = config.tasks["generation"].mask_every, layout.batch.position, 0
+    for row, partner in enumerate(layout.partner.tolist()):
+        alone += row == partner
+        assert int(layout.partner[partner]) == row
+        assert (position[row] - position[partner]) % every == 0
+    assert alone == sum((size // every + (turn < size % every)) % 2 for turn in range(every))
+    assert layout.counts["pairs"] == len(layout.pairs)
+    assert torch.equal(layout.pair_position, position[layout.pairs])
+
+
+@given(configs, st.integers(0, 10_000), st.integers(1, 40))
+def test_pairs_are_plain_rows_with_a_partner_that_is_read_too(config: Config, first: int, size: int) -> None:
+    layout = lay_out(config, toy.batch(first, size), config.augment.probability)
+    plain = set(layout.plain.tolist())
+    expected = [row for row in sorted(plain) if row != layout.partner[row] < layout.reading]
+    assert layout.pairs.tolist() == expected
+
+
+@given(configs, st.integers(0, 10_000), st.sampled_from([(8, 2), (16, 2), (24, 2), (16, 4), (20, 4), (6, 2), (18, 2), (12, 4)]))
+def test_workers_together_have_the_pairs_of_one_but_for_those_that_were_split(config: Config, first: int, sizes: tuple[int, int]) -> None:
+    size, workers = sizes
+    whole, share = toy.batch(first, size), size // workers
+    alone = lay_out(config, whole, config.augment.probability)
+    parts = [lay_out(config, whole.rows(slice(w * share, (w + 1) * share)), config.augment.probability) for w in range(workers)]
+    together = {(a, b) for a, b in pairs(alone) if (a - first) // share == (b - first) // share}
+    assert set.union(*map(pairs, parts)) == together
+    assert all(part.counts == alone.counts for part in parts)
+    if share % (2 * config.tasks["generation"].mask_every) == 0:
+        assert together == pairs(alone)
+
+
+@pytest.mark.parametrize("every", [2, 3, 4])
+def test_where_every_sample_is_labelled_there_are_pairs_all_the_same(every: int) -> None:
+    whole = toy.batch(0, 24)
+    for has in whole.present.values():
+        has.fill_(True)
+    layout = lay_out(toy.config(tasks__generation__mask_every=every, **TRANSLATING), whole, 0.0)
+    assert len(layout.pairs) == layout.reading == 24 - 24 // every
+
+
+def test_a_run_that_does_not_translate_has_no_pairs_and_one_of_every_third_pair_has_a_third() -> None:
+    whole = toy.batch(0, 48)
+    for has in whole.present.values():
+        has.fill_(True)
+    assert not len(lay_out(toy.config(), whole, 0.0).pairs)
+    third = toy.config(tasks__generation__mask_every=4, tasks__translation={"domain": "class", "side": 4, "every": 3})
+    assert len(lay_out(third, whole, 0.0).pairs) == 36 // 3
+
+
+def test_boxes_are_judged_where_masks_are_and_hidden_where_they_are_not_drawn() -> None:
+    config, whole = CONFIGS[2, 4], toy.batch(0, 40)
+    with_boxes, without = lay_out(config, whole, 0.5, boxes=True), lay_out(config, whole, 0.5)
+    assert not without.boxed.any()
+    position = with_boxes.batch.position
+    for turn, has in ((with_boxes.boxed, whole.present["boxes"]), (with_boxes.shown, whole.present["mask"])):
+        assert turn.tolist() == [bool(p % 2 and has[p]) for p in position.tolist()]
+    assert with_boxes.reading == int((~(with_boxes.shown | with_boxes.boxed)).sum())
