@@ -1,6 +1,7 @@
 """Typed configuration: defaults < YAML < `key=value`. Every error names the key, its value and what is possible."""
 
 import copy
+import inspect
 import math
 import re
 import reprlib
@@ -12,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mtgen.errors import ConfigError
-from mtgen.registry import Registry, suggest
+from mtgen.registry import Registry, find_path, suggest
 from mtgen.schema import COMPONENTS
 from mtgen.yaml_text import override, read_yaml
 
@@ -145,15 +146,61 @@ class Augment(Section):
 
 
 class Balancing(Section):
-    gate: str = Field("equal", description="weighting at the discriminator's features; none: no gate")
-    canvas: str = Field("equal", description="weighting at the generator's canvas; none: no gate")
+    """How the tasks' gradients are combined where they meet (docs/balancing.md)."""
 
-    @field_validator("gate", "canvas")
+    gate: str = Field("equal", description="weighting at the discriminator's features, or a class of your own by its path; none: no gate")
+    discriminator: str | None = Field(None, description="weighting in the discriminator's step; default: balancing.gate")
+    generator: str | None = Field(None, description="weighting in the generator's step; default: balancing.gate")
+    canvas: str = Field("equal", description="weighting at the generator's canvas; none: no gate")
+    gramian: Literal["features", "pooled", "layer"] = Field(
+        "features", description="what is compared: gradients at all features, summed over samples and space, or of the last layer's weights"
+    )
+    preference: dict[str, float] = Field({}, description="task or group -> how much it counts, 1 where it is not named")
+    groups: dict[str, list[str]] = Field({}, description="name -> tasks that are arbitrated as one at the discriminator's features")
+    warmup: int = Field(0, ge=0, description="images over which the weights go over from equal to the weighting's")
+    average: float = Field(0, ge=0, description="half-life of the Gramian's moving average, in images; 0: none")
+    parameters: dict[str, dict[str, float]] = Field({}, description="weighting -> its parameters, such as {cagrad: {c: 0.4}}")
+
+    @field_validator("gate", "discriminator", "generator", "canvas")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _known(cls, value: str | None, info: Any) -> str | None:
         possible = ["none", *WEIGHTINGS]
-        if value not in possible:
-            raise ValueError(f"unknown weighting; {suggest(value, possible)}")
+        if value is not None and value not in possible:
+            if (found := find_path(value)) is None:
+                own = ", or a class of your own: FILE.CLASS, PACKAGE.MODULE:CLASS"
+                raise ValueError(f"unknown weighting; {suggest(value, possible)}{own}")
+            return found
+        if info.field_name == "canvas" and value != "none" and getattr(WEIGHTINGS[str(value)], "reads_losses", False):
+            raise ValueError("weighs by the tasks' losses, which do not meet at the canvas; choose one that reads gradients alone")
+        return value
+
+    @field_validator("preference")
+    @classmethod
+    def _positive(cls, value: dict[str, float]) -> dict[str, float]:
+        if any(number <= 0 for number in value.values()):
+            raise ValueError("a preference is above 0; switch a task off with tasks.TASK.weight=0")
+        return value
+
+    @field_validator("groups")
+    @classmethod
+    def _disjoint(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
+        members = [task for group in value.values() for task in group]
+        if unknown := [task for task in members if task not in TASKS]:
+            raise ValueError(f"unknown task {unknown[0]!r}; {suggest(unknown[0], TASKS.names())}")
+        if len(set(members)) != len(members) or any(name in TASKS for name in value):
+            raise ValueError("a task is in one group at most, and a group has a name of its own, no task's")
+        return value
+
+    @field_validator("parameters")
+    @classmethod
+    def _parameters(cls, value: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        for name, given in value.items():
+            if name in WEIGHTINGS:
+                possible = list(inspect.signature(WEIGHTINGS[name]).parameters)
+                if unknown := [key for key in given if key not in possible]:
+                    raise ValueError(f"{name} has no parameter {unknown[0]!r}; possible: {', '.join(possible) or 'none'}")
+            elif "." not in name and ":" not in name:
+                raise ValueError(f"unknown weighting {name!r}; {suggest(name, WEIGHTINGS.names())}")
         return value
 
 

@@ -1,6 +1,6 @@
 """What a person looks at: samples with their masks, readings beside the truth, reconstructions beside their originals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -227,3 +227,35 @@ def reconstruction_grid(images: Tensor, reconstructions: Tensor, scale: int | No
     scale = _scale(images.shape[-1], scale)
     pairs = zip(to_pixels(images), to_pixels(reconstructions), strict=True)
     return _sheet([_Cell(_beside([_enlarged(picture, scale) for picture in pair])) for pair in pairs], columns, "image | reconstruction")
+
+
+def cosine_map(lines: Mapping[str, Sequence[float | None]], images: Sequence[int], title: str) -> Image.Image:
+    """A heat map over time: a row a pair of tasks, a column a position; orange: they conflict (-1), white: 0, blue: they agree (1).
+
+    Args:
+        lines: a pair's name -> its cosine at each position; `None`, or beyond the end: grey.
+        images: positions of the columns, for the axis.
+    """
+    font, columns = ImageFont.load_default(_TEXT), max(len(images), 1)
+    width, left = max(480, min(columns, 1600)), _MARGIN + int(max(font.getlength(name) for name in lines)) + _GAP
+    page = Image.new("RGB", (left + width + _MARGIN + 60, 2 * _MARGIN + _LINE * (len(lines) + 3)), _PAPER)
+    draw = ImageDraw.Draw(page)
+    draw.text((_MARGIN, _MARGIN), title + "; orange: conflict, blue: agreement", fill=_INK, font=font)
+    conflict, agree = (np.array(ImageColor.getrgb(colour), dtype=float) for colour in (_WRONG, _RIGHT))
+    for number, (name, values) in enumerate(lines.items()):
+        top = _MARGIN + _LINE * (number + 1) + _GAP
+        draw.text((left - _GAP, top + _LINE // 2), name, fill=_INK, font=font, anchor="rm")
+        strip = np.full((1, columns, 3), _UNKNOWN, dtype=np.uint8)
+        for column, value in enumerate(values[:columns]):
+            if value is not None:
+                end = agree if value > 0 else conflict
+                strip[0, column] = (255 + (end - 255) * min(abs(value), 1.0)).round()
+        page.paste(Image.fromarray(strip).resize((width, _LINE - 2), Image.Resampling.NEAREST), (left, top))
+        known = [value for value in values if value is not None]
+        if known:
+            draw.text((left + width + _GAP, top + _LINE // 2), f"{known[-1]:+.2f}", fill=_INK, font=font, anchor="lm")
+    if images:
+        bottom = _MARGIN + _LINE * (len(lines) + 1) + _GAP
+        draw.text((left, bottom), f"{images[0]:,} images", fill=_INK, font=font)
+        draw.text((left + width, bottom), f"{images[-1]:,}", fill=_INK, font=font, anchor="ra")
+    return page

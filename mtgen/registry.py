@@ -1,10 +1,13 @@
 """Registries: a file that is dropped into a package registers what it holds, and nothing else needs a change."""
 
 import importlib
+import importlib.util
 import pkgutil
+import re
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -14,6 +17,40 @@ def suggest(name: str, possible: "list[str]") -> str:
     near = get_close_matches(name, possible, n=1, cutoff=0.6)
     meant = f"did you mean {near[0]!r}? " if near else ""
     return f"{meant}possible: {', '.join(possible)}"
+
+
+def find_path(path: str) -> str | None:
+    """A dotted path (`module.Name`, `package.module:Name`) or `FILE.py:Name`, as every process can load it; `None`: it is no such path.
+
+    A module that is a file in the current folder is named by that file's absolute path, since workers run in other folders.
+    Nothing is imported: reading a configuration must not run code.
+    """
+    module, colon, name = path.rpartition(":") if ":" in path else path.rpartition(".")
+    if not module or not re.fullmatch(r"[A-Za-z_]\w*", name):
+        return None
+    file = Path(module) if module.endswith(".py") else Path(*module.split(".")).with_suffix(".py")
+    if file.is_file():
+        return f"{file.absolute()}:{name}"
+    if module.endswith(".py"):
+        return path if file.is_absolute() else None
+    return path if all(part.isidentifier() for part in module.split(".")) else None
+
+
+def by_path(path: str) -> Any:
+    """What `find_path` found, imported.
+
+    Raises:
+        ImportError, AttributeError, OSError, SyntaxError: it is not there, or its file cannot be run.
+    """
+    module, colon, name = path.rpartition(":") if ":" in path else path.rpartition(".")
+    if not module.endswith(".py"):
+        return getattr(importlib.import_module(module), name)
+    spec = importlib.util.spec_from_file_location(Path(module).stem, module)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{module} is no Python file")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return getattr(loaded, name)
 
 
 class Registry(Generic[T]):

@@ -19,7 +19,7 @@ LAYERS = [  # a module imports from the layers above its line and from its own f
     {"tasks"},
     {"model"},
     {"training", "runs"},
-    {"inference", "snapshot"},
+    {"inference", "snapshot", "cost"},
     {"orchestrate"},
     {"smoke"},
     {"cli"},

@@ -69,7 +69,7 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("generator.widths=[96, a, 64, 32]", "generator.widths.1=a: ", ["valid integer"]),
         ("train=5", "train=5: is a section, not a single value; its keys: images, minutes", []),
         ("tasks.generation=3", "tasks.generation=3: is a section, not a single value; its keys: weight, gamma", []),
-        ("tasks=[generation]", "tasks=['generation']: a mapping from a task's name to its settings; possible: classification, ", []),
+        ("tasks=[generation]", "tasks=['generation']: a mapping from a task's name to its settings; possible: alignment, ", []),
         # out of range
         ("seed=-1", "seed=-1: ", ["greater than or equal to 0"]),
         ("batch_size=1", "batch_size=1: ", ["greater than or equal to 2"]),
@@ -84,17 +84,17 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("data.channels=bgr", "data.channels=bgr: ", ["'rgb' or 'grey'"]),
         (
             "tasks.clasification.weight=1",
-            "tasks.clasification: unknown task; did you mean 'classification'? possible: classification, ",
+            "tasks.clasification: unknown task; did you mean 'classification'? possible: alignment, ",
             [],
         ),
-        ("balancing.gate=upgard", "balancing.gate=upgard: unknown weighting; did you mean 'upgrad'? possible: none, equal, ", []),
-        ("balancing.canvas=x", "balancing.canvas=x: unknown weighting; possible: none, equal, ", []),
+        ("balancing.gate=upgard", "balancing.gate=upgard: unknown weighting; did you mean 'upgrad'? possible: none, aligned_mtl, ", []),
+        ("balancing.canvas=x", "balancing.canvas=x: unknown weighting; possible: none, aligned_mtl, ", []),
         # well-formed and impossible
         ("zero_stage=3", "zero_stage=3: possible: 0, 1, 2; stage 3 fails where ", []),
         ("resolution=48", "resolution=48: generator.widths has 4 levels, ", ["reach 32 pixels", "possible: 8, 16, 32, 64"]),
         ("generator.widths=[]", "generator.widths=[]: one positive number of channels a level", []),
         ("generator.widths=[8,0,8,8]", "generator.widths=[8, 0, 8, 8]: one positive number of channels a level", []),
-        ("tasks={}", "tasks: none is switched on; possible: classification, generation, ", []),
+        ("tasks={}", "tasks: none is switched on; possible: alignment, classification, ", []),
         (
             "tasks={reconstruction: {}}",
             "tasks.generation: has to be on: reconstruction cannot learn without a generator",

@@ -1,16 +1,17 @@
 """Equal weights: the plain sum of the losses, the baseline of every other method."""
 
-import torch
 from torch import Tensor
 
+from mtgen.balancing.weighting import Weighting
 from mtgen.config import WEIGHTINGS
 
 
 @WEIGHTINGS.register("equal")
-class Equal:
-    """Weight 1 for every task, whatever the gradients are."""
+class Equal(Weighting):
+    """Weight 1 for every task, or its preference, whatever the gradients are."""
 
-    reads_gramian = False
+    plain = True
+    takes_preference = True
 
     def __call__(self, gramian: Tensor) -> Tensor:
-        return torch.ones_like(gramian[0])
+        return self.liked(gramian)

@@ -1,12 +1,16 @@
 """The gradient gate: where one tensor feeds several tasks, arbitrate between their gradients on the way back."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mtgen.balancing.weighting import Weighting
+from mtgen.balancing.equal import Equal
+from mtgen.balancing.record import Record
+from mtgen.balancing.sight import SIGHTS, Features, Taps
+from mtgen.balancing.weighting import Rule, Weighting
 
 
 class GradientGate(torch.autograd.Function):
@@ -18,8 +22,8 @@ class GradientGate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, gate: "Gate", *shared: Tensor) -> tuple[Tensor, ...]:
-        ctx.gate = gate
+    def forward(ctx: Any, gate: "Gate", sight: Features, *shared: Tensor) -> tuple[Tensor, ...]:
+        ctx.gate, ctx.sight = gate, sight
         ctx.set_materialize_grads(False)
         return tuple(tensor.view_as(tensor) for _ in gate.tasks for tensor in shared)
 
@@ -28,22 +32,8 @@ class GradientGate(torch.autograd.Function):
         tasks = len(ctx.gate.tasks)
         parts = len(flat) // tasks
         gradients = [[flat[task * parts + part] for task in range(tasks)] for part in range(parts)]
-        weights = ctx.gate.arbitrate(gramian(gradients))
-        return (None, *(_combine(of_tasks, weights) for of_tasks in gradients))
-
-
-def gramian(gradients: list[list[Tensor | None]]) -> Tensor:
-    """Inner products of K tasks' gradients over P tensors (`gradients[part][task]`): `[K,K]` float32, or float64 of float64."""
-    first = next(g for of_tasks in gradients for g in of_tasks if g is not None)
-    kind = torch.float64 if first.dtype == torch.float64 else torch.float32
-    products = torch.zeros(len(gradients[0]), len(gradients[0]), dtype=kind, device=first.device)
-    for of_tasks in gradients:
-        here = [task for task, gradient in enumerate(of_tasks) if gradient is not None]
-        flat = [of_tasks[task].to(kind).flatten() for task in here]  # type: ignore[union-attr]
-        for i, a in enumerate(here):
-            for j, b in enumerate(here[: i + 1]):
-                products[a, b] += torch.dot(flat[i], flat[j])
-    return products + products.tril(-1).T
+        weights = ctx.gate.arbitrate(ctx.sight.products(gradients, ctx.gate.workers, ctx.gate.group))
+        return (None, None, *(_combine(of_tasks, weights) for of_tasks in gradients))
 
 
 def _combine(of_tasks: list[Tensor | None], weights: list[Tensor] | None) -> Tensor | None:
@@ -59,53 +49,156 @@ def _combine(of_tasks: list[Tensor | None], weights: list[Tensor] | None) -> Ten
 
 
 class Gate:
-    """One place where K tasks meet: its weighting, and what its last backward saw.
+    """One place where K tasks meet: its weighting, and what its backwards saw.
+
+    With gradient accumulation every micro-batch is arbitrated by itself.
 
     Args:
         tasks: names, in the order in which the views are handed out.
         weighting: from the Gramian to weights; `None` for the plain sum (no gate at all).
         group: process group over which the Gramian is summed; `None` for the default one where there is one.
+        groups: name -> tasks whose gradients are summed and arbitrated as one.
+        sight: what the Gramian sees: "features", "pooled" or "layer".
+        taps: the last shared layers, for "layer".
+        preference: how much a task (or group) counts, 1 where it is not named.
+        images: samples of the global batch that one backward stands for.
+        warmup: images over which the weights go over from equal to the weighting's.
+        average: half-life of the Gramian's moving average, in images; 0: none.
 
     Attributes:
+        tasks: what is arbitrated between: tasks, or groups of them.
         last: `[K,K]` Gramian and `[K]` weights of the last backward, detached; `None` before the first.
+        loss_scale: factor of all gradients that is divided out (fp16), as the optimiser holds it.
+        share: factor of all gradients by which they exceed those of the global loss: the number of workers.
     """
 
-    def __init__(self, tasks: list[str], weighting: Weighting | None, group: Any = None) -> None:
-        self.tasks, self.weighting, self.group = tasks, weighting, group
-        self.reads = getattr(weighting, "reads_gramian", True)
+    def __init__(
+        self,
+        tasks: list[str],
+        weighting: Rule | None,
+        group: Any = None,
+        *,
+        groups: Mapping[str, list[str]] | None = None,
+        sight: str = "features",
+        taps: Taps | None = None,
+        preference: Mapping[str, float] | None = None,
+        images: float = 1.0,
+        warmup: float = 0.0,
+        average: float = 0.0,
+    ) -> None:
+        of = {task: name for name, members in (groups or {}).items() for task in members}
+        self.unit = {task: of.get(task, task) for task in tasks}
+        self.tasks = list(dict.fromkeys(self.unit.values()))
+        self.weighting, self.group, self.sight, self.taps = weighting, group, SIGHTS[sight], taps
+        self.images, self.warmup, self.decay = images, warmup, 0.5 ** (images / average) if average else 0.0
+        liked = torch.tensor([(preference or {}).get(task, 1.0) for task in self.tasks], dtype=torch.float64)
+        self.preference = liked / liked.mean() if bool((liked != liked[:1]).any()) else None
+        self.plain = isinstance(weighting, Equal) and self.preference is None
+        self.loss_scale: Tensor | None = None
+        self.share = 1.0
         self.last: tuple[Tensor, Tensor] | None = None
+        self.record = Record(self.tasks)
+        self.losses: dict[str, Tensor] | None = None
+        self.memory: dict[str, Tensor] = {"images": torch.zeros((), dtype=torch.float64)}
+
+    @property
+    def workers(self) -> int:
+        """Over how many workers the Gramian is summed."""
+        return dist.get_world_size(self.group) if dist.is_initialized() else 1
 
     def __call__(self, shared: list[Tensor]) -> dict[str, list[Tensor]]:
         """P shared tensors -> for each task, its own P views."""
         if self.weighting is None or len(self.tasks) < 2 or not any(tensor.requires_grad for tensor in shared):
-            return {task: shared for task in self.tasks}
-        views = GradientGate.apply(self, *shared)
+            return {task: shared for task in self.unit}
+        views = GradientGate.apply(self, self.sight(shared, self.taps), *shared)
         parts = len(shared)
-        return {task: list(views[k * parts : (k + 1) * parts]) for k, task in enumerate(self.tasks)}
+        of = {unit: list(views[k * parts : (k + 1) * parts]) for k, unit in enumerate(self.tasks)}
+        return {task: of[unit] for task, unit in self.unit.items()}
+
+    def hear(self, losses: Mapping[str, Tensor]) -> None:
+        """Take the tasks' losses of the forward whose backward comes next, for weightings that read them."""
+        if getattr(self.weighting, "reads_losses", False):
+            self.losses = {}
+            for task, unit in self.unit.items():
+                if task in losses:
+                    loss = losses[task].detach().double()
+                    self.losses[unit] = self.losses[unit] + loss if unit in self.losses else loss
 
     def arbitrate(self, products: Tensor) -> list[Tensor] | None:
-        """`[K,K]` Gramian of this worker -> K weights that every worker agrees on. A task without a gradient takes no part."""
-        if dist.is_initialized() and dist.get_world_size(self.group) > 1:
-            dist.all_reduce(products, group=self.group)
-        weights = torch.ones_like(products[0])
-        if self.reads:  # equal weights need no look at the Gramian, hence no host sync
-            active = (products.diagonal() != 0).nonzero().flatten()  # NaN counts as active
-            seen = products[active][:, active]
-            if len(active) and bool(torch.isfinite(seen).all()):  # a step that is not finite is skipped as a whole
-                weights = torch.zeros_like(weights).index_copy(0, active, self.weighting(seen).to(weights))  # type: ignore[misc]
-        self.last = (products.detach(), weights.detach())
-        return list(weights) if self.reads else None
+        """`[K,K]` Gramian, summed over the workers -> K weights that every worker agrees on; `None`: 1 for all.
 
-    def report(self) -> dict[str, Tensor]:
-        """Numbers of the last backward, for the tasks that had a gradient: `norm_TASK`, `weight_TASK`, `cosine_A_B`."""
-        if self.last is None:
-            return {}
-        products, weights = self.last
-        norms = products.diagonal().clamp_min(0).sqrt()
-        numbers: dict[str, Tensor] = {}
-        here = norms.nonzero().flatten().tolist()
-        for a in here:
-            numbers[f"norm_{self.tasks[a]}"], numbers[f"weight_{self.tasks[a]}"] = norms[a], weights[a]
-            for b in (b for b in here if b < a):
-                numbers[f"cosine_{self.tasks[b]}_{self.tasks[a]}"] = products[a, b] / (norms[a] * norms[b])
-        return numbers
+        A task without a gradient takes no part.
+        """
+        if self.loss_scale is not None or self.share != 1:
+            products = products / (self.share * (1.0 if self.loss_scale is None else self.loss_scale)) ** 2
+        weights = torch.ones_like(products[0])
+        if not self.plain:  # equal weights need no look at the Gramian, hence no host sync
+            weights = self._weigh(products.to("cpu", torch.float64)).to(weights)
+        self.last = (products.detach(), weights.detach())
+        self.record.add(*self.last)
+        return None if self.plain else list(weights)
+
+    def _weigh(self, products: Tensor) -> Tensor:
+        """`[K,K]` -> `[K]`, on the CPU in float64; 1 for all in a step that is not finite, which is skipped as a whole."""
+        weights, losses = torch.ones_like(products[0]), self._all_losses()
+        here = (products.diagonal() != 0).nonzero().flatten()  # NaN counts as a gradient
+        if not bool(torch.isfinite(products).all()) or not len(here) or (losses is not None and not bool(torch.isfinite(losses).all())):
+            return weights
+        if self.decay:
+            products = self._averaged(products)
+        seen = products[here][:, here]
+        seen = seen / seen.diagonal().mean()
+        chosen = self._ask(seen, here, None if losses is None else losses[here])
+        images = self.memory["images"]
+        if images < self.warmup:
+            begin = torch.ones_like(chosen) if self.preference is None else self.preference[here]
+            chosen = begin + (chosen - begin) * (images / self.warmup)
+        images += self.images
+        return torch.zeros_like(weights).index_copy(0, here, chosen)
+
+    def _ask(self, seen: Tensor, here: Tensor, losses: Tensor | None) -> Tensor:
+        """The weighting's answer for the tasks `here`, their preference worked in."""
+        rule, liked = self.weighting, None if self.preference is None else self.preference[here]
+        assert rule is not None
+        if isinstance(rule, Weighting):
+            rule.here, rule.tasks, rule.preference, rule.losses, rule.images = here, len(self.tasks), liked, losses, self.images
+        chosen = rule(seen).detach().to("cpu", torch.float64)
+        if chosen.shape != here.shape:
+            raise ValueError(f"weighting {type(rule).__name__}: gave weights of shape {tuple(chosen.shape)} for {len(here)} tasks")
+        return chosen if liked is None or getattr(rule, "takes_preference", False) else chosen * liked
+
+    def _averaged(self, products: Tensor) -> Tensor:
+        """The Gramian's moving average; a task that is missing counts as a zero gradient, so that the average stays a Gramian."""
+        if "gramian" not in self.memory:
+            self.memory |= {"gramian": torch.zeros_like(products), "averaged": torch.zeros((), dtype=torch.float64)}
+        self.memory["gramian"].mul_(self.decay).add_(products, alpha=1 - self.decay)
+        self.memory["averaged"].mul_(self.decay).add_(1 - self.decay)
+        return self.memory["gramian"] / self.memory["averaged"]
+
+    def _all_losses(self) -> Tensor | None:
+        """`[K]` losses, means over the workers, if the weighting reads them; collective."""
+        if not getattr(self.weighting, "reads_losses", False):
+            return None
+        if self.losses is None:
+            raise RuntimeError(f"weighting {type(self.weighting).__name__} reads losses, and this gate was told none (Gate.hear)")
+        first = next(iter(self.losses.values()))
+        zero = torch.zeros((), dtype=torch.float64, device=first.device)
+        losses = torch.stack([self.losses.get(task, zero) for task in self.tasks])
+        if self.workers > 1:
+            dist.all_reduce(losses, group=self.group)
+        return losses.cpu() / self.workers
+
+    def report(self) -> dict[str, float]:
+        """Means of what the backwards since the last report saw (`Record.report`)."""
+        return self.record.report()
+
+    def state(self) -> dict[str, Tensor]:
+        """All that is kept from step to step, the same on every worker."""
+        kept = {f"weighting/{name}": tensor for name, tensor in getattr(self.weighting, "memory", {}).items()}
+        return {name: tensor.clone() for name, tensor in ({} if self.weighting is None else self.memory | kept).items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        self.memory |= {name: tensor.clone() for name, tensor in state.items() if not name.startswith("weighting/")}
+        if isinstance(self.weighting, Weighting):
+            self.weighting.memory = {n.removeprefix("weighting/"): t.clone() for n, t in state.items() if n.startswith("weighting/")}

@@ -3,11 +3,11 @@
 import sys
 
 from mtgen.cli import train  # isort: skip - the order of the panels in `mtgen --help`
-from mtgen.cli import look, shards, use
+from mtgen.cli import look, plan, shards, use
 from mtgen.cli.common import app
 from mtgen.errors import UserError
 
-__all__ = ["app", "look", "main", "shards", "train", "use"]
+__all__ = ["app", "look", "main", "plan", "shards", "train", "use"]
 
 
 def main() -> None:

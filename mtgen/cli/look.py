@@ -46,6 +46,33 @@ def evaluate(
 
 
 @app.command(rich_help_panel="Look at a run")
+def tasks(
+    run: Run,
+    last: Annotated[int, typer.Option(min=1, help="rows of the run's log that are averaged, from its end")] = 10,
+    json_file: Json = None,
+) -> None:
+    """Who hurts whom: norms and weights of the tasks' gradients, and what each adds to or takes from the others' progress.
+
+    Example: `mtgen tasks digits-32` - also while it trains.
+    """
+    from rich.table import Table
+
+    from mtgen.balancing.diagnosis import of_run, table
+
+    values = {}
+    for gate, meeting in of_run(run).items():
+        columns, rows = table(meeting, last)
+        shown = Table(*columns, title=f"Gate at {gate}, {meeting.images[-1]:,} images", title_justify="left")
+        for row in rows:
+            shown.add_row(*row)
+        console.print(shown)
+        effects = {f"{b} on {a}": meeting.effect(b, a, last) for a in meeting.tasks for b in meeting.tasks if a != b}
+        values[gate] = {"images": meeting.images[-1], "shares": meeting.shares(last), "effects": effects}
+    say("by B: what B's gradient adds to (+) or takes from (-) the task's own progress; in brackets, how often the two conflict")
+    write_json(json_file, values)
+
+
+@app.command(rich_help_panel="Look at a run")
 def ui(
     runs: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
     port: Annotated[int, typer.Option(help="port on this machine; the next free one is taken if it is in use")] = 5000,

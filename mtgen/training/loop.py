@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 
 from mtgen import checkpoint
+from mtgen.balancing.build import load_state, state_of
+from mtgen.balancing.diagnosis import Watch, write_artifacts
 from mtgen.checkpoint import Checkpoint
 from mtgen.config import Config
 from mtgen.data.loader import Loader
@@ -100,6 +102,10 @@ class Trainer:
             "discriminator": Engine(config, d_step, networks.side, config.discriminator.learning_rate),
             "generator": Engine(config, g_step, networks.generator, config.generator.learning_rate),
         }
+        for name, gate in self.gates.items():  # the norms it reports are those of the global loss
+            gate.share = self.place.world
+            gate.loss_scale = self.engines["discriminator" if name == "discriminator" else "generator"].optimizer.loss_scale
+        self.watch = Watch()
 
     def step(self, batch: Batch) -> None:
         """One D-step, and one G-step where a generator is trained, over this worker's part of a global batch."""
@@ -201,8 +207,10 @@ class Trainer:
         limit = self.config.train.nonfinite_limit
         for side, engine in self.engines.items():
             if engine.optimizer.in_a_row.item() >= limit:
+                tasks = list(dict.fromkeys(task for gate in self.gates.values() for task in gate.record.nonfinite()))
+                named = f", first in the gradients of {', '.join(tasks)}" if tasks else ""
                 return TrainingError(
-                    f"{limit} steps in a row had a non-finite gradient in the {side} (train.nonfinite_limit); none of them was applied. "
+                    f"{limit} steps in a row had a non-finite gradient in the {side} (train.nonfinite_limit){named}; none was applied. "
                     f"Lower {side}.learning_rate or raise tasks.generation.gamma, and start again: "
                     f"it goes on from the last checkpoint under {self.folder / 'checkpoints'}"
                 )
@@ -232,7 +240,9 @@ class Trainer:
             if optimizer.loss_scale is not None:
                 numbers[f"gradient/{side}_loss_scale"] = optimizer.loss_scale.item()
         for name, gate in self.gates.items():
-            numbers |= {f"balancing_{name}/{key}": value.item() for key, value in gate.report().items()}
+            numbers |= {f"balancing_{name}/{key}": value for key, value in gate.report().items()}
+        for line in self.watch.warnings(self.images, numbers):
+            _warn(line)
         numbers["speed/images_per_second"] = images / max(seconds, 1e-9)
         numbers["speed/data_wait_share"] = waited / max(seconds, 1e-9)
         if self.config.augment.target is not None:
@@ -264,6 +274,8 @@ class Trainer:
             self.tracker.row(self.images, numbers)
             for picture in pictures:
                 self.tracker.artifact(self.images, picture, "samples")
+            for path in write_artifacts(self.folder):
+                self.tracker.artifact(self.images, path, "balancing")
             self.tracker.phase(self.images, "")
         dist.barrier(group=self.control.group)
         self._last_time += time.monotonic() - begin
@@ -276,6 +288,7 @@ class Trainer:
         problem: UserError | None = None
         if first:
             tensors["ema"] = self.average.state()
+            tensors["balancing"], about_gates = state_of(self.gates)
             state = {
                 "images": self.images,
                 "steps": self.steps,
@@ -287,6 +300,7 @@ class Trainer:
                 "order": order_of(self.config, self.index),
                 "card": self.index.card.model_dump(mode="json"),
                 "augmentation": augmentation,
+                "balancing": about_gates,
                 "optimizers": {side: {"steps": e.steps_taken, **e.optimizer.counters()} for side, e in self.engines.items()},
             }
             try:
@@ -313,6 +327,9 @@ class Trainer:
             engine.load(found.tensors(side), kept.pop("steps"), kept)
         self.strength.load(state["augmentation"], first)
         self.average.load(found.tensors("ema"))
+        if "balancing" in state:
+            for gate in load_state(self.gates, found.tensors("balancing"), state["balancing"]):
+                _warn(f"the gate at {gate} begins anew: its tasks or weighting are others than in {found.folder.name}")
         self.images, self.steps, self.seconds = state["images"], state["steps"], state["seconds"]
 
     def _fitting(self, found: Checkpoint) -> Checkpoint:

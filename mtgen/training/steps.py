@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from mtgen import centres, counter
+from mtgen.balancing.build import build_gates
 from mtgen.balancing.gate import Gate
 from mtgen.conditions.layout import mask_layout
-from mtgen.config import WEIGHTINGS, Config
+from mtgen.config import Config
 from mtgen.model import DiscriminatorSide, Networks
 from mtgen.networks.generator import Generator
 from mtgen.schema import Batch, Canvas, Condition, Prompt
@@ -154,11 +155,14 @@ class Step(nn.Module):
         """The weighted sum of all losses, and each of them, weighted, to log."""
         log: Log = {}
         total: Tensor | None = None
+        of_tasks: dict[str, Tensor] = {}
         for task in self.tasks:
             for name, loss in losses.get(task.name, {}).items():
                 weighted = loss if task.settings.weight == 1 else task.settings.weight * loss
                 log[f"{task.name}_{name}"] = weighted.detach()
                 total = weighted if total is None else total + weighted
+                of_tasks[task.name] = of_tasks[task.name] + weighted.detach() if task.name in of_tasks else weighted.detach()
+        self.gate.hear(of_tasks)
         assert total is not None  # without generation only tasks that read are on, and the generator is not trained
         return total, log
 
@@ -267,14 +271,7 @@ def build_steps(
     """
     tasks, strength = networks.tasks, strength or Strength(config.augment)
     names = [task.name for task in tasks]
-
-    def gate(weighting: str, meeting: list[str]) -> Gate:
-        return Gate(meeting, None if weighting == "none" else WEIGHTINGS[weighting]())
-
-    gates = {
-        "discriminator": gate(config.balancing.gate, names),
-        "generator": gate(config.balancing.gate, names),
-        "canvas": gate(config.balancing.canvas, ["discriminator", *(task.name for task in tasks if task.draws)]),
-    }
+    layers = [blocks[-1].second for blocks in networks.side.discriminator.descent.levels]  # type: ignore[index]
+    gates = build_gates(config, names, [task.name for task in tasks if task.draws], layers)
     d_step = DiscriminatorStep(config, tasks, gates["discriminator"], strength, networks.side)
     return d_step, GeneratorStep(config, tasks, gates["generator"], strength, gates["canvas"], networks.generator), gates

@@ -2,33 +2,43 @@
 
 import torch
 
+from mtgen.conditions.base import ConditionSizes
+from mtgen.conditions.class_ import Class
 from mtgen.conditions.encoder import ConditionEncoder
+from mtgen.config import ConditionSettings
+from mtgen.schema import Prompt
+
+
+def of_classes(classes: int, size: int = 8) -> ConditionEncoder:
+    sizes = ConditionSizes(classes=classes, mask_classes=0, domains=1, vocabulary=1, sound=(8, 8), size=size)
+    return ConditionEncoder({"class": Class(ConditionSettings(), sizes)} if classes else {}, size)
 
 
 def test_equal_classes_give_equal_vectors_and_others_different_ones() -> None:
-    encoder = ConditionEncoder(3, 8)
-    pooled = encoder(torch.tensor([0, 1, 2, 1]), torch.ones(4, dtype=torch.bool)).pooled
+    pooled = of_classes(3)(Prompt.of_classes(torch.tensor([0, 1, 2, 1]))).pooled
     assert pooled.shape == (4, 8)
     assert torch.equal(pooled[1], pooled[3])
     assert len(torch.unique(pooled, dim=0)) == 3
 
 
 def test_a_class_that_is_not_given_is_one_vector_of_its_own_whatever_its_number() -> None:
-    encoder = ConditionEncoder(3, 8)
     given = torch.tensor([False, False, True, True, True])
-    pooled = encoder(torch.tensor([0, 2, 0, 1, 2]), given).pooled
+    pooled = of_classes(3)(Prompt(5, {"class": torch.tensor([0, 2, 0, 1, 2])}, {"class": given})).pooled
     assert torch.equal(pooled[0], pooled[1])
     assert not any(torch.equal(pooled[0], row) for row in pooled[2:])
 
 
 def test_a_data_set_without_classes_has_the_condition_that_none_is_given() -> None:
-    pooled = ConditionEncoder(0, 8)(torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.bool)).pooled
+    pooled = of_classes(0)(Prompt(3, {}, {})).pooled
     assert len(torch.unique(pooled, dim=0)) == 1
 
 
 def test_only_the_vectors_that_are_asked_for_are_trained() -> None:
-    encoder = ConditionEncoder(3, 4)
-    encoder(torch.tensor([1, 2]), torch.tensor([True, False])).pooled.sum().backward()
-    (gradient,) = [p.grad for p in encoder.parameters()]
-    assert gradient is not None
-    assert gradient.sum(dim=1).tolist() == [0, 4, 0, 4]
+    encoder = of_classes(3, 4)
+    pooled = encoder(Prompt.of_classes(torch.tensor([1, -1]))).pooled
+    (pooled * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
+    table = encoder.modality("class").get_parameter("table.weight").grad
+    assert table is not None
+    assert [bool(row.any()) for row in table] == [False, True, False]
+    assert encoder.nothing.grad is not None
+    assert encoder.nothing.grad.tolist() == [1.0, 2.0, 3.0, 4.0]

@@ -28,3 +28,19 @@ def test_train_speed_compares_with_the_plain_loop_and_writes_json(tmp_path: Path
         assert row["images_per_second"] > 0 and len(row["rounds"]) == 2
         if row["name"] == "mtgen":
             assert row["share_of_plain"] > 0 and 0 <= row["data_wait_share"] <= 1
+
+
+@pytest.mark.e2e
+def test_multitask_compares_each_task_with_all_and_keeps_what_is_done(tmp_path: Path) -> None:
+    make("digits", tmp_path / "data", grey=True, train=200, test=20)
+    small = ["batch_size=8", "resolution=8", "generator.widths=[8, 8]", "discriminator.widths=[8, 8]", "tasks.translation.side=4"]
+    options = ["--data", str(tmp_path / "data"), "--work", str(tmp_path / "work"), "--json", str(tmp_path / "study.json"), "--quick"]
+    command = [sys.executable, "benchmarks/multitask.py", *small, *options, "--images", "16", "--samples", "100", "--shares", "0.5"]
+    for _ in range(2):
+        subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=580)
+        rows = json.loads((tmp_path / "study.json").read_text())["rows"]
+        kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*.json")}
+    assert len(kept) == 5
+    assert {"segmentation mIoU", "detection AP50", "generation CAS", "generation diversity"} <= {row["name"] for row in rows}
+    for row in rows:
+        assert row["each_gain"] == [b - a for a, b in zip(row["each_alone"], row["each_together"], strict=True)]

@@ -7,22 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from mtgen.networks.blocks import Conv2d, Down, ResidualBlock, Up, initialise
-from mtgen.networks.discriminator import Discriminator, summary_size
-from mtgen.networks.generator import Generator
-from mtgen.networks.pyramid import Climb, Descent, sides
+from mtgen.networks.discriminator import Discriminator
+from mtgen.networks.generator import Drawing, Generator, Guidance
+from mtgen.networks.pyramid import Climb, Descent, Guide, sides
 from mtgen.schema import Canvas, Condition
 
 WIDTHS = [8, 6, 5, 4, 3]
+BASE = (4, 4)
 
 
 def generator(levels: int = 3, channels: int = 3, mask_classes: int = 2, blocks: int = 1) -> Generator:
     torch.manual_seed(0)
-    return Generator(WIDTHS[:levels], blocks, 4, 6, channels, mask_classes, 0.25)
+    return Generator(WIDTHS[:levels], blocks, BASE, 4, 6, Drawing(channels, mask_classes), Guidance(), 0.25)
 
 
 def discriminator(levels: int = 3, channels: int = 3, mask_classes: int = 2, decoder: int = 5) -> Discriminator:
     torch.manual_seed(1)
-    return Discriminator(WIDTHS[:levels], 1, decoder, channels, mask_classes, {"head": nn.Linear(summary_size(WIDTHS), 2)})
+    return Discriminator(WIDTHS[:levels], 1, decoder, Drawing(channels, mask_classes), {"head": nn.Linear(WIDTHS[0] * 16, 2)})
 
 
 def canvas(rows: int = 4, side: int = 16, mask_classes: int = 2, shown: list[bool] | None = None) -> Canvas:
@@ -54,9 +55,9 @@ def test_the_generator_draws_a_canvas_of_the_pyramids_side(levels: int, side: in
 def test_the_trunk_gives_every_level_the_lowest_first_and_the_decoder_the_full_side(levels: int, side: int) -> None:
     network = discriminator(levels)
     features = network.trunk(canvas(side=side))
-    assert [tuple(level.shape) for level in features] == [(4, w, s, s) for w, s in zip(WIDTHS, sides(WIDTHS[:levels]), strict=False)]
+    assert [tuple(level.shape) for level in features] == [(4, w, *s) for w, s in zip(WIDTHS, sides(BASE, levels), strict=False)]
     assert network.dense(features).shape == (4, 5, side, side)
-    assert network.summary(features).shape == (4, summary_size(WIDTHS[:levels]))
+    assert network.summary(features).shape == (4, WIDTHS[0] * 16)
 
 
 def test_a_discriminator_without_dense_tasks_has_no_decoder_and_says_so() -> None:
@@ -74,11 +75,11 @@ def test_a_residual_block_starts_as_the_identity(style: int) -> None:
 
 
 def test_the_pyramids_start_as_their_resampling_alone() -> None:
-    climb, descent = Climb([4, 4, 4], 2, 3), Descent([4, 4, 4], 2)
+    climb, descent = Climb([4, 4, 4], 2, 3, [Guide(4, 0, 0, 0) for _ in range(3)]), Descent([4, 4, 4], 2)
     for network in (climb, descent):
         initialise(network)
     low, high = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 16, 16)
-    assert torch.equal(climb(low, torch.randn(2, 3)), climb.ups[1](climb.ups[0](low)))
+    assert torch.equal(climb(low, torch.randn(2, 3), Condition(torch.randn(2, 6))), climb.ups[1](climb.ups[0](low)))
     half = descent.downs[1](high)
     assert all(torch.equal(a, b) for a, b in zip(descent(high), [descent.downs[0](half), half, high], strict=True))
 

@@ -1,17 +1,19 @@
 """Hand-made scenes for the tasks: small random networks, random samples, and what a step would have laid out."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 import toy
-from torch import Tensor
 
+from mtgen.centres import encode
 from mtgen.config import Config
 from mtgen.model import Networks, build
-from mtgen.schema import Batch, Canvas, Condition
+from mtgen.schema import IGNORE, Batch, Canvas
 from mtgen.tasks.base import Scene, Task, Views
 from mtgen.training.layout import lay_out
+from mtgen.training.steps import build_steps
 
 
 def networks(config: Config) -> Networks:
@@ -23,42 +25,64 @@ def networks(config: Config) -> Networks:
     return made
 
 
-def scene(config: Config, made: Networks, batch: Batch | None = None) -> Scene:
-    """The scene of a batch without augmentation; generated samples are random canvases."""
-    layout = lay_out(config, toy.batch(0, 16) if batch is None else batch, config.augment.probability)
+def scene(config: Config, made: Networks, batch: Batch | None = None, seen: str = "discriminator") -> Scene:
+    """The scene of a batch without augmentation, in the step of that name; generated samples are random canvases."""
+    drawing = made.generator.drawing
+    layout = lay_out(config, toy.batch(0, 16) if batch is None else batch, config.augment.probability, boxes=drawing.box_maps > 0)
     rows, random = layout.batch, torch.Generator().manual_seed(5)
     size, latent = len(rows), made.generator.latent
+    steps = dict(zip(("discriminator", "generator"), build_steps(config, made), strict=False))
+    prompt = steps[seen]._prompt(rows, made.side)
+    encoded = made.side.conditions.encode(prompt)
     drawn = torch.randn(size, 2, 8, 8, generator=random).softmax(dim=1)
+    boxes = torch.rand(size, drawing.box_maps, 8 // drawing.stride, 8 // drawing.stride, generator=random) if drawing.box_maps else None
+    real_boxes = None
+    if boxes is not None:
+        assert rows.boxes is not None
+        real_boxes = encode(rows.boxes, drawing.box_maps - 2, (8 // drawing.stride, 8 // drawing.stride)).canvas()
     laid_out = Scene(
         batch=rows,
         original=rows,
-        condition=Condition(torch.randn(size, 8, generator=random)),
-        real=Canvas(rows.image, F.one_hot(rows.mask.clamp(max=2), 3)[..., :2].permute(0, 3, 1, 2).float(), layout.shown),
+        prompt=prompt,
+        encoded=encoded,
+        condition=made.side.conditions(prompt, encoded),
+        real=Canvas(
+            rows.image,
+            F.one_hot(rows.mask.clamp(max=2), 3)[..., :2].permute(0, 3, 1, 2).float(),
+            layout.shown,
+            real_boxes,
+            layout.boxed,
+        ),
         reading=layout.reading,
         plain=layout.plain,
+        plain_position=layout.plain_position,
+        partner=layout.partner,
+        pairs=layout.pairs,
         penalised=layout.penalised,
-        discriminator=made.side.discriminator,
+        side=made.side,
         generator=made.generator,
         noise=torch.randn(len(layout.plain), latent, generator=random),
+        pair_noise=torch.randn(len(layout.pairs), 2, latent, generator=random),
         sigma=0.01,
         counts=layout.counts,
     )
-    laid_out.fake = Canvas(torch.rand(size, 1, 8, 8, generator=random) * 2 - 1, drawn, layout.shown)
+    laid_out.fake = Canvas(torch.rand(size, 1, 8, 8, generator=random) * 2 - 1, drawn, layout.shown, boxes, layout.boxed)
+    laid_out.unchanged = torch.arange(size) % 3 > 0
     return laid_out
 
 
 def near(laid_out: Scene, canvas: Canvas, random: torch.Generator) -> Canvas:
     """The penalised rows with noise on all that is seen of them."""
     part = canvas.map(lambda x: x[laid_out.penalised])
-    assert part.mask is not None
-    noised = [x + laid_out.sigma * torch.randn(x.shape, generator=random, dtype=x.dtype) for x in (part.image, part.mask)]
-    return Canvas(noised[0], noised[1], part.shown)
+    return part.drawn(lambda x, name: x + laid_out.sigma * torch.randn(x.shape, generator=random, dtype=x.dtype))
 
 
-def views(laid_out: Scene, *canvases: Canvas) -> Views:
-    """A task's views of one forward of the trunk over the canvases."""
-    features = laid_out.discriminator.trunk(Canvas.cat(list(canvases)))
-    return Views([level[: laid_out.reading] for level in features], features[0][laid_out.reading :])
+def views(laid_out: Scene, *canvases: Canvas, own: Canvas | None = None) -> Views:
+    """A task's views of one forward of the trunk over the canvases, and of one over those that it submitted itself."""
+    trunk = laid_out.discriminator.trunk
+    features = trunk(Canvas.cat(list(canvases)))
+    submitted = [] if own is None else trunk(own)
+    return Views([level[: laid_out.reading] for level in features], features[0][laid_out.reading :], submitted)
 
 
 def discriminator_views(laid_out: Scene, seed: int = 6) -> Views:
@@ -73,9 +97,16 @@ def task(made: Networks, name: str) -> Any:
     return found[0]
 
 
-def unlabelled(batch: Batch) -> Batch:
-    """The batch without a class or a mask anywhere."""
-    none: dict[str, Tensor] = {name: torch.zeros_like(has) for name, has in batch.present.items()}
-    return Batch(
-        batch.position, batch.image, torch.zeros_like(batch.label), torch.full_like(batch.mask, 255), none, batch.step_position, none
-    )
+def unlabelled(batch: Batch, *components: str) -> Batch:
+    """The batch without those components (all, if none is named) in any sample."""
+    out = components or tuple(batch.present)
+    present = {name: torch.zeros_like(has) if name in out else has for name, has in batch.present.items()}
+    empty: dict[str, Any] = {
+        "class": {"label": torch.zeros_like(batch.label)},
+        "mask": {"mask": torch.full_like(batch.mask, IGNORE)},
+        "boxes": {"boxes": toy.NO_BOX.repeat(len(batch), 3, 1), "labels": torch.zeros(len(batch), 3, dtype=torch.bool)},
+        "caption": {"caption": torch.zeros(len(batch), 6, dtype=torch.int64)},
+        "sound": {"sound": torch.zeros(len(batch), 8, 8)},
+    }
+    without = {field: value for name in out for field, value in empty[name].items()}
+    return replace(batch, **without, present=present, step_present=present)

@@ -1,5 +1,6 @@
 """Which sample plays which part: functions of its position, so that workers' shares put together are the whole."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtgen.config import Config
-from mtgen.schema import Batch
 from mtgen.training.layout import Layout, is_penalised, is_shown, lay_out
 
 CONFIGS = {
@@ -52,7 +52,9 @@ def test_counts_are_those_of_the_rows(config: Config, first: int, size: int) -> 
     assert found.pop("shown") == layout.counts["all"] - layout.counts["reading"]
     assert {name: layout.counts[name] for name in found} == found
     reading = layout.batch.rows(slice(layout.reading))
-    assert {name: layout.counts[name] for name in ("class", "mask")} == {name: int(has.sum()) for name, has in reading.present.items()}
+    assert {name: layout.counts[name] for name in reading.present} == {name: int(has.sum()) for name, has in reading.present.items()}
+    plain = layout.batch.rows(layout.plain)
+    assert {name: layout.counts[f"plain {name}"] for name in plain.present} == {n: int(has.sum()) for n, has in plain.present.items()}
 
 
 @given(configs, st.integers(0, 10_000), st.integers(1, 40))
@@ -81,7 +83,7 @@ def test_every_row_keeps_what_belongs_to_it(config: Config, first: int, size: in
 def test_the_part_of_a_position_is_the_same_in_any_batch(every: tuple[int, int], first: int, size: int) -> None:
     config, whole = CONFIGS[every], toy.batch(first, size)
     one = whole.rows(slice(size // 2, size // 2 + 1))
-    one = Batch(one.position, one.image, one.label, one.mask, one.present, one.position, one.present)  # a global batch of its own
+    one = replace(one, step_position=one.position, step_present=one.present)  # a global batch of its own
     alone, among = parts(lay_out(config, one, config.augment.probability)), parts(lay_out(config, whole, config.augment.probability))
     assert all((first + size // 2 in among[name]) == (first + size // 2 in members) for name, members in alone.items())
 

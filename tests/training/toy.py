@@ -1,11 +1,13 @@
 """A small run on made-up batches, with the real networks: by DeepSpeed engines, and by a plain torch loop."""
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from mtgen.config import Config, validate
@@ -15,6 +17,37 @@ from mtgen.training.engines import Engine
 from mtgen.training.steps import DiscriminatorStep, GeneratorStep, build_steps, frozen
 
 CARD = DatasetCard(name="toy", classes=["a", "b", "c"], mask_classes=["none", "thing"], splits={"train": Split(samples=1, shards="x")})
+
+
+TASKS: dict[str, dict[str, Any]] = {
+    "generation": {},
+    "classification": {},
+    "segmentation": {},
+    "detection": {},
+    "tagging": {},
+    "reconstruction": {"features": 0.5},
+    "alignment": {},
+    "translation": {"side": 4, "channels": 3},
+}
+"""Every task, with settings that 8x8 pixels allow."""
+
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "class": {"share": 0.6},
+    "labels": {"share": 0.4},
+    "domain": {"share": 0.6},
+    "caption": {"tokens": 6},
+    "sound": {},
+    "image": {"share": 0.3},
+    "layout": {"share": 0.5},
+    "boxes": {"share": 0.5},
+}
+"""Every modality, asked for by some samples and not by others."""
+
+
+def everything(**changes: Any) -> Config:
+    """All tasks and all conditions at once, and two domains."""
+    data = {"mixture": [{"path": "here"}, {"path": "there"}], "channels": "grey", "sound": {"mels": 8, "seconds": 0.08}}
+    return config(**{"data": data, "tasks": copy.deepcopy(TASKS), "conditions": copy.deepcopy(CONDITIONS), **changes})
 
 
 def config(**changes: Any) -> Config:
@@ -40,21 +73,44 @@ def config(**changes: Any) -> Config:
     return validate(values)
 
 
-def batch(first: int, size: int) -> Batch:
-    """A global batch from position `first` on; some samples lack their class or mask."""
+def batch(first: int, size: int, side: tuple[int, int] = (8, 8)) -> Batch:
+    """A global batch from position `first` on; some samples lack their class, mask, boxes, caption or sound."""
     random = torch.Generator().manual_seed(first)
     present = {name: torch.rand(size, generator=random) < 0.7 for name in ("class", "mask")}
-    mask = torch.randint(0, 2, (size, 8, 8), generator=random)
+    mask = torch.randint(0, 2, (size, *side), generator=random)
     mask[~present["mask"]] = 255
+    image = torch.rand(size, 1, *side, generator=random) * 2 - 1
+    label = torch.randint(0, 3, (size,), generator=random)
+    present |= {name: torch.rand(size, generator=random) < 0.7 for name in ("boxes", "caption", "sound")}
+    boxes = some_boxes(size, random)
+    boxes[~present["boxes"]] = NO_BOX
+    words = torch.randint(1, 5, (size, 6), generator=random) * (torch.arange(6) < torch.randint(1, 7, (size, 1), generator=random))
     return Batch(
         position=torch.arange(first, first + size),
-        image=torch.rand(size, 1, 8, 8, generator=random) * 2 - 1,
-        label=torch.randint(0, 3, (size,), generator=random),
+        image=image,
+        label=label,
         mask=mask,
         present=present,
         step_position=torch.arange(first, first + size),
         step_present=present,
+        boxes=boxes,
+        labels=F.one_hot(boxes[..., 4].long() + 1, 4)[..., 1:].amax(1).bool(),
+        caption=words * present["caption"][:, None],
+        sound=(torch.rand(size, 8, 8, generator=random) * 2 - 1) * present["sound"][:, None, None],
+        domain=torch.randint(0, 2, (size,), generator=random),
     )
+
+
+NO_BOX = torch.tensor([0.0, 0.0, 0.0, 0.0, -1.0])
+
+
+def some_boxes(size: int, random: torch.Generator) -> Tensor:
+    """`[B,3,5]`: two boxes, one or none a sample, and one row of padding at least."""
+    corner, extent = torch.rand(size, 3, 2, generator=random) * 0.6, 0.2 + 0.2 * torch.rand(size, 3, 2, generator=random)
+    kind = torch.randint(0, 3, (size, 3, 1), generator=random)
+    found = torch.cat([corner, corner + extent, kind], dim=2)
+    found[torch.arange(3) >= torch.randint(0, 3, (size, 1), generator=random)] = NO_BOX
+    return found
 
 
 def steps(settings: Config) -> tuple[Networks, DiscriminatorStep, GeneratorStep]:

@@ -1,0 +1,34 @@
+"""FAMO: all losses fall at the same relative rate."""
+
+import torch
+from torch import Tensor
+
+from mtgen.balancing.weighting import Weighting
+from mtgen.config import WEIGHTINGS
+
+
+@WEIGHTINGS.register("famo")
+class FAMO(Weighting):
+    """Weights z / L, z a softmax whose logits grow for tasks whose log loss fell less. Source: Liu et al. 2023, algorithm 1.
+
+    The loss after a step is taken from the next batch, as the paper suggests, so that no second forward is needed.
+
+    Args:
+        rate, decay: of the logits.
+    """
+
+    reads_losses = True
+
+    def __init__(self, rate: float = 0.025, decay: float = 0.001) -> None:
+        super().__init__()
+        self.rate, self.decay = rate, decay
+
+    def __call__(self, gramian: Tensor) -> Tensor:
+        rows, losses = self.rows(gramian), self.heard(gramian).clamp_min(1e-8)
+        logits, before = self.kept("logits", gramian), self.kept("log_loss", gramian, float("nan"))
+        fall = (before[rows] - losses.log()).nan_to_num(0.0)  # 0 for a task that was never seen before
+        z = torch.softmax(logits[rows], 0)
+        logits[rows] -= self.rate * (z * (fall - (z * fall).sum()) + self.decay * logits[rows])
+        before[rows] = losses.log()
+        ratio = torch.softmax(logits[rows], 0) / losses
+        return (ratio / ratio.sum()).to(gramian) * len(gramian)

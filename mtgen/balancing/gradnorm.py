@@ -1,0 +1,35 @@
+"""GradNorm: all tasks' gradients of one size, larger for those that learn slowly."""
+
+from torch import Tensor
+
+from mtgen.balancing.weighting import Weighting
+from mtgen.config import WEIGHTINGS
+
+
+@WEIGHTINGS.register("gradnorm")
+class GradNorm(Weighting):
+    """Weights that bring each weighted gradient norm to the mean norm times r^alpha. Source: Chen et al. 2018, eq. 2.
+
+    r is a task's loss, relative to its first, divided by the mean of that over the tasks. Norms are the roots of the Gramian's diagonal.
+
+    Args:
+        alpha: 0: equal norms; above: more for tasks that learn slowly.
+        rate: learning rate of the weights, a step.
+    """
+
+    reads_losses = True
+
+    def __init__(self, alpha: float = 0.5, rate: float = 0.025) -> None:
+        super().__init__()
+        self.alpha, self.rate = alpha, rate
+
+    def __call__(self, gramian: Tensor) -> Tensor:
+        rows, losses, norms = self.rows(gramian), self.heard(gramian).clamp_min(1e-12), gramian.diagonal().sqrt()
+        kept, first = self.kept("weights", gramian, 1.0), self.kept("first_loss", gramian)
+        first[rows] = first[rows].where(first[rows] > 0, losses)
+        weights = kept[rows]
+        slowness = losses / first[rows]
+        wanted = (weights * norms).mean() * (slowness / slowness.mean()) ** self.alpha
+        weights = (weights - self.rate * norms * (weights * norms - wanted).sign()).clamp_min(1e-3)
+        kept[rows] = weights * (len(weights) / weights.sum())
+        return kept[rows].to(gramian)
