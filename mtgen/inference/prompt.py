@@ -120,8 +120,13 @@ def read_request(model: Model, request: Request) -> Asked:
 
 
 def _parts(values: Iterable[str | Path], read: Callable[[str], Part]) -> list[Part]:
-    """Each value once, read."""
-    return [read(text) for text in dict.fromkeys(str(value) for value in values)]
+    """The values, read; what is given twice, if under another name ("two", "2"), once."""
+    parts: list[Part] = []
+    for text in dict.fromkeys(str(value) for value in values):
+        part = read(text)
+        if not any(part.modality == other.modality and torch.equal(part.value, other.value) for other in parts):
+            parts.append(part)
+    return parts
 
 
 def _prompt(rows: Sequence[Sequence[Part]]) -> Prompt:

@@ -1,0 +1,62 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mtgen import counter
+from mtgen.errors import ConfigError
+from mtgen.inference.sources import as_input, opened
+from mtgen.inference.translate import target, translate_run
+from mtgen.model import Model
+from mtgen.pictures import to_uint8
+from mtgen.schema import Prompt
+
+Make = Callable[..., Model]
+TASKS = ("generation", "translation")
+
+
+@pytest.fixture(scope="module")
+def translator(make_model: Make) -> Model:
+    return make_model(tasks=TASKS, conditions=("domain", "class"), translation={"side": 4})
+
+
+@pytest.fixture(scope="module")
+def translating(translator: Model, save_run: Callable[[Model, Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_run(translator, tmp_path_factory.mktemp("runs") / "translator")
+
+
+def test_a_folder_is_translated_and_damaged_files_are_counted(
+    translating: Path, translator: Model, draw: Callable[..., Image.Image], tmp_path: Path
+) -> None:
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    draw(8, 8, 1).save(tmp_path / "in" / "b.png")
+    draw(8, 8, 2).save(tmp_path / "in" / "sub" / "c.jpg")
+    (tmp_path / "in" / "a.png").write_text("no image")
+    problems: list[str] = []
+    summary = translate_run(translating, "zebras", [tmp_path / "in"], tmp_path / "out", 3, "cpu", problem=problems.append)
+    assert (summary.read, summary.damaged) == (2, 1) and "a.png" in problems[0]
+    assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png")) == ["b.png", "sub/c.png"]
+    image = as_input(opened((tmp_path / "in" / "b.png").read_bytes(), "b", 3, (8, 8)).picture, (8, 8))[None]
+    prompt = Prompt(1, {"domain": torch.tensor([1])}, {"domain": torch.tensor([True])})
+    canvas = translator.translate(image, prompt, counter.normal(3, "translate", torch.tensor([1]), (4,), "cpu"))
+    assert canvas is not None
+    expected = to_uint8(canvas.image)[0].permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(np.asarray(Image.open(tmp_path / "out" / "b.png")).astype(int) - expected).max() <= 1
+
+
+def test_an_unknown_domain_is_an_error_with_the_nearest_right_one(translator: Model) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'horses'"):
+        target(translator, "horse")
+
+
+def test_where_classes_are_the_domains_a_class_is_the_target(make_model: Make) -> None:
+    model = make_model(tasks=TASKS, conditions=("class",), translation={"side": 4, "domain": "class"})
+    assert target(model, "two").values["class"].tolist() == [2]
+
+
+def test_a_run_that_does_not_translate_says_what_it_does(model: Model) -> None:
+    with pytest.raises(ConfigError, match="was not trained to translate.*its tasks: generation"):
+        target(model, "zebras")
