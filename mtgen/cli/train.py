@@ -26,7 +26,7 @@ def train(
     """
     from dataclasses import asdict
 
-    from mtgen.orchestrate import launch
+    from mtgen.orchestrate.driver import launch
     from mtgen.progress import Progress
 
     settings = load_config(config, overrides)
