@@ -66,7 +66,9 @@ def run_on_ray(config: Config, snapshots: Callable[[Config], Snapshot] = _snapsh
     with ray_cluster(config, cpus) as resources:
         share = cpus_per_worker(config, resources)
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchTrainer
+
+        from mtgen.orchestrate.group import GroupConfig
 
         gpu = resolve_device(config) == "cuda"
         trainer = TorchTrainer(
@@ -81,7 +83,7 @@ def run_on_ray(config: Config, snapshots: Callable[[Config], Snapshot] = _snapsh
                 failure_config=FailureConfig(max_failures=config.train.restarts),
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            torch_config=GroupConfig(backend="nccl" if gpu else "gloo"),
         )
         try:
             trainer.fit()
