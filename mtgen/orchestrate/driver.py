@@ -52,15 +52,20 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 
 class StopRequests:
-    """The first Ctrl-C or SIGTERM asks the run for a checkpoint and its end; the second one interrupts at once."""
+    """The first Ctrl-C or SIGTERM asks the run for a checkpoint and its end; the second one interrupts at once.
+
+    SIGUSR1, with which schedulers warn, asks for the same, however often it comes.
+    """
 
     def __init__(self, folder: Path, say: Say) -> None:
         self.file, self.say = folder / STOP, say
         self.file.unlink(missing_ok=True)
-        self.earlier = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.earlier = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
 
     def _handle(self, number: int, frame: Any) -> None:
         if self.file.exists():
+            if number == signal.SIGUSR1:
+                return
             raise KeyboardInterrupt
         self.file.touch()
         self.say("stopping: writing a checkpoint first (once more Ctrl-C: at once)")
