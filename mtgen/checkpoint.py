@@ -182,6 +182,78 @@ def latest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A checkpoint in a run's list; `problem` says what is wrong with it, as far as it was looked for."""
+
+    folder: Path
+    bytes: int
+    problem: str | None
+
+    @property
+    def images(self) -> int:
+        return int(self.folder.name)
+
+
+def survey(root: Path, whole: bool) -> list[Entry]:
+    """Every checkpoint under `root`, the oldest first.
+
+    Args:
+        whole: compare every file with its checksum; else the manifest and the files' sizes are looked at.
+    """
+    return [_entry(folder, whole) for folder in _all(root)]
+
+
+def _entry(folder: Path, whole: bool) -> Entry:
+    problem = None
+    try:
+        if whole:
+            verify(folder)
+        else:
+            for name, expected in _manifest(folder).items():
+                if not (folder / name).is_file() or (folder / name).stat().st_size != expected.bytes:
+                    problem = f"{folder / name}: missing, cut short or changed"
+    except CheckpointError as error:
+        problem = str(error)
+    return Entry(folder, sum(path.stat().st_size for path in folder.iterdir() if path.is_file()), problem)
+
+
+def prune(root: Path, keep: int) -> list[Entry]:
+    """Remove all but the newest `keep` checkpoints that are whole; what was removed, the oldest first.
+
+    Raises:
+        CheckpointError: none is whole, so that none is removed; or one cannot be removed.
+    """
+    entries = survey(root, whole=True)
+    good = [entry for entry in entries if entry.problem is None][-keep:]
+    if entries and not good:
+        raise CheckpointError(f"{root}: no checkpoint is whole, so none is removed: {entries[-1].problem}")
+    removed = [entry for entry in entries if entry not in good]
+    for entry in removed:
+        try:
+            shutil.rmtree(entry.folder)
+        except OSError as error:
+            raise CheckpointError(f"{entry.folder}: cannot be removed ({error.strerror})") from error
+    return removed
+
+
+def export(found: Checkpoint, path: Path) -> None:
+    """The averaged weights of a checkpoint alone, as one safetensors file; configuration and data set card are in its header.
+
+    Raises:
+        CheckpointError: the file cannot be written; one of that name that was there before stays.
+    """
+    header = {"format": "pt", "images": str(found.images), "config": found.config(), "card": json.dumps(found.state.get("card"))}
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    try:
+        save_file(found.tensors("ema"), partial, metadata=header)
+        _sync(partial)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); name another file") from error
+
+
 def digest(tensors: dict[str, Tensor]) -> str:
     """SHA-256 over names, shapes, types and bytes of tensors: equal exactly when two runs' parameters are."""
     total = hashlib.sha256()

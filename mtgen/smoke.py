@@ -211,7 +211,7 @@ class Trainings:
 
     def _launch(self, config: Config, resume: bool = False) -> None:
         """Train to the end; Ctrl-C, which a training takes as a wish to end it, ends the whole test."""
-        from mtgen.orchestrate import launch
+        from mtgen.orchestrate.driver import launch
 
         outcome = launch(config, watch=lambda *_: None, say=lambda _: None, resume=resume)
         if outcome.status == "stopped":

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mtgen.cli.common import Device, Json, Run, app, console, say, table, write_json
+from mtgen.cli.common import Device, Json, Run, UserErrorFrom, app, console, say, table, write_json
 
 
 @app.command(rich_help_panel="Look at a run")
@@ -19,6 +19,46 @@ def inspect(run: Run, json_file: Json = None) -> None:
     values = describe(find_run(run))
     table(str(run), values)
     write_json(json_file, values)
+
+
+@app.command(rich_help_panel="Look at a run")
+def checkpoints(
+    run: Run,
+    verify: Annotated[bool, typer.Option("--verify", help="compare every file with its checksum")] = False,
+    keep: Annotated[int | None, typer.Option("--keep", min=1, metavar="N", help="remove all but the newest N that are whole")] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="write the newest one's averaged weights alone, as safetensors")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """List a run's checkpoints; verify them, prune them, take the weights out. Exit status 4 where one is damaged.
+
+    Example: `mtgen checkpoints digits-32 --verify --weights digits.safetensors`
+    """
+    from rich.table import Table
+
+    from mtgen import checkpoint
+    from mtgen.orchestrate.driver import run_lock
+    from mtgen.runs import find_run, newest
+
+    folder = find_run(run)
+    root = folder / "checkpoints"
+    if keep is not None:
+        with run_lock(folder):  # a training run prunes by itself
+            for entry in checkpoint.prune(root, keep):
+                say(f"removed: {entry.folder}")
+    if weights is not None:
+        found = newest(folder)
+        checkpoint.export(found, weights)
+        say(f"{weights}: averaged weights at {found.images:,} images")
+    entries = checkpoint.survey(root, verify)
+    shown = Table("images", "MB", "verified" if verify else "sizes")
+    for entry in entries:
+        shown.add_row(f"{entry.images:,}", f"{entry.bytes / 1e6:,.1f}", "damaged" if entry.problem else "good")
+    console.print(shown)
+    write_json(json_file, [{"images": e.images, "folder": str(e.folder), "bytes": e.bytes, "problem": e.problem} for e in entries])
+    if problems := [entry.problem for entry in entries if entry.problem]:
+        raise UserErrorFrom("\n".join(problems), 4)
 
 
 @app.command(rich_help_panel="Look at a run")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,12 +24,20 @@ def train(
 
     Ctrl-C writes a checkpoint and ends; the same command goes on from there.
     """
+    settings = load_config(config, overrides)
+    outcome = run(settings, json_file, resume)
+    if outcome.status != "finished":
+        again = f"mtgen train {config} {' '.join(overrides or [])}".strip()
+        written = ", checkpoint written" if outcome.images else ""
+        say(f"{outcome.status} at {outcome.images:,} images{written}. To go on: {again}")
+
+
+def run(settings: Any, json_file: Path | None = None, resume: bool = False) -> Any:
+    """Train with a progress bar; how training ended, unless it failed: that is an error."""
     from dataclasses import asdict
 
-    from mtgen.orchestrate import launch
+    from mtgen.orchestrate.driver import launch
     from mtgen.progress import Progress
-
-    settings = load_config(config, overrides)
 
     def watch(folder: Path, start: int, alive: Callable[[], bool]) -> None:
         with Progress(settings.train.images, settings.name, console) as progress:
@@ -40,15 +48,12 @@ def train(
     write_json(json_file, asdict(outcome))
     if outcome.status == "failed":
         raise UserErrorFrom(outcome.message, outcome.exit_status)
-    again = f"mtgen train {config} {' '.join(overrides or [])}".strip()
     if outcome.status == "finished":
         say(
             f"finished: {outcome.images:,} images{f' ({outcome.message})' if outcome.message else ''}. "
             f"Next: mtgen evaluate {settings.folder}; mtgen sample {settings.folder}; mtgen ui"
         )
-    else:
-        written = ", checkpoint written" if outcome.images else ""
-        say(f"{outcome.status} at {outcome.images:,} images{written}. To go on: {again}")
+    return outcome
 
 
 @app.command("config", rich_help_panel="Train")

@@ -1,101 +1,27 @@
 """Whatever is killed and whenever, the same command goes on, and the run ends as if nothing had happened. The whole stack is real."""
 
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-import yaml
+from commands import EVERY, IMAGES, LOG, SEED, Command, Ended, checkpoints, furnish, look, trained
 
 from mtgen.data.index import open_index
 from mtgen.data.order import Order
-from mtgen.journal import Row, read_journal
 from mtgen.shards.make import make
 
 pytestmark = pytest.mark.e2e
-
-ROOT = Path(__file__).resolve().parents[2]
-IMAGES, EVERY, LOG = 640, 160, 80  # length of a run, images between two checkpoints and between two rows of numbers
-SEED = 3
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small data set, a configuration, and all runs of these tests."""
-    folder = tmp_path_factory.mktemp("survival")
-    make("shapes", folder / "data", resolution=16, train=400, test=100)
-    configuration = {
-        "name": "run",
-        "runs": str(folder / "runs"),
-        "device": "cpu",
-        "precision": "fp32",
-        "seed": SEED,
-        "workers": 0,
-        "resolution": 8,
-        "batch_size": 16,
-        "data": {"path": str(folder / "data")},
-        "generator": {"widths": [8, 8], "latent": 4},
-        "discriminator": {"widths": [8, 8], "decoder": 8, "embedding": 8},
-        "tasks": {name: {} for name in ("generation", "classification", "segmentation", "reconstruction")},
-        "train": {"images": IMAGES, "warmup": 0, "log_every": LOG},
-        "checkpoint": {"every": EVERY, "keep": 10},
-        "evaluate": {"every": 10**9},
-    }
-    (folder / "run.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
-    return folder
-
-
-class Command:
-    """A command of mtgen in a process group of its own, as a shell starts it."""
-
-    def __init__(self, place: Path, *words: str) -> None:
-        self.log = place / f"output-{time.monotonic_ns()}.txt"
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "MTGEN_CACHE": str(place / "cache"), "OMP_WAIT_POLICY": "PASSIVE"}
-        environment.pop("OMP_NUM_THREADS", None)  # in one process as under Ray: as many threads as there are CPUs, or sums round otherwise
-        with self.log.open("w") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "mtgen.cli", *words], stdout=file, stderr=file, cwd=place, env=environment, process_group=0
-            )
-
-    @property
-    def said(self) -> str:
-        return self.log.read_text(encoding="utf-8", errors="replace")
-
-    def wait(self) -> "Command":
-        self.process.wait(timeout=300)
-        return self
-
-    @property
-    def status(self) -> int | None:
-        return self.process.returncode
-
-    @property
-    def errors(self) -> list[str]:
-        return [line for line in self.said.splitlines() if line.startswith("error: ")]
-
-    def family(self) -> list[psutil.Process]:
-        """All processes that this one and its like have started: Ray's cluster, the workers, the sender."""
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def workers(self) -> list[psutil.Process]:
-        return [process for process in self.family() if any("RayTrainWorker" in word for word in process.cmdline()[:1])]
-
-    def until(self, reached: Callable[[], Any]) -> Any:
-        """Wait for something to come true while the command runs."""
-        while not (value := reached()):
-            assert self.process.poll() is None, f"ended too early, with {self.status}:\n{self.said}"
-            time.sleep(0.02)
-        return value
+    return furnish(tmp_path_factory.mktemp("survival"))
 
 
 @pytest.fixture
@@ -113,42 +39,6 @@ def start(place: Path) -> Iterator[Callable[..., Command]]:
             for process in [*command.family(), command.process]:
                 process.kill()
             command.process.wait()
-
-
-@dataclass
-class Ended:
-    """A run that has ended: what `mtgen inspect` says of it, and its journal."""
-
-    facts: dict[str, Any]
-    rows: list[Row]
-
-    @property
-    def losses(self) -> list[tuple[int, dict[str, float]]]:
-        """Images seen, losses and gradient norms of each row of numbers, in the order of the journal."""
-        return [
-            (row.images, here) for row in self.rows if (here := {k: v for k, v in row.values.items() if k.startswith(("loss", "gradient"))})
-        ]
-
-    @property
-    def starts(self) -> list[int]:
-        return [row.images for row in self.rows if row.start]
-
-
-def look(place: Path, name: str) -> Ended:
-    facts = place / f"{name}.json"
-    command = Command(place, "inspect", str(place / "runs" / name), "--json", str(facts)).wait()
-    assert command.status == 0, command.said
-    return Ended(json.loads(facts.read_text(encoding="utf-8")), list(read_journal(place / "runs" / name)))
-
-
-def checkpoints(place: Path, name: str) -> list[Path]:
-    return sorted((place / "runs" / name / "checkpoints").glob("[0-9]*"))
-
-
-def trained(place: Path, name: str, workers: int) -> Ended:
-    command = Command(place, "train", "run.yaml", f"name={name}", f"workers={workers}").wait()
-    assert command.status == 0, command.said
-    return look(place, name)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from torch import Tensor
 from mtgen import checkpoint
 from mtgen.checkpoint import latest, save, verify
 from mtgen.errors import CheckpointError, TrainingError
-from mtgen.orchestrate import run_lock
+from mtgen.orchestrate.driver import run_lock
 
 FILES = ["config.yaml", "discriminator.safetensors", "ema.safetensors", "generator.safetensors", "manifest.json", "state.json"]
 

@@ -1,0 +1,1 @@
+"""Ray places the workers and replaces lost ones: the one folder that imports it."""

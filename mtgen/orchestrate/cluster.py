@@ -1,0 +1,150 @@
+"""The Ray cluster that a run trains on: one that is running, or one of our own."""
+
+import json
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mtgen.config import Config, resolve_device
+from mtgen.errors import ConfigError, TrainingError, UserError
+from mtgen.orchestrate.node import own_address, wait_for
+
+_TOKEN = secrets.token_hex(32)
+"""What every process of a cluster of ours has to show; it lives in the environment of these processes alone."""
+
+
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+"""Environment of a cluster that listens on loopback only, and of whoever joins it: Ray replaces a loopback address by the machine's own,
+except where it is told that this system has no clusters."""
+
+
+def _alone() -> dict[str, str]:
+    """Environment of a cluster of ours, which demands a token even on loopback: it keeps other users of this machine out.
+
+    Ray demands one of a new cluster by default (RAY_AUTH_MODE), but would keep it in a file that they may be able to read.
+    """
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return {} if given else {"RAY_AUTH_TOKEN": _TOKEN}
+
+
+def _shown() -> dict[str, str]:
+    """Environment of who joins a cluster with a token: unless told, Ray finds out too late that it has one."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    there = os.environ.get("RAY_AUTH_TOKEN") or path.is_file()
+    return {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE") or ("token" if there else "disabled")}
+
+
+def _on_loopback(address: str) -> bool:
+    """Whether a running cluster listens on loopback only.
+
+    Raises:
+        TrainingError: nobody answers at the address.
+    """
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():  # "auto", or an address of another kind: for Ray to judge
+        return False
+    try:
+        wait_for(host, int(port), 10)
+    except UserError as error:
+        raise TrainingError(f"cannot reach the Ray cluster at {address}: {error}") from None
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        return False
+    with socket.socket() as probe:
+        return probe.connect_ex((own_address(), int(port))) != 0
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """`values` in this process's environment, for a while."""
+    before = os.environ.copy()
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _for_workers(loopback: bool) -> dict[str, str]:
+    """Environment variables that the workers need, but for those that a submitted job gives them already: Ray refuses them twice."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
+    passed = ["MLFLOW_TRACKING_URI", "MTGEN_CACHE", *(["GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"] if loopback else [])]
+    values = {name: os.environ[name] for name in passed if name in os.environ}
+    if "working_dir" not in job:  # else the code lies there, elsewhere on every node, and Ray has it on the path
+        values["PYTHONPATH"] = os.pathsep.join(p for p in [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")] if p)
+    return {name: value for name, value in values.items() if name not in job.get("env_vars", {})}
+
+
+@contextmanager
+def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[dict[str, float]]:
+    """A running cluster if `config.address` or RAY_ADDRESS names one, else one on this machine that ends with us.
+
+    Args:
+        cpus: CPUs of a cluster on this machine; default: all.
+
+    Yields:
+        The cluster's resources, e.g. {"CPU": 2.0}.
+    """
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every print of a worker comes twice
+    os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray leaves CUDA_VISIBLE_DEVICES of workers without GPUs alone
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    here: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": cpus}
+    loopback = address is None or _on_loopback(address)
+    with _environment(_shown() if address else _alone()), _environment(LOOPBACK if loopback else {}):
+        import ray
+        from ray._private import ray_constants
+
+        ray_constants.ENABLE_RAY_CLUSTER = not loopback  # it is read when Ray is imported, which may have been earlier
+        try:
+            if address and address.rpartition(":")[2].isdigit():  # asked first, since ray.init tries a refused token for half a minute
+                ray._raylet.GcsClient(address=address).internal_kv_keys(b"mtgen", namespace=None, timeout=30)  # type: ignore[attr-defined]
+            ray.init(
+                address=address or "local",  # without an address Ray would join a cluster that it finds on this machine
+                log_to_driver=True,
+                # Without a dashboard, Ray Train's own watcher warns every second that it cannot ask it.
+                logging_config=ray.LoggingConfig(log_level="ERROR"),
+                runtime_env={"env_vars": _for_workers(loopback)},
+                **here,
+            )
+        except Exception as error:  # Ray raises plain ones too, such as when the machine is too busy for its cluster to start in time
+            where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
+            raise TrainingError(f"cannot reach {where}: {_reason(error)}") from error
+        try:
+            yield ray.cluster_resources()
+        finally:
+            ray.shutdown()
+
+
+def cpus_per_worker(config: Config, resources: dict[str, float]) -> int:
+    """CPUs that each worker gets: an equal part of the cluster.
+
+    Raises:
+        ConfigError: more workers than CPUs, or than GPUs where they train on GPUs.
+    """
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    if config.workers > cpus:
+        raise ConfigError(f"workers={config.workers}: there are {cpus} CPUs, and every worker needs one; possible: 0 to {cpus}")
+    if resolve_device(config) == "cuda" and config.workers > gpus:
+        raise ConfigError(
+            f"workers={config.workers}: there are {gpus} GPUs, and every worker needs one; possible: 0 to {gpus}, or device=cpu"
+        )
+    return cpus // config.workers
+
+
+def _reason(error: BaseException) -> str:
+    if type(error).__name__ == "AuthenticationError":
+        return "it demands its token; give it in RAY_AUTH_TOKEN, or in a file that RAY_AUTH_TOKEN_PATH names"
+    return f"{last_line(error)}; is it running? (`ray status`)"
+
+
+def last_line(error: BaseException) -> str:
+    """What an error comes to, in one line; its type where it says nothing."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

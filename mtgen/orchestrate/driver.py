@@ -1,0 +1,139 @@
+"""A run as its driver sees it: alone with its folder, told to stop by signals, waiting for the workers."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mtgen import checkpoint
+from mtgen.config import Config
+from mtgen.errors import CheckpointError, TrainingError, UserError
+from mtgen.model import build
+from mtgen.orchestrate.cluster import last_line
+from mtgen.orchestrate.workers import run_here, run_on_ray
+from mtgen.training.outcome import STOP, Outcome
+from mtgen.training.samples import open_data
+
+Say = Callable[[str], None]
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Only one process trains a run: a lock that the system lifts when its holder dies.
+
+    Raises:
+        TrainingError: somebody else holds it, or the folder cannot be written.
+    """
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(f"{folder}: cannot be written ({error.strerror}); give runs=FOLDER that is yours, or another name") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read() or "another process"
+            raise TrainingError(f"{folder}: is being trained already, by {holder}; wait for it, or give another name") from error
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+class StopRequests:
+    """The first Ctrl-C or SIGTERM asks the run for a checkpoint and its end; the second one interrupts at once.
+
+    SIGUSR1, with which schedulers warn, asks for the same, however often it comes.
+    """
+
+    def __init__(self, folder: Path, say: Say) -> None:
+        self.file, self.say = folder / STOP, say
+        self.file.unlink(missing_ok=True)
+        self.earlier = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.file.exists():
+            if number == signal.SIGUSR1:
+                return
+            raise KeyboardInterrupt
+        self.file.touch()
+        self.say("stopping: writing a checkpoint first (once more Ctrl-C: at once)")
+
+    def end(self) -> None:
+        """Put the earlier handlers back."""
+        for number, handler in self.earlier.items():
+            signal.signal(number, handler)
+        self.file.unlink(missing_ok=True)
+
+
+def _before(config: Config, resume: bool, say: Say) -> int:
+    """Images that the run's newest good checkpoint has seen; 0 for a new run.
+
+    Raises:
+        CheckpointError: `resume` is asked for and there is nothing to go on from.
+    """
+    found = checkpoint.latest(config.folder / "checkpoints", warn=lambda text: None)  # the workers will name damaged ones
+    if found is None:
+        if resume:
+            raise CheckpointError(f"{config.folder}: has no checkpoint to go on from; leave --resume out to begin the run")
+        return 0
+    if found.images < config.train.images:
+        say(f"going on with {config.name} from {found.images:,} images")
+    return found.images
+
+
+def launch(config: Config, watch: Callable[[Path, int, Callable[[], bool]], None], say: Say, resume: bool = False) -> Outcome:
+    """Train a run, or go on with it, from this process.
+
+    Training goes on in a thread (it waits for Ray's workers), while this thread shows the progress and takes signals.
+
+    Args:
+        watch: shows progress from (the run's folder, images seen so far) until the function that it is given says that training has ended.
+        say: prints a line.
+        resume: insist on a checkpoint to go on from.
+
+    Raises:
+        UserError: what keeps the run from going on, in one message.
+    """
+    folder = config.folder
+    with run_lock(folder):
+        start = _before(config, resume, say)
+        if start >= config.train.images:
+            return Outcome("finished", start, "it had finished before; a larger train.images goes on")
+        build(config, open_data(config).card)  # what is wrong with data or tasks is said before any worker starts
+        (folder / "outcome.json").unlink(missing_ok=True)
+        stop = StopRequests(folder, say)
+        result: list[Outcome | BaseException] = []
+
+        def work() -> None:
+            try:
+                result.append(run_here(config) if config.workers == 0 else run_on_ray(config))
+            except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+                result.append(error)
+
+        thread = threading.Thread(target=work, name="training", daemon=True)
+        try:
+            thread.start()
+            watch(folder, start, thread.is_alive)
+            while thread.is_alive():
+                thread.join(0.2)
+        finally:
+            stop.end()
+    (ended,) = result
+    if isinstance(ended, UserError):
+        raise ended
+    if isinstance(ended, BaseException):
+        traceback.print_exception(ended, file=sys.stderr)
+        raise TrainingError(f"training ended with {type(ended).__name__}: {last_line(ended)}") from ended
+    return ended

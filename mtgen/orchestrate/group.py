@@ -1,0 +1,48 @@
+"""The workers' process group, its store bound to the one address that Ray has; torch's own listens on every address of the machine."""
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import ray
+import torch.distributed as dist
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
+
+_listening: list[socket.socket] = []
+"""The socket of the store, in the first worker's process."""
+
+
+def _listen() -> tuple[str, int]:
+    """A port of this worker's node, on the address at which Ray's other nodes know it."""
+    address = ray.util.get_node_ip_address()
+    _listening[:] = [socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)]
+    return address, _listening[0].getsockname()[1]
+
+
+def _join(place: int, address: str, port: int, world: int, backend: str, seconds: int) -> None:
+    timeout, first = timedelta(seconds=seconds), place == 0
+    listening = _listening.pop().detach() if first else None
+    store = dist.TCPStore(address, port, world, first, timeout, master_listen_fd=listening)  # type: ignore[attr-defined]
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = address, str(port)
+    dist.init_process_group(backend, store=store, rank=place, world_size=world, timeout=timeout)
+
+
+class _Backend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        worker_group.execute(_set_torch_distributed_env_vars)
+        address, port = worker_group.execute_single(0, _listen)
+        world = len(worker_group)
+        shared = {"address": address, "port": port, "world": world, "backend": backend_config.backend, "seconds": backend_config.timeout_s}
+        ray.get([worker_group.execute_single_async(place, _join, place, **shared) for place in range(world)])
+
+
+@dataclass
+class GroupConfig(TorchConfig):
+    """Ray Train's configuration of torch, but for where the store listens."""
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        return _Backend

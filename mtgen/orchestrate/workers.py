@@ -1,0 +1,99 @@
+"""Ray places the workers and replaces lost ones."""
+
+import os
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from mtgen.config import Config, resolve_device, validate
+from mtgen.errors import TrainingError
+from mtgen.orchestrate.cluster import cpus_per_worker, last_line, ray_cluster
+from mtgen.training.loop import Snapshot, train
+from mtgen.training.outcome import Outcome, Place
+
+
+def threads_for(cpus: int) -> tuple[int, int]:
+    """CPUs of a worker -> (threads of torch, threads of DALI); together they are the CPUs.
+
+    On one or two CPUs decoding has no thread of its own: at the sizes that one trains there it takes under a hundredth of the time.
+    """
+    decoding = max(1, cpus // 4)
+    return (cpus if cpus <= 2 else cpus - decoding), decoding
+
+
+def _place_worker(config: Config, rank: int, world: int, cpus: int) -> Place:
+    torch_threads, decoding = threads_for(cpus)
+    return Place(rank, world, resolve_device(config), torch_threads, decoding)
+
+
+def _snapshots(config: Config) -> Snapshot:
+    from mtgen.snapshot import Snapshots
+
+    return Snapshots(config)
+
+
+def _worker(arguments: dict[str, Any]) -> None:
+    """What each of Ray's workers runs."""
+    import ray.train
+
+    context = ray.train.get_context()
+    config = validate(arguments["config"])
+    place = _place_worker(config, context.get_world_rank(), context.get_world_size(), arguments["cpus"])
+    train(config, place, arguments["snapshots"](config) if place.rank == 0 else None)
+
+
+def run_here(config: Config) -> Outcome:
+    """Train in this process, without Ray, on OMP_NUM_THREADS threads, else all CPUs: for a debugger (`workers=0`).
+
+    Its process group stays for the next training of this process: DeepSpeed keeps what it made of the first one.
+    """
+    import torch.distributed as dist
+
+    os.environ.setdefault("LOCAL_RANK", "0")
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    cpus = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    return train(config, _place_worker(config, 0, 1, cpus), _snapshots(config))
+
+
+def run_on_ray(config: Config, snapshots: Callable[[Config], Snapshot] = _snapshots, cpus: int | None = None) -> Outcome:
+    """Train on workers that Ray Train places; a worker that is lost is replaced, and training goes on from the last checkpoint.
+
+    Args:
+        snapshots: makes, on rank 0, what is called every `evaluate.every` images; default: pictures and quick metrics.
+        cpus: CPUs of a cluster on this machine; default: all.
+    """
+    with ray_cluster(config, cpus) as resources:
+        share = cpus_per_worker(config, resources)
+        from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        from mtgen.orchestrate.group import GroupConfig
+
+        gpu = resolve_device(config) == "cuda"
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"config": config.model_dump(mode="json"), "cpus": share, "snapshots": snapshots},
+            scaling_config=ScalingConfig(
+                num_workers=config.workers, use_gpu=gpu, resources_per_worker={"CPU": share, **({"GPU": 1} if gpu else {})}
+            ),
+            run_config=RunConfig(  # type: ignore[call-arg]  # typed as Ray Train 1's; the one at hand is 2's
+                name="ray",
+                storage_path=str(config.folder),
+                failure_config=FailureConfig(max_failures=config.train.restarts),
+                logging_config=LoggingConfig(log_level="ERROR"),
+            ),
+            torch_config=GroupConfig(backend="nccl" if gpu else "gloo"),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:
+            (config.folder / "driver-error.log").write_text(traceback.format_exc(), encoding="utf-8")
+            raise TrainingError(
+                f"the workers were lost {config.train.restarts + 1} times (train.restarts): {last_line(error)}; the whole story is in "
+                f"{config.folder / 'driver-error.log'}. Start the same command again to go on from the last checkpoint"
+            ) from error
+    outcome = Outcome.read(config.folder)
+    if outcome is None:
+        raise TrainingError(f"the workers ended without a word; look into {config.folder}")
+    return outcome
