@@ -21,9 +21,6 @@ REACHED = 0.05
 FAINTEST = 0.1
 """A centre below it is no box."""
 
-SURE = 0.3
-"""A centre above it is a box that is shown, or counted where one has to decide (as in Zhou et al. 2019)."""
-
 MOST = 32
 """Boxes that are read in an image, at most."""
 

@@ -13,7 +13,7 @@ from mtgen.errors import ConfigError
 from mtgen.networks.discriminator import Discriminator
 from mtgen.networks.generator import Drawing, Generator, Guidance
 from mtgen.networks.pyramid import sides
-from mtgen.schema import Batch, Canvas, Condition, DatasetCard, Prediction, Prompt
+from mtgen.schema import Canvas, Condition, DatasetCard, Prediction, Prompt
 from mtgen.tasks.base import Sizes, Task
 
 
@@ -126,8 +126,6 @@ class Model:
         channels: 1 (grey) or 3 (RGB).
         latent_size: size of the latent z.
         conditions: modalities that images can be asked for by.
-        generates: whether the run learned to draw.
-        translates: what its domains are ("domain": data sets of a mixture, "class"); `None` where it does not translate.
     """
 
     def __init__(self, networks: Networks, config: Config, card: DatasetCard, device: torch.device | str = "cpu") -> None:
@@ -135,21 +133,8 @@ class Model:
         self.size, self.channels = config.size, networks.generator.drawing.channels
         self.latent_size = networks.generator.latent
         self.conditions = list(networks.side.conditions.modalities)
-        self.generates = config.generates
-        self.translates: str | None = next((t.settings.domain for t in networks.tasks if t.name == "translation"), None)
         for network in (networks.generator, networks.side):
             network.eval().requires_grad_(False).to(self.device)
-
-    @torch.no_grad()
-    def prompt(self, batch: Batch, *names: str) -> Prompt:
-        """A batch's samples as what is asked for: by these modalities, wherever a sample has them."""
-        batch, values, given = batch.to(self.device), {}, {}
-        for name in names:
-            modality = self.networks.side.conditions.modality(name)
-            everywhere = torch.ones(len(batch), dtype=torch.bool, device=self.device)
-            given[name] = everywhere if modality.component is None else batch.present[modality.component]
-            values[name] = self.networks.side.embed(batch.image) if name == "image" else modality.value(batch)
-        return Prompt(len(batch), values, given)
 
     @torch.no_grad()
     def condition(self, prompt: Prompt) -> Condition:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mtgen import counter
-from mtgen.schema import Batch, Canvas, Condition, DatasetCard, Prediction, Prompt
+from mtgen.schema import Canvas, DatasetCard, Prediction, Prompt
 
 
 class Model(Protocol):
@@ -20,16 +20,6 @@ class Model(Protocol):
     device: torch.device
     latent_size: int
     conditions: list[str]
-    generates: bool
-    translates: str | None
-
-    def prompt(self, batch: Batch, *names: str) -> Prompt:
-        """A batch's samples as what is asked for: by these modalities, wherever a sample has them."""
-        ...
-
-    def condition(self, prompt: Prompt) -> Condition:
-        """What is asked for, in the shared representation space."""
-        ...
 
     def sample(self, prompt: Prompt, latent: Tensor) -> Canvas:
         """A prompt of B rows, latents `[B,Z]` -> image `[B,C,H,W]` about [-1, 1], with mask and boxes where the run draws them."""

@@ -35,47 +35,14 @@ def _network(channels: int, classes: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
-def warp(shape: torch.Size, random: torch.Generator) -> Tensor:
-    """Sampling grids `[B,H,W,2]` that shift, turn and resize each image of a batch of that shape at random."""
-    u = torch.rand(4, shape[0], generator=random).mul_(2).sub_(1)
+def _augmented(image: Tensor, random: torch.Generator) -> Tensor:
+    """Each image shifted, turned and resized at random."""
+    u = torch.rand(4, len(image), generator=random).mul_(2).sub_(1).to(image.device)
     angle, size = u[0] * math.radians(ROTATE), 1 + u[1] * SCALE
     turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2) * size[:, None, None]
     affine = torch.cat([turn, 2 * SHIFT * u[2:].T[:, :, None]], 2)
-    return F.affine_grid(affine, list(shape), align_corners=False)
-
-
-def _augmented(image: Tensor, random: torch.Generator) -> Tensor:
-    """Each image shifted, turned and resized at random."""
-    return F.grid_sample(image, warp(image.shape, random).to(image.device), padding_mode="border", align_corners=False)
-
-
-def fit(
-    network: nn.Module,
-    loss: Callable[[Tensor], Tensor],
-    count: int,
-    images: int,
-    random: torch.Generator,
-    progress: Callable[[int, int], None],
-) -> None:
-    """Train a yardstick by Adam for so many images seen, out of `count` different ones in random order.
-
-    Args:
-        loss: indices `[BATCH]` of images -> their mean loss.
-    """
-    steps = images // BATCH
-    optimiser = torch.optim.Adam(network.parameters(), PEAK)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    order = torch.empty(0, dtype=torch.int64)
-    for step in range(steps):
-        while len(order) < BATCH:
-            order = torch.cat([order, torch.randperm(count, generator=random)])
-        rows, order = order[:BATCH], order[BATCH:]
-        with torch.enable_grad():
-            loss(rows).backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        schedule.step()
-        progress((step + 1) * BATCH, images)
+    grid = F.affine_grid(affine, list(image.shape), align_corners=False)
+    return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
 
 
 class Classifier:
@@ -105,12 +72,25 @@ class Classifier:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = _network(image.shape[1], classes).to(device)
-        random = torch.Generator().manual_seed(seed)
+        self._train(image, label, torch.Generator().manual_seed(seed), progress)
 
-        def loss(rows: Tensor) -> Tensor:
-            return F.cross_entropy(self.network(_augmented(self._input(image[rows]), random)), label[rows].to(device))
-
-        fit(self.network, loss, len(image), IMAGES, random, progress)
+    def _train(self, image: Tensor, label: Tensor, random: torch.Generator, progress: Callable[[int, int], None]) -> None:
+        steps = IMAGES // BATCH
+        optimiser = torch.optim.Adam(self.network.parameters(), PEAK)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        order = torch.empty(0, dtype=torch.int64)
+        for step in range(steps):
+            while len(order) < BATCH:
+                order = torch.cat([order, torch.randperm(len(image), generator=random)])
+            rows, order = order[:BATCH], order[BATCH:]
+            with torch.enable_grad():
+                logits = self.network(_augmented(self._input(image[rows]), random))
+                loss = F.cross_entropy(logits, label[rows].to(self.device))
+                loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            schedule.step()
+            progress((step + 1) * BATCH, IMAGES)
 
     def _input(self, image: Tensor) -> Tensor:
         return image.to(self.device).float().div_(127.5).sub_(1)

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from mtgen.evaluation.classifier import Classifier, reduced
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped, required_classes, required_condition, share
-from mtgen.evaluation.reservoir import Reservoir
+from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped, required_classes, share
 from mtgen.schema import Batch, Canvas, Prediction
 
 FEWEST = 10
@@ -15,7 +14,8 @@ FEWEST = 10
 class _Score(Metric):
     """Accuracy on the real test split of a classifier that is trained when the first test image comes, on what was kept by then.
 
-    Kept are small images and their classes: all that come, or, beyond `setting.samples`, a uniform choice of them.
+    Kept are small images and their classes: all that come, or, beyond `setting.samples`, a uniform choice of them (Vitter
+    1985, algorithm R).
     """
 
     quick = False
@@ -26,13 +26,18 @@ class _Score(Metric):
         self.classes = required_classes(setting.card)
         if self.classes == 1:
             raise Skipped("the data set has a single class")
-        self.kept: Reservoir[tuple[Tensor, int]] = Reservoir(setting.samples, setting.seed)
+        self.random = torch.Generator().manual_seed(setting.seed)
+        self.image: list[Tensor] = []
+        self.label: list[int] = []
         self.classifier: Classifier | None = None
-        self.right = self.total = 0
+        self.seen = self.right = self.total = 0
 
     def _keep(self, image: Tensor, label: Tensor) -> None:
         for one, number in zip(reduced(image), label.tolist(), strict=True):
-            self.kept.add((one.clone(), number))
+            self.seen += 1
+            place = self.seen - 1 if self.seen <= self.setting.samples else int(torch.randint(self.seen, (), generator=self.random))
+            if place < self.setting.samples:
+                self.image[place : place + 1], self.label[place : place + 1] = [one.clone()], [number]
 
     def update_real(self, batch: Batch, prediction: Prediction, reconstruction: Canvas | None) -> None:
         labelled = batch.present["class"]
@@ -44,11 +49,11 @@ class _Score(Metric):
         self.total += int(labelled.sum())
 
     def _trained(self) -> Classifier:
-        setting, needed, kept = self.setting, FEWEST * self.classes, self.kept.items
-        if len(kept) < needed:
-            raise Skipped(f"it takes {needed} images to train on, {FEWEST} a class; there are {len(kept)}")
-        image, label = torch.stack([one for one, _ in kept]), torch.tensor([number for _, number in kept])
-        self.kept.items = []
+        setting, needed = self.setting, FEWEST * self.classes
+        if len(self.image) < needed:
+            raise Skipped(f"it takes {needed} images to train on, {FEWEST} a class; there are {len(self.image)}")
+        image, label = torch.stack(self.image), torch.tensor(self.label)
+        self.image, self.label = [], []
         progress = setting.progress
         return Classifier(image, label, self.classes, setting.seed, setting.device, lambda n, of: progress(self.name, n, of))
 
@@ -65,10 +70,6 @@ class ClassificationAccuracyScore(_Score):
     """
 
     name = "generated/cas"
-
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(setting)
-        required_condition(setting, "class")
 
     def update_generated(self, canvas: Canvas, labels: Tensor, prediction: Prediction) -> None:
         self._keep(canvas.image, labels)
