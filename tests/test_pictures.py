@@ -185,7 +185,8 @@ def read_batch(read: list[int], true: list[int]) -> tuple[Batch, Prediction]:
     present = {"class": label >= 0, "mask": torch.ones(n, dtype=torch.bool)}
     order = torch.arange(n)
     batch = Batch(order, torch.stack([shade(100)] * n), label.clamp(min=0), mask, present, order, present)
-    return batch, Prediction(F.one_hot(torch.tensor(read), 3).float(), F.one_hot(mask * 2, 3).movedim(-1, 1).float())
+    logits, masks = F.one_hot(torch.tensor(read), 3).float(), F.one_hot(mask * 2, 3).movedim(-1, 1).float()
+    return batch, Prediction(class_logits=logits, mask_logits=masks)
 
 
 @pytest.mark.parametrize(("read", "true", "colour"), [(1, 1, RIGHT), (2, 1, WRONG), (1, -1, UNKNOWN)])

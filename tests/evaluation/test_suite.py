@@ -43,7 +43,7 @@ class Networks(nn.Module):
         return Canvas(drawn[:, :1].tanh(), drawn[:, 1:].softmax(1))
 
     def read(self, image: Tensor) -> Prediction:
-        return Prediction(self.classes(image.flatten(1)), self.masks(image))
+        return Prediction(class_logits=self.classes(image.flatten(1)), mask_logits=self.masks(image))
 
     def rebuild(self, image: Tensor, labels: Tensor) -> Canvas:
         return Canvas(F.avg_pool2d(image, 3, 1, 1))
