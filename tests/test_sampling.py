@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mtgen.sampling import Model, balanced_labels, generate
-from mtgen.schema import Canvas, DatasetCard, Prediction, Prompt
+from mtgen.schema import Batch, Canvas, DatasetCard, Prediction, Prompt
 
 
 class Linear:
@@ -18,6 +18,7 @@ class Linear:
     size, channels, latent_size = (4, 4), 1, 6
     device = torch.device("cpu")
     conditions = ["class"]
+    translates = None
 
     def __init__(self, gain: float = 1.0) -> None:
         self.gain = gain
@@ -27,6 +28,12 @@ class Linear:
 
     def sample(self, prompt: Prompt, latent: Tensor) -> Canvas:
         return Canvas(self.gain * self.layer(torch.cat([latent, prompt.values["class"][:, None].float()], 1)).reshape(-1, 1, 4, 4))
+
+    def ask(self, batch: Batch, name: str) -> Prompt:
+        return Prompt.of_classes(batch.label)
+
+    def embed(self, prompt: Prompt) -> Tensor:
+        return prompt.values["class"][:, None].float()
 
     def predict(self, image: Tensor) -> Prediction:
         return Prediction()

@@ -35,9 +35,20 @@ class Assembled:
     latent_size: int = 4
     device: torch.device = torch.device("cpu")
     conditions: list[str] = field(default_factory=lambda: ["class"])
+    translates: str | None = None
+    turn: Callable[[Tensor, Prompt], Canvas | None] = lambda image, prompt: None
 
     def sample(self, prompt: Prompt, latent: Tensor) -> Canvas:
         return self.draw(_labels(prompt), latent)
+
+    def ask(self, batch: Batch, name: str) -> Prompt:
+        """By class, whatever the modality: this model knows nothing else."""
+        return Prompt(
+            len(batch), {name: batch.label, "class": batch.label}, {name: batch.present["class"], "class": batch.present["class"]}
+        )
+
+    def embed(self, prompt: Prompt) -> Tensor:
+        return torch.nn.functional.one_hot(prompt.values["class"], len(self.card.classes)).float()
 
     def predict(self, image: Tensor) -> Prediction:
         return self.read(image)
@@ -46,7 +57,7 @@ class Assembled:
         return self.rebuild(image, _labels(prompt))
 
     def translate(self, image: Tensor, prompt: Prompt, latent: Tensor) -> Canvas | None:
-        return None
+        return self.turn(image, prompt)
 
 
 @pytest.fixture(scope="session")
