@@ -13,7 +13,7 @@ from mtgen.data.mixture import Samples, open_samples
 from mtgen.data.source import located
 from mtgen.data.view import view_of
 from mtgen.evaluation.metric import Progress
-from mtgen.evaluation.suite import Report, evaluate
+from mtgen.evaluation.suite import Report, check_names, evaluate
 from mtgen.journal import Journal
 from mtgen.model import Model
 from mtgen.runs import find_run, load_run
@@ -74,13 +74,20 @@ def grid(model: Model, seed: int, rows: int = GRID_ROWS) -> Any:
     return pictures.sample_grid(canvas, labels, model.card)
 
 
-def evaluate_run(run: Path, against: str | None, n: int | None, seed: int, device: str, progress: Progress) -> Report:
+def evaluate_run(
+    run: Path, against: str | None, n: int | None, seed: int, device: str, progress: Progress, metrics: list[str] | None = None
+) -> Report:
     """Every metric of a run's newest checkpoint; against its own data, the numbers also go to its journal and its MLflow run.
 
     Args:
         against: another data set to test on, a folder or a URL.
         n: how many images are generated; default: the configuration's.
+        metrics: which; default: all.
+
+    Raises:
+        ConfigError: there is no such metric.
     """
+    check_names(metrics or [])
     folder = find_run(run)
     model, images = load_run(folder, device)
     config = model.config
@@ -88,7 +95,7 @@ def evaluate_run(run: Path, against: str | None, n: int | None, seed: int, devic
     data = config.data.model_copy(update=other)
     test, train = open_samples(data, "test"), open_samples(data, "train")
     samples = n or config.evaluate.samples
-    report = evaluate(model, batches(config, test), batches(config, train), samples=samples, seed=seed, progress=progress)
+    report = evaluate(model, batches(config, test), batches(config, train), samples=samples, seed=seed, metrics=metrics, progress=progress)
     if against is None:
         with closing(Journal(folder)) as journal:
             # Names of their own: MLflow has values of the quick metrics at this step already, of fewer samples.

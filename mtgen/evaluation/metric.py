@@ -82,7 +82,7 @@ class Metric:
         """Take in test samples that have a modality, and what the model draws when it is asked by their modality `name` alone."""
 
     def update_shared(self, batch: Batch, image: Tensor, asked: dict[str, tuple[Tensor, Tensor]]) -> None:
-        """Take in test samples in the shared space: their images `[B,d]`, and each modality's vector `[B,d]` and whether it is there `[B]`."""
+        """Take in test samples in the shared space: images `[B,d]`, and each modality's vectors `[B,d]` and which are there, `[B]`."""
 
     def update_translation(self, to: int, batch: Batch, canvas: Canvas) -> None:
         """Take in test samples of other domains, and their images as the model translates them into the domain `to`."""

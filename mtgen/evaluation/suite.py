@@ -107,10 +107,15 @@ class _Metrics:
         return any(metric.reconstructs for metric in self.active.values())
 
 
-def _chosen(metrics: list[str] | None, quick: bool, reference: bool) -> list[str]:
-    for name in metrics or []:
+def check_names(metrics: list[str]) -> None:
+    """Raises `ConfigError` for the name of a metric that does not exist; names the nearest, and all that there are."""
+    for name in metrics:
         if name not in METRICS:
             raise ConfigError(f"{name}: unknown metric; {suggest(name, METRICS.names())}")
+
+
+def _chosen(metrics: list[str] | None, quick: bool, reference: bool) -> list[str]:
+    check_names(metrics or [])
     if metrics is None:
         metrics = [name for name in METRICS if reference or not METRICS[name].on_request]
     return [name for name in metrics if METRICS[name].quick or not quick]

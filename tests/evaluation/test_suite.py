@@ -1,6 +1,7 @@
 """The suite: what is fed to the metrics, and what comes out."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from mtgen.evaluation import classifier, segmenter
 from mtgen.evaluation.suite import QUICK_SAMPLES, evaluate
 from mtgen.sampling import Model
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
+from mtgen.snapshot import evaluate_run
 
 MakeBatch = Callable[..., Batch]
 MakeCard = Callable[..., DatasetCard]
@@ -208,3 +210,8 @@ def test_a_generator_that_remembers_real_digits_is_as_diverse_as_they_are(
     report = evaluate(model, [], [make_batch(image, label)], samples=2000, seed=0, metrics=["generated/diversity"])
     assert report["generated/diversity"] == pytest.approx(1, abs=0.02)
     assert report["generated/diversity_worst"] > 0.94
+
+
+def test_names_of_metrics_are_checked_before_a_run_is_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"test/box_ap: unknown metric; did you mean 'test/box_ap50'\? possible: condition/caption, "):
+        evaluate_run(tmp_path / "none", None, None, 0, "cpu", lambda *_: None, ["test/box_ap"])
