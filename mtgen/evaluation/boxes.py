@@ -7,9 +7,6 @@ from torch import Tensor
 
 from mtgen.evaluation.metric import Skipped
 
-SURE = 0.3
-"""Score from which a drawn or read box is taken for one (the threshold of CenterNet's own pictures)."""
-
 _UNIT = 1000.0  # an image's side in COCO's pixels; its size classes, for which the size would matter, are not read
 
 

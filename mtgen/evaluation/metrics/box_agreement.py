@@ -3,8 +3,9 @@
 from torch import Tensor
 
 from mtgen.centres import decode_canvas
-from mtgen.evaluation.boxes import SURE, BoxPrecision
+from mtgen.evaluation.boxes import BoxPrecision
 from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped, required_classes
+from mtgen.pictures import SURE
 from mtgen.schema import Canvas, Prediction
 
 
