@@ -159,7 +159,8 @@ def evaluate(
         _feed_train(model, fed, real_train, progress)
     if fed.reads(Metric.update_generated):
         _feed_generated(model, fed, samples, seed, batch_size, progress)
-    if fed.conditions or any(map(fed.reads, (Metric.update_real, Metric.update_shared, Metric.update_translation))):
+    read = [fed.reads(stream) for stream in (Metric.update_real, Metric.update_shared, Metric.update_translation)]
+    if fed.conditions or any(read):
         _feed_test(model, fed, real_test, seed, progress)
     return fed.compute()
 
