@@ -13,7 +13,7 @@ from mtgen.errors import ConfigError
 from mtgen.networks.discriminator import Discriminator
 from mtgen.networks.generator import Drawing, Generator, Guidance
 from mtgen.networks.pyramid import sides
-from mtgen.schema import Canvas, Condition, DatasetCard, Prediction, Prompt
+from mtgen.schema import Batch, Canvas, Condition, DatasetCard, Prediction, Prompt
 from mtgen.tasks.base import Sizes, Task
 
 
@@ -126,6 +126,7 @@ class Model:
         channels: 1 (grey) or 3 (RGB).
         latent_size: size of the latent z.
         conditions: modalities that images can be asked for by.
+        translates: the modality that names the domains to translate between; `None` without that task.
     """
 
     def __init__(self, networks: Networks, config: Config, card: DatasetCard, device: torch.device | str = "cpu") -> None:
@@ -133,6 +134,8 @@ class Model:
         self.size, self.channels = config.size, networks.generator.drawing.channels
         self.latent_size = networks.generator.latent
         self.conditions = list(networks.side.conditions.modalities)
+        translation = config.task_settings().get("translation")
+        self.translates: str | None = getattr(translation, "domain", None)
         for network in (networks.generator, networks.side):
             network.eval().requires_grad_(False).to(self.device)
 
@@ -142,6 +145,18 @@ class Model:
         known = [name for name in prompt.values if name in self.conditions]
         values, given = ({name: part[name] for name in known} for part in (prompt.values, prompt.given))
         return self.networks.side.conditions(Prompt(prompt.size, values, given).to(self.device))
+
+    @torch.no_grad()
+    def ask(self, batch: Batch, name: str) -> Prompt:
+        """Each sample of a batch asked for by its own modality `name` alone, where it has that; an image by its embedding."""
+        modality = self.networks.side.conditions.modality(name)
+        value = self.networks.side.embed(batch.image.to(self.device)) if name == "image" else modality.value(batch)
+        everywhere = torch.ones(len(batch), dtype=torch.bool, device=batch.image.device)
+        return Prompt(len(batch), {name: value}, {name: batch.present[modality.component] if modality.component else everywhere})
+
+    def embed(self, prompt: Prompt) -> Tensor:
+        """A prompt -> `[B,d]`: the mean of its modalities in the shared representation space."""
+        return self.condition(prompt).pooled
 
     @torch.no_grad()
     def sample(self, prompt: Prompt, latent: Tensor) -> Canvas:

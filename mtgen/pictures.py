@@ -26,6 +26,8 @@ _LEAST_SIDE = 64  # pixels that an image takes on a sheet, at least
 _MARGIN, _GAP, _PAIR_GAP = 12, 8, 2
 _TEXT, _LINE = 13, 20
 _WIDEST = 10  # classes side by side
+SURE = 0.3
+"""Score from which a box is shown (Zhou et al. 2019, CenterNet)."""
 
 
 def to_uint8(image: Tensor) -> Tensor:
@@ -103,6 +105,29 @@ def _pair(pixels: Pixels, masks: Sequence[NDArray[np.integer]], mask_classes: Se
     return _beside([large, *(overlay(large, _enlarged(mask, scale), mask_classes) for mask in masks)])
 
 
+def _framed(pixels: Pixels, boxes: NDArray[Any], colours: NDArray[np.int16]) -> Pixels:
+    """An image `[H,W,3]` with boxes `[n,5+]` (x0, y0, x1, y1 as shares of the sides, class), a line of one pixel in its class's colour."""
+    drawn, (height, width) = pixels.copy(), pixels.shape[:2]
+    for x0, y0, x1, y1, kind in boxes[:, :5]:
+        left, right = (int(np.clip(round(x * width), 0, width - 1)) for x in (x0, x1))
+        top, bottom = (int(np.clip(round(y * height), 0, height - 1)) for y in (y0, y1))
+        colour = colours[int(kind)]
+        drawn[[top, bottom], left : right + 1] = colour
+        drawn[top : bottom + 1, [left, right]] = colour
+    return drawn
+
+
+def _frames(boxes: Tensor | None, card: DatasetCard) -> tuple[list[NDArray[Any]], NDArray[np.int16]]:
+    """`[B,N,5]` (class -1: none) or `[B,N,6]` (with a score) -> each image's boxes that are there, and the classes' colours."""
+    if boxes is None:
+        return [], mask_colours(())
+    there = boxes[..., 4] >= 0 if boxes.shape[-1] == 5 else boxes[..., 5] >= SURE
+    colours = mask_colours([name for name in card.mask_classes if name.lower() != "background"] or card.classes)
+    if len(colours) != len(card.classes):  # masks have classes of their own: a box's colour is that of its class's number
+        colours = mask_colours([str(number) for number in range(len(card.classes))])
+    return [rows[chosen].cpu().numpy() for rows, chosen in zip(boxes, there, strict=True)], colours
+
+
 @dataclass(frozen=True)
 class _Cell:
     """A picture with a line of text over it, or a place that stays empty."""
@@ -145,7 +170,7 @@ def _sheet(cells: Sequence[_Cell], columns: int, title: str = "") -> Image.Image
     return page
 
 
-def sample_grid(canvas: Canvas, labels: Tensor, card: DatasetCard, scale: int | None = None) -> Image.Image:
+def sample_grid(canvas: Canvas, labels: Tensor, card: DatasetCard, scale: int | None = None, boxes: Tensor | None = None) -> Image.Image:
     """Generated images, each beside itself under its mask; a column a class, with the class over it.
 
     With few classes each takes several columns; beyond ten the classes go on in a further band of rows.
@@ -155,10 +180,15 @@ def sample_grid(canvas: Canvas, labels: Tensor, card: DatasetCard, scale: int | 
         labels: `[B]` the classes that were asked for; -1: none.
         card: the data set's, for the names of classes and mask classes.
         scale: whole factor of enlargement; default: so that an image is well visible.
+        boxes: `[B,N,6]` drawn with the images, see `mtgen.centres.decode_canvas`; those of a score of `SURE` are shown.
     """
     pixels, scale = to_pixels(canvas.image), _scale(canvas.image.shape[-1], scale)
     masks = [] if canvas.mask is None else [canvas.mask.argmax(1).cpu().numpy()]
     drawn = [_pair(pixels[i], [mask[i] for mask in masks], card.mask_classes, scale) for i in range(len(pixels))]
+    frames, colours = _frames(boxes, card)
+    if frames:
+        large = (_enlarged(picture, scale) for picture in pixels)
+        drawn = [_beside([cell, _framed(one, f, colours)]) for cell, one, f in zip(drawn, large, frames, strict=True)]
     if not card.classes:
         return _sheet([_Cell(cell) for cell in drawn], _square(len(drawn)))
     groups: dict[int, list[Pixels]] = {}
@@ -204,10 +234,18 @@ def reading_grid(batch: Batch, prediction: Prediction, card: DatasetCard, scale:
     if prediction.mask_logits is not None:
         masks.append(prediction.mask_logits.argmax(1).cpu().numpy())
         titles.append("mask as read")
+    framed = []
+    for title, boxes in (("true boxes", batch.boxes), ("boxes as read", prediction.boxes)):
+        if boxes is not None and card.classes:
+            framed.append(_frames(boxes, card))
+            titles.append(title)
     cells = []
     for i in range(len(pixels)):
         caption, colour = _verdict(batch, prediction, card, i)
-        cells.append(_Cell(_pair(pixels[i], [mask[i] for mask in masks], card.mask_classes, scale), caption, colour))
+        large = _enlarged(pixels[i], scale)
+        parts = [_pair(pixels[i], [mask[i] for mask in masks], card.mask_classes, scale)]
+        parts += [_framed(large, frames[i], colours) for frames, colours in framed]
+        cells.append(_Cell(_beside(parts), caption, colour))
     return _sheet(cells, columns, " | ".join(titles) + ("" if prediction.class_logits is None else _LEGEND))
 
 
@@ -259,3 +297,34 @@ def cosine_map(lines: Mapping[str, Sequence[float | None]], images: Sequence[int
         draw.text((left, bottom), f"{images[0]:,} images", fill=_INK, font=font)
         draw.text((left + width, bottom), f"{images[-1]:,}", fill=_INK, font=font, anchor="ra")
     return page
+
+
+def asked_grid(title: str, asked: Sequence[str], shown: Tensor | None, canvas: Canvas, card: DatasetCard, columns: int = 8) -> Image.Image:
+    """What was asked for over each drawn image, and, where it can be seen, beside it.
+
+    Args:
+        asked: in words, a row each: a caption, the class of a recording.
+        shown: `[B,C,H,W]` images, or `[B,H,W]` masks, that were asked by; `None` where there is nothing to see.
+        canvas: what was drawn; its masks are not shown.
+    """
+    scale = _scale(canvas.image.shape[-1], None)
+    cells = []
+    for i, (words, picture) in enumerate(zip(asked, to_pixels(canvas.image), strict=True)):
+        parts = [_enlarged(picture, scale)]
+        if shown is not None and shown.ndim == 4:
+            parts.insert(0, _enlarged(to_pixels(shown[i : i + 1])[0], scale))
+        elif shown is not None:
+            black = np.zeros((*parts[0].shape[:2], 3), dtype=np.uint8)
+            parts.insert(0, overlay(black, _enlarged(shown[i].cpu().numpy(), scale), card.mask_classes))
+        cells.append(_Cell(_beside(parts), words))
+    return _sheet(cells, columns, title)
+
+
+def translation_grid(originals: Tensor, translated: Sequence[tuple[str, Tensor]]) -> Image.Image:
+    """A row an image: the original, then the image in each domain, whose name stands over its column."""
+    scale = _scale(originals.shape[-1], None)
+    columns = [("original", to_pixels(originals)), *((name, to_pixels(images)) for name, images in translated)]
+    cells = []
+    for i in range(len(originals)):
+        cells += [_Cell(_enlarged(pixels[i], scale), name if i == 0 else "") for name, pixels in columns]
+    return _sheet(cells, len(columns))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mtgen import counter
-from mtgen.schema import Canvas, DatasetCard, Prediction, Prompt
+from mtgen.schema import Batch, Canvas, DatasetCard, Prediction, Prompt
 
 
 class Model(Protocol):
@@ -20,6 +20,7 @@ class Model(Protocol):
     device: torch.device
     latent_size: int
     conditions: list[str]
+    translates: str | None
 
     def sample(self, prompt: Prompt, latent: Tensor) -> Canvas:
         """A prompt of B rows, latents `[B,Z]` -> image `[B,C,H,W]` about [-1, 1], with mask and boxes where the run draws them."""
@@ -27,6 +28,14 @@ class Model(Protocol):
 
     def predict(self, image: Tensor) -> Prediction:
         """Images `[B,C,H,W]` in [-1, 1] -> what is read in them."""
+        ...
+
+    def ask(self, batch: Batch, name: str) -> Prompt:
+        """Each sample of a batch asked for by its own modality `name` alone, where it has that."""
+        ...
+
+    def embed(self, prompt: Prompt) -> Tensor:
+        """A prompt of B rows -> `[B,d]` in the shared representation space."""
         ...
 
     def reconstruct(self, image: Tensor, prompt: Prompt) -> Canvas | None:

@@ -6,14 +6,15 @@ from typing import Any
 
 import torch
 
-from mtgen import pictures
+from mtgen import counter, pictures
+from mtgen.centres import decode_canvas
 from mtgen.config import Config
 from mtgen.data.loader import once
 from mtgen.data.mixture import Samples, open_samples
 from mtgen.data.source import located
 from mtgen.data.view import view_of
 from mtgen.evaluation.metric import Progress
-from mtgen.evaluation.suite import Report, evaluate
+from mtgen.evaluation.suite import Report, check_names, evaluate
 from mtgen.journal import Journal
 from mtgen.model import Model
 from mtgen.runs import find_run, load_run
@@ -23,6 +24,8 @@ from mtgen.tracking import send_kept
 
 GRID_ROWS = 8
 """Samples of each class in a run's grid."""
+SHOWN = 32
+"""Test samples in the other pictures, always the same."""
 
 
 def batches(config: Config, index: Samples, limit: int | None = None) -> Any:
@@ -58,11 +61,14 @@ class Snapshots:
         return dict(report), paths
 
     def _pictures(self, model: Model) -> dict[str, Any]:
-        shown: Batch = next(iter(batches(self.config, self.test, limit=32)))
+        shown: Batch = next(iter(batches(self.config, self.test, limit=SHOWN))).to(model.device)
         made = {"grid": grid(model, self.config.seed), "reading": pictures.reading_grid(shown, model.predict(shown.image), model.card)}
         labels = torch.where(shown.present["class"], shown.label, -1)
         if (again := model.reconstruct(shown.image, Prompt.of_classes(labels))) is not None:
             made["reconstruction"] = pictures.reconstruction_grid(shown.image, again.image)
+        made |= asked(model, shown, self.config)
+        if (turned := translations(model, shown, self.config.seed)) is not None:
+            made["translation"] = turned
         return made
 
 
@@ -71,16 +77,71 @@ def grid(model: Model, seed: int, rows: int = GRID_ROWS) -> Any:
     classes = list(range(min(len(model.card.classes), 10)))
     labels = balanced_labels(rows * max(len(classes), 8), classes)
     canvas = Canvas.cat([part for part, _ in generate(model, Prompt.of_classes(labels), seed, "grid")])
-    return pictures.sample_grid(canvas, labels, model.card)
+    boxes = None if canvas.boxes is None else decode_canvas(canvas.boxes)
+    return pictures.sample_grid(canvas, labels, model.card, boxes=boxes)
 
 
-def evaluate_run(run: Path, against: str | None, n: int | None, seed: int, device: str, progress: Progress) -> Report:
+def asked(model: Model, shown: Batch, config: Config) -> dict[str, Any]:
+    """A grid for each modality: what test samples ask for by it alone, and what is drawn; always from the same latents."""
+    made = {}
+    for name in (name for name in ("caption", "sound", "image", "layout") if name in model.conditions):
+        prompt = model.ask(shown, name)
+        rows = prompt.given[name].nonzero().flatten()
+        if not len(rows):
+            continue
+        batch = shown.rows(rows.cpu())
+        latent = counter.normal(config.seed, f"picture {name}", batch.position, (model.latent_size,), model.device)
+        canvas = model.sample(prompt.rows(rows), latent)
+        seen = batch.image if name == "image" else batch.mask if name == "layout" else None
+        made[f"asked-{name}"] = pictures.asked_grid(
+            f"asked for by {name} alone", _words(batch, name, config, model), seen, canvas, model.card
+        )
+    return made
+
+
+def _words(batch: Batch, name: str, config: Config, model: Model) -> list[str]:
+    """What stands over each image: its caption, or the class that its recording says; nothing over what can be seen.
+
+    The tokens of a trained tokeniser have no way back to text here: then it is the class of the captioned image.
+    """
+    if name == "caption" and batch.caption is not None and config.data.tokenizer is None:
+        return [bytes(token - 1 for token in row if token).decode("utf-8", "replace") for row in batch.caption.tolist()]
+    if name in ("caption", "sound") and model.card.classes:
+        known = zip(batch.label.tolist(), batch.present["class"].tolist(), strict=True)
+        return [model.card.classes[label] if there else "" for label, there in known]
+    return [""] * len(batch)
+
+
+def translations(model: Model, shown: Batch, seed: int, rows: int = GRID_ROWS) -> Any:
+    """The grid of translations, test images into the first ten domains; `None` where the run does not translate."""
+    kind = model.translates
+    if kind is None:
+        return None
+    batch = shown.rows(torch.arange(min(rows, len(shown))))
+    latent = counter.normal(seed, "picture translation", batch.position, (model.latent_size,), model.device)
+    turned = []
+    for number, name in enumerate((model.card.classes if kind == "class" else model.card.domains)[:10]):
+        to, there = torch.full_like(batch.label, number), torch.ones_like(batch.label, dtype=torch.bool)
+        canvas = model.translate(batch.image, Prompt(len(batch), {kind: to}, {kind: there}), latent)
+        if canvas is not None:
+            turned.append((name, canvas.image))
+    return pictures.translation_grid(batch.image, turned) if turned else None
+
+
+def evaluate_run(
+    run: Path, against: str | None, n: int | None, seed: int, device: str, progress: Progress, metrics: list[str] | None = None
+) -> Report:
     """Every metric of a run's newest checkpoint; against its own data, the numbers also go to its journal and its MLflow run.
 
     Args:
         against: another data set to test on, a folder or a URL.
         n: how many images are generated; default: the configuration's.
+        metrics: which; default: all.
+
+    Raises:
+        ConfigError: there is no such metric.
     """
+    check_names(metrics or [])
     folder = find_run(run)
     model, images = load_run(folder, device)
     config = model.config
@@ -88,7 +149,7 @@ def evaluate_run(run: Path, against: str | None, n: int | None, seed: int, devic
     data = config.data.model_copy(update=other)
     test, train = open_samples(data, "test"), open_samples(data, "train")
     samples = n or config.evaluate.samples
-    report = evaluate(model, batches(config, test), batches(config, train), samples=samples, seed=seed, progress=progress)
+    report = evaluate(model, batches(config, test), batches(config, train), samples=samples, seed=seed, metrics=metrics, progress=progress)
     if against is None:
         with closing(Journal(folder)) as journal:
             # Names of their own: MLflow has values of the quick metrics at this step already, of fewer samples.

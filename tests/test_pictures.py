@@ -11,7 +11,18 @@ from PIL import Image, ImageColor
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtgen.pictures import enlarged_overlay, mask_colours, overlay, reading_grid, reconstruction_grid, sample_grid, to_pixels, to_uint8
+from mtgen.pictures import (
+    asked_grid,
+    enlarged_overlay,
+    mask_colours,
+    overlay,
+    reading_grid,
+    reconstruction_grid,
+    sample_grid,
+    to_pixels,
+    to_uint8,
+    translation_grid,
+)
 from mtgen.schema import IGNORE, Batch, Canvas, DatasetCard, Prediction
 
 RIGHT, WRONG, UNKNOWN = (ImageColor.getrgb(colour) for colour in ("#0072B2", "#D55E00", "#777777"))
@@ -185,7 +196,8 @@ def read_batch(read: list[int], true: list[int]) -> tuple[Batch, Prediction]:
     present = {"class": label >= 0, "mask": torch.ones(n, dtype=torch.bool)}
     order = torch.arange(n)
     batch = Batch(order, torch.stack([shade(100)] * n), label.clamp(min=0), mask, present, order, present)
-    return batch, Prediction(F.one_hot(torch.tensor(read), 3).float(), F.one_hot(mask * 2, 3).movedim(-1, 1).float())
+    logits, masks = F.one_hot(torch.tensor(read), 3).float(), F.one_hot(mask * 2, 3).movedim(-1, 1).float()
+    return batch, Prediction(class_logits=logits, mask_logits=masks)
 
 
 @pytest.mark.parametrize(("read", "true", "colour"), [(1, 1, RIGHT), (2, 1, WRONG), (1, -1, UNKNOWN)])
@@ -222,3 +234,41 @@ def test_a_reconstruction_stands_beside_its_image() -> None:
 def test_colour_images_keep_their_colours(make: Callable[[Tensor], Image.Image]) -> None:
     image = torch.tensor([1.0, -1.0, 0.2]).view(1, 3, 1, 1).expand(2, 3, 32, 32)
     assert pixels_of(make(image), (255, 0, 153)) >= 2 * 64 * 64
+
+
+def test_boxes_are_framed_in_the_colour_of_their_class_and_unsure_ones_are_not_shown() -> None:
+    boxes = torch.tensor([[[0.25, 0.25, 0.75, 0.75, 1.0, 0.9], [0.1, 0.1, 0.9, 0.9, 0.0, 0.1]]])
+    picture = sample_grid(Canvas(shade(100)[None]), torch.tensor([0]), card(), boxes=boxes)
+    first, second = (tuple(colour) for colour in mask_colours(["0", "1"]))
+    assert pixels_of(picture, second) == 4 * 33 - 4 and pixels_of(picture, first) == 0  # a line of one pixel from 16 to 48
+
+
+def test_a_reading_shows_true_boxes_and_boxes_as_read() -> None:
+    batch, prediction = read_batch([0], [0])
+    batch.boxes = torch.tensor([[[0.25, 0.25, 0.75, 0.75, 0.0], [0.0, 0.0, 0.0, 0.0, -1.0]]])
+    prediction.boxes = torch.tensor([[[0.0, 0.0, 0.5, 0.5, 0.0, 0.8]]])
+    batch.present["mask"][:], prediction.mask_logits = False, None
+    colour = mask_colours(["0"])[0]
+    framed = np.argwhere((np.asarray(reading_grid(batch, prediction, card())) == colour).all(2))
+    assert np.ptp(framed[:, 1]) > 64 and len(framed) == 2 * (4 * 33 - 4)
+
+
+def test_what_was_asked_by_stands_before_what_was_drawn() -> None:
+    picture = asked_grid("", [""] * 3, torch.stack([shade(50)] * 3), Canvas(torch.stack([shade(150)] * 3)), card())
+    assert where(picture, 150)[:, 1].min() - where(picture, 50)[:, 1].min() == 64 + 2
+
+
+def test_a_layout_is_shown_in_the_colours_of_its_mask() -> None:
+    mask = torch.zeros(1, 32, 32, dtype=torch.int64)
+    mask[:, 8:24, 8:24] = 1
+    assert pixels_of(asked_grid("", [""], mask, Canvas(shade(150)[None]), card()), tuple(mask_colours(MASKS)[1])) == 4 * 32 - 4
+
+
+def test_words_alone_leave_the_drawn_image_alone() -> None:
+    assert len(where(asked_grid("captions", ["a", "b"], None, Canvas(torch.stack([shade(150)] * 2)), card()), 150)) == 2 * 64 * 64
+
+
+def test_translations_stand_in_the_row_of_their_original_and_the_column_of_their_domain() -> None:
+    picture = translation_grid(torch.stack([shade(50)] * 2), [("a", torch.stack([shade(100)] * 2)), ("b", torch.stack([shade(150)] * 2))])
+    columns = [where(picture, level)[:, 1] for level in (50, 100, 150)]
+    assert columns[0].max() < columns[1].min() and columns[1].max() < columns[2].min()

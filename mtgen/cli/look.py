@@ -66,19 +66,23 @@ def evaluate(
     run: Run,
     data: Annotated[str | None, typer.Option("--against", help="data set to test on; default: the run's own")] = None,
     n: Annotated[int | None, typer.Option("--n", help="images to generate; default: evaluate.samples")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="names with commas between, such as test/box_ap50,condition/sound; default: all")
+    ] = None,
     seed: int = 0,
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
-    """Every metric in one pass: class accuracy, mask mIoU, CAS, diversity, ... ; logged to the run's MLflow run too.
+    """Every metric in one pass: class accuracy, mask mIoU, box AP, CAS, diversity, ... ; logged to the run's MLflow run too.
 
-    Example: `mtgen evaluate digits-32 --json metrics.json`
+    Example: `mtgen evaluate digits-32 --metrics test/box_ap50,condition/sound --json metrics.json`
     """
     from mtgen.progress import stages
     from mtgen.snapshot import evaluate_run
 
     with stages(console) as progress:
-        report = evaluate_run(run, data, n, seed, device, progress)
+        chosen = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
+        report = evaluate_run(run, data, n, seed, device, progress, chosen)
     table(str(run), dict(report))
     for name, reason in report.skipped.items():
         say(f"left out: {name}: {reason}")

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from mtgen.registry import Registry
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
+
+if TYPE_CHECKING:
+    from mtgen.evaluation.yardsticks import Yardsticks
 
 Progress = Callable[[str, int, int | None], None]
 """Called with a stage's name, what is done of it, and its total where that is known."""
@@ -27,6 +31,8 @@ class Setting:
         seed: of everything random.
         device: where the model computes.
         progress: to be told of work that takes long.
+        conditions: modalities that images can be asked for by.
+        translates: what the domains are that the model translates between ("domain": data sets, "class"); `None`: it does not.
     """
 
     card: DatasetCard
@@ -34,23 +40,31 @@ class Setting:
     seed: int = 0
     device: torch.device = torch.device("cpu")
     progress: Progress = lambda stage, done, total: None
+    conditions: tuple[str, ...] = ()
+    translates: str | None = None
 
 
 class Metric:
-    """Collects what it needs of three streams, in memory that does not grow with them, and ends in named numbers.
+    """Collects what it needs of its streams, in memory that does not grow with their images, and ends in named numbers.
 
-    The streams come in this order: real training images, generated canvases, the real test split. Any method may raise
-    `Skipped`: the metric is then left out, and the reason is reported.
+    The streams come in this order: real training images, generated canvases, the real test split and what is made of it. Any
+    method may raise `Skipped`: the metric is then left out, and the reason is reported.
 
     Attributes:
         quick: whether it is cheap enough to be computed again and again during training.
         on_request: whether it is computed only when it is asked for.
         reconstructs: whether it reads reconstructions.
+        conditions: modalities for which it reads `update_condition`.
+        independent: whether it reads `yardsticks`.
+        yardsticks: independent readers, trained on the training split; there for metrics that are `independent`.
     """
 
     quick = True
     on_request = False
     reconstructs = False
+    conditions: ClassVar[tuple[str, ...]] = ()
+    independent = False
+    yardsticks: "Yardsticks"
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -63,6 +77,15 @@ class Metric:
 
     def update_real(self, batch: Batch, prediction: Prediction, reconstruction: Canvas | None) -> None:
         """Take in a part of the real test split, and what the model reads in it."""
+
+    def update_condition(self, name: str, batch: Batch, canvas: Canvas) -> None:
+        """Take in test samples that have a modality, and what the model draws when it is asked by their modality `name` alone."""
+
+    def update_shared(self, batch: Batch, image: Tensor, asked: dict[str, tuple[Tensor, Tensor]]) -> None:
+        """Take in test samples in the shared space: images `[B,d]`, and each modality's vectors `[B,d]` and which are there, `[B]`."""
+
+    def update_translation(self, to: int, batch: Batch, canvas: Canvas) -> None:
+        """Take in test samples of other domains, and their images as the model translates them into the domain `to`."""
 
     def compute(self) -> dict[str, float]:
         """The numbers, by name."""
@@ -92,6 +115,12 @@ def required_logits(logits: Tensor | None, what: str) -> Tensor:
     if logits is None:
         raise Skipped(f"the run does not read {what}")
     return logits
+
+
+def required_condition(setting: Setting, name: str) -> None:
+    """`Skipped` where the model cannot be asked by a modality."""
+    if name not in setting.conditions:
+        raise Skipped(f"the run has no condition {name!r}")
 
 
 def share(right: int, total: int, what: str) -> float:

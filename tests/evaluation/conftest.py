@@ -1,7 +1,7 @@
 """Small models and batches for the metrics' tests."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,34 +10,54 @@ import torch
 import webdataset
 from torch import Tensor
 
-from mtgen.schema import IGNORE, Batch, Canvas, DatasetCard, Prediction
+from mtgen.schema import IGNORE, Batch, Canvas, DatasetCard, Prediction, Prompt
 
 
 def _nothing(image: Tensor) -> Prediction:
     return Prediction()
 
 
+def _labels(prompt: Prompt) -> Tensor:
+    """`[B]` the classes that are asked for; -1: none."""
+    return prompt.values["class"].where(prompt.given["class"], -1)
+
+
 @dataclass
 class Assembled:
-    """A model put together from functions; it satisfies `mtgen.sampling.Model`."""
+    """A model put together from functions of class numbers (-1: none); it satisfies `mtgen.sampling.Model`."""
 
     card: DatasetCard
     draw: Callable[[Tensor, Tensor], Canvas]
     read: Callable[[Tensor], Prediction] = _nothing
     rebuild: Callable[[Tensor, Tensor], Canvas | None] = lambda image, labels: None
-    resolution: int = 8
+    size: tuple[int, int] = (8, 8)
     channels: int = 1
     latent_size: int = 4
     device: torch.device = torch.device("cpu")
+    conditions: list[str] = field(default_factory=lambda: ["class"])
+    translates: str | None = None
+    turn: Callable[[Tensor, Prompt], Canvas | None] = lambda image, prompt: None
 
-    def sample(self, labels: Tensor, latent: Tensor) -> Canvas:
-        return self.draw(labels, latent)
+    def sample(self, prompt: Prompt, latent: Tensor) -> Canvas:
+        return self.draw(_labels(prompt), latent)
+
+    def ask(self, batch: Batch, name: str) -> Prompt:
+        """By class, whatever the modality: this model knows nothing else."""
+        return Prompt(
+            len(batch), {name: batch.label, "class": batch.label}, {name: batch.present["class"], "class": batch.present["class"]}
+        )
+
+    def embed(self, prompt: Prompt) -> Tensor:
+        return torch.nn.functional.one_hot(prompt.values["class"], len(self.card.classes)).float()
 
     def predict(self, image: Tensor) -> Prediction:
         return self.read(image)
 
-    def reconstruct(self, image: Tensor, labels: Tensor) -> Canvas | None:
-        return self.rebuild(image, labels)
+    def reconstruct(self, image: Tensor, prompt: Prompt) -> Canvas | None:
+        return self.rebuild(image, _labels(prompt))
+
+    def translate(self, image: Tensor, prompt: Prompt, latent: Tensor) -> Canvas | None:
+        return self.turn(image, prompt)
 
 
 @pytest.fixture(scope="session")
