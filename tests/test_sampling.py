@@ -8,34 +8,40 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mtgen.sampling import Model, balanced_labels, generate
-from mtgen.schema import Canvas, DatasetCard, Prediction
+from mtgen.schema import Canvas, DatasetCard, Prediction, Prompt
 
 
 class Linear:
     """A generator of one layer."""
 
     card = DatasetCard(name="test", classes=["a", "b"], splits={})
-    resolution, channels, latent_size = 4, 1, 6
+    size, channels, latent_size, conditions = (4, 4), 1, 6, ["class"]
     device = torch.device("cpu")
 
     def __init__(self, gain: float = 1.0) -> None:
         self.gain = gain
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.layer = nn.Linear(self.latent_size + 1, self.resolution**2)
+            self.layer = nn.Linear(self.latent_size + 1, 16)
 
-    def sample(self, labels: Tensor, latent: Tensor) -> Canvas:
+    def sample(self, prompt: Prompt, latent: Tensor) -> Canvas:
+        labels = prompt.values["class"]
         return Canvas(self.gain * self.layer(torch.cat([latent, labels[:, None].float()], 1)).reshape(-1, 1, 4, 4))
 
     def predict(self, image: Tensor) -> Prediction:
         return Prediction()
 
-    def reconstruct(self, image: Tensor, labels: Tensor) -> Canvas | None:
+    def reconstruct(self, image: Tensor, prompt: Prompt) -> Canvas | None:
+        return None
+
+    def translate(self, image: Tensor, prompt: Prompt, latent: Tensor) -> Canvas | None:
         return None
 
 
 def drawn(model: Model, n: int, seed: int, purpose: str = "test", batch_size: int = 64) -> Tensor:
-    return torch.cat([canvas.image for canvas, _ in generate(model, torch.zeros(n, dtype=torch.int64), seed, purpose, batch_size)])
+    return torch.cat(
+        [canvas.image for canvas, _ in generate(model, Prompt.of_classes(torch.zeros(n, dtype=torch.int64)), seed, purpose, batch_size)]
+    )
 
 
 @given(st.integers(1, 20), st.integers(1, 20))
@@ -64,9 +70,15 @@ def test_samples_carry_no_graph() -> None:
     assert not drawn(Linear(), 2, 0).requires_grad
 
 
-def test_labels_come_with_their_samples() -> None:
-    labels = torch.tensor([1, 0, 1, 1, 0])
-    assert torch.cat([asked for _, asked in generate(Linear(), labels, 0, "test", 2)]).tolist() == labels.tolist()
+def test_samples_come_with_their_positions() -> None:
+    prompt = Prompt.of_classes(torch.tensor([1, 0, 1, 1, 0]))
+    assert torch.cat([position for _, position in generate(Linear(), prompt, 0, "test", 2)]).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_rows_of_a_prompt_take_turns() -> None:
+    two, whole = Prompt.of_classes(torch.tensor([0, 1])), Prompt.of_classes(torch.tensor([0, 1, 0, 1, 0]))
+    turns, each = (torch.cat([c.image for c, _ in generate(Linear(), p, 0, "test", 2, n=5)]) for p in (two, whole))
+    assert torch.equal(turns, each)
 
 
 @given(st.integers(0, 50), st.lists(st.integers(0, 9), min_size=1, max_size=10, unique=True))
