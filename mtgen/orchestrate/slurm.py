@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,7 +22,7 @@ from mtgen.errors import ConfigError, TrainingError
 from mtgen.orchestrate.cluster import ray_cluster
 from mtgen.orchestrate.node import command, free_port, own_address, run_node, wait_for
 
-START = 300.0  # seconds that the nodes may take to come together
+START = 600.0  # seconds that the nodes may take to come together
 
 
 @dataclass(frozen=True)
@@ -127,15 +127,30 @@ def allocation(config: Config, say: Callable[[str], None]) -> Iterator[None]:
 def _together(config: Config, nodes: int, step: "subprocess.Popen[bytes]", log: Path) -> None:
     """Wait until every node has joined."""
     address, _, port = os.environ["RAY_ADDRESS"].partition(":")
+    deadline = time.monotonic() + START
     wait_for(address, int(port), START)
-    with ray_cluster(config):
+    with _joined(config, deadline):
         import ray
 
-        deadline = time.monotonic() + START
         while (there := sum(node["Alive"] for node in ray.nodes())) < nodes:
             if step.poll() is not None or time.monotonic() > deadline:
                 raise TrainingError(f"only {there} of {nodes} nodes joined the Ray cluster; {log} says why")
             time.sleep(0.5)
+
+
+@contextmanager
+def _joined(config: Config, deadline: float) -> Iterator[None]:
+    """This process as a part of the cluster, as soon as that can be: its head answers before it is ready."""
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(ray_cluster(config))
+                break
+            except TrainingError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+        yield
 
 
 def requeue(say: Callable[[str], None]) -> bool:
@@ -169,9 +184,14 @@ def _node(address: str, port: str, cpus: str) -> int:
     """What srun starts on each node: the head on the first one, which the script runs on too."""
     gpus = len([g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]) if "SLURM_GPUS_PER_NODE" in os.environ else 0
     head = None if os.environ["SLURM_PROCID"] == "0" else f"{address}:{port}"
+    deadline = time.monotonic() + START
     if head:
         wait_for(address, int(port), START)
-    return run_node(command(head, int(port), True, int(cpus), gpus, None), span=True, asked=_warn_batch)
+    while True:
+        status = run_node(command(head, int(port), True, int(cpus), gpus, None), span=True, asked=_warn_batch)
+        if head is None or time.monotonic() > deadline:
+            return status
+        time.sleep(1)  # the head answers before it is ready
 
 
 def available() -> bool:

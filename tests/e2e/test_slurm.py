@@ -1,0 +1,106 @@
+"""A run as a job of a real Slurm of two nodes: preempted in the middle, put back into the queue, and finished as if nothing had been."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from commands import ROOT, Command, checkpoints, furnish, look
+from slurm_cluster import CPUS, PATH, Slurm, missing, slurm_cluster
+
+from mtgen.errors import ConfigError
+from mtgen.orchestrate.slurm import Request
+
+pytestmark = pytest.mark.e2e
+
+SETTINGS = ("train.images=1600",)
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Slurm]:
+    if reason := missing():
+        pytest.skip(f"no Slurm: {reason}")
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("two nodes need two CPUs")
+    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+    try:
+        with slurm_cluster(folder) as cluster:
+            yield cluster
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return furnish(tmp_path_factory.mktemp("slurm"))
+
+
+def write(place: Path, name: str, *settings: str) -> Path:
+    """The script of a run on both nodes."""
+    words = ("slurm", "run.yaml", f"name={name}", *settings, "--nodes", "2", "--cpus-per-node", str(CPUS), "--time", "10", "--warn", "30")
+    command = Command(place, *words).wait()
+    assert command.status == 0, command.said
+    return place / f"{name}.sbatch"
+
+
+def until(slurm: Slurm, log: Path, reached: Callable[[], object], seconds: float = 1200) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():
+        said = log.read_text(errors="replace") if log.exists() else ""
+        failed = any(word in slurm.ask("squeue", "--noheader", "--states=all", "--format=%T") for word in ("FAILED", "TIMEOUT"))
+        assert time.monotonic() < deadline and not failed, f"{said}\n{slurm.ask('squeue')}\n{slurm.logs()}"
+        time.sleep(0.2)
+
+
+@pytest.mark.timeout(2400)  # it waits for a machine that others use too
+def test_a_preempted_job_requeues_itself_and_ends_as_if_undisturbed(slurm: Slurm, place: Path) -> None:
+    script = write(place, "preempted", *SETTINGS)
+    variables = {"PYTHONPATH": str(ROOT), "MTGEN_CACHE": str(place / "cache"), "OMP_WAIT_POLICY": "PASSIVE"}
+    job = slurm.ask("sbatch", "--parsable", str(script), **variables)
+    log = place / "runs" / "preempted" / f"slurm-{job}.log"
+    until(slurm, log, lambda: checkpoints(place, "preempted"))
+    slurm.ask("sbatch", "--partition=high", "--nodes=2", "--ntasks-per-node=1", "--output=/dev/null", "--wrap=true")
+    until(slurm, log, lambda: slurm.job(job)["JobState"] == "PENDING")
+    at = int(checkpoints(place, "preempted")[-1].name)
+    assert 0 < at < 1600 and "stopping: writing a checkpoint first" in log.read_text()
+    slurm.ask("scontrol", "update", f"JobId={job}", "StartTime=now")  # else Slurm waits two minutes before it starts a job again
+    until(slurm, log, lambda: slurm.job(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"))
+    known = slurm.job(job)
+    assert (known["JobState"], known["Restarts"]) == ("COMPLETED", "1"), log.read_text()
+    run = look(place, "preempted")
+    assert run.starts == [0, at] and run.facts["workers"] == 2
+
+    undisturbed = Command(place, "train", "run.yaml", "name=undisturbed", "workers=2", *SETTINGS).wait()
+    assert undisturbed.status == 0, undisturbed.said
+    other = look(place, "undisturbed")
+    assert run.facts["digest"] == other.facts["digest"] and run.facts["digest_averaged"] == other.facts["digest_averaged"]
+    left = [" ".join(row.info["cmdline"] or []) for row in psutil.process_iter(["cmdline"])]
+    assert not any("mtgen.orchestrate.slurm" in words for words in left), "Ray's nodes live on"
+
+
+@pytest.mark.parametrize("option", ["--partition=gpu\n#SBATCH --uid=0", "--wrap=a b", "partition", "--x=$(id)"])
+def test_an_option_that_would_add_another_is_refused(option: str) -> None:
+    with pytest.raises(ConfigError, match="sbatch"):
+        Request(1, 0, 1, "10", 1, 30, (option,))
+
+
+@pytest.mark.parametrize("time", ["soon", "10\n#SBATCH --uid=0", "1h"])
+def test_a_time_that_slurm_does_not_know_is_refused(time: str) -> None:
+    with pytest.raises(ConfigError, match="--time"):
+        Request(1, 0, 1, time, 1, 30)
+
+
+def test_the_script_is_one_that_bash_reads_whatever_the_names(place: Path) -> None:
+    odd = place / "it's an odd $(place)"
+    odd.mkdir(exist_ok=True)
+    script = write(place, "odd", f"runs={odd}")
+    text = script.read_text(encoding="utf-8")
+    assert "workers=2" in text and "#SBATCH --requeue" in text
+    marked = text.replace("exec ", "printf '%s\\n' ", 1).replace("cd ", ": ", 1)
+    said = subprocess.run(["bash", "-c", marked], capture_output=True, text=True, check=True, env={"PATH": PATH}).stdout.splitlines()
+    assert f"runs={odd}" in said
