@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.tensors import TensorCPU, TensorListCPU
 from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
 from PIL import Image
 from torch import Tensor
@@ -52,13 +53,21 @@ class Decoder:
         device: where the pipeline decodes and its tensors lie, "cpu" or "cuda"; "cuda" without a number is torch's current device.
         batch: largest number of samples at once.
         masks: whether there are masks to decode.
+        whole: every window is its whole image: then DALI is neither told of it nor cuts, a tenth of the time of a small image.
     """
 
     def __init__(
-        self, resolution: int | tuple[int, int], channels: Channels, threads: int, device: str, batch: int, masks: bool = True
+        self,
+        resolution: int | tuple[int, int],
+        channels: Channels,
+        threads: int,
+        device: str,
+        batch: int,
+        masks: bool = True,
+        whole: bool = False,
     ) -> None:
         self.size = (resolution, resolution) if isinstance(resolution, int) else resolution
-        self.channels, self.masks = channels, masks
+        self.channels, self.masks, self.whole = channels, masks, whole
         self.threads, self.batch, self.device = threads, batch, torch.device(device)
         if self.device == torch.device("cuda"):  # settled here: a thread that decodes has a current device of its own
             self.device = torch.device("cuda", torch.cuda.current_device())
@@ -75,6 +84,7 @@ class Decoder:
         self, images: Sequence[bytes], masks: Sequence[bytes | None], window: Window, name: Callable[[int], str]
     ) -> tuple[Tensor, Tensor]:
         """Encoded samples and their windows -> image `[B,C,H,W]` float32 in [-1,1], mask `[B,H,W]` int64, 255 where there is none.
+        Without masks at all, it is one number, expanded: not to be written to.
 
         Args:
             images, masks: files as stored; `None` for a mask that is missing.
@@ -118,10 +128,11 @@ class Decoder:
 
             def cut(source: str, colour: Any) -> Any:
                 encoded = fn.external_source(name=source, dtype=DALIDataType.UINT8, ndim=1)
+                how = {"device": "mixed" if cuda else "cpu", "output_type": colour, "adjust_orientation": True}
+                if self.whole:
+                    return fn.decoders.image(encoded, **how)
                 start, size = (fn.external_source(name=f"{source} {edge}", dtype=DALIDataType.INT32, ndim=1) for edge in ("start", "size"))
-                return fn.decoders.image_slice(
-                    encoded, start=start, shape=size, device="mixed" if cuda else "cpu", output_type=colour, adjust_orientation=True
-                )
+                return fn.decoders.image_slice(encoded, start=start, shape=size, **how)
 
             side = list(self.size)
             image: Any = cut("image", DALIImageType.RGB if self.channels == "rgb" else DALIImageType.GRAY)
@@ -139,38 +150,40 @@ class Decoder:
         return pipeline
 
     def _run(self, pipeline: Pipeline, images: Sequence[bytes], masks: Sequence[bytes | None], window: Window) -> tuple[Tensor, Tensor]:
-        def feed(source: str, files: list[bytes], start: NDArray[np.int32], size: NDArray[np.int32]) -> None:
-            pipeline.feed_input(source, [np.frombuffer(data, np.uint8) for data in files])
-            pipeline.feed_input(f"{source} start", start)
-            pipeline.feed_input(f"{source} size", size)
+        def feed(source: str, files: Sequence[bytes], start: NDArray[np.int32], size: NDArray[np.int32]) -> None:
+            tensors = [TensorCPU(np.frombuffer(data, np.uint8)) for data in files]  # made here: DALI would ask each array what it is
+            pipeline.feed_input(source, TensorListCPU(tensors))
+            if not self.whole:
+                pipeline.feed_input(f"{source} start", start)
+                pipeline.feed_input(f"{source} size", size)
 
         if self.device.type == "cuda" or self.masks:
             pipeline.feed_input("mirror", window.mirror.astype(np.int32))
-        feed("image", list(images), window.start, window.size)
-        missing = np.array([data is None for data in masks])
+        feed("image", images, window.start, window.size)
         if self.masks:
+            missing = np.array([data is None for data in masks])
             there = ~missing[:, None]
             feed("mask", [data or _NO_MASK for data in masks], window.start * there, np.where(there, window.size, 1).astype(np.int32))
         image, *mask = pipeline.run()
+        pixels = from_dlpack(image.as_tensor()).clone() if self.device.type == "cuda" else self._resized(image, window)
         shape = (len(images), *self.size)
+        if not mask:  # one number, and no memory to fill with it
+            return pixels, torch.full((), IGNORE, dtype=torch.int64, device=self.device).expand(shape)
         if self.device.type == "cuda":  # copies: DALI uses its buffers again
-            label = (
-                from_dlpack(mask[0].as_tensor()).reshape(shape).long()
-                if mask
-                else torch.empty(shape, dtype=torch.int64, device=self.device)
-            )
+            label = from_dlpack(mask[0].as_tensor()).reshape(shape).long()
             label[torch.from_numpy(missing)] = IGNORE
-            return from_dlpack(image.as_tensor()).clone(), label
-        values = np.array(mask[0].as_tensor(), dtype=np.int64).reshape(shape) if mask else np.empty(shape, dtype=np.int64)
+            return pixels, label
+        values = np.array(mask[0].as_tensor(), dtype=np.int64).reshape(shape)
         values[missing] = IGNORE  # in NumPy: torch would start its own pool of threads in a loader's thread
-        return self._resized(image, window), torch.from_numpy(values)
+        return pixels, torch.from_numpy(values)
 
     def _resized(self, cut: Any, window: Window) -> Tensor:
         """What DALI cut out, `[h,w,C]` uint8 each -> `[B,C,H,W]` float32 in [-1,1], channels last in memory."""
         (height, width), rows, mirror = self.size, len(window.mirror), torch.from_numpy(window.mirror)
         if (window.size == (width, height)).all():
-            pixels = torch.from_numpy(np.array(cut.as_tensor()))
-            pixels[mirror] = pixels[mirror].flip(2)
+            pixels = torch.from_numpy(np.asarray(cut.as_tensor()))  # DALI's memory, until `scaled` copies it
+            if window.mirror.any():
+                pixels = torch.where(mirror[:, None, None, None], pixels.flip(2), pixels)
         else:
             pixels = torch.empty(rows, height, width, 3 if self.channels == "rgb" else 1, dtype=torch.uint8)
 

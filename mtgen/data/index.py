@@ -35,6 +35,7 @@ from mtgen.data.card import CARD, read_card
 from mtgen.data.order import Order, Policy, Windowed
 from mtgen.data.scan import Problem
 from mtgen.data.source import open_source
+from mtgen.data.table import PARTS
 from mtgen.errors import DamagedSample, DataError
 from mtgen.registry import suggest
 from mtgen.schema import COMPONENTS, IGNORE, DatasetCard
@@ -79,6 +80,11 @@ class Index:
         nowhere = np.zeros(len(self.label), dtype=np.bool_)
         self.present: dict[str, NDArray[np.bool_]] = {
             c: self._columns[f"{c}_offset"] >= 0 if f"{c}_offset" in self._columns else nowhere for c in COMPONENTS
+        }
+        self._places = {
+            part: [self._columns[f"{part}_{column}"] for column in ("offset", "size", "crc")]
+            for part in PARTS
+            if f"{part}_offset" in self._columns
         }
         self._fetch, self._open = shards.open, lru_cache(maxsize=FEW_OPEN if self.remote else OPEN)(shards.open)
         self._ahead: tuple[int, ThreadPoolExecutor, list[int]] | None = None
@@ -132,14 +138,14 @@ class Index:
         """
         if component != "image" and not self.present[component][i]:
             raise KeyError(f"{self.key(i)} has no {component}")
-        offset, size = int(self._columns[f"{component}_offset"][i]), int(self._columns[f"{component}_size"][i])
-        shard = self._state[self._shard[i]]
+        offset, size, crc = (column.item(i) for column in self._places[component])
+        shard = self._state[self._shard.item(i)]
         try:
             file = self._open(shard["name"], shard["size"], shard["tag"])  # held while it is read: it closes with its last holder
             data = os.pread(file.descriptor, size, offset)
         except OSError as error:
             raise DataError(f"{self.name(i)}: cannot be read ({error.strerror})") from None
-        if zlib.crc32(data) != self._columns[f"{component}_crc"][i]:
+        if zlib.crc32(data) != crc:
             what = f"{component} is not what was indexed; the shard changed while it was in use or is damaged"
             raise DamagedSample("checksum", self.name(i), f"{what}: run `mtgen shards validate`, then start again")
         return data

@@ -54,7 +54,10 @@ class Reader:
     def __init__(self, index: Samples, view: View, batch: int) -> None:
         self.index, self.view, self.components = index, view, view.components
         masks = "mask" in view.components and bool(index.present["mask"].any())
-        self.decoder = Decoder(view.resolution, view.channels, view.threads, view.device, batch, masks)
+        height, width = (view.resolution,) * 2 if isinstance(view.resolution, int) else view.resolution
+        whole = view.crop == 1.0 and bool((index.width.astype(np.int64) * height == index.height.astype(np.int64) * width).all())
+        self.decoder = Decoder(view.resolution, view.channels, view.threads, view.device, batch, masks, whole)
+        self._stored_here = {c for c in view.components if c != "class" and index.present[c].any()}
         self.sounds = SoundDecoder(view.sound, view.threads, batch) if "sound" in view.components else None
         self._suspects: set[int] = set()  # samples that were damaged in some window: from then on looked at alone first
 
@@ -79,8 +82,8 @@ class Reader:
         index, position, sample = self.index, step.position[step.mine], step.sample[step.mine].copy()
         replaced: Damage = []
         files: list[_Parts] = []
-        for row in range(len(sample)):
-            found = self._files(sample[row]) if not self._suspects else self._looked_at(sample[row], position[row])
+        for row, i in enumerate(sample.tolist()):
+            found = self._files(i) if not self._suspects else self._looked_at(i, position[row])
             files.append(self._replacement(sample, row, position, found, replaced) if isinstance(found, DamagedSample) else found)
         while True:
             wrong, image, mask, sound = self._decode(files, sample, position)
@@ -117,13 +120,12 @@ class Reader:
             return damage
 
     def _stored(self, i: int, component: str) -> bytes | None:
-        wanted = component in self.components and self.index.present[component][i]
-        return self.index.read(i, component) if wanted else None
+        return self.index.read(i, component) if component in self._stored_here and self.index.present[component][i] else None
 
     def _text(self, i: int) -> tuple[Annotation | None, NDArray[np.int64] | None]:
         """Boxes and caption of a sample."""
         index, kind = self.index, "boxes"
-        if "boxes" not in self.components and "caption" not in self.components:
+        if not self._stored_here & {"boxes", "caption"}:
             return None, None
         try:
             data = self._stored(i, "boxes")

@@ -114,11 +114,14 @@ def test_a_window_of_the_same_size_keeps_every_pixel(encode: Encode, decoder32: 
     ],
 )
 @pytest.mark.parametrize("channels", ["rgb", "grey"])
-def test_every_kind_of_file_decodes_as_pillow_reads_it(form: str, mode: str, options: dict[str, Any], channels: Channels) -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_every_kind_of_file_decodes_as_pillow_reads_it(
+    form: str, mode: str, options: dict[str, Any], channels: Channels, whole: bool
+) -> None:
     file = io.BytesIO()
     Image.fromarray(picture(32, 32)).convert(mode).save(file, form, **options)
     reference = np.asarray(Image.open(file).convert("RGB" if channels == "rgb" else "L"), dtype=np.float32).reshape(32, 32, -1)
-    out, _ = Decoder(32, channels, 1, "cpu", 1, masks=False).decode([file.getvalue()], [None], view_of(0, 0, 32, 32), str)
+    out, _ = Decoder(32, channels, 1, "cpu", 1, masks=False, whole=whole).decode([file.getvalue()], [None], view_of(0, 0, 32, 32), str)
     assert np.abs((out[0].permute(1, 2, 0).numpy() + 1) * 127.5 - reference).max() <= 1.01
 
 
@@ -134,6 +137,21 @@ def test_windows_lie_on_images_as_they_are_displayed(orientation: int, form: str
     out, _ = Decoder(32, "rgb", 1, "cpu", 1, masks=False).decode([file.getvalue()], [None], view_of(5, 9, 32, 32), str)
     reference = np.asarray(displayed.crop((5, 9, 37, 41)), dtype=np.float32)
     assert np.abs((out[0].permute(1, 2, 0).numpy() + 1) * 127.5 - reference).max() <= 1.01
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_whole_images_are_the_same_with_and_without_being_cut(factor: int, orientation: int, encode: Encode) -> None:
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    shape = (24 * factor, 48 * factor) if orientation == 1 else (48 * factor, 24 * factor)  # as stored; displayed it is 48 by 24
+    images = [encode(picture(*shape), exif=exif) for _ in range(3)]
+    masks = [encode(classes(24 * factor, 48 * factor)), None, encode(classes(24 * factor, 48 * factor))]
+    size = np.array([[48 * factor, 24 * factor]] * 3, np.int32)
+    view = Window(np.zeros((3, 2), np.int32), size, np.array([True, False, False]))
+    cut, whole = (Decoder((24, 48), "rgb", 1, "cpu", 3, whole=whole).decode(images, masks, view, str) for whole in (False, True))
+    assert torch.equal(cut[0], whole[0]) and torch.equal(cut[1], whole[1])
+    assert not torch.equal(whole[0][0], whole[0][1]) and torch.equal(whole[0][1], whole[0][2])
 
 
 def test_sixteen_bits_a_channel_become_eight(decoder32: Decoder) -> None:
