@@ -1,0 +1,71 @@
+"""Values that are well-formed and cannot work together."""
+
+import math
+
+from mtgen.config.messages import shown
+from mtgen.config.run import Config, resolve_device
+from mtgen.config.sections import TASKS, Share
+
+
+def _shares(mixture: list[Share]) -> list[float]:
+    whole = sum(share.weight for share in mixture)
+    return [share.weight / whole for share in mixture]
+
+
+LOWEST = 4
+"""Pixels of the shorter side of the pyramids' lowest level."""
+
+
+def _wrong_widths(side: str, widths: list[int], config: Config) -> str | None:
+    """What is wrong with a network's `widths`, given the resolution."""
+    if not widths or min(widths) < 1:
+        return f"{side}.widths={widths}: one positive number of channels a level, from the lowest upwards"
+    shorter, factor = min(config.size), 2 ** (len(widths) - 1)
+    if shorter == LOWEST * factor and not any(s % factor for s in config.size):
+        return None
+    levels = math.log2(shorter / LOWEST) + 1 if shorter > 0 else 0.5
+    remedy = f"give {int(levels)} widths for {shorter}" if levels == int(levels) else "possible: 8, 16, 32, 64, 128, 256, 512, ..."
+    if levels == int(levels) and len(widths) == levels:
+        remedy = f"the longer side has to be a multiple of {factor}"
+    return (
+        f"resolution={shown(config.resolution)}: {side}.widths has {len(widths)} levels, which reach {LOWEST * factor} pixels from "
+        f"{LOWEST}x{LOWEST}; {remedy}"
+    )
+
+
+def impossible(config: Config) -> dict[str, str]:
+    """Values that are well-formed and cannot work, by the key to blame."""
+    problems: dict[str, str] = {}
+    for side in ("generator", "discriminator"):
+        if problem := _wrong_widths(side, getattr(config, side).widths, config):
+            problems[f"resolution ({side})" if problem.startswith("resolution") else f"{side}.widths"] = problem
+    if config.zero_stage > 2:
+        problems["zero_stage"] = (
+            f"zero_stage={config.zero_stage}: possible: 0, 1, 2; stage 3 fails where a step uses a parameter more than once "
+            '("Cannot free a ZeRO-3 parameter while it is still active in submodules")'
+        )
+    if config.precision == "fp16" and resolve_device(config) == "cpu":
+        problems["precision"] = "precision=fp16: there is no fp16 training on a CPU; possible here: fp32, bf16"
+    if config.device == "cuda" and resolve_device(config) == "cpu":
+        problems["device"] = "device=cuda: torch sees no CUDA device on this machine; possible here: cpu, auto"
+    if (config.data.path is None) == (not config.data.mixture):
+        if config.data.path is None:
+            problems["data.path"] = "data.path: is missing (folder with dataset.json and its shards, or its URL); give it or data.mixture"
+        else:
+            problems["data.path"] = f"data.path={config.data.path}: is given and data.mixture as well; keep one of them"
+    if any(weight < 1 / 1000 for weight in _shares(config.data.mixture)):
+        problems["data.mixture"] = "data.mixture: a weight is below 0.1% of all; raise it or leave that data set out"
+    share = max(config.workers, 1) * config.train.accumulation
+    if config.batch_size % share or config.batch_size < 2 * share:
+        fitting = max(2, round(config.batch_size / share)) * share
+        problems["batch_size"] = (
+            f"batch_size={config.batch_size}: cannot be shared evenly, at least 2 samples each, by workers={config.workers} with "
+            f"train.accumulation={config.train.accumulation}; nearest possible: {fitting}"
+        )
+    if not any(s.weight > 0 for s in config.tasks.values()):
+        problems["tasks"] = f"tasks: none is switched on; possible: {', '.join(TASKS)}"
+    elif not config.generates and (playing := [name for name, s in config.task_settings().items() if s.plays]):
+        problems["tasks.generation"] = (
+            f"tasks.generation: has to be on: {' and '.join(playing)} cannot learn without a generator; add tasks.generation={{}}"
+        )
+    return problems

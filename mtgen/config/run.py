@@ -1,0 +1,138 @@
+"""Everything that shapes a run, as one section of sections."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, field_validator
+
+from mtgen.config.sections import (
+    CONDITIONS,
+    TASKS,
+    Augment,
+    Balancing,
+    Checkpoint,
+    ConditionSettings,
+    Data,
+    Discriminator,
+    Evaluate,
+    Generator,
+    Section,
+    TaskSettings,
+    Tracking,
+    Train,
+)
+from mtgen.schema import COMPONENTS
+
+
+class Config(Section):
+    """Everything that shapes a run."""
+
+    name: str = Field(description="name of the run, and of its folder")
+    runs: str = Field("runs", description="folder of all runs")
+    seed: int = Field(0, ge=0, lt=2**31)
+    workers: int = Field(1, ge=0, description="training processes that Ray places; 0: in this process, for a debugger")
+    address: str | None = Field(None, description="address of a running Ray cluster; default: RAY_ADDRESS, else a local one")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="arithmetic of the networks; parameters stay fp32; auto: bf16 where the device computes it natively, else fp32"
+    )
+    zero_stage: int = Field(0, ge=0, description="DeepSpeed ZeRO stage: 0, 1 or 2")
+    batch_size: int = Field(64, ge=2, description="samples a step, over all workers and micro-batches")
+    resolution: int | tuple[int, int] = Field(32, description="side of the images, pixels; or [height, width]")
+    data: Data
+    generator: Generator = Generator()
+    discriminator: Discriminator = Discriminator()
+    augment: Augment = Augment()
+    tasks: dict[str, Any] = Field(default_factory=lambda: {"generation": {}}, validate_default=True, description="task -> its settings")
+    conditions: dict[str, Any] = Field(
+        default_factory=lambda: {"class": {}}, validate_default=True, description="what images are asked for by -> its settings"
+    )
+    balancing: Balancing = Balancing()
+    train: Train = Train()
+    checkpoint: Checkpoint = Checkpoint()
+    evaluate: Evaluate = Evaluate()
+    tracking: Tracking = Tracking()
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+            raise ValueError("a run's name is made of letters, digits, '.', '_' and '-', and begins with a letter or digit")
+        return value
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return {name: TASKS[name].Settings.model_validate(settings) for name, settings in value.items() if name in TASKS}
+
+    @field_validator("conditions")
+    @classmethod
+    def _conditions(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return {name: CONDITIONS[name].Settings.model_validate(settings) for name, settings in value.items() if name in CONDITIONS}
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images, pixels."""
+        return (self.resolution, self.resolution) if isinstance(self.resolution, int) else self.resolution
+
+    @property
+    def base(self) -> tuple[int, int]:
+        """Height and width of the lowest level of the pyramids."""
+        factor = 2 ** (len(self.generator.widths) - 1)
+        return self.size[0] // factor, self.size[1] // factor
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """What of the samples the tasks and conditions read, beside the image; class and mask always, for metrics and pictures."""
+        conditions = [CONDITIONS[name].component for name in self.condition_settings()]
+        wanted = {"class", "mask", *(s.needs for s in self.task_settings().values()), *conditions}
+        return tuple(c for c in COMPONENTS if c in wanted)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.runs) / self.name
+
+    @property
+    def caption_tokens(self) -> int:
+        """Length of captions in a batch, tokens."""
+        return self.conditions["caption"].tokens if "caption" in self.conditions else 1
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples that one worker puts through the networks at once."""
+        return self.batch_size // (max(self.workers, 1) * self.train.accumulation)
+
+    def condition_settings(self) -> dict[str, ConditionSettings]:
+        """The modalities that are switched on."""
+        return {name: s for name, s in self.conditions.items() if s.share > 0}
+
+    def task_settings(self) -> dict[str, TaskSettings]:
+        """The tasks that are switched on."""
+        return {name: s for name, s in self.tasks.items() if s.weight > 0}
+
+    @property
+    def generates(self) -> bool:
+        """Whether a generator is trained; without the generation task, the discriminator's side alone is, on real images alone."""
+        return "generation" in self.task_settings()
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, every key written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def resolve_device(config: Config) -> str:
+    """ "cpu" or "cuda": what `config.device` means on this machine."""
+    import torch
+
+    return "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def native_precision(device: str) -> Literal["bf16", "fp32"]:
+    """The faster of the two that need no loss scale."""
+    import torch
+
+    native = torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if native else "fp32"
