@@ -1,12 +1,12 @@
 """A small classifier of fixed shape and fixed training: a yardstick for images, not a part of any run."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtgen.evaluation.fitting import Seen, as_input, fit
 from mtgen.pictures import to_uint8
 
 SIDE = 32
@@ -66,36 +66,25 @@ class Classifier:
         classes: int,
         seed: int,
         device: torch.device | str = "cpu",
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Seen = lambda done, total: None,
     ) -> None:
         self.device = device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = _network(image.shape[1], classes).to(device)
-        self._train(image, label, torch.Generator().manual_seed(seed), progress)
+        random, order = torch.Generator().manual_seed(seed), torch.empty(0, dtype=torch.int64)
 
-    def _train(self, image: Tensor, label: Tensor, random: torch.Generator, progress: Callable[[int, int], None]) -> None:
-        steps = IMAGES // BATCH
-        optimiser = torch.optim.Adam(self.network.parameters(), PEAK)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-        order = torch.empty(0, dtype=torch.int64)
-        for step in range(steps):
+        def loss() -> Tensor:
+            nonlocal order
             while len(order) < BATCH:
                 order = torch.cat([order, torch.randperm(len(image), generator=random)])
             rows, order = order[:BATCH], order[BATCH:]
-            with torch.enable_grad():
-                logits = self.network(_augmented(self._input(image[rows]), random))
-                loss = F.cross_entropy(logits, label[rows].to(self.device))
-                loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
-            schedule.step()
-            progress((step + 1) * BATCH, IMAGES)
+            logits = self.network(_augmented(as_input(image[rows], device), random))
+            return F.cross_entropy(logits, label[rows].to(device))
 
-    def _input(self, image: Tensor) -> Tensor:
-        return image.to(self.device).float().div_(127.5).sub_(1)
+        fit(self.network, PEAK, IMAGES // BATCH, BATCH, loss, progress)
 
     @torch.no_grad()
     def read(self, image: Tensor) -> Tensor:
         """Images `[B,C,H,W]` uint8 -> classes `[B]` int64, on the CPU."""
-        return self.network(self._input(image)).argmax(1).cpu()
+        return self.network(as_input(image, self.device)).argmax(1).cpu()

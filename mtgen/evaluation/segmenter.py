@@ -1,11 +1,10 @@
 """A small segmenter of fixed shape and fixed training: a yardstick for masks, not a part of any run."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtgen.evaluation.fitting import Seen, as_input, fit
 from mtgen.schema import IGNORE
 
 IMAGES = 24_000
@@ -62,35 +61,25 @@ class Segmenter:
         classes: int,
         seed: int,
         device: torch.device | str = "cpu",
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Seen = lambda done, total: None,
     ) -> None:
         self.device = device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = _UNet(image.shape[1], classes).to(device)
-        self._train(image, mask, torch.Generator().manual_seed(seed), progress)
+        random = torch.Generator().manual_seed(seed)
 
-    def _train(self, image: Tensor, mask: Tensor, random: torch.Generator, progress: Callable[[int, int], None]) -> None:
-        steps = -(-IMAGES // BATCH)
-        optimiser = torch.optim.Adam(self.network.parameters(), PEAK)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-        for step in range(steps):
+        def loss() -> Tensor:
             rows = torch.randint(len(image), (BATCH,), generator=random)
             shift = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=random).tolist()
             x, y = (torch.roll(part[rows], shift, (-2, -1)) for part in (image, mask))
-            with torch.enable_grad():
-                logits = self.network(self._input(x))
-                loss = F.cross_entropy(logits, y.long().to(self.device), ignore_index=IGNORE, reduction="sum")
-                (loss / (y != IGNORE).sum().clamp_min(1)).backward()
-            optimiser.step()
-            optimiser.zero_grad()
-            schedule.step()
-            progress((step + 1) * BATCH, steps * BATCH)
+            logits = self.network(as_input(x, device))
+            total = F.cross_entropy(logits, y.long().to(device), ignore_index=IGNORE, reduction="sum")
+            return total / (y != IGNORE).sum().clamp_min(1)
 
-    def _input(self, image: Tensor) -> Tensor:
-        return image.to(self.device).float().div_(127.5).sub_(1)
+        fit(self.network, PEAK, -(-IMAGES // BATCH), BATCH, loss, progress)
 
     @torch.no_grad()
     def read(self, image: Tensor) -> Tensor:
         """Images `[B,C,H,W]` uint8 -> mask classes `[B,H,W]` uint8, on the CPU."""
-        return self.network(self._input(image)).argmax(1).to("cpu", torch.uint8)
+        return self.network(as_input(image, self.device)).argmax(1).to("cpu", torch.uint8)
