@@ -189,9 +189,9 @@ def _node(address: str, port: str, cpus: str) -> int:
         wait_for(address, int(port), START)
     while True:
         status = run_node(command(head, int(port), True, int(cpus), gpus, None), span=True, asked=_warn_batch)
-        if head is None or time.monotonic() > deadline:
+        if time.monotonic() > deadline:
             return status
-        time.sleep(1)  # the head answers before it is ready
+        time.sleep(1)  # the head answers before it is ready, and Ray gives up on a node that takes 30 s, as a busy one may
 
 
 def available() -> bool:
