@@ -51,8 +51,15 @@ def test_activations_take_half_in_half_precision(precision: str) -> None:
     assert cost(toy.config(precision=precision), toy.CARD).activations == share * cost(toy.config(), toy.CARD).activations
 
 
-def test_the_head_comment_of_a_configuration_says_what_it_costs() -> None:
-    path = Path(__file__).resolve().parents[1] / "configs/coco-64.yaml"
+STATED = sorted(path for path in (Path(__file__).resolve().parents[1] / "configs").glob("*.yaml") if "GFLOPs" in path.read_text())
+
+
+@pytest.mark.parametrize("path", STATED, ids=lambda path: path.stem)
+def test_the_head_comment_of_a_configuration_says_what_it_costs(path: Path) -> None:
     card = toy.CARD.model_copy(update={"classes": [str(n) for n in range(80)], "mask_classes": [str(n) for n in range(81)]})
-    found = cost(load(path, []), card)
+    found = cost(load(path, ["device=cpu"]), card)
     assert f"{found.total / 1e6:.2f}M parameters, {found.step / 1e9:.2f} GFLOPs an image and step" in path.read_text()
+
+
+def test_the_sizes_that_are_made_for_gpus_are_among_them() -> None:
+    assert {"coco-64", "coco-128", "coco-256", "coco-256x384", "coco-512"} <= {path.stem for path in STATED}
