@@ -219,7 +219,7 @@ class Draft:
 
 def card_text(card: DatasetCard) -> str:
     """A card as `dataset.json` holds it."""
-    return json.dumps(card.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(card.model_dump(mode="json", exclude={"domains"}), indent=1, ensure_ascii=False) + "\n"
 
 
 def pattern(split: str, shards: int) -> str:

@@ -13,7 +13,7 @@ from mtgen.model import build
 from mtgen.schema import Canvas, Condition
 from mtgen.tasks.base import Scene
 
-CONFIG = toy.everything(augment__probability=0.2, batch_size=32)
+CONFIG = toy.everything(augment__probability=0.2, batch_size=32, tasks__translation__every=1)
 MADE = networks(CONFIG)
 
 

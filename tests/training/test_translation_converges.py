@@ -35,7 +35,7 @@ def test_an_image_comes_out_as_its_counterpart_in_the_other_domain() -> None:
         batch_size=SIZE,
         tasks={
             "generation": {"gamma": 0.3},
-            "translation": {"side": 4, "channels": 8, "weight": 1.0, "identity": 0.5, "cycle": 1.0},
+            "translation": {"side": 4, "channels": 8, "weight": 1.0, "every": 1, "identity": 0.5, "cycle": 1.0},
         },
         conditions={"domain": {"share": 1.0}},
         augment__probability=0.0,
