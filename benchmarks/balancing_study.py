@@ -17,7 +17,7 @@ from common import machine, report
 from mtgen.config import Config, load
 from mtgen.errors import UserError
 from mtgen.journal import read_journal
-from mtgen.orchestrate import run_on_ray
+from mtgen.orchestrate.workers import run_on_ray
 from mtgen.snapshot import Snapshots
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -32,7 +32,7 @@ def test_train_speed_compares_with_the_plain_loop_and_writes_json(tmp_path: Path
 
 @pytest.mark.e2e
 def test_multitask_compares_each_task_with_all_and_keeps_what_is_done(tmp_path: Path) -> None:
-    make("digits", tmp_path / "data", grey=True, train=200, test=20)
+    make("digits", tmp_path / "data", style="grey", train=200, test=20)
     small = ["batch_size=8", "resolution=8", "generator.widths=[8, 8]", "discriminator.widths=[8, 8]", "tasks.translation.side=4"]
     options = ["--data", str(tmp_path / "data"), "--work", str(tmp_path / "work"), "--json", str(tmp_path / "study.json"), "--quick"]
     command = [sys.executable, "benchmarks/multitask.py", *small, *options, "--images", "16", "--samples", "100", "--shares", "0.5"]
