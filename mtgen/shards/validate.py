@@ -16,7 +16,6 @@ from mtgen.data.build import Progress
 from mtgen.data.card import read_card, shard_names
 from mtgen.data.picture import pixels
 from mtgen.data.scan import Header, Problem, Sample
-from mtgen.data.sound import SoundReader
 from mtgen.data.table import joined, rows, split_problems
 from mtgen.schema import COMPONENTS, DatasetCard
 
@@ -140,6 +139,8 @@ def _mask(data: bytes, card: DatasetCard) -> list[str]:
 def _sound(data: bytes) -> list[str]:
     """As training judges it; each thread has a pipeline of its own."""
     if not hasattr(_own, "sounds"):
+        from mtgen.data.sound import SoundReader  # needs DALI, which data without sounds can be judged without
+
         _own.sounds = SoundReader(threads=1, batch=1)
     reason = _own.sounds.fault(data)
     return [f"sound: {reason}"] if reason else []
