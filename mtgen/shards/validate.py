@@ -141,7 +141,7 @@ def _sound(data: bytes) -> list[str]:
     if not hasattr(_own, "sounds"):
         try:
             from mtgen.data.sound import SoundReader
-        except ModuleNotFoundError:
+        except ImportError:
             return []
         _own.sounds = SoundReader(threads=1, batch=1)
     reason = _own.sounds.fault(data)
