@@ -192,12 +192,12 @@ def head(
 
     Example: `mtgen cluster head`, and elsewhere `mtgen submit configs/digits-32.yaml`
     """
-    from mtgen.orchestrate.node import command, own_address, run_node, token_file
+    from mtgen.orchestrate.node import command, own_address, token_file
 
     say(f"the token: {token_file() or 'RAY_AUTH_TOKEN'}; submit runs with --address http://127.0.0.1:{dashboard_port}")
     if span:
         say(f"other nodes, with the same token: mtgen cluster join {own_address()}:{port}. Nothing is encrypted: launch/README.md")
-    _end_with(run_node(command(None, port, span, cpus, gpus, dashboard_port), span))
+    _stay(command(None, port, span, cpus, gpus, dashboard_port), span)
 
 
 @cluster.command()
@@ -206,12 +206,18 @@ def join(address: Annotated[str, typer.Argument(metavar="HOST:PORT")], cpus: Cpu
 
     Example: `mtgen cluster join 10.0.0.1:6379`
     """
-    from mtgen.orchestrate.node import command, run_node, token_file
+    from mtgen.orchestrate.node import command, token_file
 
     say(f"the token: {token_file() or 'RAY_AUTH_TOKEN'}")
-    _end_with(run_node(command(address, 0, True, cpus, gpus, None), span=True))
+    _stay(command(address, 0, True, cpus, gpus, None), span=True)
 
 
-def _end_with(status: int) -> None:
-    if status:
+def _stay(words: list[str], span: bool) -> None:
+    """Be a node until the end; Ray gives up on a start that takes 30 s, as on a busy machine it may, so that it is tried again."""
+    from mtgen.orchestrate.node import run_node
+
+    for _ in range(3):
+        if run_node(words, span) == 0:
+            break
+    else:
         raise UserErrorFrom("Ray ended by itself: what it said is above", 1)

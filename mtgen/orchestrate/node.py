@@ -81,6 +81,7 @@ def command(head: str | None, port: int, span: bool, cpus: int | None, gpus: int
         words += ["--head", f"--port={port}", f"--include-dashboard={str(dashboard is not None).lower()}", "--dashboard-host=127.0.0.1"]
         words += [f"--dashboard-port={dashboard}"] if dashboard is not None else []
         words += [f"--node-ip-address={own_address()}"] if span else []
+        words.append(f"--ray-client-server-port={free_port()}")  # nobody uses it, but a head whose one is taken (10001) ends
     words += [f"--num-cpus={cpus}"] if cpus is not None else []
     return words + ([f"--num-gpus={gpus}"] if gpus is not None else [])
 

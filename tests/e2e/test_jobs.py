@@ -67,7 +67,7 @@ def head(place: Path) -> Iterator[Head]:
     command = Command(place, *words, RAY_AUTH_TOKEN=TOKEN, RAY_TMPDIR="/tmp")  # noqa: S108 - sockets' paths are short
     address = f"http://127.0.0.1:{port}"
     try:
-        command.until(lambda: answer(address) == 401)
+        command.until(lambda: "Ray runtime started" in command.said and answer(address) == 401)
         yield Head(
             command,
             address,
@@ -128,7 +128,7 @@ def test_a_driver_without_the_token_cannot_join(head: Head, place: Path) -> None
     command = Command(
         place, "train", "run.yaml", "name=joins", "workers=1", f"address=127.0.0.1:{port}", **{"RAY_AUTH_TOKEN": "another"}
     ).wait()
-    assert command.status == 5 and len(command.errors) == 1, command.said
+    assert command.status == 5 and len(command.errors) == 1 and "demands its token" in command.errors[0], command.said
 
 
 def test_a_wrong_configuration_is_refused_before_it_travels(head: Head) -> None:
