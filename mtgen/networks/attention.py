@@ -16,13 +16,14 @@ class Attention(nn.Module):
     def __init__(self, queries: int, keys: int, width: int) -> None:
         super().__init__()
         self.heads = max(1, width // WIDTH)
-        self.query, self.key_value = nn.Linear(queries, width), nn.Linear(keys, 2 * width)
+        # A bias of the keys moves all of a query's products alike, which softmax does not see: its gradient would be rounding noise.
+        self.query, self.key, self.value = nn.Linear(queries, width), nn.Linear(keys, width, bias=False), nn.Linear(keys, width)
         self.out = nn.Linear(width, queries)
 
     def forward(self, x: Tensor, tokens: Tensor, present: Tensor) -> Tensor:
         """`[B,Q,C]`, `[B,T,d]` and which of the T are there, `[B,T]` (one at least in each row) -> `[B,Q,C]`."""
         query = self.query(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        key, value = self.key_value(tokens).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        key, value = (project(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2) for project in (self.key, self.value))
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=present[:, None, None])
         return self.out(read.transpose(1, 2).flatten(2))
 

@@ -4,6 +4,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Report:
     folder: Path
     problems: list[Problem]
     splits: dict[str, Count]
+    sounds_judged: bool = True
 
     def text(self) -> str:
         """The report in lines: problems, then what each split holds."""
@@ -49,6 +51,8 @@ class Report:
         for name, count in self.splits.items():
             carried = ", ".join(f"{number:,} with {component}" for component, number in count.components.items() if number)
             lines.append(f"{name}: {count.samples:,} samples" + (f", {carried}" if carried else ""))
+        if not self.sounds_judged:
+            lines.append("sounds were not judged: DALI cannot be imported; `make setup`, or pip install -e '.[cuda12]' (or cuda13)")
         return "\n".join([*lines, f"{len(self.problems):,} problems" if self.problems else "no problems"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,6 +61,7 @@ class Report:
             "folder": str(self.folder),
             "problems": [asdict(problem) for problem in self.problems],
             "splits": {name: asdict(count) for name, count in self.splits.items()},
+            "sounds_judged": self.sounds_judged,
         }
 
 
@@ -69,6 +74,7 @@ def validate(folder: str | Path, progress: Progress | None = None) -> Report:
     folder = Path(folder)
     card = read_card(folder)
     shards = [(split, name) for split in card.splits for name in shard_names(folder, card, split)]
+    sounds = _sound_reader() is not None  # imported here, once, not by all threads together
     done, total = 0, sum(split.samples for split in card.splits.values())
     problems: list[Problem] = []
     tables: list[pa.Table] = []
@@ -83,7 +89,8 @@ def validate(folder: str | Path, progress: Progress | None = None) -> Report:
                 progress(done, total)
     table = joined(tables)
     problems += split_problems(table, card, shards, problems)
-    return Report(folder, problems, {split: _count(table, split, card) for split in card.splits})
+    counts = {split: _count(table, split, card) for split in card.splits}
+    return Report(folder, problems, counts, sounds or not any(count.components["sound"] for count in counts.values()))
 
 
 def _count(table: pa.Table, split: str, card: DatasetCard) -> Count:
@@ -136,14 +143,25 @@ def _mask(data: bytes, card: DatasetCard) -> list[str]:
     return [f"mask: class {', '.join(map(str, wrong))}; {named}"] if wrong else []
 
 
+@cache
+def _sound_reader() -> Any:
+    """What training reads sounds with; `None` where DALI is missing."""
+    try:
+        from mtgen.data.sound import SoundReader
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("nvidia"):
+            raise
+        return None
+    return SoundReader
+
+
 def _sound(data: bytes) -> list[str]:
-    """As training judges it; each thread has a pipeline of its own. Where DALI is missing nothing trains, and sounds are not judged."""
+    """As training judges it; each thread has a pipeline of its own."""
+    reader = _sound_reader()
+    if reader is None:
+        return []
     if not hasattr(_own, "sounds"):
-        try:
-            from mtgen.data.sound import SoundReader
-        except ImportError:
-            return []
-        _own.sounds = SoundReader(threads=1, batch=1)
+        _own.sounds = reader(threads=1, batch=1)
     reason = _own.sounds.fault(data)
     return [f"sound: {reason}"] if reason else []
 

@@ -57,9 +57,11 @@ def is_penalised(config: Config, position: Tensor) -> Tensor:
 
 
 def _is_translated(config: Config, position: Tensor) -> Tensor:
-    """One pair in `every`, where the run translates."""
-    settings = config.tasks.get("translation")
-    return torch.zeros_like(position, dtype=torch.bool) if settings is None or not settings.weight else position // 2 % settings.every == 0
+    """One pair in `every`, where the run translates; see `partners` for what a pair is."""
+    if "translation" not in config.task_settings():
+        return torch.zeros_like(position, dtype=torch.bool)
+    turn, every = config.tasks["generation"].mask_every, config.tasks["translation"].every
+    return (position // (2 * turn) * turn + position % turn) % every == 0  # both of a pair have its number
 
 
 def partners(config: Config, size: int) -> Tensor:

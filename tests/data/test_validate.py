@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from mtgen.data.scan import Header, Part
 from mtgen.data.scan import Sample as Scanned
 from mtgen.errors import DataError
 from mtgen.schema import DatasetCard
+from mtgen.shards.make import make
 from mtgen.shards.validate import inspect, validate
 
 Write = Callable[..., Path]
@@ -225,3 +228,11 @@ def test_no_bytes_lead_to_a_traceback(data: st.DataObject, encode: Encode) -> No
 def test_real_shards_are_good(name: str, shared_data: Callable[[str], Path]) -> None:
     report = validate(shared_data(name))
     assert report.problems == [] and report.splits["train"].samples in (4000, 10000, 128)
+
+
+def test_without_dali_sounds_are_not_judged_and_the_report_says_so(tmp_path: Path) -> None:
+    make("shapes", tmp_path / "shapes", resolution=16, train=8, test=4)
+    code = "import sys; sys.modules['nvidia.dali'] = None; from mtgen.shards.validate import validate; print(validate(sys.argv[1]).text())"
+    said = subprocess.run([sys.executable, "-c", code, str(tmp_path / "shapes")], capture_output=True, text=True, check=True).stdout
+    assert "sounds were not judged: DALI cannot be imported" in said and "no problems" in said
+    assert "sounds were not judged" not in validate(tmp_path / "shapes").text()
