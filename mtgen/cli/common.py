@@ -17,7 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train one generator and one discriminator on many tasks at once: draw images *with* their class, mask and boxes, read them back, and translate them.",
+    help="Train one generator and one discriminator on many tasks at once: draw images *with* their class, mask and boxes, read them back, "
+    "and translate them.",
     epilog="Exit status: 0 done, 1 an error, 2 a wrong option or configuration, 3 bad data, 4 a bad checkpoint, 5 training had to stop.",
 )
 
