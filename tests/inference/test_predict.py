@@ -92,8 +92,11 @@ def test_readings_are_the_models(model: Model, draw: Draw, tmp_path: Path) -> No
     mask = expected.mask_logits.argmax(1)[0].numpy()
     assert np.array_equal(np.asarray(reading.mask_picture()), mask.repeat(5, 0).repeat(5, 1))
     assert reading.boxes
-    x0, y0, x1, y1 = (expected.boxes[0, 0, :4] * 40 + torch.tensor([5, 0, 5, 0])).tolist()  # cut to 40x40 from x = 5
-    assert reading.boxes[0][:4] == pytest.approx((x0, y0, x1, y1), abs=0.01)
+    corners = (expected.boxes[0, :, :4] * 40 + torch.tensor([5, 0, 5, 0])).tolist()  # cut to 40x40 from x = 5
+    wide_enough = [
+        c for c in corners if c[2] - c[0] > 0.6 and c[3] - c[1] > 0.6
+    ]  # a model that was never trained also draws boxes that are none
+    assert wide_enough and reading.boxes[0][:4] == pytest.approx(wide_enough[0], abs=0.01)
     assert reading.tags == sorted(reading.tags or [], key=lambda tag: -tag[1])
 
 
