@@ -1,15 +1,19 @@
-"""The workers' process group, its store bound to the one address that Ray has; torch's own listens on every address of the machine."""
+"""What Ray Train is told to do otherwise: where the workers' process group listens, and what is said of a worker that was lost."""
 
 import os
 import socket
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import ray
 import torch.distributed as dist
+from ray.train import UserCallback
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
+
+from mtgen.orchestrate.cluster import last_line
 
 _listening: list[socket.socket] = []
 """The socket of the store, in the first worker's process."""
@@ -41,8 +45,16 @@ class _Backend(_TorchBackend):
 
 @dataclass
 class GroupConfig(TorchConfig):
-    """Ray Train's configuration of torch, but for where the store listens."""
+    """Ray Train's configuration of torch, but its store is bound to the one address that Ray has; torch's own listens on every address."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
         return _Backend
+
+
+class Losses(UserCallback):
+    """Says in a line for each which workers were lost; runs in Ray Train's controller, whose own log is its whole traceback."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for rank, error in sorted(worker_exceptions.items()):
+            print(f"worker {rank} was lost: {last_line(error)}", file=sys.stderr, flush=True)

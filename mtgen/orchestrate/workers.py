@@ -68,7 +68,7 @@ def run_on_ray(config: Config, snapshots: Callable[[Config], Snapshot] = _snapsh
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        from mtgen.orchestrate.group import GroupConfig
+        from mtgen.orchestrate.group import GroupConfig, Losses
 
         gpu = resolve_device(config) == "cuda"
         trainer = TorchTrainer(
@@ -81,7 +81,9 @@ def run_on_ray(config: Config, snapshots: Callable[[Config], Snapshot] = _snapsh
                 name="ray",
                 storage_path=str(config.folder),
                 failure_config=FailureConfig(max_failures=config.train.restarts),
-                logging_config=LoggingConfig(log_level="ERROR"),
+                callbacks=[Losses()],  # type: ignore[list-item]  # as above
+                # Its own log has tracebacks, also about what is no trouble of the run; `Losses` and what `fit` raises say it in a line.
+                logging_config=LoggingConfig(log_level="CRITICAL"),
             ),
             torch_config=GroupConfig(backend="nccl" if gpu else "gloo"),
         )

@@ -33,8 +33,10 @@ class Translation(Task):
     """Unpaired translation among any number of domains, each a condition of the one generator.
 
     The trunk encodes an image into a spatial latent, the generator decodes it into any domain. An image should come out as it is in its own
-    domain (identity), be likely in its partner's (relativistic, against the partner), and come back as it was (cycle).
-    Sources: Zhu et al. 2017 (CycleGAN); Choi et al. 2018 (StarGAN: the domain as a condition); Huang et al. 2018 (MUNIT: spatial content).
+    domain (identity), be likely in its partner's (relativistic, against the partner, with a penalty on the translated image; that on the
+    partner is generation's), and come back as it was (cycle).
+    Sources: Zhu et al. 2017 (CycleGAN); Choi et al. 2018 (StarGAN: the domain as a condition); Huang et al. 2018 (MUNIT: spatial content);
+    Huang et al. 2024 (the relativistic game needs a penalty on both sides).
     """
 
     class Settings(TaskSettings):
@@ -44,6 +46,7 @@ class Translation(Task):
         side: int = Field(8, ge=4, description="side of the spatial latent, pixels: that of one of the networks' levels")
         channels: int = Field(8, ge=1, description="channels of the spatial latent")
         adversarial: float = Field(1.0, ge=0, description="weight of being likely in the other domain")
+        gamma: float = Field(1.0, ge=0, description="weight of the gradient penalty on translated images: gamma/2 R2")
         identity: float = Field(3.0, ge=0, description="weight of the L1 distance of an image drawn anew in its own domain")
         cycle: float = Field(3.0, ge=0, description="weight of the L1 distance of an image drawn in another domain and back")
         keep: float = Field(0.5, ge=0, description="weight of the class read in a translated image being that of the original, where known")
@@ -104,22 +107,25 @@ class Translation(Task):
         return scene.discriminator.heads["generation"](scene.discriminator.summary([lowest]), domains)
 
     def fakes(self, scene: Scene) -> Canvas | None:
-        """The pairs' images, drawn in their partners' domains."""
+        """The pairs' images, drawn in their partners' domains, and the same with a little noise, for the penalty."""
         with torch.no_grad():
             features = scene.discriminator.trunk(Canvas(scene.original.image[scene.pairs]))
             content = self.content(scene.discriminator, features)
             partners = self._domains(scene).rows(scene.partner[scene.pairs])
-            return Canvas(self._decoded(scene, content, partners, 0).image)
+            drawn = self._decoded(scene, content, partners, 0).image
+            return Canvas(torch.cat([drawn, drawn + scene.sigma * scene.pair_grain]))
 
     def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
         domains, partner = self._domains(scene), scene.partner[scene.pairs]
         content = self.content(scene.discriminator, [level[scene.pairs] for level in views.reading])
         again = self._decoded(scene, content, domains.rows(scene.pairs), 1)
         real = self._logits(scene, views.reading[0][partner], domains.rows(partner))
-        fake = self._logits(scene, views.own[0], domains.rows(partner))
+        fake, near = (self._logits(scene, lowest, domains.rows(partner)) for lowest in views.own[0].chunk(2))
+        slope = (near - fake) / scene.sigma
         return {
             "identity": self.settings.identity * scene.mean(self._l1(scene, again.image), "pairs"),
             "adversarial": self.settings.adversarial * scene.mean(F.softplus(fake - real) * self._other(scene), "pairs"),
+            "penalty": self.settings.adversarial * self.settings.gamma / 2 * scene.mean(slope.square(), "pairs"),
         }
 
     def request(self, scene: Scene) -> tuple[Tensor, Condition] | None:

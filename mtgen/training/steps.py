@@ -124,6 +124,7 @@ class Step(nn.Module):
             generator=generator,
             noise=self._normal("posterior", layout.plain_position, (generator.latent,), device),
             pair_noise=self._normal("pair", layout.pair_position, (2, generator.latent), device),
+            pair_grain=self._normal("grain", layout.pair_position, tuple(original.image.shape[1:]), device),
             sigma=self.sigma,
             counts=layout.counts,
         )

@@ -63,6 +63,7 @@ def scene(config: Config, made: Networks, batch: Batch | None = None, seen: str 
         generator=made.generator,
         noise=torch.randn(len(layout.plain), latent, generator=random),
         pair_noise=torch.randn(len(layout.pairs), 2, latent, generator=random),
+        pair_grain=torch.randn(len(layout.pairs), *rows.image.shape[1:], generator=random),
         sigma=0.01,
         counts=layout.counts,
     )

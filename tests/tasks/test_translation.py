@@ -66,7 +66,7 @@ def test_the_discriminators_step_trains_the_content_to_give_the_image_back_and_t
     translation = task(MADE, "translation")
     own = translation.fakes(laid_out)
     found = translation.discriminator_losses(laid_out, _with(laid_out, own))
-    identity, adversarial, images = [], [], laid_out.original.image
+    identity, adversarial, penalty, images = [], [], [], laid_out.original.image
     for number, (row, partner) in enumerate(pairs(laid_out)):
         image, there = images[row : row + 1], domain_vector(laid_out, partner)
         first, second = laid_out.pair_noise[number]
@@ -75,9 +75,12 @@ def test_the_discriminators_step_trains_the_content_to_give_the_image_back_and_t
         identity.append(float((drawn(image, domain_vector(laid_out, row), second) - image).abs().mean()))
         real, fake = logit(laid_out.batch.image[partner : partner + 1], there), logit(translated, there)
         adversarial.append(softplus(fake - real) * differ(laid_out, row, partner))
+        near = logit(translated + 0.01 * laid_out.pair_grain[number], there)
+        penalty.append(((near - fake) / 0.01) ** 2)
     assert 0 < np.count_nonzero(adversarial) < len(adversarial)
     assert found["identity"].item() == pytest.approx(3 * np.mean(identity), rel=1e-4)
     assert found["adversarial"].item() == pytest.approx(np.mean(adversarial), rel=1e-4)
+    assert found["penalty"].item() == pytest.approx(np.mean(penalty) / 2, rel=1e-2)
 
 
 def _with(laid_out: Scene, own: Canvas) -> object:
