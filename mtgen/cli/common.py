@@ -30,6 +30,10 @@ Overrides = Annotated[
 ]
 Run = Annotated[Path, typer.Argument(help="a run's folder, or its name under runs/")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="also write the numbers to FILE; - for standard output")]
+Which = Annotated[
+    str | None,
+    typer.Option("--checkpoint", metavar="best|IMAGES", help="which checkpoint, by checkpoint.best or by images; default: newest"),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto")]
 
 
