@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from safetensors.torch import save as encoded
@@ -44,6 +44,13 @@ class _Manifest(BaseModel):
 
     images: int
     files: dict[str, _File]
+
+    @field_validator("files")
+    @classmethod
+    def _inside(cls, value: dict[str, _File]) -> dict[str, _File]:
+        if any(name != Path(name).name or name in ("", ".", "..", MANIFEST) for name in value):
+            raise ValueError("a file of a checkpoint lies in its folder")
+        return value
 
 
 @dataclass
@@ -118,16 +125,15 @@ def save(root: Path, images: int, tensors: dict[str, dict[str, Tensor]], state: 
         for name, content in _contents(tensors, state, config):
             _write(partial / name, content)
             files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        manifest = {"format": FORMAT, "images": images, "files": dict(sorted(files.items()))}
-        _write(partial / MANIFEST, json.dumps(manifest, indent=1).encode())
+        about = {"format": FORMAT, "images": images, "files": dict(sorted(files.items()))}
+        _write(partial / MANIFEST, json.dumps(about, indent=1).encode())
         _sync(partial)
         if final.exists():  # a damaged one
             _remove(final)
-        os.rename(partial, final)
-        _sync(root)
+        settle(partial, final)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        last = max((p.name for p in _all(root)), default="none yet")
+        last = max((p.name for p in folders(root)), default="none yet")
         raise CheckpointError(
             f"{final}: the checkpoint cannot be written ({getattr(error, 'strerror', None) or error}); make room or mend the folder, "
             f"then start the same command again: it goes on from the last good checkpoint ({last})"
@@ -150,6 +156,12 @@ def clear(root: Path) -> None:
         shutil.rmtree(left)
 
 
+def settle(folder: Path, final: Path) -> None:
+    """Give a checkpoint that is whole its name, for good."""
+    os.rename(folder, final)
+    _sync(final.parent)
+
+
 def _remove(folder: Path) -> None:
     """Take a checkpoint away; a process that is killed in here leaves all of it, or nothing that looks like one."""
     gone = folder.with_name(f".{folder.name}{REMOVED}")
@@ -159,10 +171,10 @@ def _remove(folder: Path) -> None:
 
 def _drop(root: Path, newest: Path, keep: Retention) -> None:
     """Remove the checkpoints that nothing speaks for."""
-    folders = _all(root)
-    newer = folders.index(newest) + 1  # damaged ones, from which the run went back: it will write them again, or never comes there
-    why = keep.reasons({int(folder.name): measured(folder) for folder in folders[:newer]})
-    for folder in folders:
+    there = folders(root)
+    newer = there.index(newest) + 1  # damaged ones, from which the run went back: it will write them again, or never comes there
+    why = keep.reasons({int(folder.name): measured(folder) for folder in there[:newer]})
+    for folder in there:
         if not why.get(int(folder.name)):
             with contextlib.suppress(OSError):  # then it stays whole, or hidden until the next checkpoint; the new one is good
                 _remove(folder)
@@ -171,15 +183,28 @@ def _drop(root: Path, newest: Path, keep: Retention) -> None:
 def measured(folder: Path) -> dict[str, float]:
     """What a snapshot measured when this checkpoint was written; nothing where there was none, or its state cannot be read."""
     try:
-        numbers = json.loads((folder / STATE).read_bytes()).get(METRICS) or {}
-        return {str(name): float(value) for name, value in numbers.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        return numbers_in((folder / STATE).read_bytes())
+    except OSError:
         return {}
 
 
-def _all(root: Path) -> list[Path]:
+def numbers_in(state: bytes) -> dict[str, float]:
+    """The same, of what a state's file holds."""
+    try:
+        numbers = json.loads(state).get(METRICS) or {}
+        return {str(name): float(value) for name, value in numbers.items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def is_name(name: str) -> bool:
+    """Whether a folder is named like a checkpoint."""
+    return re.fullmatch("[0-9]{12}", name, re.ASCII) is not None
+
+
+def folders(root: Path) -> list[Path]:
     """Folders that are named like checkpoints, the oldest first."""
-    return sorted(p for p in root.iterdir() if p.is_dir() and re.fullmatch("[0-9]{12}", p.name)) if root.is_dir() else []
+    return sorted(p for p in root.iterdir() if p.is_dir() and is_name(p.name)) if root.is_dir() else []
 
 
 def verify(folder: Path) -> Checkpoint:
@@ -188,7 +213,7 @@ def verify(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: names the file that is missing, cut short or changed.
     """
-    for name, expected in _manifest(folder).items():
+    for name, expected in manifest(folder).items():
         path = folder / name
         try:
             size, digest = path.stat().st_size, _digest(path)
@@ -201,21 +226,21 @@ def verify(folder: Path) -> Checkpoint:
     return Checkpoint(folder, json.loads((folder / STATE).read_text(encoding="utf-8")))
 
 
-def _manifest(folder: Path) -> dict[str, _File]:
+def manifest(folder: Path) -> dict[str, _File]:
     """The files of a checkpoint, as its manifest names them."""
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_bytes())
         if (written := content.get("format")) != FORMAT:
             raise CheckpointError(f"{path}: format {written}, this version of mtgen reads format {FORMAT}")
-        manifest = _Manifest.model_validate(content)
+        about = _Manifest.model_validate(content)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}): lost or damaged") from error
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: is not a checkpoint's manifest: damaged") from error
-    if manifest.images != int(folder.name) or STATE not in manifest.files:
+    if about.images != int(folder.name) or STATE not in about.files:
         raise CheckpointError(f"{path}: is the manifest of another checkpoint, or damaged")
-    return manifest.files
+    return about.files
 
 
 def latest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -225,7 +250,7 @@ def latest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
         CheckpointError: there are checkpoints, and all of them are damaged.
     """
     problems: list[str] = []
-    for folder in reversed(_all(root)):
+    for folder in reversed(folders(root)):
         try:
             found = verify(folder)
         except CheckpointError as error:
@@ -267,7 +292,7 @@ def survey(root: Path, whole: bool, keep: Retention | None = None) -> list[Entry
         whole: compare every file with its checksum; else the manifest and the files' sizes are looked at.
         keep: what the reasons are given by.
     """
-    problems = {folder: _problem(folder, whole) for folder in _all(root)}
+    problems = {folder: _problem(folder, whole) for folder in folders(root)}
     good = {int(folder.name): measured(folder) for folder, problem in problems.items() if problem is None}
     why = keep.reasons(good) if keep else {}
     return [
@@ -281,7 +306,7 @@ def _problem(folder: Path, whole: bool) -> str | None:
         if whole:
             verify(folder)
         else:
-            for name, expected in _manifest(folder).items():
+            for name, expected in manifest(folder).items():
                 if not (folder / name).is_file() or (folder / name).stat().st_size != expected.bytes:
                     return f"{folder / name}: missing, cut short or changed"
     except CheckpointError as error:

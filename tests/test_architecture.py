@@ -15,7 +15,7 @@ LAYERS = [  # a module imports from the layers above its line and from its own f
     {"yaml_text", "journal", "checkpoint", "pictures", "sampling", "centres"},
     {"config", "sender", "progress", "ema"},
     {"networks", "data", "balancing", "tracking"},
-    {"conditions", "evaluation", "shards", "ui"},
+    {"conditions", "evaluation", "shards", "ui", "mirror"},
     {"tasks"},
     {"model"},
     {"training", "runs"},

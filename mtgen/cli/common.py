@@ -82,7 +82,9 @@ def load_config(path: Path, overrides: list[str] | None) -> Any:
     }
     begin = config.train.start_from
     train = config.train.model_copy(update={"start_from": str(Path(begin).absolute()) if begin and Path(begin).is_dir() else begin})
-    update = {"runs": str(Path(config.runs).absolute()), "data": data.model_copy(update=places), "train": train}
+    mirror = config.checkpoint.mirror
+    kept = config.checkpoint.model_copy(update={"mirror": mirror and located(mirror)})
+    update = {"runs": str(Path(config.runs).absolute()), "data": data.model_copy(update=places), "train": train, "checkpoint": kept}
     return config.model_copy(update=update)
 
 

@@ -18,6 +18,7 @@ from mtgen.data.loader import Loader
 from mtgen.data.view import view_of
 from mtgen.ema import Average
 from mtgen.errors import CheckpointError, DataError, TrainingError, UserError
+from mtgen.mirror import Mirror, Shelf
 from mtgen.model import Model, Networks, build
 from mtgen.schema import Batch
 from mtgen.tracking import Tracker
@@ -79,7 +80,8 @@ class Trainer:
         )
         self.damage = DamageLog(self.folder, config.data.damage_limit, self.index.folder, self.control.group)
         self._named, self._resumed_at = 0, self.images
-        self.writer = Writer(whole=lambda: None)
+        self.mirror = self._mirror()
+        self.writer = Writer(whole=self.mirror.wake if self.mirror else lambda: None)
         self._stall, self._measured = 0.0, (-1, dict[str, float]())
 
     def _tracker(self) -> Tracker | None:
@@ -99,6 +101,15 @@ class Trainer:
             print(*self.began.lines(), sep="\n", flush=True)
             tracker.artifact(0, self.began.write(self.folder))
         return tracker
+
+    def _mirror(self) -> Mirror | None:
+        """What copies the checkpoints elsewhere, on rank 0 of a run that has such a place."""
+        settings = self.config.checkpoint
+        if self.place.rank != 0 or settings.mirror is None:
+            return None
+        mirror = Mirror(Shelf(settings.mirror, self.config.name), self.folder / "checkpoints", settings.retention, _warn)
+        mirror.wake()  # there may be checkpoints that could not be copied before
+        return mirror
 
     def _engines(self) -> None:
         config, networks = self.config, self.networks
@@ -165,6 +176,8 @@ class Trainer:
             outcome = self._failed(problem)
         self.writer.close()
         self._finish(outcome)
+        if self.mirror is not None:
+            self.mirror.close()
         return outcome
 
     def _next(self) -> tuple[Batch | None, UserError | None]:
