@@ -1,30 +1,37 @@
 """Checkpoints on disk: tensors as safetensors, the rest as JSON and YAML, nothing pickled; a manifest of checksums over all of it.
 
-A checkpoint is a folder `checkpoints/000000120000` named by the images seen. It is written under another name beside, made durable,
-and renamed; a damaged one is named and the one before it is used.
+A checkpoint is a folder `checkpoints/000000120000` named by the images seen. It is written under another name beside, made durable, read
+back, and renamed; a damaged one is named and the one before it is used. One that goes is renamed first, so that no half of it is ever
+taken for a checkpoint.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from safetensors.torch import save as encoded
 from torch import Tensor
 
 from mtgen.errors import CheckpointError
+from mtgen.retention import Retention
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
-PARTIAL = ".partial"
+METRICS = "metrics"
+"""In the state: what was measured at these images, name -> number."""
+PARTIAL, REMOVED = ".partial", ".removed"
 
 
 class _File(BaseModel):
@@ -37,6 +44,13 @@ class _Manifest(BaseModel):
 
     images: int
     files: dict[str, _File]
+
+    @field_validator("files")
+    @classmethod
+    def _inside(cls, value: dict[str, _File]) -> dict[str, _File]:
+        if any(name != Path(name).name or name in ("", ".", "..", MANIFEST) for name in value):
+            raise ValueError("a file of a checkpoint lies in its folder")
+        return value
 
 
 @dataclass
@@ -78,8 +92,25 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def save(root: Path, images: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], config: str, keep: int) -> Path:
-    """Write one checkpoint under `root`, then drop all but the last `keep`.
+def _write(path: Path, content: bytes) -> None:
+    """A new file, on the disk when this returns, and read back.
+
+    By the system's own calls, each of which `benchmarks/chaos_writes.py` interrupts.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if _digest(path) != hashlib.sha256(content).hexdigest():
+        raise OSError(errno.EIO, f"{path.name} reads back otherwise than it was written")
+
+
+def save(root: Path, images: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], config: str, keep: Retention) -> Path:
+    """Write one checkpoint under `root`, then drop those that `keep` has no reason for. Takes what is in the tensors while it runs.
 
     Raises:
         CheckpointError: the disk is full or cannot be written; what was written of it is removed, and all earlier ones stay.
@@ -87,40 +118,93 @@ def save(root: Path, images: int, tensors: dict[str, dict[str, Tensor]], state: 
     final = root / f"{images:012d}"
     partial = root / f".{final.name}{PARTIAL}"
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        for left in root.glob(f".*{PARTIAL}"):  # by a process that was killed
-            shutil.rmtree(left)
-        partial.mkdir()
-        for name, group in tensors.items():
-            save_file(group, partial / f"{name}.safetensors")
-        (partial / STATE).write_text(json.dumps(state, indent=1, allow_nan=False), encoding="utf-8")
-        (partial / "config.yaml").write_text(config, encoding="utf-8")
-        files = {p.name: {"sha256": _digest(p), "bytes": p.stat().st_size} for p in sorted(partial.iterdir())}
-        (partial / MANIFEST).write_text(json.dumps({"format": FORMAT, "images": images, "files": files}, indent=1), encoding="utf-8")
-        for path in partial.iterdir():
-            _sync(path)
+        os.makedirs(root, exist_ok=True)
+        clear(root)
+        os.mkdir(partial)
+        files = {}
+        for name, content in _contents(tensors, state, config):
+            _write(partial / name, content)
+            files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        about = {"format": FORMAT, "images": images, "files": dict(sorted(files.items()))}
+        _write(partial / MANIFEST, json.dumps(about, indent=1).encode())
         _sync(partial)
         if final.exists():  # a damaged one
-            shutil.rmtree(final)
-        partial.rename(final)
-        _sync(root)
+            _remove(final)
+        settle(partial, final)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        last = max((p.name for p in _all(root)), default="none yet")
+        last = max((p.name for p in folders(root)), default="none yet")
         raise CheckpointError(
             f"{final}: the checkpoint cannot be written ({getattr(error, 'strerror', None) or error}); make room or mend the folder, "
             f"then start the same command again: it goes on from the last good checkpoint ({last})"
         ) from error
-    kept = _all(root)
-    newer = kept.index(final) + 1  # damaged ones, from which the run went back: it will write them again, or never comes there
-    for old in kept[: max(newer - keep, 0)] + kept[newer:]:
-        shutil.rmtree(old, ignore_errors=True)
+    _drop(root, final, keep)
     return final
 
 
-def _all(root: Path) -> list[Path]:
+def _contents(tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], config: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of a checkpoint's files, one after the other, so that memory holds one of them."""
+    for name, group in tensors.items():
+        yield f"{name}.safetensors", encoded(group)
+    yield STATE, json.dumps(state, indent=1, allow_nan=False).encode()
+    yield "config.yaml", config.encode()
+
+
+def clear(root: Path) -> None:
+    """Take away what a killed process left: a checkpoint half written, or half removed."""
+    for left in [*root.glob(f".*{PARTIAL}"), *root.glob(f".*{REMOVED}")]:
+        shutil.rmtree(left)
+
+
+def settle(folder: Path, final: Path) -> None:
+    """Give a checkpoint that is whole its name, for good."""
+    os.rename(folder, final)
+    _sync(final.parent)
+
+
+def _remove(folder: Path) -> None:
+    """Take a checkpoint away; a process that is killed in here leaves all of it, or nothing that looks like one."""
+    gone = folder.with_name(f".{folder.name}{REMOVED}")
+    os.rename(folder, gone)
+    shutil.rmtree(gone)
+
+
+def _drop(root: Path, newest: Path, keep: Retention) -> None:
+    """Remove the checkpoints that nothing speaks for."""
+    there = folders(root)
+    newer = there.index(newest) + 1  # damaged ones, from which the run went back: it will write them again, or never comes there
+    why = keep.reasons({int(folder.name): measured(folder) for folder in there[:newer]})
+    for folder in there:
+        if not why.get(int(folder.name)):
+            with contextlib.suppress(OSError):  # then it stays whole, or hidden until the next checkpoint; the new one is good
+                _remove(folder)
+
+
+def measured(folder: Path) -> dict[str, float]:
+    """What a snapshot measured when this checkpoint was written; nothing where there was none, or its state cannot be read."""
+    try:
+        return numbers_in((folder / STATE).read_bytes())
+    except OSError:
+        return {}
+
+
+def numbers_in(state: bytes) -> dict[str, float]:
+    """The same, of what a state's file holds."""
+    try:
+        numbers = json.loads(state).get(METRICS) or {}
+        return {str(name): float(value) for name, value in numbers.items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def is_name(name: str) -> bool:
+    """Whether a folder is named like a checkpoint."""
+    return re.fullmatch("[0-9]{12}", name, re.ASCII) is not None
+
+
+def folders(root: Path) -> list[Path]:
     """Folders that are named like checkpoints, the oldest first."""
-    return sorted(p for p in root.iterdir() if p.is_dir() and re.fullmatch("[0-9]{12}", p.name)) if root.is_dir() else []
+    return sorted(p for p in root.iterdir() if p.is_dir() and is_name(p.name)) if root.is_dir() else []
 
 
 def verify(folder: Path) -> Checkpoint:
@@ -129,7 +213,7 @@ def verify(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: names the file that is missing, cut short or changed.
     """
-    for name, expected in _manifest(folder).items():
+    for name, expected in manifest(folder).items():
         path = folder / name
         try:
             size, digest = path.stat().st_size, _digest(path)
@@ -142,21 +226,21 @@ def verify(folder: Path) -> Checkpoint:
     return Checkpoint(folder, json.loads((folder / STATE).read_text(encoding="utf-8")))
 
 
-def _manifest(folder: Path) -> dict[str, _File]:
+def manifest(folder: Path) -> dict[str, _File]:
     """The files of a checkpoint, as its manifest names them."""
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_bytes())
         if (written := content.get("format")) != FORMAT:
             raise CheckpointError(f"{path}: format {written}, this version of mtgen reads format {FORMAT}")
-        manifest = _Manifest.model_validate(content)
+        about = _Manifest.model_validate(content)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}): lost or damaged") from error
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: is not a checkpoint's manifest: damaged") from error
-    if manifest.images != int(folder.name) or STATE not in manifest.files:
+    if about.images != int(folder.name) or STATE not in about.files:
         raise CheckpointError(f"{path}: is the manifest of another checkpoint, or damaged")
-    return manifest.files
+    return about.files
 
 
 def latest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -166,7 +250,7 @@ def latest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
         CheckpointError: there are checkpoints, and all of them are damaged.
     """
     problems: list[str] = []
-    for folder in reversed(_all(root)):
+    for folder in reversed(folders(root)):
         try:
             found = verify(folder)
         except CheckpointError as error:
@@ -184,56 +268,68 @@ def latest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
 
 @dataclass(frozen=True)
 class Entry:
-    """A checkpoint in a run's list; `problem` says what is wrong with it, as far as it was looked for."""
+    """A checkpoint in a run's list.
+
+    Attributes:
+        problem: what is wrong with it, as far as it was looked for.
+        reasons: why it stays when the next one is written.
+    """
 
     folder: Path
     bytes: int
     problem: str | None
+    reasons: list[str]
 
     @property
     def images(self) -> int:
         return int(self.folder.name)
 
 
-def survey(root: Path, whole: bool) -> list[Entry]:
+def survey(root: Path, whole: bool, keep: Retention | None = None) -> list[Entry]:
     """Every checkpoint under `root`, the oldest first.
 
     Args:
         whole: compare every file with its checksum; else the manifest and the files' sizes are looked at.
+        keep: what the reasons are given by.
     """
-    return [_entry(folder, whole) for folder in _all(root)]
+    problems = {folder: _problem(folder, whole) for folder in folders(root)}
+    good = {int(folder.name): measured(folder) for folder, problem in problems.items() if problem is None}
+    why = keep.reasons(good) if keep else {}
+    return [
+        Entry(folder, sum(path.stat().st_size for path in folder.glob("*") if path.is_file()), problem, why.get(int(folder.name), []))
+        for folder, problem in problems.items()
+    ]
 
 
-def _entry(folder: Path, whole: bool) -> Entry:
-    problem = None
+def _problem(folder: Path, whole: bool) -> str | None:
     try:
         if whole:
             verify(folder)
         else:
-            for name, expected in _manifest(folder).items():
+            for name, expected in manifest(folder).items():
                 if not (folder / name).is_file() or (folder / name).stat().st_size != expected.bytes:
-                    problem = f"{folder / name}: missing, cut short or changed"
+                    return f"{folder / name}: missing, cut short or changed"
     except CheckpointError as error:
-        problem = str(error)
-    return Entry(folder, sum(path.stat().st_size for path in folder.iterdir() if path.is_file()), problem)
+        return str(error)
+    return None
 
 
-def prune(root: Path, keep: int) -> list[Entry]:
-    """Remove all but the newest `keep` checkpoints that are whole; what was removed, the oldest first.
+def prune(root: Path, keep: Retention) -> list[Entry]:
+    """Remove all checkpoints but those that are whole and that `keep` has a reason for; what was removed, the oldest first.
 
     Raises:
         CheckpointError: none is whole, so that none is removed; or one cannot be removed.
     """
-    entries = survey(root, whole=True)
-    good = [entry for entry in entries if entry.problem is None][-keep:]
-    if entries and not good:
+    entries = survey(root, whole=True, keep=keep)
+    if entries and all(entry.problem for entry in entries):
         raise CheckpointError(f"{root}: no checkpoint is whole, so none is removed: {entries[-1].problem}")
-    removed = [entry for entry in entries if entry not in good]
-    for entry in removed:
-        try:
-            shutil.rmtree(entry.folder)
-        except OSError as error:
-            raise CheckpointError(f"{entry.folder}: cannot be removed ({error.strerror})") from error
+    removed = [entry for entry in entries if not entry.reasons]
+    try:
+        clear(root)
+        for entry in removed:
+            _remove(entry.folder)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or root}: cannot be removed ({error.strerror})") from error
     return removed
 
 

@@ -1,19 +1,23 @@
 """Runs on disk: find one by name, load its averaged weights as a model, describe its newest checkpoint."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from pydantic import ValidationError
 
 from mtgen import checkpoint
 from mtgen.checkpoint import Checkpoint
+from mtgen.config import Checkpoint as Settings
 from mtgen.config import Config, resolve_device, validate
 from mtgen.ema import Average
 from mtgen.errors import CheckpointError
 from mtgen.model import Model, build
 from mtgen.registry import suggest
+from mtgen.retention import Retention
 from mtgen.schema import DatasetCard
 
 
@@ -43,15 +47,56 @@ def newest(folder: Path) -> Checkpoint:
     return found
 
 
+def retention_of(folder: Path, last: int | None = None) -> Retention:
+    """Which of a run's checkpoints stay, as its configuration says.
+
+    Args:
+        last: another number of newest ones.
+
+    Raises:
+        CheckpointError: the configuration in the run's folder cannot be read.
+    """
+    path = folder / "config.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        kept = Settings.model_validate(values.get("checkpoint")).retention
+    except (OSError, ValueError, AttributeError, yaml.YAMLError, ValidationError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())}); bring the run's own configuration back") from error
+    return kept if last is None else dataclasses.replace(kept, last=last)
+
+
+def chosen(folder: Path, which: str | None) -> Checkpoint:
+    """A run's newest good checkpoint (`None`), its best one by `checkpoint.best` ("best"), or the one at so many images seen.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is damaged; those that there are, are named.
+    """
+    if which is None:
+        return newest(folder)
+    entries = checkpoint.survey(folder / "checkpoints", whole=False)
+    there = ", ".join(str(entry.images) for entry in entries if entry.problem is None) or "none"
+    if which == "best":
+        best = retention_of(folder).best
+        if best is None:
+            raise CheckpointError(f"{folder}: checkpoint.best is not set, so none is the best; give images seen instead: {there}")
+        good = {entry.images: checkpoint.measured(entry.folder) for entry in entries if entry.problem is None}
+        if (found := best.among(good)) is None:
+            raise CheckpointError(f"{folder}: {best.metric} was measured at none of its checkpoints; give images seen instead: {there}")
+        which = str(found)
+    if not which.isdecimal() or int(which) not in {entry.images for entry in entries}:
+        raise CheckpointError(f"{folder}: has no checkpoint {which!r}; possible: best, {there}")
+    return checkpoint.verify(folder / "checkpoints" / f"{int(which):012d}")
+
+
 def config_of(found: Checkpoint, device: str = "auto") -> Config:
     """The configuration that a checkpoint was trained with, for use on this machine."""
     values = yaml.safe_load(found.config())
     return validate({**values, "device": device, "precision": "fp32"})
 
 
-def load_run(folder: Path, device: str = "auto") -> tuple[Model, int]:
-    """The averaged weights of a run's newest checkpoint as a model, and the images that it has seen."""
-    found = newest(folder)
+def load_run(folder: Path, device: str = "auto", which: str | None = None) -> tuple[Model, int]:
+    """The averaged weights of a run's checkpoint, as `chosen` finds it, as a model, and the images that it has seen."""
+    found = chosen(folder, which)
     config = config_of(found, device)
     card = DatasetCard.model_validate(found.state["card"])
     networks = build(config, card)

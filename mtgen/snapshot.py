@@ -129,21 +129,29 @@ def translations(model: Model, shown: Batch, seed: int, rows: int = GRID_ROWS) -
 
 
 def evaluate_run(
-    run: Path, against: str | None, n: int | None, seed: int, device: str, progress: Progress, metrics: list[str] | None = None
+    run: Path,
+    against: str | None,
+    n: int | None,
+    seed: int,
+    device: str,
+    progress: Progress,
+    metrics: list[str] | None = None,
+    checkpoint: str | None = None,
 ) -> Report:
-    """Every metric of a run's newest checkpoint; against its own data, the numbers also go to its journal and its MLflow run.
+    """Every metric of a run's checkpoint; against its own data, the numbers also go to its journal and its MLflow run.
 
     Args:
         against: another data set to test on, a folder or a URL.
         n: how many images are generated; default: the configuration's.
         metrics: which; default: all.
+        checkpoint: which; default: the newest.
 
     Raises:
         ConfigError: there is no such metric.
     """
     check_names(metrics or [])
     folder = find_run(run)
-    model, images = load_run(folder, device)
+    model, images = load_run(folder, device, checkpoint)
     config = model.config
     other = {"path": located(str(against)), "mixture": []} if against else {}
     data = config.data.model_copy(update=other)

@@ -11,11 +11,11 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "mtgen"
 
 LAYERS = [  # a module imports from the layers above its line and from its own folder, never from its own line or below
-    {"errors", "registry", "counter", "schema", "machine"},
+    {"errors", "registry", "retention", "counter", "schema", "machine"},
     {"yaml_text", "journal", "checkpoint", "pictures", "sampling", "centres"},
     {"config", "sender", "progress", "ema"},
     {"networks", "data", "balancing", "tracking"},
-    {"conditions", "evaluation", "shards", "ui"},
+    {"conditions", "evaluation", "shards", "ui", "mirror"},
     {"tasks"},
     {"model"},
     {"training", "runs"},

@@ -9,10 +9,12 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from mtgen import checkpoint
-from mtgen.checkpoint import prune, save, survey, verify
+from mtgen.checkpoint import METRICS, prune, save, survey, verify
 from mtgen.cli import app
 from mtgen.errors import CheckpointError, TrainingError
 from mtgen.orchestrate.driver import run_lock
+from mtgen.retention import Retention
+from mtgen.runs import chosen
 
 CARD = {"name": "toy"}
 
@@ -27,8 +29,18 @@ def run(tmp_path: Path) -> Path:
     root = tmp_path / "run" / "checkpoints"
     for images in (100, 200, 300):
         tensors = {"generator": {"parameter/w": torch.ones(1000)}, "discriminator": {"parameter/w": torch.ones(4)}, "ema": ema(images)}
-        save(root, images, tensors, {"images": images, "card": CARD}, "name: run\n", keep=3)
+        save(root, images, tensors, {"images": images, "card": CARD}, "name: run\n", Retention(3))
     return tmp_path / "run"
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    """A run that keeps the best of its checkpoints, which is neither the newest nor the oldest."""
+    run = tmp_path / "measured"
+    for images, accuracy in ((100, 0.5), (200, 0.9), (300, 0.7), (400, 0.8)):
+        save(run / "checkpoints", images, {"ema": ema(images)}, {"card": CARD, METRICS: {"test/x": accuracy}}, "", Retention(4))
+    (run / "config.yaml").write_text("checkpoint: {keep: 1, best: {metric: test/x}}", encoding="utf-8")
+    return run
 
 
 def spoil(run: Path, images: int) -> Path:
@@ -77,7 +89,7 @@ def test_pruning_keeps_the_newest(run: Path) -> None:
 
 def test_pruning_counts_the_whole_ones_alone(run: Path) -> None:
     spoil(run, 300)
-    removed = prune(run / "checkpoints", 1)
+    removed = prune(run / "checkpoints", Retention(1))
     assert names(run) == [200] and [entry.images for entry in removed] == [100, 300]
     verify(run / "checkpoints" / f"{200:012d}")
 
@@ -86,7 +98,7 @@ def test_where_none_is_whole_none_is_removed(run: Path) -> None:
     for images in (100, 200, 300):
         spoil(run, images)
     with pytest.raises(CheckpointError, match="none is removed"):
-        prune(run / "checkpoints", 1)
+        prune(run / "checkpoints", Retention(1))
     assert names(run) == [100, 200, 300]
 
 
@@ -118,3 +130,38 @@ def test_weights_that_cannot_be_written_are_an_error_that_names_the_file(run: Pa
     assert found is not None
     with pytest.raises(CheckpointError, match="nowhere"):
         checkpoint.export(found, tmp_path / "nowhere" / "weights.safetensors")
+
+
+def test_the_list_says_why_each_is_kept(measured: Path, tmp_path: Path) -> None:
+    problem, said = ask(str(measured), "--json", str(tmp_path / "list.json"))
+    assert problem is None and "best test/x: 0.9" in said and "of the last 1" in said
+    listed = {row["images"]: row["reasons"] for row in json.loads((tmp_path / "list.json").read_text())}
+    assert listed == {100: [], 200: ["best test/x: 0.9"], 300: [], 400: ["of the last 1"]}
+
+
+def test_pruning_leaves_the_best(measured: Path) -> None:
+    problem, said = ask(str(measured), "--keep", "1")
+    assert problem is None and names(measured) == [200, 400], said
+
+
+@pytest.mark.parametrize(("which", "images"), [(None, 400), ("best", 200), ("300", 300)])
+def test_which_checkpoint_is_used_can_be_said(measured: Path, which: str | None, images: int) -> None:
+    assert chosen(measured, which).images == images
+
+
+def test_the_best_of_what_is_whole_is_the_best(measured: Path) -> None:
+    (measured / "checkpoints" / f"{200:012d}" / "ema.safetensors").unlink()
+    assert chosen(measured, "best").images == 400
+    with pytest.raises(CheckpointError, match=r"ema\.safetensors"):
+        chosen(measured, "200")
+
+
+@pytest.mark.parametrize("which", ["150", "worst", "../200", "²"])
+def test_a_checkpoint_that_is_not_there_is_an_error_that_names_those_there_are(measured: Path, which: str) -> None:
+    with pytest.raises(CheckpointError, match="possible: best, 100, 200, 300, 400"):
+        chosen(measured, which)
+
+
+def test_none_is_the_best_where_nothing_says_by_what(run: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"checkpoint\.best is not set.*100, 200, 300"):
+        chosen(run, "best")

@@ -30,6 +30,10 @@ Overrides = Annotated[
 ]
 Run = Annotated[Path, typer.Argument(help="a run's folder, or its name under runs/")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="also write the numbers to FILE; - for standard output")]
+Which = Annotated[
+    str | None,
+    typer.Option("--checkpoint", metavar="best|IMAGES", help="which checkpoint, by checkpoint.best or by images; default: newest"),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto")]
 
 
@@ -78,7 +82,9 @@ def load_config(path: Path, overrides: list[str] | None) -> Any:
     }
     begin = config.train.start_from
     train = config.train.model_copy(update={"start_from": str(Path(begin).absolute()) if begin and Path(begin).is_dir() else begin})
-    update = {"runs": str(Path(config.runs).absolute()), "data": data.model_copy(update=places), "train": train}
+    mirror = config.checkpoint.mirror
+    kept = config.checkpoint.model_copy(update={"mirror": mirror and located(mirror)})
+    update = {"runs": str(Path(config.runs).absolute()), "data": data.model_copy(update=places), "train": train, "checkpoint": kept}
     return config.model_copy(update=update)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mtgen.cli.common import Device, Json, Run, UserErrorFrom, app, console, say, table, write_json
+from mtgen.cli.common import Device, Json, Run, UserErrorFrom, Which, app, console, say, table, write_json
 
 
 @app.command(rich_help_panel="Look at a run")
@@ -25,38 +25,44 @@ def inspect(run: Run, json_file: Json = None) -> None:
 def checkpoints(
     run: Run,
     verify: Annotated[bool, typer.Option("--verify", help="compare every file with its checksum")] = False,
-    keep: Annotated[int | None, typer.Option("--keep", min=1, metavar="N", help="remove all but the newest N that are whole")] = None,
-    weights: Annotated[
-        Path | None, typer.Option("--weights", metavar="FILE", help="write the newest one's averaged weights alone, as safetensors")
+    keep: Annotated[
+        int | None,
+        typer.Option("--keep", min=1, metavar="N", help="remove all but the newest N, of those that are whole, and what else is kept"),
     ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="write the averaged weights alone, as safetensors")
+    ] = None,
+    which: Which = None,
     json_file: Json = None,
 ) -> None:
-    """List a run's checkpoints; verify them, prune them, take the weights out. Exit status 4 where one is damaged.
+    """List a run's checkpoints and why each is kept; verify them, prune them, take the weights out. Exit status 4 where one is damaged.
 
     Example: `mtgen checkpoints digits-32 --verify --weights digits.safetensors`
     """
+    from dataclasses import asdict
+
     from rich.table import Table
 
     from mtgen import checkpoint
     from mtgen.orchestrate.driver import run_lock
-    from mtgen.runs import find_run, newest
+    from mtgen.runs import chosen, find_run, retention_of
 
     folder = find_run(run)
     root = folder / "checkpoints"
     if keep is not None:
         with run_lock(folder):  # a training run prunes by itself
-            for entry in checkpoint.prune(root, keep):
+            for entry in checkpoint.prune(root, retention_of(folder, keep)):
                 say(f"removed: {entry.folder}")
     if weights is not None:
-        found = newest(folder)
+        found = chosen(folder, which)
         checkpoint.export(found, weights)
         say(f"{weights}: averaged weights at {found.images:,} images")
-    entries = checkpoint.survey(root, verify)
-    shown = Table("images", "MB", "verified" if verify else "sizes")
+    entries = checkpoint.survey(root, verify, retention_of(folder))
+    shown = Table("images", "MB", "verified" if verify else "sizes", "kept, as")
     for entry in entries:
-        shown.add_row(f"{entry.images:,}", f"{entry.bytes / 1e6:,.1f}", "damaged" if entry.problem else "good")
+        shown.add_row(f"{entry.images:,}", f"{entry.bytes / 1e6:,.1f}", "damaged" if entry.problem else "good", "; ".join(entry.reasons))
     console.print(shown)
-    write_json(json_file, [{"images": e.images, "folder": str(e.folder), "bytes": e.bytes, "problem": e.problem} for e in entries])
+    write_json(json_file, [{"images": e.images, **asdict(e), "folder": str(e.folder)} for e in entries])
     if problems := [entry.problem for entry in entries if entry.problem]:
         raise UserErrorFrom("\n".join(problems), 4)
 
@@ -70,6 +76,7 @@ def evaluate(
         str | None, typer.Option(help="names with commas between, such as test/box_ap50,condition/sound; default: all")
     ] = None,
     seed: int = 0,
+    checkpoint: Which = None,
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
@@ -82,7 +89,7 @@ def evaluate(
 
     with stages(console) as progress:
         chosen = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
-        report = evaluate_run(run, data, n, seed, device, progress, chosen)
+        report = evaluate_run(run, data, n, seed, device, progress, chosen, checkpoint)
     table(str(run), dict(report))
     for name, reason in report.skipped.items():
         say(f"left out: {name}: {reason}")

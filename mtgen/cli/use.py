@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mtgen.cli.common import Device, Run, UserErrorFrom, app, console, say, warn
+from mtgen.cli.common import Device, Run, UserErrorFrom, Which, app, console, say, warn
 
 Images = Annotated[list[str], typer.Argument(help="PNG, JPEG or WebP files, folders of them, or data sets (folders or URLs of shards)")]
 FEW = 20  # files of which each has a line on the terminal
@@ -41,6 +41,7 @@ def sample(
     shards: Annotated[
         Path | None, typer.Option("--shards", help="write shards (image, mask, boxes, class, caption) into this folder instead")
     ] = None,
+    checkpoint: Which = None,
     device: Device = "auto",
 ) -> None:
     """Draw images with their masks and boxes, for any combination of conditions: a grid as PNG, or labelled shards to train on.
@@ -57,10 +58,12 @@ def sample(
     if interpolate is not None:
         if shards is not None:
             raise typer.BadParameter("--interpolate draws a picture, and --shards writes a data set; give one of them")
-        say(interpolate_run(run, request, n, interpolate, seed, out=out, truncation=truncation, device=device))
+        say(interpolate_run(run, request, n, interpolate, seed, out=out, truncation=truncation, device=device, checkpoint=checkpoint))
         return
     with stages(console) as progress:
-        said = sample_run(run, request, n, seed, out=out, shards=shards, truncation=truncation, device=device, progress=progress)
+        said = sample_run(
+            run, request, n, seed, out=out, shards=shards, truncation=truncation, device=device, checkpoint=checkpoint, progress=progress
+        )
     say(said)
 
 
@@ -75,6 +78,7 @@ def predict(
         Path | None, typer.Option("--shards", help="write shards (image, and class, mask, boxes as read) into this folder instead")
     ] = None,
     score: Annotated[float, typer.Option(min=0, max=1, help="score from which a box counts")] = 0.3,
+    checkpoint: Which = None,
     device: Device = "auto",
     json_file: Annotated[
         Path | None,
@@ -98,7 +102,9 @@ def predict(
             if not quiet:
                 say(f"{row['file']}: {row.get('class', '-')} ({row.get('probability', 0):.2f})  {row.get('overlay', '')}")
 
-        summary = predict_run(run, images, out, device, shards=shards, least=score, seen=seen, problem=warn, progress=progress)
+        summary = predict_run(
+            run, images, out, device, checkpoint=checkpoint, shards=shards, least=score, seen=seen, problem=warn, progress=progress
+        )
     _told("read", summary.read, summary.damaged, summary.out, str(json_file) == "-")
 
 
@@ -109,6 +115,7 @@ def translate(
     to: Annotated[str, typer.Option("--to", metavar="DOMAIN", help="data set of the run's mixture, or class, by name or number")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="folder for the pictures; default: in the run's folder")] = None,
     seed: int = 0,
+    checkpoint: Which = None,
     device: Device = "auto",
 ) -> None:
     """Draw images anew in another domain; each becomes a PNG. A damaged file is named, counted, and the others go on.
@@ -125,7 +132,7 @@ def translate(
             if not quiet:
                 say(f"{name}: {path}")
 
-        summary = translate_run(run, to, images, out, seed, device, seen=seen, problem=warn, progress=progress)
+        summary = translate_run(run, to, images, out, seed, device, checkpoint=checkpoint, seen=seen, problem=warn, progress=progress)
     _told("translated", summary.read, summary.damaged, summary.out, False)
 
 

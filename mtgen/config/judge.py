@@ -62,6 +62,11 @@ def impossible(config: Config) -> dict[str, str]:
             f"batch_size={config.batch_size}: cannot be shared evenly, at least 2 samples each, by workers={config.workers} with "
             f"train.accumulation={config.train.accumulation}; nearest possible: {fitting}"
         )
+    if config.checkpoint.best is not None and config.evaluate.every % config.checkpoint.every:
+        problems["checkpoint.best"] = (
+            f"checkpoint.best: the metric is measured every {config.evaluate.every:,} images (evaluate.every), which is no multiple of "
+            f"checkpoint.every={config.checkpoint.every}: there would be no checkpoint of what was measured; make it one"
+        )
     if not any(s.weight > 0 for s in config.tasks.values()):
         problems["tasks"] = f"tasks: none is switched on; possible: {', '.join(TASKS)}"
     elif not config.generates and (playing := [name for name, s in config.task_settings().items() if s.plays]):

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mtgen.registry import Registry, find_path, suggest
+from mtgen.retention import Best, Retention
 
 TASKS: Registry[Any] = Registry("task", "mtgen.tasks")
 CONDITIONS: Registry[Any] = Registry("condition", "mtgen.conditions")
@@ -210,11 +211,34 @@ class Train(Section):
     nonfinite_limit: int = Field(20, ge=1, description="steps in a row with a non-finite gradient before training stops")
     log_every: int = Field(2_000, ge=1, description="images between two rows of numbers")
     restarts: int = Field(3, ge=0, description="how often lost workers are replaced before the run gives up")
+    hang_seconds: float = Field(
+        60, ge=2, description="a worker that makes no step for so long, outside of evaluation and the like, hangs and is replaced"
+    )
+
+
+class BestMetric(Section):
+    """What makes a checkpoint the best one."""
+
+    metric: str = Field(min_length=1, description="name of a quick test metric, such as test/class_accuracy")
+    mode: Literal["max", "min"] = Field("max", description="whether a large or a small value is good")
 
 
 class Checkpoint(Section):
     every: int = Field(20_000, ge=1, description="images between two checkpoints")
-    keep: int = Field(3, ge=1, description="how many are kept")
+    keep: int = Field(3, ge=1, description="how many are kept, the newest")
+    keep_every: int | None = Field(None, ge=1, description="beside these, one every so many images; default: none")
+    best: BestMetric | None = Field(
+        None, description="beside these, the best by a metric, where evaluate.every is a multiple of checkpoint.every; default: none"
+    )
+    mirror: str | None = Field(
+        None, min_length=1, description="folder or URL (s3://, gs://, az://, file://) to which whole checkpoints are copied; default: none"
+    )
+
+    @property
+    def retention(self) -> Retention:
+        """Which checkpoints stay."""
+        best = None if self.best is None else Best(self.best.metric, self.best.mode == "max")
+        return Retention(self.keep, self.keep_every, best)
 
 
 class Evaluate(Section):

@@ -202,7 +202,7 @@ class Store:
             fs, path = fsspec.core.url_to_fs(self.url, **options)
         except ImportError:
             package = PACKAGES[self.scheme]
-            raise DataError(f"{self.url}: reading {self.scheme}:// needs the package {package}: pip install {package}") from None
+            raise DataError(f"{self.url}: {self.scheme}:// needs the package {package}: pip install {package}") from None
         return fs, path
 
     def _call(self, fs: Any, coroutine: str, blocking: str, *args: Any, **kwargs: Any) -> Any:
@@ -211,8 +211,12 @@ class Store:
             return sync(fs.loop, getattr(fs, coroutine), *args, timeout=PATIENCE.total, **kwargs)
         return getattr(fs, blocking)(*args, **kwargs)
 
-    def _try(self, name: str, request: Callable[[Any, str], T]) -> T | None:
-        """`request`, again and again while it may yet succeed; `None` where the file is not there."""
+    def _try(self, name: str, request: Callable[[Any, str], T], what: str = "read") -> T | None:
+        """`request`, again and again while it may yet succeed; `None` where the file is not there.
+
+        Args:
+            what: is done, for the message.
+        """
         fs, path = self._files()
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_passing),
@@ -231,7 +235,7 @@ class Store:
                 return None
             tried = f" after {retrying.statistics.get('attempt_number', 1)} attempts" if _passing(error) else ""
             remedy = "look whether the server is up, then start again" if _passing(error) else "look at the address and who may read it"
-            raise DataError(f"{self.url}/{name}: cannot be read{tried}: {_said(error)}; {remedy}") from None
+            raise DataError(f"{self.url}/{name}: cannot be {what}{tried}: {_said(error)}; {remedy}") from None
 
 
 class _WrongLengthError(Exception):

@@ -102,16 +102,17 @@ def sample_run(
     shards: Path | None = None,
     truncation: float = 1.0,
     device: str = "auto",
+    checkpoint: str | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> str:
-    """Draw `n` samples of a run's newest checkpoint, as a grid or as shards; returns what was written, in words.
+    """Draw `n` samples of a run's checkpoint (default: the newest) as a grid or as shards; returns what was written, in words.
 
     Args:
         truncation: factor of the latents: 0 draws what is likeliest, the same every time, and 1 everything that the run can.
     """
     check_truncation(truncation)
     folder = find_run(run)
-    model, images = load_run(folder, device)
+    model, images = load_run(folder, device, checkpoint)
     asked = read_request(model, request)
     if shards is not None:
         sample_shards(model, shards, asked, n, seed, truncation=truncation, progress=progress)
@@ -154,6 +155,7 @@ def interpolate_run(
     out: Path | None = None,
     truncation: float = 1.0,
     device: str = "auto",
+    checkpoint: str | None = None,
 ) -> str:
     """Draw rows of `steps` samples that lead from one to another, `n` in all; returns what was written, in words.
 
@@ -161,7 +163,7 @@ def interpolate_run(
     """
     check_truncation(truncation)
     folder = find_run(run)
-    model, images = load_run(folder, device)
+    model, images = load_run(folder, device, checkpoint)
     asked = read_request(model, request)
     typed = any((request.classes, request.texts, request.sounds, request.images, request.layouts, request.domains))
     if typed and len(asked) > 2:

@@ -168,13 +168,14 @@ def predict_run(
     out: Path | None = None,
     device: str = "auto",
     *,
+    checkpoint: str | None = None,
     shards: Path | None = None,
     least: float = SURE,
     seen: Callable[[dict[str, Any]], None] = lambda row: None,
     problem: Callable[[str], None] = lambda text: None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Summary:
-    """Read images with a run's newest checkpoint; masks and overlays are written as PNG, or everything as a data set.
+    """Read images with a run's checkpoint (default: the newest); masks and overlays are written as PNG, or everything as a data set.
 
     Args:
         paths: image files, folders of them, data sets.
@@ -186,7 +187,7 @@ def predict_run(
     folder = find_run(run)
     into = shards or out or folder / "predictions"
     inputs = Inputs(paths, into)
-    model, _ = load_run(folder, device)
+    model, _ = load_run(folder, device, checkpoint)
     summary, total = Summary(0, 0, into), len(inputs)
     with contextlib.ExitStack() as stack:
         writer = None if shards is None else stack.enter_context(_writer(model.card, into))

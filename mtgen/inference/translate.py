@@ -41,11 +41,12 @@ def translate_run(
     seed: int = 0,
     device: str = "auto",
     *,
+    checkpoint: str | None = None,
     seen: Callable[[str, Path], None] = lambda name, path: None,
     problem: Callable[[str], None] = lambda text: None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Summary:
-    """Draw images anew in the domain `to` with a run's newest checkpoint, at the run's resolution; each is written as a PNG.
+    """Draw images anew in the domain `to` with a run's checkpoint (default: the newest) at the run's resolution; each is written as a PNG.
 
     Image i's latent is a function of (seed, i) alone.
 
@@ -56,7 +57,7 @@ def translate_run(
         problem: is given a line for each image that cannot be read; the others go on.
     """
     folder = find_run(run)
-    model, _ = load_run(folder, device)
+    model, _ = load_run(folder, device, checkpoint)
     prompt = target(model, to)
     into = out or folder / "translations" / "".join(c if c.isalnum() or c in "-_" else "_" for c in to)
     inputs = Inputs(paths, into)

@@ -14,6 +14,7 @@ from typing import Any
 from mtgen import checkpoint
 from mtgen.config import Config
 from mtgen.errors import CheckpointError, TrainingError, UserError
+from mtgen.mirror import Shelf, restore
 from mtgen.model import build
 from mtgen.orchestrate.cluster import last_line
 from mtgen.orchestrate.workers import run_here, run_on_ray
@@ -78,12 +79,17 @@ class StopRequests:
 
 
 def _before(config: Config, resume: bool, say: Say) -> int:
-    """Images that the run's newest good checkpoint has seen; 0 for a new run.
+    """Images that the run's newest good checkpoint has seen; 0 for a new run. Where the folder has none, the mirror's is fetched.
 
     Raises:
-        CheckpointError: `resume` is asked for and there is nothing to go on from.
+        CheckpointError: `resume` is asked for and there is nothing to go on from; or the mirror does not answer.
+        ConfigError: checkpoint.mirror is no address.
     """
-    found = checkpoint.latest(config.folder / "checkpoints", warn=lambda text: None)  # the workers will name damaged ones
+    root, mirror = config.folder / "checkpoints", config.checkpoint.mirror
+    shelf = None if mirror is None else Shelf(mirror, config.name)
+    if shelf is not None and not checkpoint.folders(root) and restore(shelf, root, warn=lambda text: say(f"warning: {text}")) is not None:
+        say(f"the newest checkpoint comes from {shelf}")
+    found = checkpoint.latest(root, warn=lambda text: None)  # the workers will name damaged ones
     if found is None:
         if resume:
             raise CheckpointError(f"{config.folder}: has no checkpoint to go on from; leave --resume out to begin the run")

@@ -1,5 +1,6 @@
 """One worker's training, from the first batch to the last checkpoint."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from mtgen.data.loader import Loader
 from mtgen.data.view import view_of
 from mtgen.ema import Average
 from mtgen.errors import CheckpointError, DataError, TrainingError, UserError
+from mtgen.mirror import Mirror, Shelf
 from mtgen.model import Model, Networks, build
 from mtgen.schema import Batch
 from mtgen.tracking import Tracker
@@ -26,10 +28,12 @@ from mtgen.training.damage import DamageLog
 from mtgen.training.engines import Engine
 from mtgen.training.meter import Meter
 from mtgen.training.outcome import STOP, Outcome, Place
+from mtgen.training.pulse import Pulse
 from mtgen.training.samples import open_data, order, order_of
 from mtgen.training.schedule import rate
 from mtgen.training.start import start
 from mtgen.training.steps import build_steps, frozen
+from mtgen.training.writer import Writer
 
 Snapshot = Callable[[Model, int], tuple[dict[str, float], list[Path]]]
 """(averaged model, images seen) -> numbers and pictures to keep with the run."""
@@ -41,14 +45,15 @@ class Trainer:
     Args:
         config: of the run, with absolute paths.
         place: where this worker stands.
+        pulse: tells the driver that this worker lives.
         snapshot: makes the pictures and quick test metrics, on rank 0; `None` for none.
 
     Attributes:
         images: samples consumed since the start of the run, over all workers; also the position in the order.
     """
 
-    def __init__(self, config: Config, place: Place, snapshot: Snapshot | None = None) -> None:
-        self.config, self.place, self.snapshot = config, place, snapshot
+    def __init__(self, config: Config, place: Place, pulse: Pulse, snapshot: Snapshot | None = None) -> None:
+        self.config, self.place, self.pulse, self.snapshot = config, place, pulse, snapshot
         self.folder = config.folder
         torch.set_num_threads(place.threads)
         self.control = Control()
@@ -75,6 +80,9 @@ class Trainer:
         )
         self.damage = DamageLog(self.folder, config.data.damage_limit, self.index.folder, self.control.group)
         self._named, self._resumed_at = 0, self.images
+        self.mirror = self._mirror()
+        self.writer = Writer(whole=self.mirror.wake if self.mirror else lambda: None)
+        self._stall, self._measured = 0.0, (-1, dict[str, float]())
 
     def _tracker(self) -> Tracker | None:
         """The run's records, on rank 0; its configuration is written down here, where it is sure that the run goes on with it."""
@@ -93,6 +101,15 @@ class Trainer:
             print(*self.began.lines(), sep="\n", flush=True)
             tracker.artifact(0, self.began.write(self.folder))
         return tracker
+
+    def _mirror(self) -> Mirror | None:
+        """What copies the checkpoints elsewhere, on rank 0 of a run that has such a place."""
+        settings = self.config.checkpoint
+        if self.place.rank != 0 or settings.mirror is None:
+            return None
+        mirror = Mirror(Shelf(settings.mirror, self.config.name), self.folder / "checkpoints", settings.retention, _warn)
+        mirror.wake()  # there may be checkpoints that could not be copied before
+        return mirror
 
     def _engines(self) -> None:
         config, networks = self.config, self.networks
@@ -135,26 +152,40 @@ class Trainer:
             if outcome is None and batch is not None:
                 before = self.images
                 self.step(batch)
+                self.pulse.step()
                 outcome = self._periodic(before)
                 if (
                     _passed(self.config.checkpoint.every, before, self.images)
                     and outcome is None
                     and self.images < self.config.train.images
                 ):
-                    outcome, saved = self._save(), self.images
+                    self._save()
+                    saved = self.images
+        with self.pulse.busy("ending"):
+            return self._end(outcome, saved)
+
+    def _end(self, outcome: Outcome, saved: int) -> Outcome:
+        """The last checkpoint, waited for, unless there is one at these images; the end of the records."""
         self.loader.close()
         if diverged := self._diverged():  # nothing to go on from, so it is not saved
             outcome = self._failed(diverged)
         elif saved != self.images:
-            outcome = self._save() or outcome
+            self._save()
+        problem = self.control.first_problem(self.writer.problem(wait=True))
+        if problem is not None and outcome.status != "failed":
+            outcome = self._failed(problem)
+        self.writer.close()
         self._finish(outcome)
+        if self.mirror is not None:
+            self.mirror.close()
         return outcome
 
     def _next(self) -> tuple[Batch | None, UserError | None]:
         if self.images >= self.config.train.images:
             return None, None
         try:
-            return next(self.loader).to(self.place.device), None
+            with self.pulse.busy("waiting for data"):  # a store that does not answer has a time limit of its own
+                return next(self.loader).to(self.place.device), None
         except DataError as error:
             return None, error
 
@@ -163,6 +194,7 @@ class Trainer:
         first = self.place.rank == 0
         if self.images >= self.config.train.images:
             return Outcome("finished", self.images)
+        problem = problem or self.writer.problem()
         minutes = self.config.train.minutes
         failed, stop, late = self.control.any(
             problem is not None,
@@ -249,6 +281,8 @@ class Trainer:
             numbers["augmentation/probability"], numbers["augmentation/preference"] = self.strength.probability, self.strength.preference
         numbers |= self.damage.numbers()
         numbers["learning_rate/factor"] = rate(self.config.train, self.images)
+        if self.writer.seconds:
+            numbers |= {"checkpoint/stall_seconds": self._stall, "checkpoint/write_seconds": self.writer.seconds}
         self.tracker.row(self.images, numbers)
 
     def _keys(self) -> list[str]:
@@ -270,7 +304,9 @@ class Trainer:
         begin = time.monotonic()
         if self.tracker is not None and self.snapshot is not None:
             self.tracker.phase(self.images, "evaluating")
-            numbers, pictures = self.snapshot(self.model(), self.images)
+            with self.pulse.busy("evaluating"):
+                numbers, pictures = self.snapshot(self.model(), self.images)
+            self._measured = self.images, {name: value for name, value in numbers.items() if math.isfinite(value)}
             self.tracker.row(self.images, numbers)
             for picture in pictures:
                 self.tracker.artifact(self.images, picture, "samples")
@@ -280,12 +316,18 @@ class Trainer:
         dist.barrier(group=self.control.group)
         self._last_time += time.monotonic() - begin
 
-    def _save(self) -> Outcome | None:
-        """A checkpoint; on failure the outcome that all workers end with. Its time counts for no speed."""
+    def _save(self) -> None:
+        """A checkpoint of what is copied here, written while training goes on; what that meets is known at a later step.
+
+        The time that training stands still for it counts for no speed.
+        """
+        with self.pulse.busy("writing a checkpoint"):
+            self._begin_save()
+
+    def _begin_save(self) -> None:
         begin, first = time.monotonic(), self.place.rank == 0
         tensors = {side: engine.state(keep=first) for side, engine in self.engines.items()}
         augmentation = self.strength.state(self.control.group)
-        problem: UserError | None = None
         if first:
             tensors["ema"] = self.average.state()
             tensors["balancing"], about_gates = state_of(self.gates)
@@ -301,17 +343,13 @@ class Trainer:
                 "card": self.index.card.model_dump(mode="json"),
                 "augmentation": augmentation,
                 "balancing": about_gates,
+                checkpoint.METRICS: self._measured[1] if self._measured[0] == self.images else {},
                 "optimizers": {side: {"steps": e.steps_taken, **e.optimizer.counters()} for side, e in self.engines.items()},
             }
-            try:
-                checkpoint.save(
-                    self.folder / "checkpoints", self.images, tensors, state, self.config.to_yaml(), keep=self.config.checkpoint.keep
-                )
-            except CheckpointError as error:
-                problem = error
-        problem = self.control.first_problem(problem)
-        self._last_time += time.monotonic() - begin
-        return None if problem is None else self._failed(problem)
+            settings = self.config.checkpoint
+            self.writer.begin(self.folder / "checkpoints", self.images, tensors, state, self.config.to_yaml(), settings.retention)
+        self._stall = time.monotonic() - begin
+        self._last_time += self._stall
 
     def _resume(self) -> None:
         """Take back the newest good checkpoint of this run's folder, if there is one: the first worker chooses it for all."""
@@ -378,15 +416,15 @@ def train(config: Config, place: Place, snapshot: Snapshot | None = None) -> Out
 
     Collective: what one worker finds wrong at the start (data, checkpoint) ends all of them with the same message.
     """
-    trainer: Trainer | None = None
     problem: UserError | None = None
-    try:
-        trainer = Trainer(config, place, snapshot)
-    except UserError as error:
-        problem = error
-    if trainer is None:
-        outcome = Outcome("failed", 0, str(problem), problem.status if problem else 1)
-        if place.rank == 0:
-            outcome.write(config.folder)
-        return outcome
-    return trainer.run()
+    with Pulse(config.folder, place) as pulse:
+        try:
+            trainer = Trainer(config, place, pulse, snapshot)
+        except UserError as error:
+            problem = error
+        else:
+            return trainer.run()
+    outcome = Outcome("failed", 0, str(problem), problem.status if problem else 1)
+    if place.rank == 0:
+        outcome.write(config.folder)
+    return outcome

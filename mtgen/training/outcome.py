@@ -10,13 +10,14 @@ STOP = "stop"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker stands: its number, how many there are, its device, and its CPU threads (torch's and DALI's)."""
+    """Where a worker stands: its number, how many there are, its device, its CPU threads (torch's and DALI's), its node of the cluster."""
 
     rank: int
     world: int
     device: str
     threads: int
     decoding_threads: int
+    node: str = ""
 
 
 @dataclass(frozen=True)

@@ -138,8 +138,8 @@ def test_a_shard_list_that_names_a_command_is_refused(name: str, write: Write, s
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
-    with pytest.raises(DataError, match="s3:// needs the package s3fs: pip install s3fs"):
-        read_card("s3://bucket/set")
+    with pytest.raises(DataError, match="gs:// needs the package gcsfs: pip install gcsfs"):
+        read_card("gs://bucket/set")
 
 
 def test_a_url_is_the_same_in_every_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

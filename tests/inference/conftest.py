@@ -13,6 +13,7 @@ from mtgen import checkpoint
 from mtgen.config import validate
 from mtgen.ema import Average
 from mtgen.model import Model, build
+from mtgen.retention import Retention
 from mtgen.schema import DatasetCard
 
 CLASSES = ["zero", "one", "Two", "7"]
@@ -63,7 +64,7 @@ def saved(model: Model, folder: Path) -> Path:
     """A run's folder with one checkpoint."""
     averaged = Average([("generator", model.networks.generator), ("side", model.networks.side)], 0.0).state()
     state = {"card": model.card.model_dump(mode="json")}
-    checkpoint.save(folder / "checkpoints", 64, {"ema": averaged}, state, model.config.to_yaml(), keep=1)
+    checkpoint.save(folder / "checkpoints", 64, {"ema": averaged}, state, model.config.to_yaml(), keep=Retention(1))
     return folder
 
 

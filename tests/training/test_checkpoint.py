@@ -19,6 +19,7 @@ from mtgen import checkpoint
 from mtgen.checkpoint import latest, save, verify
 from mtgen.errors import CheckpointError, TrainingError
 from mtgen.orchestrate.driver import run_lock
+from mtgen.retention import Retention
 
 FILES = ["config.yaml", "discriminator.safetensors", "ema.safetensors", "generator.safetensors", "manifest.json", "state.json"]
 
@@ -30,7 +31,7 @@ def tensors(seed: int, size: int = 16) -> dict[str, dict[str, Tensor]]:
 
 
 def write(root: Path, images: int, keep: int = 3, size: int = 16) -> Path:
-    return save(root, images, tensors(images, size), {"images": images}, "name: test\n", keep)
+    return save(root, images, tensors(images, size), {"images": images}, "name: test\n", Retention(keep))
 
 
 def names(root: Path) -> list[str]:

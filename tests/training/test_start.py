@@ -13,6 +13,7 @@ from mtgen.config import Config
 from mtgen.ema import Average
 from mtgen.errors import CheckpointError
 from mtgen.model import Networks, build
+from mtgen.retention import Retention
 from mtgen.training.control import Control
 from mtgen.training.start import RECORD, start
 
@@ -27,7 +28,9 @@ def averaged(settings: Config) -> dict[str, Tensor]:
 def old_run(folder: Path, **changes: Any) -> dict[str, Tensor]:
     settings = toy.config(**changes)
     tensors = averaged(settings)
-    checkpoint.save(folder / "checkpoints", 320, {"ema": tensors}, {"card": toy.CARD.model_dump(mode="json")}, settings.to_yaml(), keep=1)
+    checkpoint.save(
+        folder / "checkpoints", 320, {"ema": tensors}, {"card": toy.CARD.model_dump(mode="json")}, settings.to_yaml(), keep=Retention(1)
+    )
     return tensors
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mtgen import checkpoint
 from mtgen.errors import CheckpointError
+from mtgen.retention import Retention
 
 BEFORE, AFTER = 3, 3  # steps until the checkpoint, and from there on
 FORMS = list(product((0, 1, 2), ("fp32", "bf16")))  # ZeRO stage, precision
@@ -34,7 +35,7 @@ def saved(forms: list[tuple[int, str]], root: str) -> list[dict[str, Tensor]]:
         state = whole_state(deep)
         if dist.get_rank() == 0:
             kept = {side: {"steps": e.steps_taken, **e.optimizer.counters()} for side, e in deep.engines.items()}
-            checkpoint.save(Path(root) / str(number), BEFORE, state, {"optimizers": kept}, "", keep=1)
+            checkpoint.save(Path(root) / str(number), BEFORE, state, {"optimizers": kept}, "", keep=Retention(1))
         for k in range(BEFORE, BEFORE + AFTER):
             deep.step(k)
         ends.append(toy.parameters(deep.networks))
