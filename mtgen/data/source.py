@@ -9,7 +9,6 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import fsspec
-import tenacity
 from fsspec.asyn import sync
 from fsspec.callbacks import Callback
 
@@ -213,6 +212,8 @@ class Store:
 
     def _try(self, name: str, request: Callable[[Any, str], T]) -> T | None:
         """`request`, again and again while it may yet succeed; `None` where the file is not there."""
+        import tenacity  # here, so that a model is used without what stores alone need
+
         fs, path = self._files()
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_passing),

@@ -90,3 +90,13 @@ def model() -> Model:
 @pytest.fixture(scope="session")
 def run(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(model, tmp_path_factory.mktemp("runs") / "test")
+
+
+@pytest.fixture(scope="session")
+def translator() -> Model:
+    return made(tasks=("generation", "translation"), conditions=("domain", "class"), translation={"side": 4})
+
+
+@pytest.fixture(scope="session")
+def translating(translator: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(translator, tmp_path_factory.mktemp("runs") / "translator")
