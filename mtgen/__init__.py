@@ -1,3 +1,31 @@
-"""mtgen: one generator and one discriminator, trained on many tasks at once."""
+"""mtgen: one generator and one discriminator, trained on many tasks at once.
+
+model = mtgen.load("digits-32")
+model.sample(n=16, class_="seven").save("drawn")
+model.predict("photo.png").rows
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mtgen.inference.trained import Trained
 
 __version__ = "0.1.0"
+
+
+def load(path: "str | Path", device: str = "auto") -> "Trained":
+    """A trained model for use: a run by its folder or its name under `runs/`, an exported folder or file, or one checkpoint.
+
+    Needs torch, NumPy, Pillow, pydantic, PyYAML and safetensors; and DALI only where a sound is given.
+
+    Args:
+        device: "cpu", "cuda", or "auto": cuda where there is one.
+
+    Raises:
+        CheckpointError: there is no such model, it is damaged, or another version of mtgen wrote it.
+    """
+    from mtgen.inference import trained
+
+    return trained.load(path, device)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, field_validator
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from safetensors.torch import save as encoded
 from torch import Tensor
@@ -32,6 +32,8 @@ STATE = "state.json"
 METRICS = "metrics"
 """In the state: what was measured at these images, name -> number."""
 PARTIAL, REMOVED = ".partial", ".removed"
+WEIGHTS = "model.safetensors"
+"""In an exported folder: the averaged weights, with all that is needed to use them in the file's header."""
 
 
 class _File(BaseModel):
@@ -77,6 +79,25 @@ class Checkpoint:
     def config(self) -> str:
         """The resolved configuration, YAML."""
         return (self.folder / "config.yaml").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Averaged weights with what is needed to use them.
+
+    Attributes:
+        path: the checkpoint or the file that they are from.
+        images: images seen by then.
+        config: the resolved configuration, YAML.
+        card: of the data set, as JSON has it.
+        tensors: by name.
+    """
+
+    path: Path
+    images: int
+    config: str
+    card: dict[str, Any]
+    tensors: dict[str, Tensor]
 
 
 def _digest(path: Path) -> str:
@@ -339,15 +360,50 @@ def export(found: Checkpoint, path: Path) -> None:
     Raises:
         CheckpointError: the file cannot be written; one of that name that was there before stays.
     """
-    header = {"format": "pt", "images": str(found.images), "config": found.config(), "card": json.dumps(found.state.get("card"))}
+    write_weights(weights(found), path)
+
+
+def weights(found: Checkpoint) -> Weights:
+    """The averaged weights of a checkpoint."""
+    return Weights(found.folder, found.images, found.config(), found.state["card"], found.tensors("ema"))
+
+
+def write_weights(some: Weights, path: Path) -> None:
+    """Weights as one safetensors file, everything else in its header; `read_weights` gives them back.
+
+    Raises:
+        CheckpointError: the file cannot be written; one of that name that was there before stays.
+    """
+    header = {"format": "pt", "images": str(some.images), "config": some.config, "card": json.dumps(some.card)}
     partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
-        save_file(found.tensors("ema"), partial, metadata=header)
+        save_file(some.tensors, partial, metadata=header | {"digest": digest(some.tensors)})
         _sync(partial)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); name another file") from error
+
+
+def read_weights(path: Path) -> Weights:
+    """What `write_weights` wrote.
+
+    Raises:
+        CheckpointError: it cannot be read, is damaged, or is a safetensors file of something else.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        images, config, card, expected = int(header["images"]), header["config"], json.loads(header["card"]), header["digest"]
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise CheckpointError(f"{path}: cannot be read as a model ({reason}): lost or damaged; export it again") from None
+    except (KeyError, ValueError):
+        raise CheckpointError(f"{path}: is no model that mtgen exported; write one with `mtgen export RUN --to FOLDER`") from None
+    if digest(tensors) != expected:
+        raise CheckpointError(f"{path}: its tensors are not those that were written: damaged; export it again")
+    return Weights(path, images, config, card, tensors)
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

@@ -35,6 +35,12 @@ def to_uint8(image: Tensor) -> Tensor:
     return image.detach().float().clamp(-1, 1).add(1).mul(127.5).round().to("cpu", torch.uint8)
 
 
+def to_pictures(image: Tensor) -> list[Image.Image]:
+    """Images `[B,C,H,W]` in [-1, 1] with one or three channels -> a picture each, `L` or `RGB`."""
+    pixels = to_uint8(image).permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(one[..., 0] if one.shape[2] == 1 else one) for one in pixels]
+
+
 def to_pixels(image: Tensor) -> Pixels:
     """Images `[B,C,H,W]` in [-1, 1] with one or three channels -> `[B,H,W,3]` uint8."""
     return to_uint8(image).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()

@@ -1,18 +1,19 @@
-"""Runs on disk: find one by name, load its averaged weights as a model, describe its newest checkpoint."""
+"""Runs and exported models on disk: find one by name, load its averaged weights as a model, describe its newest checkpoint."""
 
 import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from pydantic import ValidationError
 
+import mtgen
 from mtgen import checkpoint
-from mtgen.checkpoint import Checkpoint
+from mtgen.checkpoint import MANIFEST, WEIGHTS, Checkpoint, Weights
 from mtgen.config import Checkpoint as Settings
 from mtgen.config import Config, resolve_device, validate
+from mtgen.data.text import TOKENIZER
 from mtgen.ema import Average
 from mtgen.errors import CheckpointError
 from mtgen.model import Model, build
@@ -22,17 +23,22 @@ from mtgen.schema import DatasetCard
 
 
 def find_run(run: str | Path, runs: Path = Path("runs")) -> Path:
-    """A run's folder, given as a path or as its name under `runs`.
+    """The folder of a run or an exported model, given as a path or as its name under `runs`.
 
     Raises:
         CheckpointError: there is no such run; the nearest name is suggested.
     """
     for folder in (Path(run), runs / run):
-        if (folder / "checkpoints").is_dir():
+        if (folder / "checkpoints").is_dir() or (folder / WEIGHTS).is_file():
             return folder.absolute()
     known = sorted(p.parent.name for p in runs.glob("*/checkpoints"))
     hint = suggest(Path(run).name, known) if known else f"there are no runs in {runs.absolute()}"
     raise CheckpointError(f"{run}: no run with checkpoints there; {hint}")
+
+
+def find_model(path: str | Path) -> Path:
+    """As `find_run`; and one checkpoint, or an exported file, by its path."""
+    return Path(path).absolute() if Path(path).is_file() or (Path(path) / MANIFEST).is_file() else find_run(path)
 
 
 def newest(folder: Path) -> Checkpoint:
@@ -88,22 +94,58 @@ def chosen(folder: Path, which: str | None) -> Checkpoint:
     return checkpoint.verify(folder / "checkpoints" / f"{int(which):012d}")
 
 
-def config_of(found: Checkpoint, device: str = "auto") -> Config:
-    """The configuration that a checkpoint was trained with, for use on this machine."""
-    values = yaml.safe_load(found.config())
+def weights_of(path: Path, which: str | None = None) -> Weights:
+    """The averaged weights of a run (of its checkpoint that `chosen` finds), an exported model, one checkpoint or an exported file.
+
+    Raises:
+        CheckpointError: there are none, or they are damaged; or a checkpoint is asked for where there is no run to choose from.
+    """
+    is_run = not (path.is_file() or (path / WEIGHTS).is_file() or (path / MANIFEST).is_file())
+    if which is not None and not is_run:
+        raise CheckpointError(f"{path}: is one model, not a run with checkpoints to choose from; leave --checkpoint out")
+    if path.is_file() or (path / WEIGHTS).is_file():
+        return checkpoint.read_weights(path if path.is_file() else path / WEIGHTS)
+    return checkpoint.weights(checkpoint.verify(path) if (path / MANIFEST).is_file() else chosen(path, which))
+
+
+def tokenizer_of(path: Path) -> Path | None:
+    """The tokeniser's file that lies beside an exported file, or in the folder of a checkpoint's run; `None` where there is none."""
+    found = (path.parent if path.is_file() else path.parent.parent) / TOKENIZER
+    return found if found.is_file() else None
+
+
+def config_of(text: str, device: str = "auto", tokenizer: Path | None = None) -> Config:
+    """The configuration that a model was trained with, YAML, for use on this machine.
+
+    Args:
+        tokenizer: the file that it reads captions with, where it is no longer where it was in training.
+    """
+    values = yaml.safe_load(text)
+    if values["data"].get("tokenizer") and tokenizer is not None:
+        values["data"]["tokenizer"] = str(tokenizer)
     return validate({**values, "device": device, "precision": "fp32"})
 
 
 def load_run(folder: Path, device: str = "auto", which: str | None = None) -> tuple[Model, int]:
-    """The averaged weights of a run's checkpoint, as `chosen` finds it, as a model, and the images that it has seen."""
-    found = chosen(folder, which)
-    config = config_of(found, device)
-    card = DatasetCard.model_validate(found.state["card"])
+    """Averaged weights, wherever `weights_of` finds them, as a model; and the images that it has seen.
+
+    Raises:
+        CheckpointError: there are none, they are damaged, or another version of mtgen wrote them.
+    """
+    found = weights_of(folder, which)
+    config = config_of(found.config, device, tokenizer_of(found.path))
+    card = DatasetCard.model_validate(found.card)
     networks = build(config, card)
-    with torch.no_grad():
-        average = Average([("generator", networks.generator), ("side", networks.side)], 0.0)
-        average.load(found.tensors("ema"))
-        average.copy_to_live()
+    average = Average([("generator", networks.generator), ("side", networks.side)], 0.0)
+    expected = average.state()
+    if wrong := [name for name, tensor in expected.items() if name not in found.tensors or found.tensors[name].shape != tensor.shape]:
+        more = f" (and {len(wrong) - 1} others)" if len(wrong) > 1 else ""
+        raise CheckpointError(
+            f"{found.path}: parameter {wrong[0]}{more} is not in it in the shape that this version of mtgen, {mtgen.__version__}, has; "
+            "use the version that trained it, or train again"
+        )
+    average.load(found.tensors)
+    average.copy_to_live()
     return Model(networks, config, card, resolve_device(config)), found.images
 
 
@@ -115,7 +157,7 @@ def describe(folder: Path) -> dict[str, Any]:
     found = newest(folder)
     groups = {side: found.tensors(side) for side in ("generator", "discriminator")}
     parameters = {f"{side}/{name}": t for side, group in groups.items() for name, t in group.items() if name.startswith("parameter/")}
-    state, config = found.state, config_of(found)
+    state, config = found.state, config_of(found.config())
     return {
         "run": str(folder),
         "checkpoint": found.folder.name,

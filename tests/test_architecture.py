@@ -19,7 +19,7 @@ LAYERS = [  # a module imports from the layers above its line and from its own f
     {"tasks"},
     {"model"},
     {"training", "runs"},
-    {"inference", "snapshot", "cost"},
+    {"inference", "snapshot", "cost", "export"},
     {"orchestrate"},
     {"smoke"},
     {"cli"},
@@ -77,7 +77,7 @@ def test_imports_point_to_the_layers_below(name: str) -> None:
     assert not wrong, f"{name} imports {sorted(wrong)}"
 
 
-@pytest.mark.parametrize("name", ["evaluation", "inference", "snapshot", "runs", "model", "ui", "shards"])
+@pytest.mark.parametrize("name", ["evaluation", "inference", "export", "snapshot", "runs", "model", "ui", "shards"])
 def test_using_a_model_needs_no_code_of_training(name: str) -> None:
     assert not reached(name) & {"training", "orchestrate"}
 

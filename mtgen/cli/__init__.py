@@ -17,6 +17,11 @@ def main() -> None:
     except UserError as error:
         print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
         sys.exit(error.status)
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] == "mtgen":
+            raise
+        print(f"error: {error.name} is not installed, which this command needs: pip install 'mtgen[train]'", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

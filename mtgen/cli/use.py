@@ -136,6 +136,25 @@ def translate(
     _told("translated", summary.read, summary.damaged, summary.out, False)
 
 
+@app.command(rich_help_panel="Use a run")
+def export(
+    run: Run,
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="a folder that is not there yet")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="also write generator.onnx and predictor.onnx")] = False,
+    heads: Annotated[
+        str | None, typer.Option(help="an ONNX file for each of these heads of the predictor: class, tags, mask, boxes, latent, embedding")
+    ] = None,
+) -> None:
+    """Take a model with you: weights, configuration, tokeniser and a page about it in one folder, which all commands take like a run.
+
+    Examples: `mtgen export digits-32 --to digits`, `mtgen export digits-32 --to digits --onnx --heads class,mask`
+    """
+    from mtgen.export import export as write
+
+    for path in write(run, to, onnx=onnx, heads=[name.strip() for name in (heads or "").split(",") if name.strip()]):
+        say(f"wrote {path}")
+
+
 def _told(what: str, done: int, damaged: int, out: Path, quiet: bool) -> None:
     """The last line; damaged files make the exit status 3."""
     if not quiet:

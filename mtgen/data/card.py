@@ -3,7 +3,6 @@
 import re
 from pathlib import Path, PurePosixPath
 
-from braceexpand import braceexpand
 from pydantic import ValidationError
 
 from mtgen.data.source import Folder, open_source
@@ -47,6 +46,8 @@ def shard_names(folder: Path | str, card: DatasetCard, split: str) -> list[str]:
     Raises:
         DataError: the split names no shards, or one outside the folder.
     """
+    from braceexpand import braceexpand  # here, so that a model is used without it
+
     where = f"{folder}/{CARD}: splits.{split}.shards"
     patterns = card.splits[split].shards
     try:

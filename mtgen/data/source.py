@@ -9,7 +9,6 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import fsspec
-import tenacity
 from fsspec.asyn import sync
 from fsspec.callbacks import Callback
 
@@ -217,6 +216,8 @@ class Store:
         Args:
             what: is done, for the message.
         """
+        import tenacity  # here, so that a model is used without what stores alone need
+
         fs, path = self._files()
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_passing),

@@ -1,7 +1,7 @@
 """Boxes as a user has them: in pixels, drawn over pictures."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -25,6 +25,14 @@ class Box(NamedTuple):
     y1: float
     number: int
     score: float
+
+    def moved(self, right: float, down: float) -> "Box":
+        """The box somewhere else, by so many pixels."""
+        return self._replace(x0=self.x0 + right, y0=self.y0 + down, x1=self.x1 + right, y1=self.y1 + down)
+
+    def row(self, classes: Sequence[str]) -> dict[str, Any]:
+        """The box in JSON's types."""
+        return {"class": classes[self.number], "number": self.number, "score": self.score, "box": [*self[:4]]}
 
 
 def in_pixels(found: Tensor, width: int, height: int, least: float, left: int = 0, top: int = 0) -> list[Box]:

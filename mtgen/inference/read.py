@@ -67,7 +67,7 @@ class Reading:
         if self.tags is not None:
             row["tags"] = [{"class": card.classes[n], "number": n, "probability": p} for n, p in self.tags]
         if self.boxes is not None:
-            row["boxes"] = [{"class": card.classes[b.number], "number": b.number, "score": b.score, "box": [*b[:4]]} for b in self.boxes]
+            row["boxes"] = [box.row(card.classes) for box in self.boxes]
         return row
 
     def mask_picture(self) -> Image.Image | None:
@@ -99,7 +99,7 @@ class Reading:
         left, top, labels = self.cut.left, self.cut.top, set()
         boxes = None
         if self.boxes is not None:
-            boxes = [[b.x0 - left, b.y0 - top, b.x1 - left, b.y1 - top, b.number] for b in self.boxes]
+            boxes = [[*b.moved(-left, -top)[:4], b.number] for b in self.boxes]
             labels |= {b.number for b in self.boxes}
         labels |= {number for number, _ in self.tags or []} | ({self.number} if self.number is not None else set())
         mask = self.mask_picture()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,13 +16,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mtgen.data.card import CARD, read_card
-from mtgen.data.index import Index, open_index
 from mtgen.data.picture import FORMATS, cut_short, resized, scaled
 from mtgen.data.source import is_url
 from mtgen.errors import ConfigError, DataError
 from mtgen.inference.layouts import centred
 from mtgen.schema import DatasetCard
 from mtgen.shards.files import IMAGES
+
+if TYPE_CHECKING:
+    from mtgen.data.index import Index
 
 SORTED = 10_000
 """Entries of a folder that are put in order at a time: memory does not grow with the folder."""
@@ -200,6 +203,8 @@ class Inputs:
 
     def _samples(self, path: str, base: Path) -> Iterator[Source]:
         """The samples of a data set, split by split; the index leaves out damaged ones, which are named."""
+        from mtgen.data.index import open_index  # brings pyarrow, which files and folders do not need
+
         for split in self.cards[path].splits:
             index = open_index(path, split, on_damage="skip", damage_limit=1.0)
             for problem in index.problems:
@@ -216,7 +221,7 @@ def _is_data_set(path: str) -> bool:
     return is_url(path) or (Path(path) / CARD).is_file()
 
 
-def _stored(index: Index, row: int) -> bytes:
+def _stored(index: "Index", row: int) -> bytes:
     return index.read(row, "image")
 
 

@@ -1,21 +1,20 @@
 """Draw images anew in another domain."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from mtgen import counter
 from mtgen.errors import ConfigError, DataError
 from mtgen.evaluation.metric import Progress
 from mtgen.inference.names import parse_class, parse_domain
 from mtgen.inference.read import BATCH, Summary, save
-from mtgen.inference.sources import Inputs, batches
+from mtgen.inference.sources import Inputs, Source, batches
 from mtgen.model import Model
-from mtgen.pictures import to_uint8
+from mtgen.pictures import to_pictures
 from mtgen.runs import find_run, load_run
-from mtgen.schema import Prompt
+from mtgen.schema import Canvas, Prompt
 
 
 def target(model: Model, text: str) -> Prompt:
@@ -61,26 +60,35 @@ def translate_run(
     prompt = target(model, to)
     into = out or folder / "translations" / "".join(c if c.isalnum() or c in "-_" else "_" for c in to)
     inputs = Inputs(paths, into)
-    summary, total, position = Summary(0, 0, into), len(inputs), 0
-    for found, images in batches(iter(inputs), model.channels, model.size, BATCH):
-        numbers = torch.tensor([position + row for row, (_, cut) in enumerate(found) if not isinstance(cut, DataError)], dtype=torch.int64)
-        position += len(found)
-        pixels = None
-        if len(images):
-            latent = counter.normal(seed, "translate", numbers, (model.latent_size,), model.device)
-            canvas = model.translate(images, prompt.rows(torch.zeros(len(images), dtype=torch.int64)), latent)
-            assert canvas is not None  # the run translates
-            pixels = iter(to_uint8(canvas.image).permute(0, 2, 3, 1).numpy())
-        for source, cut in found:
-            if isinstance(cut, DataError) or pixels is None:
-                summary.damaged += 1
-                problem(str(cut))
-            else:
-                summary.read += 1
-                place = into / source.place
-                path = place.with_name(f"{place.name}.png")
-                drawn = next(pixels)
-                save(Image.fromarray(drawn[..., 0] if drawn.shape[2] == 1 else drawn), path)
-                seen(source.name, path)
-            progress("translate images", summary.read + summary.damaged, total)
+    summary, total = Summary(0, 0, into), len(inputs)
+    for source, canvas in translations(model, inputs, prompt, seed):
+        if isinstance(canvas, DataError):
+            summary.damaged += 1
+            problem(str(canvas))
+        else:
+            summary.read += 1
+            place = into / source.place
+            path = place.with_name(f"{place.name}.png")
+            save(to_pictures(canvas.image)[0], path)
+            seen(source.name, path)
+        progress("translate images", summary.read + summary.damaged, total)
     return summary
+
+
+def translations(model: Model, sources: Iterable[Source], prompt: Prompt, seed: int) -> Iterator[tuple[Source, Canvas | DataError]]:
+    """Draw images anew in the domain of a prompt of one row, in order and a batch at a time: each as a canvas of one, on the CPU.
+
+    One that cannot be read gives its error, and the others go on. Image i's latent is a function of (seed, i) alone.
+    """
+    position = 0
+    for found, images in batches(iter(sources), model.channels, model.size, BATCH):
+        good = [row for row, (_, cut) in enumerate(found) if not isinstance(cut, DataError)]
+        drawn: dict[int, Canvas] = {}
+        if good:
+            latent = counter.normal(seed, "translate", position + torch.tensor(good), (model.latent_size,), model.device)
+            canvas = model.translate(images, prompt.rows(torch.zeros(len(good), dtype=torch.int64)), latent)
+            assert canvas is not None  # the run translates
+            drawn = {row: canvas.map(lambda tensor, n=n: tensor[n : n + 1].cpu()) for n, row in enumerate(good)}
+        for row, (source, cut) in enumerate(found):
+            yield source, cut if isinstance(cut, DataError) else drawn[row]
+        position += len(found)

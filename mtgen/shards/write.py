@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import webdataset
 from PIL import Image
 
 from mtgen.data import picture
@@ -279,7 +278,7 @@ class ShardWriter:
         self.samples_per_shard = samples_per_shard
         self._draft = Draft(folder, overwrite)
         self.folder = self._draft.folder
-        self._shards: dict[str, webdataset.ShardWriter] = {}
+        self._shards: dict[str, Any] = {}  # webdataset's writers
         self._keys: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -298,6 +297,8 @@ class ShardWriter:
         if key in self._keys:
             raise DataError(f"{self.folder}, sample {key!r} of {split}: another sample has the same key")
         self._keys.add(key)
+        import webdataset  # here, so that a model is used without it
+
         with self._draft.disk():
             if split not in self._shards:
                 names = str(self._draft.path / split).replace("%", "%%") + "-%06d.tar"

@@ -15,6 +15,7 @@ from mtgen.balancing.diagnosis import Watch, write_artifacts
 from mtgen.checkpoint import Checkpoint
 from mtgen.config import Config
 from mtgen.data.loader import Loader
+from mtgen.data.text import TOKENIZER, read_tokenizer
 from mtgen.data.view import view_of
 from mtgen.ema import Average
 from mtgen.errors import CheckpointError, DataError, TrainingError, UserError
@@ -90,6 +91,8 @@ class Trainer:
             return None
         try:
             (self.folder / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
+            if self.config.data.tokenizer:  # a run can be moved without the data set
+                (self.folder / TOKENIZER).write_bytes(read_tokenizer(self.config.data.tokenizer))
         except OSError as error:
             raise TrainingError(
                 f"{self.folder}: cannot be written ({error.strerror}); make room or mend the folder, and start again"

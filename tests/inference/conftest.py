@@ -1,71 +1,15 @@
-"""A real model of two levels that knows every condition and task, as it is before training, and a run that holds it."""
+"""A model that knows every condition and task, and runs."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
+from made_models import made, picture, saved
 from PIL import Image
 
-from mtgen import checkpoint
-from mtgen.config import validate
-from mtgen.ema import Average
-from mtgen.model import Model, build
-from mtgen.retention import Retention
-from mtgen.schema import DatasetCard
+from mtgen.model import Model
 
-CLASSES = ["zero", "one", "Two", "7"]
-TASKS = ("generation", "classification", "segmentation", "detection", "tagging", "alignment", "reconstruction")
-CONDITIONS = ("class", "labels", "caption", "sound", "image", "layout", "boxes", "domain")
 Make = Callable[..., Model]
-
-
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def made(
-    channels: str = "rgb",
-    classes: int = 4,
-    tasks: tuple[str, ...] = TASKS,
-    conditions: tuple[str, ...] = CONDITIONS,
-    resolution: Any = 8,
-    **settings: Any,
-) -> Model:
-    values = {
-        "name": "test",
-        "resolution": resolution,
-        "device": "cpu",
-        "data": {
-            "mixture": [{"path": "sets/horses"}, {"path": "sets/zebras"}],
-            "channels": channels,
-            "sound": {"rate": 8000, "mels": 16, "seconds": 0.2},
-        },
-        "generator": {"widths": [8, 8], "latent": 4},
-        "discriminator": {"widths": [8, 8], "decoder": 4, "embedding": 4},
-        "tasks": {name: settings.get(name, {}) for name in tasks},
-        "conditions": {name: {"tokens": 8} if name == "caption" else {} for name in conditions},
-    }
-    card = DatasetCard(
-        name="set", classes=CLASSES[:classes], mask_classes=["background", "a", "b"], source="drawn", licence="CC0", splits={}
-    )
-    config = validate(values)
-    model = Model(build(config, card), config, card)
-    random = torch.Generator().manual_seed(1)
-    for network in (model.networks.generator, model.networks.side):
-        for parameter in network.parameters():  # zero-initialised layers would make all outputs alike
-            parameter += 0.3 * torch.randn(parameter.shape, generator=random)
-    return model
-
-
-def saved(model: Model, folder: Path) -> Path:
-    """A run's folder with one checkpoint."""
-    averaged = Average([("generator", model.networks.generator), ("side", model.networks.side)], 0.0).state()
-    state = {"card": model.card.model_dump(mode="json")}
-    checkpoint.save(folder / "checkpoints", 64, {"ema": averaged}, state, model.config.to_yaml(), keep=Retention(1))
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -91,3 +35,13 @@ def model() -> Model:
 @pytest.fixture(scope="session")
 def run(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(model, tmp_path_factory.mktemp("runs") / "test")
+
+
+@pytest.fixture(scope="session")
+def translator() -> Model:
+    return made(tasks=("generation", "translation"), conditions=("domain", "class"), translation={"side": 4})
+
+
+@pytest.fixture(scope="session")
+def translating(translator: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(translator, tmp_path_factory.mktemp("runs") / "translator")

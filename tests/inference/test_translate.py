@@ -18,16 +18,6 @@ Make = Callable[..., Model]
 TASKS = ("generation", "translation")
 
 
-@pytest.fixture(scope="module")
-def translator(make_model: Make) -> Model:
-    return make_model(tasks=TASKS, conditions=("domain", "class"), translation={"side": 4})
-
-
-@pytest.fixture(scope="module")
-def translating(translator: Model, save_run: Callable[[Model, Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_run(translator, tmp_path_factory.mktemp("runs") / "translator")
-
-
 def test_a_folder_is_translated_and_damaged_files_are_counted(
     translating: Path, translator: Model, draw: Callable[..., Image.Image], tmp_path: Path
 ) -> None:

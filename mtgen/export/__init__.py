@@ -1,0 +1,88 @@
+"""Take a trained model with you: its weights with everything to use them, a page about it, and ONNX files."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from mtgen import checkpoint
+from mtgen.checkpoint import PARTIAL, WEIGHTS
+from mtgen.data.text import TOKENIZER, read_tokenizer
+from mtgen.errors import ConfigError, UserError
+from mtgen.export.graphs import OPSET, check_heads, write_generator, write_predictor
+from mtgen.export.page import page
+from mtgen.model import Model
+from mtgen.pictures import sample_grid
+from mtgen.runs import find_model, load_run, weights_of
+from mtgen.sampling import balanced_labels, generate
+from mtgen.schema import Canvas, Prompt
+
+PICTURE = "samples.png"
+SHOWN = 8
+"""Samples of a class in the picture."""
+
+
+def export(run: str | Path, to: Path, *, onnx: bool = False, heads: Sequence[str] = (), device: str = "cpu") -> list[Path]:
+    """Write a model into a new folder, whole or not at all, which `mtgen.load` and the commands take like a run; returns its files.
+
+    Args:
+        run: a run (its newest checkpoint), a checkpoint, or an exported model.
+        onnx: write `generator.onnx` and `predictor.onnx` too.
+        heads: write `predictor-HEAD.onnx` for each of these instead of one predictor with all heads.
+
+    Raises:
+        ConfigError: the folder exists, or the model has no such head.
+        UserError: what writes ONNX is not installed, or the folder cannot be written.
+        CheckpointError: there is no such run, or it is damaged.
+    """
+    to = to.absolute()
+    if to.exists():
+        raise ConfigError(f"{to}: is there already, and an export replaces nothing; choose another folder, or remove it first")
+    path = find_model(run)
+    weights, (model, _) = weights_of(path), load_run(path, device)
+    if onnx or heads:
+        check_heads(model, heads)
+    partial = to.with_name(f".{to.name}{PARTIAL}")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        checkpoint.write_weights(weights, partial / WEIGHTS)
+        (partial / "config.yaml").write_text(weights.config, encoding="utf-8")
+        (partial / "card.json").write_text(json.dumps(weights.card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if model.config.data.tokenizer:
+            (partial / TOKENIZER).write_bytes(read_tokenizer(model.config.data.tokenizer))
+        graphs = _graphs(model, partial, heads) if onnx or heads else {}
+        if model.config.generates:
+            _picture(model).save(partial / PICTURE)
+        text = page(model, weights, path, PICTURE if model.config.generates else None, graphs, OPSET)
+        (partial / "README.md").write_text(text, encoding="utf-8")
+        os.rename(partial, to)
+    except OSError as error:
+        raise UserError(f"{to}: cannot be written ({error.strerror}); choose another folder, or make room") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return sorted(to.iterdir())
+
+
+def _graphs(model: Model, folder: Path, heads: Sequence[str]) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
+    """ONNX files: name -> what goes in and what comes out, with their shapes."""
+    found = {}
+    if model.config.generates:
+        found["generator.onnx"] = write_generator(model, folder / "generator.onnx")
+    for name, some in [(f"predictor-{head}.onnx", [head]) for head in heads] or [("predictor.onnx", [])]:
+        found[name] = write_predictor(model, folder / name, some)
+    return found
+
+
+@torch.no_grad()
+def _picture(model: Model) -> Image.Image:
+    """Samples with their masks, a class in each column."""
+    classes = list(range(min(len(model.card.classes), 10))) if "class" in model.conditions else []
+    labels = balanced_labels(SHOWN * max(len(classes), SHOWN), classes)
+    prompt = Prompt.of_classes(labels) if classes else Prompt(len(labels), {}, {})
+    canvas = Canvas.cat([part.map(lambda tensor: tensor.cpu()) for part, _ in generate(model, prompt, 0, "export")])
+    return sample_grid(canvas, labels, model.card)
