@@ -1,6 +1,8 @@
 """What a run shows of itself: pictures and quick test metrics while it trains, every metric when it is asked for."""
 
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +10,22 @@ import torch
 
 from mtgen import counter, pictures
 from mtgen.centres import decode_canvas
-from mtgen.config import Config
+from mtgen.config import Config, validate
 from mtgen.data.loader import once
 from mtgen.data.mixture import Samples, open_samples
 from mtgen.data.source import located
 from mtgen.data.view import view_of
+from mtgen.errors import ConfigError
 from mtgen.evaluation.metric import Progress
-from mtgen.evaluation.suite import Report, check_names, evaluate
+from mtgen.evaluation.store import Store
+from mtgen.evaluation.suite import RealFeatures, Report, check_names, evaluate
 from mtgen.journal import Journal
 from mtgen.model import Model
 from mtgen.runs import find_run, load_run
 from mtgen.sampling import balanced_labels, generate
 from mtgen.schema import Batch, Canvas, Prompt
 from mtgen.tracking import send_kept
+from mtgen.yaml_text import override
 
 GRID_ROWS = 8
 """Samples of each class in a run's grid."""
@@ -28,9 +33,24 @@ SHOWN = 32
 """Test samples in the other pictures, always the same."""
 
 
-def batches(config: Config, index: Samples, limit: int | None = None) -> Any:
-    """A split once, as the networks see it, without augmentation."""
-    return once(index, view_of(config), batch_size=100, limit=limit if config.data.limit is None else config.data.limit)
+@dataclass(frozen=True)
+class Batches:
+    """A split, as the networks see it, without augmentation; each time it is gone through, from its start.
+
+    Attributes:
+        limit: only the first so many samples.
+        rank, world: this worker's part of the split.
+    """
+
+    config: Config
+    index: Samples
+    limit: int | None = None
+    rank: int = 0
+    world: int = 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        limit = self.limit if self.config.data.limit is None else self.config.data.limit
+        return once(self.index, view_of(self.config), batch_size=100 * self.world, limit=limit, rank=self.rank, world=self.world)
 
 
 class Snapshots:
@@ -48,8 +68,8 @@ class Snapshots:
     def __call__(self, model: Model, images: int) -> tuple[dict[str, float], list[Path]]:
         """The averaged model after so many images -> numbers, and the pictures that were written."""
         seed = self.config.seed
-        train = list(batches(self.config, self.train, limit=2000))
-        report = evaluate(model, batches(self.config, self.test), train, samples=2000, seed=seed, quick=True)
+        train = list(Batches(self.config, self.train, limit=2000))
+        report = evaluate(model, Batches(self.config, self.test), train, samples=2000, seed=seed, quick=True)
         folder = self.config.folder / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
@@ -61,7 +81,7 @@ class Snapshots:
         return dict(report), paths
 
     def _pictures(self, model: Model) -> dict[str, Any]:
-        shown: Batch = next(iter(batches(self.config, self.test, limit=SHOWN))).to(model.device)
+        shown: Batch = next(iter(Batches(self.config, self.test, limit=SHOWN))).to(model.device)
         made = {"grid": grid(model, self.config.seed), "reading": pictures.reading_grid(shown, model.predict(shown.image), model.card)}
         labels = torch.where(shown.present["class"], shown.label, -1)
         if (again := model.reconstruct(shown.image, Prompt.of_classes(labels))) is not None:
@@ -129,7 +149,14 @@ def translations(model: Model, shown: Batch, seed: int, rows: int = GRID_ROWS) -
 
 
 def evaluate_run(
-    run: Path, against: str | None, n: int | None, seed: int, device: str, progress: Progress, metrics: list[str] | None = None
+    run: Path,
+    against: str | None,
+    n: int | None,
+    seed: int,
+    device: str,
+    progress: Progress,
+    metrics: list[str] | None = None,
+    assignments: list[str] | None = None,
 ) -> Report:
     """Every metric of a run's newest checkpoint; against its own data, the numbers also go to its journal and its MLflow run.
 
@@ -137,22 +164,46 @@ def evaluate_run(
         against: another data set to test on, a folder or a URL.
         n: how many images are generated; default: the configuration's.
         metrics: which; default: all.
+        assignments: `evaluate.KEY=VALUE` over the run's configuration.
 
     Raises:
-        ConfigError: there is no such metric.
+        ConfigError: there is no such metric or setting, or the extractor cannot be used.
     """
     check_names(metrics or [])
     folder = find_run(run)
     model, images = load_run(folder, device)
-    config = model.config
+    config = _with(model.config, assignments or [])
     other = {"path": located(str(against)), "mixture": []} if against else {}
     data = config.data.model_copy(update=other)
     test, train = open_samples(data, "test"), open_samples(data, "train")
-    samples = n or config.evaluate.samples
-    report = evaluate(model, batches(config, test), batches(config, train), samples=samples, seed=seed, metrics=metrics, progress=progress)
+    report = evaluate(
+        model,
+        Batches(config, test),
+        Batches(config, train),
+        samples=n or config.evaluate.samples,
+        seed=seed,
+        metrics=metrics,
+        extractor=config.evaluate.extractor,
+        stored=stored_features(config, train, folder),
+        progress=progress,
+    )
     if against is None:
         with closing(Journal(folder)) as journal:
             # Names of their own: MLflow has values of the quick metrics at this step already, of fewer samples.
             journal.row(images, {f"evaluation/{name.rpartition('/')[2]}": value for name, value in report.items()})
         send_kept(config, folder)
     return report
+
+
+def _with(config: Config, assignments: list[str]) -> Config:
+    if wrong := [text for text in assignments if not text.startswith("evaluate.")]:
+        raise ConfigError(f"{wrong[0]}: a run that is trained cannot be changed; possible: evaluate.KEY=VALUE")
+    values = config.model_dump(mode="json")
+    override(values, assignments)
+    return validate(values)
+
+
+def stored_features(config: Config, train: Samples, folder: Path) -> RealFeatures:
+    """Where features of the training split are kept: in `cache/features` beside the run, for all runs."""
+    look = f"{config.size[0]}x{config.size[1]} {config.data.channels} limit {config.data.limit}"
+    return RealFeatures(Store(folder.parent / "cache" / "features"), train.fingerprint, train.split, look)

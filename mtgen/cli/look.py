@@ -64,6 +64,10 @@ def checkpoints(
 @app.command(rich_help_panel="Look at a run")
 def evaluate(
     run: Run,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[evaluate.KEY=VALUE]...", help="settings over the run's, such as evaluate.extractor.kind=inception"),
+    ] = None,
     data: Annotated[str | None, typer.Option("--against", help="data set to test on; default: the run's own")] = None,
     n: Annotated[int | None, typer.Option("--n", help="images to generate; default: evaluate.samples")] = None,
     metrics: Annotated[
@@ -82,7 +86,7 @@ def evaluate(
 
     with stages(console) as progress:
         chosen = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
-        report = evaluate_run(run, data, n, seed, device, progress, chosen)
+        report = evaluate_run(run, data, n, seed, device, progress, chosen, overrides)
     table(str(run), dict(report))
     for name, reason in report.skipped.items():
         say(f"left out: {name}: {reason}")

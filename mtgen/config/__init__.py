@@ -11,11 +11,13 @@ from mtgen.config.messages import check, explain, own_problems, sections
 from mtgen.config.run import Config, native_precision, resolve_device
 from mtgen.config.sections import (
     CONDITIONS,
+    EXTRACTORS,
     TASKS,
     WEIGHTINGS,
     Augment,
     ConditionSettings,
     Data,
+    Extractor,
     Section,
     Share,
     Sound,
@@ -27,12 +29,14 @@ from mtgen.yaml_text import override, read_yaml
 
 __all__ = [
     "CONDITIONS",
+    "EXTRACTORS",
     "TASKS",
     "WEIGHTINGS",
     "Augment",
     "ConditionSettings",
     "Config",
     "Data",
+    "Extractor",
     "Section",
     "Share",
     "Sound",
