@@ -1,8 +1,8 @@
 """What a run shows of itself: pictures and quick test metrics while it trains, every metric when it is asked for."""
 
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from mtgen.data.loader import once
 from mtgen.data.mixture import Samples, open_samples
 from mtgen.data.source import located
 from mtgen.data.view import view_of
-from mtgen.errors import ConfigError
+from mtgen.errors import CheckpointError, ConfigError
 from mtgen.evaluation.metric import Progress
 from mtgen.evaluation.store import Store
 from mtgen.evaluation.suite import RealFeatures, Report, check_names, evaluate
+from mtgen.evaluation.work import Gather, Work
 from mtgen.journal import Journal
 from mtgen.model import Model
 from mtgen.runs import find_run, load_run
@@ -148,6 +149,54 @@ def translations(model: Model, shown: Batch, seed: int, rows: int = GRID_ROWS) -
     return pictures.translation_grid(batch.image, turned) if turned else None
 
 
+@dataclass(frozen=True)
+class Job:
+    """An evaluation as a worker has to know it.
+
+    Attributes:
+        folder: the run's.
+        against: another data set to test on, a folder or a URL; `None`: the run's own.
+        samples: how many images are generated; `None`: the configuration's.
+        images: position of the checkpoint that is measured; `None`: the newest.
+        assignments: `evaluate.KEY=VALUE` over the run's configuration.
+        rank, world: this worker's number, and how many there are.
+        threads: CPUs of this worker; 0: not said.
+    """
+
+    folder: Path
+    against: str | None
+    samples: int | None
+    seed: int
+    device: str
+    images: int | None = None
+    assignments: tuple[str, ...] = ()
+    rank: int = 0
+    world: int = 1
+    threads: int = 0
+
+
+Hire = Callable[[Config, Job], AbstractContextManager[Gather]]
+"""(configuration with the number of workers, the job) -> workers that do it, for as long as the context lasts."""
+
+
+def work_of(job: Job) -> tuple[Work, Config, Samples, int]:
+    """A worker's work, the configuration, the training split, and the images that the checkpoint has seen.
+
+    Raises:
+        CheckpointError: the run has a newer checkpoint than the one that is measured.
+    """
+    model, images = load_run(job.folder, job.device)
+    if job.images is not None and images != job.images:
+        raise CheckpointError(f"{job.folder}: a checkpoint was written during the evaluation; start it again when training has ended")
+    config = model.config = _with(model.config, list(job.assignments))
+    other = {"path": located(str(job.against)), "mixture": []} if job.against else {}
+    data = config.data.model_copy(update=other)
+    test, train = open_samples(data, "test"), open_samples(data, "train")
+    parts = [Batches(config, split, rank=job.rank, world=job.world) for split in (test, train)]
+    samples = job.samples or config.evaluate.samples
+    return Work(model, *parts, samples=samples, seed=job.seed, rank=job.rank, world=job.world), config, train, images
+
+
 def evaluate_run(
     run: Path,
     against: str | None,
@@ -157,6 +206,8 @@ def evaluate_run(
     progress: Progress,
     metrics: list[str] | None = None,
     assignments: list[str] | None = None,
+    workers: int = 1,
+    hire: Hire | None = None,
 ) -> Report:
     """Every metric of a run's newest checkpoint; against its own data, the numbers also go to its journal and its MLflow run.
 
@@ -165,28 +216,29 @@ def evaluate_run(
         n: how many images are generated; default: the configuration's.
         metrics: which; default: all.
         assignments: `evaluate.KEY=VALUE` over the run's configuration.
+        workers: processes that share the work, which `hire` provides.
 
     Raises:
         ConfigError: there is no such metric or setting, or the extractor cannot be used.
     """
     check_names(metrics or [])
     folder = find_run(run)
-    model, images = load_run(folder, device)
-    config = _with(model.config, assignments or [])
-    other = {"path": located(str(against)), "mixture": []} if against else {}
-    data = config.data.model_copy(update=other)
-    test, train = open_samples(data, "test"), open_samples(data, "train")
-    report = evaluate(
-        model,
-        Batches(config, test),
-        Batches(config, train),
-        samples=n or config.evaluate.samples,
-        seed=seed,
-        metrics=metrics,
-        extractor=config.evaluate.extractor,
-        stored=stored_features(config, train, folder),
-        progress=progress,
-    )
+    job = Job(folder, against, n, seed, device, assignments=tuple(assignments or ()))
+    work, config, train, images = work_of(job)
+    config = config.model_copy(update={"workers": workers})
+    with hire(config, replace(job, images=images)) if hire and workers > 1 else nullcontext(work.stage) as gather:
+        report = evaluate(
+            work.model,
+            work.test,
+            work.train,
+            samples=work.samples,
+            seed=seed,
+            metrics=metrics,
+            extractor=config.evaluate.extractor,
+            stored=stored_features(config, train, folder),
+            gather=gather,
+            progress=progress,
+        )
     if against is None:
         with closing(Journal(folder)) as journal:
             # Names of their own: MLflow has values of the quick metrics at this step already, of fewer samples.

@@ -73,6 +73,7 @@ def evaluate(
     metrics: Annotated[
         str | None, typer.Option(help="names with commas between, such as test/box_ap50,condition/sound; default: all")
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes that share the work, placed by Ray; 1: this process alone")] = 1,
     seed: int = 0,
     device: Device = "auto",
     json_file: Json = None,
@@ -81,12 +82,13 @@ def evaluate(
 
     Example: `mtgen evaluate digits-32 --metrics test/box_ap50,condition/sound --json metrics.json`
     """
+    from mtgen.orchestrate.evaluation import on_ray
     from mtgen.progress import stages
     from mtgen.snapshot import evaluate_run
 
     with stages(console) as progress:
         chosen = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
-        report = evaluate_run(run, data, n, seed, device, progress, chosen, overrides)
+        report = evaluate_run(run, data, n, seed, device, progress, chosen, overrides, workers, on_ray)
     table(str(run), dict(report))
     for name, reason in report.skipped.items():
         say(f"left out: {name}: {reason}")

@@ -1,7 +1,8 @@
 """The work of an evaluation: what metrics take in, made from a model and real data; a worker makes its part of it."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -134,7 +135,9 @@ class Work:
         labels = balanced_labels(self.samples, list(range(len(self.model.card.classes))))
         drawn = generate(self.model, Prompt.of_classes(labels), self.seed, "evaluate", self.batch_size, rank=self.rank, world=self.world)
         for canvas, rows in drawn:
-            yield Generated(rows, canvas, labels[rows], self._read(wanted, canvas.image), wanted.features(canvas.image))
+            yield Generated(
+                rows, canvas, labels[rows].to(self.model.device), self._read(wanted, canvas.image), wanted.features(canvas.image)
+            )
 
     def tested(self, wanted: Wanted) -> Iterator[Tested]:
         """The test split, and what the model makes of it."""
@@ -202,3 +205,16 @@ class Work:
 
 def _within_picture(canvas: Canvas) -> Canvas:
     return replace(canvas, image=canvas.image.float().clamp(-1, 1))
+
+
+def on_cpu(part: Any) -> Any:
+    """A part, or anything in it, with its tensors on the CPU: what travels between processes."""
+    if isinstance(part, Tensor):
+        return part.cpu()
+    if isinstance(part, list | tuple):
+        return type(part)(on_cpu(one) for one in part)
+    if isinstance(part, dict):
+        return {name: on_cpu(one) for name, one in part.items()}
+    if is_dataclass(part) and not isinstance(part, type):
+        return replace(part, **{f.name: on_cpu(getattr(part, f.name)) for f in fields(part)})
+    return part
