@@ -53,7 +53,16 @@ def balanced_labels(n: int, classes: list[int]) -> Tensor:
 
 
 def generate(
-    model: Model, prompt: Prompt, seed: int, purpose: str, batch_size: int = 64, *, n: int | None = None, truncation: float = 1.0
+    model: Model,
+    prompt: Prompt,
+    seed: int,
+    purpose: str,
+    batch_size: int = 64,
+    *,
+    n: int | None = None,
+    truncation: float = 1.0,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[tuple[Canvas, Tensor]]:
     """Draw samples, the prompt's rows in turn; yields canvases of up to `batch_size` samples, and which samples they are.
 
@@ -62,10 +71,14 @@ def generate(
     Args:
         n: how many; default: one for each row of the prompt.
         truncation: factor of the latents, 0 (all at their mean) to 1.
+        rank, world: draw this worker's part alone, as `mtgen.data.loader.once` deals samples out.
     """
     total = len(prompt) if n is None else n
-    for start in range(0, total, batch_size):
-        position = torch.arange(start, min(start + batch_size, total))
+    for start in range(0, total, batch_size * world):
+        together = torch.arange(start, min(start + batch_size * world, total))
+        position = together[len(together) * rank // world : len(together) * (rank + 1) // world]
+        if not len(position):
+            continue
         latent = counter.normal(seed, purpose, position, (model.latent_size,), model.device)
         with torch.no_grad():
             canvas = model.sample(prompt.rows(position % len(prompt)).to(model.device), latent * truncation)

@@ -1,6 +1,8 @@
 """What a run shows of itself: pictures and quick test metrics while it trains, every metric when it is asked for."""
 
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +10,23 @@ import torch
 
 from mtgen import counter, pictures
 from mtgen.centres import decode_canvas
-from mtgen.config import Config
+from mtgen.config import Config, validate
 from mtgen.data.loader import once
 from mtgen.data.mixture import Samples, open_samples
 from mtgen.data.source import located
 from mtgen.data.view import view_of
+from mtgen.errors import CheckpointError, ConfigError
 from mtgen.evaluation.metric import Progress
-from mtgen.evaluation.suite import Report, check_names, evaluate
+from mtgen.evaluation.store import Store
+from mtgen.evaluation.suite import RealFeatures, Report, check_names, evaluate
+from mtgen.evaluation.work import Gather, Work
 from mtgen.journal import Journal
 from mtgen.model import Model
 from mtgen.runs import find_run, load_run
 from mtgen.sampling import balanced_labels, generate
 from mtgen.schema import Batch, Canvas, Prompt
 from mtgen.tracking import send_kept
+from mtgen.yaml_text import override
 
 GRID_ROWS = 8
 """Samples of each class in a run's grid."""
@@ -28,9 +34,24 @@ SHOWN = 32
 """Test samples in the other pictures, always the same."""
 
 
-def batches(config: Config, index: Samples, limit: int | None = None) -> Any:
-    """A split once, as the networks see it, without augmentation."""
-    return once(index, view_of(config), batch_size=100, limit=limit if config.data.limit is None else config.data.limit)
+@dataclass(frozen=True)
+class Batches:
+    """A split, as the networks see it, without augmentation; each time it is gone through, from its start.
+
+    Attributes:
+        limit: only the first so many samples.
+        rank, world: this worker's part of the split.
+    """
+
+    config: Config
+    index: Samples
+    limit: int | None = None
+    rank: int = 0
+    world: int = 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        limit = self.limit if self.config.data.limit is None else self.config.data.limit
+        return once(self.index, view_of(self.config), batch_size=100 * self.world, limit=limit, rank=self.rank, world=self.world)
 
 
 class Snapshots:
@@ -48,8 +69,8 @@ class Snapshots:
     def __call__(self, model: Model, images: int) -> tuple[dict[str, float], list[Path]]:
         """The averaged model after so many images -> numbers, and the pictures that were written."""
         seed = self.config.seed
-        train = list(batches(self.config, self.train, limit=2000))
-        report = evaluate(model, batches(self.config, self.test), train, samples=2000, seed=seed, quick=True)
+        train = list(Batches(self.config, self.train, limit=2000))
+        report = evaluate(model, Batches(self.config, self.test), train, samples=2000, seed=seed, quick=True)
         folder = self.config.folder / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
@@ -61,7 +82,7 @@ class Snapshots:
         return dict(report), paths
 
     def _pictures(self, model: Model) -> dict[str, Any]:
-        shown: Batch = next(iter(batches(self.config, self.test, limit=SHOWN))).to(model.device)
+        shown: Batch = next(iter(Batches(self.config, self.test, limit=SHOWN))).to(model.device)
         made = {"grid": grid(model, self.config.seed), "reading": pictures.reading_grid(shown, model.predict(shown.image), model.card)}
         labels = torch.where(shown.present["class"], shown.label, -1)
         if (again := model.reconstruct(shown.image, Prompt.of_classes(labels))) is not None:
@@ -128,6 +149,56 @@ def translations(model: Model, shown: Batch, seed: int, rows: int = GRID_ROWS) -
     return pictures.translation_grid(batch.image, turned) if turned else None
 
 
+@dataclass(frozen=True)
+class Job:
+    """An evaluation as a worker has to know it.
+
+    Attributes:
+        folder: the run's.
+        against: another data set to test on, a folder or a URL; `None`: the run's own.
+        samples: how many images are generated; `None`: the configuration's.
+        checkpoint: which, see `mtgen.runs.chosen`; `None`: the newest.
+        images: that it has seen, once it is known.
+        assignments: `evaluate.KEY=VALUE` over the run's configuration.
+        rank, world: this worker's number, and how many there are.
+        threads: CPUs of this worker; 0: not said.
+    """
+
+    folder: Path
+    against: str | None
+    samples: int | None
+    seed: int
+    device: str
+    checkpoint: str | None = None
+    images: int | None = None
+    assignments: tuple[str, ...] = ()
+    rank: int = 0
+    world: int = 1
+    threads: int = 0
+
+
+Hire = Callable[[Config, Job], AbstractContextManager[Gather]]
+"""(configuration with the number of workers, the job) -> workers that do it, for as long as the context lasts."""
+
+
+def work_of(job: Job) -> tuple[Work, Config, Samples, int]:
+    """A worker's work, the configuration, the training split, and the images that the checkpoint has seen.
+
+    Raises:
+        CheckpointError: the run has a newer checkpoint than the one that is measured.
+    """
+    model, images = load_run(job.folder, job.device, job.checkpoint)
+    if job.images is not None and images != job.images:
+        raise CheckpointError(f"{job.folder}: a checkpoint was written during the evaluation; start it again when training has ended")
+    config = model.config = _with(model.config, list(job.assignments))
+    other = {"path": located(str(job.against)), "mixture": []} if job.against else {}
+    data = config.data.model_copy(update=other)
+    test, train = open_samples(data, "test"), open_samples(data, "train")
+    parts = [Batches(config, split, rank=job.rank, world=job.world) for split in (test, train)]
+    samples = job.samples or config.evaluate.samples
+    return Work(model, *parts, samples=samples, seed=job.seed, rank=job.rank, world=job.world), config, train, images
+
+
 def evaluate_run(
     run: Path,
     against: str | None,
@@ -137,6 +208,9 @@ def evaluate_run(
     progress: Progress,
     metrics: list[str] | None = None,
     checkpoint: str | None = None,
+    assignments: list[str] | None = None,
+    workers: int = 1,
+    hire: Hire | None = None,
 ) -> Report:
     """Every metric of a run's checkpoint; against its own data, the numbers also go to its journal and its MLflow run.
 
@@ -145,22 +219,47 @@ def evaluate_run(
         n: how many images are generated; default: the configuration's.
         metrics: which; default: all.
         checkpoint: which; default: the newest.
+        assignments: `evaluate.KEY=VALUE` over the run's configuration.
+        workers: processes that share the work, which `hire` provides.
 
     Raises:
-        ConfigError: there is no such metric.
+        ConfigError: there is no such metric or setting, or the extractor cannot be used.
     """
     check_names(metrics or [])
     folder = find_run(run)
-    model, images = load_run(folder, device, checkpoint)
-    config = model.config
-    other = {"path": located(str(against)), "mixture": []} if against else {}
-    data = config.data.model_copy(update=other)
-    test, train = open_samples(data, "test"), open_samples(data, "train")
-    samples = n or config.evaluate.samples
-    report = evaluate(model, batches(config, test), batches(config, train), samples=samples, seed=seed, metrics=metrics, progress=progress)
+    job = Job(folder, against, n, seed, device, checkpoint, assignments=tuple(assignments or ()))
+    work, config, train, images = work_of(job)
+    config = config.model_copy(update={"workers": workers})
+    with hire(config, replace(job, images=images)) if hire and workers > 1 else nullcontext(work.stage) as gather:
+        report = evaluate(
+            work.model,
+            work.test,
+            work.train,
+            samples=work.samples,
+            seed=seed,
+            metrics=metrics,
+            extractor=config.evaluate.extractor,
+            stored=stored_features(config, train, folder),
+            gather=gather,
+            progress=progress,
+        )
     if against is None:
         with closing(Journal(folder)) as journal:
             # Names of their own: MLflow has values of the quick metrics at this step already, of fewer samples.
             journal.row(images, {f"evaluation/{name.rpartition('/')[2]}": value for name, value in report.items()})
         send_kept(config, folder)
     return report
+
+
+def _with(config: Config, assignments: list[str]) -> Config:
+    if wrong := [text for text in assignments if not text.startswith("evaluate.")]:
+        raise ConfigError(f"{wrong[0]}: a run that is trained cannot be changed; possible: evaluate.KEY=VALUE")
+    values = config.model_dump(mode="json")
+    override(values, assignments)
+    return validate(values)
+
+
+def stored_features(config: Config, train: Samples, folder: Path) -> RealFeatures:
+    """Where features of the training split are kept: in `cache/features` beside the run, for all runs."""
+    look = f"{config.size[0]}x{config.size[1]} {config.data.channels} limit {config.data.limit}"
+    return RealFeatures(Store(folder.parent / "cache" / "features"), train.fingerprint, train.split, look)

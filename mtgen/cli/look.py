@@ -70,11 +70,16 @@ def checkpoints(
 @app.command(rich_help_panel="Look at a run")
 def evaluate(
     run: Run,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[evaluate.KEY=VALUE]...", help="settings over the run's, such as evaluate.extractor.kind=inception"),
+    ] = None,
     data: Annotated[str | None, typer.Option("--against", help="data set to test on; default: the run's own")] = None,
     n: Annotated[int | None, typer.Option("--n", help="images to generate; default: evaluate.samples")] = None,
     metrics: Annotated[
         str | None, typer.Option(help="names with commas between, such as test/box_ap50,condition/sound; default: all")
     ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes that share the work, placed by Ray; 1: this process alone")] = 1,
     seed: int = 0,
     checkpoint: Which = None,
     device: Device = "auto",
@@ -84,12 +89,13 @@ def evaluate(
 
     Example: `mtgen evaluate digits-32 --metrics test/box_ap50,condition/sound --json metrics.json`
     """
+    from mtgen.orchestrate.evaluation import on_ray
     from mtgen.progress import stages
     from mtgen.snapshot import evaluate_run
 
     with stages(console) as progress:
         chosen = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
-        report = evaluate_run(run, data, n, seed, device, progress, chosen, checkpoint)
+        report = evaluate_run(run, data, n, seed, device, progress, chosen, checkpoint, overrides, workers, on_ray)
     table(str(run), dict(report))
     for name, reason in report.skipped.items():
         say(f"left out: {name}: {reason}")

@@ -11,12 +11,14 @@ from mtgen.config.messages import check, explain, own_problems, sections
 from mtgen.config.run import Config, native_precision, resolve_device
 from mtgen.config.sections import (
     CONDITIONS,
+    EXTRACTORS,
     TASKS,
     WEIGHTINGS,
     Augment,
     Checkpoint,
     ConditionSettings,
     Data,
+    Extractor,
     Section,
     Share,
     Sound,
@@ -28,6 +30,7 @@ from mtgen.yaml_text import override, read_yaml
 
 __all__ = [
     "CONDITIONS",
+    "EXTRACTORS",
     "TASKS",
     "WEIGHTINGS",
     "Augment",
@@ -35,6 +38,7 @@ __all__ = [
     "ConditionSettings",
     "Config",
     "Data",
+    "Extractor",
     "Section",
     "Share",
     "Sound",

@@ -2,7 +2,8 @@
 
 import reprlib
 from difflib import get_close_matches
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -20,9 +21,11 @@ def sections() -> dict[str, type[BaseModel]]:
 
     def add(model: type[BaseModel], parent: str) -> None:
         for name, info in model.model_fields.items():
-            if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-                found[_dotted(parent, name)] = info.annotation
-                add(info.annotation, _dotted(parent, name))
+            kinds = get_args(info.annotation) if isinstance(info.annotation, UnionType) else (info.annotation,)
+            for kind in kinds:
+                if isinstance(kind, type) and issubclass(kind, BaseModel):
+                    found[_dotted(parent, name)] = kind
+                    add(kind, _dotted(parent, name))
 
     add(Config, "")
     return found

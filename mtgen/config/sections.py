@@ -11,6 +11,7 @@ from mtgen.retention import Best, Retention
 TASKS: Registry[Any] = Registry("task", "mtgen.tasks")
 CONDITIONS: Registry[Any] = Registry("condition", "mtgen.conditions")
 WEIGHTINGS: Registry[Any] = Registry("weighting", "mtgen.balancing")
+EXTRACTORS: Registry[Any] = Registry("feature extractor", "mtgen.evaluation.extractors")
 
 
 class Section(BaseModel):
@@ -241,9 +242,32 @@ class Checkpoint(Section):
         return Retention(self.keep, self.keep_every, best)
 
 
+class Extractor(Section):
+    """A file with the network whose features distributions are compared by (docs/metrics.md)."""
+
+    kind: str = Field(description="inception, dinov2 (safetensors), or torchscript: any network that gives one vector an image")
+    path: str = Field(min_length=1, description="the file")
+    sha256: str = Field(pattern="^[0-9a-fA-F]{64}$", description="its SHA-256, hexadecimal")
+    name: str = Field("", pattern="^[a-z0-9_]*$", description="what it is called in the metrics' names; default: its kind")
+    side: int = Field(224, ge=0, description="torchscript: pixels that images are resized to; 0: left as they are")
+    mean: list[float] = Field([0.485, 0.456, 0.406], min_length=1, max_length=3, description="torchscript: taken from images in 0 to 1")
+    std: list[float] = Field([0.229, 0.224, 0.225], min_length=1, max_length=3, description="torchscript: what they are divided by then")
+
+    @model_validator(mode="after")
+    def _not_inceptions_name(self) -> "Extractor":
+        if self.name and self.kind != "torchscript":
+            raise ValueError(f"name: is for torchscript; {self.kind} has its own")
+        if self.name in ("inception", "small_cnn"):
+            raise ValueError(f"name: {self.name} is another extractor's, whose numbers these are not")
+        return self
+
+
 class Evaluate(Section):
     every: int = Field(20_000, ge=1, description="images between two sample grids with the quick test metrics")
     samples: int = Field(4_000, ge=100, description="generated images for `mtgen evaluate`")
+    extractor: Extractor | None = Field(
+        None, description="features for FID and its kin; default: a small network trained on the real images"
+    )
 
 
 class Tracking(Section):

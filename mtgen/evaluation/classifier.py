@@ -88,3 +88,8 @@ class Classifier:
     def read(self, image: Tensor) -> Tensor:
         """Images `[B,C,H,W]` uint8 -> classes `[B]` int64, on the CPU."""
         return self.network(as_input(image, self.device)).argmax(1).cpu()
+
+    @torch.no_grad()
+    def features(self, image: Tensor) -> Tensor:
+        """Images `[B,C,H,W]` uint8 -> `[B,128]` float32, on the CPU: what the decision is made from."""
+        return self.network[:-1](as_input(image, self.device)).cpu()

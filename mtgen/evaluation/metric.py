@@ -11,6 +11,7 @@ from mtgen.registry import Registry
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
 
 if TYPE_CHECKING:
+    from mtgen.evaluation.features import FeatureSets
     from mtgen.evaluation.yardsticks import Yardsticks
 
 Progress = Callable[[str, int, int | None], None]
@@ -56,7 +57,9 @@ class Metric:
         reconstructs: whether it reads reconstructions.
         conditions: modalities for which it reads `update_condition`.
         independent: whether it reads `yardsticks`.
+        compared: the streams whose features it compares: "train", "generated", "test".
         yardsticks: independent readers, trained on the training split; there for metrics that are `independent`.
+        features: of the streams in `compared`, complete when `compute` is called.
     """
 
     quick = True
@@ -64,7 +67,9 @@ class Metric:
     reconstructs = False
     conditions: ClassVar[tuple[str, ...]] = ()
     independent = False
+    compared: ClassVar[tuple[str, ...]] = ()
     yardsticks: "Yardsticks"
+    features: "FeatureSets"
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting

@@ -2,29 +2,64 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from mtgen import counter
+from mtgen.config import Extractor
 from mtgen.errors import ConfigError
+from mtgen.evaluation.extractor import Extract, FileExtractor, SmallCNN
+from mtgen.evaluation.features import Features, FeatureSets
 from mtgen.evaluation.metric import METRICS, Metric, Progress, Setting, Skipped
+from mtgen.evaluation.store import Key, Store
+from mtgen.evaluation.work import Gather, Generated, Tested, Wanted, Work
 from mtgen.evaluation.yardsticks import Yardsticks
 from mtgen.registry import suggest
-from mtgen.sampling import Model, balanced_labels, generate
-from mtgen.schema import Batch, Canvas, Prediction, Prompt
+from mtgen.sampling import Model
+from mtgen.schema import Batch
 
 QUICK_SAMPLES = 500
 """Generated images for the quick metrics: 50 a class of ten, so that a deviation within a class is right to 1 %."""
 
 
+STAGES = {
+    "read": "read the training split",
+    "seen": "features of the training split",
+    "generated": "generate",
+    "tested": "read the test split",
+}
+"""`Work`'s stages, as progress names them."""
+
+
 class Report(dict[str, float]):
-    """Numbers by name, such as `test/class_accuracy`; `skipped` holds, by name, why a metric is not among them."""
+    """Numbers by name, such as `test/class_accuracy`.
+
+    Attributes:
+        skipped: why a metric is not among them, by name.
+        closest: see `FeatureSets.closest`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.skipped: dict[str, str] = {}
+        self.closest: list[tuple[int, int, float]] = []
+
+
+@dataclass(frozen=True)
+class RealFeatures:
+    """Where features of the training split may have been stored by an earlier evaluation, or by one of another run.
+
+    Attributes:
+        fingerprint, split, look: see `mtgen.evaluation.store.Key`.
+    """
+
+    store: Store
+    fingerprint: str
+    split: str
+    look: str
+
+    def key(self, extract: Extract) -> Key:
+        """What they are stored under."""
+        return Key(self.fingerprint, self.split, self.look, extract.digest)
 
 
 class _Metrics:
@@ -37,8 +72,25 @@ class _Metrics:
             with self._unless_skipped(name):
                 self.active[name] = METRICS[name](setting)
         self.yardsticks = Yardsticks(setting)
+        self.features, self.small = FeatureSets(""), False
         for metric in self.active.values():
-            metric.yardsticks = self.yardsticks
+            metric.yardsticks, metric.features = self.yardsticks, self.features
+
+    def compare_by(self, extract: Extract | None) -> Extract | None:
+        """Let distributions be compared by an extractor's features, or by the small network's; where that cannot be trained, by none."""
+        if self.small:
+            try:
+                extract = SmallCNN(self.yardsticks.classifier())
+            except Skipped as reason:
+                self._leave([name for name, metric in self.active.items() if metric.compared], f"{reason}; or name an evaluate.extractor")
+        if extract is not None:
+            self.features.name = extract.name
+        return extract
+
+    def _leave(self, names: list[str], reason: str) -> None:
+        for name in names:
+            self.report.skipped[name] = reason
+            del self.active[name]
 
     @contextmanager
     def _unless_skipped(self, name: str) -> Iterator[None]:
@@ -48,43 +100,40 @@ class _Metrics:
             self.report.skipped[name] = str(reason)
             self.active.pop(name, None)
 
-    def update_train(self, batch: Batch) -> None:
+    def read(self, batch: Batch) -> None:
         if self.independent:
             self.yardsticks.update_train(batch)
-        for name, metric in list(self.active.items()):
-            with self._unless_skipped(name):
-                metric.update_train(batch)
+        self._feed(lambda metric: metric.update_train(batch))
 
-    def update_generated(self, canvas: Canvas, labels: Tensor, prediction: Prediction) -> None:
-        for name, metric in list(self.active.items()):
-            with self._unless_skipped(name):
-                metric.update_generated(canvas, labels, prediction)
+    def generated(self, part: Generated) -> None:
+        if part.features is not None:
+            self.features.update("generated", part.features, part.position)
+        self._feed(lambda metric: metric.update_generated(part.canvas, part.labels, part.prediction))
 
-    def update_real(self, batch: Batch, prediction: Prediction, reconstruction: Canvas | None) -> None:
-        for name, metric in list(self.active.items()):
-            with self._unless_skipped(name):
-                metric.update_real(batch, prediction, reconstruction)
+    def tested(self, part: Tested) -> None:
+        if part.features is not None:
+            self.features.update("test", part.features, part.batch.position)
+        self._feed(lambda metric: metric.update_real(part.batch, part.prediction, part.reconstruction))
+        for condition, batch, canvas in part.conditions:
+            self._feed(lambda metric: metric.update_condition(condition, batch, canvas), condition)  # noqa: B023
+        if part.shared is not None:
+            image, asked = part.shared
+            self._feed(lambda metric: metric.update_shared(part.batch, image, asked))
+        for to, batch, canvas in part.translations:
+            self._feed(lambda metric: metric.update_translation(to, batch, canvas))  # noqa: B023
 
-    def update_condition(self, condition: str, batch: Batch, canvas: Canvas) -> None:
+    def _feed(self, update: Callable[[Metric], None], condition: str | None = None) -> None:
+        """Update all metrics, or those that read a condition."""
         for name, metric in list(self.active.items()):
-            if condition in metric.conditions:
+            if condition is None or condition in metric.conditions:
                 with self._unless_skipped(name):
-                    metric.update_condition(condition, batch, canvas)
-
-    def update_shared(self, batch: Batch, image: Tensor, asked: dict[str, tuple[Tensor, Tensor]]) -> None:
-        for name, metric in list(self.active.items()):
-            with self._unless_skipped(name):
-                metric.update_shared(batch, image, asked)
-
-    def update_translation(self, to: int, batch: Batch, canvas: Canvas) -> None:
-        for name, metric in list(self.active.items()):
-            with self._unless_skipped(name):
-                metric.update_translation(to, batch, canvas)
+                    update(metric)
 
     def compute(self) -> Report:
         for name, metric in list(self.active.items()):
             with self._unless_skipped(name):
                 self.report.update(metric.compute())
+        self.report.closest = self.features.closest
         return self.report
 
     def reads(self, stream: Callable[..., None]) -> bool:
@@ -93,18 +142,24 @@ class _Metrics:
 
     @property
     def independent(self) -> bool:
-        """Whether any metric reads with the independent readers."""
-        return any(metric.independent for metric in self.active.values())
+        """Whether the independent readers are wanted, by a metric or as the small extractor."""
+        return self.small or any(metric.independent for metric in self.active.values())
 
-    @property
-    def conditions(self) -> list[str]:
-        """The modalities for which any metric reads what the model draws."""
-        return list(dict.fromkeys(name for metric in self.active.values() for name in metric.conditions))
+    def compares(self, kind: str | None = None) -> bool:
+        """Whether any metric compares the features of a stream; `None`: of any."""
+        return any(kind in metric.compared if kind else metric.compared for metric in self.active.values())
 
-    @property
-    def reconstruct(self) -> bool:
-        """Whether any metric reads reconstructions."""
-        return any(metric.reconstructs for metric in self.active.values())
+    def wanted_of_test(self, extract: Extract | None) -> Wanted:
+        """What the metrics take in of the test split; `Wanted()`: nothing."""
+        active = self.active.values()
+        return Wanted(
+            predictions=self.reads(Metric.update_real),
+            reconstructions=any(metric.reconstructs for metric in active),
+            conditions=tuple(dict.fromkeys(name for metric in active for name in metric.conditions)),
+            shared=self.reads(Metric.update_shared),
+            translations=self.reads(Metric.update_translation),
+            extract=extract if self.compares("test") else None,
+        )
 
 
 def check_names(metrics: list[str]) -> None:
@@ -132,120 +187,72 @@ def evaluate(
     quick: bool = False,
     reference: bool = False,
     batch_size: int = 100,
+    extractor: Extractor | None = None,
+    stored: RealFeatures | None = None,
+    gather: Gather | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Report:
     """Measure a model; equal seeds give equal numbers.
 
     Args:
         real_test: the test split, once.
-        real_train: the training split, once: what diversity is compared with, and what `reference` trains on.
+        real_train: the training split, gone through twice: what diversity and distributions are compared with, and what `reference`
+            trains on.
         samples: how many images are generated, the classes in turn.
         metrics: names out of `METRICS`; default: all that are not made on request.
         quick: leave out what takes long, and generate `QUICK_SAMPLES` at most: for use during training.
         reference: also what real training images in the place of generated ones would reach (`real/cas`).
+        extractor: whose features distributions are compared by; default: the small network's (`SmallCNN`).
+        stored: where features of the training split are kept.
+        gather: does the work; default: this process. Metrics are fed here in either case.
 
     Returns:
         The numbers; what could not be had is named in `skipped`, with the reason.
 
     Raises:
-        ConfigError: for the name of a metric that does not exist.
+        ConfigError: for the name of a metric that does not exist, or an extractor that cannot be used.
     """
     names = _chosen(metrics, quick, reference)
     samples = min(samples, QUICK_SAMPLES) if quick else samples
     setting = Setting(model.card, samples, seed, model.device, progress, tuple(model.conditions), model.translates)
     fed = _Metrics(names, setting)
+    stages = _Stages(gather or Work(model, real_test, real_train, samples=samples, seed=seed, batch_size=batch_size).stage, progress)
+    extract = FileExtractor(extractor, model.device) if extractor and fed.compares() else None  # what is wrong with it is said first
+    fed.small = fed.compares() and extract is None
 
     if real_train is not None and (fed.reads(Metric.update_train) or fed.independent):
-        _feed_train(model, fed, real_train, progress)
-    if fed.reads(Metric.update_generated):
-        _feed_generated(model, fed, samples, seed, batch_size, progress)
-    read = [fed.reads(stream) for stream in (Metric.update_real, Metric.update_shared, Metric.update_translation)]
-    if fed.conditions or any(read):
-        _feed_test(model, fed, real_test, seed, progress)
+        stages.feed("read", Wanted(), fed.read)
+    used = fed.compare_by(extract)
+    if used is not None and fed.compares("train") and real_train is not None:
+        fed.features.sets |= _train_features(stages, used, stored)
+    if fed.reads(Metric.update_generated) or fed.compares("generated"):
+        wanted = Wanted(predictions=fed.reads(Metric.update_generated), extract=used if fed.compares("generated") else None)
+        stages.feed("generated", wanted, fed.generated, samples)
+    if (wanted := fed.wanted_of_test(used)) != Wanted():
+        stages.feed("tested", wanted, fed.tested)
     return fed.compute()
 
 
-def _feed_train(model: Model, fed: _Metrics, batches: Iterable[Batch], progress: Progress) -> None:
-    done = 0
-    for batch in batches:
-        fed.update_train(batch.to(model.device))
-        progress("read the training split", done := done + len(batch), None)
+class _Stages:
+    """Goes through the stages of the work, and tells how far it is."""
+
+    def __init__(self, gather: Gather, progress: Progress) -> None:
+        self.gather, self.progress = gather, progress
+
+    def feed(self, stage: str, wanted: Wanted, take: Callable[[Any], None], total: int | None = None) -> None:
+        """Hand every part of a stage on, in order."""
+        done = 0
+        for part in self.gather(stage, wanted):
+            take(part)
+            self.progress(STAGES[stage], done := done + len(part), total)
 
 
-def _feed_generated(model: Model, fed: _Metrics, samples: int, seed: int, batch_size: int, progress: Progress) -> None:
-    labels, done = balanced_labels(samples, list(range(len(model.card.classes)))), 0
-    for canvas, rows in generate(model, Prompt.of_classes(labels), seed, "evaluate", batch_size):
-        fed.update_generated(canvas, labels[rows].to(model.device), _read(model, canvas.image))
-        progress("generate", done := done + len(rows), samples)
-
-
-def _feed_test(model: Model, fed: _Metrics, batches: Iterable[Batch], seed: int, progress: Progress) -> None:
-    done = 0
-    for batch in batches:
-        here = batch.to(model.device)
-        if fed.reads(Metric.update_real):
-            labels = here.label.where(here.present["class"], -1)
-            with torch.no_grad():
-                reconstruction = model.reconstruct(here.image, Prompt.of_classes(labels)) if fed.reconstruct else None
-            fed.update_real(here, _read(model, here.image), reconstruction)
-        for name in fed.conditions:
-            _feed_condition(model, fed, here, name, seed)
-        if fed.reads(Metric.update_shared):
-            _feed_shared(model, fed, here)
-        if fed.reads(Metric.update_translation):
-            _feed_translations(model, fed, here, seed)
-        progress("read the test split", done := done + len(batch), None)
-
-
-def _latent(model: Model, batch: Batch, seed: int, purpose: str) -> Tensor:
-    return counter.normal(seed, purpose, batch.position, (model.latent_size,), model.device)
-
-
-def _within_picture(canvas: Canvas) -> Canvas:
-    return replace(canvas, image=canvas.image.float().clamp(-1, 1))
-
-
-def _feed_condition(model: Model, fed: _Metrics, batch: Batch, name: str, seed: int) -> None:
-    with torch.no_grad():
-        prompt = model.ask(batch, name)
-        rows = prompt.given[name].nonzero().flatten()
-        if len(rows):
-            asked = batch.rows(rows.cpu())
-            canvas = model.sample(prompt.rows(rows), _latent(model, asked, seed, f"evaluate condition {name}"))
-            fed.update_condition(name, asked, _within_picture(canvas))
-
-
-def _feed_shared(model: Model, fed: _Metrics, batch: Batch) -> None:
-    image, asked = _read(model, batch.image).embedding, {}
-    if image is None:
-        return
-    for name in model.conditions:
-        if name in ("class", "caption", "sound"):
-            prompt = model.ask(batch, name)
-            with torch.no_grad():
-                asked[name] = (model.embed(prompt), prompt.given[name])
-    fed.update_shared(batch, image, asked)
-
-
-def _feed_translations(model: Model, fed: _Metrics, batch: Batch, seed: int) -> None:
-    """Every sample into every domain but its own; with classes as domains, the samples whose class is known."""
-    kind = str(model.translates)
-    if kind == "class":
-        own, domains = batch.label.where(batch.present["class"], -1), range(len(model.card.classes))
-    else:
-        own, domains = torch.zeros_like(batch.label) if batch.domain is None else batch.domain, range(len(model.card.domains))
-    for to in domains:
-        rows = ((own != to) & (own >= 0)).nonzero().flatten()
-        if len(rows):
-            others = batch.rows(rows.cpu())
-            number, there = torch.full_like(rows, to), torch.ones_like(rows, dtype=torch.bool)
-            with torch.no_grad():
-                latent = _latent(model, others, seed, "evaluate translation")
-                canvas = model.translate(others.image, Prompt(len(rows), {kind: number}, {kind: there}), latent)
-            if canvas is not None:
-                fed.update_translation(to, others, _within_picture(canvas))
-
-
-def _read(model: Model, image: Tensor) -> Prediction:
-    with torch.no_grad():
-        return model.predict(image)
+def _train_features(stages: _Stages, extract: Extract, stored: RealFeatures | None) -> dict[str, Features]:
+    """Features of the training split: those that are stored, or computed and stored."""
+    if stored is not None and (found := stored.store.get(stored.key(extract))) is not None:
+        return {"train": found}
+    made = FeatureSets(extract.name)
+    stages.feed("seen", Wanted(extract=extract), lambda part: made.update("train", part.features, part.position))
+    if stored is not None and made.sets:
+        stored.store.put(stored.key(extract), made.sets["train"])
+    return made.sets

@@ -71,6 +71,14 @@ class Yardsticks:
         for row in range(len(batch)):
             self.domains.setdefault(domain[row], _Kept(self.setting.seed)).add(image[row], label[row], mask[row])
 
+    def classifier(self, domain: int | None = None) -> Classifier:
+        """The classifier of a domain, or of all.
+
+        Raises:
+            Skipped: it cannot be trained.
+        """
+        return self._classifier(domain)
+
     def read_class(self, image: Tensor, domain: int | None = None) -> Tensor:
         """Images `[B,C,H,W]` in [-1, 1] -> classes `[B]`, on the CPU, as the classifier of a domain (or of all) reads them.
 
