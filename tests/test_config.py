@@ -333,7 +333,9 @@ def test_every_configuration_that_comes_with_mtgen_loads(file: Path) -> None:
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "mtgen.cli", "config", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "mtgen.cli", "configs", "show", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_the_command_prints_the_resolved_configuration(tmp_path: Path) -> None:

@@ -56,17 +56,6 @@ def run(settings: Any, json_file: Path | None = None, resume: bool = False) -> A
     return outcome
 
 
-@app.command("config", rich_help_panel="Train")
-def show_config(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Print the resolved configuration: every key, with defaults and overrides.
-
-    Example: `mtgen config configs/digits-32.yaml batch_size=32`
-    """
-    from mtgen.config import load
-
-    print(load(config, overrides).to_yaml(), end="")
-
-
 @app.command(rich_help_panel="Train")
 def smoke(
     device: Device = "auto",
