@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 def suggest(name: str, possible: "list[str]") -> str:
     """The end of an error message: the nearest right name, if one is near, and all that are possible."""
-    near = get_close_matches(name, possible, n=1, cutoff=0.6)
+    near = get_close_matches(name, possible, n=1, cutoff=0.6) or get_close_matches(name.lower(), possible, n=1, cutoff=0.6)
     meant = f"did you mean {near[0]!r}? " if near else ""
     return f"{meant}possible: {', '.join(possible)}"
 

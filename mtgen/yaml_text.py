@@ -58,7 +58,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     values = _parse(text, str(path))
     if not isinstance(values, dict):
         what = {type(None): "empty", list: "a list"}.get(type(values), "plain text")
-        raise ConfigError(f"{path}: a configuration is a mapping of keys to values, this is {what}")
+        raise ConfigError(f"{path}: a configuration is a mapping of keys to values, this is {what}; `mtgen configs list` names whole ones")
     return values
 
 

@@ -21,7 +21,7 @@ LAYERS = [  # a module imports from the layers above its line and from its own f
     {"training", "runs"},
     {"inference", "snapshot", "cost", "export"},
     {"orchestrate"},
-    {"smoke"},
+    {"smoke", "doctor"},
     {"cli"},
 ]
 LAYER = {unit: number for number, layer in enumerate(LAYERS) for unit in layer}

@@ -56,7 +56,20 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("gamma=3", "gamma: unknown key; did you mean tasks.generation.gamma? ", []),
         ("tasks.generation.images=3", "tasks.generation.images: unknown key; did you mean train.images? ", []),
         ("learning_rate=1", "learning_rate: unknown key; did you mean generator.learning_rate or discriminator.learning_rate? ", []),
+        ("data.mixture=[{pth: a}]", "data.mixture.0.path: is missing (folder with dataset.json ", []),
+        (
+            "data.mixture=[{path: a, weigth: 2}]",
+            "data.mixture.0.weigth: unknown key; did you mean data.mixture.0.weight? possible: path, ",
+            [],
+        ),
+        # another trainer's word for it
+        ("zero_optimization={stage: 2}", "zero_optimization: unknown key; did you mean zero_stage? ", []),
+        ("train.epochs=3", "train.epochs: unknown key; did you mean train.images? possible: images, ", []),
+        ("lr=1", "lr: unknown key; did you mean generator.learning_rate or discriminator.learning_rate? ", []),
         # wrong types
+        ("resolution=big", "resolution=big: input should be a whole number of pixels, or [height, width]", []),
+        ("resolution=[64, 64, 3]", "resolution=['64', '64', '3']: input should be a whole number of pixels, ", []),
+        ("data.mixture=[3]", "data.mixture.0=3: is a section, not a single value; its keys: path, weight, ", []),
         ("seed=a", "seed=a: ", ["valid integer"]),
         ("seed=1.5", "seed=1.5: ", ["valid integer"]),
         ("seed=true", "seed=true: ", ["valid integer"]),
@@ -80,8 +93,9 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("generator.learning_rate=nan", "generator.learning_rate=nan: ", ["finite number"]),
         ("tasks.generation.gamma=inf", "tasks.generation.gamma=inf: ", ["finite number"]),
         # none of what is possible
-        ("precision=fp61", "precision=fp61: ", ["'auto', 'fp32', 'bf16' or 'fp16'"]),
-        ("data.channels=bgr", "data.channels=bgr: ", ["'rgb' or 'grey'"]),
+        ("precision=fp61", "precision=fp61: did you mean 'fp16'? possible: auto, fp32, bf16, fp16", []),
+        ("data.channels=RGB", "data.channels=RGB: did you mean 'rgb'? possible: rgb, grey", []),
+        ("data.labelled={clas: 1}", "data.labelled.clas=clas: did you mean 'class'? possible: class, mask, ", []),
         (
             "tasks.clasification.weight=1",
             "tasks.clasification: unknown task; did you mean 'classification'? possible: alignment, ",
@@ -319,7 +333,9 @@ def test_every_configuration_that_comes_with_mtgen_loads(file: Path) -> None:
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "mtgen.cli", "config", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "mtgen.cli", "configs", "show", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_the_command_prints_the_resolved_configuration(tmp_path: Path) -> None:

@@ -3,11 +3,11 @@
 import sys
 
 from mtgen.cli import train, launch  # isort: skip - the order of the panels in `mtgen --help`
-from mtgen.cli import look, plan, shards, use
+from mtgen.cli import configs, look, machine, plan, shards, use
 from mtgen.cli.common import app
 from mtgen.errors import UserError
 
-__all__ = ["app", "launch", "look", "main", "plan", "shards", "train", "use"]
+__all__ = ["app", "configs", "launch", "look", "machine", "main", "plan", "shards", "train", "use"]
 
 
 def main() -> None:

@@ -24,7 +24,17 @@ app = typer.Typer(
 
 console = Console(highlight=False)
 
-ConfigFile = Annotated[Path, typer.Argument(help="a YAML file, such as configs/digits-32.yaml")]
+
+def _find_config(path: Path) -> Path:
+    """A file as it is given; a bare name is a configuration that comes with mtgen."""
+    from mtgen.config.shipped import find
+
+    return find(path)
+
+
+ConfigFile = Annotated[
+    Path, typer.Argument(callback=_find_config, help="a YAML file, or the name of one that comes with mtgen (mtgen configs list)")
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's, such as train.images=50000")
 ]

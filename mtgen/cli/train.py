@@ -1,4 +1,4 @@
-"""Commands that train, and that try a machine out."""
+"""The command that trains."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mtgen.cli.common import ConfigFile, Device, Json, Overrides, UserErrorFrom, app, console, load_config, say, write_json
+from mtgen.cli.common import ConfigFile, Json, Overrides, UserErrorFrom, app, console, load_config, say, write_json
 
 
 @app.command(rich_help_panel="Train")
@@ -54,32 +54,3 @@ def run(settings: Any, json_file: Path | None = None, resume: bool = False) -> A
             f"Next: mtgen evaluate {settings.folder}; mtgen sample {settings.folder}; mtgen ui"
         )
     return outcome
-
-
-@app.command("config", rich_help_panel="Train")
-def show_config(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Print the resolved configuration: every key, with defaults and overrides.
-
-    Example: `mtgen config configs/digits-32.yaml batch_size=32`
-    """
-    from mtgen.config import load
-
-    print(load(config, overrides).to_yaml(), end="")
-
-
-@app.command(rich_help_panel="Train")
-def smoke(
-    device: Device = "auto",
-    keep: Annotated[Path | None, typer.Option(help="folder for what the test leaves behind; default: a temporary one")] = None,
-    json_file: Json = None,
-) -> None:
-    """Try everything on this machine in under three minutes: train in each precision, resume bit for bit, sample, track.
-
-    Example: `mtgen smoke --device cpu`
-    """
-    from mtgen.smoke import smoke_test
-
-    rows = smoke_test(device, keep, console)
-    write_json(json_file, rows)
-    if any(row["result"] == "failed" for row in rows):
-        raise UserErrorFrom("the smoke test found something broken: see the table", 1)

@@ -1,8 +1,8 @@
 """What is wrong with a configuration, in a line a key: the key, its value, and what is possible."""
 
+import re
 import reprlib
 from difflib import get_close_matches
-from types import UnionType
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -12,17 +12,35 @@ from mtgen.config.sections import CONDITIONS, TASKS, SectionT
 from mtgen.errors import ConfigError
 from mtgen.registry import Registry, suggest
 
+MEANT = {
+    "deepspeed": ["zero_stage", "precision", "batch_size", "train.accumulation"],
+    "zero_optimization": ["zero_stage"],
+    "train_micro_batch_size_per_gpu": ["batch_size", "train.accumulation"],
+    "gradient_accumulation_steps": ["train.accumulation"],
+    "steps_per_print": ["train.log_every"],
+    "scheduler": ["train.warmup", "train.final_rate"],
+    "optimizer": ["generator.learning_rate", "discriminator.learning_rate"],
+    "lr": ["generator.learning_rate", "discriminator.learning_rate"],
+    "betas": ["train.beta2"],
+    **dict.fromkeys(("fp16", "bf16", "amp", "dtype"), ["precision"]),
+    **dict.fromkeys(("epochs", "steps", "max_steps", "kimg"), ["train.images"]),
+    **dict.fromkeys(("gpus", "num_gpus", "num_workers", "world_size"), ["workers"]),
+    **dict.fromkeys(("dataset", "data_dir", "data_path"), ["data.path"]),
+    **dict.fromkeys(("outdir", "output_dir", "log_dir"), ["runs"]),
+    "image_size": ["resolution"],
+}
+"""Names that DeepSpeed and other trainers have for what is called otherwise here; mtgen writes DeepSpeed's configuration itself."""
+
 
 def sections() -> dict[str, type[BaseModel]]:
-    """Every section of a configuration by its dotted name; "" is the top."""
+    """Every section of a configuration by its dotted name, one in a list by the list's; "" is the top."""
     found: dict[str, type[BaseModel]] = {"": Config}
     for key, registry in (("tasks", TASKS), ("conditions", CONDITIONS)):
         found |= {f"{key}.{name}": registry[name].Settings for name in registry}
 
     def add(model: type[BaseModel], parent: str) -> None:
         for name, info in model.model_fields.items():
-            kinds = get_args(info.annotation) if isinstance(info.annotation, UnionType) else (info.annotation,)
-            for kind in kinds:
+            for kind in (info.annotation, *get_args(info.annotation)):
                 if isinstance(kind, type) and issubclass(kind, BaseModel):
                     found[_dotted(parent, name)] = kind
                     add(kind, _dotted(parent, name))
@@ -32,16 +50,27 @@ def sections() -> dict[str, type[BaseModel]]:
 
 
 def _meant(key: str, section: str, sections: dict[str, type[BaseModel]]) -> list[str]:
-    """The nearest right key to an unknown one in its own section; else the same key, or the nearest, in another."""
-    own = get_close_matches(key, sections[section].model_fields, n=1, cutoff=0.6)
-    if own:
-        return [_dotted(section, own[0])]
-    everywhere = [_dotted(name, field) for name, model in sections.items() for field in model.model_fields]
-    return [k for k in everywhere if k.split(".")[-1] == key] or get_close_matches(_dotted(section, key), everywhere, n=1)
+    """The right keys for an unknown one: another trainer's name for it, the nearest in its section, or the same or nearest in another."""
+    word, place = key.lower().replace("-", "_"), _without_numbers(section)
+    own = [get_close_matches(word, sections[place].model_fields, n=1, cutoff=cutoff) for cutoff in (0.75, 0.6)]
+    everywhere = [
+        _dotted(name, field) for name, model in sections.items() for field in model.model_fields if _dotted(name, field) not in sections
+    ]
+    same = [k for k in everywhere if k.split(".")[-1] == word][:3]
+    if word in MEANT:
+        return MEANT[word]
+    if own[0] or (own[1] and not same):
+        return [_dotted(section, own[1][0])]
+    return same or get_close_matches(_dotted(place, word), everywhere, n=1)
 
 
 def _dotted(*parts: Any) -> str:
     return ".".join(str(part) for part in parts if part != "")
+
+
+def _without_numbers(section: str) -> str:
+    """The section's name, whichever of a list it is."""
+    return ".".join(part for part in section.split(".") if not part.isdigit())
 
 
 def shown(value: Any) -> str:
@@ -54,9 +83,10 @@ def shown(value: Any) -> str:
 
 def explain(error: Any, section: str, sections: dict[str, type[BaseModel]]) -> str:
     """One line for one of pydantic's errors, met in `section`."""
-    parents, last = error["loc"][:-1], error["loc"][-1] if error["loc"] else ""
+    location = [part for part in error["loc"] if part != "[key]"]
+    parents, last = location[:-1], location[-1] if location else ""
     section = _dotted(section, *parents)
-    key, model = _dotted(section, last), sections.get(section)
+    key, model = _dotted(section, last), sections.get(_without_numbers(section))
     if error["type"] == "extra_forbidden" and model is not None:
         meant = _meant(str(last), section, sections)
         hint = f"did you mean {' or '.join(meant)}? " if meant else ""
@@ -65,8 +95,11 @@ def explain(error: Any, section: str, sections: dict[str, type[BaseModel]]) -> s
         description = model.model_fields[str(last)].description
         return f"{key}: is missing{f' ({description})' if description else ''}; give it in the file or as {key}=..."
     value = f"{key}={shown(error['input'])}" if key else shown(error["input"])
-    if error["type"] == "model_type" and key in sections:
-        return f"{value}: is a section, not a single value; its keys: {', '.join(sections[key].model_fields)}"
+    if error["type"] == "model_type" and (inner := sections.get(_without_numbers(key))):
+        return f"{value}: is a section, not a single value; its keys: {', '.join(inner.model_fields)}"
+    if error["type"] == "literal_error":
+        possible = re.findall("'([^']*)'", error["ctx"]["expected"])
+        return f"{value}: {suggest(shown(error['input']), possible)}"
     message = error["msg"].removeprefix("Value error, ").split(", unable to")[0]
     return f"{value}: {message[0].lower() + message[1:]}"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from mtgen.config.sections import (
     CONDITIONS,
@@ -61,6 +61,14 @@ class Config(Section):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
             raise ValueError("a run's name is made of letters, digits, '.', '_' and '-', and begins with a letter or digit")
         return value
+
+    @field_validator("resolution", mode="wrap")
+    @classmethod
+    def _resolution(cls, value: Any, handler: Any) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError("input should be a whole number of pixels, or [height, width]") from None
 
     @field_validator("tasks")
     @classmethod

@@ -180,7 +180,9 @@ class Balancing(Section):
         if unknown := [task for task in members if task not in TASKS]:
             raise ValueError(f"unknown task {unknown[0]!r}; {suggest(unknown[0], TASKS.names())}")
         if len(set(members)) != len(members) or any(name in TASKS for name in value):
-            raise ValueError("a task is in one group at most, and a group has a name of its own, no task's")
+            raise ValueError(
+                "a task is in one group at most, and a group has a name of its own, no task's; leave it in one, or rename the group"
+            )
         return value
 
     @field_validator("parameters")

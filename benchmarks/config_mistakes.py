@@ -1,0 +1,271 @@
+"""Mistakes made by a program in real configurations: does each get an error that names the key and the remedy?
+
+Usage: python benchmarks/config_mistakes.py [--each 6] [--seed 0] [--json FILE]
+Every mistake is one that a person makes: letters lost, doubled or swapped, a word for a number, a value out of range, another trainer's
+name for a key, a line too few, brackets left open. The last line is the share of misspelt words for which the right one is suggested.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mtgen.config import load
+from mtgen.config.messages import MEANT
+from mtgen.errors import ConfigError
+from mtgen.yaml_text import read_yaml
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+REMEDIES = (
+    "did you mean",
+    "possible",
+    "should be",
+    "should have",
+    "give ",
+    "has to be",
+    "keep one",
+    "keys:",
+    "is made of",
+    "YAML",
+    "raise ",
+    "configs list",
+    "leave ",
+)
+OUT_OF_RANGE = {
+    "batch_size": 1,
+    "seed": -1,
+    "workers": -2,
+    "generator.blocks": 0,
+    "discriminator.learning_rate": 0,
+    "augment.probability": 1.5,
+    "tasks.generation.gamma": -1,
+    "tasks.segmentation.weight": -0.5,
+    "train.final_rate": 2,
+    "data.crop": 0,
+    "checkpoint.keep": 0,
+    "evaluate.samples": 3,
+}
+WORDS = {
+    "batch_size": "many",
+    "resolution": "large",
+    "train.images": "200k",
+    "generator.widths": "wide",
+    "data.flip": "perhaps",
+    "generator.learning_rate": "fast",
+    "data": "here",
+    "tasks": "all",
+    "conditions.class.share": "half",
+}
+CHOICES = {"device": "gpu0", "precision": "bfloat16", "data.channels": "gray", "data.order": "globl", "balancing.gate": "cagrd"}
+CHOSEN = {"precision": "bf16", "data.channels": "grey", "data.order": "global", "balancing.gate": "cagrad"}
+CONTRADICTIONS = [  # settings that are well-formed alone -> the key that the message has to name
+    (["batch_size=33", "workers=2"], "batch_size"),
+    (["resolution=48"], "resolution"),
+    (["generator.widths=[8, 8]"], "resolution"),
+    (["zero_stage=3"], "zero_stage"),
+    (["tasks={}"], "tasks"),
+    (["tasks={reconstruction: {}}"], "tasks.generation"),
+    (["data.mixture=[{path: b}]", "data.path=a"], "data.path"),
+    (["name=../elsewhere"], "name"),
+    (["balancing.groups={a: [generation], b: [generation]}"], "balancing.groups"),
+]
+BROKEN = {
+    "an open bracket": lambda text: text + "more: [1, 2\n",
+    "a tab": lambda text: text + "more:\n\tkey: 1\n",
+    "a key twice": lambda text: text + "\n" + text,
+    "no colon": lambda text: "name of the run\n" + text,
+    "an open quote": lambda text: text + 'more: "words\n',
+    "nothing": lambda text: "",
+    "a list": lambda text: "- " + text.replace("\n", "\n  "),
+}
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One wrong configuration.
+
+    Attributes:
+        kind: of mistake.
+        config: name of the real configuration that it was made in.
+        text: the file.
+        names: what the message has to begin a line with, or where the file itself is at fault: its name.
+        meant: the right word, where one was misspelt.
+    """
+
+    kind: str
+    config: str
+    text: str
+    names: str
+    meant: str | None = None
+
+
+def paths(values: dict[str, Any], parent: str = "") -> Iterator[str]:
+    """Every key of a configuration, dotted, sections too."""
+    for key, value in values.items():
+        name = f"{parent}.{key}" if parent else key
+        yield name
+        if isinstance(value, dict):
+            yield from paths(value, name)
+
+
+def misspelt(word: str, chance: random.Random) -> str:
+    """A word as a person mistypes it: a letter lost, doubled, wrong, or two swapped; never the word itself."""
+    while True:
+        at = chance.randrange(len(word) - 1) if len(word) > 1 else 0
+        typed = chance.choice(
+            [
+                word[:at] + word[at + 1 :],
+                word[:at] + word[at] + word[at:],
+                word[:at] + chance.choice("aeionrst") + word[at + 1 :],
+                word[:at] + word[at + 1 : at + 2] + word[at] + word[at + 2 :],
+                word.replace("_", chance.choice(["", "-"])),
+            ]
+        )
+        if typed and typed != word:
+            return typed
+
+
+def _changed(values: dict[str, Any], key: str, value: Any, new_name: str | None = None) -> str:
+    """The file with `key` set to a value (or renamed, its value kept); sections that are missing are made."""
+    copy: dict[str, Any] = yaml.safe_load(yaml.safe_dump(values))
+    *parents, last = key.split(".")
+    place = copy
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if place is None:
+            break
+    assert isinstance(place, dict)
+    if new_name is None:
+        place[last] = value
+    else:
+        place[new_name] = place.pop(last)
+    return yaml.safe_dump(copy, sort_keys=False)
+
+
+def mistakes(each: int = 6, seed: int = 0) -> Iterator[Mistake]:
+    """`each` misspelt keys of every real configuration, and all other kinds dealt over them."""
+    chance = random.Random(seed)
+    files = {path.stem: read_yaml(path) for path in CONFIGS}
+    for name, values in files.items():
+        for key in chance.choices(sorted(paths(values)), k=each):
+            typed = misspelt(key.rpartition(".")[2], chance)
+            wrong = f"{key.rpartition('.')[0]}.{typed}".lstrip(".")
+            yield Mistake("misspelt key", name, _changed(values, key, None, typed), wrong, key)
+    names = sorted(files)
+
+    def on(number: int) -> tuple[str, dict[str, Any]]:
+        name = names[number % len(names)]
+        return name, {key: value for key, value in files[name].items() if key != "conditions"}
+
+    for number, (key, value) in enumerate(OUT_OF_RANGE.items()):
+        name, values = on(number)
+        yield Mistake("out of range", name, _changed(values, key, value), key)
+    for number, (key, value) in enumerate(WORDS.items()):
+        name, values = on(number)
+        yield Mistake("wrong type", name, _changed(values, key, value), key)
+    for number, (key, value) in enumerate(CHOICES.items()):
+        name, values = on(number)
+        yield Mistake("no such choice", name, _changed(values, key, value), key, CHOSEN.get(key))
+    for number, (word, right) in enumerate(MEANT.items()):
+        name, values = on(number)
+        yield Mistake("another trainer's key", name, _changed(values, word, 1), word, right[0])
+    for number, key in enumerate(("name", "data", "data.path")):
+        name, values = on(number)
+        *parents, last = key.split(".")
+        left = yaml.safe_load(yaml.safe_dump(values))
+        (left[parents[0]] if parents else left).pop(last)
+        yield Mistake("missing part", name, yaml.safe_dump(left), key)
+    for settings, key in CONTRADICTIONS:
+        text = yaml.safe_dump(files["digits-32"])
+        for setting in settings:
+            path, _, value = setting.partition("=")
+            text = _changed(yaml.safe_load(text), path, yaml.safe_load(value))
+        yield Mistake("contradiction", "digits-32", text, key)
+    for number, (kind, broken) in enumerate(BROKEN.items()):
+        name = names[number % len(names)]
+        yield Mistake(f"broken YAML: {kind}", name, broken(yaml.safe_dump(files[name])), "config.yaml")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a mistake.
+
+    Attributes:
+        refused: as the user's error, never as a traceback.
+        named: a line begins with the key at fault.
+        remedy: that line says what would be right.
+        suggested: the right word is the first that is suggested; `None`: no word was misspelt.
+    """
+
+    refused: bool
+    named: bool
+    remedy: bool
+    suggested: bool | None
+    message: str
+
+
+def judge(mistake: Mistake, folder: Path) -> Verdict:
+    """Load the file and read the message."""
+    path = folder / "config.yaml"
+    path.write_text(mistake.text, encoding="utf-8")
+    try:
+        load(path, ["device=cpu"] if mistake.names != "device" else [])
+    except ConfigError as error:
+        lines = str(error).splitlines()
+    except Exception:  # noqa: BLE001 - a traceback is what this program looks for
+        return Verdict(False, False, False, None, traceback.format_exc())
+    else:
+        return Verdict(False, False, False, None, "accepted")
+    here = str(path) if mistake.names == "config.yaml" else mistake.names
+    found = next((line for line in lines if line.startswith((f"{here}=", f"{here}:", f"{here}."))), "")
+    suggested = None
+    if mistake.meant is not None:
+        hint = found.partition("did you mean ")[2].partition("?")[0].replace("'", "")
+        suggested = not {mistake.meant, mistake.meant.rpartition(".")[2]}.isdisjoint(hint.split(" or "))
+    return Verdict(True, bool(found), any(word in found for word in REMEDIES), suggested, found or lines[0])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--each", type=int, default=6, help="misspelt keys of each configuration")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write every mistake with its message")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [(mistake, judge(mistake, Path(folder))) for mistake in mistakes(options.each, options.seed)]
+    kinds = Counter(mistake.kind.partition(":")[0] for mistake, _ in rows)
+    for kind, number in kinds.items():
+        verdicts = [v for m, v in rows if m.kind.partition(":")[0] == kind]
+        print(f"{kind:22} {number:4}  named {sum(v.named for v in verdicts):4}  with a remedy {sum(v.remedy for v in verdicts):4}")
+    bad = [(m, v) for m, v in rows if not (v.refused and v.named and v.remedy)]
+    for mistake, verdict in bad:
+        print(f"NOT MET: {mistake.kind} of {mistake.config}, {mistake.names}: {verdict.message}", file=sys.stderr)
+    asked = [(m, v) for m, v in rows if v.suggested is not None]
+    for mistake, verdict in asked:
+        if not verdict.suggested:
+            print(f"not suggested: {mistake.meant} for {verdict.message[:100]}")
+    right = sum(bool(v.suggested) for _, v in asked)
+    share = right / len(asked)
+    print(
+        f"{len(rows)} mistakes, {len(rows) - len(bad)} named with a remedy; right word suggested for {right} of {len(asked)} ({share:.0%})"
+    )
+    if options.json:
+        report = {
+            "mistakes": [{**{k: v for k, v in asdict(m).items() if k != "text"}, **asdict(v)} for m, v in rows],
+            "share_suggested": share,
+        }
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
