@@ -53,7 +53,7 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         # the right key in the wrong section
         ("images=3", "images: unknown key; did you mean train.images? ", []),
         ("train.batch_size=8", "train.batch_size: unknown key; did you mean batch_size? ", []),
-        ("gamma=3", "gamma: unknown key; did you mean tasks.generation.gamma? ", []),
+        ("gamma=3", "gamma: unknown key; did you mean tasks.generation.gamma or tasks.translation.gamma? ", []),
         ("tasks.generation.images=3", "tasks.generation.images: unknown key; did you mean train.images? ", []),
         ("learning_rate=1", "learning_rate: unknown key; did you mean generator.learning_rate or discriminator.learning_rate? ", []),
         ("data.mixture=[{pth: a}]", "data.mixture.0.path: is missing (folder with dataset.json ", []),
