@@ -16,18 +16,20 @@ import re
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import yaml
 
 from mtgen.journal import JOURNAL, Row, read_journal, read_rows
 
 STATE, LOCK = "tracking.json", "tracking.lock"
+NOTE, FIRST_WORDS = "mlflow.note.content", "**mtgen: "
+ON_TEST_DATA = ("test/", "evaluation/")  # what names of such metrics begin with
 LAST_WORDS = 10.0  # seconds to send the rest in when training was killed
 POLL = 0.25  # seconds between two looks at the journal
 LONGEST_WAIT = 30.0  # seconds between two attempts at a store that does not answer
@@ -157,7 +159,28 @@ class Run:
         found = self.client.search_runs([experiment], f"tags.`mtgen.run` = '{start['id']}'")
         if found:
             return found[0]
-        return self.client.create_run(experiment, int(began * 1000), {"mtgen.run": start["id"]}, start["name"])
+        tags = {"mtgen.run": start["id"]}
+        if group := start.get("group"):
+            tags["mlflow.parentRunId"] = self._group(experiment, group, began)
+        return self.client.create_run(experiment, int(began * 1000), tags, start["name"])
+
+    def _group(self, experiment: str, name: str, began: float) -> str:
+        """The run under which all of a group lie: found, or made. Of two made at once the older is taken."""
+        known = f"tags.`mtgen.group` = '{name.replace(chr(39), '_')}'"
+        made = None
+        if not self.client.search_runs([experiment], known):
+            made = self.client.create_run(experiment, int(began * 1000), {"mtgen.group": name.replace("'", "_")}, name).info.run_id
+            self.client.set_terminated(made)
+        first = self.client.search_runs([experiment], known, order_by=["attributes.start_time", "attributes.run_id"])[0].info.run_id
+        if made not in (None, first):
+            self.client.delete_run(made)
+        return str(first)
+
+    def note(self, text: str) -> None:
+        """Write the run's note, unless somebody wrote one of their own over it."""
+        there = self.client.get_run(self.id).data.tags.get(NOTE, "")
+        if there != text and (not there or there.startswith(FIRST_WORDS)):
+            self.client.set_tag(self.id, NOTE, text)
 
     def begin(self, start: dict[str, Any]) -> None:
         """Send the configuration and the tags. MLflow's params cannot change: a resume's other values are tags, `resumed.KEY`."""
@@ -263,8 +286,9 @@ class Sender:
             waiting.clear()
 
     def _send_artifacts(self) -> None:
-        run = self._connect()
+        run, told = self._connect(), False
         for row in read_rows(self.file, self.state.artifacts):
+            told = told or bool(row.start or row.artifact or row.status) or any(name.startswith(ON_TEST_DATA) for name in row.values)
             if row.start:
                 run.client.log_text(run.id, row.start["config"], "config.yaml")
             elif row.artifact:
@@ -277,8 +301,31 @@ class Sender:
             if row.start or row.artifact:
                 self._sent()
 
+        if told:
+            run.note(summary(read_rows(self.file), run.id))
+
     def _sent(self) -> None:
         self.state.save(self.folder)
+
+
+def summary(rows: Iterable[Row], run_id: str) -> str:
+    """A run in Markdown, from its journal: what it is, its last numbers on test data, its last grid of samples."""
+    start: dict[str, Any] = {}
+    numbers: dict[str, float] = {}
+    images, picture = 0, None
+    for row in rows:
+        start, images = row.start or start, row.images
+        numbers |= {name: value for name, value in row.values.items() if name.startswith(ON_TEST_DATA)}
+        if row.artifact and row.artifact["path"].endswith("grid.png"):
+            picture = posixpath.join(row.artifact["to"], posixpath.basename(row.artifact["path"]))
+    config = yaml.safe_load(start["config"])
+    lines = [f"{FIRST_WORDS}{start['name']}**, on {start['tags']['dataset.name']}: {images:,} images seen", ""]
+    lines += [f"- {part}: {', '.join(config.get(part) or {}) or 'none'}" for part in ("tasks", "conditions")]
+    if picture:  # an address of MLflow's own server
+        lines += ["", f"![Samples](get-artifact?{urlencode({'path': picture, 'run_uuid': run_id})})"]
+    if numbers:
+        lines += ["", "| on test data | |", "|-|-|", *(f"| {name} | {value:.4f} |" for name, value in numbers.items())]
+    return _cut("\n".join(lines))
 
 
 def flatten(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -63,6 +63,7 @@ class Tracker:
         start = {
             "id": uuid.uuid4().hex,
             "name": config.name,
+            "group": config.tracking.group,
             "config": config.to_yaml(),
             "tags": {
                 **code_version(),

@@ -26,8 +26,9 @@ CARD = DatasetCard(name="digits", splits={})
 FINGERPRINT = "5eed" * 16
 
 
-def configuration(runs: Path, name: str = "run", uri: str | None = None, **more: Any) -> Config:
-    return Config.model_validate({"name": name, "runs": str(runs), "data": {"path": "digits"}, "tracking": {"uri": uri}, **more})
+def configuration(runs: Path, name: str = "run", uri: str | None = None, group: str | None = None, **more: Any) -> Config:
+    tracking = {"uri": uri, "group": group}
+    return Config.model_validate({"name": name, "runs": str(runs), "data": {"path": "digits"}, "tracking": tracking, **more})
 
 
 def tracker(config: Config, images: int = 0) -> Tracker:

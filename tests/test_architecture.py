@@ -20,13 +20,13 @@ LAYERS = [  # a module imports from the layers above its line and from its own f
     {"model"},
     {"training", "runs"},
     {"inference", "snapshot", "cost", "export"},
-    {"orchestrate"},
+    {"orchestrate", "serving"},
     {"smoke", "doctor"},
     {"cli"},
 ]
 LAYER = {unit: number for number, layer in enumerate(LAYERS) for unit in layer}
 HOMES = {
-    "mlflow": {"sender", "smoke"},  # what sends to it, and what asks it whether all has arrived
+    "mlflow": {"sender", "smoke", "serving"},  # what sends to it, what asks it whether all has arrived, and what it runs
     "ray": {"orchestrate"},
     "deepspeed": {"training"},
     "nvidia": {"data"},

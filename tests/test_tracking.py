@@ -37,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         losses(tracking, 2_000, 4_000)
         tracking.row(4_000, {"test/accuracy": 0.5, "/odd//name (mean)": 1.0, "y" * 300: 2.0, "..": 3.0})
         tracking.row(5_000, {"loss/d": float("nan"), "loss/g": 0.5})
-        picture = config.folder / "samples" / "6000.png"
+        picture = config.folder / "samples" / "6000-grid.png"
         picture.parent.mkdir()
         picture.write_bytes(b"a picture")
         tracking.artifact(6_000, config.folder / "samples" / "gone.png", "samples")
@@ -91,7 +91,7 @@ def test_a_run_from_a_checkout_names_its_commit(finished: Path) -> None:
 
 
 def test_an_artifact_is_kept_beside_the_database_and_one_that_is_gone_does_not_hold_it_up(finished: Path) -> None:
-    assert artifact(finished, "samples/6000.png") == b"a picture"
+    assert artifact(finished, "samples/6000-grid.png") == b"a picture"
     assert [path.read_bytes() for path in (finished / "mlartifacts").rglob("*.png")] == [b"a picture"]
 
 
@@ -258,6 +258,36 @@ def test_two_runs_that_begin_together_share_a_new_database(tmp_path: Path) -> No
     assert sorted(run.info.run_name or "" for run in found) == ["one", "two"]
     for run in found:
         assert [point.step for point in client.get_metric_history(run.info.run_id, "loss/d")] == list(range(1, 200))
+
+
+def test_the_note_says_what_the_run_is_and_shows_its_last_grid(finished: Path) -> None:
+    client, run = the_run(finished)
+    note = run.data.tags["mlflow.note.content"]
+    assert note.startswith("**mtgen: run**, on digits: 6,000 images seen") and "| test/accuracy | 0.5000 |" in note
+    assert f"![Samples](get-artifact?path=samples%2F6000-grid.png&run_uuid={run.info.run_id})" in note
+
+
+def test_a_note_that_somebody_wrote_is_left_alone(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    assert tracker(config).finish(0, timeout=100.0) == 0
+    client, run = the_run(tmp_path)
+    client.set_tag(run.info.run_id, "mlflow.note.content", "my own words")
+    resumed = tracker(config)
+    losses(resumed, 1_000)
+    assert resumed.finish(1_000, timeout=100.0) == 0
+    assert the_run(tmp_path)[1].data.tags["mlflow.note.content"] == "my own words"
+
+
+def test_runs_of_a_group_lie_under_one_run(tmp_path: Path) -> None:
+    grouped = {"group": "a sweep's"}
+    configurations = [configuration(tmp_path, "alone"), *(configuration(tmp_path, name, **grouped) for name in ("one", "two"))]
+    for tracking in [tracker(config) for config in configurations]:
+        assert tracking.finish(0, timeout=100.0) == 0
+    client = MlflowClient(store_uri(tmp_path))
+    found = {run.info.run_name: run for run in client.search_runs([e.experiment_id for e in client.search_experiments()])}
+    assert set(found) == {"one", "two", "alone", "a sweep's"}
+    parents = [found[name].data.tags.get("mlflow.parentRunId") for name in ("one", "two", "alone")]
+    assert parents == [found["a sweep's"].info.run_id] * 2 + [None]
 
 
 def test_the_store_is_the_given_one_else_the_environments_else_beside_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

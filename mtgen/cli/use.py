@@ -155,6 +155,21 @@ def export(
         say(f"wrote {path}")
 
 
+@app.command(rich_help_panel="Use a run")
+def register(
+    run: Run,
+    name: Annotated[str, typer.Option("--name", help="of the registered models: NAME-generator and NAME-predictor")],
+    alias: Annotated[str | None, typer.Option(help="name that will point at these versions, such as champion")] = None,
+) -> None:
+    """Log generator and predictor as models to the run's MLflow run and register them, to be served by `mlflow models serve`.
+
+    Example: `mtgen register digits-32 --name digits --alias champion`
+    """
+    from mtgen.serving.register import register as log
+
+    log(run, name, alias, say)
+
+
 def _told(what: str, done: int, damaged: int, out: Path, quiet: bool) -> None:
     """The last line; damaged files make the exit status 3."""
     if not quiet:

@@ -275,3 +275,6 @@ class Evaluate(Section):
 class Tracking(Section):
     uri: str | None = Field(None, description="MLflow tracking URI; default: MLFLOW_TRACKING_URI, else RUNS/mlflow.db")
     experiment: str = "mtgen"
+    group: str | None = Field(
+        None, min_length=1, max_length=200, description="runs of one group, such as a sweep, lie under one run in MLflow"
+    )

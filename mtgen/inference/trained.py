@@ -210,7 +210,7 @@ def load(path: str | Path, device: str = "auto") -> Trained:
 
 
 def _several(value: Any) -> tuple[Any, ...]:
-    return (value,) if isinstance(value, str | int | Path) else tuple(value or ())
+    return (value,) if isinstance(value, int | Path) or (isinstance(value, str) and value) else tuple(value or ())
 
 
 def _sources(images: Picture | Sequence[Picture]) -> Iterator[Source]:

@@ -1,0 +1,1 @@
+"""The generator and the predictor as models of MLflow: logged, registered, served."""

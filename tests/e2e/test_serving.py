@@ -1,0 +1,137 @@
+"""A run is registered under an alias, served by MLflow's own command, and called over HTTP."""
+
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from made_models import made, picture, saved
+from mlflow import MlflowClient
+from mlflow_runs import free_port, until
+from PIL import Image
+
+import mtgen
+from mtgen.errors import UserError
+from mtgen.runs import load_run
+from mtgen.sender import State
+from mtgen.serving.register import register
+from mtgen.tracking import Tracker, store_uri
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that MLflow knows, registered."""
+    folder = saved(made(), tmp_path_factory.mktemp("runs") / "test")
+    model, images = load_run(folder)
+    assert Tracker(model.config, folder, model.card, "5eed").finish(images, timeout=100.0) == 0
+    register(folder, "toy", "champion", say=lambda text: None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(run: Path) -> MlflowClient:
+    return MlflowClient(store_uri(run.parent))
+
+
+@contextmanager
+def served(run: Path, name: str) -> Iterator[str]:
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{name}@champion", "--env-manager", "local"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # of an environment that is active
+    environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": store_uri(run.parent), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(
+        [*command, "-h", "127.0.0.1", "-p", str(port)], env=environment, stdout=quiet, stderr=quiet, start_new_session=True, cwd=run
+    )
+    address = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert process.poll() is None
+        try:
+            with urllib.request.urlopen(f"{address}/ping", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    try:
+        until(answers)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def servers(run: Path) -> Iterator[dict[str, str]]:
+    with ExitStack() as stack:
+        yield {part: stack.enter_context(served(run, f"toy-{part}")) for part in ("generator", "predictor")}
+
+
+def call(address: str, rows: list[dict[str, str]], **params: Any) -> list[dict[str, Any]]:
+    body = json.dumps({"dataframe_records": rows, "params": params}).encode()
+    request = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return list(json.load(answer)["predictions"])
+
+
+def opened(text: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+def test_conditions_in_images_with_their_labels_out(servers: dict[str, str], run: Path) -> None:
+    drawn = call(servers["generator"], [{"class": "one"}, {"class": "7", "caption": "it"}], seed=3)
+    expected = mtgen.load(run, "cpu").sample(1, "7", caption="it", seed=4)
+    assert [row["class"] for row in drawn] == ["one", "7"]
+    assert np.abs(opened(drawn[1]["image"]).astype(int) - np.asarray(expected.images[0])).max() <= 1
+    assert opened(drawn[1]["mask"]).shape == (8, 8) and drawn[1]["caption"] == "it" and isinstance(drawn[0]["boxes"], list)
+
+
+def test_images_in_class_mask_and_boxes_out(servers: dict[str, str], run: Path) -> None:
+    out = io.BytesIO()
+    picture(8, 8).save(out, "PNG")
+    (read,) = call(servers["predictor"], [{"image": base64.b64encode(out.getvalue()).decode()}], score=0.2)
+    expected = mtgen.load(run, "cpu").predict(picture(8, 8), score=0.2)
+    assert read["class"] == expected.classes[0] and read["probability"] == pytest.approx(expected.rows[0]["probability"], abs=1e-4)
+    assert opened(read["mask"]).shape == (8, 8) and len(read["boxes"]) == len(expected.rows[0]["boxes"]) > 0
+
+
+def test_what_is_no_image_is_an_error_that_names_the_row(servers: dict[str, str]) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        call(servers["predictor"], [{"image": "no image"}])
+    assert "row 0: `image` is no PNG" in refused.value.read().decode()
+
+
+def test_the_models_are_the_runs_with_signature_example_and_pinned_requirements(run: Path, client: MlflowClient) -> None:
+    for part in ("generator", "predictor"):
+        version = client.get_model_version_by_alias(f"toy-{part}", "champion")
+        assert int(version.version) == 1 and version.run_id == State.load(run).run_id
+        folder = Path(mlflow.artifacts.download_artifacts(f"models:/toy-{part}@champion", tracking_uri=store_uri(run.parent)))
+        kept = {path.name for path in folder.rglob("*")}
+        assert {"input_example.json", "requirements.txt", "model.safetensors", "trained.py"} <= kept
+        assert not any(name.endswith((".pkl", ".pickle")) for name in kept)
+        lines = (folder / "requirements.txt").read_text().split()
+        assert all("==" in line for line in lines) and not any(line.startswith(("ray", "deepspeed")) for line in lines)
+
+
+def test_the_run_has_ended_as_before(run: Path, client: MlflowClient) -> None:
+    info = client.get_run(State.load(run).run_id).info
+    assert info.status == "FINISHED"
+
+
+def test_a_run_that_mlflow_does_not_know_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run was recorded there"):
+        register(saved(made(), tmp_path / "runs" / "test"), "toy")
