@@ -144,7 +144,7 @@ def test_options_are_read_with_their_types() -> None:
         ("digits", ["part=0/0"], "part=0/0: a part is k/n"),
         ("digits", ["style=negative"], "style=negative: "),
         ("digits", ["style=grey", "background=textured"], "style=grey: grey is white on black, which leaves no background=textured"),
-        ("digits", ["background=striped"], "background=striped: input should be 'plain' or 'textured'"),
+        ("digits", ["background=striped"], "background=striped: possible: plain, textured"),
     ],
 )
 def test_an_impossible_option_is_one_line_that_names_it(recipe: str, assignments: list[str], message: str) -> None:

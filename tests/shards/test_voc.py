@@ -194,5 +194,5 @@ def test_a_folder_that_is_not_of_the_format_is_refused(root: Path) -> None:
 
 
 def test_there_are_no_more_lists_than_the_formats_own(root: Path) -> None:
-    with pytest.raises(ConfigError, match="lists=Layout: input should be 'Main' or 'Segmentation'"):
+    with pytest.raises(ConfigError, match="lists=Layout: possible: Main, Segmentation"):
         made(root, lists="Layout")
