@@ -20,7 +20,7 @@ LAYERS = [  # a module imports from the layers above its line and from its own f
     {"model"},
     {"training", "runs"},
     {"inference", "snapshot", "cost", "export"},
-    {"orchestrate", "serving"},
+    {"orchestrate", "serving", "rehearsal"},
     {"smoke", "doctor"},
     {"cli"},
 ]
