@@ -73,8 +73,16 @@ class Checkpoint:
         return int(self.folder.name)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one file: "generator", "discriminator" or "ema"."""
-        return load_file(self.folder / f"{name}.safetensors")
+        """The tensors of one file: "generator", "discriminator" or "ema".
+
+        Raises:
+            CheckpointError: the file is none of safetensors, whatever its manifest says.
+        """
+        path = self.folder / f"{name}.safetensors"
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: is no safetensors file ({error}); nothing else is read, and nothing is unpickled") from error
 
     def config(self) -> str:
         """The resolved configuration, YAML."""
@@ -244,7 +252,10 @@ def verify(folder: Path) -> Checkpoint:
             raise CheckpointError(f"{path}: {size} bytes, {MANIFEST} says {expected.bytes}: cut short or changed")
         if digest != expected.sha256:
             raise CheckpointError(f"{path}: its SHA-256 is not the one in {MANIFEST}: damaged")
-    return Checkpoint(folder, json.loads((folder / STATE).read_text(encoding="utf-8")))
+    try:
+        return Checkpoint(folder, json.loads((folder / STATE).read_bytes()))
+    except ValueError as error:
+        raise CheckpointError(f"{folder / STATE}: is no JSON ({error}); nothing else is read, and nothing is unpickled") from error
 
 
 def manifest(folder: Path) -> dict[str, _File]:

@@ -1,8 +1,10 @@
 """Checkpoints on a real disk: what is damaged is named and not used, what is whole is never lost."""
 
 import ast
+import hashlib
 import json
 import os
+import pickle
 import resource
 import shutil
 import subprocess
@@ -226,6 +228,29 @@ def test_a_second_holder_of_a_run_is_told_the_first_one(tmp_path: Path) -> None:
         pytest.fail("the lock was given twice")
     with run_lock(tmp_path):
         pass
+
+
+class Hostile:
+    """Runs a command where it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("owned",)
+
+
+@pytest.mark.parametrize("name", ["generator.safetensors", "state.json"])
+def test_a_pickle_with_a_matching_manifest_is_an_error_and_not_run(
+    name: str, two: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, newer = two
+    monkeypatch.chdir(newer.parent)
+    content = pickle.dumps(Hostile())
+    (newer / name).write_bytes(content)
+    manifest = json.loads((newer / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (newer / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=f"{name}: is no .*nothing is unpickled"):
+        verify(newer).tensors("generator")
+    assert not Path("owned").exists()
 
 
 def test_nothing_is_pickled_anywhere() -> None:
