@@ -40,6 +40,18 @@ class Row:
     status: str | None = None
 
 
+def find_journal(run: str | Path, runs: Path = Path("runs")) -> Path:
+    """The folder of a run that has a journal, given as that folder or as its name under `runs`.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    folder = next((f for f in (Path(run), runs / run) if (f / JOURNAL).is_file()), None)
+    if folder is None:
+        raise UserError(f"{run}: no run there (no {JOURNAL}); give a run's folder, or its name under {runs.absolute()}")
+    return folder.absolute()
+
+
 def read_journal(folder: str | Path, offset: int = 0) -> Iterator[Row]:
     """The complete rows of a run's journal from byte `offset` on; none where there is no journal yet."""
     try:

@@ -128,10 +128,15 @@ def _frames(boxes: Tensor | None, card: DatasetCard) -> tuple[list[NDArray[Any]]
     if boxes is None:
         return [], mask_colours(())
     there = boxes[..., 4] >= 0 if boxes.shape[-1] == 5 else boxes[..., 5] >= SURE
+    return [rows[chosen].cpu().numpy() for rows, chosen in zip(boxes, there, strict=True)], box_colours(card)
+
+
+def box_colours(card: DatasetCard) -> NDArray[np.int16]:
+    """`[K,3]` colours of boxes, by class: the masks' where these have the same classes."""
     colours = mask_colours([name for name in card.mask_classes if name.lower() != "background"] or card.classes)
     if len(colours) != len(card.classes):  # masks have classes of their own: a box's colour is that of its class's number
         colours = mask_colours([str(number) for number in range(len(card.classes))])
-    return [rows[chosen].cpu().numpy() for rows, chosen in zip(boxes, there, strict=True)], colours
+    return colours
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
+from PIL.Image import Image
 
 from mtgen import counter, pictures
 from mtgen.centres import decode_canvas
@@ -22,9 +22,11 @@ from mtgen.evaluation.suite import RealFeatures, Report, check_names, evaluate
 from mtgen.evaluation.work import Gather, Work
 from mtgen.journal import Journal
 from mtgen.model import Model
+from mtgen.report import keep_current
 from mtgen.runs import find_run, load_run
 from mtgen.sampling import balanced_labels, generate
-from mtgen.schema import Batch, Canvas, Prompt
+from mtgen.schema import Batch, Canvas, DatasetCard, Prediction, Prompt
+from mtgen.sheets import Panel, Sheet, write_sheet
 from mtgen.tracking import send_kept
 from mtgen.yaml_text import override
 
@@ -32,6 +34,9 @@ GRID_ROWS = 8
 """Samples of each class in a run's grid."""
 SHOWN = 32
 """Test samples in the other pictures, always the same."""
+
+Shown = tuple[Image, Sheet]
+"""One picture to keep, and the same in layers for the report."""
 
 
 @dataclass(frozen=True)
@@ -74,35 +79,66 @@ class Snapshots:
         folder = self.config.folder / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
-        for name, picture in self._pictures(model).items():
+        for name, (picture, sheet) in self._pictures(model).items():
             path = folder / f"{images:09d}-{name}.png"
             picture.save(path)
             picture.save(folder / f"latest-{name}.png")
+            write_sheet(self.config.folder, images, name, sheet, model.card)
             paths.append(path)
         return dict(report), paths
 
-    def _pictures(self, model: Model) -> dict[str, Any]:
+    def _pictures(self, model: Model) -> dict[str, Shown]:
         shown: Batch = next(iter(Batches(self.config, self.test, limit=SHOWN))).to(model.device)
-        made = {"grid": grid(model, self.config.seed), "reading": pictures.reading_grid(shown, model.predict(shown.image), model.card)}
+        read = model.predict(shown.image)
+        made = {
+            "grid": grid(model, self.config.seed),
+            "reading": (pictures.reading_grid(shown, read, model.card), _reading(shown, read, model.card)),
+        }
         labels = torch.where(shown.present["class"], shown.label, -1)
         if (again := model.reconstruct(shown.image, Prompt.of_classes(labels))) is not None:
-            made["reconstruction"] = pictures.reconstruction_grid(shown.image, again.image)
+            panels = [Panel("original", shown.image), Panel("reconstruction", again.image)]
+            made["reconstruction"] = pictures.reconstruction_grid(shown.image, again.image), Sheet("Reconstructions of test images", panels)
         made |= asked(model, shown, self.config)
         if (turned := translations(model, shown, self.config.seed)) is not None:
             made["translation"] = turned
         return made
 
 
-def grid(model: Model, seed: int, rows: int = GRID_ROWS) -> Any:
+def _where(batch: Batch, component: str) -> torch.Tensor | None:
+    """A component of a batch, where any sample has it."""
+    return getattr(batch, component) if batch.present[component].any() else None
+
+
+def _classes(batch: Batch, card: DatasetCard) -> list[str]:
+    """The name of each sample's class; empty where it is not known."""
+    known = zip(batch.label.tolist(), batch.present["class"].tolist(), strict=True)
+    return [card.classes[label] if there and card.classes else "" for label, there in known]
+
+
+def _reading(batch: Batch, read: Prediction, card: DatasetCard) -> Sheet:
+    """Test images with their labels, beside the same images with what was read in them."""
+    mask = None if read.mask_logits is None else read.mask_logits.argmax(1)
+    panels = [Panel("truth", batch.image, _where(batch, "mask"), batch.boxes), Panel("as read", batch.image, mask, read.boxes)]
+    captions, marks = _classes(batch, card), [""] * len(batch)
+    if read.class_logits is not None and card.classes:
+        found = [card.classes[number] for number in read.class_logits.argmax(1).tolist()]
+        marks = ["" if not true else "right" if true == name else "wrong" for true, name in zip(captions, found, strict=True)]
+        captions = [name if mark != "wrong" else f"{name}, not {true}" for name, true, mark in zip(found, captions, marks, strict=True)]
+    return Sheet("Test images as they are read", panels, captions, marks)
+
+
+def grid(model: Model, seed: int, rows: int = GRID_ROWS) -> Shown:
     """The grid of a run: the first classes side by side, a few samples of each, always from the same latents."""
     classes = list(range(min(len(model.card.classes), 10)))
     labels = balanced_labels(rows * max(len(classes), 8), classes)
     canvas = Canvas.cat([part for part, _ in generate(model, Prompt.of_classes(labels), seed, "grid")])
     boxes = None if canvas.boxes is None else decode_canvas(canvas.boxes)
-    return pictures.sample_grid(canvas, labels, model.card, boxes=boxes)
+    panel = Panel("drawn", canvas.image, None if canvas.mask is None else canvas.mask.argmax(1), boxes)
+    names = [model.card.classes[label] if label >= 0 else "" for label in labels.tolist()]
+    return pictures.sample_grid(canvas, labels, model.card, boxes=boxes), Sheet("Samples from the same latents", [panel], names)
 
 
-def asked(model: Model, shown: Batch, config: Config) -> dict[str, Any]:
+def asked(model: Model, shown: Batch, config: Config) -> dict[str, Shown]:
     """A grid for each modality: what test samples ask for by it alone, and what is drawn; always from the same latents."""
     made = {}
     for name in (name for name in ("caption", "sound", "image", "layout") if name in model.conditions):
@@ -114,9 +150,10 @@ def asked(model: Model, shown: Batch, config: Config) -> dict[str, Any]:
         latent = counter.normal(config.seed, f"picture {name}", batch.position, (model.latent_size,), model.device)
         canvas = model.sample(prompt.rows(rows), latent)
         seen = batch.image if name == "image" else batch.mask if name == "layout" else None
-        made[f"asked-{name}"] = pictures.asked_grid(
-            f"asked for by {name} alone", _words(batch, name, config, model), seen, canvas, model.card
-        )
+        title, words = f"asked for by {name} alone", _words(batch, name, config, model)
+        panels = [Panel("asked", batch.image)] if name == "image" else [Panel("asked", None, batch.mask)] if name == "layout" else []
+        panels.append(Panel("drawn", canvas.image, None if canvas.mask is None else canvas.mask.argmax(1)))
+        made[f"asked-{name}"] = pictures.asked_grid(title, words, seen, canvas, model.card), Sheet(title.capitalize(), panels, words)
     return made
 
 
@@ -127,13 +164,10 @@ def _words(batch: Batch, name: str, config: Config, model: Model) -> list[str]:
     """
     if name == "caption" and batch.caption is not None and config.data.tokenizer is None:
         return [bytes(token - 1 for token in row if token).decode("utf-8", "replace") for row in batch.caption.tolist()]
-    if name in ("caption", "sound") and model.card.classes:
-        known = zip(batch.label.tolist(), batch.present["class"].tolist(), strict=True)
-        return [model.card.classes[label] if there else "" for label, there in known]
-    return [""] * len(batch)
+    return _classes(batch, model.card) if name in ("caption", "sound") else [""] * len(batch)
 
 
-def translations(model: Model, shown: Batch, seed: int, rows: int = GRID_ROWS) -> Any:
+def translations(model: Model, shown: Batch, seed: int, rows: int = GRID_ROWS) -> Shown | None:
     """The grid of translations, test images into the first ten domains; `None` where the run does not translate."""
     kind = model.translates
     if kind is None:
@@ -146,7 +180,10 @@ def translations(model: Model, shown: Batch, seed: int, rows: int = GRID_ROWS) -
         canvas = model.translate(batch.image, Prompt(len(batch), {kind: to}, {kind: there}), latent)
         if canvas is not None:
             turned.append((name, canvas.image))
-    return pictures.translation_grid(batch.image, turned) if turned else None
+    if not turned:
+        return None
+    panels = [Panel("original", batch.image), *(Panel(name, image) for name, image in turned)]
+    return pictures.translation_grid(batch.image, turned), Sheet("Test images translated", panels)
 
 
 @dataclass(frozen=True)
@@ -248,6 +285,7 @@ def evaluate_run(
             # Names of their own: MLflow has values of the quick metrics at this step already, of fewer samples.
             journal.row(images, {f"evaluation/{name.rpartition('/')[2]}": value for name, value in report.items()})
         send_kept(config, folder)
+        keep_current(folder)
     return report
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mtgen.errors import UserError
-from mtgen.journal import JOURNAL, read_journal
+from mtgen.journal import find_journal, read_journal
 
 PREFIX = "balancing_"
 KINDS = ("norm", "weight")
@@ -79,10 +79,7 @@ def of_run(run: str | Path, runs: Path = Path("runs")) -> dict[str, Meeting]:
     Raises:
         UserError: there is no such run, or its gates recorded nothing.
     """
-    folder = next((f for f in (Path(run), runs / run) if (f / JOURNAL).is_file()), None)
-    if folder is None:
-        raise UserError(f"{run}: no run there (no {JOURNAL}); give a run's folder, or its name under {runs.absolute()}")
-    found = meetings((row.images, row.values) for row in read_journal(folder))
+    found = meetings((row.images, row.values) for row in read_journal(find_journal(run, runs)))
     if not found:
         raise UserError(
             f"{run}: nothing was recorded of its tasks' gradients: fewer than two tasks met, or balancing.gate and canvas are none"

@@ -141,3 +141,32 @@ def ui(
     from mtgen.ui import serve_ui
 
     serve_ui(runs, port=port, say=say)
+
+
+@app.command(rich_help_panel="Look at a run")
+def report(
+    run: Run,
+    against: Annotated[Path | None, typer.Option(metavar="RUN", help="another run, to show what differs in the configuration")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="the page; default: report.html in the run's folder")] = None,
+) -> None:
+    """One self-contained page about a run: pictures over time, curves, task conflict, metrics, data, cost, faults, configuration.
+
+    Training keeps it current by itself, at each snapshot. Example: `mtgen report digits-32 --against digits-all-32`
+    """
+    from mtgen.report import write_report
+
+    say(f"wrote {write_report(run, against, out)}")
+
+
+@app.command(rich_help_panel="Look at a run")
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="two runs or more: folders, or names under runs/")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="the page")] = Path("compare.html"),
+) -> None:
+    """One page with runs side by side: curves, samples at equal images, metrics with the best marked, what differs in the configurations.
+
+    Example: `mtgen compare digits-32 digits-all-32 --out compare.html`
+    """
+    from mtgen.report import write_comparison
+
+    say(f"wrote {write_comparison(runs, out)}")

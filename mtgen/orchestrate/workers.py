@@ -8,6 +8,7 @@ from typing import Any
 from mtgen.config import Config, resolve_device, validate
 from mtgen.errors import TrainingError
 from mtgen.orchestrate.cluster import cpus_per_worker, last_line, ray_cluster
+from mtgen.report import keep_current
 from mtgen.training.loop import Snapshot, train
 from mtgen.training.outcome import Outcome, Place
 
@@ -39,7 +40,7 @@ def _worker(arguments: dict[str, Any]) -> None:
     context = ray.train.get_context()
     config = validate(arguments["config"])
     place = _place_worker(config, context.get_world_rank(), context.get_world_size(), arguments["cpus"])
-    train(config, place, arguments["snapshots"](config) if place.rank == 0 else None)
+    train(config, place, arguments["snapshots"](config) if place.rank == 0 else None, keep_current)
 
 
 def run_here(config: Config) -> Outcome:
@@ -53,7 +54,7 @@ def run_here(config: Config) -> Outcome:
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     cpus = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
-    return train(config, _place_worker(config, 0, 1, cpus), _snapshots(config))
+    return train(config, _place_worker(config, 0, 1, cpus), _snapshots(config), keep_current)
 
 
 def run_on_ray(config: Config, snapshots: Callable[[Config], Snapshot] = _snapshots, cpus: int | None = None) -> Outcome:

@@ -39,6 +39,9 @@ from mtgen.training.writer import Writer
 Snapshot = Callable[[Model, int], tuple[dict[str, float], list[Path]]]
 """(averaged model, images seen) -> numbers and pictures to keep with the run."""
 
+Report = Callable[[Path], None]
+"""Called with the run's folder; must not raise."""
+
 
 class Trainer:
     """Networks, engines, data and records of one worker.
@@ -48,13 +51,14 @@ class Trainer:
         place: where this worker stands.
         pulse: tells the driver that this worker lives.
         snapshot: makes the pictures and quick test metrics, on rank 0; `None` for none.
+        report: writes the run's page anew, on rank 0, after each snapshot and at the end; `None` for none.
 
     Attributes:
         images: samples consumed since the start of the run, over all workers; also the position in the order.
     """
 
-    def __init__(self, config: Config, place: Place, pulse: Pulse, snapshot: Snapshot | None = None) -> None:
-        self.config, self.place, self.pulse, self.snapshot = config, place, pulse, snapshot
+    def __init__(self, config: Config, place: Place, pulse: Pulse, snapshot: Snapshot | None = None, report: Report | None = None) -> None:
+        self.config, self.place, self.pulse, self.snapshot, self.report = config, place, pulse, snapshot, report
         self.folder = config.folder
         torch.set_num_threads(place.threads)
         self.control = Control()
@@ -316,6 +320,7 @@ class Trainer:
             for path in write_artifacts(self.folder):
                 self.tracker.artifact(self.images, path, "balancing")
             self.tracker.phase(self.images, "")
+            self._write_report()
         dist.barrier(group=self.control.group)
         self._last_time += time.monotonic() - begin
 
@@ -402,7 +407,12 @@ class Trainer:
                 f"warning: {kept} rows could not be sent to MLflow; they are kept in {self.folder} and sent on the next occasion",
                 flush=True,
             )
+        self._write_report()
         outcome.write(self.folder)
+
+    def _write_report(self) -> None:
+        if self.report is not None:
+            self.report(self.folder)
 
 
 def _passed(every: int, before: int, after: int) -> bool:
@@ -414,7 +424,7 @@ def _warn(text: str) -> None:
     print(f"warning: {text}", flush=True)
 
 
-def train(config: Config, place: Place, snapshot: Snapshot | None = None) -> Outcome:
+def train(config: Config, place: Place, snapshot: Snapshot | None = None, report: Report | None = None) -> Outcome:
     """Train on this worker, inside a process group that exists already; an error of the user's is an outcome, not an exception.
 
     Collective: what one worker finds wrong at the start (data, checkpoint) ends all of them with the same message.
@@ -422,7 +432,7 @@ def train(config: Config, place: Place, snapshot: Snapshot | None = None) -> Out
     problem: UserError | None = None
     with Pulse(config.folder, place) as pulse:
         try:
-            trainer = Trainer(config, place, pulse, snapshot)
+            trainer = Trainer(config, place, pulse, snapshot, report)
         except UserError as error:
             problem = error
         else:

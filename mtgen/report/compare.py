@@ -1,0 +1,82 @@
+"""The sections of a page that shows several runs side by side."""
+
+from collections.abc import Sequence
+
+from mtgen.progress import duration
+from mtgen.report.blocks import Block, Curves, Note, Pictures, Section, Table
+from mtgen.report.frames import BUDGET, kept, sheets, track
+from mtgen.report.record import Record, flat
+from mtgen.report.series import charts
+
+LOWER = ("loss", "fid", "kid", "error")
+"""Words in a metric's name that say that less is better."""
+MEASURED = ("test", "generated", "evaluation")
+"""Groups of the journal's numbers that are metrics."""
+
+
+def comparison(records: Sequence[Record]) -> list[Section]:
+    """Facts, samples, metrics, curves and what differs in the configurations."""
+    labels = distinct(records)
+    return [
+        Section(0, "Runs", [_facts(records, labels)]),
+        Section(1, "Pictures at equal images", _pictures(records, labels)),
+        Section(2, "Metrics", [metrics(records, labels)]),
+        Section(3, "Curves", [Curves(charts({label: record.series for label, record in zip(labels, records, strict=True)}))]),
+        Section(4, "Configuration", differences(records, labels)),
+    ]
+
+
+def distinct(records: Sequence[Record]) -> list[str]:
+    """The runs' names; with their folders where two are the same, and numbered where that is not enough."""
+    names = [record.name for record in records]
+    names = [name if names.count(name) == 1 else f"{name} ({record.folder})" for name, record in zip(names, records, strict=True)]
+    return [name if names.count(name) == 1 else f"{name} #{number + 1}" for number, name in enumerate(names)]
+
+
+def _facts(records: Sequence[Record], labels: list[str]) -> Table:
+    rows = {
+        "status": [record.status for record in records],
+        "images": [f"{record.images:,}" for record in records],
+        "time": [duration(record.seconds) for record in records],
+        "device hours": [f"{sum(s.seconds * s.workers for s in record.stretches) / 3600:.2f}" for record in records],
+        "data": [record.tags.get("dataset.name", "") for record in records],
+        "version": [record.tags.get("mtgen.version", "") for record in records],
+    }
+    return Table(["", *labels], [[name, *values] for name, values in rows.items()])
+
+
+def _pictures(records: Sequence[Record], labels: list[str]) -> list[Block]:
+    found = [sheets(record) for record in records]
+    names = [name for name in dict.fromkeys(name for run in found for name in run) if not name.startswith("batch-")]
+    if not names:
+        return [Note("None of the runs has kept pictures in layers.")]
+    positions = kept(found, names, BUDGET)
+    blocks: list[Block] = []
+    for name in names:
+        tracks = [track(label, run[name], positions) for label, run in zip(labels, found, strict=True) if name in run]
+        tracks = [part for part in tracks if part["frames"]]
+        if tracks:
+            blocks.append(Pictures(tracks[0]["frames"][0]["title"], {"tracks": tracks}))
+    return blocks
+
+
+def metrics(records: Sequence[Record], labels: list[str]) -> Table:
+    """The last value of every metric; the best of each row is marked where the runs differ."""
+    names = dict.fromkeys(name for record in records for name in record.series if name.partition("/")[0] in MEASURED)
+    rows, best = [], set()
+    for number, name in enumerate(sorted(names)):
+        values = [record.last(name) for record in records]
+        there = [value for value in values if value is not None]
+        rows.append([name, *("-" if value is None else f"{value:.4g}" for value in values)])
+        top = min(there) if any(word in name for word in LOWER) else max(there)
+        if len(there) > 1 and min(there) != max(there):
+            best |= {(number, column + 1) for column, value in enumerate(values) if value == top}
+    return Table(["metric", *labels], rows, "The last value of each; the best is marked.", best)
+
+
+def differences(records: Sequence[Record], labels: list[str]) -> list[Block]:
+    """A row for every key whose values are not all the same."""
+    flats = [flat(record.config) for record in records]
+    keys = [key for key in dict.fromkeys(key for one in flats for key in one) if key not in ("name", "runs")]
+    rows = [[key, *(one.get(key, "-") for one in flats)] for key in keys if len({one.get(key) for one in flats}) > 1]
+    return [Table(["key", *labels], rows)] if rows else [Note("The configurations are the same.")]

@@ -1,0 +1,263 @@
+
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const SVG = "http://www.w3.org/2000/svg";
+const FEW = 24;  // cells of a sheet that are shown before "all rows"
+const number = value => value.toLocaleString("en-US");
+const short = value => value === 0 ? "0" : Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3 ? value.toExponential(2) : String(+value.toPrecision(4));
+
+/** An element with attributes and children; text is text, never markup. */
+function make(name, attributes = {}, ...children) {
+  const svg = ["svg", "path", "line", "text", "rect"].includes(name);
+  const element = svg ? document.createElementNS(SVG, name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.append(...children);
+  return element;
+}
+
+// Theme: automatic, light, dark; kept where the browser allows a file to keep anything.
+const theme = document.getElementById("theme"), themes = {"": "automatic", light: "light", dark: "dark"};
+function setTheme(name) {
+  if (name) document.documentElement.dataset.theme = name;
+  else delete document.documentElement.dataset.theme;
+  theme.textContent = `Theme: ${themes[name]}`;
+  try { localStorage.setItem("mtgen-theme", name); } catch { /* a page from a file may have no storage */ }
+}
+let kept = "";
+try { kept = localStorage.getItem("mtgen-theme") || ""; } catch { /* as above */ }
+setTheme(kept in themes ? kept : "");
+theme.addEventListener("click", () => {
+  const names = Object.keys(themes);
+  setTheme(names[(names.indexOf(document.documentElement.dataset.theme || "") + 1) % names.length]);
+});
+
+// Pictures: an atlas of images, an atlas of masks, and boxes, drawn cell by cell.
+const loaded = new Map();
+function picture(uri) {
+  if (!loaded.has(uri)) {
+    const image = new Image();
+    image.src = uri;
+    loaded.set(uri, image.decode().then(() => image));
+  }
+  return loaded.get(uri);
+}
+
+async function drawCell(canvas, frame, row, column, layers) {
+  const {width, height} = frame, scale = Math.max(1, Math.ceil(160 / Math.max(width, height)));
+  const [images, masks] = await Promise.all([picture(frame.images), frame.masks && layers.masks ? picture(frame.masks) : null]);
+  canvas.width = width * scale;
+  canvas.height = height * scale;
+  const context = canvas.getContext("2d");
+  context.imageSmoothingEnabled = false;
+  const from = [column * width, row * height, width, height], to = [0, 0, canvas.width, canvas.height];
+  context.drawImage(images, ...from, ...to);
+  if (masks) {
+    context.globalAlpha = 0.6;
+    context.drawImage(masks, ...from, ...to);
+    context.globalAlpha = 1;
+  }
+  for (const [x0, y0, x1, y1, kind] of layers.boxes && frame.boxes[column] ? frame.boxes[column][row] || [] : []) {
+    for (const [colour, line] of [["#000", 5], [frame.box_legend[kind] ? frame.box_legend[kind][1] : "#fff", 3]]) {
+      context.strokeStyle = colour;
+      context.lineWidth = line;
+      context.strokeRect(x0 * canvas.width, y0 * canvas.height, (x1 - x0) * canvas.width, (y1 - y0) * canvas.height);
+    }
+  }
+}
+
+function drawTrack(list, frame, layers, all) {
+  const rows = all ? frame.rows : Math.min(frame.rows, Math.max(4, Math.floor(FEW / frame.panels.length)));
+  const items = [];
+  for (let i = 0; i < rows; i++) {
+    // Fewer rows are chosen evenly, so that every class has some.
+    const row = rows === frame.rows ? i : Math.floor(i * frame.rows / rows);
+    const caption = frame.captions[row] || "", mark = frame.marks[row] || "";
+    const strip = make("div", {class: "row"});
+    frame.panels.forEach((panel, column) => {
+      const label = [panel, caption, mark].filter(Boolean).join(", ");
+      const canvas = make("canvas", {role: "img", "aria-label": label, title: label, width: frame.width, height: frame.height});
+      drawCell(canvas, frame, row, column, layers);
+      strip.append(canvas);
+    });
+    const item = make("li", {}, strip);
+    if (caption) {
+      const words = make("p", {class: mark, title: caption}, caption);
+      item.append(words);
+      words.style.maxWidth = `calc(${Math.min(frame.panels.length, 3)} * var(--size))`;
+    }
+    items.push(item);
+  }
+  list.replaceChildren(...items);
+}
+
+function legend(frame) {
+  const entries = frame.mask_legend.length ? frame.mask_legend : frame.boxes.some(Boolean) ? frame.box_legend : [];
+  const list = make("ul", {class: "legend", "aria-label": "Colours"});
+  for (const [name, colour] of entries.slice(0, 30)) {
+    if (!colour) continue;
+    const chip = make("i");
+    chip.style.background = colour;
+    list.append(make("li", {}, chip, name));
+  }
+  return list;
+}
+
+for (const bar of document.querySelectorAll("[data-moments]")) {
+  const section = bar.parentElement, slider = bar.querySelector("input[type=range]"), shown = bar.querySelector("output");
+  const figures = [...section.querySelectorAll(".pictures")].map(figure => {
+    const tracks = data[figure.dataset.block].tracks.map(({label, frames}) => {
+      const list = make("ul", {class: "cells"}), note = make("p", {class: "quiet"});
+      return {label, frames, list, note};
+    });
+    const first = tracks[0].frames[0];
+    const panels = first.panels.length > 1 ? ` ${first.panels.join(" | ")}` : "";
+    figure.querySelector("figcaption").append(make("span", {class: "quiet"}, panels));
+    const holder = make("div", {class: "tracks"});
+    for (const track of tracks) holder.append(make("div", {}, ...(track.label ? [make("p", {class: "note"}, track.label)] : []), track.list));
+    figure.append(legend(first), holder);
+    return tracks;
+  });
+  const moments = [...new Set(figures.flat().flatMap(track => track.frames.map(frame => frame.at)))].sort((a, b) => a - b);
+  const boxes = [...bar.querySelectorAll("[data-layer]")], all = bar.querySelector("[data-all]");
+  let everything = false;
+  function draw() {
+    const at = moments[slider.value], layers = Object.fromEntries(boxes.map(box => [box.dataset.layer, box.checked]));
+    shown.textContent = number(at);
+    slider.setAttribute("aria-valuetext", `after ${number(at)} images`);
+    for (const {frames, list} of figures.flat()) {
+      // A kind that has no picture at this moment shows its last one before it, else its first.
+      drawTrack(list, frames.findLast(frame => frame.at <= at) || frames[0], layers, everything);
+    }
+  }
+  slider.max = moments.length - 1;
+  slider.value = moments.length - 1;
+  slider.addEventListener("input", draw);
+  boxes.forEach(box => box.addEventListener("change", draw));
+  all.setAttribute("aria-pressed", "false");
+  all.addEventListener("click", () => {
+    everything = !everything;
+    all.textContent = everything ? "fewer rows" : "all rows";
+    all.setAttribute("aria-pressed", String(everything));
+    draw();
+  });
+  draw();
+}
+
+// Curves: a small chart a number, a line a run; pointer and arrow keys read values.
+const W = 280, H = 132, LEFT = 4, RIGHT = 4, TOP = 8, BOTTOM = 16;
+function drawChart(chart, labels, log) {
+  const lines = chart.lines.map(({x, y}) => x.map((at, i) => [at, y[i]]).filter(([, value]) => !log || value > 0));
+  const points = lines.flat(), title = chart.name.replaceAll("_", " ");
+  const output = make("output"), holder = make("div", {class: "chart"}, make("p", {}, make("span", {title}, title), output));
+  if (!points.length) {
+    output.textContent = "nothing above 0";
+    return holder;
+  }
+  const value = y => log ? Math.log10(y) : y;
+  const xs = points.map(point => point[0]), ys = points.map(point => value(point[1]));
+  const [x0, x1] = [Math.min(...xs), Math.max(...xs)];
+  let [y0, y1] = [Math.min(...ys), Math.max(...ys)];
+  if (y0 === y1) [y0, y1] = [y0 - (Math.abs(y0) || 1) * 0.1, y1 + (Math.abs(y1) || 1) * 0.1];
+  const px = x => x1 === x0 ? W / 2 : LEFT + (x - x0) / (x1 - x0) * (W - LEFT - RIGHT);
+  const py = y => H - BOTTOM - (value(y) - y0) / (y1 - y0) * (H - TOP - BOTTOM);
+  const text = points.length > 1 ? `from ${number(x0)} to ${number(x1)} images; arrow keys read values` : `at ${number(x0)} images`;
+  const svg = make("svg", {viewBox: `0 0 ${W} ${H}`, tabindex: "0", role: "img", "aria-label": `${title}, ${text}`});
+  for (const y of [TOP, (H - BOTTOM + TOP) / 2, H - BOTTOM]) svg.append(make("line", {class: "axis", x1: 0, x2: W, y1: y, y2: y}));
+  const real = y => log ? 10 ** y : y;
+  svg.append(make("text", {x: 2, y: TOP + 9}, short(real(y1))), make("text", {x: 2, y: H - BOTTOM - 3}, short(real(y0))));
+  svg.append(make("text", {x: 2, y: H - 4}, number(x0)), make("text", {x: W - 2, y: H - 4, "text-anchor": "end"}, number(x1)));
+  lines.forEach((line, i) => {
+    if (!line.length) return;
+    const dot = line.length === 1 ? "h0.01" : "";
+    const path = make("path", {d: "M" + line.map(([x, y]) => `${px(x).toFixed(1)} ${py(y).toFixed(1)}`).join("L") + dot});
+    path.style.stroke = `var(--s${i % 6})`;
+    if (dot) { path.style.strokeWidth = "6"; path.style.strokeLinecap = "round"; }
+    svg.append(path);
+  });
+  const cursor = make("line", {class: "cursor", y1: TOP, y2: H - BOTTOM, visibility: "hidden"});
+  svg.append(cursor);
+  const steps = [...new Set(xs)].sort((a, b) => a - b);
+  let at = steps.length - 1;
+  const said = step => lines.map((line, i) => {
+    const found = line.findLast(([x]) => x <= step);
+    return found ? (labels.length > 1 ? `${i + 1}: ` : "") + short(found[1]) : "";
+  }).filter(Boolean).join("  ");
+  function show(index) {
+    at = Math.max(0, Math.min(steps.length - 1, index));
+    cursor.setAttribute("visibility", "visible");
+    cursor.setAttribute("x1", px(steps[at]));
+    cursor.setAttribute("x2", px(steps[at]));
+    output.textContent = `${said(steps[at])} at ${number(steps[at])}`;
+  }
+  function rest() {
+    at = steps.length - 1;
+    cursor.setAttribute("visibility", "hidden");
+    output.textContent = said(steps[at]);
+  }
+  svg.addEventListener("pointermove", event => {
+    const area = svg.getBoundingClientRect(), x = (event.clientX - area.left) / area.width * W;
+    show(steps.reduce((best, step, i) => Math.abs(px(step) - x) < Math.abs(px(steps[best]) - x) ? i : best, 0));
+  });
+  svg.addEventListener("pointerleave", rest);
+  svg.addEventListener("blur", rest);
+  svg.addEventListener("keydown", event => {
+    const move = {ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: steps.length - 1}[event.key];
+    if (move === undefined) return;
+    event.preventDefault();
+    show(move);
+  });
+  rest();
+  holder.append(svg);
+  return holder;
+}
+
+for (const place of document.querySelectorAll(".curves")) {
+  const {labels, groups, thinned} = data[place.dataset.block];
+  const log = make("input", {type: "checkbox"}), tools = make("div", {class: "tools"}, make("label", {}, log, " log scale"));
+  if (labels.length > 1) {
+    const list = make("ul", {class: "legend"});
+    labels.forEach((label, i) => {
+      const chip = make("i");
+      chip.style.background = `var(--s${i % 6})`;
+      list.append(make("li", {}, chip, `${i + 1}: ${label}`));
+    });
+    tools.append(list);
+  }
+  if (thinned) tools.append(make("span", {class: "quiet"}, `${thinned} points of each curve, evenly spaced`));
+  place.append(tools);
+  const drawn = groups.map(group => {
+    const charts = make("div", {class: "charts"}), details = make("details", {}, make("summary", {}, `${group.name} (${group.charts.length})`), charts);
+    const draw = () => { if (details.open) charts.replaceChildren(...group.charts.map(chart => drawChart(chart, labels, log.checked))); };
+    details.open = group.open;
+    details.addEventListener("toggle", draw);
+    place.append(details);
+    draw();
+    return draw;
+  });
+  log.addEventListener("change", () => drawn.forEach(draw => draw()));
+}
+
+// Heat maps: a strip a pair of tasks.
+for (const figure of document.querySelectorAll(".heat")) {
+  const {positions, rows} = data[figure.dataset.block];
+  const strips = make("div", {class: "strip"}), read = make("output");
+  for (const [name, values] of rows) {
+    const known = values.filter(value => value !== null), last = known.length ? known[known.length - 1] : null;
+    const svg = make("svg", {viewBox: `0 0 ${values.length} 1`, preserveAspectRatio: "none", role: "img",
+      "aria-label": `${name}: last cosine ${last === null ? "unknown" : last.toFixed(2)}`});
+    values.forEach((value, i) => {
+      if (value === null) return;
+      const rect = make("rect", {x: i, y: 0, width: 1.02, height: 1}), share = Math.min(100, 100 * Math.sqrt(Math.abs(value)));
+      rect.style.fill = `color-mix(in oklab, var(${value > 0 ? "--agree" : "--against"}) ${share.toFixed(0)}%, var(--card))`;
+      svg.append(rect);
+    });
+    svg.addEventListener("pointermove", event => {
+      const area = svg.getBoundingClientRect(), i = Math.min(values.length - 1, Math.floor((event.clientX - area.left) / area.width * values.length));
+      read.textContent = values[i] === null ? "" : `${name}: ${values[i].toFixed(3)} at ${number(positions[i])} images`;
+    });
+    svg.addEventListener("pointerleave", () => { read.textContent = ""; });
+    strips.append(make("span", {title: name}, name), svg, make("b", {}, last === null ? "-" : (last > 0 ? "+" : "") + last.toFixed(2)));
+  }
+  const ends = [`${number(positions[0])} images`, `${number(positions[positions.length - 1])}`];
+  figure.append(strips, make("div", {class: "foot"}, make("span", {}, ends[0]), read, make("span", {}, ends[1])));
+}

@@ -1,0 +1,44 @@
+"""Sections -> one HTML page that needs no other file and may run nothing but its own script."""
+
+import base64
+import hashlib
+import time
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from mtgen.report.blocks import Section
+
+
+def render(title: str, subtitle: str, sections: list[Section]) -> str:
+    """The page. Every text from a run is escaped, and a content security policy names style and script by their hashes."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    style, script = _file("page.css"), _file("page.js")
+    data: list[Any] = []
+
+    def place(content: Any) -> int:
+        data.append(content)
+        return len(data) - 1
+
+    page = environment.from_string(_file("page.html"))
+    return page.render(
+        title=title,
+        subtitle=subtitle,
+        sections=sections,
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        written=time.strftime("%Y-%m-%d %H:%M"),
+        place=place,
+        data=data,
+    )
+
+
+def _file(name: str) -> str:
+    return (files("mtgen.report") / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

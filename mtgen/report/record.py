@@ -1,0 +1,140 @@
+"""What a run left behind, as the sections read it: its journal, its configurations, its stretches of training."""
+
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from mtgen.journal import Row, find_journal, read_journal
+from mtgen.progress import duration
+
+STATUS = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One training from its start to its end, by the journal's rows.
+
+    Attributes:
+        begin, end: positions, images.
+        seconds: between its first and last row.
+        workers: processes that trained, a device each.
+        status: as the journal says; "" where it ended without a word, or has not ended.
+    """
+
+    begin: int
+    end: int
+    seconds: float
+    workers: int
+    status: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run's folder and the rows of its journal."""
+
+    folder: Path
+    rows: list[Row]
+
+    @cached_property
+    def starts(self) -> list[Row]:
+        return [row for row in self.rows if row.start]
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration of the last start."""
+        return _config(self.starts[-1])
+
+    @property
+    def name(self) -> str:
+        return str((self.starts[-1].start or {}).get("name", self.folder.name))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What the last start said of code and data."""
+        return dict((self.starts[-1].start or {}).get("tags", {}))
+
+    @property
+    def images(self) -> int:
+        return max(row.images for row in self.rows)
+
+    @property
+    def planned(self) -> int:
+        return int(self.config["train"]["images"])
+
+    @cached_property
+    def stretches(self) -> list[Stretch]:
+        """The run's trainings in order; what `mtgen evaluate` wrote after an end belongs to none."""
+        begins = [number for number, row in enumerate(self.rows) if row.start]
+        found: list[Stretch] = []
+        for begin, end in zip(begins, [*begins[1:], len(self.rows)], strict=True):
+            part = self.rows[begin:end]
+            last = next((row for row in part if row.status), part[-1])
+            workers = max(1, int(_config(part[0]).get("workers") or 0))
+            found.append(Stretch(part[0].images, last.images, last.time - part[0].time, workers, last.status or ""))
+        return found
+
+    @property
+    def seconds(self) -> float:
+        return sum(stretch.seconds for stretch in self.stretches)
+
+    @property
+    def status(self) -> str:
+        """ "finished", "failed", "stopped"; "training", or "interrupted" where it ended without a word."""
+        said = self.stretches[-1].status
+        return STATUS.get(said, said) or ("training" if _alive(self.folder) else "interrupted")
+
+    @property
+    def subtitle(self) -> str:
+        return f"{self.status} · {self.images:,} of {max(self.planned, self.images):,} images · {duration(self.seconds)}"
+
+    @cached_property
+    def series(self) -> dict[str, list[tuple[int, float]]]:
+        """Every number over images; of two at one position the later counts."""
+        found: dict[str, dict[int, float]] = {}
+        for row in self.rows:
+            for name, value in row.values.items():
+                found.setdefault(name, {})[row.images] = value
+        return {name: sorted(points.items()) for name, points in found.items()}
+
+    def last(self, name: str) -> float | None:
+        """The last value of a number; `None` where there is none."""
+        points = self.series.get(name)
+        return points[-1][1] if points else None
+
+
+def read_record(run: str | Path, runs: Path = Path("runs")) -> Record:
+    """A run, given as its folder or its name under `runs`.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    folder = find_journal(run, runs)
+    return Record(folder, list(read_journal(folder)))
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """A nested mapping as dotted keys and texts."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        inner = isinstance(value, dict) and value
+        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": str(value)}
+    return found
+
+
+def _config(row: Row) -> dict[str, Any]:
+    return dict(yaml.safe_load((row.start or {}).get("config", "")) or {})
+
+
+def _alive(folder: Path) -> bool:
+    """Whether the process that trains the run is at work, or this process is one of its workers."""
+    try:
+        found = re.match(r"process (\d+) on (.*)", (folder / ".lock").read_text(encoding="utf-8"))
+    except OSError:
+        return False
+    return found is not None and (found[2] != os.uname().nodename or psutil.pid_exists(int(found[1])))

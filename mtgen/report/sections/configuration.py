@@ -1,0 +1,19 @@
+"""With which settings the run was trained."""
+
+from mtgen.report.blocks import SECTIONS, Block, Note, Section, Source, Table
+from mtgen.report.compare import differences
+from mtgen.report.record import Record
+
+
+@SECTIONS.register("configuration")
+def gather(record: Record, other: Record | None) -> Section:
+    """Version, what differs from another run, and every setting."""
+    tags = record.tags
+    commit = tags.get("mlflow.source.git.commit", "")
+    dirty = " with changes that are not committed" if tags.get("git.dirty") == "true" else ""
+    rows = [["mtgen", tags.get("mtgen.version", "-")], ["commit", f"{commit[:12]}{dirty}"], ["folder", str(record.folder)]]
+    blocks: list[Block] = [Table(["", ""], [row for row in rows if row[1]])]
+    if other is not None:
+        blocks += [Note(f"What differs from {other.name}:"), *differences([record, other], [record.name, other.name])]
+    blocks.append(Source("Every setting", str((record.starts[-1].start or {}).get("config", ""))))
+    return Section(9, "Configuration", blocks)

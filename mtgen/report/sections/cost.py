@@ -1,0 +1,26 @@
+"""How fast it went, and what it cost."""
+
+from statistics import median
+
+from mtgen.progress import duration
+from mtgen.report.blocks import SECTIONS, Fact, Facts, Section
+from mtgen.report.record import Record
+
+
+@SECTIONS.register("cost")
+def gather(record: Record, other: Record | None) -> Section:
+    """Throughput, the share of time that waited for data, device hours."""
+    device = "GPU" if any(name.startswith("system/gpu_") for name in record.series) else "worker on CPUs"
+    hours = sum(stretch.seconds * stretch.workers for stretch in record.stretches) / 3600
+    workers = sorted({stretch.workers for stretch in record.stretches})
+    facts = [Fact("device hours", f"{hours:.2f}", f"{' or '.join(map(str, workers))} × {device}")]
+    if record.images:
+        facts.append(Fact("device hours for a million images", f"{1e6 * hours / record.images:.1f}"))
+    if speeds := [value for _, value in record.series.get("speed/images_per_second", [])]:
+        facts.append(Fact("throughput", f"{median(speeds):,.1f} images/s", f"median; {min(speeds):,.1f} to {max(speeds):,.1f}"))
+    if waits := [value for _, value in record.series.get("speed/data_wait_share", [])]:
+        facts.append(Fact("waiting for data", f"{100 * sum(waits) / len(waits):.2f} %", "mean share of the time"))
+    facts.append(
+        Fact("wall time", duration(record.seconds), f"in {len(record.stretches)} stretch{'es' if len(record.stretches) > 1 else ''}")
+    )
+    return Section(7, "Speed and cost", [Facts(facts)])

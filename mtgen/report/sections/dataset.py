@@ -1,0 +1,32 @@
+"""What the run learned from."""
+
+from mtgen.report.blocks import SECTIONS, Section, Table
+from mtgen.report.record import Record
+
+MOST = 24
+"""Names of classes that are written out."""
+
+
+@SECTIONS.register("dataset")
+def gather(record: Record, other: Record | None) -> Section:
+    """The data set's card as the run found it at its start."""
+    start, data = record.starts[-1].start or {}, record.config.get("data", {})
+    card, labels = start.get("card") or {}, start.get("labels") or {}
+    rows = [
+        ["name", record.tags.get("dataset.name", "-")],
+        ["fingerprint", record.tags.get("dataset.fingerprint", "-")],
+        ["from", str(data.get("path") or ", ".join(str(part.get("path")) for part in data.get("mixture", [])))],
+        ["source", card.get("source", "")],
+        ["licence", card.get("licence", "")],
+        ["splits", ", ".join(f"{name}: {split['samples']:,} samples" for name, split in card.get("splits", {}).items())],
+        ["classes", _names(card.get("classes", []))],
+        ["mask classes", _names(card.get("mask_classes", []))],
+        ["domains", _names(card.get("domains", []))],
+        ["labels in training", ", ".join(f"{name}: {number:,}" for name, number in labels.items())],
+    ]
+    return Section(6, "Data", [Table(["", ""], [row for row in rows if row[1]])])
+
+
+def _names(names: list[str]) -> str:
+    more = f", and {len(names) - MOST} more" if len(names) > MOST else ""
+    return f"{len(names)}: {', '.join(names[:MOST])}{more}" if names else ""

@@ -1,0 +1,20 @@
+"""The last value of every metric."""
+
+from mtgen.report.blocks import SECTIONS, Section, Table
+from mtgen.report.record import Record
+
+
+@SECTIONS.register("metrics")
+def gather(record: Record, other: Record | None) -> Section | None:
+    """Metrics in rows: as `mtgen evaluate` measured them last, and as the quick ones were at the last snapshot."""
+    names: dict[str, dict[str, str]] = {}
+    for name, points in record.series.items():
+        group, _, short = name.partition("/")
+        column = "evaluate" if group == "evaluation" else "snapshot" if group in ("test", "generated") else ""
+        if column:
+            names.setdefault(short, {})[column] = f"{points[-1][1]:.4g} at {points[-1][0]:,}"
+    if not names:
+        return None
+    rows = [[short.replace("_", " "), values.get("snapshot", "-"), values.get("evaluate", "-")] for short, values in sorted(names.items())]
+    caption = "Value, and images seen. Snapshots measure quickly on fewer samples; `mtgen evaluate` measures everything."
+    return Section(3, "Metrics", [Table(["metric", "last snapshot", "mtgen evaluate"], rows, caption)])

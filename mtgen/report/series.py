@@ -1,0 +1,44 @@
+"""Numbers over images, thinned to what a page can hold, in the groups that MLflow's pages have."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Points = Sequence[tuple[int, float]]
+
+POINTS = 300
+"""Points of a curve at most."""
+ALL = 100_000
+"""Points of all curves of a page at most."""
+FIRST = ("test", "generated", "evaluation", "loss")
+"""Groups that come first, and are open."""
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of the items, the first and the last among them, at even distances."""
+    if len(items) <= most:
+        return list(items)
+    if most == 1:
+        return [items[-1]]
+    return [items[round(number * (len(items) - 1) / (most - 1))] for number in range(most)]
+
+
+def charts(runs: Mapping[str, Mapping[str, Points]]) -> dict[str, Any]:
+    """`{label of a run: {number: points}}` -> the groups of charts, `{"labels", "groups", "thinned"}`; a chart has a line a run."""
+    names = dict.fromkeys(name for numbers in runs.values() for name in numbers)
+    lines = sum(len(numbers) for numbers in runs.values())
+    most = max(2, min(POINTS, ALL // max(lines, 1)))
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for name in names:
+        group, _, short = name.partition("/")
+        drawn = [_line(numbers.get(name, ()), most) for numbers in runs.values()]
+        groups.setdefault(group, []).append({"name": short or group, "lines": drawn})
+    order = [*(group for group in FIRST if group in groups), *sorted(set(groups) - set(FIRST))]
+    thinned = any(len(points) > most for numbers in runs.values() for points in numbers.values())
+    shown = [{"name": group, "open": group in FIRST, "charts": groups[group]} for group in order]
+    return {"labels": list(runs), "groups": shown, "thinned": most if thinned else 0}
+
+
+def _line(points: Points, most: int) -> dict[str, list[float]]:
+    kept = evenly(points, most)
+    return {"x": [x for x, _ in kept], "y": [float(f"{y:.5g}") for _, y in kept]}
