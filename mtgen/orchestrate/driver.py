@@ -124,7 +124,7 @@ def launch(config: Config, watch: Callable[[Path, int, Callable[[], bool]], None
 
         def work() -> None:
             try:
-                result.append(run_here(config) if config.workers == 0 else run_on_ray(config))
+                result.append(run_here(config) if config.workers == 0 else run_on_ray(config, say=say))
             except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
                 result.append(error)
 

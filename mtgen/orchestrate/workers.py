@@ -8,9 +8,11 @@ from typing import Any
 from mtgen.config import Config, resolve_device, validate
 from mtgen.errors import TrainingError
 from mtgen.orchestrate.cluster import cpus_per_worker, last_line, ray_cluster
+from mtgen.orchestrate.hang import Watch, end_process
 from mtgen.report import keep_current
 from mtgen.training.loop import Snapshot, train
 from mtgen.training.outcome import Outcome, Place
+from mtgen.training.pulse import Beat
 
 
 def threads_for(cpus: int) -> tuple[int, int]:
@@ -22,9 +24,9 @@ def threads_for(cpus: int) -> tuple[int, int]:
     return (cpus if cpus <= 2 else cpus - decoding), decoding
 
 
-def _place_worker(config: Config, rank: int, world: int, cpus: int) -> Place:
+def _place_worker(config: Config, rank: int, world: int, cpus: int, node: str = "") -> Place:
     torch_threads, decoding = threads_for(cpus)
-    return Place(rank, world, resolve_device(config), torch_threads, decoding)
+    return Place(rank, world, resolve_device(config), torch_threads, decoding, node)
 
 
 def _snapshots(config: Config) -> Snapshot:
@@ -35,12 +37,28 @@ def _snapshots(config: Config) -> Snapshot:
 
 def _worker(arguments: dict[str, Any]) -> None:
     """What each of Ray's workers runs."""
+    import ray
     import ray.train
 
     context = ray.train.get_context()
     config = validate(arguments["config"])
-    place = _place_worker(config, context.get_world_rank(), context.get_world_size(), arguments["cpus"])
+    place = _place_worker(
+        config, context.get_world_rank(), context.get_world_size(), arguments["cpus"], ray.get_runtime_context().get_node_id()
+    )
     train(config, place, arguments["snapshots"](config) if place.rank == 0 else None, keep_current)
+
+
+def _kill(beat: Beat) -> bool:
+    """End a worker's process on its node; whether it was there."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = ray.remote(num_cpus=0, max_retries=0)(end_process)
+    there = there.options(scheduling_strategy=NodeAffinitySchedulingStrategy(beat.node, soft=False))
+    try:
+        return bool(ray.get(there.remote(beat.pid, beat.born), timeout=60))
+    except ray.exceptions.RayError:  # its node is lost, and it with that
+        return False
 
 
 def run_here(config: Config) -> Outcome:
@@ -57,12 +75,15 @@ def run_here(config: Config) -> Outcome:
     return train(config, _place_worker(config, 0, 1, cpus), _snapshots(config), keep_current)
 
 
-def run_on_ray(config: Config, snapshots: Callable[[Config], Snapshot] = _snapshots, cpus: int | None = None) -> Outcome:
-    """Train on workers that Ray Train places; a worker that is lost is replaced, and training goes on from the last checkpoint.
+def run_on_ray(
+    config: Config, snapshots: Callable[[Config], Snapshot] = _snapshots, cpus: int | None = None, say: Callable[[str], None] = print
+) -> Outcome:
+    """Train on workers that Ray Train places; one that is lost or hangs is replaced, and training goes on from the last checkpoint.
 
     Args:
         snapshots: makes, on rank 0, what is called every `evaluate.every` images; default: pictures and quick metrics.
         cpus: CPUs of a cluster on this machine; default: all.
+        say: is told who hung.
     """
     with ray_cluster(config, cpus) as resources:
         share = cpus_per_worker(config, resources)
@@ -89,7 +110,8 @@ def run_on_ray(config: Config, snapshots: Callable[[Config], Snapshot] = _snapsh
             torch_config=GroupConfig(backend="nccl" if gpu else "gloo"),
         )
         try:
-            trainer.fit()
+            with Watch(config.folder, config.train.hang_seconds, _kill, say):
+                trainer.fit()
         except Exception as error:
             (config.folder / "driver-error.log").write_text(traceback.format_exc(), encoding="utf-8")
             raise TrainingError(
