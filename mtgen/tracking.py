@@ -65,6 +65,7 @@ class Tracker:
             "name": config.name,
             "group": config.tracking.group,
             "config": config.to_yaml(),
+            "card": card.model_dump(mode="json"),
             "tags": {
                 **code_version(),
                 "mtgen.folder": str(self.folder),

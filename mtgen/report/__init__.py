@@ -28,7 +28,7 @@ def write_report(run: str | Path, against: str | Path | None = None, out: str | 
     """
     record = read_record(run, runs)
     other = read_record(against, runs) if against is not None else None
-    return _written(render(record.name, record.subtitle, sections(record, other)), Path(out or record.folder / REPORT))
+    return _written(render(record.name, record.subtitle, all_sections(record, other)), Path(out or record.folder / REPORT))
 
 
 def write_comparison(chosen: Sequence[str | Path], out: str | Path, runs: Path = Path("runs")) -> Path:
@@ -52,7 +52,7 @@ def keep_current(folder: Path) -> None:
         warnings.warn(f"{folder / REPORT}: not written ({type(error).__name__}: {error})", stacklevel=2)
 
 
-def sections(record: Record, other: Record | None = None) -> list[Section]:
+def all_sections(record: Record, other: Record | None = None) -> list[Section]:
     """Every section that has something to say about a run, in the page's order."""
     found = (SECTIONS[name](record, other) for name in SECTIONS)
     return sorted((section for section in found if section is not None), key=lambda section: section.order)

@@ -68,9 +68,7 @@ async function drawCell(canvas, frame, row, column, layers) {
 function drawTrack(list, frame, layers, all) {
   const rows = all ? frame.rows : Math.min(frame.rows, Math.max(4, Math.floor(FEW / frame.panels.length)));
   const items = [];
-  for (let i = 0; i < rows; i++) {
-    // Fewer rows are chosen evenly, so that every class has some.
-    const row = rows === frame.rows ? i : Math.floor(i * frame.rows / rows);
+  for (let row = 0; row < rows; row++) {
     const caption = frame.captions[row] || "", mark = frame.marks[row] || "";
     const strip = make("div", {class: "row"});
     frame.panels.forEach((panel, column) => {

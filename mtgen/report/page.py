@@ -6,13 +6,13 @@ import time
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 from mtgen.report.blocks import Section
 
 
 def render(title: str, subtitle: str, sections: list[Section]) -> str:
     """The page. Every text from a run is escaped, and a content security policy names style and script by their hashes."""
+    from jinja2 import Environment, StrictUndefined  # who only draws and reads with a model does not need it
+
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     style, script = _file("page.css"), _file("page.js")
     data: list[Any] = []

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 from mtgen.journal import Row, find_journal, read_journal
@@ -133,6 +132,8 @@ def _config(row: Row) -> dict[str, Any]:
 
 def _alive(folder: Path) -> bool:
     """Whether the process that trains the run is at work, or this process is one of its workers."""
+    import psutil
+
     try:
         found = re.match(r"process (\d+) on (.*)", (folder / ".lock").read_text(encoding="utf-8"))
     except OSError:

@@ -11,7 +11,7 @@ MOST = 24
 def gather(record: Record, other: Record | None) -> Section:
     """The data set's card as the run found it at its start."""
     start, data = record.starts[-1].start or {}, record.config.get("data", {})
-    card, labels = start.get("card") or {}, start.get("labels") or {}
+    card = start.get("card") or {}  # runs of earlier versions have none
     rows = [
         ["name", record.tags.get("dataset.name", "-")],
         ["fingerprint", record.tags.get("dataset.fingerprint", "-")],
@@ -22,7 +22,6 @@ def gather(record: Record, other: Record | None) -> Section:
         ["classes", _names(card.get("classes", []))],
         ["mask classes", _names(card.get("mask_classes", []))],
         ["domains", _names(card.get("domains", []))],
-        ["labels in training", ", ".join(f"{name}: {number:,}" for name, number in labels.items())],
     ]
     return Section(6, "Data", [Table(["", ""], [row for row in rows if row[1]])])
 

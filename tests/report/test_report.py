@@ -1,0 +1,171 @@
+"""The report holds what the run left, and works in a real browser without a network."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mtgen.config import Config
+from mtgen.errors import ConfigError, UserError
+from mtgen.journal import Journal
+from mtgen.report import all_sections, keep_current, write_comparison, write_report
+from mtgen.report.frames import kept, sheets
+from mtgen.report.record import Record, read_record
+from mtgen.report.series import evenly
+from mtgen.schema import DatasetCard
+from mtgen.sheets import Panel, Sheet, write_sheet
+
+HOSTILE = "<script>document.title='hacked'</script><img src=x onerror=alert(1)> {{ 7*7 }} &amp;"
+CARD = DatasetCard(name="set", classes=["cat", "dog"], mask_classes=["background", "cat"], splits={})
+RNG = torch.Generator().manual_seed(0)
+
+
+def start(name: str, **config: Any) -> dict[str, Any]:
+    text = Config.model_validate({"name": "run", "runs": "runs", "data": {"path": "set"}, **config}).to_yaml()
+    card = CARD.model_dump(mode="json")
+    return {"id": name, "name": name, "config": text, "card": card, "tags": {"dataset.name": name, "mtgen.version": "1"}}
+
+
+def made(folder: Path, name: str = "first", **config: Any) -> Path:
+    """A run of 2,000 images that was stopped after 1,000 and went on, with a sheet after each half."""
+    journal = Journal(folder)
+    for begin in (0, 1000):
+        journal.append(begin, start=start(name, **config))
+        for images in range(begin + 100, begin + 1001, 100):
+            gate = {f"balancing_canvas/{key}": 0.5 for key in ("norm_a", "norm_b", "weight_a", "weight_b", "cosine_a_b")}
+            journal.row(images, {"loss/d": 1000 / images, "test/class_accuracy": images / 2000, **gate})
+        image = torch.rand(6, 1, 8, 8, generator=RNG) * 2 - 1
+        mask, boxes = torch.ones(6, 8, 8, dtype=torch.int64), torch.tensor([[[0.25, 0.25, 0.75, 0.75, 1.0]]]).expand(6, 1, 5)
+        write_sheet(folder, begin + 1000, "grid", Sheet("Samples", [Panel("drawn", image, mask, boxes)], [name] * 6, ["right"] * 6), CARD)
+        journal.append(begin + 1000, status="KILLED" if begin == 0 else "FINISHED")
+    journal.row(2000, {"evaluation/class_accuracy": 0.75, "gradient/generator_nonfinite_steps": 3})
+    journal.close()
+    return folder
+
+
+def text_of(record: Record) -> str:
+    return json.dumps([(section.title, [vars(block) for block in section.blocks]) for section in all_sections(record)], default=str)
+
+
+def test_a_record_tells_stretches_from_what_was_evaluated_after_the_end(tmp_path: Path) -> None:
+    record = read_record(made(tmp_path / "run"))
+    assert [(part.begin, part.end, part.status) for part in record.stretches] == [(0, 1000, "KILLED"), (1000, 2000, "FINISHED")]
+    assert record.status == "finished" and record.images == 2000
+
+
+def test_a_run_that_ended_without_a_word_is_interrupted(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(0, start=start("run"))
+    journal.close()
+    assert read_record(tmp_path).status == "interrupted"
+
+
+def test_faults_metrics_and_alarms_are_told(tmp_path: Path) -> None:
+    folder = made(tmp_path / "run")
+    row = {"images": 5, "kind": "collapse", "what": "samples look alike", "help": "raise tasks.generation.gamma"}
+    (folder / "alarms.jsonl").write_text(json.dumps(row) + "\n{torn")
+    told = text_of(read_record(folder))
+    assert "Went on 1 time from a checkpoint" in told and "3 steps of the generator were skipped" in told
+    assert "5 images, collapse: samples look alike: raise tasks.generation.gamma" in told and "0.75 at 2,000" in told
+
+
+def test_pictures_are_thinned_until_they_fit_and_keep_their_ends(tmp_path: Path) -> None:
+    folder = made(tmp_path / "run")
+    for images in range(100, 1000, 100):
+        write_sheet(folder, images, "grid", Sheet("Samples", [Panel("drawn", torch.zeros(1, 1, 8, 8))]), CARD)
+    found = sheets(read_record(folder))
+    assert len(kept([found], ["grid"])) == 11
+    assert {100, 2000} <= kept([found], ["grid"], budget=3000) < set(found["grid"])
+
+
+def test_what_a_resume_cut_away_is_not_shown(tmp_path: Path) -> None:
+    folder = made(tmp_path / "run")
+    write_sheet(folder, 9000, "grid", Sheet("Samples", [Panel("drawn", torch.zeros(1, 1, 8, 8))]), CARD)
+    assert list(sheets(read_record(folder))["grid"]) == [1000, 2000]
+
+
+@pytest.mark.parametrize(("items", "most", "left"), [([1, 2, 3], 5, [1, 2, 3]), ([0, 1, 2, 3, 4], 3, [0, 2, 4]), ([1, 2], 1, [2])])
+def test_evenly_keeps_the_ends(items: list[int], most: int, left: list[int]) -> None:
+    assert evenly(items, most) == left
+
+
+def test_a_report_that_cannot_be_written_stops_no_training(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="report.html: not written"):
+        keep_current(tmp_path / "nowhere")
+
+
+def test_wrong_requests_are_clear_errors(tmp_path: Path) -> None:
+    folder = made(tmp_path / "run")
+    with pytest.raises(UserError, match="nowhere: no run there"):
+        write_report(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="the page is an HTML file"):
+        write_report(folder, out=folder / "config.yaml")
+    with pytest.raises(ConfigError, match="two runs or more"):
+        write_comparison([folder], tmp_path / "page.html")
+
+
+def test_a_comparison_shows_only_what_differs_and_marks_the_best(tmp_path: Path) -> None:
+    one, two = made(tmp_path / "a", "one"), made(tmp_path / "b", "two", batch_size=32)
+    with closing(Journal(two)) as journal:
+        journal.row(2000, {"evaluation/class_accuracy": 0.8})
+    page = write_comparison([one, two], tmp_path / "page.html").read_text()
+    table = page.partition(">Configuration</h2>")[2]
+    assert re.findall(r'<th scope="row">([^<]*)</th>', table) == ["batch_size"]
+    assert re.findall(r'class="best">([^<]*)', page) == ["0.8"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    with sync.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"], timeout=180_000)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.timeout(300)
+def test_the_page_works_in_a_browser_by_mouse_and_keyboard(browser: Any, tmp_path: Path) -> None:
+    path = write_report(made(tmp_path / "run", HOSTILE))
+    page = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme="dark").new_page()
+    page.set_default_timeout(120_000)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: said.append(request.url) if not request.url.startswith(("file:", "data:")) else None)
+    page.goto(path.as_uri())
+    pixels = "() => document.querySelector('canvas').toDataURL()"
+    page.wait_for_function("() => document.querySelector('canvas').width > 8")
+
+    assert page.title() == HOSTILE and page.locator("h1").inner_text() == HOSTILE and page.locator("img").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.locator("#theme").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
+
+    shown = page.locator(".bar output")
+    assert shown.inner_text() == "2,000"
+    page.locator(".bar input[type=range]").focus()
+    page.keyboard.press("ArrowLeft")
+    assert shown.inner_text() == "1,000"
+    page.wait_for_function("() => document.querySelector('canvas').width > 8")
+    for layer in ("masks", "boxes"):
+        before = page.evaluate(pixels)
+        page.locator(f"[data-layer={layer}]").focus()
+        page.keyboard.press("Space")
+        page.wait_for_function(f"before => document.querySelector('canvas').width > 8 && ({pixels})() !== before", arg=before)
+
+    page.locator(".chart svg").first.focus()
+    page.keyboard.press("Home")
+    assert page.locator(".chart output").first.inner_text() == "0.05 at 100"
+    page.locator(".tools input").check()
+    assert page.locator(".chart svg").count() > 0 and page.locator(".heat rect").count() == 20
+    assert said == []
