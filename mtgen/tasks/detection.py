@@ -48,7 +48,7 @@ class Detection(Task):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
         stride: int = Field(2, ge=1, description="pixels of a cell of the maps, along each side")
         size: float = Field(5.0, ge=0, description="weight of the sizes' error beside the centres'")
-        agreement: float = Field(2.0, ge=0, description="weight of the agreement between drawn centres and those read in the drawn image")
+        agreement: float = Field(0.1, ge=0, description="weight of the agreement between drawn centres and those read in the drawn image")
 
         @property
         def needs(self) -> str:

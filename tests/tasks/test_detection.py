@@ -85,7 +85,7 @@ def test_drawn_centres_should_be_those_that_are_read_in_the_drawn_image_and_thos
     seen = np.concatenate([heat, size * heat.max(axis=1, keepdims=True)], axis=1)
     assert laid_out.fake.boxes is not None and laid_out.original.boxes is not None
     drawn = double(laid_out.fake.boxes)[: laid_out.reading]
-    close(found["agreement"], 2 * float(((seen - drawn) ** 2).sum(axis=(1, 2, 3)).mean()))
+    close(found["agreement"], 0.1 * float(((seen - drawn) ** 2).sum(axis=(1, 2, 3)).mean()))
     away = []
     for row in range(laid_out.reading):
         if laid_out.prompt.given["boxes"][row] and laid_out.unchanged[row]:
@@ -100,7 +100,7 @@ def test_drawn_centres_should_be_those_that_are_read_in_the_drawn_image_and_thos
             asked[3:] *= hot.max(axis=0)
             away.append(((seen[row] - asked) ** 2).sum() + ((drawn[row] - asked) ** 2).sum())
     assert 1 < len(away) < int(laid_out.prompt.given["boxes"][: laid_out.reading].sum())
-    close(found["layout"], 2 * float(np.sum(away)) / int(laid_out.batch.present["boxes"][: laid_out.reading].sum()))
+    close(found["layout"], 0.1 * float(np.sum(away)) / int(laid_out.batch.present["boxes"][: laid_out.reading].sum()))
 
 
 def crossed(image: Tensor, laid_out: Scene) -> list[float]:
