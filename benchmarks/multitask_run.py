@@ -11,7 +11,7 @@ from mtgen.errors import UserError
 from mtgen.evaluation.suite import evaluate
 from mtgen.orchestrate.workers import run_here
 from mtgen.runs import load_run
-from mtgen.snapshot import batches
+from mtgen.snapshot import Batches
 
 READ = {"classification": "test/class_accuracy", "segmentation": "test/mask_miou", "detection": "test/box_ap50"}
 DRAWN = ["generated/cas", "generated/diversity"]
@@ -24,7 +24,7 @@ def measured(config: Config, samples: int) -> dict[str, float]:
     tasks = config.task_settings()
     names = {name: metric for name, metric in READ.items() if name in tasks}
     names |= {metric.rpartition("/")[2]: metric for metric in DRAWN if "generation" in tasks}
-    report = evaluate(model, batches(config, test), batches(config, train), samples=samples, seed=0, metrics=list(names.values()))
+    report = evaluate(model, Batches(config, test), Batches(config, train), samples=samples, seed=0, metrics=list(names.values()))
     return {name: report[metric] for name, metric in names.items() if metric in report}
 
 
