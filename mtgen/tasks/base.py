@@ -92,7 +92,7 @@ class Scene:
         penalised: `[Q]` rows with a gradient penalty; the trunk's forward ends with their noised real and fake copies.
         side, generator: the networks; the one that the step does not train is frozen.
         noise: a standard normal `[P,Z]` for the posterior of the plain rows; `pair_noise` `[N,2,Z]`: two latents for each pair;
-            `pair_grain` `[N,C,H,W]`: an image of noise for each.
+            `pair_grain` `[N,C,H,W]`: an image of noise for each (discriminator's step only).
         real_features: trunk features of the real rows (generator's step only, without gradients).
         unchanged: `[B]` bool: the generated samples that the augmentation left as they are (set with `fake`).
         sigma: size of the noise of the finite-difference penalty.
@@ -117,11 +117,11 @@ class Scene:
     generator: Generator
     noise: Tensor
     pair_noise: Tensor
-    pair_grain: Tensor
     sigma: float
     counts: dict[str, int]
     fake: Canvas = field(init=False)
     unchanged: Tensor = field(init=False)
+    pair_grain: Tensor = field(init=False)
     real_features: list[Tensor] | None = None
     ahead: Tensor | None = None
 

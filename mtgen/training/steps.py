@@ -124,7 +124,6 @@ class Step(nn.Module):
             generator=generator,
             noise=self._normal("posterior", layout.plain_position, (generator.latent,), device),
             pair_noise=self._normal("pair", layout.pair_position, (2, generator.latent), device),
-            pair_grain=self._normal("grain", layout.pair_position, tuple(original.image.shape[1:]), device),
             sigma=self.sigma,
             counts=layout.counts,
         )
@@ -183,6 +182,8 @@ class DiscriminatorStep(Step):
         layout = lay_out(self.config, batch, self.strength.probability, boxes=generator.drawing.box_maps > 0)
         with self._autocast(layout.batch.image.device):
             scene = self._scene(layout, self.side, generator)
+            shape = tuple(layout.batch.image.shape[1:])
+            scene.pair_grain = self._normal("grain", layout.pair_position, shape, layout.batch.image.device)
             canvases = [scene.real, *(self._judged(scene, layout) if self.config.generates else [])]
             submitted = {task.name: canvas for task in self.tasks if (canvas := task.fakes(scene)) is not None}
             features = self.side.discriminator.trunk(Canvas.cat([*canvases, *submitted.values()]))

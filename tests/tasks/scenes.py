@@ -63,11 +63,11 @@ def scene(config: Config, made: Networks, batch: Batch | None = None, seen: str 
         generator=made.generator,
         noise=torch.randn(len(layout.plain), latent, generator=random),
         pair_noise=torch.randn(len(layout.pairs), 2, latent, generator=random),
-        pair_grain=torch.randn(len(layout.pairs), *rows.image.shape[1:], generator=random),
         sigma=0.01,
         counts=layout.counts,
     )
     laid_out.fake = Canvas(torch.rand(size, 1, 8, 8, generator=random) * 2 - 1, drawn, layout.shown, boxes, layout.boxed)
+    laid_out.pair_grain = torch.randn(len(layout.pairs), *rows.image.shape[1:], generator=random)
     laid_out.unchanged = torch.arange(size) % 3 > 0
     return laid_out
 
