@@ -4,6 +4,7 @@ Every line has `images` (the run's position when it was written) and `time` (sec
 
 - `values`: name -> number, such as `{"loss/d": 0.7}`;
 - `artifact`: a file to keep with the run, `{"path": "samples/000012000.png", "to": "samples"}`, the path relative to the run's folder;
+- `tags`: name -> text, what is to be said of the run as a whole, such as `{"alarm.collapse": "images of a class ..."}`;
 - `phase`: what the run is busy with while no numbers come, such as "evaluating"; "" when it goes on;
 - `start`: a process began to write here: `{"id": ..., "name": ..., "config": YAML, "card": the data set's, "tags": {...}}`;
 - `status`: it ended: "FINISHED", "FAILED" or "KILLED".
@@ -35,6 +36,7 @@ class Row:
     end: int = 0
     values: dict[str, float] = field(default_factory=dict)
     artifact: dict[str, str] | None = None
+    tags: dict[str, str] = field(default_factory=dict)
     phase: str | None = None
     start: dict[str, Any] | None = None
     status: str | None = None
@@ -143,14 +145,22 @@ class Journal:
         self._cut_torn_end()
         self._count()
 
-    def row(self, images: int, values: Mapping[str, float]) -> None:
-        """Append named numbers. One that is not finite is left out and counted under `name/nonfinite` instead."""
+    def row(self, images: int, values: Mapping[str, float]) -> dict[str, float]:
+        """Append named numbers; returns them as they are written.
+
+        One that is not finite is left out and counted under `name/nonfinite` instead.
+        """
         finite = {name: float(value) for name, value in values.items()}
         for name in [name for name, value in finite.items() if not math.isfinite(value)]:
             del finite[name]
             self._nonfinite[name] = self._nonfinite.get(name, 0) + 1
             finite[name + NONFINITE] = float(self._nonfinite[name])
         self.append(images, values=finite)
+        return finite
+
+    def tags(self, images: int, texts: Mapping[str, str]) -> None:
+        """Append what is to be said of the run as a whole, by name."""
+        self.append(images, tags=dict(texts))
 
     def artifact(self, images: int, path: str | Path, to: str = "") -> None:
         """Append that the file `path` belongs to the run, to be kept in the folder `to` of its artifacts."""

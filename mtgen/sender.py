@@ -76,7 +76,7 @@ def kept(folder: str | Path) -> int:
     state = State.load(Path(folder))
 
     def waits(row: Row) -> bool:
-        numbers = row.end > state.rows and bool(row.values or row.start or row.status)
+        numbers = row.end > state.rows and bool(row.values or row.start or row.status or row.tags)
         return numbers or (row.end > state.artifacts and bool(row.artifact or row.start))
 
     return sum(waits(row) for row in read_journal(folder, min(state.rows, state.artifacts)))
@@ -218,6 +218,12 @@ class Run:
         for group in range(0, len(metrics), METRICS_A_BATCH):
             self.client.log_batch(self.id, metrics=metrics[group : group + METRICS_A_BATCH])
 
+    def say(self, tags: dict[str, str]) -> None:
+        """Set tags, over those of the same names."""
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(self.id, tags=[RunTag(_name(key), _cut(text)) for key, text in tags.items()])
+
     def end(self, status: str, when: float) -> None:
         """FINISHED, FAILED or KILLED, at the time `when`."""
         self.client.set_terminated(self.id, status, int(when * 1000))
@@ -270,6 +276,8 @@ class Sender:
                 elif row.status:
                     self._log(run, waiting)
                     run.end(row.status, row.time)
+                elif row.tags:
+                    run.say(row.tags)
                 waiting.append(row)
                 if sum(len(row.values) for row in waiting) >= METRICS_A_BATCH:
                     self._log(run, waiting)
@@ -288,7 +296,11 @@ class Sender:
     def _send_artifacts(self) -> None:
         run, told = self._connect(), False
         for row in read_rows(self.file, self.state.artifacts):
-            told = told or bool(row.start or row.artifact or row.status) or any(name.startswith(ON_TEST_DATA) for name in row.values)
+            told = (
+                told
+                or bool(row.start or row.artifact or row.status or row.tags)
+                or any(name.startswith(ON_TEST_DATA) for name in row.values)
+            )
             if row.start:
                 run.client.log_text(run.id, row.start["config"], "config.yaml")
             elif row.artifact:
@@ -312,15 +324,18 @@ def summary(rows: Iterable[Row], run_id: str) -> str:
     """A run in Markdown, from its journal: what it is, its last numbers on test data, its last grid of samples."""
     start: dict[str, Any] = {}
     numbers: dict[str, float] = {}
+    tags: dict[str, str] = {}
     images, picture = 0, None
     for row in rows:
         start, images = row.start or start, row.images
+        tags |= row.tags
         numbers |= {name: value for name, value in row.values.items() if name.startswith(ON_TEST_DATA)}
         if row.artifact and row.artifact["path"].endswith("grid.png"):
             picture = posixpath.join(row.artifact["to"], posixpath.basename(row.artifact["path"]))
     config = yaml.safe_load(start["config"])
     lines = [f"{FIRST_WORDS}{start['name']}**, on {start['tags']['dataset.name']}: {images:,} images seen", ""]
     lines += [f"- {part}: {', '.join(config.get(part) or {}) or 'none'}" for part in ("tasks", "conditions")]
+    lines += [f"- {name.replace('.', ' ')}: {' '.join(text.split())}" for name, text in tags.items()]
     if picture:  # an address of MLflow's own server
         lines += ["", f"![Samples](get-artifact?{urlencode({'path': picture, 'run_uuid': run_id})})"]
     if numbers:

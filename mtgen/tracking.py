@@ -82,14 +82,22 @@ class Tracker:
         self._sender = _start_sender(self.folder, self._uri, self._experiment)
         self._started = time.monotonic()
 
-    def row(self, images: int, values: Mapping[str, float]) -> None:
-        """Record named numbers at a position; the first row of a position also says how busy the machine is (`system/...`)."""
+    def row(self, images: int, values: Mapping[str, float]) -> dict[str, float]:
+        """Record named numbers at a position; returns them as the journal has them.
+
+        The first row of a position also says how busy the machine is (`system/...`).
+        """
         if images > self._system_at:
             values = {**values, **system_metrics(self.folder)}
             self._system_at = images
-        self.journal.row(images, values)
+        written = self.journal.row(images, values)
         if self._sender.poll() is not None and time.monotonic() - self._started > RESTART:  # somebody killed it
             self._sender, self._started = _start_sender(self.folder, self._uri, self._experiment), time.monotonic()
+        return written
+
+    def tags(self, images: int, texts: Mapping[str, str]) -> None:
+        """Say something of the run as a whole, by name; said again, it replaces what was said before."""
+        self.journal.tags(images, texts)
 
     def artifact(self, images: int, path: str | Path, to: str = "") -> None:
         """Keep the file `path` with the run, in the folder `to` of its artifacts."""

@@ -1,4 +1,4 @@
-"""Who hurts whom: what the gates recorded in a run's journal, as a table, a heat map over time, and warnings."""
+"""Who hurts whom: what the gates recorded in a run's journal, as a table and a heat map over time."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -141,46 +141,3 @@ def write_artifacts(folder: Path) -> list[Path]:
             cosine_map(lines, meeting.images, f"cosines of gradients at {gate}").save(to / f"cosines-{gate}.png")
             paths.append(to / f"cosines-{gate}.png")
     return paths
-
-
-class Watch:
-    """Says when a task has had next to nothing, or nearly all, of a gate's gradient for long.
-
-    Args:
-        images: how long it has to last, and how long until it is said again.
-        low, high: shares of the update below and above which that is so.
-    """
-
-    def __init__(self, images: int = 20_000, low: float = 0.01, high: float = 0.95) -> None:
-        self.images, self.low, self.high = images, low, high
-        self.since: dict[tuple[str, str, str], int] = {}
-
-    def warnings(self, images: int, numbers: Mapping[str, float]) -> list[str]:
-        """One row of a run's numbers at a position -> lines for its log."""
-        lines, seen = [], set()
-        for gate, meeting in meetings([(images, numbers)]).items():
-            for task in meeting.tasks:
-                if bad := numbers.get(f"{PREFIX}{gate}/nonfinite_{task}"):
-                    lines.append(
-                        f"{task} had a gradient that is not finite at the {gate} gate, {bad:.0f} times by {images:,} images; skipped steps"
-                    )
-            if len(meeting.tasks) < 2:
-                continue
-            for task, share in meeting.shares(1).items():
-                kind = "negligible" if share < self.low else "dominant" if share > self.high else ""
-                key = (gate, task, kind)
-                seen.add(key)
-                if kind and images - self.since.setdefault(key, images) >= self.images:
-                    lines.append(self._line(gate, task, kind, share, images - self.since[key]))
-                    self.since[key] = images
-        self.since = {key: begin for key, begin in self.since.items() if key in seen}
-        return lines
-
-    def _line(self, gate: str, task: str, kind: str, share: float, images: int) -> str:
-        which = "canvas" if gate == "canvas" else "gate"
-        change = "raise" if kind == "negligible" else "lower"
-        own = f"{change} tasks.{task}.weight, or " if task != "discriminator" else ""
-        return (
-            f"{task} had {100 * share:.1f} % of the gradient at the {gate} gate for {images:,} images ({kind}): "
-            f"{own}let the gate even the norms out (balancing.{which}=imtl_g or nash_mtl); `mtgen tasks` shows who hurts whom"
-        )

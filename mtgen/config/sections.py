@@ -39,6 +39,11 @@ class TaskSettings(Section):
         return None
 
     @property
+    def metric(self) -> str | None:
+        """The quick metric, from 0 to 1, that says how well the task is learned; `None`: there is none."""
+        return None
+
+    @property
     def plays(self) -> bool:
         """Whether it learns with the generator, or from its logit, so that the generation task has to be on."""
         return False

@@ -1,6 +1,7 @@
 """A run as its driver sees it: alone with its folder, told to stop by signals, waiting for the workers."""
 
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 from mtgen import checkpoint
 from mtgen.config import Config
 from mtgen.errors import CheckpointError, TrainingError, UserError
+from mtgen.logbook import Logbook
+from mtgen.machine import code_version
 from mtgen.mirror import Shelf, restore
 from mtgen.model import build
 from mtgen.orchestrate.cluster import last_line
@@ -22,6 +25,7 @@ from mtgen.training.outcome import STOP, Outcome
 from mtgen.training.samples import open_data
 
 Say = Callable[[str], None]
+Watch = Callable[[Path, int, Callable[[], bool]], None]
 
 
 @contextmanager
@@ -99,7 +103,19 @@ def _before(config: Config, resume: bool, say: Say) -> int:
     return found.images
 
 
-def launch(config: Config, watch: Callable[[Path, int, Callable[[], bool]], None], say: Say, resume: bool = False) -> Outcome:
+def _version() -> list[str]:
+    """mtgen's version and, from a checkout, the commit."""
+    tags = code_version()
+    return [tags["mtgen.version"], *(f"at {commit[:12]}" for name, commit in tags.items() if name.endswith("commit"))]
+
+
+def _command() -> str:
+    """The command that runs here, as one would type it again."""
+    program, *words = sys.argv
+    return shlex.join(["mtgen" if Path(program).name == "__main__.py" else Path(program).name, *words])
+
+
+def launch(config: Config, watch: Watch, say: Say, resume: bool = False) -> Outcome:
     """Train a run, or go on with it, from this process.
 
     Training goes on in a thread (it waits for Ray's workers), while this thread shows the progress and takes signals.
@@ -112,30 +128,42 @@ def launch(config: Config, watch: Callable[[Path, int, Callable[[], bool]], None
     Raises:
         UserError: what keeps the run from going on, in one message.
     """
-    folder = config.folder
-    with run_lock(folder):
-        start = _before(config, resume, say)
-        if start >= config.train.images:
-            return Outcome("finished", start, "it had finished before; a larger train.images goes on")
-        build(config, open_data(config).card)  # what is wrong with data or tasks is said before any worker starts
-        (folder / "outcome.json").unlink(missing_ok=True)
-        stop = StopRequests(folder, say)
-        result: list[Outcome | BaseException] = []
-
-        def work() -> None:
-            try:
-                result.append(run_here(config) if config.workers == 0 else run_on_ray(config, say=say))
-            except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
-                result.append(error)
-
-        thread = threading.Thread(target=work, name="training", daemon=True)
+    log = Logbook(config.folder)
+    with run_lock(config.folder):
+        log.write(f"{_command()} (mtgen {' '.join(_version())}, on {socket.gethostname()})")
         try:
-            thread.start()
-            watch(folder, start, thread.is_alive)
-            while thread.is_alive():
-                thread.join(0.2)
-        finally:
-            stop.end()
+            outcome = _train(config, watch, log.heard(say), resume)
+        except BaseException as error:
+            log.write(f"failed: {error}" if isinstance(error, UserError) else f"ended by {type(error).__name__}")
+            raise
+        log.write(f"{outcome.status} at {outcome.images:,} images{f': {outcome.message}' if outcome.message else ''}")
+        return outcome
+
+
+def _train(config: Config, watch: Watch, say: Say, resume: bool) -> Outcome:
+    """What `launch` does within its lock and its log."""
+    start = _before(config, resume, say)
+    if start >= config.train.images:
+        return Outcome("finished", start, "it had finished before; a larger train.images goes on")
+    build(config, open_data(config).card)  # what is wrong with data or tasks is said before any worker starts
+    (config.folder / "outcome.json").unlink(missing_ok=True)
+    stop = StopRequests(config.folder, say)
+    result: list[Outcome | BaseException] = []
+
+    def work() -> None:
+        try:
+            result.append(run_here(config) if config.workers == 0 else run_on_ray(config, say=say))
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+            result.append(error)
+
+    thread = threading.Thread(target=work, name="training", daemon=True)
+    try:
+        thread.start()
+        watch(config.folder, start, thread.is_alive)
+        while thread.is_alive():
+            thread.join(0.2)
+    finally:
+        stop.end()
     (ended,) = result
     if isinstance(ended, UserError):
         raise ended

@@ -5,6 +5,7 @@ import socket
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -13,6 +14,7 @@ from ray.train import UserCallback
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 
+from mtgen.logbook import Logbook
 from mtgen.orchestrate.cluster import last_line
 
 _listening: list[socket.socket] = []
@@ -53,8 +55,19 @@ class GroupConfig(TorchConfig):
 
 
 class Losses(UserCallback):
-    """Says in a line for each which workers were lost; runs in Ray Train's controller, whose own log is its whole traceback."""
+    """Says in a line for each which workers were lost; runs in Ray Train's controller, whose own log is its whole traceback.
+
+    Args:
+        folder: the run's, in whose log it is written too.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._say = Logbook(folder).heard(_complain)
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for rank, error in sorted(worker_exceptions.items()):
-            print(f"worker {rank} was lost: {last_line(error)}", file=sys.stderr, flush=True)
+            self._say(f"worker {rank} was lost: {last_line(error)}")
+
+
+def _complain(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

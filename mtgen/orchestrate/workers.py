@@ -103,7 +103,7 @@ def run_on_ray(
                 name="ray",
                 storage_path=str(config.folder),
                 failure_config=FailureConfig(max_failures=config.train.restarts),
-                callbacks=[Losses()],  # type: ignore[list-item]  # as above
+                callbacks=[Losses(config.folder)],  # type: ignore[list-item]  # as above
                 # Its own log has tracebacks, also about what is no trouble of the run; `Losses` and what `fit` raises say it in a line.
                 logging_config=LoggingConfig(log_level="CRITICAL"),
             ),

@@ -155,7 +155,8 @@ class Task:
     worker has a gradient for every parameter; workers that reduced different sets of gradients would wait for each other for ever.
 
     Class attributes:
-        Settings: the task's section of the configuration; its `needs` names the component that the task learns from.
+        Settings: the task's section of the configuration; its `needs` names the component that the task learns from, its
+            `metric` what tells how well.
         dense: whether it reads the U-Net decoder.
         draws: whether it asks the generator for canvases of its own (`request`).
     """

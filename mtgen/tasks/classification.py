@@ -23,6 +23,10 @@ class Classification(Task):
         def needs(self) -> str:
             return "class"
 
+        @property
+        def metric(self) -> str:
+            return "test/class_accuracy"
+
     def head(self) -> nn.Module:
         return nn.Linear(self.sizes.summary, self.sizes.classes)
 

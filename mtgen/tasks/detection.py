@@ -54,6 +54,10 @@ class Detection(Task):
         def needs(self) -> str:
             return "boxes"
 
+        @property
+        def metric(self) -> str:
+            return "test/box_ap50"
+
     dense = True
 
     def __init__(self, name: str, settings: Settings, sizes: Sizes) -> None:

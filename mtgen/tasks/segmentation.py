@@ -23,6 +23,10 @@ class Segmentation(Task):
         def needs(self) -> str:
             return "mask"
 
+        @property
+        def metric(self) -> str:
+            return "test/mask_miou"
+
     dense = True
 
     def head(self) -> nn.Module:

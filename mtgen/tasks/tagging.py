@@ -22,6 +22,10 @@ class Tagging(Task):
         def needs(self) -> str:
             return "boxes"  # a sample's labels stand beside its boxes
 
+        @property
+        def metric(self) -> str:
+            return "test/tagging_map"
+
     def head(self) -> nn.Module:
         return nn.Linear(self.sizes.summary, self.sizes.classes)
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from mtgen import checkpoint
 from mtgen.balancing.build import load_state, state_of
-from mtgen.balancing.diagnosis import Watch, write_artifacts
+from mtgen.balancing.diagnosis import write_artifacts
 from mtgen.checkpoint import Checkpoint
 from mtgen.config import Config
 from mtgen.data.loader import Loader
@@ -22,7 +22,6 @@ from mtgen.errors import CheckpointError, DataError, TrainingError, UserError
 from mtgen.mirror import Mirror, Shelf
 from mtgen.model import Model, Networks, build
 from mtgen.schema import Batch
-from mtgen.tracking import Tracker
 from mtgen.training.augment import Strength
 from mtgen.training.control import Control
 from mtgen.training.damage import DamageLog
@@ -30,6 +29,7 @@ from mtgen.training.engines import Engine
 from mtgen.training.meter import Meter
 from mtgen.training.outcome import STOP, Outcome, Place
 from mtgen.training.pulse import Pulse
+from mtgen.training.records import Records, warn
 from mtgen.training.samples import open_data, order, order_of
 from mtgen.training.schedule import rate
 from mtgen.training.start import start
@@ -72,7 +72,7 @@ class Trainer:
         self.average = Average([("generator", self.networks.generator), ("side", self.networks.side)], config.train.ema)
         self.images, self.steps, self.seconds = 0, 0, 0.0
         self._resume()
-        self.tracker: Tracker | None = self.control.together(self._tracker)
+        self.records: Records | None = self.control.together(self._records)
         self.loader = Loader(
             self.index,
             view_of(config, place.device, place.decoding_threads),
@@ -86,10 +86,10 @@ class Trainer:
         self.damage = DamageLog(self.folder, config.data.damage_limit, self.index.folder, self.control.group)
         self._named, self._resumed_at = 0, self.images
         self.mirror = self._mirror()
-        self.writer = Writer(whole=self.mirror.wake if self.mirror else lambda: None)
+        self.writer = Writer(whole=self._whole)
         self._stall, self._measured = 0.0, (-1, dict[str, float]())
 
-    def _tracker(self) -> Tracker | None:
+    def _records(self) -> Records | None:
         """The run's records, on rank 0; its configuration is written down here, where it is sure that the run goes on with it."""
         if self.place.rank != 0:
             return None
@@ -101,20 +101,18 @@ class Trainer:
             raise TrainingError(
                 f"{self.folder}: cannot be written ({error.strerror}); make room or mend the folder, and start again"
             ) from error
-        tracker = Tracker(self.config, self.folder, self.index.card, self.index.fingerprint, self.images)
-        if self.images:
-            tracker.phase(self.images, f"going on from {self.images:,} images")
+        records = Records(self.config, self.index, self.networks, self.place, self.images)
         if self.began is not None:
-            print(*self.began.lines(), sep="\n", flush=True)
-            tracker.artifact(0, self.began.write(self.folder))
-        return tracker
+            records.say(*self.began.lines())
+            records.artifacts(0, [self.began.write(self.folder)])
+        return records
 
     def _mirror(self) -> Mirror | None:
         """What copies the checkpoints elsewhere, on rank 0 of a run that has such a place."""
         settings = self.config.checkpoint
         if self.place.rank != 0 or settings.mirror is None:
             return None
-        mirror = Mirror(Shelf(settings.mirror, self.config.name), self.folder / "checkpoints", settings.retention, _warn)
+        mirror = Mirror(Shelf(settings.mirror, self.config.name), self.folder / "checkpoints", settings.retention, self._warn)
         mirror.wake()  # there may be checkpoints that could not be copied before
         return mirror
 
@@ -129,7 +127,18 @@ class Trainer:
         for name, gate in self.gates.items():  # the norms it reports are those of the global loss
             gate.share = self.place.world
             gate.loss_scale = self.engines["discriminator" if name == "discriminator" else "generator"].optimizer.loss_scale
-        self.watch = Watch()
+
+    def _warn(self, text: str) -> None:
+        """What went wrong and does not stop the run, said by the first worker."""
+        if self.place.rank == 0:
+            warn(self.folder, text)
+
+    def _whole(self, folder: Path, seconds: float) -> None:
+        """A checkpoint is whole: from the thread that wrote it."""
+        if self.records is not None:
+            self.records.checkpoint(folder, seconds)
+        if self.mirror is not None:
+            self.mirror.wake()
 
     def step(self, batch: Batch) -> None:
         """One D-step, and one G-step where a generator is trained, over this worker's part of a global batch."""
@@ -175,7 +184,7 @@ class Trainer:
         """The last checkpoint, waited for, unless there is one at these images; the end of the records."""
         self.loader.close()
         if diverged := self._diverged():  # nothing to go on from, so it is not saved
-            outcome = self._failed(diverged)
+            outcome = outcome if outcome.status == "failed" else self._failed(diverged)
         elif saved != self.images:
             self._save()
         problem = self.control.first_problem(self.writer.problem(wait=True))
@@ -221,6 +230,7 @@ class Trainer:
         """Numbers, pictures and the check for a diverged run, when their images have been seen."""
         config = self.config
         if self.steps % 8 == 0 and (problem := self._diverged()):
+            self._log()  # with what the alarms see in it
             return self._failed(problem)
         last = self.images >= config.train.images
         if _passed(config.train.log_every, before, self.images) or last:
@@ -236,9 +246,9 @@ class Trainer:
         found, self._named = self.loader.damaged[self._named :], len(self.loader.damaged)
         lines, problem = self.damage.count(found, self.images - self._resumed_at)
         for line in lines:
-            _warn(line)
-        if lines and self.tracker is not None:
-            self.tracker.artifact(self.images, self.damage.path)
+            self._warn(line)
+        if lines and self.records is not None:
+            self.records.artifacts(self.images, [self.damage.path])
         return problem
 
     def _diverged(self) -> UserError | None:
@@ -269,7 +279,7 @@ class Trainer:
         seconds, images = now - self._last_time, self.images - self._last_images
         waited = self.loader.waited - self._last_waited
         self._last_time, self._last_images, self._last_waited = now, self.images, self.loader.waited
-        if self.tracker is None:
+        if self.records is None:
             return
         for side, engine in self.engines.items():
             numbers[f"loss/{side[0]}"] = sum(value for name, value in numbers.items() if name.startswith(f"loss_{side[0]}/"))
@@ -280,8 +290,6 @@ class Trainer:
                 numbers[f"gradient/{side}_loss_scale"] = optimizer.loss_scale.item()
         for name, gate in self.gates.items():
             numbers |= {f"balancing_{name}/{key}": value for key, value in gate.report().items()}
-        for line in self.watch.warnings(self.images, numbers):
-            _warn(line)
         numbers["speed/images_per_second"] = images / max(seconds, 1e-9)
         numbers["speed/data_wait_share"] = waited / max(seconds, 1e-9)
         if self.config.augment.target is not None:
@@ -290,7 +298,7 @@ class Trainer:
         numbers["learning_rate/factor"] = rate(self.config.train, self.images)
         if self.writer.seconds:
             numbers |= {"checkpoint/stall_seconds": self._stall, "checkpoint/write_seconds": self.writer.seconds}
-        self.tracker.row(self.images, numbers)
+        self.records.numbers(self.images, numbers)
 
     def _keys(self) -> list[str]:
         """Names of all numbers that any worker has counted; collective."""
@@ -309,17 +317,15 @@ class Trainer:
     def _snapshot(self) -> None:
         """Pictures and quick test metrics, on rank 0; its time counts for no speed."""
         begin = time.monotonic()
-        if self.tracker is not None and self.snapshot is not None:
-            self.tracker.phase(self.images, "evaluating")
+        if self.records is not None and self.snapshot is not None:
+            self.records.phase(self.images, "evaluating")
             with self.pulse.busy("evaluating"):
                 numbers, pictures = self.snapshot(self.model(), self.images)
             self._measured = self.images, {name: value for name, value in numbers.items() if math.isfinite(value)}
-            self.tracker.row(self.images, numbers)
-            for picture in pictures:
-                self.tracker.artifact(self.images, picture, "samples")
-            for path in write_artifacts(self.folder):
-                self.tracker.artifact(self.images, path, "balancing")
-            self.tracker.phase(self.images, "")
+            self.records.evaluation(self.images, numbers, time.monotonic() - begin)
+            self.records.artifacts(self.images, pictures, "samples")
+            self.records.artifacts(self.images, write_artifacts(self.folder), "balancing")
+            self.records.phase(self.images, "")
             self._write_report()
         dist.barrier(group=self.control.group)
         self._last_time += time.monotonic() - begin
@@ -362,7 +368,7 @@ class Trainer:
     def _resume(self) -> None:
         """Take back the newest good checkpoint of this run's folder, if there is one: the first worker chooses it for all."""
         root, first = self.folder / "checkpoints", self.place.rank == 0
-        chosen = self.control.together(lambda: checkpoint.latest(root, warn=_warn) if first else None)
+        chosen = self.control.together(lambda: checkpoint.latest(root, warn=self._warn) if first else None)
         name = self.control.of_first(chosen and chosen.folder.name)
         if name is None:
             return
@@ -375,7 +381,7 @@ class Trainer:
         self.average.load(found.tensors("ema"))
         if "balancing" in state:
             for gate in load_state(self.gates, found.tensors("balancing"), state["balancing"]):
-                _warn(f"the gate at {gate} begins anew: its tasks or weighting are others than in {found.folder.name}")
+                self._warn(f"the gate at {gate} begins anew: its tasks or weighting are others than in {found.folder.name}")
         self.images, self.steps, self.seconds = state["images"], state["steps"], state["seconds"]
 
     def _fitting(self, found: Checkpoint) -> Checkpoint:
@@ -398,15 +404,9 @@ class Trainer:
         return found
 
     def _finish(self, outcome: Outcome) -> None:
-        if self.tracker is None:
+        if self.records is None:
             return
-        status = {"finished": "FINISHED", "out of time": "FINISHED", "stopped": "KILLED"}.get(outcome.status, "FAILED")
-        kept = self.tracker.finish(self.images, status)
-        if kept:
-            print(
-                f"warning: {kept} rows could not be sent to MLflow; they are kept in {self.folder} and sent on the next occasion",
-                flush=True,
-            )
+        self.records.finish(outcome)
         self._write_report()
         outcome.write(self.folder)
 
@@ -418,10 +418,6 @@ class Trainer:
 def _passed(every: int, before: int, after: int) -> bool:
     """Whether a multiple of `every` images lies in (before, after]."""
     return before // every != after // every
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", flush=True)
 
 
 def train(config: Config, place: Place, snapshot: Snapshot | None = None, report: Report | None = None) -> Outcome:

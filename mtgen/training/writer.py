@@ -14,13 +14,13 @@ class Writer:
     """Writes at most one checkpoint at a time; for the first worker. What a failed one met stays its `problem`: none is written after it.
 
     Args:
-        whole: called in that thread after each checkpoint that is whole.
+        whole: called in that thread after each checkpoint that is whole, with its folder and how long it took to write.
 
     Attributes:
         seconds: how long the last one took to write.
     """
 
-    def __init__(self, whole: Callable[[], None]) -> None:
+    def __init__(self, whole: Callable[[Path, float], None]) -> None:
         self.seconds = 0.0
         self._whole = whole
         self._thread = ThreadPoolExecutor(1, "checkpoint")
@@ -50,6 +50,6 @@ class Writer:
 
     def _write(self, root: Path, *arguments: Any) -> None:
         begin = time.monotonic()
-        checkpoint.save(root, *arguments)
+        folder = checkpoint.save(root, *arguments)
         self.seconds = time.monotonic() - begin
-        self._whole()
+        self._whole(folder, self.seconds)

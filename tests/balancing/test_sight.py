@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtgen.balancing.diagnosis import Meeting, Watch, markdown, meetings
+from mtgen.balancing.diagnosis import Meeting, markdown, meetings
 from mtgen.balancing.gate import Gate
 from mtgen.balancing.sight import Taps
 from mtgen.config import WEIGHTINGS
@@ -117,11 +117,3 @@ def test_the_table_says_what_one_task_takes_from_another() -> None:
     meeting = meeting_of(norm_a=1, norm_b=2, weight_a=1, weight_b=0.5, cosine_a_b=-0.3, conflict_a_b=0.8)
     assert meeting.effect("b", "a", 1) == pytest.approx(-0.3)  # weighted, b's gradient is as long as a's
     assert "-30 % (80 %)" in markdown({"generator": meeting})
-
-
-def test_a_task_that_is_negligible_for_long_is_named_with_what_to_change_once_in_a_while() -> None:
-    watch, numbers = Watch(images=100), {"balancing_generator/norm_a": 1.0, "balancing_generator/weight_a": 1.0}
-    numbers |= {"balancing_generator/norm_b": 1e-4, "balancing_generator/weight_b": 1.0}
-    said = [watch.warnings(images, numbers) for images in range(0, 250, 50)]
-    assert [len(lines) for lines in said] == [0, 0, 2, 0, 2]
-    assert any("tasks.b.weight" in line and "negligible" in line for line in said[2])

@@ -68,11 +68,11 @@ def test_a_run_that_ended_without_a_word_is_interrupted(tmp_path: Path) -> None:
 
 def test_faults_metrics_and_alarms_are_told(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
-    row = {"images": 5, "kind": "collapse", "what": "samples look alike", "help": "raise tasks.generation.gamma"}
+    row = {"images": 5, "kind": "collapse", "about": "generator", "what": "samples look alike", "help": "raise tasks.generation.gamma"}
     (folder / "alarms.jsonl").write_text(json.dumps(row) + "\n{torn")
     told = text_of(read_record(folder))
     assert "Went on 1 time from a checkpoint" in told and "3 steps of the generator were skipped" in told
-    assert "5 images, collapse: samples look alike: raise tasks.generation.gamma" in told and "0.75 at 2,000" in told
+    assert "collapse at 5 images: samples look alike. What usually helps: raise tasks.generation.gamma" in told and "0.75 at 2,000" in told
 
 
 def test_pictures_are_thinned_until_they_fit_and_keep_their_ends(tmp_path: Path) -> None:

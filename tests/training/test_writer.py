@@ -17,7 +17,7 @@ from mtgen.training.writer import Writer
 
 @pytest.fixture
 def writer() -> Iterator[Writer]:
-    made = Writer(whole=lambda: None)
+    made = Writer(whole=lambda folder, seconds: None)
     yield made
     made.close()
 

@@ -1,0 +1,1 @@
+"""The rules, one a file; each registers itself under the kind of its alarms."""
