@@ -260,6 +260,39 @@ def reading_grid(batch: Batch, prediction: Prediction, card: DatasetCard, scale:
     return _sheet(cells, columns, " | ".join(titles) + ("" if prediction.class_logits is None else _LEGEND))
 
 
+def class_names(batch: Batch, card: DatasetCard) -> list[str]:
+    """`[B]` the name of each sample's class; empty where it is not known."""
+    known = zip(batch.label.tolist(), batch.present["class"].tolist(), strict=True)
+    return [card.classes[label] if there and card.classes else "" for label, there in known]
+
+
+def caption_texts(batch: Batch) -> list[str]:
+    """`[B]` the captions of a batch whose tokens are bytes + 1; empty where there are none."""
+    if batch.caption is None:
+        return [""] * len(batch)
+    return [bytes(token - 1 for token in row if token).decode("utf-8", "replace") for row in batch.caption.tolist()]
+
+
+def labelled_grid(batch: Batch, words: Sequence[str], card: DatasetCard, note: str = "", columns: int = 4) -> Image.Image:
+    """Real images with what is known of each: its words over it, beside it the same under its mask, and with its boxes.
+
+    Args:
+        words: `[B]` class, caption or both.
+        note: what is to be said after the title.
+    """
+    pixels, scale = to_pixels(batch.image), _scale(batch.image.shape[-1], None)
+    if max(map(len, words)) > _LEAST_SIDE // 7:  # letters of `_TEXT` are about 7 pixels wide
+        scale *= 2
+    masks = [batch.mask.cpu().numpy()] if card.mask_classes and batch.present["mask"].any() else []
+    frames, colours = _frames(batch.boxes if card.classes else None, card)
+    cells = []
+    for i, text in enumerate(words):
+        parts = [_pair(pixels[i], [mask[i] for mask in masks], card.mask_classes, scale)]
+        parts += [_framed(_enlarged(pixels[i], scale), frames[i], colours)] if frames else []
+        cells.append(_Cell(_beside(parts), text))
+    return _sheet(cells, columns, "image" + " | mask" * bool(masks) + " | boxes" * bool(frames) + note)
+
+
 def _verdict(batch: Batch, prediction: Prediction, card: DatasetCard, i: int) -> tuple[str, str]:
     """What stands over image `i`, and in which colour."""
     if prediction.class_logits is None or not card.classes:

@@ -109,17 +109,11 @@ def _where(batch: Batch, component: str) -> torch.Tensor | None:
     return getattr(batch, component) if batch.present[component].any() else None
 
 
-def _classes(batch: Batch, card: DatasetCard) -> list[str]:
-    """The name of each sample's class; empty where it is not known."""
-    known = zip(batch.label.tolist(), batch.present["class"].tolist(), strict=True)
-    return [card.classes[label] if there and card.classes else "" for label, there in known]
-
-
 def _reading(batch: Batch, read: Prediction, card: DatasetCard) -> Sheet:
     """Test images with their labels, beside the same images with what was read in them."""
     mask = None if read.mask_logits is None else read.mask_logits.argmax(1)
     panels = [Panel("truth", batch.image, _where(batch, "mask"), batch.boxes), Panel("as read", batch.image, mask, read.boxes)]
-    captions, marks = _classes(batch, card), [""] * len(batch)
+    captions, marks = pictures.class_names(batch, card), [""] * len(batch)
     if read.class_logits is not None and card.classes:
         found = [card.classes[number] for number in read.class_logits.argmax(1).tolist()]
         marks = ["" if not true else "right" if true == name else "wrong" for true, name in zip(captions, found, strict=True)]
@@ -163,8 +157,8 @@ def _words(batch: Batch, name: str, config: Config, model: Model) -> list[str]:
     The tokens of a trained tokeniser have no way back to text here: then it is the class of the captioned image.
     """
     if name == "caption" and batch.caption is not None and config.data.tokenizer is None:
-        return [bytes(token - 1 for token in row if token).decode("utf-8", "replace") for row in batch.caption.tolist()]
-    return _classes(batch, model.card) if name in ("caption", "sound") else [""] * len(batch)
+        return pictures.caption_texts(batch)
+    return pictures.class_names(batch, model.card) if name in ("caption", "sound") else [""] * len(batch)
 
 
 def translations(model: Model, shown: Batch, seed: int, rows: int = GRID_ROWS) -> Shown | None:

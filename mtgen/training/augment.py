@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtgen import counter
-from mtgen.config import Augment
+from mtgen.config import Augment, Config
 from mtgen.schema import Canvas
 
 STEPS = 8
@@ -121,3 +121,13 @@ class Warp:
     def canvas(self, canvas: Canvas) -> Canvas:
         """Image, mask and box maps warped alike."""
         return canvas.drawn(lambda x, name: self(x))
+
+
+def warp_of(config: Config, probability: float, position: Tensor, purpose: str, kind: str, device: torch.device) -> Warp:
+    """The maps of samples of a kind ("real", "fake") in the step of `purpose`; which real ones are changed is the same in both steps.
+
+    Args:
+        position: `[B]` positions, on the CPU.
+    """
+    which = kind if kind == "real" else f"{purpose} {kind}"
+    return Warp(config.augment, probability, config.seed, position, f"{purpose} {kind}", which, device)

@@ -160,6 +160,8 @@ class Trainer:
     def run(self) -> Outcome:
         """Train until the images are seen, the minutes are over, or somebody asks to stop; always ends with a checkpoint."""
         outcome: Outcome | None = None
+        if self.records is not None and self.images == 0:
+            self.records.first_batch(self.index)
         self._begin_clock()
         saved = self.images
         while outcome is None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from mtgen.alarms import ALARMS, Alarm, Watch
 from mtgen.config import Config
 from mtgen.data.mixture import Samples
+from mtgen.errors import DataError
 from mtgen.journal import Row
 from mtgen.logbook import Logbook
 from mtgen.model import Networks
 from mtgen.progress import duration, losses, pace
 from mtgen.tracking import Tracker
+from mtgen.training.first_batch import write_first_batch
 from mtgen.training.outcome import Outcome, Place
 
 STATUS = {"finished": "FINISHED", "out of time": "FINISHED", "stopped": "KILLED"}
@@ -41,6 +43,13 @@ class Records:
         self._alarm(self._alarms.late)
         if self._alarms.raised:  # a resume may have cut the rows that said so before they were sent
             self._tell(images)
+
+    def first_batch(self, samples: Samples) -> None:
+        """Pictures of the first samples; what is wrong with one of them the loader will meet too, and end the run or replace it."""
+        try:
+            self.artifacts(0, write_first_batch(self.config, samples), "samples")
+        except (DataError, OSError) as error:
+            warn(self.folder, f"no picture of the first samples: {error}")
 
     def numbers(self, images: int, values: Mapping[str, float]) -> None:
         """A row of numbers, and what they give alarm of; a line of the log."""

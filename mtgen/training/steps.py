@@ -20,7 +20,7 @@ from mtgen.model import DiscriminatorSide, Networks
 from mtgen.networks.generator import Generator
 from mtgen.schema import Batch, Canvas, Condition, Prompt
 from mtgen.tasks.base import Losses, Scene, Task, Views
-from mtgen.training.augment import Strength, Warp
+from mtgen.training.augment import Strength, Warp, warp_of
 from mtgen.training.layout import Layout, lay_out
 
 Log = dict[str, Tensor]
@@ -66,9 +66,7 @@ class Step(nn.Module):
         return counter.normal(self.config.seed, f"{self.purpose} {name}", position, shape, device)
 
     def _warp(self, layout: Layout, kind: str) -> Warp:
-        which = kind if kind == "real" else f"{self.purpose} {kind}"
-        position, device = layout.batch.position, layout.batch.image.device
-        return Warp(self.config.augment, self.strength.probability, self.config.seed, position, f"{self.purpose} {kind}", which, device)
+        return warp_of(self.config, self.strength.probability, layout.batch.position, self.purpose, kind, layout.batch.image.device)
 
     def _prompt(self, batch: Batch, side: DiscriminatorSide) -> Prompt:
         """What each sample can be asked for by, and what of it is asked for this time: by chance, a modality by itself."""

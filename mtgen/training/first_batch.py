@@ -1,0 +1,65 @@
+"""The first samples of each data set as the network sees them: cut, augmented, with their labels drawn in."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mtgen.config import Config
+from mtgen.data.mixture import Samples
+from mtgen.data.reader import Reader, Step
+from mtgen.data.view import view_of
+from mtgen.pictures import caption_texts, class_names, labelled_grid
+from mtgen.schema import Batch
+from mtgen.sheets import Panel, Sheet, write_sheet
+from mtgen.training.augment import warp_of
+from mtgen.training.samples import order
+
+SHOWN = 16
+"""Samples of each data set."""
+
+LOOKED_AT = 4_000
+"""First positions of a run among which these are looked for: a mixture's exact shares come every 1,000."""
+
+
+def write_first_batch(config: Config, samples: Samples) -> list[Path]:
+    """A picture for each data set in the run's `samples/`, and the same in layers for the report; returns the pictures.
+
+    Raises:
+        DataError: a sample cannot be read, as training will find too.
+    """
+    note = " (boxes where the augmentation left the image alone)" if "boxes" in config.components and config.augment.probability else ""
+    folder, paths = config.folder / "samples", []
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, batch in _first(config, samples):
+        name = samples.domains[number]
+        texts = caption_texts(batch) if config.data.tokenizer is None else [""] * len(batch)  # other tokens have no way back
+        words = [text or name for text, name in zip(texts, class_names(batch, samples.card), strict=True)]
+        masks = batch.mask if batch.present["mask"].any() else None
+        sheet = Sheet(f"First samples of {name}, as the network sees them", [Panel("seen", batch.image, masks, batch.boxes)], words)
+        slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or str(number)
+        write_sheet(config.folder, 0, f"batch-{slug}", sheet, samples.card)
+        paths.append(folder / f"batch-0-{slug}.png")
+        labelled_grid(batch, words, samples.card, note).save(paths[-1])
+    return paths
+
+
+def _first(config: Config, samples: Samples) -> Iterator[tuple[int, Batch]]:
+    """Number of a data set, and its first samples in the order of the run, as the discriminator's first step sees them.
+
+    Boxes of samples that the augmentation changed are left out: they are not read there.
+    """
+    policy = order(config, samples)
+    position = np.arange(LOOKED_AT if len(samples.domains) > 1 else SHOWN, dtype=np.int64)
+    domain = samples.domain(policy.sample(position))
+    for number in np.unique(domain).tolist():
+        mine = position[domain == number][:SHOWN]
+        batch, _ = Reader(samples, view_of(config), len(mine)).read(Step(mine, policy.sample(mine), slice(0, len(mine))))
+        warp = warp_of(config, config.augment.probability, batch.position, "discriminator", "real", batch.image.device)
+        boxes = batch.boxes
+        if boxes is not None:
+            boxes = boxes.clone()
+            boxes[warp.changed, :, 4] = -1
+        yield number, replace(batch, image=warp(batch.image), mask=warp.mask(batch.mask), boxes=boxes)
