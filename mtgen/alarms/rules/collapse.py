@@ -1,5 +1,6 @@
 """Mode collapse: the images of a class look alike."""
 
+import math
 from collections.abc import Iterator
 
 from mtgen.alarms.rule import RULES, Finding, Numbers, Rule, youth
@@ -11,24 +12,28 @@ COLLAPSED = 0.35
 """Runs on digits that had collapsed stood at 0.2 to 0.3 after 20,000 images, those that went well at 0.59 or more after 26,000 and at
 0.8 to 0.96 in the end; one on the edge at 0.45."""
 
+GROWS = 1.1
+"""A run that stands low may be a young one: between two evaluations, its diversity then grows by more than this factor."""
+
 FALL = 0.5
 """Share of its best diversity (1 at most) below which a run has lost what it had."""
 
 
 @RULES.register("collapse")
 class Collapse(Rule):
-    """The quick evaluation's diversity within a class is low, or half of what it was."""
+    """The quick evaluation's diversity within a class is low and stays so, or has fallen to half of what it was."""
 
     def __init__(self, config: Config) -> None:
-        self.youth, self.best = youth(config), 0.0
+        self.youth, self.best, self.before = youth(config), 0.0, math.inf
 
     def look(self, images: int, numbers: Numbers) -> Iterator[Finding]:
         diversity = numbers.get(DIVERSITY)
         if diversity is None or images < self.youth:
             return
-        self.best = max(self.best, min(diversity, 1.0))
-        if diversity < max(COLLAPSED, FALL * self.best):
-            before = f", {self.best:.2f} at best before" if self.best > diversity else ""
+        stays_low = diversity < COLLAPSED and self.before < math.inf and diversity < GROWS * self.before
+        self.best, self.before = max(self.best, min(diversity, 1.0)), diversity
+        if stays_low or diversity < FALL * self.best:
+            before = f", {self.best:.2f} times at best before" if diversity < FALL * self.best else ""
             yield Finding(
                 "generator",
                 f"images of a class differ {diversity:.2f} times as much as real ones{before} ({DIVERSITY})",

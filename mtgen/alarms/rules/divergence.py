@@ -8,66 +8,62 @@ from mtgen.alarms.rule import RULES, Finding, Numbers, Rule
 from mtgen.config import Config
 from mtgen.journal import NONFINITE
 
-SIDES = {"loss_d": "discriminator", "loss_g": "generator"}
+SIDES = {"loss_d/": "discriminator", "loss_g/": "generator"}
 
 SKIPPED = 10
-"""Steps left out between two rows. A dynamic loss scale costs fp16 about one in 2,000, and up to eight when it begins."""
+"""Steps left out in rows that follow each other. A dynamic loss scale costs fp16 about one in 2,000, and up to eight when it begins."""
 
 HUGE, HUGE_ANYWAY = 100.0, 10_000.0
 """A loss beyond the first that has grown so many times over, or beyond the second at all, has exploded: losses are means of order 1, the
-largest one measured in a run that went well was detection's first, 450."""
+largest one measured in a run that went well was detection's first, 450; with learning rates of 3 they are beyond 1e10 after five steps."""
 
-REMEMBERED = 50
-"""Rows whose median a loss is compared with."""
+REMEMBERED, FEWEST = 50, 5
+"""Rows whose median a loss is compared with, at most and at least."""
 
 HELP = (
-    "lower learning rates, a longer train.warmup, a higher tasks.generation.gamma; in half precision, precision=bf16 or fp32; "
+    "lower learning rates, a longer train.warmup, a higher tasks.generation.gamma; in fp16, precision=bf16 or fp32; "
     "go on from a checkpoint from before it"
 )
 
 
 @RULES.register("divergence")
 class Divergence(Rule):
-    """Losses and gradients that are not finite, and losses that explode."""
+    """Losses that are not finite or explode, and steps that are left out because their gradient is not finite."""
 
     def __init__(self, config: Config) -> None:
         self.many = min(SKIPPED, config.train.nonfinite_limit)
-        self.skipped: dict[str, float] = {}
+        self.total: dict[str, float] = defaultdict(float)
+        self.lately: dict[str, float] = defaultdict(float)
         self.losses: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
 
     def look(self, images: int, numbers: Numbers) -> Iterator[Finding]:
-        for group, side in SIDES.items():
-            named = [name.partition("/")[2] for name in numbers if name.startswith(f"{group}/")]
-            if lost := [_words(name.removesuffix(NONFINITE)) for name in named if name.endswith(NONFINITE)]:
-                yield Finding(f"{side} not finite", f"not finite among the {side}'s losses: {', '.join(lost)}", HELP)
-            yield from self._left_out(side, numbers)
-            losses = {name: numbers[f"{group}/{name}"] for name in named if not name.endswith(NONFINITE)}
-            if exploded := [
-                f"{_words(name)} {value:.3g}{then}" for name, value in losses.items() if (then := self._exploded(group + name, value))
-            ]:
-                yield Finding(f"{side} exploded", f"exploded among the {side}'s losses: {', '.join(exploded)}", HELP)
-
-    def _left_out(self, side: str, numbers: Numbers) -> Iterator[Finding]:
-        total = numbers.get(f"gradient/{side}_nonfinite_steps")
-        if total is None:
-            return
-        more = total - self.skipped.get(side, 0.0)
-        self.skipped[side] = total
-        if more >= self.many:
+        losses = {name: value for name, value in numbers.items() if name.startswith(tuple(SIDES))}
+        if lost := [_words(name) for name in losses if name.endswith(NONFINITE)]:
+            yield Finding("losses that are not finite", f"not finite: {', '.join(lost)}", HELP)
+        finite = {name: value for name, value in losses.items() if not name.endswith(NONFINITE)}
+        if exploded := [f"{_words(name)} is {value:.3g}" for name, value in finite.items() if self._exploded(name, value)]:
+            yield Finding("losses that explode", f"exploded: {', '.join(exploded)}", HELP)
+        if left_out := [text for side in SIDES.values() if (text := self._left_out(side, numbers))]:
             tasks = dict.fromkeys(name.partition("/nonfinite_")[2] for name in numbers if "/nonfinite_" in name)
-            first = f", first in the gradients of {', '.join(tasks)}" if tasks else ""
-            what = f"{more:.0f} steps of the {side} were left out since the row before: their gradient was not finite{first}"
-            yield Finding(f"{side} steps", what, HELP)
+            first = f", first in those of {', '.join(tasks)}" if tasks else ""
+            yield Finding("steps left out", f"left out, since gradients were not finite{first}: {' and '.join(left_out)}", HELP)
 
-    def _exploded(self, name: str, value: float) -> str:
-        """What to say after a loss that has exploded; empty where it has not."""
+    def _left_out(self, side: str, numbers: Numbers) -> str:
+        """How many steps, where they are many."""
+        if (total := numbers.get(f"gradient/{side}_nonfinite_steps")) is None:
+            return ""
+        more, self.total[side] = total - self.total[side], total
+        self.lately[side] = self.lately[side] + more if more > 0 else 0.0
+        return f"{self.lately[side]:.0f} steps of the {side}" if self.lately[side] >= self.many else ""
+
+    def _exploded(self, name: str, value: float) -> bool:
         earlier = self.losses[name]
-        usual = median(earlier) if earlier else value
+        grown = len(earlier) >= FEWEST and value > max(HUGE, HUGE * median(earlier))
         earlier.append(value)
-        if value > HUGE_ANYWAY or (len(earlier) > 5 and value > HUGE and value > HUGE * usual):
-            return f" (usually {usual:.3g})" if value > HUGE * usual else " "
-        return ""
+        return grown or value > HUGE_ANYWAY
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    """`loss_d/generation_penalty` in words."""
+    group, _, loss = name.removesuffix(NONFINITE).partition("/")
+    return f"the {SIDES[group + '/']}'s {loss.replace('_', ' ')}"

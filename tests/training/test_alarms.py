@@ -1,0 +1,150 @@
+"""Real trainings that go wrong on purpose raise their alarm, once, wherever one would look; one that goes well raises none."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy
+from mlflow import MlflowClient
+
+from mtgen.alarms import read_alarms
+from mtgen.config import validate
+from mtgen.logbook import LOG
+from mtgen.orchestrate.driver import launch
+from mtgen.report import REPORT
+from mtgen.shards.make import make
+from mtgen.tracking import store_uri
+
+STANDS_STILL = {"generator": {"learning_rate": 1e-9}}
+RUNS: dict[str, dict[str, Any]] = {
+    "healthy": {"train": {"images": 960}, "evaluate": {"every": 480}},
+    "collapsed": STANDS_STILL,  # an untrained generator hardly heeds its latent
+    "diverged": {"generator": {"learning_rate": 3.0}, "discriminator": {"learning_rate": 3.0}},
+    "saturated": {**STANDS_STILL, "discriminator": {"learning_rate": 5e-3}, "tasks": {"generation": {"gamma": 0.0}}},
+    "stalled": {
+        "discriminator": {"learning_rate": 1e-9},
+        "tasks": {"generation": {"weight": 0.0}},
+        "train": {"images": 1600, "log_every": 400},  # the whole data set
+        "evaluate": {"every": 800},
+    },
+}
+
+
+def settings(folder: Path, name: str, **changes: dict[str, Any]) -> Any:
+    values: dict[str, Any] = {
+        "name": name,
+        "runs": str(folder / "runs"),
+        "device": "cpu",
+        "precision": "fp32",
+        "workers": 0,
+        "resolution": 8,
+        "batch_size": 16,
+        "data": {"path": str(folder / "data")},
+        "generator": {"widths": [8, 8], "latent": 4},
+        "discriminator": {"widths": [8, 8], "decoder": 8, "embedding": 8},
+        "tasks": {"generation": {"gamma": 1.0}, "classification": {}},
+        "train": {"images": 640, "warmup": 0, "log_every": 80, "ema": 40, "final_rate": 1.0},  # 200 images is no longer young
+        "checkpoint": {"every": 160, "keep": 10},
+        "evaluate": {"every": 320},
+    }
+    for section, more in changes.items():
+        values[section] = {**values[section], **more}
+    return validate(values)
+
+
+def train(config: Any) -> None:
+    launch(config, watch=lambda *_: None, say=print)
+
+
+def trained(place: str) -> None:
+    """All the runs; the collapsed one goes on from before its alarm, with the word of it cut out of its journal."""
+    folder = Path(place)
+    for name, changes in RUNS.items():
+        train(settings(folder, name, **changes))
+    run = folder / "runs" / "collapsed"
+    for late in sorted((run / "checkpoints").iterdir())[1:]:  # only 160 images are left
+        shutil.rmtree(late)
+    train(settings(folder, "collapsed", **RUNS["collapsed"], train={"images": 800}))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alarms")
+    make("shapes", folder / "data", resolution=16, train=400, test=100)
+    toy.spawn(1, trained, folder, str(folder))
+    return folder / "runs"
+
+
+def kinds(run: Path) -> set[str]:
+    return {alarm.kind for alarm in read_alarms(run)}
+
+
+def test_a_run_that_goes_well_raises_none(runs: Path) -> None:
+    assert (runs / "healthy" / "checkpoints" / f"{960:012d}").is_dir()
+    assert not (runs / "healthy" / "alarms.jsonl").exists()
+
+
+def test_a_generator_that_does_not_heed_its_latent_raises_collapse(runs: Path) -> None:
+    assert "collapse" in kinds(runs / "collapsed")
+
+
+def test_far_too_high_learning_rates_raise_divergence_before_the_run_ends_of_it(runs: Path) -> None:
+    assert json.loads((runs / "diverged" / "outcome.json").read_text())["status"] == "failed"
+    assert {"losses that explode", "steps left out"} <= {alarm.about for alarm in read_alarms(runs / "diverged")}
+
+
+def test_a_discriminator_without_penalties_against_a_generator_that_stands_still_raises_saturation(runs: Path) -> None:
+    assert "saturation" in kinds(runs / "saturated")
+    assert "saturation" not in kinds(runs / "collapsed")
+
+
+def test_a_task_that_never_learns_is_named(runs: Path) -> None:
+    (alarm,) = [alarm for alarm in read_alarms(runs / "stalled") if alarm.kind == "stalled"]
+    assert alarm.about == "classification" and "test/class_accuracy is 0." in alarm.what and "tasks.classification.weight" in alarm.help
+
+
+def test_a_resume_from_before_an_alarm_does_not_raise_it_again(runs: Path) -> None:
+    log = (runs / "collapsed" / LOG).read_text()
+    assert "goes on from 160 images" in log
+    assert [alarm.images for alarm in read_alarms(runs / "collapsed") if alarm.kind == "collapse"] == [640]
+    assert log.count("alarm: collapse") == 1
+
+
+def test_an_alarm_is_in_the_log_the_report_and_mlflow(runs: Path) -> None:
+    (alarm,) = [alarm for alarm in read_alarms(runs / "collapsed") if alarm.kind == "collapse"]
+    assert f"  alarm: {alarm}" in (runs / "collapsed" / LOG).read_text()
+    assert "collapse at 640 images: images of a class differ" in (runs / "collapsed" / REPORT).read_text()
+    client = MlflowClient(store_uri(runs))
+    (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()], "attributes.run_name = 'collapsed'")
+    assert run.data.tags["alarm.collapse"] == str(alarm)
+    assert "alarm collapse: collapse at 640 images" in run.data.tags["mlflow.note.content"]
+    assert Path(client.download_artifacts(run.info.run_id, "alarms.jsonl")).read_text().splitlines() == (
+        (runs / "collapsed" / "alarms.jsonl").read_text().splitlines()
+    )
+
+
+def test_the_log_of_a_run_says_what_it_is_and_what_happened(runs: Path) -> None:
+    log = (runs / "healthy" / LOG).read_text()
+    for part in (
+        "(mtgen 0.",
+        "healthy begins, to 960 images",
+        "400 samples of split train (400 with class, 400 with mask)",
+        "1 x cpu",
+        "640/960 images",
+        "img/s",
+        "evaluation at 480 images",
+        "class accuracy 0.",
+        "checkpoint of 480 images is whole",
+        "finished at 960 images",
+    ):
+        assert part in log, part
+    assert "\x1b" not in log
+    assert "failed at " in (runs / "diverged" / LOG).read_text().splitlines()[-1]
+
+
+def test_the_first_batch_is_a_picture_and_in_the_report(runs: Path) -> None:
+    (picture,) = (runs / "healthy" / "samples").glob("batch-0*.png")
+    assert picture.stat().st_size > 1000
+    assert "as the network sees them" in (runs / "healthy" / REPORT).read_text()
