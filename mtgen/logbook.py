@@ -1,5 +1,6 @@
 """A run's log, `log.txt`: what happened and when, in plain lines that are only ever added to."""
 
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 
 LOG = "log.txt"
 _STAMP = "%Y-%m-%d %H:%M:%S  "
+_ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colours and the like, ECMA-48
 
 
 class Logbook:
@@ -22,9 +24,9 @@ class Logbook:
         self.path = Path(folder) / LOG
 
     def write(self, text: str) -> None:
-        """Add a line with the time of day; what follows a line break is indented, control characters (colours, ...) are left out."""
+        """Add a line with the time of day; what follows a line break is indented, colours and control characters are left out."""
         stamp = time.strftime(_STAMP)
-        lines = ["".join(c for c in line.expandtabs() if c.isprintable()) for line in text.splitlines()]
+        lines = ["".join(c for c in line.expandtabs() if c.isprintable()) for line in _ESCAPE.sub("", text).splitlines()]
         try:
             with self.path.open("ab", buffering=0) as file:
                 file.write((stamp + f"\n{' ' * len(stamp)}".join(lines) + "\n").encode("utf-8", "replace"))

@@ -1,0 +1,149 @@
+"""What each rule calls an alarm, by rows as a run writes them; the numbers of good runs are measured ones."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from mtgen.alarms.rule import RULES, Finding, youth
+from mtgen.config import Config, validate
+
+AGE = 1000  # images until a run is judged
+
+
+def config(**changes: Any) -> Config:
+    values = {"name": "run", "data": {"path": "set"}, "tasks": {"generation": {}, "classification": {"weight": 1.0}}}
+    return validate({**values, "train": {"ema": AGE / 5, "warmup": 0}, **changes})
+
+
+def findings(kind: str, rows: Iterable[tuple[int, dict[str, float]]], **changes: Any) -> list[list[Finding]]:
+    """What a rule finds in each of the rows."""
+    rule = RULES[kind](config(**changes))
+    return [list(rule.look(images, numbers)) for images, numbers in rows]
+
+
+def test_a_run_is_young_until_its_averaged_weights_have_their_half_life_or_its_warm_up_is_over() -> None:
+    assert youth(config()) == AGE
+    assert youth(config(train={"ema": 0, "warmup": 500})) == 500
+
+
+def diversities(*values: float, every: int = AGE) -> list[list[Finding]]:
+    return findings("collapse", [(every * (n + 1), {"generated/diversity": value}) for n, value in enumerate(values)])
+
+
+@pytest.mark.parametrize("good", [(0.59, 0.62, 0.9), (0.14, 0.33, 0.39), (1.24, 0.9, 0.96), (0.45, 0.86, 0.45)])
+def test_diversity_that_is_high_or_grows_is_no_collapse(good: tuple[float, ...]) -> None:
+    assert not any(diversities(*good))
+
+
+def test_diversity_that_is_low_and_stays_so_is_a_collapse() -> None:
+    assert [len(found) for found in diversities(0.28, 0.28, 0.28)] == [0, 1, 1]
+
+
+def test_diversity_that_falls_to_half_of_its_best_is_a_collapse_at_once() -> None:
+    *before, (found,) = diversities(0.7, 0.9, 0.4)
+    assert not any(before) and "0.90 times at best before" in found.what
+
+
+def test_a_young_run_may_draw_alike_images() -> None:
+    assert not any(diversities(0.1, 0.1, 0.1, every=AGE // 5))
+
+
+def games(discriminator: float, generator: float, weight: float = 1.0) -> list[list[Finding]]:
+    """Eight rows, a quarter of the age apart, with these adversarial losses."""
+    numbers = {"loss_d/generation_adversarial": weight * discriminator, "loss_g/generation_adversarial": weight * generator}
+    rows = [(AGE // 4 * n, {**numbers, "gradient/generator_norm": 16.0}) for n in range(1, 9)]
+    return findings("saturation", rows, tasks={"generation": {"weight": weight}})
+
+
+@pytest.mark.parametrize("good", [(0.27, 2.89), (0.61, 1.86), (0.1, 2.4), (0.69, 0.69)])
+@pytest.mark.parametrize("weight", [1.0, 10.0])
+def test_a_game_that_is_undecided_is_no_saturation(good: tuple[float, float], weight: float) -> None:
+    assert not any(games(*good, weight))
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.1])
+def test_logits_that_lie_far_apart_for_long_are_saturation(weight: float) -> None:
+    found = games(0.005, 6.5, weight)
+    assert [len(some) for some in found] == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert "now 6.5" in found[4][0].what
+
+
+def test_one_undecided_row_begins_the_count_anew() -> None:
+    sure = {"loss_d/generation_adversarial": 0.005, "loss_g/generation_adversarial": 6.5}
+    even = {"loss_d/generation_adversarial": 0.5, "loss_g/generation_adversarial": 1.0}
+    rows = [(AGE // 4 * n, even if n == 4 else sure) for n in range(1, 9)]
+    assert not any(findings("saturation", rows))
+
+
+def test_losses_that_fall_or_were_large_before_are_no_divergence() -> None:
+    detection = [(100 * n, {"loss_d/detection_heat": 450.0 / n, "loss_d/generation_penalty": 1e-4 * 10**n}) for n in range(1, 5)]
+    assert not any(findings("divergence", detection))
+
+
+def test_a_loss_that_grows_a_hundredfold_or_is_beyond_all_measure_explodes() -> None:
+    grows = [(100 * n, {"loss_g/generation_adversarial": 1.5 + n % 2}) for n in range(6)]
+    *before, (found,) = findings("divergence", [*grows, (600, {"loss_g/generation_adversarial": 300.0})])
+    assert not any(before) and "the generator's generation adversarial is 300" in found.what
+    assert findings("divergence", [(100, {"loss_d/generation_penalty": 2e4})])[0]
+
+
+def test_a_loss_that_is_not_finite_is_named() -> None:
+    ((found,),) = findings("divergence", [(100, {"loss_d/segmentation_cross_entropy/nonfinite": 1.0})])
+    assert found.what == "not finite: the discriminator's segmentation cross entropy"
+
+
+def left_out(*totals: float, **changes: Any) -> list[list[Finding]]:
+    rows = [(100 * n, {"gradient/generator_nonfinite_steps": total}) for n, total in enumerate(totals)]
+    return findings("divergence", rows, **changes)
+
+
+def test_a_loss_scale_that_settles_is_no_divergence() -> None:
+    assert not any(left_out(8, 8, 9, 9, 10, 11, 11))
+
+
+def test_many_steps_left_out_are_divergence_however_many_rows_they_fall_into() -> None:
+    assert [len(found) for found in left_out(0, 5, 10, 15)] == [0, 0, 1, 1]
+    assert [len(found) for found in left_out(0, 5, train={"nonfinite_limit": 4})] == [0, 1]
+
+
+def test_tasks_whose_gradients_were_not_finite_are_named_with_the_steps() -> None:
+    numbers = {"gradient/discriminator_nonfinite_steps": 12.0, "balancing_discriminator/nonfinite_segmentation": 12.0}
+    ((found,),) = findings("divergence", [(100, numbers)])
+    assert "first in those of segmentation: 12 steps of the discriminator" in found.what
+
+
+def lessons(accuracies: list[float], loss: float = 0.0, rate: float = 1.0) -> list[list[Finding]]:
+    """An evaluation every youth, ten rows in between; the loss falls by so much, as a share, from one row to the next."""
+    rows: list[tuple[int, dict[str, float]]] = []
+    for n, accuracy in enumerate(accuracies):
+        for k in range(1, 11):
+            gate = {
+                f"balancing_discriminator/{what}_{task}": 1.0 for what in ("norm", "weight") for task in ("generation", "classification")
+            }
+            gate["balancing_discriminator/norm_classification"] = 1e-3
+            value = 2.3 * (1 - loss) ** (10 * n + k)
+            rows.append((n * AGE + k * AGE // 10, {"loss_d/classification_cross_entropy": value, "learning_rate/factor": rate, **gate}))
+        rows.append(((n + 1) * AGE, {"test/class_accuracy": accuracy}))
+    return [found for (_, numbers), found in zip(rows, findings("stalled", rows), strict=True) if "test/class_accuracy" in numbers]
+
+
+def test_a_task_whose_metric_is_poor_and_whose_loss_is_flat_has_stalled() -> None:
+    first, (found,), _ = lessons([0.1, 0.1, 0.1])
+    assert not first and found.about == "classification"
+    assert "test/class_accuracy is 0.100 and has not improved since 1,000 images" in found.what
+    assert "0.1 % of the gradient at the discriminator's gate" in found.what
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "loss", "rate"),
+    [([0.13, 0.29, 0.39], 0.0, 1.0), ([0.97, 0.97, 0.97], 0.0, 1.0), ([0.1, 0.1, 0.1], 0.01, 1.0), ([0.3, 0.3, 0.3], 0.0, 0.2)],
+    ids=["it improves", "it is good", "its loss falls", "learning rates have decayed"],
+)
+def test_a_task_has_not_stalled_where(accuracies: list[float], loss: float, rate: float) -> None:
+    assert not any(lessons(accuracies, loss, rate))
+
+
+def test_every_alarm_says_what_usually_helps() -> None:
+    found = [*diversities(0.1, 0.1)[-1], *games(0.005, 6.5)[-1], *left_out(20)[-1], *lessons([0.1, 0.1])[-1]]
+    assert len(found) == len(RULES.names()) and all(finding.help for finding in found)

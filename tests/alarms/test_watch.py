@@ -1,0 +1,67 @@
+"""The watcher says each thing once, also after a resume and after a kill."""
+
+from pathlib import Path
+
+import pytest
+
+from mtgen.alarms import ALARMS, Alarm, Watch, read_alarms
+from mtgen.alarms.record import append
+from mtgen.config import Config, validate
+from mtgen.journal import Journal
+
+CONFIG: Config = validate({"name": "run", "data": {"path": "set"}, "train": {"ema": 20, "warmup": 0}})
+SURE = {"loss_d/generation_adversarial": 0.005, "loss_g/generation_adversarial": 6.5}
+ALARM = Alarm(100, "collapse", "generator", "alike", "more of it")
+
+
+def written(folder: Path, *images: int) -> None:
+    journal = Journal(folder)
+    for number in images:
+        journal.row(number, SURE)
+    journal.close()
+
+
+def test_a_thing_is_raised_once_however_long_it_lasts(tmp_path: Path) -> None:
+    watch = Watch(CONFIG, tmp_path)
+    assert [len(watch.look(images, SURE)) for images in range(50, 500, 50)] == [0, 0, 1, 0, 0, 0, 0, 0, 0]
+    assert [(alarm.kind, alarm.images) for alarm in read_alarms(tmp_path)] == [("saturation", 150)]
+
+
+def test_what_has_lasted_before_a_resume_counts_after_it(tmp_path: Path) -> None:
+    written(tmp_path, 50, 100)
+    watch = Watch(CONFIG, tmp_path)
+    assert not watch.late and [alarm.images for alarm in watch.look(150, SURE)] == [150]
+
+
+def test_a_resume_from_before_an_alarm_knows_that_it_was_said(tmp_path: Path) -> None:
+    first = Watch(CONFIG, tmp_path)
+    for images in (50, 100, 150):
+        first.look(images, SURE)
+    written(tmp_path, 50)  # a journal that was cut there
+    watch = Watch(CONFIG, tmp_path)
+    assert not any(watch.look(images, SURE) for images in (100, 150, 200, 250))
+    assert len(read_alarms(tmp_path)) == 1
+
+
+def test_what_a_killed_process_did_not_come_to_say_is_said_late(tmp_path: Path) -> None:
+    written(tmp_path, 50, 100, 150)
+    watch = Watch(CONFIG, tmp_path)
+    assert [alarm.images for alarm in watch.late] == [150] and read_alarms(tmp_path) == watch.raised
+    assert not Watch(CONFIG, tmp_path).late
+
+
+def test_half_a_line_of_a_killed_process_costs_no_other(tmp_path: Path) -> None:
+    append(tmp_path, ALARM)
+    with (tmp_path / ALARMS).open("a") as file:
+        file.write('{"images": 2')
+    append(tmp_path, ALARM)
+    assert read_alarms(tmp_path) == [ALARM, ALARM]
+
+
+def test_a_run_without_alarms_has_none(tmp_path: Path) -> None:
+    assert read_alarms(tmp_path) == []
+
+
+def test_alarms_that_cannot_be_written_stop_nothing(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="alarms.jsonl: not written"):
+        append(tmp_path / "nowhere", ALARM)

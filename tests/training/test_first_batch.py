@@ -1,0 +1,82 @@
+"""The pictures of a run's first samples show what the discriminator's first step is given."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toy
+from PIL import Image
+
+from mtgen.config import Config
+from mtgen.data.loader import Loader
+from mtgen.data.view import view_of
+from mtgen.model import build
+from mtgen.pictures import to_pixels
+from mtgen.shards.make import make
+from mtgen.sheets import LAYERS
+from mtgen.training.first_batch import SHOWN, write_first_batch
+from mtgen.training.layout import lay_out
+from mtgen.training.samples import open_data, order
+from mtgen.training.steps import build_steps
+
+TASKS: dict[str, Any] = {"generation": {}, "classification": {}, "segmentation": {}, "detection": {}}
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sets")
+    for number, name in enumerate(("one", "two")):
+        make("shapes", folder / name, resolution=16, train=40, test=10, seed=number)
+    return folder
+
+
+def config(sets: Path, runs: Path, **data: Any) -> Config:
+    varied = {"channels": "rgb", "crop": 0.5, "flip": True, **(data or {"path": str(sets / "one")})}
+    return toy.config(runs=str(runs), data=varied, tasks=TASKS, batch_size=SHOWN, augment__probability=0.5)
+
+
+def layers(run: Path, name: str) -> tuple[dict[str, Any], torch.Tensor]:
+    """What the report reads: the description, and the images as `[B,H,W,3]`."""
+    about = json.loads((run / LAYERS / f"{0:09d}-{name}.json").read_text())
+    with Image.open(run / LAYERS / f"{0:09d}-{name}.webp") as picture:
+        pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+    return about, pixels.view(about["rows"], about["height"], about["width"], 3)
+
+
+def test_the_picture_shows_the_images_that_the_first_step_sees(sets: Path, tmp_path: Path) -> None:
+    settings = config(sets, tmp_path)
+    samples = open_data(settings)
+    (path,) = write_first_batch(settings, samples)
+    assert path.parent == tmp_path / "toy" / "samples" and path.match("batch-0*.png")
+
+    networks = build(settings, samples.card)
+    step, _, _ = build_steps(settings, networks)
+    with Loader(samples, view_of(settings), batch_size=SHOWN, rank=0, world=1, order=order(settings, samples)) as loader:
+        layout = lay_out(settings, next(loader), settings.augment.probability, boxes=True)
+    seen = step._scene(layout, networks.side, networks.generator).batch
+    about, shown = layers(tmp_path / "toy", path.stem.replace("batch-0", "batch"))
+    assert torch.equal(shown, torch.from_numpy(to_pixels(seen.image[seen.position.argsort()])))
+    assert about["masked"]
+    plain = set(layout.batch.position[~step._warp(layout, "real").changed].tolist())
+    assert 0 < len(plain) < SHOWN
+    assert {row for row, boxes in enumerate(about["boxes"][0]) if boxes} <= plain
+
+
+def test_every_data_set_of_a_mixture_has_a_picture_also_a_rare_one(sets: Path, tmp_path: Path) -> None:
+    mixture = [{"path": str(sets / "one"), "weight": 99}, {"path": str(sets / "two"), "weight": 1}]
+    settings = config(sets, tmp_path, mixture=mixture)
+    samples = open_data(settings)
+    paths = write_first_batch(settings, samples)
+    assert len(paths) == len(set(paths)) == 2 and all(path.is_file() for path in paths)
+    assert [layers(tmp_path / "toy", path.stem.replace("batch-0", "batch"))[0]["rows"] for path in paths] == [SHOWN, SHOWN]
+
+
+def test_what_stands_over_an_image_is_its_caption_else_its_class(sets: Path, tmp_path: Path) -> None:
+    over = []
+    for conditions in ({"class": {}}, {"caption": {"tokens": 64}}):
+        settings = config(sets, tmp_path).model_copy(update={"conditions": toy.config(conditions=conditions).conditions})
+        (path,) = write_first_batch(settings, open_data(settings))
+        over.append(layers(tmp_path / "toy", path.stem.replace("batch-0", "batch"))[0]["captions"])
+    assert all(name in text and name != text for name, text in zip(*over, strict=True)), over
