@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check
+.PHONY: help setup demo test check bench-compare
 
 PYTHON ?= python3
 TORCH := torch==2.13.0
@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip install --quiet --constraint requirements.lock
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## make .venv with everything in it (about 4 minutes; does nothing when it is up to date)
 
@@ -52,3 +52,9 @@ check: setup  ## format, lint and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+BENCH := train_speed
+BASE := HEAD~1
+
+bench-compare: setup  ## a benchmark here and in another checkout, by turns: make bench-compare BENCH=train_speed BASE=main
+	$(VENV)/bin/python benchmarks/compare.py $(BENCH) --base $(BASE) $(if $(JSON),--json $(JSON)) $(if $(OPTIONS),-- $(OPTIONS))

@@ -6,7 +6,7 @@ Every line has `images` (the run's position when it was written) and `time` (sec
 - `artifact`: a file to keep with the run, `{"path": "samples/000012000.png", "to": "samples"}`, the path relative to the run's folder;
 - `tags`: name -> text, what is to be said of the run as a whole, such as `{"alarm.collapse": "images of a class ..."}`;
 - `phase`: what the run is busy with while no numbers come, such as "evaluating"; "" when it goes on;
-- `start`: a process began to write here: `{"id": ..., "name": ..., "config": YAML, "card": the data set's, "tags": {...}}`;
+- `start`: a process began to write here: `{"id": ..., "name": ..., "config": YAML, "card": of the data set, "workers": N, "tags": {...}}`;
 - `status`: it ended: "FINISHED", "FAILED" or "KILLED".
 """
 

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "mtgen"
 
 LAYERS = [  # a module imports from the layers above its line and from its own folder, never from its own line or below
-    {"errors", "registry", "retention", "counter", "schema", "machine", "logbook"},
+    {"errors", "registry", "retention", "counter", "schema", "machine", "gpus", "logbook"},
     {"yaml_text", "journal", "checkpoint", "pictures", "sampling", "centres"},
     {"config", "sender", "progress", "ema", "sheets"},
     {"networks", "data", "balancing", "tracking"},
@@ -21,7 +21,7 @@ LAYERS = [  # a module imports from the layers above its line and from its own f
     {"model"},
     {"training", "runs"},
     {"inference", "snapshot", "cost", "export"},
-    {"orchestrate", "serving", "rehearsal"},
+    {"orchestrate", "serving", "rehearsal", "forecast"},
     {"smoke", "doctor"},
     {"cli"},
 ]

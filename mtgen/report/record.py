@@ -74,7 +74,7 @@ class Record:
         for begin, end in zip(begins, [*begins[1:], len(self.rows)], strict=True):
             part = self.rows[begin:end]
             last = next((row for row in part if row.status), part[-1])
-            workers = max(1, int(_config(part[0]).get("workers") or 0))
+            workers = (part[0].start or {}).get("workers", 1)
             found.append(Stretch(part[0].images, last.images, last.time - part[0].time, workers, last.status or ""))
         return found
 

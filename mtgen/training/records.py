@@ -35,10 +35,10 @@ class Records:
 
     def __init__(self, config: Config, samples: Samples, networks: Networks, place: Place, images: int) -> None:
         self.config, self.folder, self.log = config, config.folder, Logbook(config.folder)
-        self._tracker = Tracker(config, self.folder, samples.card, samples.fingerprint, images)
+        self._tracker = Tracker(config, self.folder, samples.card, samples.fingerprint, images, place.world)
         self.log.write(_begin(config, samples, networks, place, images))
         if images:
-            self.phase(images, f"going on from {images:,} images")
+            self.phase(images, f"going on from {images:,} images on {place.world} worker{'s' * (place.world > 1)}")
         self._alarms = Watch(config, self.folder)
         self._alarm(self._alarms.late)
         if self._alarms.raised:  # a resume may have cut the rows that said so before they were sent
