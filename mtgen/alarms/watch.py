@@ -1,10 +1,11 @@
 """One watcher runs every rule over a run's rows, and keeps what they find in `alarms.jsonl`, each thing once."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 from mtgen.alarms.record import Alarm, append, read_alarms
-from mtgen.alarms.rule import RULES
+from mtgen.alarms.rule import RULES, Finding
 from mtgen.config import Config
 from mtgen.journal import read_journal
 
@@ -34,11 +35,20 @@ class Watch:
         known = {(alarm.kind, alarm.about) for alarm in self.raised}
         found = [
             Alarm(images, kind, finding.about, finding.what, finding.help)
-            for kind, rule in self._rules.items()
-            for finding in rule.look(images, numbers)
+            for kind in list(self._rules)
+            for finding in self._look(kind, images, numbers)
         ]
         new = list({(alarm.kind, alarm.about): alarm for alarm in found if (alarm.kind, alarm.about) not in known}.values())
         for alarm in new:
             append(self.folder, alarm)
         self.raised += new
         return new
+
+    def _look(self, kind: str, images: int, numbers: Mapping[str, float]) -> list[Finding]:
+        """What one rule finds; a rule that fails is left out from then on, since no alarm is worth a run."""
+        try:
+            return list(self._rules[kind].look(images, numbers))
+        except Exception as error:  # noqa: BLE001 - a rule may be anybody's
+            del self._rules[kind]
+            warnings.warn(f"the alarm {kind!r} failed and is off ({type(error).__name__}: {error})", stacklevel=3)
+            return []

@@ -45,6 +45,14 @@ def test_diversity_that_falls_to_half_of_its_best_is_a_collapse_at_once() -> Non
     assert not any(before) and "0.90 times at best before" in found.what
 
 
+def test_without_classes_all_images_together_are_judged() -> None:
+    rows = [(AGE * n, {"generated/spread": 0.1}) for n in (1, 2)]
+    _, (found,) = findings("collapse", rows)
+    assert "images differ 0.10 times" in found.what and "generated/spread" in found.what
+    with_classes = [(images, {**numbers, "generated/diversity": 0.8}) for images, numbers in rows]
+    assert not any(findings("collapse", with_classes))
+
+
 def test_a_young_run_may_draw_alike_images() -> None:
     assert not any(diversities(0.1, 0.1, 0.1, every=AGE // 5))
 

@@ -1,13 +1,17 @@
 """The watcher says each thing once, also after a resume and after a kill."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mtgen.alarms import ALARMS, Alarm, Watch, read_alarms
 from mtgen.alarms.record import append
+from mtgen.alarms.rule import RULES, Rule
 from mtgen.config import Config, validate
 from mtgen.journal import Journal
+from mtgen.registry import by_path
 
 CONFIG: Config = validate({"name": "run", "data": {"path": "set"}, "train": {"ema": 20, "warmup": 0}})
 SURE = {"loss_d/generation_adversarial": 0.005, "loss_g/generation_adversarial": 6.5}
@@ -65,3 +69,40 @@ def test_a_run_without_alarms_has_none(tmp_path: Path) -> None:
 def test_alarms_that_cannot_be_written_stop_nothing(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="alarms.jsonl: not written"):
         append(tmp_path / "nowhere", ALARM)
+
+
+@pytest.fixture
+def own_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules that a test registers are gone after it."""
+    RULES.names()
+    monkeypatch.setattr(RULES, "_entries", dict(RULES._entries))
+
+
+@pytest.mark.usefixtures("own_rules")
+def test_the_rule_of_ones_own_in_the_documents_works(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "alarms.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "own.py").write_text(code, encoding="utf-8")
+    by_path(f"{tmp_path}/own.py:SlowData")
+    watch = Watch(CONFIG, tmp_path)
+    assert not watch.look(50, {"speed/data_wait_share": 0.1})
+    assert [alarm.what for alarm in watch.look(100, {"speed/data_wait_share": 0.6})] == ["60% of the time goes into waiting for data"]
+
+
+@pytest.mark.usefixtures("own_rules")
+def test_a_rule_that_fails_stops_neither_the_run_nor_other_rules(tmp_path: Path) -> None:
+    @RULES.register("broken")
+    class Broken(Rule):
+        def look(self, images: int, numbers: Any) -> Any:
+            return 1 / 0
+
+    watch = Watch(CONFIG, tmp_path)
+    with pytest.warns(UserWarning, match="'broken' failed and is off .ZeroDivisionError"):
+        watch.look(50, SURE)
+    watch.look(100, SURE)
+    assert [alarm.kind for alarm in watch.look(150, SURE)] == ["saturation"]
+
+
+def test_every_kind_is_explained_in_the_documents() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "alarms.md").read_text(encoding="utf-8")
+    assert all(f"| `{kind}` |" in page and f"**{kind}**:" in page for kind in RULES)

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from commands import EVERY, IMAGES, LOG, SEED, Command, Ended, checkpoints, furnish, look, trained
 
+from mtgen.alarms import read_alarms
 from mtgen.data.index import open_index
 from mtgen.data.order import Order
 from mtgen.shards.make import make
@@ -96,6 +97,15 @@ def test_a_worker_that_is_killed_is_replaced(place: Path, both: Ended, start: Ca
     assert_as_if_nothing_had_happened(run, both)
     assert run.losses == both.losses
     assert len(run.starts) == 2 and 0 < run.starts[1] < IMAGES, "the worker was killed too late to be missed"
+    log = (place / "runs" / "worker" / "log.txt").read_text(encoding="utf-8")
+    story = [
+        "train run.yaml name=worker workers=2",
+        "worker begins",
+        "was lost: ",
+        f"worker goes on from {run.starts[1]:,} images",
+        "finished at",
+    ]
+    assert sorted(story, key=log.index) == story, log
 
 
 def test_the_same_command_goes_on_after_the_driver_was_killed(place: Path, both: Ended, start: Callable[..., Command]) -> None:
@@ -240,3 +250,4 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_good_checkpoint(half: Path
     line = refused(command, 5)
     assert "train.nonfinite_limit" in line and "learning_rate" in line
     assert look(place, "diverging").facts["position"] == IMAGES // 2
+    assert "divergence" in {alarm.kind for alarm in read_alarms(place / "runs" / "diverging")}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mtgen.evaluation.metric import Setting, Skipped
 from mtgen.evaluation.metrics.diversity import Diversity
+from mtgen.evaluation.metrics.spread import Spread
 from mtgen.evaluation.moments import ClassMoments
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
 
@@ -115,3 +116,26 @@ def test_without_a_class_that_has_enough_images_it_is_skipped(diversity: Diversi
 def test_without_any_image_it_is_skipped(diversity: Diversity) -> None:
     with pytest.raises(Skipped, match="no class has 10"):
         diversity.compute()
+
+
+def spread_of(real: Tensor, generated: Tensor, make_batch: MakeBatch) -> float:
+    """Of data without classes."""
+    metric = Spread(Setting(DatasetCard(name="photographs", splits={}), samples=len(generated)))
+    no_class = torch.full((len(real),), -1)
+    for part in real.split(40):
+        metric.update_train(make_batch(part, no_class[: len(part)]))
+    metric.update_generated(Canvas(generated), torch.full((len(generated),), -1), Prediction())
+    return metric.compute()["generated/spread"]
+
+
+def test_without_classes_the_spread_of_all_images_is_compared_with_numpys(make_batch: MakeBatch) -> None:
+    real, generated = images(90, 0), images(50, 1, 0.4)
+    expected = np.sqrt(generated.double().numpy().var(0).mean() / real.double().numpy().var(0).mean())
+    assert spread_of(real, generated, make_batch) == pytest.approx(expected, rel=1e-6)
+    assert spread_of(real, real[:1].expand(50, -1, -1, -1), make_batch) == pytest.approx(0, abs=1e-6)
+
+
+def test_without_images_that_differ_there_is_no_spread(make_batch: MakeBatch) -> None:
+    for real in (images(9, 0), images(1, 0).expand(90, -1, -1, -1)):
+        with pytest.raises(Skipped, match="no 10 real images that differ"):
+            spread_of(real, images(50, 1), make_batch)

@@ -26,6 +26,7 @@ QUICK = {
     "generated/mask_agreement",
     "generated/diversity",
     "generated/diversity_worst",
+    "generated/spread",
 }
 SLOW = {"generated/cas", "condition/class", "generated/mask_iou"}
 COMPARED = {f"distribution/{name}_small_cnn" for name in ("kd", "precision", "recall", "density", "coverage", "memorisation", "memorised")}

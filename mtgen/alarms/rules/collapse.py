@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from mtgen.alarms.rule import RULES, Finding, Numbers, Rule, youth
 from mtgen.config import Config
 
-DIVERSITY = "generated/diversity"
+DIVERSITY, SPREAD = "generated/diversity", "generated/spread"
+"""Within classes, and over all images where there are none."""
 
 COLLAPSED = 0.35
 """Runs on digits that had collapsed stood at 0.2 to 0.3 after 20,000 images, those that went well at 0.59 or more after 26,000 and at
@@ -21,13 +22,14 @@ FALL = 0.5
 
 @RULES.register("collapse")
 class Collapse(Rule):
-    """The quick evaluation's diversity within a class is low and stays so, or has fallen to half of what it was."""
+    """The quick evaluation's diversity (within classes, where there are some) is low and stays so, or has fallen to half of what it was."""
 
     def __init__(self, config: Config) -> None:
         self.youth, self.best, self.before = youth(config), 0.0, math.inf
 
     def look(self, images: int, numbers: Numbers) -> Iterator[Finding]:
-        diversity = numbers.get(DIVERSITY)
+        name = DIVERSITY if DIVERSITY in numbers else SPREAD
+        diversity = numbers.get(name)
         if diversity is None or images < self.youth:
             return
         stays_low = diversity < COLLAPSED and self.before < math.inf and diversity < GROWS * self.before
@@ -36,7 +38,7 @@ class Collapse(Rule):
             before = f", {self.best:.2f} times at best before" if diversity < FALL * self.best else ""
             yield Finding(
                 "generator",
-                f"images of a class differ {diversity:.2f} times as much as real ones{before} ({DIVERSITY})",
+                f"images{' of a class' * (name == DIVERSITY)} differ {diversity:.2f} times as much as real ones{before} ({name})",
                 "a lower generator.learning_rate (a third to a fifth of the discriminator's), a higher tasks.generation.gamma, "
                 "augment.probability around 0.3, the reconstruction task; go on from a checkpoint from before it",
             )
