@@ -134,7 +134,7 @@ def test_the_reference_needs_a_training_split(model: Model, real: Any, short: No
 def test_what_a_model_cannot_do_is_named_and_left_out(assemble: Any, make_card: MakeCard, real: Any) -> None:
     only_draws = assemble(make_card(), lambda labels, latent: Canvas(Networks().draw(labels, latent).image))
     report = evaluate(only_draws, real(), None, samples=90, seed=0, quick=True)
-    assert set(report) == {"generated/diversity", "generated/diversity_worst"}
+    assert set(report) == {"generated/diversity", "generated/diversity_worst", "generated/spread"}
     assert report.skipped == {
         "test/class_accuracy": "the run does not read classes",
         "test/mask_miou": "the run does not read masks",
