@@ -8,10 +8,10 @@ from mtgen.evaluation.fitting import Reader, Seen, as_input
 from mtgen.evaluation.store import NOWHERE, Shelf
 from mtgen.evaluation.unet import UNet
 
-IMAGES = 32_000
+IMAGES = 24_000
 """Length of the training, in images seen, whatever the number of different ones."""
-BATCH = 32
-PEAK = 3e-3
+BATCH = 16
+PEAK = 2e-3
 """Learning rate of Adam, from which a cosine leads to zero."""
 SIZE = 5.0
 """Weight of the sizes' error beside the centres'."""

@@ -9,10 +9,10 @@ from mtgen.evaluation.store import NOWHERE, Shelf
 from mtgen.evaluation.unet import UNet
 from mtgen.schema import IGNORE
 
-IMAGES = 32_000
+IMAGES = 24_000
 """Length of the training, in images seen, whatever the number of different ones."""
-BATCH = 32
-PEAK = 3e-3
+BATCH = 16
+PEAK = 2e-3
 """Learning rate of Adam, from which a cosine leads to zero."""
 SHIFT = 2
 """Augmentation: largest shift, pixels along each side."""
@@ -49,14 +49,13 @@ class Segmenter(Reader):
         kept: Shelf = NOWHERE,
     ) -> None:
         super().__init__(lambda: UNet(image.shape[1], 4 * classes), seed, device)
-        random = torch.Generator().manual_seed(seed)
+        random, weight = torch.Generator().manual_seed(seed), _weights(mask, classes).to(device)
 
         def loss() -> Tensor:
             rows = torch.randint(len(image), (BATCH,), generator=random)
             shift = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=random).tolist()
             x, y = (torch.roll(part[rows], shift, (-2, -1)) for part in (image, mask))
-            total = F.cross_entropy(self._logits(x), y.long().to(device), ignore_index=IGNORE, reduction="sum")
-            return total / (y != IGNORE).sum().clamp_min(1)
+            return F.cross_entropy(self._logits(x), y.long().to(device), weight, ignore_index=IGNORE, reduction="sum") / y.numel()
 
         self.fit(PEAK, -(-IMAGES // BATCH), BATCH, loss, progress, kept)
 
@@ -68,3 +67,10 @@ class Segmenter(Reader):
     def read(self, image: Tensor) -> Tensor:
         """Images `[B,C,H,W]` uint8 -> mask classes `[B,H,W]` uint8, on the CPU."""
         return self._logits(image).argmax(1).to("cpu", torch.uint8)
+
+
+def _weights(mask: Tensor, classes: int) -> Tensor:
+    """`[K]`: what a pixel of each class counts, 1 on average; rarer ones more, by the root, else the background is all that is learnt."""
+    count = torch.bincount(mask.flatten().long(), minlength=IGNORE + 1)[:classes].float()
+    weight = count.clamp_min(1).rsqrt()
+    return weight * count.sum() / (weight * count).sum().clamp_min(1e-12)

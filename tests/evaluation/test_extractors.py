@@ -146,18 +146,18 @@ def test_a_file_of_another_shape_is_one_error_that_names_the_tensors(tmp_path: P
 def test_features_of_real_images_are_computed_once(
     scripted: Callable[[nn.Module], Path], assemble: Any, make_card: Any, make_batch: Any, tmp_path: Path
 ) -> None:
-    from mtgen.evaluation.store import Store
-    from mtgen.evaluation.suite import RealFeatures, evaluate
+    from mtgen.evaluation.store import Shelf, Store
+    from mtgen.evaluation.suite import evaluate
     from mtgen.schema import Canvas
 
     batches = [make_batch(torch.rand(40, 1, 8, 8) * 2 - 1)]
     model = assemble(make_card(), lambda labels, latent: Canvas(F.pad(latent.view(-1, 1, 2, 2), (3, 3, 3, 3)).tanh()))
-    stored = RealFeatures(Store(tmp_path), "fingerprint", "train", "8x8 grey")
+    real = Shelf(Store(tmp_path / "cache"), {"fingerprint": "some data"})
     settings_ = settings(scripted(Means()), "torchscript", name="means", side=0)
 
     def run(train: list[Batch]) -> dict[str, float]:
         names = ["distribution/fd", "distribution/kd", "distribution/prdc", "distribution/memorisation"]
-        return evaluate(model, batches, train, samples=50, seed=0, metrics=names, extractor=settings_, stored=stored)
+        return evaluate(model, batches, train, samples=50, seed=0, metrics=names, extractor=settings_, real=real)
 
     first = run(batches)
     assert len(first) == 8
