@@ -61,6 +61,8 @@ class Classifier(Reader):
         kept: where it lies, or will, when it is trained.
     """
 
+    network: nn.Sequential
+
     def __init__(
         self,
         image: Tensor,

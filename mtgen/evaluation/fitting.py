@@ -27,6 +27,10 @@ class Reader:
             torch.manual_seed(seed)
             self.network = make().to(device)
 
+    def read(self, image: Tensor) -> Tensor:
+        """Images `[B,C,H,W]` uint8 -> what is read in them, on the CPU."""
+        raise NotImplementedError
+
     def fit(self, peak: float, steps: int, batch: int, loss: Callable[[], Tensor], progress: Seen, kept: Shelf) -> None:
         """Minimise `loss`, which draws a batch of its own each time it is called; or load what an earlier evaluation made so."""
         kept = kept.at(peak=peak, steps=steps, batch=batch, network=str(self.network))

@@ -82,8 +82,9 @@ class Panel:
     def tested(self, part: Tested) -> None:
         if part.features is not None:
             self.features.update("test", part.features, part.batch.position)
-        if part.features is not None and part.rebuilt is not None:
-            self._feed(lambda metric: metric.update_rebuilt(part.features, part.rebuilt))
+        if part.rebuilt is not None:
+            features, rebuilt = part.rebuilt
+            self._feed(lambda metric: metric.update_rebuilt(features, rebuilt))
         self._feed(lambda metric: metric.update_real(part.batch, part.prediction, part.reconstruction))
         for condition, batch, canvas in part.conditions:
             self._feed(lambda metric: metric.update_condition(condition, batch, canvas), condition)  # noqa: B023

@@ -16,7 +16,7 @@ STAGES = {
     "tested": "read the test split",
 }
 """`Work`'s stages, as progress names them."""
-EVERY = 30.0
+EVERY = 1.0
 """Seconds between two times at which it is kept how far the evaluation is, at least; it is kept after each stage, too."""
 SHARE = 20
 """The same, as a multiple of the time that keeping it takes."""

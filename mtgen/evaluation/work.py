@@ -71,7 +71,7 @@ class Tested:
     """Real test samples and all that is made of them.
 
     Attributes:
-        features, rebuilt: of the images, and of their reconstructions.
+        rebuilt: features of the images and those of their reconstructions.
         conditions: modality, the samples that have it, and what is drawn when they are asked for by it alone.
         shared: images `[B,d]`, and each modality's vectors `[B,d]` and which are there.
         translations: domain, samples of other domains, and their images in it.
@@ -81,7 +81,7 @@ class Tested:
     prediction: Prediction
     reconstruction: Canvas | None = None
     features: Tensor | None = None
-    rebuilt: Tensor | None = None
+    rebuilt: tuple[Tensor, Tensor] | None = None
     conditions: list[tuple[str, Batch, Canvas]] = field(default_factory=list)
     shared: tuple[Tensor, dict[str, tuple[Tensor, Tensor]]] | None = None
     translations: list[tuple[int, Batch, Canvas]] = field(default_factory=list)
@@ -165,8 +165,8 @@ class Work:
                 labels = here.label.where(here.present["class"], -1)
                 with torch.no_grad():
                     made.reconstruction = self.model.reconstruct(here.image, Prompt.of_classes(labels))
-            if wanted.rebuilt and made.reconstruction is not None:
-                made.rebuilt = wanted.features(_within_picture(made.reconstruction).image)
+            if wanted.rebuilt and wanted.extract is not None and made.reconstruction is not None and made.features is not None:
+                made.rebuilt = made.features, wanted.extract(_within_picture(made.reconstruction).image)
             made.conditions = [part for name in wanted.conditions for part in self._condition(here, name)]
             if wanted.shared:
                 made.shared = self._shared(here)
