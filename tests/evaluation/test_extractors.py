@@ -16,7 +16,7 @@ from mtgen.config import Extractor, validate
 from mtgen.errors import ConfigError
 from mtgen.evaluation.extractor import FileExtractor
 from mtgen.evaluation.extractors.dinov2 import PUBLISHED, DINOv2
-from mtgen.evaluation.extractors.inception import InceptionV3, resized
+from mtgen.evaluation.extractors.inception import InceptionV3, folded, resized
 from mtgen.schema import Batch
 
 
@@ -89,6 +89,20 @@ def test_inception_gives_2048_numbers_whatever_the_images_size(tmp_path: Path) -
     save_file({**InceptionV3().state_dict(), "fc.weight": torch.zeros(1008, 2048)}, tmp_path / "inception.safetensors")
     extract = FileExtractor(settings(tmp_path / "inception.safetensors", "inception"))
     assert extract(torch.rand(1, 1, 20, 30)).shape == (1, 2048)
+
+
+def test_normalisations_in_the_weights_leave_inceptions_features_as_they_were() -> None:
+    network, g = InceptionV3().eval(), torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            for tensor, low, high in ((module.weight.data, 0.5, 1.5), (module.bias.data, -0.5, 0.5), (module.running_mean, -0.1, 0.1)):
+                tensor.copy_(torch.rand(len(tensor), generator=g) * (high - low) + low)
+            module.running_var.copy_(torch.rand(len(module.running_var), generator=g) * 0.1 + 0.05)
+    image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=g)
+    with torch.no_grad():
+        expected, found = network(image), folded(copy.deepcopy(network))(image)
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max() and expected.std() > 0
 
 
 def test_inceptions_images_are_resized_as_tensorflow_1_did() -> None:
