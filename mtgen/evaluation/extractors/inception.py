@@ -168,4 +168,5 @@ def folded(network: InceptionV3) -> nn.Module:
     for module in network.eval().modules():
         if isinstance(module, _Conv):
             module.conv, module.bn = fuse_conv_bn_eval(module.conv, cast(nn.BatchNorm2d, module.bn)), nn.Identity()
-    return network.to(memory_format=torch.channels_last)
+            module.conv.weight.data = module.conv.weight.data.contiguous(memory_format=torch.channels_last)
+    return network
