@@ -15,6 +15,8 @@ from mtgen.schema import IGNORE, Batch
 
 MOST = 8_000
 """Training images of a domain that are kept at most, a uniform choice of them."""
+TIMES = 3
+"""How many times as long the segmenter is trained as those that are trained for one evaluation: it is kept, and others are judged by it."""
 
 
 class Yardsticks:
@@ -91,7 +93,7 @@ class Yardsticks:
         if int(known.sum()) < FEWEST * classes:
             raise Skipped(f"it takes {FEWEST * classes} real training images with a mask, {FEWEST} a class; there are {int(known.sum())}")
         progress, place = self._progress("train the independent segmenter"), setting.real.at(reader="segmenter", **self._how)
-        return Segmenter(image[known], mask[known], classes, setting.seed, setting.device, progress, place)
+        return Segmenter(image[known], mask[known], classes, setting.seed, setting.device, progress, place, TIMES)
 
     @property
     def _how(self) -> dict[str, int]:
