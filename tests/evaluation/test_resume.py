@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtgen.evaluation import classifier, detector, segmenter, stages
+from mtgen.evaluation import classifier, detector, features, scores, segmenter, stages
 from mtgen.evaluation.metric import METRICS
+from mtgen.evaluation.metrics import box_agreement
 from mtgen.evaluation.panel import Report
 from mtgen.evaluation.segmenter import Segmenter
 from mtgen.evaluation.state import packed
@@ -92,8 +93,8 @@ class Stopped(Exception):
 class Counted:
     """The work of one process, which counts its parts, and stops before part `number` of a stage."""
 
-    def __init__(self, model: Model, real: Callable[[int], list[Batch]], stage: str = "", number: int = 0) -> None:
-        self.work = Work(model, real(0), real(1), samples=SAMPLES, seed=0, batch_size=BATCH)
+    def __init__(self, model: Model, real: Callable[[int], list[Batch]], stage: str = "", number: int = 0, samples: int = SAMPLES) -> None:
+        self.work = Work(model, real(0), real(1), samples=samples, seed=0, batch_size=BATCH)
         self.stop, self.made = (stage, number), {"read": 0, "seen": 0, "generated": 0, "tested": 0}
 
     def __call__(self, stage: str, wanted: Wanted, start: int) -> Iterator[Part]:
@@ -107,7 +108,8 @@ class Counted:
 def measured(model: Model, real: Callable[[int], list[Batch]], work: Counted, folder: Path | None = None, **more: Any) -> Report:
     names = [name for name in METRICS if not name.startswith("translation/class_kept")]
     shelves = {} if folder is None else {"real": Shelf(Store(folder / "real")), "own": Shelf(Store(folder / "own"), {"model": 1})}
-    return evaluate(model, real(0), real(1), samples=SAMPLES, seed=0, metrics=names, batch_size=BATCH, gather=work, **(shelves | more))
+    settings: dict[str, Any] = {"samples": SAMPLES, "seed": 0, "metrics": names, "batch_size": BATCH}
+    return evaluate(model, real(0), real(1), gather=work, **(settings | shelves | more))
 
 
 @pytest.mark.parametrize("stop", [("read", 2), ("seen", 3), ("generated", 0), ("generated", 4), ("tested", 0), ("tested", 5)])
@@ -136,6 +138,20 @@ def test_another_evaluation_does_not_go_on_with_it(model: Model, real: Any, tmp_
         measured(model, real, Counted(model, real, "tested", 2), tmp_path)
     other = {"own": Shelf(Store(tmp_path / "own"), {"model": 2})}
     assert measured(model, real, Counted(model, real), tmp_path, **other).resumed == 0
+
+
+def test_what_is_held_does_not_grow_with_the_generated_images(
+    model: Model, real: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (box_agreement, features, scores):
+        monkeypatch.setattr(module, "MOST", 40)
+    held = []
+    for samples in (80, 1600):
+        with pytest.raises(Stopped):
+            measured(model, real, Counted(model, real, "tested", 0, samples), tmp_path / str(samples), samples=samples)
+        (own,) = (tmp_path / str(samples) / "own").iterdir()
+        held.append(sum(file.stat().st_size for file in own.glob("*.safetensors")))
+    assert held[1] < 2 * held[0]  # between 40 and 80 rows of everything, and not 1,600
 
 
 def test_readers_and_features_of_real_images_are_made_once(model: Model, real: Any, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from mtgen.centres import decode_canvas
 from mtgen.evaluation.boxes import BoxPrecision, sure
-from mtgen.evaluation.choice import Choice
+from mtgen.evaluation.choice import MOST, Choice
 from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped, required_classes
 from mtgen.schema import Canvas, Prediction
 
@@ -18,7 +18,7 @@ class BoxAgreement(Metric):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.classes, self.kept = required_classes(setting.card), Choice()
+        self.classes, self.kept = required_classes(setting.card), Choice(MOST)
 
     def update_generated(self, canvas: Canvas, labels: Tensor, prediction: Prediction) -> None:
         if canvas.boxes is None or prediction.boxes is None:
