@@ -24,6 +24,9 @@ FAINTEST = 0.1
 MOST = 32
 """Boxes that are read in an image, at most."""
 
+RARE = -2.2
+"""Logit that centres start from: a probability of a tenth, so that the many empty cells do not drown the few others (Lin et al. 2017)."""
+
 
 @dataclass
 class Centres:
@@ -118,3 +121,12 @@ def decode_canvas(canvas: Tensor, most: int = MOST) -> Tensor:
     heat, size = canvas[:, :-2], canvas[:, -2:]
     hottest = heat.amax(1, keepdim=True).clamp_min(1e-6)
     return decode(heat, size / hottest, torch.full_like(size, 0.5), most)
+
+
+def focal(logits: Tensor, target: Centres, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
+    """Penalty-reduced focal loss, summed over classes and cells: `[B]`. Source: Law and Deng 2018, equation 1."""
+    probability, heat = logits.sigmoid(), target.heat
+    centre = heat == 1
+    at_centres = -(1 - probability).pow(alpha) * F.logsigmoid(logits) * centre
+    elsewhere = -(1 - heat).pow(beta) * probability.pow(alpha) * F.logsigmoid(-logits) * ~centre
+    return (at_centres + elsewhere).sum((1, 2, 3))

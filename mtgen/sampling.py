@@ -63,6 +63,7 @@ def generate(
     truncation: float = 1.0,
     rank: int = 0,
     world: int = 1,
+    start: int = 0,
 ) -> Iterator[tuple[Canvas, Tensor]]:
     """Draw samples, the prompt's rows in turn; yields canvases of up to `batch_size` samples, and which samples they are.
 
@@ -71,14 +72,11 @@ def generate(
     Args:
         n: how many; default: one for each row of the prompt.
         truncation: factor of the latents, 0 (all at their mean) to 1.
-        rank, world: draw this worker's part alone, as `mtgen.data.loader.once` deals samples out.
+        rank, world, start: draw this worker's batches alone, from number `start` on, as `mtgen.data.loader.once` deals them out.
     """
     total = len(prompt) if n is None else n
-    for start in range(0, total, batch_size * world):
-        together = torch.arange(start, min(start + batch_size * world, total))
-        position = together[len(together) * rank // world : len(together) * (rank + 1) // world]
-        if not len(position):
-            continue
+    for begin in range((start + rank) * batch_size, total, batch_size * world):
+        position = torch.arange(begin, min(begin + batch_size, total))
         latent = counter.normal(seed, purpose, position, (model.latent_size,), model.device)
         with torch.no_grad():
             canvas = model.sample(prompt.rows(position % len(prompt)).to(model.device), latent * truncation)

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -16,11 +18,14 @@ from mtgen.data.mixture import Samples, open_samples
 from mtgen.data.source import located
 from mtgen.data.view import view_of
 from mtgen.errors import CheckpointError, ConfigError
+from mtgen.evaluation.extractor import digest_of
 from mtgen.evaluation.metric import Progress
-from mtgen.evaluation.store import Store
-from mtgen.evaluation.suite import RealFeatures, Report, check_names, evaluate
+from mtgen.evaluation.panel import Report
+from mtgen.evaluation.store import Shelf, Store
+from mtgen.evaluation.suite import check_names, evaluate
 from mtgen.evaluation.work import Gather, Work
 from mtgen.journal import Journal
+from mtgen.machine import code_version
 from mtgen.model import Model
 from mtgen.report import keep_current
 from mtgen.runs import find_run, load_run
@@ -55,8 +60,12 @@ class Batches:
     world: int = 1
 
     def __iter__(self) -> Iterator[Batch]:
+        return self.since(0)
+
+    def since(self, start: int) -> Iterator[Batch]:
+        """See `mtgen.evaluation.work.Batches`."""
         limit = self.limit if self.config.data.limit is None else self.config.data.limit
-        return once(self.index, view_of(self.config), batch_size=100 * self.world, limit=limit, rank=self.rank, world=self.world)
+        return once(self.index, view_of(self.config), batch_size=100, limit=limit, rank=self.rank, world=self.world, start=start)
 
 
 class Snapshots:
@@ -212,11 +221,27 @@ Hire = Callable[[Config, Job], AbstractContextManager[Gather]]
 """(configuration with the number of workers, the job) -> workers that do it, for as long as the context lasts."""
 
 
-def work_of(job: Job) -> tuple[Work, Config, Samples, int]:
-    """A worker's work, the configuration, the training split, and the images that the checkpoint has seen.
+@dataclass(frozen=True)
+class Task:
+    """A worker's work, and what it is done on.
+
+    Attributes:
+        images: that the checkpoint has seen.
+    """
+
+    work: Work
+    model: Model
+    test: Samples
+    train: Samples
+    images: int
+
+
+def task_of(job: Job) -> Task:
+    """Load what an evaluation works on.
 
     Raises:
         CheckpointError: the run has a newer checkpoint than the one that is measured.
+        ConfigError: the data set has other classes than those that the run was trained on.
     """
     model, images = load_run(job.folder, job.device, job.checkpoint)
     if job.images is not None and images != job.images:
@@ -225,9 +250,22 @@ def work_of(job: Job) -> tuple[Work, Config, Samples, int]:
     other = {"path": located(str(job.against)), "mixture": []} if job.against else {}
     data = config.data.model_copy(update=other)
     test, train = open_samples(data, "test"), open_samples(data, "train")
+    _check_classes(model.card, test)
     parts = [Batches(config, split, rank=job.rank, world=job.world) for split in (test, train)]
     samples = job.samples or config.evaluate.samples
-    return Work(model, *parts, samples=samples, seed=job.seed, rank=job.rank, world=job.world), config, train, images
+    return Task(Work(model, *parts, samples=samples, seed=job.seed, rank=job.rank, world=job.world), model, test, train, images)
+
+
+def _check_classes(trained: DatasetCard, samples: Samples) -> None:
+    for what in ("classes", "mask_classes"):
+        own, other = getattr(trained, what), getattr(samples.card, what)
+        number = next((n for n, pair in enumerate(zip_longest(own, other)) if pair[0] != pair[1]), None)
+        if other and number is not None:
+            known, found = (repr(names[number]) if number < len(names) else "none" for names in (own, other))
+            raise ConfigError(
+                f"{samples.folder}: number {number} of its {what} is {found}, where the run was trained on {known}; "
+                f"a run can be tested on data whose dataset.json names the same {what} in the same order"
+            )
 
 
 def evaluate_run(
@@ -254,30 +292,31 @@ def evaluate_run(
         workers: processes that share the work, which `hire` provides.
 
     Raises:
-        ConfigError: there is no such metric or setting, or the extractor cannot be used.
+        ConfigError: there is no such metric or setting, the extractor cannot be used, or the data set has other classes than the run.
     """
     check_names(metrics or [])
     folder = find_run(run)
     job = Job(folder, against, n, seed, device, checkpoint, assignments=tuple(assignments or ()))
-    work, config, train, images = work_of(job)
-    config = config.model_copy(update={"workers": workers})
-    with hire(config, replace(job, images=images)) if hire and workers > 1 else nullcontext(work.stage) as gather:
+    task = task_of(job)
+    work, config = task.work, task.model.config.model_copy(update={"workers": workers})
+    with hire(config, replace(job, images=task.images)) if hire and workers > 1 else nullcontext(work.stage) as gather:
         report = evaluate(
-            work.model,
+            task.model,
             work.test,
             work.train,
             samples=work.samples,
             seed=seed,
             metrics=metrics,
             extractor=config.evaluate.extractor,
-            stored=stored_features(config, train, folder),
+            real=_real(task, folder),
+            own=_own(task, folder),
             gather=gather,
             progress=progress,
         )
-    if against is None:
+    if against is None and (folder / "checkpoints").is_dir():  # an exported model has neither journal nor page
         with closing(Journal(folder)) as journal:
             # Names of their own: MLflow has values of the quick metrics at this step already, of fewer samples.
-            journal.row(images, {f"evaluation/{name.rpartition('/')[2]}": value for name, value in report.items()})
+            journal.row(task.images, {f"evaluation/{name.rpartition('/')[2]}": value for name, value in report.items()})
         send_kept(config, folder)
         keep_current(folder)
     return report
@@ -291,7 +330,19 @@ def _with(config: Config, assignments: list[str]) -> Config:
     return validate(values)
 
 
-def stored_features(config: Config, train: Samples, folder: Path) -> RealFeatures:
-    """Where features of the training split are kept: in `cache/features` beside the run, for all runs."""
-    look = f"{config.size[0]}x{config.size[1]} {config.data.channels} limit {config.data.limit}"
-    return RealFeatures(Store(folder.parent / "cache" / "features"), train.fingerprint, train.split, look)
+def _look(config: Config) -> dict[str, Any]:
+    """How images are brought to the networks."""
+    return {"size": list(config.size), "channels": config.data.channels, "limit": config.data.limit}
+
+
+def _real(task: Task, folder: Path) -> Shelf:
+    """Where features and readers of the training split are kept: in `cache/evaluation` beside the run, for all runs."""
+    of = {"fingerprint": task.train.fingerprint, "split": task.train.split, **_look(task.model.config)}
+    return Shelf(Store(folder.parent / "cache" / "evaluation"), of)
+
+
+def _own(task: Task, folder: Path) -> Shelf:
+    """Where it is kept how far an evaluation is: in `cache` within the run."""
+    networks, data = task.model.networks, {split.split: split.fingerprint for split in (task.train, task.test)}
+    of = {"model": [digest_of(networks.generator), digest_of(networks.side)], "data": data, **_look(task.model.config), **code_version()}
+    return Shelf(Store(folder / "cache"), of)

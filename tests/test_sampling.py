@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,6 +80,17 @@ def test_samples_carry_no_graph() -> None:
 def test_rows_of_the_prompt_come_with_their_samples() -> None:
     prompt = Prompt.of_classes(torch.tensor([1, 0, 1, 1, 0]))
     assert torch.cat([rows for _, rows in generate(Linear(), prompt, 0, "test", 2)]).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("world", "start"), [(2, 0), (3, 0), (7, 0), (1, 2), (3, 4)])
+def test_workers_draw_the_batches_of_one_in_turn(world: int, start: int) -> None:
+    prompt = Prompt.of_classes(torch.tensor([1, 0, 1, 1, 0, 1, 0, 0, 1, 1, 0]))
+    alone = list(generate(Linear(), prompt, 0, "test", 2))[start:]
+    workers = [list(generate(Linear(), prompt, 0, "test", 2, rank=rank, world=world, start=start)) for rank in range(world)]
+    assert sum(len(worker) for worker in workers) == len(alone)
+    for number, (canvas, rows) in enumerate(alone):
+        other, same = workers[number % world][number // world]
+        assert torch.equal(rows, same) and torch.equal(canvas.image, other.image)
 
 
 def test_a_sample_is_drawn_for_its_row_of_the_prompt() -> None:

@@ -75,7 +75,7 @@ def evaluate(
         typer.Argument(metavar="[evaluate.KEY=VALUE]...", help="settings over the run's, such as evaluate.extractor.kind=inception"),
     ] = None,
     data: Annotated[str | None, typer.Option("--against", help="data set to test on; default: the run's own")] = None,
-    n: Annotated[int | None, typer.Option("--n", help="images to generate; default: evaluate.samples")] = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="images to generate; default: evaluate.samples")] = None,
     metrics: Annotated[
         str | None, typer.Option(help="names with commas between, such as test/box_ap50,condition/sound; default: all")
     ] = None,
@@ -87,6 +87,8 @@ def evaluate(
 ) -> None:
     """Every metric in one pass: class accuracy, mask mIoU, box AP, CAS, diversity, ... ; logged to the run's MLflow run too.
 
+    One that is interrupted goes on where it was when the same command is given again.
+
     Example: `mtgen evaluate digits-32 --metrics test/box_ap50,condition/sound --json metrics.json`
     """
     from mtgen.orchestrate.evaluation import on_ray
@@ -97,6 +99,8 @@ def evaluate(
         chosen = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
         report = evaluate_run(run, data, n, seed, device, progress, chosen, checkpoint, overrides, workers, on_ray)
     table(str(run), dict(report))
+    if report.resumed:
+        say(f"went on with an evaluation that was interrupted: {report.resumed:,} images were taken in before")
     for name, reason in report.skipped.items():
         say(f"left out: {name}: {reason}")
     write_json(json_file, {**report, "skipped": report.skipped})

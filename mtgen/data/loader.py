@@ -112,22 +112,21 @@ def once(
     limit: int | None = None,
     rank: int = 0,
     world: int = 1,
+    start: int = 0,
 ) -> Iterator[Batch]:
     """The split once, in the index's order, as `view.plain` shows it; the last batch may be smaller. For evaluation.
 
-    Each global batch of `batch_size` samples is dealt to the workers in contiguous parts that differ by one sample at most;
-    a worker whose part is empty gets no batch. `position` is the sample's number in the index. `limit` stops after so many samples.
+    Batches are dealt out whole, in turn: the worker `rank` has every `world`-th. So each batch is the same for any number of workers.
+    `position` is the sample's number in the index. `limit` stops after so many samples; the first `start` batches are passed over.
     """
     total = min(len(index), limit if limit is not None else len(index))
 
     def steps() -> Iterator[Step]:
-        for begin in range(0, total, batch_size):
+        for begin in range((start + rank) * batch_size, total, batch_size * world):
             at = np.arange(begin, min(begin + batch_size, total), dtype=np.int64)
-            mine = slice(len(at) * rank // world, len(at) * (rank + 1) // world)
-            if mine.start < mine.stop:
-                yield Step(at, at, mine)
+            yield Step(at, at, slice(0, len(at)))
 
-    reader = Reader(index, view.plain, -(-batch_size // world))
+    reader = Reader(index, view.plain, batch_size)
     ahead = _Ahead(reader, steps(), 2)
     try:
         yield from (batch for batch, _ in ahead)

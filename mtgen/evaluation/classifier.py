@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtgen.evaluation.fitting import Seen, as_input, fit
+from mtgen.evaluation.fitting import Reader, Seen, as_input
+from mtgen.evaluation.store import NOWHERE, Shelf
 from mtgen.pictures import to_uint8
 
 SIDE = 32
@@ -45,7 +46,7 @@ def _augmented(image: Tensor, random: torch.Generator) -> Tensor:
     return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
 
 
-class Classifier:
+class Classifier(Reader):
     """A convolutional network of 0.28M parameters, trained on labelled images when it is made.
 
     Trained on the 4,000 real training digits of the project's test data (28x28 in 32x32), it reads 0.979 of the 1,000 test digits
@@ -57,7 +58,10 @@ class Classifier:
         classes: how many there are.
         seed: of initialisation, order and augmentation; torch's global generator is left alone.
         progress: called with images seen and their total.
+        kept: where it lies, or will, when it is trained.
     """
+
+    network: nn.Sequential
 
     def __init__(
         self,
@@ -67,11 +71,9 @@ class Classifier:
         seed: int,
         device: torch.device | str = "cpu",
         progress: Seen = lambda done, total: None,
+        kept: Shelf = NOWHERE,
     ) -> None:
-        self.device = device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.network = _network(image.shape[1], classes).to(device)
+        super().__init__(lambda: _network(image.shape[1], classes), seed, device)
         random, order = torch.Generator().manual_seed(seed), torch.empty(0, dtype=torch.int64)
 
         def loss() -> Tensor:
@@ -82,7 +84,7 @@ class Classifier:
             logits = self.network(_augmented(as_input(image[rows], device), random))
             return F.cross_entropy(logits, label[rows].to(device))
 
-        fit(self.network, PEAK, IMAGES // BATCH, BATCH, loss, progress)
+        self.fit(PEAK, IMAGES // BATCH, BATCH, loss, progress, kept)
 
     @torch.no_grad()
     def read(self, image: Tensor) -> Tensor:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from mtgen.evaluation.store import Shelf
 from mtgen.registry import Registry
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
 
@@ -34,6 +35,8 @@ class Setting:
         progress: to be told of work that takes long.
         conditions: modalities that images can be asked for by.
         translates: what the domains are that the model translates between ("domain": data sets, "class"); `None`: it does not.
+        real: where networks lie that are trained on the real training images, for every run on the same data.
+        own: where those lie that are trained for this evaluation alone.
     """
 
     card: DatasetCard
@@ -43,6 +46,8 @@ class Setting:
     progress: Progress = lambda stage, done, total: None
     conditions: tuple[str, ...] = ()
     translates: str | None = None
+    real: Shelf = Shelf()
+    own: Shelf = Shelf()
 
 
 class Metric:
@@ -83,6 +88,9 @@ class Metric:
     def update_real(self, batch: Batch, prediction: Prediction, reconstruction: Canvas | None) -> None:
         """Take in a part of the real test split, and what the model reads in it."""
 
+    def update_rebuilt(self, features: Tensor, rebuilt: Tensor) -> None:
+        """Take in the features `[B,D]` of test images and those of their reconstructions."""
+
     def update_condition(self, name: str, batch: Batch, canvas: Canvas) -> None:
         """Take in test samples that have a modality, and what the model draws when it is asked by their modality `name` alone."""
 
@@ -96,6 +104,13 @@ class Metric:
         """The numbers, by name."""
         raise NotImplementedError
 
+    def collected(self) -> dict[str, Any]:
+        """Everything that it has taken in, for an evaluation that goes on later; see `mtgen.evaluation.state`."""
+        return {name: value for name, value in vars(self).items() if name not in _NOT_COLLECTED}
+
+
+_NOT_COLLECTED = {"setting", "yardsticks", "features", "reader"}
+"""What metrics share, and what is trained again, or comes from its shelf."""
 
 METRICS: Registry[type[Metric]] = Registry("metric", "mtgen.evaluation.metrics")
 """Every metric, by the name of its (first) number."""

@@ -1,43 +1,24 @@
-"""Features of real data on disk: computed once for a data set and an extractor, whatever the runs that are measured with them."""
+"""What an evaluation keeps on disk because it takes long to make: features, networks, and how far it is."""
 
 import hashlib
 import json
 import os
+import shutil
 import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load, save
+from torch import Tensor
 
-from mtgen.evaluation.features import MOST, Features
-
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Key:
-    """What the features are of, and how they came about.
-
-    Attributes:
-        fingerprint, split: of the data set.
-        look: how its images are brought to the networks: sides, channels, how many of them.
-        extractor: digest of the extractor.
-    """
-
-    fingerprint: str
-    split: str
-    look: str
-    extractor: str
-
-    @property
-    def name(self) -> str:
-        """Name of its files."""
-        told = json.dumps({**asdict(self), "most": MOST, "format": FORMAT}, sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()[:32]
+FORMAT = 2
 
 
 class Store:
-    """A folder of features: safetensors, and beside each a JSON with its key and its checksum.
+    """A folder of tensors: a JSON with what they are of, and the name and the checksum of the safetensors beside it.
 
     Args:
         folder: made where missing.
@@ -46,40 +27,99 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def get(self, key: Key) -> Features | None:
-        """What is stored; `None` where nothing is. What is damaged is named and passed over, so that it is computed again."""
-        file = self.folder / f"{key.name}.safetensors"
+    def _told(self, of: Mapping[str, Any]) -> Path:
+        """The JSON, named for what the tensors are of and how they came about."""
+        return self.folder / f"{_name(of)}.json"
+
+    def get(self, of: Mapping[str, Any]) -> tuple[dict[str, Tensor], Any] | None:
+        """Tensors and their note; `None` where nothing is stored. What is damaged is named and passed over, so that it is made again."""
+        path = self._told(of)
         try:
-            told = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-            data = file.read_bytes()
+            told = json.loads(path.read_text(encoding="utf-8"))
+            data = (self.folder / told["file"]).read_bytes()
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            _warn(file, str(error))
+        except (OSError, ValueError, KeyError) as error:
+            _warn(path, str(error))
             return None
-        if told.get("sha256") != hashlib.sha256(data).hexdigest():
-            _warn(file, "it is not what its checksum says")
+        if told["sha256"] != hashlib.sha256(data).hexdigest():
+            _warn(self.folder / told["file"], "it is not what its checksum says")
             return None
-        return Features.of(load(data))
+        return load(data), told["note"]
 
-    def put(self, key: Key, features: Features) -> None:
-        """Store features; a folder that cannot be written is named, and costs the time to compute them again."""
-        file, data = self.folder / f"{key.name}.safetensors", save(features.tensors())
-        told = {"sha256": hashlib.sha256(data).hexdigest(), "images": features.count, **asdict(key)}
+    def put(self, of: Mapping[str, Any], tensors: dict[str, Tensor], note: Any = None) -> None:
+        """Store tensors and a note in JSON's types: these or, if it is killed, what was there before.
+
+        A folder that cannot be written is named, and costs the time to make them again.
+        """
+        path, data = self._told(of), save(tensors)
+        digest = hashlib.sha256(data).hexdigest()
+        file = path.with_name(f"{path.stem}-{digest[:16]}.safetensors")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _write(file, data)
-            _write(file.with_suffix(".json"), json.dumps(told, indent=1).encode())  # last: without it there is nothing
+            _write(path, json.dumps({"file": file.name, "sha256": digest, "of": of, "note": note}, indent=1).encode())
+            self._remove(path, but=file)
         except OSError as error:
-            warnings.warn(f"{file}: cannot be written ({error.strerror}); the features are computed again next time", stacklevel=2)
+            warnings.warn(f"{file}: cannot be written ({error.strerror}); it is made again next time", stacklevel=2)
+
+    def _remove(self, path: Path, but: Path | None = None) -> None:
+        for file in self.folder.glob(f"{path.stem}-*"):
+            if file != but:
+                file.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder with all that it holds, and the one that it lies in with the last of it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # there is something else in it, or it was never made
+            self.folder.parent.rmdir()
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """A part of a store: what has some facts in common.
+
+    Attributes:
+        store: `None`: nothing is kept.
+        of: the facts.
+    """
+
+    store: Store | None = None
+    of: Mapping[str, Any] = field(default_factory=dict)
+
+    def at(self, **more: Any) -> "Shelf":
+        """A part of this part."""
+        return Shelf(self.store, {**self.of, **more})
+
+    def get(self) -> tuple[dict[str, Tensor], Any] | None:
+        """See `Store.get`."""
+        return None if self.store is None else self.store.get(self.of)
+
+    def put(self, tensors: dict[str, Tensor], note: Any = None) -> None:
+        """See `Store.put`."""
+        if self.store is not None:
+            self.store.put(self.of, tensors, note)
+
+    def alone(self) -> Store | None:
+        """A store of its own within the store, for what has these facts."""
+        return None if self.store is None else Store(self.store.folder / _name(self.of))
+
+
+NOWHERE = Shelf()
+"""Nothing is kept."""
+
+
+def _name(of: Mapping[str, Any]) -> str:
+    """A file's name for facts in JSON's types."""
+    return hashlib.sha256(json.dumps({**of, "format": FORMAT}, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _warn(file: Path, why: str) -> None:
-    warnings.warn(f"{file}: damaged ({why}); the features are computed again", stacklevel=3)
+    warnings.warn(f"{file}: damaged ({why}); what it holds is made again", stacklevel=4)
 
 
 def _write(path: Path, data: bytes) -> None:
     """Beside, then renamed: another evaluation may write the same file at the same time."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_bytes(data)
     os.replace(beside, path)

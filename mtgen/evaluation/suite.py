@@ -1,165 +1,24 @@
 """One pass over real and one over generated data feed every metric."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+
+from torch import Tensor
 
 from mtgen.config import Extractor
 from mtgen.errors import ConfigError
-from mtgen.evaluation.extractor import Extract, FileExtractor, SmallCNN
-from mtgen.evaluation.features import Features, FeatureSets
-from mtgen.evaluation.metric import METRICS, Metric, Progress, Setting, Skipped
-from mtgen.evaluation.store import Key, Store
-from mtgen.evaluation.work import Gather, Generated, Tested, Wanted, Work
-from mtgen.evaluation.yardsticks import Yardsticks
+from mtgen.evaluation.extractor import Extract, FileExtractor
+from mtgen.evaluation.metric import METRICS, Metric, Progress, Setting
+from mtgen.evaluation.panel import Panel, Report
+from mtgen.evaluation.stages import Stages
+from mtgen.evaluation.state import packed, unpacked
+from mtgen.evaluation.store import NOWHERE, Shelf
+from mtgen.evaluation.work import Gather, Wanted, Work
 from mtgen.registry import suggest
 from mtgen.sampling import Model
 from mtgen.schema import Batch
 
 QUICK_SAMPLES = 500
 """Generated images for the quick metrics: 50 a class of ten, so that a deviation within a class is right to 1 %."""
-
-
-STAGES = {
-    "read": "read the training split",
-    "seen": "features of the training split",
-    "generated": "generate",
-    "tested": "read the test split",
-}
-"""`Work`'s stages, as progress names them."""
-
-
-class Report(dict[str, float]):
-    """Numbers by name, such as `test/class_accuracy`.
-
-    Attributes:
-        skipped: why a metric is not among them, by name.
-        closest: see `FeatureSets.closest`.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.skipped: dict[str, str] = {}
-        self.closest: list[tuple[int, int, float]] = []
-
-
-@dataclass(frozen=True)
-class RealFeatures:
-    """Where features of the training split may have been stored by an earlier evaluation, or by one of another run.
-
-    Attributes:
-        fingerprint, split, look: see `mtgen.evaluation.store.Key`.
-    """
-
-    store: Store
-    fingerprint: str
-    split: str
-    look: str
-
-    def key(self, extract: Extract) -> Key:
-        """What they are stored under."""
-        return Key(self.fingerprint, self.split, self.look, extract.digest)
-
-
-class _Metrics:
-    """The metrics that are being fed; one that raises `Skipped` leaves, and the report says why."""
-
-    def __init__(self, names: list[str], setting: Setting) -> None:
-        self.report = Report()
-        self.active: dict[str, Metric] = {}
-        for name in names:
-            with self._unless_skipped(name):
-                self.active[name] = METRICS[name](setting)
-        self.yardsticks = Yardsticks(setting)
-        self.features, self.small = FeatureSets(""), False
-        for metric in self.active.values():
-            metric.yardsticks, metric.features = self.yardsticks, self.features
-
-    def compare_by(self, extract: Extract | None) -> Extract | None:
-        """Let distributions be compared by an extractor's features, or by the small network's; where that cannot be trained, by none."""
-        if self.small:
-            try:
-                extract = SmallCNN(self.yardsticks.classifier())
-            except Skipped as reason:
-                self._leave([name for name, metric in self.active.items() if metric.compared], f"{reason}; or name an evaluate.extractor")
-        if extract is not None:
-            self.features.name = extract.name
-        return extract
-
-    def _leave(self, names: list[str], reason: str) -> None:
-        for name in names:
-            self.report.skipped[name] = reason
-            del self.active[name]
-
-    @contextmanager
-    def _unless_skipped(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except Skipped as reason:
-            self.report.skipped[name] = str(reason)
-            self.active.pop(name, None)
-
-    def read(self, batch: Batch) -> None:
-        if self.independent:
-            self.yardsticks.update_train(batch)
-        self._feed(lambda metric: metric.update_train(batch))
-
-    def generated(self, part: Generated) -> None:
-        if part.features is not None:
-            self.features.update("generated", part.features, part.position)
-        self._feed(lambda metric: metric.update_generated(part.canvas, part.labels, part.prediction))
-
-    def tested(self, part: Tested) -> None:
-        if part.features is not None:
-            self.features.update("test", part.features, part.batch.position)
-        self._feed(lambda metric: metric.update_real(part.batch, part.prediction, part.reconstruction))
-        for condition, batch, canvas in part.conditions:
-            self._feed(lambda metric: metric.update_condition(condition, batch, canvas), condition)  # noqa: B023
-        if part.shared is not None:
-            image, asked = part.shared
-            self._feed(lambda metric: metric.update_shared(part.batch, image, asked))
-        for to, batch, canvas in part.translations:
-            self._feed(lambda metric: metric.update_translation(to, batch, canvas))  # noqa: B023
-
-    def _feed(self, update: Callable[[Metric], None], condition: str | None = None) -> None:
-        """Update all metrics, or those that read a condition."""
-        for name, metric in list(self.active.items()):
-            if condition is None or condition in metric.conditions:
-                with self._unless_skipped(name):
-                    update(metric)
-
-    def compute(self) -> Report:
-        for name, metric in list(self.active.items()):
-            with self._unless_skipped(name):
-                self.report.update(metric.compute())
-        self.report.closest = self.features.closest
-        return self.report
-
-    def reads(self, stream: Callable[..., None]) -> bool:
-        """Whether any metric takes in `stream`, one of `Metric`'s update methods; a stream that none reads is not made."""
-        return any(getattr(type(metric), stream.__name__) is not stream for metric in self.active.values())
-
-    @property
-    def independent(self) -> bool:
-        """Whether the independent readers are wanted, by a metric or as the small extractor."""
-        return self.small or any(metric.independent for metric in self.active.values())
-
-    def compares(self, kind: str | None = None) -> bool:
-        """Whether any metric compares the features of a stream; `None`: of any."""
-        return any(kind in metric.compared if kind else metric.compared for metric in self.active.values())
-
-    def wanted_of_test(self, extract: Extract | None) -> Wanted:
-        """What the metrics take in of the test split; `Wanted()`: nothing."""
-        active = self.active.values()
-        return Wanted(
-            predictions=self.reads(Metric.update_real),
-            reconstructions=any(metric.reconstructs for metric in active),
-            conditions=tuple(dict.fromkeys(name for metric in active for name in metric.conditions)),
-            shared=self.reads(Metric.update_shared),
-            translations=self.reads(Metric.update_translation),
-            extract=extract if self.compares("test") else None,
-        )
 
 
 def check_names(metrics: list[str]) -> None:
@@ -188,7 +47,8 @@ def evaluate(
     reference: bool = False,
     batch_size: int = 100,
     extractor: Extractor | None = None,
-    stored: RealFeatures | None = None,
+    real: Shelf = NOWHERE,
+    own: Shelf = NOWHERE,
     gather: Gather | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Report:
@@ -201,9 +61,10 @@ def evaluate(
         samples: how many images are generated, the classes in turn.
         metrics: names out of `METRICS`; default: all that are not made on request.
         quick: leave out what takes long, and generate `QUICK_SAMPLES` at most: for use during training.
-        reference: also what real training images in the place of generated ones would reach (`real/cas`).
+        reference: also what real training images in the place of generated ones would reach (`real/cas`, `real/miou`, `real/ap50`).
         extractor: whose features distributions are compared by; default: the small network's (`SmallCNN`).
-        stored: where features of the training split are kept.
+        real: where features and readers of the training split are kept, by what it is and how it is looked at.
+        own: where it is kept how far this evaluation is, by model and data; removed when it is done.
         gather: does the work; default: this process. Metrics are fed here in either case.
 
     Returns:
@@ -214,45 +75,48 @@ def evaluate(
     """
     names = _chosen(metrics, quick, reference)
     samples = min(samples, QUICK_SAMPLES) if quick else samples
-    setting = Setting(model.card, samples, seed, model.device, progress, tuple(model.conditions), model.translates)
-    fed = _Metrics(names, setting)
-    stages = _Stages(gather or Work(model, real_test, real_train, samples=samples, seed=seed, batch_size=batch_size).stage, progress)
-    extract = FileExtractor(extractor, model.device) if extractor and fed.compares() else None  # what is wrong with it is said first
-    fed.small = fed.compares() and extract is None
+    file = _extractor(names, extractor, model)  # what is wrong with it is said first
+    how = {"metrics": names, "samples": samples, "seed": seed, "batch": batch_size, "extractor": file.digest if file else None}
+    kept = own.at(**how).alone()
+    setting = Setting(
+        model.card, samples, seed, model.device, progress, tuple(model.conditions), model.translates, real=real, own=Shelf(kept)
+    )
+    panel = Panel(names, setting)
+    panel.small = panel.compares() and file is None
+    work = gather or Work(model, real_test, real_train, samples=samples, seed=seed, batch_size=batch_size).stage
+    stages = Stages(work, panel, kept, progress)
 
-    if real_train is not None and (fed.reads(Metric.update_train) or fed.independent):
-        stages.feed("read", Wanted(), fed.read)
-    used = fed.compare_by(extract)
-    if used is not None and fed.compares("train") and real_train is not None:
-        fed.features.sets |= _train_features(stages, used, stored)
-    if fed.reads(Metric.update_generated) or fed.compares("generated"):
-        wanted = Wanted(predictions=fed.reads(Metric.update_generated), extract=used if fed.compares("generated") else None)
-        stages.feed("generated", wanted, fed.generated, samples)
-    if (wanted := fed.wanted_of_test(used)) != Wanted():
-        stages.feed("tested", wanted, fed.tested)
-    return fed.compute()
-
-
-class _Stages:
-    """Goes through the stages of the work, and tells how far it is."""
-
-    def __init__(self, gather: Gather, progress: Progress) -> None:
-        self.gather, self.progress = gather, progress
-
-    def feed(self, stage: str, wanted: Wanted, take: Callable[[Any], None], total: int | None = None) -> None:
-        """Hand every part of a stage on, in order."""
-        done = 0
-        for part in self.gather(stage, wanted):
-            take(part)
-            self.progress(STAGES[stage], done := done + len(part), total)
+    if real_train is not None and (panel.reads(Metric.update_train) or panel.independent):
+        stages.feed("read", Wanted(), panel.read)
+    used = panel.compare_by(file)
+    if used is not None and panel.compares("train") and real_train is not None:
+        _compare_with_train(stages, used, real)
+    if panel.reads(Metric.update_generated) or panel.compares("generated"):
+        wanted = Wanted(predictions=panel.reads(Metric.update_generated), extract=used if panel.compares("generated") else None)
+        stages.feed("generated", wanted, panel.generated, samples)
+    if (wanted := panel.wanted_of_test(used)) != Wanted():
+        stages.feed("tested", wanted, panel.tested)
+    report = panel.compute()
+    if kept is not None:
+        kept.remove()
+    return report
 
 
-def _train_features(stages: _Stages, extract: Extract, stored: RealFeatures | None) -> dict[str, Features]:
-    """Features of the training split: those that are stored, or computed and stored."""
-    if stored is not None and (found := stored.store.get(stored.key(extract))) is not None:
-        return {"train": found}
-    made = FeatureSets(extract.name)
-    stages.feed("seen", Wanted(extract=extract), lambda part: made.update("train", part.features, part.position))
-    if stored is not None and made.sets:
-        stored.store.put(stored.key(extract), made.sets["train"])
-    return made.sets
+def _extractor(names: list[str], extractor: Extractor | None, model: Model) -> FileExtractor | None:
+    return FileExtractor(extractor, model.device) if extractor and any(METRICS[name].compared for name in names) else None
+
+
+def _compare_with_train(stages: Stages, extract: Extract, real: Shelf) -> None:
+    """Features of the training split: those that an earlier evaluation stored, or computed and stored."""
+    shelf, sets = real.at(features=extract.digest), stages.panel.features
+    if (found := shelf.get()) is not None:
+        sets.sets["train"] = unpacked(found[1], found[0])
+    else:
+        if "train" not in sets.sets:  # nor was it with what an interrupted evaluation had
+            stages.done.pop("seen", None)
+        stages.feed("seen", Wanted(extract=extract), lambda part: sets.update("train", part.features, part.position))
+        if "train" in sets.sets:
+            tensors: dict[str, Tensor] = {}
+            note = packed(sets.sets["train"], tensors)
+            shelf.put(tensors, note)
+    stages.elsewhere = ("train",) if shelf.store is not None else ()

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from itertools import islice
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ class Wanted:
     Attributes:
         predictions: what the model reads.
         reconstructions: of test images.
+        rebuilt: features of the reconstructions.
         conditions: modalities by which test samples are asked for.
         shared: vectors in the shared representation space.
         translations: test images in other domains.
@@ -28,6 +30,7 @@ class Wanted:
 
     predictions: bool = False
     reconstructions: bool = False
+    rebuilt: bool = False
     conditions: tuple[str, ...] = ()
     shared: bool = False
     translations: bool = False
@@ -68,6 +71,7 @@ class Tested:
     """Real test samples and all that is made of them.
 
     Attributes:
+        rebuilt: features of the images and those of their reconstructions.
         conditions: modality, the samples that have it, and what is drawn when they are asked for by it alone.
         shared: images `[B,d]`, and each modality's vectors `[B,d]` and which are there.
         translations: domain, samples of other domains, and their images in it.
@@ -77,6 +81,7 @@ class Tested:
     prediction: Prediction
     reconstruction: Canvas | None = None
     features: Tensor | None = None
+    rebuilt: tuple[Tensor, Tensor] | None = None
     conditions: list[tuple[str, Batch, Canvas]] = field(default_factory=list)
     shared: tuple[Tensor, dict[str, tuple[Tensor, Tensor]]] | None = None
     translations: list[tuple[int, Batch, Canvas]] = field(default_factory=list)
@@ -86,8 +91,21 @@ class Tested:
 
 
 Part = Batch | Seen | Generated | Tested
-Gather = Callable[[str, Wanted], Iterator[Part]]
-"""(name of one of `Work`'s stages, what is wanted) -> the parts of that stage, in the order of their positions."""
+Gather = Callable[[str, Wanted, int], Iterator[Part]]
+"""(name of one of `Work`'s stages, what is wanted, n) -> the parts of that stage but for the first n, in the order of their positions."""
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """A worker's batches of a split, each time they are gone through, that can begin later than with the first without making it."""
+
+    def since(self, start: int) -> Iterator[Batch]:
+        """Those that are left without the first `start` of all workers' batches."""
+        ...
+
+
+def _since(batches: Iterable[Batch] | Batches | None, start: int) -> Iterator[Batch]:
+    return batches.since(start) if isinstance(batches, Batches) else islice(batches or (), start, None)
 
 
 class Work:
@@ -115,39 +133,40 @@ class Work:
         self.model, self.test, self.train = model, test, train
         self.samples, self.seed, self.batch_size, self.rank, self.world = samples, seed, batch_size, rank, world
 
-    def stage(self, name: str, wanted: Wanted) -> Iterator[Part]:
-        """The parts of the stage "read", "seen", "generated" or "tested"; it is a `Gather` of one worker."""
-        return getattr(self, name)(wanted)
+    def stage(self, name: str, wanted: Wanted, start: int = 0) -> Iterator[Part]:
+        """The parts of the stage "read", "seen", "generated" or "tested" from number `start` on; it is a `Gather` of one worker."""
+        return getattr(self, name)(wanted, start)
 
-    def read(self, wanted: Wanted) -> Iterator[Batch]:
+    def read(self, wanted: Wanted, start: int) -> Iterator[Batch]:
         """The training split."""
-        return iter(self.train or ())
+        return _since(self.train, start)
 
-    def seen(self, wanted: Wanted) -> Iterator[Seen]:
+    def seen(self, wanted: Wanted, start: int) -> Iterator[Seen]:
         """The training split, as features."""
-        for batch in self.train or ():
+        for batch in _since(self.train, start):
             features = wanted.features(batch.image.to(self.model.device))
             if features is not None:
                 yield Seen(batch.position, features)
 
-    def generated(self, wanted: Wanted) -> Iterator[Generated]:
+    def generated(self, wanted: Wanted, start: int) -> Iterator[Generated]:
         """Generated images, the classes in turn."""
         labels = balanced_labels(self.samples, list(range(len(self.model.card.classes))))
-        drawn = generate(self.model, Prompt.of_classes(labels), self.seed, "evaluate", self.batch_size, rank=self.rank, world=self.world)
-        for canvas, rows in drawn:
-            yield Generated(
-                rows, canvas, labels[rows].to(self.model.device), self._read(wanted, canvas.image), wanted.features(canvas.image)
-            )
+        prompt, dealt = Prompt.of_classes(labels), {"rank": self.rank, "world": self.world, "start": start}
+        for canvas, rows in generate(self.model, prompt, self.seed, "evaluate", self.batch_size, **dealt):
+            asked = labels[rows].to(self.model.device)
+            yield Generated(rows, canvas, asked, self._read(wanted, canvas.image), wanted.features(canvas.image))
 
-    def tested(self, wanted: Wanted) -> Iterator[Tested]:
+    def tested(self, wanted: Wanted, start: int) -> Iterator[Tested]:
         """The test split, and what the model makes of it."""
-        for batch in self.test:
+        for batch in _since(self.test, start):
             here = batch.to(self.model.device)
             made = Tested(here, self._read(wanted, here.image), features=wanted.features(here.image))
             if wanted.reconstructions:
                 labels = here.label.where(here.present["class"], -1)
                 with torch.no_grad():
                     made.reconstruction = self.model.reconstruct(here.image, Prompt.of_classes(labels))
+            if wanted.rebuilt and wanted.extract is not None and made.reconstruction is not None and made.features is not None:
+                made.rebuilt = made.features, wanted.extract(_within_picture(made.reconstruction).image)
             made.conditions = [part for name in wanted.conditions for part in self._condition(here, name)]
             if wanted.shared:
                 made.shared = self._shared(here)

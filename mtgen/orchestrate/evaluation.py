@@ -10,7 +10,7 @@ from mtgen.config import Config, resolve_device
 from mtgen.errors import UserError
 from mtgen.evaluation.work import Gather, Part, Wanted, Work, on_cpu
 from mtgen.orchestrate.cluster import cpus_per_worker, last_line, ray_cluster
-from mtgen.snapshot import Job, work_of
+from mtgen.snapshot import Job, task_of
 
 AHEAD = 2
 """Parts that a worker makes before the last one is taken, so that memory stays flat where the metrics are slower than the workers."""
@@ -37,10 +37,10 @@ def on_ray(config: Config, job: Job, cpus: int | None = None) -> Iterator[Gather
             num_cpus=threads, num_gpus=gpus, num_returns="streaming", _generator_backpressure_num_objects=AHEAD
         )
 
-        def gather(stage: str, wanted: Wanted) -> Iterator[Part]:
+        def gather(stage: str, wanted: Wanted, start: int) -> Iterator[Part]:
             jobs = [replace(job, rank=rank, world=world, threads=threads) for rank in range(world)]
             try:
-                yield from _in_turn([task.remote(stage, wanted, one) for one in jobs], ray.get)
+                yield from _in_turn([task.remote(stage, wanted, start, one) for one in jobs], ray.get)
             except ray.exceptions.RayError as error:
                 raise UserError(f"a worker of the evaluation failed: {last_line(error)}") from error
 
@@ -48,7 +48,7 @@ def on_ray(config: Config, job: Job, cpus: int | None = None) -> Iterator[Gather
 
 
 def _in_turn(streams: list[Iterator[Any]], get: Callable[[Any], Part]) -> Iterator[Part]:
-    """The parts of all workers, in the order of their positions: each deals out one of every round, the last round may be short."""
+    """The parts of all workers, in the order of their positions: they are dealt out in turn, the last round may be short."""
     while streams:
         for stream in list(streams):
             try:
@@ -62,13 +62,13 @@ def _in_turn(streams: list[Iterator[Any]], get: Callable[[Any], Part]) -> Iterat
 @lru_cache(maxsize=1)
 def _work(job: Job) -> Work:
     """Loaded once in a worker's process, whatever the number of stages."""
-    return work_of(job)[0]
+    return task_of(job).work
 
 
-def _parts(stage: str, wanted: Wanted, job: Job) -> Iterator[Part]:
+def _parts(stage: str, wanted: Wanted, start: int, job: Job) -> Iterator[Part]:
     """What each of Ray's workers runs."""
     import torch
 
     torch.set_num_threads(job.threads)
-    for part in _work(job).stage(stage, wanted):
+    for part in _work(job).stage(stage, wanted, start):
         yield on_cpu(part)

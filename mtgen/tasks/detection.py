@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtgen.centres import Centres, decode, encode
+from mtgen.centres import RARE, decode, encode, focal
 from mtgen.config import TASKS, TaskSettings
 from mtgen.errors import ConfigError
 from mtgen.networks.blocks import Conv2d, activate
@@ -15,9 +15,6 @@ from mtgen.networks.discriminator import Discriminator
 from mtgen.networks.generator import Drawing
 from mtgen.schema import Prediction
 from mtgen.tasks.base import Losses, Scene, Sizes, Task, Views
-
-RARE = -2.2
-"""Logit that centres start from: a probability of a tenth, so that the many empty cells do not drown the few others (Lin et al. 2017)."""
 
 
 class CentreHead(nn.Module):
@@ -118,12 +115,3 @@ class Detection(Task):
     def read(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
         logits, size, offset = self.maps(discriminator, features)
         prediction.boxes = decode(logits.sigmoid(), size, offset)
-
-
-def focal(logits: Tensor, target: Centres, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
-    """Penalty-reduced focal loss, summed over classes and cells: `[B]`. Source: Law and Deng 2018, equation 1."""
-    probability, heat = logits.sigmoid(), target.heat
-    centre = heat == 1
-    at_centres = -(1 - probability).pow(alpha) * F.logsigmoid(logits) * centre
-    elsewhere = -(1 - heat).pow(beta) * probability.pow(alpha) * F.logsigmoid(-logits) * ~centre
-    return (at_centres + elsewhere).sum((1, 2, 3))

@@ -185,11 +185,13 @@ def test_once_stops_at_its_limit(numbered: Path) -> None:
     assert [len(part) for part in parts] == [25, 6]
 
 
-@pytest.mark.parametrize("world", [2, 3, 7])
-def test_once_deals_every_sample_to_one_worker(world: int, numbered: Path) -> None:
+@pytest.mark.parametrize(("world", "start"), [(2, 0), (3, 0), (7, 0), (1, 2), (3, 4)])
+def test_once_deals_its_batches_to_the_workers_in_turn(world: int, start: int, numbered: Path) -> None:
     index = open_index(numbered, "train")
-    found = [number(part) for rank in range(world) for part in once(index, rank=rank, world=world)]
-    assert sorted(np.concatenate(found).tolist()) == list(range(60))
+    alone = [number(part).tolist() for part in once(index, batch_size=9)][start:]
+    workers = [[number(part).tolist() for part in once(index, batch_size=9, rank=rank, world=world, start=start)] for rank in range(world)]
+    assert sum(len(worker) for worker in workers) == len(alone)
+    assert [workers[n % world][n // world] for n in range(len(alone))] == alone
 
 
 def test_leaving_once_early_ends_its_thread(numbered: Path) -> None:

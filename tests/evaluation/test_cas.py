@@ -82,7 +82,7 @@ def test_the_reference_trains_on_as_many_real_images_as_are_generated(make_card:
     label = torch.arange(200) % 3
     for rows in label.split(64):
         reference.update_train(make_batch(stripes(rows), rows))
-    assert len(reference.image) == len(reference.label) == 50
+    assert [len(part) for part in reference.kept.rows()] == [50, 50, 50]
 
 
 def test_the_reference_chooses_from_the_whole_training_split(make_card: MakeCard, make_batch: MakeBatch) -> None:
@@ -90,14 +90,15 @@ def test_the_reference_chooses_from_the_whole_training_split(make_card: MakeCard
     for number in range(3):  # sorted by class: the first 30 alone would all be of class 0
         label = torch.full((100,), number)
         reference.update_train(make_batch(stripes(label), label))
-    assert set(reference.label) == {0, 1, 2}
+    assert set(reference.kept.rows()[2].tolist()) == {0, 1, 2}
 
 
 def test_an_image_is_kept_with_its_own_class(make_card: MakeCard, make_batch: MakeBatch) -> None:
     reference = RealClassificationAccuracyScore(Setting(make_card(), samples=30))
     label = torch.arange(300) % 3
     reference.update_train(make_batch(label[:, None, None, None].expand(-1, 1, 4, 4) - 1.0, label))
-    assert [round(float(image[0, 0, 0]) / 127.5) for image in reference.image] == reference.label
+    _, image, label = reference.kept.rows()
+    assert torch.equal((image[:, 0, 0, 0] / 127.5).round().long(), label)
 
 
 def test_the_same_seed_trains_the_same_classifier(short: None) -> None:

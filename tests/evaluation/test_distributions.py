@@ -15,7 +15,6 @@ from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped
 from mtgen.evaluation.metrics.frechet_distance import frechet_distance
 from mtgen.evaluation.metrics.kernel_distance import kernel_distance
 from mtgen.evaluation.metrics.precision_recall import precision_recall
-from mtgen.evaluation.store import Key, Store
 from mtgen.schema import DatasetCard
 
 
@@ -140,18 +139,3 @@ def test_a_stream_in_any_parts_and_order_keeps_the_same(seed: int, sizes: list[i
     assert torch.allclose(stream.mean, part.double().mean(0))
     if len(part) > 1:
         assert torch.allclose(stream.covariance, torch.cov(part.double().T), rtol=1e-6, atol=1e-6)
-
-
-def test_features_are_stored_under_what_they_depend_on_and_damage_is_noticed(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    store, key = Store(tmp_path / "cache"), Key("data", "train", "32x32", "network")
-    assert store.get(key) is None
-    store.put(key, collected(rows(0, 20, 3)))
-    found = store.get(key)
-    assert found is not None
-    assert {n: t.tolist() for n, t in found.tensors().items()} == {n: t.tolist() for n, t in collected(rows(0, 20, 3)).tensors().items()}
-    for other in (Key("other", "train", "32x32", "network"), Key("data", "train", "32x32", "other"), Key("data", "train", "64", "network")):
-        assert store.get(other) is None
-    file = tmp_path / "cache" / f"{key.name}.safetensors"
-    file.write_bytes(file.read_bytes()[:-1] + b"?")
-    with pytest.warns(UserWarning, match="damaged .* computed again"):
-        assert store.get(key) is None

@@ -16,7 +16,7 @@ from mtgen.config import Extractor, validate
 from mtgen.errors import ConfigError
 from mtgen.evaluation.extractor import FileExtractor
 from mtgen.evaluation.extractors.dinov2 import PUBLISHED, DINOv2
-from mtgen.evaluation.extractors.inception import InceptionV3, resized
+from mtgen.evaluation.extractors.inception import InceptionV3, folded, resized
 from mtgen.schema import Batch
 
 
@@ -91,6 +91,20 @@ def test_inception_gives_2048_numbers_whatever_the_images_size(tmp_path: Path) -
     assert extract(torch.rand(1, 1, 20, 30)).shape == (1, 2048)
 
 
+def test_normalisations_in_the_weights_leave_inceptions_features_as_they_were() -> None:
+    network, g = InceptionV3().eval(), torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            for tensor, low, high in ((module.weight.data, 0.5, 1.5), (module.bias.data, -0.5, 0.5), (module.running_mean, -0.1, 0.1)):
+                tensor.copy_(torch.rand(len(tensor), generator=g) * (high - low) + low)
+            module.running_var.copy_(torch.rand(len(module.running_var), generator=g) * 0.1 + 0.05)
+    image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=g)
+    with torch.no_grad():
+        expected, found = network(image), folded(copy.deepcopy(network))(image)
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max() and expected.std() > 0
+
+
 def test_inceptions_images_are_resized_as_tensorflow_1_did() -> None:
     image = torch.rand(1, 1, 3, 5)
     found = resized(image, 6)[0, 0]
@@ -146,18 +160,18 @@ def test_a_file_of_another_shape_is_one_error_that_names_the_tensors(tmp_path: P
 def test_features_of_real_images_are_computed_once(
     scripted: Callable[[nn.Module], Path], assemble: Any, make_card: Any, make_batch: Any, tmp_path: Path
 ) -> None:
-    from mtgen.evaluation.store import Store
-    from mtgen.evaluation.suite import RealFeatures, evaluate
+    from mtgen.evaluation.store import Shelf, Store
+    from mtgen.evaluation.suite import evaluate
     from mtgen.schema import Canvas
 
     batches = [make_batch(torch.rand(40, 1, 8, 8) * 2 - 1)]
     model = assemble(make_card(), lambda labels, latent: Canvas(F.pad(latent.view(-1, 1, 2, 2), (3, 3, 3, 3)).tanh()))
-    stored = RealFeatures(Store(tmp_path), "fingerprint", "train", "8x8 grey")
+    real = Shelf(Store(tmp_path / "cache"), {"fingerprint": "some data"})
     settings_ = settings(scripted(Means()), "torchscript", name="means", side=0)
 
     def run(train: list[Batch]) -> dict[str, float]:
         names = ["distribution/fd", "distribution/kd", "distribution/prdc", "distribution/memorisation"]
-        return evaluate(model, batches, train, samples=50, seed=0, metrics=names, extractor=settings_, stored=stored)
+        return evaluate(model, batches, train, samples=50, seed=0, metrics=names, extractor=settings_, real=real)
 
     first = run(batches)
     assert len(first) == 8

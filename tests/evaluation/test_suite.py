@@ -22,14 +22,17 @@ QUICK = {
     "test/class_accuracy",
     "test/mask_miou",
     "test/reconstruction_psnr",
+    "test/reconstruction_ssim",
     "generated/class_agreement",
     "generated/mask_agreement",
     "generated/diversity",
     "generated/diversity_worst",
     "generated/spread",
 }
-SLOW = {"generated/cas", "condition/class", "generated/mask_iou"}
+SLOW = {"generated/cas", "condition/class", "generated/mask_iou", "generated/synthetic_miou"}
 COMPARED = {f"distribution/{name}_small_cnn" for name in ("kd", "precision", "recall", "density", "coverage", "memorisation", "memorised")}
+COMPARED.add("test/reconstruction_features_small_cnn")
+NOT_DRAWN = {"generated/synthetic_ap50"}
 NOT_READ = {"test/box_ap50", "test/tagging_map", "generated/box_agreement"}
 NOT_ASKED = {"condition/caption", "condition/sound", "condition/image", "condition/layout_iou"}
 NOT_SHARED = {"retrieval/sound_to_class", "retrieval/caption_to_image", "retrieval/image_to_class"}
@@ -89,7 +92,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_number_has_its_name(model: Model, real: Any, short: None) -> None:
     report = evaluate(model, real(), real(seed=1), samples=90, seed=0)
     assert set(report) == QUICK | SLOW | COMPARED
-    assert set(report.skipped) == NOT_READ | NOT_ASKED | NOT_SHARED | NOT_TRANSLATED | {"distribution/fd"}
+    assert set(report.skipped) == NOT_READ | NOT_DRAWN | NOT_ASKED | NOT_SHARED | NOT_TRANSLATED | {"distribution/fd"}
     assert report.skipped["distribution/fd"] == "it takes 129 real training images; there are 96"
 
 
@@ -123,7 +126,7 @@ def test_another_seed_draws_other_samples(model: Model, real: Any) -> None:
 
 def test_the_reference_is_computed_on_request(model: Model, real: Any, short: None) -> None:
     report = evaluate(model, real(), real(seed=1), samples=60, seed=0, reference=True)
-    assert set(report) == QUICK | SLOW | COMPARED | {"real/cas"}
+    assert set(report) == QUICK | SLOW | COMPARED | {"real/cas", "real/miou"}
 
 
 def test_the_reference_needs_a_training_split(model: Model, real: Any, short: None) -> None:
@@ -139,6 +142,7 @@ def test_what_a_model_cannot_do_is_named_and_left_out(assemble: Any, make_card: 
         "test/class_accuracy": "the run does not read classes",
         "test/mask_miou": "the run does not read masks",
         "test/reconstruction_psnr": "the run does not reconstruct images",
+        "test/reconstruction_ssim": "the run does not reconstruct images",
         "generated/class_agreement": "the run does not read classes",
         "generated/mask_agreement": "the run does not read masks",
         "test/box_ap50": "the run does not read boxes",
@@ -151,9 +155,11 @@ def test_what_a_data_set_does_not_name_is_named_and_left_out(assemble: Any, make
     networks = Networks()
     model = assemble(make_card(0, 0), networks.draw, networks.read, networks.rebuild)
     report = evaluate(model, [make_batch(torch.zeros(4, 1, 8, 8))], None, samples=20, seed=0)
-    assert set(report) == {"test/reconstruction_psnr"}
-    skipped = QUICK - {"test/reconstruction_psnr", "generated/diversity_worst"} | SLOW | NOT_READ | NOT_ASKED | NOT_SHARED | NOT_TRANSLATED
-    assert set(report.skipped) == skipped | {f"distribution/{name}" for name in ("fd", "kd", "prdc", "memorisation")}
+    rebuilt = {"test/reconstruction_psnr", "test/reconstruction_ssim"}
+    assert set(report) == rebuilt
+    skipped = QUICK - {*rebuilt, "generated/diversity_worst"} | SLOW | NOT_READ | NOT_DRAWN | NOT_ASKED | NOT_SHARED | NOT_TRANSLATED
+    compared = {f"distribution/{name}" for name in ("fd", "kd", "prdc", "memorisation")} | {"test/reconstruction_features"}
+    assert set(report.skipped) == skipped | compared
 
 
 def test_images_without_a_class_are_reconstructed_as_of_no_class(assemble: Any, make_card: MakeCard, make_batch: MakeBatch) -> None:

@@ -2,7 +2,7 @@
 
 from mtgen.evaluation.confusion import Confusion
 from mtgen.evaluation.metric import METRICS, Metric, Setting, required_condition, required_mask_classes
-from mtgen.evaluation.yardsticks import reduced_mask
+from mtgen.evaluation.segmenter import reduced_mask
 from mtgen.schema import Batch, Canvas
 
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from mtgen.evaluation.confusion import Confusion
 from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped, required_mask_classes
-from mtgen.evaluation.yardsticks import reduced_mask
+from mtgen.evaluation.segmenter import reduced_mask
 from mtgen.schema import Canvas, Prediction
 
 

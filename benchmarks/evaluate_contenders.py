@@ -1,0 +1,183 @@
+"""One contender of `evaluate_speed.py`, in a process of its own on one thread; the last line of the output is JSON.
+
+Each compares the same two sets of uint8 images, in memory, by the features of the same Inception.
+"""
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+Numbers = dict[str, float]
+
+
+def mtgen(a: argparse.Namespace, real: Tensor, drawn: Tensor) -> Callable[[], Numbers]:
+    """FID; with four: also KID, precision and recall, density and coverage."""
+    import hashlib
+
+    from mtgen.config import Extractor
+    from mtgen.evaluation.metric import METRICS
+    from mtgen.evaluation.metrics.frechet_distance import FrechetDistance, frechet_distance
+    from mtgen.evaluation.suite import evaluate
+    from mtgen.evaluation.work import Generated, Part, Seen, Wanted
+    from mtgen.schema import Canvas, DatasetCard, Prediction
+
+    @METRICS.register("distribution/fd_of_few")
+    class OfFew(FrechetDistance):
+        """mtgen wants more images than a feature has numbers, the peers do not: FID of as few as there is time for."""
+
+        def compute(self) -> Numbers:
+            return {"distribution/fid": frechet_distance(self.features.get("train", 2), self.features.get("generated", 2))}
+
+    class Drawn:
+        """What an evaluation asks of a model, where the images are there already."""
+
+        card, conditions, translates, device = DatasetCard(name="images", splits={}), (), None, torch.device("cpu")
+
+    def gather(stage: str, wanted: Wanted, start: int) -> Iterator[Part]:
+        assert wanted.extract is not None
+        images = drawn if stage == "generated" else real
+        for rows in torch.arange(len(images)).split(a.batch):
+            image = images[rows].float() / 127.5 - 1
+            features, none = wanted.extract(image), torch.full((len(rows),), -1)
+            if stage == "seen":
+                yield Seen(rows, features)
+            else:
+                yield Generated(rows, Canvas(image), none, Prediction(), features)
+
+    weights = Path(a.weights)
+    extractor = Extractor(kind="inception", path=a.weights, sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
+    names = ["distribution/fd_of_few", *(["distribution/kd", "distribution/prdc"] if a.metrics == 4 else [])]
+
+    def run() -> Numbers:
+        model: Any = Drawn()
+        report = evaluate(model, [], [], samples=len(drawn), seed=0, metrics=names, extractor=extractor, gather=gather)
+        return {name.partition("/")[2]: value for name, value in report.items()}
+
+    return run
+
+
+def torch_fidelity(a: argparse.Namespace, real: Tensor, drawn: Tensor) -> Callable[[], Numbers]:
+    """FID; with four: also KID, precision and recall."""
+    _torchvision()
+    import torch_fidelity
+    from torch.utils.data import Dataset
+
+    class Images(Dataset[Tensor]):
+        def __init__(self, images: Tensor) -> None:
+            self.images = images
+
+        def __len__(self) -> int:
+            return len(self.images)
+
+        def __getitem__(self, number: int) -> Tensor:
+            return self.images[number]
+
+    four = {"kid": True, "prc": True, "kid_subset_size": min(1000, len(drawn))} if a.metrics == 4 else {}
+    how = {"cuda": False, "cache": False, "verbose": False, "save_cpu_ram": True, "batch_size": a.batch}
+    how |= {"feature_extractor": "inception-v3-compat", "feature_extractor_weights_path": str(Path(a.weights).with_suffix(".pth"))}
+
+    def run() -> Numbers:
+        found = torch_fidelity.calculate_metrics(input1=Images(drawn), input2=Images(real), fid=True, **four, **how)
+        return {"fid": found["frechet_inception_distance"], **found}
+
+    return run
+
+
+def _torchmetrics(a: argparse.Namespace, real: Tensor, drawn: Tensor, shared: bool) -> Callable[[], Numbers]:
+    """FID; with four: also KID, MIFID and the Inception score."""
+    _torchvision()
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.inception import InceptionScore
+    from torchmetrics.image.kid import KernelInceptionDistance
+    from torchmetrics.image.mifid import MemorizationInformedFrechetInceptionDistance
+    from torchmetrics.wrappers import FeatureShare
+
+    class Inception(nn.Module):
+        num_features = 2048
+
+        def __init__(self) -> None:
+            super().__init__()
+            path = str(Path(a.weights).with_suffix(".pth"))
+            self.network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=path).eval()
+
+        def forward(self, image: Tensor) -> Tensor:
+            with torch.no_grad():
+                return self.network(image)[0]
+
+    def run() -> Numbers:
+        network = Inception()
+        metrics: dict[str, Any] = {"fid": FrechetInceptionDistance(feature=network)}
+        if a.metrics == 4:
+            metrics["kid"] = KernelInceptionDistance(feature=network, subset_size=min(1000, len(drawn)))
+            metrics["mifid"] = MemorizationInformedFrechetInceptionDistance(feature=network)
+            metrics["score"] = InceptionScore(feature=network)
+        fed = FeatureShare(metrics, max_cache_size=1) if shared else metrics
+        for images, kind in ((real, True), (drawn, False)):
+            for part in images.split(a.batch):
+                if "score" in metrics and not kind:
+                    metrics["score"].update(part)
+                for name in ("fid", "kid", "mifid"):
+                    if name in metrics:
+                        fed[name].update(part, real=kind)
+        numbers = {}
+        for name, metric in metrics.items():
+            value = metric.compute()
+            numbers[name] = float(value[0] if isinstance(value, tuple) else value)
+        return numbers
+
+    return run
+
+
+def _torchvision() -> None:
+    """PyPI's torchvision does not find its own operators beside a CPU build of torch, and cannot be imported; none of them is used here."""
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor boxes, Tensor scores, float overlap) -> Tensor")
+        _KEPT.append(library)
+
+
+_KEPT: list[Any] = []
+CONTENDERS: dict[str, Callable[[argparse.Namespace, Tensor, Tensor], Callable[[], Numbers]]] = {
+    "mtgen": mtgen,
+    "torch-fidelity": torch_fidelity,
+    "torchmetrics": lambda a, real, drawn: _torchmetrics(a, real, drawn, False),
+    "torchmetrics, features shared": lambda a, real, drawn: _torchmetrics(a, real, drawn, True),
+}
+
+
+def _used() -> float:
+    """CPU seconds of this process and of those that it started and that have ended."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def main() -> None:
+    """Run one contender, and print its numbers and what they cost."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=CONTENDERS)
+    parser.add_argument("--images", required=True, help="safetensors with the tensors real and drawn")
+    parser.add_argument("--weights", required=True, help="safetensors of the Inception; beside it the same as .pth")
+    parser.add_argument("--metrics", type=int, choices=(1, 4), required=True)
+    parser.add_argument("--batch", type=int, default=16)
+    a = parser.parse_args()
+    torch.set_num_threads(1)
+    images = load_file(a.images)
+    run = CONTENDERS[a.name](a, images["real"], images["drawn"])
+    begin, used = time.monotonic(), _used()
+    numbers = run()
+    print(json.dumps({"seconds": time.monotonic() - begin, "cpu_seconds": _used() - used, "numbers": numbers}))
+
+
+if __name__ == "__main__":
+    main()

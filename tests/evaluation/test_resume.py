@@ -1,0 +1,200 @@
+"""An evaluation that was interrupted goes on where it was; what took long is kept."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mtgen.evaluation import classifier, detector, features, scores, segmenter, stages
+from mtgen.evaluation.metric import METRICS
+from mtgen.evaluation.metrics import box_agreement
+from mtgen.evaluation.panel import Report
+from mtgen.evaluation.segmenter import Segmenter
+from mtgen.evaluation.state import packed
+from mtgen.evaluation.store import Shelf, Store
+from mtgen.evaluation.suite import evaluate
+from mtgen.evaluation.work import Part, Wanted, Work
+from mtgen.sampling import Model
+from mtgen.schema import Batch, Canvas, Prediction, Prompt
+
+SAMPLES, BATCH = 90, 16
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    for reader in (classifier, detector, segmenter):
+        monkeypatch.setattr(reader, "IMAGES", 5 * reader.BATCH)
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far an evaluation is, is kept after every part."""
+    monkeypatch.setattr(stages, "EVERY", 0.0)
+    monkeypatch.setattr(stages, "SHARE", 0)
+
+
+def mixed(x: Tensor, size: int) -> Tensor:
+    """Each row times a fixed random matrix."""
+    return x.flatten(1) @ torch.randn(x[0].numel(), size, generator=torch.Generator().manual_seed(size)) / 3
+
+
+@pytest.fixture
+def model(assemble: Any, make_card: Any) -> Model:
+    """It can do everything: masks, boxes, a shared space, translations between classes."""
+
+    def draw(labels: Tensor, latent: Tensor) -> Canvas:
+        known = torch.cat([latent, F.one_hot(labels.clamp_min(0), 3)], 1)
+        mask, maps = mixed(known, 3 * 64).view(-1, 3, 8, 8).softmax(1), mixed(known, 5 * 16).view(-1, 5, 4, 4).sigmoid()
+        return Canvas(mixed(known, 64).view(-1, 1, 8, 8).tanh(), mask, boxes=maps)
+
+    def read(image: Tensor) -> Prediction:
+        corner = mixed(image, 8).sigmoid().view(-1, 4, 2) / 2
+        kind, score = torch.arange(4)[None, :, None].expand(len(image), -1, 1) % 3, mixed(image, 4).sigmoid()[..., None]
+        boxes = torch.cat([corner, corner + 0.4, kind, score], 2)
+        masks, embedding = mixed(image, 3 * 64).view(-1, 3, 8, 8), F.normalize(mixed(image, 3), dim=1)
+        return Prediction(mixed(image, 3), mixed(image, 3), masks, boxes, embedding=embedding)
+
+    def turn(image: Tensor, prompt: Prompt) -> Canvas:
+        return Canvas(-image)
+
+    conditions = ["class", "caption", "sound", "image", "layout"]
+    return assemble(
+        make_card(3, 3), draw, read, lambda image, labels: Canvas(image * 0.9), conditions=conditions, translates="class", turn=turn
+    )
+
+
+@pytest.fixture
+def real(make_batch: Any) -> Callable[[int], list[Batch]]:
+    def batches(seed: int) -> list[Batch]:
+        g, made = torch.Generator().manual_seed(seed), []
+        for position in torch.arange(96).split(BATCH):
+            n = len(position)
+            label, mask = torch.randint(0, 3, (n,), generator=g), torch.randint(0, 3, (n, 8, 8), generator=g)
+            batch = make_batch(torch.rand(n, 1, 8, 8, generator=g) * 2 - 1, label, mask)
+            batch.position, batch.labels = position, F.one_hot(label, 3).bool()
+            batch.boxes = torch.cat([torch.full((n, 1, 2), 0.25), torch.full((n, 1, 2), 0.75), label.view(-1, 1, 1)], 2)
+            batch.caption = label[:, None] + 1
+            known = torch.ones(n, dtype=torch.bool)
+            batch.present |= {"boxes": known, "caption": known, "sound": known}
+            made.append(batch)
+        return made
+
+    return batches
+
+
+class Stopped(Exception):
+    pass
+
+
+class Counted:
+    """The work of one process, which counts its parts, and stops before part `number` of a stage."""
+
+    def __init__(self, model: Model, real: Callable[[int], list[Batch]], stage: str = "", number: int = 0, samples: int = SAMPLES) -> None:
+        self.work = Work(model, real(0), real(1), samples=samples, seed=0, batch_size=BATCH)
+        self.stop, self.made = (stage, number), {"read": 0, "seen": 0, "generated": 0, "tested": 0}
+
+    def __call__(self, stage: str, wanted: Wanted, start: int) -> Iterator[Part]:
+        for number, part in enumerate(self.work.stage(stage, wanted, start), start):
+            if self.stop == (stage, number):
+                raise Stopped
+            self.made[stage] += 1
+            yield part
+
+
+def measured(model: Model, real: Callable[[int], list[Batch]], work: Counted, folder: Path | None = None, **more: Any) -> Report:
+    names = [name for name in METRICS if not name.startswith("translation/class_kept")]
+    shelves = {} if folder is None else {"real": Shelf(Store(folder / "real")), "own": Shelf(Store(folder / "own"), {"model": 1})}
+    settings: dict[str, Any] = {"samples": SAMPLES, "seed": 0, "metrics": names, "batch_size": BATCH}
+    return evaluate(model, real(0), real(1), gather=work, **(settings | shelves | more))
+
+
+@pytest.mark.parametrize("stop", [("read", 2), ("seen", 3), ("generated", 0), ("generated", 4), ("tested", 0), ("tested", 5)])
+def test_what_was_interrupted_ends_with_the_same_numbers(
+    model: Model, real: Any, tmp_path: Path, always: None, stop: tuple[str, int]
+) -> None:
+    whole = Counted(model, real)
+    expected = measured(model, real, whole)
+    assert len(expected) > 30 and set(expected.skipped) == {"distribution/fd"}  # it takes more images than this
+    first, second = Counted(model, real, *stop), Counted(model, real)
+    with pytest.raises(Stopped):
+        measured(model, real, first, tmp_path)
+    found = measured(model, real, second, tmp_path)
+    assert found == expected and found.skipped == expected.skipped and found.closest == expected.closest
+    assert {name: first.made[name] + second.made[name] for name in whole.made} == whole.made  # nothing twice
+    assert found.resumed > 0 and expected.resumed == 0
+
+
+def test_nothing_is_left_of_an_evaluation_that_has_ended(model: Model, real: Any, tmp_path: Path) -> None:
+    measured(model, real, Counted(model, real), tmp_path)
+    assert not (tmp_path / "own").exists()
+
+
+def test_another_evaluation_does_not_go_on_with_it(model: Model, real: Any, tmp_path: Path, always: None) -> None:
+    with pytest.raises(Stopped):
+        measured(model, real, Counted(model, real, "tested", 2), tmp_path)
+    other = {"own": Shelf(Store(tmp_path / "own"), {"model": 2})}
+    assert measured(model, real, Counted(model, real), tmp_path, **other).resumed == 0
+
+
+def test_what_is_held_does_not_grow_with_the_generated_images(
+    model: Model, real: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (box_agreement, features, scores):
+        monkeypatch.setattr(module, "MOST", 40)
+    held = []
+    for samples in (80, 1600):
+        with pytest.raises(Stopped):
+            measured(model, real, Counted(model, real, "tested", 0, samples), tmp_path / str(samples), samples=samples)
+        (own,) = (tmp_path / str(samples) / "own").iterdir()
+        held.append(sum(file.stat().st_size for file in own.glob("*.safetensors")))
+    assert held[1] < 2 * held[0]  # between 40 and 80 rows of everything, and not 1,600
+
+
+def test_readers_and_features_of_real_images_are_made_once(model: Model, real: Any, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def again() -> Report:
+        told.clear()
+        return measured(model, real, Counted(model, real), tmp_path, progress=lambda stage, *_: told.append(stage))
+
+    first, before = again(), set(told)
+    assert {"train the independent classifier", "train the independent segmenter", "features of the training split"} <= before
+    assert again() == first
+    assert before - set(told) == {"train the independent classifier", "train the independent segmenter", "features of the training split"}
+
+
+def test_a_reader_from_the_shelf_is_the_one_that_was_trained(tmp_path: Path) -> None:
+    image, mask = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8), torch.randint(0, 3, (40, 8, 8), dtype=torch.uint8)
+    shelf, seen = Shelf(Store(tmp_path)), []
+    first, second = (Segmenter(image, mask, 3, 0, progress=lambda *n: seen.append(n), kept=shelf) for _ in range(2))
+    assert torch.equal(first.read(image), second.read(image)) and len(seen) == 5
+
+
+def test_what_is_stored_is_found_under_what_it_is_of_and_damage_is_noticed(tmp_path: Path) -> None:
+    shelf, tensors = Shelf(Store(tmp_path / "cache"), {"data": "a"}), {"x": torch.arange(6.0)}
+    assert shelf.get() is None
+    shelf.put(tensors, {"note": [1, 2]})
+    found = shelf.get()
+    assert found is not None and torch.equal(found[0]["x"], tensors["x"]) and found[1] == {"note": [1, 2]}
+    assert shelf.at(more=1).get() is None and Shelf(shelf.store, {"data": "b"}).get() is None
+    shelf.put({"x": torch.zeros(2)})
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # what it replaced is gone
+    (file,) = (tmp_path / "cache").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.warns(UserWarning, match="damaged .* made again"):
+        assert shelf.get() is None
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.warns(UserWarning, match="cannot be written .* made again next time"):
+        Shelf(Store(tmp_path / "file")).put({"x": torch.zeros(1)})
+
+
+def test_what_could_not_be_gone_on_with_is_refused() -> None:
+    with pytest.raises(TypeError, match="a metric cannot hold it"):
+        packed({"generator": torch.Generator()}, {})
