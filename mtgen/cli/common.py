@@ -17,10 +17,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train one generator and one discriminator on many tasks at once: draw images *with* their class, mask and boxes, read them back, "
-    "and translate them.",
-    epilog="Exit status: 0 done, 1 an error, 2 a wrong option or configuration, 3 bad data, 4 a bad checkpoint, 5 training had to stop.",
+    help="Draw labelled images, read them and translate them, with two networks trained on many tasks.",
+    epilog="Exit status: 0 done, 1 an error, 2 a wrong option or configuration, 3 bad data, 4 a bad checkpoint, 5 training had to stop. "
+    "Guides: docs/.",
 )
+
+PREPARE, TRAIN, LOOK, USE = "Prepare", "Train", "Look at a run", "Use a run"
+"""The panels of `mtgen --help`: what a person wants."""
 
 console = Console(highlight=False)
 

@@ -4,14 +4,14 @@ from typing import Annotated, Any
 
 import typer
 
-from mtgen.cli.common import ConfigFile, Json, Overrides, app, load_config, table, write_json
+from mtgen.cli.common import PREPARE, ConfigFile, Json, Overrides, app, load_config, table, write_json
 from mtgen.errors import ConfigError
 
 PEAK = {"h200": 989e12, "h100": 989e12, "a100": 312e12, "l40s": 362e12}
 """Dense bf16 operations a second that NVIDIA's data sheets name (h100, h200: SXM)."""
 
 
-@app.command(rich_help_panel="Train")
+@app.command(rich_help_panel=PREPARE)
 def plan(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -20,7 +20,9 @@ def plan(
     utilisation: Annotated[float, typer.Option(min=0.01, max=1, help="share of the GPU's peak that is reached; an assumption")] = 0.25,
     json_file: Json = None,
 ) -> None:
-    """What a configuration costs: parameters, operations and memory; with a GPU's name, a prediction of speed and days.
+    """What a configuration costs: parameters, operations and memory.
+
+    With a GPU's name, a prediction of speed and days too.
 
     Example: `mtgen plan configs/digits-32.yaml --gpus 8 --gpu h100`
     """

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from mtgen.cli.common import Json, UserErrorFrom, app, console, say, write_json
+from mtgen.cli.common import PREPARE, Json, UserErrorFrom, app, console, say, write_json
 
 shards_app = typer.Typer(no_args_is_help=True, help="Make, index and check data sets (WebDataset shards).")
-app.add_typer(shards_app, name="shards", rich_help_panel="Data")
+app.add_typer(shards_app, name="shards", rich_help_panel=PREPARE)
 
 
 @shards_app.command("make")

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from mtgen.cli.common import ConfigFile, Json, Overrides, UserErrorFrom, app, console, load_config, say, table, write_json
+from mtgen.cli.common import TRAIN, ConfigFile, Json, Overrides, UserErrorFrom, app, console, load_config, say, table, write_json
 
 
-@app.command(rich_help_panel="Train")
+@app.command(rich_help_panel=TRAIN)
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
