@@ -67,7 +67,8 @@ def test_every_command_is_taken_by_the_real_parser(source: Path, monkeypatch: py
 def test_commands_are_found_in_blocks_sentences_comments_and_behind_other_programs(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
-        "Say `mtgen ui` or `mtgen train ...`.\n```bash\nA=1 mtgen tasks \\\n  RUN # why\nray job submit -- mtgen train x.yaml > log; .venv/bin/mtgen plan y\n```\n"
+        "Say `mtgen ui` or `mtgen train ...`.\n```bash\nA=1 mtgen tasks \\\n  RUN # why\n"
+        "ray job submit -- mtgen train x.yaml > log; .venv/bin/mtgen plan y\n```\n"
         "```python\nmtgen.load\n```\n"
     )
     assert [(c.line, c.words, c.whole) for c in commands(page)] == [

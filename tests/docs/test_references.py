@@ -97,6 +97,6 @@ def test_a_key_that_is_none_would_be_found(key: str) -> None:
     assert not is_key(key)
 
 
-@pytest.mark.parametrize("name", ["test/class_acuracy", "generated/beauty", "distribution/fid"])
+@pytest.mark.parametrize("name", ["test/class_acuracy", "generated/beauty", "test/fid"])
 def test_a_metric_that_is_none_would_be_found(name: str) -> None:
     assert not any(number.fullmatch(name) for number in LOGGED)
