@@ -20,7 +20,7 @@ from mtgen.data.scan import SUFFIXES, Header, Problem, Sample
 from mtgen.data.table import rows
 from mtgen.errors import DataError
 from mtgen.schema import COMPONENTS, IGNORE, DatasetCard, Split
-from mtgen.shards.files import write_whole
+from mtgen.shards.files import read_names, write_whole
 from mtgen.shards.write import card_text
 
 SPLITS = {
