@@ -15,7 +15,7 @@ KEYS = {*sections(), *(f"{section}.{name}".lstrip(".") for section, model in sec
 TOP = {key.partition(".")[0] for key in KEYS}
 TREES = ("benchmarks", "configs", "docs", "launch", "mtgen", "tests")
 CODE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "mtgen").rglob("*.py")))
-NUMBERS = {name.partition("/")[0] for name in METRICS} | {"checkpoint", "data", "loss", "gradient"}
+NUMBERS = {name.partition("/")[0] for name in METRICS} | {"checkpoint", "data", "loss", "gradient", "speed"}
 """First words of the names of numbers: those of the metrics, and of what a run logs."""
 LOGGED = [re.compile(re.sub(r"{[^}]*}", r"\\w+", name)) for name in re.findall(rf'"((?:{"|".join(NUMBERS)})/[\w{{}}.]+)"', CODE)]
 """The names of numbers in the code, where `{...}` in one stands for any word."""
@@ -63,16 +63,21 @@ def shown_files(source: Path) -> set[str]:
     return {fence.text.splitlines()[0].removeprefix("# ") for fence in fences(source) if fence.text.startswith("# ")}
 
 
+def prose(page: Path) -> str:
+    """A page without its code blocks."""
+    return re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
 def anchors(page: Path) -> set[str]:
     """What headings of a page are called in an address, as GitHub makes it."""
-    titles = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL), re.MULTILINE)
+    titles = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES[: len(PAGES)])
 def test_every_link_leads_somewhere(page: Path) -> None:
     wrong = []
-    for address in re.findall(r"\]\(([^)\s]+)\)|srcset=\"([^\"]+)\"|src=\"([^\"]+)\"", page.read_text(encoding="utf-8")):
+    for address in re.findall(r"\]\(([^)\s]+)\)|srcset=\"([^\"]+)\"|src=\"([^\"]+)\"", prose(page)):
         target, _, anchor = "".join(address).partition("#")
         if "://" in target:
             continue
