@@ -1,5 +1,6 @@
 """Every command in the documents is one of mtgen's, with options, settings and files that there are."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,22 @@ def parsed(command: Command) -> tuple[str, dict[str, Any]]:
     return " ".join(name), context.params
 
 
+def added(page: Path) -> list[str]:
+    """Names of tasks, metrics and recipes that the examples of a page register."""
+    return re.findall(r'register\("([^"]+)"\)', page.read_text(encoding="utf-8"))
+
+
 def settings_of(command: Command, name: str, given: dict[str, Any]) -> None:
-    """Whatever judges the settings of a command has to take them."""
+    """Whatever judges the settings of a command has to take them; but for what the page itself shows how to add, and the reader's files."""
+    if any(own in word for own in added(command.page) for word in command.words):
+        return
     if given.get("config") and name in ("train", "plan", "submit", "slurm", "configs show"):
         file = given["config"]
         if not file.is_file():  # the reader's own copy
             file = find(Path(copied(command.page).get(str(file), "digits-32")))
         load(file, given["overrides"])
     if name == "shards make" and command.whole:
-        parse_options(given["recipe"], given["options"] or [])
+        parse_options(given["recipe"], [option for option in given["options"] or [] if not option.endswith(".txt")])
     if name == "evaluate" and given.get("metrics"):
         check_names(given["metrics"].split(","))
 

@@ -81,6 +81,7 @@ def run_shell(fence: Fence, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.timeout(2400)  # some thirty commands, eight of them trainings
 def test_every_command_of_the_tutorial_works_in_a_fresh_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     furnish(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
