@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check
+.PHONY: help setup demo test check docs
 
 PYTHON ?= python3
 TORCH := torch==2.13.0
@@ -52,3 +52,7 @@ check: setup  ## format, lint and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+docs: setup  ## pages of everything in mtgen, from its docstrings, into docs/api
+	$(VENV)/bin/python docs/build_api.py docs/api
+	@echo "open docs/api/index.html"

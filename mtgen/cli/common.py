@@ -64,6 +64,7 @@ def warn(text: str) -> None:
 
 
 def write_json(path: Path | None, values: Any) -> None:
+    """Write values as JSON into a file, or to standard output for `-`; `None`: nowhere."""
     if path is None:
         return
     text = json.dumps(values, indent=1)
@@ -74,6 +75,7 @@ def write_json(path: Path | None, values: Any) -> None:
 
 
 def table(title: str, values: dict[str, Any]) -> None:
+    """Print names and values as a table of two columns."""
     shown = Table(title=title, show_header=False, title_justify="left")
     shown.add_column()
     shown.add_column(overflow="fold")
@@ -83,6 +85,7 @@ def table(title: str, values: dict[str, Any]) -> None:
 
 
 def load_config(path: Path, overrides: list[str] | None) -> Any:
+    """A `Config` with every path in it made absolute, since workers run in other folders; `ConfigError` names every key at fault."""
     from mtgen.config import load
     from mtgen.data.source import located
 

@@ -49,6 +49,7 @@ class GroupConfig(TorchConfig):
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
+        """What Ray Train makes the process group with."""
         return _Backend
 
 
@@ -56,5 +57,6 @@ class Losses(UserCallback):
     """Says in a line for each which workers were lost; runs in Ray Train's controller, whose own log is its whole traceback."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Name each worker that was lost, with the reason in one line."""
         for rank, error in sorted(worker_exceptions.items()):
             print(f"worker {rank} was lost: {last_line(error)}", file=sys.stderr, flush=True)
