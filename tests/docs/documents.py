@@ -35,6 +35,13 @@ class Command:
         return f"{self.page.relative_to(ROOT)}:{self.line}: mtgen {' '.join(self.words)}"
 
 
+SHORT = (
+    "workers=0 batch_size=8 train.images=16 train.log_every=8 checkpoint.every=8 evaluate.every=16 evaluate.samples=100 "
+    "device=cpu precision=fp32 generator.widths=[8,8,8,8] discriminator.widths=[8,8,8,8]"
+).split()
+"""What trainings of documents are shortened by."""
+
+
 def fences(page: Path) -> list[Fence]:
     """The code blocks of a page, in order."""
     found, begin, language, lines = [], 0, "", []
@@ -83,6 +90,16 @@ def _of_line(page: Path, number: int, line: str, whole: bool) -> Iterator[Comman
             yield from _of_line(page, number, shlex.join(words[words.index("--") + 1 :]), whole)
 
 
+def demo() -> list[Command]:
+    """The commands of `make demo`: those that it runs, and those that it ends by naming."""
+    page, found = ROOT / "Makefile", []
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        if match := re.search(r"\$\(VENV\)/bin/mtgen (.*)", line):
+            words = re.split(r"\s{2,}|\"", match[1].replace("$(WORKERS)", "2"))[0]
+            found.append(Command(page, number, tuple(words.split()), True))
+    return found
+
+
 def lines_of(fence: Fence) -> Iterator[tuple[int, str]]:
     """Number and text of each line of shell; one that goes on behind a backslash is one line."""
     pending, begin = "", fence.line
@@ -103,6 +120,8 @@ def copied(page: Path) -> dict[str, str]:
 
 def commands(page: Path) -> list[Command]:
     """Every command of mtgen in a page: in its code blocks, between backticks, and on lines of a file's comments."""
+    if page.name == "Makefile":
+        return demo()
     found: list[Command] = []
     for fence in fences(page) if page.suffix == ".md" else []:
         if fence.language in SHELL:

@@ -10,17 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from documents import ROOT, Fence, fences, lines_of, split
+from documents import ROOT, SHORT, Fence, demo, fences, lines_of, split
 from PIL import Image
 
 from mtgen.cli import main
+from mtgen.evaluation import classifier, segmenter
 
 PAGE = ROOT / "docs/tutorial.md"
-SHORT = (
-    "workers=0 batch_size=8 train.images=32 train.log_every=8 checkpoint.every=16 evaluate.every=16 evaluate.samples=100 "
-    "device=cpu precision=fp32 generator.widths=[8,8,8,8] discriminator.widths=[8,8,8,8]"
-).split()
-"""What trainings on a small machine are shortened by."""
 INSTALL = ("make setup", "source .venv/bin/activate")
 
 
@@ -67,36 +63,59 @@ def shortened(words: list[str]) -> list[str]:
     return shlex.split(re.sub(r"--n \d+", "--n 8", shlex.join(words)))
 
 
+def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["mtgen", *shortened(words)])
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, f"{shlex.join(words)}: ended with {end.code}"
+
+
 def run_shell(fence: Fence, monkeypatch: pytest.MonkeyPatch) -> None:
     for _, line in lines_of(fence):
         for words in split(line):
             if not words or " ".join(words) in INSTALL:
                 continue
             assert words[0] == "mtgen", f"the tutorial asks for something that this test does not run: {line}"
-            monkeypatch.setattr(sys, "argv", ["mtgen", *shortened(words[1:])])
-            try:
-                main()
-            except SystemExit as end:
-                assert not end.code, f"{line}: ended with {end.code}"
+            run(words[1:], monkeypatch)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with nothing in it, in which the test is; the independent readers of `mtgen evaluate` learn for a moment only."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MTGEN_CACHE", str(tmp_path / "cache"))
+    for reader in (classifier, segmenter):
+        monkeypatch.setattr(reader, "IMAGES", 10 * reader.BATCH)
+    return tmp_path
 
 
 @pytest.mark.e2e
 @pytest.mark.timeout(2400)  # some thirty commands, eight of them trainings
-def test_every_command_of_the_tutorial_works_in_a_fresh_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    furnish(tmp_path)
+def test_every_command_of_the_tutorial_works_in_a_fresh_folder(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    furnish(fresh)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MTGEN_CACHE", str(tmp_path / "cache"))
     for fence in fences(PAGE):
         if fence.language == "bash":
             run_shell(fence, monkeypatch)
         elif fence.language == "python":
-            subprocess.run([sys.executable, "-c", fence.text], check=True, cwd=tmp_path, env=environment)
+            subprocess.run([sys.executable, "-c", fence.text], check=True, cwd=fresh, env=environment)
     for name in re.findall(r"^\| `([^`]+)` \|", PAGE.read_text(encoding="utf-8").partition("## Read the report")[0], re.MULTILINE):
-        assert (tmp_path / "runs/mine" / name).exists(), f"runs/mine has no {name}"
-    numbers = json.loads((tmp_path / "numbers.json").read_text())
+        assert (fresh / "runs/mine" / name).exists(), f"runs/mine has no {name}"
+    numbers = json.loads((fresh / "numbers.json").read_text())
     measured = re.findall(r"^\| `([a-z]+/[a-z_0-9]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert measured and not [name for name in measured if name not in numbers and name not in numbers["skipped"]]
     for made in ("mine.html", "drawn.png", "cats.png", "painted.png", "boats.png", "masks.html", "mine.sbatch", "read.jsonl"):
-        assert (tmp_path / made).stat().st_size, made
-    assert list((tmp_path / "sixteen").glob("*.png"))
+        assert (fresh / made).stat().st_size, made
+    assert list((fresh / "sixteen").glob("*.png"))
+
+
+@pytest.mark.e2e
+def test_what_make_demo_names_to_be_done_next_works(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = {command.words[0]: list(command.words) for command in demo()}
+    assert set(commands) == {"train", "sample", "ui", "evaluate", "shards"}  # ui: tests/test_ui.py
+    run([*commands["shards"][:4], "style=grey", "train=120", "test=16"], monkeypatch)
+    run(["train", "demo"], monkeypatch)
+    for words in [list(command.words) for command in demo() if command.words[0] in ("evaluate", "sample")]:
+        run(words, monkeypatch)
+    assert (fresh / "runs/demo/grid.png").is_file() and (fresh / "made/dataset.json").is_file()
