@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench-compare
+.PHONY: help setup demo test check docs bench-compare
 
 PYTHON ?= python3
 TORCH := torch==2.13.0
@@ -58,3 +58,7 @@ BASE := HEAD~1
 
 bench-compare: setup  ## a benchmark here and in another checkout, by turns: make bench-compare BENCH=train_speed BASE=main
 	$(VENV)/bin/python benchmarks/compare.py $(BENCH) --base $(BASE) $(if $(JSON),--json $(JSON)) $(if $(OPTIONS),-- $(OPTIONS))
+
+docs: setup  ## pages of everything in mtgen, from its docstrings, into docs/api
+	$(VENV)/bin/python docs/build_api.py docs/api
+	@echo "open docs/api/index.html"

@@ -314,6 +314,7 @@ class Entry:
 
     @property
     def images(self) -> int:
+        """Images seen when it was written."""
         return int(self.folder.name)
 
 

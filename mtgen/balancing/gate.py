@@ -23,12 +23,14 @@ class GradientGate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gate: "Gate", sight: Features, *shared: Tensor) -> tuple[Tensor, ...]:
+        """Shared tensors `[..]` -> a view of each for every task: all of the first task, then all of the second, ..."""
         ctx.gate, ctx.sight = gate, sight
         ctx.set_materialize_grads(False)
         return tuple(tensor.view_as(tensor) for _ in gate.tasks for tensor in shared)
 
     @staticmethod
     def backward(ctx: Any, *flat: Tensor | None) -> tuple[Any, ...]:
+        """The views' gradients, in the same order -> one gradient for each shared tensor, weighted by what the gate decides."""
         tasks = len(ctx.gate.tasks)
         parts = len(flat) // tasks
         gradients = [[flat[task * parts + part] for task in range(tasks)] for part in range(parts)]

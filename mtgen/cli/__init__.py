@@ -2,8 +2,8 @@
 
 import sys
 
-from mtgen.cli import train, launch  # isort: skip - the order of the panels in `mtgen --help`
-from mtgen.cli import configs, look, machine, plan, shards, use
+from mtgen.cli import machine, train, look  # isort: skip - the order of the panels in `mtgen --help`
+from mtgen.cli import configs, launch, plan, shards, use
 from mtgen.cli.common import app
 from mtgen.errors import UserError
 
@@ -25,5 +25,3 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)

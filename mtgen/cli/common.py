@@ -17,10 +17,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train one generator and one discriminator on many tasks at once: draw images *with* their class, mask and boxes, read them back, "
-    "and translate them.",
-    epilog="Exit status: 0 done, 1 an error, 2 a wrong option or configuration, 3 bad data, 4 a bad checkpoint, 5 training had to stop.",
+    help="Draw labelled images, read them and translate them, with two networks trained on many tasks.",
+    epilog="Exit status: 0 done, 1 an error, 2 a wrong option or configuration, 3 bad data, 4 a bad checkpoint, 5 training had to stop. "
+    "Guides: docs/.",
 )
+
+PREPARE, TRAIN, LOOK, USE = "Prepare", "Train", "Look at a run", "Use a run"
+"""The panels of `mtgen --help`: what a person wants."""
 
 console = Console(highlight=False)
 
@@ -61,6 +64,7 @@ def warn(text: str) -> None:
 
 
 def write_json(path: Path | None, values: Any) -> None:
+    """Write values as JSON into a file, or to standard output for `-`; `None`: nowhere."""
     if path is None:
         return
     text = json.dumps(values, indent=1)
@@ -71,6 +75,7 @@ def write_json(path: Path | None, values: Any) -> None:
 
 
 def table(title: str, values: dict[str, Any]) -> None:
+    """Print names and values as a table of two columns."""
     shown = Table(title=title, show_header=False, title_justify="left")
     shown.add_column()
     shown.add_column(overflow="fold")
@@ -80,6 +85,7 @@ def table(title: str, values: dict[str, Any]) -> None:
 
 
 def load_config(path: Path, overrides: list[str] | None) -> Any:
+    """A `Config` with every path in it made absolute, since workers run in other folders; `ConfigError` names every key at fault."""
     from mtgen.config import load
     from mtgen.data.source import located
 

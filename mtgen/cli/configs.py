@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from mtgen.cli.common import ConfigFile, Json, Overrides, app, console, say, write_json
+from mtgen.cli.common import PREPARE, ConfigFile, Json, Overrides, app, console, say, write_json
 
-configs_app = typer.Typer(no_args_is_help=True, help="Configurations: list those that come with mtgen, copy one, resolve one, schema.")
-app.add_typer(configs_app, name="configs", rich_help_panel="Train")
+configs_app = typer.Typer(no_args_is_help=True, help="Configurations: list, copy or resolve them; their JSON schema.")
+app.add_typer(configs_app, name="configs", rich_help_panel=PREPARE)
 
 
 @configs_app.command("list")

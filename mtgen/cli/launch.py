@@ -5,9 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mtgen.cli.common import ConfigFile, Json, Overrides, UserErrorFrom, app, console, load_config, say, write_json
-
-PANEL = "Train on a cluster"
+from mtgen.cli.common import TRAIN, ConfigFile, Json, Overrides, UserErrorFrom, app, console, load_config, say, write_json
 
 Address = Annotated[
     str, typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="the cluster's Jobs API: where the dashboard of its head listens")
@@ -15,8 +13,8 @@ Address = Annotated[
 HERE = "http://127.0.0.1:8265"
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="the job's name, as `mtgen jobs list` shows it")]
 
-jobs = typer.Typer(no_args_is_help=True, help="Jobs of a Ray cluster: list them, read what they print, stop them.")
-app.add_typer(jobs, name="jobs", rich_help_panel=PANEL)
+jobs = typer.Typer(no_args_is_help=True, help="Jobs of a Ray cluster: list, read and stop them.")
+app.add_typer(jobs, name="jobs", rich_help_panel=TRAIN)
 
 
 def _connect(address: str) -> Any:
@@ -36,7 +34,7 @@ def _say_end(job: Any) -> None:
     say(f"job {job.id}: {job.status.lower()}; run folder: {job.folder}")
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=TRAIN)
 def submit(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -44,7 +42,9 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="show what the job prints until it ends; or return at once")] = True,
     json_file: Json = None,
 ) -> None:
-    """Train a run as a job of a Ray cluster: mtgen's code and the configuration are sent along, data and runs are not.
+    """Train a run as a job of a Ray cluster.
+
+    mtgen's code and the configuration are sent along, data and runs are not.
 
     Example: `mtgen submit configs/digits-32.yaml --address http://127.0.0.1:8265 workers=8`
 
@@ -125,7 +125,7 @@ def stop_job(
     say(f"job {ended.id}: {ended.status.lower() if wait else 'asked to stop'}; run folder: {ended.folder}")
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=TRAIN)
 def slurm(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -140,7 +140,9 @@ def slurm(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="the script; default: NAME.sbatch here")] = None,
 ) -> None:
-    """Write a script for Slurm that trains a run on several nodes and puts itself back into the queue until the run is finished.
+    """Write a Slurm script that trains a run on several nodes.
+
+    It puts itself back into the queue until the run is finished.
 
     Example: `mtgen slurm configs/digits-32.yaml --nodes 2 --gpus-per-node 4 --time 8:00:00`, then `sbatch digits-32.sbatch`
     """
@@ -174,8 +176,8 @@ def slurm_job(config: ConfigFile, overrides: Overrides = None) -> None:
         requeue(say)
 
 
-cluster = typer.Typer(no_args_is_help=True, help="A Ray cluster of one's own, to submit runs to: its head, and further nodes.")
-app.add_typer(cluster, name="cluster", rich_help_panel=PANEL)
+cluster = typer.Typer(no_args_is_help=True, help="A Ray cluster of one's own: its head, and further nodes.")
+app.add_typer(cluster, name="cluster", rich_help_panel=TRAIN)
 Cpus = Annotated[int | None, typer.Option(min=0, help="CPUs of this node that runs may use; default: all")]
 Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs of this node that runs may use; default: all")]
 

@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
-from mtgen.cli.common import Device, Json, Run, UserErrorFrom, Which, app, console, say, table, write_json
+from mtgen.cli.common import LOOK, Device, Json, Run, UserErrorFrom, Which, app, console, say, table, write_json
 
 
-@app.command(rich_help_panel="Look at a run")
+@app.command(rich_help_panel=LOOK)
 def inspect(run: Run, json_file: Json = None) -> None:
-    """Position, images seen, parameter counts and SHA-256 over the parameters of a run's newest checkpoint.
+    """Images seen, parameter counts and digest of a run.
+
+    Of its newest checkpoint; the digest is a SHA-256 over the parameters.
 
     Example: `mtgen inspect digits-32` - two runs that should be equal have equal digests.
     """
@@ -21,7 +23,7 @@ def inspect(run: Run, json_file: Json = None) -> None:
     write_json(json_file, values)
 
 
-@app.command(rich_help_panel="Look at a run")
+@app.command(rich_help_panel=LOOK)
 def checkpoints(
     run: Run,
     verify: Annotated[bool, typer.Option("--verify", help="compare every file with its checksum")] = False,
@@ -35,7 +37,9 @@ def checkpoints(
     which: Which = None,
     json_file: Json = None,
 ) -> None:
-    """List a run's checkpoints and why each is kept; verify them, prune them, take the weights out. Exit status 4 where one is damaged.
+    """List, verify and prune a run's checkpoints; take weights out.
+
+    The list says why each is kept. Exit status 4 where one is damaged.
 
     Example: `mtgen checkpoints digits-32 --verify --weights digits.safetensors`
     """
@@ -67,7 +71,7 @@ def checkpoints(
         raise UserErrorFrom("\n".join(problems), 4)
 
 
-@app.command(rich_help_panel="Look at a run")
+@app.command(rich_help_panel=LOOK)
 def evaluate(
     run: Run,
     overrides: Annotated[
@@ -85,7 +89,9 @@ def evaluate(
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
-    """Every metric in one pass: class accuracy, mask mIoU, box AP, CAS, diversity, ... ; logged to the run's MLflow run too.
+    """Every metric in one pass: accuracy, mIoU, AP, diversity, ...
+
+    The numbers are logged to the run's MLflow run too.
 
     One that is interrupted goes on where it was when the same command is given again.
 
@@ -106,13 +112,15 @@ def evaluate(
     write_json(json_file, {**report, "skipped": report.skipped})
 
 
-@app.command(rich_help_panel="Look at a run")
+@app.command(rich_help_panel=LOOK)
 def tasks(
     run: Run,
     last: Annotated[int, typer.Option(min=1, help="rows of the run's log that are averaged, from its end")] = 10,
     json_file: Json = None,
 ) -> None:
-    """Who hurts whom: norms and weights of the tasks' gradients, and what each adds to or takes from the others' progress.
+    """Who hurts whom: where the tasks' gradients agree and conflict.
+
+    Norms and weights of the gradients, and what each adds to or takes from the others' progress.
 
     Example: `mtgen tasks digits-32` - also while it trains.
     """
@@ -133,7 +141,7 @@ def tasks(
     write_json(json_file, values)
 
 
-@app.command(rich_help_panel="Look at a run")
+@app.command(rich_help_panel=LOOK)
 def ui(
     runs: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
     port: Annotated[int, typer.Option(help="port on this machine; the next free one is taken if it is in use")] = 5000,
@@ -147,13 +155,15 @@ def ui(
     serve_ui(runs, port=port, say=say)
 
 
-@app.command(rich_help_panel="Look at a run")
+@app.command(rich_help_panel=LOOK)
 def report(
     run: Run,
     against: Annotated[Path | None, typer.Option(metavar="RUN", help="another run, to show what differs in the configuration")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="the page; default: report.html in the run's folder")] = None,
 ) -> None:
-    """One self-contained page about a run: pictures over time, curves, task conflict, metrics, data, cost, faults, configuration.
+    """One self-contained page about a run.
+
+    Pictures over time, curves, task conflict, metrics, data, cost, faults, configuration.
 
     Training keeps it current by itself, at each snapshot. Example: `mtgen report digits-32 --against digits-all-32`
     """
@@ -162,12 +172,14 @@ def report(
     say(f"wrote {write_report(run, against, out)}")
 
 
-@app.command(rich_help_panel="Look at a run")
+@app.command(rich_help_panel=LOOK)
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="two runs or more: folders, or names under runs/")],
     out: Annotated[Path, typer.Option("--out", "-o", help="the page")] = Path("compare.html"),
 ) -> None:
-    """One page with runs side by side: curves, samples at equal images, metrics with the best marked, what differs in the configurations.
+    """One page with several runs side by side.
+
+    Curves, samples at equal images, metrics with the best marked, what differs in the configurations.
 
     Example: `mtgen compare digits-32 digits-all-32 --out compare.html`
     """

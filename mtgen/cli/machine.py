@@ -5,17 +5,17 @@ from typing import Annotated
 
 import typer
 
-from mtgen.cli.common import Device, Json, UserErrorFrom, app, console, write_json
-
-PANEL = "This machine"
+from mtgen.cli.common import PREPARE, Device, Json, UserErrorFrom, app, console, write_json
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=PREPARE)
 def doctor(
     runs: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
     json_file: Json = None,
 ) -> None:
-    """What of this machine mtgen needs: what is there, what it means, and the command that mends it. Trains nothing, takes seconds.
+    """What of this machine mtgen needs, and how to mend it.
+
+    What is there, what it means, and the command that mends it. Trains nothing, takes seconds.
 
     Example: `mtgen doctor`
 
@@ -40,13 +40,15 @@ def doctor(
         raise UserErrorFrom(f"nothing trains here until this is mended: {', '.join(broken)}", 1)
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=PREPARE)
 def smoke(
     device: Device = "auto",
     keep: Annotated[Path | None, typer.Option(help="folder for what the test leaves behind; default: a temporary one")] = None,
     json_file: Json = None,
 ) -> None:
-    """Try everything on this machine in under three minutes: train in each precision, resume bit for bit, sample, track.
+    """Try everything on this machine in under three minutes.
+
+    Train in each precision, resume bit for bit, sample, track.
 
     Example: `mtgen smoke --device cpu`
     """

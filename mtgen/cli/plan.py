@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mtgen.cli.common import ConfigFile, Json, Overrides, app, load_config, table, write_json
+from mtgen.cli.common import PREPARE, ConfigFile, Json, Overrides, app, load_config, table, write_json
 from mtgen.errors import ConfigError
 from mtgen.gpus import GPUS
 
@@ -26,7 +26,7 @@ def _card(settings: "Config", classes: int | None) -> "DatasetCard":
     return DatasetCard(name="plan", classes=names, mask_classes=["background", *names], domains=domains, splits={})
 
 
-@app.command(rich_help_panel="Train")
+@app.command(rich_help_panel=PREPARE)
 def plan(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -36,7 +36,9 @@ def plan(
     classes: Annotated[int | None, typer.Option(min=1, help="of a data set that is not at hand; default: ask the data set")] = None,
     json_file: Json = None,
 ) -> None:
-    """What a configuration costs: parameters, operations and memory; with a GPU's name, what fits, a prediction of speed and days.
+    """What a configuration costs: parameters, operations and memory.
+
+    With a GPU's name also what fits, and a prediction of speed and days.
 
     Example: `mtgen plan configs/coco-256.yaml --classes 80 --gpus 16 --gpu h100`
     """

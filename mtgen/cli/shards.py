@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from mtgen.cli.common import Json, UserErrorFrom, app, console, say, write_json
+from mtgen.cli.common import PREPARE, Json, UserErrorFrom, app, console, say, write_json
 
 shards_app = typer.Typer(no_args_is_help=True, help="Make, index and check data sets (WebDataset shards).")
-app.add_typer(shards_app, name="shards", rich_help_panel="Data")
+app.add_typer(shards_app, name="shards", rich_help_panel=PREPARE)
 
 
 @shards_app.command("make")
@@ -26,12 +26,11 @@ def shards_make(
     Examples: `mtgen shards make digits data_shards/digits resolution=32`, `mtgen shards make folder data_shards/pets images=photos`
     """
     from mtgen.progress import bar
-    from mtgen.shards.make import make, parse_options
+    from mtgen.shards.make import make, next_steps, parse_options
 
     with bar(console) as progress:
         card = make(recipe, out, seed=seed, overwrite=overwrite, progress=progress, **parse_options(recipe, options or []))
-    counts = ", ".join(f"{split.samples:,} {name}" for name, split in card.splits.items())
-    say(f"made {out}: {counts}. Next: mtgen shards validate {out}")
+    say(next_steps(out, card))
 
 
 @shards_app.command("split")
@@ -47,12 +46,12 @@ def shards_split(
     Example: `mtgen shards split data_shards/mine data_shards/mine-split train=0.8 val=0.1 test=0.1`
     """
     from mtgen.progress import bar
+    from mtgen.shards.make import next_steps
     from mtgen.shards.split import parse_shares, split
 
     with bar(console) as progress:
         card = split(folder, out, parse_shares(shares), seed, progress, overwrite)
-    counts = ", ".join(f"{part.samples:,} {name}" for name, part in card.splits.items())
-    say(f"made {out}: {counts}. Next: mtgen shards validate {out}")
+    say(next_steps(out, card))
 
 
 @shards_app.command("tokenizer")
@@ -104,6 +103,8 @@ def shards_validate(folder: Annotated[Path, typer.Argument(help="folder with dat
     write_json(json_file, report.to_dict())
     if report.problems:
         raise UserErrorFrom(f"{folder}: {len(report.problems)} problems", 3)
+    if str(json_file) != "-":
+        say(f"Next: mtgen train CONFIG data.path={folder} --dry-run; configurations: mtgen configs list")
 
 
 @shards_app.command("describe")

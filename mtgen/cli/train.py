@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from mtgen.cli.common import ConfigFile, Json, Overrides, UserErrorFrom, app, console, load_config, say, table, write_json
+from mtgen.cli.common import TRAIN, ConfigFile, Json, Overrides, UserErrorFrom, app, console, load_config, say, table, write_json
 
 
-@app.command(rich_help_panel="Train")
+@app.command(rich_help_panel=TRAIN)
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -51,7 +51,8 @@ def train(
     if outcome.status != "finished":
         again = f"mtgen train {config} {' '.join(overrides or [])}".strip()
         written = ", checkpoint written" if outcome.images else ""
-        say(f"{outcome.status} at {outcome.images:,} images{written}. To go on: {again}")
+        how = "raise train.minutes" if outcome.status == "out of time" else again  # it counts the minutes of all starts
+        say(f"{outcome.status} at {outcome.images:,} images{written}. To go on: {how}")
 
 
 def run(settings: Any, json_file: Path | None = None, resume: bool = False) -> Any:

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from mtgen.cli.common import Device, Run, UserErrorFrom, Which, app, console, say, warn
+from mtgen.cli.common import USE, Device, Run, UserErrorFrom, Which, app, console, say, warn
 
 Images = Annotated[list[str], typer.Argument(help="PNG, JPEG or WebP files, folders of them, or data sets (folders or URLs of shards)")]
 FEW = 20  # files of which each has a line on the terminal
 
 
-@app.command(rich_help_panel="Use a run")
+@app.command(rich_help_panel=USE)
 def sample(
     run: Run,
     classes: Annotated[
@@ -44,7 +44,9 @@ def sample(
     checkpoint: Which = None,
     device: Device = "auto",
 ) -> None:
-    """Draw images with their masks and boxes, for any combination of conditions: a grid as PNG, or labelled shards to train on.
+    """Draw images with their masks and boxes, or labelled shards.
+
+    For any combination of conditions: a grid as PNG, or shards to train on.
 
     What is given several times is asked for in turn.
 
@@ -67,7 +69,7 @@ def sample(
     say(said)
 
 
-@app.command(rich_help_panel="Use a run")
+@app.command(rich_help_panel=USE)
 def predict(
     run: Run,
     images: Images,
@@ -85,7 +87,9 @@ def predict(
         typer.Option("--json", metavar="FILE", help="write the readings, for folders and data sets a line each; - for standard output"),
     ] = None,
 ) -> None:
-    """Read images: class, tags, mask and boxes of each. A damaged file is named, counted, and the others go on.
+    """Read images: class, tags, mask and boxes of each.
+
+    A damaged file is named, counted, and the others go on.
 
     Examples: `mtgen predict digits-32 photo.png --json -`, `mtgen predict digits-32 photos --json read.jsonl -o read`,
     `mtgen predict digits-32 photos --shards data_shards/read`
@@ -108,7 +112,7 @@ def predict(
     _told("read", summary.read, summary.damaged, summary.out, str(json_file) == "-")
 
 
-@app.command(rich_help_panel="Use a run")
+@app.command(rich_help_panel=USE)
 def translate(
     run: Run,
     images: Images,
@@ -118,7 +122,9 @@ def translate(
     checkpoint: Which = None,
     device: Device = "auto",
 ) -> None:
-    """Draw images anew in another domain; each becomes a PNG. A damaged file is named, counted, and the others go on.
+    """Draw images anew in another domain.
+
+    Each becomes a PNG. A damaged file is named, counted, and the others go on.
 
     Example: `mtgen translate horses-zebras --to zebras photos -o striped`
     """
@@ -136,7 +142,7 @@ def translate(
     _told("translated", summary.read, summary.damaged, summary.out, False)
 
 
-@app.command(rich_help_panel="Use a run")
+@app.command(rich_help_panel=USE)
 def export(
     run: Run,
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="a folder that is not there yet")],
@@ -145,7 +151,9 @@ def export(
         str | None, typer.Option(help="an ONNX file for each of these heads of the predictor: class, tags, mask, boxes, latent, embedding")
     ] = None,
 ) -> None:
-    """Take a model with you: weights, configuration, tokeniser and a page about it in one folder, which all commands take like a run.
+    """Take a model with you: one folder, with ONNX files if wanted.
+
+    Weights, configuration, tokeniser and a page about it in one folder, which all commands take like a run.
 
     Examples: `mtgen export digits-32 --to digits`, `mtgen export digits-32 --to digits --onnx --heads class,mask`
     """
@@ -155,13 +163,15 @@ def export(
         say(f"wrote {path}")
 
 
-@app.command(rich_help_panel="Use a run")
+@app.command(rich_help_panel=USE)
 def register(
     run: Run,
     name: Annotated[str, typer.Option("--name", help="of the registered models: NAME-generator and NAME-predictor")],
     alias: Annotated[str | None, typer.Option(help="name that will point at these versions, such as champion")] = None,
 ) -> None:
-    """Log generator and predictor as models to the run's MLflow run and register them, to be served by `mlflow models serve`.
+    """Register generator and predictor in MLflow, to be served.
+
+    Both are logged as models to the run's MLflow run; `mlflow models serve` serves them.
 
     Example: `mtgen register digits-32 --name digits --alias champion`
     """

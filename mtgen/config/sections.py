@@ -80,6 +80,8 @@ class Sound(Section):
 
 
 class Data(Section):
+    """What is learned from, and how it is read."""
+
     path: str | None = Field(None, min_length=1, description="folder with dataset.json and its shards, or its URL")
     mixture: list[Share] = Field([], description="several data sets instead of data.path, each with path and weight")
     order: Literal["auto", "global", "windowed"] = Field(
@@ -110,6 +112,8 @@ class Data(Section):
 
 
 class Generator(Section):
+    """The network that draws."""
+
     widths: list[int] = Field([96, 80, 64, 32], description="channels of each level, from the lowest upwards, each twice the side")
     blocks: int = Field(1, ge=1, description="residual blocks a level")
     latent: int = Field(64, ge=1, description="size of the latent z")
@@ -119,6 +123,8 @@ class Generator(Section):
 
 
 class Discriminator(Section):
+    """The network that judges and reads."""
+
     widths: list[int] = Field([128, 96, 64, 32], description="channels of each level, from the lowest upwards, each twice the side")
     blocks: int = Field(1, ge=1, description="residual blocks a level")
     decoder: int = Field(32, ge=1, description="channels of the U-Net decoder")
@@ -204,6 +210,8 @@ class Balancing(Section):
 
 
 class Train(Section):
+    """How long and how fast is learned."""
+
     images: int = Field(200_000, ge=1, description="length of the run, in images seen; also the length of the schedules")
     minutes: float | None = Field(None, gt=0, description="stop, with a checkpoint, after so many minutes of training")
     start_from: str | None = Field(
@@ -232,6 +240,8 @@ class BestMetric(Section):
 
 
 class Checkpoint(Section):
+    """What is kept of a run, how often and where."""
+
     every: int = Field(20_000, ge=1, description="images between two checkpoints")
     keep: int = Field(3, ge=1, description="how many are kept, the newest")
     keep_every: int | None = Field(None, ge=1, description="beside these, one every so many images; default: none")
@@ -270,6 +280,8 @@ class Extractor(Section):
 
 
 class Evaluate(Section):
+    """How a run is measured, while it trains and afterwards."""
+
     every: int = Field(20_000, ge=1, description="images between two sample grids with the quick test metrics")
     samples: int = Field(4_000, ge=100, description="generated images for `mtgen evaluate`")
     extractor: Extractor | None = Field(
@@ -278,6 +290,8 @@ class Evaluate(Section):
 
 
 class Tracking(Section):
+    """Where MLflow keeps the run."""
+
     uri: str | None = Field(None, description="MLflow tracking URI; default: MLFLOW_TRACKING_URI, else RUNS/mlflow.db")
     experiment: str = "mtgen"
     group: str | None = Field(

@@ -67,6 +67,7 @@ class Shards:
         self.source, self.cache = source, Cache(root() / "shards", int(cache * GB))
 
     def open(self, name: str, size: int, tag: str) -> File:
+        """A shard, from its folder or out of the cache, into which it is fetched first."""
         if isinstance(self.source, Folder):
             return File(os.open(self.source.path / name, os.O_RDONLY | os.O_CLOEXEC))
         return self.cache.open(self.source, name, Version(size, tag))
@@ -162,11 +163,13 @@ def _once(tables: list[pa.Table], state: dict[str, Any], card: DatasetCard) -> N
 
 
 def problems_of(state: dict[str, Any]) -> list[Problem]:
+    """What an index found wrong: of whole shards, then of single samples."""
     found = [Problem(*problem) for shard in state["shards"] for problem in shard["problems"]]
     return found + [Problem(*problem) for problems in state["problems"].values() for problem in problems]
 
 
 def refuse(folder: str, problems: list[Problem]) -> None:
+    """Raise `DataError` with the first problems, if there are any."""
     if problems:
         lines = [f"{folder}/{problem}" for problem in problems[:SHOWN]]
         more = [f"and {len(problems) - SHOWN:,} more problems"] if len(problems) > SHOWN else []

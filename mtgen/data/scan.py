@@ -58,6 +58,7 @@ class Part:
 
     @property
     def crc(self) -> int:
+        """CRC-32 of its bytes, as the index keeps it."""
         return zlib.crc32(self.data)
 
 

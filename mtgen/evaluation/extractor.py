@@ -30,7 +30,9 @@ class Extract(Protocol):
     name: str
 
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """What tells its features from another extractor's: stored ones are found by it."""
+        ...
 
     def __call__(self, image: Tensor) -> Tensor:
         """Images `[B,C,H,W]` in [-1, 1] -> features `[B,D]` float32, on the CPU."""
@@ -66,6 +68,7 @@ class FileExtractor:
 
     @property
     def digest(self) -> str:
+        """Of the settings, wherever the file lies: its checksum is among them."""
         return hashlib.sha256(self.settings.model_dump_json(exclude={"path"}).encode()).hexdigest()
 
     @torch.no_grad()
@@ -99,6 +102,7 @@ class SmallCNN:
 
     @cached_property
     def digest(self) -> str:
+        """Of the network's parameters."""
         return digest_of(self.classifier.network)
 
     def __call__(self, image: Tensor) -> Tensor:

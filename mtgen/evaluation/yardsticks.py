@@ -9,7 +9,7 @@ from torch import Tensor
 from mtgen.evaluation.choice import Choice
 from mtgen.evaluation.classifier import Classifier, reduced
 from mtgen.evaluation.fitting import FEWEST
-from mtgen.evaluation.metric import Setting, Skipped
+from mtgen.evaluation.metric import Setting, Skipped, required_classes, required_mask_classes
 from mtgen.evaluation.segmenter import Segmenter, reduced_mask
 from mtgen.schema import IGNORE, Batch
 
@@ -75,7 +75,7 @@ class Yardsticks:
         return image, label, mask
 
     def _train_classifier(self, domain: int | None) -> Classifier:
-        setting, classes = self.setting, len(self.setting.card.classes)
+        setting, classes = self.setting, required_classes(self.setting.card)
         image, label, _ = self._all(domain)
         image, label = image[label >= 0], label[label >= 0]
         if len(image) < FEWEST * classes:
@@ -87,7 +87,7 @@ class Yardsticks:
         return Classifier(image, label, classes, setting.seed, setting.device, progress, place)
 
     def _train_segmenter(self) -> Segmenter:
-        setting, classes = self.setting, len(self.setting.card.mask_classes)
+        setting, classes = self.setting, required_mask_classes(self.setting.card)
         image, _, mask = self._all(None)
         known = (mask != IGNORE).flatten(1).any(1)
         if int(known.sum()) < FEWEST * classes:

@@ -69,6 +69,7 @@ class Reader(nn.Module):
         self.discriminator, self.tasks, self.heads = model.networks.side.discriminator, model.networks.tasks, heads
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Images `[B,C,H,W]` in [-1, 1] -> what each of `heads` reads in them, in order."""
         features, prediction = self.discriminator.trunk(Canvas(image)), Prediction()
         for task in self.tasks:
             task.read(self.discriminator, features, prediction)
@@ -87,6 +88,7 @@ class Drawer(nn.Module):
         self.conditions.modalities = nn.ModuleDict({_word(name): m for name, m in self.conditions.modalities.items()})
 
     def forward(self, latent: Tensor, *asked: Tensor) -> tuple[Tensor, ...]:
+        """Latents `[B,Z]`, and raw values and `[B]` which are given of each modality -> image, mask, box maps, boxes, if drawn."""
         names = list(self.conditions.modalities)
         prompt = Prompt(latent.shape[0], dict(zip(names, asked[::2], strict=True)), dict(zip(names, asked[1::2], strict=True)))
         canvas = self.generator(latent, self.conditions(prompt))

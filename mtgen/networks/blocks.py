@@ -11,6 +11,7 @@ SLOPE = 0.2
 
 
 def activate(x: Tensor) -> Tensor:
+    """The one non-linearity of all networks: leaky ReLU."""
     return F.leaky_relu(x, SLOPE)
 
 
@@ -71,6 +72,7 @@ class Up(nn.Module):
         self.project = Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B,I,h,w]` -> `[B,O,2h,2w]`."""
         return F.interpolate(self.project(x), scale_factor=2, mode="bilinear", align_corners=False)
 
 
@@ -82,6 +84,7 @@ class Down(nn.Module):
         self.project = Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B,I,2h,2w]` -> `[B,O,h,w]`."""
         return self.project(F.avg_pool2d(x, 2))
 
 

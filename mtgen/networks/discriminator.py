@@ -20,6 +20,7 @@ class Decoder(nn.Module):
         self.mixes = nn.ModuleList(Conv2d(channels, channels, 3, padding=1) for _ in widths)
 
     def forward(self, features: list[Tensor]) -> Tensor:
+        """The trunk's levels, the lowest first -> `[B,decoder,H,W]` in the images' size."""
         x = self.mixes[0](activate(self.laterals[0](features[0])))
         for up, lateral, mix, skip in zip(self.ups, list(self.laterals)[1:], list(self.mixes)[1:], features[1:], strict=True):
             x = mix(activate(up(activate(x)) + lateral(skip)))

@@ -69,6 +69,11 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
+NO_DASHBOARD = {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"}
+"""Environment of a cluster that has no dashboard: asked for one, Ray would take that of any other cluster on this machine, whose token it
+lacks, and its watcher of Ray Train would end with a traceback. Nobody listens on port 9 (RFC 863)."""
+
+
 def _for_workers(loopback: bool) -> dict[str, str]:
     """Environment variables that the workers need, but for those that a submitted job gives them already: Ray refuses them twice."""
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
@@ -110,7 +115,7 @@ def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[dict[str, f
                 log_to_driver=True,
                 # Without a dashboard, Ray Train's own watcher warns every second that it cannot ask it.
                 logging_config=ray.LoggingConfig(log_level="ERROR"),
-                runtime_env={"env_vars": _for_workers(loopback)},
+                runtime_env={"env_vars": _for_workers(loopback) | ({} if address else NO_DASHBOARD)},
                 **here,
             )
         except Exception as error:  # Ray raises plain ones too, such as when the machine is too busy for its cluster to start in time

@@ -51,6 +51,7 @@ class GroupConfig(TorchConfig):
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
+        """What Ray Train makes the process group with."""
         return _Backend
 
 
@@ -65,6 +66,7 @@ class Losses(UserCallback):
         self._say = Logbook(folder).heard(_complain)
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Name each worker that was lost, with the reason in one line."""
         for rank, error in sorted(worker_exceptions.items()):
             self._say(f"worker {rank} was lost: {last_line(error)}")
 

@@ -30,6 +30,7 @@ def own_address() -> str:
 
 
 def free_port() -> int:
+    """A port that nobody listens on now."""
     with socket.create_server(("", 0)) as probe:
         return int(probe.getsockname()[1])
 

@@ -43,6 +43,7 @@ class Record:
 
     @cached_property
     def starts(self) -> list[Row]:
+        """The rows that a training began with, of the run and of each time it went on."""
         return [row for row in self.rows if row.start]
 
     @cached_property
@@ -52,6 +53,7 @@ class Record:
 
     @property
     def name(self) -> str:
+        """Of the run."""
         return str((self.starts[-1].start or {}).get("name", self.folder.name))
 
     @property
@@ -61,10 +63,12 @@ class Record:
 
     @property
     def images(self) -> int:
+        """Images seen so far."""
         return max(row.images for row in self.rows)
 
     @property
     def planned(self) -> int:
+        """Images that it is to see."""
         return int(self.config["train"]["images"])
 
     @cached_property
@@ -81,6 +85,7 @@ class Record:
 
     @property
     def seconds(self) -> float:
+        """Of all its trainings, by the clock."""
         return sum(stretch.seconds for stretch in self.stretches)
 
     @property
@@ -91,6 +96,7 @@ class Record:
 
     @property
     def subtitle(self) -> str:
+        """Status, images and time on one line."""
         return f"{self.status} · {self.images:,} of {max(self.planned, self.images):,} images · {duration(self.seconds)}"
 
     @cached_property

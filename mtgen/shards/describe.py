@@ -20,7 +20,7 @@ from mtgen.data.scan import SUFFIXES, Header, Problem, Sample
 from mtgen.data.table import rows
 from mtgen.errors import DataError
 from mtgen.schema import COMPONENTS, IGNORE, DatasetCard, Split
-from mtgen.shards.files import write_whole
+from mtgen.shards.files import read_names, write_whole
 from mtgen.shards.write import card_text
 
 SPLITS = {
@@ -106,7 +106,7 @@ def describe(
         raise DataError(f"{folder}: there is no such folder; give the one that holds the tar files")
     if path.exists() and not overwrite:
         raise DataError(f"{path}: is there already; ask to overwrite it, or edit it")
-    names = None if classes is None else _names(Path(classes))
+    names = None if classes is None else read_names(Path(classes))
     files = _shards(folder)
     shards: list[_Shard] = []
     with ThreadPoolExecutor(min(len(files), len(os.sched_getaffinity(0)))) as pool:
@@ -187,24 +187,6 @@ def _shards(folder: Path) -> list[str]:
     if strange := [file for file in files if set(file) & set("{}\\")]:
         raise DataError(f"{folder / strange[0]}: braces stand for number ranges in {CARD}; rename this file without them")
     return sorted(files, key=lambda file: [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split("([0-9]+)", file)])
-
-
-def _names(path: Path) -> list[str]:
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give a text file with a class name in each line") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; write the class names in UTF-8") from None
-    while names and not names[-1]:
-        names.pop()
-    for number, name in enumerate(names):
-        if not name or name in names[:number]:
-            what = f"{name!r} is in line {names.index(name) + 1} too" if name else "is empty"
-            raise DataError(f"{path}: line {number + 1} {what}; every class has a name of its own")
-    if not names:
-        raise DataError(f"{path}: is empty; write a class name in each line")
-    return names
 
 
 def _read(path: Path) -> _Shard:

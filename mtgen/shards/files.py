@@ -77,6 +77,25 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; write captions in UTF-8") from None
 
 
+def read_names(path: Path) -> list[str]:
+    """Names of classes, a line each, from 0; `DataError` where a line is empty or comes twice, or the file cannot be read."""
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give a text file with a class name in each line") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; write the class names in UTF-8") from None
+    while names and not names[-1]:
+        names.pop()
+    for number, name in enumerate(names):
+        if not name or name in names[:number]:
+            what = f"{name!r} is in line {names.index(name) + 1} too" if name else "is empty"
+            raise DataError(f"{path}: line {number + 1} {what}; every class has a name of its own")
+    if not names:
+        raise DataError(f"{path}: is empty; write a class name in each line")
+    return names
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds; `DataError` where it is none."""
     try:

@@ -27,6 +27,23 @@ SMALL = 2_000
 """Up to so many samples are made in this process: starting others would take longer."""
 
 
+UNNAMED = "class "
+"""What a mask class that nobody has named is called, before its number."""
+
+
+def next_steps(folder: Path, card: DatasetCard) -> str:
+    """What to do with a data set that was just made; says so where its mask classes have no names yet."""
+    counts = ", ".join(f"{split.samples:,} {name}" for name, split in card.splits.items())
+    said = f"made {folder}: {counts}. Next: mtgen shards validate {folder}; mtgen shards view {folder}"
+    if not any(name == f"{UNNAMED}{number}" for number, name in enumerate(card.mask_classes)):
+        return said
+    last = len(card.mask_classes) - 1
+    return (
+        f"{said}\nThe mask classes are called {UNNAMED}0 to {UNNAMED}{last}. To name them, make it again with --overwrite and "
+        "mask_classes=FILE, a name in each line; one called background is drawn clear"
+    )
+
+
 class Recipe(ABC):
     """What a file in `recipes/` registers: it says how many samples each split has, and makes any of them.
 

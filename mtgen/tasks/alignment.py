@@ -30,6 +30,7 @@ class EmbeddingHead(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor([math.log(10.0)]))  # DeepSpeed cannot broadcast a tensor without dimensions
 
     def forward(self, summary: Tensor) -> Tensor:
+        """`[B,S]` summaries of images -> `[B,d]` of length 1."""
         return F.normalize(self.embed(summary).float(), dim=1)
 
 
@@ -153,11 +154,13 @@ class Joint(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        """This worker's rows `[n,d]` -> those of all workers in their order, `[N,d]`."""
         ctx.rows = len(x)
         return gathered(x).clone() if _workers() > 1 else x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
+        """Of the gradient of all rows, this worker's own."""
         (gradient,) = gradients
         rank = dist.get_rank() if _workers() > 1 else 0
         return gradient[rank * ctx.rows : (rank + 1) * ctx.rows]

@@ -27,6 +27,7 @@ class CentreHead(nn.Module):
         self.out = Conv2d(decoder, classes + 4, 1, gain=0.1)
 
     def forward(self, dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`[B,decoder,H,W]` -> logits of the centres `[B,K,h,w]`, sizes `[B,2,h,w]` and offsets `[B,2,h,w]`, both 0 to 1."""
         x = self.out(activate(self.mix(activate(F.avg_pool2d(dense, self.stride))))).float()
         heat, size, offset = x.split([self.classes, 2, 2], dim=1)
         return heat + RARE, size.sigmoid(), offset.sigmoid()

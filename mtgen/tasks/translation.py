@@ -25,6 +25,7 @@ class ContentHead(nn.Module):
         self.out = Conv2d(width, channels, 1)
 
     def forward(self, level: Tensor) -> Tensor:
+        """A level of the trunk `[B,C,h,w]` -> spatial latent `[B,S,h,w]` in -1 to 1."""
         return self.out(activate(level)).float().tanh()
 
 

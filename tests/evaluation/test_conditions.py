@@ -183,3 +183,13 @@ def test_translation_between_classes_has_to_reach_the_class(assemble: Any, card:
 def test_they_need_classes(make_card: MakeCard, name: str) -> None:
     with pytest.raises(Skipped, match="names no classes"):
         METRICS[name](Setting(make_card(0), samples=9, conditions=("class",), translates="domain"))
+
+
+@pytest.mark.parametrize(("read", "reason"), [("read_class", "no classes"), ("read_mask", "no mask classes")])
+def test_without_names_of_classes_no_reader_is_trained(
+    make_card: Callable[..., DatasetCard], make_batch: Callable[..., Batch], read: str, reason: str
+) -> None:
+    yardsticks = Yardsticks(Setting(make_card(classes=0, mask_classes=0), samples=10))
+    yardsticks.update_train(make_batch(torch.zeros(4, 3, 8, 8)))
+    with pytest.raises(Skipped, match=reason):
+        getattr(yardsticks, read)(torch.zeros(1, 3, 8, 8))

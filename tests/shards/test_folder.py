@@ -12,7 +12,7 @@ from PIL import Image
 
 from mtgen.errors import DataError
 from mtgen.shards.files import key_of, share
-from mtgen.shards.make import make
+from mtgen.shards.make import make, next_steps
 from mtgen.shards.validate import validate
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
@@ -147,3 +147,24 @@ def test_a_folder_that_is_not_there_or_holds_no_image_is_named(tmp_path: Path) -
     for images, message in ((tmp_path / "none", "there is no such folder"), (tmp_path, "no images in it")):
         with pytest.raises(DataError, match=message):
             make("folder", tmp_path / "out", images=str(images))
+
+
+def test_classes_are_named_on_the_command_line_or_by_a_file(tmp_path: Path) -> None:
+    picture(tmp_path / "in/x.png")
+    picture(tmp_path / "in/x.mask.png", np.array([[0, 1]], np.uint8).repeat(4, 1).repeat(6, 0))
+    (tmp_path / "names.txt").write_text("background\nKätzin\n", encoding="utf-8")
+    for number, given in enumerate((["background", "Kätzin"], str(tmp_path / "names.txt"))):
+        assert (
+            make("folder", tmp_path / f"out{number}", images=str(tmp_path / "in"), mask_classes=given, test=0).mask_classes[1] == "Kätzin"
+        )
+    with pytest.raises(DataError, match=r"missing.txt: cannot be read .*a class name in each line"):
+        make("folder", tmp_path / "none", images=str(tmp_path / "in"), classes=str(tmp_path / "missing.txt"))
+
+
+def test_a_data_set_that_was_made_says_what_to_do_next_and_that_its_masks_have_no_names(tmp_path: Path) -> None:
+    picture(tmp_path / "in/x.png")
+    picture(tmp_path / "in/x.mask.png", np.array([[0, 1]], np.uint8).repeat(4, 1).repeat(6, 0))
+    card = make("folder", tmp_path / "out", images=str(tmp_path / "in"), test=0)
+    said = next_steps(tmp_path / "out", card)
+    assert "1 train. Next: mtgen shards validate" in said and "class 0 to class 1" in said and "mask_classes=FILE" in said
+    assert "mask_classes" not in next_steps(tmp_path / "out", card.model_copy(update={"mask_classes": ["background", "cat"]}))

@@ -48,6 +48,7 @@ class DINOv2(nn.Module):
         self.norm = nn.LayerNorm(size, eps=1e-6)
 
     def forward(self, image: Tensor) -> Tensor:
+        """Images `[B,3,H,W]` in 0 to 255 -> the class token of the last layer, `[B,D]`."""
         x = F.interpolate(image.float() / 255, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 1)
         mean, std = (torch.tensor(values, device=x.device).view(-1, 1, 1) for values in (MEAN, STD))
         patches = self.patches((x - mean) / std)

@@ -135,6 +135,7 @@ class InceptionV3(nn.Module):
         self.Mixed_7b, self.Mixed_7c = _E(1280, last=False), _E(2048, last=True)
 
     def forward(self, image: Tensor) -> Tensor:
+        """Images `[B,3,H,W]` in 0 to 255 -> features `[B,2048]` of the last pooling."""
         x = (resized(image.float()) - 128) / 128
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, 2)))

@@ -27,6 +27,7 @@ class TorchScript(nn.Module):
         self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (settings.mean, settings.std))
 
     def forward(self, image: Tensor) -> Tensor:
+        """Images `[B,3,H,W]` in 0 to 255 -> what the file's network makes of them, `[B,D]`."""
         x = image.float() / 255
         if self.side:
             x = F.interpolate(x, (self.side, self.side), mode="bicubic", antialias=True).clamp(0, 1)

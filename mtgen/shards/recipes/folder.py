@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mtgen.config import Section
 from mtgen.errors import DataError
 from mtgen.schema import IGNORE
-from mtgen.shards.files import IMAGES, OTHERS, key_of, read, read_image, read_json, read_mask, read_text, share, state
-from mtgen.shards.make import RECIPES, Recipe
+from mtgen.shards.files import IMAGES, OTHERS, key_of, read, read_image, read_json, read_mask, read_names, read_text, share, state
+from mtgen.shards.make import RECIPES, UNNAMED, Recipe
 from mtgen.shards.write import Sample
 
 SPLITS = ("train", "test", "val")
@@ -21,9 +21,18 @@ class FolderOptions(Section):
 
     images: str = Field(min_length=1, description="folder of images, [train|test|val/][CLASS/]FILE")
     masks: str | None = Field(None, description="folder of masks, laid out as the images; default: FILE.mask.png beside each image")
-    mask_classes: list[str] = Field([], description="names of the masks' classes; default: as many as their values need")
-    classes: list[str] = Field([], description="names of the classes, in order; default: the class folders in alphabetical order")
+    mask_classes: list[str] = Field(
+        [], description="names of the masks' classes, or a text file with a name in each line; default: as many as their values need"
+    )
+    classes: list[str] = Field(
+        [], description="names of the classes, in order, or a file of them; default: the class folders in alphabetical order"
+    )
     test: float = Field(0.1, ge=0, lt=1, description="share split off for the test split, where there are no split folders")
+
+    @field_validator("mask_classes", "classes", mode="before")
+    @classmethod
+    def _from_file(cls, value: Any) -> Any:
+        return read_names(Path(value)) if isinstance(value, str) else value
 
 
 @RECIPES.register("folder")
@@ -85,7 +94,7 @@ class Folder(Recipe):
         for path in masks:
             values = read_mask(path)
             largest = max(largest, int(values[values != IGNORE].max(initial=0)))
-        return [f"class {number}" for number in range(largest + 1)]
+        return [f"{UNNAMED}{number}" for number in range(largest + 1)]
 
     def make(self, split: str, number: int) -> Sample:
         """The sample of one image file."""
