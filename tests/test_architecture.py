@@ -20,7 +20,7 @@ LAYERS = [  # a module imports from the layers above its line and from its own f
     {"model"},
     {"training", "runs"},
     {"inference", "snapshot", "cost", "export"},
-    {"orchestrate", "serving", "rehearsal"},
+    {"orchestrate", "serving", "rehearsal", "explore"},
     {"smoke", "doctor"},
     {"cli"},
 ]
@@ -32,6 +32,8 @@ HOMES = {
     "nvidia": {"data"},
     "torchjd": {"balancing"},
     "typer": {"cli"},
+    "starlette": {"explore"},
+    "uvicorn": {"explore"},
 }
 
 
@@ -77,7 +79,7 @@ def test_imports_point_to_the_layers_below(name: str) -> None:
     assert not wrong, f"{name} imports {sorted(wrong)}"
 
 
-@pytest.mark.parametrize("name", ["evaluation", "inference", "export", "snapshot", "runs", "model", "ui", "shards"])
+@pytest.mark.parametrize("name", ["evaluation", "inference", "export", "snapshot", "runs", "model", "ui", "shards", "explore"])
 def test_using_a_model_needs_no_code_of_training(name: str) -> None:
     assert not reached(name) & {"training", "orchestrate"}
 

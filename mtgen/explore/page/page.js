@@ -1,0 +1,206 @@
+// The page: what the run offers, its three views, and what is asked for in each.
+import {betweenView, FRAMES} from "./between.js";
+import {closer, forget, grid, layers, redraw} from "./pictures.js";
+import {readView} from "./read.js";
+import {get, oneAtATime, pictureMessage, post} from "./server.js";
+import {emptyWish, wishInWords, wishMessage, wishPanel} from "./wish.js";
+
+const element = id => document.getElementById(id), views = ["draw", "between", "read"];
+const PAUSE = 120, LOOK = 20000;  // milliseconds until a change is drawn, and between two looks for a newer checkpoint
+const READING = ["classification", "tagging", "segmentation", "detection", "reconstruction", "translation"];
+
+function fail(error) {
+  element("error").textContent = error.message;
+  element("error").hidden = false;
+  element("status").textContent = "";
+}
+function done(seconds, words) {
+  element("error").hidden = true;
+  element("status").textContent = `${words} in ${seconds.toFixed(2)} s`;
+}
+
+let about;
+try {
+  about = await get("about");
+} catch (error) {
+  fail(error);
+  throw error;
+}
+
+function showFacts() {
+  const {run, images, of_images, width, height, channels, parameters, device, newer} = about;
+  element("run").textContent = run;
+  document.title = `${run} · mtgen explore`;
+  const seen = images < of_images ? `${number(images)} of ${number(of_images)} images seen` : `${number(images)} images seen`;
+  element("facts").textContent = [seen, `${width} × ${height} ${channels === 1 ? "grey" : "colour"}`, `${(parameters / 1e6).toFixed(2)}M parameters`, device].join(" · ");
+  const button = element("newest");
+  button.hidden = newer === null;
+  button.textContent = newer === null ? "" : `Newest checkpoint: ${number(newer)} images`;
+}
+showFacts();
+
+// What is asked for
+const wishes = {draw: emptyWish(), first: emptyWish(), last: emptyWish()};
+const settings = {n: Math.min(about.limits.n, about.classes.length > 1 && about.classes.length <= 10 ? 2 * about.classes.length : 16), truncation: 1};
+let view = "draw", end = "first", drawn = [];
+
+const panel = wishPanel(about, changed, fail), form = element("panel");
+const ends = make("div", {class: "segments ends", role: "group", "aria-label": "Which end"});
+for (const [name, words] of [["first", "From"], ["last", "To"]]) {
+  const button = make("button", {type: "button", "data-end": name}, words);
+  button.addEventListener("click", () => { end = name; showPanel(); });
+  ends.append(button);
+}
+
+function slider(words, key, min, max, step, said) {
+  const input = make("input", {type: "range", min, max, step, value: settings[key]}), output = make("output", {}, said(settings[key]));
+  const label = make("label", {class: "line"}, make("span", {}, words), input, output);
+  input.addEventListener("input", () => {
+    settings[key] = Number(input.value);
+    output.textContent = said(settings[key]);
+    changed();
+  });
+  return label;
+}
+const count = slider("Number", "n", 1, about.limits.n, 1, String);
+const truncation = slider("Truncation", "truncation", 0, 1, 0.05, value => value.toFixed(2));
+const live = make("input", {type: "checkbox"}), go = make("button", {type: "submit", class: "primary"}, "Draw");
+live.checked = true;
+form.append(ends, panel.element, make("div", {class: "settings"}, count, truncation),
+  make("div", {class: "tools"}, go, make("label", {class: "quiet small"}, live, " while I change things")));
+form.addEventListener("submit", event => { event.preventDefault(); ask(); });
+
+const current = () => wishes[view === "between" ? end : "draw"];
+function showPanel() {
+  form.hidden = view === "read";
+  ends.hidden = view !== "between";
+  count.hidden = view !== "draw";
+  ends.querySelectorAll("button").forEach(button => button.setAttribute("aria-pressed", String(button.dataset.end === end)));
+  panel.show(current());
+}
+
+let timer = 0;
+function changed() {
+  clearTimeout(timer);
+  if (live.checked) timer = setTimeout(ask, PAUSE);
+}
+
+// Answers
+const legendOf = frames => frames.map(frame => ({...frame, box_legend: about.legend.boxes}));
+const list = make("ul", {class: "cells", id: "drawn"});
+element("view-draw").append(list);
+const askDraw = oneAtATime("draw", ({pictures}, seconds) => {
+  drawn = legendOf(pictures);
+  list.style.setProperty("--size", drawn.length <= 9 ? "168px" : drawn.length <= 25 ? "124px" : "88px");
+  grid(drawn, look, list);
+  forget();
+  done(seconds, `${drawn.length} images`);
+}, fail);
+const between = betweenView(element("view-between"), actions);
+const askBetween = oneAtATime("between", ({pictures}, seconds) => {
+  const names = [wishes.first, wishes.last].map(wish => wishInWords(wish) || `seed ${wish.seed}`);
+  between.show(legendOf(pictures), names);
+  done(seconds, `${pictures.length} images`);
+}, fail);
+const reading = readView(element("view-read"), about, {look, fail, done, another});
+
+function ask() {
+  clearTimeout(timer);
+  if (view === "draw") askDraw({wish: wishMessage(wishes.draw, about), n: settings.n, seed: wishes.draw.seed, truncation: settings.truncation});
+  if (view === "between") {
+    const [first, last] = [wishes.first, wishes.last].map(wish => ({wish: wishMessage(wish, about), seed: wish.seed}));
+    askBetween({first, last, n: FRAMES, truncation: settings.truncation});
+  }
+}
+
+/** One of the pictures that were drawn, as a file. */
+async function another() {
+  const found = drawn.length ? drawn[Math.floor(Math.random() * drawn.length)] : (await post("draw", {n: 1})).pictures[0];
+  return pictureMessage(found, "drawn.png");
+}
+
+function look(frame) {
+  closer(frame, actions());
+}
+
+/** What can be done with a picture, where the run can do it. */
+function actions() {
+  const found = [], has = name => about.conditions.includes(name);
+  const wish = () => wishes[view === "between" ? end : "draw"];
+  const change = act => frame => {
+    act(frame);
+    if (view === "read") location.hash = "draw";
+    showPanel();
+    ask();
+  };
+  if (about.tasks.some(name => READING.includes(name))) {
+    found.push(["Read it", frame => { location.hash = "read"; reading.read(pictureMessage(frame, `${frame.caption || "drawn"}.png`)); }]);
+  }
+  if (has("image")) {
+    found.push(["More like it", change(frame => { wish().image = {...pictureMessage(frame, "drawn.png"), url: frame.images}; })]);
+  }
+  if (has("layout") && about.tasks.includes("segmentation")) {
+    found.push(["Its mask as layout", change(frame => {
+      wish().tool = "layout";
+      wish().mask = Uint8Array.from(atob(frame.kinds), letter => letter.charCodeAt(0));
+    })]);
+  }
+  return found;
+}
+
+// Switches, colours, views
+element("with-masks").hidden = !about.tasks.includes("segmentation");
+element("with-boxes").hidden = !about.tasks.includes("detection");
+for (const box of document.querySelectorAll("[data-layer]")) {
+  box.addEventListener("change", () => { layers[box.dataset.layer] = box.checked; redraw(); });
+}
+const colours = about.tasks.includes("segmentation") ? about.legend.masks : about.tasks.includes("detection") ? about.legend.boxes : [];
+element("legend").append(...colours.filter(([, colour]) => colour).slice(0, 24).map(([name, colour]) => {
+  const chip = make("i");
+  chip.style.background = colour;
+  return make("li", {}, chip, name);
+}));
+element("layers").hidden = false;
+
+function show() {
+  view = views.includes(location.hash.slice(1)) ? location.hash.slice(1) : "draw";
+  for (const name of views) element(`view-${name}`).hidden = name !== view;
+  for (const link of document.querySelectorAll(".tabs a")) {
+    if (link.hash === `#${view}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  document.body.dataset.view = view;
+  between.pause();
+  element("error").hidden = true;
+  element("status").textContent = "";
+  if (view === "between" && !wishInWords(wishes.first) && !wishInWords(wishes.last)) {
+    const [one, two] = [wishes.draw.classes[0] || about.classes[0], about.classes.find(name => name !== (wishes.draw.classes[0] || about.classes[0]))];
+    if (two && about.conditions.some(name => ["class", "labels"].includes(name))) [wishes.first.classes, wishes.last.classes] = [[one], [two]];
+    else wishes.last.seed = 1;
+  }
+  showPanel();
+  ask();
+}
+document.querySelector('.tabs a[href="#read"]').hidden = !about.tasks.some(name => READING.includes(name));
+window.addEventListener("hashchange", show);
+show();
+
+// Newer checkpoints of a run that trains
+element("newest").addEventListener("click", async event => {
+  event.currentTarget.disabled = true;
+  try {
+    Object.assign(about, await post("newest"));
+    showFacts();
+    ask();
+  } catch (error) {
+    fail(error);
+  }
+  element("newest").disabled = false;
+});
+setInterval(async () => {
+  if (document.hidden) return;
+  try {
+    about.newer = (await get("newer")).newer;
+    showFacts();
+  } catch { /* the next question says so */ }
+}, LOOK);
