@@ -39,6 +39,7 @@ class Explorer:
     def __init__(self, run: str | Path, device: str = "auto", which: str | None = None) -> None:
         self.folder, self.device = find_run(run), device
         self.trained = Trained(*load_run(self.folder, device, which))
+        self._tried = self.trained.images
 
     def about(self) -> dict[str, Any]:
         """What the page offers: nothing but what the run was trained on."""
@@ -71,14 +72,15 @@ class Explorer:
         return [] if by is None else self.trained.card.classes if by == "class" else domain_names(self.trained.model.config)
 
     def newer(self) -> int | None:
-        """Images seen at the run's newest checkpoint, where that is newer than the one that is loaded."""
-        found = checkpoint.folders(self.folder / "checkpoints") if (self.folder / "checkpoints").is_dir() else []
-        newest = max((int(folder.name) for folder in found), default=0)
-        return newest if newest > self.trained.images else None
+        """Images seen at the run's newest checkpoint, where that is newer than those that were loaded or found damaged."""
+        newest = max((int(folder.name) for folder in checkpoint.folders(self.folder / "checkpoints")), default=0)
+        return newest if newest > self._tried else None
 
     def renew(self) -> dict[str, Any]:
-        """Load the newest checkpoint that is whole; says what `about` does."""
+        """Load the newest checkpoint that is whole; damaged ones are named in the terminal. Says what `about` does."""
+        newest = self.newer() or self._tried
         self.trained = Trained(*load_run(self.folder, self.device))
+        self._tried = max(newest, self.trained.images)
         return self.about()
 
     def draw(self, asked: Draw) -> dict[str, Any]:

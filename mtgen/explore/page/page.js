@@ -89,9 +89,18 @@ function changed() {
 const legendOf = frames => frames.map(frame => ({...frame, box_legend: about.legend.boxes}));
 const list = make("ul", {class: "cells", id: "drawn"});
 element("view-draw").append(list);
+/** As many columns as fit well; where several things are asked for in turn, so that each keeps to its own. */
+function columns() {
+  const kinds = new Set(drawn.map(frame => frame.caption)).size, narrow = list.clientWidth < 500, least = narrow ? 3 : 4;
+  const ideal = Math.max(least, Math.round(list.clientWidth / (narrow ? 110 : drawn.length <= 12 ? 190 : drawn.length <= 30 ? 150 : 104)));
+  const near = [0, -1, 1, -2, 2, 3].map(step => ideal + step).filter(some => some >= Math.min(least, 3));
+  const even = near.find(some => kinds > 1 && (kinds % some === 0 || some % kinds === 0));
+  list.style.setProperty("--columns", even || ideal);
+}
+new ResizeObserver(columns).observe(list);
 const askDraw = oneAtATime("draw", ({pictures}, seconds) => {
   drawn = legendOf(pictures);
-  list.style.setProperty("--size", drawn.length <= 9 ? "168px" : drawn.length <= 25 ? "124px" : "88px");
+  columns();
   grid(drawn, look, list);
   forget();
   done(seconds, `${drawn.length} images`);
