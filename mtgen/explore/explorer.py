@@ -112,9 +112,9 @@ class Explorer:
         for end in (asked.first, asked.last):
             if end.wish.sound is not None:
                 self._heard(end.wish.sound.received())
-        ends = [end.wish.request(self.trained.model.size) for end in (asked.first, asked.last)]
+        first, last = (end.wish.request(self.trained.model.size) for end in (asked.first, asked.last))
         seeds = (asked.first.seed, asked.last.seed)
-        return {"pictures": self._frames(self.trained.interpolate(*ends, asked.n, seeds=seeds, truncation=asked.truncation))}
+        return {"pictures": self._frames(self.trained.interpolate(first, last, asked.n, seeds=seeds, truncation=asked.truncation))}
 
     def read(self, asked: Read) -> dict[str, Any]:
         """Class, tags, mask and boxes of an image, and, where the run reconstructs, the image drawn from its latent."""

@@ -27,13 +27,14 @@ from mtgen.pictures import to_pictures
 from mtgen.runs import find_model, load_run
 from mtgen.sampling import generate
 from mtgen.schema import Canvas, DatasetCard, Prompt
+from mtgen.shards.files import File
 
 Picture = str | Path | Received | Image.Image | NDArray[np.uint8]
 """An image: a PNG, JPEG or WebP file (or its bytes), a Pillow image, or `[H,W]`, `[H,W,1]` (grey) or `[H,W,3]` (RGB) uint8."""
 STORED = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 """Pillow's modes that a PNG holds."""
 Words = str | Sequence[str]
-Files = str | Path | Received | Sequence[str | Path | Received]
+Files = str | File | Sequence[str | File]
 """One, or several that are asked for in turn."""
 
 
@@ -252,7 +253,7 @@ def _several(value: Any) -> tuple[Any, ...]:
     return (value,) if isinstance(value, int | Path | Received) or (isinstance(value, str) and value) else tuple(value or ())
 
 
-def _file(value: str | Path | Received) -> Path | Received:
+def _file(value: str | File) -> File:
     return Path(value) if isinstance(value, str) else value
 
 
