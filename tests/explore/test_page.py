@@ -69,7 +69,7 @@ def test_conditions_are_chosen_and_masks_and_boxes_are_switched(opened: Any) -> 
     assert page.locator("#drawn li").count() == 8 and page.locator("h1").inner_text() == "test"
     asked = one.after("draw", page.get_by_role("button", name="one", exact=True).first.click)
     assert asked["wish"]["classes"] == [["one"]]
-    page.wait_for_function("() => document.querySelector('#drawn p').textContent === 'one'")
+    page.wait_for_function("() => document.querySelector('#drawn canvas').ariaLabel.startsWith('one,')")
     asked = one.after("draw", lambda: page.get_by_label("Caption", exact=True).get_by_role("textbox").fill("it"))
     assert asked["wish"]["captions"] == ["it"]
     for layer in ("masks", "boxes"):

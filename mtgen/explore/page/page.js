@@ -14,9 +14,9 @@ function fail(error) {
   element("error").hidden = false;
   element("status").textContent = "";
 }
-function done(seconds, words) {
+function done(of, seconds, words) {
   element("error").hidden = true;
-  element("status").textContent = `${words} in ${seconds.toFixed(2)} s`;
+  if (of === view) element("status").textContent = `${words} in ${seconds.toFixed(2)} s`;
 }
 
 let about;
@@ -67,7 +67,7 @@ const truncation = slider("Truncation", "truncation", 0, 1, 0.05, value => value
 const live = make("input", {type: "checkbox"}), go = make("button", {type: "submit", class: "primary"}, "Draw");
 live.checked = true;
 form.append(ends, panel.element, make("div", {class: "settings"}, count, truncation),
-  make("div", {class: "tools"}, go, make("label", {class: "quiet small"}, live, " while I change things")));
+  make("div", {class: "tools go"}, go, make("label", {class: "quiet small"}, live, " while I change things")));
 form.addEventListener("submit", event => { event.preventDefault(); ask(); });
 
 const current = () => wishes[view === "between" ? end : "draw"];
@@ -103,13 +103,13 @@ const askDraw = oneAtATime("draw", ({pictures}, seconds) => {
   columns();
   grid(drawn, look, list);
   forget();
-  done(seconds, `${drawn.length} images`);
+  done("draw", seconds, `${drawn.length} images`);
 }, fail);
 const between = betweenView(element("view-between"), actions);
 const askBetween = oneAtATime("between", ({pictures}, seconds) => {
   const names = [wishes.first, wishes.last].map(wish => wishInWords(wish) || `seed ${wish.seed}`);
   between.show(legendOf(pictures), names);
-  done(seconds, `${pictures.length} images`);
+  done("between", seconds, `${pictures.length} images`);
 }, fail);
 const reading = readView(element("view-read"), about, {look, fail, done, another});
 

@@ -29,13 +29,14 @@ export function forget() {
   for (const entry of shown) if (!entry.canvas.isConnected) shown.delete(entry);
 }
 
-/** A list of pictures, each a button that opens a closer look. */
-export function grid(frames, look, list = make("ul", {class: "cells"})) {
+/** A list of pictures, each a button that opens a closer look; what they are stands under them where that differs. */
+export function grid(frames, look, list) {
+  const several = new Set(frames.map(frame => frame.caption)).size > 1;
   list.replaceChildren(...frames.map((frame, i) => {
     const caption = frame.caption || "", label = [caption, `picture ${i + 1} of ${frames.length}`].filter(Boolean).join(", ");
     const button = make("button", {type: "button", class: "cell", title: caption ? `${caption}: a closer look` : "a closer look"}, pictureCanvas(frame, label));
     button.addEventListener("click", () => look(frame));
-    return make("li", {}, button, ...(caption ? [make("p", {title: caption}, caption)] : []));
+    return make("li", {}, button, ...(several && caption ? [make("p", {title: caption}, caption)] : []));
   }));
   return list;
 }

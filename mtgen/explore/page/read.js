@@ -16,7 +16,7 @@ export function readView(section, about, {look, fail, done, another}) {
     message = asked;
     forget();
     show(answer, asked.image.name);
-    done(seconds, "read");
+    done("read", seconds, "read");
     translate();
   }, fail);
   const askTranslation = oneAtATime("translate", ({pictures}) => showTranslated(pictures), fail);

@@ -11,7 +11,7 @@ const audio = () => context ??= new AudioContext();
 /** The control: `wish.sound` is `{name, data, samples, rate}` or null. */
 export function soundControl(about, change, fail) {
   const choose = make("input", {type: "file", accept: "audio/*,.wav,.flac", class: "sr", id: "sound-file", tabindex: "-1"});
-  const chooser = make("button", {type: "button"}, "Choose a file"), record = make("button", {type: "button"}, "● Record");
+  const chooser = make("button", {type: "button", title: "a WAV, FLAC or other sound"}, "Open"), record = make("button", {type: "button"}, "● Record");
   const play = make("button", {type: "button"}, "▶ Play"), clear = make("button", {type: "button", class: "plain"}, "clear");
   const wave = make("canvas", {class: "wave", width: 600, height: 96, role: "img"});
   const about_it = make("p", {class: "quiet small"});

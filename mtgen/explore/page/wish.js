@@ -105,7 +105,7 @@ function captionControl(about, change) {
 
 function imageControl(about, change, fail) {
   const choose = make("input", {type: "file", accept: "image/png,image/jpeg,image/webp", class: "sr", id: "like-file", tabindex: "-1"});
-  const chooser = make("button", {type: "button"}, "Choose an image"), clear = make("button", {type: "button", class: "plain"}, "clear");
+  const chooser = make("button", {type: "button"}, "Open"), clear = make("button", {type: "button", class: "plain"}, "clear");
   const thumb = make("img", {class: "thumb", alt: "the image to resemble"});
   let wish = null;
   function show(other) {
