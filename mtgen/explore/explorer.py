@@ -104,7 +104,7 @@ class Explorer:
         for number, (shown, mask) in enumerate(zip(pictures, drawn.masks, strict=True)):
             shown["caption"] = names[number % len(names)]
             if mask is not None:
-                shown["kinds"] = base64.b64encode(mask.tobytes()).decode()  # to be asked for as a layout
+                shown["mask"] = base64.b64encode(mask.tobytes()).decode()  # to be asked for as a layout
         return {"pictures": pictures}
 
     def between(self, asked: Between) -> dict[str, Any]:

@@ -20,7 +20,7 @@ UNKNOWN = (128, 128, 128)
 
 
 def frame(picture: Image.Image, mask: NDArray[np.uint8] | None, boxes: Sequence[Box] | None, card: DatasetCard) -> dict[str, Any]:
-    """One image as the page's script draws it; boxes become shares of its sides, with class and score."""
+    """One image as the page's script draws it: boxes in shares of its sides, with class and score; `kinds`: the mask classes in it."""
     wide, high = picture.size
     small = picture.copy()
     small.thumbnail((LARGEST, LARGEST), Image.Resampling.BILINEAR)
@@ -32,6 +32,7 @@ def frame(picture: Image.Image, mask: NDArray[np.uint8] | None, boxes: Sequence[
         "images": uri(small),
         "masks": "" if drawn is None else uri(drawn),
         "boxes": [[shares]],
+        "kinds": [] if mask is None else np.unique(mask).tolist(),
     }
 
 

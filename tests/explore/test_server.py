@@ -98,7 +98,11 @@ def test_samples_of_classes_captions_and_domains_are_those_of_the_model(port: in
     assert status == 200 and same(found["pictures"], expected.images)
     first, mask = found["pictures"][0], expected.masks[0]
     assert first["caption"] == "one 'it' zebras" and mask is not None
-    assert base64.b64decode(first["kinds"]) == mask.tobytes() and np.array_equal(pixels(first, "masks")[..., 3] > 0, mask > 0)
+    assert (
+        base64.b64decode(first["mask"]) == mask.tobytes()
+        and first["kinds"] == np.unique(mask).tolist()
+        and np.array_equal(pixels(first, "masks")[..., 3] > 0, mask > 0)
+    )
     assert [len(f["boxes"][0][0]) for f in found["pictures"]] == [len(boxes or []) for boxes in expected.boxes]
 
 

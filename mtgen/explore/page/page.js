@@ -7,6 +7,7 @@ import {emptyWish, wishInWords, wishMessage, wishPanel} from "./wish.js";
 
 const element = id => document.getElementById(id), views = ["draw", "between", "read"];
 const PAUSE = 120, LOOK = 20000;  // milliseconds until a change is drawn, and between two looks for a newer checkpoint
+const MANY = 24;  // colours in the legend, at most
 const READING = ["classification", "tagging", "segmentation", "detection", "reconstruction", "translation"];
 
 function fail(error) {
@@ -87,6 +88,18 @@ function changed() {
 
 // Answers
 const legendOf = frames => frames.map(frame => ({...frame, box_legend: about.legend.boxes}));
+
+/** The colours; of many classes, those that are in the pictures. */
+function showLegend(frames) {
+  const masks = about.tasks.includes("segmentation"), entries = masks ? about.legend.masks : about.tasks.includes("detection") ? about.legend.boxes : [];
+  const seen = new Set(frames.flatMap(frame => masks ? frame.kinds : frame.boxes[0][0].map(box => box[4])));
+  const coloured = entries.filter(([, colour], kind) => colour && (entries.length <= MANY || seen.has(kind)));
+  element("legend").replaceChildren(...coloured.slice(0, MANY).map(([name, colour]) => {
+    const chip = make("i");
+    chip.style.background = colour;
+    return make("li", {}, chip, name);
+  }));
+}
 const list = make("ul", {class: "cells", id: "drawn"});
 element("view-draw").append(list);
 /** As many columns as fit well; where several things are asked for in turn, so that each keeps to its own. */
@@ -102,6 +115,7 @@ const askDraw = oneAtATime("draw", ({pictures}, seconds) => {
   drawn = legendOf(pictures);
   columns();
   grid(drawn, look, list);
+  showLegend(drawn);
   forget();
   done("draw", seconds, `${drawn.length} images`);
 }, fail);
@@ -109,9 +123,10 @@ const between = betweenView(element("view-between"), actions);
 const askBetween = oneAtATime("between", ({pictures}, seconds) => {
   const names = [wishes.first, wishes.last].map(wish => wishInWords(wish) || `seed ${wish.seed}`);
   between.show(legendOf(pictures), names);
+  showLegend(pictures);
   done("between", seconds, `${pictures.length} images`);
 }, fail);
-const reading = readView(element("view-read"), about, {look, fail, done, another});
+const reading = readView(element("view-read"), about, {look, fail, done, another, showLegend});
 
 function ask() {
   clearTimeout(timer);
@@ -151,7 +166,7 @@ function actions() {
   if (has("layout") && about.tasks.includes("segmentation")) {
     found.push(["Its mask as layout", change(frame => {
       wish().tool = "layout";
-      wish().mask = Uint8Array.from(atob(frame.kinds), letter => letter.charCodeAt(0));
+      wish().mask = Uint8Array.from(atob(frame.mask), letter => letter.charCodeAt(0));
     })]);
   }
   return found;
@@ -163,13 +178,8 @@ element("with-boxes").hidden = !about.tasks.includes("detection");
 for (const box of document.querySelectorAll("[data-layer]")) {
   box.addEventListener("change", () => { layers[box.dataset.layer] = box.checked; redraw(); });
 }
-const colours = about.tasks.includes("segmentation") ? about.legend.masks : about.tasks.includes("detection") ? about.legend.boxes : [];
-element("legend").append(...colours.filter(([, colour]) => colour).slice(0, 24).map(([name, colour]) => {
-  const chip = make("i");
-  chip.style.background = colour;
-  return make("li", {}, chip, name);
-}));
 element("layers").hidden = false;
+showLegend([]);
 
 function show() {
   view = views.includes(location.hash.slice(1)) ? location.hash.slice(1) : "draw";

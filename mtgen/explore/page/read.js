@@ -2,9 +2,9 @@
 import {forget, grid, pictureCanvas} from "./pictures.js";
 import {fileMessage, oneAtATime} from "./server.js";
 
-const FEW = 12;  // domains that an image is translated into at once; of more they are chosen
+const FEW = 12;  // domains that an image is translated into at once (of more they are chosen), and rows of what was read
 
-export function readView(section, about, {look, fail, done, another}) {
+export function readView(section, about, {look, fail, done, another, showLegend}) {
   const choose = make("input", {type: "file", accept: "image/png,image/jpeg,image/webp", class: "sr", id: "read-file", tabindex: "-1"});
   const chooser = make("button", {type: "button", class: "plain"}, "choose a file"), drawn = make("button", {type: "button", class: "plain"}, "take one that it drew");
   const drop = make("div", {class: "drop"}, make("p", {}, "Drop an image here, paste one, ", chooser, " or ", drawn, "."), choose);
@@ -16,6 +16,7 @@ export function readView(section, about, {look, fail, done, another}) {
     message = asked;
     forget();
     show(answer, asked.image.name);
+    showLegend([answer.picture]);
     done("read", seconds, "read");
     translate();
   }, fail);
@@ -42,8 +43,8 @@ export function readView(section, about, {look, fail, done, another}) {
     figures.push(figure(picture, about.tasks.includes("segmentation") || boxes ? "as read" : "the image"));
     if (reconstruction) figures.push(figure(reconstruction, "reconstructed"));
     if (classes.length) groups.push(bars("Class", classes));
-    if (tags) groups.push(bars("In the image", tags));
-    if (boxes) groups.push(bars("Boxes", boxes.slice(0, 8).map(box => [box.class, box.score])));
+    if (tags) groups.push(bars("In the image", tags.slice(0, FEW)));
+    if (boxes) groups.push(bars("Boxes", boxes.slice(0, FEW).map(box => [box.class, box.score])));
     const cut = whole[0] !== seen[0] || whole[1] !== seen[1] ? ` The run sees its middle, ${seen[0]} × ${seen[1]} of ${whole[0]} × ${whole[1]} pixels.` : "";
     found.replaceChildren(make("p", {class: "note"}, make("b", {}, name), cut ? "." : "", cut), make("div", {class: "figures"}, ...figures, make("div", {class: "groups"}, ...groups)));
   }
