@@ -6,6 +6,8 @@ import io
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from core_only import ROOT, outside_of_the_core, refusing
 from made_models import made, picture, saved
 from PIL import Image
 
@@ -215,6 +218,19 @@ def test_no_other_file_is_served(port: int, path: str) -> None:
 def test_another_host_than_this_machine_is_refused(run: Path) -> None:
     with pytest.raises(UserError, match=r"192\.0\.2\.1: the page has no password.*ssh -L 8760:127\.0\.0\.1:8760"):
         serve_page(run, host="192.0.2.1")
+
+
+def test_the_page_needs_nothing_but_the_core_and_its_own_extra(run: Path) -> None:
+    program = f"""{refusing(outside_of_the_core("explore"))}
+from mtgen.explore.app import build_app
+from mtgen.explore.explorer import Explorer
+from mtgen.explore.messages import Draw
+explorer = Explorer({str(run)!r}, "cpu")
+print(len(build_app(explorer).routes) > 10, len(explorer.draw(Draw(n=2))["pictures"]))
+"""
+    assert {"mlflow", "ray", "deepspeed", "nvidia", "psutil"} <= outside_of_the_core("explore")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True 2\n", "")
 
 
 def test_a_newer_checkpoint_is_told_of_and_loaded_and_a_damaged_one_passed_over(run: Path, tmp_path: Path) -> None:

@@ -1,18 +1,15 @@
 """`mtgen.load`: what a program gets of a trained model, and how little it needs for that."""
 
-import configparser
 import json
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from core_only import ROOT, outside_of_the_core, refusing
 from PIL import Image
 
 import mtgen
@@ -29,7 +26,6 @@ from mtgen.retention import Retention
 from mtgen.sampling import generate
 from mtgen.schema import Prompt
 
-ROOT = Path(__file__).resolve().parents[2]
 Draw = Callable[..., Image.Image]
 
 
@@ -38,34 +34,9 @@ def trained(run: Path) -> Trained:
     return mtgen.load(run, device="cpu")
 
 
-def outside_of_the_core() -> set[str]:
-    """Modules that are installed here, but not by `pip install mtgen` alone."""
-    settings = configparser.ConfigParser()
-    settings.read(ROOT / "setup.cfg")
-    asked = settings["options"]["install_requires"].split("\n")
-    names, core = [canonicalize_name(Requirement(line).name) for line in asked if line], set()
-    while names:
-        core.add(name := names.pop())
-        needed = [Requirement(text) for text in metadata.requires(name) or []]
-        new = {canonicalize_name(n.name) for n in needed if n.marker is None or n.marker.evaluate({"extra": ""})}
-        names += [n for n in new - core if n not in names]
-    return {
-        module
-        for module, owners in metadata.packages_distributions().items()
-        if not core & {canonicalize_name(owner) for owner in owners} and module not in ("mtgen", "_distutils_hack")
-    }
-
-
 def test_three_lines_need_nothing_but_the_core(run: Path, translating: Path, draw: Draw, tmp_path: Path) -> None:
     draw(9, 12).save(tmp_path / "photo.png")
-    program = f"""
-import sys
-outside = set({sorted(outside_of_the_core())!r})
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in outside:
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Refuse())
+    program = f"""{refusing(outside_of_the_core())}
 import mtgen
 model = mtgen.load({str(run)!r})
 model.sample(n=4, class_="one", caption="it").save({str(tmp_path / "drawn")!r})
