@@ -100,12 +100,7 @@ class Explorer:
             seed=asked.seed,
             truncation=asked.truncation,
         )
-        pictures = self._frames(drawn)
-        for number, (shown, mask) in enumerate(zip(pictures, drawn.masks, strict=True)):
-            shown["caption"] = names[number % len(names)]
-            if mask is not None:
-                shown["mask"] = base64.b64encode(mask.tobytes()).decode()  # to be asked for as a layout
-        return {"pictures": pictures}
+        return {"pictures": [shown | {"caption": names[i % len(names)]} for i, shown in enumerate(self._frames(drawn))]}
 
     def between(self, asked: Between) -> dict[str, Any]:
         """The way from one sample to another."""
@@ -151,7 +146,12 @@ class Explorer:
         return {"mask": classes.flatten().tolist()}
 
     def _frames(self, drawn: Labelled) -> list[dict[str, Any]]:
-        return [frame(*one, self.trained.card) for one in zip(drawn.images, drawn.masks, drawn.boxes, strict=True)]
+        """Drawn images as the page has them; `mask`: mask classes row by row, to be asked for as a layout."""
+        frames = [frame(*one, self.trained.card) for one in zip(drawn.images, drawn.masks, drawn.boxes, strict=True)]
+        for shown, mask in zip(frames, drawn.masks, strict=True):
+            if mask is not None:
+                shown["mask"] = base64.b64encode(mask.tobytes()).decode()
+        return frames
 
     def _heard(self, file: Received) -> None:
         """Raises:

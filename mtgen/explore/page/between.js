@@ -1,10 +1,10 @@
 // The way from one sample to another: a slider, a strip, and a picture that moves along it.
-import {closer, forget, pictureCanvas} from "./pictures.js";
+import {forget, pictureCanvas} from "./pictures.js";
 
 export const FRAMES = 25;
 const STRIP = 9, MOMENT = 90;  // pictures in the strip; milliseconds of a picture that plays
 
-export function betweenView(section, actions) {
+export function betweenView(section, look) {
   const slider = make("input", {type: "range", min: "0", max: String(FRAMES - 1), value: "0", "aria-label": "Place on the way"});
   const play = make("button", {type: "button"}, "▶ Play"), strip = make("ul", {class: "strip", "aria-label": "The way"});
   const from = make("span", {class: "end"}), to = make("span", {class: "end"}), stage = make("div", {class: "stage"});
@@ -38,7 +38,7 @@ export function betweenView(section, actions) {
       frames = found;
       [from.textContent, to.textContent] = words;
       const button = make("button", {type: "button", class: "cell", title: "a closer look"}, large = pictureCanvas(frames[0], "the picture at this place of the way", 768));
-      button.addEventListener("click", () => closer({...frames[slider.value], caption: `${slider.value} of ${frames.length - 1}`}, actions()));
+      button.addEventListener("click", () => look({...frames[slider.value], caption: `${slider.value} of ${frames.length - 1}`}));
       stage.replaceChildren(button);
       strip.replaceChildren(...Array.from({length: STRIP}, (_, i) => {
         const at = Math.round(i * (frames.length - 1) / (STRIP - 1));

@@ -119,7 +119,7 @@ const askDraw = oneAtATime("draw", ({pictures}, seconds) => {
   forget();
   done("draw", seconds, `${drawn.length} images`);
 }, fail);
-const between = betweenView(element("view-between"), actions);
+const between = betweenView(element("view-between"), look);
 const askBetween = oneAtATime("between", ({pictures}, seconds) => {
   const names = [wishes.first, wishes.last].map(wish => wishInWords(wish) || `seed ${wish.seed}`);
   between.show(legendOf(pictures), names);
@@ -144,11 +144,11 @@ async function another() {
 }
 
 function look(frame) {
-  closer(frame, actions());
+  closer(frame, actions(frame));
 }
 
 /** What can be done with a picture, where the run can do it. */
-function actions() {
+function actions(frame) {
   const found = [], has = name => about.conditions.includes(name);
   const wish = () => wishes[view === "between" ? end : "draw"];
   const change = act => frame => {
@@ -163,7 +163,7 @@ function actions() {
   if (has("image")) {
     found.push(["More like it", change(frame => { wish().image = {...pictureMessage(frame, "drawn.png"), url: frame.images}; })]);
   }
-  if (has("layout") && about.tasks.includes("segmentation")) {
+  if (has("layout") && frame.mask) {
     found.push(["Its mask as layout", change(frame => {
       wish().tool = "layout";
       wish().mask = Uint8Array.from(atob(frame.mask), letter => letter.charCodeAt(0));

@@ -20,20 +20,23 @@ export function wishMessage(wish, about) {
   };
 }
 
+const layoutInWords = ({tool, mask, boxes}) => tool === "boxes" ? boxes.length && (boxes.length > 1 ? `${boxes.length} boxes` : "a box") : mask && "a mask";
+
 export const wishInWords = wish => [
   wish.classes.join(wish.together ? " + " : ", "), wish.captions.trim() && `“${wish.captions.trim().replaceAll("\n", "”, “")}”`,
-  wish.sound && wish.sound.name, wish.image && `like ${wish.image.name}`, wish.tool === "layout" && wish.mask && "a drawn mask",
-  wish.tool === "boxes" && wish.boxes.length && "drawn boxes", wish.domains.join(", ")].filter(Boolean).join(" · ");
+  wish.sound && wish.sound.name, wish.image && `like ${wish.image.name}`, layoutInWords(wish), wish.domains.join(", "),
+].filter(Boolean).join(" · ");
 
 const control = (name, ...children) => make("div", {class: "control", role: "group", "aria-label": name}, make("h3", {}, name), ...children);
 
 /** A part of the panel that is folded away until it is wanted; its line says what is in it. */
-function folded(name, element, said) {
-  const words = make("span", {class: "quiet"}), details = make("details", {class: "fold"}, make("summary", {}, make("h3", {}, name), words), element);
-  return {element: details, show(wish) {
+function folded(name, made, said) {
+  const words = make("span", {class: "quiet"}), details = make("details", {class: "fold"}, make("summary", {}, make("h3", {}, name), words), made.element);
+  const tell = wish => {
     words.textContent = said(wish) || "none";
     if (said(wish)) details.open = true;
-  }};
+  };
+  return {element: details, tell, show(wish) { made.show(wish); tell(wish); }};
 }
 
 /** Names that are switched on and off. */
@@ -155,25 +158,20 @@ function seedControl(about, change) {
 /** The controls of a wish, of what the run was trained on alone; `show(wish)` makes them those of another. */
 export function wishPanel(about, change, fail) {
   const has = name => about.conditions.includes(name), parts = [];
+  let shown = null;
+  const changed = () => {
+    parts.forEach(part => part.tell && part.tell(shown));
+    change();
+  };
   if (has("class") || has("labels")) parts.push(classControl(about, change));
   if (has("caption")) parts.push(captionControl(about, change));
   if (has("domain")) parts.push(chipsControl("Domain", about.domains, "domains", change));
-  const fold = (name, made, said) => {
-    const around = folded(name, made.element, said);
-    parts.push({element: around.element, show(wish) { made.show(wish); around.show(wish); }});
-  };
-  let panel = null;
-  const changed = () => { panel.words(); change(); };
-  if (has("sound")) fold("Sound", soundControl(about, () => changed(), fail), wish => wish.sound && wish.sound.name);
-  if (has("layout") || has("boxes")) fold("Layout", layoutControl(about, () => changed(), fail),
-    wish => wish.tool === "layout" && wish.mask ? "a mask" : wish.tool === "boxes" && wish.boxes.length ? `${wish.boxes.length} boxes` : "");
-  if (has("image")) fold("Like an image", imageControl(about, () => changed(), fail), wish => wish.image && wish.image.name);
+  if (has("sound")) parts.push(folded("Sound", soundControl(about, changed, fail), wish => wish.sound && wish.sound.name));
+  if (has("layout") || has("boxes")) parts.push(folded("Layout", layoutControl(about, changed, fail), layoutInWords));
+  if (has("image")) parts.push(folded("Like an image", imageControl(about, changed, fail), wish => wish.image && wish.image.name));
   parts.push(seedControl(about, change));
-  let shown = null;
-  panel = {
-    element: make("div", {class: "wish"}, ...parts.map(part => part.element)),
-    show(wish) { shown = wish; parts.forEach(part => part.show(wish)); },
-    words() { parts.forEach(part => part.element.matches(".fold") && part.show(shown)); },
-  };
-  return panel;
+  return {element: make("div", {class: "wish"}, ...parts.map(part => part.element)), show(wish) {
+    shown = wish;
+    parts.forEach(part => part.show(wish));
+  }};
 }
