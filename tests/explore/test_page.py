@@ -2,12 +2,13 @@
 
 import base64
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made_models import picture
+from made_models import picture, train_on
 
 pytestmark = pytest.mark.timeout(400)
 FIRST = "() => document.querySelector('#drawn canvas').toDataURL()"
@@ -53,8 +54,8 @@ class Opened:
 def opened(browser: Any, port: int) -> Iterator[Any]:
     made: list[Opened] = []
 
-    def open_page(view: str = "draw", **context: Any) -> Opened:
-        made.append(Opened(browser, port, view, **context))
+    def open_page(view: str = "draw", at: int = 0, **context: Any) -> Opened:
+        made.append(Opened(browser, at or port, view, **context))
         return made[-1]
 
     yield open_page
@@ -163,3 +164,19 @@ def test_the_page_fits_a_phone(opened: Any) -> None:
         page = opened(view).page
         page.set_viewport_size({"width": 360, "height": 740})
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_a_button_loads_the_newest_checkpoint_of_a_run_that_trains(
+    opened: Any, run: Path, serving: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    with serving(folder) as (_, port):
+        train_on(folder, 128)
+        page = opened(at=port).page
+        page.wait_for_function("() => document.querySelector('#drawn canvas').width > 8")
+        before = page.evaluate(FIRST)
+        page.get_by_role("button", name="Newest checkpoint: 128 images").click()
+        page.locator("#facts", has_text="128 of").wait_for()
+        page.wait_for_function(f"before => ({FIRST})() !== before", arg=before)
+        assert page.locator("#newest").is_hidden()
+        page.goto("about:blank")

@@ -16,18 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 from core_only import ROOT, outside_of_the_core, refusing
-from made_models import made, picture, saved
+from made_models import made, picture, saved, train_on
 from PIL import Image
 
 import mtgen
-from mtgen import checkpoint
 from mtgen.errors import UserError
 from mtgen.explore import serve_page
 from mtgen.explore.explorer import Explorer
 from mtgen.explore.messages import BODY
 from mtgen.inference.prompt import Request
 from mtgen.inference.trained import Trained
-from mtgen.retention import Retention
 
 pytestmark = pytest.mark.timeout(300)
 JSON = {"Content-Type": "application/json"}
@@ -236,11 +234,8 @@ print(len(build_app(explorer).routes) > 10, len(explorer.draw(Draw(n=2))["pictur
 def test_a_newer_checkpoint_is_told_of_and_loaded_and_a_damaged_one_passed_over(run: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(run, tmp_path / "run"))
     explorer = Explorer(folder, "cpu")
-    found = checkpoint.verify(next((folder / "checkpoints").glob("0*")))
-    tensors = {name: tensor + 0.01 for name, tensor in found.tensors("ema").items()}
-    for images in (128, 192):
-        checkpoint.save(folder / "checkpoints", images, {"ema": tensors}, found.state, found.config(), keep=Retention(3))
-    (damaged,) = (folder / "checkpoints" / f"{192:012d}").glob("*.safetensors")
+    train_on(folder, 128)
+    (damaged,) = train_on(folder, 192).glob("*.safetensors")
     damaged.write_bytes(b"")
     before = explorer.trained.sample(1).images[0]
     assert explorer.newer() == 192
