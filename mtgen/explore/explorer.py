@@ -9,19 +9,16 @@ import torch
 
 from mtgen import checkpoint
 from mtgen.errors import DataError
-from mtgen.explore.messages import FILE, MOST, SEED, Between, Draw, Layout, Read, Translate
+from mtgen.explore.messages import FILE, MOST, SECONDS, SEED, Between, Draw, Layout, Read, Translate
 from mtgen.explore.pictures import frame, legends
 from mtgen.inference.layouts import read_mask_layout
 from mtgen.inference.names import domain_names
-from mtgen.inference.prompt import read_request, require
+from mtgen.inference.prompt import require
 from mtgen.inference.read import readings
-from mtgen.inference.sources import Received, Source
+from mtgen.inference.sources import Source
 from mtgen.inference.trained import Labelled, Trained
 from mtgen.runs import find_run, load_run
 from mtgen.schema import IGNORE
-
-SECONDS = 60
-"""Seconds that a sound may last. The run hears its beginning alone: nobody means a longer one."""
 
 
 class Explorer:
@@ -85,28 +82,12 @@ class Explorer:
 
     def draw(self, asked: Draw) -> dict[str, Any]:
         """Samples; without any wish, every class in turn."""
-        if asked.wish.sound is not None:
-            self._heard(asked.wish.sound.received())
         request = asked.wish.request(self.trained.model.size)
-        names = read_request(self.trained.model, request).names
-        drawn = self.trained.sample(
-            asked.n,
-            tuple(request.classes),
-            caption=tuple(request.texts),
-            sound=tuple(request.sounds),
-            image=tuple(request.images),
-            layout=tuple(request.layouts),
-            domain=tuple(request.domains),
-            seed=asked.seed,
-            truncation=asked.truncation,
-        )
-        return {"pictures": [shown | {"caption": names[i % len(names)]} for i, shown in enumerate(self._frames(drawn))]}
+        drawn = self.trained.draw(request, asked.n, seed=asked.seed, truncation=asked.truncation)
+        return {"pictures": [shown | {"caption": name} for shown, name in zip(self._frames(drawn), drawn.names, strict=True)]}
 
     def between(self, asked: Between) -> dict[str, Any]:
         """The way from one sample to another."""
-        for end in (asked.first, asked.last):
-            if end.wish.sound is not None:
-                self._heard(end.wish.sound.received())
         first, last = (end.wish.request(self.trained.model.size) for end in (asked.first, asked.last))
         seeds = (asked.first.seed, asked.last.seed)
         return {"pictures": self._frames(self.trained.interpolate(first, last, asked.n, seeds=seeds, truncation=asked.truncation))}
@@ -152,16 +133,3 @@ class Explorer:
             if mask is not None:
                 shown["mask"] = base64.b64encode(mask.tobytes()).decode()
         return frames
-
-    def _heard(self, file: Received) -> None:
-        """Raises:
-        DataError: a sound is longer than anyone means; one that is damaged is left to those who decode it.
-        """
-        from mtgen.data.sound import about  # brings DALI, which nothing else here needs
-
-        try:
-            seconds, _, _ = about(file.data)
-        except ValueError:
-            return
-        if seconds > SECONDS:
-            raise DataError(f"sound {file.name}: is {seconds:,.0f} seconds long; give one of up to {SECONDS}")

@@ -22,6 +22,8 @@ SEED = 2**31 - 1
 """The largest seed."""
 SIDE = 4096
 """Pixels of a drawn layout's sides, at most."""
+SECONDS = 60
+"""Seconds of a sound, at most. A run hears its beginning alone: nobody means a longer one."""
 
 Seed = Annotated[int, Field(ge=0, le=SEED)]
 Truncation = Annotated[float, Field(ge=0, le=1)]
@@ -102,6 +104,9 @@ class Wish(Message):
 
         Args:
             size: height and width of the run's images.
+
+        Raises:
+            DataError: a file is too large, or a sound too long.
         """
         layouts = [] if self.mask is None else [self.mask.received()]
         if self.boxes:
@@ -111,11 +116,24 @@ class Wish(Message):
         return Request(
             ["+".join(some) for some in self.classes],
             self.captions,
-            [self.sound.received()] if self.sound else [],
+            [_audible(self.sound.received())] if self.sound else [],
             [self.image.received()] if self.image else [],
             layouts,
             self.domains,
         )
+
+
+def _audible(file: Received) -> Received:
+    """The sound, if it is not too long; one that is damaged is left to those who decode it."""
+    from mtgen.data.sound import about  # brings DALI, which nothing else here needs
+
+    try:
+        seconds, _, _ = about(file.data)
+    except ValueError:
+        return file
+    if seconds > SECONDS:
+        raise DataError(f"sound {file.name}: is {seconds:,.0f} seconds long; give one of up to {SECONDS}")
+    return file
 
 
 class Draw(Message):

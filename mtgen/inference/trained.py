@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class Labelled:
         boxes: in pixels of the image; `None` where the model has no boxes.
         rows: the same in JSON's types, in pixels of the whole image where one was read (`seen`: the part that the model saw).
         card: what classes and mask classes are called.
+        names: what was asked for, in words; empty where nothing was.
     """
 
     images: list[Image.Image]
@@ -57,6 +58,7 @@ class Labelled:
     boxes: list[list[Box] | None]
     rows: list[dict[str, Any]]
     card: DatasetCard
+    names: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -138,15 +140,25 @@ class Trained:
             ConfigError: the model was not trained on a condition, or knows no such class or domain; a number is out of range.
             DataError: a file cannot be read as what it should be.
         """
+        words = [[str(value) for value in _several(some)] for some in (class_, caption, domain)]
+        files = [[_file(value) for value in _several(some)] for some in (sound, image, layout)]
+        request = Request(words[0], words[1], files[0], files[1], files[2], words[2])
+        return self.draw(request, n, seed=seed, truncation=truncation, score=score)
+
+    def draw(self, request: Request, n: int = 1, *, seed: int = 0, truncation: float = 1.0, score: float = SURE) -> Labelled:
+        """As `sample`, for what is asked for as a whole.
+
+        Raises:
+            ConfigError, DataError: as `sample`.
+        """
         check_truncation(truncation)
         if n < 1:
             raise ConfigError(f"n={n}: possible: 1 or more")
-        words = [[str(value) for value in _several(some)] for some in (class_, caption, domain)]
-        files = [[_file(value) for value in _several(some)] for some in (sound, image, layout)]
-        asked = read_request(self.model, Request(words[0], words[1], files[0], files[1], files[2], words[2]))
+        asked = read_request(self.model, request)
         parts = list(generate(self.model, asked.prompt, seed, "sample", n=n, truncation=truncation))
         canvas = Canvas.cat([part.map(lambda tensor: tensor.cpu()) for part, _ in parts])
         found = self._drawn(canvas, score)
+        found.names = [asked.names[number % len(asked)] for number in range(n)]
         for number in range(n):
             some = [self.card.classes[k] for k in asked.classes[number % len(asked)]]
             found.classes[number] = one = some[0] if len(some) == 1 else None

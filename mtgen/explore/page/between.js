@@ -11,11 +11,12 @@ export function betweenView(section, look) {
   section.append(stage, make("div", {class: "way"}, from, slider, to, play), strip);
   let frames = [], large = null, timer = 0, ahead = 1;
 
+  const placeOf = i => Math.round(i * (frames.length - 1) / (STRIP - 1));
   function go(at) {
     slider.value = at;
     slider.setAttribute("aria-valuetext", `${Math.round(100 * at / (frames.length - 1))} % of the way`);
     large.reuse(frames[at]);
-    [...strip.children].forEach((item, i) => item.firstChild.setAttribute("aria-pressed", String(Math.round(i * (frames.length - 1) / (STRIP - 1)) === Number(at))));
+    [...strip.children].forEach((item, i) => item.firstChild.setAttribute("aria-pressed", String(placeOf(i) === Number(at))));
   }
   function pause() {
     clearInterval(timer);
@@ -37,12 +38,13 @@ export function betweenView(section, look) {
     show(found, words) {
       frames = found;
       [from.textContent, to.textContent] = words;
-      const button = make("button", {type: "button", class: "cell", title: "a closer look"}, large = pictureCanvas(frames[0], "the picture at this place of the way", 768));
+      large = pictureCanvas(frames[0], "the picture at this place of the way", 768);
+      const button = make("button", {type: "button", class: "cell", title: "a closer look"}, large);
       button.addEventListener("click", () => look({...frames[slider.value], caption: `${slider.value} of ${frames.length - 1}`}));
       stage.replaceChildren(button);
       strip.replaceChildren(...Array.from({length: STRIP}, (_, i) => {
-        const at = Math.round(i * (frames.length - 1) / (STRIP - 1));
-        const item = make("button", {type: "button", class: "cell", "aria-label": `to ${Math.round(100 * at / (frames.length - 1))} %`}, pictureCanvas(frames[at], ""));
+        const at = placeOf(i), label = `to ${Math.round(100 * at / (frames.length - 1))} %`;
+        const item = make("button", {type: "button", class: "cell", "aria-label": label}, pictureCanvas(frames[at], ""));
         item.addEventListener("click", () => { pause(); go(at); });
         return make("li", {}, item);
       }));

@@ -10,10 +10,12 @@ export function layoutControl(about, change, fail) {
   const canvas = make("canvas", {class: "paint", width: width * scale, height: height * scale, tabindex: "0", role: "img",
     "aria-label": "Layout: draw with the pointer, or move with the arrow keys and paint with the space bar"});
   const small = make("canvas", {width, height}), palette = make("div", {class: "chips palette", role: "group", "aria-label": "Class of the brush"});
-  const size = make("input", {type: "range", min: "1", max: String(Math.max(4, Math.round(Math.min(width, height) / 4))), value: String(Math.max(2, Math.round(Math.min(width, height) / 12)))});
+  const side = Math.min(width, height), [most, usual] = [Math.max(4, Math.round(side / 4)), Math.max(2, Math.round(side / 12))];
+  const size = make("input", {type: "range", min: "1", max: String(most), value: String(usual)});
   const brush = make("label", {class: "line"}, "brush ", size), clear = make("button", {type: "button", class: "plain"}, "clear");
   const choose = make("input", {type: "file", accept: "image/png", class: "sr", id: "layout-file", tabindex: "-1"});
-  const chooser = make("button", {type: "button", title: "a mask as PNG, whose values are mask classes"}, "Open"), kinds = make("div", {class: "segments", role: "group", "aria-label": "Kind of layout"});
+  const chooser = make("button", {type: "button", title: "a mask as PNG, whose values are mask classes"}, "Open");
+  const kinds = make("div", {class: "segments", role: "group", "aria-label": "Kind of layout"});
   const holder = make("div", {class: "control"}, kinds, canvas, palette, make("div", {class: "tools"}, brush, chooser, clear), choose);
   const background = about.mask_classes.findIndex(name => name.toLowerCase() === "background");
   const colour = {layout: Math.max(0, about.mask_classes.findIndex((_, i) => i !== background)), boxes: 0};

@@ -42,7 +42,8 @@ showFacts();
 
 // What is asked for
 const wishes = {draw: emptyWish(), first: emptyWish(), last: emptyWish()};
-const settings = {n: Math.min(about.limits.n, about.classes.length > 1 && about.classes.length <= 10 ? 2 * about.classes.length : 16), truncation: 1};
+const few = about.classes.length > 1 && about.classes.length <= 10;
+const settings = {n: few ? 2 * about.classes.length : 16, truncation: 1};
 let view = "draw", end = "first", drawn = [];
 
 const panel = wishPanel(about, changed, fail), form = element("panel");

@@ -6,7 +6,8 @@ const FEW = 12;  // domains that an image is translated into at once (of more th
 
 export function readView(section, about, {look, fail, done, another, showLegend}) {
   const choose = make("input", {type: "file", accept: "image/png,image/jpeg,image/webp", class: "sr", id: "read-file", tabindex: "-1"});
-  const chooser = make("button", {type: "button", class: "plain"}, "choose a file"), drawn = make("button", {type: "button", class: "plain"}, "take one that it drew");
+  const chooser = make("button", {type: "button", class: "plain"}, "choose a file");
+  const drawn = make("button", {type: "button", class: "plain"}, "take one that it drew");
   const drop = make("div", {class: "drop"}, make("p", {}, "Drop an image here, paste one, ", chooser, " or ", drawn, "."), choose);
   const found = make("div", {class: "found"}), translated = make("div", {class: "translated"});
   section.append(drop, found, translated);
@@ -27,7 +28,8 @@ export function readView(section, about, {look, fail, done, another, showLegend}
     const list = make("dl", {class: "bars"}, ...rows.flatMap(([name, share]) => {
       const bar = make("i");
       bar.style.width = `${(100 * share).toFixed(1)}%`;
-      return [make("dt", {title: name}, name), make("dd", {}, make("span", {class: "track"}, bar), make("b", {}, `${(100 * share).toFixed(share > 0.0995 ? 0 : 1)} %`))];
+      const percent = `${(100 * share).toFixed(share > 0.0995 ? 0 : 1)} %`;
+      return [make("dt", {title: name}, name), make("dd", {}, make("span", {class: "track"}, bar), make("b", {}, percent))];
     }));
     return make("div", {class: "group"}, make("h3", {}, title), rows.length ? list : make("p", {class: "quiet small"}, "none"));
   }
@@ -46,7 +48,8 @@ export function readView(section, about, {look, fail, done, another, showLegend}
     if (tags) groups.push(bars("In the image", tags.slice(0, FEW)));
     if (boxes) groups.push(bars("Boxes", boxes.slice(0, FEW).map(box => [box.class, box.score])));
     const cut = whole[0] !== seen[0] || whole[1] !== seen[1] ? ` The run sees its middle, ${seen[0]} × ${seen[1]} of ${whole[0]} × ${whole[1]} pixels.` : "";
-    found.replaceChildren(make("p", {class: "note"}, make("b", {}, name), cut ? "." : "", cut), make("div", {class: "figures"}, ...figures, make("div", {class: "groups"}, ...groups)));
+    const note = make("p", {class: "note"}, make("b", {}, name), cut ? "." : "", cut);
+    found.replaceChildren(note, make("div", {class: "figures"}, ...figures, make("div", {class: "groups"}, ...groups)));
   }
 
   function translate() {

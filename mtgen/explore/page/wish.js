@@ -76,7 +76,8 @@ function chipsControl(name, names, key, change, extra = []) {
 }
 
 function classControl(about, change) {
-  const labels = about.conditions.includes("labels"), box = make("input", {type: "checkbox"}), together = make("label", {class: "line"}, box, " all in one image");
+  const labels = about.conditions.includes("labels"), box = make("input", {type: "checkbox"});
+  const together = make("label", {class: "line"}, box, " all in one image");
   const chips = chipsControl("Class", about.classes, "classes", change, labels ? [together] : []);
   let wish = null;
   box.addEventListener("change", () => {
