@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check
+.PHONY: help setup demo test check bench-compare
 
 PYTHON ?= python3
 TORCH := torch==2.13.0
@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip install --quiet --constraint requirements.lock
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## make .venv with everything in it (about 4 minutes; does nothing when it is up to date)
 
@@ -44,11 +44,17 @@ demo: setup data_shards/demo/dataset.json  ## train on digits for some minutes; 
 data_shards/demo/dataset.json: | setup
 	$(VENV)/bin/mtgen shards make digits data_shards/demo style=grey train=8000 test=1000
 
-test: setup  ## run every test; those that start clusters one at a time
+test: setup  ## run every test, two at a time
 	$(VENV)/bin/python -m pytest -n 2 -m "not e2e"
-	$(VENV)/bin/python -m pytest -m e2e
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m e2e
 
 check: setup  ## format, lint and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+BENCH := train_speed
+BASE := HEAD~1
+
+bench-compare: setup  ## a benchmark here and in another checkout, by turns: make bench-compare BENCH=train_speed BASE=main
+	$(VENV)/bin/python benchmarks/compare.py $(BENCH) --base $(BASE) $(if $(JSON),--json $(JSON)) $(if $(OPTIONS),-- $(OPTIONS))

@@ -1,23 +1,21 @@
 """Mistakes made by a program in real configurations: does each get an error that names the key and the remedy?
 
-Usage: python benchmarks/config_mistakes.py [--each 6] [--seed 0] [--json FILE]
 Every mistake is one that a person makes: letters lost, doubled or swapped, a word for a number, a value out of range, another trainer's
-name for a key, a line too few, brackets left open. The last line is the share of misspelt words for which the right one is suggested.
+name for a key, a line too few, brackets left open. The last column is the share of misspelt words for which the right one is suggested.
 """
 
-import argparse
-import json
 import random
 import sys
 import tempfile
 import traceback
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 import yaml
+from common import machine, report
 
 from mtgen.config import load
 from mtgen.config.messages import MEANT
@@ -234,38 +232,50 @@ def judge(mistake: Mistake, folder: Path) -> Verdict:
     return Verdict(True, bool(found), any(word in found for word in REMEDIES), suggested, found or lines[0])
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--each", type=int, default=6, help="misspelt keys of each configuration")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write every mistake with its message")
-    options = parser.parse_args()
+def main(
+    quick: Annotated[bool, typer.Option("--quick", help="one misspelt key of each configuration")] = False,
+    each: Annotated[int | None, typer.Option(min=1, help="misspelt keys of each configuration; default: 6, quick 1")] = None,
+    seed: int = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers and every mistake with its message")] = None,
+) -> None:
+    """Make mistakes in the configurations that come with mtgen, and read what is said of each."""
+    here = machine()
     with tempfile.TemporaryDirectory() as folder:
-        rows = [(mistake, judge(mistake, Path(folder))) for mistake in mistakes(options.each, options.seed)]
-    kinds = Counter(mistake.kind.partition(":")[0] for mistake, _ in rows)
-    for kind, number in kinds.items():
-        verdicts = [v for m, v in rows if m.kind.partition(":")[0] == kind]
-        print(f"{kind:22} {number:4}  named {sum(v.named for v in verdicts):4}  with a remedy {sum(v.remedy for v in verdicts):4}")
-    bad = [(m, v) for m, v in rows if not (v.refused and v.named and v.remedy)]
+        found = [(mistake, judge(mistake, Path(folder))) for mistake in mistakes(each or (1 if quick else 6), seed)]
+    kinds = {
+        kind: [pair for pair in found if pair[0].kind.partition(":")[0] == kind]
+        for kind in dict.fromkeys(m.kind.partition(":")[0] for m, _ in found)
+    }
+    report("Mistakes in configurations", here, [_row(kind, pairs) for kind, pairs in kinds.items()] + [_row("all", found)], json_file)
+    for mistake, verdict in found:
+        if verdict.suggested is False:
+            print(f"not suggested: {mistake.meant} for {verdict.message[:100]}")
+    bad = [(m, v) for m, v in found if not (v.refused and v.named and v.remedy)]
     for mistake, verdict in bad:
         print(f"NOT MET: {mistake.kind} of {mistake.config}, {mistake.names}: {verdict.message}", file=sys.stderr)
-    asked = [(m, v) for m, v in rows if v.suggested is not None]
-    for mistake, verdict in asked:
-        if not verdict.suggested:
-            print(f"not suggested: {mistake.meant} for {verdict.message[:100]}")
-    right = sum(bool(v.suggested) for _, v in asked)
-    share = right / len(asked)
+    asked = [v for _, v in found if v.suggested is not None]
+    right = sum(bool(v.suggested) for v in asked)
     print(
-        f"{len(rows)} mistakes, {len(rows) - len(bad)} named with a remedy; right word suggested for {right} of {len(asked)} ({share:.0%})"
+        f"{len(found)} mistakes, {len(found) - len(bad)} named with a remedy; right word suggested for {right} of {len(asked)} "
+        f"({right / len(asked):.0%})"
     )
-    if options.json:
-        report = {
-            "mistakes": [{**{k: v for k, v in asdict(m).items() if k != "text"}, **asdict(v)} for m, v in rows],
-            "share_suggested": share,
-        }
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return 1 if bad else 0
+    if bad:
+        raise SystemExit(1)
+
+
+def _row(kind: str, pairs: list[tuple[Mistake, Verdict]]) -> dict[str, Any]:
+    """Of one kind of mistakes: how many, and how they were met."""
+    verdicts = [verdict for _, verdict in pairs]
+    asked = [v.suggested for v in verdicts if v.suggested is not None]
+    return {
+        "name": kind,
+        "mistakes": len(pairs),
+        "named": sum(v.named for v in verdicts),
+        "with_a_remedy": sum(v.remedy for v in verdicts),
+        "right_word_suggested": sum(map(bool, asked)) / len(asked) if asked else None,
+        "each": [{**{k: v for k, v in asdict(m).items() if k != "text"}, **asdict(v)} for m, v in pairs] if kind != "all" else [],
+    }
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    typer.run(main)

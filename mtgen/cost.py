@@ -11,12 +11,16 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mtgen.config import Config
 from mtgen.model import Model, Networks, build
 from mtgen.schema import Batch, DatasetCard, Prompt
 from mtgen.training.steps import build_steps, frozen
+
+_NOTHING = {torch.ops.aten.detach.default, torch.ops.aten.empty.memory_format, torch.ops.aten._unsafe_view.default}
+"""Operations that start no kernel, beside views."""
 
 WORD = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes of an activation."""
@@ -31,6 +35,7 @@ class Cost:
         step: floating-point operations an image of a whole step, both sides, forward and backward; a multiply-add is two.
         drawing, reading: of drawing one image, and of reading everything in one.
         activations: bytes an image that the larger of both steps keeps for its backward.
+        kernels: that both steps start for one micro-batch in eager mode, whatever its size.
     """
 
     parameters: dict[str, int]
@@ -38,6 +43,7 @@ class Cost:
     drawing: float
     reading: float
     activations: float
+    kernels: int
 
     @property
     def generator(self) -> int:
@@ -122,6 +128,18 @@ def flops(work: Any) -> float:
     return float(counter.get_total_flops())
 
 
+class _Kernels(TorchDispatchMode):
+    """Counts the operations that compute: views and allocations start nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not (func.is_view or func in _NOTHING)
+        return func(*args, **(kwargs or {}))
+
+
 class _Saved:
     """Bytes that autograd keeps for the backward, each storage once, parameters left out."""
 
@@ -149,7 +167,7 @@ def cost(config: Config, card: DatasetCard, rows: int = 32) -> Cost:
     networks = build_on_meta(fp32, card)
     d_step, g_step, _ = build_steps(fp32, networks)
     sides = [(d_step, networks.generator), (g_step, networks.side)]
-    total, kept = 0.0, 0
+    total, kept, kernels = 0.0, 0, _Kernels()
     with _no_autocast():
         for step, other in sides if config.generates else sides[:1]:
             saved = _Saved(networks)
@@ -158,11 +176,12 @@ def cost(config: Config, card: DatasetCard, rows: int = 32) -> Cost:
                 with frozen(other), torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
                     step(_batch(fp32, card, rows), (other,))[0].backward()
 
-            total, kept = total + flops(work), max(kept, saved.bytes)
+            with kernels:
+                total, kept = total + flops(work), max(kept, saved.bytes)
         model = Model(networks, fp32, card, "meta")
         image = torch.empty(1, model.channels, *config.size, device="meta")
         nothing = Prompt(1, {}, {})
         drawing = flops(lambda: model.sample(nothing, torch.empty(1, model.latent_size, device="meta")))
         reading = flops(lambda: model.predict(image))
     word = WORD.get(config.precision, 4) / 4
-    return Cost(parameters(networks), total / rows, drawing, reading, kept * word / rows)
+    return Cost(parameters(networks), total / rows, drawing, reading, kept * word / rows, kernels.count)

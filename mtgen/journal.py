@@ -5,7 +5,7 @@ Every line has `images` (the run's position when it was written) and `time` (sec
 - `values`: name -> number, such as `{"loss/d": 0.7}`;
 - `artifact`: a file to keep with the run, `{"path": "samples/000012000.png", "to": "samples"}`, the path relative to the run's folder;
 - `phase`: what the run is busy with while no numbers come, such as "evaluating"; "" when it goes on;
-- `start`: a process began to write here: `{"id": ..., "name": ..., "config": YAML, "card": the data set's, "tags": {...}}`;
+- `start`: a process began to write here: `{"id": ..., "name": ..., "config": YAML, "card": of the data set, "workers": N, "tags": {...}}`;
 - `status`: it ended: "FINISHED", "FAILED" or "KILLED".
 """
 

@@ -60,7 +60,7 @@ def dry_run(config: Config) -> DryRun:
     found = cost(config, samples.card)
     rows = min(ROWS, config.micro_batch)
     batch = next(iter(once(samples, view_of(config), batch_size=rows, limit=rows)))
-    workers = max(config.workers, 1)
+    workers = config.most_workers
     return DryRun(
         train=len(samples),
         test=len(open_samples(config.data, "test")),
@@ -96,7 +96,7 @@ def _timed(config: Config, samples: Samples, batch: Batch) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
         seconds = time.monotonic() - begin
-    return len(batch) / seconds * (max(config.workers, 1) if device == "cuda" else 1)  # on CPUs, more workers have fewer threads each
+    return len(batch) / seconds * (config.most_workers if device == "cuda" else 1)  # on CPUs, more workers have fewer threads each
 
 
 def fast_dev_run(config: Config, runs: Path) -> Config:

@@ -53,9 +53,12 @@ class Tracker:
         folder: the run's folder.
         card, fingerprint: which data set it learns from.
         images: position from which it goes on; the journal's rows beyond it are cut.
+        workers: how many train.
     """
 
-    def __init__(self, config: "Config", folder: str | Path, card: "DatasetCard", fingerprint: str, images: int = 0) -> None:
+    def __init__(
+        self, config: "Config", folder: str | Path, card: "DatasetCard", fingerprint: str, images: int = 0, workers: int = 1
+    ) -> None:
         self.folder = Path(folder).absolute()
         self._uri, self._experiment = store_uri(self.folder.parent, config.tracking.uri), config.tracking.experiment
         self.journal = Journal(self.folder)
@@ -66,6 +69,7 @@ class Tracker:
             "group": config.tracking.group,
             "config": config.to_yaml(),
             "card": card.model_dump(mode="json"),
+            "workers": workers,
             "tags": {
                 **code_version(),
                 "mtgen.folder": str(self.folder),

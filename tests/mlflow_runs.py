@@ -78,25 +78,34 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(folder: Path, port: int) -> Iterator[str]:
-    """MLflow's own tracking server; killed at the end, as by a power cut."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/server-artifacts"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+def running(command: list[str], health: str, cwd: Path, **variables: str) -> Iterator[None]:
+    """A server in a process group of its own, once its address `health` answers; killed at the end, as by a power cut."""
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet, start_new_session=True, cwd=folder)
-    address = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", **variables}
+    process = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet, start_new_session=True, cwd=cwd)
 
     def answers() -> bool:
+        assert process.poll() is None, f"{command[:4]} ended with {process.returncode}"
         try:
-            with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
+            with urllib.request.urlopen(health, timeout=5) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
 
     try:
         until(answers)
-        yield address
+        yield
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@contextmanager
+def server(folder: Path, port: int, store: str | None = None, artifacts: str | None = None, **variables: str) -> Iterator[str]:
+    """MLflow's own tracking server, over SQLite and the folder's files or what else is given."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", store or f"sqlite:///{folder}/server.db"]
+    command += ["--artifacts-destination", artifacts or f"{folder}/server-artifacts"]
+    address = f"http://127.0.0.1:{port}"
+    with running(command, f"{address}/health", folder, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", **variables):
+        yield address

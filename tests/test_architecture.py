@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "mtgen"
 
 LAYERS = [  # a module imports from the layers above its line and from its own folder, never from its own line or below
-    {"errors", "registry", "retention", "counter", "schema", "machine"},
+    {"errors", "registry", "retention", "counter", "schema", "machine", "gpus"},
     {"loopback", "yaml_text", "journal", "checkpoint", "pictures", "sampling", "centres"},
     {"config", "sender", "progress", "ema", "sheets"},
     {"networks", "data", "balancing", "tracking"},
@@ -20,7 +20,7 @@ LAYERS = [  # a module imports from the layers above its line and from its own f
     {"model"},
     {"training", "runs"},
     {"inference", "snapshot", "cost", "export"},
-    {"orchestrate", "serving", "rehearsal", "explore"},
+    {"orchestrate", "serving", "rehearsal", "forecast", "explore"},
     {"smoke", "doctor"},
     {"cli"},
 ]

@@ -1,5 +1,6 @@
 """A configuration is refused with one line for every key at fault, all at once, and resolved to nothing but what was written."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,7 +74,6 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("seed=a", "seed=a: ", ["valid integer"]),
         ("seed=1.5", "seed=1.5: ", ["valid integer"]),
         ("seed=true", "seed=true: ", ["valid integer"]),
-        ("workers=two", "workers=two: ", ["valid integer"]),
         ("generator.learning_rate=fast", "generator.learning_rate=fast: ", ["valid number"]),
         ("generator.learning_rate=true", "generator.learning_rate=true: ", ["valid number"]),
         ("data.flip=maybe", "data.flip=maybe: ", ["valid boolean"]),
@@ -104,6 +104,16 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("balancing.gate=upgard", "balancing.gate=upgard: unknown weighting; did you mean 'upgrad'? possible: none, aligned_mtl, ", []),
         ("balancing.canvas=x", "balancing.canvas=x: unknown weighting; possible: none, aligned_mtl, ", []),
         # well-formed and impossible
+        ("workers={min: 3, max: 2}", "workers={min: 3, max: 2}: min is above max", []),
+        ("workers={min: 0, max: 2}", "workers.min=0: input should be greater than or equal to 1", []),
+        ("workers={min: 2}", "workers.max: is missing", []),
+        ("workers={min: 1, max: 2, mox: 3}", "workers.mox: unknown key", ["max"]),
+        ("workers=two", "workers=two: input should be a whole number of processes", ["{min: N, max: M}"]),
+        (
+            "workers={min: 2, max: 3}",
+            "workers={min: 2, max: 3}: 2 workers cannot share the 3 micro-batches of a step evenly",
+            ["train.accumulation=2 lets them", "min=3"],
+        ),
         ("zero_stage=3", "zero_stage=3: possible: 0, 1, 2; stage 3 fails where ", []),
         ("resolution=48", "resolution=48: generator.widths has 4 levels, ", ["reach 32 pixels", "possible: 8, 16, 32, 64"]),
         ("generator.widths=[]", "generator.widths=[]: one positive number of channels a level", []),
@@ -162,6 +172,23 @@ def test_a_batch_that_workers_cannot_share_names_the_nearest_that_they_can(
     (line,) = lines(WELL, f"batch_size={batch_size}", f"workers={workers}", f"train.accumulation={accumulation}")
     assert line.startswith(f"batch_size={batch_size}: ")
     assert line.endswith(f"nearest possible: {nearest}")
+
+
+@given(st.integers(1, 12), st.integers(0, 12), st.integers(1, 6))
+def test_the_accumulation_that_is_named_lets_the_fewest_workers_share_a_step(least: int, more: int, accumulation: int) -> None:
+    def settings(accumulation: int) -> dict[str, Any]:
+        workers = {"min": least, "max": least + more}
+        batch = 2 * (least + more) * accumulation
+        return {"name": "n", "data": {"path": "p"}, "batch_size": batch, "workers": workers, "train": {"accumulation": accumulation}}
+
+    try:
+        config = validate(settings(accumulation))
+    except ConfigError as error:
+        named = re.search(r"train.accumulation=(\d+) lets them", str(error))
+        assert named, error
+        config = validate(settings(int(named[1])))
+    assert config.worker_counts[0] == least and config.worker_counts[-1] == least + more
+    assert all(config.micro_batches(count) * count * config.micro_batch == config.batch_size for count in config.worker_counts)
 
 
 @given(st.integers(2, 300), st.integers(0, 7), st.integers(1, 4))

@@ -1,8 +1,7 @@
 """A hundred wrong configurations, made by a program from the real ones: each is refused with its key and what would be right."""
 
 import pytest
-
-from benchmarks.config_mistakes import Mistake, judge, mistakes
+from config_mistakes import Mistake, judge, mistakes
 
 MADE = list(mistakes(each=4))
 

@@ -45,7 +45,7 @@ def build_gates(config: Config, tasks: list[str], drawing: list[str], layers: Se
     settings = config.balancing
     shared: dict[str, Any] = {
         "preference": settings.preference,
-        "images": config.batch_size / config.train.accumulation,
+        "images": config.micro_batch * config.most_workers,
         "warmup": settings.warmup,
         "average": settings.average,
     }

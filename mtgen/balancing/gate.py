@@ -90,7 +90,7 @@ class Gate:
         self.unit = {task: of.get(task, task) for task in tasks}
         self.tasks = list(dict.fromkeys(self.unit.values()))
         self.weighting, self.group, self.sight, self.taps = weighting, group, SIGHTS[sight], taps
-        self.images, self.warmup, self.decay = images, warmup, 0.5 ** (images / average) if average else 0.0
+        self.images, self.warmup, self.average = images, warmup, average
         liked = torch.tensor([(preference or {}).get(task, 1.0) for task in self.tasks], dtype=torch.float64)
         self.preference = liked / liked.mean() if bool((liked != liked[:1]).any()) else None
         self.plain = isinstance(weighting, Equal) and self.preference is None
@@ -144,7 +144,7 @@ class Gate:
         here = (products.diagonal() != 0).nonzero().flatten()  # NaN counts as a gradient
         if not bool(torch.isfinite(products).all()) or not len(here) or (losses is not None and not bool(torch.isfinite(losses).all())):
             return weights
-        if self.decay:
+        if self.average:
             products = self._averaged(products)
         seen = products[here][:, here]
         seen = seen / seen.diagonal().mean()
@@ -171,8 +171,9 @@ class Gate:
         """The Gramian's moving average; a task that is missing counts as a zero gradient, so that the average stays a Gramian."""
         if "gramian" not in self.memory:
             self.memory |= {"gramian": torch.zeros_like(products), "averaged": torch.zeros((), dtype=torch.float64)}
-        self.memory["gramian"].mul_(self.decay).add_(products, alpha=1 - self.decay)
-        self.memory["averaged"].mul_(self.decay).add_(1 - self.decay)
+        decay = 0.5 ** (self.images / self.average)
+        self.memory["gramian"].mul_(decay).add_(products, alpha=1 - decay)
+        self.memory["averaged"].mul_(decay).add_(1 - decay)
         return self.memory["gramian"] / self.memory["averaged"]
 
     def _all_losses(self) -> Tensor | None:

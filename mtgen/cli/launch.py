@@ -154,7 +154,7 @@ def slurm(
     path = out or Path(f"{settings.name}.sbatch")
     settings.folder.mkdir(parents=True, exist_ok=True)  # Slurm does not, and the job's output goes there
     path.write_text(script(settings, config, given, request), encoding="utf-8")
-    say(f"{path}: {nodes} nodes, {settings.workers} workers; next: sbatch {path}; squeue; scancel JOB writes a checkpoint too")
+    say(f"{path}: {nodes} nodes, {settings.most_workers} workers; next: sbatch {path}; squeue; scancel JOB writes a checkpoint too")
 
 
 @app.command("slurm-job", hidden=True)

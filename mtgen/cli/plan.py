@@ -1,14 +1,29 @@
 """The command that says what a configuration costs before it runs."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mtgen.cli.common import ConfigFile, Json, Overrides, app, load_config, table, write_json
 from mtgen.errors import ConfigError
+from mtgen.gpus import GPUS
 
-PEAK = {"h200": 989e12, "h100": 989e12, "a100": 312e12, "l40s": 362e12}
-"""Dense bf16 operations a second that NVIDIA's data sheets name (h100, h200: SXM)."""
+if TYPE_CHECKING:
+    from mtgen.config import Config
+    from mtgen.forecast import Forecast
+    from mtgen.schema import DatasetCard
+
+
+def _card(settings: "Config", classes: int | None) -> "DatasetCard":
+    """Of the run's data set, or of one with so many classes."""
+    from mtgen.data.mixture import open_samples
+    from mtgen.schema import DatasetCard
+
+    if classes is None:
+        return open_samples(settings.data, "train").card
+    names = [f"class {number}" for number in range(classes)]
+    domains = [f"domain {number}" for number in range(max(2, len(settings.data.mixture)))]
+    return DatasetCard(name="plan", classes=names, mask_classes=["background", *names], domains=domains, splits={})
 
 
 @app.command(rich_help_panel="Train")
@@ -16,38 +31,58 @@ def plan(
     config: ConfigFile,
     overrides: Overrides = None,
     gpus: Annotated[int, typer.Option(min=1, help="workers, a GPU each")] = 1,
-    gpu: Annotated[str | None, typer.Option(help=f"predict the speed on: {', '.join(PEAK)}")] = None,
+    gpu: Annotated[str | None, typer.Option(help=f"predict memory, speed and days on: {', '.join(GPUS)}")] = None,
     utilisation: Annotated[float, typer.Option(min=0.01, max=1, help="share of the GPU's peak that is reached; an assumption")] = 0.25,
+    classes: Annotated[int | None, typer.Option(min=1, help="of a data set that is not at hand; default: ask the data set")] = None,
     json_file: Json = None,
 ) -> None:
-    """What a configuration costs: parameters, operations and memory; with a GPU's name, a prediction of speed and days.
+    """What a configuration costs: parameters, operations and memory; with a GPU's name, what fits, a prediction of speed and days.
 
-    Example: `mtgen plan configs/digits-32.yaml --gpus 8 --gpu h100`
+    Example: `mtgen plan configs/coco-256.yaml --classes 80 --gpus 16 --gpu h100`
     """
     from mtgen.cost import cost
-    from mtgen.data.mixture import open_samples
+    from mtgen.forecast import forecast
 
-    if gpu is not None and gpu not in PEAK:
-        raise ConfigError(f"--gpu {gpu}: no peak is known for it; possible: {', '.join(PEAK)}")
-    settings = load_config(config, overrides)
-    found = cost(settings, open_samples(settings.data, "train").card)
+    if gpu is not None and gpu not in GPUS:
+        raise ConfigError(f"--gpu {gpu}: is not known; possible: {', '.join(GPUS)}")
+    settings = load_config(config, [*(overrides or []), f"workers={gpus}", "device=auto"])
+    found = cost(settings, _card(settings, classes))
     values: dict[str, Any] = {f"parameters, {part}": f"{number:,}" for part, number in found.parameters.items()}
     values |= {
         "parameters, all": f"{found.total:,}",
         "GFLOPs an image: a step": f"{found.step / 1e9:.2f}",
         "GFLOPs an image: drawing": f"{found.drawing / 1e9:.2f}",
         "GFLOPs an image: reading": f"{found.reading / 1e9:.2f}",
+        "kernels of a micro-batch, both steps": f"{found.kernels:,}",
         "MiB of activations an image (estimate)": f"{found.activations / 2**20:.1f}",
         **{f"MiB of state a worker, ZeRO-{stage}": f"{found.state_bytes(stage, gpus) / 2**20:.0f}" for stage in (0, 1, 2)},
         "MiB that a worker sends in a step": f"{found.traffic(gpus) / 2**20:.1f}",
     }
-    numbers = {"parameters": found.parameters, "step": found.step, "drawing": found.drawing, "reading": found.reading}
-    numbers |= {"activations": found.activations, "state": [found.state_bytes(s, gpus) for s in (0, 1, 2)], "traffic": found.traffic(gpus)}
+    numbers: dict[str, Any] = {"parameters": found.parameters, "step": found.step, "drawing": found.drawing, "reading": found.reading}
+    numbers |= {"kernels": found.kernels, "activations": found.activations, "traffic": found.traffic(gpus)}
+    numbers["state"] = [found.state_bytes(stage, gpus) for stage in (0, 1, 2)]
     if gpu is not None:
-        speed = gpus * PEAK[gpu] * utilisation / found.step
-        days = settings.train.images / speed / 86400
-        values[f"PREDICTION for {gpus} x {gpu} at {utilisation:.0%} of the peak: images/s"] = f"{speed:,.0f}"
-        values[f"PREDICTION: days for {settings.train.images:,} images"] = f"{days:.3g}"
-        numbers |= {"predicted_images_per_second": speed, "predicted_days": days, "assumed_utilisation": utilisation}
+        predicted = forecast(settings, found, GPUS[gpu], gpus, utilisation)
+        values |= _shown(predicted, settings, f"{gpus} x {gpu}", utilisation)
+        numbers |= {"predicted_images_per_second": predicted.images_per_second, "predicted_days": predicted.days(settings.train.images)}
+        numbers |= {"assumed_utilisation": utilisation, "bound": predicted.bound, "fits": predicted.fits}
+        numbers |= {"memory": predicted.memory, "most_rows": predicted.most_rows}
     table(str(config), values)
     write_json(json_file, numbers)
+
+
+def _shown(found: "Forecast", settings: "Config", where: str, utilisation: float) -> dict[str, str]:
+    """Rows of the table."""
+    pieces = {"arithmetic": found.arithmetic, "memory": found.traffic, "starting kernels": found.launches, "reducing": found.reduction}
+    most = found.most_rows * settings.most_workers * settings.train.accumulation
+    fits = "fits" if found.fits else "DOES NOT FIT: raise train.accumulation or zero_stage, or lower batch_size"
+    return {
+        f"PREDICTION for {where} at {utilisation:.0%} of the peak: images/s": f"{found.images_per_second:,.0f}",
+        f"PREDICTION: days for {settings.train.images:,} images": f"{found.days(settings.train.images):.3g}",
+        "PREDICTION: GiB a GPU needs, of what it can give": f"{found.memory / 2**30:.1f} of {found.capacity / 2**30:.0f}, {fits}",
+        f"PREDICTION: largest batch_size that fits (now {settings.batch_size})": f"{most:,}"
+        if most
+        else "none: the state alone is too much",
+        "PREDICTION: ms of a step by part": ", ".join(f"{name} {1e3 * seconds:.1f}" for name, seconds in pieces.items()),
+        "PREDICTION: held up by": found.bound,
+    }

@@ -102,7 +102,7 @@ def _show_dry_run(settings: Any, json_file: Path | None) -> None:
         if found.images_per_second
         else "too large to be timed here: mtgen plan",
         f"hours for {settings.train.images:,} images (estimate)": f"{hours:.2g}" if hours else "-",
-        "runs on": f"{max(settings.workers, 1)} x {resolve_device(settings)}, {settings.precision}, ZeRO-{settings.zero_stage}",
+        "runs on": f"{settings.most_workers} x {resolve_device(settings)}, {settings.precision}, ZeRO-{settings.zero_stage}",
         "would write": str(settings.folder),
     }
     table(f"dry run of {settings.name}", values)

@@ -3,7 +3,7 @@
 import math
 
 from mtgen.config.messages import shown
-from mtgen.config.run import Config, resolve_device
+from mtgen.config.run import Config, Elastic, resolve_device
 from mtgen.config.sections import TASKS, Share
 
 
@@ -33,6 +33,20 @@ def _wrong_widths(side: str, widths: list[int], config: Config) -> str | None:
     )
 
 
+def _uneven(config: Config, workers: Elastic) -> str | None:
+    """What is wrong with the range of workers, given how a step is cut into micro-batches."""
+    given, pieces = f"workers={{min: {workers.min}, max: {workers.max}}}", workers.max * config.train.accumulation
+    if workers.min > workers.max:
+        return f"{given}: min is above max; exchange them"
+    if workers.min in config.worker_counts:
+        return None
+    finer = next(k for k in range(1, workers.min + 1) if (workers.max * k) % workers.min == 0)
+    return (
+        f"{given}: {workers.min} workers cannot share the {pieces} micro-batches of a step evenly, only "
+        f"{', '.join(map(str, config.worker_counts))} can; train.accumulation={finer} lets them, or min={config.worker_counts[0]}"
+    )
+
+
 def impossible(config: Config) -> dict[str, str]:
     """Values that are well-formed and cannot work, by the key to blame."""
     problems: dict[str, str] = {}
@@ -55,11 +69,13 @@ def impossible(config: Config) -> dict[str, str]:
             problems["data.path"] = f"data.path={config.data.path}: is given and data.mixture as well; keep one of them"
     if any(weight < 1 / 1000 for weight in _shares(config.data.mixture)):
         problems["data.mixture"] = "data.mixture: a weight is below 0.1% of all; raise it or leave that data set out"
-    share = max(config.workers, 1) * config.train.accumulation
+    if isinstance(config.workers, Elastic) and (problem := _uneven(config, config.workers)):
+        problems["workers"] = problem
+    share = config.most_workers * config.train.accumulation
     if config.batch_size % share or config.batch_size < 2 * share:
         fitting = max(2, round(config.batch_size / share)) * share
         problems["batch_size"] = (
-            f"batch_size={config.batch_size}: cannot be shared evenly, at least 2 samples each, by workers={config.workers} with "
+            f"batch_size={config.batch_size}: cannot be shared evenly, at least 2 samples each, by workers={config.most_workers} with "
             f"train.accumulation={config.train.accumulation}; nearest possible: {fitting}"
         )
     if config.checkpoint.best is not None and config.evaluate.every % config.checkpoint.every:

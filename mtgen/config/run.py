@@ -26,13 +26,23 @@ from mtgen.config.sections import (
 from mtgen.schema import COMPONENTS
 
 
+class Elastic(Section):
+    """A run that goes on with fewer workers where nodes are lost, and with more where they come back."""
+
+    min: int = Field(ge=1, description="fewer than this: it waits")
+    max: int = Field(ge=1, description="more than this are not used; micro-batches are cut for it")
+    every: float = Field(60, gt=0, description="seconds between two looks for room for more; they begin anew for it, from a checkpoint")
+
+
 class Config(Section):
     """Everything that shapes a run."""
 
     name: str = Field(description="name of the run, and of its folder")
     runs: str = Field("runs", description="folder of all runs")
     seed: int = Field(0, ge=0, lt=2**31)
-    workers: int = Field(1, ge=0, description="training processes that Ray places; 0: in this process, for a debugger")
+    workers: int | Elastic = Field(
+        1, description="training processes that Ray places; 0: in this process, for a debugger; or {min: 2, max: 64}: as many as there are"
+    )
     address: str | None = Field(None, description="address of a running Ray cluster; default: RAY_ADDRESS, else a local one")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -69,6 +79,19 @@ class Config(Section):
             return handler(value)
         except ValidationError:
             raise ValueError("input should be a whole number of pixels, or [height, width]") from None
+
+    @field_validator("workers", mode="wrap")
+    @classmethod
+    def _workers(cls, value: Any, handler: Any) -> Any:
+        if isinstance(value, dict):
+            return Elastic.model_validate(value)
+        try:
+            workers = handler(value)
+        except ValidationError:
+            workers = -1
+        if isinstance(workers, int) and workers < 0:
+            raise ValueError("input should be a whole number of processes, 0 or more, or {min: N, max: M}")
+        return workers
 
     @field_validator("tasks")
     @classmethod
@@ -110,8 +133,30 @@ class Config(Section):
 
     @property
     def micro_batch(self) -> int:
-        """Samples that one worker puts through the networks at once."""
-        return self.batch_size // (max(self.workers, 1) * self.train.accumulation)
+        """Samples that one worker puts through the networks at once, however many workers there are just now."""
+        return self.batch_size // (self.most_workers * self.train.accumulation)
+
+    @property
+    def most_workers(self) -> int:
+        """Workers that train where nothing is missing."""
+        return self.workers.max if isinstance(self.workers, Elastic) else max(self.workers, 1)
+
+    @property
+    def elastic(self) -> Elastic | None:
+        """How the number of workers may change; `None`: it may not."""
+        return self.workers if isinstance(self.workers, Elastic) else None
+
+    @property
+    def worker_counts(self) -> list[int]:
+        """Numbers of workers that the run may go on with, ascending: those by which a step's micro-batches can be divided evenly."""
+        if not isinstance(self.workers, Elastic):
+            return [self.most_workers]
+        pieces = self.most_workers * self.train.accumulation
+        return [count for count in range(self.workers.min, self.workers.max + 1) if pieces % count == 0]
+
+    def micro_batches(self, workers: int) -> int:
+        """Micro-batches that each of so many workers has in a step."""
+        return self.batch_size // (workers * self.micro_batch)
 
     def condition_settings(self) -> dict[str, ConditionSettings]:
         """The modalities that are switched on."""

@@ -123,19 +123,18 @@ def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[dict[str, f
 
 
 def cpus_per_worker(config: Config, resources: dict[str, float]) -> int:
-    """CPUs that each worker gets: an equal part of the cluster.
+    """CPUs that each worker gets: an equal part of the cluster; where nodes of an elastic run are missing, one is enough.
 
     Raises:
         ConfigError: more workers than CPUs, or than GPUs where they train on GPUs.
     """
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    if config.workers > cpus:
-        raise ConfigError(f"workers={config.workers}: there are {cpus} CPUs, and every worker needs one; possible: 0 to {cpus}")
-    if resolve_device(config) == "cuda" and config.workers > gpus:
-        raise ConfigError(
-            f"workers={config.workers}: there are {gpus} GPUs, and every worker needs one; possible: 0 to {gpus}, or device=cpu"
-        )
-    return cpus // config.workers
+    least = config.worker_counts[0]
+    if least > cpus:
+        raise ConfigError(f"workers={least}: there are {cpus} CPUs, and every worker needs one; possible: 0 to {cpus}")
+    if resolve_device(config) == "cuda" and least > gpus:
+        raise ConfigError(f"workers={least}: there are {gpus} GPUs, and every worker needs one; possible: 0 to {gpus}, or device=cpu")
+    return max(1, cpus // config.most_workers)
 
 
 def _reason(error: BaseException) -> str:

@@ -31,14 +31,14 @@ def on_ray(config: Config, job: Job, cpus: int | None = None) -> Iterator[Gather
     with ray_cluster(config, cpus) as resources:
         import ray
 
-        threads = cpus_per_worker(config, resources)
+        threads, world = cpus_per_worker(config, resources), config.most_workers
         gpus = 1 if resolve_device(config) == "cuda" else 0
         task: Any = ray.remote(_parts).options(
             num_cpus=threads, num_gpus=gpus, num_returns="streaming", _generator_backpressure_num_objects=AHEAD
         )
 
         def gather(stage: str, wanted: Wanted) -> Iterator[Part]:
-            jobs = [replace(job, rank=rank, world=config.workers, threads=threads) for rank in range(config.workers)]
+            jobs = [replace(job, rank=rank, world=world, threads=threads) for rank in range(world)]
             try:
                 yield from _in_turn([task.remote(stage, wanted, one) for one in jobs], ray.get)
             except ray.exceptions.RayError as error:

@@ -67,7 +67,7 @@ def script(config: Config, path: Path, assignments: list[str], request: Request)
         f"--output={shlex.quote(str(config.folder / 'slurm-%j.log'))}",
         *request.options,
     ]
-    words = [str(path.absolute()), *assignments, f"workers={config.workers}", f"runs={config.runs}"]
+    words = [str(path.absolute()), *assignments, f"workers={config.most_workers}", f"runs={config.runs}"]
     template = resources.files("mtgen.orchestrate").joinpath("slurm.sbatch").read_text(encoding="utf-8")
     return Template(template).substitute(
         options="\n".join(f"#SBATCH {option}" for option in options),

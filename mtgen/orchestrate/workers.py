@@ -88,18 +88,24 @@ def run_on_ray(
     with ray_cluster(config, cpus) as resources:
         share = cpus_per_worker(config, resources)
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
 
+        from mtgen.orchestrate.elastic import Trainer
         from mtgen.orchestrate.group import GroupConfig, Losses
 
         gpu = resolve_device(config) == "cuda"
-        trainer = TorchTrainer(
+        counts = config.worker_counts
+        trainer = Trainer(
+            counts,
+            config.folder,
             _worker,
             train_loop_config={"config": config.model_dump(mode="json"), "cpus": share, "snapshots": snapshots},
-            scaling_config=ScalingConfig(
-                num_workers=config.workers, use_gpu=gpu, resources_per_worker={"CPU": share, **({"GPU": 1} if gpu else {})}
+            scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as Ray Train 1's; the one at hand is 2's
+                num_workers=(counts[0], counts[-1]) if len(counts) > 1 else counts[0],  # type: ignore[arg-type]  # as above
+                use_gpu=gpu,
+                elastic_resize_monitor_interval_s=config.elastic.every if config.elastic else 60.0,
+                resources_per_worker={"CPU": share, **({"GPU": 1} if gpu else {})},
             ),
-            run_config=RunConfig(  # type: ignore[call-arg]  # typed as Ray Train 1's; the one at hand is 2's
+            run_config=RunConfig(  # type: ignore[call-arg]  # as above
                 name="ray",
                 storage_path=str(config.folder),
                 failure_config=FailureConfig(max_failures=config.train.restarts),

@@ -4,6 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,8 @@ class Record:
         for begin, end in zip(begins, [*begins[1:], len(self.rows)], strict=True):
             part = self.rows[begin:end]
             last = next((row for row in part if row.status), part[-1])
-            workers = max(1, int(_config(part[0]).get("workers") or 0))
-            found.append(Stretch(part[0].images, last.images, last.time - part[0].time, workers, last.status or ""))
+            workers = (part[0].start or {}).get("workers", 1)
+            found.append(Stretch(part[0].images, last.images, _seconds(part[: part.index(last) + 1]), workers, last.status or ""))
         return found
 
     @property
@@ -128,6 +129,11 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _config(row: Row) -> dict[str, Any]:
     return dict(yaml.safe_load((row.start or {}).get("config", "")) or {})
+
+
+def _seconds(rows: list[Row]) -> float:
+    """From the first row to the last; where the machine's clock was set back, that step counts for nothing."""
+    return sum(max(0.0, after.time - before.time) for before, after in pairwise(rows))
 
 
 def _alive(folder: Path) -> bool:

@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from mtgen.config import Config
@@ -14,11 +15,11 @@ from mtgen.training.optimizer import GuardedAdam
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def deepspeed_config(config: Config) -> dict[str, Any]:
-    """DeepSpeed's own configuration, made anew for each engine: DeepSpeed changes the dictionary that it is given."""
+def deepspeed_config(config: Config, workers: int) -> dict[str, Any]:
+    """DeepSpeed's own configuration for so many workers, made anew for each engine: DeepSpeed changes the dictionary that it is given."""
     return {
         "train_micro_batch_size_per_gpu": config.micro_batch,
-        "gradient_accumulation_steps": config.train.accumulation,
+        "gradient_accumulation_steps": config.micro_batches(workers),
         "gradient_clipping": 0.0,  # DeepSpeed clips at 1.0 unless told otherwise
         "zero_allow_untested_optimizer": True,  # GuardedAdam is torch's Adam
         # The guard computes the norm; a stage's own check would skip a step before the guard could count it.
@@ -52,7 +53,10 @@ class Engine:
             scaled=config.precision == "fp16",
         )
         self.engine, *_ = deepspeed.initialize(
-            model=step, model_parameters=list(trained.parameters()), optimizer=self.optimizer, config=deepspeed_config(config)
+            model=step,
+            model_parameters=list(trained.parameters()),
+            optimizer=self.optimizer,
+            config=deepspeed_config(config, dist.get_world_size()),
         )
         self.optimizer.create_state()
         if not self._direct:  # ZeRO looks once where each parameter's moments lie, after its first step, which may be one that is left out

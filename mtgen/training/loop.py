@@ -28,7 +28,7 @@ from mtgen.training.control import Control
 from mtgen.training.damage import DamageLog
 from mtgen.training.engines import Engine
 from mtgen.training.meter import Meter
-from mtgen.training.outcome import STOP, Outcome, Place
+from mtgen.training.outcome import STOP, Outcome, Place, Resize
 from mtgen.training.pulse import Pulse
 from mtgen.training.samples import open_data, order, order_of
 from mtgen.training.schedule import rate
@@ -59,7 +59,7 @@ class Trainer:
 
     def __init__(self, config: Config, place: Place, pulse: Pulse, snapshot: Snapshot | None = None, report: Report | None = None) -> None:
         self.config, self.place, self.pulse, self.snapshot, self.report = config, place, pulse, snapshot, report
-        self.folder = config.folder
+        self.folder, self.resize = config.folder, Resize(config.folder)
         torch.set_num_threads(place.threads)
         self.control = Control()
         self.meter = Meter(self.control.group)
@@ -71,6 +71,8 @@ class Trainer:
         self._engines()
         self.average = Average([("generator", self.networks.generator), ("side", self.networks.side)], config.train.ema)
         self.images, self.steps, self.seconds = 0, 0, 0.0
+        if place.rank == 0:
+            self.resize.clear()  # it has been done
         self._resume()
         self.tracker: Tracker | None = self.control.together(self._tracker)
         self.loader = Loader(
@@ -87,7 +89,7 @@ class Trainer:
         self._named, self._resumed_at = 0, self.images
         self.mirror = self._mirror()
         self.writer = Writer(whole=self.mirror.wake if self.mirror else lambda: None)
-        self._stall, self._measured = 0.0, (-1, dict[str, float]())
+        self._stall, self._measured, self._resizing = 0.0, (-1, dict[str, float]()), False
 
     def _tracker(self) -> Tracker | None:
         """The run's records, on rank 0; its configuration is written down here, where it is sure that the run goes on with it."""
@@ -101,9 +103,9 @@ class Trainer:
             raise TrainingError(
                 f"{self.folder}: cannot be written ({error.strerror}); make room or mend the folder, and start again"
             ) from error
-        tracker = Tracker(self.config, self.folder, self.index.card, self.index.fingerprint, self.images)
+        tracker = Tracker(self.config, self.folder, self.index.card, self.index.fingerprint, self.images, self.place.world)
         if self.images:
-            tracker.phase(self.images, f"going on from {self.images:,} images")
+            tracker.phase(self.images, f"going on from {self.images:,} images on {self.place.world} worker{'s' * (self.place.world > 1)}")
         if self.began is not None:
             print(*self.began.lines(), sep="\n", flush=True)
             tracker.artifact(0, self.began.write(self.folder))
@@ -127,7 +129,7 @@ class Trainer:
             "generator": Engine(config, g_step, networks.generator, config.generator.learning_rate),
         }
         for name, gate in self.gates.items():  # the norms it reports are those of the global loss
-            gate.share = self.place.world
+            gate.share, gate.images = self.place.world, self.config.micro_batch * self.place.world
             gate.loss_scale = self.engines["discriminator" if name == "discriminator" else "generator"].optimizer.loss_scale
         self.watch = Watch()
 
@@ -156,6 +158,8 @@ class Trainer:
         while outcome is None:
             batch, problem = self._next()
             outcome = self._agree(problem)
+            if outcome is None and self._resizing:
+                outcome, saved = self._make_way(saved), self.images
             if outcome is None and batch is not None:
                 before = self.images
                 self.step(batch)
@@ -203,16 +207,30 @@ class Trainer:
             return Outcome("finished", self.images)
         problem = problem or self.writer.problem()
         minutes = self.config.train.minutes
-        failed, stop, late = self.control.any(
+        failed, stop, late, self._resizing = self.control.any(
             problem is not None,
             first and (self.folder / STOP).exists(),
             first and minutes is not None and self._elapsed() >= 60 * minutes,
+            first and self.resize.asked(),
         )
         if failed:
             return self._failed(self.control.first_problem(problem))
         if stop:
             return Outcome("stopped", self.images)
         return Outcome("out of time", self.images, f"train.minutes={minutes} are over") if late else None
+
+    def _make_way(self, saved: int) -> Outcome | None:
+        """A checkpoint, and then waiting for Ray Train to start this run's workers anew, more of them; `None`: it was called off."""
+        with self.pulse.busy("waiting for more workers"):
+            if saved != self.images:
+                self._save()
+            if problem := self.control.first_problem(self.writer.problem(wait=True)):
+                return self._failed(problem)
+            if self.place.rank == 0:
+                self.resize.ready()
+            while self.resize.asked() and not (self.folder / STOP).exists():
+                time.sleep(0.2)
+        return None
 
     def _failed(self, problem: UserError | None) -> Outcome:
         return Outcome("failed", self.images, str(problem), problem.status if problem else 1)

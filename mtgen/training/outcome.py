@@ -8,6 +8,36 @@ STOP = "stop"
 """A file of this name in the run's folder asks the run to write a checkpoint and end."""
 
 
+class Resize:
+    """How Ray Train's controller and a run's workers agree on a change of their number, by a file in the run's folder.
+
+    The controller asks; the workers write a checkpoint, say that they are ready and wait to be ended, so that no image is trained on twice.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "resize"
+
+    def ask(self) -> None:
+        """For a checkpoint, and to wait."""
+        self._file.write_text("asked", encoding="utf-8")
+
+    def asked(self) -> bool:
+        """Whether the workers are asked for, or wait for, a change."""
+        return self._file.exists()
+
+    def ready(self) -> None:
+        """The checkpoint is written."""
+        self._file.write_text("ready", encoding="utf-8")
+
+    def is_ready(self) -> bool:
+        """Whether the workers wait to be ended."""
+        return self.asked() and self._file.read_text(encoding="utf-8") == "ready"
+
+    def clear(self) -> None:
+        """It is done, or no longer wanted."""
+        self._file.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a worker stands: its number, how many there are, its device, its CPU threads (torch's and DALI's), its node of the cluster."""

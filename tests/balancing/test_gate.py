@@ -297,3 +297,45 @@ def test_two_workers_with_unequal_shares_choose_the_weights_of_one_with_all(tmp_
 
 def every_weighting(shares: list[tuple[int, int]]) -> dict[str, dict[str, Tensor]]:
     return {name: arbitrated(name, shares) for name in WEIGHTINGS}
+
+
+def with_one_missing(shares: list[tuple[int, int]]) -> dict[str, Tensor]:
+    """As `arbitrated` by UPGrad, but task "c" has a gradient in the first rows alone: none on the second worker, not even zeros."""
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    begin, end = shares[rank]
+    random = torch.Generator().manual_seed(6)
+    x = torch.randn(ROWS, 6, generator=random, dtype=torch.float64)[begin:end].requires_grad_(True)
+    wanted = torch.randn(3, ROWS, 6, generator=random, dtype=torch.float64)
+    wanted[2, 4:] = 0
+    gate = Gate(["a", "b", "c"], WEIGHTINGS["upgrad"]())
+    views = gate([x])
+    tasks = "abc" if rank == 0 else "ab"
+    sum((views[task][0] * wanted["abc".index(task), begin:end]).sum() for task in tasks).backward()  # type: ignore[union-attr]
+    assert gate.last is not None and x.grad is not None
+    return {"weights": gate.last[1], "gradient": x.grad}
+
+
+def with_a_nan_on_the_second(shares: list[tuple[int, int]]) -> dict[str, Any]:
+    """Task "b" meets a NaN in the second worker's rows alone: what each worker's gate says of it."""
+    begin, end = shares[dist.get_rank()]
+    x = torch.ones(end - begin, 6, dtype=torch.float64, requires_grad=True)
+    gate = Gate(["a", "b", "c"], WEIGHTINGS["upgrad"]())
+    views = gate([x])
+    factors = {"a": 1.0, "b": float("nan") if dist.get_rank() == 1 else 2.0, "c": -0.5}
+    sum((views[task][0] * factor).sum() for task, factor in factors.items()).backward()  # type: ignore[union-attr]
+    return {"named": gate.record.nonfinite(), "weights": gate.last[1] if gate.last else None}
+
+
+@pytest.mark.e2e
+def test_a_task_that_is_missing_on_one_worker_counts_with_what_the_other_has(tmp_path: Path) -> None:
+    found = toy.spawn(2, with_one_missing, tmp_path, [(0, 4), (4, ROWS)])
+    alone = with_one_missing([(0, ROWS)])
+    assert all(torch.allclose(worker["weights"], alone["weights"], atol=1e-9) for worker in found)
+    assert torch.allclose(torch.cat([worker["gradient"] for worker in found]), alone["gradient"], atol=1e-9)
+
+
+@pytest.mark.e2e
+def test_a_task_with_a_nan_on_one_worker_is_named_on_all(tmp_path: Path) -> None:
+    found = toy.spawn(2, with_a_nan_on_the_second, tmp_path, [(0, 4), (4, ROWS)])
+    assert [worker["named"] for worker in found] == [["b"], ["b"]]
+    assert torch.equal(found[0]["weights"], found[1]["weights"])

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+import toy
 from torch import Tensor
 
 from mtgen.balancing.diagnosis import Meeting, Watch, markdown, meetings
@@ -56,6 +58,29 @@ def test_a_pooled_gramian_sums_over_samples_and_space_of_all_slices_of_one_tenso
     found, _, _, wanted = meet("pooled")
     vectors = torch.stack([torch.cat([r[0].sum((0, 2, 3)) + r[2].sum((0, 2, 3)), r[1].sum((0, 2, 3))]) for r in wanted])
     assert torch.allclose(found, vectors @ vectors.T, rtol=1e-10)
+
+
+def shared_out(sight: str, shares: list[tuple[int, int]]) -> Tensor:
+    """The Gramian of two tasks at a layer of which this worker has its own samples alone."""
+    begin, end = shares[dist.get_rank() if dist.is_initialized() else 0]
+    layers, inputs, wanted = scene()
+    gate = Gate(["a", "b"], WEIGHTINGS["upgrad"](), sight=sight, taps=Taps(layers[:1]))
+    views = gate([layers[0](inputs[0][begin:end])])
+    each = {task: torch.cat([row[0], row[2]])[begin:end] for task, row in zip("ab", wanted, strict=True)}
+    sum((views[task][0] * g).sum() for task, g in each.items()).backward()  # type: ignore[union-attr]
+    assert gate.last is not None
+    return gate.last[0]
+
+
+def every_sight(shares: list[tuple[int, int]]) -> dict[str, Tensor]:
+    return {sight: shared_out(sight, shares) for sight in ("features", "pooled", "layer")}
+
+
+@pytest.mark.e2e
+def test_two_workers_see_what_one_with_all_samples_sees(tmp_path: Path) -> None:
+    found, alone = toy.spawn(2, every_sight, tmp_path, [(0, 2), (2, 6)]), every_sight([(0, 6)])
+    for sight, gramian in alone.items():
+        assert all(torch.allclose(worker[sight], gramian, rtol=1e-10) for worker in found), sight
 
 
 def test_tasks_on_different_samples_conflict_when_pooled_and_never_in_their_features() -> None:

@@ -176,6 +176,15 @@ def test_a_convex_problem_ends_on_its_pareto_front(name: str) -> None:
         assert share == pytest.approx(0.2, abs=0.01)  # the minimum of the sum
 
 
+def test_imtl_g_makes_equal_steps_along_every_gradient() -> None:
+    """Liu et al. 2021, eq. 2: the update's projections on all unit gradients are equal."""
+    for seed in range(4):
+        rows = jacobian(3, seed)
+        update = through(Gate(names(3), WEIGHTINGS["imtl_g"]()), rows)
+        projections = rows @ update / rows.norm(dim=1)
+        assert torch.allclose(projections, projections.mean().expand(3), atol=1e-6)
+
+
 def through_losses(gate: Gate, at: Tensor, a: Tensor, b: Tensor) -> Tensor:
     x = at.clone().requires_grad_(True)
     first, second = gate([x]).values()

@@ -37,6 +37,7 @@ def furnish(folder: Path) -> Path:
         "generator": {"widths": [8, 8], "latent": 4},
         "discriminator": {"widths": [8, 8], "decoder": 8, "embedding": 8},
         "tasks": {name: {} for name in ("generation", "classification", "segmentation", "reconstruction")},
+        "balancing": {"gate": "gradvac", "discriminator": "famo", "average": 50, "warmup": 100},  # what they remember has to survive too
         "train": {"images": IMAGES, "warmup": 0, "log_every": LOG},
         "checkpoint": {"every": EVERY, "keep": 10},
         "evaluate": {"every": 10**9},

@@ -44,3 +44,27 @@ def test_multitask_compares_each_task_with_all_and_keeps_what_is_done(tmp_path: 
     assert {"segmentation mIoU", "detection AP50", "generation CAS", "generation diversity"} <= {row["name"] for row in rows}
     for row in rows:
         assert row["each_gain"] == [b - a for a, b in zip(row["each_alone"], row["each_together"], strict=True)]
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(
+    subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True).returncode != 0, reason="no git checkout"
+)
+def test_a_benchmark_is_compared_between_two_checkouts_by_turns(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "benchmarks/compare.py",
+        "config_mistakes",
+        "--base",
+        "HEAD",
+        "--rounds",
+        "2",
+        "--json",
+        str(tmp_path / "c.json"),
+    ]
+    before = subprocess.run(["git", "worktree", "list"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=580)
+    rows = json.loads((tmp_path / "c.json").read_text())["rows"]
+    assert rows and all(len(row["each_base"]) == len(row["each_here"]) == 2 for row in rows)
+    assert all(row["ratio"] == row["here"] / row["base"] for row in rows if row["base"])
+    assert subprocess.run(["git", "worktree", "list"], cwd=ROOT, capture_output=True, text=True, check=True).stdout == before

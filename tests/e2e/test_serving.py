@@ -4,8 +4,6 @@ import base64
 import io
 import json
 import os
-import signal
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -19,7 +17,7 @@ import numpy as np
 import pytest
 from made_models import made, picture, saved
 from mlflow import MlflowClient
-from mlflow_runs import free_port, until
+from mlflow_runs import free_port, running
 from PIL import Image
 
 import mtgen
@@ -48,37 +46,20 @@ def client(run: Path) -> MlflowClient:
 
 
 @contextmanager
-def served(run: Path, name: str) -> Iterator[str]:
+def served(run: Path, name: str, store: str) -> Iterator[str]:
+    """A registered model behind MLflow's own command."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{name}@champion", "--env-manager", "local"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # of an environment that is active
-    environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": store_uri(run.parent), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(
-        [*command, "-h", "127.0.0.1", "-p", str(port)], env=environment, stdout=quiet, stderr=quiet, start_new_session=True, cwd=run
-    )
     address = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        assert process.poll() is None
-        try:
-            with urllib.request.urlopen(f"{address}/ping", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
-
-    try:
-        until(answers)
+    with running([*command, "-h", "127.0.0.1", "-p", str(port)], f"{address}/ping", run, PATH=path, MLFLOW_TRACKING_URI=store):
         yield address
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @pytest.fixture(scope="module")
 def servers(run: Path) -> Iterator[dict[str, str]]:
     with ExitStack() as stack:
-        yield {part: stack.enter_context(served(run, f"toy-{part}")) for part in ("generator", "predictor")}
+        yield {part: stack.enter_context(served(run, f"toy-{part}", store_uri(run.parent))) for part in ("generator", "predictor")}
 
 
 def call(address: str, rows: list[dict[str, str]], **params: Any) -> list[dict[str, Any]]:

@@ -49,6 +49,19 @@ def test_two_workers_equal_a_plain_loop_over_the_whole_batch(tmp_path: Path) -> 
         assert difference(first, second) == 0.0, case
 
 
+def test_an_elastic_run_makes_the_same_steps_on_two_workers_and_on_three(tmp_path: Path) -> None:
+    elastic = {"workers": {"min": 2, "max": 3}, "batch_size": 48, "train__accumulation": 2, "discriminator__learning_rate": 3e-4}
+    cases = [{**elastic, "zero_stage": stage, "balancing__gate": "equal"} for stage in (0, 1)]
+    results = {}
+    for world in (2, 3):
+        (tmp_path / str(world)).mkdir()
+        results[world] = toy.spawn(world, trained, tmp_path / str(world), cases, 4)[0]
+    for case, two, three in zip(cases, results[2], results[3], strict=True):
+        assert toy.config(**case).worker_counts == [2, 3]
+        assert difference(two, three) < 1e-5, case
+        assert difference(two, toy.plain(toy.config(**{**case, "workers": 1, "train__accumulation": 6}), 4)) < 1e-5, case
+
+
 def test_the_gate_with_equal_weights_only_changes_the_order_of_sums() -> None:
     gated = toy.plain(toy.config(balancing__gate="equal", balancing__canvas="equal"), 3)
     assert difference(gated, toy.plain(toy.config(balancing__gate="none", balancing__canvas="none"), 3)) < 1e-5

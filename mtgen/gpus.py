@@ -1,0 +1,33 @@
+"""What data sheets say of GPUs."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU and what connects it, as data sheets say.
+
+    Attributes:
+        half, single: dense operations a second in bf16 or fp16, and in fp32 (CUDA cores).
+        memory: bytes.
+        bandwidth: bytes a second of its memory.
+        link, network: bytes a second, one way, to other GPUs of its node, and to other nodes.
+        node: GPUs of a node.
+    """
+
+    half: float
+    single: float
+    memory: float
+    bandwidth: float
+    link: float
+    network: float
+    node: int = 8
+
+
+GPUS = {
+    "h200": Gpu(989e12, 67e12, 141e9, 4.8e12, 450e9, 50e9),
+    "h100": Gpu(989e12, 67e12, 80e9, 3.35e12, 450e9, 50e9),
+    "a100": Gpu(312e12, 19.5e12, 80e9, 2.04e12, 300e9, 25e9),
+    "l40s": Gpu(362e12, 91.6e12, 48e9, 0.864e12, 32e9, 25e9),
+}
+"""SXM modules in NVIDIA's DGX nodes (NVLink, a network card of 400 or 200 Gb/s for each GPU); L40S: PCIe 4.0."""

@@ -1,0 +1,106 @@
+"""A cluster of three nodes loses one and gets another: the run goes on with two workers, then with three, by itself."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from commands import Command, furnish, look
+
+from mtgen.journal import Row, read_journal
+from mtgen.orchestrate.node import free_port, own_address
+
+pytestmark = pytest.mark.e2e
+
+TOKEN = "a-token-of-this-test-" + "x" * 32
+ENOUGH = 96  # images that each number of workers trains on before the next thing happens
+WORDS = ("train", "run.yaml", "name=elastic", "workers={min: 2, max: 3, every: 1}", "batch_size=24", "train.accumulation=2")
+
+
+class Nodes:
+    """The head and further nodes of one CPU each on this machine, each in a process of its own."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.port = place, free_port()
+        self.address = f"{own_address()}:{self.port}"
+        self.all: list[Command] = []
+        self.start("head", "--span", "--port", str(self.port), "--dashboard-port", str(free_port()))
+
+    def start(self, *words: str) -> Command:
+        node = Command(self.place, "cluster", *words, "--cpus", "1", RAY_AUTH_TOKEN=TOKEN, RAY_TMPDIR="/tmp")  # noqa: S108 - sockets' paths are short
+        self.all.append(node)
+        node.until(lambda: "Ray runtime started" in node.said)
+        return node
+
+    def join(self) -> Command:
+        return self.start("join", self.address)
+
+    def end(self) -> None:
+        for node in reversed(self.all):
+            if node.process.poll() is None:
+                node.process.terminate()
+                node.wait()
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    found = Nodes(furnish(tmp_path))
+    try:
+        yield found
+    finally:
+        found.end()
+
+
+def journal(place: Path) -> list[Row]:
+    folder = place / "runs" / "elastic"
+    return list(read_journal(folder)) if (folder / "metrics.jsonl").exists() else []
+
+
+def workers_of(place: Path) -> list[int]:
+    """Numbers of workers with which the run has begun and gone on so far."""
+    return [row.start["workers"] for row in journal(place) if row.start]
+
+
+def trained(place: Path) -> int:
+    """Images that the workers who train now have trained on."""
+    rows = journal(place)
+    begin = next((row.images for row in reversed(rows) if row.start), 0)
+    return rows[-1].images - begin if rows else 0
+
+
+def test_a_run_goes_on_with_two_workers_of_three_and_grows_back(nodes: Nodes) -> None:
+    place, lost = nodes.place, nodes.join()
+    nodes.join()
+    command = Command(
+        place,
+        *WORDS,
+        f"address={nodes.address}",
+        "train.images=1000000",
+        "train.log_every=24",
+        "checkpoint.every=240",
+        RAY_AUTH_TOKEN=TOKEN,
+    )
+    try:
+        command.until(lambda: workers_of(place) == [3] and trained(place) >= ENOUGH)
+        for process in [*lost.family(), lost.process]:  # the whole node, as when its power fails
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        command.until(lambda: workers_of(place) == [3, 2] and trained(place) >= ENOUGH)
+        before = journal(place)[-1].images
+        nodes.join()
+        command.until(lambda: workers_of(place) == [3, 2, 3] and trained(place) >= ENOUGH)
+        os.killpg(command.process.pid, signal.SIGINT)
+        assert command.wait().status == 0, command.said
+    finally:
+        if command.process.poll() is None:
+            command.process.kill()
+            command.process.wait()
+    run = look(place, "elastic")
+    assert run.facts["workers"] == 3 and run.facts["position"] == run.facts["steps"] * 24
+    assert [images for images, _ in run.losses] == sorted({images for images, _ in run.losses}), "a row is missing its turn or there twice"
+    grown = [row.images for row in run.rows if row.start][-1]
+    assert grown >= before, "the run grew from an older checkpoint, although there was time for a new one"
+    assert grown in [images for images, _ in run.losses], "images were trained on again"
