@@ -82,8 +82,8 @@ def write_sheet(folder: Path, images: int, name: str, sheet: Sheet, card: Datase
         "marks": sheet.marks,
         "masked": masked,
         "boxes": [_boxes(panel.boxes) for panel in sheet.panels],
-        "mask_legend": _legend(card.mask_classes, mask_colours(card.mask_classes)) if masked else [],
-        "box_legend": _legend(card.classes, box_colours(card)),
+        "mask_legend": legend(card.mask_classes, mask_colours(card.mask_classes)) if masked else [],
+        "box_legend": legend(card.classes, box_colours(card)),
     }
     (to / f"{stem}.json").write_text(json.dumps(about), encoding="utf-8")
 
@@ -121,7 +121,7 @@ def _boxes(boxes: Tensor | None) -> list[list[list[float]]] | None:
     ]
 
 
-def _legend(names: list[str], colours: NDArray[np.int16]) -> list[list[str]]:
+def legend(names: list[str], colours: NDArray[np.int16]) -> list[list[str]]:
     """Name and colour of each class; a background's colour is empty."""
     return [
         [name, "" if colour[0] < 0 else "#{:02x}{:02x}{:02x}".format(*colour)] for name, colour in zip(names, colours.tolist(), strict=True)

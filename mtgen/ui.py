@@ -1,10 +1,8 @@
 """MLflow's own pages over the runs, on loopback."""
 
 import ctypes
-import errno
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mtgen.errors import UserError
+from mtgen.loopback import free_port
 from mtgen.tracking import store_uri
 
 START = 120.0  # seconds that the server may take to answer first
@@ -64,27 +63,6 @@ def serve_ui(
         say("")
     finally:
         _end(server)
-
-
-def free_port(host: str, port: int) -> int:
-    """`port`, or the next one from there that nobody listens on.
-
-    Raises:
-        UserError: where `host` is no address of this machine, or a hundred ports are taken.
-    """
-    for candidate in range(port, min(port + 100, 65536)):
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, candidate))
-            except PermissionError:
-                continue  # a port below 1024
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise UserError(f"{host}: no address of this machine ({error.strerror}); use 127.0.0.1") from None
-                continue
-            return candidate
-    raise UserError(f"ports {port} to {port + 99} are all taken; give another port")
 
 
 def _start(uri: str, host: str, port: int) -> "subprocess.Popen[bytes]":

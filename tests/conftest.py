@@ -1,8 +1,10 @@
 """What every test stands on: one thread a process, nothing reported to anybody, and the shared test data."""
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; tests run side by side
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -29,3 +31,17 @@ def shared_data() -> Callable[[str], Path]:
         return root / name
 
     return find
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The machine's Chromium, with a microphone that beeps; the test is skipped where there is none."""
+    sync = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    words = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with sync.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=words, timeout=180_000)
+        yield browser
+        browser.close()

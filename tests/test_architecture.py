@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mtgen"
 
 LAYERS = [  # a module imports from the layers above its line and from its own folder, never from its own line or below
     {"errors", "registry", "retention", "counter", "schema", "machine", "gpus", "logbook"},
-    {"yaml_text", "journal", "checkpoint", "pictures", "sampling", "centres"},
+    {"loopback", "yaml_text", "journal", "checkpoint", "pictures", "sampling", "centres"},
     {"config", "sender", "progress", "ema", "sheets"},
     {"networks", "data", "balancing", "tracking"},
     {"alarms"},
@@ -21,7 +21,7 @@ LAYERS = [  # a module imports from the layers above its line and from its own f
     {"model"},
     {"training", "runs"},
     {"inference", "snapshot", "cost", "export"},
-    {"orchestrate", "serving", "rehearsal", "forecast"},
+    {"orchestrate", "serving", "rehearsal", "forecast", "explore"},
     {"smoke", "doctor"},
     {"cli"},
 ]
@@ -33,6 +33,8 @@ HOMES = {
     "nvidia": {"data"},
     "torchjd": {"balancing"},
     "typer": {"cli"},
+    "starlette": {"explore"},
+    "uvicorn": {"explore"},
 }
 
 
@@ -78,7 +80,7 @@ def test_imports_point_to_the_layers_below(name: str) -> None:
     assert not wrong, f"{name} imports {sorted(wrong)}"
 
 
-@pytest.mark.parametrize("name", ["evaluation", "inference", "export", "snapshot", "runs", "model", "ui", "shards"])
+@pytest.mark.parametrize("name", ["evaluation", "inference", "export", "snapshot", "runs", "model", "ui", "shards", "explore"])
 def test_using_a_model_needs_no_code_of_training(name: str) -> None:
     assert not reached(name) & {"training", "orchestrate"}
 

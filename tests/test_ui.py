@@ -17,9 +17,10 @@ import pytest
 
 from mtgen.config import Config
 from mtgen.errors import UserError
+from mtgen.loopback import free_port
 from mtgen.schema import DatasetCard
 from mtgen.tracking import Tracker
-from mtgen.ui import free_port, serve_ui
+from mtgen.ui import serve_ui
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.timeout(400)

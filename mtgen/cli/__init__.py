@@ -20,7 +20,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] == "mtgen":
             raise
-        print(f"error: {error.name} is not installed, which this command needs: pip install 'mtgen[train]'", file=sys.stderr)
+        extra = "explore" if error.name in ("starlette", "uvicorn") else "train"
+        print(f"error: {error.name} is not installed, which this command needs: pip install 'mtgen[{extra}]'", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

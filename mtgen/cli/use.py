@@ -143,6 +143,26 @@ def translate(
 
 
 @app.command(rich_help_panel=USE)
+def explore(
+    run: Run,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port on this machine; the next free one is taken if it is in use")] = 8760,
+    host: Annotated[str, typer.Option(help="a name of this machine alone; another is refused")] = "127.0.0.1",
+    browser: Annotated[
+        bool | None, typer.Option("--open/--no-open", help="open the page in a browser; default: where there is a screen")
+    ] = None,
+    checkpoint: Which = None,
+    device: Device = "auto",
+) -> None:
+    """Open a page to try a run with: draw by class, caption, sound, layout; lead from one image to another; read, reconstruct, translate.
+
+    On loopback only; also while the run trains. Example: `mtgen explore digits-all-32`, then open the address that it prints.
+    """
+    from mtgen.explore import serve_page
+
+    serve_page(run, port, host=host, device=device, checkpoint=checkpoint, browser=browser, say=say)
+
+
+@app.command(rich_help_panel=USE)
 def export(
     run: Run,
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="a folder that is not there yet")],

@@ -170,7 +170,10 @@ def interpolate_run(
         raise ConfigError(f"--interpolate leads from one condition to another, and {len(asked)} are asked for; give one or two")
     rows = min(max(1, n // steps), LARGEST_GRID // steps)
     prompt = asked.prompt if typed else _nothing()
-    pictures = [_way(model, prompt, row, steps, seed, truncation) for row in range(rows)]
+    pictures = []
+    for row in range(rows):
+        latents = counter.normal(seed, "interpolate", torch.tensor([2 * row, 2 * row + 1]), (model.latent_size,), model.device)
+        pictures.append(way(model, prompt, latents[: 3 - len(prompt)], steps, truncation).image.float().cpu())
     path = out or folder / "samples" / f"{images:09d}-interpolation-{seed}.png"
     save(strip(torch.cat(pictures), steps), path)
     ends = " to ".join(name or "nothing" for name in asked.names) if len(prompt) == 2 else "one latent to another"
@@ -182,16 +185,19 @@ def _nothing() -> Prompt:
 
 
 @torch.no_grad()
-def _way(model: Model, prompt: Prompt, row: int, steps: int, seed: int, truncation: float) -> Tensor:
-    """A row of samples: `[steps,C,H,W]` on the CPU."""
+def way(model: Model, ends: Prompt, latents: Tensor, steps: int, truncation: float = 1.0) -> Canvas:
+    """Samples that lead from one to another.
+
+    Args:
+        ends: the conditions of the first and the last sample; one row: it is held.
+        latents: `[2,Z]` theirs; `[1,Z]`: it is held.
+    """
     share = torch.linspace(0, 1, steps, device=model.device)
-    ends = counter.normal(seed, "interpolate", torch.tensor([2 * row, 2 * row + 1]), (model.latent_size,), model.device)
-    condition = model.condition(prompt)
-    if len(prompt) == 2:
-        latent, condition = ends[:1].expand(steps, -1), between(condition, share)
-    else:
-        latent, condition = slerp(ends[0], ends[1], share), condition.rows(torch.zeros(steps, dtype=torch.int64, device=model.device))
-    return model.networks.generator(latent * truncation, condition).image.float().cpu()
+    condition, latents = model.condition(ends), latents.to(model.device)
+    held = torch.zeros(steps, dtype=torch.int64, device=model.device)
+    condition = between(condition, share) if len(ends) == 2 else condition.rows(held)
+    latent = slerp(latents[0], latents[1], share) if len(latents) == 2 else latents[held]
+    return model.networks.generator(latent * truncation, condition)
 
 
 def slerp(first: Tensor, second: Tensor, share: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Files that say what should be where, read as a run was trained on them: masks and boxes."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from mtgen.data.geometry import Window, window
 from mtgen.errors import DataError
 from mtgen.inference.names import parse_class
 from mtgen.schema import IGNORE, DatasetCard
-from mtgen.shards.files import read_json, read_mask
+from mtgen.shards.files import File, read_json, read_mask
 
 SUFFIXES = {".png": "layout", ".json": "boxes"}
 """What a file ends with -> the modality that it is asked for by."""
@@ -26,7 +25,7 @@ def centred(width: int, height: int, size: tuple[int, int]) -> Window:
     return window(wide, high, 1.0, False, 0, np.zeros(1, dtype=np.int64), size[1] / size[0])
 
 
-def read_mask_layout(path: Path, card: DatasetCard, size: tuple[int, int]) -> Tensor:
+def read_mask_layout(path: File, card: DatasetCard, size: tuple[int, int]) -> Tensor:
     """A PNG whose values are mask classes (255: anything) -> `[M,H,W]`; one of another size is cut and resized as masks are in training.
 
     Resizing takes the nearest pixel.
@@ -51,7 +50,7 @@ def _nearest(side: int, out: int) -> Any:
     return ((np.arange(out) + 0.5) * side / out).astype(np.int64).clip(0, side - 1)
 
 
-def read_boxes_layout(path: Path, card: DatasetCard, size: tuple[int, int], most: int) -> Tensor:
+def read_boxes_layout(path: File, card: DatasetCard, size: tuple[int, int], most: int) -> Tensor:
     """JSON as samples have it, `{"width", "height", "boxes": [[x0, y0, x1, y1, class], ..]}` -> `[K,H,W]`.
 
     Classes are numbers or names; without width and height the boxes lie in an image of the run's size (height, width). One of another

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from mtgen.inference.names import domain_names, parse_classes, parse_domain
 from mtgen.inference.sources import as_input, file, opened
 from mtgen.model import Model
 from mtgen.schema import Prompt
+from mtgen.shards.files import File
+
+T = TypeVar("T", str, File)
 
 OPTIONS = {
     "class": "--class",
@@ -44,9 +47,9 @@ class Request:
 
     classes: Sequence[str] = ()
     texts: Sequence[str] = ()
-    sounds: Sequence[Path] = ()
-    images: Sequence[Path] = ()
-    layouts: Sequence[Path] = ()
+    sounds: Sequence[File] = ()
+    images: Sequence[File] = ()
+    layouts: Sequence[File] = ()
     domains: Sequence[str] = ()
 
 
@@ -100,17 +103,35 @@ def read_request(model: Model, request: Request) -> Asked:
         ConfigError: the run was not trained on a condition, or knows no such class or domain; or a caption is too long.
         DataError: a file cannot be read as what it should be.
     """
+    rows = _rows(model, request)
+    if rows == [()] and {"class", "labels"} & set(model.conditions):
+        rows = [(_class(model, str(number)),) for number in range(len(model.card.classes))]
+    return _asked(rows)
+
+
+def read_ends(model: Model, first: Request, last: Request) -> Asked:
+    """Two requests as the ends of a way, a row each: the first combination of each; nothing asked for is a row without a condition.
+
+    Raises:
+        ConfigError, DataError: as `read_request`.
+    """
+    return _asked([_rows(model, first)[0], _rows(model, last)[0]])
+
+
+def _rows(model: Model, request: Request) -> list[tuple[Part, ...]]:
+    """Every combination of what is asked for; one without a part where nothing is."""
     kinds: list[list[Part]] = [
         _parts(request.classes, lambda text: _class(model, text)),
         _parts(request.texts, lambda text: _caption(model, text)),
         _sounds(model, request.sounds),
-        _parts(request.images, lambda path: _image(model, Path(path))),
-        _parts(request.layouts, lambda path: _layout(model, Path(path))),
+        _parts(request.images, lambda image: _image(model, image)),
+        _parts(request.layouts, lambda layout: _layout(model, layout)),
         _parts(request.domains, lambda text: _domain(model, text)),
     ]
-    if not any(kinds) and {"class", "labels"} & set(model.conditions):
-        kinds[0] = [_class(model, str(number)) for number in range(len(model.card.classes))]
-    rows = list(product(*[parts for parts in kinds if parts]))
+    return list(product(*[parts for parts in kinds if parts]))
+
+
+def _asked(rows: Sequence[tuple[Part, ...]]) -> Asked:
     return Asked(
         _prompt(rows),
         [" ".join(part.name for part in row) for row in rows],
@@ -119,11 +140,11 @@ def read_request(model: Model, request: Request) -> Asked:
     )
 
 
-def _parts(values: Iterable[str | Path], read: Callable[[str], Part]) -> list[Part]:
+def _parts(values: Iterable[T], read: Callable[[T], Part]) -> list[Part]:
     """The values, read; what is given twice, if under another name ("two", "2"), once."""
     parts: list[Part] = []
-    for text in dict.fromkeys(str(value) for value in values):
-        part = read(text)
+    for value in dict.fromkeys(values):
+        part = read(value)
         if not any(part.modality == other.modality and torch.equal(part.value, other.value) for other in parts):
             parts.append(part)
     return parts
@@ -141,7 +162,7 @@ def _prompt(rows: Sequence[Sequence[Part]]) -> Prompt:
     return Prompt(len(rows), values, given)
 
 
-def require(model: Model, modality: str, value: str | Path) -> None:
+def require(model: Model, modality: str, value: str | File) -> None:
     """Raises:
     ConfigError: the run was not trained on `modality`; names those that it was trained on.
     """
@@ -175,7 +196,7 @@ def _caption(model: Model, text: str) -> Part:
     return Part("caption", torch.from_numpy(found), repr(text), caption=text)
 
 
-def _sounds(model: Model, paths: Sequence[Path]) -> list[Part]:
+def _sounds(model: Model, paths: Sequence[File]) -> list[Part]:
     """Sounds as the run was trained on them: any rate is resampled, a long one cut, a short one filled up with silence."""
     if not paths:
         return []
@@ -197,7 +218,7 @@ def _sounds(model: Model, paths: Sequence[Path]) -> list[Part]:
     return parts
 
 
-def _image(model: Model, path: Path) -> Part:
+def _image(model: Model, path: File) -> Part:
     require(model, "image", path)
     cut = opened(file(path), str(path), model.channels, model.size)
     with torch.no_grad():
@@ -205,7 +226,7 @@ def _image(model: Model, path: Path) -> Part:
     return Part("image", embedding[0].float().cpu(), path.name)
 
 
-def _layout(model: Model, path: Path) -> Part:
+def _layout(model: Model, path: File) -> Part:
     modality = SUFFIXES.get(path.suffix.lower())
     if modality is None:
         raise ConfigError(f"--layout {path}: is neither a mask (.png) nor boxes (.json)")

@@ -26,6 +26,7 @@ from mtgen.schema import DatasetCard
 from mtgen.shards.write import Sample, ShardWriter
 
 BATCH = 32
+LIKELY = 5
 TAGGED = 0.5
 """Probability from which a class counts as being in the image."""
 TEST_EVERY = 10
@@ -41,6 +42,7 @@ class Reading:
         error: one line, where it cannot be read; everything else is empty then.
         cut: what the run saw of it; boxes and mask belong to that part.
         number, probability: its class, where the run reads classes.
+        likely: numbers and probabilities of its five likeliest classes, the likeliest first, where the run reads classes.
         tags: numbers and probabilities of the classes that are in it, where the run tags; the surest first.
         boxes: in pixels of the whole image, where the run detects.
         mask: `[h,w]` uint8 mask classes at the run's resolution, where the run segments.
@@ -51,6 +53,7 @@ class Reading:
     cut: Cut | None = None
     number: int | None = None
     probability: float = 0.0
+    likely: list[tuple[int, float]] = field(default_factory=list)
     tags: list[tuple[int, float]] | None = None
     boxes: list[Box] | None = None
     mask: NDArray[np.uint8] | None = field(default=None, repr=False)
@@ -141,8 +144,9 @@ def _read(model: Model, images: torch.Tensor, good: Sequence[Reading], least: fl
     prediction = model.predict(images)
     for row, reading in enumerate(good):
         if prediction.class_logits is not None:
-            probability, number = prediction.class_logits[row].float().softmax(0).max(0)
-            reading.number, reading.probability = int(number), float(probability)
+            share, order = prediction.class_logits[row].float().softmax(0).sort(descending=True)
+            reading.likely = list(zip(order[:LIKELY].tolist(), share[:LIKELY].tolist(), strict=True))
+            reading.number, reading.probability = reading.likely[0]
         if prediction.label_logits is not None:
             share, order = prediction.label_logits[row].float().sigmoid().sort(descending=True)
             reading.tags = [(n, p) for n, p in zip(order.tolist(), share.tolist(), strict=True) if p >= TAGGED]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,7 @@ from mtgen.data.source import is_url
 from mtgen.errors import ConfigError, DataError
 from mtgen.inference.layouts import centred
 from mtgen.schema import DatasetCard
-from mtgen.shards.files import IMAGES
+from mtgen.shards.files import IMAGES, File
 
 if TYPE_CHECKING:
     from mtgen.data.index import Index
@@ -50,6 +50,24 @@ class Source:
     split: str | None = None
 
 
+@dataclass(frozen=True)
+class Received:
+    """A file in memory, with the name that it had where it came from."""
+
+    name: str
+    data: bytes
+
+    @property
+    def suffix(self) -> str:
+        return PurePath(self.name).suffix
+
+    def read_bytes(self) -> bytes:
+        return self.data
+
+    def __str__(self) -> str:
+        return self.name
+
+
 @dataclass
 class Cut:
     """What a run sees of an image.
@@ -72,7 +90,7 @@ class Cut:
         return self.picture.size == self.whole
 
 
-def file(path: Path) -> bytes:
+def file(path: File) -> bytes:
     """The bytes of an image file; `DataError` names it."""
     try:
         return path.read_bytes()

@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,26 +13,28 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from mtgen import counter
 from mtgen.centres import decode_canvas
 from mtgen.errors import ConfigError, DataError
 from mtgen.inference.boxes import SURE, Box, in_pixels
-from mtgen.inference.draw import check_truncation
-from mtgen.inference.prompt import Request, read_request
-from mtgen.inference.read import readings, save
-from mtgen.inference.sources import Source, file
+from mtgen.inference.draw import check_truncation, way
+from mtgen.inference.prompt import Request, read_ends, read_request
+from mtgen.inference.read import BATCH, readings, save
+from mtgen.inference.sources import Received, Source, batches, file
 from mtgen.inference.translate import target, translations
 from mtgen.model import Model
 from mtgen.pictures import to_pictures
 from mtgen.runs import find_model, load_run
 from mtgen.sampling import generate
-from mtgen.schema import Canvas, DatasetCard
+from mtgen.schema import Canvas, DatasetCard, Prompt
+from mtgen.shards.files import File
 
-Picture = str | Path | Image.Image | NDArray[np.uint8]
-"""An image: a PNG, JPEG or WebP file, a Pillow image, or `[H,W]`, `[H,W,1]` (grey) or `[H,W,3]` (RGB) uint8."""
+Picture = str | Path | Received | Image.Image | NDArray[np.uint8]
+"""An image: a PNG, JPEG or WebP file (or its bytes), a Pillow image, or `[H,W]`, `[H,W,1]` (grey) or `[H,W,3]` (RGB) uint8."""
 STORED = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 """Pillow's modes that a PNG holds."""
 Words = str | Sequence[str]
-Files = str | Path | Sequence[str | Path]
+Files = str | File | Sequence[str | File]
 """One, or several that are asked for in turn."""
 
 
@@ -47,6 +49,7 @@ class Labelled:
         boxes: in pixels of the image; `None` where the model has no boxes.
         rows: the same in JSON's types, in pixels of the whole image where one was read (`seen`: the part that the model saw).
         card: what classes and mask classes are called.
+        names: what was asked for, in words; empty where nothing was.
     """
 
     images: list[Image.Image]
@@ -55,6 +58,7 @@ class Labelled:
     boxes: list[list[Box] | None]
     rows: list[dict[str, Any]]
     card: DatasetCard
+    names: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -136,20 +140,48 @@ class Trained:
             ConfigError: the model was not trained on a condition, or knows no such class or domain; a number is out of range.
             DataError: a file cannot be read as what it should be.
         """
+        words = [[str(value) for value in _several(some)] for some in (class_, caption, domain)]
+        files = [[_file(value) for value in _several(some)] for some in (sound, image, layout)]
+        request = Request(words[0], words[1], files[0], files[1], files[2], words[2])
+        return self.draw(request, n, seed=seed, truncation=truncation, score=score)
+
+    def draw(self, request: Request, n: int = 1, *, seed: int = 0, truncation: float = 1.0, score: float = SURE) -> Labelled:
+        """As `sample`, for what is asked for as a whole.
+
+        Raises:
+            ConfigError, DataError: as `sample`.
+        """
         check_truncation(truncation)
         if n < 1:
             raise ConfigError(f"n={n}: possible: 1 or more")
-        request = Request(*(_several(value) for value in (class_, caption, sound, image, layout, domain)))
         asked = read_request(self.model, request)
         parts = list(generate(self.model, asked.prompt, seed, "sample", n=n, truncation=truncation))
         canvas = Canvas.cat([part.map(lambda tensor: tensor.cpu()) for part, _ in parts])
         found = self._drawn(canvas, score)
+        found.names = [asked.names[number % len(asked)] for number in range(n)]
         for number in range(n):
             some = [self.card.classes[k] for k in asked.classes[number % len(asked)]]
             found.classes[number] = one = some[0] if len(some) == 1 else None
             said = {"class": one, "classes": None if one else some, "caption": asked.captions[number % len(asked)]}
             found.rows[number] = {name: value for name, value in said.items() if value} | found.rows[number]
         return found
+
+    def interpolate(
+        self, first: Request, last: Request, n: int = 9, *, seeds: tuple[int, int] = (0, 0), truncation: float = 1.0, score: float = SURE
+    ) -> Labelled:
+        """Draw `n` images that lead from what `first` asks for to what `last` asks for; an end is the first sample of its seed.
+
+        Raises:
+            ConfigError, DataError: as `sample`.
+        """
+        check_truncation(truncation)
+        if n < 2:
+            raise ConfigError(f"n={n}: a way has two ends, so possible: 2 or more")
+        ends = read_ends(self.model, first, last)
+        start = torch.zeros(1, dtype=torch.int64)
+        latents = [counter.normal(seed, "sample", start, (self.model.latent_size,), self.model.device) for seed in dict.fromkeys(seeds)]
+        canvas = way(self.model, ends.prompt, torch.cat(latents), n, truncation)
+        return self._drawn(canvas.map(lambda tensor: tensor.cpu()), score)
 
     def predict(self, images: Picture | Sequence[Picture], *, score: float = SURE) -> Labelled:
         """Read images; class, tags with their probabilities, and boxes with their scores are in `rows`.
@@ -171,6 +203,26 @@ class Trained:
             found.boxes.append(None if reading.boxes is None else [box.moved(-cut.left, -cut.top) for box in reading.boxes])
             found.rows.append(reading.row(self.card))
         return found
+
+    def reconstruct(self, images: Picture | Sequence[Picture], *, score: float = SURE) -> Labelled:
+        """Draw images anew from the latents that the model reads in them, and the classes that it reads, where it draws by class.
+
+        Raises:
+            ConfigError: the model was not trained to reconstruct.
+            DataError: an image cannot be read; names it.
+        """
+        if "reconstruction" not in self.tasks:
+            raise ConfigError(f"the run was not trained to reconstruct (tasks.reconstruction); its tasks: {', '.join(self.tasks)}")
+        canvases = []
+        for found, inputs in batches(_sources(images), self.model.channels, self.model.size, BATCH):
+            if damaged := next((cut for _, cut in found if isinstance(cut, DataError)), None):
+                raise damaged
+            read = self.model.predict(inputs).class_logits
+            labels = torch.full((len(inputs),), -1) if read is None else read.argmax(1).cpu()
+            canvas = self.model.reconstruct(inputs, Prompt.of_classes(labels))
+            assert canvas is not None  # the run has that task
+            canvases.append(canvas.map(lambda tensor: tensor.cpu()))
+        return self._drawn(Canvas.cat(canvases), score) if canvases else Labelled([], [], [], [], [], self.card)
 
     def translate(self, images: Picture | Sequence[Picture], to: str, *, seed: int = 0, score: float = SURE) -> Labelled:
         """Draw images anew in the domain `to`: a data set of the run's mixture, or a class, by name or number.
@@ -210,15 +262,19 @@ def load(path: str | Path, device: str = "auto") -> Trained:
 
 
 def _several(value: Any) -> tuple[Any, ...]:
-    return (value,) if isinstance(value, int | Path) or (isinstance(value, str) and value) else tuple(value or ())
+    return (value,) if isinstance(value, int | Path | Received) or (isinstance(value, str) and value) else tuple(value or ())
+
+
+def _file(value: str | File) -> File:
+    return Path(value) if isinstance(value, str) else value
 
 
 def _sources(images: Picture | Sequence[Picture]) -> Iterator[Source]:
     """Images as the readers take them: each gives its bytes."""
-    some = [images] if isinstance(images, str | Path | Image.Image | np.ndarray) else images
+    some = [images] if isinstance(images, str | Path | Received | Image.Image | np.ndarray) else images
     for number, one in enumerate(some):
-        if isinstance(one, str | Path):
-            yield Source(str(one), Path(), partial(file, Path(one)))
+        if isinstance(one, str | Path | Received):
+            yield Source(str(one), Path(), partial(file, _file(one)))
         else:
             yield Source(f"image {number}", Path(), partial(_encoded, one, f"image {number}"))
 

@@ -14,14 +14,14 @@ def render(title: str, subtitle: str, sections: list[Section]) -> str:
     from jinja2 import Environment, StrictUndefined  # who only draws and reads with a model does not need it
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    style, script = _file("page.css"), _file("page.js")
+    style, script = asset("page.css"), asset("base.js") + asset("page.js")
     data: list[Any] = []
 
     def place(content: Any) -> int:
         data.append(content)
         return len(data) - 1
 
-    page = environment.from_string(_file("page.html"))
+    page = environment.from_string(asset("page.html"))
     return page.render(
         title=title,
         subtitle=subtitle,
@@ -36,7 +36,8 @@ def render(title: str, subtitle: str, sections: list[Section]) -> str:
     )
 
 
-def _file(name: str) -> str:
+def asset(name: str) -> str:
+    """A file that pages are made of: their style and their script, of which `base.js` is not the report's alone."""
     return (files("mtgen.report") / name).read_text(encoding="utf-8")
 
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -17,6 +17,18 @@ from mtgen.errors import DataError
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 OTHERS = (".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 """Images that are stored as PNG: shards hold JPEG, PNG and WebP."""
+
+
+class File(Protocol):
+    """What can be read as a file: a `Path`, or bytes that were never on a disk."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def suffix(self) -> str: ...
+
+    def read_bytes(self) -> bytes: ...
 
 
 def share(seed: int, key: str) -> float:
@@ -61,7 +73,7 @@ def clipped(corners: Sequence[float], width: int, height: int) -> list[float]:
     return [x0, y0, x1, y1] if x0 < x1 and y0 < y1 else []
 
 
-def read(path: Path) -> bytes:
+def read(path: File) -> bytes:
     """The bytes of a file; `DataError` names it where it cannot be read."""
     try:
         return path.read_bytes()
@@ -96,7 +108,7 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: File) -> Any:
     """What a JSON file holds; `DataError` where it is none."""
     try:
         return json.loads(read(path))
@@ -104,7 +116,7 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: not readable as JSON ({' '.join(str(error).split())})") from None
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: File) -> np.ndarray:
     """`[H,W]` uint8 values of a grey or palette image; `DataError` where it has colours or more than 8 bits."""
     try:
         mask = pixels(read(path))

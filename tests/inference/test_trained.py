@@ -1,24 +1,23 @@
 """`mtgen.load`: what a program gets of a trained model, and how little it needs for that."""
 
-import configparser
 import json
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from core_only import ROOT, outside_of_the_core, refusing
 from PIL import Image
 
 import mtgen
 from mtgen import checkpoint
 from mtgen.errors import CheckpointError, ConfigError, DataError
+from mtgen.inference.prompt import Request
 from mtgen.inference.read import predict_run
+from mtgen.inference.sources import Received
 from mtgen.inference.trained import Trained
 from mtgen.inference.translate import translate_run
 from mtgen.model import Model
@@ -27,7 +26,6 @@ from mtgen.retention import Retention
 from mtgen.sampling import generate
 from mtgen.schema import Prompt
 
-ROOT = Path(__file__).resolve().parents[2]
 Draw = Callable[..., Image.Image]
 
 
@@ -36,34 +34,9 @@ def trained(run: Path) -> Trained:
     return mtgen.load(run, device="cpu")
 
 
-def outside_of_the_core() -> set[str]:
-    """Modules that are installed here, but not by `pip install mtgen` alone."""
-    settings = configparser.ConfigParser()
-    settings.read(ROOT / "setup.cfg")
-    asked = settings["options"]["install_requires"].split("\n")
-    names, core = [canonicalize_name(Requirement(line).name) for line in asked if line], set()
-    while names:
-        core.add(name := names.pop())
-        needed = [Requirement(text) for text in metadata.requires(name) or []]
-        new = {canonicalize_name(n.name) for n in needed if n.marker is None or n.marker.evaluate({"extra": ""})}
-        names += [n for n in new - core if n not in names]
-    return {
-        module
-        for module, owners in metadata.packages_distributions().items()
-        if not core & {canonicalize_name(owner) for owner in owners} and module not in ("mtgen", "_distutils_hack")
-    }
-
-
 def test_three_lines_need_nothing_but_the_core(run: Path, translating: Path, draw: Draw, tmp_path: Path) -> None:
     draw(9, 12).save(tmp_path / "photo.png")
-    program = f"""
-import sys
-outside = set({sorted(outside_of_the_core())!r})
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in outside:
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Refuse())
+    program = f"""{refusing(outside_of_the_core())}
 import mtgen
 model = mtgen.load({str(run)!r})
 model.sample(n=4, class_="one", caption="it").save({str(tmp_path / "drawn")!r})
@@ -174,3 +147,32 @@ def test_weights_of_another_version_are_one_clear_error(model: Model, save_run: 
 def test_a_model_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no run with checkpoints there"):
         mtgen.load(tmp_path / "nothing")
+
+
+def test_files_are_asked_for_by_path_by_name_or_by_their_bytes(trained: Trained, draw: Draw, tmp_path: Path) -> None:
+    draw(8, 8, 2).save(tmp_path / "a.png")
+    given = [tmp_path / "a.png", str(tmp_path / "a.png"), Received("a.png", (tmp_path / "a.png").read_bytes())]
+    drawn = [np.asarray(trained.sample(image=one).images[0]) for one in given]
+    assert np.array_equal(drawn[0], drawn[1]) and np.array_equal(drawn[0], drawn[2])
+    read = trained.predict(given)
+    assert len({row["probability"] for row in read.rows}) == 1 and read.rows[2]["file"] == "a.png"
+
+
+def test_a_way_begins_and_ends_at_the_samples_of_its_seeds(trained: Trained) -> None:
+    way = trained.interpolate(Request(classes=["one"]), Request(texts=["it"]), 5, seeds=(3, 4))
+    for end, sample in ((way.images[0], trained.sample(1, "one", seed=3)), (way.images[-1], trained.sample(1, caption="it", seed=4))):
+        assert np.abs(np.asarray(end).astype(int) - np.asarray(sample.images[0])).max() <= 1
+    assert len(way) == 5 and all(mask is not None for mask in way.masks)
+    with pytest.raises(ConfigError, match="n=1: a way has two ends"):
+        trained.interpolate(Request(), Request(), 1)
+
+
+def test_a_reconstruction_is_drawn_from_what_was_read_in_the_image(trained: Trained, model: Model, draw: Draw, translating: Path) -> None:
+    pixels = np.asarray(draw(8, 8, 2))
+    inputs = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    read = model.predict(inputs)
+    assert read.posterior is not None and read.class_logits is not None
+    canvas = model.sample(Prompt.of_classes(read.class_logits.argmax(1)), read.posterior[0])
+    assert np.array_equal(np.asarray(trained.reconstruct(pixels).images[0]), to_uint8(canvas.image)[0].permute(1, 2, 0).numpy())
+    with pytest.raises(ConfigError, match="was not trained to reconstruct"):
+        mtgen.load(translating).reconstruct(pixels)

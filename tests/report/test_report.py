@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -118,18 +116,6 @@ def test_a_comparison_shows_only_what_differs_and_marks_the_best(tmp_path: Path)
     table = page.partition(">Configuration</h2>")[2]
     assert re.findall(r'<th scope="row">([^<]*)</th>', table) == ["batch_size"]
     assert re.findall(r'class="best">([^<]*)', page) == ["0.8"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
-    with sync.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"], timeout=180_000)
-        yield browser
-        browser.close()
 
 
 @pytest.mark.timeout(300)

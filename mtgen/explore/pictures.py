@@ -1,0 +1,57 @@
+"""Images with their labels as a page shows them: pixels, mask and boxes apart, so that it can show and hide each."""
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mtgen.inference.boxes import Box
+from mtgen.pictures import box_colours, mask_colours
+from mtgen.schema import DatasetCard
+from mtgen.sheets import legend
+
+LARGEST = 1024
+"""Pixels of the longer side of an image on the page; a larger one is shown reduced."""
+UNKNOWN = (128, 128, 128)
+
+
+def frame(picture: Image.Image, mask: NDArray[np.uint8] | None, boxes: Sequence[Box] | None, card: DatasetCard) -> dict[str, Any]:
+    """One image as the page's script draws it: boxes in shares of its sides, with class and score; `kinds`: the mask classes in it."""
+    wide, high = picture.size
+    small = picture.copy()
+    small.thumbnail((LARGEST, LARGEST), Image.Resampling.BILINEAR)
+    drawn = None if mask is None else tinted(mask, card.mask_classes).resize(small.size, Image.Resampling.NEAREST)
+    shares = [[b.x0 / wide, b.y0 / high, b.x1 / wide, b.y1 / high, b.number, b.score] for b in boxes or []]
+    return {
+        "width": small.width,
+        "height": small.height,
+        "images": uri(small),
+        "masks": "" if drawn is None else uri(drawn),
+        "boxes": [[shares]],
+        "kinds": [] if mask is None else np.unique(mask).tolist(),
+    }
+
+
+def tinted(mask: NDArray[np.uint8], names: Sequence[str]) -> Image.Image:
+    """`[h,w]` mask classes -> their colours, `RGBA`; a background is clear, a class without a name grey."""
+    table = np.tile(np.array([*UNKNOWN, 255], np.uint8), (256, 1))
+    colours = mask_colours(names[:256])
+    table[: len(colours), :3] = colours.clip(0)
+    table[: len(colours), 3] = np.where(colours[:, 0] < 0, 0, 255)
+    return Image.fromarray(table[mask])
+
+
+def legends(card: DatasetCard) -> dict[str, list[list[str]]]:
+    """Name and colour of every mask class and of every box's class."""
+    return {"masks": legend(card.mask_classes, mask_colours(card.mask_classes)), "boxes": legend(card.classes, box_colours(card))}
+
+
+def uri(picture: Image.Image) -> str:
+    """A picture as a PNG in a data URI; loopback is fast, so little time goes into making it small."""
+    out = io.BytesIO()
+    picture.save(out, "PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
