@@ -28,7 +28,7 @@ from mtgen.training.consumed import FOLDER
 from mtgen.training.pulse import Beat, read_beats
 
 ROOT = Path(__file__).resolve().parents[1]
-BATCH, LOG, SAVE = 16, 80, 400  # images a step, between two rows of numbers, between two checkpoints
+BATCH, LOG, SAVE = 16, 80, 160  # images a step, between two rows of numbers, between two checkpoints
 DISK = 64 * 2**20
 """Bytes of the disk that the runs lie on: small, so that it can be filled."""
 PATIENCE = 400.0
@@ -131,6 +131,7 @@ class Testbed:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_TMPDIR": str(place / "tmp"),
+            "RAY_worker_niceness": "0",  # Ray's own is 15: on a machine that has other work too, a worker would starve
             "AWS_ACCESS_KEY_ID": "x",
             "AWS_SECRET_ACCESS_KEY": "y",
             "AWS_DEFAULT_REGION": "us-east-1",
