@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +30,9 @@ from mtgen.tracking import send_kept
 from mtgen.training.consumed import Part, history, read_parts
 
 BETWEEN = 2 * SAVE
-"""Images between two faults, on average."""
+"""Images between two groups of faults, on average."""
+ALONE, LATEST = 0.4, 30.0
+"""Share of the faults that wait until training goes on; the others strike up to so many seconds after the one before, whatever goes on."""
 QUICK = (
     "worker killed",
     "SIGTERM to the driver",
@@ -44,67 +47,81 @@ class Fault:
     """One fault of the schedule, and what it cost.
 
     Attributes:
-        at: images seen at which it strikes.
-        parts: numbers of the run's parts before it struck and after it was over.
+        at: images seen at which it strikes; `None`: shortly after the one before.
+        wait: seconds after the one before.
+        before, after: numbers of the run's parts, the last that made steps before it struck and the first that did when it was over.
         struck: when, in seconds since 1970.
         drivers: how often the driver had to be started again.
     """
 
     kind: Kind
-    at: int
-    parts: tuple[int, int] = (0, 0)
+    at: int | None
+    wait: float
+    before: int = 0
+    after: int = 0
     struck: float = 0.0
     drivers: int = 0
 
-    def recovered(self, parts: list[Part]) -> float | None:
+    def recovered(self, parts: dict[int, Part]) -> float | None:
         """Seconds from the fault (for one that training outlives for a while: from its last step) to the first new step."""
-        before, after = self.parts
-        if before == after:
+        if self.before == self.after:
             return None
-        last = max((when for when, _ in parts[before].steps), default=self.struck)
-        return min(when for when, _ in parts[after].steps) - max(self.struck, last)
+        last = max((when for when, _ in parts[self.before].steps), default=self.struck)
+        return min(when for when, _ in parts[self.after].steps) - max(self.struck, last)
 
-    def recomputed(self, parts: list[Part]) -> int:
-        """Images that were learnt from, and had to be once more."""
-        before, after = self.parts
-        return sum(end(parts[number]) - parts[number + 1].begin for number in range(before, after))
+    def __str__(self) -> str:
+        return f"{f'{self.at:,} images' if self.at is not None else f'+{self.wait:.0f} s':>15}  {self.kind.name}"
 
 
-def end(part: Part) -> int:
-    """Position up to which all workers had trained."""
-    return max((positions[-1] for _, positions in part.steps), default=part.begin - 1) + 1
+def recomputed(parts: dict[int, Part], before: int, after: int) -> int:
+    """Images that were learnt from, and had to be once more, between two parts of a run."""
+    there = [parts[number] for number in sorted(parts) if before <= number <= after]
+    return sum(max((p[-1] + 1 for _, p in one.steps), default=one.begin) - two.begin for one, two in pairwise(there))
 
 
-def schedule(faults: int, rng: random.Random, names: tuple[str, ...]) -> list[Fault]:
-    """Every kind as often as every other, give or take one, in random order at random moments."""
+def schedule(faults: int, rng: random.Random, names: tuple[str, ...]) -> list[list[Fault]]:
+    """Every kind as often as every other, give or take one, in random order at random moments; those that share a recovery in one group."""
     kinds = [kind for kind in KINDS if kind.name in names]
     chosen: list[Kind] = []
     while len(chosen) < faults:
         chosen += rng.sample(kinds, len(kinds))
-    return [Fault(kind, BETWEEN * (number + 1) + BATCH * rng.randrange(BETWEEN // BATCH)) for number, kind in enumerate(chosen[:faults])]
+    groups: list[list[Fault]] = []
+    for kind in chosen[:faults]:
+        wait = rng.uniform(0, LATEST)
+        if not groups or rng.random() < ALONE:
+            groups.append([Fault(kind, BETWEEN * (len(groups) + 1) + BATCH * rng.randrange(BETWEEN // BATCH), 0.0)])
+        else:
+            groups[-1].append(Fault(kind, None, wait))
+    return groups
 
 
-def endure(bed: Testbed, fault: Fault, rng: random.Random) -> None:
-    """Let the run come to the fault's moment, strike, and wait until training goes on."""
-    bed.until(lambda: bed.position >= fault.at and len(bed.beats()) == 2, bed.keep_going, f"training comes to {fault.at} images")
-    if bed.ended:
-        raise RuntimeError("the run was over before its faults were")
-    before, drivers, fault.struck = bed.part[0], bed.starts, time.time()
-    fault.kind.strike(bed, rng)
+def endure(bed: Testbed, group: list[Fault], rng: random.Random) -> None:
+    """Let the run come to the moment of the first fault, strike, and wait until training goes on."""
+    at = group[0].at or 0
+    bed.until(lambda: bed.position >= at, bed.keep_going, f"training comes to {at} images")
 
     def meanwhile() -> None:
         if bed.driver is not None and bed.driver.status is not None:
-            fault.kind.mend(bed)
+            for fault in group:
+                if fault.struck:
+                    fault.kind.mend(bed)
         bed.keep_going()
 
-    if fault.kind.interrupts:
-        bed.until(lambda: bed.part[0] > before, meanwhile, f"training goes on after: {fault.kind.name}")
-    fault.kind.mend(bed)
-    fault.parts, fault.drivers = (before, bed.part[0]), bed.starts - drivers
-    print(
-        f"{time.time() - fault.struck:6.1f} s at {fault.at:,}: {fault.kind.name} (drivers {fault.drivers}, part {fault.parts[1]})",
-        flush=True,
-    )
+    for fault in group:
+        until = time.monotonic() + fault.wait
+        bed.until(lambda until=until: time.monotonic() >= until and bed.beats(), meanwhile, "there are workers")
+        if bed.ended:
+            raise RuntimeError("the run was over before its faults were")
+        fault.before, fault.drivers, fault.struck = bed.part[0], bed.starts, time.time()
+        print(f"{time.strftime('%H:%M:%S')} at {bed.position:,} images: {fault.kind.name}", flush=True)
+        fault.kind.strike(bed, rng)
+    if interrupting := [fault.before for fault in group if fault.kind.interrupts]:
+        bed.until(lambda: bed.part[0] > max(interrupting), meanwhile, f"training goes on after: {group[-1].kind.name}")
+    for fault in group:
+        fault.kind.mend(bed)
+        fault.after = bed.part[0] if fault.kind.interrupts else fault.before
+        fault.drivers = bed.starts - fault.drivers
+    print(f"{time.strftime('%H:%M:%S')} on from {bed.part[1]:,} images, part {bed.part[0]}, driver {bed.starts}", flush=True)
 
 
 def facts(bed: Testbed) -> dict[str, Any]:
@@ -147,31 +164,31 @@ def differences(calm: dict[str, Any], wild: dict[str, Any], images: int, learnt:
             yield f"MLflow's curve of {name} is another: {len(now.get(name, []))} points, undisturbed {len(before.get(name, []))}"
 
 
-def useful(parts: list[Part]) -> float:
+def useful(parts: dict[int, Part]) -> float:
     """Seconds of the steps whose work was kept; the first step of a part counts for none, since nobody knows when it began."""
     total = 0.0
-    for number, part in enumerate(parts):
-        until = min((later.begin for later in parts[number + 1 :]), default=sys.maxsize)
+    for number, part in parts.items():
+        until = min((later.begin for later in parts.values() if later.number > number), default=sys.maxsize)
         times = sorted(when for when, positions in part.steps if positions[-1] < until)
         total += times[-1] - times[0] if times else 0.0
     return total
 
 
-def rows(faults: list[Fault], parts: list[Part]) -> Iterator[dict[str, Any]]:
+def rows(faults: list[Fault], parts: dict[int, Part]) -> Iterator[dict[str, Any]]:
     """A row for each kind, and one for all."""
     groups = {kind.name: [fault for fault in faults if fault.kind is kind] for kind in KINDS}
     for name, group in [*groups.items(), ("all", faults)]:
         if group:
             seconds = [s for fault in group if (s := fault.recovered(parts)) is not None]
-            images = [fault.recomputed(parts) for fault in group]
+            images = [recomputed(parts, fault.before, fault.after) for fault in group if fault.kind.interrupts]
             yield {
                 "name": name,
                 "faults": len(group),
                 "median_s_to_recover": statistics.median(seconds) if seconds else None,
                 "max_s_to_recover": max(seconds, default=None),
-                "drivers_started_again": sum(fault.drivers for fault in group),
-                "images_recomputed_median": statistics.median(images),
-                "images_recomputed": sum(images),
+                "median_images_recomputed": statistics.median(images) if images else None,
+                "max_images_recomputed": max(images, default=None),
+                "each_s_to_recover": seconds,
             }
 
 
@@ -188,6 +205,7 @@ def main(
     count: Annotated[int, typer.Option("--faults", min=1, help="how many faults")] = 40,
     seed: Annotated[int, typer.Option(help="of the schedule, and of the runs")] = 0,
     hang: Annotated[float, typer.Option(help="train.hang_seconds of the runs; a busy machine needs more")] = 15.0,
+    minutes: Annotated[float, typer.Option(help="no further fault strikes after so many minutes")] = 600.0,
     quick: Annotated[bool, typer.Option("--quick", help="five faults of the commonest kinds")] = False,
     only: Annotated[list[str] | None, typer.Option(help="only the kinds whose names begin so; may be repeated")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
@@ -197,30 +215,34 @@ def main(
         raise SystemExit("needs root: the run lies on a small disk that is mounted for it")
     names = tuple(k.name for k in KINDS if (k.name in QUICK or not quick) and (not only or k.name.startswith(tuple(only))))
     here, rng = machine(), random.Random(seed)
-    faults = schedule(len(QUICK) if quick else count, rng, names)
-    images = BETWEEN * (len(faults) + 2)
-    print(f"schedule, seed {seed}, {images:,} images:", *(f"{fault.at:>9,} {fault.kind.name}" for fault in faults), sep="\n", flush=True)
-    bed = Testbed(Path(tempfile.mkdtemp(prefix="chaos-")))
+    groups = schedule(len(QUICK) if quick else count, rng, names)
+    images = BETWEEN * (len(groups) + 2)
+    print(f"schedule, seed {seed}, {images:,} images:", *(fault for group in groups for fault in group), sep="\n", flush=True)
+    bed, faults = Testbed(Path(tempfile.mkdtemp(prefix="chaos-"))), list[Fault]()
     try:
         calm, before, speed = undisturbed(bed, images, seed, hang)
         print(f"undisturbed: {speed:,.0f} images/s", flush=True)
         begin = time.time()
         bed.begin("wild", images, seed, hang)
-        for fault in faults:
-            endure(bed, fault, rng)
+        for group in groups:
+            if time.time() - begin > 60 * minutes:
+                print("time is over: the rest of the schedule is left out", flush=True)
+                break
+            endure(bed, group, rng)
+            faults += group
         bed.until(lambda: bed.ended, bed.keep_going, "the disturbed run ends")
-        total, parts = time.time() - begin, read_parts(bed.run)
+        total, parts = time.time() - begin, {part.number: part for part in read_parts(bed.run)}
         wrong = list(differences(calm, facts(bed), images, history(bed.run), (before, curves(bed))))
-        unplanned = len(parts) - 1 - sum(fault.parts[1] - fault.parts[0] for fault in faults)
         load = [round(value, 1) for value in psutil.getloadavg()]
     finally:
         bed.close()
     about = {"nodes": 2, "workers": 2, "images": images, "images_per_second_undisturbed": speed, "seconds": total, "load_after": load}
-    about |= {"goodput": useful(parts) / total, "parts": len(parts), "unplanned_restarts": unplanned, "drivers": bed.starts, "seed": seed}
+    about |= {"images_recomputed": recomputed(parts, 0, max(parts)), "goodput": useful(parts) / total, "parts": len(parts)}
+    about |= {"drivers": bed.starts, "seed": seed, "hang_seconds": hang, "schedule": [str(fault) for fault in faults]}
     report("Faults survived", here | {"testbed": about, "wrong": wrong}, list(rows(faults, parts)), json_file)
     print(
-        f"{len(faults)} faults in {total / 60:.0f} min, {images:,} images, {len(parts)} parts ({unplanned} restarts beside the faults'), "
-        f"{bed.starts} drivers; goodput {about['goodput']:.2f}; load {load}"
+        f"{len(faults)} faults in {total / 60:.0f} min; {images:,} images, {about['images_recomputed']:,} of them recomputed; "
+        f"the run went on {len(parts) - 1} times, its driver was started {bed.starts} times; goodput {about['goodput']:.2f}; load {load}"
     )
     if wrong:
         raise SystemExit("\n".join(wrong))

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BATCH, LOG, SAVE = 16, 80, 160  # images a step, between two rows of numbers, between two checkpoints
 DISK = 64 * 2**20
 """Bytes of the disk that the runs lie on: small, so that it can be filled."""
-PATIENCE = 400.0
+PATIENCE = 900.0
 """Seconds after which a run that does not go on is given up."""
 
 

@@ -70,10 +70,12 @@ class Part:
     """What was trained on between a start of the workers and their end.
 
     Attributes:
+        number: of the part, counted from 0.
         begin: position from which they went on.
         steps: (seconds since 1970, positions of one worker) of every step that is written down whole.
     """
 
+    number: int
     begin: int
     steps: list[tuple[float, list[int]]] = field(default_factory=list)
 
@@ -84,7 +86,7 @@ def read_parts(folder: Path) -> list[Part]:
     for number, _, path in _files(folder):
         for line in _lines(path):
             if "from" in line:
-                parts.setdefault(number, Part(line["from"]))
+                parts.setdefault(number, Part(number, line["from"]))
             else:
                 parts[number].steps.append((line["time"], line["positions"]))
     return [part for _, part in sorted(parts.items())]
