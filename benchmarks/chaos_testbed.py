@@ -255,6 +255,12 @@ class Testbed:
                     psutil.wait_procs(process.family(), timeout=20)
                 finally:
                     process.end()
+        for process in psutil.process_iter():  # such as a worker that was stopped when its node was killed
+            try:
+                if process.environ().get("RAY_TMPDIR") == self.environment["RAY_TMPDIR"]:
+                    process.kill()
+            except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+                continue
         subprocess.run(["umount", "-l", str(self.disk)], check=False)
         shutil.rmtree(self.place, ignore_errors=True)
 
