@@ -30,7 +30,9 @@ from mtgen.tracking import send_kept
 from mtgen.training.consumed import Part, history, read_parts
 
 BETWEEN = 2 * SAVE
-"""Images between two groups of faults, on average."""
+"""Images of undisturbed training between two groups of faults, on average."""
+A_FAULT = 4 * SAVE
+"""Images of the run's length for each fault: enough that the run, which goes on beside some of them, outlasts them all."""
 ALONE, LATEST = 0.4, 30.0
 """Share of the faults that wait until training goes on; the others strike up to so many seconds after the one before, whatever goes on."""
 QUICK = (
@@ -47,7 +49,7 @@ class Fault:
     """One fault of the schedule, and what it cost.
 
     Attributes:
-        at: images seen at which it strikes; `None`: shortly after the one before.
+        at: images that the run trains undisturbed before it strikes; `None`: shortly after the one before.
         wait: seconds after the one before.
         before, after: numbers of the run's parts, the last that made steps before it struck and the first that did when it was over.
         struck: when, in seconds since 1970.
@@ -70,7 +72,7 @@ class Fault:
         return min(when for when, _ in parts[self.after].steps) - max(self.struck, last)
 
     def __str__(self) -> str:
-        return f"{f'{self.at:,} images' if self.at is not None else f'+{self.wait:.0f} s':>15}  {self.kind.name}"
+        return f"{f'{self.at:,} images' if self.at is not None else f'{self.wait:.0f} s':>12} later: {self.kind.name}"
 
 
 def recomputed(parts: dict[int, Part], before: int, after: int) -> int:
@@ -89,16 +91,16 @@ def schedule(faults: int, rng: random.Random, names: tuple[str, ...]) -> list[li
     for kind in chosen[:faults]:
         wait = rng.uniform(0, LATEST)
         if not groups or rng.random() < ALONE:
-            groups.append([Fault(kind, BETWEEN * (len(groups) + 1) + BATCH * rng.randrange(BETWEEN // BATCH), 0.0)])
+            groups.append([Fault(kind, BATCH * rng.randrange(2 * BETWEEN // BATCH), 0.0)])
         else:
             groups[-1].append(Fault(kind, None, wait))
     return groups
 
 
 def endure(bed: Testbed, group: list[Fault], rng: random.Random) -> None:
-    """Let the run come to the moment of the first fault, strike, and wait until training goes on."""
-    at = group[0].at or 0
-    bed.until(lambda: bed.position >= at, bed.keep_going, f"training comes to {at} images")
+    """Let the run train until the moment of the first fault, strike, and wait until training goes on."""
+    at = bed.position + (group[0].at or 0)
+    bed.until(lambda: bed.position >= at or bed.ended, bed.keep_going, f"training comes to {at} images")
 
     def meanwhile() -> None:
         if bed.driver is not None and bed.driver.status is not None:
@@ -216,7 +218,7 @@ def main(
     names = tuple(k.name for k in KINDS if (k.name in QUICK or not quick) and (not only or k.name.startswith(tuple(only))))
     here, rng = machine(), random.Random(seed)
     groups = schedule(len(QUICK) if quick else count, rng, names)
-    images = BETWEEN * (len(groups) + 2)
+    images = A_FAULT * sum(map(len, groups)) + BETWEEN
     print(f"schedule, seed {seed}, {images:,} images:", *(fault for group in groups for fault in group), sep="\n", flush=True)
     bed, faults = Testbed(Path(tempfile.mkdtemp(prefix="chaos-"))), list[Fault]()
     try:

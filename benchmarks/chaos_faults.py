@@ -102,11 +102,11 @@ def _of(node: str) -> Strike:
 
 
 def full(bed: Testbed, rng: random.Random) -> None:
-    """All but a few KB of the disk are taken, less than a checkpoint needs."""
+    """All of the disk is taken, or all but a few KB, less than a checkpoint needs."""
     size = bed.disk.stat().st_blksize
     free = os.statvfs(bed.disk).f_bavail * size
     with (bed.disk / "ballast").open("wb") as file, contextlib.suppress(OSError):
-        file.write(bytes(max(free - rng.randrange(1, 12) * size, 0)))
+        file.write(bytes(max(free - rng.randrange(12) * size, 0)))
 
 
 def emptied(bed: Testbed) -> None:
