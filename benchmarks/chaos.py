@@ -53,7 +53,7 @@ class Fault:
         wait: seconds after the one before.
         before, after: numbers of the run's parts, the last that made steps before it struck and the first that did when it was over.
         struck: when, in seconds since 1970.
-        drivers: how often the driver had to be started again.
+        felt: whether a fault that lasts has ended the run, and was taken away.
     """
 
     kind: Kind
@@ -62,7 +62,7 @@ class Fault:
     before: int = 0
     after: int = 0
     struck: float = 0.0
-    drivers: int = 0
+    felt: bool = False
 
     def recovered(self, parts: dict[int, Part]) -> float | None:
         """Seconds from the fault (for one that training outlives for a while: from its last step) to the first new step."""
@@ -102,27 +102,28 @@ def endure(bed: Testbed, group: list[Fault], rng: random.Random) -> None:
     at = bed.position + (group[0].at or 0)
     bed.until(lambda: bed.position >= at or bed.ended, bed.keep_going, f"training comes to {at} images")
 
-    def meanwhile() -> None:
-        if bed.driver is not None and bed.driver.status is not None:
-            for fault in group:
-                if fault.struck:
-                    fault.kind.mend(bed)
-        bed.keep_going()
+    def mend(status: int) -> None:
+        for fault in group:
+            if fault.struck and status in fault.kind.ends:
+                fault.kind.mend(bed)
+                fault.felt, fault.before = True, bed.part[0]
 
+    def over() -> bool:
+        struck = [fault for fault in group if fault.kind.interrupts]
+        return all(bed.part[0] > fault.before and (fault.felt or not fault.kind.ends) for fault in struck)
+
+    bed.after_end = mend
     for fault in group:
         until = time.monotonic() + fault.wait
-        bed.until(lambda until=until: time.monotonic() >= until and bed.beats(), meanwhile, "there are workers")
+        bed.until(lambda until=until: time.monotonic() >= until and bed.beats(), bed.keep_going, "there are workers")
         if bed.ended:
             raise RuntimeError("the run was over before its faults were")
-        fault.before, fault.drivers, fault.struck = bed.part[0], bed.starts, time.time()
+        fault.before, fault.struck = bed.part[0], time.time()
         print(f"{time.strftime('%H:%M:%S')} at {bed.position:,} images: {fault.kind.name}", flush=True)
         fault.kind.strike(bed, rng)
-    if interrupting := [fault.before for fault in group if fault.kind.interrupts]:
-        bed.until(lambda: bed.part[0] > max(interrupting), meanwhile, f"training goes on after: {group[-1].kind.name}")
+    bed.until(over, bed.keep_going, f"training goes on after: {group[-1].kind.name}")
     for fault in group:
-        fault.kind.mend(bed)
         fault.after = bed.part[0] if fault.kind.interrupts else fault.before
-        fault.drivers = bed.starts - fault.drivers
     print(f"{time.strftime('%H:%M:%S')} on from {bed.part[1]:,} images, part {bed.part[0]}, driver {bed.starts}", flush=True)
 
 

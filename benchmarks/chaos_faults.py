@@ -28,12 +28,14 @@ class Kind:
 
     Attributes:
         strike: makes it happen.
-        mend: takes away what is left of it, once the run has ended by it; calling it twice does no harm.
+        ends: exit statuses of the driver of which one shows that the run has ended by it; none for what does not last.
+        mend: takes it away then; calling it twice does no harm.
         interrupts: whether the workers have to begin again; else training has to go on beside it.
     """
 
     name: str
     strike: Strike
+    ends: tuple[int, ...] = ()
     mend: Mend = nothing
     interrupts: bool = True
 
@@ -214,13 +216,13 @@ KINDS = (
     Kind("preempted, 10 s of grace", preempted),
     Kind("second node killed", _of("second")),
     Kind("head killed", _of("head")),
-    Kind("disk full in a checkpoint", full, emptied),
-    Kind("run folder read-only", read_only, writable),
+    Kind("disk full in a checkpoint", full, (4, 5), emptied),
+    Kind("run folder read-only", read_only, (4, 5), writable),
     Kind("killed, byte of newest checkpoint flipped", flipped),
     Kind("killed, newest checkpoint cut short", cut_short),
     Kind("killed, file of newest checkpoint missing", missing),
     Kind("killed, all checkpoints here lost", all_lost),
-    Kind("shards damaged", damaged_data, mended_data),
+    Kind("shards damaged", damaged_data, (3,), mended_data),
     Kind("MLflow's server killed", store_killed, interrupts=False),
     Kind("mirror answers 503", mirror_fails, interrupts=False),
     Kind("second driver started", second_driver, interrupts=False),

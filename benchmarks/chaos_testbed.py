@@ -113,6 +113,7 @@ class Testbed:
         run: the run's folder, once there is a driver.
         position: images seen by the run as it is now.
         starts: how often a driver was started.
+        after_end: told the exit status of a driver before it is started again.
     """
 
     def __init__(self, place: Path) -> None:
@@ -140,6 +141,7 @@ class Testbed:
         }
         urllib.request.urlopen(urllib.request.Request(f"{self.mirror.address}/bucket", method="PUT"), timeout=30).close()  # noqa: S310
         self.starts = 0
+        self.after_end: Callable[[int], None] = lambda status: None
         self.address = f"{own_address()}:{free_port()}"
         self.driver: Process | None = None
         self.store = self._store()
@@ -228,6 +230,7 @@ class Testbed:
             if node.status is not None:
                 node.start()
         if self.driver is not None and self.driver.status is not None and not self.ended:
+            self.after_end(self.driver.status)
             self.driver.start()
             self.starts += 1
 
