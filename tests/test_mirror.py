@@ -1,6 +1,7 @@
 """Checkpoints in another place: a real S3-compatible server, or a folder; that fails, goes away, and comes back."""
 
 import json
+import logging
 import shutil
 import socket
 import threading
@@ -111,6 +112,17 @@ def test_what_is_copied_comes_back_into_an_empty_folder(url: str, tmp_path: Path
     assert restore(Shelf(url, "run"), tmp_path / "new", warn=pytest.fail) == 200
     assert digest(tmp_path / "new" / f"{200:012d}") == digest(tmp_path / "here" / f"{200:012d}")
     assert [path.name for path in (tmp_path / "new").iterdir()] == [f"{200:012d}"]
+
+
+@pytest.mark.usefixtures("s3")
+def test_what_a_store_logs_of_its_own_is_not_among_a_runs_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for name in ("botocore", "aiobotocore"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    write(tmp_path / "here", 100)
+    assert mirrored("s3://bucket/runs", tmp_path / "here") == []
+    assert [record.name for record in caplog.records if "boto" in record.name] == []
 
 
 def test_there_the_same_stay_as_here_and_the_best_survives_the_loss_of_the_folder(url: str, tmp_path: Path) -> None:

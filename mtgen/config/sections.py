@@ -230,6 +230,7 @@ class Train(Section):
     hang_seconds: float = Field(
         60, ge=2, description="a worker that makes no step for so long, outside of evaluation and the like, hangs and is replaced"
     )
+    log_samples: bool = Field(False, description="write down the positions of every step's samples, to prove the order: RUN/consumed")
 
 
 class BestMetric(Section):

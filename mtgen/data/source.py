@@ -1,6 +1,7 @@
 """Where a data set's files lie: a folder of this machine, or a URL of a store that fsspec knows."""
 
 import errno
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -192,6 +193,9 @@ class Store:
     def _files(self) -> tuple[Any, str]:
         """fsspec's file system for this thread and process, and the path in it."""
         options: dict[str, Any] = {}
+        if self.scheme == "s3":  # else where it found its credentials is said among a run's own lines, by every worker
+            for name in ("botocore", "aiobotocore"):
+                logging.getLogger(name).setLevel(logging.WARNING)
         if self.scheme in ("http", "https"):
             import aiohttp
 

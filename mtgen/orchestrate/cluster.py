@@ -145,7 +145,9 @@ def cpus_per_worker(config: Config, resources: dict[str, float]) -> int:
 def _reason(error: BaseException) -> str:
     if type(error).__name__ == "AuthenticationError":
         return "it demands its token; give it in RAY_AUTH_TOKEN, or in a file that RAY_AUTH_TOKEN_PATH names"
-    return f"{last_line(error)}; is it running? (`ray status`)"
+    return (
+        f"{last_line(error).rstrip('.')}; is it running (`ray status`), and are its TLS settings those of this process (launch/README.md)?"
+    )
 
 
 def last_line(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """A run as its driver sees it: alone with its folder, told to stop by signals, waiting for the workers."""
 
+import contextlib
 import os
 import shlex
 import signal
@@ -72,14 +73,19 @@ class StopRequests:
             if number == signal.SIGUSR1:
                 return
             raise KeyboardInterrupt
-        self.file.touch()
+        try:
+            self.file.touch()
+        except OSError as error:
+            self.say(f"stopping at once: the workers cannot be asked for a checkpoint first, {self.file}: {error.strerror}")
+            raise KeyboardInterrupt from None
         self.say("stopping: writing a checkpoint first (once more Ctrl-C: at once)")
 
     def end(self) -> None:
         """Put the earlier handlers back."""
         for number, handler in self.earlier.items():
             signal.signal(number, handler)
-        self.file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a disk that cannot be written the next start takes it away
+            self.file.unlink(missing_ok=True)
 
 
 def _before(config: Config, resume: bool, say: Say) -> int:

@@ -1,5 +1,6 @@
 """Ray places the workers and replaces lost ones."""
 
+import contextlib
 import os
 import traceback
 from collections.abc import Callable
@@ -61,6 +62,20 @@ def _kill(beat: Beat) -> bool:
         return False
 
 
+def given_up(config: Config, error: Exception) -> TrainingError:
+    """What Ray Train gave up by, in a line."""
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    if isinstance(error, WorkerGroupError):
+        what = f"the workers were lost {config.train.restarts + 1} times (train.restarts)"
+    else:
+        what = "the Ray cluster, or the node of it that this process is on, was lost"
+    return TrainingError(
+        f"{what}: {last_line(error)}; the whole story is in {config.folder / 'driver-error.log'}. "
+        "Start the same command again to go on from the last checkpoint"
+    )
+
+
 def run_here(config: Config) -> Outcome:
     """Train in this process, without Ray, on OMP_NUM_THREADS threads, else all CPUs: for a debugger (`workers=0`).
 
@@ -119,12 +134,10 @@ def run_on_ray(
             with Watch(config.folder, config.train.hang_seconds, _kill, say):
                 trainer.fit()
         except Exception as error:
-            (config.folder / "driver-error.log").write_text(traceback.format_exc(), encoding="utf-8")
-            raise TrainingError(
-                f"the workers were lost {config.train.restarts + 1} times (train.restarts): {last_line(error)}; the whole story is in "
-                f"{config.folder / 'driver-error.log'}. Start the same command again to go on from the last checkpoint"
-            ) from error
+            with contextlib.suppress(OSError):  # a full disk is said to be one by what ended the workers
+                (config.folder / "driver-error.log").write_text(traceback.format_exc(), encoding="utf-8")
+            raise given_up(config, error) from error
     outcome = Outcome.read(config.folder)
     if outcome is None:
-        raise TrainingError(f"the workers ended without a word; look into {config.folder}")
+        raise TrainingError(f"the workers ended without a word; what they printed says why, and {config.folder}")
     return outcome

@@ -23,6 +23,7 @@ from mtgen.mirror import Mirror, Shelf
 from mtgen.model import Model, Networks, build
 from mtgen.schema import Batch
 from mtgen.training.augment import Strength
+from mtgen.training.consumed import SampleLog, next_part
 from mtgen.training.control import Control
 from mtgen.training.damage import DamageLog
 from mtgen.training.engines import Engine
@@ -85,6 +86,7 @@ class Trainer:
             prefetch=config.data.prefetch,
             order=order(config, self.index),
         )
+        self.samples = self._sample_log()
         self.damage = DamageLog(self.folder, config.data.damage_limit, self.index.folder, self.control.group)
         self._named, self._resumed_at = 0, self.images
         self.mirror = self._mirror()
@@ -108,6 +110,13 @@ class Trainer:
             records.say(*self.began.lines())
             records.artifacts(0, [self.began.write(self.folder)])
         return records
+
+    def _sample_log(self) -> SampleLog | None:
+        """What writes down the positions that are trained on, where that is asked for."""
+        if not self.config.train.log_samples:
+            return None
+        part = self.control.of_first(next_part(self.folder))
+        return self.control.together(lambda: SampleLog(self.folder, part, self.place.rank, self.images))
 
     def _mirror(self) -> Mirror | None:
         """What copies the checkpoints elsewhere, on rank 0 of a run that has such a place."""
@@ -158,6 +167,8 @@ class Trainer:
         self.steps += 1
         self.average.update(self.config.batch_size, self.images)
         self.strength.adapt(self.steps, self.config.batch_size, self.control.group)
+        if self.samples is not None:
+            self.samples.step(batch.position)
 
     def run(self) -> Outcome:
         """Train until the images are seen, the minutes are over, or somebody asks to stop; always ends with a checkpoint."""

@@ -7,6 +7,8 @@ from pathlib import Path
 STOP = "stop"
 """A file of this name in the run's folder asks the run to write a checkpoint and end."""
 
+FILE = "outcome.json"
+
 
 class Resize:
     """How Ray Train's controller and a run's workers agree on a change of their number, by a file in the run's folder.
@@ -60,11 +62,17 @@ class Outcome:
     exit_status: int = 0
 
     def write(self, folder: Path) -> None:
-        """Leave it where the driver looks for it."""
-        (folder / "outcome.json").write_text(json.dumps(asdict(self)), encoding="utf-8")
+        """Leave it where the driver looks for it; a disk that takes nothing is a warning: an error would have the workers start anew."""
+        path = folder / FILE
+        beside = path.with_suffix(".new")
+        try:
+            beside.write_text(json.dumps(asdict(self)), encoding="utf-8")
+            beside.replace(path)
+        except OSError as error:
+            print(f"warning: {path}: cannot be written ({error.strerror}). Training {self.status}: {self.message}", flush=True)
 
     @staticmethod
     def read(folder: Path) -> "Outcome | None":
         """What the last training of this run left; `None` where a worker was lost before it could."""
-        path = folder / "outcome.json"
+        path = folder / FILE
         return Outcome(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None

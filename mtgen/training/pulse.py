@@ -86,7 +86,8 @@ class Pulse:
                     os.pwrite(descriptor, json.dumps(asdict(beat)).encode().ljust(_LENGTH), 0)
                 if self._end.wait(EVERY):
                     break
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
 
 def read_beats(folder: Path) -> list[Beat]:

@@ -15,6 +15,7 @@ from mtgen.alarms import read_alarms
 from mtgen.data.index import open_index
 from mtgen.data.order import Order
 from mtgen.shards.make import make
+from mtgen.training.consumed import history, read_parts
 
 pytestmark = pytest.mark.e2e
 
@@ -86,8 +87,10 @@ def assert_as_if_nothing_had_happened(run: Ended, both: Ended) -> None:
     assert run.facts["steps"] == both.facts["steps"] and run.facts["position"] == IMAGES
 
 
-def test_a_worker_that_is_killed_is_replaced(place: Path, both: Ended, start: Callable[..., Command]) -> None:
-    command = start("train", "run.yaml", "name=worker", "workers=2")
+def test_a_worker_that_is_killed_is_replaced_and_every_position_counts_once(
+    place: Path, both: Ended, start: Callable[..., Command]
+) -> None:
+    command = start("train", "run.yaml", "name=worker", "workers=2", "train.log_samples=true")
     command.until(lambda: checkpoints(place, "worker"))
     workers = command.workers()
     assert len(workers) == 2
@@ -106,6 +109,8 @@ def test_a_worker_that_is_killed_is_replaced(place: Path, both: Ended, start: Ca
         "finished at",
     ]
     assert sorted(story, key=log.index) == story, log
+    folder = place / "runs" / "worker"
+    assert [part.begin for part in read_parts(folder)] == run.starts and history(folder) == list(range(IMAGES))
 
 
 def test_the_same_command_goes_on_after_the_driver_was_killed(place: Path, both: Ended, start: Callable[..., Command]) -> None:

@@ -1,9 +1,11 @@
 """Who hangs, and who is only busy."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -109,3 +111,14 @@ def test_a_stopped_process_is_killed_and_named_and_one_that_is_gone_is_not(tmp_p
 
 def test_another_process_of_that_number_is_left_alone() -> None:
     assert not end_process(os.getpid(), psutil.Process().create_time() - 100)
+
+
+def test_a_pulse_in_a_folder_that_was_made_read_only_ends_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    failed: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    with Pulse(tmp_path, Place(0, 1, "cpu", 1, 1)):
+        monkeypatch.setattr(Path, "unlink", refuse)
+    assert failed == []
