@@ -44,3 +44,16 @@ def test_multitask_compares_each_task_with_all_and_keeps_what_is_done(tmp_path: 
     assert {"segmentation mIoU", "detection AP50", "generation CAS", "generation diversity"} <= {row["name"] for row in rows}
     for row in rows:
         assert row["each_gain"] == [b - a for a, b in zip(row["each_alone"], row["each_together"], strict=True)]
+
+
+@pytest.mark.e2e
+def test_evaluate_speed_measures_one_metric_and_four_and_writes_json(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/evaluate_speed.py", "--images", "12", "--rounds", "1", "--json", str(tmp_path / "speed.json")]
+    ended = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=580, capture_output=True, text=True
+    )
+    assert "left out, for want of --peers: torch-fidelity, torchmetrics" in ended.stdout
+    rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    assert [(row["name"], row["what"]) for row in rows] == [("mtgen", "FID"), ("mtgen", "four metrics")]
+    assert all(row["cpu_seconds"] > 0 and row["fid"] > 0 for row in rows)
+    assert rows[0]["fid"] == pytest.approx(rows[1]["fid"])
