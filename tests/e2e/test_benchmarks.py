@@ -68,3 +68,16 @@ def test_a_benchmark_is_compared_between_two_checkouts_by_turns(tmp_path: Path) 
     assert rows and all(len(row["each_base"]) == len(row["each_here"]) == 2 for row in rows)
     assert all(row["ratio"] == row["here"] / row["base"] for row in rows if row["base"])
     assert subprocess.run(["git", "worktree", "list"], cwd=ROOT, capture_output=True, text=True, check=True).stdout == before
+
+
+@pytest.mark.e2e
+def test_evaluate_speed_measures_one_metric_and_four_and_writes_json(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/evaluate_speed.py", "--images", "12", "--rounds", "1", "--json", str(tmp_path / "speed.json")]
+    ended = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=580, capture_output=True, text=True
+    )
+    assert "left out, for want of --peers: torch-fidelity, torchmetrics" in ended.stdout
+    rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    assert [(row["name"], row["what"]) for row in rows] == [("mtgen", "FID"), ("mtgen", "four metrics")]
+    assert all(row["cpu_seconds"] > 0 and row["fid"] > 0 for row in rows)
+    assert rows[0]["fid"] == pytest.approx(rows[1]["fid"])
