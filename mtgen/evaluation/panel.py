@@ -70,16 +70,19 @@ class Panel:
             self.active.pop(name, None)
 
     def read(self, batch: Batch) -> None:
+        """Take in a part of the real training split."""
         if self.independent:
             self.yardsticks.update_train(batch)
         self._feed(lambda metric: metric.update_train(batch))
 
     def generated(self, part: Generated) -> None:
+        """Take in generated images, and what the run reads in them."""
         if part.features is not None:
             self.features.update("generated", part.features, part.position)
         self._feed(lambda metric: metric.update_generated(part.canvas, part.labels, part.prediction))
 
     def tested(self, part: Tested) -> None:
+        """Take in a part of the real test split, and everything that the run made of it."""
         if part.features is not None:
             self.features.update("test", part.features, part.batch.position)
         if part.rebuilt is not None:
@@ -102,6 +105,7 @@ class Panel:
                     update(metric)
 
     def compute(self) -> Report:
+        """The numbers of all that was taken in, and why others are missing."""
         for name, metric in list(self.active.items()):
             with self._unless_skipped(name):
                 self.report.update(metric.compute())

@@ -30,6 +30,7 @@ class UNet(nn.Module):
         self.out = nn.Conv2d(WIDTHS[0], out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[B,C,H,W]` -> `[B,out,H/2,W/2]`."""
         levels = [self.stem(x)]
         for down in self.down:
             levels.append(down(levels[-1]))

@@ -59,9 +59,11 @@ class Received:
 
     @property
     def suffix(self) -> str:
+        """Of its name, such as ".png"."""
         return PurePath(self.name).suffix
 
     def read_bytes(self) -> bytes:
+        """What is in it."""
         return self.data
 
     def __str__(self) -> str:

@@ -30,10 +30,12 @@ class Policy(ElasticScalingPolicy):
         return max((count for count in self._counts if count <= possible), default=0)
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        """With how many workers to begin, or to begin anew after a loss."""
         self._wanted = None
         return super().make_decision_for_non_running_worker_group()
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> ScalingDecision:
+        """Whether to begin anew with more workers: once these have written a checkpoint for it."""
         decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
         if isinstance(decision, ResizeDecision) and decision.num_workers > worker_group_state.num_workers:
             self._wanted = decision

@@ -23,12 +23,15 @@ class File(Protocol):
     """What can be read as a file: a `Path`, or bytes that were never on a disk."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Without folders."""
 
     @property
-    def suffix(self) -> str: ...
+    def suffix(self) -> str:
+        """Of its name, such as ".png"."""
 
-    def read_bytes(self) -> bytes: ...
+    def read_bytes(self) -> bytes:
+        """What is in it."""
 
 
 def share(seed: int, key: str) -> float:

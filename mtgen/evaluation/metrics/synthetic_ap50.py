@@ -40,7 +40,7 @@ class _Precision(TrainedScore):
 
     def compute(self) -> dict[str, float]:
         half, mean = self.precision.compute()
-        return {self.name: half, self.name.removesuffix("50"): mean}
+        return {self.name: half, self.averaged: mean}
 
 
 @METRICS.register("generated/synthetic_ap50")
@@ -50,7 +50,7 @@ class SyntheticAP(_Precision, OfGenerated):
     Source: Ravuri and Vinyals 2019 (the same for classes), with a small CenterNet (`mtgen.evaluation.detector`).
     """
 
-    name = "generated/synthetic_ap50"
+    name, averaged = "generated/synthetic_ap50", "generated/synthetic_ap"
 
     def label(self, canvas: Canvas, labels: Tensor) -> Tensor:
         if canvas.boxes is None:
@@ -62,4 +62,4 @@ class SyntheticAP(_Precision, OfGenerated):
 class RealAP(_Precision, OfReal):
     """What the synthetic average precision would be if the generated images and boxes were real."""
 
-    name = "real/ap50"
+    name, averaged = "real/ap50", "real/ap"
