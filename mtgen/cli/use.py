@@ -153,9 +153,10 @@ def explore(
     checkpoint: Which = None,
     device: Device = "auto",
 ) -> None:
-    """Open a page to try a run with: draw, read, reconstruct, translate.
+    """Open a page to try a run with: draw, read, translate.
 
-    By class, caption, sound, layout or an image, and from one wish to another. On loopback only; also while the run trains. Example: `mtgen explore digits-all-32`, then open the address that it prints.
+    By class, caption, sound, layout or another image, and from one wish to another. On loopback only; also while the run trains.
+    Example: `mtgen explore digits-all-32`, then open the address that it prints.
     """
     from mtgen.explore import serve_page
 

@@ -71,4 +71,4 @@ def test_the_pages_are_built_without_a_warning(tmp_path: Path) -> None:
     assert built.returncode == 0 and "Warn" not in built.stderr, built.stderr
     pages = {str(path.relative_to(tmp_path).with_suffix("")).replace("/", ".") for path in tmp_path.rglob("*.html")}
     assert {"mtgen", *MODULES} <= pages
-    assert "Hand one shared tensor to K tasks" in (tmp_path / "mtgen/balancing/gate.html").read_text(encoding="utf-8")
+    assert "Hand shared tensors to K tasks" in (tmp_path / "mtgen/balancing/gate.html").read_text(encoding="utf-8")

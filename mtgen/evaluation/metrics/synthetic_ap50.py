@@ -16,6 +16,8 @@ from mtgen.schema import Batch, Canvas, Prediction
 class _Precision(TrainedScore):
     """Average precision (COCO) of a detector on the real test split, at an overlap of 0.5 and over 0.5 to 0.95; images of 32x32 at most."""
 
+    averaged: str
+
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.classes = required_classes(setting.card)
