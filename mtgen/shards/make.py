@@ -156,10 +156,14 @@ def _made(worker: _Worker, shards: list[_Shard], processes: int) -> Iterator[lis
     if processes == 1:
         yield from map(worker, shards)
         return
-    context = multiprocessing.get_context("forkserver")
+    context, others = multiprocessing.get_context("forkserver"), set(multiprocessing.active_children())
     with ProcessPoolExecutor(processes, context, _start, (worker,)) as pool:
         try:
             yield from pool.map(_work, shards)
+        except BaseException:  # whoever is interrupted does not wait for the shards that are half made
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -72,8 +72,7 @@ class Trainer:
         self._engines()
         self.average = Average([("generator", self.networks.generator), ("side", self.networks.side)], config.train.ema)
         self.images, self.steps, self.seconds = 0, 0, 0.0
-        if place.rank == 0:
-            self.resize.clear()  # it has been done
+        self.control.together(lambda: self.resize.clear() if place.rank == 0 else None)  # it has been done
         self._resume()
         self.records: Records | None = self.control.together(self._records)
         self.loader = Loader(

@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mtgen.errors import TrainingError
+
 STOP = "stop"
 """A file of this name in the run's folder asks the run to write a checkpoint and end."""
 
@@ -36,8 +38,16 @@ class Resize:
         return self.asked() and self._file.read_text(encoding="utf-8") == "ready"
 
     def clear(self) -> None:
-        """It is done, or no longer wanted."""
-        self._file.unlink(missing_ok=True)
+        """It is done, or no longer wanted.
+
+        Raises:
+            TrainingError: the folder cannot be written.
+        """
+        if self.asked():  # a folder that is read-only refuses to remove even what is not there
+            try:
+                self._file.unlink(missing_ok=True)
+            except OSError as error:
+                raise TrainingError(f"{self._file}: cannot be removed ({error.strerror}); mend the folder, and start again") from error
 
 
 @dataclass(frozen=True)
