@@ -102,7 +102,7 @@ def test_data_of_other_classes_are_refused_by_name(place: Path) -> None:
 
 
 def test_more_data_of_the_same_classes_are_tested_on_and_leave_the_runs_journal_alone(place: Path) -> None:
-    make("shapes", place / "more", resolution=16, train=30, test=100, seed=7)
+    make("shapes", place / "more", resolution=16, train=200, test=100, seed=7)
     journal = place / "runs" / "run" / "metrics.jsonl"
     before = journal.read_bytes()
     report = evaluate_run(place / "runs" / "run", str(place / "more"), 100, 0, "cpu", lambda *_: None, QUICK)
