@@ -356,7 +356,7 @@ def test_the_resolved_configuration_reads_back_as_itself(
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda file: file.name)
 def test_every_configuration_that_comes_with_mtgen_loads(file: Path) -> None:
-    assert load(file).name == file.stem
+    assert load(file).name == {"folder-32": "mine"}.get(file.stem, file.stem)  # which is to be copied, and has the name of the copy
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
