@@ -170,7 +170,7 @@ def test_a_convex_problem_ends_on_its_pareto_front(name: str) -> None:
         gradient = through_losses(gate, x, a, b)
         x = x - 0.04 / (1 + step / 60) * gradient
     share = float((x - b) @ (a - b) / (a - b).square().sum())
-    # Near the front FairGrad's equation is ill-conditioned: how near it comes depends on how the CPU rounds (0.16 on one, under 0.05 on others).
+    # Near the front FairGrad's equation is ill-conditioned: how near it comes depends on how the CPU rounds (0.16 on an AMD EPYC).
     assert (b + share * (a - b) - x).norm() < (0.2 if name == "fairgrad" else 0.05)
     assert -0.02 <= share <= 1.02
     if name == "equal":
