@@ -382,7 +382,20 @@ def _alone(uri: str) -> Iterator[None]:
     database.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{database}.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        if not database.exists():
+            _make(database)
         yield
+
+
+def _make(database: Path) -> None:
+    """A new store, made beside and renamed: MLflow makes its tables one by one, and a sender that is killed meanwhile would leave a half
+    that no other can open."""
+    from mlflow import MlflowClient
+
+    beside = Path(f"{database}.new")
+    beside.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{beside}").search_experiments(max_results=1)
+    beside.replace(database)
 
 
 def _lock(folder: Path) -> Callable[[], bool]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from mlflow_runs import FINGERPRINT, REPOSITORY, configuration, losses, steps, the_run, tracker, until
+from mlflow_runs import FINGERPRINT, REPOSITORY, configuration, losses, sender_of, steps, the_run, tracker, until
 
 import mtgen
 from mtgen.errors import ConfigError, UserError
@@ -224,6 +224,21 @@ def test_a_sender_that_is_killed_again_and_again_loses_and_doubles_nothing(tmp_p
             sender.communicate()
     assert send_kept(config, config.folder, timeout=100.0) == 0
     assert steps(tmp_path) == images
+
+
+def test_a_sender_that_is_killed_while_it_makes_the_store_leaves_no_half_of_one(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    tracking = tracker(config)
+    until(lambda: bool(list(tmp_path.glob("mlflow.db.new*"))))
+    sender = sender_of(config.folder)
+    assert sender is not None
+    sender.kill()
+    assert not (tmp_path / "mlflow.db").exists()
+    losses(tracking, 1_000, 2_000)
+    tracking.finish(2_000, timeout=0.0)
+    assert send_kept(config, config.folder, timeout=100.0) == 0
+    assert steps(tmp_path) == [1_000, 2_000]
+    assert not list(tmp_path.glob("mlflow.db.new*"))
 
 
 def test_a_training_that_is_killed_is_told_to_mlflow_and_goes_on_in_the_same_run(tmp_path: Path) -> None:
