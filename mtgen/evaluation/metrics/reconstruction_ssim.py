@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped
-from mtgen.schema import Batch, Canvas, Prediction
+from mtgen.evaluation.metric import METRICS
+from mtgen.evaluation.rebuilt import OfRebuilt
 
 WINDOW, SIGMA = 11, 1.5
 """Side and standard deviation of the Gaussian window, pixels."""
@@ -38,23 +38,10 @@ def _gaussian(side: int) -> Tensor:
 
 
 @METRICS.register("test/reconstruction_ssim")
-class ReconstructionSSIM(Metric):
+class ReconstructionSSIM(OfRebuilt):
     """Structural similarity of test images and their reconstructions, averaged over the images; 1: the same."""
 
-    reconstructs = True
+    name = "test/reconstruction_ssim"
 
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(setting)
-        self.total, self.count = 0.0, 0
-
-    def update_real(self, batch: Batch, prediction: Prediction, reconstruction: Canvas | None) -> None:
-        if reconstruction is None:
-            raise Skipped("the run does not reconstruct images")
-        rebuilt = reconstruction.image.float().clamp(-1, 1)
-        self.total += float(ssim((batch.image + 1) / 2, (rebuilt + 1) / 2).sum())
-        self.count += len(batch)
-
-    def compute(self) -> dict[str, float]:
-        if not self.count:
-            raise Skipped("no test image")
-        return {"test/reconstruction_ssim": self.total / self.count}
+    def score(self, image: Tensor, rebuilt: Tensor) -> Tensor:
+        return ssim((image + 1) / 2, (rebuilt + 1) / 2)
