@@ -69,7 +69,7 @@ def impossible(config: Config) -> dict[str, str]:
             problems["data.path"] = f"data.path={config.data.path}: is given and data.mixture as well; keep one of them"
     if any(weight < 1 / 1000 for weight in _shares(config.data.mixture)):
         problems["data.mixture"] = "data.mixture: a weight is below 0.1% of all; raise it or leave that data set out"
-    if isinstance(config.workers, Elastic) and (problem := _uneven(config, config.workers)):
+    if config.elastic is not None and (problem := _uneven(config, config.elastic)):
         problems["workers"] = problem
     share = config.most_workers * config.train.accumulation
     if config.batch_size % share or config.batch_size < 2 * share:

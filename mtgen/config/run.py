@@ -149,10 +149,10 @@ class Config(Section):
     @property
     def worker_counts(self) -> list[int]:
         """Numbers of workers that the run may go on with, ascending: those by which a step's micro-batches can be divided evenly."""
-        if not isinstance(self.workers, Elastic):
+        if self.elastic is None:
             return [self.most_workers]
         pieces = self.most_workers * self.train.accumulation
-        return [count for count in range(self.workers.min, self.workers.max + 1) if pieces % count == 0]
+        return [count for count in range(self.elastic.min, self.elastic.max + 1) if pieces % count == 0]
 
     def micro_batches(self, workers: int) -> int:
         """Micro-batches that each of so many workers has in a step."""

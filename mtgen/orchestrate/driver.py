@@ -22,7 +22,7 @@ from mtgen.mirror import Shelf, restore
 from mtgen.model import build
 from mtgen.orchestrate.cluster import last_line
 from mtgen.orchestrate.workers import run_here, run_on_ray
-from mtgen.training.outcome import STOP, Outcome
+from mtgen.training.outcome import FILE, STOP, Outcome
 from mtgen.training.samples import open_data
 
 Say = Callable[[str], None]
@@ -152,7 +152,7 @@ def _train(config: Config, watch: Watch, say: Say, resume: bool) -> Outcome:
     if start >= config.train.images:
         return Outcome("finished", start, "it had finished before; a larger train.images goes on")
     build(config, open_data(config).card)  # what is wrong with data or tasks is said before any worker starts
-    (config.folder / "outcome.json").unlink(missing_ok=True)
+    (config.folder / FILE).unlink(missing_ok=True)
     stop = StopRequests(config.folder, say)
     result: list[Outcome | BaseException] = []
 

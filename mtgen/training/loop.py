@@ -232,7 +232,7 @@ class Trainer:
             problem is not None,
             first and (self.folder / STOP).exists(),
             first and minutes is not None and self._elapsed() >= 60 * minutes,
-            first and self.resize.asked(),
+            first and self.config.elastic is not None and self.resize.asked(),
         )
         if failed:
             return self._failed(self.control.first_problem(problem))

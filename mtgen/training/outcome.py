@@ -10,6 +10,7 @@ STOP = "stop"
 """A file of this name in the run's folder asks the run to write a checkpoint and end."""
 
 FILE = "outcome.json"
+"""In the run's folder: how its last training ended."""
 
 
 class Resize:
