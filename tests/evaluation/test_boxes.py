@@ -1,4 +1,4 @@
-"""Average precision of boxes and tags, against brute force and scikit-learn."""
+"""Average precision of boxes and tags, against brute force, pycocotools and scikit-learn."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.nn import functional as F
@@ -76,6 +78,43 @@ def test_average_precision_is_the_brute_force_one(seed: int, images: int) -> Non
     half, mean = precision.compute()
     assert half == pytest.approx(brute_force(true, read, 2, 0.5), abs=1e-9)
     assert mean == pytest.approx(sum(brute_force(true, read, 2, least) for least in np.linspace(0.5, 0.95, 10)) / 10, abs=1e-9)
+
+
+def pycocotools(true: Tensor, read: Tensor, classes: int) -> tuple[float, float]:
+    """AP50 and AP of COCO's own code, images taken for 640 x 480 pixels."""
+    size = torch.tensor([640.0, 480.0, 640.0, 480.0], dtype=torch.float64)
+
+    def described(boxes: Tensor, there: Tensor) -> list[dict[str, object]]:
+        found = []
+        for number, (image, row) in enumerate(there.nonzero().tolist()):
+            x0, y0, x1, y1 = (boxes[image, row, :4].double() * size).tolist()
+            box = {"image_id": image + 1, "category_id": int(boxes[image, row, 4]) + 1, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+            found.append({**box, "id": number + 1, "iscrowd": 0, "area": (x1 - x0) * (y1 - y0), "score": float(boxes[image, row, -1])})
+        return found
+
+    truth = COCO()
+    truth.dataset = {
+        "info": {},
+        "images": [{"id": n + 1, "width": 640, "height": 480} for n in range(len(true))],
+        "categories": [{"id": k + 1, "name": str(k)} for k in range(classes)],
+        "annotations": described(true, true[..., 4] >= 0),
+    }
+    truth.createIndex()
+    evaluation = COCOeval(truth, truth.loadRes(described(read, read[..., 5] > 0)), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return float(evaluation.stats[1]), float(evaluation.stats[0])
+
+
+@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 4))
+def test_average_precision_is_that_of_pycocotools(seed: int, images: int, classes: int) -> None:
+    true, read = scene(seed, images, classes)
+    true[0, 0, 4] = 0  # at least one box, and one that is read
+    read[0, 0, 5] = 0.5
+    precision = BoxPrecision(classes)
+    precision.update(true, read)
+    assert precision.compute() == pytest.approx(pycocotools(true, read, classes), abs=1e-9)
 
 
 def test_boxes_that_are_all_found_have_precision_one() -> None:
