@@ -1,39 +1,45 @@
 """What arbitrating between tasks costs a step: no gate, the gate with each weighting, TorchJD's full Jacobian, K separate backwards.
 
-K tasks read a 32x32 trunk of the default widths, each with a head of its own on every level; a step is forward and backward.
+Two steps are measured. "whole": a step of `configs/digits-all-32.yaml` with K of its tasks (and tagging), both networks, all losses,
+penalties and Adam: what a user pays. "trunk": forward and backward of a 32x32 trunk of the default widths that K tasks read on every level,
+each with a small head: nothing else stands beside the gate there, and TorchJD and K backwards can be put beside it.
 The ways take turns, a round of each, so that a machine that others use too slows all alike; a ratio is the median over rounds.
-With --agreement, how near what the Gramian sees comes to the gradients of all shared parameters.
+Memory is the most that tensors hold above what is held before the step, by torch's own record of allocations.
 """
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from common import machine, report
+from common import ROOT, digits, machine, report
+from plain import Plain, batches_of
 from torch import Tensor, nn
 from torchjd.aggregation import UPGrad
 from torchjd.autojac import jac
 
 from mtgen.balancing.gate import Gate
 from mtgen.balancing.sight import Taps
-from mtgen.config import WEIGHTINGS
+from mtgen.config import WEIGHTINGS, load
 from mtgen.networks.blocks import Conv2d
 from mtgen.networks.pyramid import Descent
 
 WIDTHS = [128, 96, 64, 32]
+TASKS = ["generation", "segmentation", "classification", "reconstruction", "detection", "alignment", "translation", "tagging"]
 
 
 class Network(nn.Module):
     """A trunk, and K heads that each read all its levels."""
 
-    def __init__(self, tasks: int, widths: list[int]) -> None:
+    def __init__(self, tasks: int, widths: list[int], blocks: int = 1) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.see, self.trunk = Conv2d(3, widths[-1], 3, padding=1), Descent(widths, 1)
+        self.see, self.trunk = Conv2d(3, widths[-1], 3, padding=1), Descent(widths, blocks)
         self.heads = nn.ModuleList(nn.ModuleList(nn.Conv2d(width, 1, 1) for width in widths) for _ in range(tasks))
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.05)
@@ -51,13 +57,15 @@ class Network(nn.Module):
         return torch.stack(read).sum()
 
 
-def ways(network: Network, tasks: int, image: Tensor) -> dict[str, Callable[[], None]]:
-    """Every way of one forward and backward, by its name."""
+def ways(tasks: int, image: Tensor, blocks: int = 1) -> dict[str, Callable[[], None]]:
+    """Every way of one forward and backward of the trunk, by its name."""
+    network = Network(tasks, WIDTHS, blocks)
     names = [f"t{k}" for k in range(tasks)]
     taps = Taps([level[-1].second for level in network.trunk.levels])  # type: ignore[index]
 
     def gated(gate: Gate) -> Callable[[], None]:
         def step() -> None:
+            network.zero_grad()
             views = gate(network.features(image))
             losses = [network.loss(k, views[name]) for k, name in enumerate(names)]
             gate.hear({name: loss + 1 for name, loss in zip(names, losses, strict=True)})
@@ -66,6 +74,7 @@ def ways(network: Network, tasks: int, image: Tensor) -> dict[str, Callable[[], 
         return step
 
     def separate() -> None:
+        network.zero_grad()
         features = network.features(image)
         for task in range(tasks):
             network.loss(task, features).backward(retain_graph=task + 1 < tasks)
@@ -83,71 +92,83 @@ def ways(network: Network, tasks: int, image: Tensor) -> dict[str, Callable[[], 
     return made | {"TorchJD full Jacobian, upgrad": full_jacobian, f"{tasks} separate backwards": separate}
 
 
-def measure(tasks: int, rounds: int, batch: int) -> list[dict[str, Any]]:
-    network = Network(tasks, WIDTHS)
-    chosen = ways(network, tasks, torch.randn(batch, 3, 32, 32))
+def whole(data: Path, tasks: int, batch: int) -> dict[str, Callable[[], None]]:
+    """A whole step of the configuration's first tasks under every policy, by its name."""
+    batches, found = [], {}
+    for name in ["none", *WEIGHTINGS]:
+        off = [f"tasks.{task}.weight=0" for task in TASKS[tasks:]]
+        words = [
+            f"data.path={data.absolute()}",
+            f"batch_size={batch}",
+            "workers=0",
+            "device=cpu",
+            f"balancing.gate={name}",
+            "conditions.image.share=0",
+            *off,
+        ]
+        canvas = "balancing.canvas=none" if name == "none" else "balancing.canvas=equal"
+        config = load(ROOT / "configs/digits-all-32.yaml", [*words, canvas, *(["tasks.tagging.weight=0.3"] if tasks == len(TASKS) else [])])
+        batches = batches or batches_of(config, "cpu")
+        found["no gate" if name == "none" else f"gate, {name}"] = Plain(config, batches, "cpu").step
+    return found
+
+
+def measure(step: str, chosen: dict[str, Callable[[], None]], rounds: int, **about: int) -> list[dict[str, Any]]:
+    """A row for each way: CPU time of a step, and the most memory that it holds."""
     times: dict[str, list[float]] = {name: [] for name in chosen}
     for number in range(rounds + 1):
-        for name, step in chosen.items():
-            network.zero_grad()
+        for name, way in chosen.items():
             begin = time.process_time()  # others on the machine do not count
-            step()
+            way()
             if number:
                 times[name].append(1000 * (time.process_time() - begin))
-    plain = times["no gate"]
+    plain, held = times["no gate"], {name: most_held(way) for name, way in chosen.items()}
     return [
         {
             "name": name,
-            "tasks": tasks,
+            "step": step,
+            **about,
             "ms_a_step": statistics.median(own),
+            "ms_more": statistics.median(a - b for a, b in zip(own, plain, strict=True)),
             "times_no_gate": statistics.median(a / b for a, b in zip(own, plain, strict=True)),
+            "mb_held": held[name],
+            "memory_times_no_gate": held[name] / held["no gate"],
             "rounds": own,
         }
         for name, own in times.items()
     ]
 
 
-def agreement(tasks: int, batch: int, probes: int) -> list[dict[str, Any]]:
-    """Mean distance of each sight's cosines from those of the gradients of all shared parameters."""
-    network = Network(tasks, WIDTHS)
-    taps, names = Taps([level[-1].second for level in network.trunk.levels]), [f"t{k}" for k in range(tasks)]  # type: ignore[index]
-    below, apart = torch.tril_indices(tasks, tasks, -1), {sight: [] for sight in ("features", "pooled", "layer")}
-    for probe in range(probes):
-        torch.manual_seed(probe)
-        image = torch.randn(batch, 3, 32, 32)
-        features, rows = network.features(image), []
-        for task in range(tasks):
-            found = torch.autograd.grad(network.loss(task, features), network.shared, retain_graph=True, allow_unused=True)
-            rows.append(torch.cat([g.flatten() for g in found if g is not None]))
-        truth = cosines(torch.stack(rows) @ torch.stack(rows).T)[below[0], below[1]]
-        for sight, distances in apart.items():
-            gate = Gate(names, WEIGHTINGS["equal"](), sight=sight, taps=taps)
-            views = gate(network.features(image))
-            torch.stack([network.loss(k, views[name]) for k, name in enumerate(names)]).sum().backward()
-            assert gate.last is not None
-            distances.append(float((cosines(gate.last[0])[below[0], below[1]] - truth).abs().mean()))
-    return [{"name": sight, "tasks": tasks, "mean_distance_of_cosines": statistics.mean(found)} for sight, found in apart.items()]
-
-
-def cosines(products: Tensor) -> Tensor:
-    norms = products.diagonal().sqrt()
-    return products / (norms[:, None] * norms)
+def most_held(step: Callable[[], None]) -> float:
+    """The most that tensors hold within a step above what they held before it, MB."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    kineto = profile.profiler.kineto_results  # type: ignore[union-attr]
+    changes = sorted((event.start_ns(), event.nbytes()) for event in kineto.events() if event.name() == "[memory]")
+    return max(accumulate((nbytes for _, nbytes in changes), initial=0)) / 1e6
 
 
 def main(
     quick: Annotated[bool, typer.Option("--quick", help="fewer rounds of a smaller batch")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="rounds; default: 15, quick 3")] = None,
-    batch: Annotated[int | None, typer.Option(min=2, help="samples; default: 64, quick 16")] = None,
-    probes: Annotated[int, typer.Option("--agreement", min=0, help="probes of how the Gramians agree; 0: none")] = 0,
+    batch: Annotated[int | None, typer.Option(min=8, help="samples; default: 32, quick 16")] = None,
+    data: Annotated[Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")] = None,
 ) -> None:
     """Time a step at 2, 4 and 8 tasks."""
     here = machine()
-    rounds, batch = rounds or (3 if quick else 15), batch or (16 if quick else 64)
-    rows = [row for tasks in (2, 4, 8) for row in measure(tasks, rounds, batch)]
-    if probes:
-        rows += agreement(4, batch, probes)
-    report(f"A step's forward and backward, batch {batch}, medians of {rounds} rounds, CPU time", here, rows, json_file)
+    rounds, batch = rounds or (3 if quick else 15), batch or (16 if quick else 32)
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="mtgen-balancing-") as temporary:
+        folder = digits(data, Path(temporary))
+        for tasks in (2, 4, len(TASKS)):
+            rows += measure("whole", whole(folder, tasks, batch), rounds, tasks=tasks)
+    image = torch.randn(batch, 3, 32, 32)
+    for tasks in (2, 4, 8):
+        rows += measure("trunk", ways(tasks, image), rounds, tasks=tasks, blocks=1)
+    deep = ways(4, image, blocks=4)
+    rows += measure("trunk", {name: deep[name] for name in ("no gate", "gate, equal", "gate, upgrad")}, rounds, tasks=4, blocks=4)
+    report(f"A step, batch {batch}, medians of {rounds} rounds, CPU time", here, rows, json_file)
 
 
 if __name__ == "__main__":

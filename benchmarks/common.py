@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mtgen.machine import code_version
+from mtgen.shards.make import make
 
+ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = ("torch", "deepspeed", "ray", "mlflow", "webdataset", "nvidia-dali-cuda120", "nvidia-dali-cuda130")
 
 
@@ -44,6 +46,15 @@ def _installed(name: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def digits(data: Path | None, place: Path) -> Path:
+    """The data set that was asked for, or else the shared digits, or else digits drawn into `place`."""
+    if data is None and not (data := ROOT.parent / "shared/data/digits").is_dir():
+        data = place / "digits"
+        if not data.is_dir():
+            make("digits", data, train=4000, test=1000)
+    return data.absolute()
 
 
 def report(title: str, here: dict[str, Any], rows: list[dict[str, Any]], json_file: Path | None) -> None:

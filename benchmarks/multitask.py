@@ -25,12 +25,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from common import machine, report
+from common import ROOT, digits, machine, report
 
 from mtgen.config import load
-from mtgen.shards.make import make
 
-ROOT = Path(__file__).resolve().parents[1]
 READING = ("classification", "segmentation", "detection")
 TELLING = ("caption", "sound")
 """Conditions that are left out: they would tell what the missing labels do not."""
@@ -149,11 +147,7 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     images, seeds = images or (1_600 if quick else 16_000), seeds or (1 if quick else 2)
     known = [float(share) for share in (shares or ("1.0,0.1" if quick else "1.0,0.1,0.025")).split(",")]
-    folder = data or ROOT.parent / "shared/data/digits"
-    if data is None and not folder.is_dir():
-        folder = work / "digits"
-        make("digits", folder, train=4000, test=1000)
-    base = [f"data.path={folder.absolute()}", *(overrides or [])]
+    base = [f"data.path={digits(data, work)}", *(overrides or [])]
     settings = load(config, base)
     tasks, conditions = list(settings.task_settings()), list(settings.condition_settings())
     variants = ["together", *(task for task in ("generation", *READING) if task in tasks)]

@@ -9,22 +9,17 @@ import os
 import statistics
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from common import machine, report
+from common import ROOT, digits, machine, report
+from plain import Plain, batches_of
 
 from mtgen.config import Config, load
 from mtgen.errors import UserError
 from mtgen.journal import read_journal
 from mtgen.orchestrate.workers import run_on_ray
-from mtgen.shards.make import make
-
-ROOT = Path(__file__).resolve().parents[1]
-KEPT = 8
-"""Batches that the plain loop has in memory."""
 
 
 def plain_loop(config: Config, share: int) -> Any:
@@ -36,47 +31,19 @@ def plain_loop(config: Config, share: int) -> Any:
     import torch
 
     from mtgen.config import resolve_device
-    from mtgen.data.index import open_index
-    from mtgen.data.loader import Loader
-    from mtgen.data.view import View
-    from mtgen.ema import Average
-    from mtgen.model import build
-    from mtgen.training.steps import build_steps, frozen
 
     if share == 1 and config.workers == 1:  # one CPU is one CPU, DALI's thread and the sender of the numbers included
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
-    device, index = resolve_device(config), open_index(config.data.path, config.data.train)
-    size, channels, batch_size = config.resolution, config.data.channels, config.batch_size
-    with Loader(index, View(size, channels, seed=config.seed, device=device), batch_size=batch_size, rank=0, world=1) as loader:
-        batches = [next(loader).to(device) for _ in range(KEPT)]
-    networks = build(config, index.card)
-    d_step, g_step, gates = build_steps(config, networks)
-    alone = torch.distributed.new_group([0], use_local_synchronization=True)
-    for gate in gates.values():
-        gate.group = alone
-    for network in (networks.generator, networks.side):
-        network.to(device)
-    betas = (0.0, config.train.beta2)
-    sides = [
-        (d_step, networks.generator, torch.optim.Adam(networks.side.parameters(), config.discriminator.learning_rate, betas)),
-        (g_step, networks.side, torch.optim.Adam(networks.generator.parameters(), config.generator.learning_rate, betas)),
-    ]
-    average = Average([("generator", networks.generator), ("side", networks.side)], config.train.ema)
+    device = resolve_device(config)
+    plain = Plain(config, batches_of(config, device), device, torch.distributed.new_group([0], use_local_synchronization=True))
     ended = [time.process_time()]
 
     def round_of(model: Any, images: int) -> tuple[dict[str, float], list[Path]]:
         before, threads = time.process_time(), torch.get_num_threads()
         torch.set_num_threads(share * config.workers)
         begin = time.monotonic()
-        for number in range(config.evaluate.every // batch_size):
-            batch = replace(batches[number % KEPT])
-            for step, other, optimizer in sides:
-                optimizer.zero_grad()
-                with frozen(other):
-                    loss, _ = step(batch, (other,))
-                    loss.backward()
-                optimizer.step()
-            average.update(batch_size, images)
+        for _ in range(config.evaluate.every // config.batch_size):
+            plain.step()
         if device == "cuda":
             torch.cuda.synchronize()
         wall, cpu = time.monotonic() - begin, time.process_time() - before
@@ -149,11 +116,7 @@ def main(
     here = machine()
     rounds, steps = rounds or (5 if quick else 15), steps or (30 if quick else 50)
     with tempfile.TemporaryDirectory(prefix="mtgen-speed-") as temporary:
-        folder = data or ROOT.parent / "shared/data/digits"
-        if data is None and not folder.is_dir():
-            folder = Path(temporary) / "digits"
-            make("digits", folder, train=2000, test=100)
-        settings = load(config, [f"data.path={folder.absolute()}", f"runs={temporary}/runs", *(overrides or [])])
+        settings = load(config, [f"data.path={digits(data, Path(temporary))}", f"runs={temporary}/runs", *(overrides or [])])
         rows = []
         for workers in (1, 2):
             if workers <= here["cpus"]:

@@ -38,15 +38,18 @@ class GradientGate(torch.autograd.Function):
         return (None, None, *(_combine(of_tasks, weights) for of_tasks in gradients))
 
 
-def _combine(of_tasks: list[Tensor | None], weights: list[Tensor] | None) -> Tensor | None:
-    """The weighted sum of the gradients that exist; the plain sum where `weights` is `None`."""
-    here = [(task, gradient) for task, gradient in enumerate(of_tasks) if gradient is not None]
-    if not here:
-        return None
-    total = None
-    for task, gradient in here:
-        term = gradient if weights is None else gradient * weights[task].to(gradient.dtype)
-        total = term if total is None else total + term
+def _combine(of_tasks: list[Tensor | None], weights: list[float] | None) -> Tensor | None:
+    """The weighted sum of the gradients that exist, in one pass over each; the plain sum where `weights` is `None`."""
+    total, fresh = None, False
+    for gradient, weight in zip(of_tasks, weights or [1.0] * len(of_tasks), strict=True):
+        if gradient is None:
+            continue
+        if total is None:
+            total, fresh = (gradient, False) if weight == 1 else (gradient * weight, True)
+        elif fresh:
+            total.add_(gradient, alpha=weight)
+        else:
+            total, fresh = torch.add(total, gradient, alpha=weight), True
     return total
 
 
@@ -126,19 +129,18 @@ class Gate:
                     loss = losses[task].detach().double()
                     self.losses[unit] = self.losses[unit] + loss if unit in self.losses else loss
 
-    def arbitrate(self, products: Tensor) -> list[Tensor] | None:
+    def arbitrate(self, products: Tensor) -> list[float] | None:
         """`[K,K]` Gramian, summed over the workers -> K weights that every worker agrees on; `None`: 1 for all.
 
         A task without a gradient takes no part.
         """
         if self.loss_scale is not None or self.share != 1:
             products = products / (self.share * (1.0 if self.loss_scale is None else self.loss_scale)) ** 2
-        weights = torch.ones_like(products[0])
-        if not self.plain:  # equal weights need no look at the Gramian, hence no host sync
-            weights = self._weigh(products.to("cpu", torch.float64)).to(weights)
-        self.last = (products.detach(), weights.detach())
+        # equal weights need no look at the Gramian, hence no host sync
+        chosen = None if self.plain else self._weigh(products.to("cpu", torch.float64))
+        self.last = (products.detach(), torch.ones_like(products[0]) if chosen is None else chosen.to(products))
         self.record.add(*self.last)
-        return None if self.plain else list(weights)
+        return None if chosen is None else chosen.tolist()
 
     def _weigh(self, products: Tensor) -> Tensor:
         """`[K,K]` -> `[K]`, on the CPU in float64; 1 for all in a step that is not finite, which is skipped as a whole."""

@@ -205,6 +205,29 @@ def test_a_gramian_that_is_not_finite_leaves_plain_weights(name: str, bad: float
     assert gate.last[1].tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("name", [name for name in WEIGHTINGS if not getattr(WEIGHTINGS[name], "reads_losses", False)])
+@pytest.mark.parametrize(("kind", "scale"), [(torch.bfloat16, None), (torch.float16, None), (torch.float16, 2.0**12)])
+def test_half_precision_is_summed_in_float32_and_its_loss_scale_is_divided_out(name: str, kind: torch.dtype, scale: float | None) -> None:
+    """Their squares sum up to more than float16 holds (65,504); what is arbitrated is what float64 says of the same numbers."""
+    random, factor = torch.Generator().manual_seed(3), scale or 40.0
+    made = [torch.randn(8, 5, 6, 6, generator=random).mul(3.0 / (k + 1)).clamp(-15, 15).to(kind) for k in range(3)]
+    made[1] = made[1] - made[0] / 4  # they are not all orthogonal
+    scaled = [(g * factor).to(kind) for g in made]
+    half, gate = torch.zeros(8, 5, 6, 6, dtype=kind, requires_grad=True), gate_of(name, ["a", "b", "c"])
+    gate.loss_scale = None if scale is None else torch.tensor(scale)
+    views = gate([half])
+    torch.autograd.backward([views[k][0] for k in gate.tasks], scaled)
+    rows = torch.stack([g.double().flatten() for g in scaled]) / (scale or 1.0)
+    assert float((rows * (scale or 1.0)).square().sum()) > 65_504
+    assert gate.last is not None and gate.last[0].dtype == torch.float32
+    assert torch.allclose(gate.last[0].double(), rows @ rows.T, rtol=1e-5, atol=1e-5 * float((rows @ rows.T).abs().max()))
+    exact = gate_of(name, ["a", "b", "c"])
+    (arrived,) = through(exact, [torch.zeros(8, 5, 6, 6, dtype=torch.float64, requires_grad=True)], [[g.double()] for g in scaled])
+    assert exact.last is not None and arrived is not None and half.grad is not None
+    assert torch.allclose(gate.last[1].double(), exact.last[1], atol=1e-4)
+    assert torch.allclose(half.grad.double(), arrived, rtol=0, atol=4 * torch.finfo(kind).eps * float(arrived.abs().max()))
+
+
 def test_gates_nest() -> None:
     """An inner gate's sum is one task of the outer one."""
     wanted, (x,) = gradients(3, 1), shared_tensors(1)

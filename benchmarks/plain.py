@@ -1,0 +1,62 @@
+"""A training as a plain torch loop: the run's networks and steps, torch's Adam, averaged weights, its batches in memory."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mtgen.config import Config
+from mtgen.data.index import open_index
+from mtgen.data.loader import Loader
+from mtgen.data.view import view_of
+from mtgen.ema import Average
+from mtgen.model import build
+from mtgen.schema import Batch
+from mtgen.training.steps import build_steps, frozen
+
+KEPT = 8
+"""Batches that the loop has in memory."""
+
+
+def batches_of(config: Config, device: str, count: int = KEPT) -> list[Batch]:
+    """The first batches of a run's data, with everything that its tasks and conditions ask for."""
+    index = open_index(config.data.path, config.data.train)
+    with Loader(index, view_of(config, device), batch_size=config.batch_size, rank=0, world=1) as loader:
+        return [next(loader).to(device) for _ in range(count)]
+
+
+class Plain:
+    """Both networks of a run and what trains them, without Ray, DeepSpeed, DALI and tracking.
+
+    Args:
+        config: of the run.
+        batches: that it goes through again and again.
+        group: process group of the gates; `None`: the default one, where there is one.
+    """
+
+    def __init__(self, config: Config, batches: list[Batch], device: str, group: Any = None) -> None:
+        self.batches, self.number, self.images = batches, 0, 0
+        self.networks = networks = build(config, open_index(config.data.path, config.data.train).card)
+        d_step, g_step, self.gates = build_steps(config, networks)
+        for gate in self.gates.values():
+            gate.group = group
+        for network in (networks.generator, networks.side):
+            network.to(device)
+        betas = (0.0, config.train.beta2)
+        self.sides = [
+            (d_step, networks.generator, torch.optim.Adam(networks.side.parameters(), config.discriminator.learning_rate, betas)),
+            (g_step, networks.side, torch.optim.Adam(networks.generator.parameters(), config.generator.learning_rate, betas)),
+        ]
+        self.average = Average([("generator", networks.generator), ("side", networks.side)], config.train.ema)
+
+    def step(self) -> None:
+        """A step of the discriminator's side, one of the generator, and the average."""
+        batch = replace(self.batches[self.number % len(self.batches)])
+        for step, other, optimizer in self.sides:
+            optimizer.zero_grad()
+            with frozen(other):
+                loss, _ = step(batch, (other,))
+                loss.backward()
+            optimizer.step()
+        self.number, self.images = self.number + 1, self.images + len(batch)
+        self.average.update(len(batch), self.images)
