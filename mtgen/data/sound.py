@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.types import DALIDataType
-from scipy.signal import resample_poly
 from torch import Tensor
 
 from mtgen.config import Sound
@@ -177,6 +176,8 @@ class SoundDecoder:
         """At the settings' rate; by scipy: DALI's own resampling folds tones that are too high for it back into the audible ones."""
         if rate == self.settings.rate:
             return values
+        from scipy.signal import resample_poly  # takes a second to import, which every run without sounds would pay
+
         common = math.gcd(rate, self.settings.rate)
         out: NDArray[np.float32] = resample_poly(values, self.settings.rate // common, rate // common)
         return out

@@ -11,8 +11,7 @@ from mtgen.errors import TrainingError
 from mtgen.orchestrate.cluster import cpus_per_worker, last_line, ray_cluster
 from mtgen.orchestrate.hang import Watch, end_process
 from mtgen.report import keep_current
-from mtgen.training.loop import Snapshot, train
-from mtgen.training.outcome import Outcome, Place
+from mtgen.training.outcome import Outcome, Place, Snapshot
 from mtgen.training.pulse import Beat
 
 
@@ -40,6 +39,8 @@ def _worker(arguments: dict[str, Any]) -> None:
     """What each of Ray's workers runs."""
     import ray
     import ray.train
+
+    from mtgen.training.loop import train
 
     context = ray.train.get_context()
     config = validate(arguments["config"])
@@ -82,6 +83,8 @@ def run_here(config: Config) -> Outcome:
     Its process group stays for the next training of this process: DeepSpeed keeps what it made of the first one.
     """
     import torch.distributed as dist
+
+    from mtgen.training.loop import train
 
     os.environ.setdefault("LOCAL_RANK", "0")
     if not dist.is_initialized():

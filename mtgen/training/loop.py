@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from mtgen.training.control import Control
 from mtgen.training.damage import DamageLog
 from mtgen.training.engines import Engine
 from mtgen.training.meter import Meter
-from mtgen.training.outcome import STOP, Outcome, Place, Resize
+from mtgen.training.outcome import STOP, Outcome, Place, Report, Resize, Snapshot
 from mtgen.training.pulse import Pulse
 from mtgen.training.records import Records, warn
 from mtgen.training.samples import open_data, order, order_of
@@ -36,12 +35,6 @@ from mtgen.training.schedule import rate
 from mtgen.training.start import start
 from mtgen.training.steps import build_steps, frozen
 from mtgen.training.writer import Writer
-
-Snapshot = Callable[[Model, int], tuple[dict[str, float], list[Path]]]
-"""(averaged model, images seen) -> numbers and pictures to keep with the run."""
-
-Report = Callable[[Path], None]
-"""Called with the run's folder; must not raise."""
 
 
 class Trainer:

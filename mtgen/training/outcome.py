@@ -1,10 +1,21 @@
 """Where a worker stands, and how training ended: what the loop and whoever starts it tell each other."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtgen.errors import TrainingError
+
+if TYPE_CHECKING:
+    from mtgen.model import Model
+
+Snapshot = Callable[["Model", int], tuple[dict[str, float], list[Path]]]
+"""(averaged model, images seen) -> numbers and pictures to keep with the run."""
+
+Report = Callable[[Path], None]
+"""Called with the run's folder; must not raise."""
 
 STOP = "stop"
 """A file of this name in the run's folder asks the run to write a checkpoint and end."""
