@@ -51,6 +51,7 @@ class Modality(nn.Module):
         field: of the card, that has to name something ("classes", "mask_classes"); `None`: it needs no names.
         sequence: whether it gives tokens.
         spatial: whether it is laid out in space (a layout) and has no vector.
+        varies: how many random numbers `varied` takes for a sample; 0: a training step sees the raw form as it is.
     """
 
     Settings: ClassVar[type[ConditionSettings]] = ConditionSettings
@@ -58,6 +59,7 @@ class Modality(nn.Module):
     field: ClassVar[str | None] = None
     sequence: ClassVar[bool] = False
     spatial: ClassVar[bool] = False
+    varies: ClassVar[int] = 0
 
     def __init__(self, settings: Any, sizes: ConditionSizes) -> None:
         super().__init__()
@@ -66,6 +68,10 @@ class Modality(nn.Module):
     def value(self, batch: Batch) -> Tensor:
         """The raw form of a batch's samples: `[B,...]`, anything where a sample has none."""
         raise NotImplementedError
+
+    def varied(self, value: Tensor, random: Tensor) -> Tensor:
+        """Raw form, as a training step sees it: another one at every look. `random`: `[B,varies]` in [0,1)."""
+        return value
 
     def encode(self, value: Tensor) -> Encoded:
         """Raw form -> the shared space."""

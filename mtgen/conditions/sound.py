@@ -18,14 +18,19 @@ STRIDE = 4
 class Sound(Modality):
     """Two convolutions that halve the frames, then a transformer (as in Whisper: Radford et al. 2022).
 
-    Raw form: `[B,mels,frames]` log-mel spectrogram, -1 (silent) to 1.
+    Raw form: `[B,mels,frames]` log-mel spectrogram, -1 (silent) to 1. In training it begins a little earlier or later, and a strip of its
+    bands and one of its frames are silent (SpecAugment: Park et al. 2019), so that no recording is learnt by heart.
     """
 
     class Settings(ConditionSettings):
         share: float = Field(0.5, ge=0, le=1, description="share of the samples with a sound for which it is asked")
         layers: int = Field(1, ge=1, description="layers of the transformer")
+        shift: float = Field(0.1, ge=0, le=0.5, description="in training: largest shift in time, as a share of its length")
+        mask: float = Field(
+            0.2, ge=0, le=0.9, description="in training: largest strip of bands, and of frames, that is silenced, as a share"
+        )
 
-    component, sequence = "sound", True
+    component, sequence, varies = "sound", True, 5
 
     def __init__(self, settings: Settings, sizes: ConditionSizes) -> None:
         super().__init__(settings, sizes)
@@ -38,8 +43,30 @@ class Sound(Modality):
         assert batch.sound is not None  # the loader was asked for sounds
         return batch.sound
 
+    def varied(self, value: Tensor, random: Tensor) -> Tensor:
+        bands, frames = value.shape[1:]
+        band, frame = (torch.arange(n, device=value.device) for n in (bands, frames))
+        shift = ((2 * random[:, 0] - 1) * self.settings.shift * frames).round().long()
+        source = frame - shift[:, None]
+        inside = ((source >= 0) & (source < frames))[:, None]
+        moved = value.gather(2, source.clamp(0, frames - 1)[:, None].expand_as(value))
+        kept = (
+            inside
+            & ~_strip(band, random[:, 1:3], self.settings.mask)[:, :, None]
+            & ~_strip(frame, random[:, 3:5], self.settings.mask)[:, None]
+        )
+        return moved.where(kept, -1.0)
+
     def encode(self, value: Tensor) -> Encoded:
         x = F.gelu(self.second(F.gelu(self.first(value)))).transpose(1, 2)
         present = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         tokens, pooled = self.sequence_encoder(x, present)
         return Encoded(pooled, tokens, present)
+
+
+def _strip(index: Tensor, random: Tensor, largest: float) -> Tensor:
+    """`[n]` indices, `[B,2]` random numbers -> `[B,n]` bool: a strip of at most `largest` of the n, anywhere."""
+    size = len(index)
+    length = (random[:, :1] * (int(largest * size) + 1)).floor()
+    begin = (random[:, 1:] * (size - length + 1)).floor()
+    return (index >= begin) & (index < begin + length)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mtgen import centres, counter
 from mtgen.balancing.build import build_gates
 from mtgen.balancing.gate import Gate
+from mtgen.conditions.base import Modality
 from mtgen.conditions.layout import mask_layout
 from mtgen.config import Config
 from mtgen.model import DiscriminatorSide, Networks
@@ -80,8 +81,15 @@ class Step(nn.Module):
             given[name] = asked.to(device)
             if modality.component is not None:
                 given[name] = given[name] & batch.present[modality.component]
-            values[name] = self._embedded(batch, side, asked) if name == "image" else modality.value(batch)
+            values[name] = self._embedded(batch, side, asked) if name == "image" else self._varied(name, modality, batch)
         return Prompt(len(batch), values, given)
+
+    def _varied(self, name: str, modality: Modality, batch: Batch) -> Tensor:
+        value = modality.value(batch)
+        if not modality.varies:
+            return value
+        random = counter.uniform(self.config.seed, f"{self.purpose} vary {name}", batch.position, modality.varies, value.device)
+        return modality.varied(value, random)
 
     @staticmethod
     @torch.no_grad()
