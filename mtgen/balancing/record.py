@@ -1,5 +1,7 @@
 """What a gate saw since somebody last asked: norms, weights, cosines, conflicts; summed on the device, without a host sync."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,15 @@ class Record:
         table = of_pairs.new_zeros(4, *products.shape)
         table[:3] = of_pairs
         table += torch.diag_embed(own)
-        self.sums = table if self.sums is None else self.sums + table
+        self.sums = table if self.sums is None else self.sums.to(table) + table
+
+    def state(self) -> list[Any] | None:
+        """The sums since the last report, as plain numbers; `None`: there are none."""
+        return None if self.sums is None else self.sums.tolist()
+
+    def load(self, sums: list[Any] | None) -> None:
+        """Take back what `state` gave."""
+        self.sums = None if sums is None else torch.tensor(sums, dtype=torch.float64)
 
     def nonfinite(self) -> list[str]:
         """The tasks that had a gradient that was not finite since the last report, the most frequent first."""

@@ -364,7 +364,7 @@ class Trainer:
     def _begin_save(self) -> None:
         begin, first = time.monotonic(), self.place.rank == 0
         tensors = {side: engine.state(keep=first) for side, engine in self.engines.items()}
-        augmentation = self.strength.state(self.control.group)
+        augmentation, counted = self.strength.state(self.control.group), self.meter.state()
         if first:
             tensors["ema"] = self.average.state()
             tensors["balancing"], about_gates = state_of(self.gates)
@@ -380,6 +380,7 @@ class Trainer:
                 "card": self.index.card.model_dump(mode="json"),
                 "augmentation": augmentation,
                 "balancing": about_gates,
+                "since_last_row": {"losses": counted, "gates": {name: gate.record.state() for name, gate in self.gates.items()}},
                 checkpoint.METRICS: self._measured[1] if self._measured[0] == self.images else {},
                 "optimizers": {side: {"steps": e.steps_taken, **e.optimizer.counters()} for side, e in self.engines.items()},
             }
@@ -402,9 +403,13 @@ class Trainer:
             engine.load(found.tensors(side), kept.pop("steps"), kept)
         self.strength.load(state["augmentation"], first)
         self.average.load(found.tensors("ema"))
-        if "balancing" in state:
-            for gate in load_state(self.gates, found.tensors("balancing"), state["balancing"]):
-                self._warn(f"the gate at {gate} begins anew: its tasks or weighting are others than in {found.folder.name}")
+        fresh = load_state(self.gates, found.tensors("balancing"), state["balancing"]) if "balancing" in state else []
+        for gate in fresh:
+            self._warn(f"the gate at {gate} begins anew: its tasks or weighting are others than in {found.folder.name}")
+        if row := state.get("since_last_row"):
+            self.meter.load(row["losses"])
+            for name in self.gates.keys() - fresh:
+                self.gates[name].record.load(row["gates"][name])
         self.images, self.steps, self.seconds = state["images"], state["steps"], state["seconds"]
 
     def _fitting(self, found: Checkpoint) -> Checkpoint:

@@ -26,6 +26,21 @@ class Meter:
             self.sums[key] = self.sums[key] + value if key in self.sums else value.clone()
             self.counts[key] = self.counts.get(key, 0) + 1
 
+    def state(self) -> list[dict[str, tuple[str, int]]]:
+        """What every worker has counted since the last reading, by rank: name -> sum (`float.hex`: it may be NaN) and count; collective."""
+        mine = {key: (float(value).hex(), self.counts[key]) for key, value in self.sums.items()}
+        everyone: list[Any] = [None] * dist.get_world_size(self.group)
+        dist.all_gather_object(everyone, mine, group=self.group)
+        return everyone
+
+    def load(self, everyone: list[dict[str, tuple[str, int]]]) -> None:
+        """Take back what `state` gave, on any number of workers: each what its own rank had, and those of ranks that are no more."""
+        rank, world = dist.get_rank(self.group), dist.get_world_size(self.group)
+        for counted in everyone[rank::world]:
+            for key, (total, count) in counted.items():
+                self.sums[key] = self.sums.get(key, torch.zeros(())) + float.fromhex(total)
+                self.counts[key] = self.counts.get(key, 0) + count
+
     def read(self, keys_of_all: list[str]) -> dict[str, float]:
         """Means since the last call, over all workers; collective. A name that no worker has counted is left out.
 

@@ -1,0 +1,76 @@
+"""A row of numbers is the mean over all its steps, also where a run was interrupted between two rows."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toy
+
+from mtgen.config import validate
+from mtgen.journal import read_journal
+from mtgen.orchestrate.driver import launch
+from mtgen.shards.make import make
+from mtgen.training.meter import Meter
+
+
+def train(folder: Path, name: str) -> list[tuple[int, dict[str, float]]]:
+    """Train, or go on, with a checkpoint after every 48 images and a row of numbers after every 80; the numbers that are no times."""
+    values: dict[str, Any] = {
+        "name": name,
+        "runs": str(folder / "runs"),
+        "device": "cpu",
+        "precision": "fp32",
+        "workers": 0,
+        "resolution": 8,
+        "batch_size": 16,
+        "data": {"path": str(folder / "data")},
+        "generator": {"widths": [8, 8], "latent": 4},
+        "discriminator": {"widths": [8, 8], "decoder": 8, "embedding": 8},
+        "tasks": {"generation": {}, "classification": {}, "segmentation": {}},
+        "balancing": {"gate": "upgrad"},
+        "train": {"images": 160, "warmup": 0, "log_every": 80},
+        "checkpoint": {"every": 48, "keep": 10},
+        "evaluate": {"every": 10**9},
+    }
+    launch(validate(values), watch=lambda *_: None, say=print)
+    rows = [row for row in read_journal(folder / "runs" / name) if "loss/d" in row.values]
+    return [(row.images, {k: v for k, v in row.values.items() if not k.startswith(("speed", "checkpoint", "system"))}) for row in rows]
+
+
+def test_a_run_that_goes_on_between_two_rows_has_the_rows_of_the_undisturbed_one(tmp_path: Path) -> None:
+    make("shapes", tmp_path / "data", resolution=16, train=200, test=20)
+    calm = train(tmp_path, "calm")
+    assert [images for images, _ in calm] == [80, 160]
+    assert any(key.startswith("balancing_discriminator/cosine") for key in calm[0][1])
+    for last in (48, 96, 144):
+        folder = Path(shutil.copytree(tmp_path / "runs/calm", tmp_path / f"runs/from-{last}", ignore=shutil.ignore_patterns("tracking.*")))
+        for late in (folder / "checkpoints").glob("[0-9]*"):
+            if int(late.name) > last:
+                shutil.rmtree(late)
+        assert train(tmp_path, f"from-{last}") == calm
+
+
+def kept(everyone: list[dict[str, tuple[str, int]]] | None) -> Any:
+    """On each worker: count two values in and give the state away; or take a state back, and read the means."""
+    import torch.distributed as dist
+
+    meter = Meter(None)
+    if everyone is None:
+        meter.add("loss", {"a": torch.tensor(0.1 + dist.get_rank()), f"of{dist.get_rank()}": torch.tensor(float("nan"))})
+        meter.add("loss", {"a": torch.tensor(0.7)})
+        return meter.state()
+    meter.load(everyone)
+    return meter.read(["loss/a", "loss/of0", "loss/of1", "loss/of2"])
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_what_was_counted_goes_on_with_any_number_of_workers(tmp_path: Path, workers: int) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    after.mkdir()
+    state = toy.spawn(2, kept, before, None)[0]
+    for means in toy.spawn(workers, kept, after, state):
+        assert means["loss/a"] == pytest.approx((0.1 + 0.7 + 1.1 + 0.7) / 4)
+        assert set(means) == {"loss/a", "loss/of0", "loss/of1"} and means["loss/of0"] != means["loss/of0"]
