@@ -11,7 +11,7 @@ from typing import Any
 
 from mtgen.config import Config, resolve_device
 from mtgen.errors import ConfigError, TrainingError, UserError
-from mtgen.orchestrate.node import own_address, wait_for
+from mtgen.orchestrate.node import held_back, own_address, wait_for
 
 _TOKEN = secrets.token_hex(32)
 """What every process of a cluster of ours has to show; it lives in the environment of these processes alone."""
@@ -110,14 +110,15 @@ def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[dict[str, f
         try:
             if address and address.rpartition(":")[2].isdigit():  # asked first, since ray.init tries a refused token for half a minute
                 ray._raylet.GcsClient(address=address).internal_kv_keys(b"mtgen", namespace=None, timeout=30)  # type: ignore[attr-defined]
-            ray.init(
-                address=address or "local",  # without an address Ray would join a cluster that it finds on this machine
-                log_to_driver=True,
-                # Without a dashboard, Ray Train's own watcher warns every second that it cannot ask it.
-                logging_config=ray.LoggingConfig(log_level="ERROR"),
-                runtime_env={"env_vars": _for_workers(loopback) | ({} if address else NO_DASHBOARD)},
-                **here,
-            )
+            with held_back():
+                ray.init(
+                    address=address or "local",  # without an address Ray would join a cluster that it finds on this machine
+                    log_to_driver=True,
+                    # Without a dashboard, Ray Train's own watcher warns every second that it cannot ask it.
+                    logging_config=ray.LoggingConfig(log_level="ERROR"),
+                    runtime_env={"env_vars": _for_workers(loopback) | ({} if address else NO_DASHBOARD)},
+                    **here,
+                )
         except Exception as error:  # Ray raises plain ones too, such as when the machine is too busy for its cluster to start in time
             where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
             raise TrainingError(f"cannot reach {where}: {_reason(error)}") from error

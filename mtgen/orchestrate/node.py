@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,22 @@ def command(head: str | None, port: int, span: bool, cpus: int | None, gpus: int
     return words + ([f"--num-gpus={gpus}"] if gpus is not None else [])
 
 
+ASKING = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+"""What asks a run for a checkpoint and its end. Ray's processes are deaf to it: they end when training has, not under it."""
+
+
 def _hold_back() -> None:
-    """Ray's processes are deaf to what asks for a checkpoint: they end when training has, not under it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
+    signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """What is started within it is deaf to `ASKING`, also where a shell, `timeout` or systemd asks all processes of a run at once."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_node(words: list[str], span: bool, asked: Callable[[], bool] = lambda: True) -> int:
@@ -106,7 +120,7 @@ def run_node(words: list[str], span: bool, asked: Callable[[], bool] = lambda: T
     environment = {**os.environ, **alone, "RAY_AUTH_MODE": "token"}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])  # a job's `python` is ours
     requests: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in ASKING:
         signal.signal(number, lambda number, frame: requests.append(number))
     ray = subprocess.Popen(words, env=environment, preexec_fn=_hold_back, process_group=0)
     try:

@@ -137,22 +137,27 @@ def test_the_same_command_goes_on_after_the_driver_was_killed(place: Path, both:
     assert left == [], "processes of the killed driver live on"
 
 
-def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(place: Path, both: Ended, start: Callable[..., Command]) -> None:
-    words = ("train", "run.yaml", "name=interrupted", "workers=2")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_asks_all_processes_to_end_gets_a_checkpoint_and_is_told_how_to_go_on(
+    place: Path, both: Ended, start: Callable[..., Command], number: signal.Signals
+) -> None:
+    """As a terminal does at Ctrl-C, and `timeout` and systemd with SIGTERM."""
+    name = f"asked-{number.name}"
+    words = ("train", "run.yaml", f"name={name}", "workers=2")
     first = start(*words)
-    first.until(lambda: checkpoints(place, "interrupted"))
+    first.until(lambda: checkpoints(place, name))
     family = first.family()
-    os.killpg(first.process.pid, signal.SIGINT)  # as a terminal does: to all in the foreground
+    os.killpg(first.process.pid, number)
     assert first.wait().status == 0, first.said
-    stopped = look(place, "interrupted")
+    stopped = look(place, name)
     assert EVERY <= stopped.facts["position"] < IMAGES
-    assert "To go on: mtgen train run.yaml name=interrupted workers=2" in " ".join(first.said.split())
+    assert f"To go on: mtgen train run.yaml name={name} workers=2" in " ".join(first.said.split())
     assert "Traceback" not in first.said
     assert psutil.wait_procs(family, timeout=60)[1] == []
 
     again = start(*words).wait()
     assert again.status == 0, again.said
-    run = look(place, "interrupted")
+    run = look(place, name)
     assert_as_if_nothing_had_happened(run, both)
     assert run.starts == [0, stopped.facts["position"]], "it did not go on from where it was stopped"
 
