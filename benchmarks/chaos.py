@@ -2,7 +2,7 @@
 
 A driver that has ended is started again with the same command, as its user or Slurm would; a node that was lost comes back. In the end the
 parameters have to equal those of the undisturbed run bit for bit, every position has to be learnt from exactly once, and MLflow has to
-have every point of every curve exactly once. Needs root, since the run lies on a small disk of its own.
+have every point of every curve exactly once. Needs root: the run lies on a small disk of its own, the second node is in a network of its own.
 """
 
 import json
@@ -215,7 +215,7 @@ def main(
 ) -> None:
     """Train one run undisturbed and once more under faults, and compare."""
     if os.geteuid():
-        raise SystemExit("needs root: the run lies on a small disk that is mounted for it")
+        raise SystemExit("needs root: for a small disk, and for a network whose cable can be pulled out")
     names = tuple(k.name for k in KINDS if (k.name in QUICK or not quick) and (not only or k.name.startswith(tuple(only))))
     here, rng = machine(), random.Random(seed)
     groups = schedule(len(QUICK) if quick else count, rng, names)

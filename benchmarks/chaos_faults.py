@@ -64,6 +64,27 @@ def without_memory(bed: Testbed, rng: random.Random) -> None:
         psutil.Process(rng.choice(bed.beats()).pid).rlimit(psutil.RLIMIT_AS, (2**20, 2**20))
 
 
+def out_of_memory(bed: Testbed, rng: random.Random) -> None:
+    """A worker's control group may hold no page more, so that the kernel kills it."""
+    root = Path("/sys/fs/cgroup")
+    there, limit = (root, "memory.max") if (root / "cgroup.controllers").exists() else (root / "memory", "memory.limit_in_bytes")
+    group = there / f"mtgen{os.getpid()}"
+    group.mkdir(exist_ok=True)
+    victim = psutil.Process(rng.choice(bed.beats()).pid)
+    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+        (group / "cgroup.procs").write_text(str(victim.pid), encoding="utf-8")
+        (group / limit).write_text("4096", encoding="utf-8")
+        victim.wait(60)
+    group.rmdir()
+
+
+def network_cut(bed: Testbed, rng: random.Random) -> None:
+    """The second node hears and says nothing for 30 seconds."""
+    bed.network.cut()
+    time.sleep(30)
+    bed.network.mend()
+
+
 def driver(bed: Testbed, rng: random.Random) -> None:
     assert bed.driver is not None
     bed.driver.signal(signal.SIGKILL)
@@ -210,12 +231,14 @@ KINDS = (
     Kind("all workers killed", all_workers),
     Kind("worker stopped (SIGSTOP)", stopped),
     Kind("worker raises: no memory", without_memory),
+    Kind("worker killed by the kernel: out of memory", out_of_memory),
     Kind("driver killed", driver),
     Kind("driver killed, again while it starts", driver_twice),
     Kind("SIGTERM to the driver", asked),
     Kind("preempted, 10 s of grace", preempted),
     Kind("second node killed", _of("second")),
     Kind("head killed", _of("head")),
+    Kind("network between the nodes cut for 30 s", network_cut),
     Kind("disk full in a checkpoint", full, (1, 4, 5), emptied),
     Kind("run folder read-only", read_only, (1, 4, 5), writable),
     Kind("killed, byte of newest checkpoint flipped", flipped),

@@ -36,16 +36,16 @@ PATIENCE = 900.0
 
 
 class Process:
-    """A command in a process group of its own, that is started again by `start`."""
+    """A Python program in a process group of its own, that is started again by `start`; `prefix`: a command that starts it."""
 
-    def __init__(self, log: Path, environment: dict[str, str], *words: str) -> None:
-        self.log, self.environment, self.words = log, environment, words
+    def __init__(self, log: Path, environment: dict[str, str], *words: str, prefix: tuple[str, ...] = ()) -> None:
+        self.log, self.environment, self.words, self.prefix = log, environment, words, prefix
         self.start()
 
     def start(self) -> None:
         with self.log.open("a", encoding="utf-8") as file:
             self._process = subprocess.Popen(
-                [sys.executable, *self.words],
+                [*self.prefix, sys.executable, *self.words],
                 stdout=file,
                 stderr=file,
                 stdin=subprocess.DEVNULL,
@@ -84,16 +84,51 @@ class Process:
         self._process.wait()
 
 
+class Network:
+    """A network of its own for one node (a namespace of the kernel's), with a cable to this machine that can be pulled out."""
+
+    def __init__(self) -> None:
+        self.name = f"mtgen{os.getpid()}"
+        self._cable, subnet = f"mt{os.getpid()}", f"10.{77 + os.getpid() % 100}.0"
+        for words in (
+            f"netns add {self.name}",
+            f"link add {self._cable} type veth peer name eth0 netns {self.name}",
+            f"addr add {subnet}.1/24 dev {self._cable}",
+            f"link set {self._cable} up",
+            f"-n {self.name} addr add {subnet}.2/24 dev eth0",
+            f"-n {self.name} link set lo up",
+            f"-n {self.name} link set eth0 up",
+            f"-n {self.name} route add default via {subnet}.1",
+        ):
+            _ip(words)
+        self.prefix = ("ip", "netns", "exec", self.name)
+
+    def cut(self) -> None:
+        """Pull the cable out."""
+        _ip(f"link set {self._cable} down")
+
+    def mend(self) -> None:
+        """Plug it in again; nothing happens where it is in."""
+        _ip(f"link set {self._cable} up")
+
+    def close(self) -> None:
+        _ip(f"netns del {self.name}")
+
+
+def _ip(words: str) -> None:
+    subprocess.run(["ip", *words.split()], check=True)
+
+
 class Mirror:
-    """An S3-compatible server on loopback, in a thread of this process, that can be told to answer 503."""
+    """An S3-compatible server, in a thread of this process, that can be told to answer 503."""
 
     def __init__(self) -> None:
         self.failing = False
         self.refused = 0
         logging.getLogger("werkzeug").setLevel(logging.WARNING)  # else it prints every request
         self._app = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
-        self.address = f"http://127.0.0.1:{self._server.server_port}"
+        self._server = make_server(own_address(), 0, self._answer, threaded=True)
+        self.address = f"http://{own_address()}:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def _answer(self, environ: Any, start: Any) -> Any:
@@ -121,8 +156,8 @@ class Testbed:
         self.disk.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "chaos", str(self.disk)], check=True)
         make("shapes", place / "data", resolution=16, train=400, test=100)
-        self.mirror = Mirror()
-        self.tracking = f"http://127.0.0.1:{free_port()}"
+        self.network, self.mirror = Network(), Mirror()
+        self.tracking = f"http://{own_address()}:{free_port()}"
         (place / "tmp").mkdir()
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))},
@@ -159,10 +194,10 @@ class Testbed:
         """A node of one CPU, as a job of Slurm has it."""
         words = command(head, self._at()[1], span=True, cpus=1, gpus=0, dashboard=None)
         program = f"import sys; from mtgen.orchestrate.node import run_node; sys.exit(run_node({words}, span=True))"
-        return Process(self.place / f"{name}.log", self.environment, "-c", program)
+        return Process(self.place / f"{name}.log", self.environment, "-c", program, prefix=self.network.prefix if head else ())
 
     def _store(self) -> Process:
-        words = ("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", self.tracking.rpartition(":")[2], "--workers", "1")
+        words = ("-m", "mlflow", "server", "--host", own_address(), "--port", self.tracking.rpartition(":")[2], "--workers", "1")
         files = ("--backend-store-uri", f"sqlite:///{self.place}/server.db", "--artifacts-destination", f"{self.place}/artifacts")
         environment = {**self.environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         store = Process(self.place / "mlflow.log", environment, *words, *files)
@@ -264,6 +299,7 @@ class Testbed:
                     process.kill()
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
+        self.network.close()
         subprocess.run(["umount", "-l", str(self.disk)], check=False)
         shutil.rmtree(self.place, ignore_errors=True)
 
