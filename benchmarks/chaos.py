@@ -2,7 +2,7 @@
 
 A driver that has ended is started again with the same command, as its user or Slurm would; a node that was lost comes back. In the end the
 parameters have to equal those of the undisturbed run bit for bit, every position has to be learnt from exactly once, and MLflow has to
-have every point of every curve exactly once. Needs root: the run lies on a small disk of its own, the second node is in a network of its own.
+have every point of every curve exactly once. Needs root: the run lies on a small disk of its own, the second node in a network of its own.
 """
 
 import json

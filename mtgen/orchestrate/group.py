@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 import torch.distributed as dist
 from ray.train import UserCallback
@@ -28,7 +29,16 @@ def _listen() -> tuple[str, int]:
     return address, _listening[0].getsockname()[1]
 
 
+def interface_of(address: str) -> str | None:
+    """The network interface of this machine that has an address; `None`: none has."""
+    found = psutil.net_if_addrs().items()
+    return next((name for name, own in found if any(one.address.partition("%")[0] == address for one in own)), None)
+
+
 def _join(place: int, address: str, port: int, world: int, backend: str, seconds: int) -> None:
+    # Unless told, gloo listens where the machine's name leads to, which in many an /etc/hosts is loopback.
+    if "GLOO_SOCKET_IFNAME" not in os.environ and (interface := interface_of(ray.util.get_node_ip_address())):
+        os.environ["GLOO_SOCKET_IFNAME"] = interface
     timeout, first = timedelta(seconds=seconds), place == 0
     listening = _listening.pop().detach() if first else None
     store = dist.TCPStore(address, port, world, first, timeout, master_listen_fd=listening)  # type: ignore[attr-defined]
