@@ -198,9 +198,10 @@ class Testbed:
 
     def _store(self) -> Process:
         words = ("-m", "mlflow", "server", "--host", own_address(), "--port", self.tracking.rpartition(":")[2], "--workers", "1")
+        hosts = ("--allowed-hosts", self.tracking.rpartition("/")[2])  # its own rule allows private networks only
         files = ("--backend-store-uri", f"sqlite:///{self.place}/server.db", "--artifacts-destination", f"{self.place}/artifacts")
         environment = {**self.environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        store = Process(self.place / "mlflow.log", environment, *words, *files)
+        store = Process(self.place / "mlflow.log", environment, *words, *hosts, *files)
         self.until(lambda: _answers(f"{self.tracking}/health"), lambda: None, "MLflow's server starts")
         return store
 
