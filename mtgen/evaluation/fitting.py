@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mtgen.evaluation.store import Shelf
+from mtgen.lean import Adam
 
 Seen = Callable[[int, int], None]
 """Called with images seen and their total."""
@@ -37,7 +38,7 @@ class Reader:
         if (found := kept.get()) is not None:
             self.network.load_state_dict(found[0])
             return
-        optimiser = torch.optim.Adam(self.network.parameters(), peak)
+        optimiser = Adam(self.network.parameters(), peak)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         for step in range(steps):
             with torch.enable_grad():

@@ -103,6 +103,9 @@ def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[dict[str, f
     here: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": cpus}
     loopback = address is None or _on_loopback(address)
     with _environment(_shown() if address else _alone()), _environment(LOOPBACK if loopback else {}):
+        passed = _for_workers(loopback)
+        if not address:  # the cluster's processes have it from this one, so that Ray need not start others for a run of this environment
+            os.environ.update(passed | NO_DASHBOARD | {"RAY_prestart_worker_first_driver": "0"})
         import ray
         from ray._private import ray_constants
 
@@ -116,7 +119,7 @@ def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[dict[str, f
                     log_to_driver=True,
                     # Without a dashboard, Ray Train's own watcher warns every second that it cannot ask it.
                     logging_config=ray.LoggingConfig(log_level="ERROR"),
-                    runtime_env={"env_vars": _for_workers(loopback) | ({} if address else NO_DASHBOARD)},
+                    runtime_env={"env_vars": passed} if address else None,
                     **here,
                 )
         except Exception as error:  # Ray raises plain ones too, such as when the machine is too busy for its cluster to start in time

@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ResizeDecision, ScalingDecision
 from ray.train.v2.api.config import ScalingConfig
-from ray.train.v2.api.result import Result
 
 from mtgen.training.outcome import Resize
 
@@ -45,21 +43,3 @@ class Policy(ElasticScalingPolicy):
             return NoopDecision()
         wanted, self._wanted = self._wanted, None
         return wanted
-
-
-class Trainer(TorchTrainer):
-    """Ray Train's trainer on any of several numbers of workers.
-
-    Args:
-        counts: these numbers, ascending; a single one is a fixed number of workers.
-        folder: the run's.
-    """
-
-    def __init__(self, counts: list[int], folder: Path, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        self._counts, self._folder = counts, folder
-
-    def _initialize_and_run_controller(self, **settings: Any) -> Result:
-        if len(self._counts) > 1:
-            settings["scaling_policy"] = Policy(self.scaling_config, self._counts, self._folder)  # type: ignore[arg-type]  # typed as Ray Train 1's; it is 2's
-        return super()._initialize_and_run_controller(**settings)  # type: ignore[misc]  # as above

@@ -1,5 +1,6 @@
 """One node of a Ray cluster that mtgen starts: on loopback, or with others; in both cases whoever talks to it has to show the token."""
 
+import ctypes
 import os
 import secrets
 import signal
@@ -98,11 +99,16 @@ def _hold_back() -> None:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """What is started within it is deaf to `ASKING`, also where a shell, `timeout` or systemd asks all processes of a run at once."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
+    """What is started within it is deaf to `ASKING`, also where a shell, `timeout` or systemd asks all processes of a run at once.
+
+    And this process's handler of SIGTERM stays: Ray puts its own in its place, which ends the process with a crash report.
+    """
+    before, libc, kept = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING), ctypes.CDLL(None), ctypes.create_string_buffer(1024)
+    libc.sigaction(signal.SIGTERM, None, kept)  # Python would ask for the main thread
     try:
         yield
     finally:
+        libc.sigaction(signal.SIGTERM, kept, None)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

@@ -107,14 +107,15 @@ def run_on_ray(
         share = cpus_per_worker(config, resources)
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
-        from mtgen.orchestrate.elastic import Trainer
         from mtgen.orchestrate.group import GroupConfig, Losses
+        from mtgen.orchestrate.trainer import Trainer
 
         gpu = resolve_device(config) == "cuda"
         counts = config.worker_counts
         trainer = Trainer(
             counts,
             config.folder,
+            not (config.address or os.environ.get("RAY_ADDRESS")),
             _worker,
             train_loop_config={"config": config.model_dump(mode="json"), "cpus": share, "snapshots": snapshots},
             scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as Ray Train 1's; the one at hand is 2's

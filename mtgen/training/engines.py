@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mtgen.config import Config
 from mtgen.errors import CheckpointError
+from mtgen.lean import without
 from mtgen.training.optimizer import GuardedAdam
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -39,7 +40,8 @@ class Engine:
 
     def __init__(self, config: Config, step: nn.Module, trained: nn.Module, learning_rate: float) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu" if next(trained.parameters()).device.type == "cpu" else "cuda")
-        import deepspeed
+        with without("mlflow"):  # 2.4 s, for the autotuner, which nobody uses here
+            import deepspeed
 
         deepspeed.utils.logger.setLevel(logging.ERROR)
         # Compiled at the first start (half a minute, a compiler) for an all-reduce that only inference uses.

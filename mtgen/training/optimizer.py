@@ -7,8 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from mtgen.lean import Adam
 
-class GuardedAdam(torch.optim.Adam):
+
+class GuardedAdam(Adam):
     """Adam (Kingma and Ba 2015) with a guard, and a dynamic loss scale where the precision needs one.
 
     The guard is the squared norm of the whole gradient: it is what is logged, and it is not finite exactly when a gradient is not
