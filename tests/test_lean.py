@@ -43,11 +43,11 @@ def test_its_steps_are_torchs_bit_for_bit() -> None:
 
 
 def test_a_module_is_not_there_within_and_is_afterwards() -> None:
-    assert "colorsys" not in sys.modules
-    with without("colorsys"), pytest.raises(ImportError):
-        import colorsys
-    import colorsys
+    assert "tabnanny" not in sys.modules
+    with without("tabnanny"), pytest.raises(ImportError):
+        import tabnanny
+    import tabnanny
 
-    with without("colorsys"):
-        import colorsys as again
-    assert again is colorsys
+    with without("tabnanny"):
+        import tabnanny as again
+    assert again is tabnanny
