@@ -186,6 +186,8 @@ class Trainer:
                 ):
                     self._save()
                     saved = self.images
+        if outcome.status == "out of time" and self._measured[0] != self.images:
+            self._snapshot()  # what the time was enough for
         with self.pulse.busy("ending"):
             return self._end(outcome, saved)
 
@@ -340,6 +342,7 @@ class Trainer:
     def _snapshot(self) -> None:
         """Pictures and quick test metrics, on rank 0; its time counts for no speed."""
         begin = time.monotonic()
+        self._measured = self.images, dict[str, float]()
         if self.records is not None and self.snapshot is not None:
             self.records.phase(self.images, "evaluating")
             with self.pulse.busy("evaluating"):

@@ -15,7 +15,7 @@ from mtgen.shards.make import make
 from mtgen.training.meter import Meter
 
 
-def train(folder: Path, name: str) -> list[tuple[int, dict[str, float]]]:
+def train(folder: Path, name: str, **more: Any) -> list[tuple[int, dict[str, float]]]:
     """Train, or go on, with a checkpoint after every 48 images and a row of numbers after every 80; the numbers that are no times."""
     values: dict[str, Any] = {
         "name": name,
@@ -30,7 +30,7 @@ def train(folder: Path, name: str) -> list[tuple[int, dict[str, float]]]:
         "discriminator": {"widths": [8, 8], "decoder": 8, "embedding": 8},
         "tasks": {"generation": {}, "classification": {}, "segmentation": {}},
         "balancing": {"gate": "upgrad"},
-        "train": {"images": 160, "warmup": 0, "log_every": 80},
+        "train": {"images": 160, "warmup": 0, "log_every": 80, **more},
         "checkpoint": {"every": 48, "keep": 10},
         "evaluate": {"every": 10**9},
     }
@@ -50,6 +50,16 @@ def test_a_run_that_goes_on_between_two_rows_has_the_rows_of_the_undisturbed_one
             if int(late.name) > last:
                 shutil.rmtree(late)
         assert train(tmp_path, f"from-{last}") == calm
+
+
+def test_a_run_whose_time_is_over_shows_what_the_time_was_enough_for(tmp_path: Path) -> None:
+    make("shapes", tmp_path / "data", resolution=16, train=200, test=20)
+    train(tmp_path, "short", images=100_000, minutes=0.001)
+    rows = list(read_journal(tmp_path / "runs/short"))
+    last = max(row.images for row in rows)
+    assert last < 100_000
+    assert [row.images for row in rows if "test/class_accuracy" in row.values] == [last]
+    assert list((tmp_path / "runs/short/samples").glob(f"*{last}*"))
 
 
 def kept(everyone: list[dict[str, tuple[str, int]]] | None) -> Any:
