@@ -339,7 +339,7 @@ def summary(rows: Iterable[Row], run_id: str) -> str:
     if picture:  # an address of MLflow's own server
         lines += ["", f"![Samples](get-artifact?{urlencode({'path': picture, 'run_uuid': run_id})})"]
     if numbers:
-        lines += ["", "| on test data | |", "|-|-|", *(f"| {name} | {value:.4f} |" for name, value in numbers.items())]
+        lines += ["", "| on test data | |", "|---|---|", *(f"| {name} | {value:.4f} |" for name, value in numbers.items())]
     return _cut("\n".join(lines))
 
 
