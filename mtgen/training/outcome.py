@@ -4,15 +4,12 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from mtgen.errors import TrainingError
 
-if TYPE_CHECKING:
-    from mtgen.model import Model
-
-Snapshot = Callable[["Model", int], tuple[dict[str, float], list[Path]]]
-"""(averaged model, images seen) -> numbers and pictures to keep with the run."""
+Snapshot = Callable[[Any, int], tuple[dict[str, float], list[Path]]]
+"""(averaged model, a `mtgen.model.Model`, which a driver need not import; images seen) -> numbers and pictures to keep with the run."""
 
 Report = Callable[[Path], None]
 """Called with the run's folder; must not raise."""
