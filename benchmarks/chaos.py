@@ -33,6 +33,8 @@ BETWEEN = 2 * SAVE
 """Images of undisturbed training between two groups of faults, on average."""
 A_FAULT = 4 * SAVE
 """Images of the run's length for each fault: enough that the run, which goes on beside some of them, outlasts them all."""
+BESIDE = 50 * SAVE
+"""And so many at its end: a server that starts again takes a while, and the run of a fast machine goes far in it."""
 ALONE, LATEST = 0.4, 30.0
 """Share of the faults that wait until training goes on; the others strike up to so many seconds after the one before, whatever goes on."""
 QUICK = (
@@ -115,7 +117,7 @@ def endure(bed: Testbed, group: list[Fault], rng: random.Random) -> None:
     bed.after_end = mend
     for fault in group:
         until = time.monotonic() + fault.wait
-        bed.until(lambda until=until: time.monotonic() >= until and bed.beats(), bed.keep_going, "there are workers")
+        bed.until(lambda until=until: bed.ended or (time.monotonic() >= until and bed.beats()), bed.keep_going, "there are workers")
         if bed.ended:
             raise RuntimeError("the run was over before its faults were")
         fault.before, fault.struck = bed.part[0], time.time()
@@ -219,7 +221,7 @@ def main(
     names = tuple(k.name for k in KINDS if (k.name in QUICK or not quick) and (not only or k.name.startswith(tuple(only))))
     here, rng = machine(), random.Random(seed)
     groups = schedule(len(QUICK) if quick else count, rng, names)
-    images = A_FAULT * sum(map(len, groups)) + BETWEEN
+    images = A_FAULT * sum(map(len, groups)) + BETWEEN + BESIDE
     print(f"schedule, seed {seed}, {images:,} images:", *(fault for group in groups for fault in group), sep="\n", flush=True)
     bed, faults = Testbed(Path(tempfile.mkdtemp(prefix="chaos-"))), list[Fault]()
     try:
