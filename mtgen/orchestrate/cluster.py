@@ -84,6 +84,11 @@ def _for_workers(loopback: bool) -> dict[str, str]:
     return {name: value for name, value in values.items() if name not in job.get("env_vars", {})}
 
 
+def address_of(config: Config) -> str | None:
+    """The running cluster that a run is to train on; `None`: one of its own, on this machine."""
+    return config.address or os.environ.get("RAY_ADDRESS") or None
+
+
 @contextmanager
 def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[dict[str, float]]:
     """A running cluster if `config.address` or RAY_ADDRESS names one, else one on this machine that ends with us.
@@ -99,7 +104,7 @@ def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[dict[str, f
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray leaves CUDA_VISIBLE_DEVICES of workers without GPUs alone
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address = address_of(config)
     here: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": cpus}
     loopback = address is None or _on_loopback(address)
     with _environment(_shown() if address else _alone()), _environment(LOOPBACK if loopback else {}):

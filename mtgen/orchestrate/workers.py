@@ -8,7 +8,7 @@ from typing import Any
 
 from mtgen.config import Config, resolve_device, validate
 from mtgen.errors import TrainingError
-from mtgen.orchestrate.cluster import cpus_per_worker, last_line, ray_cluster
+from mtgen.orchestrate.cluster import address_of, cpus_per_worker, last_line, ray_cluster
 from mtgen.orchestrate.hang import Watch, end_process
 from mtgen.report import keep_current
 from mtgen.training.outcome import Outcome, Place, Snapshot
@@ -115,7 +115,7 @@ def run_on_ray(
         trainer = Trainer(
             counts,
             config.folder,
-            not (config.address or os.environ.get("RAY_ADDRESS")),
+            address_of(config) is None,
             _worker,
             train_loop_config={"config": config.model_dump(mode="json"), "cpus": share, "snapshots": snapshots},
             scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as Ray Train 1's; the one at hand is 2's
