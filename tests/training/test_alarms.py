@@ -10,7 +10,6 @@ import toy
 from mlflow import MlflowClient
 
 from mtgen.alarms import read_alarms
-from mtgen.config import validate
 from mtgen.logbook import LOG
 from mtgen.orchestrate.driver import launch
 from mtgen.report import REPORT
@@ -32,28 +31,6 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def settings(folder: Path, name: str, **changes: dict[str, Any]) -> Any:
-    values: dict[str, Any] = {
-        "name": name,
-        "runs": str(folder / "runs"),
-        "device": "cpu",
-        "precision": "fp32",
-        "workers": 0,
-        "resolution": 8,
-        "batch_size": 16,
-        "data": {"path": str(folder / "data")},
-        "generator": {"widths": [8, 8], "latent": 4},
-        "discriminator": {"widths": [8, 8], "decoder": 8, "embedding": 8},
-        "tasks": {"generation": {"gamma": 1.0}, "classification": {}},
-        "train": {"images": 640, "warmup": 0, "log_every": 80, "ema": 40, "final_rate": 1.0},  # 200 images is no longer young
-        "checkpoint": {"every": 160, "keep": 10},
-        "evaluate": {"every": 320},
-    }
-    for section, more in changes.items():
-        values[section] = {**values[section], **more}
-    return validate(values)
-
-
 def train(config: Any) -> None:
     launch(config, watch=lambda *_: None, say=print)
 
@@ -62,11 +39,11 @@ def trained(place: str) -> None:
     """All the runs; the collapsed one goes on from before its alarm, with the word of it cut out of its journal."""
     folder = Path(place)
     for name, changes in RUNS.items():
-        train(settings(folder, name, **changes))
+        train(toy.small_run(folder, name, **changes))
     run = folder / "runs" / "collapsed"
     for late in sorted((run / "checkpoints").iterdir())[1:]:  # only 160 images are left
         shutil.rmtree(late)
-    train(settings(folder, "collapsed", **RUNS["collapsed"], train={"images": 800}))
+    train(toy.small_run(folder, "collapsed", **RUNS["collapsed"], train={"images": 800}))
 
 
 @pytest.fixture(scope="module")

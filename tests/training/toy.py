@@ -191,3 +191,26 @@ def spawn(world: int, work: Any, folder: Path, *arguments: Any) -> list[Any]:
     """Run `work` on `world` real processes; the return values, by rank."""
     torch.multiprocessing.spawn(in_group, (world, work, str(folder), *arguments), nprocs=world)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def small_run(folder: Path, name: str, **changes: dict[str, Any]) -> Config:
+    """A run of a process on 8x8 images of `folder/data`; `changes`: what is other, section by section."""
+    values: dict[str, Any] = {
+        "name": name,
+        "runs": str(folder / "runs"),
+        "device": "cpu",
+        "precision": "fp32",
+        "workers": 0,
+        "resolution": 8,
+        "batch_size": 16,
+        "data": {"path": str(folder / "data")},
+        "generator": {"widths": [8, 8], "latent": 4},
+        "discriminator": {"widths": [8, 8], "decoder": 8, "embedding": 8},
+        "tasks": {"generation": {"gamma": 1.0}, "classification": {}},
+        "train": {"images": 640, "warmup": 0, "log_every": 80, "ema": 40, "final_rate": 1.0},  # 200 images is no longer young
+        "checkpoint": {"every": 160, "keep": 10},
+        "evaluate": {"every": 320},
+    }
+    for section, more in changes.items():
+        values[section] = {**values.get(section, {}), **more}
+    return validate(values)
