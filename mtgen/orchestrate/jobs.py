@@ -161,18 +161,28 @@ def shipped(path: Path, assignments: list[str]) -> tuple[dict[str, Any], Config]
 
 
 def submit(client: Any, path: Path, assignments: list[str]) -> Job:
-    """Hand a run to the cluster: mtgen's code and the configuration travel with it; data and runs lie where its nodes find them."""
+    """Hand a run to the cluster: mtgen's code and the configuration travel with it; data and runs lie where its nodes find them.
+
+    Raises:
+        UserError: the cluster does not take it.
+    """
     values, config = shipped(path, assignments)
     with tempfile.TemporaryDirectory(prefix="mtgen-") as folder:
         package = Path(mtgen.__file__).parent
         shutil.copytree(package, Path(folder) / package.name, ignore=shutil.ignore_patterns("__pycache__"))
         (Path(folder) / f"{config.name}.yaml").write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        job = client.submit_job(
-            entrypoint=f"python -m mtgen.cli train {config.name}.yaml",
-            submission_id=f"{config.name}-{secrets.token_hex(3)}",
-            runtime_env={"working_dir": folder, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(GRACE), "RAY_JOB_STOP_SIGNAL": "SIGINT"}},
-            metadata={"mtgen": mtgen.__version__, "run": config.name, "folder": str(config.folder)},
-        )
+        try:
+            job = client.submit_job(
+                entrypoint=f"python -m mtgen.cli train {config.name}.yaml",
+                submission_id=f"{config.name}-{secrets.token_hex(3)}",
+                runtime_env={"working_dir": folder, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(GRACE), "RAY_JOB_STOP_SIGNAL": "SIGINT"}},
+                metadata={"mtgen": mtgen.__version__, "run": config.name, "folder": str(config.folder)},
+            )
+        except RuntimeError as error:  # of any answer that is no success, with the cluster's words in it
+            raise UserError(
+                f"{client.get_address()}: the cluster does not take the job ({str(error).strip()}); "
+                "`ray status` and the logs of its head, dashboard_agent.log first, say more"
+            ) from error
     return look(client, job)
 
 

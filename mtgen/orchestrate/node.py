@@ -78,6 +78,7 @@ def command(head: str | None, port: int, span: bool, cpus: int | None, gpus: int
         f"--object-store-memory={OBJECT_STORE}",
     ]
     words += ["--min-worker-port=0", "--max-worker-port=0"]  # any; Ray's own range may hold the head's port, and another node's here
+    words.append("--dashboard-agent-listen-port=0")  # any; another cluster here has Ray's own, and no job starts without one
     if head:
         words.append(f"--address={head}")
     else:

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from commands import IMAGES, ROOT, Command, checkpoints, furnish, look, trained
+from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 
 from mtgen.orchestrate.node import free_port, own_address
 
@@ -61,7 +62,19 @@ def answer(address: str, token: str | None = None) -> int:
 
 
 @pytest.fixture(scope="module")
-def head(place: Path) -> Iterator[Head]:
+def neighbour() -> Iterator[None]:
+    """The port of the agent that starts jobs, where Ray would put it, is taken: as beside any other cluster on the machine."""
+    try:
+        listener = socket.create_server(("127.0.0.1", DEFAULT_DASHBOARD_AGENT_LISTEN_PORT))
+    except OSError:  # by a cluster of another test
+        yield
+        return
+    with listener:
+        yield
+
+
+@pytest.fixture(scope="module")
+def head(place: Path, neighbour: None) -> Iterator[Head]:
     port = free_port()
     words = ("cluster", "head", "--port", str(free_port()), "--dashboard-port", str(port))
     command = Command(place, *words, RAY_AUTH_TOKEN=TOKEN, RAY_TMPDIR="/tmp")  # noqa: S108 - sockets' paths are short
