@@ -10,7 +10,7 @@ from mtgen.data.index import open_index
 from mtgen.data.loader import Loader
 from mtgen.data.view import view_of
 from mtgen.ema import Average
-from mtgen.model import build
+from mtgen.model import Networks, build
 from mtgen.schema import Batch
 from mtgen.training.steps import build_steps, frozen
 
@@ -32,11 +32,12 @@ class Plain:
         config: of the run.
         batches: that it goes through again and again.
         group: process group of the gates; `None`: the default one, where there is one.
+        networks: to train; default: the configuration's.
     """
 
-    def __init__(self, config: Config, batches: list[Batch], device: str, group: Any = None) -> None:
-        self.batches, self.number, self.images = batches, 0, 0
-        self.networks = networks = build(config, open_index(config.data.path, config.data.train).card)
+    def __init__(self, config: Config, batches: list[Batch], device: str, group: Any = None, networks: Networks | None = None) -> None:
+        self.config, self.batches, self.number, self.images = config, batches, 0, 0
+        self.networks = networks = networks or build(config, open_index(config.data.path, config.data.train).card)
         d_step, g_step, self.gates = build_steps(config, networks)
         for gate in self.gates.values():
             gate.group = group

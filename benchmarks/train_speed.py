@@ -62,7 +62,7 @@ def plain_loop(config: Config, share: int) -> Any:
 def measure(config: Config, workers: int, cpus: int, rounds: int, images: int) -> list[dict[str, Any]]:
     """Rows for the training with so many workers on so many CPUs, and for the plain loop beside it; the first round warms up."""
     changes = {
-        "name": f"speed-{workers}-{cpus}",
+        "name": f"speed-{workers}-{cpus}-{config.batch_size}",
         "workers": workers,
         "train": config.train.model_copy(update={"images": (rounds + 1) * images, "log_every": images, "minutes": None, "restarts": 0}),
         "checkpoint": config.checkpoint.model_copy(update={"every": 2 * rounds * images}),
@@ -80,7 +80,7 @@ def measure(config: Config, workers: int, cpus: int, rounds: int, images: int) -
 
     ours, plain = of("speed/images_per_second"), of("plain/images_per_second")
     ours_cpu, plain_cpu = of("cpu/images_per_cpu_second"), of("plain/images_per_cpu_second")
-    threads = {"workers": workers, "cpus": cpus, "precision": config.precision}
+    threads = {"workers": workers, "cpus": cpus, "batch": config.batch_size, "precision": config.precision}
     return [
         {
             "name": "mtgen",
@@ -112,15 +112,23 @@ def main(
     steps: Annotated[int | None, typer.Option(min=1, help="steps of a round; default: 50, quick 30")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="pairs of rounds; default: 15, quick 5")] = None,
 ) -> None:
-    """Compare mtgen with a plain torch loop on this machine: 1 worker on 1 CPU, and 2 workers on 2 CPUs where there are 2."""
+    """Compare mtgen with a plain torch loop on this machine: 1 worker on 1 CPU and, where there are 2, 2 workers on 2 CPUs.
+
+    The two share the batch of one worker first, then have as much each.
+    """
     here = machine()
     rounds, steps = rounds or (5 if quick else 15), steps or (30 if quick else 50)
     with tempfile.TemporaryDirectory(prefix="mtgen-speed-") as temporary:
         settings = load(config, [f"data.path={digits(data, Path(temporary))}", f"runs={temporary}/runs", *(overrides or [])])
         rows = []
-        for workers in (1, 2):
+        for workers, times in ((1, 1), (2, 1), (2, 2)):
             if workers <= here["cpus"]:
-                rows += measure(settings, workers, workers, rounds, steps * settings.batch_size)
+                scaled = settings.model_copy(update={"batch_size": times * settings.batch_size})
+                rows += measure(scaled, workers, workers, rounds, steps * scaled.batch_size)
+        alone = rows[0]["images_per_second"]
+        for row in rows:
+            if row["name"] == "mtgen":
+                row["times_one_worker"] = row["images_per_second"] / alone
     report(f"Training speed: {config.name}, medians of {rounds} rounds of {steps} steps", here, rows, json_file)
 
 

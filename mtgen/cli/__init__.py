@@ -2,6 +2,8 @@
 
 import sys
 
+from mtgen import malloc
+
 from mtgen.cli import machine, train, look  # isort: skip - the order of the panels in `mtgen --help`
 from mtgen.cli import configs, launch, plan, shards, use
 from mtgen.cli.common import app
@@ -12,6 +14,7 @@ __all__ = ["app", "configs", "launch", "look", "machine", "main", "plan", "shard
 
 def main() -> None:
     """Entry point: an error of the user's is one message and an exit status, never a traceback."""
+    malloc.keep()
     try:
         app()
     except UserError as error:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mtgen import malloc
 from mtgen.config import Config, resolve_device
 from mtgen.errors import ConfigError, TrainingError, UserError
 from mtgen.orchestrate.node import held_back, own_address, wait_for
@@ -78,7 +79,7 @@ def _for_workers(loopback: bool) -> dict[str, str]:
     """Environment variables that the workers need, but for those that a submitted job gives them already: Ray refuses them twice."""
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     passed = ["MLFLOW_TRACKING_URI", "MTGEN_CACHE", *(["GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"] if loopback else [])]
-    values = {name: os.environ[name] for name in passed if name in os.environ}
+    values = malloc.for_processes() | {name: os.environ[name] for name in passed if name in os.environ}
     if "working_dir" not in job:  # else the code lies there, elsewhere on every node, and Ray has it on the path
         values["PYTHONPATH"] = os.pathsep.join(p for p in [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")] if p)
     return {name: value for name, value in values.items() if name not in job.get("env_vars", {})}

@@ -23,11 +23,26 @@ def test_train_speed_compares_with_the_plain_loop_and_writes_json(tmp_path: Path
     report = json.loads((tmp_path / "speed.json").read_text())
     assert report["machine"]["cpus"] >= 1 and report["machine"]["versions"]["torch"]
     rows = report["rows"]
-    assert [row["workers"] for row in rows if row["name"] == "mtgen"] == [1, 2][: report["machine"]["cpus"]]
+    found = [(row["workers"], row["batch"]) for row in rows if row["name"] == "mtgen"]
+    assert found == [(1, 8), (2, 8), (2, 16)][: 1 if report["machine"]["cpus"] == 1 else 3]
     for row in rows:
         assert row["images_per_second"] > 0 and len(row["rounds"]) == 2
         if row["name"] == "mtgen":
             assert row["share_of_plain"] > 0 and 0 <= row["data_wait_share"] <= 1
+
+
+@pytest.mark.e2e
+def test_recipe_speed_trains_both_recipes_and_judges_what_they_draw(tmp_path: Path) -> None:
+    make("digits", tmp_path / "data", style="grey", train=160, test=20)
+    small = ["batch_size=8", "resolution=16", "generator.widths=[16, 16]", "discriminator.widths=[16, 16]"]
+    options = ["--data", str(tmp_path / "data"), "--json", str(tmp_path / "recipe.json"), "--rounds", "1", "--minutes", "0.01"]
+    command = [sys.executable, "benchmarks/recipe_speed.py", *small, *options]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=580)
+    rows = json.loads((tmp_path / "recipe.json").read_text())["rows"]
+    assert [row["precision"] for row in rows] == ["fp32", "bf16"] * 3
+    assert all(row["ms_per_step"] > 0 for row in rows) and rows[0]["times_published_fp32"] == 1
+    trained = [row for row in rows if "images" in row]
+    assert len(trained) == 3 and all(row["images"] > 0 and 0 <= row["generated/cas"] <= 1 for row in trained)
 
 
 @pytest.mark.e2e
