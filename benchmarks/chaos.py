@@ -201,7 +201,12 @@ def undisturbed(bed: Testbed, images: int, seed: int, hang: float) -> tuple[dict
     """The same run without faults: facts, curves, and images/s between its first and its last step."""
     bed.begin("calm", images, seed, hang)
     bed.until(lambda: bed.ended, bed.keep_going, "the undisturbed run ends")
-    (part,) = read_parts(bed.run)
+    part, *others = read_parts(bed.run)
+    if others:
+        said = (bed.run / "log.txt").read_text(encoding="utf-8").splitlines()
+        raise SystemExit(
+            "\n".join([*said[-40:], f"the undisturbed run was disturbed {len(others)} times: is the machine too busy for --hang {hang:g}?"])
+        )
     times = sorted(when for when, _ in part.steps)
     return facts(bed), curves(bed), images / (times[-1] - times[0])
 

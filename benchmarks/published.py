@@ -27,10 +27,14 @@ class GroupedBlock(nn.Module):
     """1x1 to `EXPANSION` times the channels, grouped 3x3, 1x1 back, on a residual branch that starts at zero.
 
     The latent enters at the lowest level alone, as published: the style is not used.
+
+    Args:
+        layout: in which its tensors lie in memory.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, layout: torch.memory_format) -> None:
         super().__init__()
+        self.layout = layout
         wide = EXPANSION * channels
         self.first = nn.Conv2d(channels, wide, 1)
         self.second = nn.Conv2d(wide, wide, 3, padding=1, groups=max(1, wide // GROUP))
@@ -38,22 +42,23 @@ class GroupedBlock(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor | None = None) -> Tensor:
         """`[B,C,H,W]` -> the same."""
+        x = x.contiguous(memory_format=self.layout)
         return x + self.third(activate(self.second(activate(self.first(activate(x))))))
 
 
-def regroup(networks: Networks) -> Networks:
+def regroup(networks: Networks, layout: torch.memory_format) -> Networks:
     """The networks with a grouped block in the place of every dense one, initialised after the same rule (Zhang et al. 2019, Fixup)."""
     for network in (networks.generator, networks.side):
         parents = [(parent, name, block) for parent in network.modules() for name, block in parent.named_children()]
         dense = [(parent, name, block) for parent, name, block in parents if isinstance(block, ResidualBlock)]
         for parent, name, block in dense:
-            grouped = GroupedBlock(block.first.weight.shape[3])
+            grouped = GroupedBlock(block.first.weight.shape[3], layout)
             for layer in (grouped.first, grouped.second, grouped.third):
                 nn.init.kaiming_normal_(layer.weight, a=SLOPE)
                 layer.weight.data.mul_(len(dense) ** -0.25)  # L^(-1/(2m-2)) with m = 3 layers
                 nn.init.zeros_(layer.bias)
             grouped.third.weight.data.zero_()
-            setattr(parent, name, grouped.to(memory_format=torch.channels_last))
+            setattr(parent, name, grouped.to(memory_format=layout))
     return networks
 
 
@@ -90,6 +95,12 @@ def exact(config: Config, batches: list[Batch], device: str, networks: Networks 
     return plain
 
 
-def published(config: Config, batches: list[Batch], device: str) -> Plain:
+def published(config: Config, batches: list[Batch], device: str, layout: torch.memory_format = torch.channels_last) -> Plain:
     """The same, with these blocks too."""
-    return exact(config, batches, device, regroup(build(config, open_index(config.data.path, config.data.train).card)))
+    networks = build(config, open_index(config.data.path, config.data.train).card)
+    return exact(config, batches, device, regroup(networks, layout))
+
+
+def channels_first(config: Config, batches: list[Batch], device: str) -> Plain:
+    """The published one in torch's usual layout, as its authors' code has it."""
+    return published(config, batches, device, torch.contiguous_format)

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtgen.evaluation.fitting import Reader, Seen, as_input
-from mtgen.evaluation.store import NOWHERE, Shelf
+from mtgen.evaluation.fitting import Making, Reader, as_input
 from mtgen.pictures import to_uint8
 
 SIDE = 32
@@ -56,9 +55,7 @@ class Classifier(Reader):
         image: `[N,C,H,W]` uint8.
         label: `[N]` int64.
         classes: how many there are.
-        seed: of initialisation, order and augmentation; torch's global generator is left alone.
-        progress: called with images seen and their total.
-        kept: where it lies, or will, when it is trained.
+        making: how it comes about.
     """
 
     network: nn.Sequential
@@ -68,23 +65,20 @@ class Classifier(Reader):
         image: Tensor,
         label: Tensor,
         classes: int,
-        seed: int,
-        device: torch.device | str = "cpu",
-        progress: Seen = lambda done, total: None,
-        kept: Shelf = NOWHERE,
+        making: Making,
     ) -> None:
-        super().__init__(lambda: _network(image.shape[1], classes), seed, device)
-        random, order = torch.Generator().manual_seed(seed), torch.empty(0, dtype=torch.int64)
+        super().__init__(lambda: _network(image.shape[1], classes), making)
+        random, order = torch.Generator().manual_seed(making.seed), torch.empty(0, dtype=torch.int64)
 
         def loss() -> Tensor:
             nonlocal order
             while len(order) < BATCH:
                 order = torch.cat([order, torch.randperm(len(image), generator=random)])
             rows, order = order[:BATCH], order[BATCH:]
-            logits = self.network(_augmented(as_input(image[rows], device), random))
-            return F.cross_entropy(logits, label[rows].to(device))
+            logits = self.network(_augmented(as_input(image[rows], self.device), random))
+            return F.cross_entropy(logits, label[rows].to(self.device))
 
-        self.fit(PEAK, IMAGES // BATCH, BATCH, loss, progress, kept)
+        self.fit(PEAK, IMAGES, BATCH, loss)
 
     @torch.no_grad()
     def read(self, image: Tensor) -> Tensor:

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from mtgen.centres import RARE, decode, encode, focal
-from mtgen.evaluation.fitting import Reader, Seen, as_input
-from mtgen.evaluation.store import NOWHERE, Shelf
+from mtgen.evaluation.fitting import Making, Reader, as_input
 from mtgen.evaluation.unet import UNet
 
 IMAGES = 24_000
@@ -27,9 +26,7 @@ class Detector(Reader):
         image: `[N,C,H,W]` uint8.
         boxes: `[N,M,5]`, see `mtgen.schema.Batch`.
         classes: how many there are.
-        seed: of initialisation and order; torch's global generator is left alone.
-        progress: called with images seen and their total.
-        kept: where it lies, or will, when it is trained.
+        making: how it comes about.
     """
 
     def __init__(
@@ -37,23 +34,20 @@ class Detector(Reader):
         image: Tensor,
         boxes: Tensor,
         classes: int,
-        seed: int,
-        device: torch.device | str = "cpu",
-        progress: Seen = lambda done, total: None,
-        kept: Shelf = NOWHERE,
+        making: Making,
     ) -> None:
-        super().__init__(lambda: UNet(image.shape[1], classes + 4), seed, device)
-        self.classes, random = classes, torch.Generator().manual_seed(seed)
+        super().__init__(lambda: UNet(image.shape[1], classes + 4), making)
+        self.classes, random = classes, torch.Generator().manual_seed(making.seed)
 
         def loss() -> Tensor:
             rows = torch.randint(len(image), (BATCH,), generator=random)
             logits, size, offset = self._maps(image[rows])
-            target = encode(boxes[rows].to(device), classes, (logits.shape[2], logits.shape[3]))
+            target = encode(boxes[rows].to(self.device), classes, (logits.shape[2], logits.shape[3]))
             apart = SIZE * (size - target.size).abs() + (offset - target.offset).abs()
             found = target.here.sum((1, 2, 3)).clamp_min(1)
             return ((focal(logits, target) + (apart * target.here).sum((1, 2, 3))) / found).mean()
 
-        self.fit(PEAK, -(-IMAGES // BATCH), BATCH, loss, progress, kept)
+        self.fit(PEAK, IMAGES, BATCH, loss)
 
     def _maps(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Centre logits `[B,K,h,w]`, sizes and offsets `[B,2,h,w]`."""

@@ -4,9 +4,8 @@ from torch import Tensor
 
 from mtgen.evaluation.choice import MOST, Choice
 from mtgen.evaluation.classifier import reduced
-from mtgen.evaluation.fitting import FEWEST, Reader, Seen
+from mtgen.evaluation.fitting import FEWEST, Making, Reader
 from mtgen.evaluation.metric import Metric, Setting, Skipped
-from mtgen.evaluation.store import Shelf
 from mtgen.schema import Batch, Canvas, Prediction
 
 
@@ -45,11 +44,12 @@ class TrainedScore(Metric):
             if len(self.kept) < needed:
                 raise Skipped(f"it takes {needed} images to train on, {FEWEST} a class; there are {len(self.kept)}")
             _, image, label = self.kept.rows()
-            place = self.setting.own.at(reader=self.name)
-            self.reader = self.train(image, label, lambda n, of: self.setting.progress(f"train for {self.name}", n, of), place)
+            setting, place = self.setting, self.setting.own.at(reader=self.name)
+            making = Making(setting.seed, setting.device, lambda n, of: setting.progress(f"train for {self.name}", n, of), place)
+            self.reader = self.train(image, label, making)
         return self.reader
 
-    def train(self, image: Tensor, label: Tensor, progress: Seen, place: Shelf) -> Reader:
+    def train(self, image: Tensor, label: Tensor, making: Making) -> Reader:
         """A reader of images `[N,C,H,W]` uint8 and their labels."""
         raise NotImplementedError
 

@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtgen.evaluation.fitting import Reader, Seen, as_input
-from mtgen.evaluation.store import NOWHERE, Shelf
+from mtgen.evaluation.fitting import Making, Reader, as_input
 from mtgen.evaluation.unet import UNet
 from mtgen.schema import IGNORE
 
@@ -36,10 +35,7 @@ class Segmenter(Reader):
         image: `[N,C,H,W]` uint8.
         mask: `[N,H,W]` uint8 mask classes; 255: unknown.
         classes: how many there are.
-        seed: of initialisation, order and augmentation; torch's global generator is left alone.
-        progress: called with images seen and their total.
-        kept: where it lies, or will, when it is trained.
-        times: how many times as long as usual it is trained.
+        making: how it comes about.
     """
 
     def __init__(
@@ -47,22 +43,18 @@ class Segmenter(Reader):
         image: Tensor,
         mask: Tensor,
         classes: int,
-        seed: int,
-        device: torch.device | str = "cpu",
-        progress: Seen = lambda done, total: None,
-        kept: Shelf = NOWHERE,
-        times: int = 1,
+        making: Making,
     ) -> None:
-        super().__init__(lambda: UNet(image.shape[1], 4 * classes), seed, device)
-        random, weight = torch.Generator().manual_seed(seed), _weights(mask, classes).to(device)
+        super().__init__(lambda: UNet(image.shape[1], 4 * classes), making)
+        random, weight = torch.Generator().manual_seed(making.seed), _weights(mask, classes).to(self.device)
 
         def loss() -> Tensor:
             rows = torch.randint(len(image), (BATCH,), generator=random)
             shift = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=random).tolist()
             x, y = (torch.roll(part[rows], shift, (-2, -1)) for part in (image, mask))
-            return F.cross_entropy(self._logits(x), y.long().to(device), weight, ignore_index=IGNORE, reduction="sum") / y.numel()
+            return F.cross_entropy(self._logits(x), y.long().to(self.device), weight, ignore_index=IGNORE, reduction="sum") / y.numel()
 
-        self.fit(PEAK, times * -(-IMAGES // BATCH), BATCH, loss, progress, kept)
+        self.fit(PEAK, IMAGES, BATCH, loss)
 
     def _logits(self, image: Tensor) -> Tensor:
         height, width = image.shape[2:]

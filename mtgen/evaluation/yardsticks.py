@@ -1,14 +1,15 @@
 """Readers that are independent of the model: trained on real training images, once an evaluation, and shared by all metrics."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mtgen.evaluation.choice import Choice
 from mtgen.evaluation.classifier import Classifier, reduced
-from mtgen.evaluation.fitting import FEWEST
+from mtgen.evaluation.fitting import FEWEST, Making
 from mtgen.evaluation.metric import Setting, Skipped, required_classes, required_mask_classes
 from mtgen.evaluation.segmenter import Segmenter, reduced_mask
 from mtgen.schema import IGNORE, Batch
@@ -64,9 +65,6 @@ class Yardsticks:
         """Images `[B,C,H,W]` in [-1, 1] -> mask classes `[B,h,w]` uint8, on the CPU, with sides of 32 pixels at most."""
         return self._segmenter().read(reduced(image))
 
-    def _progress(self, what: str) -> Callable[[int, int], None]:
-        return lambda done, total: self.setting.progress(what, done, total)
-
     def _all(self, domain: int | None) -> tuple[Tensor, Tensor, Tensor]:
         parts = [kept.rows()[1:] for number, kept in sorted(self.domains.items()) if domain in (None, number)]
         if not parts:
@@ -75,27 +73,24 @@ class Yardsticks:
         return image, label, mask
 
     def _train_classifier(self, domain: int | None) -> Classifier:
-        setting, classes = self.setting, required_classes(self.setting.card)
+        classes = required_classes(self.setting.card)
         image, label, _ = self._all(domain)
         image, label = image[label >= 0], label[label >= 0]
         if len(image) < FEWEST * classes:
             raise Skipped(f"it takes {FEWEST * classes} real training images with a class, {FEWEST} a class; there are {len(image)}")
-        progress, place = (
-            self._progress("train the independent classifier"),
-            setting.real.at(reader="classifier", domain=domain, **self._how),
-        )
-        return Classifier(image, label, classes, setting.seed, setting.device, progress, place)
+        return Classifier(image, label, classes, self._making("train the independent classifier", reader="classifier", domain=domain))
 
     def _train_segmenter(self) -> Segmenter:
-        setting, classes = self.setting, required_mask_classes(self.setting.card)
+        classes = required_mask_classes(self.setting.card)
         image, _, mask = self._all(None)
         known = (mask != IGNORE).flatten(1).any(1)
         if int(known.sum()) < FEWEST * classes:
             raise Skipped(f"it takes {FEWEST * classes} real training images with a mask, {FEWEST} a class; there are {int(known.sum())}")
-        progress, place = self._progress("train the independent segmenter"), setting.real.at(reader="segmenter", **self._how)
-        return Segmenter(image[known], mask[known], classes, setting.seed, setting.device, progress, place, TIMES)
+        making = replace(self._making("train the independent segmenter", reader="segmenter"), times=TIMES)
+        return Segmenter(image[known], mask[known], classes, making)
 
-    @property
-    def _how(self) -> dict[str, int]:
-        """What the readers depend on beside the data."""
-        return {"seed": self.setting.seed, "most": MOST}
+    def _making(self, what: str, **place: Any) -> Making:
+        """How a reader comes about: `what` its progress is called, and where it is kept beside what it depends on."""
+        setting = self.setting
+        kept = setting.real.at(**place, seed=setting.seed, most=MOST)
+        return Making(setting.seed, setting.device, lambda done, total: setting.progress(what, done, total), kept)

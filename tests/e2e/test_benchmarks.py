@@ -39,7 +39,7 @@ def test_recipe_speed_trains_both_recipes_and_judges_what_they_draw(tmp_path: Pa
     command = [sys.executable, "benchmarks/recipe_speed.py", *small, *options]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=580)
     rows = json.loads((tmp_path / "recipe.json").read_text())["rows"]
-    assert [row["precision"] for row in rows] == ["fp32", "bf16"] * 3
+    assert [row["precision"] for row in rows] == ["fp32", "bf16"] * 4
     assert all(row["ms_per_step"] > 0 for row in rows) and rows[0]["times_published_fp32"] == 1
     trained = [row for row in rows if "images" in row]
     assert len(trained) == 3 and all(row["images"] > 0 and 0 <= row["generated/cas"] <= 1 for row in trained)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mtgen.evaluation import classifier
 from mtgen.evaluation.classifier import Classifier, reduced
+from mtgen.evaluation.fitting import Making
 from mtgen.evaluation.metric import Setting, Skipped
 from mtgen.evaluation.metrics.cas import ClassificationAccuracyScore, RealClassificationAccuracyScore
 from mtgen.evaluation.suite import evaluate
@@ -103,21 +104,21 @@ def test_an_image_is_kept_with_its_own_class(make_card: MakeCard, make_batch: Ma
 
 def test_the_same_seed_trains_the_same_classifier(short: None) -> None:
     label = torch.arange(60) % 3
-    first, second = (Classifier(reduced(stripes(label)), label, 3, seed=5).network.state_dict() for _ in range(2))
+    first, second = (Classifier(reduced(stripes(label)), label, 3, Making(seed=5)).network.state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_training_leaves_the_global_random_numbers_alone(short: None) -> None:
     label = torch.arange(60) % 3
     state = torch.get_rng_state()
-    Classifier(reduced(stripes(label)), label, 3, seed=5)
+    Classifier(reduced(stripes(label)), label, 3, Making(seed=5))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_training_works_where_gradients_are_off(short: None) -> None:
     label = torch.arange(60) % 3
     with torch.no_grad():
-        trained = Classifier(reduced(stripes(label)), label, 3, seed=5)
+        trained = Classifier(reduced(stripes(label)), label, 3, Making(seed=5))
     assert torch.equal(trained.read(reduced(stripes(label, 1))), label)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtgen.evaluation import classifier, segmenter
+from mtgen.evaluation.fitting import Making
 from mtgen.evaluation.metric import METRICS, Setting, Skipped
 from mtgen.evaluation.metrics.retrieval import nearest
 from mtgen.evaluation.segmenter import Segmenter
@@ -106,7 +107,7 @@ def test_readers_are_trained_once(card: DatasetCard, make_batch: MakeBatch) -> N
 def test_a_segmenter_is_the_same_for_the_same_seed_and_leaves_global_random_numbers_alone() -> None:
     label = torch.arange(30) % 3
     state, image = torch.get_rng_state(), ((stripes(label) + 1) * 127.5).to(torch.uint8)
-    first, second = (Segmenter(image, masks(label).to(torch.uint8), 2, seed=1).network.state_dict() for _ in range(2))
+    first, second = (Segmenter(image, masks(label).to(torch.uint8), 2, Making(seed=1)).network.state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -115,7 +116,7 @@ def test_pixels_of_unknown_class_teach_a_segmenter_nothing() -> None:
     label = torch.arange(30) % 3
     image, mask = ((stripes(label) + 1) * 127.5).to(torch.uint8), masks(label).to(torch.uint8)
     mask[:, :, 8:] = 255
-    assert set(Segmenter(image, mask, 2, seed=0).read(image).unique().tolist()) == {0, 1}
+    assert set(Segmenter(image, mask, 2, Making()).read(image).unique().tolist()) == {0, 1}
 
 
 def test_retrieval_counts_what_lies_nearest(assemble: Any, card: DatasetCard, make_batch: MakeBatch) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtgen.evaluation import classifier, detector, features, scores, segmenter, stages
+from mtgen.evaluation.fitting import Making
 from mtgen.evaluation.metric import METRICS
 from mtgen.evaluation.metrics import box_agreement
 from mtgen.evaluation.panel import Report
@@ -170,7 +171,7 @@ def test_readers_and_features_of_real_images_are_made_once(model: Model, real: A
 def test_a_reader_from_the_shelf_is_the_one_that_was_trained(tmp_path: Path) -> None:
     image, mask = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8), torch.randint(0, 3, (40, 8, 8), dtype=torch.uint8)
     shelf, seen = Shelf(Store(tmp_path)), []
-    first, second = (Segmenter(image, mask, 3, 0, progress=lambda *n: seen.append(n), kept=shelf) for _ in range(2))
+    first, second = (Segmenter(image, mask, 3, Making(progress=lambda *n: seen.append(n), kept=shelf)) for _ in range(2))
     assert torch.equal(first.read(image), second.read(image)) and len(seen) == 5
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from mtgen.centres import encode
 from mtgen.evaluation import classifier, detector, segmenter
 from mtgen.evaluation.detector import Detector
+from mtgen.evaluation.fitting import Making
 from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped
 from mtgen.evaluation.suite import evaluate
 from mtgen.pictures import to_uint8
@@ -143,6 +144,6 @@ def test_a_class_that_no_sample_has_does_not_count(make_card: MakeCard, make_bat
 def test_the_detector_is_the_same_for_the_same_seed_and_leaves_global_random_numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detector, "IMAGES", 5 * detector.BATCH)
     state, boxes = torch.get_rng_state(), boxes_of(30)
-    first, second = (Detector(to_uint8(images_of(boxes)), boxes, 2, seed=1).network.state_dict() for _ in range(2))
+    first, second = (Detector(to_uint8(images_of(boxes)), boxes, 2, Making(seed=1)).network.state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert torch.equal(torch.get_rng_state(), state)

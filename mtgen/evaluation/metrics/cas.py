@@ -3,10 +3,9 @@
 from torch import Tensor
 
 from mtgen.evaluation.classifier import Classifier, reduced
-from mtgen.evaluation.fitting import Seen
+from mtgen.evaluation.fitting import Making
 from mtgen.evaluation.metric import METRICS, Setting, Skipped, required_classes, share
 from mtgen.evaluation.scores import OfGenerated, OfReal, TrainedScore
-from mtgen.evaluation.store import Shelf
 from mtgen.schema import Batch, Canvas, Prediction
 
 
@@ -20,8 +19,8 @@ class _Accuracy(TrainedScore):
             raise Skipped("the data set has a single class")
         self.right = self.total = 0
 
-    def train(self, image: Tensor, label: Tensor, progress: Seen, place: Shelf) -> Classifier:
-        return Classifier(image, label, self.classes, self.setting.seed, self.setting.device, progress, place)
+    def train(self, image: Tensor, label: Tensor, making: Making) -> Classifier:
+        return Classifier(image, label, self.classes, making)
 
     def update_real(self, batch: Batch, prediction: Prediction, reconstruction: Canvas | None) -> None:
         label, known = self.true(batch)

@@ -6,10 +6,9 @@ from mtgen.centres import decode_canvas
 from mtgen.evaluation.boxes import BoxPrecision, sure
 from mtgen.evaluation.classifier import reduced
 from mtgen.evaluation.detector import Detector
-from mtgen.evaluation.fitting import Seen
+from mtgen.evaluation.fitting import Making
 from mtgen.evaluation.metric import METRICS, Setting, Skipped, required_classes
 from mtgen.evaluation.scores import OfGenerated, OfReal, TrainedScore
-from mtgen.evaluation.store import Shelf
 from mtgen.schema import Batch, Canvas, Prediction
 
 
@@ -23,10 +22,10 @@ class _Precision(TrainedScore):
         self.classes = required_classes(setting.card)
         self.precision = BoxPrecision(self.classes)
 
-    def train(self, image: Tensor, label: Tensor, progress: Seen, place: Shelf) -> Detector:
+    def train(self, image: Tensor, label: Tensor, making: Making) -> Detector:
         if not (label[..., 4] >= 0).any():
             raise Skipped("the images to train on have no boxes")
-        return Detector(image, label, self.classes, self.setting.seed, self.setting.device, progress, place)
+        return Detector(image, label, self.classes, making)
 
     def update_real(self, batch: Batch, prediction: Prediction, reconstruction: Canvas | None) -> None:
         if batch.boxes is None:

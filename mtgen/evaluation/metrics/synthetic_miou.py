@@ -5,11 +5,10 @@ from torch import Tensor
 
 from mtgen.evaluation.classifier import reduced
 from mtgen.evaluation.confusion import Confusion
-from mtgen.evaluation.fitting import Seen
+from mtgen.evaluation.fitting import Making
 from mtgen.evaluation.metric import METRICS, Setting, Skipped, required_mask_classes
 from mtgen.evaluation.scores import OfGenerated, OfReal, TrainedScore
 from mtgen.evaluation.segmenter import Segmenter, reduced_mask
-from mtgen.evaluation.store import Shelf
 from mtgen.schema import IGNORE, Batch, Canvas, Prediction
 
 
@@ -21,8 +20,8 @@ class _MeanIoU(TrainedScore):
         self.classes = required_mask_classes(setting.card)
         self.confusion = Confusion(self.classes)
 
-    def train(self, image: Tensor, label: Tensor, progress: Seen, place: Shelf) -> Segmenter:
-        return Segmenter(image, label, self.classes, self.setting.seed, self.setting.device, progress, place)
+    def train(self, image: Tensor, label: Tensor, making: Making) -> Segmenter:
+        return Segmenter(image, label, self.classes, making)
 
     def update_real(self, batch: Batch, prediction: Prediction, reconstruction: Canvas | None) -> None:
         mask, known = self.true(batch)
