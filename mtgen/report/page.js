@@ -54,6 +54,9 @@ for (const bar of document.querySelectorAll("[data-moments]")) {
   });
   const moments = [...new Set(figures.flat().flatMap(track => track.frames.map(frame => frame.at)))].sort((a, b) => a - b);
   const boxes = [...bar.querySelectorAll("[data-layer]")], all = bar.querySelector("[data-all]");
+  const frames = figures.flat().flatMap(track => track.frames);
+  const drawn = {masks: frames.some(frame => frame.masks), boxes: frames.some(frame => frame.boxes.some(Boolean))};
+  boxes.forEach(box => { box.parentElement.hidden = !drawn[box.dataset.layer]; });
   let everything = false;
   function draw() {
     const at = moments[slider.value], layers = Object.fromEntries(boxes.map(box => [box.dataset.layer, box.checked]));

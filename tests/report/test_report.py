@@ -155,3 +155,15 @@ def test_the_page_works_in_a_browser_by_mouse_and_keyboard(browser: Any, tmp_pat
     page.locator(".tools input").check()
     assert page.locator(".chart svg").count() > 0 and page.locator(".heat rect").count() == 20
     assert said == []
+
+
+@pytest.mark.timeout(300)
+def test_what_no_picture_has_cannot_be_switched(browser: Any, tmp_path: Path) -> None:
+    folder = made(tmp_path / "run")
+    for sheet in (folder / "samples" / "layers").glob("*.json"):
+        about = json.loads(sheet.read_text())
+        sheet.write_text(json.dumps(about | {"boxes": [None for _ in about["boxes"]]}))
+    page = browser.new_page()
+    page.goto(write_report(folder).as_uri())
+    page.wait_for_function("() => document.querySelector('canvas').width > 8")
+    assert page.locator("[data-layer=masks]").is_visible() and not page.locator("[data-layer=boxes]").is_visible()
