@@ -67,6 +67,7 @@ for (const bar of document.querySelectorAll("[data-moments]")) {
       drawTrack(list, frames.findLast(frame => frame.at <= at) || frames[0], layers, everything);
     }
   }
+  slider.hidden = moments.length < 2;
   slider.max = moments.length - 1;
   slider.value = moments.length - 1;
   slider.addEventListener("input", draw);
