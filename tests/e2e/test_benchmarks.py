@@ -34,7 +34,7 @@ def test_train_speed_compares_with_the_plain_loop_and_writes_json(tmp_path: Path
 @pytest.mark.e2e
 def test_recipe_speed_trains_both_recipes_and_judges_what_they_draw(tmp_path: Path) -> None:
     make("digits", tmp_path / "data", style="grey", train=160, test=20)
-    small = ["batch_size=8", "resolution=16", "generator.widths=[16, 16]", "discriminator.widths=[16, 16]"]
+    small = ["batch_size=8", "resolution=16", "generator.widths=[16, 16, 16]", "discriminator.widths=[16, 16, 16]"]
     options = ["--data", str(tmp_path / "data"), "--json", str(tmp_path / "recipe.json"), "--rounds", "1", "--minutes", "0.01"]
     command = [sys.executable, "benchmarks/recipe_speed.py", *small, *options]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=580)
