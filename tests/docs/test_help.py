@@ -106,14 +106,23 @@ def test_commands_end_with_the_documented_status_and_without_a_traceback(
     assert status == 0 or "rror" in ended.stderr
 
 
+def _heeding() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests that run in the background of a shell ignore it, and so would what they start
+
+
 def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
     words = [str(MTGEN), "shards", "make", "shapes", str(tmp_path / "set"), "train=1000000"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    while not list(tmp_path.rglob("*.part")):  # it has begun
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[0].decode()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, preexec_fn=_heeding)
+    with process:
+        while not list(tmp_path.rglob("*.part")):  # it has begun
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        try:
+            said = process.communicate(timeout=60)[0].decode()
+        finally:
+            process.kill()
     assert (process.returncode, "Traceback" in said) == (130, False), said
 
 
