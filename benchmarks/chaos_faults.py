@@ -220,9 +220,9 @@ def mirror_fails(bed: Testbed, rng: random.Random) -> None:
 
 
 def second_driver(bed: Testbed, rng: random.Random) -> None:
-    """Somebody starts the same run once more: refused, be it because an earlier fault still has the run folder read-only."""
+    """Somebody starts the same run once more: refused, be it because an earlier fault still has the folder full or read-only."""
     command = type(bed.head)(bed.place / "twice.log", bed.environment, "-m", "mtgen.cli", "train", str(bed.place / f"{bed.run.name}.yaml"))
-    if command.wait() == 0 or not any(words in command.said for words in ("is being trained already", "Read-only file system")):
+    if command.wait() == 0 or not any(words in command.said for words in ("is being trained already", "cannot be written")):
         raise RuntimeError(f"a second driver of the same run was not refused: {command.said}")
 
 

@@ -38,7 +38,7 @@ WAYS = {
     "dense, exact R1 + R2": exact,
     "mtgen: dense, finite differences": Plain,
 }
-METRICS = ["generated/cas", "generated/class_agreement", "generated/diversity", "distribution/fd"]
+METRICS = ["generated/cas", "generated/diversity", "distribution/fd"]
 SAMPLES = 2_000
 
 

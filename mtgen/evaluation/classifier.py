@@ -60,13 +60,7 @@ class Classifier(Reader):
 
     network: nn.Sequential
 
-    def __init__(
-        self,
-        image: Tensor,
-        label: Tensor,
-        classes: int,
-        making: Making,
-    ) -> None:
+    def __init__(self, image: Tensor, label: Tensor, classes: int, making: Making) -> None:
         super().__init__(lambda: _network(image.shape[1], classes), making)
         random, order = torch.Generator().manual_seed(making.seed), torch.empty(0, dtype=torch.int64)
 

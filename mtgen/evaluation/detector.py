@@ -29,13 +29,7 @@ class Detector(Reader):
         making: how it comes about.
     """
 
-    def __init__(
-        self,
-        image: Tensor,
-        boxes: Tensor,
-        classes: int,
-        making: Making,
-    ) -> None:
+    def __init__(self, image: Tensor, boxes: Tensor, classes: int, making: Making) -> None:
         super().__init__(lambda: UNet(image.shape[1], classes + 4), making)
         self.classes, random = classes, torch.Generator().manual_seed(making.seed)
 

@@ -38,13 +38,7 @@ class Segmenter(Reader):
         making: how it comes about.
     """
 
-    def __init__(
-        self,
-        image: Tensor,
-        mask: Tensor,
-        classes: int,
-        making: Making,
-    ) -> None:
+    def __init__(self, image: Tensor, mask: Tensor, classes: int, making: Making) -> None:
         super().__init__(lambda: UNet(image.shape[1], 4 * classes), making)
         random, weight = torch.Generator().manual_seed(making.seed), _weights(mask, classes).to(self.device)
 
