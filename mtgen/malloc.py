@@ -1,8 +1,8 @@
 """How the C library's allocator treats a training: freed memory is kept, and all threads share one heap.
 
-A step's tensors come and go by the megabyte. By default glibc gives such memory back to the system and asks for it again, and every page of
-it is then made anew, filled with zeros: 6 to 15 % of the images a second of a small network on a CPU (docs/performance.md). Threads' heaps of their own,
-in one of which Ray Train's workers train, give it back most eagerly of all.
+A step's tensors come and go by the megabyte. By default glibc gives such memory back to the system and asks for it again, and every
+page of it is then made anew, filled with zeros: 6 to 15 % of the images a second of a small network on a CPU (docs/performance.md).
+Threads' heaps of their own, in one of which Ray Train's workers train, give it back most eagerly of all.
 """
 
 import ctypes
