@@ -163,15 +163,18 @@ STATIONARY = ("mgda", "upgrad", "cagrad", "nash_mtl", "fairgrad", "aligned_mtl",
 
 @pytest.mark.parametrize("name", STATIONARY)
 def test_a_convex_problem_ends_on_its_pareto_front(name: str) -> None:
-    """Losses |x - a|^2 and 4 |x - b|^2: the front is the segment from a to b."""
+    """Losses |x - a|^2 and 4 |x - b|^2: the front is the segment from a to b.
+
+    A step is at most as long as its rate: at the front, where gradients are opposite, FairGrad's weights grow without bound, and by
+    how much depends on how the CPU rounds.
+    """
     a, b = torch.tensor([1.0, 0.0]).double(), torch.tensor([-1.0, 0.5]).double()
     gate, x = Gate(names(2), WEIGHTINGS[name]()), torch.tensor([0.5, 2.0]).double()
     for step in range(600):
         gradient = through_losses(gate, x, a, b)
-        x = x - 0.04 / (1 + step / 60) * gradient
+        x = x - 0.04 / (1 + step / 60) * gradient / max(1.0, float(gradient.norm()))
     share = float((x - b) @ (a - b) / (a - b).square().sum())
-    # Near the front FairGrad's equation is ill-conditioned: how near it comes depends on how the CPU rounds (0.16 on an AMD EPYC).
-    assert (b + share * (a - b) - x).norm() < (0.2 if name == "fairgrad" else 0.05)
+    assert (b + share * (a - b) - x).norm() < 0.02
     assert -0.02 <= share <= 1.02
     if name == "equal":
         assert share == pytest.approx(0.2, abs=0.01)  # the minimum of the sum
