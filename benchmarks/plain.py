@@ -1,4 +1,4 @@
-"""A training as a plain torch loop: the run's networks and steps, torch's Adam, averaged weights, its batches in memory."""
+"""A training as a plain torch loop: the run's networks, steps and Adam, averaged weights, its batches in memory."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,6 +12,7 @@ from mtgen.data.view import view_of
 from mtgen.ema import Average
 from mtgen.model import Networks, build
 from mtgen.schema import Batch
+from mtgen.training.optimizer import GuardedAdam
 from mtgen.training.steps import build_steps, frozen
 
 KEPT = 8
@@ -43,10 +44,13 @@ class Plain:
             gate.group = group
         for network in (networks.generator, networks.side):
             network.to(device)
-        betas = (0.0, config.train.beta2)
+
+        def adam(network: torch.nn.Module, rate: float) -> GuardedAdam:
+            return GuardedAdam(network.parameters(), rate, config.train.beta2, partitioned=False, scaled=False, clip=config.train.clip)
+
         self.sides = [
-            (d_step, networks.generator, torch.optim.Adam(networks.side.parameters(), config.discriminator.learning_rate, betas)),
-            (g_step, networks.side, torch.optim.Adam(networks.generator.parameters(), config.generator.learning_rate, betas)),
+            (d_step, networks.generator, adam(networks.side, config.discriminator.learning_rate)),
+            (g_step, networks.side, adam(networks.generator, config.generator.learning_rate)),
         ]
         self.average = Average([("generator", networks.generator), ("side", networks.side)], config.train.ema)
 

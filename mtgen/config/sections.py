@@ -224,6 +224,7 @@ class Train(Section):
     final_rate: float = Field(0.1, gt=0, le=1, description="learning rates end at this share of their peak (cosine)")
     ema: float = Field(5_000, ge=0, description="half-life of the averaged weights, in images; 0: none")
     beta2: float = Field(0.99, gt=0, lt=1, description="Adam's second beta; the first is 0")
+    clip: float = Field(3.0, ge=0, description="a gradient longer than so many times the usual is cut to that; 0: none is")
     nonfinite_limit: int = Field(20, ge=1, description="steps in a row with a non-finite gradient before training stops")
     log_every: int = Field(2_000, ge=1, description="images between two rows of numbers")
     restarts: int = Field(3, ge=0, description="how often lost workers are replaced before the run gives up")

@@ -53,6 +53,7 @@ class Engine:
             config.train.beta2,
             partitioned=config.zero_stage > 0,
             scaled=config.precision == "fp16",
+            clip=config.train.clip,
         )
         self.engine, *_ = deepspeed.initialize(
             model=step,

@@ -311,6 +311,7 @@ class Trainer:
             optimizer = engine.optimizer
             numbers[f"gradient/{side}_norm"] = optimizer.norm.item()
             numbers[f"gradient/{side}_nonfinite_steps"] = optimizer.skipped.item()
+            numbers[f"gradient/{side}_cut_steps"] = optimizer.cut.item()
             if optimizer.loss_scale is not None:
                 numbers[f"gradient/{side}_loss_scale"] = optimizer.loss_scale.item()
         for name, gate in self.gates.items():

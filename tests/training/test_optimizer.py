@@ -56,6 +56,58 @@ def test_on_finite_gradients_it_is_torchs_adam_bit_for_bit() -> None:
     assert equal(everything(ours, a), everything(theirs, b))
 
 
+def jump(gradient: Tensor) -> Tensor:
+    return gradient.mul_(1e6)
+
+
+def test_a_jump_is_cut_to_a_multiple_of_the_usual_norm_and_forgotten_soon() -> None:
+    """Without the cut Adam makes a step of ten rates, and those after it are next to nothing: both are seen here."""
+    moved = {}
+    for clip in (0.0, 3.0):
+        module = network()
+        optimizer = GuardedAdam(module.parameters(), lr=1e-4, beta2=BETAS[1], partitioned=False, scaled=False, clip=clip)
+        for step in range(60):
+            take(module, optimizer, step)
+        usual = optimizer.usual.item()
+        steps = []
+        for step in range(60, 70):
+            before = module[0].weight.detach().clone()
+            take(module, optimizer, step, jump if step == 60 else None)
+            steps.append((module[0].weight - before).abs().max().item())  # type: ignore[operator]
+        moved[clip] = (steps[0] / 1e-4, steps[-1] / 1e-4)
+        assert optimizer.usual.item() < 1.1 * usual or not clip
+    assert moved[0.0][0] == pytest.approx(10 * (1 - 0.99**61) ** 0.5, rel=0.01) and moved[0.0][1] < 0.01
+    assert moved[3.0][0] < moved[0.0][0] and moved[3.0][1] > 0.1
+
+
+def test_the_usual_norm_is_the_average_of_the_cut_norms_and_goes_into_checkpoints() -> None:
+    module = network()
+    optimizer = GuardedAdam(module.parameters(), lr=0.0, beta2=BETAS[1], partitioned=False, scaled=False, clip=2.0)
+    norms, expected = [], 0.0
+    for step in range(12):
+        take(module, optimizer, step, (lambda gradient: gradient.mul_(50)) if step == 7 else None)
+        norms.append(optimizer.norm.item())
+        expected = 0.98 * expected + 0.02 * min(norms[-1], 2 * expected) if expected else norms[-1]
+    assert max(norms) > 2 * expected
+    assert optimizer.usual.item() == pytest.approx(expected, rel=1e-5)
+    assert optimizer.cut.item() == 1
+    other = GuardedAdam(network().parameters(), lr=0.0, beta2=BETAS[1], partitioned=False, scaled=False, clip=2.0)
+    other.load_counters(optimizer.counters())
+    assert torch.equal(other.usual, optimizer.usual)
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_usual_norm_as_it_was() -> None:
+    module = network()
+    optimizer = GuardedAdam(module.parameters(), lr=1e-3, beta2=BETAS[1], partitioned=False, scaled=False, clip=2.0)
+    take(module, optimizer, 0)
+    before = optimizer.usual.clone()
+    for bad in BAD:
+        take(module, optimizer, 1, lambda gradient, bad=bad: gradient[3, 2].fill_(bad))  # type: ignore[misc]
+    assert torch.equal(optimizer.usual, before)
+    take(module, optimizer, 2)
+    assert optimizer.skipped.item() == 3 and not torch.equal(optimizer.usual, before)
+
+
 BAD = [float("nan"), float("inf"), -float("inf")]
 
 
@@ -139,10 +191,10 @@ def test_counters_go_into_a_checkpoint_and_back() -> None:
     kept = copy.deepcopy(optimizer.counters())
     fresh = guarded(network(), scaled=True)
     fresh.load_counters(kept)
-    assert fresh.counters() == kept == {"skipped": 2, "in_a_row": 0, "loss_scale": 2.0**14, "good_steps": 1}
+    assert fresh.counters() == kept == {"skipped": 2, "in_a_row": 0, "usual": 0.0, "cut": 0.0, "loss_scale": 2.0**14, "good_steps": 1}
 
 
 def test_a_run_that_changes_to_half_precision_starts_with_a_fresh_loss_scale() -> None:
     fresh = guarded(network(), scaled=True)
     fresh.load_counters({"skipped": 2, "in_a_row": 1})
-    assert fresh.counters() == {"skipped": 2, "in_a_row": 1, "loss_scale": 2.0**16, "good_steps": 0}
+    assert fresh.counters() == {"skipped": 2, "in_a_row": 1, "usual": 0.0, "cut": 0.0, "loss_scale": 2.0**16, "good_steps": 0}

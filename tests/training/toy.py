@@ -137,6 +137,7 @@ def plain(settings: Config, number: int) -> dict[str, Tensor]:
         )
     }
     micro = settings.batch_size // settings.train.accumulation
+    usual = {"d": 0.0, "g": 0.0}
     for k in range(number):
         whole = batch(k * settings.batch_size, settings.batch_size)
         for side, step, other in (("d", d_step, networks.generator), ("g", g_step, networks.side)):
@@ -145,8 +146,22 @@ def plain(settings: Config, number: int) -> dict[str, Tensor]:
                 for begin in range(0, len(whole), micro):
                     loss, _ = step(whole.rows(slice(begin, begin + micro)), (other,))
                     (loss / settings.train.accumulation).backward()
+            if settings.train.clip:
+                usual[side] = cut(optimizers[side], settings.train.clip, usual[side])
             optimizers[side].step()
     return parameters(networks)
+
+
+def cut(optimizer: torch.optim.Optimizer, clip: float, usual: float) -> float:
+    """Bring the gradient down to `clip` times the usual norm; the usual norm from now on, an average of the cut ones."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
+    if not usual:
+        return norm
+    if norm > clip * usual:
+        for gradient in gradients:
+            gradient.mul_(clip * usual / norm)
+    return 0.98 * usual + 0.02 * min(norm, clip * usual)
 
 
 class Deep:

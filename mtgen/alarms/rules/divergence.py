@@ -21,7 +21,7 @@ REMEMBERED, FEWEST = 50, 5
 """Rows whose median a loss is compared with, at most and at least."""
 
 HELP = (
-    "lower learning rates, a longer train.warmup, a higher tasks.generation.gamma; in fp16, precision=bf16 or fp32; "
+    "lower learning rates, a longer train.warmup, a smaller train.clip, a higher tasks.generation.gamma; in fp16, precision=bf16 or fp32; "
     "go on from a checkpoint from before it"
 )
 
