@@ -1,6 +1,7 @@
 """Generation: the relativistic game between generator and discriminator, on images and on images with their masks."""
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtgen.config import TASKS, TaskSettings
-from mtgen.schema import Condition
+from mtgen.schema import Canvas, Condition
 from mtgen.tasks.base import Losses, Scene, Task, Views
 
 
@@ -32,7 +33,7 @@ class ProjectionHead(nn.Module):
 
 @TASKS.register("generation")
 class Generation(Task):
-    """Relativistic pairing loss with zero-centred penalties on real and generated samples, by finite differences.
+    """Relativistic pairing loss with zero-centred gradient penalties on real and generated samples.
 
     Real and generated samples are paired row by row, with the same condition. Sources: Jolicoeur-Martineau 2018 (relativistic);
     Mescheder et al. 2018 (R1, R2); Huang et al. 2024 (their sum makes the relativistic game converge).
@@ -40,6 +41,10 @@ class Generation(Task):
 
     class Settings(TaskSettings):
         gamma: float = Field(10.0, ge=0, description="weight of the gradient penalties: gamma/2 (R1 + R2)")
+        penalty: Literal["finite", "exact"] = Field(
+            "finite",
+            description="finite: from one random difference, in the step's one forward; exact: by double backward, which costs more",
+        )
         sigma: float | None = Field(None, gt=0, description="size of the finite-difference noise; default: what the precision allows")
         penalty_every: int = Field(4, ge=1, description="one sample in so many is penalised")
         mask_every: int = Field(
@@ -54,18 +59,38 @@ class Generation(Task):
         return scene.discriminator.heads[self.name](scene.discriminator.summary([lowest]), condition)
 
     def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
-        """The pairing loss, and gamma/2 (R1 + R2) from the logits of the noised copies with which the step's forward ends."""
-        rows, noised = len(scene.batch), len(scene.penalised)
-        pooled = scene.condition.pooled
-        condition = Condition(torch.cat([pooled, pooled, pooled[scene.penalised], pooled[scene.penalised]]))
-        logits = self._logits(scene, views.lowest, condition)
-        real, fake, real_near, fake_near = logits.split([rows, rows, noised, noised])
+        """The pairing loss, and gamma/2 (R1 + R2); for finite differences the step's forward ends with noised copies."""
+        rows, pooled = len(scene.batch), scene.condition.pooled
+        near = [] if self.settings.penalty == "exact" else [pooled[scene.penalised]] * 2
+        logits = self._logits(scene, views.lowest, Condition(torch.cat([pooled, pooled, *near])))
+        real, fake, noised = logits.split([rows, rows, len(logits) - 2 * rows])
         scene.ahead = (real - fake).detach()
-        slope = (torch.cat([real_near, fake_near]) - torch.cat([real[scene.penalised], fake[scene.penalised]])) / scene.sigma
+        if near:
+            squared = ((noised - torch.cat([real[scene.penalised], fake[scene.penalised]])) / scene.sigma).square()
+        else:
+            squared = self._squared_slopes(scene)
         return {
             "adversarial": scene.mean(F.softplus(fake - real), "all"),
-            "penalty": self.settings.gamma / 2 * scene.mean(slope.square(), "penalised"),
+            "penalty": self.settings.gamma / 2 * scene.mean(squared, "penalised"),
         }
+
+    def _squared_slopes(self, scene: Scene) -> Tensor:
+        """`[2Q]` squared norms of the logit's gradient at all that is seen of the penalised rows, real and generated.
+
+        They come from a forward of their own, past the gate: what trains the trunk through them is a second derivative, which does
+        not pass through the features alone. Half precision of five bits of exponent would lose small slopes, so fp16 has them in fp32.
+        """
+        if not len(scene.penalised):
+            return scene.condition.pooled.new_zeros(0)
+        device, pooled = scene.batch.image.device.type, scene.condition.pooled[scene.penalised]
+        rows = [canvas.map(lambda x: x[scene.penalised]) for canvas in (scene.real, scene.fake)]
+        canvas = Canvas.cat(rows).drawn(lambda x, name: x.detach().requires_grad_())
+        half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            logits = self._logits(scene, scene.discriminator.trunk(canvas)[0], Condition(torch.cat([pooled, pooled])))
+            seen = [x for x in (canvas.image, canvas.mask, canvas.boxes) if x is not None]
+            slopes = torch.autograd.grad(logits.sum(), seen, create_graph=True)
+        return torch.stack([slope.float().flatten(1).square().sum(dim=1) for slope in slopes]).sum(dim=0)
 
     def generator_losses(self, scene: Scene, views: Views) -> Losses:
         assert scene.real_features is not None

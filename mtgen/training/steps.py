@@ -201,10 +201,12 @@ class DiscriminatorStep(Step):
             return self._total(losses)
 
     def _judged(self, scene: Scene, layout: Layout) -> list[Canvas]:
-        """What the real canvases are judged beside: the generated ones, and the penalised ones of both with a little noise."""
+        """What the real canvases are judged beside: the generated ones and, for finite differences, the penalised ones with some noise."""
         with torch.no_grad():
             latent = self._normal("latent", layout.batch.position, (scene.generator.latent,), layout.batch.image.device)
             self._show(scene, layout, scene.generator(latent, scene.condition))
+        if self.config.tasks["generation"].penalty == "exact":
+            return [scene.fake]
         near = [self._near(scene, canvas, name, layout.penalised_position) for canvas, name in ((scene.real, "real"), (scene.fake, "fake"))]
         return [scene.fake, *near]
 

@@ -1,5 +1,7 @@
 """Every task's losses against the formula written down again, in numpy and in double precision, sample by sample."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from scipy.special import log_softmax
 from torch import Tensor
 
 from mtgen.config import TASKS
+from mtgen.model import Networks
 from mtgen.schema import IGNORE, Canvas, Condition
 from mtgen.tasks.base import Scene
 
@@ -150,14 +153,12 @@ def test_the_players_swap_their_losses_when_real_and_generated_are_swapped() -> 
     assert np.subtract(*adversarial(laid_out.real, laid_out.fake)) == pytest.approx(difference, rel=1e-4)
 
 
-@pytest.mark.parametrize("sigma", [0.01, 0.003])
-def test_the_finite_difference_penalty_is_on_average_the_exact_one(sigma: float) -> None:
-    """For small noise, E[(D(x + sigma e) - D(x))^2] / sigma^2 is the squared gradient norm: here R1 + R2, by double backward."""
-    config = toy.config(tasks__generation__penalty_every=1, tasks__generation__gamma=3.0, tasks__generation__mask_every=2)
+def penalised_scene(**settings: Any) -> tuple[Networks, Scene, Tensor]:
+    """A scene in double, every row penalised, some with their masks; and its R1 + R2, by double backward."""
+    config = toy.config(tasks__generation__penalty_every=1, tasks__generation__gamma=3.0, tasks__generation__mask_every=2, **settings)
     made = networks(config)
     made.side.double()
     laid_out = scene(config, made)
-    laid_out.sigma = sigma
     laid_out.condition = Condition(laid_out.condition.pooled.double())
     exact = torch.zeros((), dtype=torch.float64)
     for name in ("real", "fake"):
@@ -168,16 +169,44 @@ def test_the_finite_difference_penalty_is_on_average_the_exact_one(sigma: float)
         summary = made.side.discriminator.summary(features)
         head = made.side.discriminator.heads["generation"]
         logit = ((summary @ head.embed.weight.T) * (head.direction + laid_out.condition.pooled)).sum() / 8**0.5  # type: ignore[union-attr,operator]
-        exact += sum(g.square().sum() for g in torch.autograd.grad(logit, seen)) / 16  # type: ignore[arg-type]
-    draws = []
+        exact += sum(g.square().sum() for g in torch.autograd.grad(logit, seen, create_graph=True)) / 16  # type: ignore[arg-type]
     head.float()  # as in training, where the logit is computed in fp32
+    return made, laid_out, exact
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.003])
+def test_the_finite_difference_penalty_is_on_average_the_exact_one(sigma: float) -> None:
+    """For small noise, E[(D(x + sigma e) - D(x))^2] / sigma^2 is the squared gradient norm: here R1 + R2, by double backward."""
+    made, laid_out, exact = penalised_scene()
+    laid_out.sigma = sigma
+    draws = []
     with torch.no_grad():
         for seed in range(300):
             draws.append(task(made, "generation").discriminator_losses(laid_out, discriminator_views(laid_out, seed))["penalty"])
     found = torch.stack(draws).double()
     error = 4.5 * found.std() / len(found) ** 0.5  # of the mean over draws; about 7 % of it
-    assert error < 0.1 * exact * 1.5
-    assert abs(found.mean() - 1.5 * exact) < error + 0.01 * exact
+    assert error < 0.1 * exact.item() * 1.5
+    assert abs(found.mean() - 1.5 * exact.item()) < error + 0.01 * exact.item()
+
+
+def test_the_exact_penalty_is_exact_and_so_are_its_gradients() -> None:
+    made, laid_out, exact = penalised_scene(tasks__generation__penalty="exact")
+    losses = task(made, "generation").discriminator_losses(laid_out, views(laid_out, laid_out.real, laid_out.fake))
+    assert losses["penalty"].item() == pytest.approx(1.5 * exact.item(), rel=1e-5)
+    parameters = list(made.side.discriminator.descent.parameters())
+    found, expected = (torch.autograd.grad(value, parameters, allow_unused=True) for value in (losses["penalty"], 1.5 * exact))
+    assert any(gradient is not None and gradient.abs().max() > 1 for gradient in expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one is other is None or torch.allclose(one, other, rtol=1e-4, atol=1e-4)  # type: ignore[arg-type]
+
+
+def test_the_exact_penalty_of_no_rows_is_none() -> None:
+    """A worker whose part of the batch has no penalised row."""
+    config = toy.config(tasks__generation__penalty="exact")
+    laid_out = scene(config, MADE)
+    laid_out.penalised = laid_out.penalised[:0]
+    generation = task(networks(config), "generation")
+    assert generation.discriminator_losses(laid_out, views(laid_out, laid_out.real, laid_out.fake))["penalty"].item() == 0
 
 
 @pytest.mark.parametrize("name", ["classification", "segmentation"])
