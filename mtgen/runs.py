@@ -9,11 +9,10 @@ import yaml
 from pydantic import ValidationError
 
 import mtgen
-from mtgen import checkpoint
+from mtgen import checkpoint, companions
 from mtgen.checkpoint import MANIFEST, WEIGHTS, Checkpoint, Weights
 from mtgen.config import Checkpoint as Settings
 from mtgen.config import Config, resolve_device, validate
-from mtgen.data.text import TOKENIZER
 from mtgen.ema import Average
 from mtgen.errors import CheckpointError
 from mtgen.model import Model, build
@@ -108,21 +107,15 @@ def weights_of(path: Path, which: str | None = None) -> Weights:
     return checkpoint.weights(checkpoint.verify(path) if (path / MANIFEST).is_file() else chosen(path, which))
 
 
-def tokenizer_of(path: Path) -> Path | None:
-    """The tokeniser's file that lies beside an exported file, or in the folder of a checkpoint's run; `None` where there is none."""
-    found = (path.parent if path.is_file() else path.parent.parent) / TOKENIZER
-    return found if found.is_file() else None
-
-
-def config_of(text: str, device: str = "auto", tokenizer: Path | None = None) -> Config:
+def config_of(text: str, device: str = "auto", folder: Path | None = None) -> Config:
     """The configuration that a model was trained with, YAML, for use on this machine.
 
     Args:
-        tokenizer: the file that it reads captions with, where it is no longer where it was in training.
+        folder: of the run or the export, where copies of the files lie that the model needs (`mtgen.companions`).
     """
     values = yaml.safe_load(text)
-    if values["data"].get("tokenizer") and tokenizer is not None:
-        values["data"]["tokenizer"] = str(tokenizer)
+    if folder is not None:
+        values = companions.beside(values, folder)
     return validate({**values, "device": device, "precision": "fp32"})
 
 
@@ -133,7 +126,7 @@ def load_run(folder: Path, device: str = "auto", which: str | None = None) -> tu
         CheckpointError: there are none, they are damaged, or another version of mtgen wrote them.
     """
     found = weights_of(folder, which)
-    config = config_of(found.config, device, tokenizer_of(found.path))
+    config = config_of(found.config, device, found.path.parent if found.path.is_file() else found.path.parent.parent)
     card = DatasetCard.model_validate(found.card)
     networks = build(config, card)
     average = Average([("generator", networks.generator), ("side", networks.side)], 0.0)

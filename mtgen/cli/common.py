@@ -86,14 +86,14 @@ def table(title: str, values: dict[str, Any]) -> None:
 
 def load_config(path: Path, overrides: list[str] | None) -> Any:
     """A `Config` with every path in it made absolute, since workers run in other folders; `ConfigError` names every key at fault."""
+    from mtgen import companions
     from mtgen.config import load
     from mtgen.data.source import located
 
-    config = load(path, overrides)
+    config = companions.absolute(load(path, overrides))
     data = config.data
     places = {
         "path": data.path and located(data.path),
-        "tokenizer": data.tokenizer and located(data.tokenizer),
         "mixture": [share.model_copy(update={"path": located(share.path)}) for share in data.mixture],
     }
     begin = config.train.start_from

@@ -1,9 +1,10 @@
-"""Captions as conditions: a small transformer over their tokens."""
+"""Captions as conditions: a small transformer over their tokens, or over what a frozen encoder makes of them."""
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from mtgen.conditions.base import ConditionSizes, Encoded, Modality
+from mtgen.conditions.frozen import frozen_text
 from mtgen.config import CONDITIONS, ConditionSettings
 from mtgen.networks.attention import Sequence
 from mtgen.schema import Batch
@@ -14,18 +15,26 @@ PADDING = 0
 
 @CONDITIONS.register("caption")
 class Caption(Modality):
-    """Tokens of a caption, one learned vector each, through a transformer. Raw form: `[B,T]` token numbers, 0 after the end."""
+    """Tokens of a caption, one vector each, through a transformer. Raw form: `[B,T]` token numbers, 0 after the end.
+
+    The vectors are learned, or those of a text encoder that was trained elsewhere (`encoder`), brought to the space's size by a
+    learned map.
+    """
 
     class Settings(ConditionSettings):
         share: float = Field(0.5, ge=0, le=1, description="share of the samples with a caption for which it is asked")
         tokens: int = Field(32, ge=1, le=1024, description="longest caption, in tokens; a longer one is cut off")
         layers: int = Field(1, ge=1, description="layers of the transformer")
+        encoder: str | None = Field(
+            None, min_length=1, description="TorchScript file of a frozen text encoder, or its URL (data_shards/README.md); default: none"
+        )
 
     component, sequence = "caption", True
 
     def __init__(self, settings: Settings, sizes: ConditionSizes) -> None:
         super().__init__(settings, sizes)
-        self.table = nn.Embedding(sizes.vocabulary, sizes.size)
+        self.frozen = None if settings.encoder is None else frozen_text(settings.encoder)
+        self.table = nn.Embedding(sizes.vocabulary, sizes.size) if self.frozen is None else nn.Linear(self.frozen.width, sizes.size)
         self.sequence_encoder = Sequence(sizes.size, settings.tokens, settings.layers)
 
     def value(self, batch: Batch) -> Tensor:
@@ -34,7 +43,8 @@ class Caption(Modality):
 
     def encode(self, value: Tensor) -> Encoded:
         present = value != PADDING
-        tokens, pooled = self.sequence_encoder(self.table(value), present)
+        read = value if self.frozen is None else self.frozen((value - 1).clamp_min(0), present)
+        tokens, pooled = self.sequence_encoder(self.table(read), present)
         return Encoded(pooled, tokens, present)
 
     def same(self, value: Tensor) -> Tensor:

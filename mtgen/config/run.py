@@ -127,6 +127,11 @@ class Config(Section):
         return Path(self.runs) / self.name
 
     @property
+    def caption_encoder(self) -> str | None:
+        """The file of a frozen encoder that captions are read by; `None`: one that is trained with the rest."""
+        return self.conditions["caption"].encoder if "caption" in self.conditions else None
+
+    @property
     def caption_tokens(self) -> int:
         """Length of captions in a batch, tokens."""
         return self.conditions["caption"].tokens if "caption" in self.conditions else 1

@@ -109,6 +109,22 @@ def open_source(path: str | Path) -> "Folder | Store":
     return Store(text)
 
 
+def read_file(path: str, key: str, hint: str = "") -> bytes:
+    """A file, given by path or URL.
+
+    Args:
+        key: the setting that names it, for the error; `hint`: what else helps.
+
+    Raises:
+        DataError: it is not there, or cannot be read.
+    """
+    folder, _, name = path.rpartition("/")
+    data = open_source(folder or ("/" if path.startswith("/") else ".")).read(name)
+    if data is None:
+        raise DataError(f"{path}: there is no such file ({key}){hint and '; '}{hint}")
+    return data
+
+
 class Folder:
     """A folder of this machine."""
 

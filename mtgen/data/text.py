@@ -7,11 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtgen.data.source import open_source
+from mtgen.data.source import read_file
 from mtgen.errors import DataError
-
-TOKENIZER = "tokenizer.json"
-"""The tokeniser's file in the folder of a run, and of an exported model."""
 
 PADDING = 0
 """Number where a caption has ended; tokens count from 1."""
@@ -120,19 +117,6 @@ def open_tokenizer(path: str | None) -> Tokenizer:
     if path is None:
         return BYTES
     try:
-        return Trained(read_tokenizer(path))
+        return Trained(read_file(path, "data.tokenizer", TRAIN))
     except ValueError as reason:
         raise DataError(f"{path}: {reason}") from None
-
-
-def read_tokenizer(path: str) -> bytes:
-    """The file of a tokeniser, given by path or URL.
-
-    Raises:
-        DataError: it is not there, or cannot be read.
-    """
-    folder, _, name = path.rpartition("/")
-    data = open_source(folder or ("/" if path.startswith("/") else ".")).read(name)
-    if data is None:
-        raise DataError(f"{path}: there is no such file (data.tokenizer); {TRAIN}")
-    return data

@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from mtgen import checkpoint
+from mtgen import checkpoint, companions
 from mtgen.checkpoint import PARTIAL, WEIGHTS
-from mtgen.data.text import TOKENIZER, read_tokenizer
 from mtgen.errors import ConfigError, UserError
 from mtgen.export.graphs import OPSET, check_heads, write_generator, write_predictor
 from mtgen.export.page import page
@@ -53,8 +52,7 @@ def export(run: str | Path, to: Path, *, onnx: bool = False, heads: Sequence[str
         checkpoint.write_weights(weights, partial / WEIGHTS)
         (partial / "config.yaml").write_text(weights.config, encoding="utf-8")
         (partial / "card.json").write_text(json.dumps(weights.card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        if model.config.data.tokenizer:
-            (partial / TOKENIZER).write_bytes(read_tokenizer(model.config.data.tokenizer))
+        companions.copy_into(model.config, partial)
         graphs = _graphs(model, partial, heads) if onnx or heads else {}
         if model.config.generates:
             _picture(model).save(partial / PICTURE)

@@ -122,7 +122,13 @@ def write_predictor(model: Model, path: Path, heads: Sequence[str] = ()) -> tupl
 
 
 def write_generator(model: Model, path: Path) -> tuple[Shapes, Shapes]:
-    """Write the generator with the conditions' encoders; what goes in and what comes out."""
+    """Write the generator with the conditions' encoders; what goes in and what comes out.
+
+    Raises:
+        ConfigError: captions are read by a TorchScript file, which is no part of what can be traced.
+    """
+    if "caption" in model.conditions and model.config.caption_encoder:
+        raise ConfigError("conditions.caption.encoder: a frozen encoder cannot go into an ONNX file; export without --onnx and --heads")
     blank = _blank(model)
     inputs = {"latent": torch.zeros(EXAMPLE, model.latent_size)}
     for name in model.conditions:

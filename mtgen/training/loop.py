@@ -8,13 +8,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mtgen import checkpoint
+from mtgen import checkpoint, companions
 from mtgen.balancing.build import load_state, state_of
 from mtgen.balancing.diagnosis import write_artifacts
 from mtgen.checkpoint import Checkpoint
 from mtgen.config import Config
 from mtgen.data.loader import Loader
-from mtgen.data.text import TOKENIZER, read_tokenizer
 from mtgen.data.view import view_of
 from mtgen.ema import Average
 from mtgen.errors import CheckpointError, DataError, TrainingError, UserError
@@ -91,8 +90,7 @@ class Trainer:
             return None
         try:
             (self.folder / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
-            if self.config.data.tokenizer:  # a run can be moved without the data set
-                (self.folder / TOKENIZER).write_bytes(read_tokenizer(self.config.data.tokenizer))
+            companions.copy_into(self.config, self.folder)
         except OSError as error:
             raise TrainingError(
                 f"{self.folder}: cannot be written ({error.strerror}); make room or mend the folder, and start again"
@@ -430,8 +428,8 @@ class Trainer:
         )
         if changed:
             raise CheckpointError(
-                f"{found.folder}: was trained with its samples in another order, or its captions in other tokens ({'; '.join(changed)}); "
-                "give the run another name, or the old values back"
+                f"{found.folder}: was trained with its samples in another order, or its captions read by other files "
+                f"({'; '.join(changed)}); give the run another name, or the old values back"
             )
         return found
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mtgen import companions
 from mtgen.config import CONDITIONS, Config
 from mtgen.data.mixture import Samples, keep_labels, open_samples
 from mtgen.data.order import Order, Policy
@@ -43,6 +44,7 @@ def order_of(config: Config, samples: Samples) -> dict[str, Any]:
         "data.window": window,
         "weights": weights,
         "data.tokenizer": tokens,
+        "conditions.caption.encoder": companions.digest(config.caption_encoder, "conditions.caption.encoder"),
         "data.limit": config.data.limit,
     }
 

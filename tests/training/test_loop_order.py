@@ -58,12 +58,12 @@ def test_a_run_goes_on_with_the_tokeniser_that_it_began_with_wherever_the_file_i
 def test_a_run_does_not_go_on_with_other_tokens(tmp_path: Path) -> None:
     one, other = tokenizer(tmp_path / "a.json", "?", "cat"), tokenizer(tmp_path / "b.json", "?", "dog")
     for before, now in ((None, one), (one, other), (one, None)):
-        with pytest.raises(CheckpointError, match=r"its captions in other tokens \(data\.tokenizer=.* then, .* now\)"):
+        with pytest.raises(CheckpointError, match=r"its captions read by other files \(data\.tokenizer=.* then, .* now\)"):
             fitting(order(path="a", tokenizer=before), {"path": "a", "tokenizer": now})
 
 
 def test_a_checkpoint_from_before_there_were_tokenisers_goes_on_with_bytes(tmp_path: Path) -> None:
     before = {key: value for key, value in order(path="a").items() if key != "data.tokenizer"}
     fitting(before, {"path": "a"})
-    with pytest.raises(CheckpointError, match="in other tokens"):
+    with pytest.raises(CheckpointError, match="by other files"):
         fitting(before, {"path": "a", "tokenizer": tokenizer(tmp_path / "a.json", "?", "cat")})
