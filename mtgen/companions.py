@@ -1,5 +1,6 @@
 """Files that a model needs beside its weights: copied into the folders of runs and exports, and found there when the model is used."""
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def absolute(config: Config) -> Config:
     return validate(values) if named else config
 
 
+@functools.lru_cache
 def digest(path: str | None, key: str) -> str | None:
-    """SHA-256 of a file's content, by which a resumed run knows it again; `None` where none is named."""
+    """SHA-256 of a file's content, by which a resumed run knows it again; `None` where none is named. Read once a process."""
     return None if path is None else hashlib.sha256(read_file(path, key)).hexdigest()
