@@ -12,7 +12,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from mtgen.config import Config
 from mtgen.model import Model, Networks, build
@@ -120,12 +120,25 @@ def _no_autocast() -> Iterator[None]:
         yield
 
 
+class _Operations(TorchDispatchMode):
+    """Counts floating-point operations by torch's own formulas; its counter cannot be used where a step asks for gradients itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.count += formula(*args, **(kwargs or {}), out_val=found)
+        return found
+
+
 def flops(work: Any) -> float:
     """Floating-point operations of `work()`: convolutions, matrix products and attention, forward and backward."""
-    counter = FlopCounterMode(display=False)
-    with counter:
+    with _Operations() as counter:
         work()
-    return float(counter.get_total_flops())
+    return float(counter.count)
 
 
 class _Kernels(TorchDispatchMode):

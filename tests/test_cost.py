@@ -45,6 +45,14 @@ def test_a_reading_run_costs_less_and_zero_divides_what_it_divides() -> None:
     assert whole.traffic(1) == 0
 
 
+def test_an_exact_penalty_costs_more_than_a_difference() -> None:
+    finite, exact = (
+        cost(toy.config(tasks__generation__penalty=kind, tasks__generation__penalty_every=1), toy.CARD) for kind in ("finite", "exact")
+    )
+    assert exact.step > 1.2 * finite.step
+    assert exact.total == finite.total
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_activations_take_half_in_half_precision(precision: str) -> None:
     share = {"fp32": 1.0, "bf16": 0.5}[precision]

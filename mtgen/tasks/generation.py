@@ -78,18 +78,16 @@ class Generation(Task):
         """`[2Q]` squared norms of the logit's gradient at all that is seen of the penalised rows, real and generated.
 
         They come from a forward of their own, past the gate: what trains the trunk through them is a second derivative, which does
-        not pass through the features alone. Half precision of five bits of exponent would lose small slopes, so fp16 has them in fp32.
+        not pass through the features alone.
         """
         if not len(scene.penalised):
             return scene.condition.pooled.new_zeros(0)
-        device, pooled = scene.batch.image.device.type, scene.condition.pooled[scene.penalised]
+        pooled = scene.condition.pooled[scene.penalised]
         rows = [canvas.map(lambda x: x[scene.penalised]) for canvas in (scene.real, scene.fake)]
         canvas = Canvas.cat(rows).drawn(lambda x, name: x.detach().requires_grad_())
-        half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
-        with torch.autocast(device, torch.bfloat16, enabled=half):
-            logits = self._logits(scene, scene.discriminator.trunk(canvas)[0], Condition(torch.cat([pooled, pooled])))
-            seen = [x for x in (canvas.image, canvas.mask, canvas.boxes) if x is not None]
-            slopes = torch.autograd.grad(logits.sum(), seen, create_graph=True)
+        logits = self._logits(scene, scene.discriminator.trunk(canvas)[0], Condition(torch.cat([pooled, pooled])))
+        seen = [x for x in (canvas.image, canvas.mask, canvas.boxes) if x is not None]
+        slopes = torch.autograd.grad(logits.sum(), seen, create_graph=True)
         return torch.stack([slope.float().flatten(1).square().sum(dim=1) for slope in slopes]).sum(dim=0)
 
     def generator_losses(self, scene: Scene, views: Views) -> Losses:
