@@ -38,7 +38,7 @@ class FrozenText:
         try:
             self.network = torch.jit.load(io.BytesIO(read_file(path, KEY)), map_location="cpu").eval()
         except (RuntimeError, ValueError) as error:
-            raise ConfigError(f"{KEY}={path}: is no TorchScript file ({str(error).splitlines()[0][:200]})") from None
+            raise ConfigError(f"conditions.caption.encoder={path}: is no TorchScript file ({str(error).splitlines()[0][:200]})") from None
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
         self.width = self._tried()
