@@ -9,14 +9,12 @@ import torch
 import torch.distributed as dist
 
 from mtgen import checkpoint, companions
-from mtgen.balancing.build import load_state, state_of
 from mtgen.balancing.diagnosis import write_artifacts
-from mtgen.checkpoint import Checkpoint
 from mtgen.config import Config
 from mtgen.data.loader import Loader
 from mtgen.data.view import view_of
 from mtgen.ema import Average
-from mtgen.errors import CheckpointError, DataError, TrainingError, UserError
+from mtgen.errors import DataError, TrainingError, UserError
 from mtgen.mirror import Mirror, Shelf
 from mtgen.model import Model, Networks, build
 from mtgen.schema import Batch
@@ -29,9 +27,10 @@ from mtgen.training.meter import Meter
 from mtgen.training.outcome import STOP, Outcome, Place, Report, Resize, Snapshot
 from mtgen.training.pulse import Pulse
 from mtgen.training.records import Records, warn
-from mtgen.training.samples import open_data, order, order_of
+from mtgen.training.samples import open_data, order
 from mtgen.training.schedule import rate
 from mtgen.training.start import start
+from mtgen.training.state import State, fitting
 from mtgen.training.steps import build_steps, frozen
 from mtgen.training.writer import Writer
 
@@ -64,6 +63,17 @@ class Trainer:
         self._engines()
         self.average = Average([("generator", self.networks.generator), ("side", self.networks.side)], config.train.ema)
         self.images, self.steps, self.seconds = 0, 0, 0.0
+        self.state = State(
+            config,
+            self.index,
+            place,
+            self.control.group,
+            engines=self.engines,
+            gates=self.gates,
+            average=self.average,
+            strength=self.strength,
+            meter=self.meter,
+        )
         self.control.together(lambda: self.resize.clear() if place.rank == 0 else None)  # it has been done
         self._resume()
         self.records: Records | None = self.control.together(self._records)
@@ -364,29 +374,10 @@ class Trainer:
             self._begin_save()
 
     def _begin_save(self) -> None:
-        begin, first = time.monotonic(), self.place.rank == 0
-        tensors = {side: engine.state(keep=first) for side, engine in self.engines.items()}
-        augmentation, counted = self.strength.state(self.control.group), self.meter.state()
-        if first:
-            tensors["ema"] = self.average.state()
-            tensors["balancing"], about_gates = state_of(self.gates)
-            state = {
-                "images": self.images,
-                "steps": self.steps,
-                "seconds": self._elapsed(),
-                "workers": self.place.world,
-                "zero_stage": self.config.zero_stage,
-                "precision": self.config.precision,
-                "fingerprint": self.index.fingerprint,
-                "order": order_of(self.config, self.index),
-                "card": self.index.card.model_dump(mode="json"),
-                "augmentation": augmentation,
-                "balancing": about_gates,
-                "since_last_row": {"losses": counted, "gates": {name: gate.record.state() for name, gate in self.gates.items()}},
-                checkpoint.METRICS: self._measured[1] if self._measured[0] == self.images else {},
-                "optimizers": {side: {"steps": e.steps_taken, **e.optimizer.counters()} for side, e in self.engines.items()},
-            }
-            settings = self.config.checkpoint
+        begin, settings = time.monotonic(), self.config.checkpoint
+        if taken := self.state.take({"images": self.images, "steps": self.steps, "seconds": self._elapsed()}):
+            tensors, state = taken
+            state[checkpoint.METRICS] = self._measured[1] if self._measured[0] == self.images else {}
             self.writer.begin(self.folder / "checkpoints", self.images, tensors, state, self.config.to_yaml(), settings.retention)
         self._stall = time.monotonic() - begin
         self._last_time += self._stall
@@ -398,40 +389,9 @@ class Trainer:
         name = self.control.of_first(chosen and chosen.folder.name)
         if name is None:
             return
-        found = self.control.together(lambda: self._fitting(chosen or checkpoint.verify(root / name)))
-        state = found.state
-        for side, engine in self.engines.items():
-            kept = dict(state["optimizers"][side])
-            engine.load(found.tensors(side), kept.pop("steps"), kept)
-        self.strength.load(state["augmentation"], first)
-        self.average.load(found.tensors("ema"))
-        fresh = load_state(self.gates, found.tensors("balancing"), state["balancing"]) if "balancing" in state else []
-        for gate in fresh:
-            self._warn(f"the gate at {gate} begins anew: its tasks or weighting are others than in {found.folder.name}")
-        if row := state.get("since_last_row"):
-            self.meter.load(row["losses"])
-            for name in self.gates.keys() - fresh:
-                self.gates[name].record.load(row["gates"][name])
-        self.images, self.steps, self.seconds = state["images"], state["steps"], state["seconds"]
-
-    def _fitting(self, found: Checkpoint) -> Checkpoint:
-        """`found`, if it was trained on the data that this run has."""
-        before, now = found.state["fingerprint"], self.index.fingerprint
-        if before != now:
-            raise CheckpointError(
-                f"{found.folder}: was trained on other data than data.path={self.index.folder} holds now "
-                f"(fingerprint {before[:12]}, now {now[:12]}); give the run another name, or the old shards back"
-            )
-        ordered, wanted = found.state.get("order"), order_of(self.config, self.index)
-        changed = (
-            [f"{key}={ordered.get(key)} then, {wanted[key]} now" for key in wanted if ordered.get(key) != wanted[key]] if ordered else []
-        )
-        if changed:
-            raise CheckpointError(
-                f"{found.folder}: was trained with its samples in another order, or its captions read by other files "
-                f"({'; '.join(changed)}); give the run another name, or the old values back"
-            )
-        return found
+        found = self.control.together(lambda: fitting(chosen or checkpoint.verify(root / name), self.config, self.index))
+        progress = self.state.put(found, self._warn)
+        self.images, self.steps, self.seconds = progress["images"], progress["steps"], progress["seconds"]
 
     def _finish(self, outcome: Outcome) -> None:
         if self.records is None:

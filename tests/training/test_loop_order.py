@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, models
 from mtgen.config import Config, validate
 from mtgen.errors import CheckpointError
 from mtgen.shards.files import write_whole
-from mtgen.training.loop import Trainer
 from mtgen.training.samples import order_of
+from mtgen.training.state import fitting
 
 MIXTURE = {"mixture": [{"path": "a", "weight": 1}, {"path": "b", "weight": 2}]}
 
@@ -38,11 +38,11 @@ def test_what_does_not_change_the_order_is_none() -> None:
     assert order(remote=True, path="a") == order(path="a", order="windowed")
 
 
-def fitting(before: dict[str, Any], now: dict[str, Any]) -> Any:
+def judged(before: dict[str, Any], now: dict[str, Any]) -> Any:
     """A checkpoint of a run with the data settings `before`, as a run with `now` judges it."""
-    config = validate({"name": "n", "data": now})
-    trainer = SimpleNamespace(config=config, index=SimpleNamespace(remote=False, fingerprint="f" * 64, folder="a"))
-    return Trainer._fitting(trainer, SimpleNamespace(folder="000100", state={"fingerprint": "f" * 64, "order": before}))  # type: ignore[arg-type]
+    found: Any = SimpleNamespace(folder="000100", state={"fingerprint": "f" * 64, "order": before})
+    samples: Any = SimpleNamespace(remote=False, fingerprint="f" * 64, folder="a")
+    return fitting(found, validate({"name": "n", "data": now}), samples)
 
 
 def tokenizer(path: Path, *words: str) -> str:
@@ -52,18 +52,18 @@ def tokenizer(path: Path, *words: str) -> str:
 
 def test_a_run_goes_on_with_the_tokeniser_that_it_began_with_wherever_the_file_is(tmp_path: Path) -> None:
     one, moved = tokenizer(tmp_path / "a.json", "?", "cat"), tokenizer(tmp_path / "elsewhere" / "b.json", "?", "cat")
-    fitting(order(path="a", tokenizer=one), {"path": "a", "tokenizer": moved})
+    judged(order(path="a", tokenizer=one), {"path": "a", "tokenizer": moved})
 
 
 def test_a_run_does_not_go_on_with_other_tokens(tmp_path: Path) -> None:
     one, other = tokenizer(tmp_path / "a.json", "?", "cat"), tokenizer(tmp_path / "b.json", "?", "dog")
     for before, now in ((None, one), (one, other), (one, None)):
         with pytest.raises(CheckpointError, match=r"its captions read by other files \(data\.tokenizer=.* then, .* now\)"):
-            fitting(order(path="a", tokenizer=before), {"path": "a", "tokenizer": now})
+            judged(order(path="a", tokenizer=before), {"path": "a", "tokenizer": now})
 
 
 def test_a_checkpoint_from_before_there_were_tokenisers_goes_on_with_bytes(tmp_path: Path) -> None:
     before = {key: value for key, value in order(path="a").items() if key != "data.tokenizer"}
-    fitting(before, {"path": "a"})
+    judged(before, {"path": "a"})
     with pytest.raises(CheckpointError, match="by other files"):
-        fitting(before, {"path": "a", "tokenizer": tokenizer(tmp_path / "a.json", "?", "cat")})
+        judged(before, {"path": "a", "tokenizer": tokenizer(tmp_path / "a.json", "?", "cat")})
