@@ -1,6 +1,6 @@
 """Training speed of the whole stack (Ray, DeepSpeed, DALI, tracking) against a plain torch loop, image for image.
 
-The plain loop has the same networks, the same steps, torch's Adam, averaged weights, and its batches in memory. It runs inside the worker
+The plain loop has the same networks, steps and Adam, averaged weights, and its batches in memory. It runs inside the worker
 that Ray placed, in turns with the training itself: a round of one, a round of the other, on the same CPU and threads. So a machine that
 others use too slows both alike, and the ratio is taken pair by pair. Images per second of CPU time leave the others out altogether.
 """
