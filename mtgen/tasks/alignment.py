@@ -1,6 +1,7 @@
 """Alignment: images and everything that they can be asked for by lie together in the one representation space."""
 
 import math
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -36,7 +37,8 @@ class EmbeddingHead(nn.Module):
 
 @TASKS.register("alignment")
 class Alignment(Task):
-    """Contrastive loss between images and each modality, over the joint batch of all workers, and mismatched pairs for the logit.
+    """Contrastive loss between images and each modality, and between modalities, over the joint batch of all workers, and mismatched
+    pairs for the logit.
 
     Several samples may be asked for by just the same (a class, a caption): all of them are positives of each other.
     Sources: Radford et al. 2021 (CLIP); Khosla et al. 2020 (several positives, L_out); Reed et al. 2016 (mismatched pairs).
@@ -44,6 +46,7 @@ class Alignment(Task):
 
     class Settings(TaskSettings):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
+        between: float = Field(0.5, ge=0, description="weight of each two modalities' likeness, beside that of each with the image")
         mismatched: float = Field(0.5, ge=0, description="weight of real images with another one's condition, as negatives for the logit")
         agreement: float = Field(0.1, ge=0, description="weight of a generated image's likeness to what was asked for")
 
@@ -69,17 +72,23 @@ class Alignment(Task):
         sharpness = head.sharpness.clamp(max=SHARPEST)
         workers = _workers()
         sharpness = sharpness / workers + (1 - 1 / workers) * sharpness.detach()  # every worker computes its whole gradient
-        losses: Losses = {}
+        found = {}
         for name, encoded in scene.encoded.items():
             component = scene.side.conditions.modality(name).component
-            if component is None:
-                continue
-            there = gathered(scene.batch.present[component] & reading)
-            other = Joint.of(F.normalize(encoded.pooled.float(), dim=1))
-            cosine = sharpness.exp() * image @ other.T
-            both = contrast(cosine, alike, there) + contrast(cosine.T, alike, there)
-            total = scene.mean(both / 2, component)
-            losses[name] = total / workers + (1 - 1 / workers) * (total - total.detach())  # its value is this worker's share
+            if component is not None:
+                there = gathered(scene.batch.present[component] & reading)
+                found[name] = component, there, Joint.of(F.normalize(encoded.pooled.float(), dim=1))
+
+        def likeness(one: Tensor, other: Tensor, there: Tensor, component: str) -> Tensor:
+            cosine = sharpness.exp() * one @ other.T
+            total = scene.mean((contrast(cosine, alike, there) + contrast(cosine.T, alike, there)) / 2, component)
+            return total / workers + (1 - 1 / workers) * (total - total.detach())  # its value is this worker's share
+
+        losses: Losses = {name: likeness(image, other, there, component) for name, (component, there, other) in found.items()}
+        for (name, (component, there, one)), (second, (rival, also, other)) in combinations(found.items(), 2):
+            if self.settings.between:
+                rarer = min(component, rival, key=lambda part: scene.counts[part])
+                losses[f"{name}_{second}"] = self.settings.between * likeness(one, other, there & also, rarer)
         if self.settings.mismatched:
             losses["mismatched"] = self.settings.mismatched * self._mismatched(scene, views)
         return losses

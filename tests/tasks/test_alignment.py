@@ -1,6 +1,7 @@
 """Alignment: a contrastive loss with several positives over the joint batch, and mismatched pairs."""
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mtgen.tasks.base import Scene
 
 CONFIG = toy.everything(augment__probability=0.2)
 MADE = networks(CONFIG)
+ALIGNED = [name for name in CONFIG.conditions if name in ("class", "labels", "caption", "sound")]
 
 
 def double(x: Tensor) -> np.ndarray:
@@ -37,10 +39,15 @@ def alike(batch: Batch, a: int, b: int) -> bool:
     return a == b
 
 
-def contrasted(laid_out: Scene, image: np.ndarray, other: np.ndarray, component: str) -> float:
-    """The mean over samples with the component of -log softmax at their positives, both ways."""
+def rows_with(laid_out: Scene, *components: str) -> list[int]:
+    """The reading rows that have them all."""
+    return [row for row in range(laid_out.reading) if all(laid_out.batch.present[component][row] for component in components)]
+
+
+def contrasted(laid_out: Scene, image: np.ndarray, other: np.ndarray, *components: str) -> float:
+    """The mean over samples with the components of -log softmax at their positives, both ways."""
     sharpness = np.exp(double(MADE.side.discriminator.heads["alignment"].sharpness))
-    rows = [row for row in range(laid_out.reading) if laid_out.batch.present[component][row]]
+    rows = rows_with(laid_out, *components)
     losses, several = [], 0
     for row in rows:
         positive = [alike(laid_out.batch, row, column) for column in rows]
@@ -63,10 +70,32 @@ def test_images_and_what_they_are_asked_for_by_find_each_other_among_all(name: s
     assert found[name].item() == pytest.approx(contrasted(laid_out, image, other, component), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("one", "component", "other", "rival"),
+    [("class", "class", "sound", "sound"), ("labels", "boxes", "sound", "sound"), ("class", "class", "labels", "boxes")],
+)
+def test_what_images_are_asked_for_by_finds_each_other_without_the_image(one: str, component: str, other: str, rival: str) -> None:
+    """Over the samples that have both, as a share of those that have the rarer."""
+    laid_out = scene(CONFIG, MADE, toy.batch(0, 40))
+    found = task(MADE, "alignment").discriminator_losses(laid_out, discriminator_views(laid_out))
+    both, rarer = rows_with(laid_out, component, rival), min(len(rows_with(laid_out, part)) for part in (component, rival))
+    assert 0 < len(both) <= rarer
+    vectors = [unit(double(laid_out.encoded[name].pooled)) for name in (one, other)]
+    expected = 0.5 * contrasted(laid_out, *vectors, component, rival) * len(both) / rarer
+    assert found[f"{one}_{other}"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_modalities_find_each_other_only_where_that_has_a_weight() -> None:
+    config = toy.everything(augment__probability=0.2, tasks__alignment__between=0.0)
+    made = networks(config)
+    laid_out = scene(config, made)
+    assert task(made, "alignment").discriminator_losses(laid_out, discriminator_views(laid_out)).keys() == {*ALIGNED, "mismatched"}
+
+
 def test_what_every_sample_has_and_what_is_the_image_itself_are_not_aligned() -> None:
     laid_out = scene(CONFIG, MADE)
     found = task(MADE, "alignment").discriminator_losses(laid_out, discriminator_views(laid_out))
-    assert found.keys() == {"class", "labels", "caption", "sound", "mismatched"}
+    assert found.keys() == {*ALIGNED, "mismatched", *(f"{one}_{other}" for one, other in combinations(ALIGNED, 2))}
 
 
 def test_contrast_of_equal_logits_is_the_logarithm_of_how_many_there_are() -> None:
