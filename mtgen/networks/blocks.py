@@ -46,7 +46,8 @@ class ResidualBlock(nn.Module):
 
     With `style` channels, a style vector scales and shifts the hidden layer: `h * (1 + a(style)) + b(style)`, so that the
     latent reaches every block.
-    Source: Zhang et al. 2019 (Fixup); Huang et al. 2024 (R3GAN), with dense in place of grouped convolutions, which are slow on CPUs.
+    Source: Zhang et al. 2019 (Fixup); Huang et al. 2024 (R3GAN), with dense in place of grouped convolutions: in equal time on a CPU
+    they learn more (docs/performance.md).
     """
 
     def __init__(self, channels: int, style: int = 0) -> None:
