@@ -50,3 +50,8 @@ class TrainingError(UserError):
 
 KINDS = {kind.status: kind for kind in (UserError, ConfigError, DataError, CheckpointError, TrainingError)}
 """Exit status -> the error that it stands for: what one worker tells the others of its error, beside the message."""
+
+
+def last_line(error: BaseException) -> str:
+    """What an error of somebody else's code says in one line: its last, or its kind where it says nothing."""
+    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mtgen.data.source import read_file
-from mtgen.errors import ConfigError
+from mtgen.errors import ConfigError, last_line
 
 KEY = "conditions.caption.encoder"
 
@@ -47,8 +47,7 @@ class FrozenText:
         try:
             found = self(torch.ones(PROBE, dtype=torch.int64), torch.ones(PROBE, dtype=torch.bool))
         except Exception as error:  # whatever a network of somebody else's raises
-            last = ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
-            raise ConfigError(f"{KEY}={self.path}: cannot be used on tokens [B,T] int64 and [B,T] bool ({last})") from error
+            raise ConfigError(f"{KEY}={self.path}: cannot be used on tokens [B,T] int64 and [B,T] bool ({last_line(error)})") from error
         if found.shape[:2] != PROBE or found.dim() != 3 or not found.isfinite().all():
             raise ConfigError(f"{KEY}={self.path}: gives {list(found.shape)} for 2 captions of 4 tokens; it has to be finite, [2, 4, D]")
         return found.shape[2]

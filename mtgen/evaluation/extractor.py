@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mtgen.config import EXTRACTORS, Extractor
-from mtgen.errors import ConfigError
+from mtgen.errors import ConfigError, last_line
 from mtgen.evaluation.classifier import Classifier, reduced
 from mtgen.pictures import to_uint8
 from mtgen.registry import suggest
@@ -83,7 +83,7 @@ class FileExtractor:
         except ConfigError:
             raise
         except Exception as error:  # whatever a network of somebody else's raises
-            raise ConfigError(f"{where}: cannot be used on images [B,3,H,W] ({_last_line(error)})") from error
+            raise ConfigError(f"{where}: cannot be used on images [B,3,H,W] ({last_line(error)})") from error
         if features.dim() != 2 or len(features) != 2 or not features.isfinite().all():
             raise ConfigError(f"{where}: gives {list(features.shape)} for two images; it has to be two vectors of finite numbers, [2, D]")
 
@@ -140,7 +140,3 @@ def _check_sum(path: Path, wanted: str) -> None:
         raise ConfigError(f"evaluate.extractor.path={path}: cannot be read ({error.strerror})") from None
     if found != wanted.lower():
         raise ConfigError(f"evaluate.extractor.sha256={wanted}: {path} has {found}; give the right file, or its checksum if you trust it")
-
-
-def _last_line(error: BaseException) -> str:
-    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
