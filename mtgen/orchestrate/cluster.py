@@ -95,7 +95,7 @@ def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[dict[str, f
     """A running cluster if `config.address` or RAY_ADDRESS names one, else one on this machine that ends with us.
 
     Args:
-        cpus: CPUs of a cluster on this machine; default: all.
+        cpus: CPUs of a cluster on this machine; default: all that this process may use.
 
     Yields:
         The cluster's resources, e.g. {"CPU": 2.0}.
@@ -106,7 +106,7 @@ def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[dict[str, f
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray leaves CUDA_VISIBLE_DEVICES of workers without GPUs alone
     address = address_of(config)
-    here: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": cpus}
+    here: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": cpus or _bound()}
     loopback = address is None or _on_loopback(address)
     with _environment(_shown() if address else _alone()), _environment(LOOPBACK if loopback else {}):
         passed = _for_workers(loopback)
@@ -135,6 +135,12 @@ def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[dict[str, f
             yield ray.cluster_resources()
         finally:
             ray.shutdown()
+
+
+def _bound() -> int | None:
+    """CPUs that this process is bound to (taskset, Slurm), where they are fewer than the machine's, which Ray would count; else `None`."""
+    bound = len(os.sched_getaffinity(0))
+    return bound if bound < (os.cpu_count() or bound) else None
 
 
 def cpus_per_worker(config: Config, resources: dict[str, float]) -> int:

@@ -43,6 +43,17 @@ def start(place: Path) -> Iterator[Callable[..., Command]]:
             command.process.wait()
 
 
+def test_a_run_counts_the_cpus_that_it_is_bound_to(place: Path, start: Callable[..., Command]) -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        command = start("train", str(place / "run.yaml"), "workers=2", "name=bound")
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert command.wait().status == 2
+    assert command.errors == ["error: workers=2: there are 1 CPUs, and every worker needs one; possible: 0 to 1"], command.said
+
+
 @pytest.fixture(scope="module")
 def alone(place: Path) -> Ended:
     """The uninterrupted run in one process."""
