@@ -47,6 +47,9 @@ class Detection(Task):
         stride: int = Field(2, ge=1, description="pixels of a cell of the maps, along each side")
         size: float = Field(5.0, ge=0, description="weight of the sizes' error beside the centres'")
         agreement: float = Field(0.1, ge=0, description="weight of the agreement between drawn centres and those read in the drawn image")
+        distillation: float = Field(
+            2.0, ge=0, description="weight with which drawn centres are taught those read; the image learns nothing by it"
+        )
 
         @property
         def needs(self) -> str:
@@ -96,16 +99,27 @@ class Detection(Task):
         }
 
     def generator_losses(self, scene: Scene, views: Views) -> Losses:
-        """Squared difference of drawn and read maps; where boxes were asked for as a layout, of drawn and asked ones too."""
+        """Squared difference of drawn and read maps; where boxes were asked for as a layout, of drawn and asked ones too.
+
+        The agreement alone, strong enough to make drawn boxes right, would bend images and masks to it: so most of it, `distillation`,
+        reaches only what is drawn (Hinton et al. 2015: a teacher's output as the target).
+        """
         drawn = scene.fake.boxes
-        if not self.settings.agreement or drawn is None:
+        if drawn is None:
             return {}
         reading = slice(scene.reading)
         logits, size, _ = self.maps(scene.discriminator, views.reading)
         heat = logits.sigmoid()
         read = torch.cat([heat, size * heat.amax(1, keepdim=True)], dim=1)
-        losses = {"agreement": self.settings.agreement * scene.mean((read - drawn[reading]).square().sum((1, 2, 3)), "reading")}
-        if "boxes" in scene.prompt.given:
+        losses = {
+            name: weight * scene.mean((teacher - drawn[reading]).square().sum((1, 2, 3)), "reading")
+            for name, weight, teacher in (
+                ("agreement", self.settings.agreement, read),
+                ("distillation", self.settings.distillation, read.detach()),
+            )
+            if weight
+        }
+        if self.settings.agreement and "boxes" in scene.prompt.given:
             assert scene.original.boxes is not None
             asked = encode(scene.original.boxes[reading], self.sizes.classes, self.grid).canvas()
             given = (scene.prompt.given["boxes"] & scene.unchanged)[reading]

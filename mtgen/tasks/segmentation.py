@@ -18,6 +18,9 @@ class Segmentation(Task):
     class Settings(TaskSettings):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
         agreement: float = Field(0.1, ge=0, description="weight of the agreement between drawn mask and the mask read in the drawn image")
+        distillation: float = Field(
+            0.2, ge=0, description="weight with which the drawn mask is taught the one read; the image learns nothing by it"
+        )
 
         @property
         def needs(self) -> str:
@@ -44,13 +47,18 @@ class Segmentation(Task):
 
     def generator_losses(self, scene: Scene, views: Views) -> Losses:
         """Drawn and read masks should agree; where a layout was asked for, both should be it."""
-        if not self.settings.agreement or scene.fake.mask is None:
+        if scene.fake.mask is None:
             return {}
         reading = slice(scene.reading)
         drawn = scene.fake.mask[reading]
         read = self.logits(scene.discriminator, views.reading).log_softmax(dim=1)
-        losses = {"agreement": self.settings.agreement * scene.mean(_cross_entropy(drawn, read), "reading")}
-        if "layout" in scene.prompt.given:
+        losses = {}
+        if self.settings.agreement:
+            losses["agreement"] = self.settings.agreement * scene.mean(_cross_entropy(drawn, read), "reading")
+        if self.settings.distillation:
+            taught = _cross_entropy(read.detach().exp(), drawn.clamp_min(1e-4).log())
+            losses["distillation"] = self.settings.distillation * scene.mean(taught, "reading")
+        if self.settings.agreement and "layout" in scene.prompt.given:
             asked, given = scene.prompt.values["layout"][reading], (scene.prompt.given["layout"] & scene.unchanged)[reading]
             away = _cross_entropy(asked, read) + _cross_entropy(asked, drawn.clamp_min(1e-4).log())
             losses["layout"] = self.settings.agreement * scene.mean(away * given, "mask")

@@ -85,7 +85,9 @@ def test_drawn_centres_should_be_those_that_are_read_in_the_drawn_image_and_thos
     seen = np.concatenate([heat, size * heat.max(axis=1, keepdims=True)], axis=1)
     assert laid_out.fake.boxes is not None and laid_out.original.boxes is not None
     drawn = double(laid_out.fake.boxes)[: laid_out.reading]
-    close(found["agreement"], 0.1 * float(((seen - drawn) ** 2).sum(axis=(1, 2, 3)).mean()))
+    apart = float(((seen - drawn) ** 2).sum(axis=(1, 2, 3)).mean())
+    close(found["agreement"], 0.1 * apart)
+    close(found["distillation"], 2.0 * apart)
     away = []
     for row in range(laid_out.reading):
         if laid_out.prompt.given["boxes"][row] and laid_out.unchanged[row]:
@@ -101,6 +103,22 @@ def test_drawn_centres_should_be_those_that_are_read_in_the_drawn_image_and_thos
             away.append(((seen[row] - asked) ** 2).sum() + ((drawn[row] - asked) ** 2).sum())
     assert 1 < len(away) < int(laid_out.prompt.given["boxes"][: laid_out.reading].sum())
     close(found["layout"], 0.1 * float(np.sum(away)) / int(laid_out.batch.present["boxes"][: laid_out.reading].sum()))
+
+
+def test_what_is_read_teaches_what_is_drawn_and_the_image_learns_nothing_by_it() -> None:
+    laid_out = laid("generator")
+    image, boxes = laid_out.fake.image, laid_out.fake.boxes
+    assert boxes is not None
+    for drawn in (image, boxes):
+        drawn.requires_grad_()
+    found = task(MADE, "detection").generator_losses(laid_out, views(laid_out, laid_out.fake))
+
+    def reached(name: str) -> list[bool]:
+        slopes = torch.autograd.grad(found[name], [image, boxes], retain_graph=True, allow_unused=True)
+        return [slope is not None and bool(slope.any()) for slope in slopes]
+
+    assert reached("agreement") == [True, True]
+    assert reached("distillation") == [False, True]
 
 
 def crossed(image: Tensor, laid_out: Scene) -> list[float]:

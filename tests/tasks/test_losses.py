@@ -89,10 +89,21 @@ def test_segmentation_is_a_mean_over_known_pixels_and_then_over_samples() -> Non
 
 def test_drawn_masks_should_agree_with_the_mask_that_is_read_in_the_drawn_image() -> None:
     laid_out = scene(CONFIG, MADE)
+    image, mask = laid_out.fake.image, laid_out.fake.mask
+    assert mask is not None
+    for tensor in (image, mask):
+        tensor.requires_grad_()
     losses = task(MADE, "segmentation").generator_losses(laid_out, views(laid_out, laid_out.fake))
-    assert laid_out.fake.mask is not None
-    drawn, read = double(laid_out.fake.mask)[: laid_out.reading], read_masks(laid_out.fake.image)[: laid_out.reading]
+    drawn, read = double(mask)[: laid_out.reading], read_masks(laid_out.fake.image)[: laid_out.reading]
     close(losses["agreement"], -0.1 * float((drawn * read).sum(axis=1).mean()))
+    close(losses["distillation"], -0.2 * float((np.exp(read) * np.log(drawn.clip(1e-4))).sum(axis=1).mean()))
+
+    def reached(name: str) -> list[bool]:
+        slopes = torch.autograd.grad(losses[name], [image, mask], retain_graph=True, allow_unused=True)
+        return [slope is not None and bool(slope.any()) for slope in slopes]
+
+    assert reached("agreement") == [True, True]
+    assert reached("distillation") == [False, True]
 
 
 def test_reconstruction_is_the_l1_distance_of_unaugmented_rows_and_the_divergence_from_the_prior() -> None:
