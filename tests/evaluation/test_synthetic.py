@@ -141,6 +141,29 @@ def test_a_class_that_no_sample_has_does_not_count(make_card: MakeCard, make_bat
         assert metric.compute()[name] > 0.9
 
 
+@pytest.mark.parametrize("shifted", [False, True])
+def test_drawn_boxes_are_compared_with_those_that_an_independent_detector_reads(
+    assemble: Any, make_card: MakeCard, make_batch: MakeBatch, shifted: bool
+) -> None:
+    boxes = boxes_of(90)
+    drawn = boxes.roll(1, 0) if shifted else boxes
+
+    def draw(labels: Tensor, latent: Tensor) -> Canvas:
+        return canvas_of(boxes[: len(labels)], drawn[: len(labels)])
+
+    batch = real(make_batch, 90)
+    report = evaluate(assemble(make_card(2, 3), draw), [batch], [batch], samples=90, seed=0, metrics=["generated/drawn_ap50"])
+    assert report["generated/drawn_ap50"] < 0.1 if shifted else report["generated/drawn_ap50"] > 0.9
+
+
+def test_where_no_boxes_are_known_there_is_no_independent_detector(assemble: Any, make_card: MakeCard, make_batch: MakeBatch) -> None:
+    boxes, batch = boxes_of(90), real(make_batch, 90)
+    batch.present["boxes"] = torch.zeros(90, dtype=torch.bool)
+    model = assemble(make_card(2, 3), lambda labels, latent: canvas_of(boxes[: len(labels)]))
+    report = evaluate(model, [batch], [batch], samples=90, seed=0, metrics=["generated/drawn_ap50"])
+    assert "20 real training images with boxes" in report.skipped["generated/drawn_ap50"]
+
+
 def test_the_detector_is_the_same_for_the_same_seed_and_leaves_global_random_numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detector, "IMAGES", 5 * detector.BATCH)
     state, boxes = torch.get_rng_state(), boxes_of(30)
