@@ -11,6 +11,11 @@ PREFIX = "balancing_"
 KINDS = ("norm", "weight")
 PAIRS = ("cosine", "conflict")
 
+NOTE = (
+    "by n: what task n's gradient adds to (+) or takes from (-) the task's own progress; in brackets, how often the two conflict; both in %"
+)
+"""How to read the table."""
+
 
 @dataclass
 class Meeting:
@@ -87,28 +92,27 @@ def of_run(run: str | Path, runs: Path = Path("runs")) -> dict[str, Meeting]:
     return found
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:+.0f} %"
-
-
 def table(meeting: Meeting, last: int = 10) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of "who hurts whom": a row a task, means over the last rows that were logged.
+    """Columns and rows of "who hurts whom": a row a task, means over the last rows that were logged; `NOTE` says how to read it.
 
-    A column of another task says what that task's gradient adds to (+) or takes from (-) this task's progress, relative to its own
-    gradient; in brackets, how often the two conflict.
+    Tasks are numbered, so that seven of them fit into a terminal.
     """
-    columns = ["task", "norm", "weight", "share of the update", *(f"by {task}" for task in meeting.tasks)]
+    columns = ["task", "norm", "weight", "share", *(f"by {number}" for number in range(1, len(meeting.tasks) + 1))]
     shares, rows = meeting.shares(last), []
-    for task in meeting.tasks:
+    for number, task in enumerate(meeting.tasks, 1):
         numbers = [meeting.mean(f"{kind}_{task}", last) for kind in KINDS]
-        effects = []
-        for other in meeting.tasks:
-            conflict = meeting.pair("conflict", task, other, last)
-            often = "" if conflict is None else f" ({100 * conflict:.0f} %)"
-            effects.append("" if other == task else _percent(meeting.effect(other, task, last)) + often)
-        shown = ["-" if number is None else f"{number:.3g}" for number in numbers]
-        rows.append([task, *shown, f"{100 * shares[task]:.1f} %", *effects])
+        shown = ["-" if value is None else f"{value:.2g}" for value in numbers]
+        effects = ["" if other == task else _meets(meeting, task, other, last) for other in meeting.tasks]
+        rows.append([f"{number} {task}", *shown, f"{100 * shares[task]:.1f} %", *effects])
     return columns, rows
+
+
+def _meets(meeting: Meeting, task: str, other: str, last: int) -> str:
+    """What another task does to a task, and how often they conflict, in percent: `-30 (80)`."""
+    effect, conflict = meeting.effect(other, task, last), meeting.pair("conflict", task, other, last)
+    if effect is None:
+        return "-"
+    return f"{100 * effect:+.0f}" + ("" if conflict is None else f" ({100 * conflict:.0f})")
 
 
 def markdown(found: Mapping[str, Meeting], last: int = 10) -> str:
@@ -119,8 +123,7 @@ def markdown(found: Mapping[str, Meeting], last: int = 10) -> str:
         body = [columns, ["-"] * len(columns), *rows]
         lines = "\n".join(f"| {' | '.join(row)} |" for row in body)
         parts.append(f"## Gate at {gate}, {meeting.images[-1]:,} images\n\n{lines}\n")
-    note = "`by B`: what B's gradient adds to (+) or takes from (-) the task's own progress; in brackets, how often the two conflict.\n"
-    return "\n".join(["# Who hurts whom\n", *parts, note])
+    return "\n".join(["# Who hurts whom\n", *parts, f"{NOTE}.\n"])
 
 
 def write_artifacts(folder: Path) -> list[Path]:

@@ -124,20 +124,25 @@ def tasks(
 
     Example: `mtgen tasks digits-32` - also while it trains.
     """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from mtgen.balancing.diagnosis import of_run, table
+    from mtgen.balancing.diagnosis import NOTE, of_run, table
 
     values = {}
     for gate, meeting in of_run(run).items():
         columns, rows = table(meeting, last)
-        shown = Table(*columns, title=f"Gate at {gate}, {meeting.images[-1]:,} images", title_justify="left")
+        shown = Table(
+            title=f"Gate at {gate}, {meeting.images[-1]:,} images", title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False
+        )
+        for number, column in enumerate(columns):
+            shown.add_column(column, justify="right" if number else "left", no_wrap=not column.startswith("by"), min_width=4)
         for row in rows:
             shown.add_row(*row)
         console.print(shown)
         effects = {f"{b} on {a}": meeting.effect(b, a, last) for a in meeting.tasks for b in meeting.tasks if a != b}
         values[gate] = {"images": meeting.images[-1], "shares": meeting.shares(last), "effects": effects}
-    say("by B: what B's gradient adds to (+) or takes from (-) the task's own progress; in brackets, how often the two conflict")
+    say(NOTE)
     write_json(json_file, values)
 
 

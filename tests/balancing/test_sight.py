@@ -141,4 +141,4 @@ def meeting_of(**numbers: float) -> Meeting:
 def test_the_table_says_what_one_task_takes_from_another() -> None:
     meeting = meeting_of(norm_a=1, norm_b=2, weight_a=1, weight_b=0.5, cosine_a_b=-0.3, conflict_a_b=0.8)
     assert meeting.effect("b", "a", 1) == pytest.approx(-0.3)  # weighted, b's gradient is as long as a's
-    assert "-30 % (80 %)" in markdown({"generator": meeting})
+    assert "| 1 a | 1 | 1 | 50.0 % |  | -30 (80) |" in markdown({"generator": meeting})

@@ -1,6 +1,6 @@
 """Which tasks pull against each other where they share a tensor."""
 
-from mtgen.balancing.diagnosis import Meeting, meetings, table
+from mtgen.balancing.diagnosis import NOTE, Meeting, meetings, table
 from mtgen.report.blocks import SECTIONS, Block, HeatMap, Note, Section, Table
 from mtgen.report.record import Record
 from mtgen.report.series import evenly
@@ -20,7 +20,7 @@ def gather(record: Record, other: Record | None) -> Section | None:
     for gate, meeting in found.items():
         if len(meeting.tasks) > 1:
             blocks.append(HeatMap(f"Gate at {gate}", _heat(meeting)))
-            blocks.append(Table(*table(meeting), "by B: what B's gradient adds to, or takes from, the task's own progress."))
+            blocks.append(Table(*table(meeting), f"{NOTE}."))
     return Section(5, "Task conflict", blocks) if len(blocks) > 1 else None
 
 
