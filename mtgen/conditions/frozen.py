@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mtgen.data.source import read_file
 from mtgen.errors import ConfigError, last_line
+from mtgen.networks.torchscript import read_torchscript
 
 KEY = "conditions.caption.encoder"
 
@@ -19,7 +20,6 @@ class FrozenText:
     """Tokens of captions -> a vector each, by somebody else's network.
 
     It is no module of ours: nothing of it is trained, averaged or kept in checkpoints; its file goes with the model (`mtgen.companions`).
-    TorchScript is a program of torch's own operators; torch reads it with a reader of its own, not with Python's pickle.
 
     Args:
         path: the file, or its URL. Its `forward` takes `[B,T]` int64 numbers of the tokeniser, 0 after a caption's end, and `[B,T]` bool,
@@ -35,10 +35,7 @@ class FrozenText:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        try:
-            self.network = torch.jit.load(io.BytesIO(read_file(path, KEY)), map_location="cpu").eval()
-        except (RuntimeError, ValueError) as error:
-            raise ConfigError(f"conditions.caption.encoder={path}: is no TorchScript file ({str(error).splitlines()[0][:200]})") from None
+        self.network = read_torchscript(io.BytesIO(read_file(path, KEY)), f"{KEY}={path}")
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
         self.width = self._tried()

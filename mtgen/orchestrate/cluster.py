@@ -11,7 +11,7 @@ from typing import Any
 
 from mtgen import malloc
 from mtgen.config import Config, resolve_device
-from mtgen.errors import ConfigError, TrainingError, UserError
+from mtgen.errors import ConfigError, TrainingError, UserError, last_line
 from mtgen.orchestrate.node import held_back, own_address, wait_for
 
 _TOKEN = secrets.token_hex(32)
@@ -164,9 +164,3 @@ def _reason(error: BaseException) -> str:
     return (
         f"{last_line(error).rstrip('.')}; is it running (`ray status`), and are its TLS settings those of this process (launch/README.md)?"
     )
-
-
-def last_line(error: BaseException) -> str:
-    """What an error comes to, in one line; its type where it says nothing."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

@@ -15,12 +15,11 @@ from typing import Any
 
 from mtgen import checkpoint
 from mtgen.config import Config
-from mtgen.errors import CheckpointError, TrainingError, UserError
+from mtgen.errors import CheckpointError, TrainingError, UserError, last_line
 from mtgen.logbook import Logbook
 from mtgen.machine import code_version
 from mtgen.mirror import Shelf, restore
 from mtgen.model import build
-from mtgen.orchestrate.cluster import last_line
 from mtgen.orchestrate.workers import run_here, run_on_ray
 from mtgen.training.outcome import FILE, STOP, Outcome
 from mtgen.training.samples import open_data

@@ -7,9 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 from mtgen.config import Config, resolve_device
-from mtgen.errors import UserError
+from mtgen.errors import UserError, last_line
 from mtgen.evaluation.work import Gather, Part, Wanted, Work, on_cpu
-from mtgen.orchestrate.cluster import cpus_per_worker, last_line, ray_cluster
+from mtgen.orchestrate.cluster import cpus_per_worker, ray_cluster
 from mtgen.snapshot import Job, task_of
 
 AHEAD = 2

@@ -15,8 +15,8 @@ from ray.train import UserCallback
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 
+from mtgen.errors import last_line
 from mtgen.logbook import Logbook
-from mtgen.orchestrate.cluster import last_line
 
 _listening: list[socket.socket] = []
 """The socket of the store, in the first worker's process."""

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mtgen.config import Config, resolve_device, validate
-from mtgen.errors import TrainingError
-from mtgen.orchestrate.cluster import address_of, cpus_per_worker, last_line, ray_cluster
+from mtgen.errors import TrainingError, last_line
+from mtgen.orchestrate.cluster import address_of, cpus_per_worker, ray_cluster
 from mtgen.orchestrate.hang import Watch, end_process
 from mtgen.report import keep_current
 from mtgen.training.outcome import Outcome, Place, Snapshot

@@ -7,23 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtgen.config import EXTRACTORS, Extractor
-from mtgen.errors import ConfigError
+from mtgen.networks.torchscript import read_torchscript
 
 
 @EXTRACTORS.register("torchscript")
 class TorchScript(nn.Module):
-    """Images are resized to `side` (bicubic, antialiased; 0: left as they are), scaled to 0..1, and normalised by `mean` and `std`.
-
-    A TorchScript file is a program of torch's own operators; torch reads it with a reader of its own, not with Python's pickle.
-    """
+    """Images are resized to `side` (bicubic, antialiased; 0: left as they are), scaled to 0..1, and normalised by `mean` and `std`."""
 
     def __init__(self, path: Path, settings: Extractor) -> None:
         super().__init__()
         self.side = settings.side
-        try:
-            self.network = torch.jit.load(path, map_location="cpu")
-        except (RuntimeError, ValueError) as error:
-            raise ConfigError(f"evaluate.extractor.path={path}: is no TorchScript file ({str(error).splitlines()[0][:200]})") from None
+        self.network = read_torchscript(path, f"evaluate.extractor.path={path}")
         self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (settings.mean, settings.std))
 
     def forward(self, image: Tensor) -> Tensor:
