@@ -99,7 +99,7 @@ AGGREGATORS: dict[str, tuple[Aggregator, bool]] = {  # and whether it means, whe
     "aligned_mtl": (AlignedMTL(), True),
     "imtl_g": (IMTLG(), True),
 }
-ELSEWHERE = {"cagrad", "nash_mtl", "fairgrad", "sdmgrad"}  # held against their equations in test_weightings.py
+ELSEWHERE = {"balancer", "cagrad", "nash_mtl", "fairgrad", "sdmgrad"}  # held against their equations in test_weightings.py
 
 
 def weighting(name: str) -> Weighting:

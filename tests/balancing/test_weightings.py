@@ -74,6 +74,19 @@ def test_sdmgrad_goes_on_as_the_published_weighting_does(tasks: int, seed: int) 
         assert torch.allclose(ours(products), theirs(products) * tasks, atol=1e-6)
 
 
+@pytest.mark.parametrize(("tasks", "seed"), CASES)
+def test_the_balancer_gives_every_task_its_share(tasks: int, seed: int) -> None:
+    """EnCodec's equation: the sum of g_k / |g_k| times its share, here of the mean length."""
+    rows, shares = jacobian(tasks, seed), torch.arange(1.0, tasks + 1, dtype=torch.float64)
+    shares /= shares.mean()
+    gate = Gate(
+        names(tasks), WEIGHTINGS["balancer"](), preference={name: float(share) for name, share in zip(names(tasks), shares, strict=True)}
+    )
+    lengths = rows.norm(dim=1)
+    expected = (shares[:, None] * rows / lengths[:, None]).sum(0) * lengths.mean()
+    assert torch.allclose(through(gate, rows), expected, atol=1e-9)
+
+
 @pytest.mark.parametrize(("name", "published"), [("upgrad", UPGrad), ("aligned_mtl", AlignedMTL)])
 def test_a_preference_is_the_papers_where_it_has_one(name: str, published: type) -> None:
     rows, liked = jacobian(3, 0), torch.tensor([2.0, 0.5, 0.5], dtype=torch.float64)
