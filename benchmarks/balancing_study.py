@@ -1,9 +1,10 @@
-"""Which policy is worth it: policies x seeds on one data set at equal images, against single-task training and tuned fixed weights.
+"""Which policy is worth it: policies x seeds at equal images, against single-task training and fixed weights tuned at the same length.
 
-Delta-m is the field's average relative change of the tasks' test metrics against a network trained for each task alone (with generation,
-which is always on), in percent, higher is better. Tuned scalarisation draws as many sets of fixed weights as `--trials` says, trains each
-with the first seed, keeps the best by Delta-m, and is then run with every seed like the others. A run that is there already is not run
-again, so that a study can be stopped and continued. It takes policies x seeds trainings: hours.
+A policy weighs the tasks at the discriminator's features in its own step; the generator's step has equal weights (`--both`: the policy's
+too). Delta-m is the field's average relative change of the tasks' test metrics against each task alone, in percent, higher is better
+(Maninis et al. 2019); here over accuracy, mIoU, AP50, and CAS and diversity of what is generated. Tuned fixed weights: `--trials` sets of
+weights of the reading tasks in the discriminator's step are drawn, log-uniform from 1 to 128 times the configuration's (generation's
+gradient is that much longer than theirs), the best by Delta-m of the first seed is trained with all seeds.
 """
 
 import random
@@ -12,86 +13,84 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from common import machine, report
+from common import ROOT, digits, machine, report
+from studies import NUMBERS, READING, Run, Study, with_spread
 
 from mtgen.config import Config, load
-from mtgen.errors import UserError
-from mtgen.journal import read_journal
-from mtgen.orchestrate.workers import run_on_ray
-from mtgen.snapshot import Snapshots
 
-ROOT = Path(__file__).resolve().parents[1]
-POLICIES = ["equal", "upgrad", "cagrad", "nash_mtl", "aligned_mtl", "pcgrad", "fairgrad", "famo"]
-METRICS = {"classification": "class_accuracy", "segmentation": "mask_miou", "reconstruction": "reconstruction_psnr"}
+POLICIES = ["equal", "balancer", "imtl_g", "aligned_mtl", "upgrad", "nash_mtl", "cagrad", "fairgrad", "pcgrad", "famo"]
+OWN = ("agreement", "distillation")
+"""Weights of a reading task in the generator's step."""
 
 
-def trained(config: Config) -> dict[str, float]:
-    """The last test metrics of a run, trained now where it is not finished yet."""
-    done = [row.status for row in read_journal(config.folder) if row.status]
-    if "FINISHED" not in done:
-        config.folder.mkdir(parents=True, exist_ok=True)
-        outcome = run_on_ray(config, snapshots=Snapshots)
-        if outcome.status != "finished":
-            raise UserError(f"{config.name}: the training {outcome.status}: {outcome.message}")
-    last: dict[str, float] = {}
-    for row in read_journal(config.folder):
-        last |= row.values
-    found = {}
-    for task, metric in METRICS.items():
-        values = [value for name, value in last.items() if name.rpartition("/")[2] == metric]
-        if values:
-            found[task] = values[0]
-    return found
+def delta_m(row: dict[str, Any], alone: dict[str, float]) -> float:
+    """Average relative change against single-task training, percent; all numbers are better when higher."""
+    return 100 * statistics.mean(row[key] / alone[key] - 1 for key in alone)
 
 
-def delta_m(metrics: dict[str, float], alone: dict[str, float]) -> float:
-    """Average relative change against single-task training, percent; all metrics are better when higher."""
-    return 100 * statistics.mean(metrics[task] / alone[task] - 1 for task in alone)
+def fixed(config: Config, times: dict[str, float]) -> tuple[str, ...]:
+    """Settings that multiply the weights of tasks in the discriminator's step alone."""
+    words = []
+    for task, factor in times.items():
+        settings = config.tasks[task]
+        words.append(f"tasks.{task}.weight={settings.weight * factor:.4g}")
+        words += [f"tasks.{task}.{own}={getattr(settings, own) / factor:.4g}" for own in OWN if hasattr(settings, own)]
+    return tuple(words)
 
 
-def row_of(name: str, results: list[dict[str, float]], alone: dict[str, float]) -> dict[str, Any]:
+def row_of(name: str, rows: list[dict[str, Any]], alone: dict[str, float]) -> dict[str, Any]:
     """A policy's means and spread over the seeds."""
-    deltas = [delta_m(result, alone) for result in results]
-    means = {task: statistics.mean(result[task] for result in results) for task in alone}
-    spread = statistics.stdev(deltas) if len(deltas) > 1 else None
-    return {"name": name, "delta_m_percent": statistics.mean(deltas), "spread": spread, **means, "deltas": deltas}
+    deltas = [delta_m(row, alone) for row in rows]
+    numbers = {f"{NUMBERS[key][0]} {NUMBERS[key][1]}": with_spread([row[key] for row in rows]) for key in alone}
+    minutes = statistics.mean(row["minutes"] for row in rows)
+    return {"name": name, "delta_m_percent": with_spread(deltas, "+"), **numbers, "minutes": minutes, "deltas": deltas, "rows": rows}
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="data set")],
-    runs: Annotated[Path, typer.Option(help="where the runs are kept")] = Path("runs/balancing-study"),
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's")] = None,
-    policies: Annotated[str, typer.Option(help="names, separated by commas")] = ",".join(POLICIES),
-    seeds: Annotated[int, typer.Option(min=1)] = 3,
-    trials: Annotated[int, typer.Option(min=0, help="sets of fixed weights that are tried; 0: no tuned scalarisation")] = 6,
-    images: Annotated[int | None, typer.Option(help="images a run; default: 40,000, quick 2,000")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="one seed, few images, one trial: whether it runs")] = False,
-    config: Annotated[Path, typer.Option(help="what is trained")] = ROOT / "configs/digits-32.yaml",
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's, for all runs")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="one seed, three policies, one trial, a tenth of the images")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
+    data: Annotated[Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")] = None,
+    config: Annotated[Path, typer.Option(help="what is trained")] = ROOT / "configs/digits-all-32.yaml",
+    policies: Annotated[str | None, typer.Option(help="names, separated by commas; default: ten of them")] = None,
+    both: Annotated[bool, typer.Option("--both", help="the policy in the generator's step too")] = False,
+    images: Annotated[int | None, typer.Option(min=1, help="that each run sees; default: 10,000, quick a tenth")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="default: 3, quick 1")] = None,
+    trials: Annotated[int | None, typer.Option(min=0, help="sets of fixed weights that are tried; default: 6, quick 1")] = None,
+    parallel: Annotated[int, typer.Option(min=1, help="runs at a time, a thread each")] = 2,
+    samples: Annotated[int, typer.Option(min=100, help="images to generate for CAS and diversity")] = 2_000,
+    work: Annotated[Path, typer.Option(help="folder in which results and runs are kept")] = ROOT / "runs/balancing-study",
 ) -> None:
-    """Train every policy with every seed and compare."""
-    here = machine()
-    images, seeds, trials = images or (2_000 if quick else 40_000), 1 if quick else seeds, min(trials, 1) if quick else trials
+    """Train each task alone, and all together under every policy with every seed, and compare."""
+    here, work = machine(), work.absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    images, seeds = images or (1_000 if quick else 10_000), seeds or (1 if quick else 3)
+    trials = (1 if quick else 6) if trials is None else trials
+    names = policies.split(",") if policies else POLICIES[: 3 if quick else None]
+    base = [f"data.path={digits(data, work)}", *(overrides or [])]
+    settings = load(config, base)
+    tasks = [task for task in ("generation", *READING) if task in settings.task_settings()]
+    study, gate = Study(config, base, images, samples, work, parallel), "gate" if both else "discriminator"
 
-    def run(name: str, seed: int, *changes: str) -> dict[str, float]:
-        common = [f"data.path={data.absolute()}", f"runs={runs.absolute()}", f"train.images={images}", f"evaluate.every={images}"]
-        return trained(load(config, [*common, *(overrides or []), f"name={name}-{seed}", f"seed={seed}", *changes]))
+    def together(policy: str, words: tuple[str, ...], numbers: range) -> list[Run]:
+        return [Run("together", seed, policy=policy, settings=words) for seed in numbers]
 
-    tasks = [task for task in load(config, ["data.path=x"]).task_settings() if task in METRICS]
-    alone = {}
-    for task in tasks:
-        off = [f"tasks.{other}.weight=0" for other in tasks if other != task]
-        alone[task] = statistics.mean(run(f"alone-{task}", seed, *off)[task] for seed in range(seeds))
-    rows = [{"name": "each task alone", "delta_m_percent": 0.0, **alone}]
-    for policy in policies.split(","):
-        rows.append(row_of(policy, [run(policy, seed, f"balancing.gate={policy}") for seed in range(seeds)], alone))
+    by_policy = {name: together(name, (f"balancing.{gate}={name}",), range(seeds)) for name in names}
+    singles = study.results([Run(task, seed) for seed in range(seeds) for task in tasks])
+    found = {key: [row[key] for row in singles if row["variant"] == task and key in row] for key, (task, _) in NUMBERS.items()}
+    alone = {key: statistics.mean(values) for key, values in found.items() if values}
+    rows = study.results([run for runs in by_policy.values() for run in runs])
+    table = [{"name": "each task alone", "delta_m_percent": "0", **{" ".join(NUMBERS[key]): with_spread(found[key]) for key in alone}}]
+    table += [row_of(name, rows[k * seeds : (k + 1) * seeds], alone) for k, name in enumerate(names)]
     if trials:
         drawn = random.Random(0)
-        sets = [[f"tasks.{task}.weight={2 ** drawn.uniform(-3, 3):.3f}" for task in tasks] for _ in range(trials)]
-        best = max(range(trials), key=lambda n: delta_m(run(f"fixed{n}", 0, *sets[n]), alone))
-        results = [run(f"fixed{best}", seed, *sets[best]) for seed in range(seeds)]
-        rows.append(row_of(f"tuned fixed weights, best of {trials}", results, alone))
-    report(f"{config.name}, {images:,} images, {seeds} seeds", here, rows, json_file)
+        reading = [task for task in tasks if task in READING]
+        sets = [fixed(settings, {task: 2 ** drawn.uniform(0, 7) for task in reading}) for _ in range(trials)]
+        tried = study.results([run for k, words in enumerate(sets) for run in together(f"fixed {k}", words, range(1))])
+        best = max(range(trials), key=lambda k: delta_m(tried[k], alone))
+        row = row_of(f"tuned fixed weights, best of {trials}", study.results(together(f"fixed {best}", sets[best], range(seeds))), alone)
+        table.append(row | {"weights": list(sets[best]), "trials": [delta_m(row, alone) for row in tried]})
+    report(f"{config.name}, {images:,} images, {seeds} seeds", here, table, json_file)
 
 
 if __name__ == "__main__":

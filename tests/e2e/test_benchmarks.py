@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,19 +47,32 @@ def test_recipe_speed_trains_both_recipes_and_judges_what_they_draw(tmp_path: Pa
 
 
 @pytest.mark.e2e
-def test_multitask_compares_each_task_with_all_and_keeps_what_is_done(tmp_path: Path) -> None:
+def test_studies_compare_tasks_and_policies_and_keep_what_is_done(tmp_path: Path) -> None:
     make("digits", tmp_path / "data", style="grey", train=200, test=20)
     small = ["batch_size=8", "resolution=8", "generator.widths=[8, 8]", "discriminator.widths=[8, 8]", "tasks.translation.side=4"]
-    options = ["--data", str(tmp_path / "data"), "--work", str(tmp_path / "work"), "--json", str(tmp_path / "study.json"), "--quick"]
-    command = [sys.executable, "benchmarks/multitask.py", *small, *options, "--images", "16", "--samples", "100", "--shares", "0.5"]
-    for _ in range(2):
+    options = ["--data", str(tmp_path / "data"), "--work", str(tmp_path / "work"), "--images", "16", "--samples", "100", "--quick"]
+
+    def study(name: str, *more: str) -> tuple[list[dict[str, Any]], dict[Path, int]]:
+        out = tmp_path / "study.json"
+        command = [sys.executable, f"benchmarks/{name}.py", *small, *options, *more, "--json", str(out)]
         subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=580)
-        rows = json.loads((tmp_path / "study.json").read_text())["rows"]
-        kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*.json")}
+        return json.loads(out.read_text())["rows"], {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*.json")}
+
+    rows, kept = study("multitask", "--shares", "1.0")
     assert len(kept) == 5
     assert {"segmentation mIoU", "detection AP50", "generation CAS", "generation diversity"} <= {row["name"] for row in rows}
     for row in rows:
         assert row["each_gain"] == [b - a for a, b in zip(row["each_alone"], row["each_together"], strict=True)]
+    assert study("multitask", "--shares", "1.0") == (rows, kept)
+
+    rows, more = study("balancing_study", "--policies", "equal,balancer")
+    assert more.items() >= kept.items() and len(more) == 8  # what was trained alone is there already
+    assert [row["name"] for row in rows] == ["each task alone", "equal", "balancer", "tuned fixed weights, best of 1"]
+    alone = {key: row[key] for row in map(json.loads, (path.read_text() for path in kept)) for key in row if row["variant"] != "together"}
+    for row in rows[1:]:
+        (found,) = row["rows"]
+        gains = [found[key] / alone[key] - 1 for key in ("classification", "segmentation", "detection", "cas", "diversity")]
+        assert row["deltas"] == [pytest.approx(100 * sum(gains) / 5)]
 
 
 @pytest.mark.e2e
