@@ -105,7 +105,7 @@ class Detection(Task):
         reaches only what is drawn (Hinton et al. 2015: a teacher's output as the target).
         """
         drawn = scene.fake.boxes
-        if drawn is None:
+        if drawn is None or not (self.settings.agreement or self.settings.distillation):
             return {}
         reading = slice(scene.reading)
         logits, size, _ = self.maps(scene.discriminator, views.reading)

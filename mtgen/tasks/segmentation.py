@@ -47,7 +47,7 @@ class Segmentation(Task):
 
     def generator_losses(self, scene: Scene, views: Views) -> Losses:
         """Drawn and read masks should agree; where a layout was asked for, both should be it."""
-        if scene.fake.mask is None:
+        if scene.fake.mask is None or not (self.settings.agreement or self.settings.distillation):
             return {}
         reading = slice(scene.reading)
         drawn = scene.fake.mask[reading]

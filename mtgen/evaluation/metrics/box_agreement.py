@@ -16,17 +16,25 @@ class BoxAgreement(Metric):
     Over 10,000 images at most, a uniform choice of all.
     """
 
+    name = "generated/box_agreement"
+
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.classes, self.kept = required_classes(setting.card), Choice(MOST)
 
+    def read(self, canvas: Canvas, prediction: Prediction) -> Tensor:
+        """`[B,M,6]` the boxes that are there in the image, as somebody reads it."""
+        if prediction.boxes is None:
+            raise Skipped("the run does not read boxes")
+        return prediction.boxes
+
     def update_generated(self, canvas: Canvas, labels: Tensor, prediction: Prediction) -> None:
-        if canvas.boxes is None or prediction.boxes is None:
-            raise Skipped("the run does not draw and read boxes")
-        self.kept.update(sure(decode_canvas(canvas.boxes)), prediction.boxes)
+        if canvas.boxes is None:
+            raise Skipped("the run does not draw boxes")
+        self.kept.update(sure(decode_canvas(canvas.boxes)), self.read(canvas, prediction))
 
     def compute(self) -> dict[str, float]:
         precision = BoxPrecision(self.classes)
         if len(self.kept):
             precision.update(*self.kept.rows()[1:])
-        return {"generated/box_agreement": precision.compute()[0]}
+        return {self.name: precision.compute()[0]}
