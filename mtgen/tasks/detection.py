@@ -48,7 +48,7 @@ class Detection(Task):
         size: float = Field(5.0, ge=0, description="weight of the sizes' error beside the centres'")
         agreement: float = Field(0.1, ge=0, description="weight of the agreement between drawn centres and those read in the drawn image")
         distillation: float = Field(
-            2.0, ge=0, description="weight with which drawn centres are taught those read; the image learns nothing by it"
+            0.2, ge=0, description="weight with which drawn centres are taught those read; the image learns nothing by it"
         )
 
         @property
