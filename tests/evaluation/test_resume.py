@@ -162,10 +162,11 @@ def test_readers_and_features_of_real_images_are_made_once(model: Model, real: A
         told.clear()
         return measured(model, real, Counted(model, real), tmp_path, progress=lambda stage, *_: told.append(stage))
 
+    once = {*(f"train the independent {reader}" for reader in ("classifier", "segmenter", "detector")), "features of the training split"}
     first, before = again(), set(told)
-    assert {"train the independent classifier", "train the independent segmenter", "features of the training split"} <= before
+    assert once <= before
     assert again() == first
-    assert before - set(told) == {"train the independent classifier", "train the independent segmenter", "features of the training split"}
+    assert before - set(told) == once
 
 
 def test_a_reader_from_the_shelf_is_the_one_that_was_trained(tmp_path: Path) -> None:
