@@ -111,14 +111,15 @@ class Detection(Task):
         logits, size, _ = self.maps(scene.discriminator, views.reading)
         heat = logits.sigmoid()
         read = torch.cat([heat, size * heat.amax(1, keepdim=True)], dim=1)
-        losses = {
-            name: weight * scene.mean((teacher - drawn[reading]).square().sum((1, 2, 3)), "reading")
-            for name, weight, teacher in (
-                ("agreement", self.settings.agreement, read),
-                ("distillation", self.settings.distillation, read.detach()),
-            )
-            if weight
-        }
+
+        def apart(teacher: Tensor) -> Tensor:
+            return scene.mean((teacher - drawn[reading]).square().sum((1, 2, 3)), "reading")
+
+        losses = {}
+        if self.settings.agreement:
+            losses["agreement"] = self.settings.agreement * apart(read)
+        if self.settings.distillation:
+            losses["distillation"] = self.settings.distillation * apart(read.detach())
         if self.settings.agreement and "boxes" in scene.prompt.given:
             assert scene.original.boxes is not None
             asked = encode(scene.original.boxes[reading], self.sizes.classes, self.grid).canvas()
