@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import pkgutil
 import re
+import threading
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -65,6 +66,7 @@ class Registry(Generic[T]):
         self.kind, self.package = kind, package
         self._entries: dict[str, T] = {}
         self._loaded = False
+        self._loading = threading.RLock()
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator: keep the decorated object under `name`."""
@@ -78,7 +80,9 @@ class Registry(Generic[T]):
         return keep
 
     def _load(self) -> None:
-        if not self._loaded:
+        with self._loading:  # another thread waits for all names; a module that asks while it is imported finds those so far
+            if self._loaded:
+                return
             self._loaded = True
             package = importlib.import_module(self.package)
             for module in pkgutil.iter_modules(package.__path__, self.package + "."):
