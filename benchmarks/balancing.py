@@ -3,14 +3,20 @@
 Two steps are measured. "whole": a step of `configs/digits-all-32.yaml` with K of its tasks (and tagging), both networks, all losses,
 penalties and Adam: what a user pays. "trunk": forward and backward of a 32x32 trunk of the default widths that K tasks read on every level,
 each with a small head: nothing else stands beside the gate there, and TorchJD and K backwards can be put beside it.
-The ways take turns, a round of each, so that a machine that others use too slows all alike; a ratio is the median over rounds.
+The ways take turns, a round of each in an order that is drawn anew, so that a machine that others use too slows all alike; a ratio is the
+median over rounds, and lies between `at_least` and `at_most` with 95 % confidence (Hettmansperger and Sheather 1986: from the ordered
+rounds alone). `in_gate` is the share of a step's time that is spent in the gates, forward and backward, by the clock around them; what
+autograd would add up without them is not taken off, so it is an upper bound, and a far sharper one than the difference of two steps.
 Memory is the most that tensors hold above what is held before the step, by torch's own record of allocations.
 """
 
+import math
+import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +29,7 @@ from torch import Tensor, nn
 from torchjd.aggregation import UPGrad
 from torchjd.autojac import jac
 
-from mtgen.balancing.gate import Gate
+from mtgen.balancing.gate import Gate, GradientGate
 from mtgen.balancing.sight import Taps
 from mtgen.config import WEIGHTINGS, load
 from mtgen.networks.blocks import Conv2d
@@ -113,30 +119,68 @@ def whole(data: Path, tasks: int, batch: int) -> dict[str, Callable[[], None]]:
     return found
 
 
+@contextmanager
+def clock_of_gates() -> Iterator[list[float]]:
+    """CPU time that is spent in gates while it is open, ms: the list's only number."""
+    spent, whole = [0.0], (Gate.__call__, GradientGate.backward)
+
+    def timed(part: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any) -> Any:
+            begin = time.process_time()
+            found = part(*given)
+            spent[0] += 1000 * (time.process_time() - begin)
+            return found
+
+        return run
+
+    Gate.__call__, GradientGate.backward = timed(whole[0]), staticmethod(timed(whole[1]))  # type: ignore[method-assign, assignment]
+    try:
+        yield spent
+    finally:
+        Gate.__call__, GradientGate.backward = whole[0], staticmethod(whole[1])  # type: ignore[method-assign, assignment]
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Where the median lies with 95 % confidence."""
+    ordered = sorted(values)
+    outside = max(math.floor((len(values) - 1.96 * math.sqrt(len(values))) / 2), 0)
+    return ordered[outside], ordered[-1 - outside]
+
+
 def measure(step: str, chosen: dict[str, Callable[[], None]], rounds: int, **about: int) -> list[dict[str, Any]]:
-    """A row for each way: CPU time of a step, and the most memory that it holds."""
+    """A row for each way: CPU time of a step, the gates' part of it, and the most memory that it holds."""
     times: dict[str, list[float]] = {name: [] for name in chosen}
-    for number in range(rounds + 1):
-        for name, way in chosen.items():
-            begin = time.process_time()  # others on the machine do not count
-            way()
-            if number:
-                times[name].append(1000 * (time.process_time() - begin))
+    inside: dict[str, list[float]] = {name: [] for name in chosen}
+    drawn = random.Random(0)
+    with clock_of_gates() as spent:
+        for number in range(rounds + 1):
+            for name in drawn.sample(list(chosen), len(chosen)):
+                spent[0], begin = 0.0, time.process_time()  # others on the machine do not count
+                chosen[name]()
+                if number:
+                    times[name].append(1000 * (time.process_time() - begin))
+                    inside[name].append(spent[0] / times[name][-1])
     plain, held = times["no gate"], {name: most_held(way) for name, way in chosen.items()}
-    return [
-        {
-            "name": name,
-            "step": step,
-            **about,
-            "ms_a_step": statistics.median(own),
-            "ms_more": statistics.median(a - b for a, b in zip(own, plain, strict=True)),
-            "times_no_gate": statistics.median(a / b for a, b in zip(own, plain, strict=True)),
-            "mb_held": held[name],
-            "memory_times_no_gate": held[name] / held["no gate"],
-            "rounds": own,
-        }
-        for name, own in times.items()
-    ]
+    rows = []
+    for name, own in times.items():
+        ratios = [a / b for a, b in zip(own, plain, strict=True)]
+        low, high = interval(ratios)
+        rows.append(
+            {
+                "name": name,
+                "step": step,
+                **about,
+                "ms_a_step": statistics.median(own),
+                "times_no_gate": statistics.median(ratios),
+                "at_least": low,
+                "at_most": high,
+                "in_gate": statistics.median(inside[name]),
+                "mb_held": held[name],
+                "memory_times_no_gate": held[name] / held["no gate"],
+                "rounds": own,
+            }
+        )
+    return rows
 
 
 def most_held(step: Callable[[], None]) -> float:
