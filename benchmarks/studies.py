@@ -1,8 +1,10 @@
 """What studies have in common: many trainings, each a process of its own on one thread, whose results are kept.
 
-A result that is there already is not measured again, so that a study can be stopped at any time and goes on with the same command.
+A result that is there already is not measured again, so that a study can be stopped at any time and goes on with the same command; two
+commands with one `--work` share what both need, and are best given their policies in another order.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -115,13 +117,15 @@ class Study:
         text = json.dumps([load(self.config, ["name=x", *self.base, *words]).model_dump(mode="json"), self.samples], sort_keys=True)
         name = f"{run.variant}-{run.share:g}-{run.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         kept = self.work / f"{name}.json"
-        if not kept.is_file():
-            begin = time.monotonic()
-            numbers = self._measured(name, words)
-            what = {"variant": run.variant, "policy": run.policy, "share": run.share, "seed": run.seed}
-            part = kept.with_suffix(".part")
-            part.write_text(json.dumps({**what, "minutes": (time.monotonic() - begin) / 60, **numbers}) + "\n", encoding="utf-8")
-            part.rename(kept)
+        with open(kept.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another command may be at it: its result is waited for
+            if not kept.is_file():
+                begin = time.monotonic()
+                numbers = self._measured(name, words)
+                what = {"variant": run.variant, "policy": run.policy, "share": run.share, "seed": run.seed}
+                part = kept.with_suffix(".part")
+                part.write_text(json.dumps({**what, "minutes": (time.monotonic() - begin) / 60, **numbers}) + "\n", encoding="utf-8")
+                part.rename(kept)
         row: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         found = ", ".join(f"{NUMBERS[key][1]} {row[key]:.3f}" for key in NUMBERS if key in row)
         print(f"{row['minutes']:5.1f} min  {run.title}: {found}", flush=True)
