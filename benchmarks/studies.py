@@ -1,7 +1,7 @@
 """What studies have in common: many trainings, each a process of its own on one thread, whose results are kept.
 
 A result that is there already is not measured again, so that a study can be stopped at any time and goes on with the same command; two
-commands with one `--work` share what both need, and are best given their policies in another order.
+commands with one `--work` share the runs between them.
 """
 
 import fcntl
@@ -105,20 +105,24 @@ class Study:
         with ThreadPoolExecutor(self.parallel) as pool:
             waiting = [pool.submit(self._result, run) for run in runs]
             try:
-                return [future.result() for future in waiting]
+                rows = [future.result() for future in waiting]
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+        return [row or self._result(run, wait=True) for run, row in zip(runs, rows, strict=True)]
 
-    def _result(self, run: Run) -> dict[str, Any]:
-        """The run's row, from `work` where it is there already."""
+    def _result(self, run: Run, wait: bool = False) -> dict[str, Any]:
+        """The run's row, from `work` where it is there already; empty if another command is at it, unless that is to be waited for."""
         settings = load(self.config, self.base)
         words = run.overrides(list(settings.task_settings()), list(settings.condition_settings()), self.images)
         text = json.dumps([load(self.config, ["name=x", *self.base, *words]).model_dump(mode="json"), self.samples], sort_keys=True)
         name = f"{run.variant}-{run.share:g}-{run.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         kept = self.work / f"{name}.json"
         with open(kept.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another command may be at it: its result is waited for
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                return {}
             if not kept.is_file():
                 begin = time.monotonic()
                 numbers = self._measured(name, words)
