@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def report(title: str, here: dict[str, Any], rows: list[dict[str, Any]], json_fi
     table = Table(*(column.replace("_", " ") for column in columns), title=title, title_justify="left")
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
-    Console(highlight=False).print(table)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)  # a file has no width
     if json_file is not None:
         json_file.write_text(json.dumps({"machine": here, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
