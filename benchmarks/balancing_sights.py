@@ -94,6 +94,7 @@ def main(
     data: Annotated[Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")] = None,
     config: Annotated[Path, typer.Option(help="what is trained")] = ROOT / "configs/digits-all-32.yaml",
     batches: Annotated[int, typer.Option(min=1, help="batches that are looked at in a probe")] = 8,
+    steps: Annotated[int | None, typer.Option(min=20, help="of the training, to the last probe; default: 1,000, quick 20")] = None,
 ) -> None:
     """Train, and compare at the beginning, soon after it, and later."""
     here, rows = machine(), []
@@ -101,7 +102,8 @@ def main(
         words = [f"data.path={digits(data, Path(temporary))}", "workers=0", "device=cpu", "balancing.gate=equal", "balancing.gramian=layer"]
         settings = load(config, words)
         training = Plain(settings, batches_of(settings, "cpu", 8 if quick else 64), "cpu")
-        moments = [0, 0, 20] if quick else [0, 0, 50, 250, 1000]
+        steps = steps or (20 if quick else 1000)
+        moments = [0, 0, steps] if quick else [0, 0, steps // 20, steps // 4, steps]
         for before, now in pairwise(moments):
             for _ in range(now - before):
                 training.step()

@@ -52,11 +52,14 @@ def test_studies_compare_tasks_and_policies_and_keep_what_is_done(tmp_path: Path
     small = ["batch_size=8", "resolution=8", "generator.widths=[8, 8]", "discriminator.widths=[8, 8]", "tasks.translation.side=4"]
     options = ["--data", str(tmp_path / "data"), "--work", str(tmp_path / "work"), "--images", "16", "--samples", "100", "--quick"]
 
-    def study(name: str, *more: str) -> tuple[list[dict[str, Any]], dict[Path, int]]:
-        out = tmp_path / "study.json"
-        command = [sys.executable, f"benchmarks/{name}.py", *small, *options, *more, "--json", str(out)]
-        subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=580)
-        return json.loads(out.read_text())["rows"], {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*.json")}
+    def study(name: str, *more: str, at_once: int = 1) -> tuple[list[dict[str, Any]], dict[Path, int]]:
+        command = [sys.executable, f"benchmarks/{name}.py", *small, *options, *more, "--json"]
+        files = [tmp_path / f"study-{number}.json" for number in range(at_once)]
+        running = [subprocess.Popen([*command, str(file)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}) for file in files]
+        assert [process.wait(timeout=580) for process in running] == [0] * at_once
+        rows, *others = [json.loads(file.read_text())["rows"] for file in files]
+        assert others == [rows] * (at_once - 1)
+        return rows, {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*.json")}
 
     rows, kept = study("multitask", "--shares", "1.0")
     assert len(kept) == 5
@@ -65,7 +68,7 @@ def test_studies_compare_tasks_and_policies_and_keep_what_is_done(tmp_path: Path
         assert row["each_gain"] == [b - a for a, b in zip(row["each_alone"], row["each_together"], strict=True)]
     assert study("multitask", "--shares", "1.0") == (rows, kept)
 
-    rows, more = study("balancing_study", "--policies", "equal,balancer")
+    rows, more = study("balancing_study", "--policies", "equal,balancer", at_once=2)  # they share the runs between them
     assert more.items() >= kept.items() and len(more) == 8  # what was trained alone is there already
     assert [row["name"] for row in rows] == ["each task alone", "equal", "balancer", "tuned fixed weights, best of 1"]
     alone = {key: row[key] for row in map(json.loads, (path.read_text() for path in kept)) for key in row if row["variant"] != "together"}
