@@ -107,8 +107,8 @@ def evaluate(
     table(str(run), dict(report))
     if report.resumed:
         say(f"went on with an evaluation that was interrupted: {report.resumed:,} images were taken in before")
-    for name, reason in report.skipped.items():
-        say(f"left out: {name}: {reason}")
+    for reason in dict.fromkeys(report.skipped.values()):
+        say(f"left out, since {reason}: {', '.join(name for name, own in report.skipped.items() if own == reason)}")
     write_json(json_file, {**report, "skipped": report.skipped})
 
 
