@@ -87,6 +87,7 @@ class Alignment(Task):
         losses: Losses = {name: likeness(image, other, there, component) for name, (component, there, other) in found.items()}
         for (name, (component, there, one)), (second, (rival, also, other)) in combinations(found.items(), 2):
             if self.settings.between:
+                # A share of the samples with the rarer, not a mean over those with both, so that few of them weigh little.
                 rarer = min(component, rival, key=lambda part: scene.counts[part])
                 losses[f"{name}_{second}"] = self.settings.between * likeness(one, other, there & also, rarer)
         if self.settings.mismatched:

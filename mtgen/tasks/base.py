@@ -88,7 +88,7 @@ class Scene:
         reading: number of reading rows.
         plain: `[P]` the reading rows that the augmentation left as they are, and `plain_position` `[P]`, their positions, on the CPU.
         partner: `[B]` for each row another row, of another sample; itself where there is none.
-        pairs: `[N]` plain rows whose partner is a reading row.
+        pairs: `[N]` plain rows whose partner is a plain row too.
         penalised: `[Q]` rows with a gradient penalty; the trunk's forward ends with their noised real and fake copies.
         side, generator: the networks; the one that the step does not train is frozen.
         noise: a standard normal `[P,Z]` for the posterior of the plain rows; `pair_noise` `[N,2,Z]`: two latents for each pair;

@@ -102,18 +102,20 @@ class Detection(Task):
         """Squared difference of drawn and read maps; where boxes were asked for as a layout, of drawn and asked ones too.
 
         The agreement alone, strong enough to make drawn boxes right, would bend images and masks to it: so most of it, `distillation`,
-        reaches only what is drawn (Hinton et al. 2015: a teacher's output as the target).
+        reaches only what is drawn (Hinton et al. 2015: a teacher's output as the target). Of generated images that the augmentation left
+        alone: boxes are read in such images only, and turning an image makes its boxes larger than their drawn sizes say.
         """
         drawn = scene.fake.boxes
         if drawn is None or not (self.settings.agreement or self.settings.distillation):
             return {}
         reading = slice(scene.reading)
+        unchanged = scene.unchanged[reading]
         logits, size, _ = self.maps(scene.discriminator, views.reading)
         heat = logits.sigmoid()
         read = torch.cat([heat, size * heat.amax(1, keepdim=True)], dim=1)
 
         def apart(teacher: Tensor) -> Tensor:
-            return scene.mean((teacher - drawn[reading]).square().sum((1, 2, 3)), "reading")
+            return scene.mean((teacher - drawn[reading]).square().sum((1, 2, 3)) * unchanged, "reading")
 
         losses = {}
         if self.settings.agreement:
@@ -123,7 +125,7 @@ class Detection(Task):
         if self.settings.agreement and "boxes" in scene.prompt.given:
             assert scene.original.boxes is not None
             asked = encode(scene.original.boxes[reading], self.sizes.classes, self.grid).canvas()
-            given = (scene.prompt.given["boxes"] & scene.unchanged)[reading]
+            given = scene.prompt.given["boxes"][reading] & unchanged
             difference = (drawn[reading] - asked).square() + (read - asked).square()
             losses["layout"] = self.settings.agreement * scene.mean(difference.sum((1, 2, 3)) * given, "boxes")
         return losses

@@ -20,7 +20,7 @@ class Layout:
         shown, boxed: `[B]` bool: the discriminator sees the mask, and the boxes.
         plain: indices of the reading rows that the augmentation leaves alone, and `plain_position`, their positions, on the CPU.
         partner: `[B]` for each row the row of its partner (see `partners`), or itself where that is not here.
-        pairs: `[N]` plain rows whose partner is here and a reading row, and `pair_position`, their
+        pairs: `[N]` plain rows whose partner is here and a plain row too, and `pair_position`, their
             positions, on the CPU; none unless the run translates.
         penalised: indices of the rows with a gradient penalty, and `penalised_position`, their positions, on the CPU.
         counts: see `tasks.base.Scene`.
@@ -90,7 +90,8 @@ def lay_out(config: Config, batch: Batch, changing: float, boxes: bool = False) 
     reading_all = ~(shown_all | boxed_all)
     plain_all = ~changed(changing, config.seed, "real", position) & reading_all
     partner_all = partners(config, len(position))
-    there = (partner_all < len(position)) & reading_all[partner_all.clamp(max=len(position) - 1)]
+    # A translated image is not augmented, so neither is the real one that it is told from: else the changes alone would tell.
+    there = (partner_all < len(position)) & plain_all[partner_all.clamp(max=len(position) - 1)]
     pairs_all = plain_all & _is_translated(config, position) & there
     counts = {
         "all": len(position),

@@ -15,7 +15,7 @@ from mtgen.training.layout import Layout, is_penalised, is_shown, lay_out
 TRANSLATING = {"tasks__translation": {"domain": "class", "side": 4, "every": 1}}
 CONFIGS = {
     (mask, penalty): toy.config(tasks__generation__mask_every=mask, tasks__generation__penalty_every=penalty, **TRANSLATING)
-    for mask in (1, 2, 3, 4)
+    for mask in (2, 3, 4)
     for penalty in (1, 2, 4)
 }
 configs = st.sampled_from(list(CONFIGS.values()))
@@ -107,7 +107,7 @@ def test_penalties_fall_on_rows_with_and_without_their_mask_alike(every: tuple[i
 
 def test_a_sample_without_a_mask_is_never_shown() -> None:
     without: Any = torch.zeros(12, dtype=torch.bool)
-    assert not is_shown(CONFIGS[1, 1], torch.arange(12), without).any()
+    assert not is_shown(CONFIGS[2, 1], torch.arange(12), without).any()
 
 
 def pairs(layout: Layout) -> set[tuple[int, int]]:
@@ -130,10 +130,10 @@ def test_partners_are_of_one_turn_and_each_others(config: Config, first: int, si
 
 
 @given(configs, st.integers(0, 10_000), st.integers(1, 40))
-def test_pairs_are_plain_rows_with_a_partner_that_is_read_too(config: Config, first: int, size: int) -> None:
+def test_pairs_are_plain_rows_with_a_partner_that_is_plain_too(config: Config, first: int, size: int) -> None:
     layout = lay_out(config, toy.batch(first, size), config.augment.probability)
     plain = set(layout.plain.tolist())
-    expected = [row for row in sorted(plain) if row != layout.partner[row] < layout.reading]
+    expected = [row for row in sorted(plain) if row != (partner := int(layout.partner[row])) and partner in plain]
     assert layout.pairs.tolist() == expected
 
 
