@@ -86,6 +86,7 @@ class Warp:
     Args:
         settings: largest shift, rotation and change of size.
         probability: share of the samples that is changed.
+        size: height and width of the images; a rotation turns their pixels, so the map between shares of the sides depends on it.
         position: `[B]` positions, on the CPU.
         purpose: names the draw, so that real and generated samples are changed independently.
         which: the draw that decides which samples are changed.
@@ -93,15 +94,23 @@ class Warp:
     """
 
     def __init__(
-        self, settings: Augment, probability: float, seed: int, position: Tensor, purpose: str, which: str, device: torch.device
+        self,
+        settings: Augment,
+        probability: float,
+        seed: int,
+        size: tuple[int, int],
+        position: Tensor,
+        purpose: str,
+        which: str,
+        device: torch.device,
     ) -> None:
         self.changed = changed(probability, seed, which, position)
         rows = self.changed.nonzero().flatten()
         draw = 2 * counter.uniform(seed, f"warp {purpose}", position[rows], 4) - 1
-        angle, size = draw[:, 0] * math.radians(settings.rotate), 1 + draw[:, 1] * settings.scale
+        angle, scale, tall = draw[:, 0] * math.radians(settings.rotate), 1 + draw[:, 1] * settings.scale, size[0] / size[1]
         shift = 2 * settings.shift * draw[:, 2:]
-        cos, sin = size * angle.cos(), size * angle.sin()
-        theta = torch.stack([torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1)
+        cos, sin = scale * angle.cos(), scale * angle.sin()
+        theta = torch.stack([torch.stack([cos, -sin * tall, shift[:, 0]], 1), torch.stack([sin / tall, cos, shift[:, 1]], 1)], 1)
         self.rows, self.theta = rows.to(device), theta.to(device)
 
     def __call__(self, x: Tensor, mode: str = "bilinear") -> Tensor:
@@ -130,4 +139,4 @@ def warp_of(config: Config, probability: float, position: Tensor, purpose: str, 
         position: `[B]` positions, on the CPU.
     """
     which = kind if kind == "real" else f"{purpose} {kind}"
-    return Warp(config.augment, probability, config.seed, position, f"{purpose} {kind}", which, device)
+    return Warp(config.augment, probability, config.seed, config.size, position, f"{purpose} {kind}", which, device)

@@ -17,9 +17,11 @@ SIDE = 16
 CPU = torch.device("cpu")
 
 
-def warp(position: Tensor, settings: Augment | None = None, purpose: str = "real", which: str = "real") -> Warp:
+def warp(
+    position: Tensor, settings: Augment | None = None, purpose: str = "real", which: str = "real", size: tuple[int, int] = (SIDE, SIDE)
+) -> Warp:
     settings = settings or Augment(probability=0.6, shift=0.2, rotate=40, scale=0.3)
-    return Warp(settings, settings.probability, 3, position, purpose, which, CPU)
+    return Warp(settings, settings.probability, 3, size, position, purpose, which, CPU)
 
 
 def images(rows: int, channels: int = 2) -> Tensor:
@@ -45,6 +47,18 @@ def test_images_equal_another_librarys_bilinear_map() -> None:
     for row, theta in zip(change.rows.tolist(), change.theta, strict=True):
         for channel in range(2):
             assert torch.allclose(found[row, channel].double(), by_scipy(x[row, channel], theta, 1), atol=1e-4)
+
+
+def test_a_rotation_turns_the_pixels_of_images_that_are_not_square() -> None:
+    position, tall, wide = torch.arange(40), 12, 20
+    square, change = warp(position), warp(position, size=(tall, wide))
+    x = torch.rand(40, 1, tall, wide, generator=torch.Generator().manual_seed(0))
+    found, middle = change(x), np.array([(tall - 1) / 2, (wide - 1) / 2])
+    for row, theta, as_square in zip(change.rows.tolist(), change.theta.double(), square.theta.double(), strict=True):
+        turn = as_square[:, :2].numpy()[::-1, ::-1]  # of a square image, (row, column): a rotation and a change of size
+        move = theta[:, 2].numpy()[::-1] * np.array([tall, wide]) / 2
+        expected = ndimage.affine_transform(x[row, 0].double().numpy(), turn, offset=middle - turn @ middle + move, order=1, mode="nearest")
+        assert torch.allclose(found[row, 0].double(), torch.from_numpy(expected), atol=1e-4)
 
 
 def test_masks_equal_another_librarys_nearest_map_of_the_same_geometry() -> None:
