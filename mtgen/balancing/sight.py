@@ -51,7 +51,7 @@ def _flat(gradients: list[Tensor]) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Part:
-    """Where a shared tensor's rows come from: `group` numbers the whole tensors, `first` is the row in its own."""
+    """Where a shared tensor's rows come from: `group` numbers the whole tensors (or channels of one), `first` is the row in its own."""
 
     group: int
     first: int
@@ -59,17 +59,15 @@ class Part:
 
 
 def parts_of(shared: Sequence[Tensor]) -> list[Part]:
-    """Which of the shared tensors are rows of one and the same tensor (slices along the batch): they belong together."""
+    """Which of the shared tensors are rows of the same channels of one tensor (slices along the batch): they belong together."""
     found: list[Part] = []
-    groups: dict[int, int] = {}
+    groups: dict[tuple[int, ...], int] = {}
     for tensor in shared:
-        base, whole = tensor._base, tensor
-        first = 0
-        if base is not None and base.shape[1:] == tensor.shape[1:] and base.stride() == tensor.stride() and base.stride(0):
-            offset = tensor.storage_offset() - base.storage_offset()
-            if offset % base.stride(0) == 0:
-                whole, first = base, offset // base.stride(0)
-        group = groups.setdefault(id(whole), len(groups))
+        base, whole, first, within = tensor._base, tensor, 0, 0
+        if base is not None and base.stride() == tensor.stride() and base.stride(0):
+            whole = base
+            first, within = divmod(int(tensor.storage_offset() - base.storage_offset()), base.stride(0))
+        group = groups.setdefault((id(whole), within, *tensor.shape[1:]), len(groups))
         found.append(Part(group, first, tensor.shape[1] if tensor.dim() > 1 else 1))
     return found
 

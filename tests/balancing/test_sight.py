@@ -60,6 +60,20 @@ def test_a_pooled_gramian_sums_over_samples_and_space_of_all_slices_of_one_tenso
     assert torch.allclose(found, vectors @ vectors.T, rtol=1e-10)
 
 
+@pytest.mark.parametrize("sight", ["features", "pooled"])
+def test_rows_of_some_channels_of_one_tensor_are_seen_together(sight: str) -> None:
+    """As the canvas is shared out: image and mask are channels of one output, and each task has rows of its own."""
+    output = torch.randn(6, 5, 4, 4, dtype=torch.float64, requires_grad=True) * 1.0
+    image, mask = output.split([2, 3], dim=1)
+    gate = Gate(["a", "b"], WEIGHTINGS["upgrad"](), sight=sight)
+    views = gate([*image.split([4, 2]), *mask.split([4, 2])])
+    (views["a"][0].sum() - 2 * views["b"][1].sum() + 3 * views["b"][3].sum()).backward()
+    assert gate.last is not None
+    a, b, c = 4 * 16, -2 * 2 * 16, 3 * 2 * 16  # of each of the image's two channels, and of each of the mask's three
+    expected = {"features": [[128, 0], [0, 256 + 9 * 96]], "pooled": [[2 * a * a, 2 * a * b], [2 * a * b, 2 * b * b + 3 * c * c]]}
+    assert torch.allclose(gate.last[0], torch.tensor(expected[sight], dtype=torch.float64))
+
+
 def shared_out(sight: str, shares: list[tuple[int, int]]) -> Tensor:
     """The Gramian of two tasks at a layer of which this worker has its own samples alone."""
     begin, end = shares[dist.get_rank() if dist.is_initialized() else 0]
