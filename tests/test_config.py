@@ -103,6 +103,21 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ),
         ("balancing.gate=upgard", "balancing.gate=upgard: unknown weighting; did you mean 'upgrad'? possible: none, aligned_mtl, ", []),
         ("balancing.canvas=x", "balancing.canvas=x: unknown weighting; possible: none, aligned_mtl, ", []),
+        (
+            "balancing.preference={segmentaton: 2}",
+            "balancing.preference.segmentaton=2.0: unknown task or group; did you mean 'segmentation'? possible: alignment, ",
+            [],
+        ),
+        (
+            "balancing={preference: {segmentation: 2}, groups: {reading: [classification, segmentation]}}",
+            "balancing.preference.segmentation=2.0: is arbitrated within the group 'reading'",
+            ["balancing.preference.reading=2.0"],
+        ),
+        ("balancing.parameters={imtlg: {c: 1}}", "balancing.parameters=", ["imtlg", "did you mean 'imtl_g'? possible"]),
+        ("balancing.parameters={mine.Own: {c: 1}}", "balancing.parameters: no gate has the weighting 'mine.Own'", ["balancing.gate"]),
+        ("balancing.parameters={fairgrad: {alpha: 0}}", "balancing.parameters", ["alpha=0", "has to be above 0"]),
+        ("balancing.parameters={dwa: {temperature: 0}}", "balancing.parameters", ["temperature=0", "have to be above 0"]),
+        ("tasks.generation.mask_every=1", "tasks.generation.mask_every=1: ", ["greater than or equal to 2"]),
         # well-formed and impossible
         ("workers={min: 3, max: 2}", "workers={min: 3, max: 2}: min is above max", []),
         ("workers={min: 0, max: 2}", "workers.min=0: input should be greater than or equal to 1", []),
@@ -115,6 +130,21 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
             ["train.accumulation=2 lets them", "min=3"],
         ),
         ("zero_stage=3", "zero_stage=3: possible: 0, 1, 2; stage 3 fails where ", []),
+        (
+            "tasks={generation: {}, translation: {}}",
+            "tasks.translation.domain=domain: the run has one data set and so one domain",
+            ["data.mixture"],
+        ),
+        (
+            "tasks={classification: {}}\naugment.target=0.6",
+            "augment.target: is measured on real and generated images, and tasks.generation is off",
+            ["augment.probability"],
+        ),
+        (
+            "batch_size=6\ntasks.generation.mask_every=4\ntasks.translation={domain: class}",
+            "batch_size=6: a micro-batch has 6 samples; pairs of samples for tasks.translation stand tasks.generation.mask_every=4 apart",
+            ["raise batch_size to 8"],
+        ),
         ("resolution=48", "resolution=48: generator.widths has 4 levels, ", ["reach 32 pixels", "possible: 8, 16, 32, 64"]),
         ("generator.widths=[]", "generator.widths=[]: one positive number of channels a level", []),
         ("generator.widths=[8,0,8,8]", "generator.widths=[8, 0, 8, 8]: one positive number of channels a level", []),
@@ -132,7 +162,7 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_possible(lines: Any, override: str, begin: str, parts: list[str]) -> None:
-    first = lines(WELL, override)[0]
+    first = lines(WELL, *override.splitlines())[0]
     assert first.startswith(begin)
     assert all(part in first for part in parts)
 

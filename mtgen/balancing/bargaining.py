@@ -66,4 +66,6 @@ class FairGrad(NashMTL):
 
     def __init__(self, alpha: float = 2.0) -> None:
         super().__init__()
+        if alpha <= 0:
+            raise ValueError(f"alpha={alpha}: has to be above 0; 1 is the Nash bargain")
         self.alpha = alpha

@@ -20,6 +20,8 @@ class DWA(Weighting):
 
     def __init__(self, temperature: float = 2.0, window: float = 10_000) -> None:
         super().__init__()
+        if temperature <= 0 or window <= 0:
+            raise ValueError(f"temperature={temperature}, window={window}: have to be above 0")
         self.temperature, self.window = temperature, window
 
     def __call__(self, gramian: Tensor) -> Tensor:

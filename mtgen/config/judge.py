@@ -4,7 +4,8 @@ import math
 
 from mtgen.config.messages import shown
 from mtgen.config.run import Config, Elastic, resolve_device
-from mtgen.config.sections import TASKS, Share
+from mtgen.config.sections import TASKS, WEIGHTINGS, Balancing, Share
+from mtgen.registry import suggest
 
 
 def _shares(mixture: list[Share]) -> list[float]:
@@ -89,4 +90,50 @@ def impossible(config: Config) -> dict[str, str]:
         problems["tasks.generation"] = (
             f"tasks.generation: has to be on: {' and '.join(playing)} cannot learn without a generator; add tasks.generation={{}}"
         )
+    else:
+        problems |= _idle(config) | _unheard(config.balancing)
+    return problems
+
+
+def _idle(config: Config) -> dict[str, str]:
+    """What is asked for and could never learn or be measured."""
+    problems, tasks = {}, config.task_settings()
+    if config.augment.target is not None and not config.generates:
+        problems["augment.target"] = (
+            "augment.target: is measured on real and generated images, and tasks.generation is off; give augment.probability instead"
+        )
+    if getattr(tasks.get("translation"), "domain", None) == "domain" and len(config.data.mixture) < 2:
+        problems["tasks.translation.domain"] = (
+            "tasks.translation.domain=domain: the run has one data set and so one domain; give two or more as data.mixture, "
+            "or translate between classes with tasks.translation.domain=class"
+        )
+    pairing = {"translation": "tasks.translation", "alignment": "tasks.alignment.mismatched"}
+    paired = [key for name, key in pairing.items() if name in tasks and tasks[name].plays]
+    if config.generates and paired and config.micro_batch < (least := 2 * config.tasks["generation"].mask_every):
+        problems["batch_size"] = (
+            f"batch_size={config.batch_size}: a micro-batch has {config.micro_batch} samples; pairs of samples for {' and '.join(paired)} "
+            f"stand tasks.generation.mask_every={config.tasks['generation'].mask_every} apart, so it needs {least}; raise batch_size to "
+            f"{least * config.most_workers * config.train.accumulation}, or take fewer workers or a lower train.accumulation"
+        )
+    return problems
+
+
+def _unheard(balancing: Balancing) -> dict[str, str]:
+    """Settings of the gates that none of them would take."""
+    problems = {}
+    grouped = {task: group for group, tasks in balancing.groups.items() for task in tasks}
+    for name, value in balancing.preference.items():
+        if name in grouped:
+            reason = f"is arbitrated within the group {grouped[name]!r}; prefer that, balancing.preference.{grouped[name]}={shown(value)}"
+        elif name not in (possible := [*TASKS, *balancing.groups, "discriminator"]):
+            reason = f"unknown task or group; {suggest(name, possible)}"
+        else:
+            continue
+        problems[f"balancing.preference.{name}"] = f"balancing.preference.{name}={shown(value)}: {reason}"
+    gates = {balancing.gate, balancing.discriminator, balancing.generator, balancing.canvas}
+    for name in balancing.parameters:
+        if name not in WEIGHTINGS and name not in gates:
+            problems["balancing.parameters"] = (
+                f"balancing.parameters: no gate has the weighting {name!r}; give it as balancing.gate, or leave its parameters out"
+            )
     return problems

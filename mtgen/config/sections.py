@@ -199,14 +199,19 @@ class Balancing(Section):
     @field_validator("parameters")
     @classmethod
     def _parameters(cls, value: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        found = {}
         for name, given in value.items():
             if name in WEIGHTINGS:
                 possible = list(inspect.signature(WEIGHTINGS[name]).parameters)
                 if unknown := [key for key in given if key not in possible]:
                     raise ValueError(f"{name} has no parameter {unknown[0]!r}; possible: {', '.join(possible) or 'none'}")
-            elif "." not in name and ":" not in name:
-                raise ValueError(f"unknown weighting {name!r}; {suggest(name, WEIGHTINGS.names())}")
-        return value
+                WEIGHTINGS[name](**given)  # which says what is out of range
+                found[name] = given
+            elif (path := find_path(name)) is None:
+                raise ValueError(f"unknown weighting {name!r}; {suggest(name, WEIGHTINGS.names())}, or a class of your own: FILE.CLASS")
+            else:
+                found[path] = given  # under the same name as the gate's
+        return found
 
 
 class Train(Section):

@@ -36,6 +36,14 @@ def test_each_gate_is_configured_by_itself() -> None:
     assert gates["generator"].weighting.c == 0.2  # type: ignore[union-attr]
 
 
+def test_a_weighting_of_ones_own_gets_the_parameters_that_stand_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    body = ["def __init__(self, power=1.0):", "    self.power = power", "def __call__(self, gramian):", "    return gramian"]
+    Path("own.py").write_text("\n    ".join(["class Mine:", *body]) + "\n")
+    settings = toy.config(balancing={"gate": "own.Mine", "parameters": {"own.Mine": {"power": 3.0}}})
+    assert build_gates(settings, TASKS, [])["discriminator"].weighting.power == 3.0  # type: ignore[union-attr]
+
+
 def test_a_weighting_that_is_not_there_is_named_when_training_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("own.py").write_text("x = 1\n")
