@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mtgen.cli.common import USE, Device, Run, UserErrorFrom, Which, app, console, say, warn
+from mtgen.cli.common import USE, Device, Run, Seed, UserErrorFrom, Which, app, console, say, warn
 
 Images = Annotated[list[str], typer.Argument(help="PNG, JPEG or WebP files, folders of them, or data sets (folders or URLs of shards)")]
 FEW = 20  # files of which each has a line on the terminal
@@ -31,7 +31,7 @@ def sample(
     ] = None,
     domain: Annotated[list[str] | None, typer.Option("--domain", help="data set of the run's mixture, by name or number")] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="how many images")] = 64,
-    seed: int = 0,
+    seed: Seed = 0,
     truncation: Annotated[float, typer.Option(help="0 to 1: smaller is likelier and less diverse")] = 1.0,
     interpolate: Annotated[
         int | None,
@@ -118,7 +118,7 @@ def translate(
     images: Images,
     to: Annotated[str, typer.Option("--to", metavar="DOMAIN", help="data set of the run's mixture, or class, by name or number")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="folder for the pictures; default: in the run's folder")] = None,
-    seed: int = 0,
+    seed: Seed = 0,
     checkpoint: Which = None,
     device: Device = "auto",
 ) -> None:

@@ -254,16 +254,24 @@ def json_rows(path: Path | None, lines: bool) -> Iterator[Callable[[dict[str, An
         yield lambda row: None
         return
     try:
-        with contextlib.nullcontext(sys.stdout) if str(path) == "-" else path.open("w", encoding="utf-8") as file:
+        with contextlib.nullcontext(sys.stdout) if str(path) == "-" else path.open("a", encoding="utf-8") as file:
             written = 0
 
             def write(row: dict[str, Any]) -> None:
                 nonlocal written
-                text = json.dumps(row, ensure_ascii=False)
+                if not written:
+                    begin()
+                text = json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode()  # of paths
                 file.write(f"{text}\n" if lines else f"{',' if written else '['}\n {text}")
                 written += 1
 
+            def begin() -> None:
+                if path.is_file():  # and only now: a mistyped run must not empty the results of another
+                    file.truncate(0)
+
             yield write
+            if not written:
+                begin()
             if not lines:
                 file.write("\n]\n" if written else "[]\n")
     except OSError as error:

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mtgen.data.card import CARD, read_card
-from mtgen.data.picture import FORMATS, cut_short, resized, scaled
+from mtgen.data.picture import FORMATS, cut_short, eight_bits, resized, scaled
 from mtgen.data.source import is_url
 from mtgen.errors import ConfigError, DataError
 from mtgen.inference.layouts import centred
@@ -110,10 +110,7 @@ def opened(data: bytes, name: str, channels: int, size: tuple[int, int]) -> Cut:
         with Image.open(io.BytesIO(data), formats=FORMATS) as file:
             if reason := cut_short(data):
                 raise ValueError(reason)
-            picture = ImageOps.exif_transpose(file)
-            if picture.mode.startswith("I;16"):  # Pillow clips 16 bits to 8, where DALI scales them
-                picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
-            picture = picture.convert("L" if channels == 1 else "RGB")
+            picture = eight_bits(ImageOps.exif_transpose(file)).convert("L" if channels == 1 else "RGB")
     except UnidentifiedImageError:
         raise DataError(f"{name}: is no PNG, JPEG or WebP file; convert it to one of these") from None
     except Exception as error:  # noqa: BLE001 - Pillow's readers raise whatever damaged bytes lead them to
@@ -148,6 +145,11 @@ def batches(
         yield found, torch.stack(inputs) if inputs else torch.empty(0, channels, *size)
 
 
+def _readable(path: Path) -> str:
+    """A path as text that can be written anywhere: bytes that are no UTF-8 as escapes."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
 def several(paths: Sequence[str | Path]) -> bool:
     """Whether there may be any number of images: folders and data sets, not files alone."""
     return any(_is_data_set(str(path)) or Path(path).is_dir() for path in paths)
@@ -173,6 +175,9 @@ class Inputs:
         for path in self.folders:
             if self.out == Path(path).resolve() or self.out in Path(path).resolve().parents:
                 raise ConfigError(f"{out}: results would lie among the images of {path}, and be read as images; choose another folder")
+        for path in self.arguments:
+            if Path(path).is_file() and Path(path).resolve().parent == self.out:
+                raise ConfigError(f"{out}: results would lie beside {path}, and could replace it; choose another folder")
         if not len(self):
             raise DataError(f"{', '.join(self.arguments)}: no image in it ({', '.join(IMAGES)})")
 
@@ -198,7 +203,7 @@ class Inputs:
                 for found, problem in self._walk(Path(path)):
                     place = base / found.relative_to(path)
                     load = partial(file, found) if problem is None else partial(_refuse, problem)
-                    yield Source(str(found), place.with_name(_stem(found)), load)
+                    yield Source(_readable(found), place.with_name(_stem(found)), load)
             else:
                 yield Source(path, Path(_free(Path(path).stem, taken)), partial(file, Path(path)))
 

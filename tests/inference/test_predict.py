@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -205,6 +206,21 @@ def test_results_may_not_go_among_the_images(folder: Path, above: bool) -> None:
         Inputs([folder], folder.parent if above else folder)
 
 
+def test_results_may_not_go_beside_a_file_that_is_read(draw: Draw, tmp_path: Path) -> None:
+    draw(16, 16).save(tmp_path / "x.png")
+    with pytest.raises(ConfigError, match=r"results would lie beside .*x\.png, and could replace it; choose another folder"):
+        Inputs([tmp_path / "x.png"], tmp_path)
+
+
+def test_a_file_whose_name_is_no_text_is_read_and_written_down(run: Path, draw: Draw, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    draw(16, 16).save(tmp_path / "in/y.png")
+    os.rename(tmp_path / "in/y.png", os.fsencode(tmp_path / "in") + b"/caf\xe9.png")
+    with json_rows(tmp_path / "read.jsonl", lines=True) as write:
+        predict_run(run, [tmp_path / "in"], tmp_path / "out", "cpu", seen=write)
+    assert json.loads((tmp_path / "read.jsonl").read_text())["file"].endswith("caf\\udce9.png")
+
+
 def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no image in it"):
         Inputs([tmp_path], tmp_path / "out")
@@ -248,6 +264,16 @@ def test_a_data_set_is_read_split_by_split(run: Path, model: Model, tmp_path: Pa
     assert len(rows) == 12 and (len(open_index(tmp_path / "read", "train")), len(open_index(tmp_path / "read", "test"))) == (11, 1)
     before, after = open_index(drawn, "test"), open_index(tmp_path / "read", "test")
     assert before.read(0, "image") == after.read(0, "image")
+
+
+def test_rows_of_before_stay_until_there_are_new_ones(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("before")
+    with pytest.raises(ConfigError), json_rows(tmp_path / "a.json", lines=True):
+        raise ConfigError("a mistyped run")
+    assert (tmp_path / "a.json").read_text() == "before"
+    with json_rows(tmp_path / "a.json", lines=True) as write:
+        write({"file": 1})
+    assert (tmp_path / "a.json").read_text() == '{"file": 1}\n'
 
 
 @pytest.mark.parametrize("lines", [False, True])
