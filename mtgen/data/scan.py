@@ -86,15 +86,16 @@ def key_of(member: str) -> str:
     return match[1] if match else member
 
 
-def samples(path: Path, name: str | None = None) -> Iterator[Sample | Problem]:
+def samples(path: Path, name: str | None = None, others: bool = False) -> Iterator[Sample | Problem]:
     """Samples of a shard in their order, between them what is wrong with its structure. Never raises for bad content.
 
     Args:
         name: what the shard is called in problems; default: the file's own name.
+        others: members with suffixes that say nothing here come too, as components of that name.
     """
     sample: Sample | None = None
     name = name or path.name
-    for item in _members(path, name):
+    for item in _members(path, name, others):
         if isinstance(item, Problem):
             if not item.key:  # the shard cannot be read on: the sample at that place is not whole
                 sample = None
@@ -105,10 +106,10 @@ def samples(path: Path, name: str | None = None) -> Iterator[Sample | Problem]:
             if sample is not None:
                 yield sample
             sample = Sample(key)
-        component = SUFFIXES[part.suffix]
+        component = SUFFIXES.get(part.suffix, part.suffix)
         if component in sample.parts:
             yield Problem(name, key, f"{component} twice (.{sample.parts[component].suffix} and .{part.suffix}); keep one", component)
-        elif not part.data:
+        elif not part.data and part.suffix in SUFFIXES:
             yield Problem(name, key, f".{part.suffix} is empty (0 bytes); leave it out of the shard or write it again", component)
         else:
             sample.parts[component] = part
@@ -116,18 +117,18 @@ def samples(path: Path, name: str | None = None) -> Iterator[Sample | Problem]:
         yield sample
 
 
-def _members(path: Path, name: str) -> Iterator[tuple[str, Part] | Problem]:
+def _members(path: Path, name: str, others: bool) -> Iterator[tuple[str, Part] | Problem]:
     if not path.is_file():
         yield Problem(name, "", f"dataset.json names this shard, {path.parent} does not have it; bring it back or correct dataset.json")
         return
     try:
         with path.open("rb") as file:
-            yield from _read(name, file)
+            yield from _read(name, file, others)
     except OSError as error:
         yield Problem(name, "", f"cannot be read ({error.strerror})")
 
 
-def _read(shard: str, file: BinaryIO) -> Iterator[tuple[str, Part] | Problem]:
+def _read(shard: str, file: BinaryIO, others: bool) -> Iterator[tuple[str, Part] | Problem]:
     length, offset, wrong = os.fstat(file.fileno()).st_size, 0, None
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -138,9 +139,11 @@ def _read(shard: str, file: BinaryIO) -> Iterator[tuple[str, Part] | Problem]:
                     break
                 if (refusal := _refusal(member)) is not None:
                     yield Problem(shard, member.name.encode(errors="backslashreplace").decode(), refusal)
-                elif (match := _NAME.fullmatch(member.name)) is not None and match[2].lower() in SUFFIXES and not member.isdir():
-                    file.seek(member.offset_data)
-                    yield match[1], Part(match[2].lower(), member.offset_data, file.read(member.size))
+                elif (match := _NAME.fullmatch(member.name)) is not None and not member.isdir():
+                    suffix = match[2].lower() if match[2].lower() in SUFFIXES else match[2]
+                    if others or suffix in SUFFIXES:
+                        file.seek(member.offset_data)
+                        yield match[1], Part(suffix, member.offset_data, file.read(member.size))
                 offset = tar.offset
             else:
                 wrong = _end(file, tar.offset, length)

@@ -60,7 +60,7 @@ def split(
     )
     with writer:
         for name in (name for old in card.splits for name in shard_names(folder, card, old)):
-            for item in samples(folder / name):
+            for item in samples(folder / name, others=True):
                 if isinstance(item, Problem):
                     raise DataError(f"{folder}/{item}; `mtgen shards validate {folder}` lists every problem")
                 writer.copy(dealt(seed, item.key, shares), item.key, {part.suffix: part.data for part in item.parts.values()})

@@ -99,6 +99,8 @@ def _faults(sample: Sample, classes: int, mask_classes: int) -> Iterator[str]:
     if isinstance(image, bytes):
         try:
             _, *sides = picture.header(image)
+            if cut := picture.cut_short(image):
+                raise ValueError(cut)
         except ValueError as error:
             yield f"its image: {error}"
             return
@@ -129,6 +131,11 @@ def _faults(sample: Sample, classes: int, mask_classes: int) -> Iterator[str]:
             yield f"its sound is no WAV or FLAC file (it begins with {sample.sound[:8]!r})"
     elif sample.sound is not None and (sample.sound[0].dtype != np.int16 or sample.sound[0].ndim != 1):
         yield f"its sound is {sample.sound[0].dtype} {list(sample.sound[0].shape)}; possible: int16 [T]"
+
+
+def _of_data_set(path: Path) -> bool:
+    """Whether a data set's folder holds this of itself: what is written anew when it is made again."""
+    return path.name in ("dataset.json", "index.parquet") or (path.suffix == ".tar" and path.is_file())
 
 
 class Draft:
@@ -194,6 +201,8 @@ class Draft:
                 raise DataError(f"{self.folder}: is not empty; choose another folder, or ask to overwrite the data set in it")
             if not (self.folder / "dataset.json").is_file():
                 raise DataError(f"{self.folder}: holds no dataset.json, so it is no data set to overwrite; choose another folder")
+            if other := [path.name for path in sorted(self.folder.iterdir()) if not _of_data_set(path)]:
+                raise DataError(f"{self.folder}: {other[0]} in it is no part of a data set and would be lost; move it away, then overwrite")
 
     def finish(self, card: DatasetCard) -> None:
         """Write the card and put the data set in its place."""

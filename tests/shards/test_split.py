@@ -1,5 +1,6 @@
 """Splitting deals every sample once, by its key alone, and changes none of its bytes."""
 
+import io
 import tarfile
 from pathlib import Path
 
@@ -30,6 +31,23 @@ def test_every_sample_is_in_one_split_with_its_bytes(tmp_path: Path) -> None:
     assert set(card.splits) == set(SHARES) and sum(part.samples for part in card.splits.values()) == 40
     assert card.model_extra is not None and card.model_extra["split_by"] == {"shares": SHARES, "seed": 0}
     assert validate(tmp_path / "out").problems == []
+
+
+def test_members_that_say_nothing_here_go_with_their_sample(tmp_path: Path) -> None:
+    make("shapes", tmp_path / "in", train=4, test=0)
+    shard = tmp_path / "in/train-000000.tar"
+    before = members(tmp_path / "in")
+    with tarfile.open(shard, "w") as tar:
+        for name, data in before.items():
+            own = {name: data} | ({name.replace(".cls", ".Emb.npy"): b"own"} if name.endswith(".cls") else {})
+            for member, content in own.items():
+                info = tarfile.TarInfo(member)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    full = members(tmp_path / "in")
+    assert len(full) == len(before) + 4
+    split(tmp_path / "in", tmp_path / "in", SHARES, overwrite=True)
+    assert members(tmp_path / "in") == full
 
 
 @given(st.integers(0, 9), st.lists(st.integers(1, 9), min_size=1, max_size=4))

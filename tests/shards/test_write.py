@@ -181,6 +181,15 @@ def test_overwriting_replaces_the_whole_data_set(tmp_path: Path) -> None:
     assert [sample["__key__"] for sample in read(tmp_path / "set")] == ["c"]
 
 
+def test_what_is_no_part_of_a_data_set_is_not_overwritten_with_it(tmp_path: Path) -> None:
+    write(tmp_path / "set", [plain("a")])
+    (tmp_path / "set/photos").mkdir()
+    (tmp_path / "set/photos/x.jpg").write_bytes(b"mine")
+    with pytest.raises(DataError, match="set: photos in it is no part of a data set and would be lost"):
+        write(tmp_path / "set", [plain("b")], overwrite=True)
+    assert (tmp_path / "set/photos/x.jpg").read_bytes() == b"mine" and read(tmp_path / "set")[0]["__key__"] == "a"
+
+
 def test_a_failed_overwrite_keeps_the_old_data_set(tmp_path: Path) -> None:
     write(tmp_path / "set", [plain("a")])
     before = digests(tmp_path / "set")
