@@ -28,7 +28,7 @@ def header(data: bytes) -> tuple[str, int, int]:
             )  # else Pillow decodes a PNG to look for it
             turned = exif.get(ExifTags.Base.Orientation) in TURNED
             width, height = reversed(picture.size) if turned else picture.size
-            return str(picture.format).lower(), width, height
+            return str(picture.format).lower().replace("mpo", "jpeg"), width, height  # MPO: a JPEG with another one behind it
     except Exception as error:  # noqa: BLE001 - Pillow's readers raise whatever damaged bytes lead them to
         raise ValueError(f"damaged {kind} ({_line(error)})") from None
 
@@ -40,6 +40,29 @@ def cut_short(data: bytes) -> str | None:
     if data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]:
         return "damaged PNG (cut short: no IEND at its end)"
     return None
+
+
+def shown(data: bytes) -> Image.Image:
+    """The decoded picture, grey or RGB with 8 bits, as displayed: palettes and inks are colours, transparency is dropped.
+
+    Raises:
+        ValueError: damaged; the message is one line.
+    """
+    kind = _kind(data)
+    if kind == "PNG" and (cut := cut_short(data)):
+        raise ValueError(cut)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            return eight_bits(ImageOps.exif_transpose(picture))
+    except Exception as error:  # noqa: BLE001 - as in `header`
+        raise ValueError(f"damaged {kind} ({_line(error)})") from None
+
+
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey or RGB with 8 bits; Pillow clips 16 bits to 8, where DALI scales them."""
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+    return picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
 
 
 def pixels(data: bytes) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,13 +37,13 @@ class File(Protocol):
 
 def share(seed: int, key: str) -> float:
     """A number in [0, 1) that depends on seed and key alone: what deals samples to splits."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(os.fsencode(f"{seed}/{key}")).digest()[:8], "big") / 2**64
 
 
 def key_of(name: str) -> str:
     """A file's path without its suffix as a sample's key; where letters had to go, a digest keeps it unique."""
     key = re.sub(r"[^A-Za-z0-9_-]+", "_", name)
-    return key if key == name else f"{key}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return key if key == name else f"{key}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
 def listed(root: Path, name: str, by: str) -> Path:
@@ -137,12 +138,17 @@ def read_image(path: Path) -> bytes:
 
 
 def _as_png(path: Path, data: bytes) -> bytes:
-    """An image of a kind that shards do not hold, as PNG: nothing is lost."""
+    """An image of a kind that shards do not hold, as PNG: nothing is lost; `DataError` where a PNG cannot hold it."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            grey = picture.mode in ("1", "L")
             file = io.BytesIO()
-            picture.convert("L" if grey else "RGB").save(file, "PNG")
+            if picture.mode.startswith(("I", "F")):
+                values = np.asarray(picture)
+                if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
+                    raise ValueError("its values are no whole numbers from 0 to 65535; save it with 8 or 16 bits a channel")
+                Image.fromarray(values.astype(np.uint16)).save(file, "PNG")
+            else:
+                picture.convert("L" if picture.mode in ("1", "L") else "RGB").save(file, "PNG")
             return file.getvalue()
     except Exception as error:  # noqa: BLE001 - Pillow's readers raise whatever damaged bytes lead them to
         raise DataError(f"{path}: damaged image ({' '.join(str(error).split())})") from None

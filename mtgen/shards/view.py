@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -22,7 +21,7 @@ from PIL import Image, ImageColor
 from mtgen.data.boxes import annotation
 from mtgen.data.card import read_card
 from mtgen.data.index import Index
-from mtgen.data.picture import pixels
+from mtgen.data.picture import pixels, shown
 from mtgen.errors import ConfigError, DataError
 from mtgen.pictures import mask_colours
 from mtgen.schema import IGNORE
@@ -151,7 +150,7 @@ def _cell(index: Index, i: int, key: str, colours: _Colours) -> Cell:
         cell.classes.add(int(index.label[i]))
 
     def image(data: bytes) -> None:
-        picture = Image.fromarray(_eight_bits(pixels(data)))
+        picture = shown(data)
         if cell.exact:
             cell.image = _encoded(picture, "PNG")
         else:
@@ -197,15 +196,6 @@ def _cell(index: Index, i: int, key: str, colours: _Colours) -> Cell:
             except (ValueError, OSError) as error:
                 cell.faults.append(f"{component}: {error}")
     return cell
-
-
-def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Pixels as decoded -> `[H,W]` or `[H,W,3]`: transparency dropped, 16 bits made 8, bits made black and white."""
-    if values.ndim == 3:
-        values = values[..., :3] if values.shape[2] != 2 else values[..., 0]
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8) * 255
-    return values if values.dtype == np.uint8 else (values >> 8).astype(np.uint8)
 
 
 def _encoded(picture: Image.Image, form: str, **options: int) -> str:

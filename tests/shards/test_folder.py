@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 import wave
 from pathlib import Path
@@ -96,6 +97,56 @@ def test_an_image_of_another_kind_is_stored_as_png_without_loss(tmp_path: Path) 
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(members(tmp_path / "out")["train/x.png"]))), PIXELS)
 
 
+@pytest.mark.parametrize("suffix", ["tif", "pgm"])
+def test_sixteen_bits_stay_sixteen(tmp_path: Path, suffix: str) -> None:
+    deep = np.linspace(0, 65535, 48).astype(np.uint16).reshape(6, 8)
+    picture(tmp_path / f"in/x.{suffix}", deep)
+    make("folder", tmp_path / "out", images=str(tmp_path / "in"), test=0)
+    stored = np.asarray(Image.open(io.BytesIO(members(tmp_path / "out")["train/x.png"])))
+    assert np.array_equal(stored, deep) and validate(tmp_path / "out").problems == []
+
+
+def test_a_jpeg_with_a_second_picture_in_it_is_a_jpeg(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(PIXELS).save(tmp_path / "in/x.jpg", "MPO", save_all=True, append_images=[Image.fromarray(255 - PIXELS)])
+    make("folder", tmp_path / "out", images=str(tmp_path / "in"), test=0)
+    assert list(members(tmp_path / "out")) == ["train/x.jpg"] and validate(tmp_path / "out").problems == []
+
+
+def test_names_that_are_no_text_and_empty_captions_are_taken(tmp_path: Path) -> None:
+    picture(tmp_path / "in/x.png")
+    (tmp_path / "in/x.txt").write_text(" \n")
+    os.rename(picture(tmp_path / "in/y.png"), os.fsencode(tmp_path / "in") + b"/caf\xe9.png")
+    make("folder", tmp_path / "out", images=str(tmp_path / "in"), test=0)
+    assert len(members(tmp_path / "out")) == 2 and validate(tmp_path / "out").problems == []
+
+
+def test_masks_that_would_not_be_read_are_named(tmp_path: Path) -> None:
+    picture(tmp_path / "in/x.png")
+    picture(tmp_path / "masks/x_mask.png", PIXELS[..., 0])
+    with pytest.raises(DataError, match=r"masks=.*: has no x\.png, nor a mask for any other image"):
+        make("folder", tmp_path / "out", images=str(tmp_path / "in"), masks=str(tmp_path / "masks"))
+    picture(tmp_path / "in/x.mask.PNG", PIXELS[..., 0])
+    with pytest.raises(DataError, match=r"x\.mask\.PNG: masks are PNG files named x\.mask\.png; save it as x\.mask\.png"):
+        make("folder", tmp_path / "out", images=str(tmp_path / "in"))
+
+
+def test_an_image_beside_the_split_folders_does_not_make_them_classes(tmp_path: Path) -> None:
+    for name in ("train/cat/a", "test/cat/b", "cover"):
+        picture(tmp_path / f"in/{name}.png")
+    with pytest.raises(DataError, match=r"cover\.png: lies outside of the folders train and test"):
+        make("folder", tmp_path / "out", images=str(tmp_path / "in"))
+
+
+def test_a_link_that_leads_nowhere_is_named_and_a_folder_is_no_image(tmp_path: Path) -> None:
+    picture(tmp_path / "in/album.jpg/x.png")
+    make("folder", tmp_path / "out", images=str(tmp_path / "in"), test=0)
+    assert [content for name, content in members(tmp_path / "out").items() if name.endswith(".cls")] == [b"0"]
+    (tmp_path / "in/gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"gone\.png: is a link to a file that is not there"):
+        make("folder", tmp_path / "other", images=str(tmp_path / "in"))
+
+
 def test_a_changed_source_is_not_gone_on_with(tmp_path: Path) -> None:
     for name in "abc":
         picture(tmp_path / f"in/{name}.png")
@@ -118,6 +169,9 @@ BAD: list[tuple[str, bytes, str]] = [
     ("x.json", b'{"boxes": [["a"]]}', "x.json: a box is"),
     ("x.json", b'{"boxes": [[4, 0, 2, 3, 0]]}', r"sample 'x' of train: its box \[4, 0, 2, 3, 0\] is not"),
     ("x.json", b'{"boxes": [[0, 0, NaN, 3, 0]]}', "sample 'x' of train: its box"),
+    ("x.json", b'{"boxes": [[0, 0, 2, 3, 0.7]]}', "x.json: box .* its last number is its class"),
+    ("x.json", b'{"boxes": [[0, 0, 2, 3, NaN]]}', "x.json: box .* its last number is its class"),
+    ("x.json", b'{"width": 80, "height": 60, "boxes": []}', "x.json: is about an image of 80x60, and x.png has 8x6"),
     ("x.txt", b"caf\xe9", "x.txt: not UTF-8 at byte 3"),
     ("x.mask.png", b"no picture", "x.mask.png: not a JPEG, PNG or WebP file"),
     ("x.wav", b"no sound", "sample 'x' of train: its sound is no WAV or FLAC"),

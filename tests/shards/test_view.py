@@ -189,6 +189,18 @@ def test_images_of_other_depths_can_be_looked_at(form: np.ndarray, write: Write)
     assert pixels(shown.file("img")).dtype == np.uint8 and not shown.all("p", "fault")
 
 
+@pytest.mark.parametrize(("mode", "form"), [("P", "png"), ("CMYK", "jpg"), ("L", "png"), ("RGBA", "png")])
+def test_images_are_shown_in_their_colours(mode: str, form: str, write: Write) -> None:
+    colours = Image.fromarray(np.array([[[230, 20, 20], [20, 20, 230]]], np.uint8)).resize((32, 16), Image.Resampling.NEAREST)
+    if mode == "L":
+        colours = colours.convert("L")
+    file = io.BytesIO()
+    (colours.quantize(4) if mode == "P" else colours.convert(mode)).save(file, {"png": "PNG", "jpg": "JPEG"}[form])
+    found = pixels(page(write({form: file.getvalue()})).file("img"))
+    for column in (4, 27):
+        assert np.abs(found[8, column].astype(int) - np.asarray(colours)[8, column]).max() < 30
+
+
 def test_a_seed_chooses_the_samples_and_the_same_seed_the_same(write: Write) -> None:
     folder = write(*({"txt": f"sample-{number};".encode()} for number in range(40)))
     one, again, other = (page(folder, n=10, seed=seed) for seed in (0, 0, 1))

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from mtgen.config import Section
+from mtgen.data.picture import header
 from mtgen.errors import DataError
 from mtgen.schema import IGNORE
 from mtgen.shards.files import IMAGES, OTHERS, key_of, read, read_image, read_json, read_mask, read_names, read_text, share, state
@@ -49,11 +50,13 @@ class Folder(Recipe):
             raise DataError(f"images={options.images}: there is no such folder; give the one that holds the images")
         if options.masks is not None and not Path(options.masks).is_dir():
             raise DataError(f"masks={options.masks}: there is no such folder; give the one that holds the masks")
-        files = sorted(path.relative_to(self.root) for path in self.root.rglob("*") if path.suffix.lower() in IMAGES + OTHERS)
-        files = [path for path in files if not path.stem.lower().endswith(".mask")]
+        files = [path.relative_to(self.root) for path in self._pictures() if not path.stem.lower().endswith(".mask")]
         if not files:
             raise DataError(f"images={options.images}: no images in it ({', '.join(IMAGES + OTHERS)})")
-        split_folders = all(path.parts[0] in SPLITS for path in files)
+        apart = [path for path in files if path.parts[0] not in SPLITS]
+        split_folders = not apart
+        if apart and {path.parts[0] for path in files} >= {"train", "test"}:
+            raise DataError(f"{self.root / apart[0]}: lies outside of the folders train and test beside it; move it into one, or away")
         self.files: dict[str, list[Path]] = {}
         found: set[str] = set()
         for path in files:
@@ -67,7 +70,7 @@ class Folder(Recipe):
         if unknown := sorted(found - set(self.classes)):
             raise DataError(f"classes={self.classes}: {self.root} has a class folder {unknown[0]!r} too; name it, or take it away")
         self.source = f"files of the folder {self.root.name}"
-        masks = [mask for path in files if (mask := self._mask(path)) is not None]
+        masks = self._masks(files)
         self.mask_classes = options.mask_classes or self._values(masks)
         self.sources = [state(path) for path in sorted({beside for file in files for beside in self._beside(file)} | set(masks))]
 
@@ -75,6 +78,25 @@ class Folder(Recipe):
     def splits(self) -> dict[str, int]:
         """Split -> number of samples."""
         return {split: len(files) for split, files in self.files.items()}
+
+    def _pictures(self) -> list[Path]:
+        """All image files, masks among them; `DataError` names a link that leads nowhere."""
+        found = [path for path in sorted(self.root.rglob("*")) if path.suffix.lower() in IMAGES + OTHERS and not path.is_dir()]
+        if lost := [path for path in found if not path.exists()]:
+            raise DataError(f"{lost[0]}: is a link to a file that is not there; bring it back, or remove the link")
+        return found
+
+    def _masks(self, files: list[Path]) -> list[Path]:
+        """The masks of the images; `DataError` where there seem to be some that would not be read."""
+        found = [mask for path in files if (mask := self._mask(path)) is not None]
+        if self.options.masks is not None and not found:
+            first = files[0].with_suffix(".png")
+            raise DataError(f"masks={self.options.masks}: has no {first}, nor a mask for any other image; name them alike")
+        if self.options.masks is None:
+            for path in self._pictures():
+                if path.stem.lower().endswith(".mask") and path.suffix != ".png":
+                    raise DataError(f"{path}: masks are PNG files named x.mask.png; save it as {Path(path.stem).stem}.mask.png")
+        return found
 
     def _beside(self, file: Path) -> list[Path]:
         own = self.root / file
@@ -102,18 +124,32 @@ class Folder(Recipe):
         path = self.root / file
         parts = file.parts[self.depth :]
         mask, caption, about = self._mask(file), path.with_suffix(".txt"), path.with_suffix(".json")
+        image = read_image(path)
         sounds = [sound for suffix in SOUNDS if (sound := path.with_suffix(suffix)).is_file()]
         boxes = read_boxes(about) if about.is_file() else {}
+        if {"width", "height"} & boxes.keys() and (size := _size(image, path)) != (boxes.get("width"), boxes.get("height")):
+            raise DataError(
+                f"{about}: is about an image of {boxes.get('width')}x{boxes.get('height')}, and {path.name} has {size[0]}x{size[1]}"
+            )
         return Sample(
             key=key_of(file.with_suffix("").as_posix()),
-            image=read_image(path),
+            image=image,
             label=self.classes.index(parts[0]) if len(parts) > 1 else None,
             mask=None if mask is None else read_mask(mask),
             boxes=boxes.get("boxes"),
             labels=boxes.get("labels"),
-            caption=read_text(caption) if caption.is_file() else None,
+            caption=(read_text(caption) or None) if caption.is_file() else None,
             sound=read(sounds[0]) if sounds else None,
         )
+
+
+def _size(image: bytes, path: Path) -> tuple[int, int]:
+    """Width and height of an encoded image; `DataError` names its file where it is damaged."""
+    try:
+        _, width, height = header(image)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+    return width, height
 
 
 def read_boxes(path: Path) -> dict[str, Any]:
@@ -124,6 +160,8 @@ def read_boxes(path: Path) -> dict[str, Any]:
     numbers = [box if isinstance(box, list) else [box] for box in about.get("boxes", [])]
     if not all(isinstance(v, int | float) and not isinstance(v, bool) for box in numbers for v in box):
         raise DataError(f"{path}: a box is [x0, y0, x1, y1, class], five numbers")
+    if wrong := [box for box in numbers if len(box) == 5 and not float(box[4]).is_integer()]:
+        raise DataError(f"{path}: box {wrong[0]}: its last number is its class, a whole number")
     if not all(isinstance(label, int) and not isinstance(label, bool) for label in about.get("labels", [])):
         raise DataError(f"{path}: labels are class numbers")
     return about
