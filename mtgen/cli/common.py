@@ -42,7 +42,19 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's, such as train.images=50000")
 ]
 Run = Annotated[Path, typer.Argument(help="a run's folder, or its name under runs/")]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="also write the numbers to FILE; - for standard output")]
+
+
+def _aside(path: Path | None) -> Path | None:
+    """Where standard output is to be JSON, all that is for people goes to standard error."""
+    console.stderr = str(path) == "-"
+    return path
+
+
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", callback=_aside, help="also write the numbers to FILE; - for standard output"),
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="the same seed, the same pictures")]
 Which = Annotated[
     str | None,
     typer.Option("--checkpoint", metavar="best|IMAGES", help="which checkpoint, by checkpoint.best or by images; default: newest"),
@@ -64,14 +76,17 @@ def warn(text: str) -> None:
 
 
 def write_json(path: Path | None, values: Any) -> None:
-    """Write values as JSON into a file, or to standard output for `-`; `None`: nowhere."""
+    """Write values as JSON into a file, or to standard output for `-`; `None`: nowhere. `UserError` where it cannot be written."""
     if path is None:
         return
     text = json.dumps(values, indent=1)
     if str(path) == "-":
         print(text)
     else:
-        path.write_text(text + "\n", encoding="utf-8")
+        try:
+            path.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
 
 
 def table(title: str, values: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from mtgen.cli.common import TRAIN, ConfigFile, Json, Overrides, UserErrorFrom, app, console, load_config, say, write_json
+from mtgen.errors import UserError
 
 Address = Annotated[
     str, typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="the cluster's Jobs API: where the dashboard of its head listens")
@@ -154,8 +155,13 @@ def slurm(
     given = [word for word in overrides or [] if not word.startswith("workers=")]
     _, settings = shipped(config, [*given, f"workers={nodes * each}"])
     path = out or Path(f"{settings.name}.sbatch")
-    settings.folder.mkdir(parents=True, exist_ok=True)  # Slurm does not, and the job's output goes there
-    path.write_text(script(settings, config, given, request), encoding="utf-8")
+    if path.resolve() == config.resolve():
+        raise UserError(f"--out {path}: is the configuration itself; name another file for the script")
+    try:
+        settings.folder.mkdir(parents=True, exist_ok=True)  # Slurm does not, and the job's output goes there
+        path.write_text(script(settings, config, given, request), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: cannot be written ({error.strerror}); choose another place") from None
     say(f"{path}: {nodes} nodes, {settings.most_workers} workers; next: sbatch {path}; squeue; scancel JOB writes a checkpoint too")
 
 
