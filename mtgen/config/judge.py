@@ -107,11 +107,9 @@ def _idle(config: Config) -> dict[str, str]:
             "tasks.translation.domain=domain: the run has one data set and so one domain; give two or more as data.mixture, "
             "or translate between classes with tasks.translation.domain=class"
         )
-    pairing = {"translation": "tasks.translation", "alignment": "tasks.alignment.mismatched"}
-    paired = [key for name, key in pairing.items() if name in tasks and tasks[name].plays]
-    if config.generates and paired and config.micro_batch < (least := 2 * config.tasks["generation"].mask_every):
+    if config.generates and "translation" in tasks and config.micro_batch < (least := 2 * config.tasks["generation"].mask_every):
         problems["batch_size"] = (
-            f"batch_size={config.batch_size}: a micro-batch has {config.micro_batch} samples; pairs of samples for {' and '.join(paired)} "
+            f"batch_size={config.batch_size}: a micro-batch has {config.micro_batch} samples; pairs of samples for tasks.translation "
             f"stand tasks.generation.mask_every={config.tasks['generation'].mask_every} apart, so it needs {least}; raise batch_size to "
             f"{least * config.most_workers * config.train.accumulation}, or take fewer workers or a lower train.accumulation"
         )

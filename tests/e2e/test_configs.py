@@ -43,9 +43,9 @@ def test_a_few_steps_of_every_configuration_give_finite_losses_of_all_its_tasks(
         f"runs={tmp_path / 'runs'}",
         "name=tried",
         "workers=0",
-        "batch_size=4",
-        "train.images=12",
-        "train.log_every=4",
+        "batch_size=8",  # the fewest in which two samples of one turn can be a pair
+        "train.images=24",
+        "train.log_every=8",
         "train.accumulation=1",
         "data.limit=24",
     ]
