@@ -44,9 +44,11 @@ Overrides = Annotated[
 Run = Annotated[Path, typer.Argument(help="a run's folder, or its name under runs/")]
 
 
-def _aside(path: Path | None) -> Path | None:
-    """Where standard output is to be JSON, all that is for people goes to standard error."""
-    console.stderr = str(path) == "-"
+def _aside(command: typer.Context, path: Path | None) -> Path | None:
+    """Where standard output is to be JSON, all that is for people goes to standard error, until the command ends."""
+    if str(path) == "-":
+        console.stderr = True
+        command.call_on_close(lambda: setattr(console, "stderr", False))
     return path
 
 

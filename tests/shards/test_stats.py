@@ -128,6 +128,9 @@ def test_the_command_writes_the_same_numbers_as_json(write: Callable[..., Path])
     done = CliRunner().invoke(app, ["shards", "stats", str(folder), "--json", "-"])
     assert done.exit_code == 0
     assert json.loads(done.stdout)["train"]["classes"][1] == {"number": 1, "name": "[red]dog", "count": 1, "share": 1.0}
+    checked = CliRunner().invoke(app, ["shards", "validate", str(folder), "--json", "-"])
+    assert json.loads(checked.stdout)["problems"] == [] and "no problems" in checked.stderr  # what is for people stands beside it
+    assert "no problems" in CliRunner().invoke(app, ["shards", "validate", str(folder)]).stdout  # and not for good
 
 
 def test_samples_at_fault_are_left_out_and_their_problems_counted(write: Callable[..., Path]) -> None:
