@@ -67,7 +67,7 @@ def main(
     images, seeds = images or (1_000 if quick else 10_000), seeds or (1 if quick else 3)
     trials = (1 if quick else 6) if trials is None else trials
     names = policies.split(",") if policies else POLICIES[: 3 if quick else None]
-    base = [f"data.path={digits(data, work)}", *(overrides or [])]
+    base = [f"data.path={digits(data, work)}", "workers=0", *(overrides or [])]
     settings = load(config, base)
     tasks = [task for task in ("generation", *READING) if task in settings.task_settings()]
     study, gate = Study(config, base, images, samples, work, parallel), "gate" if both else "discriminator"
