@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from common import ROOT, digits, machine, report
-from studies import NUMBERS, READING, Run, Study, with_spread
+from common import ROOT, machine, report
+from studies import NUMBERS, READING, Run, Study, base_settings, with_spread
 
 from mtgen.config import Config, load
 
@@ -67,7 +67,7 @@ def main(
     images, seeds = images or (1_000 if quick else 10_000), seeds or (1 if quick else 3)
     trials = (1 if quick else 6) if trials is None else trials
     names = policies.split(",") if policies else POLICIES[: 3 if quick else None]
-    base = [f"data.path={digits(data, work)}", "workers=0", *(overrides or [])]
+    base = base_settings(data, work, overrides)
     settings = load(config, base)
     tasks = [task for task in ("generation", *READING) if task in settings.task_settings()]
     study, gate = Study(config, base, images, samples, work, parallel), "gate" if both else "discriminator"

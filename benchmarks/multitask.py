@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from common import ROOT, digits, machine, report
-from studies import NUMBERS, READING, Run, Study, with_spread
+from common import ROOT, machine, report
+from studies import NUMBERS, READING, Run, Study, base_settings, with_spread
 
 from mtgen.config import load
 
@@ -59,7 +59,7 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     images, seeds = images or (1_000 if quick else 10_000), seeds or (1 if quick else 2)
     known = [float(share) for share in (shares or ("1.0,0.1" if quick else "1.0,0.1,0.025")).split(",")]
-    base = [f"data.path={digits(data, work)}", "workers=0", *(overrides or [])]
+    base = base_settings(data, work, overrides)
     tasks = list(load(config, base).task_settings())
     variants = ["together", *(task for task in ("generation", *READING) if task in tasks)]
     runs = [Run(variant, seed, share) for share in known for seed in range(seeds) for variant in variants]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import ROOT
+from common import ROOT, digits
 
 from mtgen.config import load
 
@@ -75,10 +75,13 @@ class Run:
             f"train.log_every={max(images // 10, 1)}",
             f"checkpoint.every={max(images // 4, 1)}",
             f"evaluate.every={2 * images}",
-            "workers=0",
-            "device=cpu",
             *self.settings,
         ]
+
+
+def base_settings(data: Path | None, work: Path, overrides: list[str] | None) -> list[str]:
+    """What all runs have over the configuration: the data (default: digits), what the user says, and one process each."""
+    return [f"data.path={digits(data, work)}", *(overrides or []), "workers=0", "device=cpu"]
 
 
 @dataclass(frozen=True)

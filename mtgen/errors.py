@@ -52,6 +52,11 @@ KINDS = {kind.status: kind for kind in (UserError, ConfigError, DataError, Check
 """Exit status -> the error that it stands for: what one worker tells the others of its error, beside the message."""
 
 
+def printable(text: str) -> str:
+    """The same, with bytes of file names that are no UTF-8 as escapes, so that it can be written anywhere."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def last_line(error: BaseException) -> str:
     """What an error of somebody else's code says in one line: its last, or its kind where it says nothing."""
     return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]

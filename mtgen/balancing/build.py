@@ -25,7 +25,7 @@ def weighting(config: Config, key: str) -> Rule | None:
     try:
         kind = WEIGHTINGS[name] if name in WEIGHTINGS else by_path(name)
         rule: Rule = kind(**config.balancing.parameters.get(name, {})) if isinstance(kind, type) else kind
-    except (ImportError, AttributeError, OSError, SyntaxError, TypeError) as error:
+    except (ImportError, AttributeError, OSError, SyntaxError, TypeError, ValueError) as error:
         raise ConfigError(
             f"balancing.{key}={name}: cannot be loaded ({error}); give FILE.CLASS or PACKAGE.MODULE:CLASS, importable by every worker"
         ) from error

@@ -90,9 +90,7 @@ def impossible(config: Config) -> dict[str, str]:
         problems["tasks.generation"] = (
             f"tasks.generation: has to be on: {' and '.join(playing)} cannot learn without a generator; add tasks.generation={{}}"
         )
-    else:
-        problems |= _idle(config) | _unheard(config.balancing)
-    return problems
+    return _idle(config) | _unheard(config.balancing) | problems
 
 
 def _idle(config: Config) -> dict[str, str]:

@@ -48,14 +48,7 @@ def shown(data: bytes) -> Image.Image:
     Raises:
         ValueError: damaged; the message is one line.
     """
-    kind = _kind(data)
-    if kind == "PNG" and (cut := cut_short(data)):
-        raise ValueError(cut)
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            return eight_bits(ImageOps.exif_transpose(picture))
-    except Exception as error:  # noqa: BLE001 - as in `header`
-        raise ValueError(f"damaged {kind} ({_line(error)})") from None
+    return eight_bits(_decoded(data))
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
@@ -71,12 +64,16 @@ def pixels(data: bytes) -> NDArray[np.uint8]:
     Raises:
         ValueError: damaged; the message is one line.
     """
+    return np.asarray(_decoded(data))
+
+
+def _decoded(data: bytes) -> Image.Image:
     kind = _kind(data)
     if kind == "PNG" and (cut := cut_short(data)):  # Pillow lets it pass, DALI does not
         raise ValueError(cut)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture))
+            return ImageOps.exif_transpose(picture)  # a copy, whole
     except Exception as error:  # noqa: BLE001 - as above
         raise ValueError(f"damaged {kind} ({_line(error)})") from None
 

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from mtgen.data import picture
+from mtgen.errors import printable
 from mtgen.schema import DatasetCard
 
 SUFFIXES = {
@@ -138,7 +139,7 @@ def _read(shard: str, file: BinaryIO, others: bool) -> Iterator[tuple[str, Part]
                     wrong = f"cut short at byte {length:,}: {member.name} begins at byte {member.offset:,} and ends after it"
                     break
                 if (refusal := _refusal(member)) is not None:
-                    yield Problem(shard, member.name.encode(errors="backslashreplace").decode(), refusal)
+                    yield Problem(shard, printable(member.name), refusal)
                 elif (match := _NAME.fullmatch(member.name)) is not None and not member.isdir():
                     suffix = match[2].lower() if match[2].lower() in SUFFIXES else match[2]
                     if others or suffix in SUFFIXES:

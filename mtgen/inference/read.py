@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mtgen.data.picture import header
-from mtgen.errors import DataError, UserError
+from mtgen.errors import DataError, UserError, printable
 from mtgen.evaluation.metric import Progress
 from mtgen.inference.boxes import SURE, Box, in_pixels, with_boxes
 from mtgen.inference.sources import Cut, Inputs, Source, batches, shown
@@ -260,18 +260,18 @@ def json_rows(path: Path | None, lines: bool) -> Iterator[Callable[[dict[str, An
             def write(row: dict[str, Any]) -> None:
                 nonlocal written
                 if not written:
-                    begin()
-                text = json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode()  # of paths
+                    empty()
+                text = printable(json.dumps(row, ensure_ascii=False))
                 file.write(f"{text}\n" if lines else f"{',' if written else '['}\n {text}")
                 written += 1
 
-            def begin() -> None:
-                if path.is_file():  # and only now: a mistyped run must not empty the results of another
+            def empty() -> None:
+                if file is not sys.stdout and path.is_file():  # and only now: a mistyped run must not empty the results of another
                     file.truncate(0)
 
             yield write
             if not written:
-                begin()
+                empty()
             if not lines:
                 file.write("\n]\n" if written else "[]\n")
     except OSError as error:

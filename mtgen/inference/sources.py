@@ -18,7 +18,7 @@ from torch import Tensor
 from mtgen.data.card import CARD, read_card
 from mtgen.data.picture import FORMATS, cut_short, eight_bits, resized, scaled
 from mtgen.data.source import is_url
-from mtgen.errors import ConfigError, DataError
+from mtgen.errors import ConfigError, DataError, printable
 from mtgen.inference.layouts import centred
 from mtgen.schema import DatasetCard
 from mtgen.shards.files import IMAGES, File
@@ -145,11 +145,6 @@ def batches(
         yield found, torch.stack(inputs) if inputs else torch.empty(0, channels, *size)
 
 
-def _readable(path: Path) -> str:
-    """A path as text that can be written anywhere: bytes that are no UTF-8 as escapes."""
-    return str(path).encode(errors="backslashreplace").decode()
-
-
 def several(paths: Sequence[str | Path]) -> bool:
     """Whether there may be any number of images: folders and data sets, not files alone."""
     return any(_is_data_set(str(path)) or Path(path).is_dir() for path in paths)
@@ -203,7 +198,7 @@ class Inputs:
                 for found, problem in self._walk(Path(path)):
                     place = base / found.relative_to(path)
                     load = partial(file, found) if problem is None else partial(_refuse, problem)
-                    yield Source(_readable(found), place.with_name(_stem(found)), load)
+                    yield Source(printable(str(found)), place.with_name(_stem(found)), load)
             else:
                 yield Source(path, Path(_free(Path(path).stem, taken)), partial(file, Path(path)))
 

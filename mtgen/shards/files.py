@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from mtgen.data.picture import pixels
+from mtgen.data.picture import header, pixels
 from mtgen.errors import DataError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
@@ -135,6 +135,15 @@ def read_image(path: Path) -> bytes:
     """An image file as shards hold it: JPEG, PNG and WebP as it is, another kind as PNG; `DataError` where it cannot be read."""
     data = read(path)
     return data if path.suffix.lower() in IMAGES else _as_png(path, data)
+
+
+def size_of(path: Path, data: bytes) -> tuple[int, int]:
+    """Width and height, as displayed, of an encoded image; `DataError` names its file where it is damaged."""
+    try:
+        _, width, height = header(data)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+    return width, height
 
 
 def _as_png(path: Path, data: bytes) -> bytes:

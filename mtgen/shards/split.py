@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mtgen.data.card import read_card, shard_names
-from mtgen.data.scan import Problem, samples
+from mtgen.data.scan import SUFFIXES, Problem, samples
 from mtgen.errors import ConfigError, DataError
 from mtgen.schema import DatasetCard
 from mtgen.shards.files import share
@@ -63,6 +63,11 @@ def split(
             for item in samples(folder / name, others=True):
                 if isinstance(item, Problem):
                     raise DataError(f"{folder}/{item}; `mtgen shards validate {folder}` lists every problem")
+                if not SUFFIXES.keys() & {part.suffix for part in item.parts.values()}:
+                    others = ", ".join(f".{name}" for name in item.parts)
+                    raise DataError(
+                        f"{folder / name}, sample {item.key!r}: {others} belongs to no image; take it out, or bring its image back"
+                    )
                 writer.copy(dealt(seed, item.key, shares), item.key, {part.suffix: part.data for part in item.parts.values()})
                 done += 1
                 if progress:

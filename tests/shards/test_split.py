@@ -50,6 +50,14 @@ def test_members_that_say_nothing_here_go_with_their_sample(tmp_path: Path) -> N
     assert members(tmp_path / "in") == full
 
 
+def test_members_that_belong_to_no_image_are_named(tmp_path: Path) -> None:
+    make("shapes", tmp_path / "in", train=2, test=0)
+    with tarfile.open(tmp_path / "in/train-000000.tar", "a") as tar:
+        tar.addfile(tarfile.TarInfo("alone.emb.npy"))
+    with pytest.raises(DataError, match=r"sample 'alone': \.emb\.npy belongs to no image"):
+        split(tmp_path / "in", tmp_path / "out", SHARES)
+
+
 @given(st.integers(0, 9), st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_splits_get_their_shares(seed: int, weights: list[int]) -> None:
     shares = {f"s{i}": weight / sum(weights) for i, weight in enumerate(weights)}

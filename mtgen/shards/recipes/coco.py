@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
 from mtgen.config import Section
-from mtgen.data import picture
 from mtgen.errors import DataError
 from mtgen.schema import IGNORE
 from mtgen.shards import regions
-from mtgen.shards.files import clipped, key_of, listed, read_image, read_json, share, state
+from mtgen.shards.files import clipped, key_of, listed, read_image, read_json, share, size_of, state
 from mtgen.shards.make import RECIPES, Recipe
 from mtgen.shards.write import Sample
 
@@ -209,13 +208,11 @@ class Coco(Recipe):
         )
 
     def _same_size(self, image: _Image, data: bytes) -> None:
-        try:
-            _, *size = picture.header(data)
-        except ValueError as error:
-            raise DataError(f"{self.root / image.file_name}: {error}") from None
-        if size != [image.width, image.height]:
+        path = self.root / image.file_name
+        size = size_of(path, data)
+        if size != (image.width, image.height):
             raise DataError(
-                f"{self.root / image.file_name}: {size[0]}x{size[1]}, and {self.path.name} says {image.width}x{image.height} "
+                f"{path}: {size[0]}x{size[1]}, and {self.path.name} says {image.width}x{image.height} "
                 f"(image {image.id}); its annotations are of another size of it, or of it turned"
             )
 

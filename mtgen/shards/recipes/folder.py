@@ -6,10 +6,9 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from mtgen.config import Section
-from mtgen.data.picture import header
 from mtgen.errors import DataError
 from mtgen.schema import IGNORE
-from mtgen.shards.files import IMAGES, OTHERS, key_of, read, read_image, read_json, read_mask, read_names, read_text, share, state
+from mtgen.shards.files import IMAGES, OTHERS, key_of, read, read_image, read_json, read_mask, read_names, read_text, share, size_of, state
 from mtgen.shards.make import RECIPES, UNNAMED, Recipe
 from mtgen.shards.write import Sample
 
@@ -50,7 +49,8 @@ class Folder(Recipe):
             raise DataError(f"images={options.images}: there is no such folder; give the one that holds the images")
         if options.masks is not None and not Path(options.masks).is_dir():
             raise DataError(f"masks={options.masks}: there is no such folder; give the one that holds the masks")
-        files = [path.relative_to(self.root) for path in self._pictures() if not path.stem.lower().endswith(".mask")]
+        pictures = self._pictures()
+        files = [path.relative_to(self.root) for path in pictures if not path.stem.lower().endswith(".mask")]
         if not files:
             raise DataError(f"images={options.images}: no images in it ({', '.join(IMAGES + OTHERS)})")
         apart = [path for path in files if path.parts[0] not in SPLITS]
@@ -70,7 +70,7 @@ class Folder(Recipe):
         if unknown := sorted(found - set(self.classes)):
             raise DataError(f"classes={self.classes}: {self.root} has a class folder {unknown[0]!r} too; name it, or take it away")
         self.source = f"files of the folder {self.root.name}"
-        masks = self._masks(files)
+        masks = self._masks(files, pictures)
         self.mask_classes = options.mask_classes or self._values(masks)
         self.sources = [state(path) for path in sorted({beside for file in files for beside in self._beside(file)} | set(masks))]
 
@@ -81,19 +81,20 @@ class Folder(Recipe):
 
     def _pictures(self) -> list[Path]:
         """All image files, masks among them; `DataError` names a link that leads nowhere."""
-        found = [path for path in sorted(self.root.rglob("*")) if path.suffix.lower() in IMAGES + OTHERS and not path.is_dir()]
-        if lost := [path for path in found if not path.exists()]:
+        named = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in IMAGES + OTHERS)
+        found = [path for path in named if path.is_file()]
+        if len(found) < len(named) and (lost := [path for path in named if not path.exists()]):
             raise DataError(f"{lost[0]}: is a link to a file that is not there; bring it back, or remove the link")
         return found
 
-    def _masks(self, files: list[Path]) -> list[Path]:
-        """The masks of the images; `DataError` where there seem to be some that would not be read."""
+    def _masks(self, files: list[Path], pictures: list[Path]) -> list[Path]:
+        """The masks of the images `files`; `DataError` where there seem to be some among all `pictures` that would not be read."""
         found = [mask for path in files if (mask := self._mask(path)) is not None]
         if self.options.masks is not None and not found:
             first = files[0].with_suffix(".png")
             raise DataError(f"masks={self.options.masks}: has no {first}, nor a mask for any other image; name them alike")
         if self.options.masks is None:
-            for path in self._pictures():
+            for path in pictures:
                 if path.stem.lower().endswith(".mask") and path.suffix != ".png":
                     raise DataError(f"{path}: masks are PNG files named x.mask.png; save it as {Path(path.stem).stem}.mask.png")
         return found
@@ -127,10 +128,11 @@ class Folder(Recipe):
         image = read_image(path)
         sounds = [sound for suffix in SOUNDS if (sound := path.with_suffix(suffix)).is_file()]
         boxes = read_boxes(about) if about.is_file() else {}
-        if {"width", "height"} & boxes.keys() and (size := _size(image, path)) != (boxes.get("width"), boxes.get("height")):
-            raise DataError(
-                f"{about}: is about an image of {boxes.get('width')}x{boxes.get('height')}, and {path.name} has {size[0]}x{size[1]}"
-            )
+        if "width" in boxes or "height" in boxes:
+            width, height = size_of(path, image)
+            said = boxes.get("width", width), boxes.get("height", height)
+            if said != (width, height):
+                raise DataError(f"{about}: is about an image of {said[0]}x{said[1]}, and {path.name} has {width}x{height}")
         return Sample(
             key=key_of(file.with_suffix("").as_posix()),
             image=image,
@@ -141,15 +143,6 @@ class Folder(Recipe):
             caption=(read_text(caption) or None) if caption.is_file() else None,
             sound=read(sounds[0]) if sounds else None,
         )
-
-
-def _size(image: bytes, path: Path) -> tuple[int, int]:
-    """Width and height of an encoded image; `DataError` names its file where it is damaged."""
-    try:
-        _, width, height = header(image)
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from None
-    return width, height
 
 
 def read_boxes(path: Path) -> dict[str, Any]:

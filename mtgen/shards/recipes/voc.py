@@ -9,11 +9,10 @@ from xml.parsers import expat
 from pydantic import Field
 
 from mtgen.config import Section
-from mtgen.data import picture
 from mtgen.errors import DataError
 from mtgen.registry import suggest
 from mtgen.schema import IGNORE
-from mtgen.shards.files import IMAGES, clipped, key_of, listed, read, read_mask, read_text, state
+from mtgen.shards.files import IMAGES, clipped, key_of, listed, read, read_mask, read_text, size_of, state
 from mtgen.shards.make import RECIPES, Recipe
 from mtgen.shards.write import Sample
 
@@ -97,10 +96,7 @@ class Voc(Recipe):
         """The sample of one image."""
         file = self.files[split][number]
         data = read(file)
-        try:
-            _, width, height = picture.header(data)
-        except ValueError as error:
-            raise DataError(f"{file}: {error}") from None
+        width, height = size_of(file, data)
         boxes = self._boxes(self.xml[file], width, height) if file in self.xml else None
         return Sample(
             key=key_of(self._name(file).as_posix()),
