@@ -48,7 +48,8 @@ def newest(folder: Path) -> Checkpoint:
     """
     found = checkpoint.latest(folder / "checkpoints", warn=lambda text: print(f"warning: {text}", file=sys.stderr))
     if found is None:
-        raise CheckpointError(f"{folder}: has no checkpoint yet")
+        exported = (folder / WEIGHTS).is_file()
+        raise CheckpointError(f"{folder}: {'is an exported model; give the run that it is of' if exported else 'has no checkpoint yet'}")
     return found
 
 

@@ -351,7 +351,10 @@ def smoke_test(device: str, keep: Path | None, console: Console) -> list[dict[st
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small only wait for more threads
     with tempfile.TemporaryDirectory(prefix="mtgen-smoke-") as temporary:
         folder = Path(temporary) if keep is None else keep.absolute()
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--keep {keep}: no folder can be made there ({error.strerror}); choose another place") from None
         checks = Checks(console)
         _run_all(checks, Trainings(folder, device))
     console.print(checks.table())

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from mtgen.errors import ConfigError, UserError
-from mtgen.smoke import FAILED, PASSED, UNAVAILABLE, Checks, Unavailable, chosen_device
+from mtgen.smoke import FAILED, PASSED, UNAVAILABLE, Checks, Unavailable, chosen_device, smoke_test
 
 ROOT = Path(__file__).resolve().parents[1]
 QUIET = Console(quiet=True)
@@ -67,6 +67,12 @@ def test_the_table_shows_brackets_of_a_message_as_they_are() -> None:
     console = Console(record=True, width=120, quiet=False, file=open("/dev/null", "w"))
     console.print(checks.table())
     assert "shape [2, 3] [bold]" in console.export_text()
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="--keep .*file/kept: no folder can be made there"):
+        smoke_test("cpu", tmp_path / "file/kept", QUIET)
 
 
 def test_an_unknown_device_is_named_with_what_is_possible() -> None:

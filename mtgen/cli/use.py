@@ -35,7 +35,7 @@ def sample(
     truncation: Annotated[float, typer.Option(help="0 to 1: smaller is likelier and less diverse")] = 1.0,
     interpolate: Annotated[
         int | None,
-        typer.Option(min=2, metavar="STEPS", help="rows of so many images from one latent to another, or from one condition to another"),
+        typer.Option(metavar="STEPS", help="rows of so many images from one latent to another, or from one condition to another"),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="PNG file of the grid; default: in the run's folder")] = None,
     shards: Annotated[
@@ -56,6 +56,8 @@ def sample(
     from mtgen.inference import Request, interpolate_run, sample_run
     from mtgen.progress import stages
 
+    if shards is not None and out is not None:
+        raise typer.BadParameter("--out is a picture, and --shards writes a data set; give one of them")
     request = Request(classes or (), text or (), sound or (), image or (), layout or (), domain or ())
     if interpolate is not None:
         if shards is not None:
@@ -97,6 +99,8 @@ def predict(
     from mtgen.inference import json_rows, predict_run, several
     from mtgen.progress import stages
 
+    if shards is not None and out is not None:
+        raise typer.BadParameter("--out is for pictures, and --shards writes a data set instead; give one of them")
     lines = several(images) or (json_file is not None and json_file.suffix == ".jsonl")
     quiet = str(json_file) == "-" or several(images) or len(images) > FEW
     with stages(console) as progress, json_rows(json_file, lines) as write:

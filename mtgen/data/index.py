@@ -206,7 +206,7 @@ def open_index(
     source = open_source(folder)
     card = read_card(str(source))
     if split not in card.splits:
-        raise DataError(f"{source}/{CARD}: no split {split!r}; {suggest(split, list(card.splits))}")
+        raise DataError(f"{source}/{CARD}: no split {split!r}; {suggest(split, list(card.splits))}; `mtgen shards split` makes others")
     state = state_of(source, card)
     places = [cached(str(source))] if source.remote else [beside(str(source)), cached(str(source))]
     opened = next((found for path in places if (found := read_index(path, state)) is not None), None)

@@ -26,6 +26,8 @@ TEST_SHARE = 0.1
 """Share of generated samples that go into the test split, which a run needs beside its training split."""
 LARGEST_GRID = 10_000
 """Samples of a picture at most: it is held in memory."""
+LONGEST_WAY = 200
+"""Samples from one end to the other at most: they are drawn together."""
 GAP = 2
 """Pixels between the pictures of a strip."""
 
@@ -162,6 +164,8 @@ def interpolate_run(
     Each row leads between two latents; where two conditions are asked for, from the one to the other, with the row's latent held.
     """
     check_truncation(truncation)
+    if not 2 <= steps <= LONGEST_WAY:
+        raise ConfigError(f"--interpolate {steps}: possible: 2 to {LONGEST_WAY} images a row")
     folder = find_run(run)
     model, images = load_run(folder, device, checkpoint)
     asked = read_request(model, request)

@@ -18,6 +18,9 @@ from mtgen.shards.files import File, read_json, read_mask
 SUFFIXES = {".png": "layout", ".json": "boxes"}
 """What a file ends with -> the modality that it is asked for by."""
 
+LONGEST = 1_000_000
+"""Pixels that a side of a layout may have."""
+
 
 def centred(width: int, height: int, size: tuple[int, int]) -> Window:
     """What training sees of an image of that size without random crops: its largest centred window of the aspect of `size` (h, w)."""
@@ -63,8 +66,8 @@ def read_boxes_layout(path: File, card: DatasetCard, size: tuple[int, int], most
     if not isinstance(values, dict) or not isinstance(values.get("boxes"), list) or not values["boxes"]:
         raise DataError(f'{path}: holds no boxes; write {{"width": .., "height": .., "boxes": [[x0, y0, x1, y1, class], ..]}}')
     width, height = values.get("width", size[1]), values.get("height", size[0])
-    if not all(isinstance(side, int) and side > 0 for side in (width, height)):
-        raise DataError(f"{path}: width and height have to be whole numbers of pixels")
+    if not all(isinstance(side, int) and 0 < side <= LONGEST for side in (width, height)):
+        raise DataError(f"{path}: width and height have to be whole numbers of pixels, 1 to {LONGEST:,}")
     boxes = [[*box[:4], parse_class(box[4], card)] if _named(box) else box for box in values["boxes"]]
     try:
         found = annotation(json.dumps({"boxes": boxes}).encode(), width, height, np.arange(len(card.classes)))

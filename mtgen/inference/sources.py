@@ -252,7 +252,7 @@ def _refuse(problem: str) -> bytes:
 def _stem(path: Path) -> str:
     """A file's name without its suffix, unless another image beside it has the same."""
     others = [path.with_suffix(s) for suffix in IMAGES for s in (suffix, suffix.upper()) if s != path.suffix]
-    return path.name.replace(".", "-") if any(other.exists() for other in others) else path.stem
+    return path.name.replace(".", "-") if not path.stem.strip(".") or any(other.exists() for other in others) else path.stem
 
 
 def _free(stem: str, taken: set[str]) -> str:

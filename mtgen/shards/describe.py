@@ -178,7 +178,7 @@ def _braces(first: str, last: str) -> str:
 
 def _shards(folder: Path) -> list[str]:
     """Tars in the folder and in folders in it, relative to it, in the order of the numbers in their names."""
-    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*.tar")]
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*.tar") if path.is_file()]
     files = [file for file in files if not any(part.startswith(".") for part in PurePosixPath(file).parts)]
     if not files:
         packed = next(iter(sorted(folder.rglob("*.tar.*")) + sorted(folder.rglob("*.tgz"))), None)

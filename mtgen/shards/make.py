@@ -27,6 +27,9 @@ SMALL = 2_000
 """Up to so many samples are made in this process: starting others would take longer."""
 
 
+SHOWN = 20
+"""So many of the samples that cannot be stored are named; the rest is counted."""
+
 UNNAMED = "class "
 """What a mask class that nobody has named is called, before its number."""
 
@@ -73,6 +76,10 @@ class Recipe(ABC):
     def make(self, split: str, number: int) -> Sample:
         """Sample `number` of a split: a function of the options, the seed and the sources alone."""
 
+    def origin(self, split: str, number: int) -> str:
+        """The file that this sample is made from, for messages; empty where there is none."""
+        return ""
+
 
 RECIPES: Registry[type[Recipe]] = Registry("recipe", "mtgen.shards.recipes")
 
@@ -108,6 +115,14 @@ class _Shard:
         return f"{self.split}-{self.number:06d}.tar"
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What became of a shard: the keys of its samples in their order, or why it could not be finished, a line each."""
+
+    keys: list[str]
+    faults: list[str]
+
+
 def _shards(splits: dict[str, int], size: int) -> list[_Shard]:
     return [_Shard(split, n, i, min(i + size, count)) for split, count in splits.items() for n, i in enumerate(range(0, count, size))]
 
@@ -118,24 +133,31 @@ class _Worker:
     def __init__(self, maker: Recipe, draft: Draft, card: DatasetCard) -> None:
         self.maker, self.draft, self.card = maker, draft, card
 
-    def __call__(self, shard: _Shard) -> list[str]:
-        """Make a shard, where a run before has not; returns the keys that are in it."""
+    def __call__(self, shard: _Shard) -> _Made:
+        """Make a shard, where a run before has not. All its samples are tried, so that everything wrong with them is said at once."""
         path = self.draft.path / shard.name
         with self.draft.disk():
             if path.is_file():
                 with tarfile.open(path) as tar:
-                    return list(dict.fromkeys(name.partition(".")[0] for name in tar.getnames()))
-            part, keys = path.with_suffix(".part"), []
+                    return _Made(list(dict.fromkeys(name.partition(".")[0] for name in tar.getnames())), [])
+            part, made = path.with_suffix(".part"), _Made([], [])
             with part.open("wb") as file:
                 with webdataset.TarWriter(file, **TAR) as tar:
                     for number in range(shard.first, shard.last):
-                        sample = self.maker.make(shard.split, number)
-                        tar.write(encoded(f"{self.draft.folder}, sample {sample.key!r} of {shard.split}", sample, self.card))
-                        keys.append(sample.key)
+                        try:
+                            sample = self.maker.make(shard.split, number)
+                            where = self.maker.origin(shard.split, number) or f"{self.draft.folder}, sample {sample.key!r} of {shard.split}"
+                            content = encoded(where, sample, self.card)
+                        except DataError as error:
+                            made.faults.append(str(error))
+                        else:
+                            tar.write(content)
+                            made.keys.append(sample.key)
                 file.flush()
                 os.fsync(file.fileno())  # a name without .part promises that the bytes are there, after a power cut too
-            part.rename(path)
-            return keys
+            if not made.faults:
+                part.rename(path)
+            return made
 
 
 _worker: _Worker
@@ -147,12 +169,12 @@ def _start(worker: _Worker) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
 
 
-def _work(shard: _Shard) -> list[str]:
+def _work(shard: _Shard) -> _Made:
     return _worker(shard)
 
 
-def _made(worker: _Worker, shards: list[_Shard], processes: int) -> Iterator[list[str]]:
-    """The keys of each shard, in order, as they are made."""
+def _made(worker: _Worker, shards: list[_Shard], processes: int) -> Iterator[_Made]:
+    """What became of each shard, in order, as they are made."""
     if processes == 1:
         yield from map(worker, shards)
         return
@@ -195,7 +217,7 @@ def make(
 
     Raises:
         ConfigError: unknown recipe, unknown option, impossible value.
-        DataError: `out` is taken, or cannot be written; or a file that a sample is made from is damaged.
+        DataError: `out` is taken, or cannot be written; or files that samples are made from cannot be used: a line for each, all at once.
     """
     kind = _recipe(recipe)
     settings = check(kind.Options, options)
@@ -212,15 +234,22 @@ def make(
         processes = min(len(os.sched_getaffinity(0)), len(shards)) if total > SMALL else 1
     draft.claim()
     try:
-        keys: dict[str, str] = {}
-        for shard, found in zip(shards, _made(_Worker(maker, draft, card), shards, processes), strict=True):
-            for key in found:
-                if key in keys:
-                    raise DataError(f"{draft.folder}, sample {key!r}: in {keys[key]} and in {shard.name}; keys are unique")
-                keys[key] = shard.name
+        faults: list[str] = []
+        places: dict[str, tuple[str, int]] = {}  # of every key: its split and number
+        for shard, made in zip(shards, _made(_Worker(maker, draft, card), shards, processes), strict=True):
+            faults += made.faults
+            for place, key in enumerate(made.keys if not made.faults else [], shard.first):
+                if key in places:
+                    first, second = (maker.origin(*at) or f"{at[0]} {at[1]}" for at in (places[key], (shard.split, place)))
+                    remedy = "name it once" if first == second else "give one of them another name"
+                    faults.append(f"{second}: its key would be {key!r}, which {first} has; {remedy}")
+                places.setdefault(key, (shard.split, place))
             done += shard.last - shard.first
             if progress:
                 progress(done, total)
+        if faults:
+            more = [f"and {len(faults) - SHOWN:,} more"] if len(faults) > SHOWN else []
+            raise DataError("\n".join([*faults[:SHOWN], *more]))
         draft.finish(card)
     except BrokenProcessPool:
         draft.pause()

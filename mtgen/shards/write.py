@@ -152,6 +152,8 @@ class Draft:
 
     def __init__(self, folder: str | Path, overwrite: bool = False, recipe: str = "") -> None:
         self.folder = Path(folder).resolve()
+        if not self.folder.name:
+            raise DataError(f"{self.folder}: is the root of all folders; choose a folder in it")
         self.path = self.folder.with_name(f".{self.folder.name}.partial")
         self.overwrite, self.recipe = overwrite, recipe
         self._replaced = self.folder.with_name(f".{self.folder.name}.replaced")

@@ -18,7 +18,7 @@ import mtgen
 from mtgen.checkpoint import digest
 from mtgen.cli import app
 from mtgen.config import validate
-from mtgen.errors import ConfigError, DataError, UserError
+from mtgen.errors import CheckpointError, ConfigError, DataError, UserError
 from mtgen.export import export
 from mtgen.export.graphs import ASKED, Drawer, outputs
 from mtgen.export.page import page
@@ -134,6 +134,8 @@ def test_an_exported_folder_is_used_like_the_run(run: Path, exported: Path, tmp_
     for words in (["sample", str(exported), "--n", "2"], ["predict", str(exported), str(tmp_path / "in" / "000000.png")]):
         result = CliRunner().invoke(app, words)
         assert result.exception is None, result.output
+    result = CliRunner().invoke(app, ["inspect", str(exported)])
+    assert isinstance(result.exception, CheckpointError) and "is an exported model; give the run that it is of" in str(result.exception)
     export(exported, tmp_path / "again")  # and exported again
     again, before = (weights_of(folder) for folder in (tmp_path / "again", exported))
     assert digest(again.tensors) == digest(before.tensors) and (again.config, again.card) == (before.config, before.card)

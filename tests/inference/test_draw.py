@@ -179,6 +179,12 @@ def test_an_interpolation_is_rows_of_steps(run: Path, tmp_path: Path) -> None:
     assert (row[:, 0] != row[:, 5]).any()
 
 
+@pytest.mark.parametrize("steps", [1, 100_000])
+def test_an_interpolation_of_an_impossible_number_of_steps_is_an_error(run: Path, steps: int) -> None:
+    with pytest.raises(ConfigError, match=f"--interpolate {steps}: possible: 2 to 200 images a row"):
+        interpolate_run(run, Request(), 8, steps, 0, device="cpu")
+
+
 def test_an_interpolation_between_three_conditions_is_an_error(run: Path) -> None:
     with pytest.raises(ConfigError, match="3 are asked for"):
         interpolate_run(run, Request(classes=["zero", "one", "7"]), 8, 4, 0, device="cpu")

@@ -176,6 +176,7 @@ def folder(tmp_path: Path, draw: Draw) -> Path:
     draw(8, 8).save(root / "b.mask.png")
     (root / "notes.txt").write_text("mine")
     (root / "bad.png").write_text("no image")
+    draw(8, 8).save(root / "sub/..png", "PNG")
     return root
 
 
@@ -188,16 +189,17 @@ def test_a_folder_is_searched_through_and_through(folder: Path, tmp_path: Path, 
         "a.png": "a-png",
         "b.png": "b",
         "bad.png": "bad",
+        "sub/..png": "sub/--png",
         "sub/c.webp": "sub/c",
         "sub/deep/d.PNG": "sub/deep/d",
     }
-    assert len(inputs) == 6
+    assert len(inputs) == 7
 
 
 def test_results_inside_a_folder_are_not_read(folder: Path) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "old-mask.png").touch()
-    assert len(Inputs([folder], folder / "out")) == 6
+    assert len(Inputs([folder], folder / "out")) == 7
 
 
 @pytest.mark.parametrize("above", [False, True])
@@ -232,10 +234,10 @@ def test_a_run_reads_a_folder_and_counts_what_is_damaged(run: Path, folder: Path
     steps: list[tuple[str, int, int | None]] = []
     out = tmp_path / "out"
     summary = predict_run(run, [folder], out, "cpu", seen=rows.append, problem=problems.append, progress=lambda *step: steps.append(step))
-    assert (summary.read, summary.damaged) == (5, 1) and len(problems) == 1 and "bad.png" in problems[0]
-    assert steps[-1] == ("read images", 6, 6)
+    assert (summary.read, summary.damaged) == (6, 1) and len(problems) == 1 and "bad.png" in problems[0]
+    assert steps[-1] == ("read images", 7, 7)
     written = [Path(row[kind]) for row in rows for kind in ("mask", "overlay")]
-    assert sorted(path for path in out.rglob("*.png")) == sorted(written) and len(set(written)) == 10
+    assert sorted(path for path in out.rglob("*.png")) == sorted(written) and len(set(written)) == 12
     assert json.loads(json.dumps(rows)) == rows
 
 
@@ -251,7 +253,7 @@ def test_files_of_one_name_do_not_overwrite_each_other(run: Path, draw: Draw, tm
 def test_a_folder_becomes_a_data_set_that_validates(run: Path, folder: Path, tmp_path: Path) -> None:
     predict_run(run, [folder], None, "cpu", shards=tmp_path / "set", least=0.0)
     assert check(tmp_path / "set").problems == []
-    assert (len(open_index(tmp_path / "set", "train")), len(open_index(tmp_path / "set", "test"))) == (4, 1)
+    assert (len(open_index(tmp_path / "set", "train")), len(open_index(tmp_path / "set", "test"))) == (5, 1)
     for sample in webdataset.WebDataset(str(tmp_path / "set" / "train-000000.tar"), shardshuffle=False):
         about = json.loads(sample["json"])
         assert about["width"] == about["height"] == 8 and int(sample["cls"]) in about["labels"] and "mask.png" in sample

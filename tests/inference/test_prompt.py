@@ -182,6 +182,7 @@ def test_boxes_become_maps_by_the_same_cut_as_images(model: Model, tmp_path: Pat
         ('{"boxes": [[0, 0, 40, 4, 1]]}', DataError, "outside its image of 8x8"),
         ('{"boxes": []}', DataError, "holds no boxes"),
         ('{"width": 80, "height": 8, "boxes": [[0, 0, 4, 4, 1]]}', DataError, "none of its boxes lies in the part"),
+        ('{"width": 3000000000, "height": 8, "boxes": [[0, 0, 4, 4, 1]]}', DataError, "whole numbers of pixels, 1 to 1,000,000"),
         ("no JSON", DataError, "JSON"),
     ],
 )

@@ -89,6 +89,7 @@ def test_plain_webdataset_is_described(tmp_path: Path) -> None:
 def test_shards_in_folders_are_found_and_those_in_hidden_folders_are_not(tmp_path: Path) -> None:
     for folder in ("train", "validation", ".partial"):
         tar(tmp_path / folder / "0001.tar", {})
+    (tmp_path / "unpacked.tar").mkdir()
     assert {n: s.shards for n, s in describe(tmp_path).card.splits.items()} == {"train": "train/0001.tar", "val": "validation/0001.tar"}
     assert validate(tmp_path).problems == []
 

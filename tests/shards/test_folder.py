@@ -167,17 +167,17 @@ BAD: list[tuple[str, bytes, str]] = [
     ("x.json", b"[1]", "x.json: has to be an object"),
     ("x.json", b"{", "x.json: not readable as JSON"),
     ("x.json", b'{"boxes": [["a"]]}', "x.json: a box is"),
-    ("x.json", b'{"boxes": [[4, 0, 2, 3, 0]]}', r"sample 'x' of train: its box \[4, 0, 2, 3, 0\] is not"),
-    ("x.json", b'{"boxes": [[0, 0, NaN, 3, 0]]}', "sample 'x' of train: its box"),
+    ("x.json", b'{"boxes": [[4, 0, 2, 3, 0]]}', r"x.png: its box \[4, 0, 2, 3, 0\] is not"),
+    ("x.json", b'{"boxes": [[0, 0, NaN, 3, 0]]}', "x.png: its box"),
     ("x.json", b'{"boxes": [[0, 0, 2, 3, 0.7]]}', "x.json: box .* its last number is its class"),
     ("x.json", b'{"boxes": [[0, 0, 2, 3, NaN]]}', "x.json: box .* its last number is its class"),
     ("x.json", b'{"width": 80, "height": 60, "boxes": []}', "x.json: is about an image of 80x60, and x.png has 8x6"),
     ("x.txt", b"caf\xe9", "x.txt: not UTF-8 at byte 3"),
     ("x.mask.png", b"no picture", "x.mask.png: not a JPEG, PNG or WebP file"),
-    ("x.wav", b"no sound", "sample 'x' of train: its sound is no WAV or FLAC"),
-    ("y.jpg", b"no picture", "sample 'y' of train: its image: not a JPEG, PNG or WebP file"),
+    ("x.wav", b"no sound", "x.png: its sound is no WAV or FLAC"),
+    ("y.jpg", b"no picture", "y.jpg: its image: not a JPEG, PNG or WebP file"),
     ("y.bmp", b"no picture", "y.bmp: damaged image"),
-    ("x.webp", b"RIFF", "sample 'x'"),
+    ("x.webp", b"RIFF", "x.webp: "),
 ]
 
 
@@ -193,7 +193,7 @@ def test_a_file_that_cannot_be_used_is_named_and_nothing_is_left(tmp_path: Path,
 def test_two_images_with_one_name_are_named(tmp_path: Path) -> None:
     for suffix in ("png", "jpg"):
         picture(tmp_path / f"in/x.{suffix}")
-    with pytest.raises(DataError, match="sample 'x': in train-000000.tar and in train-000000.tar; keys are unique"):
+    with pytest.raises(DataError, match="x.png: its key would be 'x', which .*x.jpg has; give one of them another name"):
         make("folder", tmp_path / "out", images=str(tmp_path / "in"), test=0)
 
 
@@ -222,3 +222,37 @@ def test_a_data_set_that_was_made_says_what_to_do_next_and_that_its_masks_have_n
     said = next_steps(tmp_path / "out", card)
     assert "1 train. Next: mtgen shards validate" in said and "class 0 to class 1" in said and "mask_classes=FILE" in said
     assert "mask_classes" not in next_steps(tmp_path / "out", card.model_copy(update={"mask_classes": ["background", "cat"]}))
+
+
+def test_every_image_that_cannot_be_used_is_named_at_once(tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        picture(tmp_path / f"in/{name}.png")
+    (tmp_path / "in/b.png").write_bytes((tmp_path / "in/b.png").read_bytes()[:40])
+    (tmp_path / "in/d.txt").write_bytes(b"\xff")
+    with pytest.raises(DataError) as error:
+        make("folder", tmp_path / "out", images=str(tmp_path / "in"), test=0, samples_per_shard=2)
+    lines = str(error.value).splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [str(tmp_path / "in/b.png"), str(tmp_path / "in/d.txt")]
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_of_very_many_that_cannot_be_used_some_are_named_and_all_are_counted(tmp_path: Path) -> None:
+    for number in range(25):
+        picture(tmp_path / f"in/{number}.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="and 5 more$"):
+        make("folder", tmp_path / "out", images=str(tmp_path / "in"), test=0)
+
+
+def test_a_class_folder_may_be_a_link(tmp_path: Path) -> None:
+    picture(tmp_path / "elsewhere/x.png")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/cat").symlink_to(tmp_path / "elsewhere")
+    card = make("folder", tmp_path / "out", images=str(tmp_path / "in"), test=0)
+    assert (card.classes, card.splits["train"].samples) == (["cat"], 1)
+
+
+def test_a_link_in_a_circle_is_named(tmp_path: Path) -> None:
+    picture(tmp_path / "in/cat/x.png")
+    (tmp_path / "in/cat/again").symlink_to(tmp_path / "in")
+    with pytest.raises(DataError, match="cat/again: is a link to a folder that it lies in; remove it"):
+        make("folder", tmp_path / "out", images=str(tmp_path / "in"), test=0)

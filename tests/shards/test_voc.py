@@ -151,8 +151,8 @@ def test_an_annotation_that_cannot_be_used_is_named_in_one_line_and_nothing_is_l
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (np.full((HEIGHT, WIDTH), 21, np.uint8), "sample 'a' of train: its mask holds 21, and the data set has 21 mask classes"),
-        (np.zeros((WIDTH, HEIGHT), np.uint8), "sample 'a' of train: its mask is "),
+        (np.full((HEIGHT, WIDTH), 21, np.uint8), "a.jpg: its mask holds 21, and the data set has 21 mask classes"),
+        (np.zeros((WIDTH, HEIGHT), np.uint8), "a.jpg: its mask is "),
         (np.zeros((HEIGHT, WIDTH, 3), np.uint8), r"SegmentationClass/a.png: uint8 \[6, 8, 3\]; a mask has one channel"),
     ],
     ids=["unknown class", "another size", "colours"],
@@ -169,7 +169,7 @@ def test_a_mask_that_cannot_be_used_is_named(root: Path, mask: np.ndarray, messa
     [
         ("none", r"Main/train.txt: 'none': there is no file .*JPEGImages/none.jpg"),
         ("../../secret", r"Main/train.txt: '../../secret': '../../secret.jpg' leads out of"),
-        ("a\na", "sample 'a': in train-000000.tar and in train-000000.tar; keys are unique"),
+        ("a\na", "a.jpg: its key would be 'a', which .*a.jpg has; name it once"),
     ],
 )
 def test_a_name_in_a_list_that_is_no_image_or_is_there_twice_is_refused(root: Path, line: str, message: str) -> None:

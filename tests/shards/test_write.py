@@ -257,3 +257,8 @@ def test_a_folder_that_another_process_is_writing_is_refused(tmp_path: Path) -> 
         os.close(lock)
     write(tmp_path / "set", [plain("a")])
     assert [sample["__key__"] for sample in read(tmp_path / "set")] == ["a"]
+
+
+def test_the_root_of_all_folders_is_no_data_set() -> None:
+    with pytest.raises(DataError, match="/: is the root of all folders; choose a folder in it"):
+        ShardWriter("/", "toy")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
 from mtgen.config import Section
 from mtgen.errors import DataError
@@ -19,6 +19,7 @@ from mtgen.shards.files import clipped, key_of, listed, read_image, read_json, s
 from mtgen.shards.make import RECIPES, Recipe
 from mtgen.shards.write import Sample
 
+Text = Annotated[str, StringConstraints(strip_whitespace=True)]  # having a rule, it is refused where it is no Unicode text
 Pixels = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 
 
@@ -48,7 +49,7 @@ class _Image(BaseModel):
 
 class _Category(BaseModel):
     id: int
-    name: str
+    name: Text
 
 
 class _Runs(BaseModel):
@@ -70,7 +71,7 @@ class _Thing(BaseModel):
 
 class _Caption(BaseModel):
     image_id: int
-    caption: str
+    caption: Text
 
 
 class _Instances(BaseModel):
@@ -175,7 +176,7 @@ class Coco(Recipe):
         for number, values in enumerate(contents.annotations):
             entry = _judged(_Caption, values, path, "annotations", str(number))
             if entry.image_id in images:
-                captions.setdefault(entry.image_id, entry.caption.strip())
+                captions.setdefault(entry.image_id, entry.caption)
             elif entry.image_id not in others:
                 raise DataError(
                     f"{path}: annotations.{number}: image_id {entry.image_id} is none of the file's images, nor of the instances'"
@@ -183,6 +184,10 @@ class Coco(Recipe):
         if not captions:
             raise DataError(f"{path}: no caption in it is of an image of the instances; give the JSON that belongs to them")
         return captions
+
+    def origin(self, split: str, number: int) -> str:
+        """The image file."""
+        return str(self.root / self.images[split][number].file_name)
 
     def make(self, split: str, number: int) -> Sample:
         """The sample of one image."""

@@ -1,5 +1,6 @@
 """folder: images in class folders, with masks, captions, boxes and sounds beside them; files are stored as they are."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,14 @@ class Folder(Recipe):
         return {split: len(files) for split, files in self.files.items()}
 
     def _pictures(self) -> list[Path]:
-        """All image files, masks among them; `DataError` names a link that leads nowhere."""
-        named = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in IMAGES + OTHERS)
+        """All image files, masks among them, links to folders followed; `DataError` names a link that leads nowhere or in a circle."""
+        named: list[Path] = []
+        for folder, inner, names in os.walk(self.root, followlinks=True):
+            for link in (path for name in inner if (path := Path(folder, name)).is_symlink()):
+                if Path(folder).resolve().is_relative_to(link.resolve()):
+                    raise DataError(f"{link}: is a link to a folder that it lies in; remove it")
+            named += [path for name in names if (path := Path(folder, name)).suffix.lower() in IMAGES + OTHERS]
+        named.sort()
         found = [path for path in named if path.is_file()]
         if len(found) < len(named) and (lost := [path for path in named if not path.exists()]):
             raise DataError(f"{lost[0]}: is a link to a file that is not there; bring it back, or remove the link")
@@ -118,6 +125,10 @@ class Folder(Recipe):
             values = read_mask(path)
             largest = max(largest, int(values[values != IGNORE].max(initial=0)))
         return [f"{UNNAMED}{number}" for number in range(largest + 1)]
+
+    def origin(self, split: str, number: int) -> str:
+        """The image file."""
+        return str(self.root / self.files[split][number])
 
     def make(self, split: str, number: int) -> Sample:
         """The sample of one image file."""

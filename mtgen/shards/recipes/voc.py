@@ -92,6 +92,10 @@ class Voc(Recipe):
         there = [suffix for suffix in IMAGES if (folder / (name + suffix)).is_file()]
         return listed(folder, name + (there or [".jpg"])[0], f"{source}: {name!r}")
 
+    def origin(self, split: str, number: int) -> str:
+        """The image file."""
+        return str(self.files[split][number])
+
     def make(self, split: str, number: int) -> Sample:
         """The sample of one image."""
         file = self.files[split][number]
