@@ -24,6 +24,8 @@ from mtgen.errors import UserError
 
 JOURNAL = "metrics.jsonl"
 NONFINITE = "/nonfinite"
+EVALUATION = "evaluation/"
+"""What names of numbers begin with that `mtgen evaluate` writes, at the position of the checkpoint that it measured."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Row:
     phase: str | None = None
     start: dict[str, Any] | None = None
     status: str | None = None
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether `mtgen evaluate` wrote it, and not the training."""
+        return bool(self.values) and all(name.startswith(EVALUATION) for name in self.values)
 
 
 def find_journal(run: str | Path, runs: Path = Path("runs")) -> Path:
@@ -177,7 +184,7 @@ class Journal:
 
         A disk without space does not stop the run: the row is kept in memory and written with the next one.
         """
-        row = {"images": int(images), "time": round(time.time(), 3), **content}
+        row = {"images": int(images), "time": round(time.time(), 3)} | content
         self._unwritten += json.dumps(row, allow_nan=False, separators=(",", ":")).encode() + b"\n"
         try:
             while self._unwritten:
@@ -185,14 +192,18 @@ class Journal:
         except OSError as error:
             warnings.warn(f"{self.path}: not written yet ({error.strerror}); kept in memory until the next row", stacklevel=3)
 
-    def rewind(self, images: int) -> None:
+    def rewind(self, images: int) -> list[Row]:
         """Cut everything from the first row beyond `images`: a run that resumes there writes those rows again.
 
         The shorter journal replaces the old one under its name, so a process that still reads the old one is not disturbed.
+
+        Returns:
+            What was cut and nobody would write again: evaluations of checkpoints up to there.
         """
         cut = next((row.begin for row in read_journal(self.folder) if row.images > images), None)
         if cut is None:
-            return
+            return []
+        lost = [row for row in read_journal(self.folder, cut) if row.images <= images and row.is_evaluation]
         beside = self.path.with_suffix(".new")
         try:
             beside.write_bytes(self.path.read_bytes()[:cut])
@@ -202,6 +213,7 @@ class Journal:
         os.close(self._file)
         self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         self._count()
+        return lost
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""

@@ -25,11 +25,11 @@ from urllib.parse import urlencode, urlsplit
 
 import yaml
 
-from mtgen.journal import JOURNAL, Row, read_journal, read_rows
+from mtgen.journal import EVALUATION, JOURNAL, Row, read_journal, read_rows
 
 STATE, LOCK = "tracking.json", "tracking.lock"
 NOTE, FIRST_WORDS = "mlflow.note.content", "**mtgen: "
-ON_TEST_DATA = ("test/", "evaluation/")  # what names of such metrics begin with
+ON_TEST_DATA = ("test/", EVALUATION)  # what names of such metrics begin with
 LAST_WORDS = 10.0  # seconds to send the rest in when training was killed
 POLL = 0.25  # seconds between two looks at the journal
 LONGEST_WAIT = 30.0  # seconds between two attempts at a store that does not answer
@@ -212,8 +212,9 @@ class Run:
         for row in rows:
             for key, value in row.values.items():
                 key = _name(key)
-                if row.images > self.steps.get(key, -1):
-                    self.steps[key] = row.images
+                # a run can be evaluated again and at an older checkpoint; a resume does not write those rows again
+                if row.images > self.steps.get(key, -1) or key.startswith(EVALUATION):
+                    self.steps[key] = max(row.images, self.steps.get(key, -1))
                     metrics.append(Metric(key, value, int(row.time * 1000), row.images))
         for group in range(0, len(metrics), METRICS_A_BATCH):
             self.client.log_batch(self.id, metrics=metrics[group : group + METRICS_A_BATCH])
@@ -239,6 +240,7 @@ class Sender:
         self.state = State.load(folder)
         self.run: Run | None = None
         self.rows, self.artifacts = Trouble("rows"), Trouble("artifacts")
+        self._ended = False
 
     def work(self) -> bool:
         """Send what is there, as far as MLflow takes it; whether everything is sent."""
@@ -250,11 +252,16 @@ class Sender:
         """Try again at once: there is little time left."""
         self.rows.next = self.artifacts.next = 0.0
 
-    def killed(self) -> None:
-        """Training ended without a word: say so in MLflow, if the journal does not say how it ended."""
-        *_, last = read_rows(self.file)
-        if last.status is None:
-            self.rows.attempt(lambda: self._connect().end("KILLED", time.time()))
+    def killed(self) -> bool:
+        """Training ended without a word: say so in MLflow behind its numbers, if the journal does not say how it ended.
+
+        Returns:
+            Whether MLflow knows.
+        """
+        if not self._ended and not any(read_rows(self.file, self.state.rows)):
+            last = [row.status for row in read_rows(self.file) if row.start or row.status][-1]
+            self._ended = last is not None or self.rows.attempt(lambda: self._connect().end("KILLED", time.time()))
+        return self._ended
 
     def _connect(self) -> Run:
         if self.run is None:
@@ -429,9 +436,11 @@ def main() -> None:
         closing = deadline < math.inf
         if sender is None and only():
             sender = Sender(folder)
-        if sender and sender.work() and closing:
-            if not last_words:
-                sender.killed()
+        if sender:
+            sent = sender.work()
+            if closing and (last_words or sender.killed()) and sent:
+                return
+        elif closing and not kept(folder):  # the training's own sender has sent it
             return
         if closing:
             time.sleep(POLL)

@@ -296,16 +296,16 @@ class Trainings:
         """The run in MLflow's SQLite store, with its curves."""
         from mlflow import MlflowClient
 
+        from mtgen.sender import State
+
         config = self.config(_name("fp32", 0))
-        client = MlflowClient(config.tracking.uri)
-        experiment = client.get_experiment_by_name(config.tracking.experiment)
+        client, run_id = MlflowClient(config.tracking.uri), State.load(config.folder).run_id
         remedy = f"mtgen's journal has everything: see {config.folder}/metrics.jsonl"
-        found = client.search_runs([] if experiment is None else [experiment.experiment_id], f"attributes.run_name = '{config.name}'")
-        _expect(len(found) == 1, f"{len(found)} runs of the name {config.name!r} in {config.tracking.uri}, not 1; {remedy}")
-        points = client.get_metric_history(found[0].info.run_id, "loss/d")
+        _expect(bool(run_id), f"no run {config.name!r} in {config.tracking.uri}; {remedy}")
+        run, points = client.get_run(run_id), client.get_metric_history(run_id, "loss/d")
         _expect(len(points) == STEPS // 5, f"the curve loss/d has {len(points)} points, not {STEPS // 5}; {remedy}")
-        _expect(found[0].info.status == "FINISHED", f"the run is {found[0].info.status}, not FINISHED; {remedy}")
-        return f"run {config.name!r} finished, with {len(found[0].data.metrics)} curves, {len(points)} points each of the losses"
+        _expect(run.info.status == "FINISHED", f"the run is {run.info.status}, not FINISHED; {remedy}")
+        return f"run {config.name!r} finished, with {len(run.data.metrics)} curves, {len(points)} points each of the losses"
 
 
 def _name(precision: str, stage: int) -> str:

@@ -1,5 +1,6 @@
 """What a run shows of itself: pictures and quick test metrics while it trains, every metric when it is asked for."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
@@ -17,14 +18,14 @@ from mtgen.data.loader import once
 from mtgen.data.mixture import Samples, open_samples
 from mtgen.data.source import located
 from mtgen.data.view import view_of
-from mtgen.errors import CheckpointError, ConfigError
+from mtgen.errors import CheckpointError, ConfigError, UserError
 from mtgen.evaluation.extractor import digest_of
 from mtgen.evaluation.metric import Progress
 from mtgen.evaluation.panel import Report
 from mtgen.evaluation.store import Shelf, Store
 from mtgen.evaluation.suite import check_names, evaluate
 from mtgen.evaluation.work import Gather, Work
-from mtgen.journal import Journal
+from mtgen.journal import EVALUATION, JOURNAL, Journal
 from mtgen.machine import code_version
 from mtgen.model import Model
 from mtgen.report import keep_current
@@ -49,7 +50,7 @@ class Batches:
     """A split, as the networks see it, without augmentation; each time it is gone through, from its start.
 
     Attributes:
-        limit: only the first so many samples.
+        limit: only the first so many samples, and no more than `data.limit`.
         rank, world: this worker's part of the split.
     """
 
@@ -64,7 +65,7 @@ class Batches:
 
     def since(self, start: int) -> Iterator[Batch]:
         """See `mtgen.evaluation.work.Batches`."""
-        limit = self.limit if self.config.data.limit is None else self.config.data.limit
+        limit = min((limit for limit in (self.limit, self.config.data.limit) if limit is not None), default=None)
         return once(self.index, view_of(self.config), batch_size=100, limit=limit, rank=self.rank, world=self.world, start=start)
 
 
@@ -313,13 +314,21 @@ def evaluate_run(
             gather=gather,
             progress=progress,
         )
-    if against is None and (folder / "checkpoints").is_dir():  # an exported model has neither journal nor page
-        with closing(Journal(folder)) as journal:
-            # Names of their own: MLflow has values of the quick metrics at this step already, of fewer samples.
-            journal.row(task.images, {f"evaluation/{name.rpartition('/')[2]}": value for name, value in report.items()})
-        send_kept(config, folder)
-        keep_current(folder)
+    if against is None and (folder / JOURNAL).is_file():  # an exported model has none, nor have checkpoints that were copied
+        try:
+            _note_down(folder, config, task.images, report)
+        except UserError as error:
+            print(f"warning: the numbers are not in the run's records: {error}", file=sys.stderr)
     return report
+
+
+def _note_down(folder: Path, config: Config, images: int, report: Report) -> None:
+    """An evaluation's numbers into the run's journal, its MLflow run and its page."""
+    with closing(Journal(folder)) as journal:
+        # Names of their own: MLflow has values of the quick metrics at this step already, of fewer samples.
+        journal.row(images, {f"{EVALUATION}{name.rpartition('/')[2]}": value for name, value in report.items()})
+    send_kept(config, folder)
+    keep_current(folder)
 
 
 def _with(config: Config, assignments: list[str]) -> Config:
@@ -332,7 +341,7 @@ def _with(config: Config, assignments: list[str]) -> Config:
 
 def _look(config: Config) -> dict[str, Any]:
     """How images are brought to the networks."""
-    return {"size": list(config.size), "channels": config.data.channels, "limit": config.data.limit}
+    return {"size": list(config.size), "channels": config.data.channels, "boxes": config.data.boxes, "limit": config.data.limit}
 
 
 def _real(task: Task, folder: Path) -> Shelf:

@@ -62,7 +62,7 @@ class Tracker:
         self.folder = Path(folder).absolute()
         self._uri, self._experiment = store_uri(self.folder.parent, config.tracking.uri), config.tracking.experiment
         self.journal = Journal(self.folder)
-        self.journal.rewind(images)
+        evaluations = self.journal.rewind(images)
         start = {
             "id": uuid.uuid4().hex,
             "name": config.name,
@@ -81,6 +81,8 @@ class Tracker:
             },
         }
         self.journal.append(images, start=start)
+        for row in evaluations:
+            self.journal.append(row.images, time=row.time, values=row.values)
         system_metrics(self.folder)  # the CPU's share is counted since the last call, so the first says nothing
         self._system_at = -1
         self._sender = _start_sender(self.folder, self._uri, self._experiment)

@@ -41,6 +41,15 @@ def test_rewind_leaves_exactly_the_rows_up_to_the_position(images: list[int], po
         assert images_of(Path(folder)) == [number for number in images if number <= position] + [position + 1]
 
 
+def test_rewind_gives_back_evaluations_of_checkpoints_up_to_the_position_and_nothing_else(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for images, name in ((1, "loss/d"), (1, "evaluation/a"), (3, "loss/d"), (2, "evaluation/b"), (3, "evaluation/c")):
+        journal.row(images, {name: 0.5})
+    lost = journal.rewind(2)
+    assert [(row.images, row.values) for row in lost] == [(2, {"evaluation/b": 0.5})]
+    assert [list(row.values) for row in read_journal(tmp_path)] == [["loss/d"], ["evaluation/a"]]
+
+
 @given(st.binary(max_size=40).filter(lambda rest: not rest.endswith(b"\n")))
 def test_an_unfinished_last_line_is_cut_when_the_journal_is_opened(rest: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from mlflow_runs import FINGERPRINT, REPOSITORY, configuration, losses, sender_o
 
 import mtgen
 from mtgen.errors import ConfigError, UserError
-from mtgen.journal import read_journal
+from mtgen.journal import Journal, read_journal
 from mtgen.sender import kept
 from mtgen.tracking import send_kept, store_uri
 
@@ -322,3 +323,66 @@ def test_a_password_in_the_configuration_is_refused(tmp_path: Path) -> None:
 def test_sending_a_folder_without_a_run_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run was recorded there"):
         send_kept(configuration(tmp_path), tmp_path / "nothing")
+
+
+def test_evaluations_of_older_checkpoints_and_a_second_one_are_sent_and_survive_a_resume(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    tracking = tracker(config)
+    losses(tracking, 1_000, 2_000, 3_000)
+    assert tracking.finish(3_000, "KILLED", timeout=100.0) == 0
+    with closing(Journal(config.folder)) as journal:
+        for images, value in ((2_000, 0.25), (1_000, 0.5), (2_000, 0.75)):
+            journal.row(images, {"evaluation/accuracy": value})
+    resumed = tracker(config, images=2_000)
+    losses(resumed, 3_000)
+    assert resumed.finish(3_000, timeout=100.0) == 0
+    client, run = the_run(tmp_path)
+    expected = [(1_000, 0.5), (2_000, 0.25), (2_000, 0.75)]
+    for _ in range(2):
+        points = client.get_metric_history(run.info.run_id, "evaluation/accuracy")
+        assert sorted((point.step, point.value) for point in points) == expected
+        (config.folder / "tracking.json").unlink()
+        assert send_kept(config, config.folder, timeout=100.0) == 0  # everything once more, and nothing is doubled
+    assert steps(tmp_path) == [1_000, 2_000, 3_000]
+
+
+def test_a_killed_evaluation_leaves_the_run_as_it_ended(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    assert tracker(config).finish(0, timeout=100.0) == 0
+    with closing(Journal(config.folder)) as journal:
+        journal.row(0, {"evaluation/accuracy": 0.5})
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": store_uri(tmp_path), "MLFLOW_EXPERIMENT_NAME": "mtgen"}
+    command = [sys.executable, "-m", "mtgen.sender", str(config.folder)]
+    subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, cwd=REPOSITORY, check=True)  # it hears of the end without a word
+    assert steps(tmp_path, key="evaluation/accuracy") == [0]
+    assert the_run(tmp_path)[1].info.status == "FINISHED"
+
+
+def test_a_killed_training_is_told_also_where_files_cannot_be_sent(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    (tmp_path / "mlartifacts").touch()  # where the folder of the artifacts should be
+    tracking = tracker(config)
+    losses(tracking, 1_000)
+    until(lambda: (tmp_path / "mlflow.db").exists() and steps_or_none(tmp_path) == [1_000])
+    sender = sender_of(config.folder)
+    assert sender is not None and tracking._sender.stdin is not None
+    tracking._sender.stdin.close()  # as when training is killed
+    sender.wait(60)
+    assert the_run(tmp_path)[1].info.status == "KILLED"
+
+
+def test_evaluating_a_run_that_trains_waits_for_nobody(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    tracking = tracker(config)
+    losses(tracking, 1_000)
+    until(lambda: (config.folder / "tracking.json").exists() and kept(config.folder) == 0)
+    begin = time.monotonic()
+    assert send_kept(config, config.folder, timeout=60.0) == 0
+    assert time.monotonic() - begin < 40, "it waited for the lock that the training's sender holds"
+    assert tracking.finish(1_000, timeout=100.0) == 0
+
+
+def steps_or_none(runs: Path) -> list[int]:
+    """The losses' steps, once there is a run."""
+    client = MlflowClient(store_uri(runs))
+    return steps(runs) if client.search_runs([e.experiment_id for e in client.search_experiments()]) else []

@@ -42,6 +42,21 @@ def cut_short(data: bytes) -> str | None:
     return None
 
 
+def beyond_dali(data: bytes) -> str | None:
+    """Why DALI cannot read an image that is whole, without decoding it: behind a chunk of odd length it looks for a WebP's EXIF one byte
+    too early (2.4.0; chunks are padded to even lengths: RFC 9649, section 2.3)."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return None
+    at, odd = 12, False
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        if odd and data[at : at + 4] == b"EXIF":
+            return "a WebP with EXIF behind a chunk of odd length, which DALI cannot read; save it without EXIF, or as PNG"
+        odd = odd or length % 2 == 1
+        at += 8 + length + length % 2
+    return None
+
+
 def shown(data: bytes) -> Image.Image:
     """The decoded picture, grey or RGB with 8 bits, as displayed: palettes and inks are colours, transparency is dropped.
 

@@ -220,8 +220,8 @@ def _unusable(data: bytes, width: int, height: int) -> Iterator[str]:
     """What a look at an image's size and its last bytes shows."""
     if width * height > MOST_PIXELS:
         yield f"{width}x{height} pixels, more than the {MOST_PIXELS:,} that are decoded; make it smaller"
-    if cut := picture.cut_short(data):
-        yield cut
+    if reason := picture.cut_short(data) or picture.beyond_dali(data):
+        yield reason
 
 
 def annotates(data: bytes) -> bool:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,6 +16,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 FORMAT = 2
+STALE = 3600.0
+"""Seconds after which a file that is half written belongs to nobody any more."""
 
 
 class Store:
@@ -120,6 +123,14 @@ def _warn(file: Path, why: str) -> None:
 
 def _write(path: Path, data: bytes) -> None:
     """Beside, then renamed: another evaluation may write the same file at the same time."""
+    for left in path.parent.glob(".*.safetensors.*"):  # of evaluations that were killed
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE:
+                left.unlink()
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(data)
-    os.replace(beside, path)
+    try:
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise

@@ -102,9 +102,11 @@ def _continued(run_id: str) -> Iterator[None]:
     """The run, active; afterwards it has ended as and when it had before."""
     client = mlflow.MlflowClient()
     before = client.get_run(run_id).info
-    with mlflow.start_run(run_id=run_id):
-        yield
-    client.set_terminated(run_id, before.status, before.end_time)
+    try:
+        with mlflow.start_run(run_id=run_id):
+            yield
+    finally:
+        client.set_terminated(run_id, before.status, before.end_time)
 
 
 def _interface(trained: Trained, part: str) -> tuple[ModelSignature, tuple[pd.DataFrame, dict[str, Any]]]:

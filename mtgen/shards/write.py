@@ -99,8 +99,8 @@ def _faults(sample: Sample, classes: int, mask_classes: int) -> Iterator[str]:
     if isinstance(image, bytes):
         try:
             _, *sides = picture.header(image)
-            if cut := picture.cut_short(image):
-                raise ValueError(cut)
+            if reason := picture.cut_short(image) or picture.beyond_dali(image):
+                raise ValueError(reason)
         except ValueError as error:
             yield f"its image: {error}"
             return

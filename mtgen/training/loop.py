@@ -354,12 +354,15 @@ class Trainer:
         self._measured = self.images, dict[str, float]()
         if self.records is not None and self.snapshot is not None:
             self.records.phase(self.images, "evaluating")
-            with self.pulse.busy("evaluating"):
-                numbers, pictures = self.snapshot(self.model(), self.images)
-            self._measured = self.images, {name: value for name, value in numbers.items() if math.isfinite(value)}
-            self.records.evaluation(self.images, numbers, time.monotonic() - begin)
-            self.records.artifacts(self.images, pictures, "samples")
-            self.records.artifacts(self.images, write_artifacts(self.folder), "balancing")
+            try:
+                with self.pulse.busy("evaluating"):
+                    numbers, pictures = self.snapshot(self.model(), self.images)
+                self._measured = self.images, {name: value for name, value in numbers.items() if math.isfinite(value)}
+                self.records.evaluation(self.images, numbers, time.monotonic() - begin)
+                self.records.artifacts(self.images, pictures, "samples")
+                self.records.artifacts(self.images, write_artifacts(self.folder), "balancing")
+            except (UserError, OSError) as error:  # a damaged test sample, a full disk: no reason to lose the training
+                self._warn(f"no pictures and test metrics of {self.images:,} images: {error}")
             self.records.phase(self.images, "")
             self._write_report()
         dist.barrier(group=self.control.group)

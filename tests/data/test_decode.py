@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image, ImageOps
 
 from mtgen.data.decode import Channels, Decoder
 from mtgen.data.geometry import Window, window
-from mtgen.data.picture import header
+from mtgen.data.picture import beyond_dali, header
 from mtgen.errors import DataError
 
 Encode = Callable[..., bytes]
@@ -137,6 +138,24 @@ def test_windows_lie_on_images_as_they_are_displayed(orientation: int, form: str
     out, _ = Decoder(32, "rgb", 1, "cpu", 1, masks=False).decode([file.getvalue()], [None], view_of(5, 9, 32, 32), str)
     reference = np.asarray(displayed.crop((5, 9, 37, 41)), dtype=np.float32)
     assert np.abs((out[0].permute(1, 2, 0).numpy() + 1) * 127.5 - reference).max() <= 1.01
+
+
+def test_a_webp_that_dali_cannot_read_is_known_without_decoding_it() -> None:
+    exif, seen = Image.Exif(), set()
+    exif[0x112] = 6
+    for side, lossless in product(range(8, 20), (False, True)):
+        file = io.BytesIO()
+        Image.fromarray(picture(side, side)).save(file, "WEBP", exif=exif, lossless=lossless)
+        data = file.getvalue()
+        try:
+            Decoder(8, "rgb", 1, "cpu", 1, masks=False).decode([data], [None], view_of(0, 0, 8, 8), str)
+        except DataError:
+            readable = False
+        else:
+            readable = True
+        assert (beyond_dali(data) is None) == readable, f"{side}, lossless: {lossless}"
+        seen.add(readable)
+    assert seen == {True, False}, "DALI reads them all now: beyond_dali can go"
 
 
 @pytest.mark.parametrize("factor", [1, 2])

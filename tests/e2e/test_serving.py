@@ -113,6 +113,14 @@ def test_the_run_has_ended_as_before(run: Path, client: MlflowClient) -> None:
     assert info.status == "FINISHED"
 
 
+def test_a_run_whose_registration_is_refused_has_ended_as_before(run: Path, client: MlflowClient) -> None:
+    before = client.get_run(State.load(run).run_id).info
+    with pytest.raises(UserError, match="MLflow: "):
+        register(run, "no/name", say=lambda text: None)
+    after = client.get_run(State.load(run).run_id).info
+    assert (after.status, after.end_time) == (before.status, before.end_time) and before.status == "FINISHED"
+
+
 def test_a_run_that_mlflow_does_not_know_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run was recorded there"):
         register(saved(made(), tmp_path / "runs" / "test"), "toy")

@@ -244,20 +244,36 @@ def test_more_workers_than_cpus_are_refused(start: Callable[..., Command]) -> No
     assert f"{os.cpu_count()} CPUs" in line
 
 
-def test_a_damaged_image_stops_the_run_after_a_checkpoint(place: Path, start: Callable[..., Command]) -> None:
-    folder = Path(shutil.copytree(place / "data", place / "spoiled"))
-    index = open_index(folder, "train")
-    position = 21 * 16 + 5
-    (sample,) = Order(len(index), SEED).sample(np.array([position]))
+def spoil(folder: Path, split: str, sample: int) -> str:
+    """Damage the middle of an image; returns its key."""
+    index = open_index(folder, split)
     shard, image = folder / index.shard(sample), index.read(sample, "image")
     content = bytearray(shard.read_bytes())
     middle = content.index(image) + len(image) // 2
     content[middle : middle + len(image) // 4] = bytes(len(image) // 4)
     shard.write_bytes(content)
+    return index.key(sample)
+
+
+def test_a_damaged_test_image_costs_the_test_metrics_and_not_the_run(place: Path, start: Callable[..., Command]) -> None:
+    folder = Path(shutil.copytree(place / "data", place / "spoiled-test"))
+    key = spoil(folder, "test", 7)
+    command = start("train", "run.yaml", "name=untested", f"data.path={folder}", "workers=2", "evaluate.every=320").wait()
+    assert command.status == 0, command.said
+    assert f"warning: no pictures and test metrics of 320 images: {folder}/test-000000.tar: {key}: image: damaged PNG" in command.said
+    run = look(place, "untested")
+    assert run.starts == [0] and run.facts["images"] == IMAGES
+
+
+def test_a_damaged_image_stops_the_run_after_a_checkpoint(place: Path, start: Callable[..., Command]) -> None:
+    folder = Path(shutil.copytree(place / "data", place / "spoiled"))
+    position = 21 * 16 + 5
+    (sample,) = Order(len(open_index(folder, "train")), SEED).sample(np.array([position]))
+    key = spoil(folder, "train", sample)
 
     command = start("train", "run.yaml", "name=spoiled", f"data.path={folder}", "workers=2")
     line = refused(command, 3)
-    assert str(shard) in line and index.key(sample) in line
+    assert f"{folder}/train-000000.tar" in line and key in line
     run = look(place, "spoiled")
     assert run.facts["position"] == 21 * 16, "the steps before the damaged image are lost"
     assert run.starts == [0], "workers were started again, in vain"

@@ -1,5 +1,8 @@
 """An evaluation that was interrupted goes on where it was; what took long is kept."""
 
+import errno
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -189,6 +192,21 @@ def test_what_is_stored_is_found_under_what_it_is_of_and_damage_is_noticed(tmp_p
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.warns(UserWarning, match="damaged .* made again"):
         assert shelf.get() is None
+
+
+def test_half_a_file_is_taken_away_by_who_failed_or_by_the_next_after_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = (tmp_path / f".{name}.safetensors.{pid}" for name, pid in (("a", 7), ("b", 8)))
+    for left, age in ((old, 4_000), (new, 0)):
+        left.touch()
+        os.utime(left, (time.time() - age,) * 2)
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="cannot be written"):
+        patch.setattr(os, "replace", refuse)
+        Shelf(Store(tmp_path)).put({"x": torch.zeros(1)})
+    assert list(tmp_path.iterdir()) == [new]
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
