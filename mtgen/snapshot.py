@@ -20,12 +20,12 @@ from mtgen.data.source import located
 from mtgen.data.view import view_of
 from mtgen.errors import CheckpointError, ConfigError, UserError
 from mtgen.evaluation.extractor import digest_of
-from mtgen.evaluation.metric import Progress
+from mtgen.evaluation.metric import Progress, evaluated
 from mtgen.evaluation.panel import Report
 from mtgen.evaluation.store import Shelf, Store
 from mtgen.evaluation.suite import check_names, evaluate
 from mtgen.evaluation.work import Gather, Work
-from mtgen.journal import EVALUATION, JOURNAL, Journal
+from mtgen.journal import JOURNAL, Journal
 from mtgen.machine import code_version
 from mtgen.model import Model
 from mtgen.report import keep_current
@@ -326,7 +326,7 @@ def _note_down(folder: Path, config: Config, images: int, report: Report) -> Non
     """An evaluation's numbers into the run's journal, its MLflow run and its page."""
     with closing(Journal(folder)) as journal:
         # Names of their own: MLflow has values of the quick metrics at this step already, of fewer samples.
-        journal.row(images, {f"{EVALUATION}{name.rpartition('/')[2]}": value for name, value in report.items()})
+        journal.row(images, {evaluated(name): value for name, value in report.items()})
     send_kept(config, folder)
     keep_current(folder)
 

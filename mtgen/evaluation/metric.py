@@ -116,6 +116,12 @@ METRICS: Registry[type[Metric]] = Registry("metric", "mtgen.evaluation.metrics")
 """Every metric, by the name of its (first) number."""
 
 
+def evaluated(number: str) -> str:
+    """What a number of `mtgen evaluate` is called in a run's journal: `evaluation/cas`; that of real images is `evaluation/real_cas`."""
+    group, _, short = number.partition("/")
+    return f"evaluation/{'real_' if group == 'real' else ''}{short}"
+
+
 def required_classes(card: DatasetCard) -> int:
     """How many classes the data set has; `Skipped` where it names none."""
     if not card.classes:
