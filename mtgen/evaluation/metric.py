@@ -1,8 +1,9 @@
 """What a metric is, and the registry that one file a metric fills."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int | None], None]
 """Called with a stage's name, what is done of it, and its total where that is known."""
+
+
+Better = Literal["higher", "lower"] | None
+"""Which value of a number is better; `None`: neither, since the best lies between, or it says nothing of the run."""
 
 
 class Skipped(Exception):
@@ -57,6 +62,7 @@ class Metric:
     method may raise `Skipped`: the metric is then left out, and the reason is reported.
 
     Attributes:
+        numbers: the names of all that it gives, where NAME stands for the extractor's, and which value of each is better.
         quick: whether it is cheap enough to be computed again and again during training.
         on_request: whether it is computed only when it is asked for.
         reconstructs: whether it reads reconstructions.
@@ -67,6 +73,7 @@ class Metric:
         features: of the streams in `compared`, complete when `compute` is called.
     """
 
+    numbers: ClassVar[dict[str, Better]] = {}
     quick = True
     on_request = False
     reconstructs = False
@@ -120,6 +127,15 @@ def evaluated(number: str) -> str:
     """What a number of `mtgen evaluate` is called in a run's journal: `evaluation/cas`; that of real images is `evaluation/real_cas`."""
     group, _, short = number.partition("/")
     return f"evaluation/{'real_' if group == 'real' else ''}{short}"
+
+
+def better(number: str) -> Better:
+    """Which value of a number in a run's journal is better, as its metric says; `None` also where no metric has it."""
+    for metric in map(METRICS.__getitem__, METRICS):
+        for name, value in metric.numbers.items():
+            if any(re.fullmatch(known.replace("NAME", r"\w+"), number) for known in (name, evaluated(name))):
+                return value
+    return None
 
 
 def required_classes(card: DatasetCard) -> int:

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
+from mtgen.evaluation.metric import better
 from mtgen.progress import duration
 from mtgen.report.blocks import Block, Curves, Note, Pictures, Section, Table
 from mtgen.report.frames import BUDGET, kept, sheets, track
 from mtgen.report.record import Record, flat
 from mtgen.report.series import charts
 
-LOWER = ("loss", "fid", "kid", "error")
-"""Words in a metric's name that say that less is better."""
 MEASURED = ("test", "generated", "evaluation")
 """Groups of the journal's numbers that are metrics."""
 
@@ -61,17 +60,18 @@ def _pictures(records: Sequence[Record], labels: list[str]) -> list[Block]:
 
 
 def metrics(records: Sequence[Record], labels: list[str]) -> Table:
-    """The last value of every metric; the best of each row is marked where the runs differ."""
+    """The last value of every metric; the best of a row is marked where the runs differ and its metric says what is better."""
     names = dict.fromkeys(name for record in records for name in record.series if name.partition("/")[0] in MEASURED)
     rows, best = [], set()
     for number, name in enumerate(sorted(names)):
         values = [record.last(name) for record in records]
         there = [value for value in values if value is not None]
         rows.append([name, *("-" if value is None else f"{value:.4g}" for value in values)])
-        top = min(there) if any(word in name for word in LOWER) else max(there)
-        if len(there) > 1 and min(there) != max(there):
+        direction = better(name)
+        if direction and len(there) > 1 and min(there) != max(there):
+            top = max(there) if direction == "higher" else min(there)
             best |= {(number, column + 1) for column, value in enumerate(values) if value == top}
-    return Table(["metric", *labels], rows, "The last value of each; the best is marked.", best)
+    return Table(["metric", *labels], rows, "The last value of each; the best is marked, where higher or lower is better.", best)
 
 
 def differences(records: Sequence[Record], labels: list[str]) -> list[Block]:

@@ -1,4 +1,4 @@
-"""What numbers of an evaluation are called in a run's journal."""
+"""What numbers of an evaluation are called in a run's journal, and which value of each is better."""
 
 from contextlib import closing
 from pathlib import Path
@@ -9,19 +9,60 @@ from made_models import made, saved
 from mtgen.config import validate
 from mtgen.data.mixture import open_samples
 from mtgen.evaluation import classifier
-from mtgen.evaluation.metric import METRICS, evaluated
+from mtgen.evaluation.metric import METRICS, better, evaluated
 from mtgen.journal import Journal, read_journal
 from mtgen.model import Model, build
 from mtgen.shards.make import make
 from mtgen.snapshot import evaluate_run
 
+LOWER = {
+    "distribution/fd_NAME",
+    "distribution/fid",
+    "distribution/kd_NAME",
+    "distribution/kid",
+    "distribution/memorised_NAME",
+    "test/reconstruction_features_NAME",
+}
+NEITHER = {
+    *("generated/diversity", "generated/diversity_worst", "generated/spread", "distribution/memorisation_NAME"),  # 1 is best
+    *("real/cas", "real/miou", "real/ap50", "real/ap"),  # of the data, not of the run
+}
 TAGS = {"dataset.name": "digits", "dataset.fingerprint": "5eed"}
 """What a start says of the data."""
 
 
-def test_no_two_metrics_have_one_name() -> None:
-    names = [evaluated(name) for name in METRICS]
-    assert len(set(names)) == len(names)
+def test_no_two_numbers_of_all_metrics_have_one_name() -> None:
+    names = [evaluated(number) for name in METRICS for number in METRICS[name].numbers]
+    assert len(set(names)) == len(names) >= len(METRICS.names())
+
+
+def test_every_metric_says_which_value_is_better() -> None:
+    said = {number: value for name in METRICS for number, value in METRICS[name].numbers.items()}
+    assert all(METRICS[name].numbers for name in METRICS)
+    assert {number for number, value in said.items() if value == "lower"} == LOWER
+    assert {number for number, value in said.items() if value is None} == NEITHER
+
+
+@pytest.mark.parametrize(
+    ("number", "value"),
+    [
+        ("evaluation/fd_small_cnn", "lower"),
+        ("evaluation/fid", "lower"),
+        ("evaluation/memorised_dinov2", "lower"),
+        ("evaluation/memorisation_dinov2", None),
+        ("evaluation/reconstruction_features_small_cnn", "lower"),
+        ("evaluation/precision_small_cnn", "higher"),
+        ("evaluation/class", "higher"),
+        ("evaluation/cas", "higher"),
+        ("evaluation/real_cas", None),
+        ("test/box_ap", "higher"),
+        ("generated/diversity", None),
+        ("evaluation/fd_small_cnn/nonfinite", None),
+        ("evaluation/unheard_of", None),
+    ],
+)
+def test_a_number_in_a_journal_is_found_with_its_metric(number: str, value: str | None) -> None:
+    assert better(number) == value
 
 
 @pytest.mark.timeout(300)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mtgen.errors import ConfigError
 from mtgen.evaluation import classifier, segmenter
+from mtgen.evaluation.metric import METRICS
 from mtgen.evaluation.suite import QUICK_SAMPLES, evaluate
 from mtgen.sampling import Model
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
@@ -127,6 +128,7 @@ def test_another_seed_draws_other_samples(model: Model, real: Any) -> None:
 def test_the_reference_is_computed_on_request(model: Model, real: Any, short: None) -> None:
     report = evaluate(model, real(), real(seed=1), samples=60, seed=0, reference=True)
     assert set(report) == QUICK | SLOW | COMPARED | {"real/cas", "real/miou"}
+    assert set(report) <= {number.replace("NAME", "small_cnn") for name in METRICS for number in METRICS[name].numbers}
 
 
 def test_the_reference_needs_a_training_split(model: Model, real: Any, short: None) -> None:

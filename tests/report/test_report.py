@@ -13,6 +13,7 @@ from mtgen.config import Config
 from mtgen.errors import ConfigError, UserError
 from mtgen.journal import Journal
 from mtgen.report import all_sections, keep_current, write_comparison, write_report
+from mtgen.report.compare import metrics
 from mtgen.report.frames import kept, sheets
 from mtgen.report.record import Record, read_record
 from mtgen.report.series import evenly
@@ -116,6 +117,21 @@ def test_a_comparison_shows_only_what_differs_and_marks_the_best(tmp_path: Path)
     table = page.partition(">Configuration</h2>")[2]
     assert re.findall(r'<th scope="row">([^<]*)</th>', table) == ["batch_size"]
     assert re.findall(r'class="best">([^<]*)', page) == ["0.8"]
+
+
+def test_what_is_best_is_marked_as_the_metric_has_it(tmp_path: Path) -> None:
+    folders = [made(tmp_path / "a"), made(tmp_path / "b")]
+    numbers = {"evaluation/fd_small_cnn": (1.0, 2.0), "evaluation/class_accuracy": (0.5, 0.25), "evaluation/spread": (0.9, 1.3)}
+    numbers |= {"evaluation/memorised_small_cnn": (0.01, 0.5), "test/class_accuracy": (1.0, 1.0)}
+    for number, folder in enumerate(folders):
+        with closing(Journal(folder)) as journal:
+            journal.row(2000, {name: values[number] for name, values in numbers.items()})
+    table = metrics([read_record(folder) for folder in folders], ["a", "b"])
+    assert {table.rows[row][0]: column for row, column in table.best} == {
+        "evaluation/class_accuracy": 1,
+        "evaluation/fd_small_cnn": 1,
+        "evaluation/memorised_small_cnn": 1,
+    }
 
 
 @pytest.mark.timeout(300)

@@ -17,6 +17,7 @@ class BoxAgreement(Metric):
     """
 
     name = "generated/box_agreement"
+    numbers = {name: "higher"}
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)

@@ -9,6 +9,8 @@ from mtgen.schema import Batch, Canvas, Prediction
 class BoxAP(Metric):
     """Average precision (COCO) at an overlap of 0.5, and its mean over 0.5 to 0.95, over the test images whose boxes are known."""
 
+    numbers = {"test/box_ap50": "higher", "test/box_ap": "higher"}
+
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.boxes = BoxPrecision(required_classes(setting.card))

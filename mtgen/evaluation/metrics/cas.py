@@ -45,6 +45,7 @@ class ClassificationAccuracyScore(_Accuracy, OfGenerated):
     """
 
     name = "generated/cas"
+    numbers = {name: "higher"}
 
     def label(self, canvas: Canvas, labels: Tensor) -> Tensor:
         return labels
@@ -55,3 +56,4 @@ class RealClassificationAccuracyScore(_Accuracy, OfReal):
     """What the classification accuracy score would be if the generated images were real."""
 
     name = "real/cas"
+    numbers = {name: None}

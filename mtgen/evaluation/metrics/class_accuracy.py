@@ -8,6 +8,8 @@ from mtgen.schema import Batch, Canvas, Prediction
 class ClassAccuracy(Metric):
     """Share of the real test images with a class whose class has the highest logit."""
 
+    numbers = {"test/class_accuracy": "higher"}
+
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         required_classes(setting.card)

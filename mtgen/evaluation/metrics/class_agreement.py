@@ -10,6 +10,8 @@ from mtgen.schema import Canvas, Prediction
 class ClassAgreement(Metric):
     """Share of the generated images whose class, as the model reads it, is the one that was asked for."""
 
+    numbers = {"generated/class_agreement": "higher"}
+
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         required_classes(setting.card)

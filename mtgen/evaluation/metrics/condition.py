@@ -36,6 +36,7 @@ class _Reached(Metric):
 class ByClass(_Reached):
     """Asked for by the class."""
 
+    numbers = {"condition/class": "higher"}
     conditions = ("class",)
 
 
@@ -43,6 +44,7 @@ class ByClass(_Reached):
 class ByCaption(_Reached):
     """Asked for by the caption."""
 
+    numbers = {"condition/caption": "higher"}
     conditions = ("caption",)
 
 
@@ -50,6 +52,7 @@ class ByCaption(_Reached):
 class BySound(_Reached):
     """Asked for by the recording, which no training sample has."""
 
+    numbers = {"condition/sound": "higher"}
     conditions = ("sound",)
 
 
@@ -57,4 +60,5 @@ class BySound(_Reached):
 class ByImage(_Reached):
     """Asked for by another image's embedding."""
 
+    numbers = {"condition/image": "higher"}
     conditions = ("image",)

@@ -18,6 +18,8 @@ class Diversity(Metric):
     worst class are reported. Real images are those of the training split, or of the test split where that is not given.
     """
 
+    numbers = {"generated/diversity": None, "generated/diversity_worst": None}
+
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         classes = required_classes(setting.card)

@@ -15,6 +15,7 @@ class DrawnAP(BoxAgreement):
     """
 
     name = "generated/drawn_ap50"
+    numbers = {name: "higher"}
     quick = False
     independent = True
 

@@ -32,6 +32,7 @@ class FrechetDistance(Metric):
     It takes more images than a feature has numbers, else the covariance says nothing of most directions. Source: Heusel et al. 2017.
     """
 
+    numbers = {"distribution/fd_NAME": "lower", "distribution/fid": "lower"}
     quick = False
     compared = ("train", "generated")
 

@@ -31,6 +31,7 @@ class KernelDistance(Metric):
     Source: Binkowski et al. 2018, equation 4.
     """
 
+    numbers = {"distribution/kd_NAME": "lower", "distribution/kid": "lower"}
     quick = False
     compared = ("train", "generated")
 

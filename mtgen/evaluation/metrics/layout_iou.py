@@ -13,6 +13,7 @@ class LayoutIoU(Metric):
     Nothing but the mask is asked for. The segmenter is trained on real training images; images are reduced to sides of 32 pixels.
     """
 
+    numbers = {"condition/layout_iou": "higher"}
     quick = False
     independent = True
     conditions = ("layout",)

@@ -11,6 +11,8 @@ from mtgen.schema import Canvas, Prediction
 class MaskAgreement(Metric):
     """Mean intersection over union of the generated masks and of those that the model reads in the generated images."""
 
+    numbers = {"generated/mask_agreement": "higher"}
+
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.confusion = Confusion(required_mask_classes(setting.card))

@@ -15,6 +15,7 @@ class DrawnMaskIoU(Metric):
     The segmenter is trained on real training images; images are reduced to sides of 32 pixels.
     """
 
+    numbers = {"generated/mask_iou": "higher"}
     quick = False
     independent = True
 

@@ -9,6 +9,8 @@ from mtgen.schema import Batch, Canvas, Prediction
 class MaskIoU(Metric):
     """Mean intersection over union of the mask classes, from one confusion matrix over the pixels of the whole split."""
 
+    numbers = {"test/mask_miou": "higher"}
+
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.confusion = Confusion(required_mask_classes(setting.card))

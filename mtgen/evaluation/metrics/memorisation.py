@@ -21,6 +21,7 @@ class Memorisation(Metric):
     with held-out distances), without its statistical test.
     """
 
+    numbers = {"distribution/memorisation_NAME": None, "distribution/memorised_NAME": "lower"}
     quick = False
     compared = ("train", "generated", "test")
 

@@ -35,6 +35,7 @@ class PrecisionRecall(Metric):
     balls a generated image lies in, over k; may be above 1. Coverage: real images whose ball holds a generated one. At most 10,000 of each.
     """
 
+    numbers = {f"distribution/{name}_NAME": "higher" for name in ("precision", "recall", "density", "coverage")}
     quick = False
     compared = ("train", "generated")
 

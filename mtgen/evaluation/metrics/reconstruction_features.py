@@ -13,6 +13,7 @@ class ReconstructionFeatures(Metric):
     Source: Johnson et al. 2016 (distance of features), in proportion to the data's own spread, so that extractors can be compared.
     """
 
+    numbers = {"test/reconstruction_features_NAME": "lower"}
     quick = False
     reconstructs = True
     compared = ("test",)

@@ -15,6 +15,7 @@ class ReconstructionPSNR(OfRebuilt):
     """Peak signal-to-noise ratio 10 log10(2^2 / MSE) of images in [-1, 1], in dB, averaged over the test images."""
 
     name = "test/reconstruction_psnr"
+    numbers = {name: "higher"}
 
     def score(self, image: Tensor, rebuilt: Tensor) -> Tensor:
         error = (rebuilt.double() - image).square().flatten(1).mean(1)

@@ -42,6 +42,7 @@ class ReconstructionSSIM(OfRebuilt):
     """Structural similarity of test images and their reconstructions, averaged over the images; 1: the same."""
 
     name = "test/reconstruction_ssim"
+    numbers = {name: "higher"}
 
     def score(self, image: Tensor, rebuilt: Tensor) -> Tensor:
         return ssim((image + 1) / 2, (rebuilt + 1) / 2)

@@ -53,6 +53,7 @@ class _ToClass(Metric):
 class SoundToClass(_ToClass):
     """Recordings among class vectors."""
 
+    numbers = {"retrieval/sound_to_class": "higher"}
     source = "sound"
 
 
@@ -60,6 +61,7 @@ class SoundToClass(_ToClass):
 class ImageToClass(_ToClass):
     """Images among class vectors."""
 
+    numbers = {"retrieval/image_to_class": "higher"}
     source = "image"
 
 
@@ -70,6 +72,7 @@ class CaptionToImage(Metric):
     Holds a vector and a caption for each test sample, no images. Source: Radford et al. 2021 (retrieval).
     """
 
+    numbers = {"retrieval/caption_to_image": "higher"}
     quick = False
 
     def __init__(self, setting: Setting) -> None:

@@ -17,6 +17,8 @@ class Spread(Metric):
     images are those of the training split, or of the test split where that is not given.
     """
 
+    numbers = {"generated/spread": None}
+
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self.train, self.test, self.generated = ClassMoments(1), ClassMoments(1), ClassMoments(1)

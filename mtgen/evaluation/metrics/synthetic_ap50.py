@@ -52,6 +52,7 @@ class SyntheticAP(_Precision, OfGenerated):
     """
 
     name, averaged = "generated/synthetic_ap50", "generated/synthetic_ap"
+    numbers = {name: "higher", averaged: "higher"}
 
     def label(self, canvas: Canvas, labels: Tensor) -> Tensor:
         if canvas.boxes is None:
@@ -64,3 +65,4 @@ class RealAP(_Precision, OfReal):
     """What the synthetic average precision would be if the generated images and boxes were real."""
 
     name, averaged = "real/ap50", "real/ap"
+    numbers = {name: None, averaged: None}

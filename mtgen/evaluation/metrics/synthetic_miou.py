@@ -45,6 +45,7 @@ class SyntheticMeanIoU(_MeanIoU, OfGenerated):
     """
 
     name = "generated/synthetic_miou"
+    numbers = {name: "higher"}
 
     def label(self, canvas: Canvas, labels: Tensor) -> Tensor:
         if canvas.mask is None:
@@ -58,3 +59,4 @@ class RealMeanIoU(_MeanIoU, OfReal):
     """What the synthetic mean IoU would be if the generated images and masks were real."""
 
     name = "real/miou"
+    numbers = {name: None}

@@ -24,6 +24,8 @@ class TaggingMAP(Metric):
     Holds a number for each image and class, no images. Source: Everingham et al. 2010, without interpolation.
     """
 
+    numbers = {"test/tagging_map": "higher"}
+
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         required_classes(setting.card)

@@ -31,6 +31,7 @@ class ClassKept(_Translated):
     """Read as their own class by a classifier that is trained on the real training images of the domain asked for."""
 
     kind, name = "domain", "translation/class_kept"
+    numbers = {name: "higher"}
 
     def update_translation(self, to: int, batch: Batch, canvas: Canvas) -> None:
         labelled = batch.present["class"]
@@ -45,6 +46,7 @@ class ClassReached(_Translated):
     """Where classes are the domains: read as the class asked for by a classifier that is trained on real training images."""
 
     kind, name = "class", "translation/class_reached"
+    numbers = {name: "higher"}
 
     def update_translation(self, to: int, batch: Batch, canvas: Canvas) -> None:
         self.right += int((self.yardsticks.read_class(canvas.image) == to).sum())
