@@ -72,16 +72,25 @@ class Record:
         return int(self.config["train"]["images"])
 
     @cached_property
-    def stretches(self) -> list[Stretch]:
-        """The run's trainings in order; what `mtgen evaluate` wrote after an end belongs to none."""
+    def _trainings(self) -> list[list[Row]]:
+        """The rows of each training; what `mtgen evaluate` wrote after an end belongs to none, whether or not that end was told."""
         begins = [number for number, row in enumerate(self.rows) if row.start]
-        found: list[Stretch] = []
+        found: list[list[Row]] = []
         for begin, end in zip(begins, [*begins[1:], len(self.rows)], strict=True):
             part = self.rows[begin:end]
-            last = next((row for row in part if row.status), part[-1])
-            workers = (part[0].start or {}).get("workers", 1)
-            found.append(Stretch(part[0].images, last.images, _seconds(part[: part.index(last) + 1]), workers, last.status or ""))
+            last = next((n for n, row in enumerate(part) if row.status), None)
+            if last is None:
+                last = max(n for n, row in enumerate(part) if not _evaluated(row))
+            found.append(part[: last + 1])
         return found
+
+    @cached_property
+    def stretches(self) -> list[Stretch]:
+        """The run's trainings in order."""
+        return [
+            Stretch(rows[0].images, rows[-1].images, _seconds(rows), (rows[0].start or {}).get("workers", 1), rows[-1].status or "")
+            for rows in self._trainings
+        ]
 
     @property
     def seconds(self) -> float:
@@ -135,6 +144,12 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _config(row: Row) -> dict[str, Any]:
     return dict(yaml.safe_load((row.start or {}).get("config", "")) or {})
+
+
+def _evaluated(row: Row) -> bool:
+    """Whether `mtgen evaluate` wrote it; where nothing could be measured, it has no numbers."""
+    told = row.start or row.status or row.artifact or row.tags or row.phase is not None
+    return not told and all(name.startswith("evaluation/") for name in row.values)
 
 
 def _seconds(rows: list[Row]) -> float:

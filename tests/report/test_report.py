@@ -48,6 +48,13 @@ def made(folder: Path, name: str = "first", **config: Any) -> Path:
     return folder
 
 
+def written(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """A run whose journal has these rows, with their times."""
+    folder.mkdir(exist_ok=True)
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return folder
+
+
 def text_of(record: Record) -> str:
     return json.dumps([(section.title, [vars(block) for block in section.blocks]) for section in all_sections(record)], default=str)
 
@@ -63,6 +70,18 @@ def test_a_run_that_ended_without_a_word_is_interrupted(tmp_path: Path) -> None:
     journal.append(0, start=start("run"))
     journal.close()
     assert read_record(tmp_path).status == "interrupted"
+
+
+def test_an_evaluation_days_after_a_run_was_killed_is_no_part_of_its_training(tmp_path: Path) -> None:
+    rows = [
+        {"images": 0, "time": 1000.0, "start": start("run")},
+        {"images": 100, "time": 1060.0, "values": {"loss/d": 1.0, "evaluation/class_accuracy": 0.5}},
+        {"images": 60, "time": 90_000.0, "values": {"evaluation/class_accuracy": 0.5}},
+        {"images": 60, "time": 95_000.0, "values": {}},
+    ]
+    record = read_record(written(tmp_path, rows))
+    assert [(part.begin, part.end, part.seconds, part.status) for part in record.stretches] == [(0, 100, 60.0, "")]
+    assert record.last("evaluation/class_accuracy") == 0.5 and record.seconds == 60.0
 
 
 def test_faults_metrics_and_alarms_are_told(tmp_path: Path) -> None:
