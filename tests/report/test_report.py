@@ -13,9 +13,11 @@ from mtgen.config import Config
 from mtgen.errors import ConfigError, UserError
 from mtgen.journal import Journal
 from mtgen.report import all_sections, keep_current, write_comparison, write_report
+from mtgen.report.blocks import Facts
 from mtgen.report.compare import metrics
 from mtgen.report.frames import kept, sheets
 from mtgen.report.record import Record, read_record
+from mtgen.report.sections.summary import gather as summary
 from mtgen.report.series import evenly
 from mtgen.schema import DatasetCard
 from mtgen.sheets import Panel, Sheet, write_sheet
@@ -91,6 +93,21 @@ def test_faults_metrics_and_alarms_are_told(tmp_path: Path) -> None:
     told = text_of(read_record(folder))
     assert "Went on 1 time from a checkpoint" in told and "3 steps of the generator were skipped" in told
     assert "collapse at 5 images: samples look alike. What usually helps: raise tasks.generation.gamma" in told and "0.75 at 2,000" in told
+
+
+def test_the_newest_value_of_a_metric_is_the_headline_and_an_older_one_says_how_old(tmp_path: Path) -> None:
+    rows = [
+        {"images": 0, "time": 0.0, "start": start("run")},
+        {"images": 1000, "time": 1.0, "values": {"test/class_accuracy": 0.1, "evaluation/class_accuracy": 0.2, "evaluation/cas": 0.3}},
+        {"images": 2000, "time": 2.0, "values": {"test/class_accuracy": 0.4, "test/mask_miou": 0.5, "evaluation/mask_miou": 0.6}},
+    ]
+    block = summary(read_record(written(tmp_path, rows)), None).blocks[0]
+    assert isinstance(block, Facts)
+    assert [(fact.label, fact.value, fact.note) for fact in block.items[2:]] == [
+        ("class accuracy", "0.400", "test"),
+        ("mask miou", "0.600", "evaluation"),
+        ("cas", "0.300", "evaluation at 1,000 images"),
+    ]
 
 
 def test_pictures_are_thinned_until_they_fit_and_keep_their_ends(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from mtgen.report.record import Record
 
 HEADLINES = ("class_accuracy", "mask_miou", "box_ap50", "cas", "diversity", "class_reached", "reconstruction_psnr")
 """Metrics that are shown at the top, the most telling first."""
+GROUPS = ("evaluation", "test", "generated")
+"""Where they are looked for; of two values at one position, the first group's counts: it was measured on more samples."""
 MOST = 4
 
 
@@ -21,8 +23,10 @@ def gather(record: Record, other: Record | None) -> Section:
 
 
 def _headline(record: Record, name: str) -> Fact | None:
-    for group in ("evaluation", "test", "generated"):
-        value = record.last(f"{group}/{name}")
-        if value is not None:
-            return Fact(name.replace("_", " "), f"{value:.3f}" if value < 10 else f"{value:.1f}", group)
-    return None
+    """The metric's newest value, with its position where the run has gone on since."""
+    found = [(group, record.series[f"{group}/{name}"][-1]) for group in GROUPS if f"{group}/{name}" in record.series]
+    if not found:
+        return None
+    group, (images, value) = max(found, key=lambda one: one[1][0])  # of equals the first
+    since = f" at {images:,} images" if images < record.images else ""
+    return Fact(name.replace("_", " "), f"{value:.3f}" if value < 10 else f"{value:.1f}", f"{group}{since}")
