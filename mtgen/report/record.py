@@ -1,7 +1,7 @@
 """What a run left behind, as the sections read it: its journal, its configurations, its stretches of training."""
 
-import os
-import re
+import socket
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -14,6 +14,8 @@ from mtgen.journal import Row, find_journal, read_journal
 from mtgen.progress import duration
 
 STATUS = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
+SILENCE = 300.0
+"""Seconds without a row or a beat after which a run on another host has ended: it beats twice a second, but clocks and NFS may lag."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Record:
     def status(self) -> str:
         """ "finished", "failed", "stopped"; "training", or "interrupted" where it ended without a word."""
         said = self.stretches[-1].status
-        return STATUS.get(said, said) or ("training" if _alive(self.folder) else "interrupted")
+        return STATUS.get(said, said) or ("training" if _alive(self.folder, self._trainings[-1][-1].time) else "interrupted")
 
     @property
     def subtitle(self) -> str:
@@ -157,12 +159,22 @@ def _seconds(rows: list[Row]) -> float:
     return sum(max(0.0, after.time - before.time) for before, after in pairwise(rows))
 
 
-def _alive(folder: Path) -> bool:
-    """Whether the process that trains the run is at work, or this process is one of its workers."""
-    import psutil
+def _alive(folder: Path, heard: float) -> bool:
+    """Whether a process trains the run: it holds the lock, or is on another host, whose locks are perhaps not seen here, and was heard of.
+
+    Args:
+        heard: when training wrote its last row, seconds since 1970.
+    """
+    import fcntl
 
     try:
-        found = re.match(r"process (\d+) on (.*)", (folder / ".lock").read_text(encoding="utf-8"))
+        with (folder / ".lock").open(encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            here = file.read().endswith(f" on {socket.gethostname()}")
+        beats = [path.stat().st_mtime for path in (folder / "pulse").glob("*.json")]
     except OSError:
         return False
-    return found is not None and (found[2] != os.uname().nodename or psutil.pid_exists(int(found[1])))
+    return not here and time.time() - max([heard, *beats]) < SILENCE

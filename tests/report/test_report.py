@@ -1,7 +1,9 @@
 """The report holds what the run left, and works in a real browser without a network."""
 
 import json
+import os
 import re
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ import torch
 from mtgen.config import Config
 from mtgen.errors import ConfigError, UserError
 from mtgen.journal import Journal
+from mtgen.orchestrate.driver import run_lock
 from mtgen.report import all_sections, keep_current, write_comparison, write_report
 from mtgen.report.blocks import Facts
 from mtgen.report.compare import metrics
 from mtgen.report.frames import kept, sheets
-from mtgen.report.record import Record, read_record
+from mtgen.report.record import SILENCE, Record, read_record
 from mtgen.report.sections.summary import gather as summary
 from mtgen.report.series import evenly
 from mtgen.schema import DatasetCard
@@ -67,11 +70,28 @@ def test_a_record_tells_stretches_from_what_was_evaluated_after_the_end(tmp_path
     assert record.status == "finished" and record.images == 2000
 
 
-def test_a_run_that_ended_without_a_word_is_interrupted(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    journal.append(0, start=start("run"))
-    journal.close()
+def test_a_run_that_ended_without_a_word_is_interrupted_unless_its_lock_is_held(tmp_path: Path) -> None:
+    with closing(Journal(tmp_path)) as journal:
+        journal.append(0, start=start("run"))
     assert read_record(tmp_path).status == "interrupted"
+    with run_lock(tmp_path):
+        assert read_record(tmp_path).status == "training"
+    assert f"process {os.getpid()} on" in (tmp_path / ".lock").read_text(), "the test is of a number that a process has again"
+    assert read_record(tmp_path).status == "interrupted"
+
+
+def test_a_run_on_another_host_trains_as_long_as_it_writes_rows_or_beats(tmp_path: Path) -> None:
+    ago = time.time() - 2 * SILENCE
+    rows = [{"images": 0, "time": ago, "start": start("run")}, {"images": 0, "time": time.time(), "values": {"evaluation/cas": 0.5}}]
+    (written(tmp_path, rows) / ".lock").write_text("process 1 on another")
+    assert read_record(tmp_path).status == "interrupted", "an evaluation is no sign of training"
+    (tmp_path / "pulse").mkdir()
+    (tmp_path / "pulse" / "0.json").touch()
+    assert read_record(tmp_path).status == "training"
+    os.utime(tmp_path / "pulse" / "0.json", (ago, ago))
+    assert read_record(tmp_path).status == "interrupted"
+    written(tmp_path, [*rows, {"images": 9, "time": time.time(), "values": {"loss/d": 1.0}}])
+    assert read_record(tmp_path).status == "training"
 
 
 def test_an_evaluation_days_after_a_run_was_killed_is_no_part_of_its_training(tmp_path: Path) -> None:
