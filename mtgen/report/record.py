@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from mtgen.journal import Row, find_journal, read_journal
+from mtgen.errors import UserError
+from mtgen.journal import JOURNAL, Row, find_journal, read_journal
 from mtgen.progress import duration
 
 STATUS = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
@@ -129,10 +130,13 @@ def read_record(run: str | Path, runs: Path = Path("runs")) -> Record:
     """A run, given as its folder or its name under `runs`.
 
     Raises:
-        UserError: there is no such run.
+        UserError: there is no such run, or its journal does not say that it began.
     """
     folder = find_journal(run, runs)
-    return Record(folder, list(read_journal(folder)))
+    record = Record(folder, list(read_journal(folder)))
+    if not record.starts:
+        raise UserError(f"{folder}: no training was recorded there (no `start` in {JOURNAL}); give the folder of a run that has begun")
+    return record
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:

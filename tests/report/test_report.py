@@ -159,6 +159,12 @@ def test_wrong_requests_are_clear_errors(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
     with pytest.raises(UserError, match="nowhere: no run there"):
         write_report(tmp_path / "nowhere")
+    for rows in ([], [{"images": 5, "time": 0.0, "values": {"evaluation/cas": 0.5}}]):
+        without = written(tmp_path / "without", rows)
+        with pytest.raises(UserError, match=r"without: no training was recorded there \(no `start` in metrics.jsonl\)"):
+            write_report(without)
+        with pytest.raises(UserError, match="without: no training was recorded there"):
+            write_comparison([folder, without], tmp_path / "page.html")
     with pytest.raises(ConfigError, match="the page is an HTML file"):
         write_report(folder, out=folder / "config.yaml")
     with pytest.raises(ConfigError, match="two runs or more"):
