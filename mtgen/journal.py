@@ -45,8 +45,9 @@ class Row:
 
     @property
     def is_evaluation(self) -> bool:
-        """Whether `mtgen evaluate` wrote it, and not the training."""
-        return bool(self.values) and all(name.startswith(EVALUATION) for name in self.values)
+        """Whether `mtgen evaluate` wrote it, and not the training; where nothing could be measured, it has no numbers."""
+        told = self.start or self.status or self.artifact or self.tags or self.phase is not None
+        return not told and all(name.startswith(EVALUATION) for name in self.values)
 
 
 def find_journal(run: str | Path, runs: Path = Path("runs")) -> Path:

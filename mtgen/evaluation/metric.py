@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mtgen.evaluation.store import Shelf
+from mtgen.journal import EVALUATION
 from mtgen.registry import Registry
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
 
@@ -126,7 +127,7 @@ METRICS: Registry[type[Metric]] = Registry("metric", "mtgen.evaluation.metrics")
 def evaluated(number: str) -> str:
     """What a number of `mtgen evaluate` is called in a run's journal: `evaluation/cas`; that of real images is `evaluation/real_cas`."""
     group, _, short = number.partition("/")
-    return f"evaluation/{'real_' if group == 'real' else ''}{short}"
+    return f"{EVALUATION}{'real_' if group == 'real' else ''}{short}"
 
 
 def better(number: str) -> Better:

@@ -83,7 +83,7 @@ class Record:
             part = self.rows[begin:end]
             last = next((n for n, row in enumerate(part) if row.status), None)
             if last is None:
-                last = max(n for n, row in enumerate(part) if not _evaluated(row))
+                last = max(n for n, row in enumerate(part) if not row.is_evaluation)
             found.append(part[: last + 1])
         return found
 
@@ -150,12 +150,6 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _config(row: Row) -> dict[str, Any]:
     return dict(yaml.safe_load((row.start or {}).get("config", "")) or {})
-
-
-def _evaluated(row: Row) -> bool:
-    """Whether `mtgen evaluate` wrote it; where nothing could be measured, it has no numbers."""
-    told = row.start or row.status or row.artifact or row.tags or row.phase is not None
-    return not told and all(name.startswith("evaluation/") for name in row.values)
 
 
 def _seconds(rows: list[Row]) -> float:
