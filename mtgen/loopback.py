@@ -7,7 +7,7 @@ from mtgen.errors import UserError
 
 
 def free_port(host: str, port: int) -> int:
-    """`port`, or the next one from there that nobody listens on.
+    """`port`, or the next one from there that nobody listens on; 0: any.
 
     Raises:
         UserError: where `host` is no address of this machine, or a hundred ports are taken.
@@ -23,5 +23,5 @@ def free_port(host: str, port: int) -> int:
                 if error.errno != errno.EADDRINUSE:
                     raise UserError(f"{host}: no address of this machine ({error.strerror}); use 127.0.0.1") from None
                 continue
-            return candidate
+            return int(probe.getsockname()[1])
     raise UserError(f"ports {port} to {port + 99} are all taken; give another port")

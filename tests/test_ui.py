@@ -84,6 +84,10 @@ def test_a_port_that_is_taken_is_passed_over() -> None:
         assert free_port("127.0.0.1", port) > port
 
 
+def test_port_0_is_any_that_is_free() -> None:
+    assert free_port("127.0.0.1", 0) > 0
+
+
 def test_a_host_that_is_not_this_machine_is_one_clear_error() -> None:
     with pytest.raises(UserError, match="192.0.2.1: no address of this machine"):
         free_port("192.0.2.1", 5000)

@@ -191,8 +191,8 @@ Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs of this node that ru
 @cluster.command()
 def head(
     span: Annotated[bool, typer.Option("--span", help="let other nodes join; without it, everything listens on loopback")] = False,
-    port: Annotated[int, typer.Option(help="where other nodes join")] = 6379,
-    dashboard_port: Annotated[int, typer.Option(help="of the dashboard and its Jobs API, on loopback")] = 8265,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="where other nodes join")] = 6379,
+    dashboard_port: Annotated[int, typer.Option(min=1, max=65535, help="of the dashboard and its Jobs API, on loopback")] = 8265,
     cpus: Cpus = None,
     gpus: Gpus = None,
 ) -> None:

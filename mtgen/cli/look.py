@@ -149,7 +149,7 @@ def tasks(
 @app.command(rich_help_panel=LOOK)
 def ui(
     runs: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
-    port: Annotated[int, typer.Option(help="port on this machine; the next free one is taken if it is in use")] = 5000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port on this machine; the next free one is taken if it is in use")] = 5000,
 ) -> None:
     """Open MLflow's own pages over the runs, on loopback only.
 

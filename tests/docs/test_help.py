@@ -158,3 +158,10 @@ def test_numbers_can_be_had_as_json(tmp_path: Path) -> None:
     looking = {"configs list", "plan", "doctor", "smoke", "shards validate", "shards stats", "train", "submit", "jobs list", "predict"}
     assert looking | {"inspect", "checkpoints", "evaluate", "tasks"} <= with_json
     assert '"digits-32"' in run("configs", "list", "--json", "-").stdout
+
+
+@pytest.mark.parametrize("option", [(name, o.opts[0]) for name, c in COMMANDS.items() for o in c.params if o.name.endswith("port")])
+@pytest.mark.parametrize("port", ["-1", "70000"])
+def test_a_port_that_cannot_be_is_refused_by_its_option(option: tuple[str, str], port: str) -> None:
+    done = run(*option[0].split(), option[1], port)
+    assert done.returncode == 2 and f"Invalid value for '{option[1]}'" in done.stderr, done.stderr
