@@ -1,4 +1,4 @@
-"""Where a run takes place: the code that it runs, and how busy its machine is."""
+"""Where a run takes place: the code that it runs, how busy its machine is, and the file system of its folder."""
 
 import subprocess
 import sys
@@ -45,3 +45,9 @@ def _git(*words: str) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def file_system(path: Path) -> str:
+    """The file system that a path lies on, such as "nfs4 at /shared"."""
+    mounts = [mount for mount in psutil.disk_partitions(all=True) if path.resolve().is_relative_to(mount.mountpoint)]
+    return next((f"{m.fstype} at {m.mountpoint}" for m in sorted(mounts, key=lambda m: -len(m.mountpoint))), "an unknown one")

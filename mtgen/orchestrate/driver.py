@@ -17,7 +17,7 @@ from mtgen import checkpoint
 from mtgen.config import Config
 from mtgen.errors import CheckpointError, TrainingError, UserError, last_line
 from mtgen.logbook import Logbook
-from mtgen.machine import code_version
+from mtgen.machine import code_version, file_system
 from mtgen.mirror import Shelf, restore
 from mtgen.model import build
 from mtgen.orchestrate.workers import run_here, run_on_ray
@@ -33,7 +33,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     """Only one process trains a run: a lock that the system lifts when its holder dies.
 
     Raises:
-        TrainingError: somebody else holds it, or the folder cannot be written.
+        TrainingError: somebody else holds it, the folder cannot be written, or its file system has no locks.
     """
     import fcntl
 
@@ -45,10 +45,15 @@ def run_lock(folder: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             file.seek(0)
             holder = file.read() or "another process"
             raise TrainingError(f"{folder}: is being trained already, by {holder}; wait for it, or give another name") from error
+        except OSError as error:
+            raise TrainingError(
+                f"{folder}: cannot be locked, so that only one process trains it: its file system, {file_system(folder)}, refuses "
+                f"({error.strerror}); give runs=FOLDER on one with locks (NFS: without nolock)"
+            ) from error
         file.seek(0)
         file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}")

@@ -1,6 +1,8 @@
 """Checkpoints on a real disk: what is damaged is named and not used, what is whole is never lost."""
 
 import ast
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -228,6 +230,19 @@ def test_a_second_holder_of_a_run_is_told_the_first_one(tmp_path: Path) -> None:
         pytest.fail("the lock was given twice")
     with run_lock(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_not_taken_for_another_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    where = subprocess.run(["stat", "--file-system", "--format=%T", tmp_path], capture_output=True, text=True, check=True).stdout
+    kind = where.split("/")[0].strip()  # stat says ext2/ext3 of ext4, too
+    said = rf"cannot be locked.* {kind[:3]}\S* at /.*{os.strerror(number)}.*runs=FOLDER"
+    with pytest.raises(TrainingError, match=said), run_lock(tmp_path):
+        pytest.fail("the lock was given")
 
 
 class Hostile:
