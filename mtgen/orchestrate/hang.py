@@ -55,7 +55,7 @@ class Watch:
     Args:
         folder: the run's.
         seconds: as `train.hang_seconds`.
-        kill: ends a worker's process, wherever it runs; whether it was there.
+        kill: ends a worker's process, wherever it runs; whether it was there. `TimeoutError`: nobody knows yet, and it is tried again.
         say: is told who hung.
     """
 
@@ -82,8 +82,12 @@ class Watch:
         """Kill those that hang now."""
         beats = [beat for beat in read_beats(self._folder) if (beat.pid, beat.born) not in self._gone]
         for beat in self._judge.hung(beats, now):
+            try:
+                there = self._kill(beat)
+            except TimeoutError:
+                continue
             self._gone.add((beat.pid, beat.born))
-            if self._kill(beat):
+            if there:
                 at = f" (while {beat.busy})" if beat.busy else ""
                 self._say(
                     f"warning: worker {beat.rank} (process {beat.pid}) made no step for {self._judge.seconds:g} s after {beat.steps:,} "

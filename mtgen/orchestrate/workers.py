@@ -50,15 +50,27 @@ def _worker(arguments: dict[str, Any]) -> None:
     train(config, place, arguments["snapshots"](config) if place.rank == 0 else None, keep_current)
 
 
+ANSWER = 60.0
+"""Seconds that a node may take to end a worker that hangs."""
+
+
 def _kill(beat: Beat) -> bool:
-    """End a worker's process on its node; whether it was there."""
+    """End a worker's process on its node; whether it was there.
+
+    Raises:
+        TimeoutError: the node has not answered yet.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = ray.remote(num_cpus=0, max_retries=0)(end_process)
     there = there.options(scheduling_strategy=NodeAffinitySchedulingStrategy(beat.node, soft=False))
+    ending = there.remote(beat.pid, beat.born)
     try:
-        return bool(ray.get(there.remote(beat.pid, beat.born), timeout=60))
+        return bool(ray.get(ending, timeout=ANSWER))
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(ending)
+        raise
     except ray.exceptions.RayError:  # its node is lost, and it with that
         return False
 

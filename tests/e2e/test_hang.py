@@ -1,10 +1,18 @@
 """A worker that is stopped for good, as a hang is: found, named, replaced, and the run ends as if nothing had happened."""
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from commands import Command, checkpoints, furnish, look, trained
+
+from mtgen.config import Config
+from mtgen.orchestrate import workers
+from mtgen.orchestrate.cluster import ray_cluster
+from mtgen.training.pulse import Beat
 
 pytestmark = pytest.mark.e2e
 
@@ -27,3 +35,25 @@ def test_a_stopped_worker_is_named_and_replaced(tmp_path: Path) -> None:
     run = look(place, "stopped")
     assert run.facts["digest"] == undisturbed.facts["digest"] and run.losses == undisturbed.losses
     assert len(run.starts) == 2 and run.starts[1] > 0
+
+
+def test_a_node_that_does_not_answer_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config.model_validate({"name": "run", "runs": str(tmp_path), "data": {"path": "data"}})
+    hung = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        with ray_cluster(config, 1):
+            import ray
+
+            beat = Beat(0, 1, 1, "", hung.pid, psutil.Process(hung.pid).create_time(), ray.get_runtime_context().get_node_id())
+            node = next(child for child in psutil.Process().children(recursive=True) if child.name() == "raylet")
+            node.suspend()
+            monkeypatch.setattr(workers, "ANSWER", 2.0)
+            with pytest.raises(TimeoutError):
+                workers._kill(beat)
+            assert hung.poll() is None
+            node.resume()
+            monkeypatch.undo()
+            assert workers._kill(beat)
+        assert hung.wait() == -signal.SIGKILL
+    finally:
+        hung.kill()

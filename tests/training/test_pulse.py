@@ -109,6 +109,32 @@ def test_a_stopped_process_is_killed_and_named_and_one_that_is_gone_is_not(tmp_p
     assert len(said) == 1
 
 
+def test_a_process_whose_node_does_not_answer_is_killed_at_the_next_look(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", BEATING, str(tmp_path)])
+    asked: list[int] = []
+
+    def kill(beat: Beat) -> bool:
+        asked.append(beat.pid)
+        if len(asked) == 1:
+            raise TimeoutError
+        return end_process(beat.pid, beat.born)
+
+    said: list[str] = []
+    watch = Watch(tmp_path, 60, kill, said.append)
+    while not read_beats(tmp_path):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGSTOP)
+    while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.01)
+    watch.look(0)
+    watch.look(60)
+    assert process.poll() is None and said == []
+    watch.look(61)
+    assert process.wait() == -signal.SIGKILL and len(said) == 1
+    watch.look(122)
+    assert asked == [process.pid] * 2
+
+
 def test_another_process_of_that_number_is_left_alone() -> None:
     assert not end_process(os.getpid(), psutil.Process().create_time() - 100)
 
