@@ -91,14 +91,14 @@ def address_of(config: Config) -> str | None:
 
 
 @contextmanager
-def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[dict[str, float]]:
+def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[list[dict[str, float]]]:
     """A running cluster if `config.address` or RAY_ADDRESS names one, else one on this machine that ends with us.
 
     Args:
         cpus: CPUs of a cluster on this machine; default: all that this process may use.
 
     Yields:
-        The cluster's resources, e.g. {"CPU": 2.0}.
+        The resources of each node that lives, e.g. [{"CPU": 2.0}].
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every print of a worker comes twice
@@ -132,7 +132,7 @@ def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[dict[str, f
             where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
             raise TrainingError(f"cannot reach {where}: {_reason(error)}") from error
         try:
-            yield ray.cluster_resources()
+            yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
         finally:
             ray.shutdown()
 
@@ -143,19 +143,38 @@ def _bound() -> int | None:
     return bound if bound < (os.cpu_count() or bound) else None
 
 
-def cpus_per_worker(config: Config, resources: dict[str, float]) -> int:
-    """CPUs that each worker gets: an equal part of the cluster; where nodes of an elastic run are missing, one is enough.
+def room(nodes: list[tuple[int, int]], cpus: int, gpus: int) -> int:
+    """How many workers of so many CPUs and GPUs find room on nodes of (CPUs, GPUs): a worker lies on one node."""
+    return sum(min(own // cpus, there // gpus if gpus else own) for own, there in nodes)
+
+
+def largest_share(nodes: list[tuple[int, int]], workers: int, gpus: int) -> int:
+    """CPUs that each of the workers gets at most, so that all find room at once; 0 where they do not with one each."""
+    most = max((own for own, _ in nodes), default=0)
+    return next((share for share in range(most, 0, -1) if room(nodes, share, gpus) >= workers), 0)
+
+
+def cpus_per_worker(config: Config, resources: list[dict[str, float]]) -> int:
+    """CPUs that each worker gets: an equal part of the nodes; where nodes of an elastic run are missing, one is enough.
+
+    Args:
+        resources: of each node.
 
     Raises:
         ConfigError: more workers than CPUs, or than GPUs where they train on GPUs.
     """
-    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    least = config.worker_counts[0]
-    if least > cpus:
-        raise ConfigError(f"workers={least}: there are {cpus} CPUs, and every worker needs one; possible: 0 to {cpus}")
-    if resolve_device(config) == "cuda" and least > gpus:
-        raise ConfigError(f"workers={least}: there are {gpus} GPUs, and every worker needs one; possible: 0 to {gpus}, or device=cpu")
-    return max(1, cpus // config.most_workers)
+    nodes = [(int(own.get("CPU", 0)), int(own.get("GPU", 0))) for own in resources]
+    gpus = 1 if resolve_device(config) == "cuda" else 0
+    least, fit = config.worker_counts[0], room(nodes, 1, gpus)
+    cpus, there = (sum(numbers) for numbers in zip((0, 0), *nodes, strict=True))
+    if least > fit and gpus:
+        raise ConfigError(
+            f"workers={least}: there are {there} GPUs and {cpus} CPUs, and every worker needs one of each on the same node; "
+            f"possible: 0 to {fit}, or device=cpu"
+        )
+    if least > fit:
+        raise ConfigError(f"workers={least}: there are {cpus} CPUs, and every worker needs one; possible: 0 to {fit}")
+    return max(1, largest_share(nodes, config.most_workers, gpus))
 
 
 def _reason(error: BaseException) -> str:

@@ -28,10 +28,10 @@ def on_ray(config: Config, job: Job, cpus: int | None = None) -> Iterator[Gather
     Raises:
         UserError: a worker failed.
     """
-    with ray_cluster(config, cpus) as resources:
+    with ray_cluster(config, cpus) as nodes:
         import ray
 
-        threads, world = cpus_per_worker(config, resources), config.most_workers
+        threads, world = cpus_per_worker(config, nodes), config.most_workers
         gpus = 1 if resolve_device(config) == "cuda" else 0
         task: Any = ray.remote(_parts).options(
             num_cpus=threads, num_gpus=gpus, num_returns="streaming", _generator_backpressure_num_objects=AHEAD

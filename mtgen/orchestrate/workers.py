@@ -115,8 +115,8 @@ def run_on_ray(
         cpus: CPUs of a cluster on this machine; default: all.
         say: is told who hung.
     """
-    with ray_cluster(config, cpus) as resources:
-        share = cpus_per_worker(config, resources)
+    with ray_cluster(config, cpus) as nodes:
+        share = cpus_per_worker(config, nodes)
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
         from mtgen.orchestrate.group import GroupConfig, Losses

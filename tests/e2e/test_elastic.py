@@ -1,4 +1,4 @@
-"""A cluster of three nodes loses one and gets another: the run goes on with two workers, then with three, by itself."""
+"""Runs on several nodes: the run goes on with two workers where one of three is lost, then with three; a worker lies on one node."""
 
 import contextlib
 import os
@@ -21,16 +21,20 @@ WORDS = ("train", "run.yaml", "name=elastic", "workers={min: 2, max: 3, every: 1
 
 
 class Nodes:
-    """The head and further nodes of one CPU each on this machine, each in a process of its own."""
+    """The head and further nodes on this machine, each in a process of its own.
 
-    def __init__(self, place: Path) -> None:
-        self.place, self.port = place, free_port()
+    Args:
+        cpus: of each node, as Ray is told.
+    """
+
+    def __init__(self, place: Path, cpus: int) -> None:
+        self.place, self.port, self.cpus = place, free_port(), str(cpus)
         self.address = f"{own_address()}:{self.port}"
         self.all: list[Command] = []
         self.start("head", "--span", "--port", str(self.port), "--dashboard-port", str(free_port()))
 
     def start(self, *words: str) -> Command:
-        node = Command(self.place, "cluster", *words, "--cpus", "1", RAY_AUTH_TOKEN=TOKEN, RAY_TMPDIR="/tmp")  # noqa: S108 - sockets' paths are short
+        node = Command(self.place, "cluster", *words, "--cpus", self.cpus, RAY_AUTH_TOKEN=TOKEN, RAY_TMPDIR="/tmp")  # noqa: S108 - sockets' paths are short
         self.all.append(node)
         node.until(lambda: "Ray runtime started" in node.said)
         return node
@@ -46,8 +50,8 @@ class Nodes:
 
 
 @pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[Nodes]:
-    found = Nodes(furnish(tmp_path))
+def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nodes]:
+    found = Nodes(furnish(tmp_path), getattr(request, "param", 1))
     try:
         yield found
     finally:
@@ -104,3 +108,17 @@ def test_a_run_goes_on_with_two_workers_of_three_and_grows_back(nodes: Nodes) ->
     grown = [row.images for row in run.rows if row.start][-1]
     assert grown >= before, "the run grew from an older checkpoint, although there was time for a new one"
     assert grown in [images for images, _ in run.losses], "images were trained on again"
+
+
+@pytest.mark.parametrize("nodes", [2], indirect=True)
+def test_one_worker_takes_the_cpus_of_one_node_of_two(nodes: Nodes) -> None:
+    nodes.join()
+    words = ("train", "run.yaml", "name=alone", "workers=1", f"address={nodes.address}", "train.images=160")
+    command = Command(nodes.place, *words, RAY_AUTH_TOKEN=TOKEN)
+    try:
+        assert command.wait().status == 0, command.said
+    finally:
+        if command.process.poll() is None:
+            command.process.kill()
+            command.process.wait()
+    assert look(nodes.place, "alone").facts["position"] == 160
