@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +23,7 @@ import yaml
 import mtgen
 from mtgen.config import Config, validate
 from mtgen.data.source import located
-from mtgen.errors import UserError
+from mtgen.errors import UserError, last_line
 from mtgen.yaml_text import override, read_yaml
 
 Say = Callable[[str], None]
@@ -75,8 +76,8 @@ def _status(address: str, token: str | None) -> int:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
-    except OSError as error:
-        reason = getattr(error, "reason", None) or error
+    except (OSError, HTTPException, UnicodeError) as error:  # HTTPException: what answers speaks no HTTP
+        reason = getattr(error, "reason", None) or last_line(error)
         raise UserError(
             f"{address}: no Ray cluster answers there ({reason}); is its head running, with its dashboard? "
             "launch/README.md says how to start one and how to reach it"
@@ -89,10 +90,14 @@ def connect(address: str, say: Say) -> Any:
     A cluster beyond this machine that lets everybody in is refused: whoever reaches its Jobs API runs commands on it.
 
     Raises:
-        UserError: nobody answers, the token is missing or wrong, or the cluster demands none.
+        UserError: nobody answers, or no Ray cluster does; the token is missing or wrong, or the cluster demands none.
     """
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(address)
+        well = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # of a port that is no number, among others
+        well = False
+    if not well:
         raise UserError(f"{address}: is no address of a Jobs API; give one such as http://127.0.0.1:8265")
     address = f"{parts.scheme}://{parts.netloc}"
     near = parts.hostname in ("127.0.0.1", "::1", "localhost")
@@ -117,16 +122,50 @@ def connect(address: str, say: Say) -> Any:
             say(f"{address}: http does not encrypt, and the token can be read on the way; use https or a tunnel (launch/README.md)")
         headers["Authorization"] = f"Bearer {token}"
     else:
-        raise UserError(
-            f"{address}: what answers there ({answered}) is no Ray dashboard; give the one of the cluster's head, port 8265 by default"
-        )
+        raise _stranger(address, str(answered))
     with _only(address):
         from ray.job_submission import JobSubmissionClient
 
         for name in ("modules.dashboard_sdk", "modules.job.sdk"):
             logging.getLogger(f"ray.dashboard.{name}").setLevel(logging.WARNING)
         logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
-        return JobSubmissionClient(address, headers=headers)
+        try:
+            return JobSubmissionClient(address, headers=headers)
+        except (OSError, RuntimeError, LookupError, TypeError) as error:  # of whatever it says when it is asked for Ray's version
+            raise _stranger(address, last_line(error)) from None
+
+
+def _stranger(address: str, answer: str) -> UserError:
+    return UserError(
+        f"{address}: what answers there ({answer}) is no Ray dashboard; give the one of the cluster's head, port 8265 by default"
+    )
+
+
+class _LostError(UserError):
+    """The cluster has gone away, or cannot be reached just now."""
+
+
+@contextmanager
+def _asking(client: Any, problem: str, remedy: str = "") -> Iterator[None]:
+    """What the cluster does not answer, or refuses, in one line.
+
+    Args:
+        problem: what it means if it refuses; `remedy`: what then helps.
+
+    Raises:
+        UserError: it does.
+    """
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except OSError as error:  # all errors of requests are
+        raise _LostError(
+            f"{client.get_address()}: the cluster does not answer any more ({last_line(error)}); is its head running, and can this "
+            "machine reach it? Its jobs may go on: mtgen jobs list"
+        ) from None
+    except (RuntimeError, RayError) as error:  # of any answer that is no success, with the cluster's words in it
+        raise UserError(f"{problem} ({str(error).strip()}){remedy and '; '}{remedy}") from None
 
 
 @contextmanager
@@ -171,18 +210,17 @@ def submit(client: Any, path: Path, assignments: list[str]) -> Job:
         package = Path(mtgen.__file__).parent
         shutil.copytree(package, Path(folder) / package.name, ignore=shutil.ignore_patterns("__pycache__"))
         (Path(folder) / f"{config.name}.yaml").write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        try:
+        with _asking(
+            client,
+            f"{client.get_address()}: the cluster does not take the job",
+            "`ray status` and the logs of its head, dashboard_agent.log first, say more",
+        ):
             job = client.submit_job(
                 entrypoint=f"python -m mtgen.cli train {config.name}.yaml",
                 submission_id=f"{config.name}-{secrets.token_hex(3)}",
                 runtime_env={"working_dir": folder, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(GRACE), "RAY_JOB_STOP_SIGNAL": "SIGINT"}},
                 metadata={"mtgen": mtgen.__version__, "run": config.name, "folder": str(config.folder)},
             )
-        except RuntimeError as error:  # of any answer that is no success, with the cluster's words in it
-            raise UserError(
-                f"{client.get_address()}: the cluster does not take the job ({str(error).strip()}); "
-                "`ray status` and the logs of its head, dashboard_agent.log first, say more"
-            ) from error
     return look(client, job)
 
 
@@ -204,8 +242,13 @@ def _job(details: Any) -> Job:
 
 
 def every(client: Any) -> list[Job]:
-    """All jobs that were submitted to the cluster, the newest first."""
-    found = [_job(details) for details in client.list_jobs() if details.submission_id]
+    """All jobs that were submitted to the cluster, the newest first.
+
+    Raises:
+        UserError: the cluster does not answer.
+    """
+    with _asking(client, f"{client.get_address()}: the cluster does not list its jobs"):
+        found = [_job(details) for details in client.list_jobs() if details.submission_id]
     return sorted(found, key=lambda job: job.began or datetime.max.replace(tzinfo=UTC), reverse=True)
 
 
@@ -213,21 +256,27 @@ def look(client: Any, job: str) -> Job:
     """One job as it is now.
 
     Raises:
-        UserError: the cluster knows no such job.
+        UserError: the cluster knows no such job, or does not answer.
     """
-    try:
-        return _job(client.get_job_info(job))
-    except RuntimeError as error:
-        if "404" not in str(error):
-            raise UserError(f"{job}: the cluster cannot say how it is: {error}") from None
-        known = ", ".join(other.id for other in every(client)) or "none"
-        raise UserError(f"{job}: the cluster has no such job; it knows: {known}") from None
+    with _asking(client, f"{job}: the cluster cannot say how it is"):
+        try:
+            return _job(client.get_job_info(job))
+        except RuntimeError as error:
+            if "404" not in str(error):
+                raise
+    known = ", ".join(other.id for other in every(client)) or "none"
+    raise UserError(f"{job}: the cluster has no such job; it knows: {known}")
 
 
 def logs(client: Any, job: str) -> str:
-    """What a job has printed so far."""
+    """What a job has printed so far.
+
+    Raises:
+        UserError: the cluster knows no such job, or does not answer.
+    """
     look(client, job)
-    return str(client.get_job_logs(job))
+    with _asking(client, f"{job}: the cluster does not give what it has printed"):
+        return str(client.get_job_logs(job))
 
 
 def follow(client: Any, job: str, write: Callable[[str], None], attempts: int = 5) -> Job:
@@ -236,6 +285,8 @@ def follow(client: Any, job: str, write: Callable[[str], None], attempts: int = 
     Raises:
         UserError: the cluster went away.
     """
+    from aiohttp import ClientError
+
     written = failed = 0
 
     async def stream() -> None:
@@ -254,7 +305,7 @@ def follow(client: Any, job: str, write: Callable[[str], None], attempts: int = 
             asyncio.run(stream())
             if (now := look(client, job)).status in ENDED:
                 return now
-        except (OSError, RuntimeError) as error:  # aiohttp's errors of connections are OSErrors, Ray's own are RuntimeErrors
+        except (OSError, RuntimeError, ClientError, _LostError) as error:  # Ray's own are RuntimeErrors
             problem = error
         failed += problem is not None
         if failed > attempts:
@@ -267,10 +318,14 @@ def stop(client: Any, job: str, wait: bool = True) -> Job:
 
     Args:
         wait: until it has.
+
+    Raises:
+        UserError: the cluster knows no such job, or does not answer, perhaps while it is waited for.
     """
     now = look(client, job)
     if now.status not in ENDED:
-        client.stop_job(job)
+        with _asking(client, f"{job}: the cluster does not stop it"):
+            client.stop_job(job)
     while wait and now.status not in ENDED:
         time.sleep(0.5)
         now = look(client, job)
