@@ -5,8 +5,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from mtgen.config import Config, validate
-from mtgen.data.source import located, read_file
+from mtgen.config import Config
+from mtgen.data.source import read_file
 
 COMPANIONS = {("data", "tokenizer"): "tokenizer.json", ("conditions", "caption", "encoder"): "caption_encoder.pt"}
 """Where the configuration names such a file, by path or URL -> what its copy is called."""
@@ -41,15 +41,6 @@ def beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         if (copy := folder / COMPANIONS[keys]).is_file():
             _section(values, keys)[keys[-1]] = str(copy)
     return values
-
-
-def absolute(config: Config) -> Config:
-    """The configuration with paths that mean the same in every working directory."""
-    values = config.model_dump(mode="json")
-    named = _named(values)
-    for keys, path in named.items():
-        _section(values, keys)[keys[-1]] = located(path)
-    return validate(values) if named else config
 
 
 @functools.lru_cache

@@ -28,6 +28,7 @@ from mtgen.evaluation.work import Gather, Work
 from mtgen.journal import JOURNAL, Journal
 from mtgen.machine import code_version
 from mtgen.model import Model
+from mtgen.places import absolute
 from mtgen.report import keep_current
 from mtgen.runs import find_run, load_run
 from mtgen.sampling import balanced_labels, generate
@@ -248,7 +249,7 @@ def task_of(job: Job) -> Task:
     if job.images is not None and images != job.images:
         raise CheckpointError(f"{job.folder}: a checkpoint was written during the evaluation; start it again when training has ended")
     config = model.config = _with(model.config, list(job.assignments))
-    other = {"path": located(str(job.against)), "mixture": []} if job.against else {}
+    other = {"path": job.against, "mixture": []} if job.against else {}
     data = config.data.model_copy(update=other)
     test, train = open_samples(data, "test"), open_samples(data, "train")
     _check_classes(model.card, test)
@@ -297,7 +298,7 @@ def evaluate_run(
     """
     check_names(metrics or [])
     folder = find_run(run)
-    job = Job(folder, against, n, seed, device, checkpoint, assignments=tuple(assignments or ()))
+    job = Job(folder, against and located(against), n, seed, device, checkpoint, assignments=tuple(assignments or ()))
     task = task_of(job)
     work, config = task.work, task.model.config.model_copy(update={"workers": workers})
     with hire(config, replace(job, images=task.images)) if hire and workers > 1 else nullcontext(work.stage) as gather:
@@ -336,7 +337,7 @@ def _with(config: Config, assignments: list[str]) -> Config:
         raise ConfigError(f"{wrong[0]}: a run that is trained cannot be changed; possible: evaluate.KEY=VALUE")
     values = config.model_dump(mode="json")
     override(values, assignments)
-    return validate(values)
+    return absolute(validate(values))
 
 
 def _look(config: Config) -> dict[str, Any]:

@@ -16,7 +16,7 @@ LAYERS = [  # a module imports from the layers above its line and from its own f
     {"config", "sender", "progress", "ema", "sheets"},
     {"networks", "data", "balancing", "tracking"},
     {"alarms"},
-    {"conditions", "evaluation", "shards", "ui", "mirror", "companions"},
+    {"conditions", "evaluation", "shards", "ui", "mirror", "companions", "places"},
     {"tasks", "report"},
     {"model"},
     {"training", "runs"},

@@ -103,22 +103,10 @@ def table(title: str, values: dict[str, Any]) -> None:
 
 def load_config(path: Path, overrides: list[str] | None) -> Any:
     """A `Config` with every path in it made absolute, since workers run in other folders; `ConfigError` names every key at fault."""
-    from mtgen import companions
     from mtgen.config import load
-    from mtgen.data.source import located
+    from mtgen.places import absolute
 
-    config = companions.absolute(load(path, overrides))
-    data = config.data
-    places = {
-        "path": data.path and located(data.path),
-        "mixture": [share.model_copy(update={"path": located(share.path)}) for share in data.mixture],
-    }
-    begin = config.train.start_from
-    train = config.train.model_copy(update={"start_from": str(Path(begin).absolute()) if begin and Path(begin).is_dir() else begin})
-    mirror = config.checkpoint.mirror
-    kept = config.checkpoint.model_copy(update={"mirror": mirror and located(mirror)})
-    update = {"runs": str(Path(config.runs).absolute()), "data": data.model_copy(update=places), "train": train, "checkpoint": kept}
-    return config.model_copy(update=update)
+    return absolute(load(path, overrides))
 
 
 class UserErrorFrom(UserError):

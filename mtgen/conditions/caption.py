@@ -1,11 +1,13 @@
 """Captions as conditions: a small transformer over their tokens, or over what a frozen encoder makes of them."""
 
+from typing import Annotated
+
 from pydantic import Field
 from torch import Tensor, nn
 
 from mtgen.conditions.base import ConditionSizes, Encoded, Modality
 from mtgen.conditions.frozen import frozen_text
-from mtgen.config import CONDITIONS, ConditionSettings
+from mtgen.config import CONDITIONS, ConditionSettings, Place
 from mtgen.networks.attention import Sequence
 from mtgen.schema import Batch
 
@@ -25,7 +27,7 @@ class Caption(Modality):
         share: float = Field(0.5, ge=0, le=1, description="share of the samples with a caption for which it is asked")
         tokens: int = Field(32, ge=1, le=1024, description="longest caption, in tokens; a longer one is cut off")
         layers: int = Field(1, ge=1, description="layers of the transformer")
-        encoder: str | None = Field(
+        encoder: Annotated[str | None, Place.PATH] = Field(
             None, min_length=1, description="TorchScript file of a frozen text encoder, or its URL (data_shards/README.md); default: none"
         )
 

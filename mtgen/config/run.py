@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
@@ -18,6 +18,7 @@ from mtgen.config.sections import (
     Discriminator,
     Evaluate,
     Generator,
+    Place,
     Section,
     TaskSettings,
     Tracking,
@@ -38,7 +39,7 @@ class Config(Section):
     """Everything that shapes a run."""
 
     name: str = Field(description="name of the run, and of its folder")
-    runs: str = Field("runs", description="folder of all runs")
+    runs: Annotated[str, Place.PATH] = Field("runs", description="folder of all runs")
     seed: int = Field(0, ge=0, lt=2**31)
     workers: int | Elastic = Field(
         1, description="training processes that Ray places; 0: in this process, for a debugger; or {min: 2, max: 64}: as many as there are"

@@ -1,6 +1,7 @@
 """The sections of a configuration, and the registries that the tasks', modalities' and weightings' own files fill."""
 
 import inspect
+from enum import Enum
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -26,6 +27,14 @@ class Section(BaseModel):
 
 
 SectionT = TypeVar("SectionT", bound=Section)
+
+
+class Place(Enum):
+    """Marks a key whose text names something by its path, and what: it is made absolute where it was typed (`mtgen.places`)."""
+
+    PATH = "a file or folder, or the URL of one"
+    RUN = "a run, by its folder or name"
+    STORE = "a tracking URI of MLflow"
 
 
 class TaskSettings(Section):
@@ -58,7 +67,7 @@ class ConditionSettings(Section):
 class Share(Section):
     """One data set of a mixture."""
 
-    path: str = Field(min_length=1, description="folder with dataset.json and its shards, or its URL")
+    path: Annotated[str, Place.PATH] = Field(min_length=1, description="folder with dataset.json and its shards, or its URL")
     weight: float = Field(1.0, gt=0, description="its share of the samples, relative to the others'")
     train: str | None = Field(None, description="split to train on; default: data.train")
     test: str | None = Field(None, description="split to evaluate on; default: data.test")
@@ -82,7 +91,7 @@ class Sound(Section):
 class Data(Section):
     """What is learned from, and how it is read."""
 
-    path: str | None = Field(None, min_length=1, description="folder with dataset.json and its shards, or its URL")
+    path: Annotated[str | None, Place.PATH] = Field(None, min_length=1, description="folder with dataset.json and its shards, or its URL")
     mixture: list[Share] = Field([], description="several data sets instead of data.path, each with path and weight")
     order: Literal["auto", "global", "windowed"] = Field(
         "auto", description="global: shuffle all samples; windowed: a few shards at a time; auto: windowed where shards are fetched"
@@ -102,7 +111,7 @@ class Data(Section):
     colour: float = Field(0.0, ge=0, le=1, description="largest random change of brightness, contrast and saturation, as a share; 0: none")
     boxes: int = Field(32, ge=1, description="boxes of an image that are kept at most, the largest")
     prefetch: int = Field(2, ge=1, description="batches that are decoded ahead")
-    tokenizer: str | None = Field(
+    tokenizer: Annotated[str | None, Place.PATH] = Field(
         None, min_length=1, description="tokenizer.json that captions are read with, or its URL; default: the bytes of their UTF-8"
     )
     sound: Sound = Sound()
@@ -219,7 +228,7 @@ class Train(Section):
 
     images: int = Field(200_000, ge=1, description="length of the run, in images seen; also the length of the schedules")
     minutes: float | None = Field(None, gt=0, description="stop, with a checkpoint, after so many minutes of training")
-    start_from: str | None = Field(
+    start_from: Annotated[str | None, Place.RUN] = Field(
         None,
         min_length=1,
         description="run, by folder or name, or checkpoint whose averaged parameters a new run begins with (fine-tuning)",
@@ -255,7 +264,7 @@ class Checkpoint(Section):
     best: BestMetric | None = Field(
         None, description="beside these, the best by a metric, where evaluate.every is a multiple of checkpoint.every; default: none"
     )
-    mirror: str | None = Field(
+    mirror: Annotated[str | None, Place.PATH] = Field(
         None, min_length=1, description="folder or URL (s3://, gs://, az://, file://) to which whole checkpoints are copied; default: none"
     )
 
@@ -270,7 +279,7 @@ class Extractor(Section):
     """A file with the network whose features distributions are compared by (docs/metrics.md)."""
 
     kind: str = Field(description="inception, dinov2 (safetensors), or torchscript: any network that gives one vector an image")
-    path: str = Field(min_length=1, description="the file")
+    path: Annotated[str, Place.PATH] = Field(min_length=1, description="the file")
     sha256: str = Field(pattern="^[0-9a-fA-F]{64}$", description="its SHA-256, hexadecimal")
     name: str = Field("", pattern="^[a-z0-9_]*$", description="what it is called in the metrics' names; default: its kind")
     side: int = Field(224, ge=0, description="torchscript: pixels that images are resized to; 0: left as they are")
@@ -299,7 +308,9 @@ class Evaluate(Section):
 class Tracking(Section):
     """Where MLflow keeps the run."""
 
-    uri: str | None = Field(None, description="MLflow tracking URI; default: MLFLOW_TRACKING_URI, else RUNS/mlflow.db")
+    uri: Annotated[str | None, Place.STORE] = Field(
+        None, description="MLflow tracking URI; default: MLFLOW_TRACKING_URI, else RUNS/mlflow.db"
+    )
     experiment: str = "mtgen"
     group: str | None = Field(
         None, min_length=1, max_length=200, description="runs of one group, such as a sweep, lie under one run in MLflow"

@@ -22,8 +22,8 @@ import yaml
 
 import mtgen
 from mtgen.config import Config, validate
-from mtgen.data.source import located
 from mtgen.errors import UserError, last_line
+from mtgen.places import absolute
 from mtgen.yaml_text import override, read_yaml
 
 Say = Callable[[str], None]
@@ -179,7 +179,7 @@ def _only(address: str) -> Iterator[None]:
 
 
 def shipped(path: Path, assignments: list[str]) -> tuple[dict[str, Any], Config]:
-    """A configuration as it travels: as it was written, its paths absolute; and the same, checked as far as this machine can.
+    """A configuration as it travels: the keys that were written, their paths absolute; and the same, checked as far as this machine can.
 
     Device and precision are for the cluster to resolve.
 
@@ -188,15 +188,9 @@ def shipped(path: Path, assignments: list[str]) -> tuple[dict[str, Any], Config]
     """
     values = read_yaml(path)
     override(values, assignments)
-    config = validate({key: value for key, value in values.items() if key not in ("device", "precision")})
-    values.pop("address", None)
-    values["runs"] = str(Path(config.runs).absolute())
-    data = values["data"]
-    if config.data.path:
-        data["path"] = located(config.data.path)
-    for share, written in zip(config.data.mixture, data.get("mixture") or [], strict=True):
-        written["path"] = located(share.path)
-    return values, config.model_copy(update={"runs": values["runs"]})
+    theirs = {key: values.pop(key) for key in ("device", "precision") if key in values}
+    config = absolute(validate(values))
+    return config.model_dump(mode="json", exclude_unset=True, exclude={"address", "device", "precision"}) | theirs, config
 
 
 def submit(client: Any, path: Path, assignments: list[str]) -> Job:

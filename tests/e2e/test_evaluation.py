@@ -46,15 +46,22 @@ def measured(place: Path, workers: int, samples: int) -> Report:
     network = place / "edges.pt"
     if not network.is_file():
         torch.jit.script(Edges()).save(network)
-    extractor = {"kind": "torchscript", "name": "edges", "side": 0, "path": network, "sha256": sha256(network.read_bytes()).hexdigest()}
+    extractor = {
+        "kind": "torchscript",
+        "name": "edges",
+        "side": 0,
+        "path": network.name,
+        "sha256": sha256(network.read_bytes()).hexdigest(),
+    }
     assignments = [f"evaluate.extractor.{key}={value}" for key, value in extractor.items()]
     names = [*COMPARED, *QUICK, "test/reconstruction_psnr", "test/reconstruction_ssim", "test/reconstruction_features"]
     hire = partial(on_ray, cpus=workers)
     quiet = lambda *_: None  # noqa: E731
-    return evaluate_run(place / "runs" / "run", None, samples, 0, "cpu", quiet, names, None, assignments, workers, hire)
+    return evaluate_run(place / "runs" / "run", "data", samples, 0, "cpu", quiet, names, None, assignments, workers, hire)
 
 
-def test_three_workers_give_the_numbers_of_one(place: Path) -> None:
+def test_three_workers_give_the_numbers_of_one_wherever_they_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)  # by which data and network are named
     one, three = (measured(place, workers, 950) for workers in (1, 3))
     assert len(one) == 17 and not one.skipped
     assert three == pytest.approx(one, rel=1e-6, abs=1e-6)
