@@ -157,8 +157,11 @@ def _end(ray: "subprocess.Popen[bytes]") -> None:
     ray.wait()
 
 
-def wait_for(address: str, port: int, seconds: float) -> None:
+def wait_for(address: str, port: int, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> None:
     """Wait until somebody listens there.
+
+    Args:
+        meanwhile: called again and again; what it raises ends the waiting.
 
     Raises:
         UserError: nobody does, after so many seconds.
@@ -171,6 +174,7 @@ def wait_for(address: str, port: int, seconds: float) -> None:
                 return
         except OSError as error:
             problem = error
+            meanwhile()
             time.sleep(0.5)
     raise UserError(
         f"{address}:{port}: nobody answers there ({problem}); does the head of the Ray cluster run, and can this machine reach it?"

@@ -125,21 +125,31 @@ def allocation(config: Config, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _together(config: Config, nodes: int, step: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Wait until every node has joined."""
+    """Wait until every node has joined.
+
+    Raises:
+        TrainingError: they do not in time, or srun has ended.
+    """
     address, _, port = os.environ["RAY_ADDRESS"].partition(":")
     deadline = time.monotonic() + START
-    wait_for(address, int(port), START)
-    with _joined(config, deadline):
+
+    def look() -> None:
+        if step.poll() is not None:
+            raise TrainingError(f"srun ended with status {step.returncode} before all nodes had joined the Ray cluster; {log} says why")
+
+    wait_for(address, int(port), START, look)
+    with _joined(config, deadline, look):
         import ray
 
         while (there := sum(node["Alive"] for node in ray.nodes())) < nodes:
-            if step.poll() is not None or time.monotonic() > deadline:
+            look()
+            if time.monotonic() > deadline:
                 raise TrainingError(f"only {there} of {nodes} nodes joined the Ray cluster; {log} says why")
             time.sleep(0.5)
 
 
 @contextmanager
-def _joined(config: Config, deadline: float) -> Iterator[None]:
+def _joined(config: Config, deadline: float, meanwhile: Callable[[], None]) -> Iterator[None]:
     """This process as a part of the cluster, as soon as that can be: its head answers before it is ready."""
     with ExitStack() as stack:
         while True:
@@ -149,7 +159,8 @@ def _joined(config: Config, deadline: float) -> Iterator[None]:
             except TrainingError:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(1)
+            meanwhile()
+            time.sleep(1)
         yield
 
 
