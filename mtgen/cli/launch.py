@@ -174,7 +174,7 @@ def slurm_job(config: ConfigFile, overrides: Overrides = None) -> None:
     warnings = Warnings()
     settings = load_config(config, overrides)
     with allocation(settings, say):
-        outcome = None if warnings.heard else run(settings)
+        outcome = None if warnings.heard else run(settings, asked=lambda: warnings.heard)
     if outcome is not None and outcome.status == "finished":
         return
     say("warned before training began" if outcome is None else f"{outcome.status} at {outcome.images:,} images")

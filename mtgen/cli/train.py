@@ -55,11 +55,11 @@ def train(
         say(f"{outcome.status} at {outcome.images:,} images{written}. To go on: {how}")
 
 
-def run(settings: Any, json_file: Path | None = None, resume: bool = False) -> Any:
-    """Train, write and say how training ended."""
+def run(settings: Any, json_file: Path | None = None, resume: bool = False, asked: Callable[[], bool] | None = None) -> Any:
+    """Train, write and say how training ended; `asked` as in `mtgen.orchestrate.driver.launch`."""
     from dataclasses import asdict
 
-    outcome = launched(settings, resume)
+    outcome = launched(settings, resume, asked)
     write_json(json_file, asdict(outcome))
     if outcome.status == "finished":
         say(
@@ -69,7 +69,7 @@ def run(settings: Any, json_file: Path | None = None, resume: bool = False) -> A
     return outcome
 
 
-def launched(settings: Any, resume: bool) -> Any:
+def launched(settings: Any, resume: bool, asked: Callable[[], bool] | None = None) -> Any:
     """Train with a progress bar; how training ended, unless it failed: that is an error."""
     from mtgen.orchestrate.driver import launch
     from mtgen.progress import Progress
@@ -79,7 +79,7 @@ def launched(settings: Any, resume: bool) -> Any:
             progress.status("starting")
             progress.follow(folder, start, alive)
 
-    outcome = launch(settings, watch=watch, say=say, resume=resume)
+    outcome = launch(settings, watch=watch, say=say, resume=resume, asked=asked or (lambda: False))
     if outcome.status == "failed":
         raise UserErrorFrom(outcome.message, outcome.exit_status)
     return outcome

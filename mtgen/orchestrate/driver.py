@@ -125,7 +125,7 @@ def _command() -> str:
     return shlex.join(["mtgen" if Path(program).name == "__main__.py" else Path(program).name, *words])
 
 
-def launch(config: Config, watch: Watch, say: Say, resume: bool = False) -> Outcome:
+def launch(config: Config, watch: Watch, say: Say, resume: bool = False, asked: Callable[[], bool] = lambda: False) -> Outcome:
     """Train a run, or go on with it, from this process.
 
     Training goes on in a thread (it waits for Ray's workers), while this thread shows the progress and takes signals.
@@ -134,6 +134,7 @@ def launch(config: Config, watch: Watch, say: Say, resume: bool = False) -> Outc
         watch: shows progress from (the run's folder, images seen so far) until the function that it is given says that training has ended.
         say: prints a line.
         resume: insist on a checkpoint to go on from.
+        asked: whether a signal asked for the end before this function listens itself, which it does once the run is prepared.
 
     Raises:
         UserError: what keeps the run from going on, in one message.
@@ -142,7 +143,7 @@ def launch(config: Config, watch: Watch, say: Say, resume: bool = False) -> Outc
     with run_lock(config.folder):
         log.write(f"{_command()} (mtgen {' '.join(_version())}, on {socket.gethostname()})")
         try:
-            outcome = _train(config, watch, log.heard(say), resume)
+            outcome = _train(config, watch, log.heard(say), resume, asked)
         except BaseException as error:
             log.write(f"failed: {error}" if isinstance(error, UserError) else f"ended by {type(error).__name__}")
             raise
@@ -150,7 +151,7 @@ def launch(config: Config, watch: Watch, say: Say, resume: bool = False) -> Outc
         return outcome
 
 
-def _train(config: Config, watch: Watch, say: Say, resume: bool) -> Outcome:
+def _train(config: Config, watch: Watch, say: Say, resume: bool, asked: Callable[[], bool]) -> Outcome:
     """What `launch` does within its lock and its log."""
     start = _before(config, resume, say)
     if start >= config.train.images:
@@ -168,6 +169,8 @@ def _train(config: Config, watch: Watch, say: Say, resume: bool) -> Outcome:
 
     thread = threading.Thread(target=work, name="training", daemon=True)
     try:
+        if asked():
+            return Outcome("stopped", start, "asked to before training began")
         thread.start()
         watch(config.folder, start, thread.is_alive)
         while thread.is_alive():

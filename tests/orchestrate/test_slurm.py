@@ -1,9 +1,11 @@
 """A job of Slurm whose nodes cannot be started ends at once, and says where the reason stands."""
 
 import os
+import signal
 import socket
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,34 @@ def test_an_srun_that_ends_with_a_head_that_had_answered_is_named_too(job: Path,
     threading.Thread(target=answer_once, daemon=True).start()
     with subprocess.Popen(["true"]) as step, pytest.raises(TrainingError, match="srun ended with status 0"):
         slurm._together(config, 1, step, config.folder / "log")
+
+
+@pytest.fixture
+def warnings() -> Iterator[slurm.Warnings]:
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)}
+    yield slurm.Warnings()
+    for number, handler in earlier.items():
+        signal.signal(number, handler)
+
+
+def test_a_warning_while_the_run_is_prepared_stops_it_before_it_trains(warnings: slurm.Warnings, tmp_path: Path) -> None:
+    import toy
+
+    from mtgen.orchestrate.driver import launch
+    from mtgen.shards.make import make
+
+    make("shapes", tmp_path / "data", resolution=16, train=60, test=20)
+    started: list[int] = []
+
+    def train(images: int) -> str:
+        def say(text: str) -> None:
+            if "going on with" in text:
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+        config = toy.small_run(tmp_path, "run", train={"images": images}, checkpoint={"every": 48}, evaluate={"every": 10**9})
+        outcome = launch(config, lambda folder, start, alive: started.append(start), say, asked=lambda: warnings.heard)
+        return f"{outcome.status} at {outcome.images}"
+
+    assert train(48) == "finished at 48"
+    assert train(96) == "stopped at 48" and started == [0]
+    assert not (tmp_path / "runs/run/stop").exists()
