@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "mtgen"
 
 LAYERS = [  # a module imports from the layers above its line and from its own folder, never from its own line or below
-    {"errors", "registry", "retention", "counter", "schema", "machine", "gpus", "logbook", "lean", "malloc"},
+    {"errors", "commands", "registry", "retention", "counter", "schema", "machine", "gpus", "logbook", "lean", "malloc"},
     {"loopback", "yaml_text", "journal", "checkpoint", "pictures", "sampling", "centres"},
     {"config", "sender", "progress", "ema", "sheets"},
     {"networks", "data", "balancing", "tracking"},

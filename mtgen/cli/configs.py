@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mtgen.cli.common import PREPARE, ConfigFile, Json, Overrides, app, console, say, write_json
+from mtgen.commands import typed
 
 configs_app = typer.Typer(no_args_is_help=True, help="Configurations: list, copy or resolve them; their JSON schema.")
 app.add_typer(configs_app, name="configs", rich_help_panel=PREPARE)
@@ -42,7 +43,7 @@ def configs_copy(
     from mtgen.config.shipped import copy
 
     path = copy(name, out, overwrite)
-    say(f"wrote {path}. Next: edit it; mtgen train {path}")
+    say(f"wrote {path}. Next: edit it; {typed('mtgen train', path)}")
 
 
 @configs_app.command("show")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from mtgen.cli.common import TRAIN, ConfigFile, Json, Overrides, UserErrorFrom, app, console, load_config, say, write_json
+from mtgen.commands import typed
 from mtgen.errors import UserError
 
 Address = Annotated[
@@ -162,7 +163,10 @@ def slurm(
         path.write_text(script(settings, config, given, request), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{error.filename or path}: cannot be written ({error.strerror}); choose another place") from None
-    say(f"{path}: {nodes} nodes, {settings.most_workers} workers; next: sbatch {path}; squeue; scancel JOB writes a checkpoint too")
+    say(
+        f"{path}: {nodes} nodes, {settings.most_workers} workers; "
+        f"next: {typed('sbatch', path)}; squeue; scancel JOB writes a checkpoint too"
+    )
 
 
 @app.command("slurm-job", hidden=True)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mtgen.cli.common import PREPARE, Json, UserErrorFrom, app, console, say, write_json
+from mtgen.commands import typed
 
 shards_app = typer.Typer(no_args_is_help=True, help="Make, index and check data sets (WebDataset shards).")
 app.add_typer(shards_app, name="shards", rich_help_panel=PREPARE)
@@ -104,7 +105,7 @@ def shards_validate(folder: Annotated[Path, typer.Argument(help="folder with dat
     if report.problems:
         raise UserErrorFrom(f"{folder}: {len(report.problems)} problems", 3)
     if str(json_file) != "-":
-        say(f"Next: mtgen train CONFIG data.path={folder} --dry-run; configurations: mtgen configs list")
+        say(f"Next: {typed('mtgen train CONFIG', f'data.path={folder}', '--dry-run')}; configurations: mtgen configs list")
 
 
 @shards_app.command("describe")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from mtgen.cli.common import TRAIN, ConfigFile, Json, Overrides, UserErrorFrom, app, console, load_config, say, table, write_json
+from mtgen.commands import typed
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -49,7 +50,7 @@ def train(
         return
     outcome = run(settings, json_file, resume)
     if outcome.status != "finished":
-        again = f"mtgen train {config} {' '.join(overrides or [])}".strip()
+        again = typed("mtgen train", config, *(overrides or []))
         written = ", checkpoint written" if outcome.images else ""
         how = "raise train.minutes" if outcome.status == "out of time" else again  # it counts the minutes of all starts
         say(f"{outcome.status} at {outcome.images:,} images{written}. To go on: {how}")
@@ -64,7 +65,7 @@ def run(settings: Any, json_file: Path | None = None, resume: bool = False, aske
     if outcome.status == "finished":
         say(
             f"finished: {outcome.images:,} images{f' ({outcome.message})' if outcome.message else ''}. "
-            f"Next: mtgen evaluate {settings.folder}; mtgen sample {settings.folder}; mtgen ui"
+            f"Next: {typed('mtgen evaluate', settings.folder)}; {typed('mtgen sample', settings.folder)}; mtgen ui"
         )
     return outcome
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mtgen.commands import typed
 from mtgen.data.cache import GB, Cache, File, root
 from mtgen.data.card import CARD, read_card, shard_names
 from mtgen.data.scan import Problem, key_of
@@ -173,7 +174,9 @@ def refuse(folder: str, problems: list[Problem]) -> None:
     if problems:
         lines = [f"{folder}/{problem}" for problem in problems[:SHOWN]]
         more = [f"and {len(problems) - SHOWN:,} more problems"] if len(problems) > SHOWN else []
-        raise DataError("\n".join([*lines, *more, f"`mtgen shards validate {folder}` decodes everything and lists every problem"]))
+        raise DataError(
+            "\n".join([*lines, *more, f"`{typed('mtgen shards validate', folder)}` decodes everything and lists every problem"])
+        )
 
 
 def state_of(source: Folder | Store, card: DatasetCard) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mtgen.commands import typed
 from mtgen.data import source
 from mtgen.data.source import Store, Version
 from mtgen.errors import DataError
@@ -92,7 +93,7 @@ class Cache:
         try:
             if (now := store.version(name)) != version:
                 what = "is gone" if now is None else "changed since it was indexed"
-                raise DataError(f"{store}/{name}: {what}; start again, and it is indexed anew (`mtgen shards index {store}`)")
+                raise DataError(f"{store}/{name}: {what}; start again, and it is indexed anew (`{typed('mtgen shards index', store)}`)")
             self._make_room()
             store.fetch(name, version.size, part)
             part.rename(place)

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mtgen.commands import typed
 from mtgen.data.build import (
     CACHE,
     FETCHING,
@@ -223,7 +224,7 @@ def open_index(
         kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(problem.kind for problem in index.problems).most_common())
         first = [f"{source}/{problem}" for problem in index.problems[:SHOWN]]
         what = f"{lost:,} of {claimed:,} samples of split {split!r} cannot be used ({kinds}), more than damage_limit={damage_limit:g}"
-        raise DataError("\n".join([f"{source}: {what}", *first, f"`mtgen shards validate {source}` lists every problem"]))
+        raise DataError("\n".join([f"{source}: {what}", *first, f"`{typed('mtgen shards validate', source)}` lists every problem"]))
     return index
 
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from mtgen import counter
+from mtgen.commands import typed
 from mtgen.data.boxes import Annotation, annotation, in_window
 from mtgen.data.card import CARD
 from mtgen.data.colour import jitter
@@ -203,7 +204,7 @@ class Reader:
             damage = found
         raise DataError(
             f"{damage}; {ATTEMPTS} samples with the same components, drawn in its place, are damaged too: "
-            f"mend the data set, `mtgen shards validate {self.index.folder}` lists what is wrong"
+            f"mend the data set, `{typed('mtgen shards validate', self.index.folder)}` lists what is wrong"
         )
 
     def _classes(self, mask: torch.Tensor, sample: NDArray[np.int64]) -> tuple[dict[int, DamagedSample], torch.Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtgen import counter
 from mtgen.centres import decode_canvas
+from mtgen.commands import typed
 from mtgen.errors import ConfigError
 from mtgen.evaluation.metric import Progress
 from mtgen.inference.boxes import SURE, in_pixels
@@ -118,7 +119,7 @@ def sample_run(
     asked = read_request(model, request)
     if shards is not None:
         sample_shards(model, shards, asked, n, seed, truncation=truncation, progress=progress)
-        return f"wrote {n:,} samples as shards into {shards}; next: mtgen train CONFIG data.path={shards}"
+        return f"wrote {n:,} samples as shards into {shards}; next: {typed('mtgen train CONFIG', f'data.path={shards}')}"
     if n > LARGEST_GRID:
         raise ConfigError(f"--n {n}: a picture takes {LARGEST_GRID:,} samples at most; write more with --shards FOLDER")
     parts = []

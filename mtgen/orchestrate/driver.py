@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shlex
 import signal
 import socket
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mtgen import checkpoint
+from mtgen.commands import typed
 from mtgen.config import Config
 from mtgen.errors import CheckpointError, TrainingError, UserError, last_line
 from mtgen.logbook import Logbook
@@ -122,7 +122,7 @@ def _version() -> list[str]:
 def _command() -> str:
     """The command that runs here, as one would type it again."""
     program, *words = sys.argv
-    return shlex.join(["mtgen" if Path(program).name == "__main__.py" else Path(program).name, *words])
+    return typed("mtgen" if Path(program).name == "__main__.py" else Path(program).name, *words)
 
 
 def launch(config: Config, watch: Watch, say: Say, resume: bool = False, asked: Callable[[], bool] = lambda: False) -> Outcome:

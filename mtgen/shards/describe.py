@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from mtgen.commands import typed
 from mtgen.data.boxes import annotation
 from mtgen.data.build import Progress
 from mtgen.data.card import CARD
@@ -62,7 +63,7 @@ class Description:
         if self.problems:
             more = [f"and {len(self.problems) - SHOWN:,} more"] if len(self.problems) > SHOWN else []
             lines += [f"{len(self.problems):,} problems:", *(f"  {line}" for line in [*map(str, self.problems[:SHOWN]), *more])]
-        return "\n".join([*lines, f"Next: mtgen shards validate {self.path.parent}"])
+        return "\n".join([*lines, f"Next: {typed('mtgen shards validate', self.path.parent)}"])
 
 
 @dataclass

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import webdataset
 
 import mtgen
+from mtgen.commands import typed
 from mtgen.config import Section, check
 from mtgen.errors import ConfigError, DataError
 from mtgen.registry import Registry, suggest
@@ -37,7 +38,8 @@ UNNAMED = "class "
 def next_steps(folder: Path, card: DatasetCard) -> str:
     """What to do with a data set that was just made; says so where its mask classes have no names yet."""
     counts = ", ".join(f"{split.samples:,} {name}" for name, split in card.splits.items())
-    said = f"made {folder}: {counts}. Next: mtgen shards validate {folder}; mtgen shards view {folder}"
+    commands = "; ".join(typed(f"mtgen shards {what}", folder) for what in ("validate", "view"))
+    said = f"made {folder}: {counts}. Next: {commands}"
     if not any(name == f"{UNNAMED}{number}" for number, name in enumerate(card.mask_classes)):
         return said
     last = len(card.mask_classes) - 1

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mtgen.commands import typed
 from mtgen.data.card import read_card, shard_names
 from mtgen.data.scan import SUFFIXES, Problem, samples
 from mtgen.errors import ConfigError, DataError
@@ -62,7 +63,7 @@ def split(
         for name in (name for old in card.splits for name in shard_names(folder, card, old)):
             for item in samples(folder / name, others=True):
                 if isinstance(item, Problem):
-                    raise DataError(f"{folder}/{item}; `mtgen shards validate {folder}` lists every problem")
+                    raise DataError(f"{folder}/{item}; `{typed('mtgen shards validate', folder)}` lists every problem")
                 if not SUFFIXES.keys() & {part.suffix for part in item.parts.values()}:
                     others = ", ".join(f".{name}" for name in item.parts)
                     raise DataError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from mtgen.commands import typed
 from mtgen.errors import DamagedSample, DataError
 
 FILE = "damaged.jsonl"
@@ -59,7 +60,8 @@ class DamageLog:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(self.counts.items()))
         return lines, DataError(
             f"{total:,} of {seen:,} samples ({total / seen:.1%}) are damaged ({kinds}), more than data.damage_limit={self.limit:g}; "
-            f"they are listed in {self.path}. Mend them (`mtgen shards validate {self.remedy}` lists every one), or raise the limit"
+            f"they are listed in {self.path}. Mend them (`{typed('mtgen shards validate', self.remedy)}` lists every one), "
+            "or raise the limit"
         )
 
     def _name(self, together: list[tuple[int, str, str, str]]) -> list[str]:
