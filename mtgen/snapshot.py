@@ -1,5 +1,6 @@
 """What a run shows of itself: pictures and quick test metrics while it trains, every metric when it is asked for."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -301,6 +302,9 @@ def evaluate_run(
     job = Job(folder, against and located(against), n, seed, device, checkpoint, assignments=tuple(assignments or ()))
     task = task_of(job)
     work, config = task.work, task.model.config.model_copy(update={"workers": workers})
+    if config.evaluate.extractor is not None:  # workers run in folders of their own
+        place = f"evaluate.extractor.path={json.dumps(config.evaluate.extractor.path)}"
+        job = replace(job, assignments=(*job.assignments, place))
     with hire(config, replace(job, images=task.images)) if hire and workers > 1 else nullcontext(work.stage) as gather:
         report = evaluate(
             task.model,

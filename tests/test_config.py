@@ -136,6 +136,17 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
             ["data.mixture"],
         ),
         (
+            "data.labelled_share=0.25\ndata.order=windowed",
+            "data.labelled_share=0.25: takes samples of all shards, and data.order=windowed of a few",
+            ["keep one of them"],
+        ),
+        ("data.labelled_share=0.25\ntasks={generation: {}}", "data.labelled_share=0.25: no task reads labels", ["switch one on"]),
+        (
+            "data={mixture: [{path: a}, {path: b}], labelled_share: 0.25}",
+            "data.labelled_share=0.25: a mixture has weights",
+            ["data set of their own"],
+        ),
+        (
             "tasks={classification: {}}\naugment.target=0.6",
             "augment.target: is measured on real and generated images, and tasks.generation is off",
             ["augment.probability"],

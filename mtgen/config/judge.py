@@ -100,6 +100,14 @@ def _idle(config: Config) -> dict[str, str]:
         problems["augment.target"] = (
             "augment.target: is measured on real and generated images, and tasks.generation is off; give augment.probability instead"
         )
+    if config.data.labelled_share is not None:
+        given = f"data.labelled_share={config.data.labelled_share:g}"
+        if config.data.mixture:
+            problems["data.labelled_share"] = f"{given}: a mixture has weights; put the samples with labels into a data set of their own"
+        elif config.data.order == "windowed":
+            problems["data.labelled_share"] = f"{given}: takes samples of all shards, and data.order=windowed of a few; keep one of them"
+        elif not any(settings.needs for settings in tasks.values()):
+            problems["data.labelled_share"] = f"{given}: no task reads labels; switch one on, or leave it out"
     if getattr(tasks.get("translation"), "domain", None) == "domain" and len(config.data.mixture) < 2:
         problems["tasks.translation.domain"] = (
             "tasks.translation.domain=domain: the run has one data set and so one domain; give two or more as data.mixture, "

@@ -118,6 +118,13 @@ class Data(Section):
     labelled: dict[Literal["class", "mask", "boxes", "caption", "sound"], Annotated[float, Field(ge=0, le=1)]] = Field(
         {}, description="share of the training samples whose class, mask, ... is known; the others train without it; default: 1 each"
     )
+    labelled_share: float | None = Field(
+        None,
+        ge=0.001,
+        le=0.999,
+        description="where few samples have a label that a task reads: the share of what is trained on that goes to these; "
+        "default: as many as there are",
+    )
 
 
 class Generator(Section):

@@ -167,6 +167,31 @@ class Interleave:
         return found
 
 
+class Labelled:
+    """Samples with labels and samples without in exact shares, each group with epochs of its own: few labels are seen often.
+
+    Args:
+        labelled: `[N]` bool, some of them true and some not.
+        share: of the positions, how many fall to samples with labels.
+        seed: of the run.
+
+    Raises:
+        ValueError: a share too small for a single sample in a block, or too large.
+    """
+
+    reach = 0
+
+    def __init__(self, labelled: NDArray[np.bool_], share: float, seed: int) -> None:
+        groups = [np.flatnonzero(labelled), np.flatnonzero(~labelled)]
+        orders: list[Policy] = [Order(len(group), seed, f"order of {name}") for name, group in zip(("some", "none"), groups, strict=True)]
+        self._order = Interleave(orders, [len(group) for group in groups], [share, 1 - share], seed)
+        self._number = np.concatenate(groups)
+
+    def sample(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`[B]` positions, counted since the start of the run -> `[B]` sample numbers."""
+        return self._number[self._order.sample(position)]
+
+
 def quotas(weights: list[float]) -> NDArray[np.int64]:
     """How many of `BLOCK` positions each weight is given: rounded down, what is left over to the largest remainders."""
     exact = np.asarray(weights, dtype=np.float64) / sum(weights) * BLOCK

@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mtgen import companions
 from mtgen.config import CONDITIONS, Config
 from mtgen.data.mixture import Samples, keep_labels, open_samples
-from mtgen.data.order import Order, Policy
+from mtgen.data.order import Labelled, Order, Policy
 from mtgen.data.text import open_tokenizer
 from mtgen.errors import DataError
 
@@ -25,6 +28,11 @@ def open_data(config: Config) -> Samples:
         for key, need, switch in wanted
         if need and not index.present[need].any()
     ]
+    if config.data.labelled_share is not None and index.remote and config.data.order == "auto":
+        problems.append(
+            "data.labelled_share: takes samples from all shards, which have to be fetched; set data.order=global, and data.cache to what "
+            "they take, or leave it out"
+        )
     if problems:
         raise DataError("\n".join(problems))
     return index
@@ -36,7 +44,7 @@ def order_of(config: Config, samples: Samples) -> dict[str, Any]:
     if policy == "auto":
         policy = "windowed" if samples.remote else "global"
     weights = [share.weight for share in config.data.mixture]
-    window = config.data.window if policy == "windowed" else 0
+    window, share = config.data.window if policy == "windowed" else 0, config.data.labelled_share
     tokens = open_tokenizer(config.data.tokenizer).digest if config.data.tokenizer else None
     return {
         "seed": config.seed,
@@ -46,6 +54,7 @@ def order_of(config: Config, samples: Samples) -> dict[str, Any]:
         "data.tokenizer": tokens,
         "conditions.caption.encoder": companions.digest(config.caption_encoder, "conditions.caption.encoder"),
         "data.limit": config.data.limit,
+        "data.labelled_share": share and f"{share:g} for {int(_labelled(config, samples).sum())} samples",
     }
 
 
@@ -54,4 +63,12 @@ def order(config: Config, samples: Samples) -> Policy:
     data = config.data
     if data.limit is not None:
         return Order(min(data.limit, len(samples)), config.seed)
+    if data.labelled_share is not None and not (labelled := _labelled(config, samples)).all():
+        return Labelled(labelled, data.labelled_share, config.seed)
     return samples.order(data.order, data.window, config.seed)
+
+
+def _labelled(config: Config, samples: Samples) -> NDArray[np.bool_]:
+    """`[N]` bool: which samples have a label that a task reads."""
+    needed = {settings.needs for settings in config.task_settings().values()} - {None}
+    return np.logical_or.reduce([samples.present[component] for component in needed])

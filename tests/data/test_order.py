@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtgen.data.order import BLOCK, Interleave, Order, Windowed, quotas
+from mtgen.data.order import BLOCK, Interleave, Labelled, Order, Windowed, quotas
 
 SEEDS = st.integers(0, 2**31 - 1)
 SIZES = st.integers(1, 700)
@@ -135,6 +135,25 @@ def test_a_position_in_a_mixture_does_not_depend_on_its_company(members: list[tu
     sizes = [n for n, _ in members]
     mixed = Interleave([Order(n, seed) for n in sizes], sizes, [w for _, w in members], seed)
     assert mixed.sample(np.array(position)).tolist() == [int(mixed.sample(np.array([p]))[0]) for p in position]
+
+
+@given(
+    labelled=st.lists(st.booleans(), min_size=2, max_size=300).filter(lambda some: 0 < sum(some) < len(some)),
+    share=st.floats(0.001, 0.999),
+    seed=SEEDS,
+    begin=st.integers(0, 50),
+)
+def test_samples_with_labels_have_their_exact_share_and_each_group_whole_epochs(
+    labelled: list[bool], share: float, seed: int, begin: int
+) -> None:
+    has = np.array(labelled)
+    order = Labelled(has, share, seed)
+    samples = order.sample(np.arange(begin * BLOCK, (begin + 1) * BLOCK))
+    assert abs(has[samples].sum() - share * BLOCK) < 1
+    for group in (has, ~has):
+        often = np.bincount(samples[group[samples]], minlength=len(has))[group]
+        assert often.max() - often.min() <= 2  # an epoch may end and another begin within the block
+    assert samples[7] == order.sample(np.array([begin * BLOCK + 7]))[0]
 
 
 def test_a_weight_that_gets_no_sample_is_refused() -> None:
