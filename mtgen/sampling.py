@@ -52,6 +52,16 @@ def balanced_labels(n: int, classes: list[int]) -> Tensor:
     return torch.tensor(classes or [-1])[torch.arange(n) % max(len(classes), 1)]
 
 
+def asked_by_class(model: Model, labels: Tensor) -> Prompt:
+    """`[B]` classes (-1: none) -> the prompt for one of each, as the model can be asked for it; for nothing, where it cannot."""
+    if "class" in model.conditions:
+        return Prompt.of_classes(labels)
+    if "labels" not in model.conditions:
+        return Prompt(len(labels), {}, {})
+    value = torch.nn.functional.one_hot(labels.clamp_min(0), len(model.card.classes)).float()
+    return Prompt(len(labels), {"labels": value}, {"labels": labels >= 0})
+
+
 def generate(
     model: Model,
     prompt: Prompt,

@@ -32,7 +32,7 @@ from mtgen.model import Model
 from mtgen.places import absolute
 from mtgen.report import keep_current
 from mtgen.runs import find_run, load_run
-from mtgen.sampling import balanced_labels, generate
+from mtgen.sampling import asked_by_class, balanced_labels, generate
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction, Prompt
 from mtgen.sheets import Panel, Sheet, write_sheet
 from mtgen.tracking import send_kept
@@ -134,10 +134,10 @@ def _reading(batch: Batch, read: Prediction, card: DatasetCard) -> Sheet:
 
 
 def grid(model: Model, seed: int, rows: int = GRID_ROWS) -> Shown:
-    """The grid of a run: the first classes side by side, a few samples of each, always from the same latents."""
-    classes = list(range(min(len(model.card.classes), 10)))
+    """The grid of a run: the first classes side by side where it can be asked for them, a few samples of each, of the same latents."""
+    classes = list(range(min(len(model.card.classes), 10))) if {"class", "labels"} & set(model.conditions) else []
     labels = balanced_labels(rows * max(len(classes), 8), classes)
-    canvas = Canvas.cat([part for part, _ in generate(model, Prompt.of_classes(labels), seed, "grid")])
+    canvas = Canvas.cat([part for part, _ in generate(model, asked_by_class(model, labels), seed, "grid")])
     boxes = None if canvas.boxes is None else decode_canvas(canvas.boxes)
     panel = Panel("drawn", canvas.image, None if canvas.mask is None else canvas.mask.argmax(1), boxes)
     names = [model.card.classes[label] if label >= 0 else "" for label in labels.tolist()]
@@ -147,7 +147,7 @@ def grid(model: Model, seed: int, rows: int = GRID_ROWS) -> Shown:
 def asked(model: Model, shown: Batch, config: Config) -> dict[str, Shown]:
     """A grid for each modality: what test samples ask for by it alone, and what is drawn; always from the same latents."""
     made = {}
-    for name in (name for name in ("caption", "sound", "image", "layout") if name in model.conditions):
+    for name in (name for name in ("labels", "caption", "sound", "image", "layout") if name in model.conditions):
         prompt = model.ask(shown, name)
         rows = prompt.given[name].nonzero().flatten()
         if not len(rows):
@@ -164,12 +164,14 @@ def asked(model: Model, shown: Batch, config: Config) -> dict[str, Shown]:
 
 
 def _words(batch: Batch, name: str, config: Config, model: Model) -> list[str]:
-    """What stands over each image: its caption, or the class that its recording says; nothing over what can be seen.
+    """What stands over each image: its caption, its labels, or the class that its recording says; nothing over what can be seen.
 
     The tokens of a trained tokeniser have no way back to text here: then it is the class of the captioned image.
     """
     if name == "caption" and batch.caption is not None and config.data.tokenizer is None:
         return pictures.caption_texts(batch)
+    if name == "labels" and batch.labels is not None:
+        return ["+".join(model.card.classes[number] for number in row.nonzero().flatten().tolist()) or "nothing" for row in batch.labels]
     return pictures.class_names(batch, model.card) if name in ("caption", "sound") else [""] * len(batch)
 
 

@@ -1,6 +1,8 @@
 """Drawing samples: which latents, in which batches."""
 
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mtgen.sampling import Model, balanced_labels, generate
+from mtgen.sampling import Model, asked_by_class, balanced_labels, generate
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction, Prompt
 
 
@@ -116,3 +118,14 @@ def test_balanced_labels_differ_in_count_by_one_at_most(n: int, classes: list[in
 
 def test_without_classes_no_class_is_asked_for() -> None:
     assert balanced_labels(3, []).tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "values"),
+    [(["class", "labels"], {"class": [1, 0]}), (["labels", "image"], {"labels": [[0, 1, 0], [1, 0, 0]]}), (["caption"], {})],
+)
+def test_a_class_is_asked_for_as_the_model_can_be_asked(conditions: list[str], values: dict[str, Any]) -> None:
+    model: Any = SimpleNamespace(conditions=conditions, card=DatasetCard(name="x", classes=["a", "b", "c"], splits={}))
+    prompt = asked_by_class(model, torch.tensor([1, -1]))
+    assert len(prompt) == 2 and {name: value.tolist() for name, value in prompt.values.items()} == values
+    assert all(given.tolist() == [True, False] for given in prompt.given.values())

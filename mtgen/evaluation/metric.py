@@ -139,6 +139,12 @@ def better(number: str) -> Better:
     return None
 
 
+def asked_classes(setting: Setting) -> int:
+    """How many classes images are asked for by; `Skipped` where they are not: what is drawn is then of no class that is known."""
+    required_condition(setting, "class")
+    return required_classes(setting.card)
+
+
 def required_classes(card: DatasetCard) -> int:
     """How many classes the data set has; `Skipped` where it names none."""
     if not card.classes:

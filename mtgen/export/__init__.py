@@ -17,8 +17,8 @@ from mtgen.export.page import page
 from mtgen.model import Model
 from mtgen.pictures import sample_grid
 from mtgen.runs import find_model, load_run, weights_of
-from mtgen.sampling import balanced_labels, generate
-from mtgen.schema import Canvas, Prompt
+from mtgen.sampling import asked_by_class, balanced_labels, generate
+from mtgen.schema import Canvas
 
 PICTURE = "samples.png"
 SHOWN = 8
@@ -79,8 +79,8 @@ def _graphs(model: Model, folder: Path, heads: Sequence[str]) -> dict[str, tuple
 @torch.no_grad()
 def _picture(model: Model) -> Image.Image:
     """Samples with their masks, a class in each column."""
-    classes = list(range(min(len(model.card.classes), 10))) if "class" in model.conditions else []
+    classes = list(range(min(len(model.card.classes), 10))) if {"class", "labels"} & set(model.conditions) else []
     labels = balanced_labels(SHOWN * max(len(classes), SHOWN), classes)
-    prompt = Prompt.of_classes(labels) if classes else Prompt(len(labels), {}, {})
-    canvas = Canvas.cat([part.map(lambda tensor: tensor.cpu()) for part, _ in generate(model, prompt, 0, "export")])
+    parts = generate(model, asked_by_class(model, labels), 0, "export")
+    canvas = Canvas.cat([part.map(lambda tensor: tensor.cpu()) for part, _ in parts])
     return sample_grid(canvas, labels, model.card)

@@ -70,5 +70,5 @@ def order(config: Config, samples: Samples) -> Policy:
 
 def _labelled(config: Config, samples: Samples) -> NDArray[np.bool_]:
     """`[N]` bool: which samples have a label that a task reads."""
-    needed = {settings.needs for settings in config.task_settings().values()} - {None}
+    needed = {settings.needs for settings in config.task_settings().values() if settings.needs}
     return np.logical_or.reduce([samples.present[component] for component in needed])

@@ -42,7 +42,7 @@ def score(metric: ClassificationAccuracyScore, trained_as: Tensor, shown: Tensor
 
 @pytest.fixture
 def cas(make_card: MakeCard, short: None) -> ClassificationAccuracyScore:
-    return ClassificationAccuracyScore(Setting(make_card(), samples=90))
+    return ClassificationAccuracyScore(Setting(make_card(), samples=90, conditions=("class",)))
 
 
 def test_samples_that_look_like_their_class_score_one(cas: ClassificationAccuracyScore, make_batch: MakeBatch) -> None:
@@ -75,11 +75,11 @@ def test_a_test_split_without_classes_is_a_reason(cas: ClassificationAccuracySco
 
 def test_a_single_class_is_a_reason(make_card: MakeCard) -> None:
     with pytest.raises(Skipped, match="single class"):
-        ClassificationAccuracyScore(Setting(make_card(classes=1), samples=90))
+        ClassificationAccuracyScore(Setting(make_card(classes=1), samples=90, conditions=("class",)))
 
 
 def test_the_reference_trains_on_as_many_real_images_as_are_generated(make_card: MakeCard, make_batch: MakeBatch) -> None:
-    reference = RealClassificationAccuracyScore(Setting(make_card(), samples=50))
+    reference = RealClassificationAccuracyScore(Setting(make_card(), samples=50, conditions=("class",)))
     label = torch.arange(200) % 3
     for rows in label.split(64):
         reference.update_train(make_batch(stripes(rows), rows))
@@ -87,7 +87,7 @@ def test_the_reference_trains_on_as_many_real_images_as_are_generated(make_card:
 
 
 def test_the_reference_chooses_from_the_whole_training_split(make_card: MakeCard, make_batch: MakeBatch) -> None:
-    reference = RealClassificationAccuracyScore(Setting(make_card(), samples=30))
+    reference = RealClassificationAccuracyScore(Setting(make_card(), samples=30, conditions=("class",)))
     for number in range(3):  # sorted by class: the first 30 alone would all be of class 0
         label = torch.full((100,), number)
         reference.update_train(make_batch(stripes(label), label))
@@ -95,7 +95,7 @@ def test_the_reference_chooses_from_the_whole_training_split(make_card: MakeCard
 
 
 def test_an_image_is_kept_with_its_own_class(make_card: MakeCard, make_batch: MakeBatch) -> None:
-    reference = RealClassificationAccuracyScore(Setting(make_card(), samples=30))
+    reference = RealClassificationAccuracyScore(Setting(make_card(), samples=30, conditions=("class",)))
     label = torch.arange(300) % 3
     reference.update_train(make_batch(label[:, None, None, None].expand(-1, 1, 4, 4) - 1.0, label))
     _, image, label = reference.kept.rows()

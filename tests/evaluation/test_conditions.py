@@ -194,3 +194,9 @@ def test_without_names_of_classes_no_reader_is_trained(
     yardsticks.update_train(make_batch(torch.zeros(4, 3, 8, 8)))
     with pytest.raises(Skipped, match=reason):
         getattr(yardsticks, read)(torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["generated/cas", "generated/diversity", "generated/class_agreement"])
+def test_what_is_measured_by_the_class_asked_for_is_left_out_where_none_can_be(name: str, make_card: Callable[..., DatasetCard]) -> None:
+    with pytest.raises(Skipped, match="the run has no condition 'class'"):
+        METRICS[name](Setting(make_card(), samples=9, conditions=("labels",)))

@@ -41,7 +41,7 @@ def test_streamed_deviation_is_numpys_over_all_images(seed: int, sizes: list[int
 
 @pytest.fixture
 def diversity(make_card: MakeCard) -> Diversity:
-    return Diversity(Setting(make_card(), samples=90))
+    return Diversity(Setting(make_card(), samples=90, conditions=("class",)))
 
 
 def test_samples_that_are_real_images_have_diversity_one(diversity: Diversity, make_batch: MakeBatch) -> None:

@@ -61,7 +61,7 @@ def real(make_batch: MakeBatch, n: int = 40) -> Batch:
 
 @pytest.fixture
 def made(make_card: MakeCard) -> Callable[[str], Metric]:
-    return lambda name: METRICS[name](Setting(make_card(2, 3), samples=200))
+    return lambda name: METRICS[name](Setting(make_card(2, 3), samples=200, conditions=("class",)))
 
 
 def score(metric: Metric, canvas: Canvas, batch: Batch) -> dict[str, float]:
@@ -130,7 +130,7 @@ def test_masks_without_a_known_pixel_do_not_count(made: Callable[[str], Metric],
 
 def test_a_class_that_no_sample_has_does_not_count(make_card: MakeCard, make_batch: MakeBatch) -> None:
     for name in ("generated/synthetic_miou", "generated/synthetic_ap50", "generated/cas"):
-        metric = METRICS[name](Setting(make_card(3, 4), samples=200))
+        metric = METRICS[name](Setting(make_card(3, 4), samples=200, conditions=("class",)))
         canvas = canvas_of(boxes_of(200))
         assert canvas.boxes is not None and canvas.mask is not None
         empty = torch.zeros(200, 1, SIDE // 2, SIDE // 2)

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from mtgen.evaluation.classifier import Classifier, reduced
 from mtgen.evaluation.fitting import Making
-from mtgen.evaluation.metric import METRICS, Setting, Skipped, required_classes, share
+from mtgen.evaluation.metric import METRICS, Setting, Skipped, asked_classes, required_classes, share
 from mtgen.evaluation.scores import OfGenerated, OfReal, TrainedScore
 from mtgen.schema import Batch, Canvas, Prediction
 
@@ -46,6 +46,10 @@ class ClassificationAccuracyScore(_Accuracy, OfGenerated):
 
     name = "generated/cas"
     numbers = {name: "higher"}
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        asked_classes(setting)
 
     def label(self, canvas: Canvas, labels: Tensor) -> Tensor:
         return labels

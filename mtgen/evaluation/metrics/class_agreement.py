@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from mtgen.evaluation.metric import METRICS, Metric, Setting, required_classes, required_logits, share
+from mtgen.evaluation.metric import METRICS, Metric, Setting, asked_classes, required_logits, share
 from mtgen.schema import Canvas, Prediction
 
 
@@ -14,7 +14,7 @@ class ClassAgreement(Metric):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        required_classes(setting.card)
+        asked_classes(setting)
         self.right = self.total = 0
 
     def update_generated(self, canvas: Canvas, labels: Tensor, prediction: Prediction) -> None:

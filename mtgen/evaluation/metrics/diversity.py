@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped, required_classes
+from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped, asked_classes
 from mtgen.evaluation.moments import ClassMoments
 from mtgen.schema import Batch, Canvas, Prediction
 
@@ -22,7 +22,7 @@ class Diversity(Metric):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        classes = required_classes(setting.card)
+        classes = asked_classes(setting)
         self.train, self.test, self.generated = ClassMoments(classes), ClassMoments(classes), ClassMoments(classes)
 
     def update_train(self, batch: Batch) -> None:
