@@ -123,6 +123,15 @@ class Prompt:
         chosen = [{name: value[index] for name, value in part.items()} for part in (self.values, self.given)]
         return Prompt(len(index), *chosen)
 
+    @staticmethod
+    def cat(parts: "list[Prompt]") -> "Prompt":
+        """The rows of several prompts that ask by the same modalities."""
+        joined = [
+            {name: torch.cat([part[name] for part in some]) for name in some[0]}
+            for some in ([prompt.values for prompt in parts], [prompt.given for prompt in parts])
+        ]
+        return Prompt(sum(map(len, parts)), *joined)
+
     def only(self, name: str) -> "Prompt":
         """The same rows with one modality alone."""
         return Prompt(self.size, {name: self.values[name]}, {name: self.given[name]})

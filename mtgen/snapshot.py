@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -40,6 +40,8 @@ from mtgen.yaml_text import override
 
 GRID_ROWS = 8
 """Samples of each class in a run's grid."""
+LABELS = 2_000
+"""Test samples at most for whose labels images are drawn in an evaluation."""
 SHOWN = 32
 """Test samples in the other pictures, always the same."""
 
@@ -87,7 +89,8 @@ class Snapshots:
         """The averaged model after so many images -> numbers, and the pictures that were written."""
         seed = self.config.seed
         train = list(Batches(self.config, self.train, limit=2000))
-        report = evaluate(model, Batches(self.config, self.test), train, samples=2000, seed=seed, quick=True)
+        test, asked = Batches(self.config, self.test), wishes(model, Batches(self.config, self.test, LABELS))
+        report = evaluate(model, test, train, samples=2000, seed=seed, asked=asked, quick=True)
         folder = self.config.folder / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
@@ -258,7 +261,19 @@ def task_of(job: Job) -> Task:
     _check_classes(model.card, test)
     parts = [Batches(config, split, rank=job.rank, world=job.world) for split in (test, train)]
     samples = job.samples or config.evaluate.samples
-    return Task(Work(model, *parts, samples=samples, seed=job.seed, rank=job.rank, world=job.world), model, test, train, images)
+    asked = wishes(model, Batches(config, test, LABELS))
+    work = Work(model, *parts, samples=samples, seed=job.seed, asked=asked, rank=job.rank, world=job.world)
+    return Task(work, model, test, train, images)
+
+
+def wishes(model: Model, test: Iterable[Batch]) -> Prompt | None:
+    """What an evaluation draws images for; `None`: the classes in turn.
+
+    A run that is asked for several labels at once draws for those that stand together in test samples: scenes as the data set has them.
+    """
+    if "class" in model.conditions or "labels" not in model.conditions:
+        return None
+    return Prompt.cat([model.ask(batch.to(model.device), "labels") for batch in test])
 
 
 def _check_classes(trained: DatasetCard, samples: Samples) -> None:

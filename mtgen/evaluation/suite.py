@@ -15,7 +15,7 @@ from mtgen.evaluation.store import NOWHERE, Shelf
 from mtgen.evaluation.work import Gather, Wanted, Work
 from mtgen.registry import suggest
 from mtgen.sampling import Model
-from mtgen.schema import Batch
+from mtgen.schema import Batch, Prompt
 
 QUICK_SAMPLES = 500
 """Generated images for the quick metrics: 50 a class of ten, so that a deviation within a class is right to 1 %."""
@@ -42,6 +42,7 @@ def evaluate(
     *,
     samples: int,
     seed: int,
+    asked: Prompt | None = None,
     metrics: list[str] | None = None,
     quick: bool = False,
     reference: bool = False,
@@ -58,7 +59,8 @@ def evaluate(
         real_test: the test split, once.
         real_train: the training split, gone through twice: what diversity and distributions are compared with, and what `reference`
             trains on.
-        samples: how many images are generated, the classes in turn.
+        samples: how many images are generated.
+        asked: what for, its rows in turn; default: the classes in turn.
         metrics: names out of `METRICS`; default: all that are not made on request.
         quick: leave out what takes long, and generate `QUICK_SAMPLES` at most: for use during training.
         reference: also what real training images in the place of generated ones would reach (`real/cas`, `real/miou`, `real/ap50`).
@@ -83,7 +85,7 @@ def evaluate(
     )
     panel = Panel(names, setting)
     panel.small = panel.compares() and file is None
-    work = gather or Work(model, real_test, real_train, samples=samples, seed=seed, batch_size=batch_size).stage
+    work = gather or Work(model, real_test, real_train, samples=samples, seed=seed, asked=asked, batch_size=batch_size).stage
     stages = Stages(work, panel, kept, progress)
 
     if real_train is not None and (panel.reads(Metric.update_train) or panel.independent):

@@ -115,6 +115,7 @@ class Work:
         test: this worker's part of the test split.
         train: the same of the training split, which may be gone through twice; `None` where there is none.
         samples: how many images all workers generate.
+        asked: what for, its rows in turn; `None`: the classes in turn.
         batch_size: images of a part.
     """
 
@@ -126,11 +127,12 @@ class Work:
         *,
         samples: int,
         seed: int,
+        asked: Prompt | None = None,
         batch_size: int = 100,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.model, self.test, self.train = model, test, train
+        self.model, self.test, self.train, self.asked = model, test, train, asked
         self.samples, self.seed, self.batch_size, self.rank, self.world = samples, seed, batch_size, rank, world
 
     def stage(self, name: str, wanted: Wanted, start: int = 0) -> Iterator[Part]:
@@ -149,10 +151,10 @@ class Work:
                 yield Seen(batch.position, features)
 
     def generated(self, wanted: Wanted, start: int) -> Iterator[Generated]:
-        """Generated images, the classes in turn."""
-        labels = balanced_labels(self.samples, list(range(len(self.model.card.classes))))
-        prompt, dealt = Prompt.of_classes(labels), {"rank": self.rank, "world": self.world, "start": start}
-        for canvas, rows in generate(self.model, prompt, self.seed, "evaluate", self.batch_size, **dealt):
+        """Generated images, of what is asked for in turn."""
+        labels = balanced_labels(self.samples, [] if self.asked else list(range(len(self.model.card.classes))))
+        prompt, dealt = self.asked or Prompt.of_classes(labels), {"rank": self.rank, "world": self.world, "start": start}
+        for canvas, rows in generate(self.model, prompt, self.seed, "evaluate", self.batch_size, n=self.samples, **dealt):
             asked = labels[rows].to(self.model.device)
             yield Generated(rows, canvas, asked, self._read(wanted, canvas.image), wanted.features(canvas.image))
 

@@ -228,7 +228,9 @@ def test_progress_counts_to_the_end(numbered: Path) -> None:
 
 
 def test_an_unknown_split_is_answered_with_the_nearest(numbered: Path) -> None:
-    assert complaint(numbered, "trian").endswith("no split 'trian'; did you mean 'train'? possible: train, test")
+    assert complaint(numbered, "trian").endswith(
+        "no split 'trian'; did you mean 'train'? possible: train, test; `mtgen shards split` makes others"
+    )
 
 
 def test_a_shard_that_is_not_there(numbered: Path) -> None:

@@ -19,7 +19,7 @@ MakeCard = Callable[..., DatasetCard]
 
 
 def metric(name: str, card: DatasetCard) -> Metric:
-    return METRICS[name](Setting(card, samples=100))
+    return METRICS[name](Setting(card, samples=100, conditions=("class",)))
 
 
 def random(seed: int) -> torch.Generator:
