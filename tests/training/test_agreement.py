@@ -29,6 +29,8 @@ def adapted(rank_parts: list[list[Tensor]], **settings: Any) -> float:
 
 @pytest.fixture
 def alone() -> Any:
+    if dist.is_initialized():  # by a test before, in this process
+        dist.destroy_process_group()
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     yield
     dist.destroy_process_group()

@@ -13,6 +13,8 @@ from mtgen.training.damage import DamageLog
 
 @pytest.fixture(autouse=True)
 def _group(tmp_path: Path) -> Iterator[None]:
+    if dist.is_initialized():  # by a test before, in this process
+        dist.destroy_process_group()
     dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
