@@ -56,7 +56,7 @@ def train(
         say(f"{outcome.status} at {outcome.images:,} images{written}. To go on: {how}")
 
 
-def run(settings: Any, json_file: Path | None = None, resume: bool = False, asked: Callable[[], bool] | None = None) -> Any:
+def run(settings: Any, json_file: Path | None = None, resume: bool = False, asked: Callable[[], bool] = lambda: False) -> Any:
     """Train, write and say how training ended; `asked` as in `mtgen.orchestrate.driver.launch`."""
     from dataclasses import asdict
 
@@ -70,7 +70,7 @@ def run(settings: Any, json_file: Path | None = None, resume: bool = False, aske
     return outcome
 
 
-def launched(settings: Any, resume: bool, asked: Callable[[], bool] | None = None) -> Any:
+def launched(settings: Any, resume: bool, asked: Callable[[], bool] = lambda: False) -> Any:
     """Train with a progress bar; how training ended, unless it failed: that is an error."""
     from mtgen.orchestrate.driver import launch
     from mtgen.progress import Progress
@@ -80,7 +80,7 @@ def launched(settings: Any, resume: bool, asked: Callable[[], bool] | None = Non
             progress.status("starting")
             progress.follow(folder, start, alive)
 
-    outcome = launch(settings, watch=watch, say=say, resume=resume, asked=asked or (lambda: False))
+    outcome = launch(settings, watch=watch, say=say, resume=resume, asked=asked)
     if outcome.status == "failed":
         raise UserErrorFrom(outcome.message, outcome.exit_status)
     return outcome

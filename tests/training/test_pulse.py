@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -88,29 +89,36 @@ with Pulse(Path(sys.argv[1]), Place(0, 1, "cpu", 1, 1)):
 """
 
 
-def test_a_stopped_process_is_killed_and_named_and_one_that_is_gone_is_not(tmp_path: Path) -> None:
+@pytest.fixture
+def stopped(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that beat until it was stopped."""
     process = subprocess.Popen([sys.executable, "-c", BEATING, str(tmp_path)])
-    said: list[str] = []
-    watch = Watch(tmp_path, 60, lambda beat: end_process(beat.pid, beat.born), said.append)
     while not read_beats(tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGSTOP)
     while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
         time.sleep(0.01)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_stopped_process_is_killed_and_named_and_one_that_is_gone_is_not(tmp_path: Path, stopped: "subprocess.Popen[bytes]") -> None:
+    said: list[str] = []
+    watch = Watch(tmp_path, 60, lambda beat: end_process(beat.pid, beat.born), said.append)
     watch.look(0)
     watch.look(59)
-    assert process.poll() is None and said == []
+    assert stopped.poll() is None and said == []
     watch.look(60)
-    assert process.wait() == -signal.SIGKILL
-    assert len(said) == 1 and f"worker 0 (process {process.pid})" in said[0] and "while starting" in said[0]
+    assert stopped.wait() == -signal.SIGKILL
+    assert len(said) == 1 and f"worker 0 (process {stopped.pid})" in said[0] and "while starting" in said[0]
     again = Watch(tmp_path, 60, lambda beat: end_process(beat.pid, beat.born), said.append)
     for now in (0, 60, 120):
         again.look(now)
     assert len(said) == 1
 
 
-def test_a_process_whose_node_does_not_answer_is_killed_at_the_next_look(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", BEATING, str(tmp_path)])
+def test_a_process_whose_node_does_not_answer_is_killed_at_the_next_look(tmp_path: Path, stopped: "subprocess.Popen[bytes]") -> None:
     asked: list[int] = []
 
     def kill(beat: Beat) -> bool:
@@ -121,18 +129,13 @@ def test_a_process_whose_node_does_not_answer_is_killed_at_the_next_look(tmp_pat
 
     said: list[str] = []
     watch = Watch(tmp_path, 60, kill, said.append)
-    while not read_beats(tmp_path):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGSTOP)
-    while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
-        time.sleep(0.01)
     watch.look(0)
     watch.look(60)
-    assert process.poll() is None and said == []
+    assert stopped.poll() is None and said == []
     watch.look(61)
-    assert process.wait() == -signal.SIGKILL and len(said) == 1
+    assert stopped.wait() == -signal.SIGKILL and len(said) == 1
     watch.look(122)
-    assert asked == [process.pid] * 2
+    assert asked == [stopped.pid] * 2
 
 
 def test_another_process_of_that_number_is_left_alone() -> None:
