@@ -84,13 +84,15 @@ class Snapshots:
         self.config = config
         self.test = open_samples(config.data, "test")
         self.train = open_samples(config.data, "train")
+        self.asked: Prompt | None = None
 
     def __call__(self, model: Model, images: int) -> tuple[dict[str, float], list[Path]]:
         """The averaged model after so many images -> numbers, and the pictures that were written."""
         seed = self.config.seed
+        if self.asked is None:  # a matter of the data, not of the weights
+            self.asked = wishes(model, Batches(self.config, self.test, LABELS))
         train = list(Batches(self.config, self.train, limit=2000))
-        test, asked = Batches(self.config, self.test), wishes(model, Batches(self.config, self.test, LABELS))
-        report = evaluate(model, test, train, samples=2000, seed=seed, asked=asked, quick=True)
+        report = evaluate(model, Batches(self.config, self.test), train, samples=2000, seed=seed, asked=self.asked, quick=True)
         folder = self.config.folder / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
