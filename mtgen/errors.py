@@ -3,6 +3,8 @@
 The command line prints the message of a `UserError` alone, without a traceback, and exits with its `status`.
 """
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """Something the user can mend. The message names the thing (file, key, sample) and the remedy."""
@@ -55,6 +57,11 @@ KINDS = {kind.status: kind for kind in (UserError, ConfigError, DataError, Check
 def printable(text: str) -> str:
     """The same, with bytes of file names that are no UTF-8 as escapes, so that it can be written anywhere."""
     return text.encode(errors="backslashreplace").decode()
+
+
+def first_of(lines: Sequence[str], most: int, what: str = "") -> list[str]:
+    """The first lines of a list, and behind them how many more there are; `what` they are."""
+    return [*lines[:most], *([f"and {len(lines) - most:,} more{what and ' '}{what}"] if len(lines) > most else [])]
 
 
 def last_line(error: BaseException) -> str:

@@ -24,7 +24,7 @@ from mtgen.data.card import CARD, read_card, shard_names
 from mtgen.data.scan import Problem, key_of
 from mtgen.data.source import Folder, Store, Version, open_source
 from mtgen.data.table import PARTS, SCHEMA, joined, rows, split_problems
-from mtgen.errors import DataError
+from mtgen.errors import DataError, first_of
 from mtgen.schema import DatasetCard
 
 Progress = Callable[[int, int], None]
@@ -172,11 +172,8 @@ def problems_of(state: dict[str, Any]) -> list[Problem]:
 def refuse(folder: str, problems: list[Problem]) -> None:
     """Raise `DataError` with the first problems, if there are any."""
     if problems:
-        lines = [f"{folder}/{problem}" for problem in problems[:SHOWN]]
-        more = [f"and {len(problems) - SHOWN:,} more problems"] if len(problems) > SHOWN else []
-        raise DataError(
-            "\n".join([*lines, *more, f"`{typed('mtgen shards validate', folder)}` decodes everything and lists every problem"])
-        )
+        lines = first_of([f"{folder}/{problem}" for problem in problems], SHOWN, "problems")
+        raise DataError("\n".join([*lines, f"`{typed('mtgen shards validate', folder)}` decodes everything and lists every problem"]))
 
 
 def state_of(source: Folder | Store, card: DatasetCard) -> dict[str, Any]:

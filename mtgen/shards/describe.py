@@ -19,7 +19,7 @@ from mtgen.data.card import CARD
 from mtgen.data.picture import pixels
 from mtgen.data.scan import SUFFIXES, Header, Problem, Sample
 from mtgen.data.table import rows
-from mtgen.errors import DataError
+from mtgen.errors import DataError, first_of
 from mtgen.schema import COMPONENTS, IGNORE, DatasetCard, Split
 from mtgen.shards.files import read_names, write_whole
 from mtgen.shards.write import card_text
@@ -61,8 +61,7 @@ class Description:
         """What was found and what to edit, in lines."""
         lines = [*self.found, f"wrote {self.path}; edit in it:", *(f"  {line}" for line in self.edit)]
         if self.problems:
-            more = [f"and {len(self.problems) - SHOWN:,} more"] if len(self.problems) > SHOWN else []
-            lines += [f"{len(self.problems):,} problems:", *(f"  {line}" for line in [*map(str, self.problems[:SHOWN]), *more])]
+            lines += [f"{len(self.problems):,} problems:", *(f"  {line}" for line in first_of(list(map(str, self.problems)), SHOWN))]
         return "\n".join([*lines, f"Next: {typed('mtgen shards validate', self.path.parent)}"])
 
 

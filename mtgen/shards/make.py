@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ import webdataset
 import mtgen
 from mtgen.commands import typed
 from mtgen.config import Section, check
-from mtgen.errors import ConfigError, DataError
+from mtgen.errors import ConfigError, DataError, first_of
 from mtgen.registry import Registry, suggest
 from mtgen.schema import DatasetCard, Split
 from mtgen.shards.write import TAR, Draft, Sample, encoded, pattern
@@ -26,11 +27,8 @@ from mtgen.yaml_text import override
 
 SMALL = 2_000
 """Up to so many samples are made in this process: starting others would take longer."""
-
-
 SHOWN = 20
 """So many of the samples that cannot be stored are named; the rest is counted."""
-
 UNNAMED = "class "
 """What a mask class that nobody has named is called, before its number."""
 
@@ -162,6 +160,27 @@ class _Worker:
             return made
 
 
+class _Keys:
+    """Every key so far, and the sample that has it: a number, counted over all splits, since there may be millions."""
+
+    def __init__(self, maker: Recipe) -> None:
+        self.maker, self.splits = maker, maker.splits
+        self.begin = dict(zip(self.splits, accumulate(self.splits.values(), initial=0), strict=False))
+        self.of: dict[str, int] = {}
+
+    def take(self, shard: _Shard, keys: list[str]) -> Iterator[str]:
+        """The keys of a shard's samples, in order -> a line for each that an earlier sample has."""
+        for number, key in enumerate(keys, self.begin[shard.split] + shard.first):
+            if (other := self.of.setdefault(key, number)) != number:
+                first, second = self._name(other), self._name(number)
+                remedy = "name it once" if first == second else "give one of them another name"
+                yield f"{second}: its key would be {key!r}, which {first} has; {remedy}"
+
+    def _name(self, number: int) -> str:
+        split = next(split for split in reversed(self.splits) if self.begin[split] <= number)
+        return self.maker.origin(split, number - self.begin[split]) or f"{split} {number - self.begin[split]}"
+
+
 _worker: _Worker
 
 
@@ -237,21 +256,14 @@ def make(
     draft.claim()
     try:
         faults: list[str] = []
-        places: dict[str, tuple[str, int]] = {}  # of every key: its split and number
+        keys = _Keys(maker)
         for shard, made in zip(shards, _made(_Worker(maker, draft, card), shards, processes), strict=True):
-            faults += made.faults
-            for place, key in enumerate(made.keys if not made.faults else [], shard.first):
-                if key in places:
-                    first, second = (maker.origin(*at) or f"{at[0]} {at[1]}" for at in (places[key], (shard.split, place)))
-                    remedy = "name it once" if first == second else "give one of them another name"
-                    faults.append(f"{second}: its key would be {key!r}, which {first} has; {remedy}")
-                places.setdefault(key, (shard.split, place))
+            faults += made.faults or keys.take(shard, made.keys)
             done += shard.last - shard.first
             if progress:
                 progress(done, total)
         if faults:
-            more = [f"and {len(faults) - SHOWN:,} more"] if len(faults) > SHOWN else []
-            raise DataError("\n".join([*faults[:SHOWN], *more]))
+            raise DataError("\n".join(first_of(faults, SHOWN)))
         draft.finish(card)
     except BrokenProcessPool:
         draft.pause()
