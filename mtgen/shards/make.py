@@ -117,7 +117,7 @@ class _Shard:
 
 @dataclass(frozen=True)
 class _Made:
-    """What became of a shard: the keys of its samples in their order, or why it could not be finished, a line each."""
+    """What became of a shard: the keys of its samples in their order, empty where one has a fault, and the faults, a line each."""
 
     keys: list[str]
     faults: list[str]
@@ -150,6 +150,7 @@ class _Worker:
                             content = encoded(where, sample, self.card)
                         except DataError as error:
                             made.faults.append(str(error))
+                            made.keys.append("")
                         else:
                             tar.write(content)
                             made.keys.append(sample.key)
@@ -171,7 +172,7 @@ class _Keys:
     def take(self, shard: _Shard, keys: list[str]) -> Iterator[str]:
         """The keys of a shard's samples, in order -> a line for each that an earlier sample has."""
         for number, key in enumerate(keys, self.begin[shard.split] + shard.first):
-            if (other := self.of.setdefault(key, number)) != number:
+            if key and (other := self.of.setdefault(key, number)) != number:
                 first, second = self._name(other), self._name(number)
                 remedy = "name it once" if first == second else "give one of them another name"
                 yield f"{second}: its key would be {key!r}, which {first} has; {remedy}"
@@ -258,7 +259,7 @@ def make(
         faults: list[str] = []
         keys = _Keys(maker)
         for shard, made in zip(shards, _made(_Worker(maker, draft, card), shards, processes), strict=True):
-            faults += made.faults or keys.take(shard, made.keys)
+            faults += [*made.faults, *keys.take(shard, made.keys)]
             done += shard.last - shard.first
             if progress:
                 progress(done, total)

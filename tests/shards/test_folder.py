@@ -229,10 +229,11 @@ def test_every_image_that_cannot_be_used_is_named_at_once(tmp_path: Path) -> Non
         picture(tmp_path / f"in/{name}.png")
     (tmp_path / "in/b.png").write_bytes((tmp_path / "in/b.png").read_bytes()[:40])
     (tmp_path / "in/d.txt").write_bytes(b"\xff")
+    picture(tmp_path / "in/a.jpg")
     with pytest.raises(DataError) as error:
         make("folder", tmp_path / "out", images=str(tmp_path / "in"), test=0, samples_per_shard=2)
     lines = str(error.value).splitlines()
-    assert [line.partition(": ")[0] for line in lines] == [str(tmp_path / "in/b.png"), str(tmp_path / "in/d.txt")]
+    assert [line.partition(": ")[0] for line in lines] == [str(tmp_path / "in" / name) for name in ("a.png", "b.png", "d.txt")]
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
