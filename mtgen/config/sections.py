@@ -122,8 +122,8 @@ class Data(Section):
         None,
         ge=0.001,
         le=0.999,
-        description="where few samples have a label that a task reads: the share of what is trained on that goes to these; "
-        "default: as many as there are",
+        description="the least share of what is trained on that goes to samples with a label that a task reads and that fewer have; "
+        "default: as it comes",
     )
 
 

@@ -15,6 +15,7 @@ from mtgen.progress import duration, losses, pace
 from mtgen.tracking import Tracker
 from mtgen.training.first_batch import write_first_batch
 from mtgen.training.outcome import Outcome, Place
+from mtgen.training.samples import few
 
 STATUS = {"finished": "FINISHED", "out of time": "FINISHED", "stopped": "KILLED"}
 """How training ended -> the word that MLflow has for it; any other end is "FAILED"."""
@@ -112,6 +113,8 @@ def _begin(config: Config, samples: Samples, networks: Networks, place: Place, i
     """What begins, or goes on, in words: on which data, with which networks, where."""
     begins = f"goes on from {images:,} images" if images else "begins"
     labelled = ", ".join(f"{int(samples.present[c].sum()):,} with {c}" for c in config.components)
+    if (favoured := int(few(config, samples).sum())) and config.data.labelled_share:
+        labelled += f"; {favoured:,} with rare labels get {config.data.labelled_share:.1%}"
     generator, side = (sum(p.numel() for p in module.parameters()) for module in (networks.generator, networks.side))
     return "\n".join(
         [

@@ -54,7 +54,7 @@ def order_of(config: Config, samples: Samples) -> dict[str, Any]:
         "data.tokenizer": tokens,
         "conditions.caption.encoder": companions.digest(config.caption_encoder, "conditions.caption.encoder"),
         "data.limit": config.data.limit,
-        "data.labelled_share": share and f"{share:g} for {int(_labelled(config, samples).sum())} samples",
+        "data.labelled_share": f"{share:g} for {favoured} samples" if share and (favoured := int(few(config, samples).sum())) else None,
     }
 
 
@@ -63,12 +63,15 @@ def order(config: Config, samples: Samples) -> Policy:
     data = config.data
     if data.limit is not None:
         return Order(min(data.limit, len(samples)), config.seed)
-    if data.labelled_share is not None and not (labelled := _labelled(config, samples)).all():
-        return Labelled(labelled, data.labelled_share, config.seed)
+    if data.labelled_share is not None and (favoured := few(config, samples)).any():
+        return Labelled(favoured, data.labelled_share, config.seed)
     return samples.order(data.order, data.window, config.seed)
 
 
-def _labelled(config: Config, samples: Samples) -> NDArray[np.bool_]:
-    """`[N]` bool: which samples have a label that a task reads."""
+def few(config: Config, samples: Samples) -> NDArray[np.bool_]:
+    """`[N]` bool: samples that `data.labelled_share` favours: with a label that a task reads and fewer have; none where enough have one."""
+    share = config.data.labelled_share or 0.0
     needed = {settings.needs for settings in config.task_settings().values() if settings.needs}
-    return np.logical_or.reduce([samples.present[component] for component in needed])
+    rare = [samples.present[component] for component in needed if samples.present[component].mean() < share]
+    found = np.logical_or.reduce(rare) if rare else np.zeros(len(samples), np.bool_)
+    return found & (found.mean() < share)

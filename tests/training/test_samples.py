@@ -38,6 +38,18 @@ def test_few_labels_are_seen_as_often_as_is_asked_for(data: Path) -> None:
     assert seen(config(data, **few, labelled_share=0.4), "class", "mask") == pytest.approx(0.4, abs=1e-3)  # no task reads boxes
 
 
+def test_rare_masks_are_seen_often_where_all_have_classes(data: Path) -> None:
+    masks = {"labelled": {"mask": 0.05}}
+    assert seen(config(data, **masks), "mask") < 0.15
+    assert seen(config(data, **masks, labelled_share=0.3), "mask") == pytest.approx(0.3, abs=1e-3)
+
+
+def test_labels_that_are_rarer_one_by_one_but_not_together_are_not_held_back(data: Path) -> None:
+    some = {"labelled": {"class": 0.35, "mask": 0.35}}
+    asked = config(data, **some, labelled_share=0.4)
+    assert seen(asked, "class", "mask") == seen(config(data, **some), "class", "mask") > 0.45
+
+
 def test_where_all_have_labels_nothing_changes(data: Path) -> None:
     plain, asked = (config(data, **more) for more in ({}, {"labelled_share": 0.4}))
     positions = np.arange(1000)
@@ -45,12 +57,8 @@ def test_where_all_have_labels_nothing_changes(data: Path) -> None:
 
 
 def test_another_share_or_other_labels_are_another_order(data: Path) -> None:
-    kinds = [
-        {},
-        {"labelled_share": 0.4},
-        {"labelled_share": 0.3},
-        {"labelled_share": 0.4, "labelled": {"class": 0.1, "mask": 0.1}},
-    ]
+    few, fewer = ({"labelled": {"class": share, "mask": share}} for share in (0.1, 0.05))
+    kinds: list[dict[str, Any]] = [few, few | {"labelled_share": 0.4}, few | {"labelled_share": 0.3}, fewer | {"labelled_share": 0.4}]
     found = [order_of(settings, open_data(settings)) for settings in (config(data, **kind) for kind in kinds)]
     assert all(one != other for number, one in enumerate(found) for other in found[:number])
 
