@@ -30,7 +30,7 @@ from torchjd.aggregation import UPGrad
 from torchjd.autojac import jac
 
 from mtgen.balancing.gate import Gate, GradientGate
-from mtgen.balancing.sight import Taps
+from mtgen.balancing.gramian import Taps
 from mtgen.config import WEIGHTINGS, load
 from mtgen.networks.blocks import Conv2d
 from mtgen.networks.pyramid import Descent

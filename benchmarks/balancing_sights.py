@@ -16,7 +16,7 @@ from common import ROOT, digits, machine, report
 from plain import Plain, batches_of
 from torch import Tensor
 
-from mtgen.balancing.sight import SIGHTS
+from mtgen.balancing.gramian import SIGHTS
 from mtgen.balancing.weighting import Weighting
 from mtgen.config import load
 from mtgen.training.steps import frozen

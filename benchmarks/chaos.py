@@ -26,8 +26,8 @@ from chaos_testbed import BATCH, SAVE, Testbed
 from common import machine, report
 
 from mtgen.config import load
-from mtgen.tracking import send_kept
-from mtgen.training.consumed import Part, history, read_parts
+from mtgen.tracking.tracker import send_kept
+from mtgen.training.sample_log import Part, history, read_parts
 
 BETWEEN = 2 * SAVE
 """Images of undisturbed training between two groups of faults, on average."""

@@ -21,11 +21,11 @@ import yaml
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from mtgen.checkpoint import folders
-from mtgen.orchestrate.node import command, free_port, own_address, wait_for
+from mtgen.checkpointing.checkpoint import folders
+from mtgen.launchers.ray_node import command, free_port, own_address, wait_for
 from mtgen.shards.make import make
-from mtgen.training.consumed import FOLDER
-from mtgen.training.pulse import Beat, read_beats
+from mtgen.training.heartbeat import Beat, read_beats
+from mtgen.training.sample_log import FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, LOG, SAVE = 16, 80, 160  # images a step, between two rows of numbers, between two checkpoints
@@ -193,7 +193,7 @@ class Testbed:
     def _node(self, name: str, head: str | None) -> Process:
         """A node of one CPU, as a job of Slurm has it."""
         words = command(head, self._at()[1], span=True, cpus=1, gpus=0, dashboard=None)
-        program = f"import sys; from mtgen.orchestrate.node import run_node; sys.exit(run_node({words}, span=True))"
+        program = f"import sys; from mtgen.launchers.ray_node import run_node; sys.exit(run_node({words}, span=True))"
         return Process(self.place / f"{name}.log", self.environment, "-c", program, prefix=self.network.prefix if head else ())
 
     def _store(self) -> Process:

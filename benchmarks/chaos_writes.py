@@ -24,10 +24,10 @@ import torch
 import typer
 from common import machine, report
 
-from mtgen import checkpoint
-from mtgen.checkpoint import METRICS, latest, save
+from mtgen.checkpointing import checkpoint
+from mtgen.checkpointing.checkpoint import METRICS, latest, save
+from mtgen.checkpointing.retention import Best, Retention
 from mtgen.errors import CheckpointError
-from mtgen.retention import Best, Retention
 
 OPERATIONS = ("open", "write", "fsync", "rename", "unlink", "rmdir", "mkdir")
 WAYS = ("killed before", "killed after", "killed within", "power cut", "no room", "disk error", "byte flipped")

@@ -13,8 +13,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mtgen.machine import code_version
 from mtgen.shards.make import make
+from mtgen.utils.system import code_version
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = ("torch", "deepspeed", "ray", "mlflow", "webdataset", "nvidia-dali-cuda120", "nvidia-dali-cuda130")

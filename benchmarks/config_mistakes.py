@@ -20,7 +20,7 @@ from common import machine, report
 from mtgen.config import load
 from mtgen.config.messages import MEANT
 from mtgen.errors import ConfigError
-from mtgen.yaml_text import read_yaml
+from mtgen.utils.yaml_text import read_yaml
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 REMEDIES = (

@@ -212,7 +212,7 @@ def jpeg_alone(a: Any) -> Iterator[int]:
 def mtgen(a: Any) -> Iterator[int]:
     from mtgen.data.index import open_index
     from mtgen.data.loader import Loader
-    from mtgen.data.view import View
+    from mtgen.data.transform_spec import View
 
     loader = Loader(
         open_index(a.data, "train"),

@@ -19,10 +19,10 @@ import psutil
 import typer
 from common import machine, report
 
-from mtgen.data.cache import GB
 from mtgen.data.index import open_index
 from mtgen.data.loader import Loader
-from mtgen.data.view import View
+from mtgen.data.transform_spec import View
+from mtgen.storage.shard_cache import GB
 
 A_SHARD, WINDOW, BATCH = 500, 8, 250
 FAILING = 0.02

@@ -13,13 +13,13 @@ import numbered
 import typer
 from common import machine, report
 
-from mtgen.data.build import beside, build_index
+from mtgen.data.index_build import beside, build_index
 
 PROBE = """
 import json, sys, time, psutil
 from mtgen.data.loader import Loader
 from mtgen.data.index import open_index
-from mtgen.data.view import View
+from mtgen.data.transform_spec import View
 begin = time.monotonic()
 loader = Loader(open_index(sys.argv[1], "train"), View(8, "rgb"), batch_size=64, rank=0, world=1)
 next(loader)

@@ -23,10 +23,10 @@ def mtgen(a: argparse.Namespace, real: Tensor, drawn: Tensor) -> Callable[[], Nu
     import hashlib
 
     from mtgen.config import Extractor
+    from mtgen.evaluation.evaluate import evaluate
     from mtgen.evaluation.metric import METRICS
     from mtgen.evaluation.metrics.frechet_distance import FrechetDistance, frechet_distance
-    from mtgen.evaluation.suite import evaluate
-    from mtgen.evaluation.work import Generated, Part, Seen, Wanted
+    from mtgen.evaluation.streams import Generated, Part, Seen, Wanted
     from mtgen.schema import Canvas, DatasetCard, Prediction
 
     @METRICS.register("distribution/fd_of_few")

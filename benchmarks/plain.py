@@ -8,9 +8,9 @@ import torch
 from mtgen.config import Config
 from mtgen.data.index import open_index
 from mtgen.data.loader import Loader
-from mtgen.data.view import view_of
-from mtgen.ema import Average
-from mtgen.model import Networks, build
+from mtgen.data.transform_spec import view_of
+from mtgen.models.ema import Average
+from mtgen.models.model import Networks, build
 from mtgen.schema import Batch
 from mtgen.training.optimizer import GuardedAdam
 from mtgen.training.steps import build_steps, frozen

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from mtgen.config import Config
 from mtgen.data.index import open_index
-from mtgen.model import Networks, build
+from mtgen.models.model import Networks, build
 from mtgen.networks.blocks import SLOPE, ResidualBlock, activate
 from mtgen.networks.generator import Generator
 from mtgen.schema import Batch, Canvas, Condition
-from mtgen.training.layout import lay_out
+from mtgen.training.batch_roles import lay_out
 from mtgen.training.steps import DiscriminatorStep, Log
 
 EXPANSION = 2

@@ -23,12 +23,12 @@ from common import ROOT, digits, machine, report
 from plain import Plain, batches_of
 from published import channels_first, exact, published
 
-from mtgen import malloc
 from mtgen.config import load
 from mtgen.data.index import open_index
-from mtgen.evaluation.suite import evaluate
-from mtgen.model import Model
-from mtgen.snapshot import Batches
+from mtgen.evaluation.evaluate import evaluate
+from mtgen.evaluation.snapshots import Batches
+from mtgen.models.model import Model
+from mtgen.utils import glibc_malloc
 
 WIDTHS = "[64, 64, 32, 32]"
 ALONE = [f"tasks.{task}.weight=0" for task in ("classification", "segmentation", "reconstruction")]
@@ -75,7 +75,7 @@ def speeds(overrides: list[str], rounds: int) -> list[dict[str, Any]]:
 
 def learned(way: str, precision: str, overrides: list[str], minutes: float) -> dict[str, Any]:
     """Train for so many minutes on one thread; what the averaged generator draws then, in numbers."""
-    malloc.keep()
+    glibc_malloc.keep()
     torch.set_num_threads(1)
     plain = loop(way, precision, overrides)
     config, begin = plain.config, time.monotonic()
@@ -97,7 +97,7 @@ def main(
     minutes: Annotated[float | None, typer.Option(min=0, help="of each training, 0: none; default: 10, quick 0.5")] = None,
 ) -> None:
     """Compare steps in fp32 and bf16 on one thread, then what is learned in equal minutes in each way's faster precision."""
-    malloc.keep()
+    glibc_malloc.keep()
     here, minutes = machine(), (0.5 if quick else 10.0) if minutes is None else minutes
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="mtgen-recipe-") as temporary:

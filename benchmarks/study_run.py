@@ -8,10 +8,10 @@ from typing import Any
 from mtgen.config import Config, load
 from mtgen.data.mixture import open_samples
 from mtgen.errors import UserError
-from mtgen.evaluation.suite import evaluate
-from mtgen.orchestrate.workers import run_here
-from mtgen.runs import load_run
-from mtgen.snapshot import Batches
+from mtgen.evaluation.evaluate import evaluate
+from mtgen.evaluation.snapshots import Batches
+from mtgen.launchers.ray_workers import run_here
+from mtgen.models.loading import load_run
 
 READ = {"classification": "test/class_accuracy", "segmentation": "test/mask_miou", "detection": "test/box_ap50"}
 DRAWN = ["generated/cas", "generated/diversity"]

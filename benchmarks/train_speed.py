@@ -18,8 +18,8 @@ from plain import Plain, batches_of
 
 from mtgen.config import Config, load
 from mtgen.errors import UserError
-from mtgen.journal import read_journal
-from mtgen.orchestrate.workers import run_on_ray
+from mtgen.launchers.ray_workers import run_on_ray
+from mtgen.tracking.journal import read_journal
 
 
 def plain_loop(config: Config, share: int) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mtgen
 
-APART = ("mtgen.cli.__main__", "mtgen.serving.generator", "mtgen.serving.predictor")
+APART = ("mtgen.__main__", "mtgen.cli.__main__", "mtgen.serving.generator", "mtgen.serving.predictor")
 """Run rather than imported: the commands' entry, and what MLflow runs as programs."""
 MODULES = [found.name for found in pkgutil.walk_packages(mtgen.__path__, "mtgen.") if found.name not in APART]
 

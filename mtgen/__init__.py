@@ -7,12 +7,14 @@ model.predict("photo.png").rows
 
 from typing import TYPE_CHECKING
 
+from mtgen.version import __version__
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mtgen.inference.trained import Trained
+    from mtgen.inference.trained_model import Trained
 
-__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
 
 
 def load(path: "str | Path", device: str = "auto") -> "Trained":
@@ -26,6 +28,6 @@ def load(path: "str | Path", device: str = "auto") -> "Trained":
     Raises:
         CheckpointError: there is no such model, it is damaged, or another version of mtgen wrote it.
     """
-    from mtgen.inference import trained
+    from mtgen.inference import trained_model
 
-    return trained.load(path, device)
+    return trained_model.load(path, device)

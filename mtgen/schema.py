@@ -206,7 +206,7 @@ class Canvas:
         image: `[B,C,H,W]`, values around [-1, 1].
         mask: `[B,M,H,W]` probabilities of the mask classes (one-hot for real samples); `None` without mask classes.
         shown: `[B]` bool: whether the discriminator sees the mask of a sample.
-        boxes: `[B,K+2,h,w]` centre maps of the classes and the size maps, see `mtgen.centres`; `None` where boxes are not drawn.
+        boxes: `[B,K+2,h,w]` centre maps of the classes and the size maps, see `mtgen.networks.center_maps`; `None` where boxes are not drawn.
         boxed: `[B]` bool: whether the discriminator sees the boxes of a sample.
     """
 

@@ -1,6 +1,7 @@
-"""Imports point one way, and each large dependency has one home."""
+"""Imports point one way, every file has its folder, and each large dependency has one home."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,25 +11,29 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mtgen"
 
-LAYERS = [  # a module imports from the layers above its line and from its own folder, never from its own line or below
-    {"errors", "commands", "registry", "retention", "counter", "schema", "machine", "gpus", "logbook", "lean", "malloc"},
-    {"loopback", "yaml_text", "journal", "checkpoint", "pictures", "sampling", "centres"},
-    {"config", "sender", "progress", "ema", "sheets"},
-    {"networks", "data", "balancing", "tracking"},
-    {"alarms"},
-    {"conditions", "evaluation", "shards", "ui", "mirror", "companions", "places"},
-    {"tasks", "report"},
-    {"model"},
-    {"training", "runs"},
-    {"inference", "snapshot", "cost", "export"},
-    {"orchestrate", "serving", "rehearsal", "forecast", "explore"},
-    {"smoke", "doctor"},
+ROOT_MODULES = {"__init__", "__main__", "version", "errors", "registry", "schema"}
+LAYERS = [  # a folder imports from the layers above its line and from itself, never from its own line or below
+    {"version", "errors", "registry", "schema"},
+    {"utils", "networks", "visualization"},
+    {"storage"},
+    {"checkpointing"},
+    {"config"},
+    {"data", "conditions", "tracking"},
+    {"shards", "tasks", "balancing"},
+    {"models", "alarms"},
+    {"training", "evaluation", "export"},
+    {"inference", "report"},
+    {"launchers", "serving", "explore"},
+    {"preflight"},
     {"cli"},
 ]
 LAYER = {unit: number for number, layer in enumerate(LAYERS) for unit in layer}
+RUN_TIME = {  # a registry imports the package that it is filled from when a name is first looked up: declared here or refused
+    "config": {"tasks", "conditions", "balancing", "evaluation"},
+}
 HOMES = {
-    "mlflow": {"sender", "smoke", "serving"},  # what sends to it, what asks it whether all has arrived, and what it runs
-    "ray": {"orchestrate"},
+    "mlflow": {"tracking", "preflight", "serving"},  # what sends to it, what asks it whether all arrived, and what it runs
+    "ray": {"launchers"},
     "deepspeed": {"training"},
     "nvidia": {"data"},
     "torchjd": {"balancing"},
@@ -39,14 +44,18 @@ HOMES = {
 
 
 def unit(file: Path) -> str:
-    """The folder or module of the package that a file belongs to; "" for the package's own `__init__`."""
-    first = file.relative_to(PACKAGE).parts[0]
-    return first.removesuffix(".py").removeprefix("__init__")
+    """The folder, or the module of the root, that a file belongs to."""
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@functools.cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def imported(file: Path) -> Iterator[str]:
     """Every module that a file imports, wherever in it, by its full name; `from mtgen import x` is `mtgen.x`."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(file)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -55,13 +64,23 @@ def imported(file: Path) -> Iterator[str]:
             yield from (f"mtgen.{alias.name}" for alias in node.names) if node.module == "mtgen" else (node.module,)
 
 
+def looked_up(file: Path) -> Iterator[str]:
+    """Packages that the registries of a file import at run time: `Registry("task", "mtgen.tasks")`."""
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Registry":
+            package = node.args[1]
+            assert isinstance(package, ast.Constant), f"{file}: a registry's package is written out"
+            yield package.value
+
+
+def folders(modules: Iterator[str]) -> set[str]:
+    return {module.split(".")[1] for module in modules if module.startswith("mtgen.")}
+
+
 FILES = sorted(PACKAGE.rglob("*.py"))
-UNITS = sorted({unit(file) for file in FILES} - {""})
-EDGES = {
-    name: {target.split(".")[1] for file in FILES if unit(file) == name for target in imported(file) if target.startswith("mtgen.")}
-    - {name}
-    for name in UNITS
-}
+UNITS = sorted({unit(file) for file in FILES} - {"__init__", "__main__"})
+EDGES = {name: set[str]().union(*(folders(imported(file)) for file in FILES if unit(file) == name)) - {name} for name in UNITS}
+LOOKED_UP = {name: set[str]().union(*(folders(looked_up(file)) for file in FILES if unit(file) == name)) - {name} for name in UNITS}
 
 
 def reached(name: str) -> set[str]:
@@ -73,20 +92,40 @@ def reached(name: str) -> set[str]:
     return seen
 
 
+def test_no_module_lies_loose_at_the_root() -> None:
+    loose = {path.stem for path in PACKAGE.glob("*.py")} - ROOT_MODULES
+    assert not loose, f"{sorted(loose)}: every concern has its folder, see CONTRIBUTING.md"
+
+
+def test_every_layer_is_there() -> None:
+    assert set(LAYER) == set(UNITS)
+
+
 @pytest.mark.parametrize("name", UNITS)
 def test_imports_point_to_the_layers_below(name: str) -> None:
-    assert name in LAYER, f"{name} has no place among the layers yet"
     wrong = {target for target in EDGES[name] if LAYER[target] >= LAYER[name]}
     assert not wrong, f"{name} imports {sorted(wrong)}"
 
 
-@pytest.mark.parametrize("name", ["evaluation", "inference", "export", "snapshot", "runs", "model", "ui", "shards", "explore"])
+@pytest.mark.parametrize("name", UNITS)
+def test_registries_import_upwards_only_where_it_is_declared(name: str) -> None:
+    upwards = {target for target in LOOKED_UP[name] if LAYER[target] >= LAYER[name]}
+    assert upwards == RUN_TIME.get(name, set())
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_no_folder_imports_the_package_itself(name: str) -> None:
+    users = [file for file in FILES if unit(file) == name and "mtgen" in imported(file)]
+    assert not users, "the package's own __init__ is for users; take `mtgen.version` or what it loads from"
+
+
+@pytest.mark.parametrize("name", ["evaluation", "inference", "export", "models", "shards", "explore"])
 def test_using_a_model_needs_no_code_of_training(name: str) -> None:
-    assert not reached(name) & {"training", "orchestrate"}
+    assert not reached(name) & {"training", "launchers"}
 
 
 def test_training_needs_no_code_of_evaluation_or_inference() -> None:
-    assert not reached("training") & {"evaluation", "inference", "snapshot", "runs", "orchestrate"}
+    assert not reached("training") & {"evaluation", "inference", "launchers"}
 
 
 @pytest.mark.parametrize("library", HOMES)
@@ -96,8 +135,18 @@ def test_a_large_dependency_is_imported_in_its_home_alone(library: str) -> None:
     assert users, f"nothing imports {library} any more"
 
 
+def test_a_public_class_name_stands_in_one_module() -> None:
+    homes: dict[str, list[str]] = {}
+    for file in FILES:
+        for node in tree(file).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(str(file.relative_to(PACKAGE)))
+    assert not {name: files for name, files in homes.items() if len(files) > 1}
+
+
 def test_the_command_line_loads_what_is_heavy_only_when_a_command_needs_it() -> None:
     code = "import sys, mtgen.cli; print(*sorted({name.split('.')[0] for name in sys.modules}))"
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True).stdout.split()
+    command = [sys.executable, "-c", code]
+    loaded = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, check=True).stdout.split()
     assert "mtgen" in loaded
     assert not {"torch", "numpy", "mlflow", "ray", "deepspeed", "nvidia", "pydantic", "scipy"} & set(loaded)

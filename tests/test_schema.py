@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-import toy
+from helpers import toy
 
 from mtgen.schema import Canvas, Condition, Prompt
 

@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mtgen.balancing.equal import Equal
-from mtgen.balancing.record import Record
-from mtgen.balancing.sight import SIGHTS, Features, Taps
+from mtgen.balancing.gate_stats import Record
+from mtgen.balancing.gramian import SIGHTS, Features, Taps
 from mtgen.balancing.weighting import Rule, Weighting
+from mtgen.balancing.weightings.equal import Equal
 
 
 class GradientGate(torch.autograd.Function):

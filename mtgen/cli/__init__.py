@@ -2,19 +2,18 @@
 
 import sys
 
-from mtgen import malloc
-
-from mtgen.cli import machine, train, look  # isort: skip - the order of the panels in `mtgen --help`
-from mtgen.cli import configs, launch, plan, shards, use
+from mtgen.cli import preflight, train, inspect_run  # isort: skip - the order of the panels in `mtgen --help`
+from mtgen.cli import configs, cluster, plan, shards, inference  # isort: skip
 from mtgen.cli.common import app
 from mtgen.errors import UserError
+from mtgen.utils import glibc_malloc
 
-__all__ = ["app", "configs", "launch", "look", "machine", "main", "plan", "shards", "train", "use"]
+__all__ = ["app", "cluster", "configs", "inference", "inspect_run", "main", "plan", "preflight", "shards", "train"]
 
 
 def main() -> None:
     """Entry point: an error of the user's is one message and an exit status, never a traceback."""
-    malloc.keep()
+    glibc_malloc.keep()
     try:
         app()
     except UserError as error:
@@ -24,7 +23,10 @@ def main() -> None:
         if str(error.name).partition(".")[0] == "mtgen":
             raise
         extra = "explore" if error.name in ("starlette", "uvicorn") else "train"
-        print(f"error: {error.name} is not installed, which this command needs: pip install 'mtgen[{extra}]'", file=sys.stderr)
+        print(
+            f"error: {error.name} is not installed, which this command needs: pip install 'mtgen[{extra}]'",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -30,7 +30,7 @@ console = Console(highlight=False)
 
 def _find_config(path: Path) -> Path:
     """A file as it is given; a bare name is a configuration that comes with mtgen."""
-    from mtgen.config.shipped import find
+    from mtgen.config.presets import find
 
     return find(path)
 
@@ -104,7 +104,7 @@ def table(title: str, values: dict[str, Any]) -> None:
 def load_config(path: Path, overrides: list[str] | None) -> Any:
     """A `Config` with every path in it made absolute, since workers run in other folders; `ConfigError` names every key at fault."""
     from mtgen.config import load
-    from mtgen.places import absolute
+    from mtgen.config.paths import absolute
 
     return absolute(load(path, overrides))
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mtgen.cli.common import PREPARE, ConfigFile, Json, Overrides, app, console, say, write_json
-from mtgen.commands import typed
+from mtgen.utils.shell import typed
 
 configs_app = typer.Typer(no_args_is_help=True, help="Configurations: list, copy or resolve them; their JSON schema.")
 app.add_typer(configs_app, name="configs", rich_help_panel=PREPARE)
@@ -20,7 +20,7 @@ def configs_list(json_file: Json = None) -> None:
     """
     from rich.table import Table
 
-    from mtgen.config.shipped import about, shipped
+    from mtgen.config.presets import about, shipped
 
     found = {name: about(path) for name, path in shipped().items()}
     shown = Table("name", "what it is for")
@@ -40,7 +40,7 @@ def configs_copy(
 
     Example: `mtgen configs copy digits-32 mine.yaml`
     """
-    from mtgen.config.shipped import copy
+    from mtgen.config.presets import copy
 
     path = copy(name, out, overwrite)
     say(f"wrote {path}. Next: edit it; {typed('mtgen train', path)}")
@@ -66,7 +66,7 @@ def configs_schema(
     Example: `mtgen configs schema mtgen.schema.json`, and as the first line of a configuration
     `# yaml-language-server: $schema=mtgen.schema.json`
     """
-    from mtgen.config.editor import json_schema
+    from mtgen.config.json_schema import json_schema
 
     write_json(out or Path("-"), json_schema())
     if out is not None:

@@ -6,11 +6,11 @@ import typer
 
 from mtgen.cli.common import PREPARE, ConfigFile, Json, Overrides, app, load_config, table, write_json
 from mtgen.errors import ConfigError
-from mtgen.gpus import GPUS
+from mtgen.preflight.gpu_specs import GPUS
 
 if TYPE_CHECKING:
     from mtgen.config import Config
-    from mtgen.forecast import Forecast
+    from mtgen.preflight.roofline import Forecast
     from mtgen.schema import DatasetCard
 
 
@@ -42,8 +42,8 @@ def plan(
 
     Example: `mtgen plan configs/coco-256.yaml --classes 80 --gpus 16 --gpu h100`
     """
-    from mtgen.cost import cost
-    from mtgen.forecast import forecast
+    from mtgen.preflight.cost import cost
+    from mtgen.preflight.roofline import forecast
 
     if gpu is not None and gpu not in GPUS:
         raise ConfigError(f"--gpu {gpu}: is not known; possible: {', '.join(GPUS)}")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mtgen.cli.common import PREPARE, Json, UserErrorFrom, app, console, say, write_json
-from mtgen.commands import typed
+from mtgen.utils.shell import typed
 
 shards_app = typer.Typer(no_args_is_help=True, help="Make, index and check data sets (WebDataset shards).")
 app.add_typer(shards_app, name="shards", rich_help_panel=PREPARE)
@@ -26,8 +26,8 @@ def shards_make(
 
     Examples: `mtgen shards make digits data_shards/digits resolution=32`, `mtgen shards make folder data_shards/pets images=photos`
     """
-    from mtgen.progress import bar
     from mtgen.shards.make import make, next_steps, parse_options
+    from mtgen.tracking.progress_bar import bar
 
     with bar(console) as progress:
         card = make(recipe, out, seed=seed, overwrite=overwrite, progress=progress, **parse_options(recipe, options or []))
@@ -46,9 +46,9 @@ def shards_split(
 
     Example: `mtgen shards split data_shards/mine data_shards/mine-split train=0.8 val=0.1 test=0.1`
     """
-    from mtgen.progress import bar
     from mtgen.shards.make import next_steps
     from mtgen.shards.split import parse_shares, split
+    from mtgen.tracking.progress_bar import bar
 
     with bar(console) as progress:
         card = split(folder, out, parse_shares(shares), seed, progress, overwrite)
@@ -66,8 +66,8 @@ def shards_tokenizer(
 
     Example: `mtgen shards tokenizer data_shards/coco --vocabulary 8192`, then `data.tokenizer=data_shards/coco/tokenizer.json`
     """
-    from mtgen.progress import bar
     from mtgen.shards.tokenizer import train_tokenizer
+    from mtgen.tracking.progress_bar import bar
 
     with bar(console) as progress:
         path, made = train_tokenizer(folder, vocabulary, split, out, progress)
@@ -80,9 +80,9 @@ def shards_index(folder: Annotated[str, typer.Argument(help="folder with dataset
 
     Training makes one in the cache by itself where there is none. Example: `mtgen shards index data_shards/digits`
     """
-    from mtgen.data.build import beside, build_index, cached
-    from mtgen.data.source import is_url
-    from mtgen.progress import bar
+    from mtgen.data.index_build import beside, build_index, cached
+    from mtgen.storage.source import is_url
+    from mtgen.tracking.progress_bar import bar
 
     with bar(console) as progress:
         path = build_index(folder, out=cached(folder) if is_url(folder) else beside(folder), progress=progress)
@@ -95,8 +95,8 @@ def shards_validate(folder: Annotated[Path, typer.Argument(help="folder with dat
 
     Example: `mtgen shards validate data_shards/digits`
     """
-    from mtgen.progress import bar
     from mtgen.shards.validate import validate
+    from mtgen.tracking.progress_bar import bar
 
     with bar(console) as progress:
         report = validate(folder, progress=progress)
@@ -118,8 +118,8 @@ def shards_describe(
 
     Examples: `mtgen shards describe laion-part`, `mtgen shards describe cats --classes names.txt`
     """
-    from mtgen.progress import stages
     from mtgen.shards.describe import describe
+    from mtgen.tracking.progress_bar import stages
 
     with stages(console) as show:
         found = describe(folder, classes, overwrite, lambda done, total: show("shards", done, total))
@@ -134,8 +134,8 @@ def shards_stats(folder: Annotated[str, typer.Argument(help="folder with dataset
     """
     from dataclasses import asdict
 
-    from mtgen.progress import stages
     from mtgen.shards.stats import stats, tables
+    from mtgen.tracking.progress_bar import stages
 
     with stages(console) as show:
         found = stats(folder, show)
@@ -156,8 +156,8 @@ def shards_view(
 
     Example: `mtgen shards view data_shards/digits --n 200`
     """
-    from mtgen.progress import stages
     from mtgen.shards.view import view
+    from mtgen.tracking.progress_bar import stages
 
     with stages(console) as show:
         page = view(folder, split, n, seed, out, show)

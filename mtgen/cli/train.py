@@ -6,8 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
-from mtgen.cli.common import TRAIN, ConfigFile, Json, Overrides, UserErrorFrom, app, console, load_config, say, table, write_json
-from mtgen.commands import typed
+from mtgen.cli.common import (
+    TRAIN,
+    ConfigFile,
+    Json,
+    Overrides,
+    UserErrorFrom,
+    app,
+    console,
+    load_config,
+    say,
+    table,
+    write_json,
+)
+from mtgen.utils.shell import typed
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -39,7 +51,7 @@ def train(
     """
     settings = load_config(config, overrides)
     if samples is not None:
-        from mtgen.rehearsal import overfit
+        from mtgen.preflight.dry_run import overfit
 
         settings = overfit(settings, samples)
     if dry:
@@ -57,7 +69,7 @@ def train(
 
 
 def run(settings: Any, json_file: Path | None = None, resume: bool = False, asked: Callable[[], bool] = lambda: False) -> Any:
-    """Train, write and say how training ended; `asked` as in `mtgen.orchestrate.driver.launch`."""
+    """Train, write and say how training ended; `asked` as in `mtgen.launchers.driver.launch`."""
     from dataclasses import asdict
 
     outcome = launched(settings, resume, asked)
@@ -72,8 +84,8 @@ def run(settings: Any, json_file: Path | None = None, resume: bool = False, aske
 
 def launched(settings: Any, resume: bool, asked: Callable[[], bool] = lambda: False) -> Any:
     """Train with a progress bar; how training ended, unless it failed: that is an error."""
-    from mtgen.orchestrate.driver import launch
-    from mtgen.progress import Progress
+    from mtgen.launchers.driver import launch
+    from mtgen.tracking.progress_bar import Progress
 
     def watch(folder: Path, start: int, alive: Callable[[], bool]) -> None:
         with Progress(settings.train.images, settings.name, console) as progress:
@@ -89,7 +101,7 @@ def launched(settings: Any, resume: bool, asked: Callable[[], bool] = lambda: Fa
 def _show_dry_run(settings: Any, json_file: Path | None) -> None:
     """What the run would begin with, as a table."""
     from mtgen.config import resolve_device
-    from mtgen.rehearsal import dry_run
+    from mtgen.preflight.dry_run import dry_run
 
     found = dry_run(settings)
     hours = found.hours(settings.train.images)
@@ -118,7 +130,7 @@ def _fast_dev_run(settings: Any, json_file: Path | None) -> None:
     import tempfile
     from dataclasses import asdict
 
-    from mtgen.rehearsal import fast_dev_run
+    from mtgen.preflight.dry_run import fast_dev_run
 
     runs = Path(settings.runs)
     runs.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""What images are generated from: each modality is one file that registers itself."""

@@ -6,9 +6,9 @@ import io
 import torch
 from torch import Tensor
 
-from mtgen.data.source import read_file
 from mtgen.errors import ConfigError, last_line
 from mtgen.networks.torchscript import read_torchscript
+from mtgen.storage.source import read_file
 
 KEY = "conditions.caption.encoder"
 
@@ -19,7 +19,7 @@ PROBE = (2, 4)
 class FrozenText:
     """Tokens of captions -> a vector each, by somebody else's network.
 
-    It is no module of ours: nothing of it is trained, averaged or kept in checkpoints; its file goes with the model (`mtgen.companions`).
+    It is no module of ours: nothing of it is trained, averaged or kept in checkpoints; its file goes with the model (`mtgen.models.assets`).
 
     Args:
         path: the file, or its URL. Its `forward` takes `[B,T]` int64 numbers of the tokeniser, 0 after a caption's end, and `[B,T]` bool,

@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mtgen.config.judge import impossible
 from mtgen.config.messages import check, explain, own_problems, sections
 from mtgen.config.run import Config, native_precision, resolve_device
 from mtgen.config.sections import (
@@ -26,8 +25,9 @@ from mtgen.config.sections import (
     TaskSettings,
     Train,
 )
+from mtgen.config.validation import impossible
 from mtgen.errors import ConfigError
-from mtgen.yaml_text import override, read_yaml
+from mtgen.utils.yaml_text import override, read_yaml
 
 __all__ = [
     "CONDITIONS",

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from mtgen.checkpointing.retention import Best, Retention
 from mtgen.registry import Registry, find_path, suggest
-from mtgen.retention import Best, Retention
 
 TASKS: Registry[Any] = Registry("task", "mtgen.tasks")
 CONDITIONS: Registry[Any] = Registry("condition", "mtgen.conditions")
-WEIGHTINGS: Registry[Any] = Registry("weighting", "mtgen.balancing")
+WEIGHTINGS: Registry[Any] = Registry("weighting", "mtgen.balancing.weightings")
 EXTRACTORS: Registry[Any] = Registry("feature extractor", "mtgen.evaluation.extractors")
 
 
@@ -30,7 +30,7 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 
 class Place(Enum):
-    """Marks a key whose text names something by its path, and what: it is made absolute where it was typed (`mtgen.places`)."""
+    """Marks a key whose text names something by its path, and what: it is made absolute where it was typed (`mtgen.config.paths`)."""
 
     PATH = "a file or folder, or the URL of one"
     RUN = "a run, by its folder or name"

@@ -1,0 +1,1 @@
+"""Data sets read into batches: index, order, decoding, geometry, text and sound."""

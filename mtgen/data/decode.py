@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from mtgen.data.geometry import Window
-from mtgen.data.picture import pixels, resized, scaled
+from mtgen.data.image_io import pixels, resized, scaled
 from mtgen.data.pipeline import REMEDY, Pipelines, dali_reason
 from mtgen.errors import DamagedSample
 from mtgen.schema import IGNORE

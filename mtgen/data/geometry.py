@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mtgen import counter
+from mtgen.utils import counter_rng
 
 ASPECT = (3 / 4, 4 / 3)
 """Range of a random crop's width over height, times that of what comes out (Szegedy et al. 2015)."""
@@ -51,7 +51,7 @@ def window(
     """
     random = np.zeros((len(position), 5))
     if crop < 1 or flip:
-        random = counter.uniform(seed, "crop", torch.from_numpy(np.asarray(position, dtype=np.int64)), 5).numpy().astype(np.float64)
+        random = counter_rng.uniform(seed, "crop", torch.from_numpy(np.asarray(position, dtype=np.int64)), 5).numpy().astype(np.float64)
     w, h = np.asarray(width, dtype=np.float64), np.asarray(height, dtype=np.float64)
     if crop == 1.0:
         size = np.stack([np.clip(np.rint(np.minimum(w, h * aspect)), 1, w), np.clip(np.rint(np.minimum(h, w / aspect)), 1, h)], 1)

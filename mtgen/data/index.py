@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mtgen.commands import typed
-from mtgen.data.build import (
+from mtgen.data.dataset_card import CARD, read_card
+from mtgen.data.index_build import (
     CACHE,
     FETCHING,
     SHOWN,
@@ -32,14 +32,14 @@ from mtgen.data.build import (
     refuse,
     state_of,
 )
-from mtgen.data.card import CARD, read_card
-from mtgen.data.order import Order, Policy, Windowed
-from mtgen.data.scan import Problem
-from mtgen.data.source import open_source
-from mtgen.data.table import PARTS
+from mtgen.data.index_table import PARTS
+from mtgen.data.sampler import Order, Policy, Windowed
+from mtgen.data.shard_scan import Problem
 from mtgen.errors import DamagedSample, DataError
 from mtgen.registry import suggest
 from mtgen.schema import COMPONENTS, IGNORE, DatasetCard
+from mtgen.storage.source import open_source
+from mtgen.utils.shell import typed
 
 OPEN = 256
 """Shards that are held open at once."""

@@ -14,9 +14,9 @@ import torch
 
 from mtgen.data.decode import single_threaded
 from mtgen.data.mixture import Samples
-from mtgen.data.order import Order, Policy
 from mtgen.data.reader import Damage, Reader, Step
-from mtgen.data.view import View
+from mtgen.data.sampler import Order, Policy
+from mtgen.data.transform_spec import View
 from mtgen.schema import Batch
 
 AHEAD = 2048

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mtgen import counter
 from mtgen.config import Data, Share
-from mtgen.data.build import Progress
 from mtgen.data.index import Index, open_index
-from mtgen.data.order import Interleave, Policy
-from mtgen.data.scan import Problem
+from mtgen.data.index_build import Progress
+from mtgen.data.sampler import Interleave, Policy
+from mtgen.data.shard_scan import Problem
 from mtgen.schema import COMPONENTS, IGNORE, DatasetCard, Split
+from mtgen.utils import counter_rng
 
 
 class Samples(Protocol):
@@ -194,7 +194,7 @@ def keep_labels(samples: Samples, shares: Mapping[Any, float], seed: int) -> Non
     number = torch.arange(len(samples))
     for component, share in shares.items():
         if share < 1:
-            kept = counter.uniform(seed, f"labelled {component}", number, 1)[:, 0].numpy() < share
+            kept = counter_rng.uniform(seed, f"labelled {component}", number, 1)[:, 0].numpy() < share
             samples.present[component] = samples.present[component] & kept
 
 

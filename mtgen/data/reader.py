@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mtgen import counter
-from mtgen.commands import typed
+from mtgen.data.audio import SoundDecoder
 from mtgen.data.boxes import Annotation, annotation, in_window
-from mtgen.data.card import CARD
-from mtgen.data.colour import jitter
+from mtgen.data.color_jitter import jitter
+from mtgen.data.dataset_card import CARD
 from mtgen.data.decode import Decoder
 from mtgen.data.geometry import Window, window
 from mtgen.data.mixture import Samples
 from mtgen.data.pipeline import REMEDY, DamagedBatch
-from mtgen.data.sound import SoundDecoder
-from mtgen.data.view import View
+from mtgen.data.transform_spec import View
 from mtgen.errors import DamagedSample, DataError
 from mtgen.schema import COMPONENTS, Batch
+from mtgen.utils import counter_rng
+from mtgen.utils.shell import typed
 
 Damage = list[tuple[int, DamagedSample]]
 """Positions whose sample was damaged, and what was wrong with it."""
@@ -196,7 +196,7 @@ class Reader:
         alike = np.flatnonzero(self._kind == self._kind[sample[row]])
         for attempt in range(tried, ATTEMPTS):
             replaced.append((at, damage))
-            random = int(counter.bits(self.view.seed, f"replacement {attempt}", torch.tensor([at]), 1)) & ((1 << 62) - 1)
+            random = int(counter_rng.bits(self.view.seed, f"replacement {attempt}", torch.tensor([at]), 1)) & ((1 << 62) - 1)
             sample[row] = alike[random % len(alike)]
             found = self._looked_at(sample[row], at)
             if not isinstance(found, DamagedSample):

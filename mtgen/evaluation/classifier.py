@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtgen.evaluation.fitting import Making, Reader, as_input
-from mtgen.pictures import to_uint8
+from mtgen.evaluation.reader_training import Making, Reader, as_input
+from mtgen.visualization.grids import to_uint8
 
 SIDE = 32
 """Pixels: larger images are reduced to this, so that the yardstick's cost has a bound."""

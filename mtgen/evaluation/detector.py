@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from mtgen.centres import RARE, decode, encode, focal
-from mtgen.evaluation.fitting import Making, Reader, as_input
+from mtgen.evaluation.reader_training import Making, Reader, as_input
 from mtgen.evaluation.unet import UNet
+from mtgen.networks.center_maps import RARE, decode, encode, focal
 
 IMAGES = 24_000
 """Length of the training, in images seen, whatever the number of different ones."""

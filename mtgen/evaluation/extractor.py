@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from mtgen.config import EXTRACTORS, Extractor
 from mtgen.errors import ConfigError, last_line
 from mtgen.evaluation.classifier import Classifier, reduced
-from mtgen.pictures import to_uint8
 from mtgen.registry import suggest
+from mtgen.visualization.grids import to_uint8
 
 PROBE = 32
 """Side of the two images that a file's network is tried with, pixels."""

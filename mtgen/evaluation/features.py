@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from mtgen.evaluation.choice import MOST, Choice
 from mtgen.evaluation.metric import Skipped
+from mtgen.evaluation.subsample import MOST, Choice
 
 
 class Features:

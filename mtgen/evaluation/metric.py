@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from mtgen.evaluation.store import Shelf
-from mtgen.journal import EVALUATION
+from mtgen.evaluation.cache import Shelf
 from mtgen.registry import Registry
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
+from mtgen.tracking.journal import EVALUATION
 
 if TYPE_CHECKING:
     from mtgen.evaluation.features import FeatureSets
-    from mtgen.evaluation.yardsticks import Yardsticks
+    from mtgen.evaluation.reference_models import Yardsticks
 
 Progress = Callable[[str, int, int | None], None]
 """Called with a stage's name, what is done of it, and its total where that is known."""
@@ -113,7 +113,7 @@ class Metric:
         raise NotImplementedError
 
     def collected(self) -> dict[str, Any]:
-        """Everything that it has taken in, for an evaluation that goes on later; see `mtgen.evaluation.state`."""
+        """Everything that it has taken in, for an evaluation that goes on later; see `mtgen.evaluation.serialization`."""
         return {name: value for name, value in vars(self).items() if name not in _NOT_COLLECTED}
 
 

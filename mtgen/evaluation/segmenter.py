@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtgen.evaluation.fitting import Making, Reader, as_input
+from mtgen.evaluation.reader_training import Making, Reader, as_input
 from mtgen.evaluation.unet import UNet
 from mtgen.schema import IGNORE
 

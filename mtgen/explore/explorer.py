@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtgen import checkpoint
+from mtgen.checkpointing import checkpoint
 from mtgen.errors import DataError
 from mtgen.explore.messages import FILE, MOST, SECONDS, SEED, Between, Draw, Layout, Read, Translate
 from mtgen.explore.pictures import frame, legends
+from mtgen.inference.inputs import Source
+from mtgen.inference.label_names import domain_names
 from mtgen.inference.layouts import read_mask_layout
-from mtgen.inference.names import domain_names
+from mtgen.inference.predict import readings
 from mtgen.inference.prompt import require
-from mtgen.inference.read import readings
-from mtgen.inference.sources import Source
-from mtgen.inference.trained import Labelled, Trained
-from mtgen.runs import find_run, load_run
+from mtgen.inference.trained_model import Labelled, Trained
+from mtgen.models.loading import find_run, load_run
 from mtgen.schema import IGNORE
 
 
@@ -27,7 +27,7 @@ class Explorer:
     Args:
         run: a run's folder or its name under `runs/`; or an exported model.
         device: "cpu", "cuda", or "auto".
-        which: a checkpoint, as `mtgen.runs.chosen`; default: the newest that is whole.
+        which: a checkpoint, as `mtgen.models.loading.chosen`; default: the newest that is whole.
 
     Raises:
         CheckpointError: there is no such run or checkpoint, or it is damaged.

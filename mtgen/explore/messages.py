@@ -9,8 +9,8 @@ from PIL import Image
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 
 from mtgen.errors import DataError
+from mtgen.inference.inputs import Received
 from mtgen.inference.prompt import Request
-from mtgen.inference.sources import Received
 
 MOST = 64
 """Images that are drawn at a time, at most."""
@@ -125,7 +125,7 @@ class Wish(Message):
 
 def _audible(file: Received) -> Received:
     """The sound, if it is not too long; one that is damaged is left to those who decode it."""
-    from mtgen.data.sound import about  # brings DALI, which nothing else here needs
+    from mtgen.data.audio import about  # brings DALI, which nothing else here needs
 
     try:
         seconds, _, _ = about(file.data)

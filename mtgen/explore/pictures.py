@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mtgen.inference.boxes import Box
-from mtgen.pictures import box_colours, mask_colours
+from mtgen.inference.box_overlay import Box
 from mtgen.schema import DatasetCard
-from mtgen.sheets import legend
+from mtgen.visualization.grids import box_colours, mask_colours
+from mtgen.visualization.layers import legend
 
 LARGEST = 1024
 """Pixels of the longer side of an image on the page; a larger one is shown reduced."""

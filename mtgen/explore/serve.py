@@ -14,7 +14,7 @@ import uvicorn
 from mtgen.errors import UserError
 from mtgen.explore.app import HOSTS, build_app
 from mtgen.explore.explorer import Explorer
-from mtgen.loopback import free_port
+from mtgen.utils.ports import free_port
 
 PORT = 8760
 GRACE = 2
@@ -34,7 +34,7 @@ def serve_page(
     """Serve the page over a run until Ctrl-C, on loopback alone; the next free port is taken where `port` is not, and the address is said.
 
     Args:
-        checkpoint: as `mtgen.runs.chosen`; default: the newest that is whole.
+        checkpoint: as `mtgen.models.loading.chosen`; default: the newest that is whole.
         browser: whether to open the page in a browser; default: where there is a screen.
         say: where the lines for the user go.
 

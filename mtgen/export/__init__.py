@@ -9,16 +9,17 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from mtgen import checkpoint, companions
-from mtgen.checkpoint import PARTIAL, WEIGHTS
+from mtgen.checkpointing import checkpoint
+from mtgen.checkpointing.checkpoint import PARTIAL, WEIGHTS
 from mtgen.errors import ConfigError, UserError
 from mtgen.export.graphs import OPSET, check_heads, write_generator, write_predictor
 from mtgen.export.page import page
-from mtgen.model import Model
-from mtgen.pictures import sample_grid
-from mtgen.runs import find_model, load_run, weights_of
-from mtgen.sampling import asked_by_class, balanced_labels, generate
+from mtgen.models import assets
+from mtgen.models.loading import find_model, load_run, weights_of
+from mtgen.models.model import Model
+from mtgen.models.sampling import asked_by_class, balanced_labels, generate
 from mtgen.schema import Canvas
+from mtgen.visualization.grids import sample_grid
 
 PICTURE = "samples.png"
 SHOWN = 8
@@ -52,7 +53,7 @@ def export(run: str | Path, to: Path, *, onnx: bool = False, heads: Sequence[str
         checkpoint.write_weights(weights, partial / WEIGHTS)
         (partial / "config.yaml").write_text(weights.config, encoding="utf-8")
         (partial / "card.json").write_text(json.dumps(weights.card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        companions.copy_into(model.config, partial)
+        assets.copy_into(model.config, partial)
         graphs = _graphs(model, partial, heads) if onnx or heads else {}
         if model.config.generates:
             _picture(model).save(partial / PICTURE)

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtgen.centres import decode_canvas
 from mtgen.errors import ConfigError, UserError
-from mtgen.model import Model
+from mtgen.models.model import Model
+from mtgen.networks.center_maps import decode_canvas
 from mtgen.registry import suggest
 from mtgen.schema import Batch, Canvas, Prediction, Prompt
 

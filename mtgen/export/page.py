@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import mtgen
-from mtgen.checkpoint import Weights
-from mtgen.journal import read_journal
-from mtgen.model import Model
+from mtgen.checkpointing.checkpoint import Weights
+from mtgen.models.model import Model
+from mtgen.tracking.journal import read_journal
+from mtgen.version import DESCRIPTION
 
 METRICS = ("evaluation/", "test/")
 """What names of metrics begin with, the better ones first: those of `mtgen evaluate`, those of training."""
@@ -56,7 +56,7 @@ def page(
     config, card, (height, width) = model.config, model.card, model.size
     parts = [
         f"# {config.name}",
-        f"A model of mtgen: {str(mtgen.__doc__).splitlines()[0].removeprefix('mtgen: ')}",
+        f"A model of mtgen: {DESCRIPTION}",
     ]
     if picture:
         parts.append(f"![Samples of the model]({picture})")

@@ -11,9 +11,9 @@ from mtgen.conditions.layout import boxes_layout, mask_layout
 from mtgen.data.boxes import annotation, in_window
 from mtgen.data.geometry import Window, window
 from mtgen.errors import DataError
-from mtgen.inference.names import parse_class
+from mtgen.inference.label_names import parse_class
 from mtgen.schema import IGNORE, DatasetCard
-from mtgen.shards.files import File, read_json, read_mask
+from mtgen.shards.input_files import File, read_json, read_mask
 
 SUFFIXES = {".png": "layout", ".json": "boxes"}
 """What a file ends with -> the modality that it is asked for by."""

@@ -8,14 +8,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from mtgen.data.text import open_tokenizer
+from mtgen.data.tokenizer import open_tokenizer
 from mtgen.errors import ConfigError, DataError
+from mtgen.inference.inputs import as_input, file, opened
+from mtgen.inference.label_names import domain_names, parse_classes, parse_domain
 from mtgen.inference.layouts import SUFFIXES, read_boxes_layout, read_mask_layout
-from mtgen.inference.names import domain_names, parse_classes, parse_domain
-from mtgen.inference.sources import as_input, file, opened
-from mtgen.model import Model
+from mtgen.models.model import Model
 from mtgen.schema import Prompt
-from mtgen.shards.files import File
+from mtgen.shards.input_files import File
 
 T = TypeVar("T", str, File)
 
@@ -201,8 +201,8 @@ def _sounds(model: Model, paths: Sequence[File]) -> list[Part]:
     if not paths:
         return []
     require(model, "sound", paths[0])
+    from mtgen.data.audio import SoundDecoder
     from mtgen.data.pipeline import DamagedBatch  # these bring DALI, which nothing else here needs
-    from mtgen.data.sound import SoundDecoder
 
     decoder, parts = SoundDecoder(model.config.data.sound, 1, 1), []
     for path in dict.fromkeys(paths):

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import torch
 
-from mtgen import counter
 from mtgen.errors import ConfigError, DataError
 from mtgen.evaluation.metric import Progress
-from mtgen.inference.names import parse_class, parse_domain
-from mtgen.inference.read import BATCH, Summary, save
-from mtgen.inference.sources import Inputs, Source, batches
-from mtgen.model import Model
-from mtgen.pictures import to_pictures
-from mtgen.runs import find_run, load_run
+from mtgen.inference.inputs import Inputs, Source, batches
+from mtgen.inference.label_names import parse_class, parse_domain
+from mtgen.inference.predict import BATCH, Summary, save
+from mtgen.models.loading import find_run, load_run
+from mtgen.models.model import Model
 from mtgen.schema import Canvas, Prompt
+from mtgen.utils import counter_rng
+from mtgen.visualization.grids import to_pictures
 
 
 def target(model: Model, text: str) -> Prompt:
@@ -85,7 +85,7 @@ def translations(model: Model, sources: Iterable[Source], prompt: Prompt, seed: 
         good = [row for row, (_, cut) in enumerate(found) if not isinstance(cut, DataError)]
         drawn: dict[int, Canvas] = {}
         if good:
-            latent = counter.normal(seed, "translate", position + torch.tensor(good), (model.latent_size,), model.device)
+            latent = counter_rng.normal(seed, "translate", position + torch.tensor(good), (model.latent_size,), model.device)
             canvas = model.translate(images, prompt.rows(torch.zeros(len(good), dtype=torch.int64)), latent)
             assert canvas is not None  # the run translates
             drawn = {row: canvas.map(lambda tensor, n=n: tensor[n : n + 1].cpu()) for n, row in enumerate(good)}

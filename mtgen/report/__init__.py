@@ -8,7 +8,7 @@ from mtgen.errors import ConfigError, UserError
 from mtgen.report.blocks import SECTIONS, Section
 from mtgen.report.compare import comparison
 from mtgen.report.page import render
-from mtgen.report.record import Record, read_record
+from mtgen.report.run_record import Record, read_record
 
 REPORT = "report.html"
 

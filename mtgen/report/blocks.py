@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mtgen.registry import Registry
-from mtgen.report.record import Record
+from mtgen.report.run_record import Record
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Sheets of one kind over time, for the script: `{"tracks": [{"label", "frames"}]}`, see `mtgen.report.frames`."""
+    """Sheets of one kind over time, for the script: `{"tracks": [{"label", "frames"}]}`, see `mtgen.report.image_timeline`."""
 
     kind: ClassVar[str] = "pictures"
     title: str
@@ -73,7 +73,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Curves:
-    """Charts in groups, for the script, see `mtgen.report.series`."""
+    """Charts in groups, for the script, see `mtgen.report.curves`."""
 
     kind: ClassVar[str] = "curves"
     data: dict[str, Any]

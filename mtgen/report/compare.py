@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from mtgen.evaluation.metric import better
-from mtgen.progress import duration
 from mtgen.report.blocks import Block, Curves, Note, Pictures, Section, Table
-from mtgen.report.frames import BUDGET, kept, sheets, track
-from mtgen.report.record import Record, flat
-from mtgen.report.series import charts
+from mtgen.report.curves import charts
+from mtgen.report.image_timeline import BUDGET, kept, sheets, track
+from mtgen.report.run_record import Record, flat
+from mtgen.tracking.progress_bar import duration
 
 MEASURED = ("test", "generated", "evaluation")
 """Groups of the journal's numbers that are metrics."""

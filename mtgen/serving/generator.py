@@ -9,7 +9,7 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL import Image
 
-import mtgen
+from mtgen.inference import trained_model
 
 WORDS = {"class": "class_", "caption": "caption", "domain": "domain"}
 """Column -> the argument of `Trained.sample` that it is."""
@@ -30,7 +30,7 @@ class Generator(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the model that lies among the artifacts."""
-        self.trained = mtgen.load(context.artifacts["model"])
+        self.trained = trained_model.load(context.artifacts["model"])
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """A dictionary for each row."""

@@ -10,8 +10,8 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL import Image
 
-import mtgen
 from mtgen.errors import DataError
+from mtgen.inference import trained_model
 
 
 def decoded(text: str, number: int) -> Image.Image:
@@ -31,7 +31,7 @@ class Predictor(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the model that lies among the artifacts."""
-        self.trained = mtgen.load(context.artifacts["model"])
+        self.trained = trained_model.load(context.artifacts["model"])
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """A dictionary for each row."""

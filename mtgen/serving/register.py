@@ -17,13 +17,15 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
 from PIL import Image
 
-import mtgen
+from mtgen.config.paths import store_uri
 from mtgen.errors import UserError
 from mtgen.export import export
-from mtgen.inference.trained import Trained
-from mtgen.runs import find_run
-from mtgen.sender import State
-from mtgen.tracking import send_kept, store_uri
+from mtgen.inference import trained_model
+from mtgen.inference.trained_model import Trained
+from mtgen.models.loading import find_run
+from mtgen.tracking.mlflow_sender import State
+from mtgen.tracking.tracker import send_kept
+from mtgen.version import PACKAGE
 
 PACKAGES = ("fsspec", "numpy", "pillow", "pydantic", "PyYAML", "rich", "safetensors", "tokenizers", "torch", "typer")
 """What `pip install mtgen` brings: pinned in the model, whose code of mtgen is its own copy."""
@@ -54,7 +56,7 @@ def register(run: str | Path, name: str, alias: str | None = None, say: Callable
         CheckpointError: there is no such run, or it is damaged.
     """
     folder = find_run(run)
-    trained = mtgen.load(folder, "cpu")
+    trained = trained_model.load(folder, "cpu")
     config = trained.model.config
     send_kept(config, folder)
     run_id, uri = State.load(folder).run_id, store_uri(folder.parent, config.tracking.uri)
@@ -73,7 +75,7 @@ def register(run: str | Path, name: str, alias: str | None = None, say: Callable
                     name=part,
                     python_model=str(Path(__file__).with_name(f"{part}.py")),
                     artifacts={"model": str(Path(place) / "model")},
-                    code_paths=[str(Path(mtgen.__file__).parent)],
+                    code_paths=[str(PACKAGE)],
                     pip_requirements=[f"{package}=={metadata.version(package)}" for package in ("mlflow", "pandas", *PACKAGES)],
                     signature=signature,
                     input_example=example,

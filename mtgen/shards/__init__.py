@@ -1,0 +1,1 @@
+"""Data sets made, split, checked, described and shown; each recipe is one file in `recipes/`."""

@@ -12,17 +12,17 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from mtgen.commands import typed
 from mtgen.data.boxes import annotation
-from mtgen.data.build import Progress
-from mtgen.data.card import CARD
-from mtgen.data.picture import pixels
-from mtgen.data.scan import SUFFIXES, Header, Problem, Sample
-from mtgen.data.table import rows
+from mtgen.data.dataset_card import CARD
+from mtgen.data.image_io import pixels
+from mtgen.data.index_build import Progress
+from mtgen.data.index_table import rows
+from mtgen.data.shard_scan import SUFFIXES, Header, Problem, Sample
 from mtgen.errors import DataError, first_of
 from mtgen.schema import COMPONENTS, IGNORE, DatasetCard, Split
-from mtgen.shards.files import read_names, write_whole
+from mtgen.shards.input_files import read_names, write_whole
 from mtgen.shards.write import card_text
+from mtgen.utils.shell import typed
 
 SPLITS = {
     "train": ("train", "training"),

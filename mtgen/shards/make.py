@@ -16,14 +16,14 @@ from typing import Any, ClassVar
 
 import webdataset
 
-import mtgen
-from mtgen.commands import typed
 from mtgen.config import Section, check
 from mtgen.errors import ConfigError, DataError, first_of
 from mtgen.registry import Registry, suggest
 from mtgen.schema import DatasetCard, Split
 from mtgen.shards.write import TAR, Draft, Sample, encoded, pattern
-from mtgen.yaml_text import override
+from mtgen.utils.shell import typed
+from mtgen.utils.yaml_text import override
+from mtgen.version import __version__
 
 SMALL = 2_000
 """Up to so many samples are made in this process: starting others would take longer."""
@@ -250,7 +250,7 @@ def make(
     splits = {split: Split(samples=n, shards=pattern(split, -(-n // samples_per_shard))) for split, n in maker.splits.items()}
     about = {"classes": maker.classes, "mask_classes": maker.mask_classes, "source": maker.source, "licence": maker.licence}
     card = DatasetCard.model_validate({"name": maker.name or recipe, "splits": splits, **about, "made_by": made_by})
-    state = {"mtgen": mtgen.__version__, "size": samples_per_shard, "card": card.model_dump(mode="json"), "sources": maker.sources}
+    state = {"mtgen": __version__, "size": samples_per_shard, "card": card.model_dump(mode="json"), "sources": maker.sources}
     draft = Draft(out, overwrite, json.dumps(state))
     if processes is None:
         processes = min(len(os.sched_getaffinity(0)), len(shards)) if total > SMALL else 1

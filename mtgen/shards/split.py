@@ -4,13 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mtgen.commands import typed
-from mtgen.data.card import read_card, shard_names
-from mtgen.data.scan import SUFFIXES, Problem, samples
+from mtgen.data.dataset_card import read_card, shard_names
+from mtgen.data.shard_scan import SUFFIXES, Problem, samples
 from mtgen.errors import ConfigError, DataError
 from mtgen.schema import DatasetCard
-from mtgen.shards.files import share
+from mtgen.shards.input_files import share
 from mtgen.shards.write import ShardWriter
+from mtgen.utils.shell import typed
 
 
 def parse_shares(assignments: list[str]) -> dict[str, float]:

@@ -14,11 +14,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mtgen.data.audio import about
 from mtgen.data.boxes import annotation
-from mtgen.data.card import read_card
+from mtgen.data.dataset_card import read_card
+from mtgen.data.image_io import pixels
 from mtgen.data.index import Index, open_index
-from mtgen.data.picture import pixels
-from mtgen.data.sound import about
 from mtgen.schema import COMPONENTS, IGNORE
 
 CHUNK = 256

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mtgen.data.build import Progress
 from mtgen.data.index import open_index
-from mtgen.data.source import is_url
-from mtgen.data.text import Trained
+from mtgen.data.index_build import Progress
+from mtgen.data.tokenizer import Trained
 from mtgen.errors import DataError
-from mtgen.shards.files import write_whole
+from mtgen.shards.input_files import write_whole
+from mtgen.storage.source import is_url
 
 FILE = "tokenizer.json"
 

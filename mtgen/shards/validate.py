@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mtgen.data.boxes import faults
-from mtgen.data.build import Progress
-from mtgen.data.card import read_card, shard_names
-from mtgen.data.picture import pixels
-from mtgen.data.scan import Header, Problem, Sample
-from mtgen.data.table import joined, rows, split_problems
+from mtgen.data.dataset_card import read_card, shard_names
+from mtgen.data.image_io import pixels
+from mtgen.data.index_build import Progress
+from mtgen.data.index_table import joined, rows, split_problems
+from mtgen.data.shard_scan import Header, Problem, Sample
 from mtgen.schema import COMPONENTS, DatasetCard
 
 
@@ -147,7 +147,7 @@ def _mask(data: bytes, card: DatasetCard) -> list[str]:
 def _sound_reader() -> Any:
     """What training reads sounds with; `None` where DALI is missing."""
     try:
-        from mtgen.data.sound import SoundReader
+        from mtgen.data.audio import SoundReader
     except ModuleNotFoundError as error:
         if not str(error.name).startswith("nvidia"):
             raise

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
 from mtgen.data.boxes import annotation
-from mtgen.data.card import read_card
+from mtgen.data.dataset_card import read_card
+from mtgen.data.image_io import pixels, shown
 from mtgen.data.index import Index
-from mtgen.data.picture import pixels, shown
 from mtgen.errors import ConfigError, DataError
-from mtgen.pictures import mask_colours
 from mtgen.schema import IGNORE
 from mtgen.shards.stats import Show, opened
+from mtgen.visualization.grids import mask_colours
 
 SIDE = 384
 """Images with a longer side are made smaller, pixels."""

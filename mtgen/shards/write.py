@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from mtgen.data import picture
+from mtgen.data import image_io
 from mtgen.errors import DataError
 from mtgen.schema import IGNORE, DatasetCard, Split
 
@@ -66,7 +66,7 @@ def _wav(sound: np.ndarray, rate: int) -> bytes:
 def components(sample: Sample) -> dict[str, bytes]:
     """Extension -> bytes of each component that the sample has."""
     if isinstance(sample.image, bytes):
-        form, width, height = picture.header(sample.image)
+        form, width, height = image_io.header(sample.image)
         parts = {form.replace("jpeg", "jpg"): sample.image}
     else:
         height, width = sample.image.shape[:2]
@@ -98,8 +98,8 @@ def _faults(sample: Sample, classes: int, mask_classes: int) -> Iterator[str]:
     image = sample.image
     if isinstance(image, bytes):
         try:
-            _, *sides = picture.header(image)
-            if reason := picture.cut_short(image) or picture.beyond_dali(image):
+            _, *sides = image_io.header(image)
+            if reason := image_io.cut_short(image) or image_io.beyond_dali(image):
                 raise ValueError(reason)
         except ValueError as error:
             yield f"its image: {error}"

@@ -1,0 +1,1 @@
+"""Tasks: each is one file that registers itself."""

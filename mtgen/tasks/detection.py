@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtgen.centres import RARE, decode, encode, focal
 from mtgen.config import TASKS, TaskSettings
 from mtgen.errors import ConfigError
 from mtgen.networks.blocks import Conv2d, activate
+from mtgen.networks.center_maps import RARE, decode, encode, focal
 from mtgen.networks.discriminator import Discriminator
 from mtgen.networks.generator import Drawing
 from mtgen.schema import Prediction

@@ -1,0 +1,1 @@
+"""Both steps, the trainer and the DeepSpeed engines."""

@@ -12,9 +12,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtgen import counter
 from mtgen.config import Augment, Config
 from mtgen.schema import Canvas
+from mtgen.utils import counter_rng
 
 STEPS = 8
 """Steps between two changes of an adapted share."""
@@ -25,7 +25,7 @@ LARGEST = 0.8
 
 def changed(probability: float, seed: int, purpose: str, position: Tensor) -> Tensor:
     """`[B]` positions -> `[B]` bool: which samples are changed."""
-    return counter.uniform(seed, f"augment {purpose}", position, 1)[:, 0] < probability
+    return counter_rng.uniform(seed, f"augment {purpose}", position, 1)[:, 0] < probability
 
 
 class Strength:
@@ -106,7 +106,7 @@ class Warp:
     ) -> None:
         self.changed = changed(probability, seed, which, position)
         rows = self.changed.nonzero().flatten()
-        draw = 2 * counter.uniform(seed, f"warp {purpose}", position[rows], 4) - 1
+        draw = 2 * counter_rng.uniform(seed, f"warp {purpose}", position[rows], 4) - 1
         angle, scale, tall = draw[:, 0] * math.radians(settings.rotate), 1 + draw[:, 1] * settings.scale, size[0] / size[1]
         shift = 2 * settings.shift * draw[:, 2:]
         cos, sin = scale * angle.cos(), scale * angle.sin()

@@ -10,12 +10,12 @@ import numpy as np
 from mtgen.config import Config
 from mtgen.data.mixture import Samples
 from mtgen.data.reader import Reader, Step
-from mtgen.data.view import view_of
-from mtgen.pictures import caption_texts, class_names, labelled_grid
+from mtgen.data.transform_spec import view_of
 from mtgen.schema import Batch
-from mtgen.sheets import Panel, Sheet, write_sheet
 from mtgen.training.augment import warp_of
-from mtgen.training.samples import order
+from mtgen.training.dataset import order
+from mtgen.visualization.grids import caption_texts, class_names, labelled_grid
+from mtgen.visualization.layers import Panel, Sheet, write_sheet
 
 SHOWN = 16
 """Samples of each data set."""

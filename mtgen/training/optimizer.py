@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mtgen.lean import Adam
+from mtgen.utils.import_guards import Adam
 
 
 class GuardedAdam(Adam):

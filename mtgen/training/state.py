@@ -5,18 +5,18 @@ from typing import Any
 
 from torch import Tensor
 
-from mtgen.balancing.build import load_state, state_of
+from mtgen.balancing.factory import load_state, state_of
 from mtgen.balancing.gate import Gate
-from mtgen.checkpoint import Checkpoint
+from mtgen.checkpointing.checkpoint import Checkpoint
 from mtgen.config import Config
 from mtgen.data.mixture import Samples
-from mtgen.ema import Average
 from mtgen.errors import CheckpointError
+from mtgen.models.ema import Average
 from mtgen.training.augment import Strength
-from mtgen.training.engines import Engine
-from mtgen.training.meter import Meter
-from mtgen.training.outcome import Place
-from mtgen.training.samples import order_of
+from mtgen.training.dataset import order_of
+from mtgen.training.deepspeed_engine import Engine
+from mtgen.training.protocol import Place
+from mtgen.training.running_means import Meter
 
 
 class State:

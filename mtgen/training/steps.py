@@ -11,18 +11,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from mtgen import centres, counter
-from mtgen.balancing.build import build_gates
+from mtgen.balancing.factory import build_gates
 from mtgen.balancing.gate import Gate
 from mtgen.conditions.base import Modality
 from mtgen.conditions.layout import mask_layout
 from mtgen.config import Config
-from mtgen.model import DiscriminatorSide, Networks
+from mtgen.models.model import DiscriminatorSide, Networks
+from mtgen.networks import center_maps
 from mtgen.networks.generator import Generator
 from mtgen.schema import Batch, Canvas, Condition, Prompt
 from mtgen.tasks.base import Losses, Scene, Task, Views
 from mtgen.training.augment import Strength, Warp, warp_of
-from mtgen.training.layout import Layout, lay_out
+from mtgen.training.batch_roles import Layout, lay_out
+from mtgen.utils import counter_rng
 
 Log = dict[str, Tensor]
 
@@ -64,7 +65,7 @@ class Step(nn.Module):
         return torch.autocast(device.type, kind, enabled=self.config.precision != "fp32")
 
     def _normal(self, name: str, position: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        return counter.normal(self.config.seed, f"{self.purpose} {name}", position, shape, device)
+        return counter_rng.normal(self.config.seed, f"{self.purpose} {name}", position, shape, device)
 
     def _warp(self, layout: Layout, kind: str) -> Warp:
         return warp_of(self.config, self.strength.probability, layout.batch.position, self.purpose, kind, layout.batch.image.device)
@@ -77,7 +78,7 @@ class Step(nn.Module):
             if name not in side.conditions.modalities:
                 continue
             modality = side.conditions.modality(name)
-            asked = counter.uniform(self.config.seed, f"{self.purpose} ask {name}", batch.position, 1)[:, 0] < settings.share
+            asked = counter_rng.uniform(self.config.seed, f"{self.purpose} ask {name}", batch.position, 1)[:, 0] < settings.share
             given[name] = asked.to(device)
             if modality.component is not None:
                 given[name] = given[name] & batch.present[modality.component]
@@ -88,7 +89,7 @@ class Step(nn.Module):
         value = modality.value(batch)
         if not modality.varies:
             return value
-        random = counter.uniform(self.config.seed, f"{self.purpose} vary {name}", batch.position, modality.varies, value.device)
+        random = counter_rng.uniform(self.config.seed, f"{self.purpose} vary {name}", batch.position, modality.varies, value.device)
         return modality.varied(value, random)
 
     @staticmethod
@@ -110,7 +111,7 @@ class Step(nn.Module):
         if drawing.box_maps:
             assert original.boxes is not None  # the loader was asked for boxes
             grid = (original.image.shape[2] // drawing.stride, original.image.shape[3] // drawing.stride)
-            boxes = warp(centres.encode(original.boxes, drawing.box_maps - 2, grid).canvas())
+            boxes = warp(center_maps.encode(original.boxes, drawing.box_maps - 2, grid).canvas())
         prompt = self._prompt(original, side)
         encoded = side.conditions.encode(prompt)
         return Scene(

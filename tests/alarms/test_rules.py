@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mtgen.alarms.rule import RULES, Finding, youth
+from mtgen.alarms.base import RULES, Finding, youth
 from mtgen.config import Config, validate
 
 AGE = 1000  # images until a run is judged

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import toy
+from helpers import toy
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torchjd.aggregation import IMTLG, MGDA, Aggregator, AlignedMTL, GradVac, PCGrad, Sum, UPGrad
 
 from mtgen.balancing.gate import Gate
-from mtgen.balancing.sight import gramian
+from mtgen.balancing.gramian import gramian
 from mtgen.balancing.weighting import Weighting
 from mtgen.config import WEIGHTINGS
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-import toy
-from made_models import made, saved
+from helpers import toy
+from helpers.made_models import made, saved
 from torch import Tensor, nn
 
 import mtgen
@@ -15,8 +15,8 @@ from mtgen.conditions.caption import Caption
 from mtgen.config import Config, validate
 from mtgen.errors import ConfigError, DataError
 from mtgen.export import export
-from mtgen.model import Model, build
-from mtgen.training.samples import order_of
+from mtgen.models.model import Model, build
+from mtgen.training.dataset import order_of
 
 LOCAL: Any = SimpleNamespace(remote=False)
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-import toy
+from helpers import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtgen.conditions.base import ConditionSizes
 from mtgen.conditions.caption import Caption
 from mtgen.config import CONDITIONS
-from mtgen.model import build
+from mtgen.models.model import build
 from mtgen.schema import Prompt
 
 CONFIG = toy.everything()

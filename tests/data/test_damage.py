@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loading import load
+from helpers.loading import load
 
+from mtgen.data.image_io import header
 from mtgen.data.index import Index, open_index
-from mtgen.data.order import Order
-from mtgen.data.picture import header
 from mtgen.data.reader import Damage
+from mtgen.data.sampler import Order
 from mtgen.errors import DamagedSample, DataError
 from mtgen.schema import Batch
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from mtgen.data.decode import Channels, Decoder
 from mtgen.data.geometry import Window, window
-from mtgen.data.picture import beyond_dali, header
+from mtgen.data.image_io import beyond_dali, header
 from mtgen.errors import DataError
 
 Encode = Callable[..., bytes]

@@ -17,8 +17,8 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mtgen.data.build import beside, build_index, cached
 from mtgen.data.index import open_index
+from mtgen.data.index_build import beside, build_index, cached
 from mtgen.errors import DataError
 
 Write = Callable[..., Path]

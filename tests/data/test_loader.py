@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loading import load, once
-from sounds import samples, wav
+from helpers.loading import load, once
+from helpers.sounds import samples, wav
 
 from mtgen.config import Sound
 from mtgen.data.index import Index, open_index
-from mtgen.data.order import Order
+from mtgen.data.sampler import Order
 from mtgen.errors import DataError
 from mtgen.schema import COMPONENTS, Batch
 

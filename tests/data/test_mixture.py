@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loading import load
+from helpers.loading import load
 
 from mtgen.config import Data, Share
 from mtgen.data.mixture import Mixture, open_samples

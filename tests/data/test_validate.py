@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.loading import load
+from helpers.sounds import DAMAGED, GOOD, flac, float_wav, samples, wav
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loading import load
-from sounds import DAMAGED, GOOD, flac, float_wav, samples, wav
 
 from mtgen.data.boxes import annotation
 from mtgen.data.index import open_index
-from mtgen.data.scan import Header, Part
-from mtgen.data.scan import Sample as Scanned
+from mtgen.data.shard_scan import Header, Part
+from mtgen.data.shard_scan import Sample as Scanned
 from mtgen.errors import DataError
 from mtgen.schema import DatasetCard
 from mtgen.shards.make import make

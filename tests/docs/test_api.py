@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from documents import ROOT
+from helpers.documents import ROOT
 
 PROGRAM = ROOT / "docs/build_api.py"
 MODULES = runpy.run_path(str(PROGRAM))["MODULES"]

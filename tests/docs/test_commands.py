@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import typer
-from documents import CONFIGS, PAGES, ROOT, Command, commands, copied
+from helpers.documents import CONFIGS, PAGES, ROOT, Command, commands, copied
 
 from mtgen.cli import app
 from mtgen.config import load
-from mtgen.config.shipped import find
+from mtgen.config.presets import find
 from mtgen.errors import UserError
-from mtgen.evaluation.suite import check_names
+from mtgen.evaluation.evaluate import check_names
 from mtgen.shards.make import parse_options
 
 TOP = typer.main.get_command(app)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import typer
-from documents import ROOT
+from helpers.documents import ROOT
 
 from mtgen.cli import app
 from mtgen.errors import KINDS

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from documents import ROOT, Fence, commands, fences
+from helpers.documents import ROOT, Fence, commands, fences
 
-from mtgen.journal import read_journal
 from mtgen.registry import by_path
 from mtgen.shards.make import make
+from mtgen.tracking.journal import read_journal
 
 PAGE = ROOT / "docs/how-to.md"
 SHORT = (

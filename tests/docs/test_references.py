@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from documents import CONFIGS, PAGES, ROOT, copied, fences, inline
+from helpers.documents import CONFIGS, PAGES, ROOT, copied, fences, inline
 
 from mtgen.config.messages import sections
 from mtgen.evaluation.metric import METRICS

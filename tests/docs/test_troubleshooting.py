@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from documents import ROOT
+from helpers.documents import ROOT
 
 PAGE = ROOT / "docs/troubleshooting.md"
 HOLE = "\0"

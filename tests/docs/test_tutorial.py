@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from documents import ROOT, SHORT, Fence, demo, fences, lines_of, split
+from helpers.documents import ROOT, SHORT, Fence, demo, fences, lines_of, split
 from PIL import Image
 
 from mtgen.cli import main
@@ -113,7 +113,7 @@ def test_every_command_of_the_tutorial_works_in_a_fresh_folder(fresh: Path, monk
 @pytest.mark.e2e
 def test_what_make_demo_names_to_be_done_next_works(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = {command.words[0]: list(command.words) for command in demo()}
-    assert set(commands) == {"train", "sample", "ui", "evaluate", "shards"}  # ui: tests/test_ui.py
+    assert set(commands) == {"train", "sample", "ui", "evaluate", "shards"}  # ui: tests/tracking/test_mlflow_ui.py
     run([*commands["shards"][:4], "style=grey", "train=120", "test=16"], monkeypatch)
     run(["train", "demo"], monkeypatch)
     for words in [list(command.words) for command in demo() if command.words[0] in ("evaluate", "sample")]:

@@ -9,12 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from commands import Command, checkpoints, furnish, look, trained
+from helpers.commands import Command, checkpoints, furnish, look, trained
 from mlflow import MlflowClient
 
-from mtgen.report.record import read_record
-from mtgen.sender import State
-from mtgen.tracking import store_uri
+from mtgen.config.paths import store_uri
+from mtgen.report.run_record import read_record
+from mtgen.tracking.mlflow_sender import State
 
 CLOCK = r"""
 #define _GNU_SOURCE

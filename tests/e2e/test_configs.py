@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from mtgen.config import load
-from mtgen.journal import read_journal
 from mtgen.shards.make import make
+from mtgen.tracking.journal import read_journal
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if min(load(path, ["device=cpu"]).size) <= 64)
-"""Those that a CPU can take a step of; tests/test_cost.py builds the others without memory and counts them."""
+"""Those that a CPU can take a step of; tests/preflight/test_cost.py builds the others without memory and counts them."""
 
 
 def data_for(config: Path, tmp_path: Path, shared_data: Callable[[str], Path]) -> list[str]:

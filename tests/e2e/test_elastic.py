@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commands import Command, furnish, look
+from helpers.commands import Command, furnish, look
 
-from mtgen.journal import Row, read_journal
-from mtgen.orchestrate.node import free_port, own_address
+from mtgen.launchers.ray_node import free_port, own_address
+from mtgen.tracking.journal import Row, read_journal
 
 pytestmark = pytest.mark.e2e
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import Command, furnish, trained
+from helpers.commands import Command, furnish, trained
 from torch import Tensor, nn
 
 from mtgen.errors import ConfigError
-from mtgen.evaluation.panel import Report
-from mtgen.orchestrate.evaluation import on_ray
+from mtgen.evaluation.collection import Report
+from mtgen.evaluation.snapshots import evaluate_run
+from mtgen.launchers.evaluation_workers import on_ray
 from mtgen.shards.make import make
-from mtgen.snapshot import evaluate_run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")]
 COMPARED = ["distribution/fd", "distribution/kd", "distribution/prdc", "distribution/memorisation"]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commands import Command, checkpoints, furnish, look, trained
+from helpers.commands import Command, checkpoints, furnish, look, trained
 
 from mtgen.config import Config
-from mtgen.orchestrate import workers
-from mtgen.orchestrate.cluster import ray_cluster
-from mtgen.training.pulse import Beat
+from mtgen.launchers import ray_workers
+from mtgen.launchers.ray_cluster import ray_cluster
+from mtgen.training.heartbeat import Beat
 
 pytestmark = pytest.mark.e2e
 
@@ -47,13 +47,13 @@ def test_a_node_that_does_not_answer_is_asked_again(tmp_path: Path, monkeypatch:
             beat = Beat(0, 1, 1, "", hung.pid, psutil.Process(hung.pid).create_time(), ray.get_runtime_context().get_node_id())
             node = next(child for child in psutil.Process().children(recursive=True) if child.name() == "raylet")
             node.suspend()
-            monkeypatch.setattr(workers, "ANSWER", 2.0)
+            monkeypatch.setattr(ray_workers, "ANSWER", 2.0)
             with pytest.raises(TimeoutError):
-                workers._kill(beat)
+                ray_workers._kill(beat)
             assert hung.poll() is None
             node.resume()
             monkeypatch.undo()
-            assert workers._kill(beat)
+            assert ray_workers._kill(beat)
         assert hung.wait() == -signal.SIGKILL
     finally:
         hung.kill()

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commands import IMAGES, ROOT, Command, checkpoints, furnish, look, trained
+from helpers.commands import IMAGES, ROOT, Command, checkpoints, furnish, look, trained
 from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 
-from mtgen.orchestrate.node import free_port, own_address
+from mtgen.launchers.ray_node import free_port, own_address
 
 pytestmark = pytest.mark.e2e
 
@@ -233,7 +233,7 @@ def test_a_token_that_others_can_read_starts_no_cluster(place: Path) -> None:
 
 
 def test_a_token_is_made_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mtgen.orchestrate.node import token_file
+    from mtgen.launchers.ray_node import token_file
 
     monkeypatch.setenv("RAY_AUTH_TOKEN", "")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "new" / "token"))

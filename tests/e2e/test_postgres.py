@@ -14,14 +14,14 @@ from pathlib import Path
 import boto3
 import mlflow
 import pytest
-from made_models import made, saved
+from helpers.made_models import made, saved
+from helpers.mlflow_runs import free_port, running, server, until
 from mlflow import MlflowClient
-from mlflow_runs import free_port, running, server, until
 
-from mtgen.runs import load_run
-from mtgen.sender import State
+from mtgen.models.loading import load_run
 from mtgen.serving.register import register
-from mtgen.tracking import Tracker
+from mtgen.tracking.mlflow_sender import State
+from mtgen.tracking.tracker import Tracker
 
 POSTGRES = shutil.which("postgres") or next(map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))), None)
 

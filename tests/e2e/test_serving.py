@@ -15,17 +15,18 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-from made_models import made, picture, saved
+from helpers.made_models import made, picture, saved
+from helpers.mlflow_runs import free_port, running
 from mlflow import MlflowClient
-from mlflow_runs import free_port, running
 from PIL import Image
 
 import mtgen
+from mtgen.config.paths import store_uri
 from mtgen.errors import UserError
-from mtgen.runs import load_run
-from mtgen.sender import State
+from mtgen.models.loading import load_run
 from mtgen.serving.register import register
-from mtgen.tracking import Tracker, store_uri
+from mtgen.tracking.mlflow_sender import State
+from mtgen.tracking.tracker import Tracker
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commands import ROOT, Command, checkpoints, furnish, look
-from slurm_cluster import CPUS, PATH, Slurm, missing, slurm_cluster
+from helpers.commands import ROOT, Command, checkpoints, furnish, look
+from helpers.slurm_cluster import CPUS, PATH, Slurm, missing, slurm_cluster
 
 from mtgen.errors import ConfigError
-from mtgen.orchestrate.slurm import Request
+from mtgen.launchers.slurm import Request
 
 pytestmark = pytest.mark.e2e
 
@@ -80,7 +80,7 @@ def test_a_preempted_job_requeues_itself_and_ends_as_if_undisturbed(slurm: Slurm
     other = look(place, "undisturbed")
     assert run.facts["digest"] == other.facts["digest"] and run.facts["digest_averaged"] == other.facts["digest_averaged"]
     left = [" ".join(row.info["cmdline"] or []) for row in psutil.process_iter(["cmdline"])]
-    assert not any("mtgen.orchestrate.slurm" in words for words in left), "Ray's nodes live on"
+    assert not any("mtgen.launchers.slurm" in words for words in left), "Ray's nodes live on"
 
 
 @pytest.mark.parametrize("option", ["--partition=gpu\n#SBATCH --uid=0", "--wrap=a b", "partition", "--x=$(id)"])

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from commands import EVERY, IMAGES, LOG, SEED, Command, Ended, checkpoints, furnish, look, trained
+from helpers.commands import EVERY, IMAGES, LOG, SEED, Command, Ended, checkpoints, furnish, look, trained
 
 from mtgen.alarms import read_alarms
 from mtgen.data.index import open_index
-from mtgen.data.order import Order
+from mtgen.data.sampler import Order
 from mtgen.shards.make import make
-from mtgen.training.consumed import history, read_parts
+from mtgen.training.sample_log import history, read_parts
 
 pytestmark = pytest.mark.e2e
 

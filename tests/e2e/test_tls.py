@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commands import IMAGES, ROOT, Command, furnish, look
+from helpers.commands import IMAGES, ROOT, Command, furnish, look
 
-from mtgen.orchestrate.node import free_port, own_address
+from mtgen.launchers.ray_node import free_port, own_address
 
 pytestmark = pytest.mark.e2e
 

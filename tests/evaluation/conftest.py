@@ -24,7 +24,7 @@ def _labels(prompt: Prompt) -> Tensor:
 
 @dataclass
 class Assembled:
-    """A model put together from functions of class numbers (-1: none); it satisfies `mtgen.sampling.Model`."""
+    """A model put together from functions of class numbers (-1: none); it satisfies `mtgen.models.sampling.Model`."""
 
     card: DatasetCard
     draw: Callable[[Tensor, Tensor], Canvas]

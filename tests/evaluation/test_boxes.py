@@ -13,10 +13,10 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtgen.centres import encode
 from mtgen.evaluation.boxes import BoxPrecision
 from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped
 from mtgen.evaluation.metrics.tagging_map import average_precision
+from mtgen.networks.center_maps import encode
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
 
 MakeBatch = Callable[..., Batch]

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from mtgen.evaluation import classifier
 from mtgen.evaluation.classifier import Classifier, reduced
-from mtgen.evaluation.fitting import Making
+from mtgen.evaluation.evaluate import evaluate
 from mtgen.evaluation.metric import Setting, Skipped
 from mtgen.evaluation.metrics.cas import ClassificationAccuracyScore, RealClassificationAccuracyScore
-from mtgen.evaluation.suite import evaluate
+from mtgen.evaluation.reader_training import Making
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
 
 MakeBatch = Callable[..., Batch]

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtgen.evaluation import classifier, segmenter
-from mtgen.evaluation.fitting import Making
+from mtgen.evaluation.evaluate import evaluate
 from mtgen.evaluation.metric import METRICS, Setting, Skipped
 from mtgen.evaluation.metrics.retrieval import nearest
+from mtgen.evaluation.reader_training import Making
+from mtgen.evaluation.reference_models import Yardsticks
 from mtgen.evaluation.segmenter import Segmenter
-from mtgen.evaluation.suite import evaluate
-from mtgen.evaluation.yardsticks import Yardsticks
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction, Prompt
 
 MakeBatch = Callable[..., Batch]

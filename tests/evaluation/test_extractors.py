@@ -160,8 +160,8 @@ def test_a_file_of_another_shape_is_one_error_that_names_the_tensors(tmp_path: P
 def test_features_of_real_images_are_computed_once(
     scripted: Callable[[nn.Module], Path], assemble: Any, make_card: Any, make_batch: Any, tmp_path: Path
 ) -> None:
-    from mtgen.evaluation.store import Shelf, Store
-    from mtgen.evaluation.suite import evaluate
+    from mtgen.evaluation.cache import Shelf, Store
+    from mtgen.evaluation.evaluate import evaluate
     from mtgen.schema import Canvas
 
     batches = [make_batch(torch.rand(40, 1, 8, 8) * 2 - 1)]

@@ -4,16 +4,16 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from made_models import made, saved
+from helpers.made_models import made, saved
 
 from mtgen.config import validate
 from mtgen.data.mixture import open_samples
 from mtgen.evaluation import classifier
 from mtgen.evaluation.metric import METRICS, better, evaluated
-from mtgen.journal import Journal, read_journal
-from mtgen.model import Model, build
+from mtgen.evaluation.snapshots import evaluate_run
+from mtgen.models.model import Model, build
 from mtgen.shards.make import make
-from mtgen.snapshot import evaluate_run
+from mtgen.tracking.journal import Journal, read_journal
 
 LOWER = {
     "distribution/fd_NAME",

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtgen.evaluation import classifier, detector, features, scores, segmenter, stages
-from mtgen.evaluation.fitting import Making
+from mtgen.evaluation import classifier, detector, features, resume, segmenter, train_on_generated
+from mtgen.evaluation.cache import Shelf, Store
+from mtgen.evaluation.collection import Report
+from mtgen.evaluation.evaluate import evaluate
 from mtgen.evaluation.metric import METRICS
 from mtgen.evaluation.metrics import box_agreement
-from mtgen.evaluation.panel import Report
+from mtgen.evaluation.reader_training import Making
 from mtgen.evaluation.segmenter import Segmenter
-from mtgen.evaluation.state import packed
-from mtgen.evaluation.store import Shelf, Store
-from mtgen.evaluation.suite import evaluate
-from mtgen.evaluation.work import Part, Wanted, Work
-from mtgen.sampling import Model
+from mtgen.evaluation.serialization import packed
+from mtgen.evaluation.streams import Part, Wanted, Work
+from mtgen.models.sampling import Model
 from mtgen.schema import Batch, Canvas, Prediction, Prompt
 
 SAMPLES, BATCH = 90, 16
@@ -37,8 +37,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """How far an evaluation is, is kept after every part."""
-    monkeypatch.setattr(stages, "EVERY", 0.0)
-    monkeypatch.setattr(stages, "SHARE", 0)
+    monkeypatch.setattr(resume, "EVERY", 0.0)
+    monkeypatch.setattr(resume, "SHARE", 0)
 
 
 def mixed(x: Tensor, size: int) -> Tensor:
@@ -147,7 +147,7 @@ def test_another_evaluation_does_not_go_on_with_it(model: Model, real: Any, tmp_
 def test_what_is_held_does_not_grow_with_the_generated_images(
     model: Model, real: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (box_agreement, features, scores):
+    for module in (box_agreement, features, train_on_generated):
         monkeypatch.setattr(module, "MOST", 40)
     held = []
     for samples in (80, 1600):

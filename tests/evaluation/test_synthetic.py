@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtgen.centres import encode
 from mtgen.evaluation import classifier, detector, segmenter
 from mtgen.evaluation.detector import Detector
-from mtgen.evaluation.fitting import Making
+from mtgen.evaluation.evaluate import evaluate
 from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped
-from mtgen.evaluation.suite import evaluate
-from mtgen.pictures import to_uint8
+from mtgen.evaluation.reader_training import Making
+from mtgen.networks.center_maps import encode
 from mtgen.schema import IGNORE, Batch, Canvas, DatasetCard, Prediction
+from mtgen.visualization.grids import to_uint8
 
 MakeBatch = Callable[..., Batch]
 MakeCard = Callable[..., DatasetCard]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from made_models import CONDITIONS, TASKS, made, saved
+from helpers.made_models import CONDITIONS, TASKS, made, saved
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_models import picture, train_on
+from helpers.made_models import picture, train_on
 
 pytestmark = pytest.mark.timeout(400)
 FIRST = "() => document.querySelector('#drawn canvas').toDataURL()"

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from core_only import ROOT, outside_of_the_core, refusing
-from made_models import made, picture, saved, train_on
+from helpers.core_only import ROOT, outside_of_the_core, refusing
+from helpers.made_models import made, picture, saved, train_on
 from PIL import Image
 
 import mtgen
@@ -25,7 +25,7 @@ from mtgen.explore import serve_page
 from mtgen.explore.explorer import Explorer
 from mtgen.explore.messages import BODY
 from mtgen.inference.prompt import Request
-from mtgen.inference.trained import Trained
+from mtgen.inference.trained_model import Trained
 
 pytestmark = pytest.mark.timeout(300)
 JSON = {"Content-Type": "application/json"}

@@ -9,22 +9,22 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from made_models import made, saved
+from helpers.made_models import made, saved
 from safetensors import safe_open
 from tokenizers import Tokenizer, models
 from typer.testing import CliRunner
 
 import mtgen
-from mtgen.checkpoint import digest
+from mtgen.checkpointing.checkpoint import digest
 from mtgen.cli import app
 from mtgen.config import validate
 from mtgen.errors import CheckpointError, ConfigError, DataError, UserError
 from mtgen.export import export
 from mtgen.export.graphs import ASKED, Drawer, outputs
 from mtgen.export.page import page
-from mtgen.journal import Journal
-from mtgen.model import Model, build
-from mtgen.runs import load_run, weights_of
+from mtgen.models.loading import load_run, weights_of
+from mtgen.models.model import Model, build
+from mtgen.tracking.journal import Journal
 
 pytestmark = pytest.mark.timeout(300)
 

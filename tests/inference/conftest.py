@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_models import made, picture, saved
+from helpers.made_models import made, picture, saved
 from PIL import Image
 
-from mtgen.model import Model
+from mtgen.models.model import Model
 
 Make = Callable[..., Model]
 

@@ -17,12 +17,11 @@ from mtgen.data.decode import Decoder
 from mtgen.data.geometry import window
 from mtgen.data.index import open_index
 from mtgen.errors import ConfigError, DataError
-from mtgen.inference import sources
-from mtgen.inference.draw import sample_shards
+from mtgen.inference.inputs import Cut, Inputs, Source, as_input, file, opened
+from mtgen.inference.predict import Reading, json_rows, predict_run, readings
 from mtgen.inference.prompt import Request, read_request
-from mtgen.inference.read import Reading, json_rows, predict_run, readings
-from mtgen.inference.sources import Cut, Inputs, Source, as_input, file, opened
-from mtgen.model import Model
+from mtgen.inference.sample import sample_shards
+from mtgen.models.model import Model
 from mtgen.shards.validate import validate as check
 
 Make = Callable[..., Model]
@@ -181,7 +180,7 @@ def folder(tmp_path: Path, draw: Draw) -> Path:
 
 
 def test_a_folder_is_searched_through_and_through(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "SORTED", 2)  # pieces smaller than the folder
+    monkeypatch.setattr("mtgen.inference.inputs.SORTED", 2)  # pieces smaller than the folder
     inputs = Inputs([folder], tmp_path / "out")
     found = {str(Path(s.name).relative_to(folder)): str(s.place) for s in inputs}
     assert found == {

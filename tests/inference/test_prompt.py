@@ -10,9 +10,9 @@ from PIL import Image
 
 from mtgen.data.geometry import window
 from mtgen.errors import ConfigError, DataError
-from mtgen.inference.names import domain_names, parse_class, parse_classes, parse_domain
+from mtgen.inference.label_names import domain_names, parse_class, parse_classes, parse_domain
 from mtgen.inference.prompt import Request, read_request
-from mtgen.model import Model
+from mtgen.models.model import Model
 from mtgen.schema import DatasetCard
 
 Make = Callable[..., Model]

@@ -6,13 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from mtgen import counter
 from mtgen.errors import ConfigError
-from mtgen.inference.sources import as_input, opened
+from mtgen.inference.inputs import as_input, opened
 from mtgen.inference.translate import target, translate_run
-from mtgen.model import Model
-from mtgen.pictures import to_uint8
+from mtgen.models.model import Model
 from mtgen.schema import Prompt
+from mtgen.utils import counter_rng
+from mtgen.visualization.grids import to_uint8
 
 Make = Callable[..., Model]
 TASKS = ("generation", "translation")
@@ -31,7 +31,7 @@ def test_a_folder_is_translated_and_damaged_files_are_counted(
     assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png")) == ["b.png", "sub/c.png"]
     image = as_input(opened((tmp_path / "in" / "b.png").read_bytes(), "b", 3, (8, 8)).picture, (8, 8))[None]
     prompt = Prompt(1, {"domain": torch.tensor([1])}, {"domain": torch.tensor([True])})
-    canvas = translator.translate(image, prompt, counter.normal(3, "translate", torch.tensor([1]), (4,), "cpu"))
+    canvas = translator.translate(image, prompt, counter_rng.normal(3, "translate", torch.tensor([1]), (4,), "cpu"))
     assert canvas is not None
     expected = to_uint8(canvas.image)[0].permute(1, 2, 0).numpy().astype(int)
     assert np.abs(np.asarray(Image.open(tmp_path / "out" / "b.png")).astype(int) - expected).max() <= 1

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mtgen.config import Config
-from mtgen.journal import Journal
 from mtgen.report import write_comparison, write_report
+from mtgen.tracking.journal import Journal
 
 MARKUP = [
     "<script>alert(1)</script>",

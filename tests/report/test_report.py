@@ -13,17 +13,17 @@ import torch
 
 from mtgen.config import Config
 from mtgen.errors import ConfigError, UserError
-from mtgen.journal import Journal
-from mtgen.orchestrate.driver import run_lock
+from mtgen.launchers.driver import run_lock
 from mtgen.report import all_sections, keep_current, write_comparison, write_report
 from mtgen.report.blocks import Facts
 from mtgen.report.compare import metrics
-from mtgen.report.frames import kept, sheets
-from mtgen.report.record import SILENCE, Record, read_record
+from mtgen.report.curves import evenly
+from mtgen.report.image_timeline import kept, sheets
+from mtgen.report.run_record import SILENCE, Record, read_record
 from mtgen.report.sections.summary import gather as summary
-from mtgen.report.series import evenly
 from mtgen.schema import DatasetCard
-from mtgen.sheets import Panel, Sheet, write_sheet
+from mtgen.tracking.journal import Journal
+from mtgen.visualization.layers import Panel, Sheet, write_sheet
 
 HOSTILE = "<script>document.title='hacked'</script><img src=x onerror=alert(1)> {{ 7*7 }} &amp;"
 CARD = DatasetCard(name="set", classes=["cat", "dog"], mask_classes=["background", "cat"], splits={})

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mtgen.errors import ConfigError, DataError
-from mtgen.shards.files import share
+from mtgen.shards.input_files import share
 from mtgen.shards.make import make
 from mtgen.shards.validate import validate
 

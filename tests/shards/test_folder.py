@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mtgen.errors import DataError
-from mtgen.shards.files import key_of, share
+from mtgen.shards.input_files import key_of, share
 from mtgen.shards.make import make, next_steps
 from mtgen.shards.validate import validate
 

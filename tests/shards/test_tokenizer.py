@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mtgen.cli import app
-from mtgen.data.text import open_tokenizer
+from mtgen.data.tokenizer import open_tokenizer
 from mtgen.errors import DataError
 from mtgen.shards.tokenizer import train_tokenizer
 from mtgen.shards.write import Sample, ShardWriter

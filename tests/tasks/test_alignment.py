@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import toy
-from scenes import discriminator_views, networks, scene, task, unlabelled, views
+from helpers import toy
+from helpers.scenes import discriminator_views, networks, scene, task, unlabelled, views
 from torch import Tensor
 
 from mtgen.schema import Batch, Canvas

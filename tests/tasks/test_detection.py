@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-import toy
-from scenes import discriminator_views, networks, scene, task, views
+from helpers import toy
+from helpers.scenes import discriminator_views, networks, scene, task, views
 from torch import Tensor
 
 from mtgen.schema import Canvas

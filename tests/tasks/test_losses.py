@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import toy
-from scenes import discriminator_views, networks, scene, task, unlabelled, views
+from helpers import toy
+from helpers.scenes import discriminator_views, networks, scene, task, unlabelled, views
 from scipy.special import log_softmax
 from torch import Tensor
 
 from mtgen.config import TASKS
-from mtgen.model import Networks
+from mtgen.models.model import Networks
 from mtgen.schema import IGNORE, Canvas, Condition
 from mtgen.tasks.base import Scene
 

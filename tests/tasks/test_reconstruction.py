@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import toy
-from scenes import discriminator_views, networks, scene, task, views
+from helpers import toy
+from helpers.scenes import discriminator_views, networks, scene, task, views
 
 from mtgen.schema import Canvas
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-import toy
-from scenes import discriminator_views, networks, scene, task, views
+from helpers import toy
+from helpers.scenes import discriminator_views, networks, scene, task, views
 from torch import Tensor
 
 from mtgen.config import validate
 from mtgen.errors import ConfigError
-from mtgen.model import build
+from mtgen.models.model import build
 from mtgen.schema import Canvas, Condition
 from mtgen.tasks.base import Scene
 

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import toy
+from helpers import toy
 from torch import Tensor
 
 from mtgen.config import Augment
 from mtgen.errors import CheckpointError, DamagedSample, TrainingError
 from mtgen.training.augment import LARGEST, STEPS, Strength
-from mtgen.training.control import Control
+from mtgen.training.consensus import Control
 from mtgen.training.steps import build_steps, frozen
 
 BATCH = 16

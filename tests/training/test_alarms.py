@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import toy
+from helpers import toy
 from mlflow import MlflowClient
 
 from mtgen.alarms import read_alarms
-from mtgen.logbook import LOG
-from mtgen.orchestrate.driver import launch
+from mtgen.config.paths import store_uri
+from mtgen.launchers.driver import launch
 from mtgen.report import REPORT
 from mtgen.shards.make import make
-from mtgen.tracking import store_uri
+from mtgen.tracking.run_log import LOG
 
 STANDS_STILL = {"generator": {"learning_rate": 1e-9}}
 RUNS: dict[str, dict[str, Any]] = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import toy
+from helpers import toy
 from torch import Tensor
 
 STEPS = 3

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-import toy
-from scenes import unlabelled
+from helpers import toy
+from helpers.scenes import unlabelled
 from torch import Tensor, nn
 
 from mtgen.config import Config
-from mtgen.model import Model, Networks, build
+from mtgen.models.model import Model, Networks, build
 from mtgen.schema import Batch, Prompt
 from mtgen.training.steps import build_steps, frozen
 

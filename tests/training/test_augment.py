@@ -8,10 +8,10 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from mtgen import counter
 from mtgen.config import Augment
 from mtgen.schema import Canvas
 from mtgen.training.augment import Warp, changed
+from mtgen.utils import counter_rng
 
 SIDE = 16
 CPU = torch.device("cpu")
@@ -134,7 +134,7 @@ def test_a_canvas_moves_with_its_mask() -> None:
 def test_gradients_pass_through_to_every_row() -> None:
     position, x = torch.arange(12), images(12, 1).double().requires_grad_(True)
     change = warp(position)
-    direction = counter.normal(0, "direction", position, (1, SIDE, SIDE)).double()
+    direction = counter_rng.normal(0, "direction", position, (1, SIDE, SIDE)).double()
     (change(x) * direction).sum().backward()
     step = 1e-2
     moved = (change((x + step * direction).detach()) - change(x.detach())) / step  # linear, so exact but for rounding in float32

@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-import toy
+from helpers import toy
 from PIL import Image
 
 from mtgen.config import Config
 from mtgen.data.loader import Loader
-from mtgen.data.view import view_of
-from mtgen.model import build
-from mtgen.pictures import to_pixels
+from mtgen.data.transform_spec import view_of
+from mtgen.models.model import build
 from mtgen.shards.make import make
-from mtgen.sheets import LAYERS
+from mtgen.training.batch_roles import lay_out
+from mtgen.training.dataset import open_data, order
 from mtgen.training.first_batch import SHOWN, write_first_batch
-from mtgen.training.layout import lay_out
-from mtgen.training.samples import open_data, order
 from mtgen.training.steps import build_steps
+from mtgen.visualization.grids import to_pixels
+from mtgen.visualization.layers import LAYERS
 
 TASKS: dict[str, Any] = {"generation": {}, "classification": {}, "segmentation": {}, "detection": {}}
 

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, models
 
 from mtgen.config import Config, validate
 from mtgen.errors import CheckpointError
-from mtgen.shards.files import write_whole
-from mtgen.training.samples import order_of
+from mtgen.shards.input_files import write_whole
+from mtgen.training.dataset import order_of
 from mtgen.training.state import fitting
 
 MIXTURE = {"mixture": [{"path": "a", "weight": 1}, {"path": "b", "weight": 2}]}

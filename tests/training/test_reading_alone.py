@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-import toy
+from helpers import toy
 from torch import Tensor
 from torch.nn import functional as F
 

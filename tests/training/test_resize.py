@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from mtgen.training.outcome import Resize
+from mtgen.training.protocol import Resize
 
 
 def test_workers_are_asked_say_that_they_are_ready_and_begin_anew(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-import toy
+from helpers import toy
 
-from mtgen.journal import read_journal
-from mtgen.orchestrate.driver import launch
+from mtgen.launchers.driver import launch
 from mtgen.shards.make import make
-from mtgen.training.meter import Meter
+from mtgen.tracking.journal import read_journal
+from mtgen.training.running_means import Meter
 
 
 def train(folder: Path, name: str, **more: Any) -> list[tuple[int, dict[str, float]]]:

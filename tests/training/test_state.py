@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-import toy
+from helpers import toy
 from torch import Tensor
 
-from mtgen import checkpoint
+from mtgen.checkpointing import checkpoint
+from mtgen.checkpointing.retention import Retention
 from mtgen.errors import CheckpointError
-from mtgen.retention import Retention
 
 BEFORE, AFTER = 3, 3  # steps until the checkpoint, and from there on
 FORMS = list(product((0, 1, 2), ("fp32", "bf16")))  # ZeRO stage, precision

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-import toy
-from scenes import unlabelled
+from helpers import toy
+from helpers.scenes import unlabelled
 from torch import Tensor, nn
 
 from mtgen.config import Config
-from mtgen.model import Networks
+from mtgen.models.model import Networks
 from mtgen.schema import Batch, Canvas
-from mtgen.training.layout import lay_out
+from mtgen.training.batch_roles import lay_out
 from mtgen.training.steps import frozen
 
 FOUR = ["generation", "classification", "segmentation", "reconstruction"]

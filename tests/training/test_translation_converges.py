@@ -1,10 +1,10 @@
 """Cycle on two known domains: a bright square on dark, and the same inverted, learned without any pair."""
 
 import torch
-import toy
+from helpers import toy
 from torch import Tensor
 
-from mtgen.model import Model
+from mtgen.models.model import Model
 from mtgen.schema import Batch, Prompt
 from mtgen.training.steps import frozen
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from mtgen.alarms.rule import RULES, Finding, Numbers, Rule, youth
+from mtgen.alarms.base import RULES, Finding, Numbers, Rule, youth
 from mtgen.config import Config
 
 DIVERSITY, SPREAD = "generated/diversity", "generated/spread"

@@ -4,9 +4,9 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from statistics import median
 
-from mtgen.alarms.rule import RULES, Finding, Numbers, Rule
+from mtgen.alarms.base import RULES, Finding, Numbers, Rule
 from mtgen.config import Config
-from mtgen.journal import NONFINITE
+from mtgen.tracking.journal import NONFINITE
 
 SIDES = {"loss_d/": "discriminator", "loss_g/": "generator"}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from mtgen.alarms.rule import RULES, Finding, Lasting, Numbers, Rule, youth
+from mtgen.alarms.base import RULES, Finding, Lasting, Numbers, Rule, youth
 from mtgen.config import Config
 
 LOSS = "generation_adversarial"

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from mtgen.alarms.rule import RULES, Finding, Numbers, Rule, youth
-from mtgen.balancing.diagnosis import meetings
+from mtgen.alarms.base import RULES, Finding, Numbers, Rule, youth
+from mtgen.balancing.conflicts import meetings
 from mtgen.config import Config
 
 POOR = 0.5

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from mtgen.centres import decode_canvas
 from mtgen.evaluation.boxes import BoxPrecision, sure
-from mtgen.evaluation.choice import MOST, Choice
 from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped, required_classes
+from mtgen.evaluation.subsample import MOST, Choice
+from mtgen.networks.center_maps import decode_canvas
 from mtgen.schema import Canvas, Prediction
 
 

@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from mtgen.evaluation.classifier import Classifier, reduced
-from mtgen.evaluation.fitting import Making
 from mtgen.evaluation.metric import METRICS, Setting, Skipped, asked_classes, required_classes, share
-from mtgen.evaluation.scores import OfGenerated, OfReal, TrainedScore
+from mtgen.evaluation.reader_training import Making
+from mtgen.evaluation.train_on_generated import OfGenerated, OfReal, TrainedScore
 from mtgen.schema import Batch, Canvas, Prediction
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mtgen.evaluation.metric import METRICS
-from mtgen.evaluation.rebuilt import OfRebuilt
+from mtgen.evaluation.reconstruction_metric import OfRebuilt
 
 CEILING = 100.0
 """dB: what an image counts that is reconstructed (almost) exactly; the ratio itself would be infinite."""

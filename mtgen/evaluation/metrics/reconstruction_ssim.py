@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtgen.evaluation.metric import METRICS
-from mtgen.evaluation.rebuilt import OfRebuilt
+from mtgen.evaluation.reconstruction_metric import OfRebuilt
 
 WINDOW, SIGMA = 11, 1.5
 """Side and standard deviation of the Gaussian window, pixels."""

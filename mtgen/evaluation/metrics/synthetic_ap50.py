@@ -2,13 +2,13 @@
 
 from torch import Tensor
 
-from mtgen.centres import decode_canvas
 from mtgen.evaluation.boxes import BoxPrecision, sure
 from mtgen.evaluation.classifier import reduced
 from mtgen.evaluation.detector import Detector
-from mtgen.evaluation.fitting import Making
 from mtgen.evaluation.metric import METRICS, Setting, Skipped, required_classes
-from mtgen.evaluation.scores import OfGenerated, OfReal, TrainedScore
+from mtgen.evaluation.reader_training import Making
+from mtgen.evaluation.train_on_generated import OfGenerated, OfReal, TrainedScore
+from mtgen.networks.center_maps import decode_canvas
 from mtgen.schema import Batch, Canvas, Prediction
 
 

@@ -5,10 +5,10 @@ from torch import Tensor
 
 from mtgen.evaluation.classifier import reduced
 from mtgen.evaluation.confusion import Confusion
-from mtgen.evaluation.fitting import Making
 from mtgen.evaluation.metric import METRICS, Setting, Skipped, required_mask_classes
-from mtgen.evaluation.scores import OfGenerated, OfReal, TrainedScore
+from mtgen.evaluation.reader_training import Making
 from mtgen.evaluation.segmenter import Segmenter, reduced_mask
+from mtgen.evaluation.train_on_generated import OfGenerated, OfReal, TrainedScore
 from mtgen.schema import IGNORE, Batch, Canvas, Prediction
 
 

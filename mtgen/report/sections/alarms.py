@@ -2,7 +2,7 @@
 
 from mtgen.alarms import read_alarms
 from mtgen.report.blocks import SECTIONS, Bullets, Section
-from mtgen.report.record import Record
+from mtgen.report.run_record import Record
 
 
 @SECTIONS.register("alarms")

@@ -2,7 +2,7 @@
 
 from mtgen.report.blocks import SECTIONS, Block, Note, Section, Source, Table
 from mtgen.report.compare import differences
-from mtgen.report.record import Record
+from mtgen.report.run_record import Record
 
 
 @SECTIONS.register("configuration")

@@ -1,9 +1,9 @@
 """Which tasks pull against each other where they share a tensor."""
 
-from mtgen.balancing.diagnosis import NOTE, Meeting, meetings, table
+from mtgen.balancing.conflicts import NOTE, Meeting, meetings, table
 from mtgen.report.blocks import SECTIONS, Block, HeatMap, Note, Section, Table
-from mtgen.report.record import Record
-from mtgen.report.series import evenly
+from mtgen.report.curves import evenly
+from mtgen.report.run_record import Record
 
 COLUMNS = 100
 """Moments of a heat map at most."""

@@ -2,9 +2,9 @@
 
 from statistics import median
 
-from mtgen.progress import duration
 from mtgen.report.blocks import SECTIONS, Fact, Facts, Section
-from mtgen.report.record import Record
+from mtgen.report.run_record import Record
+from mtgen.tracking.progress_bar import duration
 
 
 @SECTIONS.register("cost")

@@ -1,8 +1,8 @@
 """Every number over images."""
 
 from mtgen.report.blocks import SECTIONS, Curves, Section
-from mtgen.report.record import Record
-from mtgen.report.series import charts
+from mtgen.report.curves import charts
+from mtgen.report.run_record import Record
 
 
 @SECTIONS.register("curves")

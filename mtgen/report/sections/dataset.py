@@ -1,7 +1,7 @@
 """What the run learned from."""
 
 from mtgen.report.blocks import SECTIONS, Section, Table
-from mtgen.report.record import Record
+from mtgen.report.run_record import Record
 
 MOST = 24
 """Names of classes that are written out."""

@@ -1,9 +1,9 @@
 """What went wrong on the way, and was survived."""
 
-from mtgen.journal import NONFINITE
-from mtgen.progress import duration
 from mtgen.report.blocks import SECTIONS, Block, Bullets, Note, Section, Table
-from mtgen.report.record import STATUS, Record
+from mtgen.report.run_record import STATUS, Record
+from mtgen.tracking.journal import NONFINITE
+from mtgen.tracking.progress_bar import duration
 
 
 @SECTIONS.register("faults")

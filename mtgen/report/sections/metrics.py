@@ -1,7 +1,7 @@
 """The last value of every metric."""
 
 from mtgen.report.blocks import SECTIONS, Section, Table
-from mtgen.report.record import Record
+from mtgen.report.run_record import Record
 
 
 @SECTIONS.register("metrics")

@@ -1,8 +1,8 @@
 """What the run drew and read, over time."""
 
 from mtgen.report.blocks import SECTIONS, Block, Note, Pictures, Section
-from mtgen.report.frames import kept, sheets, track
-from mtgen.report.record import Record
+from mtgen.report.image_timeline import kept, sheets, track
+from mtgen.report.run_record import Record
 
 ORDER = ("grid", "reading", "asked-", "reconstruction", "translation", "batch-")
 """Kinds of sheets, by how their names begin."""

@@ -1,8 +1,8 @@
 """How it stands, at a glance."""
 
-from mtgen.progress import duration
 from mtgen.report.blocks import SECTIONS, Fact, Facts, Section
-from mtgen.report.record import Record
+from mtgen.report.run_record import Record
+from mtgen.tracking.progress_bar import duration
 
 HEADLINES = ("class_accuracy", "mask_miou", "box_ap50", "cas", "diversity", "class_reached", "reconstruction_psnr")
 """Metrics that are shown at the top, the most telling first."""

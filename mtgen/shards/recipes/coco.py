@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, Validatio
 from mtgen.config import Section
 from mtgen.errors import DataError
 from mtgen.schema import IGNORE
-from mtgen.shards import regions
-from mtgen.shards.files import clipped, key_of, listed, read_image, read_json, share, size_of, state
+from mtgen.shards import coco_masks
+from mtgen.shards.input_files import clipped, key_of, listed, read_image, read_json, share, size_of, state
 from mtgen.shards.make import RECIPES, Recipe
 from mtgen.shards.write import Sample
 
@@ -248,11 +248,11 @@ def _region(thing: _Thing, image: _Image) -> NDArray[np.bool_]:
     if isinstance(shape, _Runs):
         if shape.size != (height, width):
             raise ValueError(f"a segmentation of {shape.size[1]}x{shape.size[0]}, its image has {width}x{height}")
-        return regions.runs(regions.run_lengths(shape.counts) if isinstance(shape.counts, str) else shape.counts, height, width)
+        return coco_masks.runs(coco_masks.run_lengths(shape.counts) if isinstance(shape.counts, str) else shape.counts, height, width)
     if not shape:
         left, top, wide, high = thing.bbox
         shape = [[left, top, left + wide, top, left + wide, top + high, left, top + high]]
     inside = np.zeros((height, width), np.bool_)
     for points in shape:
-        inside |= regions.polygon(points, height, width)
+        inside |= coco_masks.polygon(points, height, width)
     return inside

@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import Field, ValidationInfo, field_validator
 
 from mtgen.shards.make import RECIPES
-from mtgen.shards.scene import Most, SceneOptions, SceneRecipe, Style, Thing, scene
+from mtgen.shards.synthetic import Most, SceneOptions, SceneRecipe, Style, Thing, scene
 from mtgen.shards.write import Sample
 
 INK = 63

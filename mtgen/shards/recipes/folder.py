@@ -9,7 +9,20 @@ from pydantic import Field, field_validator
 from mtgen.config import Section
 from mtgen.errors import DataError
 from mtgen.schema import IGNORE
-from mtgen.shards.files import IMAGES, OTHERS, key_of, read, read_image, read_json, read_mask, read_names, read_text, share, size_of, state
+from mtgen.shards.input_files import (
+    IMAGES,
+    OTHERS,
+    key_of,
+    read,
+    read_image,
+    read_json,
+    read_mask,
+    read_names,
+    read_text,
+    share,
+    size_of,
+    state,
+)
 from mtgen.shards.make import RECIPES, UNNAMED, Recipe
 from mtgen.shards.write import Sample
 

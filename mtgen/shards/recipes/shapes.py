@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from pydantic import Field
 
 from mtgen.shards.make import RECIPES
-from mtgen.shards.scene import Most, SceneOptions, SceneRecipe, Thing, scene
+from mtgen.shards.synthetic import Most, SceneOptions, SceneRecipe, Thing, scene
 from mtgen.shards.write import Sample
 
 Point = tuple[float, float]

@@ -12,7 +12,7 @@ from mtgen.config import Section
 from mtgen.errors import DataError
 from mtgen.registry import suggest
 from mtgen.schema import IGNORE
-from mtgen.shards.files import IMAGES, clipped, key_of, listed, read, read_mask, read_text, size_of, state
+from mtgen.shards.input_files import IMAGES, clipped, key_of, listed, read, read_mask, read_text, size_of, state
 from mtgen.shards.make import RECIPES, Recipe
 from mtgen.shards.write import Sample
 

@@ -1,0 +1,246 @@
+"""Commands that hand a run to a cluster."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mtgen.cli.common import (
+    TRAIN,
+    ConfigFile,
+    Json,
+    Overrides,
+    UserErrorFrom,
+    app,
+    console,
+    load_config,
+    say,
+    write_json,
+)
+from mtgen.errors import UserError
+from mtgen.utils.shell import typed
+
+Address = Annotated[
+    str, typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="the cluster's Jobs API: where the dashboard of its head listens")
+]
+HERE = "http://127.0.0.1:8265"
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="the job's name, as `mtgen jobs list` shows it")]
+
+jobs = typer.Typer(no_args_is_help=True, help="Jobs of a Ray cluster: list, read and stop them.")
+app.add_typer(jobs, name="jobs", rich_help_panel=TRAIN)
+
+
+def _connect(address: str) -> Any:
+    from mtgen.launchers.ray_jobs import connect
+
+    return connect(address, say)
+
+
+def _write(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _say_end(job: Any) -> None:
+    """The last line about a job, or the error that it ended with."""
+    if job.status == "FAILED":
+        raise UserErrorFrom(f"job {job.id} failed: what it printed says why (mtgen jobs logs {job.id})", job.exit_status or 5)
+    say(f"job {job.id}: {job.status.lower()}; run folder: {job.folder}")
+
+
+@app.command(rich_help_panel=TRAIN)
+def submit(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    address: Address = HERE,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="show what the job prints until it ends; or return at once")] = True,
+    json_file: Json = None,
+) -> None:
+    """Train a run as a job of a Ray cluster.
+
+    mtgen's code and the configuration are sent along, data and runs are not.
+
+    Example: `mtgen submit configs/digits-32.yaml --address http://127.0.0.1:8265 workers=8`
+
+    Ctrl-C ends the watching, not the job. The same command goes on with the run. A cluster that demands a token takes it from
+    RAY_AUTH_TOKEN, or from a file that RAY_AUTH_TOKEN_PATH names.
+    """
+    from mtgen.launchers.ray_jobs import follow, look
+    from mtgen.launchers.ray_jobs import submit as hand_over
+
+    client = _connect(address)
+    job = hand_over(client, config, overrides or [])
+    say(f"job {job.id} is submitted; run folder: {job.folder}")
+    hint = f"mtgen jobs logs {job.id} --follow; mtgen jobs stop {job.id}"
+    try:
+        if wait:
+            job = follow(client, job.id, _write)
+    except KeyboardInterrupt:
+        job = look(client, job.id)
+        say(f"the job goes on: {hint}")
+    else:
+        if not wait:
+            say(f"next: {hint}")
+    write_json(json_file, {"job": job.id, "run": job.run, "folder": job.folder, "status": job.status})
+    if job.status in ("SUCCEEDED", "FAILED", "STOPPED"):
+        _say_end(job)
+
+
+@jobs.command("list")
+def list_jobs(address: Address = HERE, json_file: Json = None) -> None:
+    """All jobs that were submitted to the cluster, the newest first.
+
+    Example: `mtgen jobs list --address http://127.0.0.1:8265`
+    """
+    from rich.table import Table
+
+    from mtgen.launchers.ray_jobs import every
+
+    found = every(_connect(address))
+    shown = Table("job", "run", "status", "began (UTC)")
+    for job in found:
+        shown.add_row(job.id, job.run, job.status.lower(), f"{job.began:%Y-%m-%d %H:%M:%S}" if job.began else "-")
+    console.print(shown)
+    write_json(json_file, [{"job": job.id, "run": job.run, "folder": job.folder, "status": job.status} for job in found])
+
+
+@jobs.command("logs")
+def show_logs(
+    job: JobName,
+    address: Address = HERE,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the job ends")] = False,
+) -> None:
+    """What a job has printed so far.
+
+    Example: `mtgen jobs logs digits-32-4f2a19 --follow`
+    """
+    from mtgen.launchers import ray_jobs as cluster
+
+    client = _connect(address)
+    if follow:
+        _say_end(cluster.follow(client, cluster.look(client, job).id, _write))
+    else:
+        _write(cluster.logs(client, job))
+
+
+@jobs.command("stop")
+def stop_job(
+    job: JobName,
+    address: Address = HERE,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="until it has ended; or return at once")] = True,
+) -> None:
+    """Have a job write a checkpoint and end; submit the run again to go on.
+
+    Example: `mtgen jobs stop digits-32-4f2a19`
+    """
+    from mtgen.launchers.ray_jobs import stop
+
+    ended = stop(_connect(address), job, wait)
+    say(f"job {ended.id}: {ended.status.lower() if wait else 'asked to stop'}; run folder: {ended.folder}")
+
+
+@app.command(rich_help_panel=TRAIN)
+def slurm(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    nodes: Annotated[int, typer.Option(min=1, help="nodes of the cluster")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(min=0, help="GPUs of each node, a worker for each; 0: train on CPUs")] = 0,
+    workers_per_node: Annotated[int | None, typer.Option(min=1, help="default: one a GPU; one on CPUs")] = None,
+    time: Annotated[str, typer.Option(help="length of one stay on the nodes; the run takes as many as it needs")] = "4:00:00",
+    cpus_per_node: Annotated[int | None, typer.Option(min=1, help="default: all, and the nodes for this job alone")] = None,
+    warn: Annotated[int, typer.Option(min=10, help="seconds before the end of a stay at which it writes its checkpoint")] = 180,
+    sbatch: Annotated[
+        list[str] | None, typer.Option(help="a further option of sbatch, such as --sbatch=--partition=gpu; may be repeated")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="the script; default: NAME.sbatch here")] = None,
+) -> None:
+    """Write a Slurm script that trains a run on several nodes.
+
+    It puts itself back into the queue until the run is finished.
+
+    Example: `mtgen slurm configs/digits-32.yaml --nodes 2 --gpus-per-node 4 --time 8:00:00`, then `sbatch digits-32.sbatch`
+    """
+    from mtgen.launchers.ray_jobs import shipped
+    from mtgen.launchers.slurm import Request, script
+
+    each = workers_per_node or max(gpus_per_node, 1)
+    request = Request(nodes, gpus_per_node, each, time, cpus_per_node, warn, tuple(sbatch or ()))
+    given = [word for word in overrides or [] if not word.startswith("workers=")]
+    _, settings = shipped(config, [*given, f"workers={nodes * each}"])
+    path = out or Path(f"{settings.name}.sbatch")
+    if path.resolve() == config.resolve():
+        raise UserError(f"--out {path}: is the configuration itself; name another file for the script")
+    try:
+        settings.folder.mkdir(parents=True, exist_ok=True)  # Slurm does not, and the job's output goes there
+        path.write_text(script(settings, config, given, request), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: cannot be written ({error.strerror}); choose another place") from None
+    say(
+        f"{path}: {nodes} nodes, {settings.most_workers} workers; "
+        f"next: {typed('sbatch', path)}; squeue; scancel JOB writes a checkpoint too"
+    )
+
+
+@app.command("slurm-job", hidden=True)
+def slurm_job(config: ConfigFile, overrides: Overrides = None) -> None:
+    """What the script of `mtgen slurm` runs on its first node."""
+    from mtgen.cli.train import run
+    from mtgen.launchers.slurm import Warnings, allocation, requeue
+
+    warnings = Warnings()
+    settings = load_config(config, overrides)
+    with allocation(settings, say):
+        outcome = None if warnings.heard else run(settings, asked=lambda: warnings.heard)
+    if outcome is not None and outcome.status == "finished":
+        return
+    say("warned before training began" if outcome is None else f"{outcome.status} at {outcome.images:,} images")
+    if outcome is None or outcome.status == "stopped":
+        requeue(say)
+
+
+cluster = typer.Typer(no_args_is_help=True, help="A Ray cluster of one's own: its head, and further nodes.")
+app.add_typer(cluster, name="cluster", rich_help_panel=TRAIN)
+Cpus = Annotated[int | None, typer.Option(min=0, help="CPUs of this node that runs may use; default: all")]
+Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs of this node that runs may use; default: all")]
+
+
+@cluster.command()
+def head(
+    span: Annotated[bool, typer.Option("--span", help="let other nodes join; without it, everything listens on loopback")] = False,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="where other nodes join")] = 6379,
+    dashboard_port: Annotated[int, typer.Option(min=1, max=65535, help="of the dashboard and its Jobs API, on loopback")] = 8265,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+) -> None:
+    """Start a cluster's head in the foreground; Ctrl-C ends it. Whoever uses it has to show its token.
+
+    Example: `mtgen cluster head`, and elsewhere `mtgen submit configs/digits-32.yaml`
+    """
+    from mtgen.launchers.ray_node import command, own_address, token_file
+
+    say(f"the token: {token_file() or 'RAY_AUTH_TOKEN'}; submit runs with --address http://127.0.0.1:{dashboard_port}")
+    if span:
+        say(f"other nodes, with the same token: mtgen cluster join {own_address()}:{port}. Nothing is encrypted: launch/README.md")
+    _stay(command(None, port, span, cpus, gpus, dashboard_port), span)
+
+
+@cluster.command()
+def join(address: Annotated[str, typer.Argument(metavar="HOST:PORT")], cpus: Cpus = None, gpus: Gpus = None) -> None:
+    """Add this machine to a cluster, in the foreground; Ctrl-C takes it out again.
+
+    Example: `mtgen cluster join 10.0.0.1:6379`
+    """
+    from mtgen.launchers.ray_node import command, token_file
+
+    say(f"the token: {token_file() or 'RAY_AUTH_TOKEN'}")
+    _stay(command(address, 0, True, cpus, gpus, None), span=True)
+
+
+def _stay(words: list[str], span: bool) -> None:
+    """Be a node until the end; Ray gives up on a start that takes 30 s, as on a busy machine it may, so that it is tried again."""
+    from mtgen.launchers.ray_node import run_node
+
+    for _ in range(3):
+        if run_node(words, span) == 0:
+            break
+    else:
+        raise UserErrorFrom("Ray ended by itself: what it said is above", 1)

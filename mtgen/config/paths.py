@@ -1,0 +1,59 @@
+"""Files and folders that a configuration names, by paths that mean the same in every working directory."""
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mtgen.config import Place, Section
+from mtgen.config.sections import SectionT
+from mtgen.errors import ConfigError
+from mtgen.storage.source import located
+
+
+def _run(name: str) -> str:
+    """A run's folder; a run's name is looked for among the runs, wherever that is done."""
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
+
+
+def store_uri(runs: str | Path, uri: str | None = None) -> str:
+    """Where runs are kept: `uri` (`tracking.uri`), else MLFLOW_TRACKING_URI, else SQLite in the folder of runs; paths absolute.
+
+    Raises:
+        ConfigError: where `uri` holds a password, which would be written down with the configuration.
+    """
+    if uri and urlsplit(uri).password:
+        raise ConfigError("tracking.uri: holds a password, which every copy of this file would show; set MLFLOW_TRACKING_URI instead")
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(runs).absolute()}/mlflow.db"
+    scheme, _, path = uri.partition(":///")
+    if scheme == "sqlite":
+        return f"sqlite:///{Path(path).absolute()}"
+    return uri if "://" in uri or uri == "databricks" else Path(uri.removeprefix("file:")).absolute().as_uri()
+
+
+ABSOLUTE = {Place.PATH: located, Place.RUN: _run, Place.STORE: lambda uri: store_uri("", uri)}
+
+
+def absolute(section: SectionT) -> SectionT:
+    """The section with every path in it, and in the sections within, absolute; URLs and names stay.
+
+    Which keys are paths is said where they are declared (`mtgen.config.Place`).
+
+    Raises:
+        ConfigError: `tracking.uri` holds a password.
+    """
+    update = {}
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        place = next((mark for mark in field.metadata if isinstance(mark, Place)), None)
+        if (new := _within(value) if place is None else value and ABSOLUTE[place](value)) != value:
+            update[name] = new
+    return section.model_copy(update=update)
+
+
+def _within(value: Any) -> Any:
+    if isinstance(value, Section):
+        return absolute(value)
+    if isinstance(value, dict):
+        return {key: _within(inner) for key, inner in value.items()}
+    return [_within(inner) for inner in value] if isinstance(value, list) else value

@@ -1,0 +1,35 @@
+"""Colours that vary from one look at an image to the next."""
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtgen.utils import counter_rng
+
+GREY = (0.299, 0.587, 0.114)
+"""Luma of red, green and blue (ITU-R BT.601)."""
+
+
+def jitter(image: Tensor, strength: float, seed: int, position: NDArray) -> Tensor:
+    """Brightness, then contrast, then saturation, each times a factor in [1 - strength, 1 + strength]. Source: Howard 2013.
+
+    Args:
+        image: `[B,C,H,W]` in [-1,1]; one channel has no saturation.
+        strength: 0 to 1.
+        seed, position: `[B]`; key of the random numbers.
+
+    Returns:
+        `[B,C,H,W]` in [-1,1].
+    """
+    factor = 1 + strength * (2 * counter_rng.uniform(seed, "colour", torch.from_numpy(position), 3) - 1)
+    brightness, contrast, saturation = factor.to(image.device)[:, :, None, None, None].unbind(1)
+    x = ((image + 1) / 2 * brightness).clamp(0, 1)
+    mean = _grey(x).mean((1, 2, 3), keepdim=True)
+    x = (mean + (x - mean) * contrast).clamp(0, 1)
+    grey = _grey(x)
+    return (grey + (x - grey) * saturation).clamp(0, 1) * 2 - 1
+
+
+def _grey(x: Tensor) -> Tensor:
+    """`[B,C,H,W]` -> `[B,1,H,W]`."""
+    return x if x.shape[1] == 1 else sum(weight * channel for weight, channel in zip(GREY, x.split(1, dim=1), strict=True))

@@ -1,0 +1,73 @@
+"""How samples are looked at: everything but which of them, and when."""
+
+from dataclasses import dataclass, field, replace
+
+from mtgen.config import Config, Sound
+from mtgen.data.decode import Channels
+from mtgen.data.index_build import OnDamage
+from mtgen.data.tokenizer import BYTES, Tokenizer, open_tokenizer
+
+
+@dataclass(frozen=True)
+class View:
+    """What is read of a sample and what becomes of it on its way into a batch.
+
+    Attributes:
+        resolution: of the images that come out: a square's side or (height, width), pixels.
+        channels: "rgb" or "grey".
+        components: what is read besides the image: "class", "mask", "boxes", "caption", "sound".
+        seed: key of everything that varies from one look to the next.
+        crop, flip: see `mtgen.data.geometry.window`.
+        colour: see `mtgen.data.color_jitter.jitter`; 0 for none.
+        boxes, tokens: how many boxes of an image, and tokens of a caption, are kept at most.
+        tokenizer: what captions are turned into numbers by.
+        sound: what sounds are turned into.
+        on_damage: "stop" raises `DamagedSample`; "skip" puts another sample with the same components in its place.
+        device: "cpu", or "cuda" to decode on the GPU.
+        threads: that DALI decodes with.
+    """
+
+    resolution: int | tuple[int, int]
+    channels: Channels
+    components: tuple[str, ...] = ("class", "mask")
+    seed: int = 0
+    crop: float = 1.0
+    flip: bool = False
+    colour: float = 0.0
+    boxes: int = 32
+    tokens: int = 64
+    tokenizer: Tokenizer = BYTES
+    sound: Sound = field(default_factory=Sound)
+    on_damage: OnDamage = "stop"
+    device: str = "cpu"
+    threads: int = 1
+
+    @property
+    def plain(self) -> "View":
+        """The same without anything that varies, and with no sample in another's place: every look at a sample is the same."""
+        return replace(self, crop=1.0, flip=False, colour=0.0, on_damage="stop")
+
+
+def view_of(config: Config, device: str = "cpu", threads: int = 1) -> View:
+    """How a run looks at its data: what its tasks and conditions read.
+
+    Raises:
+        DataError: its tokeniser cannot be read.
+    """
+    data = config.data
+    return View(
+        config.size,
+        data.channels,
+        config.components,
+        seed=config.seed,
+        crop=data.crop,
+        flip=data.flip,
+        colour=data.colour,
+        boxes=data.boxes,
+        tokens=config.caption_tokens,
+        tokenizer=open_tokenizer(data.tokenizer),
+        sound=data.sound,
+        on_damage=data.on_damage,
+        device=device,
+        threads=threads,
+    )

@@ -1,0 +1,79 @@
+"""How the independent readers are trained: Adam, and a learning rate that falls from its peak to zero by a cosine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mtgen.evaluation.cache import NOWHERE, Shelf
+from mtgen.utils.import_guards import Adam
+
+Seen = Callable[[int, int], None]
+"""Called with images seen and their total."""
+FEWEST = 10
+"""Images a class that it takes to train a reader."""
+
+
+@dataclass(frozen=True)
+class Making:
+    """How a reader comes about.
+
+    Attributes:
+        seed: of initialisation, order and augmentation; torch's global generator is left alone.
+        device: where it is trained and reads.
+        progress: called with images seen and their total.
+        kept: where it lies, or will, when it is trained.
+        times: how many times as long as usual it is trained.
+    """
+
+    seed: int = 0
+    device: torch.device | str = "cpu"
+    progress: Seen = lambda done, total: None
+    kept: Shelf = NOWHERE
+    times: int = 1
+
+
+class Reader:
+    """A small network that reads images and is independent of every run, trained when it is made, or taken from a shelf.
+
+    Args:
+        make: the network, initialised by torch's global generator, which is left as it was.
+    """
+
+    def __init__(self, make: Callable[[], nn.Module], making: Making) -> None:
+        self.making, self.device = making, making.device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(making.seed)
+            self.network = make().to(self.device)
+
+    def read(self, image: Tensor) -> Tensor:
+        """Images `[B,C,H,W]` uint8 -> what is read in them, on the CPU."""
+        raise NotImplementedError
+
+    def fit(self, peak: float, images: int, batch: int, loss: Callable[[], Tensor]) -> None:
+        """Minimise `loss`, which draws a batch of its own each time it is called; or load what an earlier evaluation made so.
+
+        Args:
+            images: length of the training, in images seen, rounded up to whole batches.
+        """
+        steps = self.making.times * -(-images // batch)
+        kept = self.making.kept.at(peak=peak, steps=steps, batch=batch, network=str(self.network))
+        if (found := kept.get()) is not None:
+            self.network.load_state_dict(found[0])
+            return
+        optimiser = Adam(self.network.parameters(), peak)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        for step in range(steps):
+            with torch.enable_grad():
+                loss().backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            schedule.step()
+            self.making.progress((step + 1) * batch, steps * batch)
+        kept.put(self.network.state_dict())
+
+
+def as_input(image: Tensor, device: torch.device | str) -> Tensor:
+    """uint8 images -> float32 in [-1, 1] on `device`."""
+    return image.to(device).float().div_(127.5).sub_(1)

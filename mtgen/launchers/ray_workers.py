@@ -1,0 +1,159 @@
+"""Ray places the workers and replaces lost ones."""
+
+import contextlib
+import os
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from mtgen.config import Config, resolve_device, validate
+from mtgen.errors import TrainingError, last_line
+from mtgen.launchers.ray_cluster import address_of, cpus_per_worker, ray_cluster
+from mtgen.launchers.watchdog import Watch, end_process
+from mtgen.report import keep_current
+from mtgen.training.heartbeat import Beat
+from mtgen.training.protocol import Outcome, Place, Snapshot
+
+
+def threads_for(cpus: int) -> tuple[int, int]:
+    """CPUs of a worker -> (threads of torch, threads of DALI); together they are the CPUs.
+
+    On one or two CPUs decoding has no thread of its own: at the sizes that one trains there it takes under a hundredth of the time.
+    """
+    decoding = max(1, cpus // 4)
+    return (cpus if cpus <= 2 else cpus - decoding), decoding
+
+
+def _place_worker(config: Config, rank: int, world: int, cpus: int, node: str = "") -> Place:
+    torch_threads, decoding = threads_for(cpus)
+    return Place(rank, world, resolve_device(config), torch_threads, decoding, node)
+
+
+def _snapshots(config: Config) -> Snapshot:
+    from mtgen.evaluation.snapshots import Snapshots
+
+    return Snapshots(config)
+
+
+def _worker(arguments: dict[str, Any]) -> None:
+    """What each of Ray's workers runs."""
+    import ray
+    import ray.train
+
+    from mtgen.training.trainer import train
+
+    context = ray.train.get_context()
+    config = validate(arguments["config"])
+    place = _place_worker(
+        config, context.get_world_rank(), context.get_world_size(), arguments["cpus"], ray.get_runtime_context().get_node_id()
+    )
+    train(config, place, arguments["snapshots"](config) if place.rank == 0 else None, keep_current)
+
+
+ANSWER = 60.0
+"""Seconds that a node may take to end a worker that hangs."""
+
+
+def _kill(beat: Beat) -> bool:
+    """End a worker's process on its node; whether it was there.
+
+    Raises:
+        TimeoutError: the node has not answered yet.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = ray.remote(num_cpus=0, max_retries=0)(end_process)
+    there = there.options(scheduling_strategy=NodeAffinitySchedulingStrategy(beat.node, soft=False))
+    ending = there.remote(beat.pid, beat.born)
+    try:
+        return bool(ray.get(ending, timeout=ANSWER))
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(ending)
+        raise
+    except ray.exceptions.RayError:  # its node is lost, and it with that
+        return False
+
+
+def given_up(config: Config, error: Exception) -> TrainingError:
+    """What Ray Train gave up by, in a line."""
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    if isinstance(error, WorkerGroupError):
+        what = f"the workers were lost {config.train.restarts + 1} times (train.restarts)"
+    else:
+        what = "the Ray cluster, or the node of it that this process is on, was lost"
+    return TrainingError(
+        f"{what}: {last_line(error)}; the whole story is in {config.folder / 'driver-error.log'}. "
+        "Start the same command again to go on from the last checkpoint"
+    )
+
+
+def run_here(config: Config) -> Outcome:
+    """Train in this process, without Ray, on OMP_NUM_THREADS threads, else all CPUs: for a debugger (`workers=0`).
+
+    Its process group stays for the next training of this process: DeepSpeed keeps what it made of the first one.
+    """
+    import torch.distributed as dist
+
+    from mtgen.training.trainer import train
+
+    os.environ.setdefault("LOCAL_RANK", "0")
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    cpus = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    return train(config, _place_worker(config, 0, 1, cpus), _snapshots(config), keep_current)
+
+
+def run_on_ray(
+    config: Config, snapshots: Callable[[Config], Snapshot] = _snapshots, cpus: int | None = None, say: Callable[[str], None] = print
+) -> Outcome:
+    """Train on workers that Ray Train places; one that is lost or hangs is replaced, and training goes on from the last checkpoint.
+
+    Args:
+        snapshots: makes, on rank 0, what is called every `evaluate.every` images; default: pictures and quick metrics.
+        cpus: CPUs of a cluster on this machine; default: all.
+        say: is told who hung.
+    """
+    with ray_cluster(config, cpus) as nodes:
+        share = cpus_per_worker(config, nodes)
+        from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+
+        from mtgen.launchers.process_group import GroupConfig, Losses
+        from mtgen.launchers.ray_controller import Trainer
+
+        gpu = resolve_device(config) == "cuda"
+        counts = config.worker_counts
+        trainer = Trainer(
+            counts,
+            config.folder,
+            address_of(config) is None,
+            _worker,
+            train_loop_config={"config": config.model_dump(mode="json"), "cpus": share, "snapshots": snapshots},
+            scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as Ray Train 1's; the one at hand is 2's
+                num_workers=(counts[0], counts[-1]) if len(counts) > 1 else counts[0],  # type: ignore[arg-type]  # as above
+                use_gpu=gpu,
+                elastic_resize_monitor_interval_s=config.elastic.every if config.elastic else 60.0,
+                resources_per_worker={"CPU": share, **({"GPU": 1} if gpu else {})},
+            ),
+            run_config=RunConfig(  # type: ignore[call-arg]  # as above
+                name="ray",
+                storage_path=str(config.folder),
+                failure_config=FailureConfig(max_failures=config.train.restarts),
+                callbacks=[Losses(config.folder)],  # type: ignore[list-item]  # as above
+                # Its own log has tracebacks, also about what is no trouble of the run; `Losses` and what `fit` raises say it in a line.
+                logging_config=LoggingConfig(log_level="CRITICAL"),
+            ),
+            torch_config=GroupConfig(backend="nccl" if gpu else "gloo"),
+        )
+        try:
+            with Watch(config.folder, config.train.hang_seconds, _kill, say):
+                trainer.fit()
+        except Exception as error:
+            with contextlib.suppress(OSError):  # a full disk is said to be one by what ended the workers
+                (config.folder / "driver-error.log").write_text(traceback.format_exc(), encoding="utf-8")
+            raise given_up(config, error) from error
+    outcome = Outcome.read(config.folder)
+    if outcome is None:
+        raise TrainingError(f"the workers ended without a word; what they printed says why, and {config.folder}")
+    return outcome

@@ -1,0 +1,127 @@
+"""Trying a run out before it costs anything: everything up to the first step, two steps of everything, or a few samples learnt by heart."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtgen.config import CONDITIONS, Config, resolve_device
+from mtgen.data.loader import once
+from mtgen.data.mixture import Samples, open_samples
+from mtgen.data.transform_spec import view_of
+from mtgen.models.model import build
+from mtgen.preflight.cost import Cost, cost
+from mtgen.schema import Batch
+from mtgen.training.dataset import open_data
+from mtgen.training.steps import build_steps, frozen
+
+TIMED = 5e11
+"""Floating-point operations that are spent at most to time a step: some seconds of one CPU."""
+ROWS = 8
+"""Images that a step is timed with at most."""
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would begin with.
+
+    Attributes:
+        train, test: samples of each split.
+        labelled: task or condition -> samples of the training split that carry what it needs.
+        cost: parameters, operations, memory.
+        state: bytes a worker of parameters, gradients and optimiser; `activations`: bytes a worker of one micro-batch.
+        images_per_second: of all workers, by a step that was timed here on a few images; `None`: too large to be timed here.
+    """
+
+    train: int
+    test: int
+    labelled: dict[str, int]
+    cost: Cost
+    state: float
+    activations: float
+    images_per_second: float | None
+
+    def hours(self, images: int) -> float | None:
+        """Training alone, without start-up, pictures and checkpoints."""
+        return images / self.images_per_second / 3600 if self.images_per_second else None
+
+
+def dry_run(config: Config) -> DryRun:
+    """Everything up to the first step: data opened and decoded, tasks checked against it, networks built and counted, a step timed.
+
+    Nothing is written but the data set's index.
+
+    Raises:
+        UserError: whatever would end the run at its start.
+    """
+    samples = open_data(config)
+    found = cost(config, samples.card)
+    rows = min(ROWS, config.micro_batch)
+    batch = next(iter(once(samples, view_of(config), batch_size=rows, limit=rows)))
+    workers = config.most_workers
+    return DryRun(
+        train=len(samples),
+        test=len(open_samples(config.data, "test")),
+        labelled=_labelled(config, samples),
+        cost=found,
+        state=found.state_bytes(config.zero_stage, workers),
+        activations=found.activations * config.micro_batch,
+        images_per_second=_timed(config, samples, batch) if found.step * rows < TIMED else None,
+    )
+
+
+def _labelled(config: Config, samples: Samples) -> dict[str, int]:
+    wanted = {f"tasks.{name}": settings.needs for name, settings in config.task_settings().items()}
+    wanted |= {f"conditions.{name}": CONDITIONS[name].component for name in config.condition_settings()}
+    return {key: int(samples.present[need].sum()) if need else len(samples) for key, need in wanted.items()}
+
+
+def _timed(config: Config, samples: Samples, batch: Batch) -> float:
+    """Images a second of all workers, by the second of two steps in this process, without DeepSpeed's update."""
+    device = resolve_device(config)
+    networks = build(config, samples.card)
+    for network in (networks.generator, networks.side):
+        network.to(device)
+    alone = config.model_copy(update={"workers": 0, "batch_size": len(batch)})
+    d_step, g_step, _ = build_steps(alone, networks)
+    sides = [(d_step, networks.generator), (g_step, networks.side)]
+    here, seconds = batch.to(device), 0.0
+    for _ in range(2):
+        begin = time.monotonic()
+        for step, other in sides if config.generates else sides[:1]:
+            with frozen(other):
+                step(here, (other,))[0].backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.monotonic() - begin
+    return len(batch) / seconds * (config.most_workers if device == "cuda" else 1)  # on CPUs, more workers have fewer threads each
+
+
+def fast_dev_run(config: Config, runs: Path) -> Config:
+    """Two steps with a row of numbers, a checkpoint, pictures and quick metrics after each, in a folder of runs of its own."""
+    batch = config.batch_size
+    every: dict[str, Any] = {
+        "runs": str(runs),
+        "data": config.data.model_copy(update={"limit": min(config.data.limit or 10**9, 4 * batch)}),
+        "train": config.train.model_copy(update={"images": 2 * batch, "log_every": batch, "restarts": 0, "minutes": None}),
+        "checkpoint": config.checkpoint.model_copy(update={"every": batch}),
+        "evaluate": config.evaluate.model_copy(update={"every": batch}),
+        "tracking": config.tracking.model_copy(update={"uri": f"sqlite:///{runs}/mlflow.db"}),
+    }
+    return config.model_copy(update=every)
+
+
+def overfit(config: Config, samples: int) -> Config:
+    """The same run on its first `samples` training samples alone, tested on the same, without augmentation, under a name of its own."""
+    data = config.data
+    mixture = [share.model_copy(update={"test": share.train or data.train}) for share in data.mixture]
+    changed = {"limit": samples, "test": data.train, "mixture": mixture, "crop": 1.0, "flip": False, "colour": 0.0}
+    return config.model_copy(
+        update={
+            "name": f"{config.name}-overfit-{samples}",
+            "data": data.model_copy(update=changed),
+            "augment": config.augment.model_copy(update={"probability": 0.0, "target": None}),
+        }
+    )

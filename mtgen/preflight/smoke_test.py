@@ -1,0 +1,380 @@
+"""The smoke test: every part of mtgen on this machine, small and in order, and for what fails the command that mends it."""
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mtgen.config import Config, validate
+from mtgen.errors import ConfigError, UserError
+
+PASSED, FAILED, UNAVAILABLE = "passed", "failed", "not available"
+COLOURS = {PASSED: "green", FAILED: "bold red", UNAVAILABLE: "yellow"}
+BATCH, STEPS = 16, 50
+IMAGES = BATCH * STEPS
+DATA, DALI, RAY, MLFLOW, TRAINING = "data set", "DALI", "ray", "mlflow", "training fp32, ZeRO-0"
+LIBRARIES = {  # name -> module to import, distribution to ask for its version, what mends it
+    "torch": ("torch", "torch", "make setup"),
+    "deepspeed": ("deepspeed", "deepspeed", "make setup"),
+    RAY: ("ray", "ray", "make setup; until then only workers=0 trains"),
+    MLFLOW: ("mlflow", "mlflow", "make setup; until then the journal keeps every number, and the next run sends them"),
+    DALI: (
+        "nvidia.dali",
+        "nvidia-dali-cuda120",
+        "pip install -e '.[cuda12]' (or cuda13); without it no image is decoded, so nothing trains",
+    ),
+}
+DIVERGED = 0.1
+"""On a GPU sums are taken in no fixed order: the difference of a resumed run may be this share of what the resumed half changed."""
+
+
+class Unavailable(Exception):
+    """What this machine cannot do, why, and what would change that."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table."""
+
+    check: str
+    result: str
+    seconds: float
+    detail: str
+
+
+class Checks:
+    """Runs checks one after the other, each on its own feet: what goes wrong in one is a line of the table, and the next one runs.
+
+    Args:
+        console: says what is being checked, and shows the table at the end.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.rows = console, list[Row]()
+
+    def check(self, name: str, work: Callable[[], str], needs: Sequence[str] = ()) -> None:
+        """Do `work`, which says what it saw; not where a check that it `needs` has not passed."""
+        missing = [row for row in self.rows if row.check in needs and row.result != PASSED]
+        begin = time.monotonic()
+        with self.console.status(f"{name} ..."):
+            result, detail = (UNAVAILABLE, f"needs {missing[0].check}, which is {missing[0].result}") if missing else _attempt(work)
+        self.rows.append(Row(name, result, round(time.monotonic() - begin, 2), detail))
+
+    def table(self) -> Table:
+        """All checks so far."""
+        table = Table("check", "result", "seconds", "what it saw", title="mtgen smoke test", title_justify="left")
+        for row in self.rows:
+            table.add_row(row.check, f"[{COLOURS[row.result]}]{row.result}[/]", f"{row.seconds:.1f}", row.detail.replace("[", r"\["))
+        return table
+
+
+def _attempt(work: Callable[[], str]) -> tuple[str, str]:
+    try:
+        return PASSED, work()
+    except Unavailable as reason:
+        return UNAVAILABLE, str(reason)
+    except UserError as error:
+        return FAILED, str(error)
+    except Exception as error:  # noqa: BLE001 - whatever a library raises is what the table is there to show
+        return FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+
+
+def _library(name: str) -> str:
+    module, distribution, remedy = LIBRARIES[name]
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # a library that is built for another machine fails in its own ways
+        raise Unavailable(f"{module} cannot be imported ({' '.join(str(error).split())[:200]}); mend it: {remedy}") from error
+    names = [distribution, distribution.replace("120", "130")]  # DALI has a wheel for each CUDA
+    for candidate in names:
+        try:
+            return f"{candidate} {importlib.metadata.version(candidate)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return f"{module}, of a version that it does not tell"
+
+
+def _machine(device: str) -> str:
+    import psutil
+    import torch
+
+    here = f"Python {platform.python_version()}, {os.cpu_count()} CPUs, {psutil.virtual_memory().total / 2**30:.0f} GiB"
+    if device == "cpu":
+        return f"{here}; on the CPU: fp32, bf16"
+    properties = torch.cuda.get_device_properties(0)
+    kinds = ", ".join(["fp32", *(["bf16"] if torch.cuda.is_bf16_supported(including_emulation=False) else []), "fp16"])
+    return f"{here}; {properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}: {kinds}"
+
+
+def chosen_device(device: str) -> str:
+    """ "cpu" or "cuda": what `device` ("auto", "cpu", "cuda") means on this machine.
+
+    Raises:
+        ConfigError: it is none of these, or there is no such device here.
+    """
+    import torch
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device {device}: unknown; possible: auto, cpu, cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = f"torch is built for CUDA {built} and finds no driver; see nvidia-smi" if built else "this torch is built for CPUs alone"
+        raise ConfigError(f"--device cuda: torch sees no CUDA device here ({why}); possible: --device cpu")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+class Trainings:
+    """The checks that train, each a run of its own under one folder.
+
+    Args:
+        folder: for the data set and the runs.
+        device: "cpu" or "cuda".
+    """
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.folder, self.device = folder, device
+        self.data, self.runs = folder / "data", folder / "runs"
+
+    def config(self, name: str, **changes: Any) -> Config:
+        """A run of 50 steps of 16 images of 16x16 pixels, all tasks on, with a checkpoint half-way."""
+        values: dict[str, Any] = {
+            "name": name,
+            "runs": str(self.runs),
+            "workers": 0,
+            "device": self.device,
+            "precision": "fp32",
+            "batch_size": BATCH,
+            "resolution": 16,
+            "data": {"path": str(self.data)},
+            "generator": {"widths": [16, 16, 8], "latent": 16},
+            "discriminator": {"widths": [16, 16, 8], "decoder": 8, "embedding": 16},
+            "tasks": {"generation": {}, "classification": {}, "segmentation": {}, "reconstruction": {}},
+            "train": {"images": IMAGES, "log_every": 5 * BATCH, "warmup": 0, "restarts": 0},
+            "checkpoint": {"every": IMAGES // 2},
+            "evaluate": {"every": IMAGES},
+            "tracking": {"uri": f"sqlite:///{self.runs}/mlflow.db"},
+        }
+        return validate({**values, **changes})
+
+    def make_data(self) -> str:
+        """Draw a small data set and decode every sample of it."""
+        from mtgen.data.index_build import beside, build_index
+        from mtgen.shards.make import make
+        from mtgen.shards.validate import validate as validate_shards
+
+        card = make("shapes", self.data, overwrite=self.data.exists(), resolution=16, train=160, test=40)
+        build_index(self.data, out=beside(self.data))  # nothing of the test is left in the cache
+        report = validate_shards(self.data)
+        _expect(not report.problems, f"{len(report.problems)} samples of a data set that was just written are damaged: {report.text()}")
+        return f"160 + 40 samples, {len(card.classes)} classes, every one decoded by `mtgen shards validate`"
+
+    def decode(self) -> str:
+        """DALI against Pillow on the training images, which need no resizing."""
+        import numpy as np
+        import torch
+        from PIL import Image
+
+        from mtgen.data.index import open_index
+        from mtgen.data.loader import once
+        from mtgen.data.transform_spec import View
+
+        index = open_index(self.data, "train")
+        difference, samples = 0.0, 0
+        for batch in once(index, View(16, "rgb", device=self.device), batch_size=BATCH):
+            for position, image in zip(batch.position.tolist(), batch.image.cpu(), strict=True):
+                path = self.folder / "sample.png"
+                path.write_bytes(index.read(position, "image"))
+                with Image.open(path) as picture:
+                    expected = torch.from_numpy(np.array(picture.convert("RGB"), dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+                difference, samples = max(difference, (image - expected).abs().max().item()), samples + 1
+        _expect(
+            difference <= 2 / 127.5, f"images differ from Pillow's by up to {difference * 127.5:.0f} of 255: another DALI build may help"
+        )
+        return f"{samples} images and masks, equal to Pillow's to {difference * 127.5:.1f} of 255"
+
+    def train(self, precision: str, stage: int) -> str:
+        """50 steps; every number of them finite."""
+        if self.device == "cpu" and precision == "fp16":
+            raise Unavailable("fp16 is a GPU's precision; on a CPU bf16 is the fast one (precision=bf16)")
+        name = _name(precision, stage)
+        return self._trained(self.config(name, precision=precision, zero_stage=stage))
+
+    def _launch(self, config: Config, resume: bool = False) -> None:
+        """Train to the end; Ctrl-C, which a training takes as a wish to end it, ends the whole test."""
+        from mtgen.launchers.driver import launch
+
+        outcome = launch(config, watch=lambda *_: None, say=lambda _: None, resume=resume)
+        if outcome.status == "stopped":
+            raise KeyboardInterrupt
+        _expect(outcome.status == "finished", f"training {outcome.status} at {outcome.images} of {IMAGES} images: {outcome.message}")
+
+    def _trained(self, config: Config) -> str:
+        from mtgen.models.loading import describe
+        from mtgen.tracking.journal import read_journal
+
+        shutil.rmtree(config.folder, ignore_errors=True)  # of a smoke test before, in the same folder
+        self._launch(config)
+        rows = [row.values for row in read_journal(config.folder)]
+        broken = sorted({name for values in rows for name in values if name.startswith("loss/") and name.endswith("/nonfinite")})
+        left_out = max(describe(config.folder)["nonfinite_steps"].values())
+        # fp16 starts with a large loss scale, which the first steps may have to halve
+        _expect(
+            not broken and left_out <= (STEPS // 2 if config.precision == "fp16" else 0),
+            f"not finite: {broken}; {left_out:.0f} steps left out",
+        )
+        losses = [values["loss/d"] for values in rows if "loss/d" in values]
+        speed = max(values.get("speed/images_per_second", 0.0) for values in rows)
+        return f"{STEPS} steps, discriminator's loss {losses[0]:.2f} -> {losses[-1]:.2f}, {speed:.0f} images/s"
+
+    def resume(self, precision: str, stage: int) -> str:
+        """From the checkpoint after 25 steps on, once more: the same parameters after 50."""
+        from mtgen.models.loading import describe
+
+        whole = self.runs / _name(precision, stage)
+        config = self.config(f"{whole.name}-resumed", precision=precision, zero_stage=stage)
+        shutil.rmtree(config.folder, ignore_errors=True)
+        half = min((whole / "checkpoints").iterdir()).name
+        shutil.copytree(whole / "checkpoints" / half, config.folder / "checkpoints" / half)
+        self._launch(config, resume=True)
+        wanted, got = describe(whole), describe(config.folder)
+        if all(wanted[key] == got[key] for key in ("digest", "digest_averaged")):
+            return f"25 + 25 steps equal {STEPS}, bit for bit ({got['digest'][:12]})"
+        share = _share_of_change(whole, config.folder, half)
+        _expect(
+            self.device == "cuda",
+            f"25 + 25 steps differ from {STEPS} by {share:.1%} of what the second half changed; on a CPU they are equal",
+        )
+        _expect(
+            share < DIVERGED,
+            f"25 + 25 steps differ from {STEPS} by {share:.1%} of what the second half changed, more than GPU rounding does",
+        )
+        return f"25 + 25 steps equal {STEPS} to {share:.2%} of what they changed (a GPU adds in no fixed order)"
+
+    def ray(self) -> str:
+        """The same on a worker that Ray places."""
+        return f"1 worker placed by Ray: {self._trained(self.config('ray', workers=1))}"
+
+    def sample(self) -> str:
+        """A grid from the newest checkpoint."""
+        from PIL import Image
+
+        from mtgen.inference import Request, sample_run
+
+        path = self.folder / "grid.png"
+        sample_run(self.runs / _name("fp32", 0), Request(), BATCH, 0, out=path, device=self.device)
+        with Image.open(path) as picture:
+            lowest, highest = picture.convert("L").getextrema()
+            _expect(lowest != highest, f"{path} is of one colour: the generator draws nothing")
+            return f"{BATCH} images with their masks, a grid of {picture.width}x{picture.height} pixels"
+
+    def predict(self) -> str:
+        """Class and mask of an image file."""
+        from mtgen.data.index import open_index
+        from mtgen.inference import predict_run
+
+        path = self.folder / "to-read.png"
+        path.write_bytes(open_index(self.data, "test").read(0, "image"))
+        rows: list[dict[str, Any]] = []
+        problems: list[str] = []
+        out = self.folder / "predictions"
+        predict_run(self.runs / _name("fp32", 0), [path], out, self.device, seen=rows.append, problem=problems.append)
+        _expect(not problems and len(rows) == 1, f"{path.name} was not read: {'; '.join(problems)}")
+        _expect(0 < rows[0]["probability"] <= 1 and Path(rows[0]["overlay"]).is_file(), f"a strange reading of {path.name}: {rows[0]}")
+        return f"{rows[0]['class']} ({rows[0]['probability']:.2f}) after {STEPS} steps, with its mask"
+
+    def tracking(self) -> str:
+        """The run in MLflow's SQLite store, with its curves."""
+        from mlflow import MlflowClient
+
+        from mtgen.tracking.mlflow_sender import State
+
+        config = self.config(_name("fp32", 0))
+        client, run_id = MlflowClient(config.tracking.uri), State.load(config.folder).run_id
+        remedy = f"mtgen's journal has everything: see {config.folder}/metrics.jsonl"
+        _expect(bool(run_id), f"no run {config.name!r} in {config.tracking.uri}; {remedy}")
+        run, points = client.get_run(run_id), client.get_metric_history(run_id, "loss/d")
+        _expect(len(points) == STEPS // 5, f"the curve loss/d has {len(points)} points, not {STEPS // 5}; {remedy}")
+        _expect(run.info.status == "FINISHED", f"the run is {run.info.status}, not FINISHED; {remedy}")
+        return f"run {config.name!r} finished, with {len(run.data.metrics)} curves, {len(points)} points each of the losses"
+
+
+def _name(precision: str, stage: int) -> str:
+    return f"{precision}-zero{stage}"
+
+
+def _expect(met: bool, otherwise: str) -> None:
+    if not met:
+        raise UserError(otherwise)
+
+
+def _share_of_change(whole: Path, resumed: Path, half: str) -> float:
+    """Distance between the parameters of two runs' ends, as a share of the way from the checkpoint `half` to the end of the first."""
+    from mtgen.checkpointing.checkpoint import Checkpoint, verify
+    from mtgen.models.loading import newest
+
+    def distance(a: Checkpoint, b: Checkpoint) -> float:
+        squared = 0.0
+        for side in ("generator", "discriminator"):
+            there = b.tensors(side)
+            squared += sum((t - there[n]).square().sum().item() for n, t in a.tensors(side).items() if n.startswith("parameter/"))
+        return squared**0.5
+
+    end = newest(whole)
+    return distance(end, newest(resumed)) / max(distance(end, verify(whole / "checkpoints" / half)), 1e-12)
+
+
+def smoke_test(device: str, keep: Path | None, console: Console) -> list[dict[str, Any]]:
+    """Try everything on this machine: train in each precision and ZeRO stage, resume, sample, read, track; print a table.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        keep: folder for what the test leaves behind; `None`: a temporary one that is removed.
+
+    Returns:
+        For each check: `check`, `result` ("passed", "failed", "not available"), `seconds` and `detail`.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    device = chosen_device(device)
+    os.environ.setdefault("DS_ACCELERATOR", device)  # DeepSpeed settles it when it is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small only wait for more threads
+    with tempfile.TemporaryDirectory(prefix="mtgen-smoke-") as temporary:
+        folder = Path(temporary) if keep is None else keep.absolute()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--keep {keep}: no folder can be made there ({error.strerror}); choose another place") from None
+        checks = Checks(console)
+        _run_all(checks, Trainings(folder, device))
+    console.print(checks.table())
+    if keep is not None:
+        console.print(f"what it made is in {folder}")
+    return [asdict(row) for row in checks.rows]
+
+
+def _run_all(checks: Checks, trainings: Trainings) -> None:
+    checks.check("machine", lambda: _machine(trainings.device))
+    for library in LIBRARIES:
+        checks.check(library, lambda library=library: _library(library))  # type: ignore[misc]
+    stack = ("torch", "deepspeed", DALI, DATA)
+    checks.check(DATA, trainings.make_data)
+    checks.check("decoding", trainings.decode, needs=(DALI, DATA))
+    for precision, stage in (("fp32", 0), ("fp32", 1), ("fp32", 2), ("bf16", 0), ("fp16", 0)):
+        training = f"training {precision}, ZeRO-{stage}"
+        checks.check(training, lambda p=precision, s=stage: trainings.train(p, s), needs=stack)  # type: ignore[misc]
+        checks.check(f"resuming {precision}, ZeRO-{stage}", lambda p=precision, s=stage: trainings.resume(p, s), needs=(training,))  # type: ignore[misc]
+    checks.check("sampling", trainings.sample, needs=(TRAINING,))
+    checks.check("reading", trainings.predict, needs=(TRAINING,))
+    checks.check("tracking", trainings.tracking, needs=(TRAINING, MLFLOW))
+    checks.check("training on Ray", trainings.ray, needs=(*stack, RAY))

@@ -1,0 +1,66 @@
+"""A run's sheets as a page holds them, thinned evenly over time until they fit."""
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mtgen.report.curves import evenly
+from mtgen.report.run_record import Record
+from mtgen.visualization.layers import LAYERS
+
+BUDGET = 4_000_000
+"""Bytes of all pictures on a page, about."""
+
+
+def sheets(record: Record) -> dict[str, dict[int, Path]]:
+    """Kind of sheet -> position -> its description's file; what lies beyond the run's position was cut by a resume."""
+    found: dict[str, dict[int, Path]] = {}
+    for path in sorted((record.folder / LAYERS).glob("*.json")):
+        position, _, name = path.stem.partition("-")
+        if position.isdigit() and int(position) <= record.images:
+            found.setdefault(name, {})[int(position)] = path
+    return found
+
+
+def kept(found: Sequence[dict[str, dict[int, Path]]], names: Sequence[str], budget: int = BUDGET) -> set[int]:
+    """The positions to show of these sheets (of several runs): as many as fit, evenly, the first and the last among them."""
+    sizes: dict[int, int] = {}
+    for run in found:
+        for name in names:
+            for position, path in run.get(name, {}).items():
+                files = (_image(path), _mask(path), path)
+                sizes[position] = sizes.get(position, 0) + sum(4 * file.stat().st_size // 3 for file in files if file.is_file())
+    chosen = sorted(sizes)
+    while len(chosen) > 1 and sum(sizes[position] for position in chosen) > budget:
+        chosen = evenly(chosen, max(1, len(chosen) * 3 // 4))
+    return set(chosen)
+
+
+def track(label: str, paths: dict[int, Path], positions: set[int]) -> dict[str, Any]:
+    """One run's sheets of one kind at the positions that are kept; one that cannot be read is left out."""
+    frames = (_frame(position, path) for position, path in sorted(paths.items()) if position in positions)
+    return {"label": label, "frames": [frame for frame in frames if frame is not None]}
+
+
+def _frame(position: int, path: Path) -> dict[str, Any] | None:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        images = _uri("image/webp", _image(path))
+        masks = _uri("image/png", _mask(path)) if about["masked"] else ""
+    except (OSError, ValueError, KeyError):  # being written at this moment, or damaged
+        return None
+    return {**about, "at": position, "images": images, "masks": masks}
+
+
+def _image(path: Path) -> Path:
+    return path.with_suffix(".webp")
+
+
+def _mask(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-mask.png")
+
+
+def _uri(kind: str, path: Path) -> str:
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

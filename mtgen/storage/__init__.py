@@ -1,0 +1,1 @@
+"""Files on this system and behind URLs, and their local cache."""

@@ -1,0 +1,170 @@
+"""How far a training run is, on the terminal: a bar where there is one, else a line now and then."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from mtgen.tracking.journal import JournalReader, Row
+
+POLL = 0.5  # seconds between two looks at the journal
+EVERY = 10.0  # seconds between two plain lines, at least
+
+
+class _TwoLines(Bar):
+    """The bar, and under it the latest losses."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.below:
+            yield Text(self.below, style="dim", no_wrap=True, overflow="ellipsis")
+
+
+class Progress:
+    """Images seen, speed, time left and the latest losses of a run, fed from its journal.
+
+    Args:
+        total_images: length of the run.
+        name: the run's name.
+        console: where to; default: standard error.
+        every: seconds between two lines, at least, where that is not a terminal.
+    """
+
+    def __init__(self, total_images: int, name: str, console: Console | None = None, every: float = EVERY) -> None:
+        self.total, self.name, self.every = total_images, name, every
+        self._console = console or Console(stderr=True)
+        self._bar: _TwoLines | None = None
+        if self._console.is_terminal:
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=None),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f} images"),
+                TextColumn("{task.fields[pace]}"),
+            )
+            self._bar = _TwoLines(*columns, console=self._console, expand=True)
+            self._task = self._bar.add_task(name, total=total_images, pace="")
+        self._printed = float("-inf")
+        self._latest: Row | None = None  # read, and not printed yet
+        self._before: Row | None = None
+        self._text = ""
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Print what is not shown yet and leave the terminal as it was; a second call does nothing."""
+        if self._bar:
+            self._bar.stop()
+        elif self._latest:
+            self._print()
+
+    def status(self, text: str) -> None:
+        """What is going on while no images are seen ("starting workers"); "" when it goes on."""
+        if text == self._text:
+            return
+        self._text = text
+        if self._bar:
+            self._bar.update(self._task, description=f"{self.name}: {text}" if text else self.name)
+        elif text:
+            self._console.print(f"{self.name}: {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def update(self, row: Row) -> None:
+        """Show one row of the journal."""
+        if row.phase is not None:
+            self.status(row.phase)
+        if not any(key.startswith("loss/") for key in row.values):
+            return
+        self.status("")
+        self._pace = pace(row, self._before, self.total)
+        self._before = self._latest = row
+        if self._bar:
+            self._bar.update(self._task, completed=row.images, pace=self._pace)
+            self._bar.below = losses(row)
+        elif time.monotonic() - self._printed >= self.every:
+            self._print()
+
+    def follow(self, folder: str | Path, start: int, alive: Callable[[], bool], poll: float = POLL) -> None:
+        """Show what a training writes into the journal of `folder` from now on, as long as `alive()`, and what it wrote last.
+
+        Args:
+            start: images seen where the run starts, or goes on.
+            alive: whether the training is still at work; asked every `poll` seconds. What it raises ends the following.
+        """
+        if self._bar:
+            self._bar.update(self._task, completed=start)
+        reader = JournalReader(folder)
+        going = True
+        while going:
+            going = alive()  # asked before the last look, so that nothing written meanwhile is missed
+            for row in reader.new():
+                self.update(row)
+            if going:
+                time.sleep(poll)
+
+    def _print(self) -> None:
+        row, self._latest, self._printed = self._latest, None, time.monotonic()
+        if row:
+            parts = [f"{row.images:,}/{self.total:,} images", self._pace, losses(row)]
+            self._console.print("  ".join(filter(None, parts)), highlight=False, markup=False, soft_wrap=True)
+
+
+def pace(row: Row, before: Row | None, total: int) -> str:
+    """`142 img/s  22m left`: the speed that `row` tells, or that follows from the row `before` it; empty where neither says."""
+    speed = row.values.get("speed/images_per_second", 0.0)
+    if not speed and before and row.time > before.time:
+        speed = (row.images - before.images) / (row.time - before.time)
+    if speed <= 0:
+        return ""
+    return f"{speed:,.0f} img/s  {duration(max(total - row.images, 0) / speed)} left"
+
+
+def duration(seconds: float) -> str:
+    """`45s`, `22m`, `3h05m`, `2d04h`."""
+    minutes = round(seconds / 60)
+    if seconds < 59.5:
+        return f"{round(seconds)}s"
+    if minutes < 60:
+        return f"{minutes}m"
+    return f"{minutes // 60}h{minutes % 60:02d}m" if minutes < 24 * 60 else f"{minutes // 1440}d{minutes % 1440 // 60:02d}h"
+
+
+def losses(row: Row) -> str:
+    """`D 0.71  G 0.80  class 0.12`: the row's `loss/NAME` values."""
+    short = {key.removeprefix("loss/"): value for key, value in row.values.items() if key.startswith("loss/") and key.count("/") == 1}
+    return "  ".join(f"{name.upper() if len(name) == 1 else name} {value:.3g}" for name, value in short.items())
+
+
+@contextmanager
+def bar(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar for a command; yields what is to be called with (done, in all). Nothing is shown where there is no terminal."""
+    with stages(console) as show:
+        yield lambda done, total: show("samples", done, total)
+
+
+@contextmanager
+def stages(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A progress bar for each stage of a command; yields what is to be called with (stage, done, in all or `None`)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = shown.add_task(stage, total=total)
+            shown.update(tasks[stage], completed=done, total=total)
+
+        yield show

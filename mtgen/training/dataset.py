@@ -1,0 +1,77 @@
+"""What a run trains on: its samples, checked against its tasks, and their order."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtgen.config import CONDITIONS, Config
+from mtgen.data.mixture import Samples, keep_labels, open_samples
+from mtgen.data.sampler import Labelled, Order, Policy
+from mtgen.data.tokenizer import open_tokenizer
+from mtgen.errors import DataError
+from mtgen.models import assets
+
+
+def open_data(config: Config) -> Samples:
+    """The index of the split to train on (made now where there is none), checked against the tasks before any training.
+
+    Raises:
+        DataError: the data cannot be read, or a task or condition has not a single sample that carries what it needs.
+    """
+    index = open_samples(config.data, "train")
+    keep_labels(index, config.data.labelled, config.seed)
+    wanted = [(f"tasks.{name}", settings.needs, "weight") for name, settings in config.task_settings().items()]
+    wanted += [(f"conditions.{name}", CONDITIONS[name].component, "share") for name in config.condition_settings() if name != "class"]
+    problems = [
+        f"{key}: no sample of split {index.split!r} in {index.folder} has a {need}; switch it off with {key}.{switch}=0"
+        for key, need, switch in wanted
+        if need and not index.present[need].any()
+    ]
+    if config.data.labelled_share is not None and index.remote and config.data.order == "auto":
+        problems.append(
+            "data.labelled_share: takes samples from all shards, which have to be fetched; set data.order=global, and data.cache to what "
+            "they take, or leave it out"
+        )
+    if problems:
+        raise DataError("\n".join(problems))
+    return index
+
+
+def order_of(config: Config, samples: Samples) -> dict[str, Any]:
+    """Everything but the data itself that says which sample stands at a position, and what the numbers of its caption mean."""
+    policy = config.data.order
+    if policy == "auto":
+        policy = "windowed" if samples.remote else "global"
+    weights = [share.weight for share in config.data.mixture]
+    window, share = config.data.window if policy == "windowed" else 0, config.data.labelled_share
+    tokens = open_tokenizer(config.data.tokenizer).digest if config.data.tokenizer else None
+    return {
+        "seed": config.seed,
+        "data.order": policy,
+        "data.window": window,
+        "weights": weights,
+        "data.tokenizer": tokens,
+        "conditions.caption.encoder": assets.digest(config.caption_encoder, "conditions.caption.encoder"),
+        "data.limit": config.data.limit,
+        "data.labelled_share": f"{share:g} for {favoured} samples" if share and (favoured := int(few(config, samples).sum())) else None,
+    }
+
+
+def order(config: Config, samples: Samples) -> Policy:
+    """Which sample stands at a position."""
+    data = config.data
+    if data.limit is not None:
+        return Order(min(data.limit, len(samples)), config.seed)
+    if data.labelled_share is not None and (favoured := few(config, samples)).any():
+        return Labelled(favoured, data.labelled_share, config.seed)
+    return samples.order(data.order, data.window, config.seed)
+
+
+def few(config: Config, samples: Samples) -> NDArray[np.bool_]:
+    """`[N]` bool: samples that `data.labelled_share` favours: with a label that a task reads and fewer have; none where enough have one."""
+    share = config.data.labelled_share or 0.0
+    needed = {settings.needs for settings in config.task_settings().values() if settings.needs}
+    rare = [samples.present[component] for component in needed if samples.present[component].mean() < share]
+    found = np.logical_or.reduce(rare) if rare else np.zeros(len(samples), np.bool_)
+    return found & (found.mean() < share)

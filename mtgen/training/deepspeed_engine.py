@@ -1,0 +1,143 @@
+"""A DeepSpeed engine around a step, and its whole state, so that any ZeRO stage and any number of workers can load it."""
+
+import logging
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mtgen.config import Config
+from mtgen.errors import CheckpointError
+from mtgen.training.optimizer import GuardedAdam
+from mtgen.utils.import_guards import without
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def deepspeed_config(config: Config, workers: int) -> dict[str, Any]:
+    """DeepSpeed's own configuration for so many workers, made anew for each engine: DeepSpeed changes the dictionary that it is given."""
+    return {
+        "train_micro_batch_size_per_gpu": config.micro_batch,
+        "gradient_accumulation_steps": config.micro_batches(workers),
+        "gradient_clipping": 0.0,  # DeepSpeed clips at 1.0 unless told otherwise
+        "zero_allow_untested_optimizer": True,  # GuardedAdam is torch's Adam
+        # The guard computes the norm; a stage's own check would skip a step before the guard could count it.
+        "zero_optimization": {"stage": config.zero_stage, **({"compute_grad_norm": False} if config.zero_stage else {})},
+        "steps_per_print": 2**62,
+    }
+
+
+class Engine:
+    """One side of the training: a step as a DeepSpeed engine, with its optimiser.
+
+    Args:
+        step: the module whose forward takes (micro-batch, frozen other side) and returns (loss, log).
+        trained: the networks that the step trains; parameter names in checkpoints are theirs.
+        learning_rate: peak, before the schedule.
+    """
+
+    def __init__(self, config: Config, step: nn.Module, trained: nn.Module, learning_rate: float) -> None:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu" if next(trained.parameters()).device.type == "cpu" else "cuda")
+        with without("mlflow"):  # 2.4 s, for the autotuner, which nobody uses here
+            import deepspeed
+
+        deepspeed.utils.logger.setLevel(logging.ERROR)
+        # Compiled at the first start (half a minute, a compiler) for an all-reduce that only inference uses.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        self.trained, self.learning_rate = trained, learning_rate
+        self.optimizer = GuardedAdam(
+            trained.parameters(),
+            learning_rate,
+            config.train.beta2,
+            partitioned=config.zero_stage > 0,
+            scaled=config.precision == "fp16",
+            clip=config.train.clip,
+        )
+        self.engine, *_ = deepspeed.initialize(
+            model=step,
+            model_parameters=list(trained.parameters()),
+            optimizer=self.optimizer,
+            config=deepspeed_config(config, dist.get_world_size()),
+        )
+        self.optimizer.create_state()
+        if not self._direct:  # ZeRO looks once where each parameter's moments lie, after its first step, which may be one that is left out
+            self.engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def train(self, batch: Any, read: Any) -> dict[str, Tensor]:
+        """One micro-batch forward and backward, and, after the last of a step, the optimiser's step."""
+        loss, log = self.engine(batch, read)
+        self.engine.backward(loss if self.optimizer.loss_scale is None else loss * self.optimizer.loss_scale)
+        self.engine.step()
+        return log
+
+    def set_rate(self, factor: float) -> None:
+        """Learning rate = peak times `factor`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * factor
+
+    @property
+    def _direct(self) -> bool:
+        """Whether the engine uses our optimiser as it is (ZeRO-0); else ZeRO holds the state, in partitions."""
+        return self.engine.optimizer is self.optimizer
+
+    def state(self, keep: bool) -> dict[str, Tensor]:
+        """Every parameter and both its Adam moments, whole, on the CPU, copied; empty where `keep` is false.
+
+        Collective: all workers call it together. Parameter by parameter, so that a worker holds one whole tensor beyond its share.
+        """
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.trained.named_parameters():
+            if self._direct:
+                whole = {"parameter": parameter, **{m: self.optimizer.state[parameter][m] for m in MOMENTS}}
+            else:
+                whole = {"parameter": safe_get_full_fp32_param(parameter)}
+                whole |= {m: safe_get_full_optimizer_state(parameter, m) for m in MOMENTS}
+            if keep:
+                for kind, tensor in whole.items():
+                    tensors[f"{kind}/{name}"] = tensor.detach().to("cpu", copy=True).reshape(parameter.shape).contiguous()
+        return tensors
+
+    @property
+    def steps_taken(self) -> int:
+        """Adam's own count of steps."""
+        return max(int(state["step"]) for state in self.optimizer.state.values())
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor], steps: int, counters: dict[str, float]) -> None:
+        """Take back what `state`, `steps_taken` and `counters` gave, in any ZeRO stage and on any number of workers.
+
+        Raises:
+            CheckpointError: a parameter is missing, unknown or of another shape: the network was changed.
+        """
+        self._check(tensors)
+        for name, parameter in self.trained.named_parameters():
+            whole = {kind: tensors[f"{kind}/{name}"].to(parameter.device) for kind in ("parameter", *MOMENTS)}
+            parameter.data.copy_(whole["parameter"])
+            if self._direct:
+                for moment in MOMENTS:
+                    self.optimizer.state[parameter][moment].copy_(whole[moment])
+            else:
+                from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+                safe_set_full_fp32_param(parameter, whole["parameter"])
+                for moment in MOMENTS:
+                    safe_set_full_optimizer_state(parameter, whole[moment], moment)
+        for state in self.optimizer.state.values():
+            state["step"].fill_(steps)
+        self.optimizer.load_counters(counters)
+
+    def _check(self, tensors: dict[str, Tensor]) -> None:
+        here = {name: tuple(p.shape) for name, p in self.trained.named_parameters()}
+        there = {name.partition("/")[2]: tuple(t.shape) for name, t in tensors.items() if name.startswith("parameter/")}
+        changed = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+        if changed:
+            first = changed[0]
+            raise CheckpointError(
+                f"the network was changed since the checkpoint: {len(changed)} parameters differ, the first is {first} "
+                f"({there.get(first, 'absent')} in the checkpoint, {here.get(first, 'absent')} now); "
+                "train under another name (train.start_from=RUN takes what fits), or use the configuration that is in the run's folder"
+            )

@@ -1,0 +1,53 @@
+"""Where a run takes place: the code that it runs, how busy its machine is, and the file system of its folder."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from mtgen.version import PACKAGE, __version__
+
+
+def system_metrics(folder: Path) -> dict[str, float]:
+    """How busy this machine is, under the names that MLflow's system metrics have: percent, or megabytes where named so.
+
+    Args:
+        folder: where the run is written; the space left there is one of the numbers.
+    """
+    values = {
+        "system/cpu_utilization_percentage": psutil.cpu_percent(),
+        "system/system_memory_usage_percentage": psutil.virtual_memory().percent,
+        "system/process_memory_usage_megabytes": psutil.Process().memory_info().rss / 1e6,
+        "system/disk_available_megabytes": psutil.disk_usage(str(folder)).free / 1e6,
+    }
+    torch = sys.modules.get("torch")  # who trains on a GPU has imported it
+    if torch is not None and torch.cuda.is_initialized():
+        for device in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(device)
+            values[f"system/gpu_{device}_memory_usage_percentage"] = 100 * (1 - free / total)
+    return values
+
+
+def code_version() -> dict[str, str]:
+    """mtgen's version and, where it runs from a git checkout, the commit and whether files differ from it; as MLflow tags."""
+    tags = {"mtgen.version": __version__}
+    if _git("ls-files", "--error-unmatch", "__init__.py") is not None and (commit := _git("rev-parse", "HEAD")):
+        tags["mlflow.source.git.commit"] = commit
+        tags["git.dirty"] = "true" if _git("status", "--porcelain", "--", ".") else "false"
+    return tags
+
+
+def _git(*words: str) -> str | None:
+    """What git says about the package's folder; `None` without git, or outside a checkout that is ours to read."""
+    try:
+        command = ["git", "-C", str(PACKAGE), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def file_system(path: Path) -> str:
+    """The file system that a path lies on, such as "nfs4 at /shared"."""
+    mounts = [mount for mount in psutil.disk_partitions(all=True) if path.resolve().is_relative_to(mount.mountpoint)]
+    return next((f"{m.fstype} at {m.mountpoint}" for m in sorted(mounts, key=lambda m: -len(m.mountpoint))), "an unknown one")

@@ -1,0 +1,1 @@
+"""Images for people: grids and layered pictures."""

@@ -1,0 +1,374 @@
+"""What a person looks at: samples with their masks, readings beside the truth, reconstructions beside their originals."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+from torch import Tensor
+
+from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
+
+Pixels = NDArray[np.uint8]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+# Okabe and Ito 2008 (without black), then three more that keep their distance from them and from each other: any two differ by
+# at least 16 in CIE Lab, with normal colour vision and with each of its three deficiencies (simulated as in Machado et al. 2009)
+_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#6600FF", "#00FF88", "#AA66FF")
+_UNKNOWN = (128, 128, 128)
+_PAPER, _INK, _RIGHT, _WRONG, _UNSURE = "#FFFFFF", "#222222", "#0072B2", "#D55E00", "#777777"
+_LEGEND = "; above, the class as read: blue is right, orange is wrong, grey is not known"
+_OPACITY = 0.6  # of a mask over its image
+_LEAST_SIDE = 64  # pixels that an image takes on a sheet, at least
+_MARGIN, _GAP, _PAIR_GAP = 12, 8, 2
+_TEXT, _LINE = 13, 20
+_WIDEST = 10  # classes side by side
+SURE = 0.3
+"""Score from which a box is shown (Zhou et al. 2019, CenterNet)."""
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """Images in [-1, 1], any shape -> uint8 on the CPU: -1 is 0, 1 is 255, what lies outside is clamped."""
+    return image.detach().float().clamp(-1, 1).add(1).mul(127.5).round().to("cpu", torch.uint8)
+
+
+def to_pictures(image: Tensor) -> list[Image.Image]:
+    """Images `[B,C,H,W]` in [-1, 1] with one or three channels -> a picture each, `L` or `RGB`."""
+    pixels = to_uint8(image).permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(one[..., 0] if one.shape[2] == 1 else one) for one in pixels]
+
+
+def to_pixels(image: Tensor) -> Pixels:
+    """Images `[B,C,H,W]` in [-1, 1] with one or three channels -> `[B,H,W,3]` uint8."""
+    return to_uint8(image).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+
+
+def mask_colours(mask_classes: Sequence[str]) -> NDArray[np.int16]:
+    """`[M,3]` colours, by mask class; a background has none: (-1, -1, -1). Ten colours, then the same lighter, then darker."""
+    colours: list[NDArray[Any]] = []
+    used = 0
+    for name in mask_classes:
+        if name.lower() == "background":
+            colours.append(np.full(3, -1))
+            continue
+        base = np.array(ImageColor.getrgb(_COLOURS[used % len(_COLOURS)]))
+        shade = used // len(_COLOURS) % 3
+        colours.append(base if shade == 0 else (base + 255) // 2 if shade == 1 else base * 2 // 3)
+        used += 1
+    return np.array(colours, dtype=np.int16).reshape(-1, 3)
+
+
+def overlay(pixels: Pixels, mask: NDArray[np.integer], mask_classes: Sequence[str]) -> Pixels:
+    """An image `[H,W,3]` with its mask `[H,W]` drawn over it in colours, full colour at the outlines; unknown pixels are grey."""
+    colours = mask_colours(mask_classes)
+    known = (mask >= 0) & (mask < len(colours))
+    colour = np.where(known[..., None], colours[np.where(known, mask, 0)] if len(colours) else 0, _UNKNOWN)
+    opacity = np.where(_outline(mask), 1.0, _OPACITY)[..., None] * (colour[..., :1] >= 0)
+    return (pixels * (1 - opacity) + colour * opacity).round().astype(np.uint8)
+
+
+def enlarged_overlay(picture: Image.Image, mask: NDArray[np.integer], mask_classes: Sequence[str]) -> Image.Image:
+    """A picture with its mask of the same size drawn over it, enlarged by a whole factor where it is small."""
+    scale = _scale(min(picture.size), None)
+    return Image.fromarray(overlay(_enlarged(np.asarray(picture.convert("RGB")), scale), _enlarged(mask, scale), mask_classes))
+
+
+def _outline(mask: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Where a pixel's class differs from that of one of its four neighbours."""
+    edge = np.zeros(mask.shape, dtype=np.bool_)
+    for axis in (0, 1):
+        differs = np.diff(mask, axis=axis) != 0
+        before, after = [slice(None)] * 2, [slice(None)] * 2
+        before[axis], after[axis] = slice(None, -1), slice(1, None)
+        edge[tuple(before)] |= differs
+        edge[tuple(after)] |= differs
+    return edge
+
+
+def _enlarged(pixels: NDArray[Any], scale: int) -> NDArray[Any]:
+    """Each pixel as a square of `scale` pixels."""
+    return pixels.repeat(scale, 0).repeat(scale, 1)
+
+
+def _scale(side: int, scale: int | None) -> int:
+    """The smallest whole factor that makes `side` well visible, unless one is asked for."""
+    return scale or max(1, -(-_LEAST_SIDE // side))
+
+
+def _beside(pictures: Sequence[Pixels]) -> Pixels:
+    """Pictures of one height, side by side, a thin line of paper between them."""
+    gap = np.full((pictures[0].shape[0], _PAIR_GAP, 3), 255, dtype=np.uint8)
+    parts = [part for picture in pictures for part in (gap, picture)]
+    return np.concatenate(parts[1:], 1)
+
+
+def _pair(pixels: Pixels, masks: Sequence[NDArray[np.integer]], mask_classes: Sequence[str], scale: int) -> Pixels:
+    """An image, and beside it the same image under each of the masks."""
+    large = _enlarged(pixels, scale)
+    return _beside([large, *(overlay(large, _enlarged(mask, scale), mask_classes) for mask in masks)])
+
+
+def _framed(pixels: Pixels, boxes: NDArray[Any], colours: NDArray[np.int16]) -> Pixels:
+    """An image `[H,W,3]` with boxes `[n,5+]` (x0, y0, x1, y1 as shares of the sides, class), a line of one pixel in its class's colour."""
+    drawn, (height, width) = pixels.copy(), pixels.shape[:2]
+    for x0, y0, x1, y1, kind in boxes[:, :5]:
+        left, right = (int(np.clip(round(x * width), 0, width - 1)) for x in (x0, x1))
+        top, bottom = (int(np.clip(round(y * height), 0, height - 1)) for y in (y0, y1))
+        colour = colours[int(kind)]
+        drawn[[top, bottom], left : right + 1] = colour
+        drawn[top : bottom + 1, [left, right]] = colour
+    return drawn
+
+
+def _frames(boxes: Tensor | None, card: DatasetCard) -> tuple[list[NDArray[Any]], NDArray[np.int16]]:
+    """`[B,N,5]` (class -1: none) or `[B,N,6]` (with a score) -> each image's boxes that are there, and the classes' colours."""
+    if boxes is None:
+        return [], mask_colours(())
+    there = boxes[..., 4] >= 0 if boxes.shape[-1] == 5 else boxes[..., 5] >= SURE
+    return [rows[chosen].cpu().numpy() for rows, chosen in zip(boxes, there, strict=True)], box_colours(card)
+
+
+def box_colours(card: DatasetCard) -> NDArray[np.int16]:
+    """`[K,3]` colours of boxes, by class: the masks' where these have the same classes."""
+    colours = mask_colours([name for name in card.mask_classes if name.lower() != "background"] or card.classes)
+    if len(colours) != len(card.classes):  # masks have classes of their own: a box's colour is that of its class's number
+        colours = mask_colours([str(number) for number in range(len(card.classes))])
+    return colours
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A picture with a line of text over it, or a place that stays empty."""
+
+    pixels: Pixels | None
+    caption: str = ""
+    colour: str = _INK
+
+
+def _fitting(text: str, font: Font, width: int) -> str:
+    """The text, cut off with dots where it is wider than `width`."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def _sheet(cells: Sequence[_Cell], columns: int, title: str = "") -> Image.Image:
+    """Cells of one size in rows of `columns`; a row in which any cell has a caption has a line for captions."""
+    height, width = next(cell.pixels.shape[:2] for cell in cells if cell.pixels is not None)
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    columns = min(columns, len(cells))
+    lines = [_LINE if any(cell.caption for cell in row) else 0 for row in rows]
+    top = _MARGIN + (_LINE + _GAP if title else 0)
+    page_width = 2 * _MARGIN + columns * (width + _GAP) - _GAP
+    page = Image.new("RGB", (page_width, top + sum(lines) + len(rows) * (height + _GAP) - _GAP + _MARGIN), _PAPER)
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(_TEXT)
+    if title:
+        draw.text((_MARGIN, _MARGIN), _fitting(title, font, page_width - 2 * _MARGIN), fill=_INK, font=font)
+    for row, line in zip(rows, lines, strict=True):
+        for place, cell in enumerate(row):
+            left = _MARGIN + place * (width + _GAP)
+            if cell.caption:
+                text = _fitting(cell.caption, font, width)
+                draw.text((left + width // 2, top + line - _TEXT // 2 + 1), text, fill=cell.colour, font=font, anchor="ms")
+            if cell.pixels is not None:
+                page.paste(Image.fromarray(cell.pixels), (left, top + line))
+        top += line + height + _GAP
+    return page
+
+
+def sample_grid(canvas: Canvas, labels: Tensor, card: DatasetCard, scale: int | None = None, boxes: Tensor | None = None) -> Image.Image:
+    """Generated images, each beside itself under its mask; a column a class, with the class over it.
+
+    With few classes each takes several columns; beyond ten the classes go on in a further band of rows.
+
+    Args:
+        canvas: what was drawn.
+        labels: `[B]` the classes that were asked for; -1: none.
+        card: the data set's, for the names of classes and mask classes.
+        scale: whole factor of enlargement; default: so that an image is well visible.
+        boxes: `[B,N,6]` drawn with the images, see `mtgen.networks.center_maps.decode_canvas`; those of a score of `SURE` are shown.
+    """
+    pixels, scale = to_pixels(canvas.image), _scale(canvas.image.shape[-1], scale)
+    masks = [] if canvas.mask is None else [canvas.mask.argmax(1).cpu().numpy()]
+    drawn = [_pair(pixels[i], [mask[i] for mask in masks], card.mask_classes, scale) for i in range(len(pixels))]
+    frames, colours = _frames(boxes, card)
+    if frames:
+        large = (_enlarged(picture, scale) for picture in pixels)
+        drawn = [_beside([cell, _framed(one, f, colours)]) for cell, one, f in zip(drawn, large, frames, strict=True)]
+    if not card.classes:
+        return _sheet([_Cell(cell) for cell in drawn], _square(len(drawn)))
+    groups: dict[int, list[Pixels]] = {}
+    for number, cell in sorted(zip(labels.tolist(), drawn, strict=True), key=lambda pair: pair[0]):
+        groups.setdefault(number, []).append(cell)
+    names = {-1: "no class", **dict(enumerate(card.classes))}
+    if len(groups) == 1:
+        return _sheet([_Cell(cell) for cell in drawn], _square(len(drawn)), names[next(iter(groups))])
+    across = max(1, _WIDEST // len(groups))
+    cells, numbers = [], list(groups)
+    for band in range(0, len(numbers), _WIDEST):
+        cells += _band([(names[n], groups[n]) for n in numbers[band : band + _WIDEST]], across, min(len(numbers), _WIDEST))
+    return _sheet(cells, across * min(len(numbers), _WIDEST))
+
+
+def _square(n: int) -> int:
+    """Columns of a grid of `n` cells without order."""
+    return max(1, min(_WIDEST, round(n**0.5)))
+
+
+def _band(groups: Sequence[tuple[str, list[Pixels]]], across: int, width: int) -> list[_Cell]:
+    """Rows of cells: each group in `across` columns under its name, empty groups up to `width` of them."""
+    cells = []
+    for row in range(-(-max(len(drawn) for _, drawn in groups) // across)):
+        for name, drawn in [*groups, *[("", [])] * (width - len(groups))]:
+            here = drawn[row * across : (row + 1) * across]
+            caption = name if row == 0 else ""
+            cells += [_Cell(cell, caption) for cell in here] + [_Cell(None)] * (across - len(here))
+    return cells
+
+
+def reading_grid(batch: Batch, prediction: Prediction, card: DatasetCard, scale: int | None = None, columns: int = 6) -> Image.Image:
+    """Real images, each beside itself under its true mask and under the mask that was read, the class that was read over it.
+
+    A right class is blue; a wrong one is orange and followed by the true one; grey marks a class that nobody knows.
+    """
+    pixels, scale = to_pixels(batch.image), _scale(batch.image.shape[-1], scale)
+    masks: list[NDArray[Any]] = []
+    titles = ["image"]
+    if card.mask_classes and batch.present["mask"].any():
+        masks.append(batch.mask.cpu().numpy())
+        titles.append("true mask")
+    if prediction.mask_logits is not None:
+        masks.append(prediction.mask_logits.argmax(1).cpu().numpy())
+        titles.append("mask as read")
+    framed = []
+    for title, boxes in (("true boxes", batch.boxes), ("boxes as read", prediction.boxes)):
+        if boxes is not None and card.classes:
+            framed.append(_frames(boxes, card))
+            titles.append(title)
+    cells = []
+    for i in range(len(pixels)):
+        caption, colour = _verdict(batch, prediction, card, i)
+        large = _enlarged(pixels[i], scale)
+        parts = [_pair(pixels[i], [mask[i] for mask in masks], card.mask_classes, scale)]
+        parts += [_framed(large, frames[i], colours) for frames, colours in framed]
+        cells.append(_Cell(_beside(parts), caption, colour))
+    return _sheet(cells, columns, " | ".join(titles) + ("" if prediction.class_logits is None else _LEGEND))
+
+
+def class_names(batch: Batch, card: DatasetCard) -> list[str]:
+    """`[B]` the name of each sample's class; empty where it is not known."""
+    known = zip(batch.label.tolist(), batch.present["class"].tolist(), strict=True)
+    return [card.classes[label] if there and card.classes else "" for label, there in known]
+
+
+def caption_texts(batch: Batch) -> list[str]:
+    """`[B]` the captions of a batch whose tokens are bytes + 1; empty where there are none."""
+    if batch.caption is None:
+        return [""] * len(batch)
+    return [bytes(token - 1 for token in row if token).decode("utf-8", "replace") for row in batch.caption.tolist()]
+
+
+def labelled_grid(batch: Batch, words: Sequence[str], card: DatasetCard, note: str = "", columns: int = 4) -> Image.Image:
+    """Real images with what is known of each: its words over it, beside it the same under its mask, and with its boxes.
+
+    Args:
+        words: `[B]` class, caption or both.
+        note: what is to be said after the title.
+    """
+    pixels, scale = to_pixels(batch.image), _scale(batch.image.shape[-1], None)
+    if max(map(len, words)) > _LEAST_SIDE // 7:  # letters of `_TEXT` are about 7 pixels wide
+        scale *= 2
+    masks = [batch.mask.cpu().numpy()] if card.mask_classes and batch.present["mask"].any() else []
+    frames, colours = _frames(batch.boxes if card.classes else None, card)
+    cells = []
+    for i, text in enumerate(words):
+        parts = [_pair(pixels[i], [mask[i] for mask in masks], card.mask_classes, scale)]
+        parts += [_framed(_enlarged(pixels[i], scale), frames[i], colours)] if frames else []
+        cells.append(_Cell(_beside(parts), text))
+    return _sheet(cells, columns, "image" + " | mask" * bool(masks) + " | boxes" * bool(frames) + note)
+
+
+def _verdict(batch: Batch, prediction: Prediction, card: DatasetCard, i: int) -> tuple[str, str]:
+    """What stands over image `i`, and in which colour."""
+    if prediction.class_logits is None or not card.classes:
+        return "", _INK
+    read = int(prediction.class_logits[i].argmax())
+    if not batch.present["class"][i]:
+        return card.classes[read], _UNSURE
+    true = int(batch.label[i])
+    return (card.classes[read], _RIGHT) if read == true else (f"{card.classes[read]}, not {card.classes[true]}", _WRONG)
+
+
+def reconstruction_grid(images: Tensor, reconstructions: Tensor, scale: int | None = None, columns: int = 8) -> Image.Image:
+    """Images `[B,C,H,W]` in [-1, 1], each beside its reconstruction."""
+    scale = _scale(images.shape[-1], scale)
+    pairs = zip(to_pixels(images), to_pixels(reconstructions), strict=True)
+    return _sheet([_Cell(_beside([_enlarged(picture, scale) for picture in pair])) for pair in pairs], columns, "image | reconstruction")
+
+
+def cosine_map(lines: Mapping[str, Sequence[float | None]], images: Sequence[int], title: str) -> Image.Image:
+    """A heat map over time: a row a pair of tasks, a column a position; orange: they conflict (-1), white: 0, blue: they agree (1).
+
+    Args:
+        lines: a pair's name -> its cosine at each position; `None`, or beyond the end: grey.
+        images: positions of the columns, for the axis.
+    """
+    font, columns = ImageFont.load_default(_TEXT), max(len(images), 1)
+    width, left = max(480, min(columns, 1600)), _MARGIN + int(max(font.getlength(name) for name in lines)) + _GAP
+    page = Image.new("RGB", (left + width + _MARGIN + 60, 2 * _MARGIN + _LINE * (len(lines) + 3)), _PAPER)
+    draw = ImageDraw.Draw(page)
+    draw.text((_MARGIN, _MARGIN), title + "; orange: conflict, blue: agreement", fill=_INK, font=font)
+    conflict, agree = (np.array(ImageColor.getrgb(colour), dtype=float) for colour in (_WRONG, _RIGHT))
+    for number, (name, values) in enumerate(lines.items()):
+        top = _MARGIN + _LINE * (number + 1) + _GAP
+        draw.text((left - _GAP, top + _LINE // 2), name, fill=_INK, font=font, anchor="rm")
+        strip = np.full((1, columns, 3), _UNKNOWN, dtype=np.uint8)
+        for column, value in enumerate(values[:columns]):
+            if value is not None:
+                end = agree if value > 0 else conflict
+                strip[0, column] = (255 + (end - 255) * min(abs(value), 1.0)).round()
+        page.paste(Image.fromarray(strip).resize((width, _LINE - 2), Image.Resampling.NEAREST), (left, top))
+        known = [value for value in values if value is not None]
+        if known:
+            draw.text((left + width + _GAP, top + _LINE // 2), f"{known[-1]:+.2f}", fill=_INK, font=font, anchor="lm")
+    if images:
+        bottom = _MARGIN + _LINE * (len(lines) + 1) + _GAP
+        draw.text((left, bottom), f"{images[0]:,} images", fill=_INK, font=font)
+        draw.text((left + width, bottom), f"{images[-1]:,}", fill=_INK, font=font, anchor="ra")
+    return page
+
+
+def asked_grid(title: str, asked: Sequence[str], shown: Tensor | None, canvas: Canvas, card: DatasetCard, columns: int = 8) -> Image.Image:
+    """What was asked for over each drawn image, and, where it can be seen, beside it.
+
+    Args:
+        asked: in words, a row each: a caption, the class of a recording.
+        shown: `[B,C,H,W]` images, or `[B,H,W]` masks, that were asked by; `None` where there is nothing to see.
+        canvas: what was drawn; its masks are not shown.
+    """
+    scale = _scale(canvas.image.shape[-1], None)
+    cells = []
+    for i, (words, picture) in enumerate(zip(asked, to_pixels(canvas.image), strict=True)):
+        parts = [_enlarged(picture, scale)]
+        if shown is not None and shown.ndim == 4:
+            parts.insert(0, _enlarged(to_pixels(shown[i : i + 1])[0], scale))
+        elif shown is not None:
+            black = np.zeros((*parts[0].shape[:2], 3), dtype=np.uint8)
+            parts.insert(0, overlay(black, _enlarged(shown[i].cpu().numpy(), scale), card.mask_classes))
+        cells.append(_Cell(_beside(parts), words))
+    return _sheet(cells, columns, title)
+
+
+def translation_grid(originals: Tensor, translated: Sequence[tuple[str, Tensor]]) -> Image.Image:
+    """A row an image: the original, then the image in each domain, whose name stands over its column."""
+    scale = _scale(originals.shape[-1], None)
+    columns = [("original", to_pixels(originals)), *((name, to_pixels(images)) for name, images in translated)]
+    cells = []
+    for i in range(len(originals)):
+        cells += [_Cell(_enlarged(pixels[i], scale), name if i == 0 else "") for name, pixels in columns]
+    return _sheet(cells, len(columns))

@@ -1,0 +1,81 @@
+"""The gates of a run: what the configuration says of them, their state, and accumulation."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import toy
+
+from mtgen.balancing.factory import build_gates, load_state, state_of
+from mtgen.errors import ConfigError
+from mtgen.training.steps import frozen
+
+TASKS = ["generation", "classification", "segmentation"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"balancing__canvas": "famo"}, "balancing.canvas=famo: weighs by the tasks' losses"),
+        ({"balancing__gate": "no good"}, "balancing.gate=no good: unknown weighting; possible: none, "),
+        ({"balancing__preference": {"generation": 0}}, "a preference is above 0"),
+        ({"balancing__groups": {"a": ["clasification"]}}, "did you mean 'classification'"),
+        ({"balancing__groups": {"a": ["generation"], "b": ["generation"]}}, "one group at most"),
+        ({"balancing__parameters": {"cagrad": {"d": 1}}}, "cagrad has no parameter 'd'; possible: c"),
+    ],
+)
+def test_what_cannot_be_is_said_with_its_key(changes: dict, said: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(ConfigError, match=said.replace("(", "\\(")):
+        toy.config(**changes)
+
+
+def test_each_gate_is_configured_by_itself() -> None:
+    settings = toy.config(balancing={"gate": "upgrad", "generator": "cagrad", "canvas": "none", "parameters": {"cagrad": {"c": 0.2}}})
+    gates = build_gates(settings, TASKS, [])
+    assert [type(gate.weighting).__name__ for gate in gates.values()] == ["UPGrad", "CAGrad", "NoneType"]
+    assert gates["generator"].weighting.c == 0.2  # type: ignore[union-attr]
+
+
+def test_a_weighting_of_ones_own_gets_the_parameters_that_stand_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    body = ["def __init__(self, power=1.0):", "    self.power = power", "def __call__(self, gramian):", "    return gramian"]
+    Path("own.py").write_text("\n    ".join(["class Mine:", *body]) + "\n")
+    settings = toy.config(balancing={"gate": "own.Mine", "parameters": {"own.Mine": {"power": 3.0}}})
+    assert build_gates(settings, TASKS, [])["discriminator"].weighting.power == 3.0  # type: ignore[union-attr]
+
+
+def test_a_weighting_that_is_not_there_is_named_when_training_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text("x = 1\n")
+    settings = toy.config(balancing__gate="own.Mine")  # reading it runs nothing
+    with pytest.raises(ConfigError, match=r"balancing\.discriminator=.*own\.py:Mine: cannot be loaded"):
+        build_gates(settings, TASKS, [])
+
+
+def test_state_goes_back_into_the_same_gates_and_others_begin_anew() -> None:
+    settings = toy.config(balancing={"gate": "gradvac", "average": 100})
+    gates = build_gates(settings, TASKS, [])
+    gates["discriminator"].arbitrate(torch.eye(3) * 2)
+    tensors, about = state_of(gates)
+    again = build_gates(settings, TASKS, [])
+    assert load_state(again, tensors, about) == []
+    assert torch.equal(again["discriminator"].state()["gramian"], gates["discriminator"].state()["gramian"])
+    other = build_gates(settings.model_copy(update={"balancing": settings.balancing.model_copy(update={"canvas": "mgda"})}), TASKS, [])
+    assert load_state(other, tensors, about) == ["canvas"]
+
+
+@pytest.mark.parametrize("sight", ["features", "pooled", "layer"])
+@pytest.mark.parametrize("gate", ["nash_mtl", "famo"])
+def test_steps_train_with_every_sight_and_each_micro_batch_is_arbitrated(sight: str, gate: str) -> None:
+    changes = {"gate": gate, "gramian": sight, "average": 100, "groups": {"reading": ["classification", "segmentation"]}}
+    settings = toy.config(balancing=changes, train__accumulation=2)
+    networks, d_step, g_step = toy.steps(settings)
+    whole = toy.batch(0, 16)
+    for step, other, own in ((d_step, networks.generator, networks.side), (g_step, networks.side, networks.generator)):
+        with frozen(other):
+            for begin in (0, 8):
+                loss, _ = step(whole.rows(slice(begin, begin + 8)), (other,))
+                (loss / 2).backward()
+        assert all(bool(torch.isfinite(p.grad).all()) for p in own.parameters() if p.grad is not None)
+        assert step.gate.memory["images"] == 16
+        assert {"norm_generation", "weight_reading"} <= set(step.gate.report())

@@ -1,0 +1,158 @@
+"""What the Gramian may see: pooled gradients, and those of the last shared layers' weights, against autograd's own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from helpers import toy
+from torch import Tensor
+
+from mtgen.balancing.conflicts import Meeting, markdown, meetings
+from mtgen.balancing.gate import Gate
+from mtgen.balancing.gramian import Taps
+from mtgen.config import WEIGHTINGS
+from mtgen.networks.blocks import Conv2d
+from mtgen.registry import by_path, find_path
+
+READING = 3
+
+
+def scene() -> tuple[list[Conv2d], list[Tensor], list[list[Tensor]]]:
+    """Two last layers, their inputs, and what each of two tasks multiplies each shared tensor with."""
+    torch.manual_seed(0)
+    layers = [Conv2d(4, 5, 3, padding=1).double(), Conv2d(3, 2, 3, padding=1).double()]
+    for layer in layers:
+        torch.nn.init.normal_(layer.weight)
+    inputs = [torch.randn(6, 4, 4, 4).double(), torch.randn(6, 3, 8, 8).double()]
+    shapes = [(READING, 5, 4, 4), (READING, 2, 8, 8), (6 - READING, 5, 4, 4)]
+    return layers, inputs, [[torch.randn(shape).double() for shape in shapes] for _ in range(2)]
+
+
+def meet(sight: str) -> tuple[Tensor, list[Conv2d], list[Tensor], list[list[Tensor]]]:
+    """The Gramian that a gate sees of features split into reading rows and the rest, as a step splits them."""
+    layers, inputs, wanted = scene()
+    gate = Gate(["a", "b"], WEIGHTINGS["upgrad"](), sight=sight, taps=Taps(layers))
+    features = [layer(x) for layer, x in zip(layers, inputs, strict=True)]
+    views = gate([level[:READING] for level in features] + [features[0][READING:]])
+    loss = sum((view * g).sum() for task, row in zip("ab", wanted, strict=True) for view, g in zip(views[task], row, strict=True))
+    loss.backward()  # type: ignore[union-attr]
+    assert gate.last is not None
+    return gate.last[0], layers, inputs, wanted
+
+
+def test_a_layers_gramian_is_that_of_its_weights_gradients() -> None:
+    found, layers, inputs, wanted = meet("layer")
+    rows = []
+    for row in wanted:
+        features = [layer(x) for layer, x in zip(layers, inputs, strict=True)]
+        loss = (features[0][:READING] * row[0]).sum() + (features[1][:READING] * row[1]).sum() + (features[0][READING:] * row[2]).sum()
+        gradients = torch.autograd.grad(loss, [layer.weight for layer in layers])
+        rows.append(torch.cat([g.flatten() for g in gradients]))
+    jacobian = torch.stack(rows)
+    assert torch.allclose(found, jacobian @ jacobian.T, rtol=1e-10)
+
+
+def test_a_pooled_gramian_sums_over_samples_and_space_of_all_slices_of_one_tensor() -> None:
+    found, _, _, wanted = meet("pooled")
+    vectors = torch.stack([torch.cat([r[0].sum((0, 2, 3)) + r[2].sum((0, 2, 3)), r[1].sum((0, 2, 3))]) for r in wanted])
+    assert torch.allclose(found, vectors @ vectors.T, rtol=1e-10)
+
+
+@pytest.mark.parametrize("sight", ["features", "pooled"])
+def test_rows_of_some_channels_of_one_tensor_are_seen_together(sight: str) -> None:
+    """As the canvas is shared out: image and mask are channels of one output, and each task has rows of its own."""
+    output = torch.randn(6, 5, 4, 4, dtype=torch.float64, requires_grad=True) * 1.0
+    image, mask = output.split([2, 3], dim=1)
+    gate = Gate(["a", "b"], WEIGHTINGS["upgrad"](), sight=sight)
+    views = gate([*image.split([4, 2]), *mask.split([4, 2])])
+    (views["a"][0].sum() - 2 * views["b"][1].sum() + 3 * views["b"][3].sum()).backward()
+    assert gate.last is not None
+    a, b, c = 4 * 16, -2 * 2 * 16, 3 * 2 * 16  # of each of the image's two channels, and of each of the mask's three
+    expected = {"features": [[128, 0], [0, 256 + 9 * 96]], "pooled": [[2 * a * a, 2 * a * b], [2 * a * b, 2 * b * b + 3 * c * c]]}
+    assert torch.allclose(gate.last[0], torch.tensor(expected[sight], dtype=torch.float64))
+
+
+def shared_out(sight: str, shares: list[tuple[int, int]]) -> Tensor:
+    """The Gramian of two tasks at a layer of which this worker has its own samples alone."""
+    begin, end = shares[dist.get_rank() if dist.is_initialized() else 0]
+    layers, inputs, wanted = scene()
+    gate = Gate(["a", "b"], WEIGHTINGS["upgrad"](), sight=sight, taps=Taps(layers[:1]))
+    views = gate([layers[0](inputs[0][begin:end])])
+    each = {task: torch.cat([row[0], row[2]])[begin:end] for task, row in zip("ab", wanted, strict=True)}
+    sum((views[task][0] * g).sum() for task, g in each.items()).backward()  # type: ignore[union-attr]
+    assert gate.last is not None
+    return gate.last[0]
+
+
+def every_sight(shares: list[tuple[int, int]]) -> dict[str, Tensor]:
+    return {sight: shared_out(sight, shares) for sight in ("features", "pooled", "layer")}
+
+
+@pytest.mark.e2e
+def test_two_workers_see_what_one_with_all_samples_sees(tmp_path: Path) -> None:
+    found, alone = toy.spawn(2, every_sight, tmp_path, [(0, 2), (2, 6)]), every_sight([(0, 6)])
+    for sight, gramian in alone.items():
+        assert all(torch.allclose(worker[sight], gramian, rtol=1e-10) for worker in found), sight
+
+
+def test_tasks_on_different_samples_conflict_when_pooled_and_never_in_their_features() -> None:
+    cosines = []
+    for sight in ("features", "pooled"):
+        x = torch.zeros(4, 3, 2, 2, requires_grad=True)
+        gate = Gate(["a", "b"], WEIGHTINGS["upgrad"](), sight=sight)
+        views = gate([x[:2], x[2:]])
+        (views["a"][0].sum() - views["b"][1].sum()).backward()
+        cosines.append(gate.report()["cosine_a_b"])
+    assert cosines == pytest.approx([0, -1], abs=1e-6)
+
+
+def test_channels_last_gradients_are_compared_element_by_element() -> None:
+    g = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    x = torch.zeros(2, 3, 4, 5, requires_grad=True)
+    gate = Gate(["a", "b"], WEIGHTINGS["upgrad"]())
+    views = gate([x])
+    (F.relu(views["a"][0] + 1) * g.contiguous(memory_format=torch.channels_last)).sum().backward(retain_graph=True)
+    x.grad = None
+    ((views["a"][0] * g.contiguous(memory_format=torch.channels_last)).sum() + (views["b"][0] * g).sum()).backward()
+    assert gate.last is not None
+    assert gate.last[0].flatten().tolist() == pytest.approx([g.square().sum().item()] * 4, rel=1e-5)
+
+
+OWN = '''
+import torch
+
+class SmallestFirst:
+    """Weights inverse to the squared norms."""
+
+    def __call__(self, gramian: torch.Tensor) -> torch.Tensor:
+        weights = 1 / gramian.diagonal()
+        return weights * len(weights) / weights.sum()
+'''
+
+
+def test_a_weighting_of_ones_own_is_found_by_its_path_and_not_run_until_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_weighting.py").write_text(OWN)
+    found = find_path("my_weighting.SmallestFirst")
+    assert found == f"{tmp_path}/my_weighting.py:SmallestFirst"
+    monkeypatch.chdir("/")
+    gate = Gate(["a", "b"], by_path(found)())
+    x = torch.zeros(2, requires_grad=True)
+    views = gate([x])
+    (views["a"][0][0] + 2 * views["b"][0][1]).backward()
+    assert gate.last is not None
+    assert gate.last[1].tolist() == pytest.approx([1.6, 0.4])
+
+
+def meeting_of(**numbers: float) -> Meeting:
+    return meetings([(1000, {f"balancing_generator/{name}": value for name, value in numbers.items()})])["generator"]
+
+
+def test_the_table_says_what_one_task_takes_from_another() -> None:
+    meeting = meeting_of(norm_a=1, norm_b=2, weight_a=1, weight_b=0.5, cosine_a_b=-0.3, conflict_a_b=0.8)
+    assert meeting.effect("b", "a", 1) == pytest.approx(-0.3)  # weighted, b's gradient is as long as a's
+    assert "| 1 a | 1 | 1 | 50.0 % |  | -30 (80) |" in markdown({"generator": meeting})

@@ -1,0 +1,51 @@
+"""Which checkpoints stay."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtgen.checkpointing.retention import Best, Retention
+
+
+def kept(retention: Retention, numbers: dict[int, dict[str, float]]) -> list[int]:
+    return [images for images, why in retention.reasons(numbers).items() if why]
+
+
+def plain(*images: int) -> dict[int, dict[str, float]]:
+    return {n: {} for n in images}
+
+
+def test_the_newest_stay() -> None:
+    assert kept(Retention(2), plain(10, 20, 30, 40)) == [30, 40]
+
+
+def test_the_first_at_or_after_each_multiple_stays() -> None:
+    assert kept(Retention(1, every=100), plain(60, 120, 180, 240, 300, 360)) == [120, 240, 300, 360]
+
+
+@pytest.mark.parametrize(("largest", "best"), [(True, 20), (False, 10)])
+def test_the_best_stays_of_equals_the_earliest(largest: bool, best: int) -> None:
+    numbers = {10: {"x": 0.1}, 20: {"x": 0.9}, 30: {"x": 0.9}, 40: {"y": 5.0}, 50: {}}
+    assert kept(Retention(1, best=Best("x", largest)), numbers) == [best, 50]
+
+
+def test_without_a_measurement_none_is_the_best() -> None:
+    assert kept(Retention(1, best=Best("x")), plain(10, 20)) == [20]
+
+
+@given(
+    images=st.lists(st.integers(1, 1000), min_size=1, max_size=30, unique=True).map(sorted),
+    last=st.integers(1, 4),
+    every=st.none() | st.integers(1, 300),
+    values=st.lists(st.none() | st.floats(0, 1), min_size=30, max_size=30),
+)
+def test_what_is_dropped_step_by_step_is_what_would_be_dropped_at_the_end(
+    images: list[int], last: int, every: int | None, values: list[float | None]
+) -> None:
+    measured = {n: {} if value is None else {"x": value} for n, value in zip(images, values, strict=False)}
+    retention = Retention(last, every, Best("x"))
+    there: dict[int, dict[str, float]] = {}
+    for n in images:
+        there[n] = measured[n]
+        there = {m: there[m] for m in kept(retention, there)}
+    assert list(there) == kept(retention, measured)

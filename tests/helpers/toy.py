@@ -1,0 +1,231 @@
+"""A small run on made-up batches, with the real networks: by DeepSpeed engines, and by a plain torch loop."""
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtgen.config import Config, validate
+from mtgen.models.model import Networks, build
+from mtgen.schema import Batch, DatasetCard, Split
+from mtgen.training.deepspeed_engine import Engine
+from mtgen.training.steps import DiscriminatorStep, GeneratorStep, build_steps, frozen
+
+CARD = DatasetCard(name="toy", classes=["a", "b", "c"], mask_classes=["none", "thing"], splits={"train": Split(samples=1, shards="x")})
+
+
+TASKS: dict[str, dict[str, Any]] = {
+    "generation": {},
+    "classification": {},
+    "segmentation": {},
+    "detection": {},
+    "tagging": {},
+    "reconstruction": {"features": 0.5},
+    "alignment": {},
+    "translation": {"side": 4, "channels": 3},
+}
+"""Every task, with settings that 8x8 pixels allow."""
+
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "class": {"share": 0.6},
+    "labels": {"share": 0.4},
+    "domain": {"share": 0.6},
+    "caption": {"tokens": 6},
+    "sound": {},
+    "image": {"share": 0.3},
+    "layout": {"share": 0.5},
+    "boxes": {"share": 0.5},
+}
+"""Every modality, asked for by some samples and not by others."""
+
+
+def everything(**changes: Any) -> Config:
+    """All tasks and all conditions at once, and two domains."""
+    data = {"mixture": [{"path": "here"}, {"path": "there"}], "channels": "grey", "sound": {"mels": 8, "seconds": 0.08}}
+    return config(**{"data": data, "tasks": copy.deepcopy(TASKS), "conditions": copy.deepcopy(CONDITIONS), **changes})
+
+
+def config(**changes: Any) -> Config:
+    """A configuration of 8x8 pixels that a step takes a few milliseconds for."""
+    values: dict[str, Any] = {
+        "name": "toy",
+        "resolution": 8,
+        "batch_size": 16,
+        "device": "cpu",
+        "precision": "fp32",
+        "data": {"path": "nowhere", "channels": "grey"},
+        "generator": {"widths": [8, 8], "latent": 4},
+        "discriminator": {"widths": [8, 8], "decoder": 8, "embedding": 8},
+        "tasks": {"generation": {}, "classification": {}, "segmentation": {}, "reconstruction": {}},
+        "train": {"warmup": 0},
+    }
+    for key, value in changes.items():
+        *sections, last = key.split("__")
+        place = values
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    return validate(values)
+
+
+def batch(first: int, size: int, side: tuple[int, int] = (8, 8)) -> Batch:
+    """A global batch from position `first` on; some samples lack their class, mask, boxes, caption or sound."""
+    random = torch.Generator().manual_seed(first)
+    present = {name: torch.rand(size, generator=random) < 0.7 for name in ("class", "mask")}
+    mask = torch.randint(0, 2, (size, *side), generator=random)
+    mask[~present["mask"]] = 255
+    image = torch.rand(size, 1, *side, generator=random) * 2 - 1
+    label = torch.randint(0, 3, (size,), generator=random)
+    present |= {name: torch.rand(size, generator=random) < 0.7 for name in ("boxes", "caption", "sound")}
+    boxes = some_boxes(size, random)
+    boxes[~present["boxes"]] = NO_BOX
+    words = torch.randint(1, 5, (size, 6), generator=random) * (torch.arange(6) < torch.randint(1, 7, (size, 1), generator=random))
+    return Batch(
+        position=torch.arange(first, first + size),
+        image=image,
+        label=label,
+        mask=mask,
+        present=present,
+        step_position=torch.arange(first, first + size),
+        step_present=present,
+        boxes=boxes,
+        labels=F.one_hot(boxes[..., 4].long() + 1, 4)[..., 1:].amax(1).bool(),
+        caption=words * present["caption"][:, None],
+        sound=(torch.rand(size, 8, 8, generator=random) * 2 - 1) * present["sound"][:, None, None],
+        domain=torch.randint(0, 2, (size,), generator=random),
+    )
+
+
+NO_BOX = torch.tensor([0.0, 0.0, 0.0, 0.0, -1.0])
+
+
+def some_boxes(size: int, random: torch.Generator) -> Tensor:
+    """`[B,3,5]`: two boxes, one or none a sample, and one row of padding at least."""
+    corner, extent = torch.rand(size, 3, 2, generator=random) * 0.6, 0.2 + 0.2 * torch.rand(size, 3, 2, generator=random)
+    kind = torch.randint(0, 3, (size, 3, 1), generator=random)
+    found = torch.cat([corner, corner + extent, kind], dim=2)
+    found[torch.arange(3) >= torch.randint(0, 3, (size, 1), generator=random)] = NO_BOX
+    return found
+
+
+def steps(settings: Config) -> tuple[Networks, DiscriminatorStep, GeneratorStep]:
+    """Networks and the two steps, as the trainer builds them."""
+    networks = build(settings, CARD)
+    d_step, g_step, _ = build_steps(settings, networks)
+    return networks, d_step, g_step
+
+
+def parameters(networks: Networks) -> dict[str, Tensor]:
+    """All trained parameters, copied."""
+    modules = {"generator": networks.generator, "side": networks.side}
+    return {f"{m}.{n}": p.detach().clone().contiguous() for m, module in modules.items() for n, p in module.named_parameters()}
+
+
+def plain(settings: Config, number: int) -> dict[str, Tensor]:
+    """`number` alternating steps of a plain torch loop over whole global batches."""
+    networks, d_step, g_step = steps(settings)
+    optimizers = {
+        side: torch.optim.Adam(module.parameters(), lr=rate, betas=(0.0, settings.train.beta2), foreach=False)
+        for side, module, rate in (
+            ("d", networks.side, settings.discriminator.learning_rate),
+            ("g", networks.generator, settings.generator.learning_rate),
+        )
+    }
+    micro = settings.batch_size // settings.train.accumulation
+    usual = {"d": 0.0, "g": 0.0}
+    for k in range(number):
+        whole = batch(k * settings.batch_size, settings.batch_size)
+        for side, step, other in (("d", d_step, networks.generator), ("g", g_step, networks.side)):
+            optimizers[side].zero_grad()
+            with frozen(other):
+                for begin in range(0, len(whole), micro):
+                    loss, _ = step(whole.rows(slice(begin, begin + micro)), (other,))
+                    (loss / settings.train.accumulation).backward()
+            if settings.train.clip:
+                usual[side] = cut(optimizers[side], settings.train.clip, usual[side])
+            optimizers[side].step()
+    return parameters(networks)
+
+
+def cut(optimizer: torch.optim.Optimizer, clip: float, usual: float) -> float:
+    """Bring the gradient down to `clip` times the usual norm; the usual norm from now on, an average of the cut ones."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
+    if not usual:
+        return norm
+    if norm > clip * usual:
+        for gradient in gradients:
+            gradient.mul_(clip * usual / norm)
+    return 0.98 * usual + 0.02 * min(norm, clip * usual)
+
+
+class Deep:
+    """The same by two DeepSpeed engines; for one worker of however many there are."""
+
+    def __init__(self, settings: Config) -> None:
+        self.settings = settings
+        self.networks, d_step, g_step = steps(settings)
+        self.engines = {
+            "discriminator": Engine(settings, d_step, self.networks.side, settings.discriminator.learning_rate),
+            "generator": Engine(settings, g_step, self.networks.generator, settings.generator.learning_rate),
+        }
+
+    def step(self, k: int, spoil: bool = False) -> None:
+        """Global step number `k`; with `spoil`, this worker's images hold a NaN."""
+        share, micro = self.settings.batch_size // dist.get_world_size(), self.settings.micro_batch
+        mine = batch(k * self.settings.batch_size, self.settings.batch_size).rows(
+            slice(dist.get_rank() * share, (dist.get_rank() + 1) * share)
+        )
+        if spoil:
+            mine = dataclasses.replace(mine, image=torch.full_like(mine.image, float("nan")))
+        for side, other in (("discriminator", self.networks.generator), ("generator", self.networks.side)):
+            with frozen(other):
+                for begin in range(0, len(mine), micro):
+                    self.engines[side].train(mine.rows(slice(begin, begin + micro)), (other,))
+
+
+def in_group(rank: int, world: int, work: Any, folder: str, *arguments: Any) -> None:
+    """Run `work(*arguments)` in a gloo group; its return value is left in the folder as `RANK.pt`."""
+    import os
+
+    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(world), OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(str(Path(folder) / "store"), world), rank=rank, world_size=world)
+    try:
+        torch.save(work(*arguments), Path(folder) / f"{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def spawn(world: int, work: Any, folder: Path, *arguments: Any) -> list[Any]:
+    """Run `work` on `world` real processes; the return values, by rank."""
+    torch.multiprocessing.spawn(in_group, (world, work, str(folder), *arguments), nprocs=world)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def small_run(folder: Path, name: str, **changes: dict[str, Any]) -> Config:
+    """A run of a process on 8x8 images of `folder/data`; `changes`: what is other, section by section."""
+    values: dict[str, Any] = {
+        "name": name,
+        "runs": str(folder / "runs"),
+        "device": "cpu",
+        "precision": "fp32",
+        "workers": 0,
+        "resolution": 8,
+        "batch_size": 16,
+        "data": {"path": str(folder / "data")},
+        "generator": {"widths": [8, 8], "latent": 4},
+        "discriminator": {"widths": [8, 8], "decoder": 8, "embedding": 8},
+        "tasks": {"generation": {"gamma": 1.0}, "classification": {}},
+        "train": {"images": 640, "warmup": 0, "log_every": 80, "ema": 40, "final_rate": 1.0},  # 200 images is no longer young
+        "checkpoint": {"every": 160, "keep": 10},
+        "evaluate": {"every": 320},
+    }
+    for section, more in changes.items():
+        values[section] = {**values.get(section, {}), **more}
+    return validate(values)

@@ -1,0 +1,71 @@
+"""How training ended is said as it was, also where the run's folder takes nothing any more."""
+
+import errno
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import ray.exceptions
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from mtgen.config import Config
+from mtgen.launchers.driver import StopRequests
+from mtgen.launchers.ray_workers import given_up
+from mtgen.training.protocol import FILE, Outcome
+
+FAILED = Outcome("failed", 320, "the checkpoint cannot be written", 4)
+
+
+@pytest.fixture
+def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on a disk that is full: what was written stays, nothing new is taken."""
+    FAILED.write(tmp_path)
+
+    def refuse(self: Path, *arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for name in ("write_text", "touch", "unlink"):
+        monkeypatch.setattr(Path, name, refuse)
+    return tmp_path
+
+
+def test_an_outcome_is_read_as_it_was_written_and_leaves_nothing_beside(tmp_path: Path) -> None:
+    FAILED.write(tmp_path)
+    assert Outcome.read(tmp_path) == FAILED and [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_an_outcome_that_a_full_disk_does_not_take_is_said(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Outcome("failed", 640, "no room for a checkpoint", 4).write(full)
+    said = capsys.readouterr().out
+    assert "No space left on device" in said and "Training failed: no room for a checkpoint" in said
+    assert Outcome.read(full) == FAILED, "half an outcome lies there"
+
+
+def test_a_stop_that_cannot_be_asked_for_interrupts_at_once(full: Path) -> None:
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda self, missing_ok: None)
+        stop = StopRequests(full, said.append)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        stop.end()
+    assert len(said) == 1 and "stopping at once" in said[0] and "No space left on device" in said[0]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return Config.model_validate({"name": "run", "runs": str(tmp_path), "data": {"path": "data"}, "train": {"restarts": 2}})
+
+
+def test_lost_workers_are_counted(config: Config) -> None:
+    error = WorkerGroupError("rank 0 failed", {0: ValueError("could not create a primitive")})
+    assert "the workers were lost 3 times (train.restarts)" in str(given_up(config, error))
+
+
+def test_a_lost_cluster_is_not_taken_for_lost_workers(config: Config) -> None:
+    said = str(given_up(config, ray.exceptions.ActorUnavailableError("the head is gone", b"0" * 16)))
+    assert "the Ray cluster, or the node of it that this process is on, was lost" in said and "train.restarts" not in said
+    assert "Start the same command again" in said

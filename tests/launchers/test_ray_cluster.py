@@ -1,0 +1,54 @@
+"""The part of a cluster that each worker gets lies on one node."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtgen.config import Config
+from mtgen.errors import ConfigError
+from mtgen.launchers.ray_cluster import cpus_per_worker, largest_share
+
+NODES = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 4)), max_size=5)
+
+
+def placed(nodes: list[tuple[int, int]], workers: int, cpus: int, gpus: int) -> bool:
+    """Whether all workers find room, one after the other, each on the first node that has enough left."""
+    left = [list(node) for node in nodes]
+    for _ in range(workers):
+        node = next((own for own in left if own[0] >= cpus and own[1] >= gpus), None)
+        if node is None:
+            return False
+        node[0], node[1] = node[0] - cpus, node[1] - gpus
+    return True
+
+
+@given(NODES, st.integers(1, 12), st.sampled_from([0, 1]))
+def test_all_workers_find_room_with_the_share_and_with_no_larger_one(nodes: list[tuple[int, int]], workers: int, gpus: int) -> None:
+    share = largest_share(nodes, workers, gpus)
+    assert share == 0 or placed(nodes, workers, share, gpus)
+    assert not any(placed(nodes, workers, cpus, gpus) for cpus in range(share + 1, 21))
+
+
+def config(workers: object) -> Config:
+    return Config.model_validate({"name": "run", "data": {"path": "data"}, "workers": workers, "batch_size": 64, "device": "cpu"})
+
+
+@pytest.mark.parametrize(
+    ("cpus", "workers", "share"),
+    [([8], 2, 4), ([8], 3, 2), ([8, 8], 1, 8), ([4, 4, 4], 2, 4), ([8, 2], 2, 4), ([4], {"min": 2, "max": 8}, 1)],
+)
+def test_a_worker_asks_for_no_more_than_a_node_has(cpus: list[int], workers: object, share: int) -> None:
+    assert cpus_per_worker(config(workers), [{"CPU": float(own), "memory": 1e9} for own in cpus]) == share
+
+
+def test_a_node_without_cpus_has_room_for_no_worker() -> None:
+    with pytest.raises(ConfigError, match="workers=3: there are 2 CPUs, and every worker needs one; possible: 0 to 2"):
+        cpus_per_worker(config(3), [{"CPU": 2.0}, {"memory": 1e9}])
+
+
+def test_a_gpu_is_of_use_where_a_cpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtgen.launchers.ray_cluster.resolve_device", lambda config: "cuda")
+    nodes = [{"CPU": 64.0}, {"CPU": 64.0, "GPU": 8.0}, {"CPU": 1.0, "GPU": 2.0}]
+    assert cpus_per_worker(config(8), nodes) == 8
+    with pytest.raises(ConfigError, match=r"workers=10: there are 10 GPUs and 129 CPUs, .* same node; possible: 0 to 9, or device=cpu"):
+        cpus_per_worker(config(10), nodes)

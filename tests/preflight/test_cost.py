@@ -1,0 +1,73 @@
+"""What a configuration costs, against sums that one can do by hand and networks that are really built."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import toy
+from torch import nn
+
+from mtgen.config import load
+from mtgen.models.model import build
+from mtgen.networks.blocks import Conv2d
+from mtgen.preflight.cost import cost, flops
+
+
+def test_operations_of_a_convolution_and_a_linear_layer() -> None:
+    with torch.device("meta"):
+        convolution, linear = Conv2d(3, 5, 3, padding=1), nn.Linear(7, 11)
+        image, vector = torch.empty(2, 3, 8, 6), torch.empty(2, 7)
+    assert flops(lambda: convolution(image)) == 2 * 2 * (8 * 6) * (3 * 3 * 3) * 5
+    assert flops(lambda: linear(vector)) == 2 * 2 * 7 * 11
+
+
+def test_backward_counts_twice_the_forward_where_inputs_and_weights_have_gradients() -> None:
+    with torch.device("meta"):
+        linear, vector = nn.Linear(7, 11), torch.empty(2, 7, requires_grad=True)
+    assert flops(lambda: linear(vector).sum().backward()) == 3 * 2 * 2 * 7 * 11
+
+
+def test_parameters_are_those_of_the_networks_that_are_built() -> None:
+    settings = toy.config()
+    built = build(settings, toy.CARD)
+    found = cost(settings, toy.CARD)
+    assert found.total == sum(p.numel() for network in (built.generator, built.side) for p in network.parameters())
+    assert found.generator == sum(p.numel() for p in built.generator.parameters())
+    assert found.parameters["head: classification"] == sum(p.numel() for p in built.side.discriminator.heads["classification"].parameters())
+
+
+def test_a_reading_run_costs_less_and_zero_divides_what_it_divides() -> None:
+    whole, reading = cost(toy.config(), toy.CARD), cost(toy.config(tasks={"classification": {}}), toy.CARD)
+    assert reading.step < whole.step
+    assert whole.state_bytes(0, 4) == 20 * whole.total
+    assert whole.state_bytes(1, 4) == 14 * whole.total
+    assert whole.state_bytes(2, 4) == 11 * whole.total
+    assert whole.traffic(1) == 0
+
+
+def test_an_exact_penalty_costs_more_than_a_difference() -> None:
+    finite, exact = (
+        cost(toy.config(tasks__generation__penalty=kind, tasks__generation__penalty_every=1), toy.CARD) for kind in ("finite", "exact")
+    )
+    assert exact.step > 1.2 * finite.step
+    assert exact.total == finite.total
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_activations_take_half_in_half_precision(precision: str) -> None:
+    share = {"fp32": 1.0, "bf16": 0.5}[precision]
+    assert cost(toy.config(precision=precision), toy.CARD).activations == share * cost(toy.config(), toy.CARD).activations
+
+
+STATED = sorted(path for path in (Path(__file__).resolve().parents[2] / "configs").glob("*.yaml") if "GFLOPs" in path.read_text())
+
+
+@pytest.mark.parametrize("path", STATED, ids=lambda path: path.stem)
+def test_the_head_comment_of_a_configuration_says_what_it_costs(path: Path) -> None:
+    card = toy.CARD.model_copy(update={"classes": [str(n) for n in range(80)], "mask_classes": [str(n) for n in range(81)]})
+    found = cost(load(path, ["device=cpu"]), card)
+    assert f"{found.total / 1e6:.2f}M parameters, {found.step / 1e9:.2f} GFLOPs an image and step" in path.read_text()
+
+
+def test_the_sizes_that_are_made_for_gpus_are_among_them() -> None:
+    assert {"coco-64", "coco-128", "coco-256", "coco-256x384", "coco-512"} <= {path.stem for path in STATED}

@@ -1,0 +1,63 @@
+"""A prediction is arithmetic that one can do by hand, and it moves the way that hardware does."""
+
+from dataclasses import replace
+
+import pytest
+from helpers import toy
+
+from mtgen.preflight.cost import Cost, cost
+from mtgen.preflight.gpu_specs import GPUS, Gpu
+from mtgen.preflight.roofline import FRAGMENTS, LAUNCH, PASSES, RESERVED, forecast
+
+SMALL = Gpu(half=1e12, single=1e11, memory=RESERVED + 100e6, bandwidth=1e9, link=1e8, network=1e7, node=2)
+COSTS = Cost({"generator": 400_000, "trunk": 600_000}, step=2e9, drawing=0, reading=0, activations=1e6, kernels=100)
+
+
+def test_each_part_of_a_step_is_its_amount_over_its_speed() -> None:
+    found = forecast(toy.config(batch_size=32, workers=2, precision="bf16"), COSTS, SMALL, 2, 0.5)
+    assert found.rows == 16
+    assert found.arithmetic == pytest.approx(16 * 2e9 / (1e12 * 0.5))
+    assert found.traffic == pytest.approx(PASSES * 16 * 1e6 / 1e9)
+    assert found.launches == pytest.approx(100 * LAUNCH)
+    assert found.reduction == pytest.approx(2 * 4 * 1_000_000 / 2 / 1e8)
+    assert found.images_per_second == pytest.approx(32 / (max(found.arithmetic, found.traffic, found.launches) + found.reduction))
+    assert found.days(86_400 * 7) == pytest.approx(7 / found.images_per_second)
+
+
+def test_the_most_images_that_fit_fill_what_the_state_leaves() -> None:
+    found = forecast(toy.config(batch_size=32, workers=2), COSTS, SMALL, 2, 0.5)
+    assert found.most_rows == int((100e6 * FRAGMENTS - 20e6) / 1e6)
+    assert found.fits and not replace(found, rows=found.most_rows + 1).fits
+
+
+def test_a_state_that_is_too_large_leaves_room_for_nothing() -> None:
+    found = forecast(toy.config(batch_size=32, workers=2), COSTS, replace(SMALL, memory=RESERVED + 1e6), 2, 0.5)
+    assert found.most_rows == 0 and not found.fits
+
+
+def test_more_gpus_than_a_node_has_reduce_over_the_network() -> None:
+    config = toy.config(batch_size=96, workers=3)
+    assert forecast(config, COSTS, SMALL, 3, 0.5).reduction == pytest.approx(2 * 4 * 1_000_000 * 2 / 3 / 1e7)
+
+
+def test_what_takes_longest_is_named() -> None:
+    config = toy.config(batch_size=32, workers=2)
+    assert forecast(config, COSTS, replace(SMALL, bandwidth=1e6), 2, 1.0).bound == "memory"
+    assert forecast(config, COSTS, replace(SMALL, half=1e6, single=1e6), 2, 1.0).bound == "arithmetic"
+    assert forecast(config, COSTS, replace(SMALL, link=1.0), 2, 1.0).bound == "reducing gradients"
+    assert forecast(config, replace(COSTS, kernels=10**9), SMALL, 2, 1.0).bound == "starting kernels"
+
+
+def test_accumulation_starts_all_kernels_again() -> None:
+    whole = forecast(toy.config(batch_size=32, workers=1), COSTS, SMALL, 1, 0.5)
+    parts = forecast(toy.config(batch_size=32, workers=1, train__accumulation=4), COSTS, SMALL, 1, 0.5)
+    assert parts.rows == whole.rows / 4 and parts.launches == 4 * whole.launches and parts.arithmetic == whole.arithmetic
+
+
+def test_every_gpu_that_is_known_is_slower_in_single_precision_and_to_other_nodes() -> None:
+    assert all(gpu.single < gpu.half and gpu.network <= gpu.link for gpu in GPUS.values())
+
+
+def test_kernels_do_not_depend_on_the_number_of_images() -> None:
+    few, many = (cost(toy.config(), toy.CARD, rows=rows) for rows in (8, 32))
+    assert few.kernels == many.kernels > 100

@@ -1,0 +1,216 @@
+"""What the recipes draw: image, mask, boxes, class, labels, caption and sound tell the same story."""
+
+import re
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from mtgen.shards.make import RECIPES
+from mtgen.shards.recipes.digits import Digits
+from mtgen.shards.recipes.shapes import SEMITONES
+from mtgen.shards.synthetic import COLOURS, CONTRAST, luminance
+from mtgen.shards.write import Sample
+
+SEEDS = st.integers(0, 10_000)
+COUNTS = st.integers(1, 4)
+RECIPE_NAMES = st.sampled_from(["digits", "shapes"])
+
+
+def draw(name: str, seed: int, most: int = 1, **options: Any) -> Sample:
+    kind = RECIPES[name]
+    recipe: Any = kind(kind.Options.model_validate({name: most, "resolution": 48, **options}), seed)
+    return recipe.sample("train", "key", Random(seed))
+
+
+def bounds(inside: np.ndarray) -> list[int]:
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+
+
+def far_from_box(sample: Sample) -> np.ndarray:
+    """`[H,W]` bool: the pixels that no partly covered fringe of the one thing can reach."""
+    assert sample.boxes is not None
+    left, top, right, bottom = (int(v) for v in sample.boxes[0][:4])
+    outside = np.ones(sample.image.shape[:2], bool)
+    outside[max(top - 4, 0) : bottom + 4, max(left - 4, 0) : right + 4] = False
+    return outside
+
+
+@settings(max_examples=60, deadline=None)
+@given(RECIPE_NAMES, SEEDS, COUNTS, st.sampled_from(["plain", "textured"]))
+def test_boxes_are_the_bounds_of_the_masks(name: str, seed: int, most: int, background: str) -> None:
+    sample = draw(name, seed, most, background=background)
+    assert sample.mask is not None and sample.boxes is not None
+    assert 1 <= len(sample.boxes) <= most
+    covered = np.zeros_like(sample.mask, bool)
+    for label in {box[4] for box in sample.boxes}:
+        corners = np.array([box[:4] for box in sample.boxes if box[4] == label])
+        assert bounds(sample.mask == label + 1) == [*corners[:, :2].min(0), *corners[:, 2:].max(0)]
+    for left, top, right, bottom, label in np.array(sample.boxes):
+        inside = sample.mask[top:bottom, left:right] == label + 1
+        assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+        covered[top:bottom, left:right] |= inside
+    assert np.array_equal(covered, sample.mask > 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(RECIPE_NAMES, SEEDS, COUNTS, st.booleans())
+def test_caption_labels_and_class_name_what_is_in_the_boxes(name: str, seed: int, most: int, textured: bool) -> None:
+    sample = draw(name, seed, most, background="textured" if textured else "plain")
+    assert sample.boxes is not None and sample.caption is not None
+    in_boxes = [int(box[4]) for box in sample.boxes]
+    said = re.findall(r"\b(an?) (\w+) (\w+)", sample.caption)
+    assert [RECIPES[name].classes.index(what) for _, _, what in said] == in_boxes  # both from left to right
+    assert [box[0] for box in sample.boxes] == sorted(box[0] for box in sample.boxes)
+    assert all((article == "an") == (colour == "orange") and colour in COLOURS for article, colour, _ in said)
+    assert sample.labels == sorted(set(in_boxes))
+    assert sample.label == (in_boxes[0] if len(in_boxes) == 1 else None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, COUNTS)
+def test_a_grey_digits_mask_is_its_pixels_over_63(seed: int, most: int) -> None:
+    sample = draw("digits", seed, most, style="grey")
+    assert sample.image.shape == (48, 48) and sample.mask is not None
+    assert np.array_equal(sample.mask > 0, sample.image > 63)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS)
+def test_a_shapes_mask_is_where_it_covers_half_the_pixel_or_more(seed: int) -> None:
+    sample = draw("shapes", seed)
+    assert sample.mask is not None
+    image = sample.image.astype(float)
+    ground = image[far_from_box(sample)]
+    assume(len(ground))
+    distance = np.abs(image - ground[0]).sum(2)
+    edge = np.abs(distance - distance.max() / 2) <= 6  # rounding of three channels to whole numbers
+    assert np.array_equal((sample.mask > 0)[~edge], (distance > distance.max() / 2)[~edge])
+
+
+@settings(max_examples=60, deadline=None)
+@given(RECIPE_NAMES, SEEDS, st.sampled_from(["plain", "textured"]))
+def test_what_is_drawn_stands_out_from_every_pixel_of_its_background(name: str, seed: int, background: str) -> None:
+    sample = draw(name, seed, background=background)
+    assert sample.mask is not None
+    around = luminance(sample.image[far_from_box(sample)].astype(float)) + 0.05
+    thing = luminance(sample.image[sample.mask > 0].astype(float)) + 0.05
+    assume(len(around))
+    best = max(thing.max() / around.max(), around.min() / thing.min())
+    assert best >= CONTRAST * 0.97  # a thin stroke may not cover any pixel wholly
+
+
+@settings(max_examples=40, deadline=None)
+@given(RECIPE_NAMES, SEEDS)
+def test_one_thing_alone_fills_most_of_the_canvas(name: str, seed: int) -> None:
+    left, top, right, bottom, _ = draw(name, seed).boxes[0]  # type: ignore[index]
+    assert 0.6 * 48 <= max(right - left, bottom - top) <= 48
+
+
+@settings(max_examples=40, deadline=None)
+@given(RECIPE_NAMES, SEEDS)
+def test_things_do_not_touch(name: str, seed: int) -> None:
+    sample = draw(name, seed, 4)
+    assert sample.mask is not None and sample.boxes is not None
+    padded = np.pad(sample.mask, 1)
+    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        here, there = padded[1:-1, 1:-1], np.roll(padded, (dy, dx), (0, 1))[1:-1, 1:-1]
+        assert not ((here != there) & (here > 0) & (there > 0)).any()
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    return Digits(Digits.Options.model_validate({}), seed=0)
+
+
+def test_no_digit_is_in_both_splits(digits: Digits) -> None:
+    assert (len(digits.pools["train"]), len(digits.pools["test"])) == (4000, 1000)
+    assert sorted(digits.pools["train"] + digits.pools["test"]) == list(range(5000))
+
+
+def test_scenes_of_a_split_take_their_digits_from_its_pool() -> None:
+    maker = Digits(Digits.Options.model_validate({"train": 10, "test": 10}), seed=0)
+    for split, label in (("train", 3), ("test", 7)):
+        maker.pools[split] = [i for i in maker.pools[split] if maker.labels[i] == label]
+    assert {split: {maker.make(split, i).label for i in range(count)} for split, count in maker.splits.items()} == {
+        "train": {3},
+        "test": {7},
+    }
+
+
+def test_parts_share_no_digit_and_are_all_of_them_with_every_class_alike(digits: Digits) -> None:
+    parts = [Digits(Digits.Options.model_validate({"part": f"{k}/3"}), seed=0) for k in range(3)]
+    for split in ("train", "test"):
+        pools = [part.pools[split] for part in parts]
+        assert sorted(i for pool in pools for i in pool) == sorted(digits.pools[split])
+        for pool in pools:
+            counts = np.bincount(digits.labels[pool], minlength=10)
+            assert counts.max() - counts.min() <= 1
+
+
+def test_scenes_of_two_parts_are_no_pairs() -> None:
+    parts = [Digits(Digits.Options.model_validate({"part": f"{k}/2"}), seed=0) for k in range(2)]
+    same = np.mean([parts[0].make("train", i).label == parts[1].make("train", i).label for i in range(200)])
+    assert 0.02 < same < 0.25
+
+
+def test_domains_have_names_of_their_own() -> None:
+    names = [Digits(Digits.Options.model_validate({"style": style}), seed=0).name for style in ("colour", "grey", "inverted")]
+    assert names == ["digits", "digits", "digits-inverted"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, COUNTS)
+def test_inverted_digits_are_the_same_scenes_in_black_on_a_lighter_texture(seed: int, most: int) -> None:
+    plain, inverted = draw("digits", seed, most, style="grey"), draw("digits", seed, most, style="inverted")
+    assert np.array_equal(plain.mask, inverted.mask)
+    assert (plain.boxes, plain.caption, plain.labels) == (inverted.boxes, inverted.caption, inverted.labels)
+    ink = plain.image == 255
+    assert inverted.image.shape == (48, 48, 3) and inverted.image[ink].max(initial=0) <= 27
+    around = inverted.image[far_from_box(inverted)] if most == 1 else inverted.image[plain.image == 0]
+    if len(around) and ink.any():
+        light = luminance(around.astype(float)) + 0.05
+        assert light.min() >= CONTRAST * 0.97 * (luminance(inverted.image[ink].astype(float)).max() + 0.05)
+        assert len(np.unique(around, axis=0)) > min(len(around), 100) / 4  # clouds and grain, not one colour
+
+
+def test_digits_of_the_two_splits_differ_in_their_pixels_too(digits: Digits) -> None:
+    train, test = ({digits.pixels[i].tobytes() for i in digits.pools[split]} for split in ("train", "test"))
+    assert not train & test
+
+
+def test_every_class_gives_the_same_share_to_the_test_split(digits: Digits) -> None:
+    assert np.bincount(digits.labels[digits.pools["test"]]).tolist() == [100] * 10
+
+
+def test_another_seed_holds_the_same_digits_back(digits: Digits) -> None:
+    assert Digits(digits.options, seed=9).pools == digits.pools
+
+
+@pytest.mark.parametrize("label", range(8))
+def test_a_shapes_tone_has_the_pitch_of_its_class(label: int) -> None:
+    sample = next(sample for seed in range(200) if (sample := draw("shapes", seed)).label == label)
+    assert sample.sound is not None
+    sound, rate = sample.sound
+    assert (rate, len(sound), sound.dtype) == (8000, 4000, np.int16)
+    spectrum = np.abs(np.fft.rfft(sound, 16 * len(sound)))
+    pitch = np.argmax(spectrum) * rate / (16 * len(sound))
+    assert abs(12 * np.log2(pitch / 261.63) - SEMITONES[label]) < 0.25  # semitones
+
+
+@pytest.mark.parametrize(("recipe", "classes"), [("digits", 10), ("shapes", 8)])
+def test_classes_come_about_equally_often(recipe: str, classes: int) -> None:
+    kind = RECIPES[recipe]
+    maker = kind(kind.Options.model_validate({"train": 1000, "resolution": 16}), seed=0)
+    counts = np.bincount([sample.label or 0 for sample in (maker.make("train", i) for i in range(1000))], minlength=classes)
+    assert counts.min() > 0.7 * 1000 / classes and counts.max() < 1.3 * 1000 / classes
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS)
+def test_grey_digits_are_said_without_a_colour(seed: int) -> None:
+    assert draw("digits", seed, style="grey").caption in [f"{'an' if name == 'eight' else 'a'} {name}" for name in Digits.classes]

@@ -1,0 +1,312 @@
+"""Data behind a URL: what a server may do, and what comes of it."""
+
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+from helpers.loading import load
+from helpers.server import Server, serving
+
+from mtgen.data.dataset_card import read_card
+from mtgen.data.index import open_index
+from mtgen.errors import DamagedSample, DataError
+from mtgen.storage import source
+from mtgen.storage.shard_cache import Cache
+from mtgen.storage.source import Patience, Store, Version, located, open_source
+
+Write = Callable[..., Path]
+Sample = Callable[..., dict[str, Any]]
+SHARD = "train-000000.tar"
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "PATIENCE", Patience(attempts=4, first=0.01, longest=0.05, stall=1.0, total=3.0))
+
+
+@pytest.fixture
+def server(numbered: Path) -> Iterator[Server]:
+    """The numbered data set behind HTTP."""
+    with serving(numbered) as state:
+        yield state
+
+
+def shards(folder: Path | None = None) -> list[Path]:
+    folder = folder or Path(os.environ["MTGEN_CACHE"]) / "shards"
+    return sorted(path for path in folder.iterdir() if path.name != "lock")
+
+
+def test_what_is_read_over_http_is_what_lies_in_the_folder(server: Server, numbered: Path) -> None:
+    here, there = open_index(numbered, "train"), open_index(server.url, "train")
+    assert there.remote and there.fingerprint == here.fingerprint and len(there) == 60
+    assert [there.read(i, "image") for i in range(60)] == [here.read(i, "image") for i in range(60)]
+
+
+def test_a_store_in_memory_is_read_like_any_other(numbered: Path) -> None:
+    fsspec.filesystem("memory").put(str(numbered), "/here", recursive=True)
+    index = open_index("memory://here", "train")
+    assert index.read(41, "image") == open_index(numbered, "train").read(41, "image")
+
+
+def test_a_file_url_is_a_folder(numbered: Path) -> None:
+    assert not open_index(f"file://{numbered}", "train").remote
+
+
+def test_each_shard_is_fetched_once_for_all_that_read_it(server: Server) -> None:
+    for _ in range(3):
+        index = open_index(server.url, "train")
+        assert all(index.read(i, "image") for i in range(60))
+    assert [server.asked[f"train-00000{i}.tar"] for i in range(2)] == [1, 1]
+
+
+@pytest.mark.parametrize("fault", [("status", 500), ("status", 503), ("dies", 700), ("short", 700), ("slow", 5)])
+def test_a_server_that_fails_for_a_while_is_asked_again(fault: tuple[str, float], server: Server) -> None:
+    server.faults[SHARD] = [fault, fault]
+    assert open_index(server.url, "train").read(3, "image")
+    assert server.asked[SHARD] == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (("status!", 500), "the server answered 500"),
+        (("dies!", 700), "cannot be read after 4 attempts"),
+        (("short!", 700), "700 bytes came"),
+        (("slow!", 0.3), "cannot be read after"),
+    ],
+)
+def test_a_server_that_keeps_failing_is_one_error_with_its_words(fault: tuple[str, float], says: str, server: Server) -> None:
+    server.faults[SHARD] = [fault]
+    with pytest.raises(DataError) as raised:
+        open_index(server.url, "train")
+    assert str(raised.value).startswith(f"{server.url}/{SHARD}: cannot be read after") and says in str(raised.value)
+    assert "look whether the server is up" in str(raised.value)
+    assert not [path for path in shards() if path.suffix]
+
+
+@pytest.mark.parametrize("status", [403, 401])
+def test_a_refusal_is_not_asked_again(status: int, server: Server) -> None:
+    server.faults[SHARD] = [("status!", status)]
+    with pytest.raises(DataError, match=f"cannot be read: the server answered {status}.*who may read it"):
+        open_index(server.url, "train")
+    assert server.asked[SHARD] == 1
+
+
+def test_a_shard_that_is_not_there_is_named_as_in_a_folder(server: Server, numbered: Path) -> None:
+    (numbered / SHARD).unlink()
+    with pytest.raises(DataError, match=rf"{server.url}/{SHARD}: dataset.json names this shard"):
+        open_index(server.url, "train")
+
+
+def test_an_address_without_a_data_set(server: Server) -> None:
+    with pytest.raises(DataError, match=r"nowhere/dataset\.json: there is no such file"):
+        read_card(f"{server.url}/nowhere")
+
+
+def test_nobody_answers() -> None:
+    with pytest.raises(DataError, match=r"http://127\.0\.0\.1:9/dataset\.json: cannot be read after 4 attempts: .*server is up"):
+        read_card("http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    "address", ["pipe:cat x", "pipe:curl http://a/b", "|cat x", "cmd:ls", "pipe://ls", "ssh://host/x", "simplecache::http://a/b"]
+)
+def test_an_address_that_could_run_a_command_is_refused(address: str) -> None:
+    with pytest.raises(DataError, match="commands are never run"):
+        open_index(address, "train")
+
+
+@pytest.mark.parametrize("name", ["pipe:cat x.tar", "|cat x.tar", "http://a/b.tar", "cmd:x.tar", "a::b.tar", "file:/x.tar"])
+def test_a_shard_list_that_names_a_command_is_refused(name: str, write: Write, sample: Sample) -> None:
+    folder = write({"train": [[sample(0)]]})
+    (folder / "dataset.json").write_text(json.dumps({"name": "x", "splits": {"train": {"samples": 1, "shards": [name]}}}))
+    with pytest.raises(DataError, match="is an address or a command, not a file's name"):
+        open_index(folder, "train")
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
+    with pytest.raises(DataError, match="gs:// needs the package gcsfs: pip install gcsfs"):
+        read_card("gs://bucket/set")
+
+
+def test_a_url_is_the_same_in_every_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert located("https://a/b") == "https://a/b" and located("c") == str(tmp_path / "c")
+
+
+def test_a_shard_that_changed_after_indexing_stops_with_the_remedy(server: Server, numbered: Path) -> None:
+    index = open_index(server.url, "train")
+    for path in shards():
+        path.unlink()
+    os.utime(numbered / SHARD, (1, 1))
+    with pytest.raises(DataError, match=rf"{SHARD}: changed since it was indexed; start again"):
+        index.read(0, "image")
+
+
+def test_bytes_that_differ_in_the_cache_are_a_damaged_sample(server: Server) -> None:
+    index = open_index(server.url, "train")
+    for path in shards():
+        path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(DamagedSample):
+        index.read(0, "image")
+
+
+def store_of(folder: Path, count: int, size: int) -> list[tuple[str, bytes]]:
+    files = [(f"{i}.tar", os.urandom(size)) for i in range(count)]
+    for name, data in files:
+        (folder / name).write_bytes(data)
+    return files
+
+
+def opened(cache: Cache, store: Store, name: str) -> bytes:
+    version = store.version(name)
+    assert version is not None
+    file = cache.open(store, name, version)
+    return os.pread(file.descriptor, version.size + 1, 0)
+
+
+def test_the_cache_keeps_to_its_limit_and_throws_the_longest_unused_away(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    files = store_of(tmp_path / "far", 5, 1000)
+    cache = Cache(tmp_path / "near", 3000)
+    with serving(tmp_path / "far") as server:
+        store = Store(server.url)
+        for name, data in [*files[:3], files[0], *files[3:], files[0]]:
+            assert opened(cache, store, name) == data
+            assert sum(path.stat().st_size for path in shards(cache.folder)) <= 3000
+        assert [server.asked[name] for name, _ in files] == [1, 1, 1, 1, 1]
+
+
+def test_a_shard_that_was_thrown_away_stays_readable_for_who_has_it_open(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    files = store_of(tmp_path / "far", 3, 1000)
+    cache = Cache(tmp_path / "near", 1000)
+    with serving(tmp_path / "far") as server:
+        store = Store(server.url)
+        version = store.version("0.tar")
+        assert version is not None
+        held = cache.open(store, "0.tar", version)
+        opened(cache, store, "1.tar")
+        assert held.gone and os.pread(held.descriptor, 2000, 0) == files[0][1]
+
+
+def test_a_shard_larger_than_the_cache_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"x/a\.tar: has 2e-06 GB, the cache may hold data\.cache=1e-06; raise data\.cache"):
+        Cache(tmp_path, 1000).open(Store("http://x"), "a.tar", Version(2000, ""))
+
+
+def test_threads_and_processes_download_a_shard_once(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    ((name, data),) = store_of(tmp_path / "far", 1, 300_000)
+    with serving(tmp_path / "far") as server:
+        server.faults[name] = [("slow", 0.002)]
+        cache, store = Cache(tmp_path / "near", 10**6), Store(server.url)
+        with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as processes, ThreadPoolExecutor(3) as threads:
+            work = [pool.submit(opened, cache, store, name) for pool in (processes, threads) for _ in range(3)]
+            assert all(each.result() == data for each in work)
+        assert server.asked[name] == 1
+
+
+DOWNLOAD = """
+import sys
+from pathlib import Path
+from mtgen.storage.shard_cache import Cache
+from mtgen.storage.source import Store
+store = Store(sys.argv[1])
+Cache(Path(sys.argv[2]), 10**6).open(store, "0.tar", store.version("0.tar"))
+"""
+
+
+def test_a_download_that_was_killed_is_cleaned_up_and_done_again(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    files, near = store_of(tmp_path / "far", 2, 200_000), tmp_path / "near"
+    with serving(tmp_path / "far") as server:
+        server.faults["0.tar"] = [("slow", 0.05)]
+        child = subprocess.Popen([sys.executable, "-c", DOWNLOAD, server.url, str(near)])
+        while not (near.exists() and any(path.stat().st_size for path in shards(near))):
+            assert child.poll() is None
+            time.sleep(0.05)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        (left,) = shards(near)
+        assert left.suffix == ".part"
+        cache, store = Cache(near, 10**6), Store(server.url)
+        assert opened(cache, store, "1.tar") == files[1][1] and not left.exists()
+        assert opened(cache, store, "0.tar") == files[0][1]
+
+
+def _into_a_full_disk(cache: Cache, url: str) -> str:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    store = Store(url)
+    try:
+        opened(cache, store, "0.tar")
+    except DataError as error:
+        return str(error)
+    return "no error"
+
+
+def test_a_full_disk_names_the_folder_and_what_sets_it(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    store_of(tmp_path / "far", 1, 300_000)
+    with serving(tmp_path / "far") as server, ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        said = pool.submit(_into_a_full_disk, Cache(tmp_path / "near", 10**6), server.url).result()
+    assert said.startswith(f"{tmp_path / 'near'}: cannot keep 0.tar (the disk is full); make room, point MTGEN_CACHE at another disk")
+    assert "data.cache" in said and not shards(tmp_path / "near")
+
+
+def test_a_child_reads_and_fetches_after_a_fork(server: Server) -> None:
+    index = open_index(server.url, "train")
+    expected = index.read(0, "image")
+    shutil.rmtree(Path(os.environ["MTGEN_CACHE"]) / "shards")
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if index.read(0, "image") == expected and index.read(50, "image") else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_loader_over_http_reads_every_sample_once_and_each_shard_once(server: Server) -> None:
+    index = open_index(server.url, "train")
+    shutil.rmtree(Path(os.environ["MTGEN_CACHE"]) / "shards")
+    server.asked.clear()
+    order = index.order("auto", 1, 5)
+    with load(index, batch_size=10, order=order) as loader:
+        seen = [(next(loader).image[:, 0, 0, 0] * 127.5 + 127.5).round().int().tolist() for _ in range(6)]
+    assert sorted(np.concatenate(seen)) == list(range(60))
+    assert [server.asked[f"train-00000{i}.tar"] for i in range(2)] == [1, 1]
+
+
+def test_reading_ahead_brings_shards_before_they_are_read(server: Server) -> None:
+    index = open_index(server.url, "train")
+    shutil.rmtree(Path(os.environ["MTGEN_CACHE"]) / "shards")
+    index.ahead(np.array([40]))
+    end = time.monotonic() + 20
+    while not (Path(os.environ["MTGEN_CACHE"]) / "shards").exists() or [p.suffix for p in shards()] != [""]:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_sources_are_told_apart(tmp_path: Path) -> None:
+    assert isinstance(open_source("https://a/b"), Store) and not open_source(tmp_path).remote
+
+
+def test_a_command_line_path_that_is_a_url_is_left_alone(server: Server, tmp_path: Path) -> None:
+    from mtgen.cli.common import load_config
+
+    (tmp_path / "c.yaml").write_text("name: n\ndata: {mixture: [{path: 'https://h/b'}, {path: rel}]}\n")
+    mixture = load_config(tmp_path / "c.yaml", []).data.mixture
+    assert [share.path for share in mixture] == ["https://h/b", str(Path("rel").absolute())]
+    (tmp_path / "c.yaml").write_text("name: n\ndata: {path: 's3://bucket/set'}\n")
+    assert load_config(tmp_path / "c.yaml", []).data.path == "s3://bucket/set"

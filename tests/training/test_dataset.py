@@ -1,0 +1,73 @@
+"""What a run trains on: few labels that are seen often."""
+
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+from helpers import toy
+
+from mtgen.config import Config
+from mtgen.errors import DataError
+from mtgen.shards.make import make
+from mtgen.training.dataset import open_data, order, order_of
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    make("shapes", folder := tmp_path_factory.mktemp("sets") / "shapes", resolution=16, train=200, test=10)
+    return folder
+
+
+def config(data: Path | str, **changes: Any) -> Config:
+    tasks: dict[str, Any] = {"generation": {}, "classification": {}, "segmentation": {}}
+    return toy.config(data={"path": str(data), "channels": "rgb", **changes}, tasks=tasks)
+
+
+def seen(settings: Config, *components: str) -> float:
+    """Of a thousand positions, the share whose sample has any of these labels."""
+    samples = open_data(settings)
+    row = order(settings, samples).sample(np.arange(1000))
+    return float(np.logical_or.reduce([samples.present[component][row] for component in components]).mean())
+
+
+def test_few_labels_are_seen_as_often_as_is_asked_for(data: Path) -> None:
+    few = {"labelled": {"class": 0.05, "mask": 0.05, "boxes": 0.5}}
+    assert seen(config(data, **few), "class", "mask") < 0.2
+    assert seen(config(data, **few, labelled_share=0.4), "class", "mask") == pytest.approx(0.4, abs=1e-3)  # no task reads boxes
+
+
+def test_rare_masks_are_seen_often_where_all_have_classes(data: Path) -> None:
+    masks = {"labelled": {"mask": 0.05}}
+    assert seen(config(data, **masks), "mask") < 0.15
+    assert seen(config(data, **masks, labelled_share=0.3), "mask") == pytest.approx(0.3, abs=1e-3)
+
+
+def test_labels_that_are_rarer_one_by_one_but_not_together_are_not_held_back(data: Path) -> None:
+    some = {"labelled": {"class": 0.35, "mask": 0.35}}
+    asked = config(data, **some, labelled_share=0.4)
+    assert seen(asked, "class", "mask") == seen(config(data, **some), "class", "mask") > 0.45
+
+
+def test_where_all_have_labels_nothing_changes(data: Path) -> None:
+    plain, asked = (config(data, **more) for more in ({}, {"labelled_share": 0.4}))
+    positions = np.arange(1000)
+    assert np.array_equal(*(order(settings, open_data(settings)).sample(positions) for settings in (plain, asked)))
+
+
+def test_another_share_or_other_labels_are_another_order(data: Path) -> None:
+    few, fewer = ({"labelled": {"class": share, "mask": share}} for share in (0.1, 0.05))
+    kinds: list[dict[str, Any]] = [few, few | {"labelled_share": 0.4}, few | {"labelled_share": 0.3}, fewer | {"labelled_share": 0.4}]
+    found = [order_of(settings, open_data(settings)) for settings in (config(data, **kind) for kind in kinds)]
+    assert all(one != other for number, one in enumerate(found) for other in found[:number])
+
+
+def test_shards_that_have_to_be_fetched_are_refused_unless_all_of_them_are_meant(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MTGEN_CACHE", str(tmp_path))
+    fsspec.filesystem("memory").put(str(data), "/few", recursive=True)
+    with pytest.raises(DataError, match="data.labelled_share: takes samples from all shards, which have to be fetched; set data.order"):
+        open_data(config("memory://few", labelled_share=0.4))
+    assert len(open_data(config("memory://few", labelled_share=0.4, order="global"))) == 200

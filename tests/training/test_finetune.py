@@ -1,0 +1,113 @@
+"""A run begins with another run's averaged parameters, and says what it did not find there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from helpers import toy
+from torch import Tensor
+
+from mtgen.checkpointing import checkpoint
+from mtgen.checkpointing.retention import Retention
+from mtgen.config import Config
+from mtgen.errors import CheckpointError
+from mtgen.models.ema import Average
+from mtgen.models.model import Networks, build
+from mtgen.training.consensus import Control
+from mtgen.training.finetune import RECORD, start
+
+
+def averaged(settings: Config) -> dict[str, Tensor]:
+    """Averaged parameters that are none of a fresh network."""
+    networks = build(settings, toy.CARD)
+    state = Average([("generator", networks.generator), ("side", networks.side)], 0.0).state()
+    return {name: tensor + 0.5 for name, tensor in state.items()}
+
+
+def old_run(folder: Path, **changes: Any) -> dict[str, Tensor]:
+    settings = toy.config(**changes)
+    tensors = averaged(settings)
+    checkpoint.save(
+        folder / "checkpoints", 320, {"ema": tensors}, {"card": toy.CARD.model_dump(mode="json")}, settings.to_yaml(), keep=Retention(1)
+    )
+    return tensors
+
+
+def begun(values: dict[str, Any]) -> dict[str, Any]:
+    """What a start did, in a process group as in training."""
+    settings = toy.config(**values)
+    networks: Networks = build(settings, toy.CARD)
+    try:
+        found = start(settings, networks, toy.CARD, Control(), True)
+    except CheckpointError as error:
+        return {"error": str(error)}
+    return {
+        "parameters": toy.parameters(networks),
+        "lines": [] if found is None else found.lines(),
+        "record": "" if found is None else found.write(settings.folder.parent).read_text(),
+    }
+
+
+def begin(tmp_path: Path, **changes: Any) -> dict[str, Any]:
+    (tmp_path / "group").mkdir()
+    (result,) = toy.spawn(1, begun, tmp_path / "group", {"runs": str(tmp_path), "name": "new", **changes})
+    return dict(result)
+
+
+def test_a_new_run_begins_with_the_averaged_parameters_bit_for_bit(tmp_path: Path) -> None:
+    expected = old_run(tmp_path / "old")
+    found = begin(tmp_path, train__start_from="old")
+    assert found["parameters"].keys() == expected.keys()
+    assert all(torch.equal(found["parameters"][name], tensor) for name, tensor in expected.items())
+    assert len(found["lines"]) == 1 and "(320 images)" in found["lines"][0]
+
+
+def test_what_is_new_is_as_in_any_new_run_and_named(tmp_path: Path) -> None:
+    tasks = {"generation": {}, "classification": {}, "segmentation": {}, "reconstruction": {}, "alignment": {}}
+    expected = old_run(tmp_path / "old")
+    found = begin(tmp_path, train__start_from=str(tmp_path / "old"), tasks=tasks)
+    fresh = toy.parameters(build(toy.config(tasks=tasks), toy.CARD))
+    new = sorted(found["parameters"].keys() - expected.keys())
+    assert new and all(torch.equal(found["parameters"][name], fresh[name]) for name in new)
+    assert all(name in found["lines"][1] for name in new) and "freshly initialised" in found["lines"][1]
+    assert sorted(json.loads(found["record"])["fresh"]) == new and (tmp_path / RECORD).is_file()
+
+
+def test_what_is_not_used_is_named(tmp_path: Path) -> None:
+    old_run(tmp_path / "old")
+    found = begin(tmp_path, train__start_from="old", tasks={"generation": {}, "segmentation": {}, "reconstruction": {}})
+    assert "not used" in found["lines"][1] and "side.discriminator.heads.classification" in found["lines"][1]
+
+
+def test_parameters_of_another_shape_are_an_error_that_names_them_all(tmp_path: Path) -> None:
+    old_run(tmp_path / "old")
+    error = begin(tmp_path, train__start_from="old", generator__latent=6)["error"]
+    assert "generator.start.weight ([128, 12] there, [128, 14] here)" in error and "config.yaml" in error
+
+
+def test_a_run_with_a_checkpoint_of_its_own_goes_on_from_that(tmp_path: Path) -> None:
+    old_run(tmp_path / "new")
+    found = begin(tmp_path, train__start_from="gone")  # not even looked for
+    fresh = toy.parameters(build(toy.config(), toy.CARD))
+    assert found["lines"] == [] and all(torch.equal(found["parameters"][name], tensor) for name, tensor in fresh.items())
+
+
+def test_without_a_start_nothing_is_touched(tmp_path: Path) -> None:
+    found = begin(tmp_path)
+    fresh = toy.parameters(build(toy.config(), toy.CARD))
+    assert found["lines"] == [] and all(torch.equal(found["parameters"][name], tensor) for name, tensor in fresh.items())
+
+
+def test_an_unknown_run_is_an_error_with_the_nearest_right_one(tmp_path: Path) -> None:
+    old_run(tmp_path / "digits")
+    assert (
+        "train.start_from=digit: no run with a checkpoint there; did you mean 'digits'"
+        in begin(tmp_path, train__start_from="digit")["error"]
+    )
+
+
+def test_a_damaged_checkpoint_is_an_error(tmp_path: Path) -> None:
+    old_run(tmp_path / "old")
+    next((tmp_path / "old").rglob("ema.safetensors")).write_bytes(b"")
+    assert "no checkpoint is whole" in begin(tmp_path, train__start_from="old")["error"]
