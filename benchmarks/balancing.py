@@ -36,7 +36,16 @@ from mtgen.networks.blocks import Conv2d
 from mtgen.networks.pyramid import Descent
 
 WIDTHS = [128, 96, 64, 32]
-TASKS = ["generation", "segmentation", "classification", "reconstruction", "detection", "alignment", "translation", "tagging"]
+TASKS = [
+    "generation",
+    "segmentation",
+    "classification",
+    "reconstruction",
+    "detection",
+    "alignment",
+    "translation",
+    "tagging",
+]
 
 
 class Network(nn.Module):
@@ -45,7 +54,8 @@ class Network(nn.Module):
     def __init__(self, tasks: int, widths: list[int], blocks: int = 1) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.see, self.trunk = Conv2d(3, widths[-1], 3, padding=1), Descent(widths, blocks)
+        self.see = Conv2d(3, widths[-1], 3, padding=1)
+        self.trunk = Descent(widths, blocks)
         self.heads = nn.ModuleList(nn.ModuleList(nn.Conv2d(width, 1, 1) for width in widths) for _ in range(tasks))
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.05)
@@ -59,7 +69,10 @@ class Network(nn.Module):
 
     def loss(self, task: int, features: list[Tensor]) -> Tensor:
         """A loss of its own for every task: another target."""
-        read = [head(level).square().mean() if task % 2 else head(level).sin().mean() for head, level in zip(self.heads[task], features)]  # type: ignore[call-overload] # noqa: B905
+        read = [
+            head(level).square().mean() if task % 2 else head(level).sin().mean()
+            for head, level in zip(self.heads[task], features)
+        ]  # type: ignore[call-overload]
         return torch.stack(read).sum()
 
 
@@ -94,7 +107,10 @@ def ways(tasks: int, image: Tensor, blocks: int = 1) -> dict[str, Callable[[], N
 
     made = {"no gate": gated(Gate(names, None))}
     made |= {f"gate, {name}": gated(Gate(names, WEIGHTINGS[name]())) for name in WEIGHTINGS}
-    made |= {f"gate, upgrad, {sight}": gated(Gate(names, WEIGHTINGS["upgrad"](), sight=sight, taps=taps)) for sight in ("pooled", "layer")}
+    made |= {
+        f"gate, upgrad, {sight}": gated(Gate(names, WEIGHTINGS["upgrad"](), sight=sight, taps=taps))
+        for sight in ("pooled", "layer")
+    }
     return made | {"TorchJD full Jacobian, upgrad": full_jacobian, f"{tasks} separate backwards": separate}
 
 
@@ -113,7 +129,10 @@ def whole(data: Path, tasks: int, batch: int) -> dict[str, Callable[[], None]]:
             *off,
         ]
         canvas = "balancing.canvas=none" if name == "none" else "balancing.canvas=equal"
-        config = load(ROOT / "configs/digits-all-32.yaml", [*words, canvas, *(["tasks.tagging.weight=0.3"] if tasks == len(TASKS) else [])])
+        config = load(
+            ROOT / "configs/digits-all-32.yaml",
+            [*words, canvas, *(["tasks.tagging.weight=0.3"] if tasks == len(TASKS) else [])],
+        )
         batches = batches or batches_of(config, "cpu")
         found["no gate" if name == "none" else f"gate, {name}"] = Plain(config, batches, "cpu").step
     return found
@@ -197,7 +216,9 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="rounds; default: 15, quick 3")] = None,
     batch: Annotated[int | None, typer.Option(min=8, help="samples; default: 32, quick 16")] = None,
-    data: Annotated[Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")
+    ] = None,
 ) -> None:
     """Time a step at 2, 4 and 8 tasks."""
     here = machine()
@@ -211,7 +232,9 @@ def main(
     for tasks in (2, 4, 8):
         rows += measure("trunk", ways(tasks, image), rounds, tasks=tasks, blocks=1)
     deep = ways(4, image, blocks=4)
-    rows += measure("trunk", {name: deep[name] for name in ("no gate", "gate, equal", "gate, upgrad")}, rounds, tasks=4, blocks=4)
+    rows += measure(
+        "trunk", {name: deep[name] for name in ("no gate", "gate, equal", "gate, upgrad")}, rounds, tasks=4, blocks=4
+    )
     report(f"A step, batch {batch}, medians of {rounds} rounds, CPU time", here, rows, json_file)
 
 

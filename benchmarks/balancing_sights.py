@@ -56,7 +56,9 @@ def probe(training: Plain, number: int) -> dict[str, Tensor]:
 
     for task in range(len(gate.tasks)):
         backward(Only(task), "features")
-        rows.append(torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in shared]).double())
+        rows.append(
+            torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in shared]).double()
+        )
     found["truth"] = cosines(torch.stack(rows) @ torch.stack(rows).T)
     for sight in SIGHTS:
         backward(Only(0), sight)
@@ -91,15 +93,25 @@ def compared(images: int, probes: list[dict[str, Tensor]]) -> list[dict[str, Any
 def main(
     quick: Annotated[bool, typer.Option("--quick", help="two probes of a short training")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
-    data: Annotated[Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")
+    ] = None,
     config: Annotated[Path, typer.Option(help="what is trained")] = ROOT / "configs/digits-all-32.yaml",
     batches: Annotated[int, typer.Option(min=1, help="batches that are looked at in a probe")] = 8,
-    steps: Annotated[int | None, typer.Option(min=20, help="of the training, to the last probe; default: 1,000, quick 20")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=20, help="of the training, to the last probe; default: 1,000, quick 20")
+    ] = None,
 ) -> None:
     """Train, and compare at the beginning, soon after it, and later."""
     here, rows = machine(), []
     with TemporaryDirectory(prefix="mtgen-balancing-") as temporary:
-        words = [f"data.path={digits(data, Path(temporary))}", "workers=0", "device=cpu", "balancing.gate=equal", "balancing.gramian=layer"]
+        words = [
+            f"data.path={digits(data, Path(temporary))}",
+            "workers=0",
+            "device=cpu",
+            "balancing.gate=equal",
+            "balancing.gramian=layer",
+        ]
         settings = load(config, words)
         training = Plain(settings, batches_of(settings, "cpu", 8 if quick else 64), "cpu")
         steps = steps or (20 if quick else 1000)
@@ -110,7 +122,12 @@ def main(
             rows += compared(training.images, [probe(training, number) for number in range(batches)])
     for sight in SIGHTS:
         own = [row for row in rows if row["name"] == sight]
-        rows.append({"name": f"{sight}, mean", **{key: statistics.mean(row[key] for row in own) for key in own[0] if key != "name"}})
+        rows.append(
+            {
+                "name": f"{sight}, mean",
+                **{key: statistics.mean(row[key] for row in own) for key in own[0] if key != "name"},
+            }
+        )
     report(f"What the gate sees, {settings.name}, {batches} batches a probe", here, rows, json_file)
 
 

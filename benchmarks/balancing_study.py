@@ -43,23 +43,41 @@ def row_of(name: str, rows: list[dict[str, Any]], alone: dict[str, float]) -> di
     deltas = [delta_m(row, alone) for row in rows]
     numbers = {f"{NUMBERS[key][0]} {NUMBERS[key][1]}": with_spread([row[key] for row in rows]) for key in alone}
     minutes = statistics.mean(row["minutes"] for row in rows)
-    return {"name": name, "delta_m_percent": with_spread(deltas, "+"), **numbers, "minutes": minutes, "deltas": deltas, "rows": rows}
+    return {
+        "name": name,
+        "delta_m_percent": with_spread(deltas, "+"),
+        **numbers,
+        "minutes": minutes,
+        "deltas": deltas,
+        "rows": rows,
+    }
 
 
 def main(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's, for all runs")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="one seed, three policies, one trial, a tenth of the images")] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's, for all runs")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="one seed, three policies, one trial, a tenth of the images")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
-    data: Annotated[Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")
+    ] = None,
     config: Annotated[Path, typer.Option(help="what is trained")] = ROOT / "configs/digits-all-32.yaml",
     policies: Annotated[str | None, typer.Option(help="names, separated by commas; default: ten of them")] = None,
     both: Annotated[bool, typer.Option("--both", help="the policy in the generator's step too")] = False,
-    images: Annotated[int | None, typer.Option(min=1, help="that each run sees; default: 10,000, quick a tenth")] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="that each run sees; default: 10,000, quick a tenth")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="default: 3, quick 1")] = None,
-    trials: Annotated[int | None, typer.Option(min=0, help="sets of fixed weights that are tried; default: 6, quick 1")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=0, help="sets of fixed weights that are tried; default: 6, quick 1")
+    ] = None,
     parallel: Annotated[int, typer.Option(min=1, help="runs at a time, a thread each")] = 2,
     samples: Annotated[int, typer.Option(min=100, help="images to generate for CAS and diversity")] = 2_000,
-    work: Annotated[Path, typer.Option(help="folder in which results and runs are kept")] = ROOT / "runs/balancing-study",
+    work: Annotated[Path, typer.Option(help="folder in which results and runs are kept")] = ROOT
+    / "runs/balancing-study",
 ) -> None:
     """Train each task alone, and all together under every policy with every seed, and compare."""
     here, work = machine(), work.absolute()
@@ -77,10 +95,19 @@ def main(
 
     by_policy = {name: together(name, (f"balancing.{gate}={name}",), range(seeds)) for name in names}
     singles = study.results([Run(task, seed) for seed in range(seeds) for task in tasks])
-    found = {key: [row[key] for row in singles if row["variant"] == task and key in row] for key, (task, _) in NUMBERS.items()}
+    found = {
+        key: [row[key] for row in singles if row["variant"] == task and key in row]
+        for key, (task, _) in NUMBERS.items()
+    }
     alone = {key: statistics.mean(values) for key, values in found.items() if values}
     rows = study.results([run for runs in by_policy.values() for run in runs])
-    table = [{"name": "each task alone", "delta_m_percent": "0", **{" ".join(NUMBERS[key]): with_spread(found[key]) for key in alone}}]
+    table = [
+        {
+            "name": "each task alone",
+            "delta_m_percent": "0",
+            **{" ".join(NUMBERS[key]): with_spread(found[key]) for key in alone},
+        }
+    ]
     table += [row_of(name, rows[k * seeds : (k + 1) * seeds], alone) for k, name in enumerate(names)]
     if trials:
         drawn = random.Random(0)
@@ -88,7 +115,11 @@ def main(
         sets = [fixed(settings, {task: 2 ** drawn.uniform(0, 7) for task in reading}) for _ in range(trials)]
         tried = study.results([run for k, words in enumerate(sets) for run in together(f"fixed {k}", words, range(1))])
         best = max(range(trials), key=lambda k: delta_m(tried[k], alone))
-        row = row_of(f"tuned fixed weights, best of {trials}", study.results(together(f"fixed {best}", sets[best], range(seeds))), alone)
+        row = row_of(
+            f"tuned fixed weights, best of {trials}",
+            study.results(together(f"fixed {best}", sets[best], range(seeds))),
+            alone,
+        )
         table.append(row | {"weights": list(sets[best]), "trials": [delta_m(row, alone) for row in tried]})
     report(f"{config.name}, {images:,} images, {seeds} seeds", here, table, json_file)
 

@@ -117,7 +117,11 @@ def endure(bed: Testbed, group: list[Fault], rng: random.Random) -> None:
     bed.after_end = mend
     for fault in group:
         until = time.monotonic() + fault.wait
-        bed.until(lambda until=until: bed.ended or (time.monotonic() >= until and bed.beats()), bed.keep_going, "there are workers")
+        bed.until(
+            lambda until=until: bed.ended or (time.monotonic() >= until and bed.beats()),
+            bed.keep_going,
+            "there are workers",
+        )
         if bed.ended:
             raise RuntimeError("the run was over before its faults were")
         fault.before, fault.struck = bed.part[0], time.time()
@@ -126,7 +130,10 @@ def endure(bed: Testbed, group: list[Fault], rng: random.Random) -> None:
     bed.until(over, bed.keep_going, f"training goes on after: {group[-1].kind.name}")
     for fault in group:
         fault.after = bed.part[0] if fault.kind.interrupts else fault.before
-    print(f"{time.strftime('%H:%M:%S')} on from {bed.part[1]:,} images, part {bed.part[0]}, driver {bed.starts}", flush=True)
+    print(
+        f"{time.strftime('%H:%M:%S')} on from {bed.part[1]:,} images, part {bed.part[0]}, driver {bed.starts}",
+        flush=True,
+    )
 
 
 def facts(bed: Testbed) -> dict[str, Any]:
@@ -146,14 +153,18 @@ def curves(bed: Testbed) -> dict[str, list[tuple[int, float]]]:
     if kept := send_kept(config, bed.run, timeout=60):
         raise RuntimeError(f"{kept} rows never came to MLflow")
     client = MlflowClient(f"sqlite:///{bed.place}/server.db")
-    runs = client.search_runs([e.experiment_id for e in client.search_experiments()], f"attributes.run_name = '{bed.run.name}'")
+    runs = client.search_runs(
+        [e.experiment_id for e in client.search_experiments()], f"attributes.run_name = '{bed.run.name}'"
+    )
     if len(runs) != 1:
         raise RuntimeError(f"MLflow has {len(runs)} runs of {bed.run.name}")
     found = {name: client.get_metric_history(runs[0].info.run_id, name) for name in runs[0].data.metrics}
     return {name: sorted((point.step, point.value) for point in points) for name, points in found.items()}
 
 
-def differences(calm: dict[str, Any], wild: dict[str, Any], images: int, learnt: list[int], points: tuple[Any, Any]) -> Iterator[str]:
+def differences(
+    calm: dict[str, Any], wild: dict[str, Any], images: int, learnt: list[int], points: tuple[Any, Any]
+) -> Iterator[str]:
     """In what the disturbed run is not as the undisturbed one."""
     for key in ("digest", "digest_averaged", "position", "steps"):
         if calm[key] != wild[key]:
@@ -165,7 +176,9 @@ def differences(calm: dict[str, Any], wild: dict[str, Any], images: int, learnt:
         steps = [images for images, _ in now.get(name, [])]
         if len(set(steps)) != len(steps):
             yield f"MLflow has points of {name} twice"
-        if name.startswith(("loss", "gradient", "balancing", "learning_rate", "test")) and before.get(name) != now.get(name):
+        if name.startswith(("loss", "gradient", "balancing", "learning_rate", "test")) and before.get(name) != now.get(
+            name
+        ):
             yield f"MLflow's curve of {name} is another: {len(now.get(name, []))} points, undisturbed {len(before.get(name, []))}"
 
 
@@ -205,7 +218,12 @@ def undisturbed(bed: Testbed, images: int, seed: int, hang: float) -> tuple[dict
     if others:
         said = (bed.run / "log.txt").read_text(encoding="utf-8").splitlines()
         raise SystemExit(
-            "\n".join([*said[-40:], f"the undisturbed run was disturbed {len(others)} times: is the machine too busy for --hang {hang:g}?"])
+            "\n".join(
+                [
+                    *said[-40:],
+                    f"the undisturbed run was disturbed {len(others)} times: is the machine too busy for --hang {hang:g}?",
+                ]
+            )
         )
     times = sorted(when for when, _ in part.steps)
     return facts(bed), curves(bed), images / (times[-1] - times[0])
@@ -223,11 +241,18 @@ def main(
     """Train one run undisturbed and once more under faults, and compare."""
     if os.geteuid():
         raise SystemExit("needs root: for a small disk, and for a network whose cable can be pulled out")
-    names = tuple(k.name for k in KINDS if (k.name in QUICK or not quick) and (not only or k.name.startswith(tuple(only))))
+    names = tuple(
+        k.name for k in KINDS if (k.name in QUICK or not quick) and (not only or k.name.startswith(tuple(only)))
+    )
     here, rng = machine(), random.Random(seed)
     groups = schedule(len(QUICK) if quick else count, rng, names)
     images = A_FAULT * sum(map(len, groups)) + BETWEEN + BESIDE
-    print(f"schedule, seed {seed}, {images:,} images:", *(fault for group in groups for fault in group), sep="\n", flush=True)
+    print(
+        f"schedule, seed {seed}, {images:,} images:",
+        *(fault for group in groups for fault in group),
+        sep="\n",
+        flush=True,
+    )
     bed, faults = Testbed(Path(tempfile.mkdtemp(prefix="chaos-"))), list[Fault]()
     try:
         calm, before, speed = undisturbed(bed, images, seed, hang)
@@ -246,8 +271,19 @@ def main(
         load = [round(value, 1) for value in psutil.getloadavg()]
     finally:
         bed.close()
-    about = {"nodes": 2, "workers": 2, "images": images, "images_per_second_undisturbed": speed, "seconds": total, "load_after": load}
-    about |= {"images_recomputed": recomputed(parts, 0, max(parts)), "goodput": useful(parts) / total, "parts": len(parts)}
+    about = {
+        "nodes": 2,
+        "workers": 2,
+        "images": images,
+        "images_per_second_undisturbed": speed,
+        "seconds": total,
+        "load_after": load,
+    }
+    about |= {
+        "images_recomputed": recomputed(parts, 0, max(parts)),
+        "goodput": useful(parts) / total,
+        "parts": len(parts),
+    }
     about |= {"drivers": bed.starts, "seed": seed, "hang_seconds": hang, "schedule": [str(fault) for fault in faults]}
     report("Faults survived", here | {"testbed": about, "wrong": wrong}, list(rows(faults, parts)), json_file)
     print(

@@ -67,7 +67,9 @@ def without_memory(bed: Testbed, rng: random.Random) -> None:
 def out_of_memory(bed: Testbed, rng: random.Random) -> None:
     """A worker's control group may hold no page more, so that the kernel kills it."""
     root = Path("/sys/fs/cgroup")
-    there, limit = (root, "memory.max") if (root / "cgroup.controllers").exists() else (root / "memory", "memory.limit_in_bytes")
+    there, limit = (
+        (root, "memory.max") if (root / "cgroup.controllers").exists() else (root / "memory", "memory.limit_in_bytes")
+    )
     group = there / f"mtgen{os.getpid()}"
     group.mkdir(exist_ok=True)
     victim = psutil.Process(rng.choice(bed.beats()).pid)
@@ -221,8 +223,12 @@ def mirror_fails(bed: Testbed, rng: random.Random) -> None:
 
 def second_driver(bed: Testbed, rng: random.Random) -> None:
     """Somebody starts the same run once more: refused, be it because an earlier fault still has the folder full or read-only."""
-    command = type(bed.head)(bed.place / "twice.log", bed.environment, "-m", "mtgen.cli", "train", str(bed.place / f"{bed.run.name}.yaml"))
-    if command.wait() == 0 or not any(words in command.said for words in ("is being trained already", "cannot be written")):
+    command = type(bed.head)(
+        bed.place / "twice.log", bed.environment, "-m", "mtgen.cli", "train", str(bed.place / f"{bed.run.name}.yaml")
+    )
+    if command.wait() == 0 or not any(
+        words in command.said for words in ("is being trained already", "cannot be written")
+    ):
         raise RuntimeError(f"a second driver of the same run was not refused: {command.said}")
 
 

@@ -39,7 +39,10 @@ class Process:
     """A Python program in a process group of its own, that is started again by `start`; `prefix`: a command that starts it."""
 
     def __init__(self, log: Path, environment: dict[str, str], *words: str, prefix: tuple[str, ...] = ()) -> None:
-        self.log, self.environment, self.words, self.prefix = log, environment, words, prefix
+        self.log = log
+        self.environment = environment
+        self.words = words
+        self.prefix = prefix
         self.start()
 
     def start(self) -> None:
@@ -89,7 +92,8 @@ class Network:
 
     def __init__(self) -> None:
         self.name = f"mtgen{os.getpid()}"
-        self._cable, subnet = f"mt{os.getpid()}", f"10.{77 + os.getpid() % 100}.0"
+        self._cable = f"mt{os.getpid()}"
+        subnet = f"10.{77 + os.getpid() % 100}.0"
         for words in (
             f"netns add {self.name}",
             f"link add {self._cable} type veth peer name eth0 netns {self.name}",
@@ -152,11 +156,13 @@ class Testbed:
     """
 
     def __init__(self, place: Path) -> None:
-        self.place, self.disk = place, place / "disk"
+        self.place = place
+        self.disk = place / "disk"
         self.disk.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "chaos", str(self.disk)], check=True)
         make("shapes", place / "data", resolution=16, train=400, test=100)
-        self.network, self.mirror = Network(), Mirror()
+        self.network = Network()
+        self.mirror = Mirror()
         self.tracking = f"http://{own_address()}:{free_port()}"
         (place / "tmp").mkdir()
         self.environment = {
@@ -174,7 +180,9 @@ class Testbed:
             "AWS_MAX_ATTEMPTS": "1",
             "AWS_ENDPOINT_URL": self.mirror.address,
         }
-        urllib.request.urlopen(urllib.request.Request(f"{self.mirror.address}/bucket", method="PUT"), timeout=30).close()  # noqa: S310
+        urllib.request.urlopen(
+            urllib.request.Request(f"{self.mirror.address}/bucket", method="PUT"), timeout=30
+        ).close()
         self.starts = 0
         self.after_end: Callable[[int], None] = lambda status: None
         self.address = f"{own_address()}:{free_port()}"
@@ -184,7 +192,9 @@ class Testbed:
         wait_for(*self._at(), PATIENCE)
         self.second = self._node("second", self.address)
         started = "Ray runtime started"
-        self.until(lambda: started in self.head.said and started in self.second.said, self.keep_going, "the cluster starts")
+        self.until(
+            lambda: started in self.head.said and started in self.second.said, self.keep_going, "the cluster starts"
+        )
 
     def _at(self) -> tuple[str, int]:
         host, _, port = self.address.rpartition(":")
@@ -194,13 +204,34 @@ class Testbed:
         """A node of one CPU, as a job of Slurm has it."""
         words = command(head, self._at()[1], span=True, cpus=1, gpus=0, dashboard=None)
         program = f"import sys; from mtgen.launchers.ray_node import run_node; sys.exit(run_node({words}, span=True))"
-        return Process(self.place / f"{name}.log", self.environment, "-c", program, prefix=self.network.prefix if head else ())
+        return Process(
+            self.place / f"{name}.log", self.environment, "-c", program, prefix=self.network.prefix if head else ()
+        )
 
     def _store(self) -> Process:
-        words = ("-m", "mlflow", "server", "--host", own_address(), "--port", self.tracking.rpartition(":")[2], "--workers", "1")
+        words = (
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            own_address(),
+            "--port",
+            self.tracking.rpartition(":")[2],
+            "--workers",
+            "1",
+        )
         hosts = ("--allowed-hosts", self.tracking.rpartition("/")[2])  # its own rule allows private networks only
-        files = ("--backend-store-uri", f"sqlite:///{self.place}/server.db", "--artifacts-destination", f"{self.place}/artifacts")
-        environment = {**self.environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        files = (
+            "--backend-store-uri",
+            f"sqlite:///{self.place}/server.db",
+            "--artifacts-destination",
+            f"{self.place}/artifacts",
+        )
+        environment = {
+            **self.environment,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
         store = Process(self.place / "mlflow.log", environment, *words, *hosts, *files)
         self.until(lambda: _answers(f"{self.tracking}/health"), lambda: None, "MLflow's server starts")
         return store
@@ -221,7 +252,14 @@ class Testbed:
             "generator": {"widths": [8, 8], "latent": 4},
             "discriminator": {"widths": [8, 8], "decoder": 8, "embedding": 8},
             "tasks": {task: {} for task in ("generation", "classification", "segmentation", "reconstruction")},
-            "train": {"images": images, "warmup": 0, "log_every": LOG, "restarts": 10**6, "hang_seconds": hang, "log_samples": True},
+            "train": {
+                "images": images,
+                "warmup": 0,
+                "log_every": LOG,
+                "restarts": 10**6,
+                "hang_seconds": hang,
+                "log_samples": True,
+            },
             "checkpoint": {"every": SAVE, "keep": 4, "mirror": "s3://bucket/runs"},
             "evaluate": {"every": 10**9},
             "tracking": {"uri": self.tracking},
@@ -238,7 +276,9 @@ class Testbed:
         return self.driver is not None and self.driver.status == 0 and self.position >= self._images()
 
     def _images(self) -> int:
-        return int(yaml.safe_load((self.place / f"{self.run.name}.yaml").read_text(encoding="utf-8"))["train"]["images"])
+        return int(
+            yaml.safe_load((self.place / f"{self.run.name}.yaml").read_text(encoding="utf-8"))["train"]["images"]
+        )
 
     @property
     def part(self) -> tuple[int, int, int]:
@@ -280,7 +320,9 @@ class Testbed:
         while not (value := reached()):
             meanwhile()
             if time.monotonic() > deadline:
-                logs = "\n".join(f"--- {log}\n{log.read_text(errors='replace')[-3000:]}" for log in sorted(self.place.glob("*.log")))
+                logs = "\n".join(
+                    f"--- {log}\n{log.read_text(errors='replace')[-3000:]}" for log in sorted(self.place.glob("*.log"))
+                )
                 raise TimeoutError(f"waited {PATIENCE:g} s in vain: {what}\n{logs}")
             time.sleep(0.1)
         return value

@@ -36,7 +36,9 @@ NEXT = 300
 
 def write(root: Path, images: int, keep: Retention) -> Path:
     tensors = {name: {"weight": torch.full((64,), float(images))} for name in ("generator", "discriminator", "ema")}
-    return save(root, images, tensors, {"images": images, METRICS: {"x": 1 / images}}, f"name: chaos\nimages: {images}\n", keep)
+    return save(
+        root, images, tensors, {"images": images, METRICS: {"x": 1 / images}}, f"name: chaos\nimages: {images}\n", keep
+    )
 
 
 def plain(root: Path) -> Retention:
@@ -191,11 +193,16 @@ def end(situation: Callable[[Path], Retention], folder: Path, at: int, way: str)
     return End(how, found and found.images, len(said), _wrong(how, way, found, folder, keep, said))
 
 
-def _wrong(how: str, way: str, found: checkpoint.Checkpoint | None, folder: Path, keep: Retention, said: list[str]) -> str:
+def _wrong(
+    how: str, way: str, found: checkpoint.Checkpoint | None, folder: Path, keep: Retention, said: list[str]
+) -> str:
     """What is not as it has to be; "" if everything is."""
     if found is None or found.images not in (200, NEXT):
         return f"the newest good checkpoint is {found and found.folder.name}"
-    if any(not torch.equal(found.tensors(name)["weight"], torch.full((64,), float(found.images))) for name in ("generator", "ema")):
+    if any(
+        not torch.equal(found.tensors(name)["weight"], torch.full((64,), float(found.images)))
+        for name in ("generator", "ema")
+    ):
         return "it holds other numbers than were written"
     if how == "silent" or (how == "written" and found.images != NEXT and not said):
         return "nobody said that the checkpoint is lost"
@@ -236,7 +243,9 @@ def main(
                 shutil.rmtree(folder, ignore_errors=True)
             rows += [_row(situation.__name__, len(done), way, count) for way, count in counts.items()]
     report("Interrupted checkpoints", here, rows, json_file)
-    print(f"{sum(row['ends'] for row in rows):,} ends, {sum(row['unloadable'] for row in rows)} unloadable, {len(wrong)} wrong or silent")
+    print(
+        f"{sum(row['ends'] for row in rows):,} ends, {sum(row['unloadable'] for row in rows)} unloadable, {len(wrong)} wrong or silent"
+    )
     if wrong:
         print("\n".join(wrong), file=sys.stderr)
         raise SystemExit(1)

@@ -23,7 +23,9 @@ LIBRARIES = ("torch", "deepspeed", "ray", "mlflow", "webdataset", "nvidia-dali-c
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 def machine() -> dict[str, Any]:

@@ -26,10 +26,13 @@ def measured(checkout: Path, benchmark: str, options: list[str], file: Path) -> 
     """Run a benchmark of a checkout; its rows."""
     program = checkout / "benchmarks" / f"{benchmark}.py"
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    ended = subprocess.run([sys.executable, str(program), *options, "--json", str(file)], cwd=checkout, env=environment, stdout=sys.stderr)
+    ended = subprocess.run(
+        [sys.executable, str(program), *options, "--json", str(file)], cwd=checkout, env=environment, stdout=sys.stderr
+    )
     if ended.returncode:
         raise typer.BadParameter(
-            f"{benchmark} in {checkout.name} ended with {ended.returncode}; what it said is above", param_hint="BENCHMARK"
+            f"{benchmark} in {checkout.name} ended with {ended.returncode}; what it said is above",
+            param_hint="BENCHMARK",
         )
     return list(json.loads(file.read_text(encoding="utf-8"))["rows"])
 
@@ -50,9 +53,21 @@ def compared(base: Found, here: Found) -> list[dict[str, Any]]:
     for at in [at for at in here if at in base]:
         name, turn, number = at
         before, after = statistics.median(base[at]), statistics.median(here[at])
-        spread = max((max(values) - min(values)) / abs(statistics.median(values) or 1) for values in (base[at], here[at]))
-        row: dict[str, Any] = {"name": f"{name} ({turn + 1})" if turn else name, "number": number, "base": before, "here": after}
-        row |= {"ratio": after / before if before else None, "spread": spread, "each_base": base[at], "each_here": here[at]}
+        spread = max(
+            (max(values) - min(values)) / abs(statistics.median(values) or 1) for values in (base[at], here[at])
+        )
+        row: dict[str, Any] = {
+            "name": f"{name} ({turn + 1})" if turn else name,
+            "number": number,
+            "base": before,
+            "here": after,
+        }
+        row |= {
+            "ratio": after / before if before else None,
+            "spread": spread,
+            "each_base": base[at],
+            "each_here": here[at],
+        }
         rows.append(row)
     return rows
 
@@ -68,19 +83,33 @@ def main(
     here = machine()
     with tempfile.TemporaryDirectory(prefix="mtgen-compare-") as temporary:
         other = Path(temporary) / "base"
-        added = subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "--detach", str(other), base], capture_output=True, text=True)
+        added = subprocess.run(
+            ["git", "-C", str(ROOT), "worktree", "add", "--detach", str(other), base], capture_output=True, text=True
+        )
         if added.returncode:
-            raise typer.BadParameter(f"{base} cannot be checked out: {added.stderr.strip().splitlines()[-1]}", param_hint="--base")
+            raise typer.BadParameter(
+                f"{base} cannot be checked out: {added.stderr.strip().splitlines()[-1]}", param_hint="--base"
+            )
         try:
             if missing := [str(c) for c in (other, ROOT) if not (c / "benchmarks" / f"{benchmark}.py").is_file()]:
-                raise typer.BadParameter(f"there is no benchmarks/{benchmark}.py in {', '.join(missing)}", param_hint="BENCHMARK")
+                raise typer.BadParameter(
+                    f"there is no benchmarks/{benchmark}.py in {', '.join(missing)}", param_hint="BENCHMARK"
+                )
             found: dict[Path, Found] = {other: {}, ROOT: {}}
             for number in range(rounds):
                 for checkout in (other, ROOT) if number % 2 == 0 else (ROOT, other):
-                    collect(found[checkout], measured(checkout, benchmark, options or ["--quick"], Path(temporary) / "rows.json"))
+                    collect(
+                        found[checkout],
+                        measured(checkout, benchmark, options or ["--quick"], Path(temporary) / "rows.json"),
+                    )
         finally:
             subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(other)], check=True)
-    report(f"{benchmark}: this checkout against {base}, medians of {rounds}", here, compared(found[other], found[ROOT]), json_file)
+    report(
+        f"{benchmark}: this checkout against {base}, medians of {rounds}",
+        here,
+        compared(found[other], found[ROOT]),
+        json_file,
+    )
 
 
 if __name__ == "__main__":

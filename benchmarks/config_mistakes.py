@@ -63,7 +63,13 @@ WORDS = {
     "tasks": "all",
     "conditions.class.share": "half",
 }
-CHOICES = {"device": "gpu0", "precision": "bfloat16", "data.channels": "gray", "data.order": "globl", "balancing.gate": "cagrd"}
+CHOICES = {
+    "device": "gpu0",
+    "precision": "bfloat16",
+    "data.channels": "gray",
+    "data.order": "globl",
+    "balancing.gate": "cagrd",
+}
 CHOSEN = {"precision": "bf16", "data.channels": "grey", "data.order": "global", "balancing.gate": "cagrad"}
 CONTRADICTIONS = [  # settings that are well-formed alone -> the key that the message has to name
     (["batch_size=33", "workers=2"], "batch_size"),
@@ -234,9 +240,13 @@ def judge(mistake: Mistake, folder: Path) -> Verdict:
 
 def main(
     quick: Annotated[bool, typer.Option("--quick", help="one misspelt key of each configuration")] = False,
-    each: Annotated[int | None, typer.Option(min=1, help="misspelt keys of each configuration; default: 6, quick 1")] = None,
+    each: Annotated[
+        int | None, typer.Option(min=1, help="misspelt keys of each configuration; default: 6, quick 1")
+    ] = None,
     seed: int = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers and every mistake with its message")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="also write the numbers and every mistake with its message")
+    ] = None,
 ) -> None:
     """Make mistakes in the configurations that come with mtgen, and read what is said of each."""
     here = machine()
@@ -246,7 +256,12 @@ def main(
         kind: [pair for pair in found if pair[0].kind.partition(":")[0] == kind]
         for kind in dict.fromkeys(m.kind.partition(":")[0] for m, _ in found)
     }
-    report("Mistakes in configurations", here, [_row(kind, pairs) for kind, pairs in kinds.items()] + [_row("all", found)], json_file)
+    report(
+        "Mistakes in configurations",
+        here,
+        [_row(kind, pairs) for kind, pairs in kinds.items()] + [_row("all", found)],
+        json_file,
+    )
     for mistake, verdict in found:
         if verdict.suggested is False:
             print(f"not suggested: {mistake.meant} for {verdict.message[:100]}")
@@ -273,7 +288,9 @@ def _row(kind: str, pairs: list[tuple[Mistake, Verdict]]) -> dict[str, Any]:
         "named": sum(v.named for v in verdicts),
         "with_a_remedy": sum(v.remedy for v in verdicts),
         "right_word_suggested": sum(map(bool, asked)) / len(asked) if asked else None,
-        "each": [{**{k: v for k, v in asdict(m).items() if k != "text"}, **asdict(v)} for m, v in pairs] if kind != "all" else [],
+        "each": [{**{k: v for k, v in asdict(m).items() if k != "text"}, **asdict(v)} for m, v in pairs]
+        if kind != "all"
+        else [],
     }
 
 

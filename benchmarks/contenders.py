@@ -26,7 +26,12 @@ def tar_samples(folder: Path, split: str = "train") -> Iterator[dict[str, Any]]:
 
     for sample in webdataset.WebDataset(shards(folder, split), shardshuffle=False, empty_check=False):
         image = sample.get("jpg") or sample.get("png")
-        yield {"image": image, "mask": sample.get("mask.png", b""), "label": int(sample.get("cls", b"-1")), "key": sample["__key__"]}
+        yield {
+            "image": image,
+            "mask": sample.get("mask.png", b""),
+            "label": int(sample.get("cls", b"-1")),
+            "key": sample["__key__"],
+        }
 
 
 def shards(folder: Path, split: str = "train") -> list[str]:
@@ -52,7 +57,10 @@ class Pillow:
     """Decode and transform one sample with Pillow, as most training scripts do."""
 
     def __init__(self, size: int, crop: float, flip: bool) -> None:
-        self.size, self.crop, self.flip, self.draw = size, crop, flip, random.Random(0)
+        self.size = size
+        self.crop = crop
+        self.flip = flip
+        self.draw = random.Random(0)
 
     def __call__(self, image: bytes, mask: bytes) -> tuple[Any, Any]:
         import numpy as np
@@ -62,8 +70,15 @@ class Pillow:
         box = window(*picture.size, self.crop, self.draw)
         mirror = self.flip and self.draw.random() < 0.5
         to = (self.size, self.size)
-        pixels = np.asarray(picture.resize(to, Image.Resampling.BILINEAR, box=box), np.float32).transpose(2, 0, 1) / 127.5 - 1
-        classes = np.asarray(Image.open(io.BytesIO(mask)).resize(to, Image.Resampling.NEAREST, box=box), np.int64) if mask else None
+        pixels = (
+            np.asarray(picture.resize(to, Image.Resampling.BILINEAR, box=box), np.float32).transpose(2, 0, 1) / 127.5
+            - 1
+        )
+        classes = (
+            np.asarray(Image.open(io.BytesIO(mask)).resize(to, Image.Resampling.NEAREST, box=box), np.int64)
+            if mask
+            else None
+        )
         if mirror:
             pixels, classes = pixels[..., ::-1], None if classes is None else classes[..., ::-1]
         return pixels, classes
@@ -143,7 +158,9 @@ def _dali(a: Any, source: Callable[[], tuple[Any, Any]], masks: bool) -> Iterato
         image, mask = source()
         mirror = fn.random.coin_flip(probability=0.5 if a.flip else 0.0)
         if a.crop < 1:
-            anchor, shape = fn.random_crop_generator(fn.peek_image_shape(image), random_area=(a.crop, 1.0), random_aspect_ratio=ASPECT)
+            anchor, shape = fn.random_crop_generator(
+                fn.peek_image_shape(image), random_area=(a.crop, 1.0), random_aspect_ratio=ASPECT
+            )
         else:
             full = fn.cast(fn.peek_image_shape(image)[:2], dtype=types.INT32)
             side = fn.reductions.min(full)
@@ -155,7 +172,11 @@ def _dali(a: Any, source: Callable[[], tuple[Any, Any]], masks: bool) -> Iterato
             return fn.resize(cut, size=[a.size, a.size], **how)
 
         pixels = square(image, types.RGB, interp_type=types.INTERP_LINEAR, antialias=True)
-        outputs = [fn.crop_mirror_normalize(pixels, mirror=mirror, mean=[127.5], std=[127.5], dtype=types.FLOAT, output_layout="CHW")]
+        outputs = [
+            fn.crop_mirror_normalize(
+                pixels, mirror=mirror, mean=[127.5], std=[127.5], dtype=types.FLOAT, output_layout="CHW"
+            )
+        ]
         if masks:
             outputs.append(fn.flip(square(mask, types.GRAY, interp_type=types.INTERP_NN), horizontal=mirror))
         pipeline.set_outputs(*outputs)
@@ -174,7 +195,11 @@ def dali_reader(a: Any) -> Iterator[int]:
 
     def source() -> tuple[Any, Any]:
         read = fn.readers.webdataset(
-            paths=shards(a.data), ext=extensions, random_shuffle=True, initial_fill=1000, missing_component_behavior="error"
+            paths=shards(a.data),
+            ext=extensions,
+            random_shuffle=True,
+            initial_fill=1000,
+            missing_component_behavior="error",
         )
         return (read[0], read[1]) if masks else (read[0] if isinstance(read, list | tuple) else read, None)
 
@@ -185,7 +210,9 @@ def dali_memory(a: Any) -> Iterator[int]:
     import numpy as np
     from nvidia.dali import fn
 
-    kept = [(np.frombuffer(s["image"], np.uint8), np.frombuffer(s["mask"] or b"\0", np.uint8)) for s in tar_samples(a.data)]
+    kept = [
+        (np.frombuffer(s["image"], np.uint8), np.frombuffer(s["mask"] or b"\0", np.uint8)) for s in tar_samples(a.data)
+    ]
     draw = random.Random(0)
 
     def rows() -> tuple[list[Any], list[Any]]:
@@ -216,7 +243,9 @@ def mtgen(a: Any) -> Iterator[int]:
 
     loader = Loader(
         open_index(a.data, "train"),
-        View(a.size, "rgb", tuple(a.components.split(",")) if a.components else View.components, crop=a.crop, flip=a.flip),
+        View(
+            a.size, "rgb", tuple(a.components.split(",")) if a.components else View.components, crop=a.crop, flip=a.flip
+        ),
         batch_size=a.batch,
         rank=0,
         world=1,
@@ -266,7 +295,9 @@ def main() -> None:
     while time.monotonic() < begin + a.seconds:
         count += next(batches)
     speed = count / (time.monotonic() - begin)
-    cpu = (time.process_time() - used) / count * 1e6  # of all threads: what a machine that is busy with other work does not change
+    cpu = (
+        (time.process_time() - used) / count * 1e6
+    )  # of all threads: what a machine that is busy with other work does not change
     print(json.dumps({"images_per_second": speed, "cpu_us_per_image": cpu, "first_batch_seconds": first}), flush=True)
     sys.stdout.flush()
     os._exit(0)  # some loaders' threads do not end by themselves

@@ -42,7 +42,10 @@ def members(sample: int) -> list[tuple[str, bytes]]:
         [("png", image), ("cls", b"seven")],
         [("png", image), ("cls", b"99")],
         [("png", image), ("jpg", image), ("cls", label)],  # two images
-        [("png", image[:16] + b"\x7f\xff\xff\xff\x7f\xff\xff\xff" + image[24:]), ("cls", label)],  # dimensions of a bomb
+        [
+            ("png", image[:16] + b"\x7f\xff\xff\xff\x7f\xff\xff\xff" + image[24:]),
+            ("cls", label),
+        ],  # dimensions of a bomb
         [("png", image[: middle - 8] + bytes(8) + image[middle:]), ("cls", label)],  # pixels, found only by decoding
         [("png", image), ("mask.png", b"no mask"), ("cls", label)],
     ]
@@ -128,7 +131,10 @@ def main(
     }
     report("Soak", here, [row], json_file)
     print(f"counted: {dict(counted)}")
-    whole = row["good_seen_exactly_once"] == len(good) and row["damaged_left_out_by_the_index"] + row["damaged_replaced"] == row["damaged"]
+    whole = (
+        row["good_seen_exactly_once"] == len(good)
+        and row["damaged_left_out_by_the_index"] + row["damaged_replaced"] == row["damaged"]
+    )
     if not whole or set(seen) - good:
         raise SystemExit("not every good sample came exactly once, or not every damaged one was counted")
 

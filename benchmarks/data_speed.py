@@ -33,17 +33,32 @@ WORKLOADS: dict[str, tuple[str, list[str]]] = {
 
 def measure(name: str, python: str, data: Path, work: Path, options: list[str], seconds: float) -> dict[str, float]:
     """Run one contender; what it prints, or why it could not run."""
-    command = [python, str(ROOT / "benchmarks/contenders.py"), name, "--data", str(data), "--work", str(work), "--seconds", str(seconds)]
+    command = [
+        python,
+        str(ROOT / "benchmarks/contenders.py"),
+        name,
+        "--data",
+        str(data),
+        "--work",
+        str(work),
+        "--seconds",
+        str(seconds),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run([*command, *options], capture_output=True, text=True, env=environment, timeout=600, check=False)
+    ended = subprocess.run(
+        [*command, *options], capture_output=True, text=True, env=environment, timeout=600, check=False
+    )
     if ended.returncode:
-        raise typer.BadParameter(f"{name} on {data.name}: {ended.stderr.strip().splitlines()[-1] if ended.stderr.strip() else 'no output'}")
+        raise typer.BadParameter(
+            f"{name} on {data.name}: {ended.stderr.strip().splitlines()[-1] if ended.stderr.strip() else 'no output'}"
+        )
     found: dict[str, float] = json.loads(ended.stdout.strip().splitlines()[-1])
     return found
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="folder with the data sets coco128, cifar10 and digits")] = ROOT.parent / "shared/data",
+    data: Annotated[Path, typer.Option(help="folder with the data sets coco128, cifar10 and digits")] = ROOT.parent
+    / "shared/data",
     peers: Annotated[Path | None, typer.Option(help="virtual environment with benchmarks/peers.txt")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="one short round")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
@@ -53,7 +68,9 @@ def main(
     """Compare loaders on this machine."""
     here, rows = machine(), []
     rounds, seconds = rounds or (1 if quick else 3), seconds or (3 if quick else 6)
-    python = {name: sys.executable for name in HERE} | ({name: str(peers / "bin/python") for name in PEERS} if peers else {})
+    python = {name: sys.executable for name in HERE} | (
+        {name: str(peers / "bin/python") for name in PEERS} if peers else {}
+    )
     with tempfile.TemporaryDirectory(prefix="mtgen-data-speed-") as temporary:
         for workload, (folder, options) in WORKLOADS.items():
             if not (data / folder).is_dir():
@@ -61,12 +78,16 @@ def main(
                 continue
             work = Path(temporary) / folder
             work.mkdir(exist_ok=True)
-            measured = {"mtgen": python["mtgen"]} if "--components" in options else python  # the peers here read images and masks alone
+            measured = (
+                {"mtgen": python["mtgen"]} if "--components" in options else python
+            )  # the peers here read images and masks alone
             found: dict[str, list[dict[str, float]]] = {name: [] for name in measured}
             for _ in range(rounds):
                 for name, interpreter in measured.items():
                     found[name].append(measure(name, interpreter, data / folder, work, options, seconds))
-            speed = {name: statistics.median(f["images_per_second"] for f in results) for name, results in found.items()}
+            speed = {
+                name: statistics.median(f["images_per_second"] for f in results) for name, results in found.items()
+            }
             for name, results in sorted(found.items(), key=lambda item: -speed[item[0]]):
                 row: dict[str, Any] = {"workload": workload, "name": name, "images_per_second": speed[name]}
                 row["mtgen_is"] = f"{speed['mtgen'] / speed[name]:.2f} x"

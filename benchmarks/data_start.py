@@ -46,11 +46,21 @@ def main(
             indexing = time.monotonic() - begin
             environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
             ended = subprocess.run(
-                [sys.executable, "-c", PROBE, str(folder)], capture_output=True, text=True, env=environment, check=True, timeout=600
+                [sys.executable, "-c", PROBE, str(folder)],
+                capture_output=True,
+                text=True,
+                env=environment,
+                check=True,
+                timeout=600,
             )
             found = json.loads(ended.stdout.splitlines()[-1])
             more = found["memory_mb"] - rows[0]["memory_mb"] if rows else 0.0
-            row = {"name": f"{samples:,} samples", **found, "memory_over_1000_mb": more, "indexed_per_second": samples / indexing}
+            row = {
+                "name": f"{samples:,} samples",
+                **found,
+                "memory_over_1000_mb": more,
+                "indexed_per_second": samples / indexing,
+            }
             rows.append({**row, "index_file_mb": beside(folder).stat().st_size / 1e6})
     report("First batch and memory, by the size of the data set", here, rows, json_file)
 

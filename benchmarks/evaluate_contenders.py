@@ -34,7 +34,9 @@ def mtgen(a: argparse.Namespace, real: Tensor, drawn: Tensor) -> Callable[[], Nu
         """mtgen wants more images than a feature has numbers, the peers do not: FID of as few as there is time for."""
 
         def compute(self) -> Numbers:
-            return {"distribution/fid": frechet_distance(self.features.get("train", 2), self.features.get("generated", 2))}
+            return {
+                "distribution/fid": frechet_distance(self.features.get("train", 2), self.features.get("generated", 2))
+            }
 
     class Drawn:
         """What an evaluation asks of a model, where the images are there already."""
@@ -82,7 +84,10 @@ def torch_fidelity(a: argparse.Namespace, real: Tensor, drawn: Tensor) -> Callab
 
     four = {"kid": True, "prc": True, "kid_subset_size": min(1000, len(drawn))} if a.metrics == 4 else {}
     how = {"cuda": False, "cache": False, "verbose": False, "save_cpu_ram": True, "batch_size": a.batch}
-    how |= {"feature_extractor": "inception-v3-compat", "feature_extractor_weights_path": str(Path(a.weights).with_suffix(".pth"))}
+    how |= {
+        "feature_extractor": "inception-v3-compat",
+        "feature_extractor_weights_path": str(Path(a.weights).with_suffix(".pth")),
+    }
 
     def run() -> Numbers:
         found = torch_fidelity.calculate_metrics(input1=Images(drawn), input2=Images(real), fid=True, **four, **how)
@@ -107,7 +112,9 @@ def _torchmetrics(a: argparse.Namespace, real: Tensor, drawn: Tensor, shared: bo
         def __init__(self) -> None:
             super().__init__()
             path = str(Path(a.weights).with_suffix(".pth"))
-            self.network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=path).eval()
+            self.network = FeatureExtractorInceptionV3(
+                "inception", ["2048"], feature_extractor_weights_path=path
+            ).eval()
 
         def forward(self, image: Tensor) -> Tensor:
             with torch.no_grad():

@@ -40,10 +40,14 @@ def prepare(folder: Path, count: int) -> None:
     network = InceptionV3()
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
-            torch.nn.init.kaiming_normal_(module.weight)  # else nothing would be left of the images after so many layers
+            torch.nn.init.kaiming_normal_(
+                module.weight
+            )  # else nothing would be left of the images after so many layers
     tensors = network.state_dict()
     save_file(tensors, folder / "inception.safetensors")
-    torch.save({**tensors, "fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}, folder / "inception.pth")
+    torch.save(
+        {**tensors, "fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}, folder / "inception.pth"
+    )
 
 
 def measure(name: str, python: str, folder: Path, metrics: int) -> dict[str, Any]:
@@ -53,7 +57,9 @@ def measure(name: str, python: str, folder: Path, metrics: int) -> dict[str, Any
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=3600, check=False)
     if ended.returncode:
-        raise typer.BadParameter(f"{name}: {ended.stderr.strip().splitlines()[-1] if ended.stderr.strip() else 'no output'}")
+        raise typer.BadParameter(
+            f"{name}: {ended.stderr.strip().splitlines()[-1] if ended.stderr.strip() else 'no output'}"
+        )
     found: dict[str, Any] = json.loads(ended.stdout.strip().splitlines()[-1])
     return found
 
@@ -63,7 +69,9 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="fewer images, one round")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
     images: Annotated[int | None, typer.Option(min=10, help="of each of the two sets; default: 512, quick 64")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="default: 3, quick 1; every other one in reversed order")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="default: 3, quick 1; every other one in reversed order")
+    ] = None,
 ) -> None:
     """Compare evaluations on this machine."""
     here, count, rounds = machine(), images or (64 if quick else 512), rounds or (1 if quick else 3)
@@ -81,7 +89,9 @@ def main(
                 row: dict[str, Any] = {"name": name, "what": what, "cpu_seconds": cost[name]}
                 row["seconds"] = statistics.median(one["seconds"] for one in results)
                 row["mtgen_is_faster"] = f"{cost[name] / cost['mtgen']:.2f} x"
-                rows.append({**row, "fid": results[0]["numbers"].get("fid"), "rounds": [one["cpu_seconds"] for one in results]})
+                rows.append(
+                    {**row, "fid": results[0]["numbers"].get("fid"), "rounds": [one["cpu_seconds"] for one in results]}
+                )
     if not peers:
         print(f"left out, for want of --peers: {', '.join(PEERS)}")
     report(f"Comparing {count} images with {count}, one thread, medians of {rounds} rounds", here, rows, json_file)

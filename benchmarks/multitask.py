@@ -25,7 +25,10 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     table = []
     for share in sorted({row["share"] for row in rows}, reverse=True):
         for key, (task, name) in NUMBERS.items():
-            found = {v: {r["seed"]: r for r in rows if r["share"] == share and r["variant"] == v and key in r} for v in (task, "together")}
+            found = {
+                v: {r["seed"]: r for r in rows if r["share"] == share and r["variant"] == v and key in r}
+                for v in (task, "together")
+            }
             seeds = sorted(found[task].keys() & found["together"].keys())
             if not seeds:
                 continue
@@ -42,14 +45,24 @@ def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's, for all runs")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="one seed, all labels and a tenth of them, a tenth of the images")] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's, for all runs")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="one seed, all labels and a tenth of them, a tenth of the images")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
-    data: Annotated[Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")
+    ] = None,
     config: Annotated[Path, typer.Option(help="what is trained")] = ROOT / "configs/digits-all-32.yaml",
-    images: Annotated[int | None, typer.Option(min=1, help="that each run sees; default: 10,000, quick a tenth")] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="that each run sees; default: 10,000, quick a tenth")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="runs of each kind; default: 2, quick 1")] = None,
-    shares: Annotated[str | None, typer.Option(help="shares of labels that are known; default: 1.0,0.1,0.025, quick 1.0,0.1")] = None,
+    shares: Annotated[
+        str | None, typer.Option(help="shares of labels that are known; default: 1.0,0.1,0.025, quick 1.0,0.1")
+    ] = None,
     parallel: Annotated[int, typer.Option(min=1, help="runs at a time, a thread each")] = 2,
     samples: Annotated[int, typer.Option(min=100, help="images to generate for CAS and diversity")] = 2_000,
     work: Annotated[Path, typer.Option(help="folder in which results and runs are kept")] = ROOT / "runs/multitask",

@@ -36,8 +36,13 @@ class Plain:
         networks: to train; default: the configuration's.
     """
 
-    def __init__(self, config: Config, batches: list[Batch], device: str, group: Any = None, networks: Networks | None = None) -> None:
-        self.config, self.batches, self.number, self.images = config, batches, 0, 0
+    def __init__(
+        self, config: Config, batches: list[Batch], device: str, group: Any = None, networks: Networks | None = None
+    ) -> None:
+        self.config = config
+        self.batches = batches
+        self.number = 0
+        self.images = 0
         self.networks = networks = networks or build(config, open_index(config.data.path, config.data.train).card)
         d_step, g_step, self.gates = build_steps(config, networks)
         for gate in self.gates.values():
@@ -46,7 +51,9 @@ class Plain:
             network.to(device)
 
         def adam(network: torch.nn.Module, rate: float) -> GuardedAdam:
-            return GuardedAdam(network.parameters(), rate, config.train.beta2, partitioned=False, scaled=False, clip=config.train.clip)
+            return GuardedAdam(
+                network.parameters(), rate, config.train.beta2, partitioned=False, scaled=False, clip=config.train.clip
+            )
 
         self.sides = [
             (d_step, networks.generator, adam(networks.side, config.discriminator.learning_rate)),

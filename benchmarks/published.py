@@ -83,7 +83,9 @@ class ExactStep(DiscriminatorStep):
             (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
             real, fake = logits.chunk(2)
             adversarial = F.softplus(fake - real).mean()
-            penalty = task.settings.gamma / 2 * slope.square().sum() / len(real)  # R1 and R2, each a mean over its images
+            penalty = (
+                task.settings.gamma / 2 * slope.square().sum() / len(real)
+            )  # R1 and R2, each a mean over its images
         return adversarial + penalty, {"adversarial": adversarial.detach(), "penalty": penalty.detach()}
 
 
@@ -95,7 +97,9 @@ def exact(config: Config, batches: list[Batch], device: str, networks: Networks 
     return plain
 
 
-def published(config: Config, batches: list[Batch], device: str, layout: torch.memory_format = torch.channels_last) -> Plain:
+def published(
+    config: Config, batches: list[Batch], device: str, layout: torch.memory_format = torch.channels_last
+) -> Plain:
     """The same, with these blocks too."""
     networks = build(config, open_index(config.data.path, config.data.train).card)
     return exact(config, batches, device, regroup(networks, layout))

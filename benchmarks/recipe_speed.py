@@ -51,12 +51,16 @@ def loop(way: str, precision: str, overrides: list[str], kept: int | None = None
 
 def speeds(overrides: list[str], rounds: int) -> list[dict[str, Any]]:
     """A row for every way and precision; the first round warms up."""
-    loops = {(way, precision): loop(way, precision, overrides, kept=8) for way in WAYS for precision in ("fp32", "bf16")}
+    loops = {
+        (way, precision): loop(way, precision, overrides, kept=8) for way in WAYS for precision in ("fp32", "bf16")
+    }
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in loops}
     for _ in range(rounds + 1):
         for key, plain in loops.items():
             begin = time.perf_counter()
-            for _ in range(4):  # a penalty of every fourth image is in each step; four steps even out what differs between them
+            for _ in range(
+                4
+            ):  # a penalty of every fourth image is in each step; four steps even out what differs between them
                 plain.step()
             seconds[key].append((time.perf_counter() - begin) / 4)
     base = seconds[next(iter(WAYS)), "fp32"][1:]
@@ -64,10 +68,14 @@ def speeds(overrides: list[str], rounds: int) -> list[dict[str, Any]]:
         {
             "name": way,
             "precision": precision,
-            "parameters": sum(p.numel() for network in (plain.networks.generator, plain.networks.side) for p in network.parameters()),
+            "parameters": sum(
+                p.numel() for network in (plain.networks.generator, plain.networks.side) for p in network.parameters()
+            ),
             "ms_per_step": 1e3 * statistics.median(seconds[way, precision][1:]),
             "images_per_second": len(plain.batches[0]) / statistics.median(seconds[way, precision][1:]),
-            "times_published_fp32": statistics.median(a / b for a, b in zip(base, seconds[way, precision][1:], strict=True)),
+            "times_published_fp32": statistics.median(
+                a / b for a, b in zip(base, seconds[way, precision][1:], strict=True)
+            ),
         }
         for (way, precision), plain in loops.items()
     ]
@@ -89,31 +97,53 @@ def learned(way: str, precision: str, overrides: list[str], minutes: float) -> d
 
 
 def main(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="fewer rounds and short trainings, some minutes")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
-    data: Annotated[Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")
+    ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="rounds of four steps; default: 15, quick 5")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="of each training, 0: none; default: 10, quick 0.5")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="of each training, 0: none; default: 10, quick 0.5")
+    ] = None,
 ) -> None:
     """Compare steps in fp32 and bf16 on one thread, then what is learned in equal minutes in each way's faster precision."""
     glibc_malloc.keep()
     here, minutes = machine(), (0.5 if quick else 10.0) if minutes is None else minutes
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="mtgen-recipe-") as temporary:
-        given = [f"data.path={digits(data, Path(temporary))}", f"generator.widths={WIDTHS}", f"discriminator.widths={WIDTHS}"]
+        given = [
+            f"data.path={digits(data, Path(temporary))}",
+            f"generator.widths={WIDTHS}",
+            f"discriminator.widths={WIDTHS}",
+        ]
         given += [*ALONE, *(overrides or [])]
         rows = speeds(given, rounds or (5 if quick else 15))
         report("A step on one thread", here, rows, None)
         if minutes:
-            best = {way: max((row for row in rows if row["name"] == way), key=lambda row: row["images_per_second"]) for way in WAYS}
-            jobs = [(way, row["precision"]) for way, row in best.items() if WAYS[way] is not channels_first]  # the same, slower
+            best = {
+                way: max((row for row in rows if row["name"] == way), key=lambda row: row["images_per_second"])
+                for way in WAYS
+            }
+            jobs = [
+                (way, row["precision"]) for way, row in best.items() if WAYS[way] is not channels_first
+            ]  # the same, slower
             at_once = min(2, len(os.sched_getaffinity(0)))
             with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn")) as pool:
                 waiting = [pool.submit(learned, way, precision, given, minutes) for way, precision in jobs]
                 for found in (future.result() for future in waiting):
-                    next(r for r in rows if (r["name"], r["precision"]) == (found["name"], found["precision"])).update(found)
-        report(f"mtgen's step and the published one, widths {WIDTHS}, and after {minutes:g} minutes each", here, rows, json_file)
+                    next(r for r in rows if (r["name"], r["precision"]) == (found["name"], found["precision"])).update(
+                        found
+                    )
+        report(
+            f"mtgen's step and the published one, widths {WIDTHS}, and after {minutes:g} minutes each",
+            here,
+            rows,
+            json_file,
+        )
 
 
 if __name__ == "__main__":

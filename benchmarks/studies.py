@@ -57,7 +57,9 @@ class Run:
     @property
     def title(self) -> str:
         """What it is, in words."""
-        return f"{self.share:6.1%} of labels, seed {self.seed}, {self.variant}{f', {self.policy}' if self.policy else ''}"
+        return (
+            f"{self.share:6.1%} of labels, seed {self.seed}, {self.variant}{f', {self.policy}' if self.policy else ''}"
+        )
 
     def overrides(self, tasks: list[str], conditions: list[str], images: int) -> list[str]:
         """Its settings over the configuration's; a task alone is as pure as it gets, so reading alone is supervised training."""
@@ -118,7 +120,9 @@ class Study:
         """The run's row, from `work` where it is there already; empty if another command is at it, unless that is to be waited for."""
         settings = load(self.config, self.base)
         words = run.overrides(list(settings.task_settings()), list(settings.condition_settings()), self.images)
-        text = json.dumps([load(self.config, ["name=x", *self.base, *words]).model_dump(mode="json"), self.samples], sort_keys=True)
+        text = json.dumps(
+            [load(self.config, ["name=x", *self.base, *words]).model_dump(mode="json"), self.samples], sort_keys=True
+        )
         name = f"{run.variant}-{run.share:g}-{run.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         kept = self.work / f"{name}.json"
         with open(kept.with_suffix(".lock"), "w") as lock:
@@ -131,7 +135,9 @@ class Study:
                 numbers = self._measured(name, words)
                 what = {"variant": run.variant, "policy": run.policy, "share": run.share, "seed": run.seed}
                 part = kept.with_suffix(".part")
-                part.write_text(json.dumps({**what, "minutes": (time.monotonic() - begin) / 60, **numbers}) + "\n", encoding="utf-8")
+                part.write_text(
+                    json.dumps({**what, "minutes": (time.monotonic() - begin) / 60, **numbers}) + "\n", encoding="utf-8"
+                )
                 part.rename(kept)
         row: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         found = ", ".join(f"{NUMBERS[key][1]} {row[key]:.3f}" for key in NUMBERS if key in row)
@@ -141,7 +147,14 @@ class Study:
     def _measured(self, name: str, words: list[str]) -> dict[str, float]:
         """Train and measure, in a process of its own."""
         given = [*self.base, *words, f"name={name}", f"runs={self.work}/runs"]
-        command = [sys.executable, str(ROOT / "benchmarks/study_run.py"), str(self.config), *given, "--samples", str(self.samples)]
+        command = [
+            sys.executable,
+            str(ROOT / "benchmarks/study_run.py"),
+            str(self.config),
+            *given,
+            "--samples",
+            str(self.samples),
+        ]
         paths = os.pathsep.join(p for p in [str(ROOT), os.environ.get("PYTHONPATH", "")] if p)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
         with (self.work / f"{name}.log").open("a", encoding="utf-8") as log:

@@ -24,7 +24,9 @@ def measured(config: Config, samples: int) -> dict[str, float]:
     tasks = config.task_settings()
     names = {name: metric for name, metric in READ.items() if name in tasks}
     names |= {metric.rpartition("/")[2]: metric for metric in DRAWN if "generation" in tasks}
-    report = evaluate(model, Batches(config, test), Batches(config, train), samples=samples, seed=0, metrics=list(names.values()))
+    report = evaluate(
+        model, Batches(config, test), Batches(config, train), samples=samples, seed=0, metrics=list(names.values())
+    )
     return {name: report[metric] for name, metric in names.items() if metric in report}
 
 

@@ -35,7 +35,9 @@ def plain_loop(config: Config, share: int) -> Any:
     if share == 1 and config.workers == 1:  # one CPU is one CPU, DALI's thread and the sender of the numbers included
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
     device = resolve_device(config)
-    plain = Plain(config, batches_of(config, device), device, torch.distributed.new_group([0], use_local_synchronization=True))
+    plain = Plain(
+        config, batches_of(config, device), device, torch.distributed.new_group([0], use_local_synchronization=True)
+    )
     ended = [time.process_time()]
 
     def round_of(model: Any, images: int) -> tuple[dict[str, float], list[Path]]:
@@ -64,7 +66,9 @@ def measure(config: Config, workers: int, cpus: int, rounds: int, images: int) -
     changes = {
         "name": f"speed-{workers}-{cpus}-{config.batch_size}",
         "workers": workers,
-        "train": config.train.model_copy(update={"images": (rounds + 1) * images, "log_every": images, "minutes": None, "restarts": 0}),
+        "train": config.train.model_copy(
+            update={"images": (rounds + 1) * images, "log_every": images, "minutes": None, "restarts": 0}
+        ),
         "checkpoint": config.checkpoint.model_copy(update={"every": 2 * rounds * images}),
         "evaluate": config.evaluate.model_copy(update={"every": images}),
     }
@@ -104,10 +108,14 @@ def measure(config: Config, workers: int, cpus: int, rounds: int, images: int) -
 
 
 def main(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="fewer and shorter rounds, a few minutes")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
-    data: Annotated[Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")
+    ] = None,
     config: Annotated[Path, typer.Option(help="what is trained")] = ROOT / "configs/digits-32.yaml",
     steps: Annotated[int | None, typer.Option(min=1, help="steps of a round; default: 50, quick 30")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="pairs of rounds; default: 15, quick 5")] = None,
@@ -119,7 +127,9 @@ def main(
     here = machine()
     rounds, steps = rounds or (5 if quick else 15), steps or (30 if quick else 50)
     with tempfile.TemporaryDirectory(prefix="mtgen-speed-") as temporary:
-        settings = load(config, [f"data.path={digits(data, Path(temporary))}", f"runs={temporary}/runs", *(overrides or [])])
+        settings = load(
+            config, [f"data.path={digits(data, Path(temporary))}", f"runs={temporary}/runs", *(overrides or [])]
+        )
         rows = []
         for workers, times in ((1, 1), (2, 1), (2, 2)):
             if workers <= here["cpus"]:

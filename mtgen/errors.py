@@ -35,7 +35,9 @@ class DamagedSample(DataError):
 
     def __init__(self, kind: str, where: str, what: str) -> None:
         super().__init__(f"{where}: {what}")
-        self.kind, self.where, self.what = kind, where, what
+        self.kind = kind
+        self.where = where
+        self.what = what
 
 
 class CheckpointError(UserError):

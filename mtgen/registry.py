@@ -15,7 +15,9 @@ T = TypeVar("T")
 
 def suggest(name: str, possible: "list[str]") -> str:
     """The end of an error message: the nearest right name, if one is near, and all that are possible."""
-    near = get_close_matches(name, possible, n=1, cutoff=0.6) or get_close_matches(name.lower(), possible, n=1, cutoff=0.6)
+    near = get_close_matches(name, possible, n=1, cutoff=0.6) or get_close_matches(
+        name.lower(), possible, n=1, cutoff=0.6
+    )
     meant = f"did you mean {near[0]!r}? " if near else ""
     return f"{meant}possible: {', '.join(possible)}"
 
@@ -63,7 +65,8 @@ class Registry(Generic[T]):
     """
 
     def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package = kind, package
+        self.kind = kind
+        self.package = package
         self._entries: dict[str, T] = {}
         self._loaded = False
         self._loading = threading.RLock()
@@ -80,7 +83,9 @@ class Registry(Generic[T]):
         return keep
 
     def _load(self) -> None:
-        with self._loading:  # another thread waits for all names; a module that asks while it is imported finds those so far
+        with (
+            self._loading
+        ):  # another thread waits for all names; a module that asks while it is imported finds those so far
             if self._loaded:
                 return
             self._loaded = True

@@ -75,7 +75,10 @@ class Batch:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """`change` applied to what lies on the batch's device."""
-        found = {name: getattr(self, name) for name in ("image", "label", "mask", "boxes", "labels", "caption", "sound", "domain")}
+        found = {
+            name: getattr(self, name)
+            for name in ("image", "label", "mask", "boxes", "labels", "caption", "sound", "domain")
+        }
         changed: dict[str, Any] = {name: change(value) for name, value in found.items() if value is not None}
         return changed | {"present": {name: change(value) for name, value in self.present.items()}}
 
@@ -97,7 +100,9 @@ def _joined(parts: list[Tensor | None], sizes: list[int]) -> Tensor | None:
     there = [part for part in parts if part is not None]
     if not there:
         return None
-    filled = [p if p is not None else there[0].new_zeros(n, *there[0].shape[1:]) for p, n in zip(parts, sizes, strict=True)]
+    filled = [
+        p if p is not None else there[0].new_zeros(n, *there[0].shape[1:]) for p, n in zip(parts, sizes, strict=True)
+    ]
     return torch.cat(filled)
 
 
@@ -166,7 +171,9 @@ class Condition:
     content: Tensor | None = None
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Condition":
-        changed: dict[str, Any] = {f.name: None if (v := getattr(self, f.name)) is None else change(v) for f in fields(self)}
+        changed: dict[str, Any] = {
+            f.name: None if (v := getattr(self, f.name)) is None else change(v) for f in fields(self)
+        }
         return Condition(**changed)
 
     def rows(self, index: Tensor | slice) -> "Condition":
@@ -184,13 +191,16 @@ class Condition:
         Where some have tokens, the others have one: their pooled vector.
         """
         sizes = [len(condition.pooled) for condition in conditions]
-        joined: dict[str, Any] = {f.name: _joined([getattr(c, f.name) for c in conditions], sizes) for f in fields(Condition)[3:]}
+        joined: dict[str, Any] = {
+            f.name: _joined([getattr(c, f.name) for c in conditions], sizes) for f in fields(Condition)[3:]
+        }
         pooled = torch.cat([condition.pooled for condition in conditions])
         if all(condition.tokens is None for condition in conditions):
             return Condition(pooled, **joined)
         tokens = [c.pooled[:, None] if c.tokens is None else c.tokens for c in conditions]
         there = [
-            t.new_ones(t.shape[:2], dtype=torch.bool) if c.present is None else c.present for c, t in zip(conditions, tokens, strict=True)
+            t.new_ones(t.shape[:2], dtype=torch.bool) if c.present is None else c.present
+            for c, t in zip(conditions, tokens, strict=True)
         ]
         longest = max(t.shape[1] for t in tokens)
         padded = [F.pad(t, (0, 0, 0, longest - t.shape[1])) for t in tokens]
@@ -218,19 +228,25 @@ class Canvas:
 
     def map(self, change: Any) -> "Canvas":
         """The canvas with `change` applied to each of its tensors."""
-        changed: dict[str, Any] = {f.name: None if (v := getattr(self, f.name)) is None else change(v) for f in fields(self)}
+        changed: dict[str, Any] = {
+            f.name: None if (v := getattr(self, f.name)) is None else change(v) for f in fields(self)
+        }
         return Canvas(**changed)
 
     def drawn(self, change: Any) -> "Canvas":
         """The canvas with `change(tensor, name)` applied to what is drawn: image, mask and boxes."""
-        changed = {name: change(v, name) for name in ("image", "mask", "boxes") if (v := getattr(self, name)) is not None}
+        changed = {
+            name: change(v, name) for name in ("image", "mask", "boxes") if (v := getattr(self, name)) is not None
+        }
         return replace(self, **changed)
 
     @staticmethod
     def cat(canvases: "list[Canvas]") -> "Canvas":
         """One canvas with the samples of all, in order; labels that only some have are 0, and not shown, in the others' rows."""
         sizes = [len(canvas.image) for canvas in canvases]
-        joined: dict[str, Any] = {f.name: _joined([getattr(c, f.name) for c in canvases], sizes) for f in fields(Canvas)}
+        joined: dict[str, Any] = {
+            f.name: _joined([getattr(c, f.name) for c in canvases], sizes) for f in fields(Canvas)
+        }
         return Canvas(**joined)
 
 

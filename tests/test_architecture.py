@@ -32,7 +32,11 @@ RUN_TIME = {  # a registry imports the package that it is filled from when a nam
     "config": {"tasks", "conditions", "balancing", "evaluation"},
 }
 HOMES = {
-    "mlflow": {"tracking", "preflight", "serving"},  # what sends to it, what asks it whether all arrived, and what it runs
+    "mlflow": {
+        "tracking",
+        "preflight",
+        "serving",
+    },  # what sends to it, what asks it whether all arrived, and what it runs
     "ray": {"launchers"},
     "deepspeed": {"training"},
     "nvidia": {"data"},
@@ -79,8 +83,14 @@ def folders(modules: Iterator[str]) -> set[str]:
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 UNITS = sorted({unit(file) for file in FILES} - {"__init__", "__main__"})
-EDGES = {name: set[str]().union(*(folders(imported(file)) for file in FILES if unit(file) == name)) - {name} for name in UNITS}
-LOOKED_UP = {name: set[str]().union(*(folders(looked_up(file)) for file in FILES if unit(file) == name)) - {name} for name in UNITS}
+EDGES = {
+    name: set[str]().union(*(folders(imported(file)) for file in FILES if unit(file) == name)) - {name}
+    for name in UNITS
+}
+LOOKED_UP = {
+    name: set[str]().union(*(folders(looked_up(file)) for file in FILES if unit(file) == name)) - {name}
+    for name in UNITS
+}
 
 
 def reached(name: str) -> set[str]:

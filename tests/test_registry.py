@@ -24,7 +24,9 @@ def things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry
     """A registry over a package of two modules, not loaded yet."""
     package = "package_of_things"
     (tmp_path / package).mkdir()
-    (tmp_path / package / "__init__.py").write_text(f"from mtgen.registry import Registry\nTHINGS = Registry('thing', {package!r})\n")
+    (tmp_path / package / "__init__.py").write_text(
+        f"from mtgen.registry import Registry\nTHINGS = Registry('thing', {package!r})\n"
+    )
     (tmp_path / package / "a.py").write_text(SLOW.format(package=package, before=[], name="first"))
     (tmp_path / package / "b.py").write_text(SLOW.format(package=package, before=["first"], name="second"))
     monkeypatch.syspath_prepend(str(tmp_path))

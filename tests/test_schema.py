@@ -50,16 +50,33 @@ def test_class_numbers_below_0_ask_for_nothing() -> None:
 
 def test_conditions_put_together_have_every_row_and_nothing_where_a_part_is_missing() -> None:
     bare = Condition(torch.randn(2, 4))
-    full = Condition(torch.randn(3, 4), torch.randn(3, 5, 4), torch.rand(3, 5) < 0.5, torch.randn(3, 2, 8, 8), torch.randn(3, 6, 4, 4))
+    full = Condition(
+        torch.randn(3, 4),
+        torch.randn(3, 5, 4),
+        torch.rand(3, 5) < 0.5,
+        torch.randn(3, 2, 8, 8),
+        torch.randn(3, 6, 4, 4),
+    )
     short = Condition(torch.randn(1, 4), torch.randn(1, 3, 4), torch.tensor([[True, False, True]]))
     joined = Condition.cat([bare, full, short])
     assert torch.equal(joined.pooled, torch.cat([bare.pooled, full.pooled, short.pooled]))
-    assert joined.tokens is not None and joined.present is not None and joined.layout is not None and joined.content is not None
+    assert (
+        joined.tokens is not None
+        and joined.present is not None
+        and joined.layout is not None
+        and joined.content is not None
+    )
     assert full.tokens is not None and full.present is not None and short.tokens is not None
     assert torch.equal(joined.tokens[:2, 0], bare.pooled)  # without tokens: its pooled vector is the one
     assert joined.present[:2].sum(1).tolist() == [1, 1]
     assert torch.equal(joined.tokens[2:5], full.tokens) and torch.equal(joined.present[2:5], full.present)
-    assert torch.equal(joined.tokens[5:, :3], short.tokens) and joined.present[5].tolist() == [True, False, True, False, False]
+    assert torch.equal(joined.tokens[5:, :3], short.tokens) and joined.present[5].tolist() == [
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
     for name in ("layout", "content"):
         found = getattr(joined, name)
         assert torch.equal(found[2:5], getattr(full, name))
@@ -82,7 +99,9 @@ def test_canvases_put_together_show_no_label_that_a_part_has_not() -> None:
     masked = Canvas(torch.randn(1, 1, 8, 8), torch.rand(1, 2, 8, 8), torch.tensor([True]))
     boxed = Canvas(torch.randn(3, 1, 8, 8), boxes=torch.rand(3, 5, 4, 4), boxed=torch.tensor([True, False, True]))
     joined = Canvas.cat([bare, masked, boxed])
-    assert joined.mask is not None and joined.shown is not None and joined.boxes is not None and joined.boxed is not None
+    assert (
+        joined.mask is not None and joined.shown is not None and joined.boxes is not None and joined.boxed is not None
+    )
     assert joined.shown.tolist() == [False, False, True, False, False, False]
     assert joined.boxed.tolist() == [False, False, False, True, False, True]
     assert torch.equal(joined.mask[2:3], masked.mask if masked.mask is not None else bare.image)
@@ -98,9 +117,17 @@ def test_canvases_without_labels_stay_without() -> None:
 
 @pytest.mark.parametrize("part", ["mask", "boxes"])
 def test_what_is_drawn_is_changed_and_what_is_known_of_it_is_not(part: str) -> None:
-    canvas = Canvas(torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2, 2), torch.tensor([True]), torch.zeros(1, 5, 1, 1), torch.tensor([True]))
+    canvas = Canvas(
+        torch.zeros(1, 1, 2, 2),
+        torch.zeros(1, 2, 2, 2),
+        torch.tensor([True]),
+        torch.zeros(1, 5, 1, 1),
+        torch.tensor([True]),
+    )
     changed = canvas.drawn(lambda x, name: x + (2 if name == part else 1))
-    assert {name: float(getattr(changed, name).max()) for name in ("image", "mask", "boxes")} == {"image": 1, "mask": 1, "boxes": 1} | {
-        part: 2
-    }
+    assert {name: float(getattr(changed, name).max()) for name in ("image", "mask", "boxes")} == {
+        "image": 1,
+        "mask": 1,
+        "boxes": 1,
+    } | {part: 2}
     assert changed.shown is canvas.shown and changed.boxed is canvas.boxed

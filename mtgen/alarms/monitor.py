@@ -38,7 +38,9 @@ class Watch:
             for kind in list(self._rules)
             for finding in self._look(kind, images, numbers)
         ]
-        new = list({(alarm.kind, alarm.about): alarm for alarm in found if (alarm.kind, alarm.about) not in known}.values())
+        new = list(
+            {(alarm.kind, alarm.about): alarm for alarm in found if (alarm.kind, alarm.about) not in known}.values()
+        )
         for alarm in new:
             append(self.folder, alarm)
         self.raised += new

@@ -11,9 +11,7 @@ PREFIX = "balancing_"
 KINDS = ("norm", "weight")
 PAIRS = ("cosine", "conflict")
 
-NOTE = (
-    "by n: what task n's gradient adds to (+) or takes from (-) the task's own progress; in brackets, how often the two conflict; both in %"
-)
+NOTE = "by n: what task n's gradient adds to (+) or takes from (-) the task's own progress; in brackets, how often the two conflict; both in %"
 """How to read the table."""
 
 
@@ -55,7 +53,10 @@ class Meeting:
 
     def shares(self, last: int) -> dict[str, float]:
         """Each task's share of the weighted gradients' lengths."""
-        sizes = {task: abs(self.mean(f"weight_{task}", last) or 0.0) * (self.mean(f"norm_{task}", last) or 0.0) for task in self.tasks}
+        sizes = {
+            task: abs(self.mean(f"weight_{task}", last) or 0.0) * (self.mean(f"norm_{task}", last) or 0.0)
+            for task in self.tasks
+        }
         whole = sum(sizes.values())
         return {task: size / whole if whole else 0.0 for task, size in sizes.items()}
 
@@ -73,7 +74,11 @@ def meetings(rows: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, Meeti
             meeting = found.setdefault(gate, Meeting())
             meeting.images.append(images)
             meeting.rows.append(numbers)
-            known = [name.removeprefix("norm_") for name in numbers if name.startswith("norm_") and not name.endswith("/nonfinite")]
+            known = [
+                name.removeprefix("norm_")
+                for name in numbers
+                if name.startswith("norm_") and not name.endswith("/nonfinite")
+            ]
             meeting.tasks += [task for task in known if task not in meeting.tasks]
     return found
 
@@ -139,7 +144,10 @@ def write_artifacts(folder: Path) -> list[Path]:
     paths = [to / "who-hurts-whom.md"]
     for gate, meeting in found.items():
         pairs = [(a, b) for n, b in enumerate(meeting.tasks) for a in meeting.tasks[:n]]
-        lines = {f"{a} - {b}": [row.get(f"cosine_{a}_{b}", row.get(f"cosine_{b}_{a}")) for row in meeting.rows] for a, b in pairs}
+        lines = {
+            f"{a} - {b}": [row.get(f"cosine_{a}_{b}", row.get(f"cosine_{b}_{a}")) for row in meeting.rows]
+            for a, b in pairs
+        }
         if lines:
             cosine_map(lines, meeting.images, f"cosines of gradients at {gate}").save(to / f"cosines-{gate}.png")
             paths.append(to / f"cosines-{gate}.png")

@@ -34,7 +34,9 @@ def weighting(config: Config, key: str) -> Rule | None:
     return rule
 
 
-def build_gates(config: Config, tasks: list[str], drawing: list[str], layers: Sequence[nn.Module] = ()) -> dict[str, Gate]:
+def build_gates(
+    config: Config, tasks: list[str], drawing: list[str], layers: Sequence[nn.Module] = ()
+) -> dict[str, Gate]:
     """The gates by name: "discriminator" and "generator" at the trunk's features in either step, and "canvas".
 
     Args:
@@ -49,7 +51,12 @@ def build_gates(config: Config, tasks: list[str], drawing: list[str], layers: Se
         "warmup": settings.warmup,
         "average": settings.average,
     }
-    trunk = {**shared, "groups": settings.groups, "sight": settings.gramian, "taps": Taps(layers) if settings.gramian == "layer" else None}
+    trunk = {
+        **shared,
+        "groups": settings.groups,
+        "sight": settings.gramian,
+        "taps": Taps(layers) if settings.gramian == "layer" else None,
+    }
     # A canvas is the last layer's output: seen through a layer's weights it would be the layer's input, which differs by sample.
     pixels = "features" if settings.gramian == "features" else "pooled"
     return {
@@ -72,7 +79,9 @@ def load_state(gates: Mapping[str, Gate], tensors: Mapping[str, Tensor], about: 
         if about.get(name) != _about(gate):
             fresh.append(name)
             continue
-        gate.load({key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")})
+        gate.load(
+            {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
+        )
     return fresh
 
 

@@ -94,8 +94,13 @@ class Gate:
         of = {task: name for name, members in (groups or {}).items() for task in members}
         self.unit = {task: of.get(task, task) for task in tasks}
         self.tasks = list(dict.fromkeys(self.unit.values()))
-        self.weighting, self.group, self.sight, self.taps = weighting, group, SIGHTS[sight], taps
-        self.images, self.warmup, self.average = images, warmup, average
+        self.weighting = weighting
+        self.group = group
+        self.sight = SIGHTS[sight]
+        self.taps = taps
+        self.images = images
+        self.warmup = warmup
+        self.average = average
         liked = torch.tensor([(preference or {}).get(task, 1.0) for task in self.tasks], dtype=torch.float64)
         self.preference = liked / liked.mean() if bool((liked != liked[:1]).any()) else None
         self.plain = isinstance(weighting, Equal) and self.preference is None
@@ -146,7 +151,11 @@ class Gate:
         """`[K,K]` -> `[K]`, on the CPU in float64; 1 for all in a step that is not finite, which is skipped as a whole."""
         weights, losses = torch.ones_like(products[0]), self._all_losses()
         here = (products.diagonal() != 0).nonzero().flatten()  # NaN counts as a gradient
-        if not bool(torch.isfinite(products).all()) or not len(here) or (losses is not None and not bool(torch.isfinite(losses).all())):
+        if (
+            not bool(torch.isfinite(products).all())
+            or not len(here)
+            or (losses is not None and not bool(torch.isfinite(losses).all()))
+        ):
             return weights
         if self.average:
             products = self._averaged(products)
@@ -165,10 +174,18 @@ class Gate:
         rule, liked = self.weighting, None if self.preference is None else self.preference[here]
         assert rule is not None
         if isinstance(rule, Weighting):
-            rule.here, rule.tasks, rule.preference, rule.losses, rule.images = here, len(self.tasks), liked, losses, self.images
+            rule.here, rule.tasks, rule.preference, rule.losses, rule.images = (
+                here,
+                len(self.tasks),
+                liked,
+                losses,
+                self.images,
+            )
         chosen = rule(seen).detach().to("cpu", torch.float64)
         if chosen.shape != here.shape:
-            raise ValueError(f"weighting {type(rule).__name__}: gave weights of shape {tuple(chosen.shape)} for {len(here)} tasks")
+            raise ValueError(
+                f"weighting {type(rule).__name__}: gave weights of shape {tuple(chosen.shape)} for {len(here)} tasks"
+            )
         return chosen if liked is None or getattr(rule, "takes_preference", False) else chosen * liked
 
     def _averaged(self, products: Tensor) -> Tensor:
@@ -185,7 +202,9 @@ class Gate:
         if not getattr(self.weighting, "reads_losses", False):
             return None
         if self.losses is None:
-            raise RuntimeError(f"weighting {type(self.weighting).__name__} reads losses, and this gate was told none (Gate.hear)")
+            raise RuntimeError(
+                f"weighting {type(self.weighting).__name__} reads losses, and this gate was told none (Gate.hear)"
+            )
         first = next(iter(self.losses.values()))
         zero = torch.zeros((), dtype=torch.float64, device=first.device)
         losses = torch.stack([self.losses.get(task, zero) for task in self.tasks])
@@ -206,4 +225,6 @@ class Gate:
         """Take back what `state` gave."""
         self.memory |= {name: tensor.clone() for name, tensor in state.items() if not name.startswith("weighting/")}
         if isinstance(self.weighting, Weighting):
-            self.weighting.memory = {n.removeprefix("weighting/"): t.clone() for n, t in state.items() if n.startswith("weighting/")}
+            self.weighting.memory = {
+                n.removeprefix("weighting/"): t.clone() for n, t in state.items() if n.startswith("weighting/")
+            }

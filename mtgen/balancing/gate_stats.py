@@ -22,7 +22,9 @@ class Record:
         pairs = (fine[:, None] & fine).to(products.dtype)
         cosines = (products / (norms[:, None] * norms)).nan_to_num(0, 0, 0).clamp(-1, 1) * pairs
         count = pairs.tril(-1)
-        own = torch.stack([pairs.diagonal(), norms * pairs.diagonal(), weights.to(norms) * pairs.diagonal(), bad.to(norms)])
+        own = torch.stack(
+            [pairs.diagonal(), norms * pairs.diagonal(), weights.to(norms) * pairs.diagonal(), bad.to(norms)]
+        )
         of_pairs = torch.stack([count, cosines.tril(-1), (cosines < 0).to(norms) * count])
         table = of_pairs.new_zeros(4, *products.shape)
         table[:3] = of_pairs

@@ -110,7 +110,8 @@ class Pooled(Features):
     def __init__(self, shared: Sequence[Tensor], taps: Taps | None) -> None:
         self.parts = parts_of(shared)
         self.sizes = self._sizes()
-        self.kind, self.device = wide(shared[0].dtype), shared[0].device
+        self.kind = wide(shared[0].dtype)
+        self.device = shared[0].device
 
     def _sizes(self) -> list[int]:
         sizes: dict[int, int] = {part.group: part.channels for part in self.parts}
@@ -123,7 +124,9 @@ class Pooled(Features):
         for number, (part, of_tasks) in enumerate(zip(self.parts, gradients, strict=True)):
             for task, gradient in enumerate(of_tasks):
                 if gradient is not None:
-                    vectors[task, begins[part.group] : begins[part.group + 1]] += self._vector(number, gradient.to(self.kind))
+                    vectors[task, begins[part.group] : begins[part.group + 1]] += self._vector(
+                        number, gradient.to(self.kind)
+                    )
         if workers > 1:
             dist.all_reduce(vectors, group=group)
         return gramian([list(vectors)])
@@ -139,12 +142,15 @@ class Layer(Pooled):
 
     def __init__(self, shared: Sequence[Tensor], taps: Taps | None) -> None:
         assert taps is not None
-        self.taps, self.inputs = taps, list(taps.inputs)
+        self.taps = taps
+        self.inputs = list(taps.inputs)
         super().__init__(shared, taps)
         for tensor, part in zip(shared, self.parts, strict=True):
             x = self.inputs[part.group] if part.group < len(self.inputs) else None
             if x is None or x.shape[-2:] != tensor.shape[-2:] or len(x) < part.first + len(tensor):
-                raise RuntimeError(f"balancing.gramian=layer: no layer's input fits shared features of shape {tuple(tensor.shape)}")
+                raise RuntimeError(
+                    f"balancing.gramian=layer: no layer's input fits shared features of shape {tuple(tensor.shape)}"
+                )
 
     def _sizes(self) -> list[int]:
         return [layer.kernel.numel() for layer in self.taps.layers]  # type: ignore[operator]

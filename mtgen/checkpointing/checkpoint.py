@@ -82,7 +82,9 @@ class Checkpoint:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise CheckpointError(f"{path}: is no safetensors file ({error}); nothing else is read, and nothing is unpickled") from error
+            raise CheckpointError(
+                f"{path}: is no safetensors file ({error}); nothing else is read, and nothing is unpickled"
+            ) from error
 
     def config(self) -> str:
         """The resolved configuration, YAML."""
@@ -138,7 +140,9 @@ def _write(path: Path, content: bytes) -> None:
         raise OSError(errno.EIO, f"{path.name} reads back otherwise than it was written")
 
 
-def save(root: Path, images: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], config: str, keep: Retention) -> Path:
+def save(
+    root: Path, images: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], config: str, keep: Retention
+) -> Path:
     """Write one checkpoint under `root`, then drop those that `keep` has no reason for. Takes what is in the tensors while it runs.
 
     Raises:
@@ -201,11 +205,15 @@ def _remove(folder: Path) -> None:
 def _drop(root: Path, newest: Path, keep: Retention) -> None:
     """Remove the checkpoints that nothing speaks for."""
     there = folders(root)
-    newer = there.index(newest) + 1  # damaged ones, from which the run went back: it will write them again, or never comes there
+    newer = (
+        there.index(newest) + 1
+    )  # damaged ones, from which the run went back: it will write them again, or never comes there
     why = keep.reasons({int(folder.name): measured(folder) for folder in there[:newer]})
     for folder in there:
         if not why.get(int(folder.name)):
-            with contextlib.suppress(OSError):  # then it stays whole, or hidden until the next checkpoint; the new one is good
+            with contextlib.suppress(
+                OSError
+            ):  # then it stays whole, or hidden until the next checkpoint; the new one is good
                 _remove(folder)
 
 
@@ -255,7 +263,9 @@ def verify(folder: Path) -> Checkpoint:
     try:
         return Checkpoint(folder, json.loads((folder / STATE).read_bytes()))
     except ValueError as error:
-        raise CheckpointError(f"{folder / STATE}: is no JSON ({error}); nothing else is read, and nothing is unpickled") from error
+        raise CheckpointError(
+            f"{folder / STATE}: is no JSON ({error}); nothing else is read, and nothing is unpickled"
+        ) from error
 
 
 def manifest(folder: Path) -> dict[str, _File]:
@@ -329,7 +339,12 @@ def survey(root: Path, whole: bool, keep: Retention | None = None) -> list[Entry
     good = {int(folder.name): measured(folder) for folder, problem in problems.items() if problem is None}
     why = keep.reasons(good) if keep else {}
     return [
-        Entry(folder, sum(path.stat().st_size for path in folder.glob("*") if path.is_file()), problem, why.get(int(folder.name), []))
+        Entry(
+            folder,
+            sum(path.stat().st_size for path in folder.glob("*") if path.is_file()),
+            problem,
+            why.get(int(folder.name), []),
+        )
         for folder, problem in problems.items()
     ]
 
@@ -394,7 +409,9 @@ def write_weights(some: Weights, path: Path) -> None:
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
-        raise CheckpointError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); name another file") from error
+        raise CheckpointError(
+            f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); name another file"
+        ) from error
 
 
 def read_weights(path: Path) -> Weights:
@@ -407,12 +424,21 @@ def read_weights(path: Path) -> Weights:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        images, config, card, expected = int(header["images"]), header["config"], json.loads(header["card"]), header["digest"]
+        images, config, card, expected = (
+            int(header["images"]),
+            header["config"],
+            json.loads(header["card"]),
+            header["digest"],
+        )
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise CheckpointError(f"{path}: cannot be read as a model ({reason}): lost or damaged; export it again") from None
+        raise CheckpointError(
+            f"{path}: cannot be read as a model ({reason}): lost or damaged; export it again"
+        ) from None
     except (KeyError, ValueError):
-        raise CheckpointError(f"{path}: is no model that mtgen exported; write one with `mtgen export RUN --to FOLDER`") from None
+        raise CheckpointError(
+            f"{path}: is no model that mtgen exported; write one with `mtgen export RUN --to FOLDER`"
+        ) from None
     if digest(tensors) != expected:
         raise CheckpointError(f"{path}: its tensors are not those that were written: damaged; export it again")
     return Weights(path, images, config, card, tensors)

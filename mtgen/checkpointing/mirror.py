@@ -42,7 +42,10 @@ class Shelf(Store):
 
         def listed(fs: Any, path: str) -> list[str]:
             fs.invalidate_cache()
-            return [str(entry).rstrip("/").rpartition("/")[2] for entry in self._call(fs, "_ls", "ls", path.rstrip("/"), detail=False)]
+            return [
+                str(entry).rstrip("/").rpartition("/")[2]
+                for entry in self._call(fs, "_ls", "ls", path.rstrip("/"), detail=False)
+            ]
 
         return sorted(name for name in self._try("", listed) or [] if checkpoint.is_name(name))
 
@@ -78,10 +81,14 @@ class Mirror:
     """
 
     def __init__(self, shelf: Shelf, root: Path, keep: Retention, warn: Callable[[str], None]) -> None:
-        self._shelf, self._root, self._keep, self._warn = shelf, root, keep, warn
+        self._shelf = shelf
+        self._root = root
+        self._keep = keep
+        self._warn = warn
         self._sent: dict[str, bytes] = {}
         self._numbers: dict[str, dict[str, float]] = {}
-        self._wanted, self._last = threading.Event(), False
+        self._wanted = threading.Event()
+        self._last = False
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
         self._thread.start()
 
@@ -104,7 +111,9 @@ class Mirror:
             try:
                 self.sync()
             except (DataError, OSError) as error:
-                self._warn(f"checkpoint.mirror: {error}. Training goes on, and it is tried again with the next checkpoint")
+                self._warn(
+                    f"checkpoint.mirror: {error}. Training goes on, and it is tried again with the next checkpoint"
+                )
 
     def sync(self) -> None:
         """Upload what is missing there, the newest first; remove what is kept no longer.
@@ -161,7 +170,9 @@ def restore(shelf: Shelf, root: Path, warn: Callable[[str], None]) -> int | None
             "when the store answers, or without checkpoint.mirror to begin anew"
         ) from error
     if names:
-        raise CheckpointError(f"{shelf}: no checkpoint is whole there; bring back a copy, or begin again under another name")
+        raise CheckpointError(
+            f"{shelf}: no checkpoint is whole there; bring back a copy, or begin again under another name"
+        )
     return None
 
 

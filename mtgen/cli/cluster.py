@@ -21,7 +21,12 @@ from mtgen.errors import UserError
 from mtgen.utils.shell import typed
 
 Address = Annotated[
-    str, typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="the cluster's Jobs API: where the dashboard of its head listens")
+    str,
+    typer.Option(
+        "--address",
+        envvar="RAY_API_SERVER_ADDRESS",
+        help="the cluster's Jobs API: where the dashboard of its head listens",
+    ),
 ]
 HERE = "http://127.0.0.1:8265"
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="the job's name, as `mtgen jobs list` shows it")]
@@ -43,7 +48,9 @@ def _write(text: str) -> None:
 def _say_end(job: Any) -> None:
     """The last line about a job, or the error that it ended with."""
     if job.status == "FAILED":
-        raise UserErrorFrom(f"job {job.id} failed: what it printed says why (mtgen jobs logs {job.id})", job.exit_status or 5)
+        raise UserErrorFrom(
+            f"job {job.id} failed: what it printed says why (mtgen jobs logs {job.id})", job.exit_status or 5
+        )
     say(f"job {job.id}: {job.status.lower()}; run folder: {job.folder}")
 
 
@@ -52,7 +59,9 @@ def submit(
     config: ConfigFile,
     overrides: Overrides = None,
     address: Address = HERE,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="show what the job prints until it ends; or return at once")] = True,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="show what the job prints until it ends; or return at once")
+    ] = True,
     json_file: Json = None,
 ) -> None:
     """Train a run as a job of a Ray cluster.
@@ -100,7 +109,9 @@ def list_jobs(address: Address = HERE, json_file: Json = None) -> None:
     for job in found:
         shown.add_row(job.id, job.run, job.status.lower(), f"{job.began:%Y-%m-%d %H:%M:%S}" if job.began else "-")
     console.print(shown)
-    write_json(json_file, [{"job": job.id, "run": job.run, "folder": job.folder, "status": job.status} for job in found])
+    write_json(
+        json_file, [{"job": job.id, "run": job.run, "folder": job.folder, "status": job.status} for job in found]
+    )
 
 
 @jobs.command("logs")
@@ -143,13 +154,22 @@ def slurm(
     config: ConfigFile,
     overrides: Overrides = None,
     nodes: Annotated[int, typer.Option(min=1, help="nodes of the cluster")] = 1,
-    gpus_per_node: Annotated[int, typer.Option(min=0, help="GPUs of each node, a worker for each; 0: train on CPUs")] = 0,
+    gpus_per_node: Annotated[
+        int, typer.Option(min=0, help="GPUs of each node, a worker for each; 0: train on CPUs")
+    ] = 0,
     workers_per_node: Annotated[int | None, typer.Option(min=1, help="default: one a GPU; one on CPUs")] = None,
-    time: Annotated[str, typer.Option(help="length of one stay on the nodes; the run takes as many as it needs")] = "4:00:00",
-    cpus_per_node: Annotated[int | None, typer.Option(min=1, help="default: all, and the nodes for this job alone")] = None,
-    warn: Annotated[int, typer.Option(min=10, help="seconds before the end of a stay at which it writes its checkpoint")] = 180,
+    time: Annotated[
+        str, typer.Option(help="length of one stay on the nodes; the run takes as many as it needs")
+    ] = "4:00:00",
+    cpus_per_node: Annotated[
+        int | None, typer.Option(min=1, help="default: all, and the nodes for this job alone")
+    ] = None,
+    warn: Annotated[
+        int, typer.Option(min=10, help="seconds before the end of a stay at which it writes its checkpoint")
+    ] = 180,
     sbatch: Annotated[
-        list[str] | None, typer.Option(help="a further option of sbatch, such as --sbatch=--partition=gpu; may be repeated")
+        list[str] | None,
+        typer.Option(help="a further option of sbatch, such as --sbatch=--partition=gpu; may be repeated"),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="the script; default: NAME.sbatch here")] = None,
 ) -> None:
@@ -173,7 +193,9 @@ def slurm(
         settings.folder.mkdir(parents=True, exist_ok=True)  # Slurm does not, and the job's output goes there
         path.write_text(script(settings, config, given, request), encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{error.filename or path}: cannot be written ({error.strerror}); choose another place") from None
+        raise UserError(
+            f"{error.filename or path}: cannot be written ({error.strerror}); choose another place"
+        ) from None
     say(
         f"{path}: {nodes} nodes, {settings.most_workers} workers; "
         f"next: {typed('sbatch', path)}; squeue; scancel JOB writes a checkpoint too"
@@ -205,9 +227,13 @@ Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs of this node that ru
 
 @cluster.command()
 def head(
-    span: Annotated[bool, typer.Option("--span", help="let other nodes join; without it, everything listens on loopback")] = False,
+    span: Annotated[
+        bool, typer.Option("--span", help="let other nodes join; without it, everything listens on loopback")
+    ] = False,
     port: Annotated[int, typer.Option(min=1, max=65535, help="where other nodes join")] = 6379,
-    dashboard_port: Annotated[int, typer.Option(min=1, max=65535, help="of the dashboard and its Jobs API, on loopback")] = 8265,
+    dashboard_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="of the dashboard and its Jobs API, on loopback")
+    ] = 8265,
     cpus: Cpus = None,
     gpus: Gpus = None,
 ) -> None:
@@ -219,7 +245,9 @@ def head(
 
     say(f"the token: {token_file() or 'RAY_AUTH_TOKEN'}; submit runs with --address http://127.0.0.1:{dashboard_port}")
     if span:
-        say(f"other nodes, with the same token: mtgen cluster join {own_address()}:{port}. Nothing is encrypted: launch/README.md")
+        say(
+            f"other nodes, with the same token: mtgen cluster join {own_address()}:{port}. Nothing is encrypted: launch/README.md"
+        )
     _stay(command(None, port, span, cpus, gpus, dashboard_port), span)
 
 

@@ -36,10 +36,14 @@ def _find_config(path: Path) -> Path:
 
 
 ConfigFile = Annotated[
-    Path, typer.Argument(callback=_find_config, help="a YAML file, or the name of one that comes with mtgen (mtgen configs list)")
+    Path,
+    typer.Argument(
+        callback=_find_config, help="a YAML file, or the name of one that comes with mtgen (mtgen configs list)"
+    ),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's, such as train.images=50000")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's, such as train.images=50000"),
 ]
 Run = Annotated[Path, typer.Argument(help="a run's folder, or its name under runs/")]
 
@@ -54,12 +58,16 @@ def _aside(command: typer.Context, path: Path | None) -> Path | None:
 
 Json = Annotated[
     Path | None,
-    typer.Option("--json", metavar="FILE", callback=_aside, help="also write the numbers to FILE; - for standard output"),
+    typer.Option(
+        "--json", metavar="FILE", callback=_aside, help="also write the numbers to FILE; - for standard output"
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="the same seed, the same pictures")]
 Which = Annotated[
     str | None,
-    typer.Option("--checkpoint", metavar="best|IMAGES", help="which checkpoint, by checkpoint.best or by images; default: newest"),
+    typer.Option(
+        "--checkpoint", metavar="best|IMAGES", help="which checkpoint, by checkpoint.best or by images; default: newest"
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto")]
 
@@ -72,7 +80,9 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """The same for what went wrong and did not stop the command: on standard error, beside a progress bar."""
     if console.is_terminal:
-        console.print(f"warning: {text}", soft_wrap=True, markup=False)  # above the bar; it would be drawn into otherwise
+        console.print(
+            f"warning: {text}", soft_wrap=True, markup=False
+        )  # above the bar; it would be drawn into otherwise
     else:
         print(f"warning: {text}", file=sys.stderr)
 

@@ -59,7 +59,9 @@ def configs_show(config: ConfigFile, overrides: Overrides = None) -> None:
 
 @configs_app.command("schema")
 def configs_schema(
-    out: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="the file to write; default: standard output")] = None,
+    out: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="the file to write; default: standard output")
+    ] = None,
 ) -> None:
     """Write the JSON schema of configurations, by which editors complete and check keys.
 

@@ -7,7 +7,9 @@ import typer
 
 from mtgen.cli.common import USE, Device, Run, Seed, UserErrorFrom, Which, app, console, say, warn
 
-Images = Annotated[list[str], typer.Argument(help="PNG, JPEG or WebP files, folders of them, or data sets (folders or URLs of shards)")]
+Images = Annotated[
+    list[str], typer.Argument(help="PNG, JPEG or WebP files, folders of them, or data sets (folders or URLs of shards)")
+]
 FEW = 20  # files of which each has a line on the terminal
 
 
@@ -15,11 +17,16 @@ FEW = 20  # files of which each has a line on the terminal
 def sample(
     run: Run,
     classes: Annotated[
-        list[str] | None, typer.Option("--class", help="class by name or number, A+B for both in one image; default: all in turn")
+        list[str] | None,
+        typer.Option("--class", help="class by name or number, A+B for both in one image; default: all in turn"),
     ] = None,
     text: Annotated[list[str] | None, typer.Option("--text", help="caption")] = None,
-    sound: Annotated[list[Path] | None, typer.Option("--sound", metavar="FILE", help="WAV or FLAC file, of any rate")] = None,
-    image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="image that the samples should resemble")] = None,
+    sound: Annotated[
+        list[Path] | None, typer.Option("--sound", metavar="FILE", help="WAV or FLAC file, of any rate")
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", metavar="FILE", help="image that the samples should resemble")
+    ] = None,
     layout: Annotated[
         list[Path] | None,
         typer.Option(
@@ -29,17 +36,24 @@ def sample(
             "one of another size is cut to the run's aspect and resized, a mask to its nearest pixels",
         ),
     ] = None,
-    domain: Annotated[list[str] | None, typer.Option("--domain", help="data set of the run's mixture, by name or number")] = None,
+    domain: Annotated[
+        list[str] | None, typer.Option("--domain", help="data set of the run's mixture, by name or number")
+    ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="how many images")] = 64,
     seed: Seed = 0,
     truncation: Annotated[float, typer.Option(help="0 to 1: smaller is likelier and less diverse")] = 1.0,
     interpolate: Annotated[
         int | None,
-        typer.Option(metavar="STEPS", help="rows of so many images from one latent to another, or from one condition to another"),
+        typer.Option(
+            metavar="STEPS", help="rows of so many images from one latent to another, or from one condition to another"
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="PNG file of the grid; default: in the run's folder")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="PNG file of the grid; default: in the run's folder")
+    ] = None,
     shards: Annotated[
-        Path | None, typer.Option("--shards", help="write shards (image, mask, boxes, class, caption) into this folder instead")
+        Path | None,
+        typer.Option("--shards", help="write shards (image, mask, boxes, class, caption) into this folder instead"),
     ] = None,
     checkpoint: Which = None,
     device: Device = "auto",
@@ -62,11 +76,24 @@ def sample(
     if interpolate is not None:
         if shards is not None:
             raise typer.BadParameter("--interpolate draws a picture, and --shards writes a data set; give one of them")
-        say(interpolate_run(run, request, n, interpolate, seed, out=out, truncation=truncation, device=device, checkpoint=checkpoint))
+        say(
+            interpolate_run(
+                run, request, n, interpolate, seed, out=out, truncation=truncation, device=device, checkpoint=checkpoint
+            )
+        )
         return
     with stages(console) as progress:
         said = sample_run(
-            run, request, n, seed, out=out, shards=shards, truncation=truncation, device=device, checkpoint=checkpoint, progress=progress
+            run,
+            request,
+            n,
+            seed,
+            out=out,
+            shards=shards,
+            truncation=truncation,
+            device=device,
+            checkpoint=checkpoint,
+            progress=progress,
         )
     say(said)
 
@@ -76,17 +103,23 @@ def predict(
     run: Run,
     images: Images,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="folder for masks and overlay pictures; default: in the run's folder")
+        Path | None,
+        typer.Option("--out", "-o", help="folder for masks and overlay pictures; default: in the run's folder"),
     ] = None,
     shards: Annotated[
-        Path | None, typer.Option("--shards", help="write shards (image, and class, mask, boxes as read) into this folder instead")
+        Path | None,
+        typer.Option("--shards", help="write shards (image, and class, mask, boxes as read) into this folder instead"),
     ] = None,
     score: Annotated[float, typer.Option(min=0, max=1, help="score from which a box counts")] = 0.3,
     checkpoint: Which = None,
     device: Device = "auto",
     json_file: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="write the readings, for folders and data sets a line each; - for standard output"),
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="write the readings, for folders and data sets a line each; - for standard output",
+        ),
     ] = None,
 ) -> None:
     """Read images: class, tags, mask and boxes of each.
@@ -108,10 +141,21 @@ def predict(
         def seen(row: dict[str, object]) -> None:
             write(row)
             if not quiet:
-                say(f"{row['file']}: {row.get('class', '-')} ({row.get('probability', 0):.2f})  {row.get('overlay', '')}")
+                say(
+                    f"{row['file']}: {row.get('class', '-')} ({row.get('probability', 0):.2f})  {row.get('overlay', '')}"
+                )
 
         summary = predict_run(
-            run, images, out, device, checkpoint=checkpoint, shards=shards, least=score, seen=seen, problem=warn, progress=progress
+            run,
+            images,
+            out,
+            device,
+            checkpoint=checkpoint,
+            shards=shards,
+            least=score,
+            seen=seen,
+            problem=warn,
+            progress=progress,
         )
     _told("read", summary.read, summary.damaged, summary.out, str(json_file) == "-")
 
@@ -120,8 +164,12 @@ def predict(
 def translate(
     run: Run,
     images: Images,
-    to: Annotated[str, typer.Option("--to", metavar="DOMAIN", help="data set of the run's mixture, or class, by name or number")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="folder for the pictures; default: in the run's folder")] = None,
+    to: Annotated[
+        str, typer.Option("--to", metavar="DOMAIN", help="data set of the run's mixture, or class, by name or number")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="folder for the pictures; default: in the run's folder")
+    ] = None,
     seed: Seed = 0,
     checkpoint: Which = None,
     device: Device = "auto",
@@ -142,17 +190,22 @@ def translate(
             if not quiet:
                 say(f"{name}: {path}")
 
-        summary = translate_run(run, to, images, out, seed, device, checkpoint=checkpoint, seen=seen, problem=warn, progress=progress)
+        summary = translate_run(
+            run, to, images, out, seed, device, checkpoint=checkpoint, seen=seen, problem=warn, progress=progress
+        )
     _told("translated", summary.read, summary.damaged, summary.out, False)
 
 
 @app.command(rich_help_panel=USE)
 def explore(
     run: Run,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="port on this machine; the next free one is taken if it is in use")] = 8760,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="port on this machine; the next free one is taken if it is in use")
+    ] = 8760,
     host: Annotated[str, typer.Option(help="a name of this machine alone; another is refused")] = "127.0.0.1",
     browser: Annotated[
-        bool | None, typer.Option("--open/--no-open", help="open the page in a browser; default: where there is a screen")
+        bool | None,
+        typer.Option("--open/--no-open", help="open the page in a browser; default: where there is a screen"),
     ] = None,
     checkpoint: Which = None,
     device: Device = "auto",
@@ -173,7 +226,10 @@ def export(
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="a folder that is not there yet")],
     onnx: Annotated[bool, typer.Option("--onnx", help="also write generator.onnx and predictor.onnx")] = False,
     heads: Annotated[
-        str | None, typer.Option(help="an ONNX file for each of these heads of the predictor: class, tags, mask, boxes, latent, embedding")
+        str | None,
+        typer.Option(
+            help="an ONNX file for each of these heads of the predictor: class, tags, mask, boxes, latent, embedding"
+        ),
     ] = None,
 ) -> None:
     """Take a model with you: one folder, with ONNX files if wanted.

@@ -29,7 +29,12 @@ def checkpoints(
     verify: Annotated[bool, typer.Option("--verify", help="compare every file with its checksum")] = False,
     keep: Annotated[
         int | None,
-        typer.Option("--keep", min=1, metavar="N", help="remove all but the newest N, of those that are whole, and what else is kept"),
+        typer.Option(
+            "--keep",
+            min=1,
+            metavar="N",
+            help="remove all but the newest N, of those that are whole, and what else is kept",
+        ),
     ] = None,
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="FILE", help="write the averaged weights alone, as safetensors")
@@ -64,7 +69,12 @@ def checkpoints(
     entries = checkpoint.survey(root, verify, retention_of(folder))
     shown = Table("images", "MB", "verified" if verify else "sizes", "kept, as")
     for entry in entries:
-        shown.add_row(f"{entry.images:,}", f"{entry.bytes / 1e6:,.1f}", "damaged" if entry.problem else "good", "; ".join(entry.reasons))
+        shown.add_row(
+            f"{entry.images:,}",
+            f"{entry.bytes / 1e6:,.1f}",
+            "damaged" if entry.problem else "good",
+            "; ".join(entry.reasons),
+        )
     console.print(shown)
     write_json(json_file, [{"images": e.images, **asdict(e), "folder": str(e.folder)} for e in entries])
     if problems := [entry.problem for entry in entries if entry.problem]:
@@ -76,14 +86,18 @@ def evaluate(
     run: Run,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[evaluate.KEY=VALUE]...", help="settings over the run's, such as evaluate.extractor.kind=inception"),
+        typer.Argument(
+            metavar="[evaluate.KEY=VALUE]...", help="settings over the run's, such as evaluate.extractor.kind=inception"
+        ),
     ] = None,
     data: Annotated[str | None, typer.Option("--against", help="data set to test on; default: the run's own")] = None,
     n: Annotated[int | None, typer.Option("--n", min=1, help="images to generate; default: evaluate.samples")] = None,
     metrics: Annotated[
         str | None, typer.Option(help="names with commas between, such as test/box_ap50,condition/sound; default: all")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="processes that share the work, placed by Ray; 1: this process alone")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="processes that share the work, placed by Ray; 1: this process alone")
+    ] = 1,
     seed: int = 0,
     checkpoint: Which = None,
     device: Device = "auto",
@@ -104,7 +118,9 @@ def evaluate(
 
     with stages(console) as progress:
         chosen = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
-        report = evaluate_run(run, data, n, seed, device, progress, chosen, checkpoint, overrides, workers, on_ray, keep_current)
+        report = evaluate_run(
+            run, data, n, seed, device, progress, chosen, checkpoint, overrides, workers, on_ray, keep_current
+        )
     table(str(run), dict(report))
     if report.resumed:
         say(f"went on with an evaluation that was interrupted: {report.resumed:,} images were taken in before")
@@ -134,10 +150,16 @@ def tasks(
     for gate, meeting in of_run(run).items():
         columns, rows = table(meeting, last)
         shown = Table(
-            title=f"Gate at {gate}, {meeting.images[-1]:,} images", title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False
+            title=f"Gate at {gate}, {meeting.images[-1]:,} images",
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            padding=0,
+            pad_edge=False,
         )
         for number, column in enumerate(columns):
-            shown.add_column(column, justify="right" if number else "left", no_wrap=not column.startswith("by"), min_width=4)
+            shown.add_column(
+                column, justify="right" if number else "left", no_wrap=not column.startswith("by"), min_width=4
+            )
         for row in rows:
             shown.add_row(*row)
         console.print(shown)
@@ -150,7 +172,9 @@ def tasks(
 @app.command(rich_help_panel=LOOK)
 def ui(
     runs: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="port on this machine; the next free one is taken if it is in use")] = 5000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="port on this machine; the next free one is taken if it is in use")
+    ] = 5000,
 ) -> None:
     """Open MLflow's own pages over the runs, on loopback only.
 
@@ -164,8 +188,12 @@ def ui(
 @app.command(rich_help_panel=LOOK)
 def report(
     run: Run,
-    against: Annotated[Path | None, typer.Option(metavar="RUN", help="another run, to show what differs in the configuration")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="the page; default: report.html in the run's folder")] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="another run, to show what differs in the configuration")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="the page; default: report.html in the run's folder")
+    ] = None,
 ) -> None:
     """One self-contained page about a run.
 

@@ -32,8 +32,12 @@ def plan(
     overrides: Overrides = None,
     gpus: Annotated[int, typer.Option(min=1, help="workers, a GPU each")] = 1,
     gpu: Annotated[str | None, typer.Option(help=f"predict memory, speed and days on: {', '.join(GPUS)}")] = None,
-    utilisation: Annotated[float, typer.Option(min=0.01, max=1, help="share of the GPU's peak that is reached; an assumption")] = 0.25,
-    classes: Annotated[int | None, typer.Option(min=1, help="of a data set that is not at hand; default: ask the data set")] = None,
+    utilisation: Annotated[
+        float, typer.Option(min=0.01, max=1, help="share of the GPU's peak that is reached; an assumption")
+    ] = 0.25,
+    classes: Annotated[
+        int | None, typer.Option(min=1, help="of a data set that is not at hand; default: ask the data set")
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """What a configuration costs: parameters, operations and memory.
@@ -57,16 +61,27 @@ def plan(
         "GFLOPs an image: reading": f"{found.reading / 1e9:.2f}",
         "kernels of a micro-batch, both steps": f"{found.kernels:,}",
         "MiB of activations an image (estimate)": f"{found.activations / 2**20:.1f}",
-        **{f"MiB of state a worker, ZeRO-{stage}": f"{found.state_bytes(stage, gpus) / 2**20:.0f}" for stage in (0, 1, 2)},
+        **{
+            f"MiB of state a worker, ZeRO-{stage}": f"{found.state_bytes(stage, gpus) / 2**20:.0f}"
+            for stage in (0, 1, 2)
+        },
         "MiB that a worker sends in a step": f"{found.traffic(gpus) / 2**20:.1f}",
     }
-    numbers: dict[str, Any] = {"parameters": found.parameters, "step": found.step, "drawing": found.drawing, "reading": found.reading}
+    numbers: dict[str, Any] = {
+        "parameters": found.parameters,
+        "step": found.step,
+        "drawing": found.drawing,
+        "reading": found.reading,
+    }
     numbers |= {"kernels": found.kernels, "activations": found.activations, "traffic": found.traffic(gpus)}
     numbers["state"] = [found.state_bytes(stage, gpus) for stage in (0, 1, 2)]
     if gpu is not None:
         predicted = forecast(settings, found, GPUS[gpu], gpus, utilisation)
         values |= _shown(predicted, settings, f"{gpus} x {gpu}", utilisation)
-        numbers |= {"predicted_images_per_second": predicted.images_per_second, "predicted_days": predicted.days(settings.train.images)}
+        numbers |= {
+            "predicted_images_per_second": predicted.images_per_second,
+            "predicted_days": predicted.days(settings.train.images),
+        }
         numbers |= {"assumed_utilisation": utilisation, "bound": predicted.bound, "fits": predicted.fits}
         numbers |= {"memory": predicted.memory, "most_rows": predicted.most_rows}
     table(str(config), values)
@@ -75,7 +90,12 @@ def plan(
 
 def _shown(found: "Forecast", settings: "Config", where: str, utilisation: float) -> dict[str, str]:
     """Rows of the table."""
-    pieces = {"arithmetic": found.arithmetic, "memory": found.traffic, "starting kernels": found.launches, "reducing": found.reduction}
+    pieces = {
+        "arithmetic": found.arithmetic,
+        "memory": found.traffic,
+        "starting kernels": found.launches,
+        "reducing": found.reduction,
+    }
     most = found.most_rows * settings.most_workers * settings.train.accumulation
     fits = "fits" if found.fits else "DOES NOT FIT: raise train.accumulation or zero_stage, or lower batch_size"
     return {
@@ -85,6 +105,8 @@ def _shown(found: "Forecast", settings: "Config", where: str, utilisation: float
         f"PREDICTION: largest batch_size that fits (now {settings.batch_size})": f"{most:,}"
         if most
         else "none: the state alone is too much",
-        "PREDICTION: ms of a step by part": ", ".join(f"{name} {1e3 * seconds:.1f}" for name, seconds in pieces.items()),
+        "PREDICTION: ms of a step by part": ", ".join(
+            f"{name} {1e3 * seconds:.1f}" for name, seconds in pieces.items()
+        ),
         "PREDICTION: held up by": found.bound,
     }

@@ -32,7 +32,11 @@ def doctor(
     shown.add_column()
     shown.add_column(overflow="fold")
     for one in found:
-        words = [one.found, *([f"-> {one.means}"] if one.means else []), *([f"mend it: {one.remedy}"] if one.remedy else [])]
+        words = [
+            one.found,
+            *([f"-> {one.means}"] if one.means else []),
+            *([f"mend it: {one.remedy}"] if one.remedy else []),
+        ]
         shown.add_row(f"[{COLOURS[one.state]}]{one.state}[/]", one.check, "\n".join(words).replace("[", r"\["))
     console.print(shown)
     write_json(json_file, rows(found))
@@ -43,7 +47,9 @@ def doctor(
 @app.command(rich_help_panel=PREPARE)
 def smoke(
     device: Device = "auto",
-    keep: Annotated[Path | None, typer.Option(help="folder for what the test leaves behind; default: a temporary one")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="folder for what the test leaves behind; default: a temporary one")
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Try everything on this machine in under three minutes.

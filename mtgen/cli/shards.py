@@ -30,7 +30,9 @@ def shards_make(
     from mtgen.tracking.progress_bar import bar
 
     with bar(console) as progress:
-        card = make(recipe, out, seed=seed, overwrite=overwrite, progress=progress, **parse_options(recipe, options or []))
+        card = make(
+            recipe, out, seed=seed, overwrite=overwrite, progress=progress, **parse_options(recipe, options or [])
+        )
     say(next_steps(out, card))
 
 
@@ -38,7 +40,9 @@ def shards_make(
 def shards_split(
     folder: Annotated[Path, typer.Argument(help="folder with dataset.json")],
     out: Annotated[Path, typer.Argument(help="folder to write")],
-    shares: Annotated[list[str], typer.Argument(metavar="SPLIT=SHARE...", help="shares that add up to 1, such as train=0.9 test=0.1")],
+    shares: Annotated[
+        list[str], typer.Argument(metavar="SPLIT=SHARE...", help="shares that add up to 1, such as train=0.9 test=0.1")
+    ],
     seed: int = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in the folder")] = False,
 ) -> None:
@@ -58,9 +62,13 @@ def shards_split(
 @shards_app.command("tokenizer")
 def shards_tokenizer(
     folder: Annotated[str, typer.Argument(help="folder with dataset.json, or its URL")],
-    vocabulary: Annotated[int, typer.Option(help="numbers that a token can have, at most; 0 is the caption's end")] = 4096,
+    vocabulary: Annotated[
+        int, typer.Option(help="numbers that a token can have, at most; 0 is the caption's end")
+    ] = 4096,
     split: Annotated[str, typer.Option(help="whose captions")] = "train",
-    out: Annotated[Path | None, typer.Option(help="the file to write; default: tokenizer.json beside dataset.json")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="the file to write; default: tokenizer.json beside dataset.json")
+    ] = None,
 ) -> None:
     """Train a tokeniser (byte-level BPE) on the captions of a data set.
 
@@ -90,7 +98,9 @@ def shards_index(folder: Annotated[str, typer.Argument(help="folder with dataset
 
 
 @shards_app.command("validate")
-def shards_validate(folder: Annotated[Path, typer.Argument(help="folder with dataset.json")], json_file: Json = None) -> None:
+def shards_validate(
+    folder: Annotated[Path, typer.Argument(help="folder with dataset.json")], json_file: Json = None
+) -> None:
     """Decode every sample and list every problem with its shard and key.
 
     Example: `mtgen shards validate data_shards/digits`
@@ -105,13 +115,17 @@ def shards_validate(folder: Annotated[Path, typer.Argument(help="folder with dat
     if report.problems:
         raise UserErrorFrom(f"{folder}: {len(report.problems)} problems", 3)
     if str(json_file) != "-":
-        say(f"Next: {typed('mtgen train CONFIG', f'data.path={folder}', '--dry-run')}; configurations: mtgen configs list")
+        say(
+            f"Next: {typed('mtgen train CONFIG', f'data.path={folder}', '--dry-run')}; configurations: mtgen configs list"
+        )
 
 
 @shards_app.command("describe")
 def shards_describe(
     folder: Annotated[Path, typer.Argument(help="folder with tar files, in folders of their own or not")],
-    classes: Annotated[Path | None, typer.Option("--classes", metavar="FILE", help="names of the classes, a line each, from 0")] = None,
+    classes: Annotated[
+        Path | None, typer.Option("--classes", metavar="FILE", help="names of the classes, a line each, from 0")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the dataset.json that is there")] = False,
 ) -> None:
     """Write dataset.json for shards that somebody else made, from what is in them.
@@ -127,7 +141,9 @@ def shards_describe(
 
 
 @shards_app.command("stats")
-def shards_stats(folder: Annotated[str, typer.Argument(help="folder with dataset.json, or its URL")], json_file: Json = None) -> None:
+def shards_stats(
+    folder: Annotated[str, typer.Argument(help="folder with dataset.json, or its URL")], json_file: Json = None
+) -> None:
     """Count what a data set holds: classes, sizes, missing labels, mask pixels, boxes, captions, sounds.
 
     Example: `mtgen shards stats data_shards/digits --json stats.json`

@@ -27,18 +27,28 @@ def train(
     config: ConfigFile,
     overrides: Overrides = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="insist on a checkpoint to go on from (without it, one is used if it is there)")
+        bool,
+        typer.Option("--resume", help="insist on a checkpoint to go on from (without it, one is used if it is there)"),
     ] = False,
     dry: Annotated[
         bool,
-        typer.Option("--dry-run", help="everything up to the first step: data, label counts, parameters, memory and time; writes nothing"),
+        typer.Option(
+            "--dry-run",
+            help="everything up to the first step: data, label counts, parameters, memory and time; writes nothing",
+        ),
     ] = False,
     fast: Annotated[
         bool,
-        typer.Option("--fast-dev-run", help="two steps with numbers, pictures, metrics and a checkpoint each, in a folder that is removed"),
+        typer.Option(
+            "--fast-dev-run",
+            help="two steps with numbers, pictures, metrics and a checkpoint each, in a folder that is removed",
+        ),
     ] = False,
     samples: Annotated[
-        int | None, typer.Option("--overfit", min=1, metavar="N", help="learn the first N samples by heart, and test on the very same")
+        int | None,
+        typer.Option(
+            "--overfit", min=1, metavar="N", help="learn the first N samples by heart, and test on the very same"
+        ),
     ] = None,
     json_file: Json = None,
 ) -> None:
@@ -68,7 +78,9 @@ def train(
         say(f"{outcome.status} at {outcome.images:,} images{written}. To go on: {how}")
 
 
-def run(settings: Any, json_file: Path | None = None, resume: bool = False, asked: Callable[[], bool] = lambda: False) -> Any:
+def run(
+    settings: Any, json_file: Path | None = None, resume: bool = False, asked: Callable[[], bool] = lambda: False
+) -> Any:
     """Train, write and say how training ended; `asked` as in `mtgen.launchers.driver.launch`."""
     from dataclasses import asdict
 
@@ -120,7 +132,12 @@ def _show_dry_run(settings: Any, json_file: Path | None) -> None:
         "would write": str(settings.folder),
     }
     table(f"dry run of {settings.name}", values)
-    numbers = {"train": found.train, "test": found.test, "labelled": found.labelled, "parameters": found.cost.parameters}
+    numbers = {
+        "train": found.train,
+        "test": found.test,
+        "labelled": found.labelled,
+        "parameters": found.cost.parameters,
+    }
     numbers |= {"step": found.cost.step, "state": found.state, "activations": found.activations}
     write_json(json_file, {**numbers, "images_per_second": found.images_per_second, "hours": hours})
 

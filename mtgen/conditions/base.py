@@ -63,7 +63,8 @@ class Modality(nn.Module):
 
     def __init__(self, settings: Any, sizes: ConditionSizes) -> None:
         super().__init__()
-        self.settings, self.sizes = settings, sizes
+        self.settings = settings
+        self.sizes = sizes
 
     def value(self, batch: Batch) -> Tensor:
         """The raw form of a batch's samples: `[B,...]`, anything where a sample has none."""

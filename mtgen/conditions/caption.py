@@ -28,7 +28,9 @@ class Caption(Modality):
         tokens: int = Field(32, ge=1, le=1024, description="longest caption, in tokens; a longer one is cut off")
         layers: int = Field(1, ge=1, description="layers of the transformer")
         encoder: Annotated[str | None, Place.PATH] = Field(
-            None, min_length=1, description="TorchScript file of a frozen text encoder, or its URL (data_shards/README.md); default: none"
+            None,
+            min_length=1,
+            description="TorchScript file of a frozen text encoder, or its URL (data_shards/README.md); default: none",
         )
 
     component, sequence = "caption", True
@@ -36,7 +38,11 @@ class Caption(Modality):
     def __init__(self, settings: Settings, sizes: ConditionSizes) -> None:
         super().__init__(settings, sizes)
         self.frozen = None if settings.encoder is None else frozen_text(settings.encoder)
-        self.table = nn.Embedding(sizes.vocabulary, sizes.size) if self.frozen is None else nn.Linear(self.frozen.width, sizes.size)
+        self.table = (
+            nn.Embedding(sizes.vocabulary, sizes.size)
+            if self.frozen is None
+            else nn.Linear(self.frozen.width, sizes.size)
+        )
         self.sequence_encoder = Sequence(sizes.size, settings.tokens, settings.layers)
 
     def value(self, batch: Batch) -> Tensor:

@@ -24,7 +24,8 @@ class ConditionEncoder(nn.Module):
 
     def __init__(self, modalities: dict[str, Modality], size: int) -> None:
         super().__init__()
-        self.modalities, self.size = nn.ModuleDict(modalities), size
+        self.modalities = nn.ModuleDict(modalities)
+        self.size = size
         self.nothing = nn.Parameter(torch.randn(size))
         self.kind = nn.ParameterDict({name: 0.1 * torch.randn(size) for name, m in modalities.items() if m.sequence})
         initialise(self)
@@ -80,9 +81,17 @@ class ConditionEncoder(nn.Module):
     def _layout(self, prompt: Prompt) -> Tensor | None:
         """`[B,L,H,W]`: the maps of all spatial modalities, one after the other, 0 where they are not given; `None` where none is."""
         spatial = [name for name in self.modalities if self.modality(name).spatial]
-        there = {name: prompt.values[name] * prompt.given[name][:, None, None, None] for name in spatial if name in prompt.values}
+        there = {
+            name: prompt.values[name] * prompt.given[name][:, None, None, None]
+            for name in spatial
+            if name in prompt.values
+        }
         if not there:
             return None
         like = next(iter(there.values()))
-        empty = {name: like.new_zeros(prompt.size, self.modality(name).channels, *like.shape[2:]) for name in spatial if name not in there}
+        empty = {
+            name: like.new_zeros(prompt.size, self.modality(name).channels, *like.shape[2:])
+            for name in spatial
+            if name not in there
+        }
         return torch.cat([(there | empty)[name] for name in spatial], 1)

@@ -44,9 +44,13 @@ class FrozenText:
         try:
             found = self(torch.ones(PROBE, dtype=torch.int64), torch.ones(PROBE, dtype=torch.bool))
         except Exception as error:  # whatever a network of somebody else's raises
-            raise ConfigError(f"{KEY}={self.path}: cannot be used on tokens [B,T] int64 and [B,T] bool ({last_line(error)})") from error
+            raise ConfigError(
+                f"{KEY}={self.path}: cannot be used on tokens [B,T] int64 and [B,T] bool ({last_line(error)})"
+            ) from error
         if found.shape[:2] != PROBE or found.dim() != 3 or not found.isfinite().all():
-            raise ConfigError(f"{KEY}={self.path}: gives {list(found.shape)} for 2 captions of 4 tokens; it has to be finite, [2, 4, D]")
+            raise ConfigError(
+                f"{KEY}={self.path}: gives {list(found.shape)} for 2 captions of 4 tokens; it has to be finite, [2, 4, D]"
+            )
         return found.shape[2]
 
     @torch.no_grad()

@@ -16,7 +16,9 @@ class Image(Modality):
     """
 
     class Settings(ConditionSettings):
-        share: float = Field(0.1, ge=0, le=1, description="share of the samples that are asked for by their own embedding")
+        share: float = Field(
+            0.1, ge=0, le=1, description="share of the samples that are asked for by their own embedding"
+        )
 
     def value(self, batch: Batch) -> Tensor:
         return batch.image

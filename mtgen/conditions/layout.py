@@ -35,7 +35,9 @@ class Layout(Modality):
     """
 
     class Settings(ConditionSettings):
-        share: float = Field(0.2, ge=0, le=1, description="share of the samples with a mask for which it is asked as a layout")
+        share: float = Field(
+            0.2, ge=0, le=1, description="share of the samples with a mask for which it is asked as a layout"
+        )
 
     component, field, spatial = "mask", "mask_classes", True
 
@@ -52,7 +54,9 @@ class Boxes(Modality):
     """Boxes of classes that should be drawn in them. Raw form: `[B,K,H,W]`, see `boxes_layout`."""
 
     class Settings(ConditionSettings):
-        share: float = Field(0.2, ge=0, le=1, description="share of the samples with boxes for which they are asked as a layout")
+        share: float = Field(
+            0.2, ge=0, le=1, description="share of the samples with boxes for which they are asked as a layout"
+        )
 
     component, field, spatial = "boxes", "classes", True
 

@@ -25,9 +25,14 @@ class Sound(Modality):
     class Settings(ConditionSettings):
         share: float = Field(0.5, ge=0, le=1, description="share of the samples with a sound for which it is asked")
         layers: int = Field(1, ge=1, description="layers of the transformer")
-        shift: float = Field(0.1, ge=0, le=0.5, description="in training: largest shift in time, as a share of its length")
+        shift: float = Field(
+            0.1, ge=0, le=0.5, description="in training: largest shift in time, as a share of its length"
+        )
         mask: float = Field(
-            0.2, ge=0, le=0.9, description="in training: largest strip of bands, and of frames, that is silenced, as a share"
+            0.2,
+            ge=0,
+            le=0.9,
+            description="in training: largest strip of bands, and of frames, that is silenced, as a share",
         )
 
     component, sequence, varies = "sound", True, 5

@@ -17,7 +17,11 @@ def json_schema() -> dict[str, Any]:
         for name in registry:
             own = registry[name].Settings.model_json_schema(ref_template=f"#/$defs/{key}.{name}.{{model}}")
             schema["$defs"] |= {f"{key}.{name}.{model}": inner for model, inner in own.pop("$defs", {}).items()}
-            names[name] = {**own, "title": name, "description": (registry[name].__doc__ or "").strip().partition("\n")[0]}
+            names[name] = {
+                **own,
+                "title": name,
+                "description": (registry[name].__doc__ or "").strip().partition("\n")[0],
+            }
         section = schema["properties"][key]
         section.pop("default", None)
         schema["properties"][key] = {**section, "properties": names, "additionalProperties": False}

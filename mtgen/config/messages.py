@@ -54,7 +54,10 @@ def _meant(key: str, section: str, sections: dict[str, type[BaseModel]]) -> list
     word, place = key.lower().replace("-", "_"), _without_numbers(section)
     own = [get_close_matches(word, sections[place].model_fields, n=1, cutoff=cutoff) for cutoff in (0.75, 0.6)]
     everywhere = [
-        _dotted(name, field) for name, model in sections.items() for field in model.model_fields if _dotted(name, field) not in sections
+        _dotted(name, field)
+        for name, model in sections.items()
+        for field in model.model_fields
+        if _dotted(name, field) not in sections
     ]
     same = [k for k in everywhere if k.split(".")[-1] == word][:3]
     if word in MEANT:
@@ -115,7 +118,9 @@ def check(model: type[SectionT], values: dict[str, Any]) -> SectionT:
 def own_problems(key: str, registry: Registry[Any], values: Any) -> list[str]:
     """The errors in the `tasks` or `conditions` section, which only the tasks' and modalities' own files can judge."""
     if not isinstance(values, dict):
-        return [f"{key}={shown(values)}: a mapping from a {registry.kind}'s name to its settings; possible: {', '.join(registry)}"]
+        return [
+            f"{key}={shown(values)}: a mapping from a {registry.kind}'s name to its settings; possible: {', '.join(registry)}"
+        ]
     problems, known = [], sections()
     for name, settings in values.items():
         if name not in registry:

@@ -23,7 +23,9 @@ def store_uri(runs: str | Path, uri: str | None = None) -> str:
         ConfigError: where `uri` holds a password, which would be written down with the configuration.
     """
     if uri and urlsplit(uri).password:
-        raise ConfigError("tracking.uri: holds a password, which every copy of this file would show; set MLFLOW_TRACKING_URI instead")
+        raise ConfigError(
+            "tracking.uri: holds a password, which every copy of this file would show; set MLFLOW_TRACKING_URI instead"
+        )
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(runs).absolute()}/mlflow.db"
     scheme, _, path = uri.partition(":///")
     if scheme == "sqlite":

@@ -32,7 +32,9 @@ def find(path: Path) -> Path:
         return path
     known = shipped()
     if path.name not in known:
-        raise ConfigError(f"{path}: is no file here, and no configuration that comes with mtgen; {suggest(path.name, list(known))}")
+        raise ConfigError(
+            f"{path}: is no file here, and no configuration that comes with mtgen; {suggest(path.name, list(known))}"
+        )
     return known[path.name]
 
 

@@ -32,7 +32,9 @@ class Elastic(Section):
 
     min: int = Field(ge=1, description="fewer than this: it waits")
     max: int = Field(ge=1, description="more than this are not used; micro-batches are cut for it")
-    every: float = Field(60, gt=0, description="seconds between two looks for room for more; they begin anew for it, from a checkpoint")
+    every: float = Field(
+        60, gt=0, description="seconds between two looks for room for more; they begin anew for it, from a checkpoint"
+    )
 
 
 class Config(Section):
@@ -42,12 +44,16 @@ class Config(Section):
     runs: Annotated[str, Place.PATH] = Field("runs", description="folder of all runs")
     seed: int = Field(0, ge=0, lt=2**31)
     workers: int | Elastic = Field(
-        1, description="training processes that Ray places; 0: in this process, for a debugger; or {min: 2, max: 64}: as many as there are"
+        1,
+        description="training processes that Ray places; 0: in this process, for a debugger; or {min: 2, max: 64}: as many as there are",
     )
-    address: str | None = Field(None, description="address of a running Ray cluster; default: RAY_ADDRESS, else a local one")
+    address: str | None = Field(
+        None, description="address of a running Ray cluster; default: RAY_ADDRESS, else a local one"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="arithmetic of the networks; parameters stay fp32; auto: bf16 where the device computes it natively, else fp32"
+        "auto",
+        description="arithmetic of the networks; parameters stay fp32; auto: bf16 where the device computes it natively, else fp32",
     )
     zero_stage: int = Field(0, ge=0, description="DeepSpeed ZeRO stage: 0, 1 or 2")
     batch_size: int = Field(64, ge=2, description="samples a step, over all workers and micro-batches")
@@ -56,9 +62,13 @@ class Config(Section):
     generator: Generator = Generator()
     discriminator: Discriminator = Discriminator()
     augment: Augment = Augment()
-    tasks: dict[str, Any] = Field(default_factory=lambda: {"generation": {}}, validate_default=True, description="task -> its settings")
+    tasks: dict[str, Any] = Field(
+        default_factory=lambda: {"generation": {}}, validate_default=True, description="task -> its settings"
+    )
     conditions: dict[str, Any] = Field(
-        default_factory=lambda: {"class": {}}, validate_default=True, description="what images are asked for by -> its settings"
+        default_factory=lambda: {"class": {}},
+        validate_default=True,
+        description="what images are asked for by -> its settings",
     )
     balancing: Balancing = Balancing()
     train: Train = Train()
@@ -70,7 +80,9 @@ class Config(Section):
     @classmethod
     def _name(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
-            raise ValueError("a run's name is made of letters, digits, '.', '_' and '-', and begins with a letter or digit")
+            raise ValueError(
+                "a run's name is made of letters, digits, '.', '_' and '-', and begins with a letter or digit"
+            )
         return value
 
     @field_validator("resolution", mode="wrap")
@@ -97,12 +109,18 @@ class Config(Section):
     @field_validator("tasks")
     @classmethod
     def _tasks(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return {name: TASKS[name].Settings.model_validate(settings) for name, settings in value.items() if name in TASKS}
+        return {
+            name: TASKS[name].Settings.model_validate(settings) for name, settings in value.items() if name in TASKS
+        }
 
     @field_validator("conditions")
     @classmethod
     def _conditions(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return {name: CONDITIONS[name].Settings.model_validate(settings) for name, settings in value.items() if name in CONDITIONS}
+        return {
+            name: CONDITIONS[name].Settings.model_validate(settings)
+            for name, settings in value.items()
+            if name in CONDITIONS
+        }
 
     @property
     def size(self) -> tuple[int, int]:

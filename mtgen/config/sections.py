@@ -40,7 +40,9 @@ class Place(Enum):
 class TaskSettings(Section):
     """What every task has; a task's own file adds to it."""
 
-    weight: float = Field(1.0, ge=0, description="factor of the task's losses, before the gradient gate; 0 switches it off")
+    weight: float = Field(
+        1.0, ge=0, description="factor of the task's losses, before the gradient gate; 0 switches it off"
+    )
 
     @property
     def needs(self) -> str | None:
@@ -61,13 +63,20 @@ class TaskSettings(Section):
 class ConditionSettings(Section):
     """What every modality of conditions has; a modality's own file adds to it."""
 
-    share: float = Field(0.95, ge=0, le=1, description="share of the samples that have it for which it is asked; the others learn without")
+    share: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="share of the samples that have it for which it is asked; the others learn without",
+    )
 
 
 class Share(Section):
     """One data set of a mixture."""
 
-    path: Annotated[str, Place.PATH] = Field(min_length=1, description="folder with dataset.json and its shards, or its URL")
+    path: Annotated[str, Place.PATH] = Field(
+        min_length=1, description="folder with dataset.json and its shards, or its URL"
+    )
     weight: float = Field(1.0, gt=0, description="its share of the samples, relative to the others'")
     train: str | None = Field(None, description="split to train on; default: data.train")
     test: str | None = Field(None, description="split to evaluate on; default: data.test")
@@ -77,7 +86,10 @@ class Sound(Section):
     """What sounds are turned into: spectrograms of `mels` bands and 100 frames a second."""
 
     rate: int = Field(
-        16_000, ge=4_000, le=48_000, description="samples a second that sounds are brought to; half of it is the highest tone"
+        16_000,
+        ge=4_000,
+        le=48_000,
+        description="samples a second that sounds are brought to; half of it is the highest tone",
     )
     mels: int = Field(64, ge=8, le=128, description="bands of a spectrogram")
     seconds: float = Field(1.0, ge=0.01, le=60, description="length that a sound is cut or filled up to")
@@ -91,32 +103,48 @@ class Sound(Section):
 class Data(Section):
     """What is learned from, and how it is read."""
 
-    path: Annotated[str | None, Place.PATH] = Field(None, min_length=1, description="folder with dataset.json and its shards, or its URL")
+    path: Annotated[str | None, Place.PATH] = Field(
+        None, min_length=1, description="folder with dataset.json and its shards, or its URL"
+    )
     mixture: list[Share] = Field([], description="several data sets instead of data.path, each with path and weight")
     order: Literal["auto", "global", "windowed"] = Field(
-        "auto", description="global: shuffle all samples; windowed: a few shards at a time; auto: windowed where shards are fetched"
+        "auto",
+        description="global: shuffle all samples; windowed: a few shards at a time; auto: windowed where shards are fetched",
     )
     window: int = Field(8, ge=1, description="shards that are shuffled together in a windowed order")
-    cache: float = Field(50.0, gt=0, description="GB that fetched shards may take on a node's disk ($MTGEN_CACHE, ~/.cache/mtgen)")
-    limit: int | None = Field(None, ge=1, description="only the first so many samples of each split, to overfit on purpose; default: all")
+    cache: float = Field(
+        50.0, gt=0, description="GB that fetched shards may take on a node's disk ($MTGEN_CACHE, ~/.cache/mtgen)"
+    )
+    limit: int | None = Field(
+        None, ge=1, description="only the first so many samples of each split, to overfit on purpose; default: all"
+    )
     on_damage: Literal["stop", "skip"] = Field(
         "stop", description="a damaged sample stops the run; or it is left out, or replaced, and counted"
     )
-    damage_limit: float = Field(0.01, ge=0, le=1, description="largest share of damaged samples; with more of them the run stops")
+    damage_limit: float = Field(
+        0.01, ge=0, le=1, description="largest share of damaged samples; with more of them the run stops"
+    )
     train: str = Field("train", description="split to train on")
     test: str = Field("test", description="split to evaluate on")
     channels: Literal["rgb", "grey"] = Field("rgb", description="channels that are decoded and drawn")
-    crop: float = Field(1.0, gt=0, le=1, description="smallest share of the image's area that a random crop keeps; 1: centre crop")
+    crop: float = Field(
+        1.0, gt=0, le=1, description="smallest share of the image's area that a random crop keeps; 1: centre crop"
+    )
     flip: bool = Field(False, description="mirror at random, left to right")
-    colour: float = Field(0.0, ge=0, le=1, description="largest random change of brightness, contrast and saturation, as a share; 0: none")
+    colour: float = Field(
+        0.0, ge=0, le=1, description="largest random change of brightness, contrast and saturation, as a share; 0: none"
+    )
     boxes: int = Field(32, ge=1, description="boxes of an image that are kept at most, the largest")
     prefetch: int = Field(2, ge=1, description="batches that are decoded ahead")
     tokenizer: Annotated[str | None, Place.PATH] = Field(
-        None, min_length=1, description="tokenizer.json that captions are read with, or its URL; default: the bytes of their UTF-8"
+        None,
+        min_length=1,
+        description="tokenizer.json that captions are read with, or its URL; default: the bytes of their UTF-8",
     )
     sound: Sound = Sound()
     labelled: dict[Literal["class", "mask", "boxes", "caption", "sound"], Annotated[float, Field(ge=0, le=1)]] = Field(
-        {}, description="share of the training samples whose class, mask, ... is known; the others train without it; default: 1 each"
+        {},
+        description="share of the training samples whose class, mask, ... is known; the others train without it; default: 1 each",
     )
     labelled_share: float | None = Field(
         None,
@@ -130,18 +158,26 @@ class Data(Section):
 class Generator(Section):
     """The network that draws."""
 
-    widths: list[int] = Field([96, 80, 64, 32], description="channels of each level, from the lowest upwards, each twice the side")
+    widths: list[int] = Field(
+        [96, 80, 64, 32], description="channels of each level, from the lowest upwards, each twice the side"
+    )
     blocks: int = Field(1, ge=1, description="residual blocks a level")
     latent: int = Field(64, ge=1, description="size of the latent z")
     learning_rate: float = Field(3e-4, gt=0)
-    condition_scale: float = Field(0.25, gt=0, description="factor of the condition beside the latent; a large one drowns the latent")
-    attention: int = Field(16, ge=0, description="levels of this side and below attend to the tokens of captions and sounds; 0: none")
+    condition_scale: float = Field(
+        0.25, gt=0, description="factor of the condition beside the latent; a large one drowns the latent"
+    )
+    attention: int = Field(
+        16, ge=0, description="levels of this side and below attend to the tokens of captions and sounds; 0: none"
+    )
 
 
 class Discriminator(Section):
     """The network that judges and reads."""
 
-    widths: list[int] = Field([128, 96, 64, 32], description="channels of each level, from the lowest upwards, each twice the side")
+    widths: list[int] = Field(
+        [128, 96, 64, 32], description="channels of each level, from the lowest upwards, each twice the side"
+    )
     blocks: int = Field(1, ge=1, description="residual blocks a level")
     decoder: int = Field(32, ge=1, description="channels of the U-Net decoder")
     embedding: int = Field(64, ge=1, description="size of the shared representation space")
@@ -151,7 +187,9 @@ class Discriminator(Section):
 class Augment(Section):
     """Augmentation in front of the discriminator: image and mask alike, real and generated alike."""
 
-    probability: float = Field(0.6, ge=0, lt=1, description="share of samples that are changed; below 1, so that it cannot leak")
+    probability: float = Field(
+        0.6, ge=0, lt=1, description="share of samples that are changed; below 1, so that it cannot leak"
+    )
     target: float | None = Field(
         None,
         gt=-1,
@@ -167,18 +205,28 @@ class Augment(Section):
 class Balancing(Section):
     """How the tasks' gradients are combined where they meet (docs/balancing.md)."""
 
-    gate: str = Field("equal", description="weighting at the discriminator's features, or a class of your own by its path; none: no gate")
-    discriminator: str | None = Field(None, description="weighting in the discriminator's step; default: balancing.gate")
+    gate: str = Field(
+        "equal",
+        description="weighting at the discriminator's features, or a class of your own by its path; none: no gate",
+    )
+    discriminator: str | None = Field(
+        None, description="weighting in the discriminator's step; default: balancing.gate"
+    )
     generator: str | None = Field(None, description="weighting in the generator's step; default: balancing.gate")
     canvas: str = Field("equal", description="weighting at the generator's canvas; none: no gate")
     gramian: Literal["features", "pooled", "layer"] = Field(
-        "features", description="what is compared: gradients at all features, summed over samples and space, or of the last layer's weights"
+        "features",
+        description="what is compared: gradients at all features, summed over samples and space, or of the last layer's weights",
     )
     preference: dict[str, float] = Field({}, description="task or group -> how much it counts, 1 where it is not named")
-    groups: dict[str, list[str]] = Field({}, description="name -> tasks that are arbitrated as one at the discriminator's features")
+    groups: dict[str, list[str]] = Field(
+        {}, description="name -> tasks that are arbitrated as one at the discriminator's features"
+    )
     warmup: int = Field(0, ge=0, description="images over which the weights go over from equal to the weighting's")
     average: float = Field(0, ge=0, description="half-life of the Gramian's moving average, in images; 0: none")
-    parameters: dict[str, dict[str, float]] = Field({}, description="weighting -> its parameters, such as {cagrad: {c: 0.4}}")
+    parameters: dict[str, dict[str, float]] = Field(
+        {}, description="weighting -> its parameters, such as {cagrad: {c: 0.4}}"
+    )
 
     @field_validator("gate", "discriminator", "generator", "canvas")
     @classmethod
@@ -190,7 +238,9 @@ class Balancing(Section):
                 raise ValueError(f"unknown weighting; {suggest(value, possible)}{own}")
             return found
         if info.field_name == "canvas" and value != "none" and getattr(WEIGHTINGS[str(value)], "reads_losses", False):
-            raise ValueError("weighs by the tasks' losses, which do not meet at the canvas; choose one that reads gradients alone")
+            raise ValueError(
+                "weighs by the tasks' losses, which do not meet at the canvas; choose one that reads gradients alone"
+            )
         return value
 
     @field_validator("preference")
@@ -220,11 +270,15 @@ class Balancing(Section):
             if name in WEIGHTINGS:
                 possible = list(inspect.signature(WEIGHTINGS[name]).parameters)
                 if unknown := [key for key in given if key not in possible]:
-                    raise ValueError(f"{name} has no parameter {unknown[0]!r}; possible: {', '.join(possible) or 'none'}")
+                    raise ValueError(
+                        f"{name} has no parameter {unknown[0]!r}; possible: {', '.join(possible) or 'none'}"
+                    )
                 WEIGHTINGS[name](**given)  # which says what is out of range
                 found[name] = given
             elif (path := find_path(name)) is None:
-                raise ValueError(f"unknown weighting {name!r}; {suggest(name, WEIGHTINGS.names())}, or a class of your own: FILE.CLASS")
+                raise ValueError(
+                    f"unknown weighting {name!r}; {suggest(name, WEIGHTINGS.names())}, or a class of your own: FILE.CLASS"
+                )
             else:
                 found[path] = given  # under the same name as the gate's
         return found
@@ -233,7 +287,9 @@ class Balancing(Section):
 class Train(Section):
     """How long and how fast is learned."""
 
-    images: int = Field(200_000, ge=1, description="length of the run, in images seen; also the length of the schedules")
+    images: int = Field(
+        200_000, ge=1, description="length of the run, in images seen; also the length of the schedules"
+    )
     minutes: float | None = Field(None, gt=0, description="stop, with a checkpoint, after so many minutes of training")
     start_from: Annotated[str | None, Place.RUN] = Field(
         None,
@@ -245,14 +301,22 @@ class Train(Section):
     final_rate: float = Field(0.1, gt=0, le=1, description="learning rates end at this share of their peak (cosine)")
     ema: float = Field(5_000, ge=0, description="half-life of the averaged weights, in images; 0: none")
     beta2: float = Field(0.99, gt=0, lt=1, description="Adam's second beta; the first is 0")
-    clip: float = Field(3.0, ge=0, description="a gradient longer than so many times the usual is cut to that; 0: none is")
-    nonfinite_limit: int = Field(20, ge=1, description="steps in a row with a non-finite gradient before training stops")
+    clip: float = Field(
+        3.0, ge=0, description="a gradient longer than so many times the usual is cut to that; 0: none is"
+    )
+    nonfinite_limit: int = Field(
+        20, ge=1, description="steps in a row with a non-finite gradient before training stops"
+    )
     log_every: int = Field(2_000, ge=1, description="images between two rows of numbers")
     restarts: int = Field(3, ge=0, description="how often lost workers are replaced before the run gives up")
     hang_seconds: float = Field(
-        60, ge=2, description="a worker that makes no step for so long, outside of evaluation and the like, hangs and is replaced"
+        60,
+        ge=2,
+        description="a worker that makes no step for so long, outside of evaluation and the like, hangs and is replaced",
     )
-    log_samples: bool = Field(False, description="write down the positions of every step's samples, to prove the order: RUN/consumed")
+    log_samples: bool = Field(
+        False, description="write down the positions of every step's samples, to prove the order: RUN/consumed"
+    )
 
 
 class BestMetric(Section):
@@ -269,10 +333,13 @@ class Checkpoint(Section):
     keep: int = Field(3, ge=1, description="how many are kept, the newest")
     keep_every: int | None = Field(None, ge=1, description="beside these, one every so many images; default: none")
     best: BestMetric | None = Field(
-        None, description="beside these, the best by a metric, where evaluate.every is a multiple of checkpoint.every; default: none"
+        None,
+        description="beside these, the best by a metric, where evaluate.every is a multiple of checkpoint.every; default: none",
     )
     mirror: Annotated[str | None, Place.PATH] = Field(
-        None, min_length=1, description="folder or URL (s3://, gs://, az://, file://) to which whole checkpoints are copied; default: none"
+        None,
+        min_length=1,
+        description="folder or URL (s3://, gs://, az://, file://) to which whole checkpoints are copied; default: none",
     )
 
     @property
@@ -285,13 +352,21 @@ class Checkpoint(Section):
 class Extractor(Section):
     """A file with the network whose features distributions are compared by (docs/metrics.md)."""
 
-    kind: str = Field(description="inception, dinov2 (safetensors), or torchscript: any network that gives one vector an image")
+    kind: str = Field(
+        description="inception, dinov2 (safetensors), or torchscript: any network that gives one vector an image"
+    )
     path: Annotated[str, Place.PATH] = Field(min_length=1, description="the file")
     sha256: str = Field(pattern="^[0-9a-fA-F]{64}$", description="its SHA-256, hexadecimal")
-    name: str = Field("", pattern="^[a-z0-9_]*$", description="what it is called in the metrics' names; default: its kind")
+    name: str = Field(
+        "", pattern="^[a-z0-9_]*$", description="what it is called in the metrics' names; default: its kind"
+    )
     side: int = Field(224, ge=0, description="torchscript: pixels that images are resized to; 0: left as they are")
-    mean: list[float] = Field([0.485, 0.456, 0.406], min_length=1, max_length=3, description="torchscript: taken from images in 0 to 1")
-    std: list[float] = Field([0.229, 0.224, 0.225], min_length=1, max_length=3, description="torchscript: what they are divided by then")
+    mean: list[float] = Field(
+        [0.485, 0.456, 0.406], min_length=1, max_length=3, description="torchscript: taken from images in 0 to 1"
+    )
+    std: list[float] = Field(
+        [0.229, 0.224, 0.225], min_length=1, max_length=3, description="torchscript: what they are divided by then"
+    )
 
     @model_validator(mode="after")
     def _not_inceptions_name(self) -> "Extractor":
@@ -320,5 +395,8 @@ class Tracking(Section):
     )
     experiment: str = "mtgen"
     group: str | None = Field(
-        None, min_length=1, max_length=200, description="runs of one group, such as a sweep, lie under one run in MLflow"
+        None,
+        min_length=1,
+        max_length=200,
+        description="runs of one group, such as a sweep, lie under one run in MLflow",
     )

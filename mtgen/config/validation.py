@@ -25,7 +25,11 @@ def _wrong_widths(side: str, widths: list[int], config: Config) -> str | None:
     if shorter == LOWEST * factor and not any(s % factor for s in config.size):
         return None
     levels = math.log2(shorter / LOWEST) + 1 if shorter > 0 else 0.5
-    remedy = f"give {int(levels)} widths for {shorter}" if levels == int(levels) else "possible: 8, 16, 32, 64, 128, 256, 512, ..."
+    remedy = (
+        f"give {int(levels)} widths for {shorter}"
+        if levels == int(levels)
+        else "possible: 8, 16, 32, 64, 128, 256, 512, ..."
+    )
     if levels == int(levels) and len(widths) == levels:
         remedy = f"the longer side has to be a multiple of {factor}"
     return (
@@ -65,7 +69,9 @@ def impossible(config: Config) -> dict[str, str]:
         problems["device"] = "device=cuda: torch sees no CUDA device on this machine; possible here: cpu, auto"
     if (config.data.path is None) == (not config.data.mixture):
         if config.data.path is None:
-            problems["data.path"] = "data.path: is missing (folder with dataset.json and its shards, or its URL); give it or data.mixture"
+            problems["data.path"] = (
+                "data.path: is missing (folder with dataset.json and its shards, or its URL); give it or data.mixture"
+            )
         else:
             problems["data.path"] = f"data.path={config.data.path}: is given and data.mixture as well; keep one of them"
     if any(weight < 1 / 1000 for weight in _shares(config.data.mixture)):
@@ -103,9 +109,13 @@ def _idle(config: Config) -> dict[str, str]:
     if config.data.labelled_share is not None:
         given = f"data.labelled_share={config.data.labelled_share:g}"
         if config.data.mixture:
-            problems["data.labelled_share"] = f"{given}: a mixture has weights; put the samples with labels into a data set of their own"
+            problems["data.labelled_share"] = (
+                f"{given}: a mixture has weights; put the samples with labels into a data set of their own"
+            )
         elif config.data.order == "windowed":
-            problems["data.labelled_share"] = f"{given}: takes samples of all shards, and data.order=windowed of a few; keep one of them"
+            problems["data.labelled_share"] = (
+                f"{given}: takes samples of all shards, and data.order=windowed of a few; keep one of them"
+            )
         elif not any(settings.needs for settings in tasks.values()):
             problems["data.labelled_share"] = f"{given}: no task reads labels; switch one on, or leave it out"
     if getattr(tasks.get("translation"), "domain", None) == "domain" and len(config.data.mixture) < 2:
@@ -113,7 +123,11 @@ def _idle(config: Config) -> dict[str, str]:
             "tasks.translation.domain=domain: the run has one data set and so one domain; give two or more as data.mixture, "
             "or translate between classes with tasks.translation.domain=class"
         )
-    if config.generates and "translation" in tasks and config.micro_batch < (least := 2 * config.tasks["generation"].mask_every):
+    if (
+        config.generates
+        and "translation" in tasks
+        and config.micro_batch < (least := 2 * config.tasks["generation"].mask_every)
+    ):
         problems["batch_size"] = (
             f"batch_size={config.batch_size}: a micro-batch has {config.micro_batch} samples; pairs of samples for tasks.translation "
             f"stand tasks.generation.mask_every={config.tasks['generation'].mask_every} apart, so it needs {least}; raise batch_size to "

@@ -49,7 +49,9 @@ class SoundReader:
         """How often the pipeline failed on a damaged sound and was built again."""
         return self._pipelines.rebuilds
 
-    def read(self, sounds: Sequence[bytes | None], name: Callable[[int], str]) -> dict[int, tuple[NDArray[np.float32], int]]:
+    def read(
+        self, sounds: Sequence[bytes | None], name: Callable[[int], str]
+    ) -> dict[int, tuple[NDArray[np.float32], int]]:
         """Files as stored -> row: samples `[T]` in [-1,1] and how many are a second, for the rows that have a sound.
 
         Args:
@@ -68,9 +70,13 @@ class SoundReader:
 
         if larger := {row: _damage(name(row), reason) for row, data in files.items() if (reason := _too_long(data))}:
             raise DamagedBatch(larger)
-        read = self._pipelines.together(lambda pipeline: _decoded(pipeline, list(files.values())), list(files), damage, name)
+        read = self._pipelines.together(
+            lambda pipeline: _decoded(pipeline, list(files.values())), list(files), damage, name
+        )
         found = dict(zip(files, read, strict=True))
-        wrong = {row: _damage(name(row), reason) for row, data in files.items() if (reason := _wrong(data, *found[row]))}
+        wrong = {
+            row: _damage(name(row), reason) for row, data in files.items() if (reason := _wrong(data, *found[row]))
+        }
         if wrong:
             raise DamagedBatch(wrong)
         return found
@@ -132,7 +138,9 @@ class SoundDecoder:
     """
 
     def __init__(self, settings: Sound, threads: int, batch: int) -> None:
-        self.settings, self.threads, self.batch = settings, threads, batch
+        self.settings = settings
+        self.threads = threads
+        self.batch = batch
         self.reader = SoundReader(threads, batch)
         self._window = settings.rate * 5 // (2 * STEPS)
         self._length = (frames(settings) - 1) * (settings.rate // STEPS) + self._window
@@ -160,14 +168,20 @@ class SoundDecoder:
 
     def _build_mel(self) -> Pipeline:
         rate = self.settings.rate
-        pipeline = Pipeline(self.batch, self.threads, None, prefetch_queue_depth=1, exec_async=False, exec_pipelined=False)
+        pipeline = Pipeline(
+            self.batch, self.threads, None, prefetch_queue_depth=1, exec_async=False, exec_pipelined=False
+        )
         with pipeline:
             audio = fn.external_source(name="audio", dtype=DALIDataType.FLOAT, ndim=1)
             # zeros around the window bring its bins closer than the lowest band is wide
             bins = 1 << (self._window - 1).bit_length()
-            power = fn.spectrogram(audio, nfft=bins, window_length=self._window, window_step=rate // STEPS, center_windows=False, power=2)
+            power = fn.spectrogram(
+                audio, nfft=bins, window_length=self._window, window_step=rate // STEPS, center_windows=False, power=2
+            )
             mel = fn.mel_filter_bank(power, sample_rate=float(rate), nfilter=self.settings.mels, normalize=False)
-            loudest = (self._window / 4) ** 2  # the power of a sine of full scale: a Hann window's mean is 1/2, and half of it lies at -f
+            loudest = (
+                self._window / 4
+            ) ** 2  # the power of a sine of full scale: a Hann window's mean is 1/2, and half of it lies at -f
             pipeline.set_outputs(fn.to_decibels(mel, multiplier=10.0, reference=loudest, cutoff_db=-QUIETEST))
         pipeline.build()
         return pipeline
@@ -205,7 +219,9 @@ def about(data: bytes) -> tuple[float, int, int]:
     """Seconds, samples a second and channels of a WAV or FLAC file, from its header; `ValueError` where that is damaged."""
     rate = channels = frames = 0
     if data.startswith(b"fLaC"):
-        info = int.from_bytes(data[18:26], "big")  # STREAMINFO: 20 bits rate, 3 channels - 1, 5 depth, 36 samples (RFC 9639, 8.2)
+        info = int.from_bytes(
+            data[18:26], "big"
+        )  # STREAMINFO: 20 bits rate, 3 channels - 1, 5 depth, 36 samples (RFC 9639, 8.2)
         frames, rate, channels = info & (1 << 36) - 1, info >> 44, (info >> 41 & 7) + 1
     block = 0
     for kind, at, size in _chunks(data):

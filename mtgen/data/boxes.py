@@ -47,7 +47,10 @@ def annotation(data: bytes, width: int, height: int, classes: NDArray[np.int64])
     boxes, labels = values.get("boxes", []), values.get("labels")
     found = np.array(boxes, dtype=np.float64).reshape(-1, 5)
     found[:, 4] = classes[found[:, 4].astype(np.int64)]
-    return Annotation(found, sorted({int(kind) for kind in found[:, 4]}) if labels is None else [int(classes[label]) for label in labels])
+    return Annotation(
+        found,
+        sorted({int(kind) for kind in found[:, 4]}) if labels is None else [int(classes[label]) for label in labels],
+    )
 
 
 def faults(data: bytes, width: int, height: int, classes: int) -> list[str]:
@@ -93,7 +96,11 @@ def _faults(values: dict[str, Any], width: int, height: int, classes: int) -> It
 
 def _box_faults(box: Any, width: int, height: int, classes: int) -> Iterator[str]:
     """What is wrong with `[x0, y0, x1, y1, class]`, pixels of the image as displayed."""
-    if not isinstance(box, list) or len(box) != 5 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in box):
+    if (
+        not isinstance(box, list)
+        or len(box) != 5
+        or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in box)
+    ):
         yield "a box is [x0, y0, x1, y1, class], five numbers"
         return
     if not all(-math.inf < v < math.inf for v in box):  # not isfinite: it fails on integers that are no float
@@ -120,7 +127,9 @@ def _is_class(value: Any, classes: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < classes
 
 
-def in_window(boxes: list[NDArray[np.float64]], view: Window, most: int, visible: float = VISIBLE) -> NDArray[np.float32]:
+def in_window(
+    boxes: list[NDArray[np.float64]], view: Window, most: int, visible: float = VISIBLE
+) -> NDArray[np.float32]:
     """Boxes in pixels of the images as displayed -> `[B,most,5]` in shares of what comes out, 0 to 1; clipped, padded with class -1.
 
     A box with less than `visible` of its area in the window is left out; of more than `most`, the largest are kept, in their order.

@@ -32,4 +32,6 @@ def jitter(image: Tensor, strength: float, seed: int, position: NDArray) -> Tens
 
 def _grey(x: Tensor) -> Tensor:
     """`[B,C,H,W]` -> `[B,1,H,W]`."""
-    return x if x.shape[1] == 1 else sum(weight * channel for weight, channel in zip(GREY, x.split(1, dim=1), strict=True))
+    return (
+        x if x.shape[1] == 1 else sum(weight * channel for weight, channel in zip(GREY, x.split(1, dim=1), strict=True))
+    )

@@ -67,8 +67,12 @@ class Decoder:
         whole: bool = False,
     ) -> None:
         self.size = (resolution, resolution) if isinstance(resolution, int) else resolution
-        self.channels, self.masks, self.whole = channels, masks, whole
-        self.threads, self.batch, self.device = threads, batch, torch.device(device)
+        self.channels = channels
+        self.masks = masks
+        self.whole = whole
+        self.threads = threads
+        self.batch = batch
+        self.device = torch.device(device)
         if self.device == torch.device("cuda"):  # settled here: a thread that decodes has a current device of its own
             self.device = torch.device("cuda", torch.cuda.current_device())
         self._pipelines = Pipelines(self._build, batch)
@@ -99,7 +103,9 @@ class Decoder:
         def damage(row: int) -> DamagedSample | None:
             return self.alone(images[row], masks[row], window.row(row), name(row))
 
-        return self._pipelines.together(lambda pipeline: self._run(pipeline, images, masks, window), range(len(images)), damage, name)
+        return self._pipelines.together(
+            lambda pipeline: self._run(pipeline, images, masks, window), range(len(images)), damage, name
+        )
 
     def alone(self, image: bytes, mask: bytes | None, window: Window, name: str) -> DamagedSample | None:
         """What is wrong with one sample in its window `[1]`, decoded by itself; the pipeline for batches is not touched.
@@ -121,17 +127,27 @@ class Decoder:
     def _build(self, batch: int) -> Pipeline:
         cuda = self.device.type == "cuda"
         pipeline = Pipeline(
-            batch, self.threads, self.device.index if cuda else None, prefetch_queue_depth=1, exec_async=cuda, exec_pipelined=cuda
+            batch,
+            self.threads,
+            self.device.index if cuda else None,
+            prefetch_queue_depth=1,
+            exec_async=cuda,
+            exec_pipelined=cuda,
         )
         with pipeline:
-            mirror: Any = fn.external_source(name="mirror", dtype=DALIDataType.INT32, ndim=0) if cuda or self.masks else None
+            mirror: Any = (
+                fn.external_source(name="mirror", dtype=DALIDataType.INT32, ndim=0) if cuda or self.masks else None
+            )
 
             def cut(source: str, colour: Any) -> Any:
                 encoded = fn.external_source(name=source, dtype=DALIDataType.UINT8, ndim=1)
                 how = {"device": "mixed" if cuda else "cpu", "output_type": colour, "adjust_orientation": True}
                 if self.whole:
                     return fn.decoders.image(encoded, **how)
-                start, size = (fn.external_source(name=f"{source} {edge}", dtype=DALIDataType.INT32, ndim=1) for edge in ("start", "size"))
+                start, size = (
+                    fn.external_source(name=f"{source} {edge}", dtype=DALIDataType.INT32, ndim=1)
+                    for edge in ("start", "size")
+                )
                 return fn.decoders.image_slice(encoded, start=start, shape=size, **how)
 
             side = list(self.size)
@@ -149,9 +165,13 @@ class Decoder:
         pipeline.build()
         return pipeline
 
-    def _run(self, pipeline: Pipeline, images: Sequence[bytes], masks: Sequence[bytes | None], window: Window) -> tuple[Tensor, Tensor]:
+    def _run(
+        self, pipeline: Pipeline, images: Sequence[bytes], masks: Sequence[bytes | None], window: Window
+    ) -> tuple[Tensor, Tensor]:
         def feed(source: str, files: Sequence[bytes], start: NDArray[np.int32], size: NDArray[np.int32]) -> None:
-            tensors = [TensorCPU(np.frombuffer(data, np.uint8)) for data in files]  # made here: DALI would ask each array what it is
+            tensors = [
+                TensorCPU(np.frombuffer(data, np.uint8)) for data in files
+            ]  # made here: DALI would ask each array what it is
             pipeline.feed_input(source, TensorListCPU(tensors))
             if not self.whole:
                 pipeline.feed_input(f"{source} start", start)
@@ -163,7 +183,12 @@ class Decoder:
         if self.masks:
             missing = np.array([data is None for data in masks])
             there = ~missing[:, None]
-            feed("mask", [data or _NO_MASK for data in masks], window.start * there, np.where(there, window.size, 1).astype(np.int32))
+            feed(
+                "mask",
+                [data or _NO_MASK for data in masks],
+                window.start * there,
+                np.where(there, window.size, 1).astype(np.int32),
+            )
         image, *mask = pipeline.run()
         pixels = from_dlpack(image.as_tensor()).clone() if self.device.type == "cuda" else self._resized(image, window)
         shape = (len(images), *self.size)

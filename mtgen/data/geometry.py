@@ -51,15 +51,23 @@ def window(
     """
     random = np.zeros((len(position), 5))
     if crop < 1 or flip:
-        random = counter_rng.uniform(seed, "crop", torch.from_numpy(np.asarray(position, dtype=np.int64)), 5).numpy().astype(np.float64)
+        random = (
+            counter_rng.uniform(seed, "crop", torch.from_numpy(np.asarray(position, dtype=np.int64)), 5)
+            .numpy()
+            .astype(np.float64)
+        )
     w, h = np.asarray(width, dtype=np.float64), np.asarray(height, dtype=np.float64)
     if crop == 1.0:
-        size = np.stack([np.clip(np.rint(np.minimum(w, h * aspect)), 1, w), np.clip(np.rint(np.minimum(h, w / aspect)), 1, h)], 1)
+        size = np.stack(
+            [np.clip(np.rint(np.minimum(w, h * aspect)), 1, w), np.clip(np.rint(np.minimum(h, w / aspect)), 1, h)], 1
+        )
         start = np.stack([(w - size[:, 0]) // 2, (h - size[:, 1]) // 2], 1)
     else:
         area = (crop + (1 - crop) * random[:, 0]) * w * h
         ratio = aspect * np.exp(np.log(ASPECT[0]) + np.log(ASPECT[1] / ASPECT[0]) * random[:, 1])
-        size = np.stack([np.clip(np.rint(np.sqrt(area * ratio)), 1, w), np.clip(np.rint(np.sqrt(area / ratio)), 1, h)], 1)
+        size = np.stack(
+            [np.clip(np.rint(np.sqrt(area * ratio)), 1, w), np.clip(np.rint(np.sqrt(area / ratio)), 1, h)], 1
+        )
         start = np.floor(random[:, 2:4] * (np.stack([w, h], 1) - size + 1))
     mirror = (random[:, 4] < 0.5) if flip else np.zeros(len(w), dtype=np.bool_)
     return Window(start.astype(np.int32), size.astype(np.int32), mirror)

@@ -28,7 +28,11 @@ def header(data: bytes) -> tuple[str, int, int]:
             )  # else Pillow decodes a PNG to look for it
             turned = exif.get(ExifTags.Base.Orientation) in TURNED
             width, height = reversed(picture.size) if turned else picture.size
-            return str(picture.format).lower().replace("mpo", "jpeg"), width, height  # MPO: a JPEG with another one behind it
+            return (
+                str(picture.format).lower().replace("mpo", "jpeg"),
+                width,
+                height,
+            )  # MPO: a JPEG with another one behind it
     except Exception as error:  # noqa: BLE001 - Pillow's readers raise whatever damaged bytes lead them to
         raise ValueError(f"damaged {kind} ({_line(error)})") from None
 
@@ -51,7 +55,9 @@ def beyond_dali(data: bytes) -> str | None:
     while at + 8 <= len(data):
         length = int.from_bytes(data[at + 4 : at + 8], "little")
         if odd and data[at : at + 4] == b"EXIF":
-            return "a WebP with EXIF behind a chunk of odd length, which DALI cannot read; save it without EXIF, or as PNG"
+            return (
+                "a WebP with EXIF behind a chunk of odd length, which DALI cannot read; save it without EXIF, or as PNG"
+            )
         odd = odd or length % 2 == 1
         at += 8 + length + length % 2
     return None

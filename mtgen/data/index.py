@@ -62,17 +62,28 @@ class Index:
         domains: names of the data sets that samples are from: the card's, one.
     """
 
-    def __init__(self, shards: Shards, split: str, card: DatasetCard, state: dict[str, Any], file: pq.ParquetFile) -> None:
-        self.folder, self.split, self.card, self.remote = str(shards.source), split, card, shards.source.remote
+    def __init__(
+        self, shards: Shards, split: str, card: DatasetCard, state: dict[str, Any], file: pq.ParquetFile
+    ) -> None:
+        self.folder = str(shards.source)
+        self.split = split
+        self.card = card
+        self.remote = shards.source.remote
         self.domains = [card.name]
         numbers = [number for number, shard in enumerate(state["shards"]) if shard["split"] == split]
         self._state = [state["shards"][number] for number in numbers]
         self.problems = [Problem(*found) for shard in self._state for found in shard["problems"]]
         self.problems += [Problem(*found) for found in state["problems"].get(split, [])]
         self.sizes = np.array([shard["rows"] for shard in self._state], dtype=np.int64)
-        self._file, self._groups = file, state["groups"][split]
+        self._file = file
+        self._groups = state["groups"][split]
         self._columns: dict[str, NDArray[Any]] = {}
-        for name in ("label", "width", "height", *(n for n in file.schema_arrow.names if n.endswith(("_offset", "_size", "_crc")))):
+        for name in (
+            "label",
+            "width",
+            "height",
+            *(n for n in file.schema_arrow.names if n.endswith(("_offset", "_size", "_crc"))),
+        ):
             self._columns[name] = file.read_row_groups(self._groups, columns=[name])[name].to_numpy()
         self._shard = np.repeat(np.arange(len(numbers), dtype=np.int32), self.sizes)
         self.label: NDArray[np.int64] = self._columns["label"]
@@ -87,7 +98,8 @@ class Index:
             for part in PARTS
             if f"{part}_offset" in self._columns
         }
-        self._fetch, self._open = shards.open, lru_cache(maxsize=FEW_OPEN if self.remote else OPEN)(shards.open)
+        self._fetch = shards.open
+        self._open = lru_cache(maxsize=FEW_OPEN if self.remote else OPEN)(shards.open)
         self._ahead: tuple[int, ThreadPoolExecutor, list[int]] | None = None
 
     @property
@@ -142,7 +154,9 @@ class Index:
         offset, size, crc = (column.item(i) for column in self._places[component])
         shard = self._state[self._shard.item(i)]
         try:
-            file = self._open(shard["name"], shard["size"], shard["tag"])  # held while it is read: it closes with its last holder
+            file = self._open(
+                shard["name"], shard["size"], shard["tag"]
+            )  # held while it is read: it closes with its last holder
             data = os.pread(file.descriptor, size, offset)
         except OSError as error:
             raise DataError(f"{self.name(i)}: cannot be read ({error.strerror})") from None
@@ -163,7 +177,9 @@ class Index:
                 asked.append(number)
                 del asked[:-OPEN]
                 shard = self._state[number]
-                pool.submit(self._fetch, shard["name"], shard["size"], shard["tag"])  # who reads it meets the same error
+                pool.submit(
+                    self._fetch, shard["name"], shard["size"], shard["tag"]
+                )  # who reads it meets the same error
 
     def domain(self, sample: NDArray[np.int64]) -> NDArray[np.int64]:
         """`[B]`: which of `domains` samples are from."""
@@ -178,7 +194,9 @@ class Index:
     @property
     def fingerprint(self) -> str:
         """SHA-256, hexadecimal, over the card and the checksums of every component of the split, shard by shard."""
-        digest = hashlib.sha256(json.dumps(self.card.model_dump(mode="json", exclude={"domains"}), sort_keys=True).encode())
+        digest = hashlib.sha256(
+            json.dumps(self.card.model_dump(mode="json", exclude={"domains"}), sort_keys=True).encode()
+        )
         for shard in self._state:
             digest.update(bytes.fromhex(shard["digest"]))
         return digest.hexdigest()
@@ -207,12 +225,16 @@ def open_index(
     source = open_source(folder)
     card = read_card(str(source))
     if split not in card.splits:
-        raise DataError(f"{source}/{CARD}: no split {split!r}; {suggest(split, list(card.splits))}; `mtgen shards split` makes others")
+        raise DataError(
+            f"{source}/{CARD}: no split {split!r}; {suggest(split, list(card.splits))}; `mtgen shards split` makes others"
+        )
     state = state_of(source, card)
     places = [cached(str(source))] if source.remote else [beside(str(source)), cached(str(source))]
     opened = next((found for path in places if (found := read_index(path, state)) is not None), None)
     if opened is None:
-        opened = read_index(build_index(str(source), progress=progress, on_damage="skip", cache=cache), state_of(source, card))
+        opened = read_index(
+            build_index(str(source), progress=progress, on_damage="skip", cache=cache), state_of(source, card)
+        )
     if opened is None:
         raise DataError(f"{source}: its shards changed while they were indexed; start again when they are complete")
     if on_damage == "stop":
@@ -221,10 +243,14 @@ def open_index(
     claimed = card.splits[split].samples
     lost = claimed - len(index)
     if index.problems and (not len(index) or lost > damage_limit * claimed):
-        kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(problem.kind for problem in index.problems).most_common())
+        kinds = ", ".join(
+            f"{count} {kind}" for kind, count in Counter(problem.kind for problem in index.problems).most_common()
+        )
         first = [f"{source}/{problem}" for problem in index.problems[:SHOWN]]
         what = f"{lost:,} of {claimed:,} samples of split {split!r} cannot be used ({kinds}), more than damage_limit={damage_limit:g}"
-        raise DataError("\n".join([f"{source}: {what}", *first, f"`{typed('mtgen shards validate', source)}` lists every problem"]))
+        raise DataError(
+            "\n".join([f"{source}: {what}", *first, f"`{typed('mtgen shards validate', source)}` lists every problem"])
+        )
     return index
 
 

@@ -65,7 +65,8 @@ class Shards:
     """The shards of a source as open files."""
 
     def __init__(self, source: Folder | Store, cache: float) -> None:
-        self.source, self.cache = source, Cache(root() / "shards", int(cache * GB))
+        self.source = source
+        self.cache = Cache(root() / "shards", int(cache * GB))
 
     def open(self, name: str, size: int, tag: str) -> File:
         """A shard, from its folder or out of the cache, into which it is fetched first."""
@@ -111,7 +112,10 @@ def build_index(
     if processes is None:
         new = sum(shard["tag"] is None or tuple(shard.values()) not in known for shard in state["shards"])
         processes = max(min(len(os.sched_getaffinity(0)), new), 1) if total > SMALL else 1
-    with _readers(processes) as read, ThreadPoolExecutor(max(FETCHING, processes) if source.remote else processes) as pool:
+    with (
+        _readers(processes) as read,
+        ThreadPoolExecutor(max(FETCHING, processes) if source.remote else processes) as pool,
+    ):
         for number, (table, found) in enumerate(pool.map(scan, range(len(state["shards"])))):
             done += table.num_rows
             wrong = {key_of(problem.key) for problem in found} | {problem.key for problem in found}
@@ -173,7 +177,11 @@ def refuse(folder: str, problems: list[Problem]) -> None:
     """Raise `DataError` with the first problems, if there are any."""
     if problems:
         lines = first_of([f"{folder}/{problem}" for problem in problems], SHOWN, "problems")
-        raise DataError("\n".join([*lines, f"`{typed('mtgen shards validate', folder)}` decodes everything and lists every problem"]))
+        raise DataError(
+            "\n".join(
+                [*lines, f"`{typed('mtgen shards validate', folder)}` decodes everything and lists every problem"]
+            )
+        )
 
 
 def state_of(source: Folder | Store, card: DatasetCard) -> dict[str, Any]:
@@ -237,7 +245,9 @@ def _full(part: pa.Table) -> pa.Table:
         if field.name in part.column_names:
             columns[field.name] = part[field.name].cast(field.type)
         else:
-            columns[field.name] = pa.array(np.full(part.num_rows, -1 if field.name.endswith("_offset") else 0), field.type)
+            columns[field.name] = pa.array(
+                np.full(part.num_rows, -1 if field.name.endswith("_offset") else 0), field.type
+            )
     return pa.table(columns, schema=SCHEMA)
 
 

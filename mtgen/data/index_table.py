@@ -17,8 +17,17 @@ PARTS = ("image", *COMPONENTS)
 
 SCHEMA = pa.schema(
     [("split", pa.dictionary(pa.int32(), pa.string())), ("key", pa.string()), ("shard", pa.int32())]
-    + [("format", pa.dictionary(pa.int32(), pa.string())), ("width", pa.int32()), ("height", pa.int32()), ("label", pa.int64())]
-    + [(f"{p}_{column}", kind) for p in PARTS for column, kind in (("offset", pa.int64()), ("size", pa.int32()), ("crc", pa.uint32()))]
+    + [
+        ("format", pa.dictionary(pa.int32(), pa.string())),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("label", pa.int64()),
+    ]
+    + [
+        (f"{p}_{column}", kind)
+        for p in PARTS
+        for column, kind in (("offset", pa.int64()), ("size", pa.int32()), ("crc", pa.uint32()))
+    ]
 )
 
 Check = Callable[[Sample, Header, DatasetCard], list[str]]
@@ -41,7 +50,11 @@ def rows(
         found, wrong = header(item, shard, card)
         problems += wrong
         if check is not None:
-            problems += [Problem(shard, item.key, what) for what in check(item, found, card) if what not in {w.what for w in wrong}]
+            problems += [
+                Problem(shard, item.key, what)
+                for what in check(item, found, card)
+                if what not in {w.what for w in wrong}
+            ]
         row = {"split": split, "key": item.key, "shard": number, **vars(found)}
         for name in PARTS:
             part = item.parts.get(name)
@@ -57,7 +70,9 @@ def joined(tables: list[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables).unify_dictionaries()
 
 
-def split_problems(table: pa.Table, card: DatasetCard, shards: list[tuple[str, str]], problems: list[Problem]) -> list[Problem]:
+def split_problems(
+    table: pa.Table, card: DatasetCard, shards: list[tuple[str, str]], problems: list[Problem]
+) -> list[Problem]:
     """Keys that come twice, empty splits, and numbers of samples other than the card's.
 
     Args:
@@ -75,7 +90,11 @@ def split_problems(table: pa.Table, card: DatasetCard, shards: list[tuple[str, s
             where[key].append(shards[shard][1])
         for key, files in where.items():
             found.append(
-                Problem(files[0], key, f"{len(files)} samples of split {split!r} have this key, the next in {files[1]}; keys are unique")
+                Problem(
+                    files[0],
+                    key,
+                    f"{len(files)} samples of split {split!r} have this key, the next in {files[1]}; keys are unique",
+                )
             )
         if unread & {name for of, name in shards if of == split}:
             continue
@@ -83,5 +102,7 @@ def split_problems(table: pa.Table, card: DatasetCard, shards: list[tuple[str, s
             what = f"splits.{split}.samples={claimed.samples:,}, its shards hold {part.num_rows:,} samples; correct the one or the other"
             found.append(Problem(CARD, "", what))
         elif not part.num_rows:
-            found.append(Problem(CARD, "", f"splits.{split}: its shards hold no samples; write some or take the split out"))
+            found.append(
+                Problem(CARD, "", f"splits.{split}: its shards hold no samples; write some or take the split out")
+            )
     return found

@@ -55,7 +55,9 @@ class Loader:
     ) -> None:
         if batch_size % world or not 0 <= rank < world:
             raise ValueError(f"worker {rank} of {world} cannot have an equal part of {batch_size} samples")
-        self.waited, self.position, self.batch_size = 0.0, position, batch_size
+        self.waited = 0.0
+        self.position = position
+        self.batch_size = batch_size
         share = batch_size // world
         policy: Policy = order or Order(len(index), view.seed)
         mine = slice(rank * share, (rank + 1) * share)
@@ -100,7 +102,9 @@ class Loader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -142,7 +146,9 @@ class _Ahead:
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         torch.get_num_threads()  # settles the number of the thread that consumes, before the other one settles its own
-        thread = threading.Thread(target=_work, args=(reader, steps, self._queue, self._stop), name="mtgen loader", daemon=True)
+        thread = threading.Thread(
+            target=_work, args=(reader, steps, self._queue, self._stop), name="mtgen loader", daemon=True
+        )
         thread.start()
         # also when nobody closes it: a thread inside DALI while Python shuts down ends the process with a crash
         self.close = weakref.finalize(self, _end, self._stop, thread)

@@ -83,7 +83,8 @@ class Mixture:
     """
 
     def __init__(self, members: Sequence[Index], weights: Sequence[float]) -> None:
-        self.members, self.weights = list(members), list(weights)
+        self.members = list(members)
+        self.weights = list(weights)
         cards = [member.card for member in members]
         self.card = DatasetCard(
             name=" + ".join(card.name for card in cards),
@@ -92,9 +93,12 @@ class Mixture:
             domains=_distinct([card.name for card in cards]),
             source="; ".join(card.source for card in cards),
             licence="; ".join(card.licence for card in cards),
-            splits={members[0].split: Split(samples=sum(map(len, members)), shards=[s for m in members for s in m.shards])},
+            splits={
+                members[0].split: Split(samples=sum(map(len, members)), shards=[s for m in members for s in m.shards])
+            },
         )
-        self.folder, self.split = " + ".join(member.folder for member in members), members[0].split
+        self.folder = " + ".join(member.folder for member in members)
+        self.split = members[0].split
         self.remote = any(member.remote for member in members)
         self.domains = self.card.domains
         self.problems = [problem for member in members for problem in member.problems]
@@ -106,7 +110,9 @@ class Mixture:
         )
         self.width: NDArray[np.int32] = np.concatenate([member.width for member in members])
         self.height: NDArray[np.int32] = np.concatenate([member.height for member in members])
-        self.present: dict[str, NDArray[np.bool_]] = {c: np.concatenate([member.present[c] for member in members]) for c in COMPONENTS}
+        self.present: dict[str, NDArray[np.bool_]] = {
+            c: np.concatenate([member.present[c] for member in members]) for c in COMPONENTS
+        }
 
     def _mask_numbers(self, card: DatasetCard) -> NDArray[np.int64]:
         table = np.full(256, -1, dtype=np.int64)
@@ -163,7 +169,9 @@ class Mixture:
 
     def order(self, policy: str, window: int, seed: int) -> Policy:
         """Exact shares of each data set, each in an order and with epochs of its own."""
-        orders = [member.order(policy, window, seed, f"order of {number}") for number, member in enumerate(self.members)]
+        orders = [
+            member.order(policy, window, seed, f"order of {number}") for number, member in enumerate(self.members)
+        ]
         return Interleave(orders, [len(member) for member in self.members], self.weights, seed)
 
     @property
@@ -174,7 +182,10 @@ class Mixture:
 
 def _distinct(names: list[str]) -> list[str]:
     """A name that comes again gets a number behind it: two data sets are two domains."""
-    return [name if (before := names[:number].count(name)) == 0 else f"{name} {before + 1}" for number, name in enumerate(names)]
+    return [
+        name if (before := names[:number].count(name)) == 0 else f"{name} {before + 1}"
+        for number, name in enumerate(names)
+    ]
 
 
 def _united(names: list[list[str]], first: str = "") -> list[str]:

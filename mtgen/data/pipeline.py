@@ -38,12 +38,17 @@ class Pipelines:
 
     def __init__(self, build: Callable[[int], Pipeline], batch: int) -> None:
         self.rebuilds = 0
-        self._build, self._batch = build, batch
+        self._build = build
+        self._batch = batch
         self._whole = build(batch)
         self._single: Pipeline | None = None
 
     def together(
-        self, run: Callable[[Pipeline], T], rows: Sequence[int], damage: Callable[[int], DamagedSample | None], name: Callable[[int], str]
+        self,
+        run: Callable[[Pipeline], T],
+        rows: Sequence[int],
+        damage: Callable[[int], DamagedSample | None],
+        name: Callable[[int], str],
     ) -> T:
         """What `run` makes of a batch.
 
@@ -81,4 +86,6 @@ class Pipelines:
 
 def dali_reason(error: RuntimeError) -> str:
     """What DALI's message says went wrong, without the pipeline's traceback, in one line."""
-    return " ".join(str(error).rpartition("encountered:")[2].partition("Current pipeline")[0].partition("C++ context:")[0].split())
+    return " ".join(
+        str(error).rpartition("encountered:")[2].partition("Current pipeline")[0].partition("C++ context:")[0].split()
+    )

@@ -53,10 +53,14 @@ class Reader:
     """Reads and decodes one worker's rows of a step, `batch` at most."""
 
     def __init__(self, index: Samples, view: View, batch: int) -> None:
-        self.index, self.view, self.components = index, view, view.components
+        self.index = index
+        self.view = view
+        self.components = view.components
         masks = "mask" in view.components and bool(index.present["mask"].any())
         height, width = (view.resolution,) * 2 if isinstance(view.resolution, int) else view.resolution
-        whole = view.crop == 1.0 and bool((index.width.astype(np.int64) * height == index.height.astype(np.int64) * width).all())
+        whole = view.crop == 1.0 and bool(
+            (index.width.astype(np.int64) * height == index.height.astype(np.int64) * width).all()
+        )
         self.decoder = Decoder(view.resolution, view.channels, view.threads, view.device, batch, masks, whole)
         self._stored_here = {c for c in view.components if c != "class" and index.present[c].any()}
         self.sounds = SoundDecoder(view.sound, view.threads, batch) if "sound" in view.components else None
@@ -85,7 +89,9 @@ class Reader:
         files: list[_Parts] = []
         for row, i in enumerate(sample.tolist()):
             found = self._files(i) if not self._suspects else self._looked_at(i, position[row])
-            files.append(self._replacement(sample, row, position, found, replaced) if isinstance(found, DamagedSample) else found)
+            files.append(
+                self._replacement(sample, row, position, found, replaced) if isinstance(found, DamagedSample) else found
+            )
         while True:
             wrong, image, mask, sound = self._decode(files, sample, position)
             if not wrong:
@@ -116,12 +122,18 @@ class Reader:
     def _files(self, i: int) -> _Parts | DamagedSample:
         """What is stored of a sample, or what is wrong with it."""
         try:
-            return _Parts(self.index.read(i, "image"), self._stored(i, "mask"), *self._text(i), self._stored(i, "sound"))
+            return _Parts(
+                self.index.read(i, "image"), self._stored(i, "mask"), *self._text(i), self._stored(i, "sound")
+            )
         except DamagedSample as damage:
             return damage
 
     def _stored(self, i: int, component: str) -> bytes | None:
-        return self.index.read(i, component) if component in self._stored_here and self.index.present[component][i] else None
+        return (
+            self.index.read(i, component)
+            if component in self._stored_here and self.index.present[component][i]
+            else None
+        )
 
     def _text(self, i: int) -> tuple[Annotation | None, NDArray[np.int64] | None]:
         """Boxes and caption of a sample."""
@@ -130,7 +142,11 @@ class Reader:
             return None, None
         try:
             data = self._stored(i, "boxes")
-            found = None if data is None else annotation(data, int(index.width[i]), int(index.height[i]), index.class_table(i))
+            found = (
+                None
+                if data is None
+                else annotation(data, int(index.width[i]), int(index.height[i]), index.class_table(i))
+            )
             kind, data = "caption", self._stored(i, "caption")
             return found, None if data is None else self.view.tokenizer.encode(data, self.view.tokens)
         except ValueError as reason:
@@ -160,7 +176,11 @@ class Reader:
         one, at = np.array([i]), np.array([position])
         if damage := self.decoder.alone(files.image, files.mask, self._window(one, at).row(0), self.index.name(i)):
             return damage
-        if self.sounds and files.sound is not None and (damage := self.sounds.reader.alone(files.sound, self.index.name(i))):
+        if (
+            self.sounds
+            and files.sound is not None
+            and (damage := self.sounds.reader.alone(files.sound, self.index.name(i)))
+        ):
             return damage
         wrong, *_ = self._decode([files], one, at)
         return wrong.get(0, files)
@@ -196,7 +216,9 @@ class Reader:
         alike = np.flatnonzero(self._kind == self._kind[sample[row]])
         for attempt in range(tried, ATTEMPTS):
             replaced.append((at, damage))
-            random = int(counter_rng.bits(self.view.seed, f"replacement {attempt}", torch.tensor([at]), 1)) & ((1 << 62) - 1)
+            random = int(counter_rng.bits(self.view.seed, f"replacement {attempt}", torch.tensor([at]), 1)) & (
+                (1 << 62) - 1
+            )
             sample[row] = alike[random % len(alike)]
             found = self._looked_at(sample[row], at)
             if not isinstance(found, DamagedSample):
@@ -226,7 +248,9 @@ class Reader:
         known = f"{CARD} names {len(self.index.card.mask_classes)} classes from 0"
         wrong = {
             int(row): DamagedSample(
-                "mask", self.index.name(sample[row]), f"mask class {int(mask[row][torch.as_tensor(found[row]) < 0][0])}, {known}; {REMEDY}"
+                "mask",
+                self.index.name(sample[row]),
+                f"mask class {int(mask[row][torch.as_tensor(found[row]) < 0][0])}, {known}; {REMEDY}",
             )
             for row in np.flatnonzero(lowest < 0)
         }

@@ -51,7 +51,9 @@ class Order:
     def __init__(self, n: int, seed: int, purpose: str = "order") -> None:
         if n < 1:
             raise ValueError(f"an order needs at least one sample, got n={n}")
-        self.n, self.seed, self.purpose = n, seed, purpose
+        self.n = n
+        self.seed = seed
+        self.purpose = purpose
         self._half = ((n - 1).bit_length() + 1) // 2
 
     def sample(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -92,14 +94,19 @@ class Windowed:
 
     def __init__(self, sizes: NDArray[np.int64], window: int, seed: int, purpose: str = "order") -> None:
         first = np.cumsum(sizes) - sizes
-        self._first, self._sizes = first[sizes > 0], np.asarray(sizes, dtype=np.int64)[sizes > 0]
-        self.n, self.window, self.seed, self.purpose = int(self._sizes.sum()), window, seed, purpose
+        self._first = first[sizes > 0]
+        self._sizes = np.asarray(sizes, dtype=np.int64)[sizes > 0]
+        self.n = int(self._sizes.sum())
+        self.window = window
+        self.seed = seed
+        self.purpose = purpose
         if self.n < 1:
             raise ValueError(f"an order needs at least one sample, got n={self.n}")
         self.reach = -(-self.n * window // len(self._sizes))
         self._windows = -(-len(self._sizes) // window)
         self._shards = Order(len(self._sizes), seed, f"{purpose} of shards")
-        self._epoch, self._window = lru_cache(maxsize=4)(self._epoch_table), lru_cache(maxsize=4)(self._window_table)
+        self._epoch = lru_cache(maxsize=4)(self._epoch_table)
+        self._window = lru_cache(maxsize=4)(self._window_table)
 
     def sample(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
         """`[B]` positions, counted since the start of the run -> `[B]` sample numbers in `0..n-1`."""
@@ -126,7 +133,11 @@ class Windowed:
         shards = self._epoch(epoch)[0][window * self.window : (window + 1) * self.window]
         samples = np.concatenate([np.arange(self._first[s], self._first[s] + self._sizes[s]) for s in shards])
         turn = torch.tensor([epoch * self._windows + window])
-        return samples[counter_rng.bits(self.seed, f"{self.purpose} in windows", turn, len(samples))[0].argsort(stable=True).numpy()]
+        return samples[
+            counter_rng.bits(self.seed, f"{self.purpose} in windows", turn, len(samples))[0]
+            .argsort(stable=True)
+            .numpy()
+        ]
 
 
 class Interleave:
@@ -146,7 +157,8 @@ class Interleave:
     """
 
     def __init__(self, orders: list[Policy], sizes: list[int], weights: list[float], seed: int) -> None:
-        self.orders, self.quota = orders, quotas(weights)
+        self.orders = orders
+        self.quota = quotas(weights)
         if self.quota.min() < 1:
             raise ValueError(f"a weight below {1 / BLOCK:.1%} of all")
         self._begin = np.cumsum(self.quota) - self.quota
@@ -183,7 +195,9 @@ class Labelled:
 
     def __init__(self, labelled: NDArray[np.bool_], share: float, seed: int) -> None:
         groups = [np.flatnonzero(labelled), np.flatnonzero(~labelled)]
-        orders: list[Policy] = [Order(len(group), seed, f"order of {name}") for name, group in zip(("some", "none"), groups, strict=True)]
+        orders: list[Policy] = [
+            Order(len(group), seed, f"order of {name}") for name, group in zip(("some", "none"), groups, strict=True)
+        ]
         self._order = Interleave(orders, [len(group) for group in groups], [share, 1 - share], seed)
         self._number = np.concatenate(groups)
 

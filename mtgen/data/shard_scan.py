@@ -109,9 +109,16 @@ def samples(path: Path, name: str | None = None, others: bool = False) -> Iterat
             sample = Sample(key)
         component = SUFFIXES.get(part.suffix, part.suffix)
         if component in sample.parts:
-            yield Problem(name, key, f"{component} twice (.{sample.parts[component].suffix} and .{part.suffix}); keep one", component)
+            yield Problem(
+                name,
+                key,
+                f"{component} twice (.{sample.parts[component].suffix} and .{part.suffix}); keep one",
+                component,
+            )
         elif not part.data and part.suffix in SUFFIXES:
-            yield Problem(name, key, f".{part.suffix} is empty (0 bytes); leave it out of the shard or write it again", component)
+            yield Problem(
+                name, key, f".{part.suffix} is empty (0 bytes); leave it out of the shard or write it again", component
+            )
         else:
             sample.parts[component] = part
     if sample is not None:
@@ -120,7 +127,11 @@ def samples(path: Path, name: str | None = None, others: bool = False) -> Iterat
 
 def _members(path: Path, name: str, others: bool) -> Iterator[tuple[str, Part] | Problem]:
     if not path.is_file():
-        yield Problem(name, "", f"dataset.json names this shard, {path.parent} does not have it; bring it back or correct dataset.json")
+        yield Problem(
+            name,
+            "",
+            f"dataset.json names this shard, {path.parent} does not have it; bring it back or correct dataset.json",
+        )
         return
     try:
         with path.open("rb") as file:
@@ -148,7 +159,11 @@ def _read(shard: str, file: BinaryIO, others: bool) -> Iterator[tuple[str, Part]
                 offset = tar.offset
             else:
                 wrong = _end(file, tar.offset, length)
-    except (tarfile.TarError, ValueError, OverflowError) as error:  # the last two from headers that contradict themselves
+    except (
+        tarfile.TarError,
+        ValueError,
+        OverflowError,
+    ) as error:  # the last two from headers that contradict themselves
         if length and file.tell() >= length:
             wrong = f"cut short at byte {length:,}: {error}"
         elif offset:
@@ -246,5 +261,7 @@ def _mask_problem(data: bytes, image: Header) -> str | None:
     if cut := image_io.cut_short(data):
         return cut
     if (data[24], data[25]) != (8, 0):
-        return f"bit depth {data[24]}, colour type {data[25]}; a mask is an 8-bit grey PNG with the class number as value"
+        return (
+            f"bit depth {data[24]}, colour type {data[25]}; a mask is an 8-bit grey PNG with the class number as value"
+        )
     return None

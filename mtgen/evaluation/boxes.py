@@ -54,7 +54,9 @@ class BoxPrecision:
             "annotations": [{**box, "iscrowd": 0} for box in _described(true)],
         }
         truth.createIndex()
-        found = truth.loadRes([{**box, "score": float(row[6])} for box, row in zip(_described(read), read, strict=True)])
+        found = truth.loadRes(
+            [{**box, "score": float(row[6])} for box, row in zip(_described(read), read, strict=True)]
+        )
         evaluation = COCOeval_faster(truth, found, "bbox", print_function=lambda *_: None)
         evaluation.evaluate()
         evaluation.accumulate()
@@ -70,6 +72,12 @@ def _described(rows: Tensor) -> list[dict[str, object]]:
         x0, y0, x1, y1 = (_UNIT * side for side in row[1:5])
         wide, high = x1 - x0, y1 - y0
         described.append(
-            {"id": number + 1, "image_id": int(row[0]) + 1, "category_id": int(row[5]), "bbox": [x0, y0, wide, high], "area": wide * high}
+            {
+                "id": number + 1,
+                "image_id": int(row[0]) + 1,
+                "category_id": int(row[5]),
+                "bbox": [x0, y0, wide, high],
+                "area": wide * high,
+            }
         )
     return described

@@ -30,7 +30,11 @@ def reduced(image: Tensor) -> Tensor:
 def _network(channels: int, classes: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for width, kernel, stride in ((32, 5, 2), (64, 3, 2), (64, 3, 1), (128, 3, 2), (128, 3, 1)):
-        layers += [nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False), nn.GroupNorm(8, width), nn.ReLU()]
+        layers += [
+            nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False),
+            nn.GroupNorm(8, width),
+            nn.ReLU(),
+        ]
         channels = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 

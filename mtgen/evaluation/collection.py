@@ -41,9 +41,11 @@ class Panel:
             with self._unless_skipped(name):
                 self.active[name] = METRICS[name](setting)
         self.yardsticks = Yardsticks(setting)
-        self.features, self.small = FeatureSets(""), False
+        self.features = FeatureSets("")
+        self.small = False
         for metric in self.active.values():
-            metric.yardsticks, metric.features = self.yardsticks, self.features
+            metric.yardsticks = self.yardsticks
+            metric.features = self.features
 
     def compare_by(self, extract: Extract | None) -> Extract | None:
         """Let distributions be compared by an extractor's features, or by the small network's; where that cannot be trained, by none."""
@@ -51,7 +53,10 @@ class Panel:
             try:
                 extract = SmallCNN(self.yardsticks.classifier())
             except Skipped as reason:
-                self._leave([name for name, metric in self.active.items() if metric.compared], f"{reason}; or name an evaluate.extractor")
+                self._leave(
+                    [name for name, metric in self.active.items() if metric.compared],
+                    f"{reason}; or name an evaluate.extractor",
+                )
         if extract is not None:
             self.features.name = extract.name
         return extract

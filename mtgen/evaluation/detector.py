@@ -31,7 +31,8 @@ class Detector(Reader):
 
     def __init__(self, image: Tensor, boxes: Tensor, classes: int, making: Making) -> None:
         super().__init__(lambda: UNet(image.shape[1], classes + 4), making)
-        self.classes, random = classes, torch.Generator().manual_seed(making.seed)
+        self.classes = classes
+        random = torch.Generator().manual_seed(making.seed)
 
         def loss() -> Tensor:
             rows = torch.randint(len(image), (BATCH,), generator=random)

@@ -30,6 +30,8 @@ def radii(a: Tensor, k: int) -> Tensor:
     """`[A,D]` -> `[A]` float64: squared distance of each to its k-th nearest neighbour among the others."""
     found = []
     for rows, part in squared_distances(a, a):
-        part[torch.arange(len(part)), torch.arange(rows.start, rows.stop)] = 0  # itself, exactly, so that it comes first
+        part[torch.arange(len(part)), torch.arange(rows.start, rows.stop)] = (
+            0  # itself, exactly, so that it comes first
+        )
         found.append(part.kthvalue(k + 1, dim=1).values)
     return torch.cat(found)

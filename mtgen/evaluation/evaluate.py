@@ -78,14 +78,31 @@ def evaluate(
     names = _chosen(metrics, quick, reference)
     samples = min(samples, QUICK_SAMPLES) if quick else samples
     file = _extractor(names, extractor, model)  # what is wrong with it is said first
-    how = {"metrics": names, "samples": samples, "seed": seed, "batch": batch_size, "extractor": file.digest if file else None}
+    how = {
+        "metrics": names,
+        "samples": samples,
+        "seed": seed,
+        "batch": batch_size,
+        "extractor": file.digest if file else None,
+    }
     kept = own.at(**how).alone()
     setting = Setting(
-        model.card, samples, seed, model.device, progress, tuple(model.conditions), model.translates, real=real, own=Shelf(kept)
+        model.card,
+        samples,
+        seed,
+        model.device,
+        progress,
+        tuple(model.conditions),
+        model.translates,
+        real=real,
+        own=Shelf(kept),
     )
     panel = Panel(names, setting)
     panel.small = panel.compares() and file is None
-    work = gather or Work(model, real_test, real_train, samples=samples, seed=seed, asked=asked, batch_size=batch_size).stage
+    work = (
+        gather
+        or Work(model, real_test, real_train, samples=samples, seed=seed, asked=asked, batch_size=batch_size).stage
+    )
     stages = Stages(work, panel, kept, progress)
 
     if real_train is not None and (panel.reads(Metric.update_train) or panel.independent):
@@ -94,7 +111,9 @@ def evaluate(
     if used is not None and panel.compares("train") and real_train is not None:
         _compare_with_train(stages, used, real)
     if panel.reads(Metric.update_generated) or panel.compares("generated"):
-        wanted = Wanted(predictions=panel.reads(Metric.update_generated), extract=used if panel.compares("generated") else None)
+        wanted = Wanted(
+            predictions=panel.reads(Metric.update_generated), extract=used if panel.compares("generated") else None
+        )
         stages.feed("generated", wanted, panel.generated, samples)
     if (wanted := panel.wanted_of_test(used)) != Wanted():
         stages.feed("tested", wanted, panel.tested)
@@ -105,7 +124,9 @@ def evaluate(
 
 
 def _extractor(names: list[str], extractor: Extractor | None, model: Model) -> FileExtractor | None:
-    return FileExtractor(extractor, model.device) if extractor and any(METRICS[name].compared for name in names) else None
+    return (
+        FileExtractor(extractor, model.device) if extractor and any(METRICS[name].compared for name in names) else None
+    )
 
 
 def _compare_with_train(stages: Stages, extract: Extract, real: Shelf) -> None:

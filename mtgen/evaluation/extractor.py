@@ -51,9 +51,12 @@ class FileExtractor:
     """
 
     def __init__(self, settings: Extractor, device: torch.device | str = "cpu") -> None:
-        self.settings, self.device = settings, device
+        self.settings = settings
+        self.device = device
         if settings.kind not in EXTRACTORS:
-            raise ConfigError(f"evaluate.extractor.kind={settings.kind}: unknown; {suggest(settings.kind, EXTRACTORS.names())}")
+            raise ConfigError(
+                f"evaluate.extractor.kind={settings.kind}: unknown; {suggest(settings.kind, EXTRACTORS.names())}"
+            )
         self.name = settings.name or settings.kind
         _check_sum(Path(settings.path), settings.sha256)
         self._try()
@@ -61,7 +64,12 @@ class FileExtractor:
     @cached_property
     def network(self) -> nn.Module:
         """uint8 images `[B,3,H,W]` -> `[B,D]`."""
-        return EXTRACTORS[self.settings.kind](Path(self.settings.path), self.settings).eval().requires_grad_(False).to(self.device)
+        return (
+            EXTRACTORS[self.settings.kind](Path(self.settings.path), self.settings)
+            .eval()
+            .requires_grad_(False)
+            .to(self.device)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "network"}
@@ -85,7 +93,9 @@ class FileExtractor:
         except Exception as error:  # whatever a network of somebody else's raises
             raise ConfigError(f"{where}: cannot be used on images [B,3,H,W] ({last_line(error)})") from error
         if features.dim() != 2 or len(features) != 2 or not features.isfinite().all():
-            raise ConfigError(f"{where}: gives {list(features.shape)} for two images; it has to be two vectors of finite numbers, [2, D]")
+            raise ConfigError(
+                f"{where}: gives {list(features.shape)} for two images; it has to be two vectors of finite numbers, [2, D]"
+            )
 
 
 class SmallCNN:
@@ -117,18 +127,33 @@ def digest_of(network: nn.Module) -> str:
     return found.hexdigest()
 
 
-def load_strictly(network: nn.Module, tensors: dict[str, Tensor], path: Path, ignored: Callable[[str], bool] = lambda name: False) -> None:
+def load_strictly(
+    network: nn.Module, tensors: dict[str, Tensor], path: Path, ignored: Callable[[str], bool] = lambda name: False
+) -> None:
     """Fill a network with the tensors of a file.
 
     Raises:
         ConfigError: a tensor is missing, is too much or has another shape; names the first few.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    wanted = {
+        name: tuple(tensor.shape)
+        for name, tensor in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items() if not ignored(name)}
-    wrong = [f"{name}: {given.get(name, 'missing')}, not {wanted.get(name, 'wanted')}" for name in sorted(wanted.keys() ^ given.keys())]
-    wrong += [f"{name}: {given[name]}, not {wanted[name]}" for name in wanted.keys() & given.keys() if given[name] != wanted[name]]
+    wrong = [
+        f"{name}: {given.get(name, 'missing')}, not {wanted.get(name, 'wanted')}"
+        for name in sorted(wanted.keys() ^ given.keys())
+    ]
+    wrong += [
+        f"{name}: {given[name]}, not {wanted[name]}"
+        for name in wanted.keys() & given.keys()
+        if given[name] != wanted[name]
+    ]
     if wrong:
-        raise ConfigError(f"evaluate.extractor.path={path}: holds another network ({len(wrong)} tensors differ; {'; '.join(wrong[:3])})")
+        raise ConfigError(
+            f"evaluate.extractor.path={path}: holds another network ({len(wrong)} tensors differ; {'; '.join(wrong[:3])})"
+        )
     network.load_state_dict({name: tensors[name] for name in wanted}, strict=False)
 
 
@@ -139,4 +164,6 @@ def _check_sum(path: Path, wanted: str) -> None:
     except OSError as error:
         raise ConfigError(f"evaluate.extractor.path={path}: cannot be read ({error.strerror})") from None
     if found != wanted.lower():
-        raise ConfigError(f"evaluate.extractor.sha256={wanted}: {path} has {found}; give the right file, or its checksum if you trust it")
+        raise ConfigError(
+            f"evaluate.extractor.sha256={wanted}: {path} has {found}; give the right file, or its checksum if you trust it"
+        )

@@ -42,7 +42,8 @@ class Reader:
     """
 
     def __init__(self, make: Callable[[], nn.Module], making: Making) -> None:
-        self.making, self.device = making, making.device
+        self.making = making
+        self.device = making.device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(making.seed)
             self.network = make().to(self.device)

@@ -18,7 +18,8 @@ class OfRebuilt(Metric):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.total, self.count = 0.0, 0
+        self.total = 0.0
+        self.count = 0
 
     def score(self, image: Tensor, rebuilt: Tensor) -> Tensor:
         """Images and their reconstructions, `[B,C,H,W]` in [-1, 1] -> `[B]`."""

@@ -84,15 +84,21 @@ class Yardsticks:
         image, label, *_ = self._all(domain)
         image, label = image[label >= 0], label[label >= 0]
         if len(image) < FEWEST * classes:
-            raise Skipped(f"it takes {FEWEST * classes} real training images with a class, {FEWEST} a class; there are {len(image)}")
-        return Classifier(image, label, classes, self._making("train the independent classifier", reader="classifier", domain=domain))
+            raise Skipped(
+                f"it takes {FEWEST * classes} real training images with a class, {FEWEST} a class; there are {len(image)}"
+            )
+        return Classifier(
+            image, label, classes, self._making("train the independent classifier", reader="classifier", domain=domain)
+        )
 
     def _train_segmenter(self) -> Segmenter:
         classes = required_mask_classes(self.setting.card)
         image, _, mask, *_ = self._all(None)
         known = (mask != IGNORE).flatten(1).any(1)
         if int(known.sum()) < FEWEST * classes:
-            raise Skipped(f"it takes {FEWEST * classes} real training images with a mask, {FEWEST} a class; there are {int(known.sum())}")
+            raise Skipped(
+                f"it takes {FEWEST * classes} real training images with a mask, {FEWEST} a class; there are {int(known.sum())}"
+            )
         making = replace(self._making("train the independent segmenter", reader="segmenter"), times=TIMES)
         return Segmenter(image[known], mask[known], classes, making)
 
@@ -100,7 +106,9 @@ class Yardsticks:
         classes = required_classes(self.setting.card)
         image, _, _, boxes, known = self._all(None)
         if int(known.sum()) < FEWEST * classes:
-            raise Skipped(f"it takes {FEWEST * classes} real training images with boxes, {FEWEST} a class; there are {int(known.sum())}")
+            raise Skipped(
+                f"it takes {FEWEST * classes} real training images with boxes, {FEWEST} a class; there are {int(known.sum())}"
+            )
         making = replace(self._making("train the independent detector", reader="detector"), times=TIMES)
         return Detector(image[known], boxes[known], classes, making)
 

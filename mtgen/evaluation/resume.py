@@ -33,11 +33,15 @@ class Stages:
     """
 
     def __init__(self, gather: Gather, panel: Panel, own: Store | None, progress: Progress) -> None:
-        self.gather, self.panel, self.own, self.progress = gather, panel, own, progress
+        self.gather = gather
+        self.panel = panel
+        self.own = own
+        self.progress = progress
         self.done: dict[str, tuple[int, int, bool]] = {}
         self.elsewhere: tuple[str, ...] = ()
         """Streams whose features are stored for good."""
-        self._pause, self._kept = EVERY, time.monotonic()
+        self._pause = EVERY
+        self._kept = time.monotonic()
         if own is not None and (found := own.get({})) is not None:
             tensors, note = found
             self.done = {stage: (parts, images, all_) for stage, (parts, images, all_) in note["done"].items()}

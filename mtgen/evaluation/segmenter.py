@@ -46,7 +46,10 @@ class Segmenter(Reader):
             rows = torch.randint(len(image), (BATCH,), generator=random)
             shift = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=random).tolist()
             x, y = (torch.roll(part[rows], shift, (-2, -1)) for part in (image, mask))
-            return F.cross_entropy(self._logits(x), y.long().to(self.device), weight, ignore_index=IGNORE, reduction="sum") / y.numel()
+            return (
+                F.cross_entropy(self._logits(x), y.long().to(self.device), weight, ignore_index=IGNORE, reduction="sum")
+                / y.numel()
+            )
 
         self.fit(PEAK, IMAGES, BATCH, loss)
 

@@ -70,7 +70,9 @@ class Batches:
     def since(self, start: int) -> Iterator[Batch]:
         """See `mtgen.evaluation.streams.Batches`."""
         limit = min((limit for limit in (self.limit, self.config.data.limit) if limit is not None), default=None)
-        return once(self.index, view_of(self.config), batch_size=100, limit=limit, rank=self.rank, world=self.world, start=start)
+        return once(
+            self.index, view_of(self.config), batch_size=100, limit=limit, rank=self.rank, world=self.world, start=start
+        )
 
 
 class Snapshots:
@@ -92,7 +94,9 @@ class Snapshots:
         if self.asked is None:  # a matter of the data, not of the weights
             self.asked = wishes(model, Batches(self.config, self.test, LABELS))
         train = list(Batches(self.config, self.train, limit=2000))
-        report = evaluate(model, Batches(self.config, self.test), train, samples=2000, seed=seed, asked=self.asked, quick=True)
+        report = evaluate(
+            model, Batches(self.config, self.test), train, samples=2000, seed=seed, asked=self.asked, quick=True
+        )
         folder = self.config.folder / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
@@ -114,7 +118,10 @@ class Snapshots:
         labels = torch.where(shown.present["class"], shown.label, -1)
         if (again := model.reconstruct(shown.image, Prompt.of_classes(labels))) is not None:
             panels = [Panel("original", shown.image), Panel("reconstruction", again.image)]
-            made["reconstruction"] = grids.reconstruction_grid(shown.image, again.image), Sheet("Reconstructions of test images", panels)
+            made["reconstruction"] = (
+                grids.reconstruction_grid(shown.image, again.image),
+                Sheet("Reconstructions of test images", panels),
+            )
         made |= asked(model, shown, self.config)
         if (turned := translations(model, shown, self.config.seed)) is not None:
             made["translation"] = turned
@@ -129,12 +136,20 @@ def _where(batch: Batch, component: str) -> torch.Tensor | None:
 def _reading(batch: Batch, read: Prediction, card: DatasetCard) -> Sheet:
     """Test images with their labels, beside the same images with what was read in them."""
     mask = None if read.mask_logits is None else read.mask_logits.argmax(1)
-    panels = [Panel("truth", batch.image, _where(batch, "mask"), batch.boxes), Panel("as read", batch.image, mask, read.boxes)]
+    panels = [
+        Panel("truth", batch.image, _where(batch, "mask"), batch.boxes),
+        Panel("as read", batch.image, mask, read.boxes),
+    ]
     captions, marks = grids.class_names(batch, card), [""] * len(batch)
     if read.class_logits is not None and card.classes:
         found = [card.classes[number] for number in read.class_logits.argmax(1).tolist()]
-        marks = ["" if not true else "right" if true == name else "wrong" for true, name in zip(captions, found, strict=True)]
-        captions = [name if mark != "wrong" else f"{name}, not {true}" for name, true, mark in zip(found, captions, marks, strict=True)]
+        marks = [
+            "" if not true else "right" if true == name else "wrong" for true, name in zip(captions, found, strict=True)
+        ]
+        captions = [
+            name if mark != "wrong" else f"{name}, not {true}"
+            for name, true, mark in zip(found, captions, marks, strict=True)
+        ]
     return Sheet("Test images as they are read", panels, captions, marks)
 
 
@@ -146,7 +161,9 @@ def grid(model: Model, seed: int, rows: int = GRID_ROWS) -> Shown:
     boxes = None if canvas.boxes is None else decode_canvas(canvas.boxes)
     panel = Panel("drawn", canvas.image, None if canvas.mask is None else canvas.mask.argmax(1), boxes)
     names = [model.card.classes[label] if label >= 0 else "" for label in labels.tolist()]
-    return grids.sample_grid(canvas, labels, model.card, boxes=boxes), Sheet("Samples from the same latents", [panel], names)
+    return grids.sample_grid(canvas, labels, model.card, boxes=boxes), Sheet(
+        "Samples from the same latents", [panel], names
+    )
 
 
 def asked(model: Model, shown: Batch, config: Config) -> dict[str, Shown]:
@@ -162,9 +179,18 @@ def asked(model: Model, shown: Batch, config: Config) -> dict[str, Shown]:
         canvas = model.sample(prompt.rows(rows), latent)
         seen = batch.image if name == "image" else batch.mask if name == "layout" else None
         title, words = f"asked for by {name} alone", _words(batch, name, config, model)
-        panels = [Panel("asked", batch.image)] if name == "image" else [Panel("asked", None, batch.mask)] if name == "layout" else []
+        panels = (
+            [Panel("asked", batch.image)]
+            if name == "image"
+            else [Panel("asked", None, batch.mask)]
+            if name == "layout"
+            else []
+        )
         panels.append(Panel("drawn", canvas.image, None if canvas.mask is None else canvas.mask.argmax(1)))
-        made[f"asked-{name}"] = grids.asked_grid(title, words, seen, canvas, model.card), Sheet(title.capitalize(), panels, words)
+        made[f"asked-{name}"] = (
+            grids.asked_grid(title, words, seen, canvas, model.card),
+            Sheet(title.capitalize(), panels, words),
+        )
     return made
 
 
@@ -176,7 +202,10 @@ def _words(batch: Batch, name: str, config: Config, model: Model) -> list[str]:
     if name == "caption" and batch.caption is not None and config.data.tokenizer is None:
         return grids.caption_texts(batch)
     if name == "labels" and batch.labels is not None:
-        return ["+".join(model.card.classes[number] for number in row.nonzero().flatten().tolist()) or "nothing" for row in batch.labels]
+        return [
+            "+".join(model.card.classes[number] for number in row.nonzero().flatten().tolist()) or "nothing"
+            for row in batch.labels
+        ]
     return grids.class_names(batch, model.card) if name in ("caption", "sound") else [""] * len(batch)
 
 
@@ -255,7 +284,9 @@ def task_of(job: Job) -> Task:
     """
     model, images = load_run(job.folder, job.device, job.checkpoint)
     if job.images is not None and images != job.images:
-        raise CheckpointError(f"{job.folder}: a checkpoint was written during the evaluation; start it again when training has ended")
+        raise CheckpointError(
+            f"{job.folder}: a checkpoint was written during the evaluation; start it again when training has ended"
+        )
     config = model.config = _with(model.config, list(job.assignments))
     other = {"path": job.against, "mixture": []} if job.against else {}
     data = config.data.model_copy(update=other)
@@ -340,7 +371,9 @@ def evaluate_run(
             gather=gather,
             progress=progress,
         )
-    if against is None and (folder / JOURNAL).is_file():  # an exported model has none, nor have checkpoints that were copied
+    if (
+        against is None and (folder / JOURNAL).is_file()
+    ):  # an exported model has none, nor have checkpoints that were copied
         try:
             _note_down(folder, config, task.images, report, publish)
         except UserError as error:
@@ -348,7 +381,9 @@ def evaluate_run(
     return report
 
 
-def _note_down(folder: Path, config: Config, images: int, report: Report, publish: Callable[[Path], None] | None) -> None:
+def _note_down(
+    folder: Path, config: Config, images: int, report: Report, publish: Callable[[Path], None] | None
+) -> None:
     """An evaluation's numbers into the run's journal, its MLflow run and its page."""
     with closing(Journal(folder)) as journal:
         # Names of their own: MLflow has values of the quick metrics at this step already, of fewer samples.
@@ -368,7 +403,12 @@ def _with(config: Config, assignments: list[str]) -> Config:
 
 def _look(config: Config) -> dict[str, Any]:
     """How images are brought to the networks."""
-    return {"size": list(config.size), "channels": config.data.channels, "boxes": config.data.boxes, "limit": config.data.limit}
+    return {
+        "size": list(config.size),
+        "channels": config.data.channels,
+        "boxes": config.data.boxes,
+        "limit": config.data.limit,
+    }
 
 
 def _real(task: Task, folder: Path) -> Shelf:
@@ -380,5 +420,10 @@ def _real(task: Task, folder: Path) -> Shelf:
 def _own(task: Task, folder: Path) -> Shelf:
     """Where it is kept how far an evaluation is: in `cache` within the run."""
     networks, data = task.model.networks, {split.split: split.fingerprint for split in (task.train, task.test)}
-    of = {"model": [digest_of(networks.generator), digest_of(networks.side)], "data": data, **_look(task.model.config), **code_version()}
+    of = {
+        "model": [digest_of(networks.generator), digest_of(networks.side)],
+        "data": data,
+        **_look(task.model.config),
+        **code_version(),
+    }
     return Shelf(Store(folder / "cache"), of)

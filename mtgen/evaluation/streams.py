@@ -132,8 +132,15 @@ class Work:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.model, self.test, self.train, self.asked = model, test, train, asked
-        self.samples, self.seed, self.batch_size, self.rank, self.world = samples, seed, batch_size, rank, world
+        self.model = model
+        self.test = test
+        self.train = train
+        self.asked = asked
+        self.samples = samples
+        self.seed = seed
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world = world
 
     def stage(self, name: str, wanted: Wanted, start: int = 0) -> Iterator[Part]:
         """The parts of the stage "read", "seen", "generated" or "tested" from number `start` on; it is a `Gather` of one worker."""
@@ -153,8 +160,13 @@ class Work:
     def generated(self, wanted: Wanted, start: int) -> Iterator[Generated]:
         """Generated images, of what is asked for in turn."""
         labels = balanced_labels(self.samples, [] if self.asked else list(range(len(self.model.card.classes))))
-        prompt, dealt = self.asked or Prompt.of_classes(labels), {"rank": self.rank, "world": self.world, "start": start}
-        for canvas, rows in generate(self.model, prompt, self.seed, "evaluate", self.batch_size, n=self.samples, **dealt):
+        prompt, dealt = (
+            self.asked or Prompt.of_classes(labels),
+            {"rank": self.rank, "world": self.world, "start": start},
+        )
+        for canvas, rows in generate(
+            self.model, prompt, self.seed, "evaluate", self.batch_size, n=self.samples, **dealt
+        ):
             asked = labels[rows].to(self.model.device)
             yield Generated(rows, canvas, asked, self._read(wanted, canvas.image), wanted.features(canvas.image))
 
@@ -167,7 +179,12 @@ class Work:
                 labels = here.label.where(here.present["class"], -1)
                 with torch.no_grad():
                     made.reconstruction = self.model.reconstruct(here.image, Prompt.of_classes(labels))
-            if wanted.rebuilt and wanted.extract is not None and made.reconstruction is not None and made.features is not None:
+            if (
+                wanted.rebuilt
+                and wanted.extract is not None
+                and made.reconstruction is not None
+                and made.features is not None
+            ):
                 made.rebuilt = made.features, wanted.extract(_within_picture(made.reconstruction).image)
             made.conditions = [part for name in wanted.conditions for part in self._condition(here, name)]
             if wanted.shared:
@@ -211,7 +228,10 @@ class Work:
         if kind == "class":
             own, domains = batch.label.where(batch.present["class"], -1), range(len(model.card.classes))
         else:
-            own, domains = torch.zeros_like(batch.label) if batch.domain is None else batch.domain, range(len(model.card.domains))
+            own, domains = (
+                torch.zeros_like(batch.label) if batch.domain is None else batch.domain,
+                range(len(model.card.domains)),
+            )
         for to in domains:
             rows = ((own != to) & (own >= 0)).nonzero().flatten()
             if len(rows):

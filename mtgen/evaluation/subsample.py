@@ -20,9 +20,11 @@ class Choice:
     """
 
     def __init__(self, most: int = MOST) -> None:
-        self.most, self.count = most, 0
+        self.most = most
+        self.count = 0
         self._parts: list[tuple[Tensor, ...]] = []
-        self._held, self._limit = 0, 2**63 - 1
+        self._held = 0
+        self._limit = 2**63 - 1
 
     def update(self, *rows: Tensor, position: Tensor | None = None) -> None:
         """Take in tensors `[B,...]` that belong together row by row, at the positions `[B]`; default: those that follow the last."""

@@ -45,7 +45,9 @@ class TrainedScore(Metric):
                 raise Skipped(f"it takes {needed} images to train on, {FEWEST} a class; there are {len(self.kept)}")
             _, image, label = self.kept.rows()
             setting, place = self.setting, self.setting.own.at(reader=self.name)
-            making = Making(setting.seed, setting.device, lambda n, of: setting.progress(f"train for {self.name}", n, of), place)
+            making = Making(
+                setting.seed, setting.device, lambda n, of: setting.progress(f"train for {self.name}", n, of), place
+            )
             self.reader = self.train(image, label, making)
         return self.reader
 

@@ -70,7 +70,10 @@ def _foreign(scope: Scope) -> bool:
     headers = Headers(scope=scope)
     if headers.get("origin") not in (None, f"http://{headers.get('host')}"):
         return True
-    return scope["path"].startswith("/api/") and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
+    return scope["path"].startswith("/api/") and headers.get("sec-fetch-site", "same-origin") not in (
+        "same-origin",
+        "none",
+    )
 
 
 def build_app(explorer: Explorer) -> Starlette:
@@ -121,7 +124,12 @@ def build_app(explorer: Explorer) -> Starlette:
             Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False),
             Middleware(OwnPage),
         ],
-        exception_handlers={UserError: _said, ValidationError: _said, ModuleNotFoundError: _missing, Exception: _failed},
+        exception_handlers={
+            UserError: _said,
+            ValidationError: _said,
+            ModuleNotFoundError: _missing,
+            Exception: _failed,
+        },
     )
 
 
@@ -169,4 +177,6 @@ async def _missing(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": f"{type(error).__name__}: this should not have happened; what did is in the terminal"}, 500)
+    return JSONResponse(
+        {"error": f"{type(error).__name__}: this should not have happened; what did is in the terminal"}, 500
+    )

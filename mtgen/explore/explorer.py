@@ -34,7 +34,8 @@ class Explorer:
     """
 
     def __init__(self, run: str | Path, device: str = "auto", which: str | None = None) -> None:
-        self.folder, self.device = find_run(run), device
+        self.folder = find_run(run)
+        self.device = device
         self.trained = Trained(*load_run(self.folder, device, which))
         self._tried = self.trained.images
 
@@ -66,7 +67,13 @@ class Explorer:
     def _targets(self) -> list[str]:
         """What images can be translated into."""
         by = self.trained.model.translates
-        return [] if by is None else self.trained.card.classes if by == "class" else domain_names(self.trained.model.config)
+        return (
+            []
+            if by is None
+            else self.trained.card.classes
+            if by == "class"
+            else domain_names(self.trained.model.config)
+        )
 
     def newer(self) -> int | None:
         """Images seen at the run's newest checkpoint, where that is newer than those that were loaded or found damaged."""
@@ -84,13 +91,21 @@ class Explorer:
         """Samples; without any wish, every class in turn."""
         request = asked.wish.request(self.trained.model.size)
         drawn = self.trained.draw(request, asked.n, seed=asked.seed, truncation=asked.truncation)
-        return {"pictures": [shown | {"caption": name} for shown, name in zip(self._frames(drawn), drawn.names, strict=True)]}
+        return {
+            "pictures": [
+                shown | {"caption": name} for shown, name in zip(self._frames(drawn), drawn.names, strict=True)
+            ]
+        }
 
     def between(self, asked: Between) -> dict[str, Any]:
         """The way from one sample to another."""
         first, last = (end.wish.request(self.trained.model.size) for end in (asked.first, asked.last))
         seeds = (asked.first.seed, asked.last.seed)
-        return {"pictures": self._frames(self.trained.interpolate(first, last, asked.n, seeds=seeds, truncation=asked.truncation))}
+        return {
+            "pictures": self._frames(
+                self.trained.interpolate(first, last, asked.n, seeds=seeds, truncation=asked.truncation)
+            )
+        }
 
     def read(self, asked: Read) -> dict[str, Any]:
         """Class, tags, mask and boxes of an image, and, where the run reconstructs, the image drawn from its latent."""
@@ -115,7 +130,9 @@ class Explorer:
     def translate(self, asked: Translate) -> dict[str, Any]:
         """An image drawn anew in each of the domains."""
         image = asked.image.received()
-        drawn = [self._frames(self.trained.translate(image, to, seed=asked.seed))[0] | {"caption": to} for to in asked.to]
+        drawn = [
+            self._frames(self.trained.translate(image, to, seed=asked.seed))[0] | {"caption": to} for to in asked.to
+        ]
         return {"pictures": drawn}
 
     def layout(self, asked: Layout) -> dict[str, Any]:

@@ -91,7 +91,9 @@ class Wish(Message):
         classes: names; those of one list in one image.
     """
 
-    classes: list[Annotated[list[Name], Field(min_length=1, max_length=MOST)]] = Field(default_factory=list, max_length=MOST)
+    classes: list[Annotated[list[Name], Field(min_length=1, max_length=MOST)]] = Field(
+        default_factory=list, max_length=MOST
+    )
     captions: list[Annotated[str, Field(max_length=5_000)]] = Field(default_factory=list, max_length=MOST)
     sound: File | None = None
     image: File | None = None
@@ -112,7 +114,9 @@ class Wish(Message):
         if self.boxes:
             height, width = size
             boxes = [[b.x0 * width, b.y0 * height, b.x1 * width, b.y1 * height, b.name] for b in self.boxes]
-            layouts.append(Received("boxes.json", json.dumps({"width": width, "height": height, "boxes": boxes}).encode()))
+            layouts.append(
+                Received("boxes.json", json.dumps({"width": width, "height": height, "boxes": boxes}).encode())
+            )
         return Request(
             ["+".join(some) for some in self.classes],
             self.captions,

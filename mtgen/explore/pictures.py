@@ -19,7 +19,9 @@ LARGEST = 1024
 UNKNOWN = (128, 128, 128)
 
 
-def frame(picture: Image.Image, mask: NDArray[np.uint8] | None, boxes: Sequence[Box] | None, card: DatasetCard) -> dict[str, Any]:
+def frame(
+    picture: Image.Image, mask: NDArray[np.uint8] | None, boxes: Sequence[Box] | None, card: DatasetCard
+) -> dict[str, Any]:
     """One image as the page's script draws it: boxes in shares of its sides, with class and score; `kinds`: the mask classes in it."""
     wide, high = picture.size
     small = picture.copy()
@@ -47,7 +49,10 @@ def tinted(mask: NDArray[np.uint8], names: Sequence[str]) -> Image.Image:
 
 def legends(card: DatasetCard) -> dict[str, list[list[str]]]:
     """Name and colour of every mask class and of every box's class."""
-    return {"masks": legend(card.mask_classes, mask_colours(card.mask_classes)), "boxes": legend(card.classes, box_colours(card))}
+    return {
+        "masks": legend(card.mask_classes, mask_colours(card.mask_classes)),
+        "boxes": legend(card.classes, box_colours(card)),
+    }
 
 
 def uri(picture: Image.Image) -> str:

@@ -49,7 +49,9 @@ def serve_page(
         )
     explorer = Explorer(run, device, checkpoint)
     server = uvicorn.Server(
-        uvicorn.Config(build_app(explorer), log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=GRACE)
+        uvicorn.Config(
+            build_app(explorer), log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=GRACE
+        )
     )
     if threading.current_thread() is threading.main_thread():  # a shell's background jobs begin with SIGINT ignored
         signal.signal(signal.SIGINT, signal.default_int_handler)

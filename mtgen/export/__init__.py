@@ -26,7 +26,9 @@ SHOWN = 8
 """Samples of a class in the picture."""
 
 
-def export(run: str | Path, to: Path, *, onnx: bool = False, heads: Sequence[str] = (), device: str = "cpu") -> list[Path]:
+def export(
+    run: str | Path, to: Path, *, onnx: bool = False, heads: Sequence[str] = (), device: str = "cpu"
+) -> list[Path]:
     """Write a model into a new folder, whole or not at all, which `mtgen.load` and the commands take like a run; returns its files.
 
     Args:
@@ -41,7 +43,9 @@ def export(run: str | Path, to: Path, *, onnx: bool = False, heads: Sequence[str
     """
     to = to.absolute()
     if to.exists():
-        raise ConfigError(f"{to}: is there already, and an export replaces nothing; choose another folder, or remove it first")
+        raise ConfigError(
+            f"{to}: is there already, and an export replaces nothing; choose another folder, or remove it first"
+        )
     path = find_model(run)
     weights, (model, _) = weights_of(path), load_run(path, device)
     if onnx or heads:
@@ -52,7 +56,9 @@ def export(run: str | Path, to: Path, *, onnx: bool = False, heads: Sequence[str
         partial.mkdir(parents=True)
         checkpoint.write_weights(weights, partial / WEIGHTS)
         (partial / "config.yaml").write_text(weights.config, encoding="utf-8")
-        (partial / "card.json").write_text(json.dumps(weights.card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (partial / "card.json").write_text(
+            json.dumps(weights.card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         assets.copy_into(model.config, partial)
         graphs = _graphs(model, partial, heads) if onnx or heads else {}
         if model.config.generates:

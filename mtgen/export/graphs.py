@@ -66,7 +66,9 @@ class Reader(nn.Module):
 
     def __init__(self, model: Model, heads: Sequence[str]) -> None:
         super().__init__()
-        self.discriminator, self.tasks, self.heads = model.networks.side.discriminator, model.networks.tasks, heads
+        self.discriminator = model.networks.side.discriminator
+        self.tasks = model.networks.tasks
+        self.heads = heads
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Images `[B,C,H,W]` in [-1, 1] -> what each of `heads` reads in them, in order."""
@@ -82,7 +84,8 @@ class Drawer(nn.Module):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.generator, self.conditions = model.networks.generator, copy.copy(model.networks.side.conditions)
+        self.generator = model.networks.generator
+        self.conditions = copy.copy(model.networks.side.conditions)
         # Tracing writes Python with the modules' names in it, among which `class` is none.
         self.conditions._modules = dict(self.conditions._modules)
         self.conditions.modalities = nn.ModuleDict({_word(name): m for name, m in self.conditions.modalities.items()})
@@ -90,7 +93,9 @@ class Drawer(nn.Module):
     def forward(self, latent: Tensor, *asked: Tensor) -> tuple[Tensor, ...]:
         """Latents `[B,Z]`, and raw values and `[B]` which are given of each modality -> image, mask, box maps, boxes, if drawn."""
         names = list(self.conditions.modalities)
-        prompt = Prompt(latent.shape[0], dict(zip(names, asked[::2], strict=True)), dict(zip(names, asked[1::2], strict=True)))
+        prompt = Prompt(
+            latent.shape[0], dict(zip(names, asked[::2], strict=True)), dict(zip(names, asked[1::2], strict=True))
+        )
         canvas = self.generator(latent, self.conditions(prompt))
         boxes = () if canvas.boxes is None else (canvas.boxes, _known(decode_canvas(canvas.boxes)))
         return (canvas.image.clamp(-1, 1), *(() if canvas.mask is None else (canvas.mask,)), *boxes)
@@ -111,7 +116,9 @@ def check_heads(model: Model, heads: Sequence[str]) -> list[str]:
     if unknown := [head for head in heads if head not in known]:
         raise ConfigError(f"--heads {unknown[0]}: the model has no such head; {suggest(unknown[0], known)}")
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
-        raise UserError(f"ONNX files are written with {missing[0]}, which is not installed: pip install 'mtgen[export]'")
+        raise UserError(
+            f"ONNX files are written with {missing[0]}, which is not installed: pip install 'mtgen[export]'"
+        )
     return list(heads) or known
 
 
@@ -128,7 +135,9 @@ def write_generator(model: Model, path: Path) -> tuple[Shapes, Shapes]:
         ConfigError: captions are read by a TorchScript file, which is no part of what can be traced.
     """
     if "caption" in model.conditions and model.config.caption_encoder:
-        raise ConfigError("conditions.caption.encoder: a frozen encoder cannot go into an ONNX file; export without --onnx and --heads")
+        raise ConfigError(
+            "conditions.caption.encoder: a frozen encoder cannot go into an ONNX file; export without --onnx and --heads"
+        )
     blank = _blank(model)
     inputs = {"latent": torch.zeros(EXAMPLE, model.latent_size)}
     for name in model.conditions:
@@ -139,7 +148,9 @@ def write_generator(model: Model, path: Path) -> tuple[Shapes, Shapes]:
     return _write(model, Drawer(model), inputs, names, path)
 
 
-def _write(model: Model, network: nn.Module, inputs: dict[str, Tensor], names: list[str], path: Path) -> tuple[Shapes, Shapes]:
+def _write(
+    model: Model, network: nn.Module, inputs: dict[str, Tensor], names: list[str], path: Path
+) -> tuple[Shapes, Shapes]:
     """Trace a network and write it as one file, what classes are called in its metadata; the shapes of inputs and outputs."""
     batch = torch.export.Dim("batch", min=1)
     dynamic: Any = tuple({0: batch} for _ in inputs)
@@ -147,7 +158,9 @@ def _write(model: Model, network: nn.Module, inputs: dict[str, Tensor], names: l
     network.eval()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch's exporter about itself
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # torchvision, which it would like to have, is not needed
+        logging.getLogger("torch.onnx").setLevel(
+            logging.ERROR
+        )  # torchvision, which it would like to have, is not needed
         program: Any = torch.onnx.export(
             network,
             tuple(inputs.values()),

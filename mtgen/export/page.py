@@ -74,9 +74,12 @@ def page(
     images, numbers = metrics(run)
     if numbers:
         parts.append(
-            f"## On test data, at {images:,} images\n\n" + _table(("metric", "value"), {k: f"{v:.4f}" for k, v in numbers.items()})
+            f"## On test data, at {images:,} images\n\n"
+            + _table(("metric", "value"), {k: f"{v:.4f}" for k, v in numbers.items()})
         )
-    parts.append("## Use\n\n```python\nimport mtgen\n\nmodel = mtgen.load('FOLDER')  # this one\nmodel.predict('photo.png').rows\n```")
+    parts.append(
+        "## Use\n\n```python\nimport mtgen\n\nmodel = mtgen.load('FOLDER')  # this one\nmodel.predict('photo.png').rows\n```"
+    )
     if config.generates:
         parts.append(
             "`model.sample(n=16).save('drawn')` draws; on the command line: `mtgen sample`, `predict` and `translate` take the folder."
@@ -90,7 +93,9 @@ def page(
     for name, (inputs, outputs) in graphs.items():
         rows = {f"`{n}`": (f"in, {shape}", MEANS.get(n, "")) for n, shape in inputs.items()}
         rows |= {f"`{n}` ": (f"out, {shape}", MEANS.get(n, "")) for n, shape in outputs.items()}
-        parts.append(f"`{name}`\n\n" + _table(("tensor", "shape", ""), {n: " | ".join(cells) for n, cells in rows.items()}))
+        parts.append(
+            f"`{name}`\n\n" + _table(("tensor", "shape", ""), {n: " | ".join(cells) for n, cells in rows.items()})
+        )
     return "\n\n".join(parts) + "\n"
 
 

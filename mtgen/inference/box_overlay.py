@@ -53,7 +53,11 @@ def in_pixels(found: Tensor, width: int, height: int, least: float, left: int = 
 def with_boxes(picture: Image.Image, boxes: Sequence[Box], classes: Sequence[str]) -> Image.Image:
     """A picture with boxes, in its pixels, drawn over it, the class over each where there is room."""
     picture = picture.convert("RGB")
-    draw, font, colours = ImageDraw.Draw(picture), ImageFont.load_default(12), mask_colours([name + " " for name in classes])
+    draw, font, colours = (
+        ImageDraw.Draw(picture),
+        ImageFont.load_default(12),
+        mask_colours([name + " " for name in classes]),
+    )
     thick = max(1, max(picture.size) // 256)
     for box in reversed(boxes):  # the surest on top
         colour = tuple(colours[box.number].tolist())

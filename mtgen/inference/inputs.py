@@ -97,7 +97,9 @@ def file(path: File) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give a PNG, JPEG or WebP file that is whole") from None
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); give a PNG, JPEG or WebP file that is whole"
+        ) from None
 
 
 def opened(data: bytes, name: str, channels: int, size: tuple[int, int]) -> Cut:
@@ -115,7 +117,9 @@ def opened(data: bytes, name: str, channels: int, size: tuple[int, int]) -> Cut:
         raise DataError(f"{name}: is no PNG, JPEG or WebP file; convert it to one of these") from None
     except Exception as error:  # noqa: BLE001 - Pillow's readers raise whatever damaged bytes lead them to
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{name}: cannot be read as an image ({reason}); give a PNG, JPEG or WebP file that is whole") from None
+        raise DataError(
+            f"{name}: cannot be read as an image ({reason}); give a PNG, JPEG or WebP file that is whole"
+        ) from None
     view = centred(*picture.size, size)
     (left, top), (wide, high) = view.start[0].tolist(), view.size[0].tolist()
     return Cut(data, picture.crop((left, top, left + wide, top + high)), left, top, picture.size)
@@ -165,14 +169,19 @@ class Inputs:
     """
 
     def __init__(self, paths: Sequence[str | Path], out: Path) -> None:
-        self.arguments, self.out = [str(path) for path in paths], out.resolve()
+        self.arguments = [str(path) for path in paths]
+        self.out = out.resolve()
         self.cards: dict[str, DatasetCard] = {path: read_card(path) for path in self.arguments if _is_data_set(path)}
         for path in self.folders:
             if self.out == Path(path).resolve() or self.out in Path(path).resolve().parents:
-                raise ConfigError(f"{out}: results would lie among the images of {path}, and be read as images; choose another folder")
+                raise ConfigError(
+                    f"{out}: results would lie among the images of {path}, and be read as images; choose another folder"
+                )
         for path in self.arguments:
             if Path(path).is_file() and Path(path).resolve().parent == self.out:
-                raise ConfigError(f"{out}: results would lie beside {path}, and could replace it; choose another folder")
+                raise ConfigError(
+                    f"{out}: results would lie beside {path}, and could replace it; choose another folder"
+                )
         if not len(self):
             raise DataError(f"{', '.join(self.arguments)}: no image in it ({', '.join(IMAGES)})")
 
@@ -216,7 +225,9 @@ class Inputs:
                         if entry.is_dir(follow_symlinks=False):
                             if path.resolve() != self.out:
                                 yield from self._walk(path)
-                        elif path.suffix.lower() in IMAGES and not path.stem.lower().endswith(".mask"):  # masks lie beside images
+                        elif path.suffix.lower() in IMAGES and not path.stem.lower().endswith(
+                            ".mask"
+                        ):  # masks lie beside images
                             yield path, None
         except OSError as error:
             yield folder, f"{folder}: cannot be listed ({error.strerror})"
@@ -237,7 +248,9 @@ class Inputs:
 
 def _is_data_set(path: str) -> bool:
     if path.endswith((".tar", ".tgz")):
-        raise ConfigError(f"{path}: give the folder of the shards, with its {CARD} (`mtgen shards describe FOLDER` writes one)")
+        raise ConfigError(
+            f"{path}: give the folder of the shards, with its {CARD} (`mtgen shards describe FOLDER` writes one)"
+        )
     return is_url(path) or (Path(path) / CARD).is_file()
 
 
@@ -252,7 +265,11 @@ def _refuse(problem: str) -> bytes:
 def _stem(path: Path) -> str:
     """A file's name without its suffix, unless another image beside it has the same."""
     others = [path.with_suffix(s) for suffix in IMAGES for s in (suffix, suffix.upper()) if s != path.suffix]
-    return path.name.replace(".", "-") if not path.stem.strip(".") or any(other.exists() for other in others) else path.stem
+    return (
+        path.name.replace(".", "-")
+        if not path.stem.strip(".") or any(other.exists() for other in others)
+        else path.stem
+    )
 
 
 def _free(stem: str, taken: set[str]) -> str:

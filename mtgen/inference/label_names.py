@@ -50,7 +50,9 @@ def parse_domain(text: str, config: Config) -> int:
     found = _number(text, names)
     if found is None:
         hint = suggest(text.strip().lower(), names)
-        raise ConfigError(f"domain {text!r}: the run has no such domain; {hint}, or 0 to {len(names) - 1} (the data sets in data.mixture)")
+        raise ConfigError(
+            f"domain {text!r}: the run has no such domain; {hint}, or 0 to {len(names) - 1} (the data sets in data.mixture)"
+        )
     return found
 
 

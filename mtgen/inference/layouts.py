@@ -37,10 +37,14 @@ def read_mask_layout(path: File, card: DatasetCard, size: tuple[int, int]) -> Te
         DataError: it cannot be read, is no mask, or holds a class that the data set does not name.
     """
     mask = read_mask(path)
-    wrong = sorted({int(value) for value in np.unique(mask)} - set(range(len(card.mask_classes))) - {IGNORE, card.ignore_index})
+    wrong = sorted(
+        {int(value) for value in np.unique(mask)} - set(range(len(card.mask_classes))) - {IGNORE, card.ignore_index}
+    )
     if wrong:
         known = ", ".join(f"{number} {name}" for number, name in enumerate(card.mask_classes))
-        raise DataError(f"{path}: holds mask class {wrong[0]}, which data set {card.name!r} does not name; possible: {known}, {IGNORE} any")
+        raise DataError(
+            f"{path}: holds mask class {wrong[0]}, which data set {card.name!r} does not name; possible: {known}, {IGNORE} any"
+        )
     mask[mask == card.ignore_index] = IGNORE
     view = centred(mask.shape[1], mask.shape[0], size)
     (left, top), (wide, high) = view.start[0].tolist(), view.size[0].tolist()
@@ -64,7 +68,9 @@ def read_boxes_layout(path: File, card: DatasetCard, size: tuple[int, int], most
     """
     values = read_json(path)
     if not isinstance(values, dict) or not isinstance(values.get("boxes"), list) or not values["boxes"]:
-        raise DataError(f'{path}: holds no boxes; write {{"width": .., "height": .., "boxes": [[x0, y0, x1, y1, class], ..]}}')
+        raise DataError(
+            f'{path}: holds no boxes; write {{"width": .., "height": .., "boxes": [[x0, y0, x1, y1, class], ..]}}'
+        )
     width, height = values.get("width", size[1]), values.get("height", size[0])
     if not all(isinstance(side, int) and 0 < side <= LONGEST for side in (width, height)):
         raise DataError(f"{path}: width and height have to be whole numbers of pixels, 1 to {LONGEST:,}")

@@ -64,7 +64,11 @@ class Reading:
         if self.cut is None:
             return row | {"error": self.error}
         (width, height), left, top = self.cut.picture.size, self.cut.left, self.cut.top
-        row |= {"width": self.cut.whole[0], "height": self.cut.whole[1], "seen": [left, top, left + width, top + height]}
+        row |= {
+            "width": self.cut.whole[0],
+            "height": self.cut.whole[1],
+            "seen": [left, top, left + width, top + height],
+        }
         if self.number is not None:
             row |= {"class": card.classes[self.number], "number": self.number, "probability": self.probability}
         if self.tags is not None:
@@ -93,7 +97,10 @@ class Reading:
             return drawn
         x, y = drawn.width / self.cut.picture.width, drawn.height / self.cut.picture.height
         left, top = self.cut.left, self.cut.top
-        moved = [b._replace(x0=(b.x0 - left) * x, y0=(b.y0 - top) * y, x1=(b.x1 - left) * x, y1=(b.y1 - top) * y) for b in self.boxes]
+        moved = [
+            b._replace(x0=(b.x0 - left) * x, y0=(b.y0 - top) * y, x1=(b.x1 - left) * x, y1=(b.y1 - top) * y)
+            for b in self.boxes
+        ]
         return with_boxes(drawn, moved, card.classes)
 
     def sample(self, key: str) -> Sample:
@@ -126,7 +133,9 @@ def _encoded(cut: Cut) -> bytes:
     return out.getvalue()
 
 
-def readings(model: Model, sources: Iterable[Source], least: float = SURE, batch_size: int = BATCH) -> Iterator[Reading]:
+def readings(
+    model: Model, sources: Iterable[Source], least: float = SURE, batch_size: int = BATCH
+) -> Iterator[Reading]:
     """Read images, in order and a batch at a time; one that cannot be read gives its error, and the others go on.
 
     Args:
@@ -209,7 +218,9 @@ def predict_run(
                     seen(reading.row(model.card) | _pictures(reading, model.card, into))
             progress("read images", summary.read + summary.damaged, total)
         if writer is not None and summary.read < 2:
-            raise DataError(f"{summary.read} images could be read; a data set takes 2 at least, one to train on and one to test on")
+            raise DataError(
+                f"{summary.read} images could be read; a data set takes 2 at least, one to train on and one to test on"
+            )
     return summary
 
 
@@ -240,7 +251,9 @@ def save(picture: Image.Image, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); choose another place or name") from None
+        raise UserError(
+            f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); choose another place or name"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -266,7 +279,9 @@ def json_rows(path: Path | None, lines: bool) -> Iterator[Callable[[dict[str, An
                 written += 1
 
             def empty() -> None:
-                if file is not sys.stdout and path.is_file():  # and only now: a mistyped run must not empty the results of another
+                if (
+                    file is not sys.stdout and path.is_file()
+                ):  # and only now: a mistyped run must not empty the results of another
                     file.truncate(0)
 
             yield write

@@ -157,7 +157,9 @@ def _prompt(rows: Sequence[Sequence[Part]]) -> Prompt:
     for part in (part for row in rows for part in row):
         if part.modality not in values:
             own = [next((p.value for p in row if p.modality == part.modality), None) for row in rows]
-            values[part.modality] = torch.stack([torch.zeros_like(part.value) if value is None else value for value in own])
+            values[part.modality] = torch.stack(
+                [torch.zeros_like(part.value) if value is None else value for value in own]
+            )
             given[part.modality] = torch.tensor([value is not None for value in own])
     return Prompt(len(rows), values, given)
 

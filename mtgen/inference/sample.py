@@ -60,9 +60,17 @@ def sample_shards(
     if n < 2:
         raise ConfigError("a data set takes 2 samples at least, one to train on and one to test on; ask for more")
     card, training = model.card, min(n - 1, round(n * (1 - TEST_SHARE)))
-    source = f"generated with seed {seed} by a model that was trained on {card.name!r}" + (f" ({card.source})" if card.source else "")
+    source = f"generated with seed {seed} by a model that was trained on {card.name!r}" + (
+        f" ({card.source})" if card.source else ""
+    )
     writer = ShardWriter(
-        folder, f"{card.name}-generated", card.classes, card.mask_classes, source=source, licence=card.licence, overwrite=overwrite
+        folder,
+        f"{card.name}-generated",
+        card.classes,
+        card.mask_classes,
+        source=source,
+        licence=card.licence,
+        overwrite=overwrite,
     )
     with writer:
         written = 0
@@ -119,7 +127,9 @@ def sample_run(
     asked = read_request(model, request)
     if shards is not None:
         sample_shards(model, shards, asked, n, seed, truncation=truncation, progress=progress)
-        return f"wrote {n:,} samples as shards into {shards}; next: {typed('mtgen train CONFIG', f'data.path={shards}')}"
+        return (
+            f"wrote {n:,} samples as shards into {shards}; next: {typed('mtgen train CONFIG', f'data.path={shards}')}"
+        )
     if n > LARGEST_GRID:
         raise ConfigError(f"--n {n}: a picture takes {LARGEST_GRID:,} samples at most; write more with --shards FOLDER")
     parts = []
@@ -136,7 +146,9 @@ def check_truncation(truncation: float) -> None:
     ConfigError: it is not between 0 and 1.
     """
     if not 0 <= truncation <= 1:
-        raise ConfigError(f"--truncation {truncation:g}: possible: 0 (the likeliest sample, always the same) to 1 (everything)")
+        raise ConfigError(
+            f"--truncation {truncation:g}: possible: 0 (the likeliest sample, always the same) to 1 (everything)"
+        )
 
 
 def _grid(model: Model, canvas: Canvas, asked: Asked) -> Image.Image:
@@ -172,12 +184,16 @@ def interpolate_run(
     asked = read_request(model, request)
     typed = any((request.classes, request.texts, request.sounds, request.images, request.layouts, request.domains))
     if typed and len(asked) > 2:
-        raise ConfigError(f"--interpolate leads from one condition to another, and {len(asked)} are asked for; give one or two")
+        raise ConfigError(
+            f"--interpolate leads from one condition to another, and {len(asked)} are asked for; give one or two"
+        )
     rows = min(max(1, n // steps), LARGEST_GRID // steps)
     prompt = asked.prompt if typed else _nothing()
     pictures = []
     for row in range(rows):
-        latents = counter_rng.normal(seed, "interpolate", torch.tensor([2 * row, 2 * row + 1]), (model.latent_size,), model.device)
+        latents = counter_rng.normal(
+            seed, "interpolate", torch.tensor([2 * row, 2 * row + 1]), (model.latent_size,), model.device
+        )
         pictures.append(way(model, prompt, latents[: 3 - len(prompt)], steps, truncation).image.float().cpu())
     path = out or folder / "samples" / f"{images:09d}-interpolation-{seed}.png"
     save(strip(torch.cat(pictures), steps), path)
@@ -237,6 +253,8 @@ def strip(images: Tensor, columns: int) -> Image.Image:
     """Images `[R*columns,C,H,W]` in [-1, 1] -> one picture of R rows, enlarged where they are small."""
     pixels = to_pixels(images)
     scale = max(1, -(-64 // min(pixels.shape[1:3])))
-    pixels = np.pad(pixels.repeat(scale, 1).repeat(scale, 2), ((0, 0), (GAP, GAP), (GAP, GAP), (0, 0)), constant_values=255)
+    pixels = np.pad(
+        pixels.repeat(scale, 1).repeat(scale, 2), ((0, 0), (GAP, GAP), (GAP, GAP), (0, 0)), constant_values=255
+    )
     rows = pixels.reshape(-1, columns, *pixels.shape[1:])
     return Image.fromarray(np.concatenate([np.concatenate(list(row), 1) for row in rows], 0))

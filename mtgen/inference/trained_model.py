@@ -89,7 +89,8 @@ class Trained:
     """
 
     def __init__(self, model: Model, images: int) -> None:
-        self.model, self.images = model, images
+        self.model = model
+        self.images = images
 
     @property
     def card(self) -> DatasetCard:
@@ -145,7 +146,9 @@ class Trained:
         request = Request(words[0], words[1], files[0], files[1], files[2], words[2])
         return self.draw(request, n, seed=seed, truncation=truncation, score=score)
 
-    def draw(self, request: Request, n: int = 1, *, seed: int = 0, truncation: float = 1.0, score: float = SURE) -> Labelled:
+    def draw(
+        self, request: Request, n: int = 1, *, seed: int = 0, truncation: float = 1.0, score: float = SURE
+    ) -> Labelled:
         """As `sample`, for what is asked for as a whole.
 
         Raises:
@@ -167,7 +170,14 @@ class Trained:
         return found
 
     def interpolate(
-        self, first: Request, last: Request, n: int = 9, *, seeds: tuple[int, int] = (0, 0), truncation: float = 1.0, score: float = SURE
+        self,
+        first: Request,
+        last: Request,
+        n: int = 9,
+        *,
+        seeds: tuple[int, int] = (0, 0),
+        truncation: float = 1.0,
+        score: float = SURE,
     ) -> Labelled:
         """Draw `n` images that lead from what `first` asks for to what `last` asks for; an end is the first sample of its seed.
 
@@ -179,7 +189,10 @@ class Trained:
             raise ConfigError(f"n={n}: a way has two ends, so possible: 2 or more")
         ends = read_ends(self.model, first, last)
         start = torch.zeros(1, dtype=torch.int64)
-        latents = [counter_rng.normal(seed, "sample", start, (self.model.latent_size,), self.model.device) for seed in dict.fromkeys(seeds)]
+        latents = [
+            counter_rng.normal(seed, "sample", start, (self.model.latent_size,), self.model.device)
+            for seed in dict.fromkeys(seeds)
+        ]
         canvas = way(self.model, ends.prompt, torch.cat(latents), n, truncation)
         return self._drawn(canvas.map(lambda tensor: tensor.cpu()), score)
 
@@ -200,7 +213,9 @@ class Trained:
             found.images.append(cut.picture)
             found.classes.append(None if reading.number is None else self.card.classes[reading.number])
             found.masks.append(None if mask is None else np.asarray(mask))
-            found.boxes.append(None if reading.boxes is None else [box.moved(-cut.left, -cut.top) for box in reading.boxes])
+            found.boxes.append(
+                None if reading.boxes is None else [box.moved(-cut.left, -cut.top) for box in reading.boxes]
+            )
             found.rows.append(reading.row(self.card))
         return found
 
@@ -212,7 +227,9 @@ class Trained:
             DataError: an image cannot be read; names it.
         """
         if "reconstruction" not in self.tasks:
-            raise ConfigError(f"the run was not trained to reconstruct (tasks.reconstruction); its tasks: {', '.join(self.tasks)}")
+            raise ConfigError(
+                f"the run was not trained to reconstruct (tasks.reconstruction); its tasks: {', '.join(self.tasks)}"
+            )
         canvases = []
         for found, inputs in batches(_sources(images), self.model.channels, self.model.size, BATCH):
             if damaged := next((cut for _, cut in found if isinstance(cut, DataError)), None):
@@ -224,7 +241,9 @@ class Trained:
             canvases.append(canvas.map(lambda tensor: tensor.cpu()))
         return self._drawn(Canvas.cat(canvases), score) if canvases else Labelled([], [], [], [], [], self.card)
 
-    def translate(self, images: Picture | Sequence[Picture], to: str, *, seed: int = 0, score: float = SURE) -> Labelled:
+    def translate(
+        self, images: Picture | Sequence[Picture], to: str, *, seed: int = 0, score: float = SURE
+    ) -> Labelled:
         """Draw images anew in the domain `to`: a data set of the run's mixture, or a class, by name or number.
 
         Raises:
@@ -262,7 +281,11 @@ def load(path: str | Path, device: str = "auto") -> Trained:
 
 
 def _several(value: Any) -> tuple[Any, ...]:
-    return (value,) if isinstance(value, int | Path | Received) or (isinstance(value, str) and value) else tuple(value or ())
+    return (
+        (value,)
+        if isinstance(value, int | Path | Received) or (isinstance(value, str) and value)
+        else tuple(value or ())
+    )
 
 
 def _file(value: str | File) -> File:
@@ -284,10 +307,14 @@ def _encoded(picture: Any, name: str) -> bytes:
     if isinstance(picture, np.ndarray):
         pixels = picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture
         if pixels.dtype != np.uint8 or (pixels.ndim, pixels.shape[2:]) not in ((2, ()), (3, (3,))) or not pixels.size:
-            raise DataError(f"{name}: is an array of {list(picture.shape)} {picture.dtype}; give [H,W] or [H,W,3] of uint8, 0 to 255")
+            raise DataError(
+                f"{name}: is an array of {list(picture.shape)} {picture.dtype}; give [H,W] or [H,W,3] of uint8, 0 to 255"
+            )
         picture = Image.fromarray(np.ascontiguousarray(pixels))
     if not isinstance(picture, Image.Image):
-        raise DataError(f"{name}: is a {type(picture).__name__}; give a file's path, a Pillow image, or an array [H,W] or [H,W,3] of uint8")
+        raise DataError(
+            f"{name}: is a {type(picture).__name__}; give a file's path, a Pillow image, or an array [H,W] or [H,W,3] of uint8"
+        )
     out, upright = io.BytesIO(), ImageOps.exif_transpose(picture)
     (upright if upright.mode in STORED else upright.convert("RGB")).save(out, "PNG")
     return out.getvalue()

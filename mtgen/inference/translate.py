@@ -26,7 +26,9 @@ def target(model: Model, text: str) -> Prompt:
     tasks = model.config.task_settings()
     settings = next((tasks[task.name] for task in model.networks.tasks if task.name == "translation"), None)
     if settings is None:
-        raise ConfigError(f"--to {text!r}: the run was not trained to translate (tasks.translation); its tasks: {', '.join(tasks)}")
+        raise ConfigError(
+            f"--to {text!r}: the run was not trained to translate (tasks.translation); its tasks: {', '.join(tasks)}"
+        )
     name = str(getattr(settings, "domain"))  # noqa: B009 - a setting of that task alone
     number = parse_class(text, model.card) if name == "class" else parse_domain(text, model.config)
     return Prompt(1, {name: torch.tensor([number])}, {name: torch.tensor([True])})
@@ -75,7 +77,9 @@ def translate_run(
     return summary
 
 
-def translations(model: Model, sources: Iterable[Source], prompt: Prompt, seed: int) -> Iterator[tuple[Source, Canvas | DataError]]:
+def translations(
+    model: Model, sources: Iterable[Source], prompt: Prompt, seed: int
+) -> Iterator[tuple[Source, Canvas | DataError]]:
     """Draw images anew in the domain of a prompt of one row, in order and a batch at a time: each as a canvas of one, on the CPU.
 
     One that cannot be read gives its error, and the others go on. Image i's latent is a function of (seed, i) alone.
@@ -85,7 +89,9 @@ def translations(model: Model, sources: Iterable[Source], prompt: Prompt, seed: 
         good = [row for row, (_, cut) in enumerate(found) if not isinstance(cut, DataError)]
         drawn: dict[int, Canvas] = {}
         if good:
-            latent = counter_rng.normal(seed, "translate", position + torch.tensor(good), (model.latent_size,), model.device)
+            latent = counter_rng.normal(
+                seed, "translate", position + torch.tensor(good), (model.latent_size,), model.device
+            )
             canvas = model.translate(images, prompt.rows(torch.zeros(len(good), dtype=torch.int64)), latent)
             assert canvas is not None  # the run translates
             drawn = {row: canvas.map(lambda tensor, n=n: tensor[n : n + 1].cpu()) for n, row in enumerate(good)}

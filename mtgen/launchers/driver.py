@@ -41,14 +41,18 @@ def run_lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("a+", encoding="utf-8")
     except OSError as error:
-        raise TrainingError(f"{folder}: cannot be written ({error.strerror}); give runs=FOLDER that is yours, or another name") from error
+        raise TrainingError(
+            f"{folder}: cannot be written ({error.strerror}); give runs=FOLDER that is yours, or another name"
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
             holder = file.read() or "another process"
-            raise TrainingError(f"{folder}: is being trained already, by {holder}; wait for it, or give another name") from error
+            raise TrainingError(
+                f"{folder}: is being trained already, by {holder}; wait for it, or give another name"
+            ) from error
         except OSError as error:
             raise TrainingError(
                 f"{folder}: cannot be locked, so that only one process trains it: its file system, {file_system(folder)}, refuses "
@@ -68,9 +72,12 @@ class StopRequests:
     """
 
     def __init__(self, folder: Path, say: Say) -> None:
-        self.file, self.say = folder / STOP, say
+        self.file = folder / STOP
+        self.say = say
         self.file.unlink(missing_ok=True)
-        self.earlier = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        self.earlier = {
+            number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        }
 
     def _handle(self, number: int, frame: Any) -> None:
         if self.file.exists():
@@ -80,7 +87,9 @@ class StopRequests:
         try:
             self.file.touch()
         except OSError as error:
-            self.say(f"stopping at once: the workers cannot be asked for a checkpoint first, {self.file}: {error.strerror}")
+            self.say(
+                f"stopping at once: the workers cannot be asked for a checkpoint first, {self.file}: {error.strerror}"
+            )
             raise KeyboardInterrupt from None
         self.say("stopping: writing a checkpoint first (once more Ctrl-C: at once)")
 
@@ -101,12 +110,18 @@ def _before(config: Config, resume: bool, say: Say) -> int:
     """
     root, mirror = config.folder / "checkpoints", config.checkpoint.mirror
     shelf = None if mirror is None else Shelf(mirror, config.name)
-    if shelf is not None and not checkpoint.folders(root) and restore(shelf, root, warn=lambda text: say(f"warning: {text}")) is not None:
+    if (
+        shelf is not None
+        and not checkpoint.folders(root)
+        and restore(shelf, root, warn=lambda text: say(f"warning: {text}")) is not None
+    ):
         say(f"the newest checkpoint comes from {shelf}")
     found = checkpoint.latest(root, warn=lambda text: None)  # the workers will name damaged ones
     if found is None:
         if resume:
-            raise CheckpointError(f"{config.folder}: has no checkpoint to go on from; leave --resume out to begin the run")
+            raise CheckpointError(
+                f"{config.folder}: has no checkpoint to go on from; leave --resume out to begin the run"
+            )
         return 0
     if found.images < config.train.images:
         say(f"going on with {config.name} from {found.images:,} images")
@@ -125,7 +140,9 @@ def _command() -> str:
     return typed("mtgen" if Path(program).name == "__main__.py" else Path(program).name, *words)
 
 
-def launch(config: Config, watch: Watch, say: Say, resume: bool = False, asked: Callable[[], bool] = lambda: False) -> Outcome:
+def launch(
+    config: Config, watch: Watch, say: Say, resume: bool = False, asked: Callable[[], bool] = lambda: False
+) -> Outcome:
     """Train a run, or go on with it, from this process.
 
     Training goes on in a thread (it waits for Ray's workers), while this thread shows the progress and takes signals.

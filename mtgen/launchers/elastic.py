@@ -25,7 +25,8 @@ class Policy(ElasticScalingPolicy):
 
     def __init__(self, scaling_config: ScalingConfig, counts: list[int], folder: Path) -> None:
         super().__init__(scaling_config)
-        self._counts, self._resize = counts, Resize(folder)
+        self._counts = counts
+        self._resize = Resize(folder)
         self._wanted: ResizeDecision | None = None
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
@@ -37,7 +38,9 @@ class Policy(ElasticScalingPolicy):
         self._wanted = None
         return super().make_decision_for_non_running_worker_group()
 
-    def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> ScalingDecision:
+    def make_decision_for_running_worker_group(
+        self, worker_group_state: Any, worker_group_status: Any
+    ) -> ScalingDecision:
         """Whether to begin anew with more workers: once these have written a checkpoint for it."""
         decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
         if isinstance(decision, ResizeDecision) and decision.num_workers > worker_group_state.num_workers:

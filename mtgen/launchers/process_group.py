@@ -51,7 +51,13 @@ class _Backend(_TorchBackend):
         worker_group.execute(_set_torch_distributed_env_vars)
         address, port = worker_group.execute_single(0, _listen)
         world = len(worker_group)
-        shared = {"address": address, "port": port, "world": world, "backend": backend_config.backend, "seconds": backend_config.timeout_s}
+        shared = {
+            "address": address,
+            "port": port,
+            "world": world,
+            "backend": backend_config.backend,
+            "seconds": backend_config.timeout_s,
+        }
         ray.get([worker_group.execute_single_async(place, _join, place, **shared) for place in range(world)])
 
 

@@ -81,7 +81,9 @@ def _for_workers(loopback: bool) -> dict[str, str]:
     passed = ["MLFLOW_TRACKING_URI", "MTGEN_CACHE", *(["GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"] if loopback else [])]
     values = glibc_malloc.for_processes() | {name: os.environ[name] for name in passed if name in os.environ}
     if "working_dir" not in job:  # else the code lies there, elsewhere on every node, and Ray has it on the path
-        values["PYTHONPATH"] = os.pathsep.join(p for p in [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")] if p)
+        values["PYTHONPATH"] = os.pathsep.join(
+            p for p in [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")] if p
+        )
     return {name: value for name, value in values.items() if name not in job.get("env_vars", {})}
 
 
@@ -104,7 +106,9 @@ def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[list[dict[s
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every print of a worker comes twice
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray leaves CUDA_VISIBLE_DEVICES of workers without GPUs alone
+    os.environ.setdefault(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+    )  # Ray leaves CUDA_VISIBLE_DEVICES of workers without GPUs alone
     address = address_of(config)
     here: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": cpus or _bound()}
     loopback = address is None or _on_loopback(address)
@@ -117,18 +121,23 @@ def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[list[dict[s
 
         ray_constants.ENABLE_RAY_CLUSTER = not loopback  # it is read when Ray is imported, which may have been earlier
         try:
-            if address and address.rpartition(":")[2].isdigit():  # asked first, since ray.init tries a refused token for half a minute
+            if (
+                address and address.rpartition(":")[2].isdigit()
+            ):  # asked first, since ray.init tries a refused token for half a minute
                 ray._raylet.GcsClient(address=address).internal_kv_keys(b"mtgen", namespace=None, timeout=30)  # type: ignore[attr-defined]
             with held_back():
                 ray.init(
-                    address=address or "local",  # without an address Ray would join a cluster that it finds on this machine
+                    address=address
+                    or "local",  # without an address Ray would join a cluster that it finds on this machine
                     log_to_driver=True,
                     # Without a dashboard, Ray Train's own watcher warns every second that it cannot ask it.
                     logging_config=ray.LoggingConfig(log_level="ERROR"),
                     runtime_env={"env_vars": passed} if address else None,
                     **here,
                 )
-        except Exception as error:  # Ray raises plain ones too, such as when the machine is too busy for its cluster to start in time
+        except (
+            Exception
+        ) as error:  # Ray raises plain ones too, such as when the machine is too busy for its cluster to start in time
             where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
             raise TrainingError(f"cannot reach {where}: {_reason(error)}") from error
         try:
@@ -180,6 +189,4 @@ def cpus_per_worker(config: Config, resources: list[dict[str, float]]) -> int:
 def _reason(error: BaseException) -> str:
     if type(error).__name__ == "AuthenticationError":
         return "it demands its token; give it in RAY_AUTH_TOKEN, or in a file that RAY_AUTH_TOKEN_PATH names"
-    return (
-        f"{last_line(error).rstrip('.')}; is it running (`ray status`), and are its TLS settings those of this process (launch/README.md)?"
-    )
+    return f"{last_line(error).rstrip('.')}; is it running (`ray status`), and are its TLS settings those of this process (launch/README.md)?"

@@ -30,7 +30,9 @@ class Alone(FixedScalingPolicy):
 class Group(WorkerGroup):
     """Ray Train's group of workers, led by a process that is no actor of Ray's, so that there is none to ask for reported checkpoints."""
 
-    def _init_train_context_on_workers(self, workers: list[Any], sync_actor: Any, train_context_args: dict[str, list[Any]]) -> None:
+    def _init_train_context_on_workers(
+        self, workers: list[Any], sync_actor: Any, train_context_args: dict[str, list[Any]]
+    ) -> None:
         shared = {
             "train_run_context": self._train_run_context,
             "storage_context": self._storage_context,
@@ -67,11 +69,15 @@ class Trainer(TorchTrainer):
 
     def __init__(self, counts: list[int], folder: Path, own: bool, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self._counts, self._folder, self._own = counts, folder, own
+        self._counts = counts
+        self._folder = folder
+        self._own = own
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         made: list[RayTrainCallback] = super()._create_default_callbacks()  # type: ignore[misc]  # as below
-        return [callback for callback in made if not isinstance(callback, DatasetsCallback | PlacementGroupCleanerCallback)]
+        return [
+            callback for callback in made if not isinstance(callback, DatasetsCallback | PlacementGroupCleanerCallback)
+        ]
 
     def _initialize_and_run_controller(self, **settings: Any) -> Result:
         if len(self._counts) > 1:

@@ -61,7 +61,9 @@ def _token() -> tuple[str | None, str]:
             ) from None
         return None, str(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: Ray's token cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from None
+        raise UserError(
+            f"{path}: Ray's token cannot be read ({getattr(error, 'strerror', None) or 'not text'})"
+        ) from None
 
 
 def _status(address: str, token: str | None) -> int:
@@ -70,7 +72,9 @@ def _status(address: str, token: str | None) -> int:
     Raises:
         UserError: nobody answers.
     """
-    question = urllib.request.Request(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"} if token else {})  # noqa: S310 - http or https
+    question = urllib.request.Request(
+        f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"} if token else {}
+    )
     try:
         with urllib.request.urlopen(question, timeout=30) as answer:  # noqa: S310 - the same
             return int(answer.status)
@@ -117,9 +121,13 @@ def connect(address: str, say: Say) -> Any:
                 f"or in a file: {place}, or the one that RAY_AUTH_TOKEN_PATH names"
             )
         if _status(address, token) in (401, 403):
-            raise UserError(f"{address}: the cluster refuses the token from {place}; it takes the one that its head was started with")
+            raise UserError(
+                f"{address}: the cluster refuses the token from {place}; it takes the one that its head was started with"
+            )
         if not near and parts.scheme == "http":
-            say(f"{address}: http does not encrypt, and the token can be read on the way; use https or a tunnel (launch/README.md)")
+            say(
+                f"{address}: http does not encrypt, and the token can be read on the way; use https or a tunnel (launch/README.md)"
+            )
         headers["Authorization"] = f"Bearer {token}"
     else:
         raise _stranger(address, str(answered))
@@ -131,7 +139,12 @@ def connect(address: str, say: Say) -> Any:
         logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
         try:
             return JobSubmissionClient(address, headers=headers)
-        except (OSError, RuntimeError, LookupError, TypeError) as error:  # of whatever it says when it is asked for Ray's version
+        except (
+            OSError,
+            RuntimeError,
+            LookupError,
+            TypeError,
+        ) as error:  # of whatever it says when it is asked for Ray's version
             raise _stranger(address, last_line(error)) from None
 
 
@@ -190,7 +203,9 @@ def shipped(path: Path, assignments: list[str]) -> tuple[dict[str, Any], Config]
     override(values, assignments)
     theirs = {key: values.pop(key) for key in ("device", "precision") if key in values}
     config = absolute(validate(values))
-    return config.model_dump(mode="json", exclude_unset=True, exclude={"address", "device", "precision"}) | theirs, config
+    return config.model_dump(
+        mode="json", exclude_unset=True, exclude={"address", "device", "precision"}
+    ) | theirs, config
 
 
 def submit(client: Any, path: Path, assignments: list[str]) -> Job:
@@ -203,7 +218,9 @@ def submit(client: Any, path: Path, assignments: list[str]) -> Job:
     with tempfile.TemporaryDirectory(prefix="mtgen-") as folder:
         package = PACKAGE
         shutil.copytree(package, Path(folder) / package.name, ignore=shutil.ignore_patterns("__pycache__"))
-        (Path(folder) / f"{config.name}.yaml").write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        (Path(folder) / f"{config.name}.yaml").write_text(
+            yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
         with _asking(
             client,
             f"{client.get_address()}: the cluster does not take the job",
@@ -212,7 +229,10 @@ def submit(client: Any, path: Path, assignments: list[str]) -> Job:
             job = client.submit_job(
                 entrypoint=f"python -m mtgen.cli train {config.name}.yaml",
                 submission_id=f"{config.name}-{secrets.token_hex(3)}",
-                runtime_env={"working_dir": folder, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(GRACE), "RAY_JOB_STOP_SIGNAL": "SIGINT"}},
+                runtime_env={
+                    "working_dir": folder,
+                    "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(GRACE), "RAY_JOB_STOP_SIGNAL": "SIGINT"},
+                },
                 metadata={"mtgen": __version__, "run": config.name, "folder": str(config.folder)},
             )
     return look(client, job)
@@ -303,7 +323,9 @@ def follow(client: Any, job: str, write: Callable[[str], None], attempts: int = 
             problem = error
         failed += problem is not None
         if failed > attempts:
-            raise UserError(f"{job}: the connection to the cluster is lost ({problem}); the job may go on: mtgen jobs logs {job} --follow")
+            raise UserError(
+                f"{job}: the connection to the cluster is lost ({problem}); the job may go on: mtgen jobs logs {job} --follow"
+            )
         time.sleep(1)
 
 

@@ -53,13 +53,19 @@ def token_file() -> Path | None:
             file.write(secrets.token_hex(32))
     except FileExistsError:
         if path.stat().st_mode & 0o077:
-            raise UserError(f"{path}: others can read this token, and with it run commands on the cluster; chmod 600 {path}") from None
+            raise UserError(
+                f"{path}: others can read this token, and with it run commands on the cluster; chmod 600 {path}"
+            ) from None
     except OSError as error:
-        raise UserError(f"{path}: the token cannot be written ({error.strerror}); name another file in RAY_AUTH_TOKEN_PATH") from error
+        raise UserError(
+            f"{path}: the token cannot be written ({error.strerror}); name another file in RAY_AUTH_TOKEN_PATH"
+        ) from error
     return path
 
 
-def command(head: str | None, port: int, span: bool, cpus: int | None, gpus: int | None, dashboard: int | None) -> list[str]:
+def command(
+    head: str | None, port: int, span: bool, cpus: int | None, gpus: int | None, dashboard: int | None
+) -> list[str]:
     """The command of a node that stays in the foreground.
 
     Args:
@@ -77,15 +83,27 @@ def command(head: str | None, port: int, span: bool, cpus: int | None, gpus: int
         "--disable-usage-stats",
         f"--object-store-memory={OBJECT_STORE}",
     ]
-    words += ["--min-worker-port=0", "--max-worker-port=0"]  # any; Ray's own range may hold the head's port, and another node's here
-    words.append("--dashboard-agent-listen-port=0")  # any; another cluster here has Ray's own, and no job starts without one
+    words += [
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+    ]  # any; Ray's own range may hold the head's port, and another node's here
+    words.append(
+        "--dashboard-agent-listen-port=0"
+    )  # any; another cluster here has Ray's own, and no job starts without one
     if head:
         words.append(f"--address={head}")
     else:
-        words += ["--head", f"--port={port}", f"--include-dashboard={str(dashboard is not None).lower()}", "--dashboard-host=127.0.0.1"]
+        words += [
+            "--head",
+            f"--port={port}",
+            f"--include-dashboard={str(dashboard is not None).lower()}",
+            "--dashboard-host=127.0.0.1",
+        ]
         words += [f"--dashboard-port={dashboard}"] if dashboard is not None else []
         words += [f"--node-ip-address={own_address()}"] if span else []
-        words.append(f"--ray-client-server-port={free_port()}")  # nobody uses it, but a head whose one is taken (10001) ends
+        words.append(
+            f"--ray-client-server-port={free_port()}"
+        )  # nobody uses it, but a head whose one is taken (10001) ends
     words += [f"--num-cpus={cpus}"] if cpus is not None else []
     return words + ([f"--num-gpus={gpus}"] if gpus is not None else [])
 
@@ -104,7 +122,11 @@ def held_back() -> Iterator[None]:
 
     And this process's handler of SIGTERM stays: Ray puts its own in its place, which ends the process with a crash report.
     """
-    before, libc, kept = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING), ctypes.CDLL(None), ctypes.create_string_buffer(1024)
+    before, libc, kept = (
+        signal.pthread_sigmask(signal.SIG_BLOCK, ASKING),
+        ctypes.CDLL(None),
+        ctypes.create_string_buffer(1024),
+    )
     libc.sigaction(signal.SIGTERM, None, kept)  # Python would ask for the main thread
     try:
         yield
@@ -125,7 +147,9 @@ def run_node(words: list[str], span: bool, asked: Callable[[], bool] = lambda: T
     """
     alone = {} if span else {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # the only way to keep Ray on loopback
     environment = {**os.environ, **alone, "RAY_AUTH_MODE": "token"}
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])  # a job's `python` is ours
+    environment["PATH"] = os.pathsep.join(
+        [str(Path(sys.executable).parent), environment.get("PATH", "")]
+    )  # a job's `python` is ours
     requests: list[int] = []
     for number in ASKING:
         signal.signal(number, lambda number, frame: requests.append(number))

@@ -45,7 +45,11 @@ def _worker(arguments: dict[str, Any]) -> None:
     context = ray.train.get_context()
     config = validate(arguments["config"])
     place = _place_worker(
-        config, context.get_world_rank(), context.get_world_size(), arguments["cpus"], ray.get_runtime_context().get_node_id()
+        config,
+        context.get_world_rank(),
+        context.get_world_size(),
+        arguments["cpus"],
+        ray.get_runtime_context().get_node_id(),
     )
     train(config, place, arguments["snapshots"](config) if place.rank == 0 else None, keep_current)
 
@@ -106,7 +110,10 @@ def run_here(config: Config) -> Outcome:
 
 
 def run_on_ray(
-    config: Config, snapshots: Callable[[Config], Snapshot] = _snapshots, cpus: int | None = None, say: Callable[[str], None] = print
+    config: Config,
+    snapshots: Callable[[Config], Snapshot] = _snapshots,
+    cpus: int | None = None,
+    say: Callable[[str], None] = print,
 ) -> Outcome:
     """Train on workers that Ray Train places; one that is lost or hangs is replaced, and training goes on from the last checkpoint.
 

@@ -46,10 +46,14 @@ class Request:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9]+([:-][0-9]+){0,3}", self.time):
-            raise ConfigError(f"--time {self.time}: possible: minutes, hours:minutes:seconds, days-hours:minutes:seconds")
+            raise ConfigError(
+                f"--time {self.time}: possible: minutes, hours:minutes:seconds, days-hours:minutes:seconds"
+            )
         for option in self.options:
             if not re.fullmatch(r"--[a-z][a-z-]*(=[\w.,:@%/+\[\]-]+)?", option):
-                raise ConfigError(f"--sbatch {option}: give one option of sbatch, as --name=value without spaces, such as --partition=gpu")
+                raise ConfigError(
+                    f"--sbatch {option}: give one option of sbatch, as --name=value without spaces, such as --partition=gpu"
+                )
 
 
 def script(config: Config, path: Path, assignments: list[str], request: Request) -> str:
@@ -101,9 +105,20 @@ def allocation(config: Config, say: Callable[[str], None]) -> Iterator[None]:
     """
     nodes, address, port = int(os.environ["SLURM_JOB_NUM_NODES"]), own_address(), free_port()
     cpus = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ["SLURM_CPUS_ON_NODE"]
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_ADDRESS": f"{address}:{port}"}
+    os.environ |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_ADDRESS": f"{address}:{port}",
+    }
     log = config.folder / f"slurm-{os.environ['SLURM_JOB_ID']}-ray.log"
-    words = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={cpus}", "--label"]
+    words = [
+        "srun",
+        f"--nodes={nodes}",
+        f"--ntasks={nodes}",
+        "--ntasks-per-node=1",
+        f"--cpus-per-task={cpus}",
+        "--label",
+    ]
     words += [f"--gpus-per-node={os.environ['SLURM_GPUS_PER_NODE']}"] if "SLURM_GPUS_PER_NODE" in os.environ else []
     with log.open("a", encoding="utf-8") as file:
         step = subprocess.Popen(
@@ -135,7 +150,9 @@ def _together(config: Config, nodes: int, step: "subprocess.Popen[bytes]", log: 
 
     def look() -> None:
         if step.poll() is not None:
-            raise TrainingError(f"srun ended with status {step.returncode} before all nodes had joined the Ray cluster; {log} says why")
+            raise TrainingError(
+                f"srun ended with status {step.returncode} before all nodes had joined the Ray cluster; {log} says why"
+            )
 
     wait_for(address, int(port), START, look)
     with _joined(config, deadline, look):
@@ -167,7 +184,9 @@ def _joined(config: Config, deadline: float, meanwhile: Callable[[], None]) -> I
 def requeue(say: Callable[[str], None]) -> bool:
     """Have Slurm start this job again when there is room; not if somebody cancelled it. Slurm then ends this process."""
     job = os.environ["SLURM_JOB_ID"]
-    known = subprocess.run(["scontrol", "--oneliner", "show", "job", job], capture_output=True, text=True, check=False).stdout
+    known = subprocess.run(
+        ["scontrol", "--oneliner", "show", "job", job], capture_output=True, text=True, check=False
+    ).stdout
     if "JobState=RUNNING" not in known:
         say("the job is being cancelled, so it is not put back into the queue")
         return False
@@ -193,7 +212,11 @@ def _warn_batch() -> bool:
 
 def _node(address: str, port: str, cpus: str) -> int:
     """What srun starts on each node: the head on the first one, which the script runs on too."""
-    gpus = len([g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]) if "SLURM_GPUS_PER_NODE" in os.environ else 0
+    gpus = (
+        len([g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g])
+        if "SLURM_GPUS_PER_NODE" in os.environ
+        else 0
+    )
     head = None if os.environ["SLURM_PROCID"] == "0" else f"{address}:{port}"
     deadline = time.monotonic() + START
     if head:
@@ -202,7 +225,9 @@ def _node(address: str, port: str, cpus: str) -> int:
         status = run_node(command(head, int(port), True, int(cpus), gpus, None), span=True, asked=_warn_batch)
         if time.monotonic() > deadline:
             return status
-        time.sleep(1)  # the head answers before it is ready, and Ray gives up on a node that takes 30 s, as a busy one may
+        time.sleep(
+            1
+        )  # the head answers before it is ready, and Ray gives up on a node that takes 30 s, as a busy one may
 
 
 def available() -> bool:

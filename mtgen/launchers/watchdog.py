@@ -60,7 +60,10 @@ class Watch:
     """
 
     def __init__(self, folder: Path, seconds: float, kill: Callable[[Beat], bool], say: Callable[[str], None]) -> None:
-        self._folder, self._judge, self._kill, self._say = folder, Judge(seconds), kill, say
+        self._folder = folder
+        self._judge = Judge(seconds)
+        self._kill = kill
+        self._say = say
         self._gone: set[tuple[int, float]] = set()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hang", daemon=True)
@@ -70,7 +73,9 @@ class Watch:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._end.set()
         self._thread.join()
 

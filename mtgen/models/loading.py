@@ -50,7 +50,9 @@ def newest(folder: Path) -> Checkpoint:
     found = checkpoint.latest(folder / "checkpoints", warn=lambda text: print(f"warning: {text}", file=sys.stderr))
     if found is None:
         exported = (folder / WEIGHTS).is_file()
-        raise CheckpointError(f"{folder}: {'is an exported model; give the run that it is of' if exported else 'has no checkpoint yet'}")
+        raise CheckpointError(
+            f"{folder}: {'is an exported model; give the run that it is of' if exported else 'has no checkpoint yet'}"
+        )
     return found
 
 
@@ -68,7 +70,9 @@ def retention_of(folder: Path, last: int | None = None) -> Retention:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
         kept = Settings.model_validate(values.get("checkpoint")).retention
     except (OSError, ValueError, AttributeError, yaml.YAMLError, ValidationError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())}); bring the run's own configuration back") from error
+        raise CheckpointError(
+            f"{path}: cannot be read ({' '.join(str(error).split())}); bring the run's own configuration back"
+        ) from error
     return kept if last is None else dataclasses.replace(kept, last=last)
 
 
@@ -85,10 +89,14 @@ def chosen(folder: Path, which: str | None) -> Checkpoint:
     if which == "best":
         best = retention_of(folder).best
         if best is None:
-            raise CheckpointError(f"{folder}: checkpoint.best is not set, so none is the best; give images seen instead: {there}")
+            raise CheckpointError(
+                f"{folder}: checkpoint.best is not set, so none is the best; give images seen instead: {there}"
+            )
         good = {entry.images: checkpoint.measured(entry.folder) for entry in entries if entry.problem is None}
         if (found := best.among(good)) is None:
-            raise CheckpointError(f"{folder}: {best.metric} was measured at none of its checkpoints; give images seen instead: {there}")
+            raise CheckpointError(
+                f"{folder}: {best.metric} was measured at none of its checkpoints; give images seen instead: {there}"
+            )
         which = str(found)
     if not which.isdecimal() or int(which) not in {entry.images for entry in entries}:
         raise CheckpointError(f"{folder}: has no checkpoint {which!r}; possible: best, {there}")
@@ -103,7 +111,9 @@ def weights_of(path: Path, which: str | None = None) -> Weights:
     """
     is_run = not (path.is_file() or (path / WEIGHTS).is_file() or (path / MANIFEST).is_file())
     if which is not None and not is_run:
-        raise CheckpointError(f"{path}: is one model, not a run with checkpoints to choose from; leave --checkpoint out")
+        raise CheckpointError(
+            f"{path}: is one model, not a run with checkpoints to choose from; leave --checkpoint out"
+        )
     if path.is_file() or (path / WEIGHTS).is_file():
         return checkpoint.read_weights(path if path.is_file() else path / WEIGHTS)
     return checkpoint.weights(checkpoint.verify(path) if (path / MANIFEST).is_file() else chosen(path, which))
@@ -133,7 +143,11 @@ def load_run(folder: Path, device: str = "auto", which: str | None = None) -> tu
     networks = build(config, card)
     average = Average([("generator", networks.generator), ("side", networks.side)], 0.0)
     expected = average.state()
-    if wrong := [name for name, tensor in expected.items() if name not in found.tensors or found.tensors[name].shape != tensor.shape]:
+    if wrong := [
+        name
+        for name, tensor in expected.items()
+        if name not in found.tensors or found.tensors[name].shape != tensor.shape
+    ]:
         more = f" (and {len(wrong) - 1} others)" if len(wrong) > 1 else ""
         raise CheckpointError(
             f"{found.path}: parameter {wrong[0]}{more} is not in it in the shape that this version of mtgen, {__version__}, has; "
@@ -151,7 +165,12 @@ def describe(folder: Path) -> dict[str, Any]:
     """
     found = newest(folder)
     groups = {side: found.tensors(side) for side in ("generator", "discriminator")}
-    parameters = {f"{side}/{name}": t for side, group in groups.items() for name, t in group.items() if name.startswith("parameter/")}
+    parameters = {
+        f"{side}/{name}": t
+        for side, group in groups.items()
+        for name, t in group.items()
+        if name.startswith("parameter/")
+    }
     state, config = found.state, config_of(found.config())
     return {
         "run": str(folder),

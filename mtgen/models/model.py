@@ -22,7 +22,8 @@ class DiscriminatorSide(nn.Module):
 
     def __init__(self, discriminator: Discriminator, conditions: ConditionEncoder) -> None:
         super().__init__()
-        self.discriminator, self.conditions = discriminator, conditions
+        self.discriminator = discriminator
+        self.conditions = conditions
 
     def embed(self, image: Tensor) -> Tensor:
         """`[B,C,H,W]` in [-1, 1] -> `[B,d]`, of length 1, in the shared representation space."""
@@ -48,7 +49,9 @@ def _problems(config: Config, card: DatasetCard) -> list[str]:
         if (field := fields.get(settings.needs or "")) and not getattr(card, field)
     ]
     if "image" in config.condition_settings() and "alignment" not in config.task_settings():
-        found.append("conditions.image: an image is asked for by its embedding, which the alignment task learns; add tasks.alignment={}")
+        found.append(
+            "conditions.image: an image is asked for by its embedding, which the alignment task learns; add tasks.alignment={}"
+        )
     return found
 
 
@@ -98,7 +101,9 @@ def build(config: Config, card: DatasetCard) -> Networks:
         )
         tasks: list[Task] = [TASKS[name](name, own, sizes) for name, own in config.task_settings().items()]
         drawing = Drawing(1 if config.data.channels == "grey" else 3, sizes.mask_classes)
-        guidance = Guidance(settings.embedding * conditions.sequences, config.generator.attention, conditions.layout_channels)
+        guidance = Guidance(
+            settings.embedding * conditions.sequences, config.generator.attention, conditions.layout_channels
+        )
         for task in tasks:
             drawing, guidance = task.drawing(drawing), task.guidance(guidance)
         generator = Generator(
@@ -129,9 +134,15 @@ class Model:
         translates: the modality that names the domains to translate between; `None` without that task.
     """
 
-    def __init__(self, networks: Networks, config: Config, card: DatasetCard, device: torch.device | str = "cpu") -> None:
-        self.networks, self.config, self.card, self.device = networks, config, card, torch.device(device)
-        self.size, self.channels = config.size, networks.generator.drawing.channels
+    def __init__(
+        self, networks: Networks, config: Config, card: DatasetCard, device: torch.device | str = "cpu"
+    ) -> None:
+        self.networks = networks
+        self.config = config
+        self.card = card
+        self.device = torch.device(device)
+        self.size = config.size
+        self.channels = networks.generator.drawing.channels
         self.latent_size = networks.generator.latent
         self.conditions = list(networks.side.conditions.modalities)
         translation = config.task_settings().get("translation")
@@ -152,7 +163,9 @@ class Model:
         modality = self.networks.side.conditions.modality(name)
         value = self.networks.side.embed(batch.image.to(self.device)) if name == "image" else modality.value(batch)
         everywhere = torch.ones(len(batch), dtype=torch.bool, device=batch.image.device)
-        return Prompt(len(batch), {name: value}, {name: batch.present[modality.component] if modality.component else everywhere})
+        return Prompt(
+            len(batch), {name: value}, {name: batch.present[modality.component] if modality.component else everywhere}
+        )
 
     def embed(self, prompt: Prompt) -> Tensor:
         """A prompt -> `[B,d]`: the mean of its modalities in the shared representation space."""
@@ -183,4 +196,6 @@ class Model:
         content = self.predict(image).content
         if content is None:
             return None
-        return self.networks.generator(latent.to(self.device), Condition(self.condition(prompt).pooled, content=content))
+        return self.networks.generator(
+            latent.to(self.device), Condition(self.condition(prompt).pooled, content=content)
+        )

@@ -17,13 +17,17 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = max(1, width // WIDTH)
         # A bias of the keys moves all of a query's products alike, which softmax does not see: its gradient would be rounding noise.
-        self.query, self.key, self.value = nn.Linear(queries, width), nn.Linear(keys, width, bias=False), nn.Linear(keys, width)
+        self.query = nn.Linear(queries, width)
+        self.key = nn.Linear(keys, width, bias=False)
+        self.value = nn.Linear(keys, width)
         self.out = nn.Linear(width, queries)
 
     def forward(self, x: Tensor, tokens: Tensor, present: Tensor) -> Tensor:
         """`[B,Q,C]`, `[B,T,d]` and which of the T are there, `[B,T]` (one at least in each row) -> `[B,Q,C]`."""
         query = self.query(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        key, value = (project(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2) for project in (self.key, self.value))
+        key, value = (
+            project(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2) for project in (self.key, self.value)
+        )
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=present[:, None, None])
         return self.out(read.transpose(1, 2).flatten(2))
 
@@ -33,9 +37,11 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.before_attention, self.before_layer = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.before_attention = nn.LayerNorm(width)
+        self.before_layer = nn.LayerNorm(width)
         self.attention = Attention(width, width, width)
-        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.wide = nn.Linear(width, 4 * width)
+        self.narrow = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
         """`[B,T,d]` and which of them are there -> `[B,T,d]`."""

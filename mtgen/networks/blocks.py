@@ -25,9 +25,12 @@ class Conv2d(nn.Module):
         gain: factor of the weight at the start: below 1 where first answers should be cautious, 0 where nothing should be added.
     """
 
-    def __init__(self, inputs: int, outputs: int, side: int, padding: int = 0, bias: bool = True, gain: float = 1.0) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, side: int, padding: int = 0, bias: bool = True, gain: float = 1.0
+    ) -> None:
         super().__init__()
-        self.padding, self.gain = padding, gain
+        self.padding = padding
+        self.gain = gain
         self.weight = nn.Parameter(torch.empty(outputs, side, side, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 

@@ -22,7 +22,9 @@ class Decoder(nn.Module):
     def forward(self, features: list[Tensor]) -> Tensor:
         """The trunk's levels, the lowest first -> `[B,decoder,H,W]` in the images' size."""
         x = self.mixes[0](activate(self.laterals[0](features[0])))
-        for up, lateral, mix, skip in zip(self.ups, list(self.laterals)[1:], list(self.mixes)[1:], features[1:], strict=True):
+        for up, lateral, mix, skip in zip(
+            self.ups, list(self.laterals)[1:], list(self.mixes)[1:], features[1:], strict=True
+        ):
             x = mix(activate(up(activate(x)) + lateral(skip)))
         return x
 
@@ -41,7 +43,9 @@ class Discriminator(nn.Module):
         heads: task -> its head.
     """
 
-    def __init__(self, widths: list[int], blocks: int, decoder: int, drawing: Drawing, heads: dict[str, nn.Module]) -> None:
+    def __init__(
+        self, widths: list[int], blocks: int, decoder: int, drawing: Drawing, heads: dict[str, nn.Module]
+    ) -> None:
         super().__init__()
         self.see_image = Conv2d(drawing.channels, widths[-1], 3, padding=1)
         self.see_mask = Conv2d(drawing.mask_classes, widths[-1], 1, bias=False) if drawing.mask_classes else None
@@ -58,7 +62,9 @@ class Discriminator(nn.Module):
             mask = canvas.mask * canvas.shown[:, None, None, None]
             x = x + self.see_mask(mask.contiguous(memory_format=torch.channels_last))
         if self.see_boxes is not None and canvas.boxes is not None and canvas.boxed is not None:
-            boxes = self.see_boxes((canvas.boxes * canvas.boxed[:, None, None, None]).contiguous(memory_format=torch.channels_last))
+            boxes = self.see_boxes(
+                (canvas.boxes * canvas.boxed[:, None, None, None]).contiguous(memory_format=torch.channels_last)
+            )
             x = x + (boxes if boxes.shape == x.shape else F.interpolate(boxes, size=x.shape[2:]))
         return self.descent(x)
 

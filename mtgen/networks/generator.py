@@ -76,7 +76,10 @@ class Generator(nn.Module):
         condition_scale: float,
     ) -> None:
         super().__init__()
-        self.latent, self.base, self.drawing, self.condition_scale = latent, base, drawing, condition_scale
+        self.latent = latent
+        self.base = base
+        self.drawing = drawing
+        self.condition_scale = condition_scale
         self.width = widths[0]
         style = latent + condition
         self.start = nn.Linear(style, widths[0] * base[0] * base[1])

@@ -49,7 +49,9 @@ class Climb(nn.Module):
 
     def __init__(self, widths: list[int], blocks: int, style: int, guides: list[Guide]) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(nn.ModuleList(ResidualBlock(width, style) for _ in range(blocks)) for width in widths)
+        self.levels = nn.ModuleList(
+            nn.ModuleList(ResidualBlock(width, style) for _ in range(blocks)) for width in widths
+        )
         self.ups = nn.ModuleList(Up(low, high) for low, high in zip(widths, widths[1:], strict=False))
         self.guides = nn.ModuleList(guides)
 

@@ -76,7 +76,11 @@ def _count(module: nn.Module | None) -> int:
 def parameters(networks: Networks) -> dict[str, int]:
     """Part -> number of its parameters; together they are all of both sides."""
     side, discriminator = networks.side, networks.side.discriminator
-    found = {"generator": _count(networks.generator), "conditions": _count(side.conditions), "decoder": _count(discriminator.decoder)}
+    found = {
+        "generator": _count(networks.generator),
+        "conditions": _count(side.conditions),
+        "decoder": _count(discriminator.decoder),
+    }
     found |= {f"head: {name}": _count(head) for name, head in discriminator.heads.items()}
     found["trunk"] = _count(networks.generator) + _count(side) - sum(found.values())
     return found

@@ -102,7 +102,9 @@ def _wanted(distribution: str) -> Requirement | None:
     return next((one for one in asked if one.name.lower() == distribution.lower()), None)
 
 
-def _library(check: str, names: tuple[str, ...], missing: str, remedy: str = "make setup", state: str = PROBLEM) -> Finding:
+def _library(
+    check: str, names: tuple[str, ...], missing: str, remedy: str = "make setup", state: str = PROBLEM
+) -> Finding:
     found = _version(*names)
     if found is None:
         return Finding(check, state, "not installed", missing, remedy)
@@ -140,18 +142,26 @@ def _driver(machine: Machine) -> Finding:
         if shutil.which("nvidia-smi"):
             remedy = "nvidia-smi; modinfo nvidia; then reboot or mend the driver"
             return Finding(
-                "GPU and driver", WARNING, "nvidia-smi gives no answer", "the driver does not work: runs train on the CPU", remedy
+                "GPU and driver",
+                WARNING,
+                "nvidia-smi gives no answer",
+                "the driver does not work: runs train on the CPU",
+                remedy,
             )
         return Finding("GPU and driver", NOTE, "no NVIDIA driver", "runs train on the CPU (device=cpu)")
     gpus, built = listed.splitlines(), torch_cuda()
     found = f"{len(gpus)} x {gpus[0]}"
     if built is None:
         remedy = "install torch's CUDA build (pytorch.org), then make setup"
-        return Finding("GPU and driver", WARNING, found, "this torch is built for CPUs alone, so that the GPUs stay idle", remedy)
+        return Finding(
+            "GPU and driver", WARNING, found, "this torch is built for CPUs alone, so that the GPUs stay idle", remedy
+        )
     able = re.search(r"CUDA Version: *(\d+)", _said("nvidia-smi") or "")
     if able and int(able[1]) < int(built.split(".")[0]):
         remedy = f"update the driver, or install a torch for CUDA {able[1]}"
-        return Finding("GPU and driver", PROBLEM, found, f"the driver knows CUDA {able[1]} and torch wants {built}", remedy)
+        return Finding(
+            "GPU and driver", PROBLEM, found, f"the driver knows CUDA {able[1]} and torch wants {built}", remedy
+        )
     return Finding("GPU and driver", GOOD, found)
 
 
@@ -160,8 +170,12 @@ def _nccl(machine: Machine) -> Finding:
     if found is not None:
         return Finding("NCCL", GOOD, " ".join(found))
     if torch_cuda() is None:
-        return Finding("NCCL", NOTE, "not installed", "workers on CPUs exchange their gradients by gloo; only GPUs need NCCL")
-    return Finding("NCCL", NOTE, "no package of its own", "torch brings its own, or none: mtgen smoke --device cuda tries it")
+        return Finding(
+            "NCCL", NOTE, "not installed", "workers on CPUs exchange their gradients by gloo; only GPUs need NCCL"
+        )
+    return Finding(
+        "NCCL", NOTE, "no package of its own", "torch brings its own, or none: mtgen smoke --device cuda tries it"
+    )
 
 
 def _ray(machine: Machine) -> Finding:
@@ -175,7 +189,13 @@ def _ray(machine: Machine) -> Finding:
     except OSError as error:
         means = "mtgen train would wait for this cluster and give up"
         remedy = "unset RAY_ADDRESS, or start it: mtgen cluster head"
-        return Finding("Ray", PROBLEM, f"{found.found}; RAY_ADDRESS={address} does not answer ({error.strerror or error})", means, remedy)
+        return Finding(
+            "Ray",
+            PROBLEM,
+            f"{found.found}; RAY_ADDRESS={address} does not answer ({error.strerror or error})",
+            means,
+            remedy,
+        )
     return Finding("Ray", GOOD, f"{found.found}; the cluster at {address} answers")
 
 
@@ -185,7 +205,12 @@ def _token(machine: Machine) -> Finding:
     given = machine.environment.get("RAY_AUTH_TOKEN_PATH")
     path = Path(given) if given else Path.home() / ".ray" / "auth_token"
     if not path.exists():
-        return Finding("Ray's token", NOTE, "none", "a run on this machine makes its own; mtgen cluster head makes one for a cluster")
+        return Finding(
+            "Ray's token",
+            NOTE,
+            "none",
+            "a run on this machine makes its own; mtgen cluster head makes one for a cluster",
+        )
     if path.stat().st_mode & 0o077:
         means = "others can read it, and with it run commands on the cluster: mtgen refuses it"
         return Finding("Ray's token", WARNING, str(path), means, f"chmod 600 {path}")
@@ -194,12 +219,16 @@ def _token(machine: Machine) -> Finding:
 
 def _slurm(machine: Machine) -> Finding:
     if shutil.which("sbatch") is None:
-        return Finding("Slurm", NOTE, "no sbatch here", "mtgen slurm still writes scripts, to be submitted where there is one")
+        return Finding(
+            "Slurm", NOTE, "no sbatch here", "mtgen slurm still writes scripts, to be submitted where there is one"
+        )
     version = _said("sbatch", "--version")
     up = _said("sinfo", "--noheader", "--format=%P %a")
     if up is None:
         remedy = "scontrol ping; ask who runs the cluster"
-        return Finding("Slurm", WARNING, version or "sbatch", "its controller does not answer: jobs cannot be submitted", remedy)
+        return Finding(
+            "Slurm", WARNING, version or "sbatch", "its controller does not answer: jobs cannot be submitted", remedy
+        )
     partitions = [line.split()[0] for line in up.splitlines() if line.endswith("up")]
     return Finding("Slurm", GOOD, f"{version}, partitions: {', '.join(partitions) or 'none is up'}")
 
@@ -214,7 +243,9 @@ def _mlflow(machine: Machine) -> Finding:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=LIMIT / 2).close()  # noqa: S310 - http or https, as checked
     except OSError as error:
         remedy = "start the server, or unset MLFLOW_TRACKING_URI"
-        return Finding("MLflow", WARNING, f"{found.found}; {uri} does not answer ({error})", means.split(";")[0], remedy)
+        return Finding(
+            "MLflow", WARNING, f"{found.found}; {uri} does not answer ({error})", means.split(";")[0], remedy
+        )
     return Finding("MLflow", GOOD, f"{found.found}; {uri} answers")
 
 
@@ -228,16 +259,27 @@ def _disk(check: str, folder: Path, setting: str) -> Finding:
     free, where = shutil.disk_usage(there).free, f"{folder.absolute()}"
     found = f"{free / GIB:,.1f} GiB free in {where}"
     if not os.access(there, os.W_OK):
-        return Finding(check, PROBLEM, f"{where} cannot be written", "a run could keep nothing", f"chmod u+w {there}, or {setting}")
+        return Finding(
+            check, PROBLEM, f"{where} cannot be written", "a run could keep nothing", f"chmod u+w {there}, or {setting}"
+        )
     if free < ROOM:
         state = WARNING if free >= LITTLE_ROOM else PROBLEM
-        return Finding(check, state, found, "checkpoints or shards will not fit; a run that cannot save ends", f"make room, or {setting}")
+        return Finding(
+            check,
+            state,
+            found,
+            "checkpoints or shards will not fit; a run that cannot save ends",
+            f"make room, or {setting}",
+        )
     return Finding(check, GOOD, found)
 
 
 def _locks(machine: Machine) -> Finding:
     """Two locks on one file: the second has to be refused, or two processes could train one run."""
-    with tempfile.NamedTemporaryFile(dir=_nearest(machine.runs), prefix=".mtgen-doctor-") as first, open(first.name, "rb") as second:
+    with (
+        tempfile.NamedTemporaryFile(dir=_nearest(machine.runs), prefix=".mtgen-doctor-") as first,
+        open(first.name, "rb") as second,
+    ):
         try:
             fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -246,23 +288,35 @@ def _locks(machine: Machine) -> Finding:
                 return Finding("file locks", GOOD, f"kept on {_nearest(machine.runs)}")
             means = "no run can be locked, so none is trained here"
             return Finding(
-                "file locks", PROBLEM, f"refused ({error.strerror})", means, "runs=FOLDER on a file system with locks (NFS: nolock off)"
+                "file locks",
+                PROBLEM,
+                f"refused ({error.strerror})",
+                means,
+                "runs=FOLDER on a file system with locks (NFS: nolock off)",
             )
     means = "two processes could train one run and spoil it"
-    return Finding("file locks", PROBLEM, f"not kept on {_nearest(machine.runs)}", means, "runs=FOLDER on a file system with locks")
+    return Finding(
+        "file locks", PROBLEM, f"not kept on {_nearest(machine.runs)}", means, "runs=FOLDER on a file system with locks"
+    )
 
 
 def _shared_memory(machine: Machine) -> Finding:
     there = Path("/dev/shm")  # noqa: S108 - it is looked at, not written to
     if not there.is_dir():
         return Finding(
-            "shared memory", WARNING, "no /dev/shm", "Ray keeps its objects on disk instead, slowly", "mount -t tmpfs tmpfs /dev/shm"
+            "shared memory",
+            WARNING,
+            "no /dev/shm",
+            "Ray keeps its objects on disk instead, slowly",
+            "mount -t tmpfs tmpfs /dev/shm",
         )
     usage = shutil.disk_usage(there)
     found = f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free in /dev/shm"
     if usage.free < SHARED:
         means = "Ray's object store and NCCL do not fit: workers die with 'bus error', or are slow"
-        return Finding("shared memory", WARNING, found, means, "docker run --shm-size=8g, or remove old files of /dev/shm")
+        return Finding(
+            "shared memory", WARNING, found, means, "docker run --shm-size=8g, or remove old files of /dev/shm"
+        )
     return Finding("shared memory", GOOD, found)
 
 
@@ -286,7 +340,9 @@ def _open_files(machine: Machine) -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= soft < FILES:
         means = "a Ray cluster on many CPUs, or many shards, end with 'too many open files'"
-        return Finding("open files", WARNING, f"{soft:,} allowed", means, f"ulimit -n {min(65536, hard) if hard > 0 else 65536}")
+        return Finding(
+            "open files", WARNING, f"{soft:,} allowed", means, f"ulimit -n {min(65536, hard) if hard > 0 else 65536}"
+        )
     return Finding("open files", GOOD, f"{'unlimited' if soft < 0 else f'{soft:,}'} allowed")
 
 
@@ -294,10 +350,17 @@ def _threads(machine: Machine) -> Finding:
     cpus, given = len(os.sched_getaffinity(0)), machine.environment.get("OMP_NUM_THREADS")
     found = f"{cpus} CPUs for this process{f', OMP_NUM_THREADS={given}' if given else ''}"
     if given and given.isdigit() and int(given) > cpus:
-        return Finding("threads", WARNING, found, "threads wait for each other: ten times slower is usual", "unset OMP_NUM_THREADS")
+        return Finding(
+            "threads", WARNING, found, "threads wait for each other: ten times slower is usual", "unset OMP_NUM_THREADS"
+        )
     busy = os.getloadavg()[0]
     if busy > 1.5 * cpus:
-        return Finding("threads", NOTE, f"{found}; {busy:.0f} others want them now", "training shares them, and timings mean little")
+        return Finding(
+            "threads",
+            NOTE,
+            f"{found}; {busy:.0f} others want them now",
+            "training shares them, and timings mean little",
+        )
     return Finding("threads", GOOD, found)
 
 
@@ -327,7 +390,9 @@ CHECKS: dict[str, Callable[[Machine], Finding]] = {
     "Slurm": _slurm,
     "MLflow": _mlflow,
     "disk of runs": lambda machine: _disk("disk of runs", machine.runs, "runs=FOLDER on another disk"),
-    "disk of the cache": lambda machine: _disk("disk of the cache", machine.cache, "MTGEN_CACHE=FOLDER on another disk"),
+    "disk of the cache": lambda machine: _disk(
+        "disk of the cache", machine.cache, "MTGEN_CACHE=FOLDER on another disk"
+    ),
     "file locks": _locks,
     "memory": _memory,
     "shared memory": _shared_memory,
@@ -345,7 +410,11 @@ def _within(limit: float, check: str, look: Callable[[], Finding]) -> Finding:
         try:
             result.append(look())
         except Exception as error:  # noqa: BLE001 - whatever a check meets is a line of the table, and the next one is made
-            result.append(Finding(check, PROBLEM, f"cannot be looked at: {type(error).__name__}: {error}", remedy="mend what it says"))
+            result.append(
+                Finding(
+                    check, PROBLEM, f"cannot be looked at: {type(error).__name__}: {error}", remedy="mend what it says"
+                )
+            )
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -356,7 +425,9 @@ def _within(limit: float, check: str, look: Callable[[], Finding]) -> Finding:
     return result[0]
 
 
-def examine(machine: Machine, checks: dict[str, Callable[[Machine], Finding]] | None = None, limit: float = LIMIT) -> list[Finding]:
+def examine(
+    machine: Machine, checks: dict[str, Callable[[Machine], Finding]] | None = None, limit: float = LIMIT
+) -> list[Finding]:
     """Every check's finding, in order; none of them can hang or end the others.
 
     Args:

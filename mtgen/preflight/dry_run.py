@@ -96,7 +96,9 @@ def _timed(config: Config, samples: Samples, batch: Batch) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
         seconds = time.monotonic() - begin
-    return len(batch) / seconds * (config.most_workers if device == "cuda" else 1)  # on CPUs, more workers have fewer threads each
+    return (
+        len(batch) / seconds * (config.most_workers if device == "cuda" else 1)
+    )  # on CPUs, more workers have fewer threads each
 
 
 def fast_dev_run(config: Config, runs: Path) -> Config:
@@ -105,7 +107,9 @@ def fast_dev_run(config: Config, runs: Path) -> Config:
     every: dict[str, Any] = {
         "runs": str(runs),
         "data": config.data.model_copy(update={"limit": min(config.data.limit or 10**9, 4 * batch)}),
-        "train": config.train.model_copy(update={"images": 2 * batch, "log_every": batch, "restarts": 0, "minutes": None}),
+        "train": config.train.model_copy(
+            update={"images": 2 * batch, "log_every": batch, "restarts": 0, "minutes": None}
+        ),
         "checkpoint": config.checkpoint.model_copy(update={"every": batch}),
         "evaluate": config.evaluate.model_copy(update={"every": batch}),
         "tracking": config.tracking.model_copy(update={"uri": f"sqlite:///{runs}/mlflow.db"}),

@@ -60,21 +60,29 @@ class Checks:
     """
 
     def __init__(self, console: Console) -> None:
-        self.console, self.rows = console, list[Row]()
+        self.console = console
+        self.rows = list[Row]()
 
     def check(self, name: str, work: Callable[[], str], needs: Sequence[str] = ()) -> None:
         """Do `work`, which says what it saw; not where a check that it `needs` has not passed."""
         missing = [row for row in self.rows if row.check in needs and row.result != PASSED]
         begin = time.monotonic()
         with self.console.status(f"{name} ..."):
-            result, detail = (UNAVAILABLE, f"needs {missing[0].check}, which is {missing[0].result}") if missing else _attempt(work)
+            result, detail = (
+                (UNAVAILABLE, f"needs {missing[0].check}, which is {missing[0].result}") if missing else _attempt(work)
+            )
         self.rows.append(Row(name, result, round(time.monotonic() - begin, 2), detail))
 
     def table(self) -> Table:
         """All checks so far."""
         table = Table("check", "result", "seconds", "what it saw", title="mtgen smoke test", title_justify="left")
         for row in self.rows:
-            table.add_row(row.check, f"[{COLOURS[row.result]}]{row.result}[/]", f"{row.seconds:.1f}", row.detail.replace("[", r"\["))
+            table.add_row(
+                row.check,
+                f"[{COLOURS[row.result]}]{row.result}[/]",
+                f"{row.seconds:.1f}",
+                row.detail.replace("[", r"\["),
+            )
         return table
 
 
@@ -94,7 +102,9 @@ def _library(name: str) -> str:
     try:
         importlib.import_module(module)
     except Exception as error:  # a library that is built for another machine fails in its own ways
-        raise Unavailable(f"{module} cannot be imported ({' '.join(str(error).split())[:200]}); mend it: {remedy}") from error
+        raise Unavailable(
+            f"{module} cannot be imported ({' '.join(str(error).split())[:200]}); mend it: {remedy}"
+        ) from error
     names = [distribution, distribution.replace("120", "130")]  # DALI has a wheel for each CUDA
     for candidate in names:
         try:
@@ -128,7 +138,11 @@ def chosen_device(device: str) -> str:
         raise ConfigError(f"--device {device}: unknown; possible: auto, cpu, cuda")
     if device == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda
-        why = f"torch is built for CUDA {built} and finds no driver; see nvidia-smi" if built else "this torch is built for CPUs alone"
+        why = (
+            f"torch is built for CUDA {built} and finds no driver; see nvidia-smi"
+            if built
+            else "this torch is built for CPUs alone"
+        )
         raise ConfigError(f"--device cuda: torch sees no CUDA device here ({why}); possible: --device cpu")
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
@@ -142,8 +156,10 @@ class Trainings:
     """
 
     def __init__(self, folder: Path, device: str) -> None:
-        self.folder, self.device = folder, device
-        self.data, self.runs = folder / "data", folder / "runs"
+        self.folder = folder
+        self.device = device
+        self.data = folder / "data"
+        self.runs = folder / "runs"
 
     def config(self, name: str, **changes: Any) -> Config:
         """A run of 50 steps of 16 images of 16x16 pixels, all tasks on, with a checkpoint half-way."""
@@ -175,7 +191,10 @@ class Trainings:
         card = make("shapes", self.data, overwrite=self.data.exists(), resolution=16, train=160, test=40)
         build_index(self.data, out=beside(self.data))  # nothing of the test is left in the cache
         report = validate_shards(self.data)
-        _expect(not report.problems, f"{len(report.problems)} samples of a data set that was just written are damaged: {report.text()}")
+        _expect(
+            not report.problems,
+            f"{len(report.problems)} samples of a data set that was just written are damaged: {report.text()}",
+        )
         return f"160 + 40 samples, {len(card.classes)} classes, every one decoded by `mtgen shards validate`"
 
     def decode(self) -> str:
@@ -195,10 +214,14 @@ class Trainings:
                 path = self.folder / "sample.png"
                 path.write_bytes(index.read(position, "image"))
                 with Image.open(path) as picture:
-                    expected = torch.from_numpy(np.array(picture.convert("RGB"), dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+                    expected = (
+                        torch.from_numpy(np.array(picture.convert("RGB"), dtype=np.float32)).permute(2, 0, 1) / 127.5
+                        - 1
+                    )
                 difference, samples = max(difference, (image - expected).abs().max().item()), samples + 1
         _expect(
-            difference <= 2 / 127.5, f"images differ from Pillow's by up to {difference * 127.5:.0f} of 255: another DALI build may help"
+            difference <= 2 / 127.5,
+            f"images differ from Pillow's by up to {difference * 127.5:.0f} of 255: another DALI build may help",
         )
         return f"{samples} images and masks, equal to Pillow's to {difference * 127.5:.1f} of 255"
 
@@ -216,7 +239,10 @@ class Trainings:
         outcome = launch(config, watch=lambda *_: None, say=lambda _: None, resume=resume)
         if outcome.status == "stopped":
             raise KeyboardInterrupt
-        _expect(outcome.status == "finished", f"training {outcome.status} at {outcome.images} of {IMAGES} images: {outcome.message}")
+        _expect(
+            outcome.status == "finished",
+            f"training {outcome.status} at {outcome.images} of {IMAGES} images: {outcome.message}",
+        )
 
     def _trained(self, config: Config) -> str:
         from mtgen.models.loading import describe
@@ -225,7 +251,9 @@ class Trainings:
         shutil.rmtree(config.folder, ignore_errors=True)  # of a smoke test before, in the same folder
         self._launch(config)
         rows = [row.values for row in read_journal(config.folder)]
-        broken = sorted({name for values in rows for name in values if name.startswith("loss/") and name.endswith("/nonfinite")})
+        broken = sorted(
+            {name for values in rows for name in values if name.startswith("loss/") and name.endswith("/nonfinite")}
+        )
         left_out = max(describe(config.folder)["nonfinite_steps"].values())
         # fp16 starts with a large loss scale, which the first steps may have to halve
         _expect(
@@ -289,7 +317,10 @@ class Trainings:
         out = self.folder / "predictions"
         predict_run(self.runs / _name("fp32", 0), [path], out, self.device, seen=rows.append, problem=problems.append)
         _expect(not problems and len(rows) == 1, f"{path.name} was not read: {'; '.join(problems)}")
-        _expect(0 < rows[0]["probability"] <= 1 and Path(rows[0]["overlay"]).is_file(), f"a strange reading of {path.name}: {rows[0]}")
+        _expect(
+            0 < rows[0]["probability"] <= 1 and Path(rows[0]["overlay"]).is_file(),
+            f"a strange reading of {path.name}: {rows[0]}",
+        )
         return f"{rows[0]['class']} ({rows[0]['probability']:.2f}) after {STEPS} steps, with its mask"
 
     def tracking(self) -> str:
@@ -326,7 +357,9 @@ def _share_of_change(whole: Path, resumed: Path, half: str) -> float:
         squared = 0.0
         for side in ("generator", "discriminator"):
             there = b.tensors(side)
-            squared += sum((t - there[n]).square().sum().item() for n, t in a.tensors(side).items() if n.startswith("parameter/"))
+            squared += sum(
+                (t - there[n]).square().sum().item() for n, t in a.tensors(side).items() if n.startswith("parameter/")
+            )
         return squared**0.5
 
     end = newest(whole)
@@ -354,7 +387,9 @@ def smoke_test(device: str, keep: Path | None, console: Console) -> list[dict[st
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"--keep {keep}: no folder can be made there ({error.strerror}); choose another place") from None
+            raise ConfigError(
+                f"--keep {keep}: no folder can be made there ({error.strerror}); choose another place"
+            ) from None
         checks = Checks(console)
         _run_all(checks, Trainings(folder, device))
     console.print(checks.table())
@@ -373,7 +408,11 @@ def _run_all(checks: Checks, trainings: Trainings) -> None:
     for precision, stage in (("fp32", 0), ("fp32", 1), ("fp32", 2), ("bf16", 0), ("fp16", 0)):
         training = f"training {precision}, ZeRO-{stage}"
         checks.check(training, lambda p=precision, s=stage: trainings.train(p, s), needs=stack)  # type: ignore[misc]
-        checks.check(f"resuming {precision}, ZeRO-{stage}", lambda p=precision, s=stage: trainings.resume(p, s), needs=(training,))  # type: ignore[misc]
+        checks.check(
+            f"resuming {precision}, ZeRO-{stage}",
+            lambda p=precision, s=stage: trainings.resume(p, s),
+            needs=(training,),
+        )  # type: ignore[misc]
     checks.check("sampling", trainings.sample, needs=(TRAINING,))
     checks.check("reading", trainings.predict, needs=(TRAINING,))
     checks.check("tracking", trainings.tracking, needs=(TRAINING, MLFLOW))

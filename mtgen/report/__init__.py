@@ -15,7 +15,9 @@ REPORT = "report.html"
 __all__ = ["REPORT", "keep_current", "write_comparison", "write_report"]
 
 
-def write_report(run: str | Path, against: str | Path | None = None, out: str | Path | None = None, runs: Path = Path("runs")) -> Path:
+def write_report(
+    run: str | Path, against: str | Path | None = None, out: str | Path | None = None, runs: Path = Path("runs")
+) -> Path:
     """Write a run's report; returns where it is.
 
     Args:
@@ -28,7 +30,9 @@ def write_report(run: str | Path, against: str | Path | None = None, out: str | 
     """
     record = read_record(run, runs)
     other = read_record(against, runs) if against is not None else None
-    return _written(render(record.name, record.subtitle, all_sections(record, other)), Path(out or record.folder / REPORT))
+    return _written(
+        render(record.name, record.subtitle, all_sections(record, other)), Path(out or record.folder / REPORT)
+    )
 
 
 def write_comparison(chosen: Sequence[str | Path], out: str | Path, runs: Path = Path("runs")) -> Path:

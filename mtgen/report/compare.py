@@ -20,7 +20,9 @@ def comparison(records: Sequence[Record]) -> list[Section]:
         Section(0, "Runs", [_facts(records, labels)]),
         Section(1, "Pictures at equal images", _pictures(records, labels)),
         Section(2, "Metrics", [metrics(records, labels)]),
-        Section(3, "Curves", [Curves(charts({label: record.series for label, record in zip(labels, records, strict=True)}))]),
+        Section(
+            3, "Curves", [Curves(charts({label: record.series for label, record in zip(labels, records, strict=True)}))]
+        ),
         Section(4, "Configuration", differences(records, labels)),
     ]
 
@@ -28,7 +30,10 @@ def comparison(records: Sequence[Record]) -> list[Section]:
 def distinct(records: Sequence[Record]) -> list[str]:
     """The runs' names; with their folders where two are the same, and numbered where that is not enough."""
     names = [record.name for record in records]
-    names = [name if names.count(name) == 1 else f"{name} ({record.folder})" for name, record in zip(names, records, strict=True)]
+    names = [
+        name if names.count(name) == 1 else f"{name} ({record.folder})"
+        for name, record in zip(names, records, strict=True)
+    ]
     return [name if names.count(name) == 1 else f"{name} #{number + 1}" for number, name in enumerate(names)]
 
 
@@ -71,7 +76,9 @@ def metrics(records: Sequence[Record], labels: list[str]) -> Table:
         if direction and len(there) > 1 and min(there) != max(there):
             top = max(there) if direction == "higher" else min(there)
             best |= {(number, column + 1) for column, value in enumerate(values) if value == top}
-    return Table(["metric", *labels], rows, "The last value of each; the best is marked, where higher or lower is better.", best)
+    return Table(
+        ["metric", *labels], rows, "The last value of each; the best is marked, where higher or lower is better.", best
+    )
 
 
 def differences(records: Sequence[Record], labels: list[str]) -> list[Block]:

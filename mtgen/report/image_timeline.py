@@ -31,7 +31,9 @@ def kept(found: Sequence[dict[str, dict[int, Path]]], names: Sequence[str], budg
         for name in names:
             for position, path in run.get(name, {}).items():
                 files = (_image(path), _mask(path), path)
-                sizes[position] = sizes.get(position, 0) + sum(4 * file.stat().st_size // 3 for file in files if file.is_file())
+                sizes[position] = sizes.get(position, 0) + sum(
+                    4 * file.stat().st_size // 3 for file in files if file.is_file()
+                )
     chosen = sorted(sizes)
     while len(chosen) > 1 and sum(sizes[position] for position in chosen) > budget:
         chosen = evenly(chosen, max(1, len(chosen) * 3 // 4))

@@ -91,7 +91,13 @@ class Record:
     def stretches(self) -> list[Stretch]:
         """The run's trainings in order."""
         return [
-            Stretch(rows[0].images, rows[-1].images, _seconds(rows), (rows[0].start or {}).get("workers", 1), rows[-1].status or "")
+            Stretch(
+                rows[0].images,
+                rows[-1].images,
+                _seconds(rows),
+                (rows[0].start or {}).get("workers", 1),
+                rows[-1].status or "",
+            )
             for rows in self._trainings
         ]
 
@@ -104,12 +110,16 @@ class Record:
     def status(self) -> str:
         """ "finished", "failed", "stopped"; "training", or "interrupted" where it ended without a word."""
         said = self.stretches[-1].status
-        return STATUS.get(said, said) or ("training" if _alive(self.folder, self._trainings[-1][-1].time) else "interrupted")
+        return STATUS.get(said, said) or (
+            "training" if _alive(self.folder, self._trainings[-1][-1].time) else "interrupted"
+        )
 
     @property
     def subtitle(self) -> str:
         """Status, images and time on one line."""
-        return f"{self.status} · {self.images:,} of {max(self.planned, self.images):,} images · {duration(self.seconds)}"
+        return (
+            f"{self.status} · {self.images:,} of {max(self.planned, self.images):,} images · {duration(self.seconds)}"
+        )
 
     @cached_property
     def series(self) -> dict[str, list[tuple[int, float]]]:
@@ -135,7 +145,9 @@ def read_record(run: str | Path, runs: Path = Path("runs")) -> Record:
     folder = find_journal(run, runs)
     record = Record(folder, list(read_journal(folder)))
     if not record.starts:
-        raise UserError(f"{folder}: no training was recorded there (no `start` in {JOURNAL}); give the folder of a run that has begun")
+        raise UserError(
+            f"{folder}: no training was recorded there (no `start` in {JOURNAL}); give the folder of a run that has begun"
+        )
     return record
 
 

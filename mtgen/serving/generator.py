@@ -32,15 +32,21 @@ class Generator(PythonModel):
         """Load the model that lies among the artifacts."""
         self.trained = trained_model.load(context.artifacts["model"])
 
-    def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
         """A dictionary for each row."""
         given = {"seed": 0, "truncation": 1.0, **(params or {})}
         answers = []
         for number, row in enumerate(model_input.to_dict("records")):
-            asked: dict[str, Any] = {argument: row[name] for name, argument in WORDS.items() if isinstance(row.get(name), str)}
+            asked: dict[str, Any] = {
+                argument: row[name] for name, argument in WORDS.items() if isinstance(row.get(name), str)
+            }
             drawn = self.trained.sample(1, **asked, seed=given["seed"] + number, truncation=given["truncation"])
             answer = {"image": encoded(drawn.images[0]), **drawn.rows[0]}
-            answers.append(answer | ({} if (mask := drawn.masks[0]) is None else {"mask": encoded(Image.fromarray(mask))}))
+            answers.append(
+                answer | ({} if (mask := drawn.masks[0]) is None else {"mask": encoded(Image.fromarray(mask))})
+            )
         return answers
 
 

@@ -33,7 +33,9 @@ class Predictor(PythonModel):
         """Load the model that lies among the artifacts."""
         self.trained = trained_model.load(context.artifacts["model"])
 
-    def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
         """A dictionary for each row."""
         given = {"score": 0.3, **(params or {})}
         images = [decoded(text, number) for number, text in enumerate(model_input["image"])]

@@ -41,7 +41,9 @@ BOX = Object(
 """A box as it comes out: x0, y0, x1, y1 in pixels."""
 
 
-def register(run: str | Path, name: str, alias: str | None = None, say: Callable[[str], None] = print) -> dict[str, str]:
+def register(
+    run: str | Path, name: str, alias: str | None = None, say: Callable[[str], None] = print
+) -> dict[str, str]:
     """Log generator and predictor as pyfunc models to the run's MLflow run, and register them as NAME-generator and NAME-predictor.
 
     Args:
@@ -61,7 +63,9 @@ def register(run: str | Path, name: str, alias: str | None = None, say: Callable
     send_kept(config, folder)
     run_id, uri = State.load(folder).run_id, store_uri(folder.parent, config.tracking.uri)
     if not run_id:
-        raise UserError(f"{folder}: MLflow does not have this run yet; start {uri}, or set MLFLOW_TRACKING_URI, and try again")
+        raise UserError(
+            f"{folder}: MLflow does not have this run yet; start {uri}, or set MLFLOW_TRACKING_URI, and try again"
+        )
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
@@ -76,7 +80,9 @@ def register(run: str | Path, name: str, alias: str | None = None, say: Callable
                     python_model=str(Path(__file__).with_name(f"{part}.py")),
                     artifacts={"model": str(Path(place) / "model")},
                     code_paths=[str(PACKAGE)],
-                    pip_requirements=[f"{package}=={metadata.version(package)}" for package in ("mlflow", "pandas", *PACKAGES)],
+                    pip_requirements=[
+                        f"{package}=={metadata.version(package)}" for package in ("mlflow", "pandas", *PACKAGES)
+                    ],
                     signature=signature,
                     input_example=example,
                     registered_model_name=f"{name}-{part}",
@@ -86,7 +92,9 @@ def register(run: str | Path, name: str, alias: str | None = None, say: Callable
             if alias:
                 mlflow.MlflowClient().set_registered_model_alias(f"{name}-{part}", alias, version)
             at = f"models:/{name}-{part}" + (f"@{alias}" if alias else f"/{version}")
-            say(f"registered version {version}; to serve it: MLFLOW_TRACKING_URI={uri} mlflow models serve -m {at} --env-manager local")
+            say(
+                f"registered version {version}; to serve it: MLFLOW_TRACKING_URI={uri} mlflow models serve -m {at} --env-manager local"
+            )
     return versions
 
 
@@ -116,7 +124,10 @@ def _interface(trained: Trained, part: str) -> tuple[ModelSignature, tuple[pd.Da
     tasks = set(trained.tasks)
     outputs: list[Any] = [ColSpec("string", "class", required=False)]
     if part == "predictor":
-        picture, out = Image.new("L" if trained.model.channels == 1 else "RGB", trained.model.size[::-1], 128), io.BytesIO()
+        picture, out = (
+            Image.new("L" if trained.model.channels == 1 else "RGB", trained.model.size[::-1], 128),
+            io.BytesIO(),
+        )
         picture.save(out, "PNG")
         inputs: list[Any] = [ColSpec("string", "image")]
         example = pd.DataFrame({"image": [base64.b64encode(out.getvalue()).decode()]})
@@ -127,7 +138,9 @@ def _interface(trained: Trained, part: str) -> tuple[ModelSignature, tuple[pd.Da
     else:
         known = [name for name in ("class", "caption", "domain") if name in trained.conditions] or ["class"]
         inputs = [ColSpec("string", name, required=False) for name in known]
-        example = pd.DataFrame([{known[0]: trained.card.classes[0] if known[0] == "class" and trained.card.classes else ""}])
+        example = pd.DataFrame(
+            [{known[0]: trained.card.classes[0] if known[0] == "class" and trained.card.classes else ""}]
+        )
         params = {"seed": 0, "truncation": 1.0}
         outputs += [ColSpec("string", "image"), ColSpec("string", "caption", required=False)]
         drawing = trained.model.networks.generator.drawing

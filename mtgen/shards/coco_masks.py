@@ -30,7 +30,9 @@ def polygon(points: Sequence[float], height: int, width: int) -> NDArray[np.bool
         if first < last:
             rows = np.arange(first, last)
             crossing = x0 + (rows + 0.5 - y0) / (y1 - y0) * (x1 - x0)
-            changes[rows, np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)] ^= True  # an edge is in a row once
+            changes[rows, np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)] ^= (
+                True  # an edge is in a row once
+            )
     return np.logical_xor.accumulate(changes, axis=1)[:, :width]
 
 
@@ -68,6 +70,8 @@ def runs(lengths: Sequence[int], height: int, width: int) -> NDArray[np.bool_]:
         ValueError: a length is negative, or they do not add up to the image's pixels.
     """
     if min(lengths, default=0) < 0 or sum(lengths) != height * width:
-        raise ValueError(f"run lengths have to be positive and to add up to {width}x{height} pixels; they add up to {sum(lengths)}")
+        raise ValueError(
+            f"run lengths have to be positive and to add up to {width}x{height} pixels; they add up to {sum(lengths)}"
+        )
     inside = np.arange(len(lengths)) % 2 == 1
     return np.repeat(inside, lengths).reshape(width, height).T

@@ -37,7 +37,9 @@ MOST = 1 << 16
 SHOWN = 5
 """Problems that are listed; the rest is counted."""
 
-_ANY = DatasetCard(name="", classes=[""] * MOST, mask_classes=[""] * 256, splits={})  # judges structure: every number has a name
+_ANY = DatasetCard(
+    name="", classes=[""] * MOST, mask_classes=[""] * 256, splits={}
+)  # judges structure: every number has a name
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ class Description:
         """What was found and what to edit, in lines."""
         lines = [*self.found, f"wrote {self.path}; edit in it:", *(f"  {line}" for line in self.edit)]
         if self.problems:
-            lines += [f"{len(self.problems):,} problems:", *(f"  {line}" for line in first_of(list(map(str, self.problems)), SHOWN))]
+            lines += [
+                f"{len(self.problems):,} problems:",
+                *(f"  {line}" for line in first_of(list(map(str, self.problems)), SHOWN)),
+            ]
         return "\n".join([*lines, f"Next: {typed('mtgen shards validate', self.path.parent)}"])
 
 
@@ -117,7 +122,9 @@ def describe(
     problems = [problem for shard in shards for problem in shard.problems]
     if not any(shard.samples for shard in shards):
         said = "\n".join(f"{folder}/{problem}" for problem in problems[:SHOWN])
-        raise DataError(f"{folder}: no sample in its {len(files)} tar files, so there is nothing to describe\n{said}".rstrip())
+        raise DataError(
+            f"{folder}: no sample in its {len(files)} tar files, so there is nothing to describe\n{said}".rstrip()
+        )
     splits: dict[str, list[int]] = {}
     for split in SPLITS:
         mine = [number for number, file in enumerate(files) if split_of(file) == split]
@@ -126,7 +133,9 @@ def describe(
     card = DatasetCard(
         name=folder.resolve().name,
         classes=_classes(shards, names, classes),
-        mask_classes=[f"mask {value}" for value in range(max((v for shard in shards for v in shard.masks), default=-1) + 1)],
+        mask_classes=[
+            f"mask {value}" for value in range(max((v for shard in shards for v in shard.masks), default=-1) + 1)
+        ],
         splits={
             split: Split(samples=sum(shards[n].samples for n in mine), shards=patterns([files[n] for n in mine]))
             for split, mine in splits.items()
@@ -182,11 +191,20 @@ def _shards(folder: Path) -> list[str]:
     files = [file for file in files if not any(part.startswith(".") for part in PurePosixPath(file).parts)]
     if not files:
         packed = next(iter(sorted(folder.rglob("*.tar.*")) + sorted(folder.rglob("*.tgz"))), None)
-        remedy = f"{packed.name} is compressed: unpack it (gunzip) first" if packed else "give the folder that holds the shards"
+        remedy = (
+            f"{packed.name} is compressed: unpack it (gunzip) first"
+            if packed
+            else "give the folder that holds the shards"
+        )
         raise DataError(f"{folder}: no .tar files in it; {remedy}")
     if strange := [file for file in files if set(file) & set("{}\\")]:
-        raise DataError(f"{folder / strange[0]}: braces stand for number ranges in {CARD}; rename this file without them")
-    return sorted(files, key=lambda file: [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split("([0-9]+)", file)])
+        raise DataError(
+            f"{folder / strange[0]}: braces stand for number ranges in {CARD}; rename this file without them"
+        )
+    return sorted(
+        files,
+        key=lambda file: [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split("([0-9]+)", file)],
+    )
 
 
 def _read(path: Path) -> _Shard:
@@ -222,7 +240,9 @@ def _others(path: Path) -> set[str]:
     """Suffixes that mean nothing here, of the files of the first sample."""
     try:
         with tarfile.open(path) as tar:
-            names = [PurePosixPath(member.name).name for _, member in zip(range(20), tar, strict=False) if member.isfile()]
+            names = [
+                PurePosixPath(member.name).name for _, member in zip(range(20), tar, strict=False) if member.isfile()
+            ]
     except (tarfile.TarError, ValueError, OverflowError):  # reading the samples has said so
         return set()
     found = (name.partition(".") for name in names)
@@ -230,11 +250,15 @@ def _others(path: Path) -> set[str]:
 
 
 def _classes(shards: list[_Shard], names: list[str] | None, source: str | Path | None) -> list[str]:
-    largest, where = max((item for shard in shards for item in shard.classes.items()), key=lambda item: item[0], default=(-1, ""))
+    largest, where = max(
+        (item for shard in shards for item in shard.classes.items()), key=lambda item: item[0], default=(-1, "")
+    )
     if names is None:
         return [f"class {number}" for number in range(largest + 1)]
     if largest >= len(names):
-        raise DataError(f"{source}: names {len(names)} classes (0 to {len(names) - 1}), and {where} has class {largest}; add the others")
+        raise DataError(
+            f"{source}: names {len(names)} classes (0 to {len(names) - 1}), and {where} has class {largest}; add the others"
+        )
     return names
 
 
@@ -242,14 +266,19 @@ def _holds(split: str, shards: list[_Shard]) -> str:
     count = sum((shard.components for shard in shards), Counter[str]())
     carried = [f"{count[name]:,} with {name}" for name in COMPONENTS if count[name]]
     return ", ".join(
-        [f"{split}: {sum(shard.samples for shard in shards):,} samples in {len(shards):,} shard{'s' * (len(shards) > 1)}", *carried]
+        [
+            f"{split}: {sum(shard.samples for shard in shards):,} samples in {len(shards):,} shard{'s' * (len(shards) > 1)}",
+            *carried,
+        ]
     )
 
 
 def _remarks(shards: list[_Shard]) -> list[str]:
     lines = []
     if about := sum(shard.about for shard in shards):
-        lines.append(f"{about:,} .json without boxes or labels (img2dataset writes such): left alone, no boxes are known")
+        lines.append(
+            f"{about:,} .json without boxes or labels (img2dataset writes such): left alone, no boxes are known"
+        )
     if others := sorted({suffix for shard in shards for suffix in shard.others}):
         lines.append(f"left alone, since the suffix means nothing here: {', '.join('.' + suffix for suffix in others)}")
     return lines
@@ -258,9 +287,13 @@ def _remarks(shards: list[_Shard]) -> list[str]:
 def _edits(card: DatasetCard, named: bool) -> list[str]:
     lines = ["source and licence: where the images come from, and what may be done with them"]
     if card.classes and not named:
-        lines.append(f'classes: the names of "class 0" to "class {len(card.classes) - 1}"; or run again with --classes FILE --overwrite')
+        lines.append(
+            f'classes: the names of "class 0" to "class {len(card.classes) - 1}"; or run again with --classes FILE --overwrite'
+        )
     if card.mask_classes:
-        lines.append(f'mask_classes: the names of "mask 0" to "mask {len(card.mask_classes) - 1}"; one called "background" is drawn clear')
+        lines.append(
+            f'mask_classes: the names of "mask 0" to "mask {len(card.mask_classes) - 1}"; one called "background" is drawn clear'
+        )
     if len(card.splits) == 1:
         lines.append("splits: there is one; `mtgen shards split` deals samples to others")
     return lines

@@ -98,7 +98,9 @@ def read_names(path: Path) -> list[str]:
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give a text file with a class name in each line") from None
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); give a text file with a class name in each line"
+        ) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; write the class names in UTF-8") from None
     while names and not names[-1]:
@@ -127,7 +129,9 @@ def read_mask(path: File) -> np.ndarray:
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
     if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
-        raise DataError(f"{path}: {mask.dtype} {list(mask.shape)}; a mask has one channel of 8 bits, with the class number as value")
+        raise DataError(
+            f"{path}: {mask.dtype} {list(mask.shape)}; a mask has one channel of 8 bits, with the class number as value"
+        )
     return mask.astype(np.uint8)
 
 
@@ -154,7 +158,9 @@ def _as_png(path: Path, data: bytes) -> bytes:
             if picture.mode.startswith(("I", "F")):
                 values = np.asarray(picture)
                 if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
-                    raise ValueError("its values are no whole numbers from 0 to 65535; save it with 8 or 16 bits a channel")
+                    raise ValueError(
+                        "its values are no whole numbers from 0 to 65535; save it with 8 or 16 bits a channel"
+                    )
                 Image.fromarray(values.astype(np.uint16)).save(file, "PNG")
             else:
                 picture.convert("L" if picture.mode in ("1", "L") else "RGB").save(file, "PNG")

@@ -65,7 +65,8 @@ class Recipe(ABC):
     sources: Any = None
 
     def __init__(self, options: Any, seed: int) -> None:
-        self.options, self.seed = options, seed
+        self.options = options
+        self.seed = seed
 
     @property
     @abstractmethod
@@ -124,14 +125,20 @@ class _Made:
 
 
 def _shards(splits: dict[str, int], size: int) -> list[_Shard]:
-    return [_Shard(split, n, i, min(i + size, count)) for split, count in splits.items() for n, i in enumerate(range(0, count, size))]
+    return [
+        _Shard(split, n, i, min(i + size, count))
+        for split, count in splits.items()
+        for n, i in enumerate(range(0, count, size))
+    ]
 
 
 class _Worker:
     """What makes shards in a process: the recipe comes into it once."""
 
     def __init__(self, maker: Recipe, draft: Draft, card: DatasetCard) -> None:
-        self.maker, self.draft, self.card = maker, draft, card
+        self.maker = maker
+        self.draft = draft
+        self.card = card
 
     def __call__(self, shard: _Shard) -> _Made:
         """Make a shard, where a run before has not. All its samples are tried, so that everything wrong with them is said at once."""
@@ -146,7 +153,10 @@ class _Worker:
                     for number in range(shard.first, shard.last):
                         try:
                             sample = self.maker.make(shard.split, number)
-                            where = self.maker.origin(shard.split, number) or f"{self.draft.folder}, sample {sample.key!r} of {shard.split}"
+                            where = (
+                                self.maker.origin(shard.split, number)
+                                or f"{self.draft.folder}, sample {sample.key!r} of {shard.split}"
+                            )
                             content = encoded(where, sample, self.card)
                         except DataError as error:
                             made.faults.append(str(error))
@@ -165,7 +175,8 @@ class _Keys:
     """Every key so far, and the sample that has it: a number, counted over all splits, since there may be millions."""
 
     def __init__(self, maker: Recipe) -> None:
-        self.maker, self.splits = maker, maker.splits
+        self.maker = maker
+        self.splits = maker.splits
         self.begin = dict(zip(self.splits, accumulate(self.splits.values(), initial=0), strict=False))
         self.of: dict[str, int] = {}
 
@@ -247,10 +258,22 @@ def make(
     maker = kind(settings, seed)
     shards = _shards(maker.splits, samples_per_shard)
     total, done = sum(maker.splits.values()), 0
-    splits = {split: Split(samples=n, shards=pattern(split, -(-n // samples_per_shard))) for split, n in maker.splits.items()}
-    about = {"classes": maker.classes, "mask_classes": maker.mask_classes, "source": maker.source, "licence": maker.licence}
+    splits = {
+        split: Split(samples=n, shards=pattern(split, -(-n // samples_per_shard))) for split, n in maker.splits.items()
+    }
+    about = {
+        "classes": maker.classes,
+        "mask_classes": maker.mask_classes,
+        "source": maker.source,
+        "licence": maker.licence,
+    }
     card = DatasetCard.model_validate({"name": maker.name or recipe, "splits": splits, **about, "made_by": made_by})
-    state = {"mtgen": __version__, "size": samples_per_shard, "card": card.model_dump(mode="json"), "sources": maker.sources}
+    state = {
+        "mtgen": __version__,
+        "size": samples_per_shard,
+        "card": card.model_dump(mode="json"),
+        "sources": maker.sources,
+    }
     draft = Draft(out, overwrite, json.dumps(state))
     if processes is None:
         processes = min(len(os.sched_getaffinity(0)), len(shards)) if total > SMALL else 1
@@ -268,7 +291,9 @@ def make(
         draft.finish(card)
     except BrokenProcessPool:
         draft.pause()
-        raise DataError(f"{draft.folder}: a process that made shards was killed (out of memory?); the same command goes on") from None
+        raise DataError(
+            f"{draft.folder}: a process that made shards was killed (out of memory?); the same command goes on"
+        ) from None
     except DataError:
         draft.abandon()
         raise

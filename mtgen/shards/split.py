@@ -57,7 +57,14 @@ def split(
     more["split_by"] = {"shares": shares, "seed": seed}
     done, total = 0, sum(part.samples for part in card.splits.values())
     writer = ShardWriter(
-        out, card.name, card.classes, card.mask_classes, source=card.source, licence=card.licence, overwrite=overwrite, **more
+        out,
+        card.name,
+        card.classes,
+        card.mask_classes,
+        source=card.source,
+        licence=card.licence,
+        overwrite=overwrite,
+        **more,
     )
     with writer:
         for name in (name for old in card.splits for name in shard_names(folder, card, old)):
@@ -69,7 +76,9 @@ def split(
                     raise DataError(
                         f"{folder / name}, sample {item.key!r}: {others} belongs to no image; take it out, or bring its image back"
                     )
-                writer.copy(dealt(seed, item.key, shares), item.key, {part.suffix: part.data for part in item.parts.values()})
+                writer.copy(
+                    dealt(seed, item.key, shares), item.key, {part.suffix: part.data for part in item.parts.values()}
+                )
                 done += 1
                 if progress:
                     progress(done, total)

@@ -126,7 +126,12 @@ class _Counts:
 
     def add(self, index: Index, i: int) -> None:
         """Read what sample `i` has besides its image."""
-        for component, count in (("mask", self._mask), ("boxes", self._boxes), ("caption", self._caption), ("sound", self._sound)):
+        for component, count in (
+            ("mask", self._mask),
+            ("boxes", self._boxes),
+            ("caption", self._caption),
+            ("sound", self._sound),
+        ):
             if index.present[component][i]:
                 try:
                     count(index.read(i, component), index, i)
@@ -210,8 +215,12 @@ def _stats(folder: str | Path, split: str, show: Show | None) -> SplitStats:
         mask=_shares(counts.values.tolist(), card.mask_classes) if pixel_count else [],
         unknown=unknown / pixel_count if pixel_count else None,
         boxes=Spread.of(counts.boxes),
-        box_classes=_shares([counts.box_classes[n] for n in range(len(card.classes))], card.classes) if counts.boxes else [],
-        labels=_shares([counts.labels[n] for n in range(len(card.classes))], card.classes, size) if counts.labels else [],
+        box_classes=_shares([counts.box_classes[n] for n in range(len(card.classes))], card.classes)
+        if counts.boxes
+        else [],
+        labels=_shares([counts.labels[n] for n in range(len(card.classes))], card.classes, size)
+        if counts.labels
+        else [],
         caption=Spread.of(counts.caption),
         sound=Spread.of(counts.sound),
         rates=dict(counts.rates.most_common()),
@@ -254,7 +263,11 @@ def _lines(split: SplitStats) -> list[tuple[str, str]]:
         ("missing", missing or "nothing"),
         ("images", ", ".join(f"{form} {count:,}" for form, count in split.formats.items())),
     ]
-    spreads = (("width", split.width, ",.0f"), ("height", split.height, ",.0f"), ("width / height", split.aspect, ".2f"))
+    spreads = (
+        ("width", split.width, ",.0f"),
+        ("height", split.height, ",.0f"),
+        ("width / height", split.aspect, ".2f"),
+    )
     lines += [(name, spread.text(form)) for name, spread, form in spreads if spread is not None]
     if split.unknown is not None:
         lines.append(("mask pixels", f"{split.unknown:.2%} unknown"))
@@ -264,10 +277,14 @@ def _lines(split: SplitStats) -> list[tuple[str, str]]:
         lines.append(("caption, characters", split.caption.text()))
     if split.sound is not None:
         rates = "; ".join(f"{rate}: {count:,}" for rate, count in split.rates.items())
-        lines.append(("sound, seconds", f"{split.sound.text('.2f')}; {split.sound.total / 3600:.2f} hours in all; {rates}"))
+        lines.append(
+            ("sound, seconds", f"{split.sound.text('.2f')}; {split.sound.total / 3600:.2f} hours in all; {rates}")
+        )
     for name, found in (("problems", split.problems), ("damaged", split.damaged)):
         if found:
-            lines.append((name, ", ".join(f"{kind} {count:,}" for kind, count in found.items()) + ": run mtgen shards validate"))
+            lines.append(
+                (name, ", ".join(f"{kind} {count:,}" for kind, count in found.items()) + ": run mtgen shards validate")
+            )
     return lines
 
 

@@ -117,7 +117,12 @@ def _background(rng: Random, resolution: int, kind: str) -> np.ndarray:
     tone = rng.uniform(0, 70) if rng.random() < 0.5 else rng.uniform(190, 255)
     base = np.array([[[tone + rng.uniform(-40, 40) for _ in range(3)]]])
     if kind == "textured":
-        base = base + _noise(rng, 4, resolution, 24) + _noise(rng, 8, resolution, 12) + _noise(rng, resolution, resolution, 6)
+        base = (
+            base
+            + _noise(rng, 4, resolution, 24)
+            + _noise(rng, 8, resolution, 12)
+            + _noise(rng, resolution, resolution, 6)
+        )
     return base.clip(0, 255)
 
 
@@ -125,7 +130,9 @@ def _palette(
     rng: Random, count: int, resolution: int, background: str, inks: dict[str, tuple[int, int, int]]
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names `[count]` and colours `[count,3]` of things, and a background whose every pixel they stand out from."""
-    colours = np.array([[channel + rng.uniform(-12, 12) for channel in colour] for colour in inks.values()]).clip(0, 255)
+    colours = np.array([[channel + rng.uniform(-12, 12) for channel in colour] for colour in inks.values()]).clip(
+        0, 255
+    )
     light = luminance(colours) + 0.05
     while True:
         ground = _background(rng, resolution, background)

@@ -38,14 +38,20 @@ def train_tokenizer(
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
     if vocabulary < SMALLEST:
-        raise DataError(f"--vocabulary={vocabulary}: bytes and padding alone take {SMALLEST}; give that or more, such as 4096")
+        raise DataError(
+            f"--vocabulary={vocabulary}: bytes and padding alone take {SMALLEST}; give that or more, such as 4096"
+        )
     if out is None and is_url(folder):
-        raise DataError(f"{folder}: nothing can be written beside a data set behind a URL; say where to with --out FILE")
+        raise DataError(
+            f"{folder}: nothing can be written beside a data set behind a URL; say where to with --out FILE"
+        )
     path = out or Path(folder) / FILE
     index = open_index(folder, split)
     rows = np.flatnonzero(index.present["caption"])
     if not len(rows):
-        raise DataError(f"{folder}: no sample of split {split!r} has a caption (KEY.txt), so there is nothing to train a tokeniser on")
+        raise DataError(
+            f"{folder}: no sample of split {split!r} has a caption (KEY.txt), so there is nothing to train a tokeniser on"
+        )
 
     def captions() -> Iterator[str]:
         for done, i in enumerate(rows.tolist()):
@@ -53,16 +59,23 @@ def train_tokenizer(
             try:
                 yield index.read(i, "caption").decode("utf-8").strip()
             except UnicodeDecodeError as error:
-                raise DataError(f"{index.name(i)}: caption: not UTF-8 at byte {error.start}; write captions in UTF-8") from None
+                raise DataError(
+                    f"{index.name(i)}: caption: not UTF-8 at byte {error.start}; write captions in UTF-8"
+                ) from None
             if progress is not None:
                 progress(done + 1, len(rows))
 
     made = tokenizers.Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # the first word is the same token as later in a sentence
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=True
+    )  # the first word is the same token as later in a sentence
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     made.train_from_iterator(
-        captions(), trainers.BpeTrainer(vocab_size=vocabulary - 1, min_frequency=OFTEN, initial_alphabet=alphabet, show_progress=False)
+        captions(),
+        trainers.BpeTrainer(
+            vocab_size=vocabulary - 1, min_frequency=OFTEN, initial_alphabet=alphabet, show_progress=False
+        ),
     )
     text = made.to_str(pretty=True)
     write_whole(path, text)

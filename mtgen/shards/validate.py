@@ -49,10 +49,14 @@ class Report:
         """The report in lines: problems, then what each split holds."""
         lines = [str(problem) for problem in self.problems]
         for name, count in self.splits.items():
-            carried = ", ".join(f"{number:,} with {component}" for component, number in count.components.items() if number)
+            carried = ", ".join(
+                f"{number:,} with {component}" for component, number in count.components.items() if number
+            )
             lines.append(f"{name}: {count.samples:,} samples" + (f", {carried}" if carried else ""))
         if not self.sounds_judged:
-            lines.append("sounds were not judged: DALI cannot be imported; `make setup`, or pip install -e '.[cuda12]' (or cuda13)")
+            lines.append(
+                "sounds were not judged: DALI cannot be imported; `make setup`, or pip install -e '.[cuda12]' (or cuda13)"
+            )
         return "\n".join([*lines, f"{len(self.problems):,} problems" if self.problems else "no problems"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,7 +83,10 @@ def validate(folder: str | Path, progress: Progress | None = None) -> Report:
     problems: list[Problem] = []
     tables: list[pa.Table] = []
     with ThreadPoolExecutor(min(len(shards), len(os.sched_getaffinity(0)))) as pool:
-        work = [pool.submit(rows, folder / name, split, number, card, inspect) for number, (split, name) in enumerate(shards)]
+        work = [
+            pool.submit(rows, folder / name, split, number, card, inspect)
+            for number, (split, name) in enumerate(shards)
+        ]
         for shard in work:
             table, found = shard.result()
             tables.append(table)

@@ -131,7 +131,9 @@ class _Colours:
     def __init__(self, classes: Sequence[str], mask_classes: Sequence[str]) -> None:
         self.mask = mask_colours(mask_classes)
         known = dict(zip(mask_classes, map(_css, self.mask), strict=True))
-        self.classes = [known.get(name, own) for name, own in zip(classes, map(_css, mask_colours(classes)), strict=True)]
+        self.classes = [
+            known.get(name, own) for name, own in zip(classes, map(_css, mask_colours(classes)), strict=True)
+        ]
         self.palette = np.full((256, 4), (*ImageColor.getrgb(PLAIN), 255), np.uint8)
         named = len(mask_classes[:256])
         self.palette[:named, :3] = self.mask[:named].clip(0)
@@ -173,12 +175,20 @@ def _cell(index: Index, i: int, key: str, colours: _Colours) -> Cell:
         numbers = stored.boxes[:, 4].astype(int).tolist()
         cell.boxes = []
         for (x0, y0, x1, y1), number in zip(stored.boxes[:, :4].tolist(), numbers, strict=True):
-            left, top, width, height = x0 / cell.width, y0 / cell.height, (x1 - x0) / cell.width, (y1 - y0) / cell.height
+            left, top, width, height = (
+                x0 / cell.width,
+                y0 / cell.height,
+                (x1 - x0) / cell.width,
+                (y1 - y0) / cell.height,
+            )
             place = [round(100 * share, 2) for share in (left, top, width, height)]
             cell.boxes.append(Box(place[0], place[1], place[2], place[3], names[number], colours.classes[number]))
         cell.classes.update(numbers, stored.labels)
         count = Counter([*numbers, *(set(stored.labels) - set(numbers))])
-        shown = [names[number] + (f" \N{MULTIPLICATION SIGN}{times}" if times > 1 else "") for number, times in count.most_common()]
+        shown = [
+            names[number] + (f" \N{MULTIPLICATION SIGN}{times}" if times > 1 else "")
+            for number, times in count.most_common()
+        ]
         cell.labels = [] if shown == [cell.name] else shown
 
     def caption(data: bytes) -> None:

@@ -78,7 +78,9 @@ def components(sample: Sample) -> dict[str, bytes]:
     if sample.boxes is not None or sample.labels is not None:
         about: dict[str, Any] = {"width": width, "height": height}
         if sample.boxes is not None:
-            about["boxes"] = [[*corners, int(label)] for *corners, label in np.asarray(sample.boxes).reshape(-1, 5).tolist()]
+            about["boxes"] = [
+                [*corners, int(label)] for *corners, label in np.asarray(sample.boxes).reshape(-1, 5).tolist()
+            ]
         if sample.labels is not None:
             about["labels"] = [int(label) for label in sample.labels]
         parts["json"] = json.dumps(about).encode()
@@ -155,7 +157,8 @@ class Draft:
         if not self.folder.name:
             raise DataError(f"{self.folder}: is the root of all folders; choose a folder in it")
         self.path = self.folder.with_name(f".{self.folder.name}.partial")
-        self.overwrite, self.recipe = overwrite, recipe
+        self.overwrite = overwrite
+        self.recipe = recipe
         self._replaced = self.folder.with_name(f".{self.folder.name}.replaced")
 
     @contextlib.contextmanager
@@ -176,7 +179,9 @@ class Draft:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(self._lock)
-                raise DataError(f"{self.folder}: another process is writing it; wait for it, or choose another folder") from None
+                raise DataError(
+                    f"{self.folder}: another process is writing it; wait for it, or choose another folder"
+                ) from None
             try:
                 self._clear()
             except BaseException:
@@ -200,11 +205,17 @@ class Draft:
             raise DataError(f"{self.folder}: is a file; choose another name for the folder of the shards")
         if self.folder.exists() and any(self.folder.iterdir()):
             if not self.overwrite:
-                raise DataError(f"{self.folder}: is not empty; choose another folder, or ask to overwrite the data set in it")
+                raise DataError(
+                    f"{self.folder}: is not empty; choose another folder, or ask to overwrite the data set in it"
+                )
             if not (self.folder / "dataset.json").is_file():
-                raise DataError(f"{self.folder}: holds no dataset.json, so it is no data set to overwrite; choose another folder")
+                raise DataError(
+                    f"{self.folder}: holds no dataset.json, so it is no data set to overwrite; choose another folder"
+                )
             if other := [path.name for path in sorted(self.folder.iterdir()) if not _of_data_set(path)]:
-                raise DataError(f"{self.folder}: {other[0]} in it is no part of a data set and would be lost; move it away, then overwrite")
+                raise DataError(
+                    f"{self.folder}: {other[0]} in it is no part of a data set and would be lost; move it away, then overwrite"
+                )
 
     def finish(self, card: DatasetCard) -> None:
         """Write the card and put the data set in its place."""
@@ -284,7 +295,13 @@ class ShardWriter:
         **extra: Any,
     ) -> None:
         self.card = DatasetCard(
-            name=name, classes=list(classes), mask_classes=list(mask_classes), source=source, licence=licence, splits={}, **extra
+            name=name,
+            classes=list(classes),
+            mask_classes=list(mask_classes),
+            source=source,
+            licence=licence,
+            splits={},
+            **extra,
         )
         self.samples_per_shard = samples_per_shard
         self._draft = Draft(folder, overwrite)
@@ -327,11 +344,15 @@ class ShardWriter:
 
     def _abandon(self) -> None:
         for shards in self._shards.values():
-            with contextlib.suppress(OSError, AttributeError):  # closing flushes, in vain: on a full disk, or closed already
+            with contextlib.suppress(
+                OSError, AttributeError
+            ):  # closing flushes, in vain: on a full disk, or closed already
                 shards.close()
         self._draft.abandon()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if kind is None:
                 self._finish()

@@ -54,7 +54,8 @@ class Cache:
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.limit = folder, limit
+        self.folder = folder
+        self.limit = limit
 
     def open(self, store: Store, name: str, version: Version) -> File:
         """A shard, downloaded now where it is not there.
@@ -79,7 +80,9 @@ class Cache:
                         self._download(store, name, version, part, place)
                         continue
                 if time.monotonic() > deadline:
-                    raise DataError(f"{store}/{name}: another process has been downloading it for too long; end that one, and start again")
+                    raise DataError(
+                        f"{store}/{name}: another process has been downloading it for too long; end that one, and start again"
+                    )
                 time.sleep(WAIT)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -93,7 +96,9 @@ class Cache:
         try:
             if (now := store.version(name)) != version:
                 what = "is gone" if now is None else "changed since it was indexed"
-                raise DataError(f"{store}/{name}: {what}; start again, and it is indexed anew (`{typed('mtgen shards index', store)}`)")
+                raise DataError(
+                    f"{store}/{name}: {what}; start again, and it is indexed anew (`{typed('mtgen shards index', store)}`)"
+                )
             self._make_room()
             store.fetch(name, version.size, part)
             part.rename(place)
@@ -129,7 +134,9 @@ def _open(place: Path) -> File | None:
         file = File(os.open(place, os.O_RDONLY | os.O_CLOEXEC))
     except FileNotFoundError:
         return None
-    os.utime(file.descriptor, ns=(time.time_ns(), time.time_ns()))  # the system's own clock for files is too coarse to tell two apart
+    os.utime(
+        file.descriptor, ns=(time.time_ns(), time.time_ns())
+    )  # the system's own clock for files is too coarse to tell two apart
     return file
 
 

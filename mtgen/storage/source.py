@@ -28,7 +28,18 @@ PACKAGES = {
 }
 """Stores that data may lie in, and the package that reads each; nothing else is asked, so that no address can run a command."""
 
-_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "blob_id", "Last-Modified", "LastModified", "last_modified", "updated", "created")
+_VERSIONS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "generation",
+    "blob_id",
+    "Last-Modified",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "created",
+)
 _DENIED = (401, 403, 404, 410)
 
 
@@ -81,7 +92,12 @@ class Source(Protocol):
 
 def is_url(path: str) -> bool:
     """Whether a path names a store and not a folder; anything with a scheme does, known or not."""
-    return "://" in path or "::" in path or path.startswith("|") or path.partition(":")[0] in {"pipe", "cmd", "file", "exec"}
+    return (
+        "://" in path
+        or "::" in path
+        or path.startswith("|")
+        or path.partition(":")[0] in {"pipe", "cmd", "file", "exec"}
+    )
 
 
 def located(path: str) -> str:
@@ -176,7 +192,9 @@ class Store:
         def ask(fs: Any, path: str) -> Version:
             info = self._call(fs, "_info", "info", path)
             if info.get("size") is None:
-                raise DataError(f"{self.url}/{name}: the server does not say how long it is (no Content-Length); use one that does")
+                raise DataError(
+                    f"{self.url}/{name}: the server does not say how long it is (no Content-Length); use one that does"
+                )
             return Version(int(info["size"]), next((str(info[key]) for key in _VERSIONS if info.get(key)), ""))
 
         return self._try(name, ask)
@@ -201,7 +219,9 @@ class Store:
             return True
 
         if self._try(name, get) is None:
-            raise DataError(f"{self.url}/{name}: is not there (any more); bring it back, or start again with a corrected dataset.json")
+            raise DataError(
+                f"{self.url}/{name}: is not there (any more); bring it back, or start again with a corrected dataset.json"
+            )
 
     def _deadline(self) -> float:
         return time.monotonic() + PATIENCE.total
@@ -221,7 +241,9 @@ class Store:
             fs, path = fsspec.core.url_to_fs(self.url, **options)
         except ImportError:
             package = PACKAGES[self.scheme]
-            raise DataError(f"{self.url}: {self.scheme}:// needs the package {package}: pip install {package}") from None
+            raise DataError(
+                f"{self.url}: {self.scheme}:// needs the package {package}: pip install {package}"
+            ) from None
         return fs, path
 
     def _call(self, fs: Any, coroutine: str, blocking: str, *args: Any, **kwargs: Any) -> Any:
@@ -241,7 +263,9 @@ class Store:
         fs, path = self._files()
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_passing),
-            wait=tenacity.wait_exponential_jitter(multiplier=PATIENCE.first, max=PATIENCE.longest, jitter=PATIENCE.first),
+            wait=tenacity.wait_exponential_jitter(
+                multiplier=PATIENCE.first, max=PATIENCE.longest, jitter=PATIENCE.first
+            ),
             stop=tenacity.stop_after_attempt(PATIENCE.attempts) | tenacity.stop_after_delay(PATIENCE.total),
             reraise=True,
         )
@@ -255,7 +279,11 @@ class Store:
             if _missing(error):
                 return None
             tried = f" after {retrying.statistics.get('attempt_number', 1)} attempts" if _passing(error) else ""
-            remedy = "look whether the server is up, then start again" if _passing(error) else "look at the address and who may read it"
+            remedy = (
+                "look whether the server is up, then start again"
+                if _passing(error)
+                else "look at the address and who may read it"
+            )
             raise DataError(f"{self.url}/{name}: cannot be {what}{tried}: {_said(error)}; {remedy}") from None
 
 
@@ -268,7 +296,8 @@ class _Watch(Callback):
 
     def __init__(self, deadline: float, size: int) -> None:
         super().__init__()
-        self.deadline, self.most = deadline, size
+        self.deadline = deadline
+        self.most = size
 
     def relative_update(self, inc: int = 1) -> None:
         """Called with the bytes of each piece."""
@@ -283,7 +312,9 @@ def _status(error: BaseException) -> int | None:
     """The HTTP status in an error or in what caused it."""
     cause = error if error.__cause__ is None else error.__cause__
     status = (
-        getattr(error, "status", None) or getattr(cause, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+        getattr(error, "status", None)
+        or getattr(cause, "status", None)
+        or getattr(getattr(error, "response", None), "status_code", None)
     )
     return status if isinstance(status, int) else None
 

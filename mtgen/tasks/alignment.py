@@ -28,7 +28,9 @@ class EmbeddingHead(nn.Module):
     def __init__(self, summary: int, embedding: int) -> None:
         super().__init__()
         self.embed = nn.Linear(summary, embedding)
-        self.sharpness = nn.Parameter(torch.tensor([math.log(10.0)]))  # DeepSpeed cannot broadcast a tensor without dimensions
+        self.sharpness = nn.Parameter(
+            torch.tensor([math.log(10.0)])
+        )  # DeepSpeed cannot broadcast a tensor without dimensions
 
     def forward(self, summary: Tensor) -> Tensor:
         """`[B,S]` summaries of images -> `[B,d]` of length 1."""
@@ -46,8 +48,12 @@ class Alignment(Task):
 
     class Settings(TaskSettings):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
-        between: float = Field(0.5, ge=0, description="weight of each two modalities' likeness, beside that of each with the image")
-        mismatched: float = Field(0.5, ge=0, description="weight of real images with another one's condition, as negatives for the logit")
+        between: float = Field(
+            0.5, ge=0, description="weight of each two modalities' likeness, beside that of each with the image"
+        )
+        mismatched: float = Field(
+            0.5, ge=0, description="weight of real images with another one's condition, as negatives for the logit"
+        )
         agreement: float = Field(0.1, ge=0, description="weight of a generated image's likeness to what was asked for")
 
         @property
@@ -71,7 +77,9 @@ class Alignment(Task):
         assert isinstance(head, EmbeddingHead)
         sharpness = head.sharpness.clamp(max=SHARPEST)
         workers = _workers()
-        sharpness = sharpness / workers + (1 - 1 / workers) * sharpness.detach()  # every worker computes its whole gradient
+        sharpness = (
+            sharpness / workers + (1 - 1 / workers) * sharpness.detach()
+        )  # every worker computes its whole gradient
         found = {}
         for name, encoded in scene.encoded.items():
             component = scene.side.conditions.modality(name).component
@@ -84,7 +92,9 @@ class Alignment(Task):
             total = scene.mean((contrast(cosine, alike, there) + contrast(cosine.T, alike, there)) / 2, component)
             return total / workers + (1 - 1 / workers) * (total - total.detach())  # its value is this worker's share
 
-        losses: Losses = {name: likeness(image, other, there, component) for name, (component, there, other) in found.items()}
+        losses: Losses = {
+            name: likeness(image, other, there, component) for name, (component, there, other) in found.items()
+        }
         for (name, (component, there, one)), (second, (rival, also, other)) in combinations(found.items(), 2):
             if self.settings.between:
                 # A share of the samples with the rarer, not a mean over those with both, so that few of them weigh little.

@@ -167,7 +167,9 @@ class Task:
 
     def __init__(self, name: str, settings: Any, sizes: Sizes) -> None:
         """Raises `ConfigError` where the settings cannot work with these sizes."""
-        self.name, self.settings, self.sizes = name, settings, sizes
+        self.name = name
+        self.settings = settings
+        self.sizes = sizes
 
     def head(self) -> nn.Module | None:
         """The task's own layers on top of the discriminator's trunk or decoder."""

@@ -16,7 +16,9 @@ class Classification(Task):
 
     class Settings(TaskSettings):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
-        agreement: float = Field(0.1, ge=0, description="weight of the generator's agreement with the class that was asked for")
+        agreement: float = Field(
+            0.1, ge=0, description="weight of the generator's agreement with the class that was asked for"
+        )
         smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing")
 
         @property
@@ -34,7 +36,9 @@ class Classification(Task):
         """`[R]` cross-entropies of the reading rows, 0 where the class is not known."""
         logits = self.logits(scene.discriminator, features)
         rows = slice(scene.reading)
-        losses = F.cross_entropy(logits, scene.batch.label[rows], reduction="none", label_smoothing=self.settings.smoothing)
+        losses = F.cross_entropy(
+            logits, scene.batch.label[rows], reduction="none", label_smoothing=self.settings.smoothing
+        )
         return losses * scene.batch.present["class"][rows]
 
     def logits(self, discriminator: Discriminator, features: list[Tensor]) -> Tensor:

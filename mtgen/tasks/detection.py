@@ -22,7 +22,8 @@ class CentreHead(nn.Module):
 
     def __init__(self, decoder: int, classes: int, stride: int) -> None:
         super().__init__()
-        self.classes, self.stride = classes, stride
+        self.classes = classes
+        self.stride = stride
         self.mix = Conv2d(decoder, decoder, 3, padding=1)
         self.out = Conv2d(decoder, classes + 4, 1, gain=0.1)
 
@@ -46,9 +47,13 @@ class Detection(Task):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
         stride: int = Field(2, ge=1, description="pixels of a cell of the maps, along each side")
         size: float = Field(5.0, ge=0, description="weight of the sizes' error beside the centres'")
-        agreement: float = Field(0.1, ge=0, description="weight of the agreement between drawn centres and those read in the drawn image")
+        agreement: float = Field(
+            0.1, ge=0, description="weight of the agreement between drawn centres and those read in the drawn image"
+        )
         distillation: float = Field(
-            0.2, ge=0, description="weight with which drawn centres are taught those read; the image learns nothing by it"
+            0.2,
+            ge=0,
+            description="weight with which drawn centres are taught those read; the image learns nothing by it",
         )
 
         @property
@@ -64,7 +69,9 @@ class Detection(Task):
     def __init__(self, name: str, settings: Settings, sizes: Sizes) -> None:
         super().__init__(name, settings, sizes)
         if any(side % settings.stride for side in sizes.size):
-            raise ConfigError(f"tasks.{name}.stride={settings.stride}: has to divide the resolution, {sizes.size[0]}x{sizes.size[1]}")
+            raise ConfigError(
+                f"tasks.{name}.stride={settings.stride}: has to divide the resolution, {sizes.size[0]}x{sizes.size[1]}"
+            )
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -45,12 +45,18 @@ class Generation(Task):
             "finite",
             description="finite: from one random difference, in the step's one forward; exact: by double backward, which costs more",
         )
-        sigma: float | None = Field(None, gt=0, description="size of the finite-difference noise; default: what the precision allows")
+        sigma: float | None = Field(
+            None, gt=0, description="size of the finite-difference noise; default: what the precision allows"
+        )
         penalty_every: int = Field(4, ge=1, description="one sample in so many is penalised")
         mask_every: int = Field(
-            2, ge=2, description="one sample in so many is judged together with its mask and boxes, the others as images alone"
+            2,
+            ge=2,
+            description="one sample in so many is judged together with its mask and boxes, the others as images alone",
         )
-        joint_gradient: bool = Field(False, description="let the joint judgement of image and mask train the image too, not the mask alone")
+        joint_gradient: bool = Field(
+            False, description="let the joint judgement of image and mask train the image too, not the mask alone"
+        )
 
     def head(self) -> nn.Module:
         return ProjectionHead(self.sizes.summary, self.sizes.embedding)

@@ -21,10 +21,14 @@ class Reconstruction(Task):
 
     class Settings(TaskSettings):
         weight: float = Field(0.1, ge=0, description="factor of the task's losses; 0 switches it off")
-        kl: float = Field(2e-4, ge=0, description="weight of the divergence from the prior, summed over the latent's dimensions")
+        kl: float = Field(
+            2e-4, ge=0, description="weight of the divergence from the prior, summed over the latent's dimensions"
+        )
         free_bits: float = Field(0.0, ge=0, description="divergence of a dimension, in nats, that costs nothing")
         warmup: int = Field(0, ge=0, description="images over which the divergence's weight rises from 0")
-        features: float = Field(0.0, ge=0, description="weight of the distance in the trunk's lowest features, beside L1; 0 saves its cost")
+        features: float = Field(
+            0.0, ge=0, description="weight of the distance in the trunk's lowest features, beside L1; 0 saves its cost"
+        )
 
         @property
         def plays(self) -> bool:
@@ -49,7 +53,10 @@ class Reconstruction(Task):
         mean, log_variance = self.posterior(scene.discriminator, [views.reading[0][scene.plain]])
         latent = mean + (log_variance / 2).exp() * scene.noise
         canvas = scene.generator(latent, scene.condition.rows(scene.plain))
-        return {"l1": self._l1(scene, canvas), "kl": self.settings.kl * scene.mean(self._divergence(scene, mean, log_variance), "plain")}
+        return {
+            "l1": self._l1(scene, canvas),
+            "kl": self.settings.kl * scene.mean(self._divergence(scene, mean, log_variance), "plain"),
+        }
 
     def _divergence(self, scene: Scene, mean: Tensor, log_variance: Tensor) -> Tensor:
         """`[P]` KL divergence from the prior, in nats, less what is free, and less in the first images."""

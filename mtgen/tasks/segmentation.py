@@ -17,9 +17,13 @@ class Segmentation(Task):
 
     class Settings(TaskSettings):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
-        agreement: float = Field(0.1, ge=0, description="weight of the agreement between drawn mask and the mask read in the drawn image")
+        agreement: float = Field(
+            0.1, ge=0, description="weight of the agreement between drawn mask and the mask read in the drawn image"
+        )
         distillation: float = Field(
-            0.2, ge=0, description="weight with which the drawn mask is taught the one read; the image learns nothing by it"
+            0.2,
+            ge=0,
+            description="weight with which the drawn mask is taught the one read; the image learns nothing by it",
         )
 
         @property
@@ -42,7 +46,9 @@ class Segmentation(Task):
     def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
         mask = scene.batch.mask[: scene.reading]
         known = (mask != IGNORE).sum(dim=(1, 2))
-        losses = F.cross_entropy(self.logits(scene.discriminator, views.reading), mask, reduction="none", ignore_index=IGNORE)
+        losses = F.cross_entropy(
+            self.logits(scene.discriminator, views.reading), mask, reduction="none", ignore_index=IGNORE
+        )
         return {"cross_entropy": scene.mean(losses.sum(dim=(1, 2)) / known.clamp_min(1), "mask")}
 
     def generator_losses(self, scene: Scene, views: Views) -> Losses:
@@ -59,7 +65,10 @@ class Segmentation(Task):
             taught = _cross_entropy(read.detach().exp(), drawn.clamp_min(1e-4).log())
             losses["distillation"] = self.settings.distillation * scene.mean(taught, "reading")
         if self.settings.agreement and "layout" in scene.prompt.given:
-            asked, given = scene.prompt.values["layout"][reading], (scene.prompt.given["layout"] & scene.unchanged)[reading]
+            asked, given = (
+                scene.prompt.values["layout"][reading],
+                (scene.prompt.given["layout"] & scene.unchanged)[reading],
+            )
             away = _cross_entropy(asked, read) + _cross_entropy(asked, drawn.clamp_min(1e-4).log())
             losses["layout"] = self.settings.agreement * scene.mean(away * given, "mask")
         return losses

@@ -16,7 +16,9 @@ class Tagging(Task):
 
     class Settings(TaskSettings):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
-        agreement: float = Field(0.1, ge=0, description="weight of the generator's agreement with the labels that were asked for")
+        agreement: float = Field(
+            0.1, ge=0, description="weight of the generator's agreement with the labels that were asked for"
+        )
 
         @property
         def needs(self) -> str:
@@ -46,7 +48,10 @@ class Tagging(Task):
     def generator_losses(self, scene: Scene, views: Views) -> Losses:
         if not self.settings.agreement:
             return {}
-        return {"agreement": self.settings.agreement * scene.mean(self._loss(scene, views) * scene.asked[: scene.reading], "boxes")}
+        return {
+            "agreement": self.settings.agreement
+            * scene.mean(self._loss(scene, views) * scene.asked[: scene.reading], "boxes")
+        }
 
     def read(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
         prediction.label_logits = self.logits(discriminator, features)

@@ -42,15 +42,27 @@ class Translation(Task):
 
     class Settings(TaskSettings):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
-        domain: Literal["domain", "class"] = Field("domain", description="what the domains are: data sets of a mixture, or classes")
+        domain: Literal["domain", "class"] = Field(
+            "domain", description="what the domains are: data sets of a mixture, or classes"
+        )
         every: int = Field(2, ge=1, description="one pair of samples in so many is translated")
-        side: int = Field(8, ge=4, description="side of the spatial latent, pixels: that of one of the networks' levels")
+        side: int = Field(
+            8, ge=4, description="side of the spatial latent, pixels: that of one of the networks' levels"
+        )
         channels: int = Field(8, ge=1, description="channels of the spatial latent")
         adversarial: float = Field(1.0, ge=0, description="weight of being likely in the other domain")
         gamma: float = Field(1.0, ge=0, description="weight of the gradient penalty on translated images: gamma/2 R2")
-        identity: float = Field(3.0, ge=0, description="weight of the L1 distance of an image drawn anew in its own domain")
-        cycle: float = Field(3.0, ge=0, description="weight of the L1 distance of an image drawn in another domain and back")
-        keep: float = Field(0.5, ge=0, description="weight of the class read in a translated image being that of the original, where known")
+        identity: float = Field(
+            3.0, ge=0, description="weight of the L1 distance of an image drawn anew in its own domain"
+        )
+        cycle: float = Field(
+            3.0, ge=0, description="weight of the L1 distance of an image drawn in another domain and back"
+        )
+        keep: float = Field(
+            0.5,
+            ge=0,
+            description="weight of the class read in a translated image being that of the original, where known",
+        )
 
         @property
         def plays(self) -> bool:
@@ -62,7 +74,9 @@ class Translation(Task):
         super().__init__(name, settings, sizes)
         shorter = [min(side) for side in sizes.sides]
         if settings.side not in shorter:
-            raise ConfigError(f"tasks.{name}.side={settings.side}: there is no such level; possible: {', '.join(map(str, shorter))}")
+            raise ConfigError(
+                f"tasks.{name}.side={settings.side}: there is no such level; possible: {', '.join(map(str, shorter))}"
+            )
         if settings.domain not in sizes.conditions:
             raise ConfigError(
                 f"tasks.{name}.domain={settings.domain}: has to be among the conditions; add conditions.{settings.domain}={{}}"
@@ -125,7 +139,8 @@ class Translation(Task):
         slope = (near - fake) / scene.sigma
         return {
             "identity": self.settings.identity * scene.mean(self._l1(scene, again.image), "pairs"),
-            "adversarial": self.settings.adversarial * scene.mean(F.softplus(fake - real) * self._other(scene), "pairs"),
+            "adversarial": self.settings.adversarial
+            * scene.mean(F.softplus(fake - real) * self._other(scene), "pairs"),
             "penalty": self.settings.adversarial * self.settings.gamma / 2 * scene.mean(slope.square(), "pairs"),
         }
 

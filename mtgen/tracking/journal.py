@@ -149,7 +149,9 @@ class Journal:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}); give a `runs` folder that is yours") from None
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}); give a `runs` folder that is yours"
+            ) from None
         self._cut_torn_end()
         self._count()
 
@@ -191,7 +193,9 @@ class Journal:
             while self._unwritten:
                 self._unwritten = self._unwritten[os.write(self._file, self._unwritten) :]
         except OSError as error:
-            warnings.warn(f"{self.path}: not written yet ({error.strerror}); kept in memory until the next row", stacklevel=3)
+            warnings.warn(
+                f"{self.path}: not written yet ({error.strerror}); kept in memory until the next row", stacklevel=3
+            )
 
     def rewind(self, images: int) -> list[Row]:
         """Cut everything from the first row beyond `images`: a run that resumes there writes those rows again.

@@ -35,7 +35,11 @@ POLL = 0.25  # seconds between two looks at the journal
 LONGEST_WAIT = 30.0  # seconds between two attempts at a store that does not answer
 QUIET = 60.0  # seconds between two lines about the same trouble
 METRICS_A_BATCH, PARAMS_A_BATCH = 1000, 100  # MLflow's limits for one request
-LONGEST_VALUE, LONGEST_NAME, LONGEST_DIGEST = 6000, 250, 36  # MLflow's limits for params, names and fingerprints, in characters
+LONGEST_VALUE, LONGEST_NAME, LONGEST_DIGEST = (
+    6000,
+    250,
+    36,
+)  # MLflow's limits for params, names and fingerprints, in characters
 
 
 @dataclass
@@ -61,7 +65,10 @@ class State:
         except (FileNotFoundError, ValueError, TypeError):
             state = cls()
         starts = {row.start["id"]: row.begin for row in read_journal(folder) if row.start}
-        cut = min((begin for start, begin in starts.items() if start not in state.starts), default=state.rows + state.artifacts)
+        cut = min(
+            (begin for start, begin in starts.items() if start not in state.starts),
+            default=state.rows + state.artifacts,
+        )
         return cls(state.run_id, min(state.rows, cut), min(state.artifacts, cut), list(starts))
 
     def save(self, folder: Path) -> None:
@@ -102,7 +109,9 @@ class Trouble:
             self.next = time.monotonic() + self._wait
             if self._told is None or time.monotonic() - self._told >= QUIET:
                 self._told = time.monotonic()
-                say(f"{self.what} are kept and will be sent later ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+                say(
+                    f"{self.what} are kept and will be sent later ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+                )
             return False
         if self._told is not None:
             say(f"{self.what} are sent again, nothing is lost")
@@ -154,8 +163,14 @@ class Run:
     def _by_start(self, start: dict[str, Any], began: float, folder: Path) -> Any:
         name = os.environ["MLFLOW_EXPERIMENT_NAME"]
         known = self.client.get_experiment_by_name(name)
-        kind = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow's pages open in their mode for language models
-        experiment = known.experiment_id if known else self.client.create_experiment(name, _artifact_folder(self.uri, folder), kind)
+        kind = {
+            "mlflow.experimentKind": "custom_model_development"
+        }  # else MLflow's pages open in their mode for language models
+        experiment = (
+            known.experiment_id
+            if known
+            else self.client.create_experiment(name, _artifact_folder(self.uri, folder), kind)
+        )
         found = self.client.search_runs([experiment], f"tags.`mtgen.run` = '{start['id']}'")
         if found:
             return found[0]
@@ -169,9 +184,13 @@ class Run:
         known = f"tags.`mtgen.group` = '{name.replace(chr(39), '_')}'"
         made = None
         if not self.client.search_runs([experiment], known):
-            made = self.client.create_run(experiment, int(began * 1000), {"mtgen.group": name.replace("'", "_")}, name).info.run_id
+            made = self.client.create_run(
+                experiment, int(began * 1000), {"mtgen.group": name.replace("'", "_")}, name
+            ).info.run_id
             self.client.set_terminated(made)
-        first = self.client.search_runs([experiment], known, order_by=["attributes.start_time", "attributes.run_id"])[0].info.run_id
+        first = self.client.search_runs([experiment], known, order_by=["attributes.start_time", "attributes.run_id"])[
+            0
+        ].info.run_id
         if made not in (None, first):
             self.client.delete_run(made)
         return str(first)
@@ -191,7 +210,9 @@ class Run:
         new = [Param(key, value) for key, value in params.items() if key not in self.params]
         said = [RunTag(key, _cut(str(value))) for key, value in {**start["tags"], **changed}.items()]
         for group in range(0, max(len(new), len(said)), PARAMS_A_BATCH):
-            self.client.log_batch(self.id, params=new[group : group + PARAMS_A_BATCH], tags=said[group : group + PARAMS_A_BATCH])
+            self.client.log_batch(
+                self.id, params=new[group : group + PARAMS_A_BATCH], tags=said[group : group + PARAMS_A_BATCH]
+            )
         self.params.update({param.key: param.value for param in new})
         tags = start["tags"]
         digest = tags["dataset.fingerprint"][:LONGEST_DIGEST]
@@ -239,7 +260,8 @@ class Sender:
         self.first = next(row for row in read_rows(self.file) if row.start)
         self.state = State.load(folder)
         self.run: Run | None = None
-        self.rows, self.artifacts = Trouble("rows"), Trouble("artifacts")
+        self.rows = Trouble("rows")
+        self.artifacts = Trouble("artifacts")
         self._ended = False
 
     def work(self) -> bool:
@@ -346,7 +368,12 @@ def summary(rows: Iterable[Row], run_id: str) -> str:
     if picture:  # an address of MLflow's own server
         lines += ["", f"![Samples](get-artifact?{urlencode({'path': picture, 'run_uuid': run_id})})"]
     if numbers:
-        lines += ["", "| on test data | |", "|---|---|", *(f"| {name} | {value:.4f} |" for name, value in numbers.items())]
+        lines += [
+            "",
+            "| on test data | |",
+            "|---|---|",
+            *(f"| {name} | {value:.4f} |" for name, value in numbers.items()),
+        ]
     return _cut("\n".join(lines))
 
 

@@ -40,7 +40,9 @@ class Progress:
     """
 
     def __init__(self, total_images: int, name: str, console: Console | None = None, every: float = EVERY) -> None:
-        self.total, self.name, self.every = total_images, name, every
+        self.total = total_images
+        self.name = name
+        self.every = every
         self._console = console or Console(stderr=True)
         self._bar: _TwoLines | None = None
         if self._console.is_terminal:
@@ -62,7 +64,9 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -139,12 +143,20 @@ def duration(seconds: float) -> str:
         return f"{round(seconds)}s"
     if minutes < 60:
         return f"{minutes}m"
-    return f"{minutes // 60}h{minutes % 60:02d}m" if minutes < 24 * 60 else f"{minutes // 1440}d{minutes % 1440 // 60:02d}h"
+    return (
+        f"{minutes // 60}h{minutes % 60:02d}m"
+        if minutes < 24 * 60
+        else f"{minutes // 1440}d{minutes % 1440 // 60:02d}h"
+    )
 
 
 def losses(row: Row) -> str:
     """`D 0.71  G 0.80  class 0.12`: the row's `loss/NAME` values."""
-    short = {key.removeprefix("loss/"): value for key, value in row.values.items() if key.startswith("loss/") and key.count("/") == 1}
+    short = {
+        key.removeprefix("loss/"): value
+        for key, value in row.values.items()
+        if key.startswith("loss/") and key.count("/") == 1
+    }
     return "  ".join(f"{name.upper() if len(name) == 1 else name} {value:.3g}" for name, value in short.items())
 
 

@@ -26,7 +26,9 @@ class Logbook:
     def write(self, text: str) -> None:
         """Add a line with the time of day; what follows a line break is indented, colours and control characters are left out."""
         stamp = time.strftime(_STAMP)
-        lines = ["".join(c for c in line.expandtabs() if c.isprintable()) for line in _ESCAPE.sub("", text).splitlines()]
+        lines = [
+            "".join(c for c in line.expandtabs() if c.isprintable()) for line in _ESCAPE.sub("", text).splitlines()
+        ]
         try:
             with self.path.open("ab", buffering=0) as file:
                 file.write((stamp + f"\n{' ' * len(stamp)}".join(lines) + "\n").encode("utf-8", "replace"))

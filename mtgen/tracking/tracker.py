@@ -42,10 +42,17 @@ class Tracker:
     """
 
     def __init__(
-        self, config: "Config", folder: str | Path, card: "DatasetCard", fingerprint: str, images: int = 0, workers: int = 1
+        self,
+        config: "Config",
+        folder: str | Path,
+        card: "DatasetCard",
+        fingerprint: str,
+        images: int = 0,
+        workers: int = 1,
     ) -> None:
         self.folder = Path(folder).absolute()
-        self._uri, self._experiment = store_uri(self.folder.parent, config.tracking.uri), config.tracking.experiment
+        self._uri = store_uri(self.folder.parent, config.tracking.uri)
+        self._experiment = config.tracking.experiment
         self.journal = Journal(self.folder)
         evaluations = self.journal.rewind(images)
         start = {
@@ -126,9 +133,18 @@ def send_kept(config: "Config", folder: str | Path, timeout: float = 30.0) -> in
 
 def _start_sender(folder: Path, uri: str, experiment: str) -> "subprocess.Popen[str]":
     """The sender, in a session of its own (Ctrl-C is training's affair) and bounded where MLflow's client would wait for many minutes."""
-    defaults = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    defaults = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
-    given = {"PYTHONPATH": path, "MLFLOW_TRACKING_URI": uri, "MLFLOW_EXPERIMENT_NAME": experiment, "OMP_NUM_THREADS": "1"}
+    given = {
+        "PYTHONPATH": path,
+        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_EXPERIMENT_NAME": experiment,
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "mtgen.tracking.mlflow_sender", str(folder)],
         stdin=subprocess.PIPE,

@@ -41,7 +41,9 @@ class Strength:
     """
 
     def __init__(self, settings: Augment) -> None:
-        self.settings, self.probability, self.preference = settings, settings.probability, 0.0
+        self.settings = settings
+        self.probability = settings.probability
+        self.preference = 0.0
         self._signs: Tensor | None = None
         self._pairs = 0
 
@@ -77,7 +79,9 @@ class Strength:
         """Take back what `state` gave; the first worker goes on with the sums of all. A fixed share is the configuration's."""
         if self.settings.target is not None:
             self.probability = state["probability"]
-            self._signs, self._pairs = (torch.tensor(float(state["signs"])), int(state["pairs"])) if first else (None, 0)
+            self._signs, self._pairs = (
+                (torch.tensor(float(state["signs"])), int(state["pairs"])) if first else (None, 0)
+            )
 
 
 class Warp:
@@ -107,11 +111,18 @@ class Warp:
         self.changed = changed(probability, seed, which, position)
         rows = self.changed.nonzero().flatten()
         draw = 2 * counter_rng.uniform(seed, f"warp {purpose}", position[rows], 4) - 1
-        angle, scale, tall = draw[:, 0] * math.radians(settings.rotate), 1 + draw[:, 1] * settings.scale, size[0] / size[1]
+        angle, scale, tall = (
+            draw[:, 0] * math.radians(settings.rotate),
+            1 + draw[:, 1] * settings.scale,
+            size[0] / size[1],
+        )
         shift = 2 * settings.shift * draw[:, 2:]
         cos, sin = scale * angle.cos(), scale * angle.sin()
-        theta = torch.stack([torch.stack([cos, -sin * tall, shift[:, 0]], 1), torch.stack([sin / tall, cos, shift[:, 1]], 1)], 1)
-        self.rows, self.theta = rows.to(device), theta.to(device)
+        theta = torch.stack(
+            [torch.stack([cos, -sin * tall, shift[:, 0]], 1), torch.stack([sin / tall, cos, shift[:, 1]], 1)], 1
+        )
+        self.rows = rows.to(device)
+        self.theta = theta.to(device)
 
     def __call__(self, x: Tensor, mode: str = "bilinear") -> Tensor:
         """`[B,C,H,W]` -> the same with its changed samples warped; beyond the border the border goes on."""
@@ -132,7 +143,9 @@ class Warp:
         return canvas.drawn(lambda x, name: self(x))
 
 
-def warp_of(config: Config, probability: float, position: Tensor, purpose: str, kind: str, device: torch.device) -> Warp:
+def warp_of(
+    config: Config, probability: float, position: Tensor, purpose: str, kind: str, device: torch.device
+) -> Warp:
     """The maps of samples of a kind ("real", "fake") in the step of `purpose`; which real ones are changed is the same in both steps.
 
     Args:

@@ -26,7 +26,10 @@ class DamageLog:
     """
 
     def __init__(self, folder: Path, limit: float, remedy: str, group: Any) -> None:
-        self.path, self.limit, self.remedy, self.group = folder / FILE, limit, remedy, group
+        self.path = folder / FILE
+        self.limit = limit
+        self.remedy = remedy
+        self.group = group
         self.counts: Counter[str] = Counter()
         self._named = {json.loads(line)["sample"] for line in self._lines()} if dist.get_rank(group) == 0 else set()
 

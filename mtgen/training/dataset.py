@@ -22,7 +22,11 @@ def open_data(config: Config) -> Samples:
     index = open_samples(config.data, "train")
     keep_labels(index, config.data.labelled, config.seed)
     wanted = [(f"tasks.{name}", settings.needs, "weight") for name, settings in config.task_settings().items()]
-    wanted += [(f"conditions.{name}", CONDITIONS[name].component, "share") for name in config.condition_settings() if name != "class"]
+    wanted += [
+        (f"conditions.{name}", CONDITIONS[name].component, "share")
+        for name in config.condition_settings()
+        if name != "class"
+    ]
     problems = [
         f"{key}: no sample of split {index.split!r} in {index.folder} has a {need}; switch it off with {key}.{switch}=0"
         for key, need, switch in wanted
@@ -54,7 +58,9 @@ def order_of(config: Config, samples: Samples) -> dict[str, Any]:
         "data.tokenizer": tokens,
         "conditions.caption.encoder": assets.digest(config.caption_encoder, "conditions.caption.encoder"),
         "data.limit": config.data.limit,
-        "data.labelled_share": f"{share:g} for {favoured} samples" if share and (favoured := int(few(config, samples).sum())) else None,
+        "data.labelled_share": f"{share:g} for {favoured} samples"
+        if share and (favoured := int(few(config, samples).sum()))
+        else None,
     }
 
 

@@ -24,7 +24,10 @@ def deepspeed_config(config: Config, workers: int) -> dict[str, Any]:
         "gradient_clipping": 0.0,  # DeepSpeed clips at 1.0 unless told otherwise
         "zero_allow_untested_optimizer": True,  # GuardedAdam is torch's Adam
         # The guard computes the norm; a stage's own check would skip a step before the guard could count it.
-        "zero_optimization": {"stage": config.zero_stage, **({"compute_grad_norm": False} if config.zero_stage else {})},
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            **({"compute_grad_norm": False} if config.zero_stage else {}),
+        },
         "steps_per_print": 2**62,
     }
 
@@ -46,7 +49,8 @@ class Engine:
         deepspeed.utils.logger.setLevel(logging.ERROR)
         # Compiled at the first start (half a minute, a compiler) for an all-reduce that only inference uses.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        self.trained, self.learning_rate = trained, learning_rate
+        self.trained = trained
+        self.learning_rate = learning_rate
         self.optimizer = GuardedAdam(
             trained.parameters(),
             learning_rate,
@@ -98,7 +102,9 @@ class Engine:
                 whole |= {m: safe_get_full_optimizer_state(parameter, m) for m in MOMENTS}
             if keep:
                 for kind, tensor in whole.items():
-                    tensors[f"{kind}/{name}"] = tensor.detach().to("cpu", copy=True).reshape(parameter.shape).contiguous()
+                    tensors[f"{kind}/{name}"] = (
+                        tensor.detach().to("cpu", copy=True).reshape(parameter.shape).contiguous()
+                    )
         return tensors
 
     @property

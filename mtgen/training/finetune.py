@@ -44,7 +44,9 @@ class Start:
 
     def lines(self) -> list[str]:
         """For the log: what was taken, and what was not."""
-        lines = [f"starts from {self.checkpoint} ({self.images:,} images): {self.taken} parameters taken, averaged ones"]
+        lines = [
+            f"starts from {self.checkpoint} ({self.images:,} images): {self.taken} parameters taken, averaged ones"
+        ]
         for names, what in (
             (self.fresh, "are not in it and freshly initialised"),
             (self.unused, "of it are not used"),
@@ -65,7 +67,9 @@ class Start:
         try:
             path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         except OSError as error:
-            raise TrainingError(f"{path}: cannot be written ({error.strerror}); make room or mend the folder, and start again") from error
+            raise TrainingError(
+                f"{path}: cannot be written ({error.strerror}); make room or mend the folder, and start again"
+            ) from error
         return path
 
 
@@ -92,7 +96,9 @@ def _found(config: Config) -> Checkpoint:
     for folder in (Path(name), Path(config.runs) / name):
         if (folder / checkpoint.MANIFEST).is_file():
             return checkpoint.verify(folder.absolute())
-        if found := checkpoint.latest(folder.absolute() / "checkpoints", warn=lambda text: print(f"warning: {text}", flush=True)):
+        if found := checkpoint.latest(
+            folder.absolute() / "checkpoints", warn=lambda text: print(f"warning: {text}", flush=True)
+        ):
             return found
     known = sorted(path.parent.name for path in Path(config.runs).glob("*/checkpoints") if path.parent != config.folder)
     hint = suggest(Path(name).name, known) if known else f"there are no others in {Path(config.runs).absolute()}"

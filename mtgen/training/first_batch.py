@@ -30,15 +30,25 @@ def write_first_batch(config: Config, samples: Samples) -> list[Path]:
     Raises:
         DataError: a sample cannot be read, as training will find too.
     """
-    note = " (boxes where the augmentation left the image alone)" if "boxes" in config.components and config.augment.probability else ""
+    note = (
+        " (boxes where the augmentation left the image alone)"
+        if "boxes" in config.components and config.augment.probability
+        else ""
+    )
     folder, paths = config.folder / "samples", []
     folder.mkdir(parents=True, exist_ok=True)
     for number, batch in _first(config, samples):
         name = samples.domains[number]
-        texts = caption_texts(batch) if config.data.tokenizer is None else [""] * len(batch)  # other tokens have no way back
+        texts = (
+            caption_texts(batch) if config.data.tokenizer is None else [""] * len(batch)
+        )  # other tokens have no way back
         words = [text or name for text, name in zip(texts, class_names(batch, samples.card), strict=True)]
         masks = batch.mask if batch.present["mask"].any() else None
-        sheet = Sheet(f"First samples of {name}, as the network sees them", [Panel("seen", batch.image, masks, batch.boxes)], words)
+        sheet = Sheet(
+            f"First samples of {name}, as the network sees them",
+            [Panel("seen", batch.image, masks, batch.boxes)],
+            words,
+        )
         slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or str(number)
         write_sheet(config.folder, 0, f"batch-{slug}", sheet, samples.card)
         paths.append(folder / f"batch-0-{slug}.png")
@@ -56,7 +66,9 @@ def _first(config: Config, samples: Samples) -> Iterator[tuple[int, Batch]]:
     domain = samples.domain(policy.sample(position))
     for number in np.unique(domain).tolist():
         mine = position[domain == number][:SHOWN]
-        batch, _ = Reader(samples, view_of(config), len(mine)).read(Step(mine, policy.sample(mine), slice(0, len(mine))))
+        batch, _ = Reader(samples, view_of(config), len(mine)).read(
+            Step(mine, policy.sample(mine), slice(0, len(mine)))
+        )
         warp = warp_of(config, config.augment.probability, batch.position, "discriminator", "real", batch.image.device)
         boxes = batch.boxes
         if boxes is not None:

@@ -44,9 +44,14 @@ class Pulse:
     """Beats from a thread of its own. Where nothing can be written it is silent: the next checkpoint will say what is wrong."""
 
     def __init__(self, folder: Path, place: Place) -> None:
-        self._path, self._rank, self._node = folder / FOLDER / f"{place.rank}.json", place.rank, place.node
-        self._pid, self._born = os.getpid(), psutil.Process().create_time()
-        self._steps, self._busy, self._number = 0, "starting", 0
+        self._path = folder / FOLDER / f"{place.rank}.json"
+        self._rank = place.rank
+        self._node = place.node
+        self._pid = os.getpid()
+        self._born = psutil.Process().create_time()
+        self._steps = 0
+        self._busy = "starting"
+        self._number = 0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
 
@@ -54,7 +59,9 @@ class Pulse:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._end.set()
         self._thread.join()
 

@@ -44,14 +44,23 @@ class GuardedAdam(Adam):
     """What the moving average keeps in a step: it looks back some fifty steps."""
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, beta2: float, partitioned: bool, scaled: bool, clip: float = 0.0
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        beta2: float,
+        partitioned: bool,
+        scaled: bool,
+        clip: float = 0.0,
     ) -> None:
         parameters = list(parameters)
         device = parameters[0].device
         self.on_device = device.type == "cuda"
         super().__init__(parameters, lr=lr, betas=(0.0, beta2), weight_decay=0.0, fused=self.on_device, foreach=False)
-        self.partitioned, self.clip = partitioned, clip
-        self.norm, self.usual, self.cut, self.skipped, self.in_a_row = (torch.zeros((), device=device) for _ in range(5))
+        self.partitioned = partitioned
+        self.clip = clip
+        self.norm, self.usual, self.cut, self.skipped, self.in_a_row = (
+            torch.zeros((), device=device) for _ in range(5)
+        )
         self.loss_scale = torch.full((), 2.0**16, device=device) if scaled else None
         self.good_steps = torch.zeros((), dtype=torch.int32, device=device)
 
@@ -60,19 +69,27 @@ class GuardedAdam(Adam):
         for group in self.param_groups:
             for parameter in group["params"]:
                 step = torch.zeros((), device=parameter.device if group["fused"] else None)
-                self.state[parameter] = {"step": step, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+                self.state[parameter] = {
+                    "step": step,
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step for the gradients that the parameters hold; nothing changes where one of them is not finite."""
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        squared = torch.stack(torch._foreach_norm(gradients)).square().sum() if gradients else torch.zeros_like(self.norm)
+        squared = (
+            torch.stack(torch._foreach_norm(gradients)).square().sum() if gradients else torch.zeros_like(self.norm)
+        )
         if self.partitioned and dist.is_initialized():
             dist.all_reduce(squared)
         not_finite = (~torch.isfinite(squared)).to(torch.float32)
         self.norm = squared.sqrt() if self.loss_scale is None else squared.sqrt() / self.loss_scale
         if self.clip:
-            share = self._share()  # also where this worker holds no part of the gradient: what is usual is the same on all
+            share = (
+                self._share()
+            )  # also where this worker holds no part of the gradient: what is usual is the same on all
             if gradients:
                 torch._foreach_mul_(gradients, share)
         if self.on_device:
@@ -99,7 +116,11 @@ class GuardedAdam(Adam):
 
     def counters(self) -> dict[str, float]:
         """What a checkpoint keeps besides the parameters' state."""
-        scale = {} if self.loss_scale is None else {"loss_scale": self.loss_scale.item(), "good_steps": self.good_steps.item()}
+        scale = (
+            {}
+            if self.loss_scale is None
+            else {"loss_scale": self.loss_scale.item(), "good_steps": self.good_steps.item()}
+        )
         return {
             "skipped": self.skipped.item(),
             "in_a_row": self.in_a_row.item(),

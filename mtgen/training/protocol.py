@@ -56,7 +56,9 @@ class Resize:
             try:
                 self._file.unlink(missing_ok=True)
             except OSError as error:
-                raise TrainingError(f"{self._file}: cannot be removed ({error.strerror}); mend the folder, and start again") from error
+                raise TrainingError(
+                    f"{self._file}: cannot be removed ({error.strerror}); mend the folder, and start again"
+                ) from error
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,10 @@ class Outcome:
             beside.write_text(json.dumps(asdict(self)), encoding="utf-8")
             beside.replace(path)
         except OSError as error:
-            print(f"warning: {path}: cannot be written ({error.strerror}). Training {self.status}: {self.message}", flush=True)
+            print(
+                f"warning: {path}: cannot be written ({error.strerror}). Training {self.status}: {self.message}",
+                flush=True,
+            )
 
     @staticmethod
     def read(folder: Path) -> "Outcome | None":

@@ -35,7 +35,9 @@ class Records:
     """
 
     def __init__(self, config: Config, samples: Samples, networks: Networks, place: Place, images: int) -> None:
-        self.config, self.folder, self.log = config, config.folder, Logbook(config.folder)
+        self.config = config
+        self.folder = config.folder
+        self.log = Logbook(config.folder)
         self._tracker = Tracker(config, self.folder, samples.card, samples.fingerprint, images, place.world)
         self.log.write(_begin(config, samples, networks, place, images))
         if images:
@@ -63,7 +65,11 @@ class Records:
     def evaluation(self, images: int, values: Mapping[str, float], seconds: float) -> None:
         """The same for the metrics of a snapshot, which took so long."""
         written = self._tracker.row(images, values)
-        named = [f"{name.rpartition('/')[2].replace('_', ' ')} {value:.3g}" for name, value in written.items() if "system/" not in name]
+        named = [
+            f"{name.rpartition('/')[2].replace('_', ' ')} {value:.3g}"
+            for name, value in written.items()
+            if "system/" not in name
+        ]
         self.log.write(f"evaluation at {images:,} images ({duration(seconds)}): {', '.join(named)}")
         self._watch(images, written)
 
@@ -90,7 +96,10 @@ class Records:
         """The end of the records; what MLflow has not got by then is kept."""
         kept = self._tracker.finish(outcome.images, STATUS.get(outcome.status, "FAILED"))
         if kept:
-            warn(self.folder, f"{kept} rows could not be sent to MLflow; they are kept in {self.folder} and sent on the next occasion")
+            warn(
+                self.folder,
+                f"{kept} rows could not be sent to MLflow; they are kept in {self.folder} and sent on the next occasion",
+            )
 
     def _watch(self, images: int, written: Mapping[str, float]) -> None:
         if new := self._alarms.look(images, written):

@@ -51,7 +51,10 @@ class Meter:
             return {}
         zero = torch.zeros(())
         table = torch.stack(
-            [torch.stack([self.sums.get(k, zero).float().cpu(), torch.tensor(float(self.counts.get(k, 0)))]) for k in keys_of_all]
+            [
+                torch.stack([self.sums.get(k, zero).float().cpu(), torch.tensor(float(self.counts.get(k, 0)))])
+                for k in keys_of_all
+            ]
         )
         dist.all_reduce(table, group=self.group)
         self.sums, self.counts = {}, {}

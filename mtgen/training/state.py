@@ -39,8 +39,15 @@ class State:
         strength: Strength,
         meter: Meter,
     ) -> None:
-        self.config, self.samples, self.place, self.group = config, samples, place, group
-        self.engines, self.gates, self.average, self.strength, self.meter = engines, gates, average, strength, meter
+        self.config = config
+        self.samples = samples
+        self.place = place
+        self.group = group
+        self.engines = engines
+        self.gates = gates
+        self.average = average
+        self.strength = strength
+        self.meter = meter
 
     def take(self, progress: dict[str, Any]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
         """Tensors by what they belong to, copied, and all else as JSON; on the first worker, `None` on the others. Collective.
@@ -65,8 +72,13 @@ class State:
             "card": self.samples.card.model_dump(mode="json"),
             "augmentation": augmentation,
             "balancing": about_gates,
-            "since_last_row": {"losses": counted, "gates": {name: gate.record.state() for name, gate in self.gates.items()}},
-            "optimizers": {side: {"steps": e.steps_taken, **e.optimizer.counters()} for side, e in self.engines.items()},
+            "since_last_row": {
+                "losses": counted,
+                "gates": {name: gate.record.state() for name, gate in self.gates.items()},
+            },
+            "optimizers": {
+                side: {"steps": e.steps_taken, **e.optimizer.counters()} for side, e in self.engines.items()
+            },
         }
 
     def put(self, found: Checkpoint, warn: Callable[[str], None]) -> dict[str, Any]:
@@ -104,7 +116,11 @@ def fitting(found: Checkpoint, config: Config, samples: Samples) -> Checkpoint:
             f"(fingerprint {before[:12]}, now {now[:12]}); give the run another name, or the old shards back"
         )
     ordered, wanted = found.state.get("order"), order_of(config, samples)
-    changed = [f"{key}={ordered.get(key)} then, {wanted[key]} now" for key in wanted if ordered.get(key) != wanted[key]] if ordered else []
+    changed = (
+        [f"{key}={ordered.get(key)} then, {wanted[key]} now" for key in wanted if ordered.get(key) != wanted[key]]
+        if ordered
+        else []
+    )
     if changed:
         raise CheckpointError(
             f"{found.folder}: was trained with its samples in another order, or its captions read by other files "

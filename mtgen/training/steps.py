@@ -55,7 +55,10 @@ class Step(nn.Module):
 
     def __init__(self, config: Config, tasks: list[Task], gate: Gate, strength: Strength) -> None:
         super().__init__()
-        self.config, self.tasks, self.gate, self.strength = config, tasks, gate, strength
+        self.config = config
+        self.tasks = tasks
+        self.gate = gate
+        self.strength = strength
         # Smaller noise drowns in the rounding of half precision, larger noise biases the estimate (measured: docs/decisions.md).
         chosen = config.tasks["generation"].sigma if config.generates else None
         self.sigma = chosen or (0.01 if config.precision == "fp32" else 0.1)
@@ -68,7 +71,9 @@ class Step(nn.Module):
         return counter_rng.normal(self.config.seed, f"{self.purpose} {name}", position, shape, device)
 
     def _warp(self, layout: Layout, kind: str) -> Warp:
-        return warp_of(self.config, self.strength.probability, layout.batch.position, self.purpose, kind, layout.batch.image.device)
+        return warp_of(
+            self.config, self.strength.probability, layout.batch.position, self.purpose, kind, layout.batch.image.device
+        )
 
     def _prompt(self, batch: Batch, side: DiscriminatorSide) -> Prompt:
         """What each sample can be asked for by, and what of it is asked for this time: by chance, a modality by itself."""
@@ -78,18 +83,25 @@ class Step(nn.Module):
             if name not in side.conditions.modalities:
                 continue
             modality = side.conditions.modality(name)
-            asked = counter_rng.uniform(self.config.seed, f"{self.purpose} ask {name}", batch.position, 1)[:, 0] < settings.share
+            asked = (
+                counter_rng.uniform(self.config.seed, f"{self.purpose} ask {name}", batch.position, 1)[:, 0]
+                < settings.share
+            )
             given[name] = asked.to(device)
             if modality.component is not None:
                 given[name] = given[name] & batch.present[modality.component]
-            values[name] = self._embedded(batch, side, asked) if name == "image" else self._varied(name, modality, batch)
+            values[name] = (
+                self._embedded(batch, side, asked) if name == "image" else self._varied(name, modality, batch)
+            )
         return Prompt(len(batch), values, given)
 
     def _varied(self, name: str, modality: Modality, batch: Batch) -> Tensor:
         value = modality.value(batch)
         if not modality.varies:
             return value
-        random = counter_rng.uniform(self.config.seed, f"{self.purpose} vary {name}", batch.position, modality.varies, value.device)
+        random = counter_rng.uniform(
+            self.config.seed, f"{self.purpose} vary {name}", batch.position, modality.varies, value.device
+        )
         return modality.varied(value, random)
 
     @staticmethod
@@ -150,12 +162,16 @@ class Step(nn.Module):
             own: task -> how many rows it submitted, in order.
         """
         levels = [level.split([reading, rows - reading, *own.values()]) for level in features]
-        shared = [part for number in (0, *range(2, 2 + len(own))) for part in (level[number] for level in levels)] + [levels[0][1]]
+        shared = [part for number in (0, *range(2, 2 + len(own))) for part in (level[number] for level in levels)] + [
+            levels[0][1]
+        ]
         size, places = len(levels), {name: number + 1 for number, name in enumerate(own)}
         found = {}
         for name, views in self.gate(shared).items():
             place = places.get(name)
-            found[name] = Views(views[:size], views[-1], [] if place is None else views[place * size : (place + 1) * size])
+            found[name] = Views(
+                views[:size], views[-1], [] if place is None else views[place * size : (place + 1) * size]
+            )
         return found
 
     def _total(self, losses: dict[str, Losses]) -> tuple[Tensor, Log]:
@@ -168,7 +184,9 @@ class Step(nn.Module):
                 weighted = loss if task.settings.weight == 1 else task.settings.weight * loss
                 log[f"{task.name}_{name}"] = weighted.detach()
                 total = weighted if total is None else total + weighted
-                of_tasks[task.name] = of_tasks[task.name] + weighted.detach() if task.name in of_tasks else weighted.detach()
+                of_tasks[task.name] = (
+                    of_tasks[task.name] + weighted.detach() if task.name in of_tasks else weighted.detach()
+                )
         self.gate.hear(of_tasks)
         assert total is not None  # without generation only tasks that read are on, and the generator is not trained
         return total, log
@@ -179,7 +197,9 @@ class DiscriminatorStep(Step):
 
     purpose = "discriminator"
 
-    def __init__(self, config: Config, tasks: list[Task], gate: Gate, strength: Strength, side: DiscriminatorSide) -> None:
+    def __init__(
+        self, config: Config, tasks: list[Task], gate: Gate, strength: Strength, side: DiscriminatorSide
+    ) -> None:
         super().__init__(config, tasks, gate, strength)
         self.side = side
 
@@ -195,7 +215,9 @@ class DiscriminatorStep(Step):
             submitted = {task.name: canvas for task in self.tasks if (canvas := task.fakes(scene)) is not None}
             features = self.side.discriminator.trunk(Canvas.cat([*canvases, *submitted.values()]))
             rows = sum(len(canvas.image) for canvas in canvases)
-            views = self._views(features, layout.reading, rows, {name: len(canvas.image) for name, canvas in submitted.items()})
+            views = self._views(
+                features, layout.reading, rows, {name: len(canvas.image) for name, canvas in submitted.items()}
+            )
             losses = {task.name: task.discriminator_losses(scene, views[task.name]) for task in self.tasks}
             if scene.ahead is not None:
                 self.strength.observe(scene.ahead)
@@ -208,7 +230,10 @@ class DiscriminatorStep(Step):
             self._show(scene, layout, scene.generator(latent, scene.condition))
         if self.config.tasks["generation"].penalty == "exact":
             return [scene.fake]
-        near = [self._near(scene, canvas, name, layout.penalised_position) for canvas, name in ((scene.real, "real"), (scene.fake, "fake"))]
+        near = [
+            self._near(scene, canvas, name, layout.penalised_position)
+            for canvas, name in ((scene.real, "real"), (scene.fake, "fake"))
+        ]
         return [scene.fake, *near]
 
     def _near(self, scene: Scene, canvas: Canvas, name: str, position: Tensor) -> Canvas:
@@ -227,9 +252,12 @@ class GeneratorStep(Step):
 
     purpose = "generator"
 
-    def __init__(self, config: Config, tasks: list[Task], gate: Gate, strength: Strength, canvas_gate: Gate, generator: Generator) -> None:
+    def __init__(
+        self, config: Config, tasks: list[Task], gate: Gate, strength: Strength, canvas_gate: Gate, generator: Generator
+    ) -> None:
         super().__init__(config, tasks, gate, strength)
-        self.canvas_gate, self.generator = canvas_gate, generator
+        self.canvas_gate = canvas_gate
+        self.generator = generator
 
     def forward(self, batch: Batch, read: tuple[DiscriminatorSide]) -> tuple[Tensor, Log]:
         """A micro-batch and the frozen discriminator's side -> one scalar, and detached numbers to log."""
@@ -242,12 +270,16 @@ class GeneratorStep(Step):
                 scene.real_features = trunk(scene.real)
             drawn = self._draw(scene, self._normal("latent", layout.batch.position, (self.generator.latent,), device))
             canvas = drawn.pop("discriminator")
-            if not self.config.tasks["generation"].joint_gradient:  # where labels are judged too, the judgement trains them alone
+            if not self.config.tasks[
+                "generation"
+            ].joint_gradient:  # where labels are judged too, the judgement trains them alone
                 judged = (layout.shown | layout.boxed)[:, None, None, None]
                 canvas.image = torch.where(judged, canvas.image.detach(), canvas.image)
             self._show(scene, layout, canvas)
             asking = [task for task in self.tasks if task.name in drawn]
-            submitted = {task.name: part for task in asking if (part := task.submit(scene, drawn[task.name])) is not None}
+            submitted = {
+                task.name: part for task in asking if (part := task.submit(scene, drawn[task.name])) is not None
+            }
             features = trunk(Canvas.cat([scene.fake, *submitted.values()]))
             sizes = {name: len(part.image) for name, part in submitted.items()}
             views = self._views(features, layout.reading, len(layout.batch), sizes)
@@ -269,7 +301,10 @@ class GeneratorStep(Step):
         names = [name for name in ("image", "mask", "boxes") if getattr(canvas, name) is not None]
         pieces = [piece for name in names for piece in getattr(canvas, name).split(sizes)]
         views = self.canvas_gate(pieces)
-        return {who: Canvas(**dict(zip(names, views[who][number :: len(sizes)], strict=True))) for number, who in enumerate(asked)}
+        return {
+            who: Canvas(**dict(zip(names, views[who][number :: len(sizes)], strict=True)))
+            for number, who in enumerate(asked)
+        }
 
 
 def build_steps(
@@ -285,4 +320,8 @@ def build_steps(
     layers = [blocks[-1].second for blocks in networks.side.discriminator.descent.levels]  # type: ignore[index]
     gates = build_gates(config, names, [task.name for task in tasks if task.draws], layers)
     d_step = DiscriminatorStep(config, tasks, gates["discriminator"], strength, networks.side)
-    return d_step, GeneratorStep(config, tasks, gates["generator"], strength, gates["canvas"], networks.generator), gates
+    return (
+        d_step,
+        GeneratorStep(config, tasks, gates["generator"], strength, gates["canvas"], networks.generator),
+        gates,
+    )

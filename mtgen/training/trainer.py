@@ -50,9 +50,16 @@ class Trainer:
         images: samples consumed since the start of the run, over all workers; also the position in the order.
     """
 
-    def __init__(self, config: Config, place: Place, pulse: Pulse, snapshot: Snapshot | None = None, report: Report | None = None) -> None:
-        self.config, self.place, self.pulse, self.snapshot, self.report = config, place, pulse, snapshot, report
-        self.folder, self.resize = config.folder, Resize(config.folder)
+    def __init__(
+        self, config: Config, place: Place, pulse: Pulse, snapshot: Snapshot | None = None, report: Report | None = None
+    ) -> None:
+        self.config = config
+        self.place = place
+        self.pulse = pulse
+        self.snapshot = snapshot
+        self.report = report
+        self.folder = config.folder
+        self.resize = Resize(config.folder)
         torch.set_num_threads(place.threads)
         self.control = Control()
         self.meter = Meter(self.control.group)
@@ -63,7 +70,9 @@ class Trainer:
         self.began = start(config, self.networks, self.index.card, self.control, place.rank == 0)
         self._engines()
         self.average = Average([("generator", self.networks.generator), ("side", self.networks.side)], config.train.ema)
-        self.images, self.steps, self.seconds = 0, 0, 0.0
+        self.images = 0
+        self.steps = 0
+        self.seconds = 0.0
         self.state = State(
             config,
             self.index,
@@ -90,10 +99,13 @@ class Trainer:
         )
         self.samples = self._sample_log()
         self.damage = DamageLog(self.folder, config.data.damage_limit, self.index.folder, self.control.group)
-        self._named, self._resumed_at = 0, self.images
+        self._named = 0
+        self._resumed_at = self.images
         self.mirror = self._mirror()
         self.writer = Writer(whole=self._whole)
-        self._stall, self._measured, self._resizing = 0.0, (-1, dict[str, float]()), False
+        self._stall = 0.0
+        self._measured = (-1, dict[str, float]())
+        self._resizing = False
 
     def _records(self) -> Records | None:
         """The run's records, on rank 0; its configuration is written down here, where it is sure that the run goes on with it."""
@@ -124,7 +136,9 @@ class Trainer:
         settings = self.config.checkpoint
         if self.place.rank != 0 or settings.mirror is None:
             return None
-        mirror = Mirror(Shelf(settings.mirror, self.config.name), self.folder / "checkpoints", settings.retention, self._warn)
+        mirror = Mirror(
+            Shelf(settings.mirror, self.config.name), self.folder / "checkpoints", settings.retention, self._warn
+        )
         mirror.wake()  # there may be checkpoints that could not be copied before
         return mirror
 
@@ -138,7 +152,9 @@ class Trainer:
         }
         for name, gate in self.gates.items():  # the norms it reports are those of the global loss
             gate.share, gate.images = self.place.world, self.config.micro_batch * self.place.world
-            gate.loss_scale = self.engines["discriminator" if name == "discriminator" else "generator"].optimizer.loss_scale
+            gate.loss_scale = self.engines[
+                "discriminator" if name == "discriminator" else "generator"
+            ].optimizer.loss_scale
 
     def _warn(self, text: str) -> None:
         """What went wrong and does not stop the run, said by the first worker."""
@@ -154,7 +170,9 @@ class Trainer:
 
     def step(self, batch: Batch) -> None:
         """One D-step, and one G-step where a generator is trained, over this worker's part of a global batch."""
-        torch.manual_seed(self.config.seed + self.images)  # weightings may draw at random: the same on every worker, after every resume
+        torch.manual_seed(
+            self.config.seed + self.images
+        )  # weightings may draw at random: the same on every worker, after every resume
         factor, micro = rate(self.config.train, self.images), self.config.micro_batch
         networks = self.networks
         sides = [("discriminator", networks.generator), ("generator", networks.side)]
@@ -316,7 +334,9 @@ class Trainer:
         if self.records is None:
             return
         for side, engine in self.engines.items():
-            numbers[f"loss/{side[0]}"] = sum(value for name, value in numbers.items() if name.startswith(f"loss_{side[0]}/"))
+            numbers[f"loss/{side[0]}"] = sum(
+                value for name, value in numbers.items() if name.startswith(f"loss_{side[0]}/")
+            )
             optimizer = engine.optimizer
             numbers[f"gradient/{side}_norm"] = optimizer.norm.item()
             numbers[f"gradient/{side}_nonfinite_steps"] = optimizer.skipped.item()
@@ -328,7 +348,10 @@ class Trainer:
         numbers["speed/images_per_second"] = images / max(seconds, 1e-9)
         numbers["speed/data_wait_share"] = waited / max(seconds, 1e-9)
         if self.config.augment.target is not None:
-            numbers["augmentation/probability"], numbers["augmentation/preference"] = self.strength.probability, self.strength.preference
+            numbers["augmentation/probability"], numbers["augmentation/preference"] = (
+                self.strength.probability,
+                self.strength.preference,
+            )
         numbers |= self.damage.numbers()
         numbers["learning_rate/factor"] = rate(self.config.train, self.images)
         if self.writer.seconds:
@@ -382,7 +405,9 @@ class Trainer:
         if taken := self.state.take({"images": self.images, "steps": self.steps, "seconds": self._elapsed()}):
             tensors, state = taken
             state[checkpoint.METRICS] = self._measured[1] if self._measured[0] == self.images else {}
-            self.writer.begin(self.folder / "checkpoints", self.images, tensors, state, self.config.to_yaml(), settings.retention)
+            self.writer.begin(
+                self.folder / "checkpoints", self.images, tensors, state, self.config.to_yaml(), settings.retention
+            )
         self._stall = time.monotonic() - begin
         self._last_time += self._stall
 
@@ -393,7 +418,9 @@ class Trainer:
         name = self.control.of_first(chosen and chosen.folder.name)
         if name is None:
             return
-        found = self.control.together(lambda: fitting(chosen or checkpoint.verify(root / name), self.config, self.index))
+        found = self.control.together(
+            lambda: fitting(chosen or checkpoint.verify(root / name), self.config, self.index)
+        )
         progress = self.state.put(found, self._warn)
         self.images, self.steps, self.seconds = progress["images"], progress["steps"], progress["seconds"]
 

@@ -40,7 +40,9 @@ def uniform(seed: int, purpose: str, position: Tensor, n: int, device: torch.dev
     return _shift(bits(seed, purpose, position, n, device), 40).to(torch.float32) * 2.0**-24
 
 
-def normal(seed: int, purpose: str, position: Tensor, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+def normal(
+    seed: int, purpose: str, position: Tensor, shape: tuple[int, ...], device: torch.device | str = "cpu"
+) -> Tensor:
     """`[B]` positions -> `[B,*shape]` float32, standard normal (Box and Muller 1958: two numbers from each 64 bits)."""
     count = math.prod(shape)
     random = bits(seed, purpose, position, (count + 1) // 2, device)

@@ -50,4 +50,6 @@ def _git(*words: str) -> str | None:
 def file_system(path: Path) -> str:
     """The file system that a path lies on, such as "nfs4 at /shared"."""
     mounts = [mount for mount in psutil.disk_partitions(all=True) if path.resolve().is_relative_to(mount.mountpoint)]
-    return next((f"{m.fstype} at {m.mountpoint}" for m in sorted(mounts, key=lambda m: -len(m.mountpoint))), "an unknown one")
+    return next(
+        (f"{m.fstype} at {m.mountpoint}" for m in sorted(mounts, key=lambda m: -len(m.mountpoint))), "an unknown one"
+    )

@@ -29,7 +29,9 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key is a word, not a list or mapping", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key is a word, not a list or mapping", key.start_mark
+                )
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
             seen.add(key.value)
@@ -58,7 +60,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     values = _parse(text, str(path))
     if not isinstance(values, dict):
         what = {type(None): "empty", list: "a list"}.get(type(values), "plain text")
-        raise ConfigError(f"{path}: a configuration is a mapping of keys to values, this is {what}; `mtgen configs list` names whole ones")
+        raise ConfigError(
+            f"{path}: a configuration is a mapping of keys to values, this is {what}; `mtgen configs list` names whole ones"
+        )
     return values
 
 

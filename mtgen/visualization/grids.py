@@ -17,7 +17,18 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 # Okabe and Ito 2008 (without black), then three more that keep their distance from them and from each other: any two differ by
 # at least 16 in CIE Lab, with normal colour vision and with each of its three deficiencies (simulated as in Machado et al. 2009)
-_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#6600FF", "#00FF88", "#AA66FF")
+_COLOURS = (
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+    "#6600FF",
+    "#00FF88",
+    "#AA66FF",
+)
 _UNKNOWN = (128, 128, 128)
 _PAPER, _INK, _RIGHT, _WRONG, _UNSURE = "#FFFFFF", "#222222", "#0072B2", "#D55E00", "#777777"
 _LEGEND = "; above, the class as read: blue is right, orange is wrong, grey is not known"
@@ -73,7 +84,9 @@ def overlay(pixels: Pixels, mask: NDArray[np.integer], mask_classes: Sequence[st
 def enlarged_overlay(picture: Image.Image, mask: NDArray[np.integer], mask_classes: Sequence[str]) -> Image.Image:
     """A picture with its mask of the same size drawn over it, enlarged by a whole factor where it is small."""
     scale = _scale(min(picture.size), None)
-    return Image.fromarray(overlay(_enlarged(np.asarray(picture.convert("RGB")), scale), _enlarged(mask, scale), mask_classes))
+    return Image.fromarray(
+        overlay(_enlarged(np.asarray(picture.convert("RGB")), scale), _enlarged(mask, scale), mask_classes)
+    )
 
 
 def _outline(mask: NDArray[np.integer]) -> NDArray[np.bool_]:
@@ -134,7 +147,9 @@ def _frames(boxes: Tensor | None, card: DatasetCard) -> tuple[list[NDArray[Any]]
 def box_colours(card: DatasetCard) -> NDArray[np.int16]:
     """`[K,3]` colours of boxes, by class: the masks' where these have the same classes."""
     colours = mask_colours([name for name in card.mask_classes if name.lower() != "background"] or card.classes)
-    if len(colours) != len(card.classes):  # masks have classes of their own: a box's colour is that of its class's number
+    if len(colours) != len(
+        card.classes
+    ):  # masks have classes of their own: a box's colour is that of its class's number
         colours = mask_colours([str(number) for number in range(len(card.classes))])
     return colours
 
@@ -174,14 +189,18 @@ def _sheet(cells: Sequence[_Cell], columns: int, title: str = "") -> Image.Image
             left = _MARGIN + place * (width + _GAP)
             if cell.caption:
                 text = _fitting(cell.caption, font, width)
-                draw.text((left + width // 2, top + line - _TEXT // 2 + 1), text, fill=cell.colour, font=font, anchor="ms")
+                draw.text(
+                    (left + width // 2, top + line - _TEXT // 2 + 1), text, fill=cell.colour, font=font, anchor="ms"
+                )
             if cell.pixels is not None:
                 page.paste(Image.fromarray(cell.pixels), (left, top + line))
         top += line + height + _GAP
     return page
 
 
-def sample_grid(canvas: Canvas, labels: Tensor, card: DatasetCard, scale: int | None = None, boxes: Tensor | None = None) -> Image.Image:
+def sample_grid(
+    canvas: Canvas, labels: Tensor, card: DatasetCard, scale: int | None = None, boxes: Tensor | None = None
+) -> Image.Image:
     """Generated images, each beside itself under its mask; a column a class, with the class over it.
 
     With few classes each takes several columns; beyond ten the classes go on in a further band of rows.
@@ -211,7 +230,9 @@ def sample_grid(canvas: Canvas, labels: Tensor, card: DatasetCard, scale: int | 
     across = max(1, _WIDEST // len(groups))
     cells, numbers = [], list(groups)
     for band in range(0, len(numbers), _WIDEST):
-        cells += _band([(names[n], groups[n]) for n in numbers[band : band + _WIDEST]], across, min(len(numbers), _WIDEST))
+        cells += _band(
+            [(names[n], groups[n]) for n in numbers[band : band + _WIDEST]], across, min(len(numbers), _WIDEST)
+        )
     return _sheet(cells, across * min(len(numbers), _WIDEST))
 
 
@@ -231,7 +252,9 @@ def _band(groups: Sequence[tuple[str, list[Pixels]]], across: int, width: int) -
     return cells
 
 
-def reading_grid(batch: Batch, prediction: Prediction, card: DatasetCard, scale: int | None = None, columns: int = 6) -> Image.Image:
+def reading_grid(
+    batch: Batch, prediction: Prediction, card: DatasetCard, scale: int | None = None, columns: int = 6
+) -> Image.Image:
     """Real images, each beside itself under its true mask and under the mask that was read, the class that was read over it.
 
     A right class is blue; a wrong one is orange and followed by the true one; grey marks a class that nobody knows.
@@ -273,7 +296,9 @@ def caption_texts(batch: Batch) -> list[str]:
     return [bytes(token - 1 for token in row if token).decode("utf-8", "replace") for row in batch.caption.tolist()]
 
 
-def labelled_grid(batch: Batch, words: Sequence[str], card: DatasetCard, note: str = "", columns: int = 4) -> Image.Image:
+def labelled_grid(
+    batch: Batch, words: Sequence[str], card: DatasetCard, note: str = "", columns: int = 4
+) -> Image.Image:
     """Real images with what is known of each: its words over it, beside it the same under its mask, and with its boxes.
 
     Args:
@@ -304,11 +329,17 @@ def _verdict(batch: Batch, prediction: Prediction, card: DatasetCard, i: int) ->
     return (card.classes[read], _RIGHT) if read == true else (f"{card.classes[read]}, not {card.classes[true]}", _WRONG)
 
 
-def reconstruction_grid(images: Tensor, reconstructions: Tensor, scale: int | None = None, columns: int = 8) -> Image.Image:
+def reconstruction_grid(
+    images: Tensor, reconstructions: Tensor, scale: int | None = None, columns: int = 8
+) -> Image.Image:
     """Images `[B,C,H,W]` in [-1, 1], each beside its reconstruction."""
     scale = _scale(images.shape[-1], scale)
     pairs = zip(to_pixels(images), to_pixels(reconstructions), strict=True)
-    return _sheet([_Cell(_beside([_enlarged(picture, scale) for picture in pair])) for pair in pairs], columns, "image | reconstruction")
+    return _sheet(
+        [_Cell(_beside([_enlarged(picture, scale) for picture in pair])) for pair in pairs],
+        columns,
+        "image | reconstruction",
+    )
 
 
 def cosine_map(lines: Mapping[str, Sequence[float | None]], images: Sequence[int], title: str) -> Image.Image:
@@ -343,7 +374,9 @@ def cosine_map(lines: Mapping[str, Sequence[float | None]], images: Sequence[int
     return page
 
 
-def asked_grid(title: str, asked: Sequence[str], shown: Tensor | None, canvas: Canvas, card: DatasetCard, columns: int = 8) -> Image.Image:
+def asked_grid(
+    title: str, asked: Sequence[str], shown: Tensor | None, canvas: Canvas, card: DatasetCard, columns: int = 8
+) -> Image.Image:
     """What was asked for over each drawn image, and, where it can be seen, beside it.
 
     Args:

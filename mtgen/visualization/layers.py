@@ -61,7 +61,9 @@ def write_sheet(folder: Path, images: int, name: str, sheet: Sheet, card: Datase
     to = folder / LAYERS
     to.mkdir(parents=True, exist_ok=True)
     stem = f"{images:09d}-{name}"
-    size = next(tuple(p.image.shape[2:]) if p.image is not None else tuple(p.mask.shape[1:]) for p in sheet.panels if _seen(p))  # type: ignore[union-attr]
+    size = next(
+        tuple(p.image.shape[2:]) if p.image is not None else tuple(p.mask.shape[1:]) for p in sheet.panels if _seen(p)
+    )  # type: ignore[union-attr]
     rows = max(len(layer) for p in sheet.panels for layer in (p.image, p.mask) if layer is not None)
     height, width = (max(1, round(side * min(1.0, LARGEST / max(size)))) for side in size)
     atlas = np.concatenate([_pixels(panel.image, rows, (height, width)) for panel in sheet.panels], 2).reshape(
@@ -117,12 +119,14 @@ def _boxes(boxes: Tensor | None) -> list[list[list[float]]] | None:
         return None
     there = boxes[..., 4] >= 0 if boxes.shape[-1] == 5 else boxes[..., 5] >= SURE
     return [
-        [[round(v, 3) for v in box[:5]] for box in rows[chosen].tolist()] for rows, chosen in zip(boxes.cpu(), there.cpu(), strict=True)
+        [[round(v, 3) for v in box[:5]] for box in rows[chosen].tolist()]
+        for rows, chosen in zip(boxes.cpu(), there.cpu(), strict=True)
     ]
 
 
 def legend(names: list[str], colours: NDArray[np.int16]) -> list[list[str]]:
     """Name and colour of each class; a background's colour is empty."""
     return [
-        [name, "" if colour[0] < 0 else "#{:02x}{:02x}{:02x}".format(*colour)] for name, colour in zip(names, colours.tolist(), strict=True)
+        [name, "" if colour[0] < 0 else "#{:02x}{:02x}{:02x}".format(*colour)]
+        for name, colour in zip(names, colours.tolist(), strict=True)
     ]

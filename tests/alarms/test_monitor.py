@@ -86,7 +86,9 @@ def test_the_rule_of_ones_own_in_the_documents_works(tmp_path: Path) -> None:
     by_path(f"{tmp_path}/own.py:SlowData")
     watch = Watch(CONFIG, tmp_path)
     assert not watch.look(50, {"speed/data_wait_share": 0.1})
-    assert [alarm.what for alarm in watch.look(100, {"speed/data_wait_share": 0.6})] == ["60% of the time goes into waiting for data"]
+    assert [alarm.what for alarm in watch.look(100, {"speed/data_wait_share": 0.6})] == [
+        "60% of the time goes into waiting for data"
+    ]
 
 
 @pytest.mark.usefixtures("own_rules")

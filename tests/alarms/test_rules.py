@@ -59,7 +59,10 @@ def test_a_young_run_may_draw_alike_images() -> None:
 
 def games(discriminator: float, generator: float, weight: float = 1.0) -> list[list[Finding]]:
     """Eight rows, a quarter of the age apart, with these adversarial losses."""
-    numbers = {"loss_d/generation_adversarial": weight * discriminator, "loss_g/generation_adversarial": weight * generator}
+    numbers = {
+        "loss_d/generation_adversarial": weight * discriminator,
+        "loss_g/generation_adversarial": weight * generator,
+    }
     rows = [(AGE // 4 * n, {**numbers, "gradient/generator_norm": 16.0}) for n in range(1, 9)]
     return findings("saturation", rows, tasks={"generation": {"weight": weight}})
 
@@ -85,7 +88,9 @@ def test_one_undecided_row_begins_the_count_anew() -> None:
 
 
 def test_losses_that_fall_or_were_large_before_are_no_divergence() -> None:
-    detection = [(100 * n, {"loss_d/detection_heat": 450.0 / n, "loss_d/generation_penalty": 1e-4 * 10**n}) for n in range(1, 5)]
+    detection = [
+        (100 * n, {"loss_d/detection_heat": 450.0 / n, "loss_d/generation_penalty": 1e-4 * 10**n}) for n in range(1, 5)
+    ]
     assert not any(findings("divergence", detection))
 
 
@@ -127,13 +132,24 @@ def lessons(accuracies: list[float], loss: float = 0.0, rate: float = 1.0) -> li
     for n, accuracy in enumerate(accuracies):
         for k in range(1, 11):
             gate = {
-                f"balancing_discriminator/{what}_{task}": 1.0 for what in ("norm", "weight") for task in ("generation", "classification")
+                f"balancing_discriminator/{what}_{task}": 1.0
+                for what in ("norm", "weight")
+                for task in ("generation", "classification")
             }
             gate["balancing_discriminator/norm_classification"] = 1e-3
             value = 2.3 * (1 - loss) ** (10 * n + k)
-            rows.append((n * AGE + k * AGE // 10, {"loss_d/classification_cross_entropy": value, "learning_rate/factor": rate, **gate}))
+            rows.append(
+                (
+                    n * AGE + k * AGE // 10,
+                    {"loss_d/classification_cross_entropy": value, "learning_rate/factor": rate, **gate},
+                )
+            )
         rows.append(((n + 1) * AGE, {"test/class_accuracy": accuracy}))
-    return [found for (_, numbers), found in zip(rows, findings("stalled", rows), strict=True) if "test/class_accuracy" in numbers]
+    return [
+        found
+        for (_, numbers), found in zip(rows, findings("stalled", rows), strict=True)
+        if "test/class_accuracy" in numbers
+    ]
 
 
 def test_a_task_whose_metric_is_poor_and_whose_loss_is_flat_has_stalled() -> None:
@@ -145,7 +161,12 @@ def test_a_task_whose_metric_is_poor_and_whose_loss_is_flat_has_stalled() -> Non
 
 @pytest.mark.parametrize(
     ("accuracies", "loss", "rate"),
-    [([0.13, 0.29, 0.39], 0.0, 1.0), ([0.97, 0.97, 0.97], 0.0, 1.0), ([0.1, 0.1, 0.1], 0.01, 1.0), ([0.3, 0.3, 0.3], 0.0, 0.2)],
+    [
+        ([0.13, 0.29, 0.39], 0.0, 1.0),
+        ([0.97, 0.97, 0.97], 0.0, 1.0),
+        ([0.1, 0.1, 0.1], 0.01, 1.0),
+        ([0.3, 0.3, 0.3], 0.0, 0.2),
+    ],
     ids=["it improves", "it is good", "its loss falls", "learning rates have decayed"],
 )
 def test_a_task_has_not_stalled_where(accuracies: list[float], loss: float, rate: float) -> None:

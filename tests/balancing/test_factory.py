@@ -30,21 +30,32 @@ def test_what_cannot_be_is_said_with_its_key(changes: dict, said: str) -> None: 
 
 
 def test_each_gate_is_configured_by_itself() -> None:
-    settings = toy.config(balancing={"gate": "upgrad", "generator": "cagrad", "canvas": "none", "parameters": {"cagrad": {"c": 0.2}}})
+    settings = toy.config(
+        balancing={"gate": "upgrad", "generator": "cagrad", "canvas": "none", "parameters": {"cagrad": {"c": 0.2}}}
+    )
     gates = build_gates(settings, TASKS, [])
     assert [type(gate.weighting).__name__ for gate in gates.values()] == ["UPGrad", "CAGrad", "NoneType"]
     assert gates["generator"].weighting.c == 0.2  # type: ignore[union-attr]
 
 
-def test_a_weighting_of_ones_own_gets_the_parameters_that_stand_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_weighting_of_ones_own_gets_the_parameters_that_stand_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    body = ["def __init__(self, power=1.0):", "    self.power = power", "def __call__(self, gramian):", "    return gramian"]
+    body = [
+        "def __init__(self, power=1.0):",
+        "    self.power = power",
+        "def __call__(self, gramian):",
+        "    return gramian",
+    ]
     Path("own.py").write_text("\n    ".join(["class Mine:", *body]) + "\n")
     settings = toy.config(balancing={"gate": "own.Mine", "parameters": {"own.Mine": {"power": 3.0}}})
     assert build_gates(settings, TASKS, [])["discriminator"].weighting.power == 3.0  # type: ignore[union-attr]
 
 
-def test_a_weighting_that_is_not_there_is_named_when_training_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_weighting_that_is_not_there_is_named_when_training_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("own.py").write_text("x = 1\n")
     settings = toy.config(balancing__gate="own.Mine")  # reading it runs nothing
@@ -60,14 +71,21 @@ def test_state_goes_back_into_the_same_gates_and_others_begin_anew() -> None:
     again = build_gates(settings, TASKS, [])
     assert load_state(again, tensors, about) == []
     assert torch.equal(again["discriminator"].state()["gramian"], gates["discriminator"].state()["gramian"])
-    other = build_gates(settings.model_copy(update={"balancing": settings.balancing.model_copy(update={"canvas": "mgda"})}), TASKS, [])
+    other = build_gates(
+        settings.model_copy(update={"balancing": settings.balancing.model_copy(update={"canvas": "mgda"})}), TASKS, []
+    )
     assert load_state(other, tensors, about) == ["canvas"]
 
 
 @pytest.mark.parametrize("sight", ["features", "pooled", "layer"])
 @pytest.mark.parametrize("gate", ["nash_mtl", "famo"])
 def test_steps_train_with_every_sight_and_each_micro_batch_is_arbitrated(sight: str, gate: str) -> None:
-    changes = {"gate": gate, "gramian": sight, "average": 100, "groups": {"reading": ["classification", "segmentation"]}}
+    changes = {
+        "gate": gate,
+        "gramian": sight,
+        "average": 100,
+        "groups": {"reading": ["classification", "segmentation"]},
+    }
     settings = toy.config(balancing=changes, train__accumulation=2)
     networks, d_step, g_step = toy.steps(settings)
     whole = toy.batch(0, 16)

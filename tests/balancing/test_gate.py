@@ -33,7 +33,9 @@ def shared_tensors(parts: int) -> list[Tensor]:
 
 def gradients(tasks: int, parts: int, seed: int = 0, used: list[list[bool]] | None = None) -> Gradients:
     random = torch.Generator().manual_seed(seed)
-    made = [[torch.randn(shape, generator=random, dtype=torch.float64) for shape in SHAPES[:parts]] for _ in range(tasks)]
+    made = [
+        [torch.randn(shape, generator=random, dtype=torch.float64) for shape in SHAPES[:parts]] for _ in range(tasks)
+    ]
     return [[g if used is None or used[k][p] else None for p, g in enumerate(row)] for k, row in enumerate(made)]
 
 
@@ -51,7 +53,10 @@ def through(gate: Gate, shared: list[Tensor], wanted: Gradients) -> list[Tensor 
 
 def jacobian(wanted: Gradients) -> Tensor:
     """`[K,N]`: every task's gradient as one row, 0 where it does not use a tensor."""
-    rows = [[torch.zeros(s, dtype=torch.float64) if g is None else g for g, s in zip(row, SHAPES, strict=False)] for row in wanted]
+    rows = [
+        [torch.zeros(s, dtype=torch.float64) if g is None else g for g, s in zip(row, SHAPES, strict=False)]
+        for row in wanted
+    ]
     return torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
 
 
@@ -67,7 +72,11 @@ def test_what_arrives_is_the_weighted_sum(tasks: int, parts: int) -> None:
         assert torch.allclose(gradient, by_hand, rtol=0, atol=1e-12)  # type: ignore[arg-type]
 
 
-@given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=2, max_size=4).filter(lambda used: any(map(any, used))))
+@given(
+    st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=2, max_size=4).filter(
+        lambda used: any(map(any, used))
+    )
+)
 def test_tasks_may_use_some_tensors_or_none(used: list[list[bool]]) -> None:
     wanted = gradients(len(used), 3, used=used)
     gate = Gate([f"t{k}" for k in range(len(used))], of([0.5, 2.0, 3.0, 4.0][: sum(map(any, used))]))
@@ -75,7 +84,9 @@ def test_tasks_may_use_some_tensors_or_none(used: list[list[bool]]) -> None:
     weights = iter([0.5, 2.0, 3.0, 4.0])
     by_task = [next(weights) if any(row) else 0.0 for row in used]  # a task without a gradient is not asked about
     expected = torch.tensor(by_task, dtype=torch.float64) @ jacobian(wanted)
-    found = torch.cat([torch.zeros(s).flatten() if g is None else g.flatten() for g, s in zip(arrived, SHAPES, strict=True)])
+    found = torch.cat(
+        [torch.zeros(s).flatten() if g is None else g.flatten() for g, s in zip(arrived, SHAPES, strict=True)]
+    )
     assert torch.allclose(found.double(), expected, rtol=0, atol=1e-12)
     assert [g is None for g in arrived] == [not any(row[p] for row in used) for p in range(3)]
 
@@ -99,7 +110,13 @@ AGGREGATORS: dict[str, tuple[Aggregator, bool]] = {  # and whether it means, whe
     "aligned_mtl": (AlignedMTL(), True),
     "imtl_g": (IMTLG(), True),
 }
-ELSEWHERE = {"balancer", "cagrad", "nash_mtl", "fairgrad", "sdmgrad"}  # held against their equations in test_weightings.py
+ELSEWHERE = {
+    "balancer",
+    "cagrad",
+    "nash_mtl",
+    "fairgrad",
+    "sdmgrad",
+}  # held against their equations in test_weightings.py
 
 
 def weighting(name: str) -> Weighting:
@@ -158,7 +175,9 @@ def test_a_gate_equals_the_published_aggregator_on_the_jacobian(name: str, tasks
 @pytest.mark.parametrize("name", list(WEIGHTINGS))
 @pytest.mark.parametrize("tasks", [1, 2, 4])
 def test_equal_orthogonal_gradients_have_weight_one(name: str, tasks: int) -> None:
-    assert torch.allclose(asked(weighting(name), torch.eye(tasks, dtype=torch.float64)), torch.ones(tasks).double(), atol=1e-5)
+    assert torch.allclose(
+        asked(weighting(name), torch.eye(tasks, dtype=torch.float64)), torch.ones(tasks).double(), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", list(WEIGHTINGS))
@@ -168,7 +187,9 @@ def test_weights_are_a_function_of_the_gramian_alone(name: str) -> None:
     products /= products.diagonal().mean()
     torch.manual_seed(1)
     first = asked(weighting(name), products)
-    assert torch.allclose(asked(weighting(name), products * (1 + 1e-9)), first, atol=1e-4)  # as little as one worker and two differ
+    assert torch.allclose(
+        asked(weighting(name), products * (1 + 1e-9)), first, atol=1e-4
+    )  # as little as one worker and two differ
     state = torch.manual_seed(2).get_state()
     assert torch.equal(asked(weighting(name), products), first)
     assert torch.equal(torch.get_rng_state(), state)
@@ -207,7 +228,9 @@ def test_a_gramian_that_is_not_finite_leaves_plain_weights(name: str, bad: float
 
 @pytest.mark.parametrize("name", [name for name in WEIGHTINGS if not getattr(WEIGHTINGS[name], "reads_losses", False)])
 @pytest.mark.parametrize(("kind", "scale"), [(torch.bfloat16, None), (torch.float16, None), (torch.float16, 2.0**12)])
-def test_half_precision_is_summed_in_float32_and_its_loss_scale_is_divided_out(name: str, kind: torch.dtype, scale: float | None) -> None:
+def test_half_precision_is_summed_in_float32_and_its_loss_scale_is_divided_out(
+    name: str, kind: torch.dtype, scale: float | None
+) -> None:
     """Their squares sum up to more than float16 holds (65,504); what is arbitrated is what float64 says of the same numbers."""
     random, factor = torch.Generator().manual_seed(3), scale or 40.0
     made = [torch.randn(8, 5, 6, 6, generator=random).mul(3.0 / (k + 1)).clamp(-15, 15).to(kind) for k in range(3)]
@@ -220,12 +243,18 @@ def test_half_precision_is_summed_in_float32_and_its_loss_scale_is_divided_out(n
     rows = torch.stack([g.double().flatten() for g in scaled]) / (scale or 1.0)
     assert float((rows * (scale or 1.0)).square().sum()) > 65_504
     assert gate.last is not None and gate.last[0].dtype == torch.float32
-    assert torch.allclose(gate.last[0].double(), rows @ rows.T, rtol=1e-5, atol=1e-5 * float((rows @ rows.T).abs().max()))
+    assert torch.allclose(
+        gate.last[0].double(), rows @ rows.T, rtol=1e-5, atol=1e-5 * float((rows @ rows.T).abs().max())
+    )
     exact = gate_of(name, ["a", "b", "c"])
-    (arrived,) = through(exact, [torch.zeros(8, 5, 6, 6, dtype=torch.float64, requires_grad=True)], [[g.double()] for g in scaled])
+    (arrived,) = through(
+        exact, [torch.zeros(8, 5, 6, 6, dtype=torch.float64, requires_grad=True)], [[g.double()] for g in scaled]
+    )
     assert exact.last is not None and arrived is not None and half.grad is not None
     assert torch.allclose(gate.last[1].double(), exact.last[1], atol=1e-4)
-    assert torch.allclose(half.grad.double(), arrived, rtol=0, atol=4 * torch.finfo(kind).eps * float(arrived.abs().max()))
+    assert torch.allclose(
+        half.grad.double(), arrived, rtol=0, atol=4 * torch.finfo(kind).eps * float(arrived.abs().max())
+    )
 
 
 def test_gates_nest() -> None:
@@ -259,7 +288,8 @@ def test_equal_weights_pass_the_plain_sum_bit_for_bit_without_looking_at_the_gra
 
 
 @pytest.mark.parametrize(
-    ("gate", "needs"), [(Gate(["a", "b"], None), True), (Gate(["a"], of([2.0])), True), (Gate(["a", "b"], of([2.0, 2.0])), False)]
+    ("gate", "needs"),
+    [(Gate(["a", "b"], None), True), (Gate(["a"], of([2.0])), True), (Gate(["a", "b"], of([2.0, 2.0])), False)],
 )
 def test_where_there_is_nothing_to_arbitrate_the_tensors_themselves_are_handed_out(gate: Gate, needs: bool) -> None:
     shared = [torch.ones(3, requires_grad=needs)]
@@ -279,7 +309,14 @@ def test_the_report_gives_norms_weights_and_cosines_of_the_tasks_that_had_a_grad
     through(gate, shared_tensors(3), wanted)
     a, _, c = jacobian(wanted)
     cosine = a @ c / a.norm() / c.norm()
-    expected = {"norm_a": a.norm(), "norm_c": c.norm(), "weight_a": 0.5, "weight_c": 2.0, "cosine_a_c": cosine, "conflict_a_c": cosine < 0}
+    expected = {
+        "norm_a": a.norm(),
+        "norm_c": c.norm(),
+        "weight_a": 0.5,
+        "weight_c": 2.0,
+        "cosine_a_c": cosine,
+        "conflict_a_c": cosine < 0,
+    }
     assert gate.report() == pytest.approx({name: float(value) for name, value in expected.items()}, abs=1e-9)
     assert gate.report() == {}  # it begins anew
 

@@ -36,7 +36,11 @@ def meet(sight: str) -> tuple[Tensor, list[Conv2d], list[Tensor], list[list[Tens
     gate = Gate(["a", "b"], WEIGHTINGS["upgrad"](), sight=sight, taps=Taps(layers))
     features = [layer(x) for layer, x in zip(layers, inputs, strict=True)]
     views = gate([level[:READING] for level in features] + [features[0][READING:]])
-    loss = sum((view * g).sum() for task, row in zip("ab", wanted, strict=True) for view, g in zip(views[task], row, strict=True))
+    loss = sum(
+        (view * g).sum()
+        for task, row in zip("ab", wanted, strict=True)
+        for view, g in zip(views[task], row, strict=True)
+    )
     loss.backward()  # type: ignore[union-attr]
     assert gate.last is not None
     return gate.last[0], layers, inputs, wanted
@@ -47,7 +51,11 @@ def test_a_layers_gramian_is_that_of_its_weights_gradients() -> None:
     rows = []
     for row in wanted:
         features = [layer(x) for layer, x in zip(layers, inputs, strict=True)]
-        loss = (features[0][:READING] * row[0]).sum() + (features[1][:READING] * row[1]).sum() + (features[0][READING:] * row[2]).sum()
+        loss = (
+            (features[0][:READING] * row[0]).sum()
+            + (features[1][:READING] * row[1]).sum()
+            + (features[0][READING:] * row[2]).sum()
+        )
         gradients = torch.autograd.grad(loss, [layer.weight for layer in layers])
         rows.append(torch.cat([g.flatten() for g in gradients]))
     jacobian = torch.stack(rows)
@@ -70,7 +78,10 @@ def test_rows_of_some_channels_of_one_tensor_are_seen_together(sight: str) -> No
     (views["a"][0].sum() - 2 * views["b"][1].sum() + 3 * views["b"][3].sum()).backward()
     assert gate.last is not None
     a, b, c = 4 * 16, -2 * 2 * 16, 3 * 2 * 16  # of each of the image's two channels, and of each of the mask's three
-    expected = {"features": [[128, 0], [0, 256 + 9 * 96]], "pooled": [[2 * a * a, 2 * a * b], [2 * a * b, 2 * b * b + 3 * c * c]]}
+    expected = {
+        "features": [[128, 0], [0, 256 + 9 * 96]],
+        "pooled": [[2 * a * a, 2 * a * b], [2 * a * b, 2 * b * b + 3 * c * c]],
+    }
     assert torch.allclose(gate.last[0], torch.tensor(expected[sight], dtype=torch.float64))
 
 

@@ -38,7 +38,9 @@ def test_uncertainty_learns_each_log_variance_by_descent(seed: int) -> None:
         s.requires_grad_(True)
         (slope,) = torch.autograd.grad((torch.exp(-s) * losses + s).sum(), s)
         s = (s - 0.1 * slope).detach()
-    assert weights[0] > weights[1] > weights[2], "the smaller the loss, the smaller the variance and the larger the weight"
+    assert weights[0] > weights[1] > weights[2], (
+        "the smaller the loss, the smaller the variance and the larger the weight"
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -95,4 +97,8 @@ def test_a_task_that_is_missing_in_a_step_keeps_what_was_learnt_of_it(name: str)
     rule.here, rule.losses = torch.tensor([0, 2]), losses[[0, 2]]
     weights = rule(gramian[[0, 2]][:, [0, 2]])
     assert weights.shape == (2,)
-    assert all(torch.equal(tensor[1], before[key][1]) for key, tensor in rule.memory.items() if name != "gradnorm" or key != "weights")
+    assert all(
+        torch.equal(tensor[1], before[key][1])
+        for key, tensor in rule.memory.items()
+        if name != "gradnorm" or key != "weights"
+    )

@@ -62,7 +62,9 @@ def test_cagrad_helps_the_worst_task_most_within_its_ball(tasks: int, seed: int)
         {"type": "ineq", "fun": lambda v: radius**2 - ((v[:-1] - mean) ** 2).sum()},
     ]
     start = np.append(mean, (matrix @ mean).min())
-    best = minimize(lambda v: -v[-1], start, constraints=limits, method="SLSQP", options={"ftol": 1e-14, "maxiter": 500})
+    best = minimize(
+        lambda v: -v[-1], start, constraints=limits, method="SLSQP", options={"ftol": 1e-14, "maxiter": 500}
+    )
     assert (matrix @ arrived).min() == pytest.approx(-best.fun, abs=1e-6)
 
 
@@ -80,7 +82,9 @@ def test_the_balancer_gives_every_task_its_share(tasks: int, seed: int) -> None:
     rows, shares = jacobian(tasks, seed), torch.arange(1.0, tasks + 1, dtype=torch.float64)
     shares /= shares.mean()
     gate = Gate(
-        names(tasks), WEIGHTINGS["balancer"](), preference={name: float(share) for name, share in zip(names(tasks), shares, strict=True)}
+        names(tasks),
+        WEIGHTINGS["balancer"](),
+        preference={name: float(share) for name, share in zip(names(tasks), shares, strict=True)},
     )
     lengths = rows.norm(dim=1)
     expected = (shares[:, None] * rows / lengths[:, None]).sum(0) * lengths.mean()

@@ -34,7 +34,11 @@ def test_a_schedule_has_every_kind_equally_often_and_depends_on_its_seed_alone(c
     groups = chaos.schedule(2 * len(names), random.Random(3), names)
     found = [fault.kind.name for group in groups for fault in group]
     assert sorted(found) == sorted(2 * names)
-    assert chaos.schedule(2 * len(names), random.Random(3), names) == groups != chaos.schedule(2 * len(names), random.Random(4), names)
+    assert (
+        chaos.schedule(2 * len(names), random.Random(3), names)
+        == groups
+        != chaos.schedule(2 * len(names), random.Random(4), names)
+    )
     assert all(group[0].at is not None and all(fault.at is None for fault in group[1:]) for group in groups)
 
 
@@ -64,10 +68,24 @@ def test_only_the_time_of_steps_that_were_kept_is_useful(chaos: Any, parts: dict
         ({"learnt": [0, 1, 2]}, ["1 positions were never learnt from"]),
         ({"learnt": [0, 1, 2, 2, 3]}, ["0 positions were never learnt from, 1 more than once"]),
         ({"points": {"loss/d": [(2, 0.5)]}}, ["curve of loss/d is another"]),
-        ({"points": {"loss/d": [(2, 0.5), (4, 0.4), (4, 0.4)]}}, ["points of loss/d twice", "curve of loss/d is another"]),
-        ({"points": {"loss/d": [(2, 0.5), (4, 0.4)], "system/cpu": [(2, 1.0), (2, 1.0)]}}, ["points of system/cpu twice"]),
+        (
+            {"points": {"loss/d": [(2, 0.5), (4, 0.4), (4, 0.4)]}},
+            ["points of loss/d twice", "curve of loss/d is another"],
+        ),
+        (
+            {"points": {"loss/d": [(2, 0.5), (4, 0.4)], "system/cpu": [(2, 1.0), (2, 1.0)]}},
+            ["points of system/cpu twice"],
+        ),
     ],
-    ids=["none", "parameters", "a gap", "twice", "a point is missing", "a point twice", "a point of the machine's twice"],
+    ids=[
+        "none",
+        "parameters",
+        "a gap",
+        "twice",
+        "a point is missing",
+        "a point twice",
+        "a point of the machine's twice",
+    ],
 )
 def test_every_difference_to_the_undisturbed_run_is_named(chaos: Any, change: dict[str, Any], said: list[str]) -> None:
     calm = {"digest": "a", "digest_averaged": "a", "position": 4, "steps": 2}

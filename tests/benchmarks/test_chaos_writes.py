@@ -16,7 +16,9 @@ def chaos(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("way", ["killed before", "power cut", "no room", "byte flipped"])
-def test_after_an_interruption_anywhere_a_good_checkpoint_is_loaded_and_the_next_is_written(chaos: Any, way: str, tmp_path: Path) -> None:
+def test_after_an_interruption_anywhere_a_good_checkpoint_is_loaded_and_the_next_is_written(
+    chaos: Any, way: str, tmp_path: Path
+) -> None:
     done = chaos.operations(chaos.plain, tmp_path / "counted")
     assert {"open", "write", "fsync", "rename", "unlink", "rmdir", "mkdir"} == set(done)
     for at, name in enumerate(done):

@@ -18,7 +18,9 @@ def test_there_are_a_hundred_and_more_of_all_kinds() -> None:
 
 
 def test_every_mistake_is_refused_and_named_with_a_remedy(verdicts: list) -> None:
-    wrong = [(mistake.kind, mistake.names, v.message) for mistake, v in verdicts if not (v.refused and v.named and v.remedy)]
+    wrong = [
+        (mistake.kind, mistake.names, v.message) for mistake, v in verdicts if not (v.refused and v.named and v.remedy)
+    ]
     assert not wrong
 
 

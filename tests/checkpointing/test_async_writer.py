@@ -40,7 +40,9 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threadi
     return waits, may
 
 
-def test_training_goes_on_while_the_disk_is_slow(tmp_path: Path, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_goes_on_while_the_disk_is_slow(
+    tmp_path: Path, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waits, may = slow_disk(monkeypatch)
     writer.begin(*arguments(tmp_path, 100))
     waits.wait()

@@ -25,13 +25,23 @@ from mtgen.checkpointing.retention import Retention
 from mtgen.errors import CheckpointError, TrainingError
 from mtgen.launchers.driver import run_lock
 
-FILES = ["config.yaml", "discriminator.safetensors", "ema.safetensors", "generator.safetensors", "manifest.json", "state.json"]
+FILES = [
+    "config.yaml",
+    "discriminator.safetensors",
+    "ema.safetensors",
+    "generator.safetensors",
+    "manifest.json",
+    "state.json",
+]
 
 
 def tensors(seed: int, size: int = 16) -> dict[str, dict[str, Tensor]]:
     """Three small groups of tensors, as a run has them."""
     random = torch.Generator().manual_seed(seed)
-    return {name: {"parameter/weight": torch.randn(size, 4, generator=random)} for name in ("generator", "discriminator", "ema")}
+    return {
+        name: {"parameter/weight": torch.randn(size, 4, generator=random)}
+        for name in ("generator", "discriminator", "ema")
+    }
 
 
 def write(root: Path, images: int, keep: int = 3, size: int = 16) -> Path:
@@ -102,7 +112,9 @@ def test_no_flipped_bit_goes_unnoticed(whole: Path, name: str, at: int, bit: int
     verify(whole)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "images": 200, "files": []}', "\x00" * 64])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "images": 200, "files": []}', "\x00" * 64]
+)
 def test_a_manifest_that_is_none_is_named(two: tuple[Path, Path, Path], content: str) -> None:
     _, _, newer = two
     (newer / "manifest.json").write_text(content, encoding="utf-8")
@@ -165,7 +177,9 @@ def test_a_damaged_one_is_replaced_when_the_run_comes_there_again(two: tuple[Pat
     verify(newer)
 
 
-def test_what_a_killed_process_left_is_never_used_and_goes_with_the_next_checkpoint(two: tuple[Path, Path, Path]) -> None:
+def test_what_a_killed_process_left_is_never_used_and_goes_with_the_next_checkpoint(
+    two: tuple[Path, Path, Path],
+) -> None:
     root, _, newer = two
     left = root / ".000000000250.partial"
     shutil.copytree(newer, left)
@@ -180,7 +194,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own of 256 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
     yield folder
@@ -197,7 +213,9 @@ def small_files(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("place", ["small_disk", "small_files"])
-def test_without_room_earlier_checkpoints_stay_and_the_error_names_folder_and_remedy(place: str, request: pytest.FixtureRequest) -> None:
+def test_without_room_earlier_checkpoints_stay_and_the_error_names_folder_and_remedy(
+    place: str, request: pytest.FixtureRequest
+) -> None:
     root = request.getfixturevalue(place) / "checkpoints"
     write(root, 100)
     with pytest.raises(CheckpointError) as caught:
@@ -214,7 +232,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="file/checkpoints"):
         write(tmp_path / "file" / "checkpoints", 100)
-    with pytest.raises(TrainingError, match="file/run: cannot be written .*another name"), run_lock(tmp_path / "file" / "run"):
+    with (
+        pytest.raises(TrainingError, match="file/run: cannot be written .*another name"),
+        run_lock(tmp_path / "file" / "run"),
+    ):
         pytest.fail("the lock was given")
 
 
@@ -233,12 +254,16 @@ def test_a_second_holder_of_a_run_is_told_the_first_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_not_taken_for_another_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_a_file_system_without_locks_is_not_taken_for_another_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     def refuse(file: object, operation: int) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    where = subprocess.run(["stat", "--file-system", "--format=%T", tmp_path], capture_output=True, text=True, check=True).stdout
+    where = subprocess.run(
+        ["stat", "--file-system", "--format=%T", tmp_path], capture_output=True, text=True, check=True
+    ).stdout
     kind = where.split("/")[0].strip()  # stat says ext2/ext3 of ext4, too
     said = rf"cannot be locked.* {kind[:3]}\S* at /.*{os.strerror(number)}.*runs=FOLDER"
     with pytest.raises(TrainingError, match=said), run_lock(tmp_path):

@@ -115,7 +115,9 @@ def test_what_is_copied_comes_back_into_an_empty_folder(url: str, tmp_path: Path
 
 
 @pytest.mark.usefixtures("s3")
-def test_what_a_store_logs_of_its_own_is_not_among_a_runs_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_store_logs_of_its_own_is_not_among_a_runs_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     for name in ("botocore", "aiobotocore"):
         logging.getLogger(name).setLevel(logging.NOTSET)
@@ -158,7 +160,9 @@ def test_a_few_503_are_waited_out(s3: S3, tmp_path: Path) -> None:
     assert s3.failing == 0 and restore(Shelf("s3://bucket/runs", "run"), tmp_path / "new", warn=pytest.fail) == 100
 
 
-def test_a_server_that_only_answers_503_is_named_and_tried_again_with_the_next_checkpoint(s3: S3, tmp_path: Path) -> None:
+def test_a_server_that_only_answers_503_is_named_and_tried_again_with_the_next_checkpoint(
+    s3: S3, tmp_path: Path
+) -> None:
     write(tmp_path / "here", 100)
     s3.failing = 10**9
     (said,) = mirrored("s3://bucket/runs", tmp_path / "here")
@@ -231,7 +235,9 @@ def test_a_full_disk_in_its_place_stops_nothing(tmp_path: Path) -> None:
     assert str(tmp_path / "far") in said and "Training goes on" in said
 
 
-@pytest.mark.parametrize("address", ["pipe:cat", "http://a/b", "ssh://host/x", "simplecache::s3://a/b", "|rm x", "github://a:b@c/d"])
+@pytest.mark.parametrize(
+    "address", ["pipe:cat", "http://a/b", "ssh://host/x", "simplecache::s3://a/b", "|rm x", "github://a:b@c/d"]
+)
 def test_an_address_that_is_not_written_to_is_refused(address: str) -> None:
     with pytest.raises(ConfigError, match="checkpoint.mirror=.*commands are never run"):
         Shelf(address, "run")

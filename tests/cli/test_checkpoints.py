@@ -28,7 +28,11 @@ def run(tmp_path: Path) -> Path:
     """A run with three good checkpoints."""
     root = tmp_path / "run" / "checkpoints"
     for images in (100, 200, 300):
-        tensors = {"generator": {"parameter/w": torch.ones(1000)}, "discriminator": {"parameter/w": torch.ones(4)}, "ema": ema(images)}
+        tensors = {
+            "generator": {"parameter/w": torch.ones(1000)},
+            "discriminator": {"parameter/w": torch.ones(4)},
+            "ema": ema(images),
+        }
         save(root, images, tensors, {"images": images, "card": CARD}, "name: run\n", Retention(3))
     return tmp_path / "run"
 
@@ -38,7 +42,14 @@ def measured(tmp_path: Path) -> Path:
     """A run that keeps the best of its checkpoints, which is neither the newest nor the oldest."""
     run = tmp_path / "measured"
     for images, accuracy in ((100, 0.5), (200, 0.9), (300, 0.7), (400, 0.8)):
-        save(run / "checkpoints", images, {"ema": ema(images)}, {"card": CARD, METRICS: {"test/x": accuracy}}, "", Retention(4))
+        save(
+            run / "checkpoints",
+            images,
+            {"ema": ema(images)},
+            {"card": CARD, METRICS: {"test/x": accuracy}},
+            "",
+            Retention(4),
+        )
     (run / "config.yaml").write_text("checkpoint: {keep: 1, best: {metric: test/x}}", encoding="utf-8")
     return run
 
@@ -65,7 +76,9 @@ def test_the_list_has_every_checkpoint_with_its_size(run: Path, tmp_path: Path) 
     problem, said = ask(str(run), "--json", str(tmp_path / "list.json"))
     assert problem is None, said
     listed = json.loads((tmp_path / "list.json").read_text())
-    assert [row["images"] for row in listed] == [100, 200, 300] and all(row["bytes"] > 4000 and row["problem"] is None for row in listed)
+    assert [row["images"] for row in listed] == [100, 200, 300] and all(
+        row["bytes"] > 4000 and row["problem"] is None for row in listed
+    )
 
 
 def test_a_flipped_byte_is_found_by_verify_alone_and_named(run: Path) -> None:
@@ -113,7 +126,9 @@ def test_the_weights_are_the_newest_averaged_ones_with_what_is_needed_to_use_the
     problem, said = ask(str(run), "--weights", str(out))
     assert problem is None, said
     with safe_open(out, "pt") as file:
-        assert {name: file.get_tensor(name).tolist() for name in file.keys()} == {n: t.tolist() for n, t in ema(300).items()}
+        assert {name: file.get_tensor(name).tolist() for name in file.keys()} == {
+            n: t.tolist() for n, t in ema(300).items()
+        }
         header = file.metadata()
     assert header["images"] == "300" and header["config"] == "name: run\n" and json.loads(header["card"]) == CARD
 

@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "mtgen.cli", "configs", *words]
-    return subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_the_names_are_those_of_the_folder_and_each_says_what_it_is_for() -> None:
@@ -27,7 +29,9 @@ def test_the_names_are_those_of_the_folder_and_each_says_what_it_is_for() -> Non
     assert all(len(about(path)) > 20 for path in shipped().values())
 
 
-def test_a_file_goes_before_a_name_and_a_wrong_name_suggests_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_goes_before_a_name_and_a_wrong_name_suggests_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert find(Path("digits-32")) == FOLDER / "digits-32.yaml"
     Path("digits-32").write_text("name: mine")

@@ -88,7 +88,9 @@ def test_it_goes_with_the_model(tmp_path: Path, encoder: str) -> None:
     export(run, tmp_path / "model")
     before = mtgen.load(run, "cpu").sample(1, caption="cat")
     Path(encoder).unlink()
-    assert mtgen.load(tmp_path / "model", "cpu").sample(1, caption="cat").images[0].tobytes() == before.images[0].tobytes()
+    assert (
+        mtgen.load(tmp_path / "model", "cpu").sample(1, caption="cat").images[0].tobytes() == before.images[0].tobytes()
+    )
     with pytest.raises(ConfigError, match="cannot go into an ONNX file"):
         export(tmp_path / "model", tmp_path / "graphs", onnx=True)
     assert not (tmp_path / "graphs").exists()

@@ -28,7 +28,9 @@ def everything(rows: int = 6) -> Prompt:
     batch = toy.batch(3, rows)
     labels = torch.tensor([[True, False, False], [True, True, False], [False, True, True]]).repeat(2, 1)
     batch = replace(batch, labels=labels, caption=torch.arange(1, 7).repeat(rows, 1) % 4 + 1)
-    values: dict[str, Any] = {name: ENCODER.modality(name).value(batch) for name in ENCODER.modalities if name != "image"}
+    values: dict[str, Any] = {
+        name: ENCODER.modality(name).value(batch) for name in ENCODER.modalities if name != "image"
+    }
     values["image"] = SIDE.embed(batch.image)
     return Prompt(rows, values, {name: torch.ones(rows, dtype=torch.bool) for name in values})
 

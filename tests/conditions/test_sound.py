@@ -9,7 +9,9 @@ from mtgen.conditions.sound import Sound
 
 BANDS, FRAMES = 10, 20
 SIZES = ConditionSizes(classes=3, mask_classes=0, domains=1, vocabulary=1, sound=(BANDS, FRAMES), size=8)
-VALUE = 0.5 + torch.arange(4.0 * BANDS * FRAMES).reshape(4, BANDS, FRAMES) / 4000  # no two numbers alike, none of them silence
+VALUE = (
+    0.5 + torch.arange(4.0 * BANDS * FRAMES).reshape(4, BANDS, FRAMES) / 4000
+)  # no two numbers alike, none of them silence
 
 
 def sound(shift: float, mask: float) -> Sound:
@@ -23,7 +25,9 @@ def test_switched_off_it_stays_as_it_is(seed: int) -> None:
 
 
 @given(st.integers(0, 10_000), st.floats(0, 0.5), st.floats(0, 0.9))
-def test_what_is_left_is_the_sound_moved_and_what_is_silent_are_two_strips(seed: int, shift: float, mask: float) -> None:
+def test_what_is_left_is_the_sound_moved_and_what_is_silent_are_two_strips(
+    seed: int, shift: float, mask: float
+) -> None:
     random = torch.rand(4, 5, generator=torch.Generator().manual_seed(seed))
     for value, varied in zip(VALUE, sound(shift, mask).varied(VALUE, random), strict=True):
         silent = varied == -1

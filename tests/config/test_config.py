@@ -56,7 +56,11 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("train.batch_size=8", "train.batch_size: unknown key; did you mean batch_size? ", []),
         ("gamma=3", "gamma: unknown key; did you mean tasks.generation.gamma or tasks.translation.gamma? ", []),
         ("tasks.generation.images=3", "tasks.generation.images: unknown key; did you mean train.images? ", []),
-        ("learning_rate=1", "learning_rate: unknown key; did you mean generator.learning_rate or discriminator.learning_rate? ", []),
+        (
+            "learning_rate=1",
+            "learning_rate: unknown key; did you mean generator.learning_rate or discriminator.learning_rate? ",
+            [],
+        ),
         ("data.mixture=[{pth: a}]", "data.mixture.0.path: is missing (folder with dataset.json ", []),
         (
             "data.mixture=[{path: a, weigth: 2}]",
@@ -82,7 +86,11 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("generator.widths=[96, a, 64, 32]", "generator.widths.1=a: ", ["valid integer"]),
         ("train=5", "train=5: is a section, not a single value; its keys: images, minutes", []),
         ("tasks.generation=3", "tasks.generation=3: is a section, not a single value; its keys: weight, gamma", []),
-        ("tasks=[generation]", "tasks=['generation']: a mapping from a task's name to its settings; possible: alignment, ", []),
+        (
+            "tasks=[generation]",
+            "tasks=['generation']: a mapping from a task's name to its settings; possible: alignment, ",
+            [],
+        ),
         # out of range
         ("seed=-1", "seed=-1: ", ["greater than or equal to 0"]),
         ("batch_size=1", "batch_size=1: ", ["greater than or equal to 2"]),
@@ -101,7 +109,11 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
             "tasks.clasification: unknown task; did you mean 'classification'? possible: alignment, ",
             [],
         ),
-        ("balancing.gate=upgard", "balancing.gate=upgard: unknown weighting; did you mean 'upgrad'? possible: none, aligned_mtl, ", []),
+        (
+            "balancing.gate=upgard",
+            "balancing.gate=upgard: unknown weighting; did you mean 'upgrad'? possible: none, aligned_mtl, ",
+            [],
+        ),
         ("balancing.canvas=x", "balancing.canvas=x: unknown weighting; possible: none, aligned_mtl, ", []),
         (
             "balancing.preference={segmentaton: 2}",
@@ -114,9 +126,17 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
             ["balancing.preference.reading=2.0"],
         ),
         ("balancing.parameters={imtlg: {c: 1}}", "balancing.parameters=", ["imtlg", "did you mean 'imtl_g'? possible"]),
-        ("balancing.parameters={mine.Own: {c: 1}}", "balancing.parameters: no gate has the weighting 'mine.Own'", ["balancing.gate"]),
+        (
+            "balancing.parameters={mine.Own: {c: 1}}",
+            "balancing.parameters: no gate has the weighting 'mine.Own'",
+            ["balancing.gate"],
+        ),
         ("balancing.parameters={fairgrad: {alpha: 0}}", "balancing.parameters", ["alpha=0", "has to be above 0"]),
-        ("balancing.parameters={dwa: {temperature: 0}}", "balancing.parameters", ["temperature=0", "have to be above 0"]),
+        (
+            "balancing.parameters={dwa: {temperature: 0}}",
+            "balancing.parameters",
+            ["temperature=0", "have to be above 0"],
+        ),
         ("tasks.generation.mask_every=1", "tasks.generation.mask_every=1: ", ["greater than or equal to 2"]),
         # well-formed and impossible
         ("workers={min: 3, max: 2}", "workers={min: 3, max: 2}: min is above max", []),
@@ -140,7 +160,11 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
             "data.labelled_share=0.25: takes samples of all shards, and data.order=windowed of a few",
             ["keep one of them"],
         ),
-        ("data.labelled_share=0.25\ntasks={generation: {}}", "data.labelled_share=0.25: no task reads labels", ["switch one on"]),
+        (
+            "data.labelled_share=0.25\ntasks={generation: {}}",
+            "data.labelled_share=0.25: no task reads labels",
+            ["switch one on"],
+        ),
         (
             "data={mixture: [{path: a}, {path: b}], labelled_share: 0.25}",
             "data.labelled_share=0.25: a mixture has weights",
@@ -156,7 +180,11 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
             "batch_size=6: a micro-batch has 6 samples; pairs of samples for tasks.translation stand tasks.generation.mask_every=4 apart",
             ["raise batch_size to 8"],
         ),
-        ("resolution=48", "resolution=48: generator.widths has 4 levels, ", ["reach 32 pixels", "possible: 8, 16, 32, 64"]),
+        (
+            "resolution=48",
+            "resolution=48: generator.widths has 4 levels, ",
+            ["reach 32 pixels", "possible: 8, 16, 32, 64"],
+        ),
         ("generator.widths=[]", "generator.widths=[]: one positive number of channels a level", []),
         ("generator.widths=[8,0,8,8]", "generator.widths=[8, 0, 8, 8]: one positive number of channels a level", []),
         ("tasks={}", "tasks: none is switched on; possible: alignment, classification, ", []),
@@ -191,7 +219,17 @@ def test_a_missing_key_is_named_with_its_meaning(lines: Any) -> None:
 def test_every_key_at_fault_has_one_line_and_all_come_at_once(lines: Any) -> None:
     text = WELL + "workers: -1\nprecision: x\nfoo: 1\nzero_stage: 3\nresolution: 64\n"
     text += "train: {image: 1, minutes: a}\ntasks: {x: , generation: {gamma: b}}"
-    keys = ["workers", "precision", "foo", "train.image", "train.minutes", "tasks.x", "tasks.generation.gamma", "zero_stage", "resolution"]
+    keys = [
+        "workers",
+        "precision",
+        "foo",
+        "train.image",
+        "train.minutes",
+        "tasks.x",
+        "tasks.generation.gamma",
+        "zero_stage",
+        "resolution",
+    ]
     found = lines(text)
     assert all(sum(line.startswith((f"{key}=", f"{key}: ")) for line in found) >= 1 for key in keys), found
     assert len(found) == len(keys) + 1  # the resolution is out of reach of both networks
@@ -205,7 +243,8 @@ def test_the_resolution_says_how_many_widths_reach_it(lines: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "workers", "accumulation", "nearest"), [(33, 2, 1, 32), (2, 3, 1, 6), (35, 2, 3, 36), (10, 1, 4, 8), (5, 0, 2, 4)]
+    ("batch_size", "workers", "accumulation", "nearest"),
+    [(33, 2, 1, 32), (2, 3, 1, 6), (35, 2, 3, 36), (10, 1, 4, 8), (5, 0, 2, 4)],
 )
 def test_a_batch_that_workers_cannot_share_names_the_nearest_that_they_can(
     lines: Any, batch_size: int, workers: int, accumulation: int, nearest: int
@@ -216,11 +255,19 @@ def test_a_batch_that_workers_cannot_share_names_the_nearest_that_they_can(
 
 
 @given(st.integers(1, 12), st.integers(0, 12), st.integers(1, 6))
-def test_the_accumulation_that_is_named_lets_the_fewest_workers_share_a_step(least: int, more: int, accumulation: int) -> None:
+def test_the_accumulation_that_is_named_lets_the_fewest_workers_share_a_step(
+    least: int, more: int, accumulation: int
+) -> None:
     def settings(accumulation: int) -> dict[str, Any]:
         workers = {"min": least, "max": least + more}
         batch = 2 * (least + more) * accumulation
-        return {"name": "n", "data": {"path": "p"}, "batch_size": batch, "workers": workers, "train": {"accumulation": accumulation}}
+        return {
+            "name": "n",
+            "data": {"path": "p"},
+            "batch_size": batch,
+            "workers": workers,
+            "train": {"accumulation": accumulation},
+        }
 
     try:
         config = validate(settings(accumulation))
@@ -229,14 +276,24 @@ def test_the_accumulation_that_is_named_lets_the_fewest_workers_share_a_step(lea
         assert named, error
         config = validate(settings(int(named[1])))
     assert config.worker_counts[0] == least and config.worker_counts[-1] == least + more
-    assert all(config.micro_batches(count) * count * config.micro_batch == config.batch_size for count in config.worker_counts)
+    assert all(
+        config.micro_batches(count) * count * config.micro_batch == config.batch_size for count in config.worker_counts
+    )
 
 
 @given(st.integers(2, 300), st.integers(0, 7), st.integers(1, 4))
 def test_the_nearest_batch_is_accepted_and_no_other_is_nearer(batch_size: int, workers: int, accumulation: int) -> None:
     def tried(size: int) -> str:
         try:
-            validate({"name": "n", "data": {"path": "p"}, "batch_size": size, "workers": workers, "train": {"accumulation": accumulation}})
+            validate(
+                {
+                    "name": "n",
+                    "data": {"path": "p"},
+                    "batch_size": size,
+                    "workers": workers,
+                    "train": {"accumulation": accumulation},
+                }
+            )
         except ConfigError as error:
             return str(error)
         return ""
@@ -251,7 +308,8 @@ def test_the_nearest_batch_is_accepted_and_no_other_is_nearer(batch_size: int, w
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device, for which both are possible")
 @pytest.mark.parametrize(
-    ("override", "remedy"), [("precision=fp16", "possible here: fp32, bf16"), ("device=cuda", "possible here: cpu, auto")]
+    ("override", "remedy"),
+    [("precision=fp16", "possible here: fp32, bf16"), ("device=cuda", "possible here: cpu, auto")],
 )
 def test_what_only_a_gpu_can_do_is_refused_without_one(lines: Any, override: str, remedy: str) -> None:
     (line,) = lines(WELL, override)
@@ -281,7 +339,9 @@ def test_a_file_that_is_no_configuration_is_named_with_the_reason(lines: Any, te
     assert reason in line
 
 
-@pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir", "!!python/name:os.system", "!!int", "!!timestamp", "!own"])
+@pytest.mark.parametrize(
+    "tag", ["!!python/object/apply:os.mkdir", "!!python/name:os.system", "!!int", "!!timestamp", "!own"]
+)
 def test_yaml_tags_are_refused_and_do_nothing(lines: Any, tmp_path: Path, tag: str) -> None:
     (line,) = lines(WELL + f"seed: {tag} [{tmp_path / 'made'}]")
     assert "not readable as YAML" in line
@@ -297,12 +357,17 @@ def test_a_bomb_of_aliases_is_refused_in_short_lines(lines: Any) -> None:
 
 def test_a_missing_file_suggests_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "digits.yaml").write_text(WELL)
-    with pytest.raises(ConfigError, match=r"digit\.yaml: cannot be read \(No such file or directory\); did you mean '.*digits\.yaml'"):
+    with pytest.raises(
+        ConfigError, match=r"digit\.yaml: cannot be read \(No such file or directory\); did you mean '.*digits\.yaml'"
+    ):
         load(tmp_path / "digit.yaml")
 
 
 def test_text_stays_text_where_yaml_guesses(tmp_path: Path) -> None:
-    config = read(tmp_path, "name: 010\nruns: off\ndata: {path: no, train: 2024-01-01, test: 1e3}\ntracking: {experiment: 1:30, uri: true}")
+    config = read(
+        tmp_path,
+        "name: 010\nruns: off\ndata: {path: no, train: 2024-01-01, test: 1e3}\ntracking: {experiment: 1:30, uri: true}",
+    )
     values = [
         config.name,
         config.runs,
@@ -317,7 +382,8 @@ def test_text_stays_text_where_yaml_guesses(tmp_path: Path) -> None:
 
 def test_numbers_and_switches_are_read_as_they_are_meant(tmp_path: Path) -> None:
     text = (
-        WELL + "generator: {learning_rate: 1e-3}\ntrain: {images: 200_000, minutes: ~, final_rate: .5}\naugment:\ntasks: {generation: }\n"
+        WELL
+        + "generator: {learning_rate: 1e-3}\ntrain: {images: 200_000, minutes: ~, final_rate: .5}\naugment:\ntasks: {generation: }\n"
     )
     config = read(tmp_path, text, "data.flip=yes", "seed=010", "tasks.generation.joint_gradient=on")
     assert (config.generator.learning_rate, config.train.images, config.train.minutes, config.train.final_rate) == (
@@ -343,7 +409,11 @@ def test_overrides_go_over_the_file_into_any_depth(tmp_path: Path) -> None:
         "seed=2",
     )
     assert (config.train.images, config.train.warmup, config.seed, config.generator.widths) == (6, 7, 2, [4] * 4)
-    assert (config.tasks["generation"].gamma, config.tasks["generation"].mask_every, config.tasks["segmentation"].weight) == (2, 3, 2)
+    assert (
+        config.tasks["generation"].gamma,
+        config.tasks["generation"].mask_every,
+        config.tasks["segmentation"].weight,
+    ) == (2, 3, 2)
 
 
 def test_an_override_of_one_of_two_aliased_sections_leaves_the_other(tmp_path: Path) -> None:
@@ -397,12 +467,18 @@ def test_the_resolved_configuration_reads_back_as_itself(
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda file: file.name)
 def test_every_configuration_that_comes_with_mtgen_loads(file: Path) -> None:
-    assert load(file).name == {"folder-32": "mine"}.get(file.stem, file.stem)  # which is to be copied, and has the name of the copy
+    assert load(file).name == {"folder-32": "mine"}.get(
+        file.stem, file.stem
+    )  # which is to be copied, and has the name of the copy
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "mtgen.cli", "configs", "show", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "mtgen.cli", "configs", "show", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 

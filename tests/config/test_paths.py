@@ -72,12 +72,18 @@ def test_every_key_that_says_so_is_a_path_and_every_one_is_tested_here() -> None
     for section, model in sections().items():
         for name, field in model.model_fields.items():
             key, text = f"{section}.{name}".lstrip("."), "str" in str(field.annotation)
-            if text and re.search(r"\b(file|folder|path|UR[IL])\b", field.description or "") and key not in ("name", "balancing.gate"):
+            if (
+                text
+                and re.search(r"\b(file|folder|path|UR[IL])\b", field.description or "")
+                and key not in ("name", "balancing.gate")
+            ):
                 assert key in marked(), f"{key} reads like a path: is it to be made absolute?"
 
 
 @pytest.mark.parametrize("paths", [RELATIVE, MIXTURE], ids=["one data set", "a mixture"])
-def test_a_path_means_the_folder_that_it_was_typed_in(paths: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_means_the_folder_that_it_was_typed_in(
+    paths: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other").mkdir()
     for config in both(written(tmp_path, paths), [], monkeypatch):
@@ -88,7 +94,9 @@ def test_a_path_means_the_folder_that_it_was_typed_in(paths: dict[str, str], tmp
 
 def test_a_path_over_the_files_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for config in both(written(tmp_path, {"data.path": "set"}), ["data.path=new", "checkpoint.mirror=copies"], monkeypatch):
+    for config in both(
+        written(tmp_path, {"data.path": "set"}), ["data.path=new", "checkpoint.mirror=copies"], monkeypatch
+    ):
         assert (config.data.path, config.checkpoint.mirror) == (str(tmp_path / "new"), str(tmp_path / "copies"))
         assert config.runs == str(tmp_path / "runs")
 
@@ -102,12 +110,16 @@ def test_urls_absolute_paths_and_names_stay(tmp_path: Path, monkeypatch: pytest.
         assert config.balancing.gate == "my.own.Weighting"
 
 
-def test_a_weighting_of_ones_own_in_a_file_here_travels_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_weighting_of_ones_own_in_a_file_here_travels_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").touch()
     words = ["balancing.gate=mine.Own", "balancing.parameters={mine.Own: {c: 1}}"]
     for config in both(written(tmp_path, {"data.path": "set"}), words, monkeypatch):
-        assert config.balancing.gate == f"{tmp_path}/mine.py:Own" and config.balancing.parameters == {f"{tmp_path}/mine.py:Own": {"c": 1}}
+        assert config.balancing.gate == f"{tmp_path}/mine.py:Own" and config.balancing.parameters == {
+            f"{tmp_path}/mine.py:Own": {"c": 1}
+        }
 
 
 def test_only_what_was_written_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,10 @@ def test_a_wav_becomes_the_spectrogram_that_numpy_computes(settings: dict[str, A
     rate = settings.get("rate", 16_000)
     values = samples(1.2, rate, 300, 1500, 3100, noise=0.01)
     found = one(wav(values, rate), **settings)
-    assert found.dtype == np.float32 and found.shape == (settings.get("mels", 64), round(100 * settings.get("seconds", 1)))
+    assert found.dtype == np.float32 and found.shape == (
+        settings.get("mels", 64),
+        round(100 * settings.get("seconds", 1)),
+    )
     np.testing.assert_allclose(found, reference(values / 32768, **settings), atol=2e-3)
 
 
@@ -131,7 +134,9 @@ def test_sounds_are_not_read_where_nobody_asks(write: Write, sample: Sample) -> 
         assert next(loader).sound is None
 
 
-def test_a_sample_with_a_damaged_sound_is_replaced_by_one_with_the_same_components(write: Write, sample: Sample) -> None:
+def test_a_sample_with_a_damaged_sound_is_replaced_by_one_with_the_same_components(
+    write: Write, sample: Sample
+) -> None:
     bad = {1: b"x", 6: wav(np.zeros(0, np.int16), 8_000)}
     folder = write({"train": [[sample(i, wav=bad.get(i, GOOD) if i % 3 else None) for i in range(12)]]})
     index = open_index(folder, "train")
@@ -141,13 +146,18 @@ def test_a_sample_with_a_damaged_sound_is_replaced_by_one_with_the_same_componen
         assert batch.sound is not None and int(batch.present["sound"].sum()) == 8
         np.testing.assert_array_equal(batch.sound[batch.present["sound"]], np.stack([one(GOOD)] * 8))
     assert {damage.kind for _, damage in loader.damaged} == {"sound"} and len({str(d) for _, d in loader.damaged}) == 1
-    with load(index, batch_size=12, components=("sound",), **SETTINGS) as loader, pytest.raises(DamagedSample, match="sound: "):
+    with (
+        load(index, batch_size=12, components=("sound",), **SETTINGS) as loader,
+        pytest.raises(DamagedSample, match="sound: "),
+    ):
         next(loader)
 
 
 def test_the_digits_sounds_are_those_of_their_shards(shared_data: Callable[[str], Path]) -> None:
     index = open_index(shared_data("digits"), "test")
-    with load(index, batch_size=32, components=("class", "sound"), sound=Sound(rate=8_000), **SETTINGS | {"resolution": 32}) as loader:
+    with load(
+        index, batch_size=32, components=("class", "sound"), sound=Sound(rate=8_000), **SETTINGS | {"resolution": 32}
+    ) as loader:
         batch = next(loader)
     assert batch.sound is not None
     numbers = Order(len(index), 5).sample(batch.position.numpy())
@@ -164,11 +174,18 @@ def test_the_digits_sounds_are_those_of_their_shards(shared_data: Callable[[str]
 def test_length_rate_and_channels_are_read_from_the_header(rate: int) -> None:
     values = samples(0.5, rate, 300)
     seconds = len(values) / rate
-    assert about(wav(values, rate)) == about(float_wav(values / 32768, rate)) == about(flac(values, rate)) == (seconds, rate, 1)
+    assert (
+        about(wav(values, rate))
+        == about(float_wav(values / 32768, rate))
+        == about(flac(values, rate))
+        == (seconds, rate, 1)
+    )
     assert about(wav(np.stack([values, values], 1), rate)) == (seconds, rate, 2)
 
 
-@pytest.mark.parametrize("data", [b"", b"x" * 60, GOOD[:30], GOOD[:44], wav(np.zeros(0, np.int16), 8_000), b"fLaC", b"RIFF" + bytes(60)])
+@pytest.mark.parametrize(
+    "data", [b"", b"x" * 60, GOOD[:30], GOOD[:44], wav(np.zeros(0, np.int16), 8_000), b"fLaC", b"RIFF" + bytes(60)]
+)
 def test_a_header_that_says_nothing_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match="without samples"):
         about(data)

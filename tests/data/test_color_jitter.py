@@ -9,7 +9,9 @@ from mtgen.utils import counter_rng
 
 
 def images(rows: int, channels: int = 3) -> torch.Tensor:
-    return torch.randint(0, 256, (rows, channels, 12, 10), generator=torch.Generator().manual_seed(0)).float() / 127.5 - 1
+    return (
+        torch.randint(0, 256, (rows, channels, 12, 10), generator=torch.Generator().manual_seed(0)).float() / 127.5 - 1
+    )
 
 
 def test_it_is_what_pillow_does_with_the_same_factors() -> None:
@@ -18,7 +20,11 @@ def test_it_is_what_pillow_does_with_the_same_factors() -> None:
     factors = 1 + 0.4 * (2 * counter_rng.uniform(7, "colour", torch.from_numpy(position), 3).double() - 1)
     for row, (brightness, contrast, saturation) in enumerate(factors.tolist()):
         picture = Image.fromarray(np.rint((images(20)[row].permute(1, 2, 0).numpy() + 1) * 127.5).astype(np.uint8))
-        for kind, factor in ((ImageEnhance.Brightness, brightness), (ImageEnhance.Contrast, contrast), (ImageEnhance.Color, saturation)):
+        for kind, factor in (
+            (ImageEnhance.Brightness, brightness),
+            (ImageEnhance.Contrast, contrast),
+            (ImageEnhance.Color, saturation),
+        ):
             picture = kind(picture).enhance(factor)
         difference = (found[row].permute(1, 2, 0).numpy() + 1) * 127.5 - np.asarray(picture, np.float64)
         assert np.abs(difference).max() < 3.5, "Pillow rounds to whole grey levels after each of the three"

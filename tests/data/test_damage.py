@@ -40,7 +40,9 @@ def damaged(write: Write, sample: Sample, encode: Encode) -> Index:
     def one(i: int) -> dict[str, Any]:
         data = encode(random.integers(0, 256, (40, 40, 3), dtype=np.uint8))
         middle = len(data) // 2
-        changes: dict[str, Any] = {"png": data[:middle] + bytes(200) + data[middle + 200 :] if i in (3, 11, 12) else data}
+        changes: dict[str, Any] = {
+            "png": data[:middle] + bytes(200) + data[middle + 200 :] if i in (3, 11, 12) else data
+        }
         if i == 25:
             changes["mask.png"] = encode(np.full((40, 40), 77, np.uint8))
         if i % 4 == 0:
@@ -101,7 +103,9 @@ def test_a_resume_that_has_forgotten_the_damage_sees_the_same_pixels(crop: float
     for begin in (1, 4, 7):
         again, later, _ = read(damaged, 9 - begin, crop=crop, position=12 * begin)
         same(whole[begin:], again)
-        assert [(at, damage.where) for at, damage in later] == [(at, damage.where) for at, damage in found if at >= 12 * begin]
+        assert [(at, damage.where) for at, damage in later] == [
+            (at, damage.where) for at, damage in found if at >= 12 * begin
+        ]
 
 
 def test_later_epochs_keep_the_pipeline_that_the_first_one_left(damaged: Index) -> None:
@@ -146,7 +150,9 @@ def test_samples_that_are_all_damaged_end_with_an_error_and_not_in_a_loop(write:
         read(index, 1, batch_size=4)
 
 
-def test_a_jpeg_cut_at_every_tenth_byte_is_counted_or_decoded_with_its_own_label(write: Write, sample: Sample, encode: Encode) -> None:
+def test_a_jpeg_cut_at_every_tenth_byte_is_counted_or_decoded_with_its_own_label(
+    write: Write, sample: Sample, encode: Encode
+) -> None:
     pixels = np.full((24, 24, 3), 200, np.uint8)
     pixels[::5, ::3] = 90
     jpeg = encode(pixels, "JPEG")

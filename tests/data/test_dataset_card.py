@@ -40,7 +40,10 @@ def test_a_folder_without_a_card(numbered: Path) -> None:
         ('{"name": "x", "splits": {"train": {"samples": 1, "shards": "../a.tar"}}}', "'../a.tar' lies outside"),
         ('{"name": "x", "splits": {"train": {"samples": 1, "shards": "/a.tar"}}}', "'/a.tar' lies outside"),
         ('{"name": "x", "splits": {"train": {"samples": 1, "shards": "a{0..1.tar"}}}', "unbalanced braces"),
-        ('{"name": "x", "ignore_index": 300, "splits": {"train": {"samples": 1, "shards": "a.tar"}}}', "ignore_index=300"),
+        (
+            '{"name": "x", "ignore_index": 300, "splits": {"train": {"samples": 1, "shards": "a.tar"}}}',
+            "ignore_index=300",
+        ),
     ],
 )
 def test_a_card_that_is_not_valid(text: str, says: str, numbered: Path) -> None:

@@ -53,14 +53,18 @@ def view_of(x: int, y: int, w: int, h: int, mirror: bool = False) -> Window:
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_image_and_mask_equal_the_reference_for_any_window(data: st.DataObject, encode: Encode, decoder32: Decoder) -> None:
+def test_image_and_mask_equal_the_reference_for_any_window(
+    data: st.DataObject, encode: Encode, decoder32: Decoder
+) -> None:
     width, height = data.draw(st.integers(2, 90)), data.draw(st.integers(2, 90))
     x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     w, h = data.draw(st.integers(1, width - x)), data.draw(st.integers(1, height - y))
     view = view_of(x, y, w, h, data.draw(st.booleans()))
     image, mask = picture(height, width), classes(height, width)
     out, labels = decoder32.decode([encode(image)], [encode(mask)], view, str)
-    assert np.abs(out[0].permute(1, 2, 0).numpy() - triangular(image, view, 32)).max() <= 2.1 / 127.5  # each rounds to 8 bits, twice
+    assert (
+        np.abs(out[0].permute(1, 2, 0).numpy() - triangular(image, view, 32)).max() <= 2.1 / 127.5
+    )  # each rounds to 8 bits, twice
     wrong = labels[0].numpy() != nearest(mask, view, 32)
     ties = w % 32 and h % 32  # where a pixel's centre falls on an edge, rounding may choose either side
     assert wrong.mean() <= (0.07 if ties else 0.0)
@@ -85,7 +89,11 @@ def test_rectangles_come_out_with_the_height_and_width_asked_for(factor: int, en
     image, mask = picture(50, 110), classes(50, 110)
     view = view_of(7, 1, 48 * factor, 24 * factor, True)
     out, labels = Decoder((24, 48), "rgb", 1, "cpu", 1).decode([encode(image)], [encode(mask)], view, str)
-    cut = Image.fromarray(image).crop((7, 1, 7 + 48 * factor, 1 + 24 * factor)).resize((48, 24), Image.Resampling.BILINEAR)
+    cut = (
+        Image.fromarray(image)
+        .crop((7, 1, 7 + 48 * factor, 1 + 24 * factor))
+        .resize((48, 24), Image.Resampling.BILINEAR)
+    )
     assert np.abs(out[0].permute(1, 2, 0).numpy() - (np.asarray(cut)[:, ::-1] / 127.5 - 1)).max() <= 2.1 / 127.5
     step = slice(factor // 2, None, factor)
     assert np.array_equal(labels[0].numpy(), mask[1 : 1 + 24 * factor, 7 : 7 + 48 * factor][step, step][:, ::-1])
@@ -121,8 +129,12 @@ def test_every_kind_of_file_decodes_as_pillow_reads_it(
 ) -> None:
     file = io.BytesIO()
     Image.fromarray(picture(32, 32)).convert(mode).save(file, form, **options)
-    reference = np.asarray(Image.open(file).convert("RGB" if channels == "rgb" else "L"), dtype=np.float32).reshape(32, 32, -1)
-    out, _ = Decoder(32, channels, 1, "cpu", 1, masks=False, whole=whole).decode([file.getvalue()], [None], view_of(0, 0, 32, 32), str)
+    reference = np.asarray(Image.open(file).convert("RGB" if channels == "rgb" else "L"), dtype=np.float32).reshape(
+        32, 32, -1
+    )
+    out, _ = Decoder(32, channels, 1, "cpu", 1, masks=False, whole=whole).decode(
+        [file.getvalue()], [None], view_of(0, 0, 32, 32), str
+    )
     assert np.abs((out[0].permute(1, 2, 0).numpy() + 1) * 127.5 - reference).max() <= 1.01
 
 
@@ -163,12 +175,16 @@ def test_a_webp_that_dali_cannot_read_is_known_without_decoding_it() -> None:
 def test_whole_images_are_the_same_with_and_without_being_cut(factor: int, orientation: int, encode: Encode) -> None:
     exif = Image.Exif()
     exif[0x112] = orientation
-    shape = (24 * factor, 48 * factor) if orientation == 1 else (48 * factor, 24 * factor)  # as stored; displayed it is 48 by 24
+    shape = (
+        (24 * factor, 48 * factor) if orientation == 1 else (48 * factor, 24 * factor)
+    )  # as stored; displayed it is 48 by 24
     images = [encode(picture(*shape), exif=exif) for _ in range(3)]
     masks = [encode(classes(24 * factor, 48 * factor)), None, encode(classes(24 * factor, 48 * factor))]
     size = np.array([[48 * factor, 24 * factor]] * 3, np.int32)
     view = Window(np.zeros((3, 2), np.int32), size, np.array([True, False, False]))
-    cut, whole = (Decoder((24, 48), "rgb", 1, "cpu", 3, whole=whole).decode(images, masks, view, str) for whole in (False, True))
+    cut, whole = (
+        Decoder((24, 48), "rgb", 1, "cpu", 3, whole=whole).decode(images, masks, view, str) for whole in (False, True)
+    )
     assert torch.equal(cut[0], whole[0]) and torch.equal(cut[1], whole[1])
     assert not torch.equal(whole[0][0], whole[0][1]) and torch.equal(whole[0][1], whole[0][2])
 
@@ -181,7 +197,9 @@ def test_sixteen_bits_a_channel_become_eight(decoder32: Decoder) -> None:
     assert np.abs((out[0].permute(1, 2, 0).numpy() + 1) * 127.5 - (values // 257)[..., None]).max() <= 1.01
 
 
-def test_a_missing_mask_is_unknown_everywhere_and_leaves_its_neighbours_alone(encode: Encode, decoder32: Decoder) -> None:
+def test_a_missing_mask_is_unknown_everywhere_and_leaves_its_neighbours_alone(
+    encode: Encode, decoder32: Decoder
+) -> None:
     images, mask = [encode(picture(40, 40)) for _ in range(3)], encode(classes(40, 40))
     side = np.full(3, 40)
     view = window(side, side, 1.0, False, 0, np.arange(3))
@@ -194,7 +212,9 @@ def test_a_batch_may_be_smaller_than_the_one_before(encode: Encode, decoder32: D
     data = encode(picture(32, 32))
     for count in (4, 1, 3):
         side = np.full(count, 32)
-        out, _ = decoder32.decode([data] * count, [None] * count, window(side, side, 1.0, False, 0, np.arange(count)), str)
+        out, _ = decoder32.decode(
+            [data] * count, [None] * count, window(side, side, 1.0, False, 0, np.arange(count)), str
+        )
         assert out.shape == (count, 3, 32, 32)
 
 
@@ -230,7 +250,9 @@ def test_a_damaged_image_is_named_among_its_neighbours(
 
 def test_a_damaged_mask_is_named_as_the_mask(encode: Encode, decoder32: Decoder) -> None:
     with pytest.raises(DataError, match="^row 0: mask: damaged PNG"):
-        decoder32.decode([encode(picture(32, 32))], [encode(classes(32, 32))[:60]], view_of(0, 0, 32, 32), lambda row: f"row {row}")
+        decoder32.decode(
+            [encode(picture(32, 32))], [encode(classes(32, 32))[:60]], view_of(0, 0, 32, 32), lambda row: f"row {row}"
+        )
 
 
 def test_decoding_goes_on_after_a_damaged_image(encode: Encode, decoder32: Decoder) -> None:

@@ -9,8 +9,16 @@ from mtgen.data.geometry import ASPECT, window
 SIDES = st.lists(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), min_size=1, max_size=20)
 
 
-@given(sides=SIDES, crop=st.floats(0.01, 1), flip=st.booleans(), seed=st.integers(0, 2**31 - 1), begin=st.integers(0, 2**40))
-def test_a_window_lies_in_its_image(sides: list[tuple[int, int]], crop: float, flip: bool, seed: int, begin: int) -> None:
+@given(
+    sides=SIDES,
+    crop=st.floats(0.01, 1),
+    flip=st.booleans(),
+    seed=st.integers(0, 2**31 - 1),
+    begin=st.integers(0, 2**40),
+)
+def test_a_window_lies_in_its_image(
+    sides: list[tuple[int, int]], crop: float, flip: bool, seed: int, begin: int
+) -> None:
     size = np.array(sides)
     view = window(size[:, 0], size[:, 1], crop, flip, seed, begin + np.arange(len(size)))
     assert (view.start >= 0).all() and (view.size >= 1).all() and (view.start + view.size <= size).all()
@@ -52,7 +60,9 @@ def test_half_of_the_samples_are_mirrored_when_asked_for_and_none_else() -> None
 
 
 @given(width=st.integers(1, 3000), height=st.integers(1, 3000), aspect=st.floats(0.2, 5))
-def test_the_largest_centred_rectangle_touches_two_edges_and_has_the_aspect_asked_for(width: int, height: int, aspect: float) -> None:
+def test_the_largest_centred_rectangle_touches_two_edges_and_has_the_aspect_asked_for(
+    width: int, height: int, aspect: float
+) -> None:
     view = window(np.array([width]), np.array([height]), 1.0, False, 0, np.array([0]), aspect)
     (left, top), (w, h) = view.start[0], view.size[0]
     assert w == width or h == height

@@ -76,7 +76,14 @@ def test_columns_say_what_is_there(numbered: Path) -> None:
 
 def test_every_component_is_found(write: Write, encode: Encode) -> None:
     image = np.zeros((4, 6), np.uint8)
-    parts = {"mask.png": encode(image), "json": b'{"boxes": []}', "txt": b"a word", "flac": b"fLaC", "cls": b"3\n", "npy": b"other"}
+    parts = {
+        "mask.png": encode(image),
+        "json": b'{"boxes": []}',
+        "txt": b"a word",
+        "flac": b"fLaC",
+        "cls": b"3\n",
+        "npy": b"other",
+    }
     for suffix, form in (("jpg", "JPEG"), ("jpeg", "JPEG"), ("png", "PNG"), ("webp", "WEBP")):
         folder = write({"train": [[{"__key__": "a/b", suffix: encode(image, form), **parts}]]}, name=suffix)
         index = open_index(folder, "train")
@@ -142,7 +149,9 @@ def test_bytes_that_changed_since_the_index_was_opened_are_an_error(numbered: Pa
     shard = numbered / "train-000000.tar"
     shard.write_bytes(shard.read_bytes().replace(index.read(7, "image"), bytes(len(index.read(7, "image")))))
     assert index.read(6, "image")
-    with pytest.raises(DataError, match=r"train-000000\.tar: s00007: image is not what was indexed.*mtgen shards validate"):
+    with pytest.raises(
+        DataError, match=r"train-000000\.tar: s00007: image is not what was indexed.*mtgen shards validate"
+    ):
         index.read(7, "image")
 
 
@@ -162,7 +171,10 @@ def _first_bytes(folder: Path, cache: str) -> tuple[int, bytes]:
 def test_processes_side_by_side_make_the_same_index_as_one(write: Write, sample: Sample, tmp_path: Path) -> None:
     folder = write({"train": [[sample(10 * s + i) for i in range(10)] for s in range(5)], "test": [[sample(90)]]})
     counts: list[int] = []
-    one, several = (build_index(folder, tmp_path / f"{n}.parquet", lambda done, total: counts.append(done), processes=n) for n in (1, 3))
+    one, several = (
+        build_index(folder, tmp_path / f"{n}.parquet", lambda done, total: counts.append(done), processes=n)
+        for n in (1, 3)
+    )
     assert pq.read_table(one).equals(pq.read_table(several)) and counts[:6] == counts[6:]
     assert pq.read_schema(one).metadata == pq.read_schema(several).metadata
 
@@ -177,7 +189,9 @@ def test_a_shard_that_a_process_finds_damaged_is_named(write: Write, sample: Sam
 
 def test_several_processes_may_build_at_once(numbered: Path) -> None:
     with ProcessPoolExecutor(4) as pool:
-        found = [work.result() for work in [pool.submit(_first_bytes, numbered, os.environ["MTGEN_CACHE"]) for _ in range(8)]]
+        found = [
+            work.result() for work in [pool.submit(_first_bytes, numbered, os.environ["MTGEN_CACHE"]) for _ in range(8)]
+        ]
     assert found == [(60, open_index(numbered, "train").read(41, "image"))] * 8
     assert [path.name for path in cached(numbered).parent.iterdir()] == [cached(numbered).name]
 
@@ -215,7 +229,9 @@ def test_the_fingerprint_does_not_depend_on_place_and_time(write: Write, sample:
 
 @pytest.mark.parametrize("change", [{"cls": b"9"}, {"mask.png": None}, {"txt": b"new"}])
 def test_the_fingerprint_depends_on_every_component(change: dict[str, Any], write: Write, sample: Sample) -> None:
-    folders = [write({"train": [[sample(0), sample(1, **c)]]}, name=f"set{i}", **{}) for i, c in enumerate(({}, change))]
+    folders = [
+        write({"train": [[sample(0), sample(1, **c)]]}, name=f"set{i}", **{}) for i, c in enumerate(({}, change))
+    ]
     for folder in folders:
         edit(folder, name="same")
     assert open_index(folders[0], "train").fingerprint != open_index(folders[1], "train").fingerprint
@@ -260,7 +276,9 @@ def test_a_tar_that_is_cut_short_is_named_with_its_length(share: float, write: W
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_flipped_bit_is_one_error_or_harmless_and_never_a_traceback(place: float, bit: int, write: Write, sample: Sample) -> None:
+def test_a_flipped_bit_is_one_error_or_harmless_and_never_a_traceback(
+    place: float, bit: int, write: Write, sample: Sample
+) -> None:
     folder = write({"train": [[sample(i, txt=b"a word") for i in range(10)]]})
     shard = folder / "train-000000.tar"
     data = bytearray(shard.read_bytes())
@@ -335,7 +353,10 @@ def test_names_that_are_no_text_are_refused(write: Write, sample: Sample, encode
 
 def test_folders_in_a_tar_do_no_harm(write: Write, sample: Sample, encode: Encode) -> None:
     folder = write({"train": [[sample(0)]]})
-    raw_tar(folder / "train-000000.tar", [member("./", b"", tarfile.DIRTYPE), member("./s0.png", encode(np.zeros((2, 2), np.uint8)))])
+    raw_tar(
+        folder / "train-000000.tar",
+        [member("./", b"", tarfile.DIRTYPE), member("./s0.png", encode(np.zeros((2, 2), np.uint8)))],
+    )
     assert open_index(folder, "train").key(0) == "./s0"
 
 
@@ -354,7 +375,9 @@ def test_folders_in_a_tar_do_no_harm(write: Write, sample: Sample, encode: Encod
         ({"mask.png": b"junk" * 20}, "s00001: mask: not a PNG file"),
     ],
 )
-def test_a_sample_that_cannot_be_used_is_named(changes: dict[str, Any], says: str, write: Write, sample: Sample) -> None:
+def test_a_sample_that_cannot_be_used_is_named(
+    changes: dict[str, Any], says: str, write: Write, sample: Sample
+) -> None:
     folder = write({"train": [[sample(0), sample(1, **changes), sample(2)]]})
     lines = complaint(folder).splitlines()
     assert f"{folder}/train-000000.tar: {says}" in "\n".join(lines)
@@ -372,14 +395,18 @@ def test_a_mask_in_colour_is_refused(write: Write, sample: Sample, encode: Encod
 
 
 def test_masks_without_names_for_their_classes_are_refused(write: Write, sample: Sample) -> None:
-    assert "s00000: a mask, and dataset.json names no mask_classes" in complaint(write({"train": [[sample(0)]]}, mask_classes=0))
+    assert "s00000: a mask, and dataset.json names no mask_classes" in complaint(
+        write({"train": [[sample(0)]]}, mask_classes=0)
+    )
 
 
 @pytest.mark.parametrize("shards", [[[0, 1, 0]], [[0, 1], [2, 0]]])
 def test_two_samples_with_one_key_are_named(shards: list[list[int]], write: Write, sample: Sample) -> None:
     folder = write({"train": [[sample(i) for i in shard] for shard in shards]})
     last = f"train-{len(shards) - 1:06d}.tar"
-    assert f"train-000000.tar: s00000: 2 samples of split 'train' have this key, the next in {last}" in complaint(folder)
+    assert f"train-000000.tar: s00000: 2 samples of split 'train' have this key, the next in {last}" in complaint(
+        folder
+    )
 
 
 def test_one_key_in_two_splits_is_no_problem(write: Write, sample: Sample) -> None:
@@ -392,13 +419,17 @@ def test_all_problems_come_at_once_up_to_twenty(write: Write, sample: Sample) ->
     assert len(lines) == 22 and lines[20] == "and 11 more problems"
 
 
-def test_a_cache_that_cannot_be_written_is_one_error(numbered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_one_error(
+    numbered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MTGEN_CACHE", str(tmp_path / "file"))
     assert "the index cannot be written (Not a directory); point MTGEN_CACHE at" in complaint(numbered)
 
 
-@pytest.mark.parametrize(("name", "split", "count"), [("digits", "train", 4000), ("cifar10", "test", 2000), ("coco128", "train", 128)])
+@pytest.mark.parametrize(
+    ("name", "split", "count"), [("digits", "train", 4000), ("cifar10", "test", 2000), ("coco128", "train", 128)]
+)
 def test_real_shards(name: str, split: str, count: int, shared_data: Callable[[str], Path]) -> None:
     index = open_index(shared_data(name), split)
     assert len(index) == count
@@ -458,7 +489,9 @@ def test_skipping_keeps_the_first_of_two_samples_with_one_key(write: Write, samp
 
 def test_more_damage_than_the_limit_is_an_error_with_counts(write: Write, sample: Sample) -> None:
     folder = write({"train": [[sample(i, **({"cls": b"77"} if i < 2 else {})) for i in range(10)]]})
-    with pytest.raises(DataError, match=r"2 of 10 samples of split 'train' cannot be used \(2 class\), more than damage_limit=0\.1"):
+    with pytest.raises(
+        DataError, match=r"2 of 10 samples of split 'train' cannot be used \(2 class\), more than damage_limit=0\.1"
+    ):
         open_index(folder, "train", on_damage="skip", damage_limit=0.1)
     assert len(open_index(folder, "train", on_damage="skip", damage_limit=0.2)) == 8
 
@@ -467,7 +500,8 @@ def test_more_damage_than_the_limit_is_an_error_with_counts(write: Write, sample
 def test_skipping_never_takes_a_member_from_outside(name: str, write: Write, sample: Sample, encode: Encode) -> None:
     folder = write({"train": [[sample(0)]]})
     raw_tar(
-        folder / "train-000000.tar", [member(name, encode(np.zeros((2, 2), np.uint8))), member("s0.png", encode(np.ones((2, 2), np.uint8)))]
+        folder / "train-000000.tar",
+        [member(name, encode(np.zeros((2, 2), np.uint8))), member("s0.png", encode(np.ones((2, 2), np.uint8)))],
     )
     index = open_index(folder, "train", on_damage="skip", damage_limit=0.9)
     assert [index.key(i) for i in range(len(index))] == ["s0"] and "absolute or has '..'" in index.problems[0].what
@@ -476,7 +510,10 @@ def test_skipping_never_takes_a_member_from_outside(name: str, write: Write, sam
 def test_skipping_leaves_a_sample_out_of_which_a_member_is_a_link(write: Write, encode: Encode) -> None:
     image = encode(np.zeros((2, 2), np.uint8))
     folder = write({"train": [[{"__key__": "a", "png": image}, {"__key__": "b", "png": image}]]})
-    raw_tar(folder / "train-000000.tar", [member("a.png", image), member("a.cls", b"", tarfile.SYMTYPE), member("b.png", image)])
+    raw_tar(
+        folder / "train-000000.tar",
+        [member("a.png", image), member("a.cls", b"", tarfile.SYMTYPE), member("b.png", image)],
+    )
     index = open_index(folder, "train", on_damage="skip", damage_limit=0.5)
     assert [index.key(i) for i in range(len(index))] == ["b"]
 
@@ -490,7 +527,9 @@ def test_a_header_that_claims_ten_gigabytes_is_a_cut(write: Write, sample: Sampl
 
 
 @pytest.mark.parametrize("side", [9000, 20_000, 60_000])
-def test_an_image_that_claims_absurd_dimensions_is_refused(side: int, write: Write, sample: Sample, encode: Encode) -> None:
+def test_an_image_that_claims_absurd_dimensions_is_refused(
+    side: int, write: Write, sample: Sample, encode: Encode
+) -> None:
     data = bytearray(encode(np.zeros((8, 8), np.uint8)))
     data[16:24] = side.to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
@@ -500,7 +539,9 @@ def test_an_image_that_claims_absurd_dimensions_is_refused(side: int, write: Wri
 
 
 @pytest.mark.parametrize(("form", "suffix"), [("JPEG", "jpg"), ("PNG", "png")])
-def test_an_image_without_its_end_is_noticed_when_indexing(form: str, suffix: str, write: Write, sample: Sample, encode: Encode) -> None:
+def test_an_image_without_its_end_is_noticed_when_indexing(
+    form: str, suffix: str, write: Write, sample: Sample, encode: Encode
+) -> None:
     noise = encode(np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8), form)
     folder = write({"train": [[sample(1, **{"png": None, suffix: noise[:-20]})]]})
     assert f"s00001: image: damaged {form} (cut short" in complaint(folder)

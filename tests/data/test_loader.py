@@ -51,7 +51,10 @@ def test_batches_have_the_shapes_and_types_that_they_promise(numbered: Path) -> 
     assert batch.mask.shape == (12, 16, 16) and batch.mask.dtype == torch.int64
     assert batch.label.dtype == batch.position.dtype == batch.step_position.dtype == torch.int64
     assert batch.present.keys() == batch.step_present.keys() == {"class", "mask"}
-    assert all(value.shape == (12,) and value.dtype == torch.bool for value in [*batch.present.values(), *batch.step_present.values()])
+    assert all(
+        value.shape == (12,) and value.dtype == torch.bool
+        for value in [*batch.present.values(), *batch.step_present.values()]
+    )
 
 
 def test_labels_and_masks_stay_with_their_images(numbered: Path) -> None:
@@ -60,7 +63,9 @@ def test_labels_and_masks_stay_with_their_images(numbered: Path) -> None:
         assert np.array_equal(batch.present["class"].numpy(), i % 3 != 0)
         assert np.array_equal(batch.present["mask"].numpy(), i % 4 != 0)
         assert np.array_equal(batch.label.numpy(), np.where(i % 3 != 0, i % 10, 0))
-        assert np.array_equal(batch.mask.numpy(), np.broadcast_to(np.where(i % 4 != 0, i % 11, 255)[:, None, None], (12, 8, 8)))
+        assert np.array_equal(
+            batch.mask.numpy(), np.broadcast_to(np.where(i % 4 != 0, i % 11, 255)[:, None, None], (12, 8, 8))
+        )
         assert (batch.image == batch.image[:, :, :1, :1]).all()
 
 
@@ -74,12 +79,16 @@ def test_an_epoch_is_every_sample_once_in_the_orders_order(numbered: Path) -> No
 def test_starting_at_a_position_equals_having_come_to_it(position: int, numbered: Path) -> None:
     index = open_index(numbered, "train")
     long = batches(index, 12, crop=0.4, flip=True, position=position % 12)
-    for one, other in zip(long[position // 12 :], batches(index, 12 - position // 12, crop=0.4, flip=True, position=position), strict=True):
+    for one, other in zip(
+        long[position // 12 :], batches(index, 12 - position // 12, crop=0.4, flip=True, position=position), strict=True
+    ):
         assert_equal(tensors(one), tensors(other))
 
 
 @pytest.mark.parametrize("world", [2, 3, 4, 12])
-def test_any_number_of_workers_sees_the_same_samples_and_pixels(world: int, write: Write, encode: Encode, sample: Sample) -> None:
+def test_any_number_of_workers_sees_the_same_samples_and_pixels(
+    world: int, write: Write, encode: Encode, sample: Sample
+) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (30, 23, 31, 3), dtype=np.uint8)
     none = {"mask.png": None}
     index = open_index(write({"train": [[sample(i, png=encode(pixels[i]), **none) for i in range(30)]]}), "train")
@@ -124,7 +133,9 @@ def test_a_batch_that_the_workers_cannot_share_is_refused(numbered: Path) -> Non
 
 
 def test_images_alone_need_no_masks(write: Write, sample: Sample) -> None:
-    index = open_index(write({"train": [[sample(i, cls=None, **{"mask.png": None}) for i in range(4)]]}, mask_classes=0), "train")
+    index = open_index(
+        write({"train": [[sample(i, cls=None, **{"mask.png": None}) for i in range(4)]]}, mask_classes=0), "train"
+    )
     (batch,) = batches(index, 1, batch_size=4)
     assert (batch.mask == 255).all() and not batch.present["mask"].any() and not batch.step_present["class"].any()
 
@@ -139,17 +150,23 @@ def test_the_cards_number_for_unknown_becomes_255(write: Write, sample: Sample, 
 
 def test_a_mask_class_outside_the_card_names_the_sample(write: Write, sample: Sample, encode: Encode) -> None:
     folder = write({"train": [[sample(0), sample(1, **{"mask.png": encode(np.full((8, 8), 11, np.uint8))})]]})
-    with pytest.raises(DataError, match=r"train-000000\.tar: s00001: mask class 11, dataset\.json names 11 classes from 0"):
+    with pytest.raises(
+        DataError, match=r"train-000000\.tar: s00001: mask class 11, dataset\.json names 11 classes from 0"
+    ):
         batches(open_index(folder, "train"), 1, batch_size=2)
 
 
-def test_a_damaged_image_names_shard_and_key_and_keeps_being_an_error(write: Write, sample: Sample, encode: Encode) -> None:
+def test_a_damaged_image_names_shard_and_key_and_keeps_being_an_error(
+    write: Write, sample: Sample, encode: Encode
+) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     png = encode(noise)
     folder = write({"train": [[sample(0, 40), sample(1, 40, png=png[:300] + bytes(300) + png[600:]), sample(2, 40)]]})
     with load(open_index(folder, "train"), batch_size=3, channels="rgb") as loader:
         for _ in range(2):
-            with pytest.raises(DataError, match=r"set/train-000000\.tar: s00001: image: damaged PNG .*mtgen shards validate"):
+            with pytest.raises(
+                DataError, match=r"set/train-000000\.tar: s00001: image: damaged PNG .*mtgen shards validate"
+            ):
                 next(loader)
 
 
@@ -189,7 +206,10 @@ def test_once_stops_at_its_limit(numbered: Path) -> None:
 def test_once_deals_its_batches_to_the_workers_in_turn(world: int, start: int, numbered: Path) -> None:
     index = open_index(numbered, "train")
     alone = [number(part).tolist() for part in once(index, batch_size=9)][start:]
-    workers = [[number(part).tolist() for part in once(index, batch_size=9, rank=rank, world=world, start=start)] for rank in range(world)]
+    workers = [
+        [number(part).tolist() for part in once(index, batch_size=9, rank=rank, world=world, start=start)]
+        for rank in range(world)
+    ]
     assert sum(len(worker) for worker in workers) == len(alone)
     assert [workers[n % world][n // world] for n in range(len(alone))] == alone
 
@@ -202,7 +222,9 @@ def test_leaving_once_early_ends_its_thread(numbered: Path) -> None:
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize(("name", "resolution", "channels"), [("digits", 32, "grey"), ("cifar10", 32, "rgb"), ("coco128", 64, "rgb")])
+@pytest.mark.parametrize(
+    ("name", "resolution", "channels"), [("digits", 32, "grey"), ("cifar10", 32, "rgb"), ("coco128", 64, "rgb")]
+)
 def test_real_shards(name: str, resolution: int, channels: str, shared_data: Callable[[str], Path]) -> None:
     index = open_index(shared_data(name), "train")
     card = json.loads((shared_data(name) / "dataset.json").read_text())
@@ -211,12 +233,16 @@ def test_real_shards(name: str, resolution: int, channels: str, shared_data: Cal
         assert batch.image.abs().max() <= 1 and batch.image.std() > 0.1
         assert batch.label.max() < len(card["classes"])
         known = batch.mask[batch.mask != 255]
-        assert batch.present["mask"].all() == (name != "cifar10") and (not len(known) or known.max() < len(card["mask_classes"]))
+        assert batch.present["mask"].all() == (name != "cifar10") and (
+            not len(known) or known.max() < len(card["mask_classes"])
+        )
 
 
 def test_the_mask_of_a_real_digit_lies_on_it(shared_data: Callable[[str], Path]) -> None:
     for batch in batches(open_index(shared_data("digits"), "train"), 4, resolution=28, batch_size=32):
-        assert torch.equal(batch.mask, torch.where(batch.image[:, 0] > 63.5 / 127.5 - 1, batch.label[:, None, None] + 1, 0))
+        assert torch.equal(
+            batch.mask, torch.where(batch.image[:, 0] > 63.5 / 127.5 - 1, batch.label[:, None, None] + 1, 0)
+        )
 
 
 def test_once_hands_out_every_component_that_is_asked_for(write: Write, sample: Sample) -> None:

@@ -25,7 +25,9 @@ def mixture(write: Write, sample: Sample) -> Mixture:
         made = [sample(i % 2, __key__=f"{name}{i}") for i in range(n)]
         half = n // 2
         folder = write(
-            {"train": [made[:half], made[half:]]}, name=name, named={"classes": classes, "mask_classes": ["background", classes[1]]}
+            {"train": [made[:half], made[half:]]},
+            name=name,
+            named={"classes": classes, "mask_classes": ["background", classes[1]]},
         )
         shares.append(Share(path=str(folder), weight=weight))
     found = open_samples(Data(mixture=shares), "train")
@@ -89,7 +91,10 @@ def test_data_sets_of_one_name_are_two_domains(write: Write, sample: Sample) -> 
 
 def test_a_damaged_sample_is_replaced_by_one_of_its_own_data_set(write: Write, sample: Sample) -> None:
     damaged = {2: b"\xff"}
-    folders = [write({"train": [[sample(i, txt=damaged.get(i, b"x")) for i in range(4)]]}, name=name) for name in ("one", "two")]
+    folders = [
+        write({"train": [[sample(i, txt=damaged.get(i, b"x")) for i in range(4)]]}, name=name)
+        for name in ("one", "two")
+    ]
     found = open_samples(Data(mixture=[Share(path=str(folder)) for folder in folders]), "train")
     order = found.order("global", 1, 7)
     with load(found, batch_size=200, order=order, components=("caption",), on_damage="skip") as loader:

@@ -89,7 +89,14 @@ def test_a_windows_shards_appear_in_that_window_only(sizes: list[int], window: i
         begin += size
 
 
-@given(sizes=SHARDS, window=st.integers(1, 15), seed=SEEDS, begin=st.integers(0, 10**6), world=st.integers(1, 9), share=st.integers(1, 9))
+@given(
+    sizes=SHARDS,
+    window=st.integers(1, 15),
+    seed=SEEDS,
+    begin=st.integers(0, 10**6),
+    world=st.integers(1, 9),
+    share=st.integers(1, 9),
+)
 def test_workers_parts_of_windows_are_those_of_one_worker(
     sizes: list[int], window: int, seed: int, begin: int, world: int, share: int
 ) -> None:
@@ -105,7 +112,11 @@ def test_a_windows_samples_are_shuffled_among_all_of_its_shards() -> None:
 
 
 def test_windows_differ_between_epochs_and_seeds() -> None:
-    orders = [tuple(windowed([50] * 6, 2, seed).sample(np.arange(300) + epoch * 300)) for seed in range(4) for epoch in range(4)]
+    orders = [
+        tuple(windowed([50] * 6, 2, seed).sample(np.arange(300) + epoch * 300))
+        for seed in range(4)
+        for epoch in range(4)
+    ]
     assert len(set(orders)) == 16
 
 
@@ -113,7 +124,9 @@ MEMBERS = st.lists(st.tuples(st.integers(1, 300), st.floats(0.05, 10)), min_size
 
 
 @given(members=MEMBERS, seed=SEEDS, begin=st.integers(0, 50))
-def test_each_data_set_of_a_mixture_has_exact_epochs_of_its_own(members: list[tuple[int, float]], seed: int, begin: int) -> None:
+def test_each_data_set_of_a_mixture_has_exact_epochs_of_its_own(
+    members: list[tuple[int, float]], seed: int, begin: int
+) -> None:
     sizes, weights = [n for n, _ in members], [w for _, w in members]
     mixed = Interleave([Order(n, seed, str(i)) for i, n in enumerate(sizes)], sizes, weights, seed)
     samples, first = mixed.sample(np.arange(begin * BLOCK, (begin + 2) * BLOCK)), 0
@@ -131,7 +144,9 @@ def test_quotas_are_the_weights_to_within_one_sample_a_block(weights: list[float
 
 
 @given(members=MEMBERS, seed=SEEDS, position=st.lists(st.integers(0, 10**9), min_size=1, max_size=30))
-def test_a_position_in_a_mixture_does_not_depend_on_its_company(members: list[tuple[int, float]], seed: int, position: list[int]) -> None:
+def test_a_position_in_a_mixture_does_not_depend_on_its_company(
+    members: list[tuple[int, float]], seed: int, position: list[int]
+) -> None:
     sizes = [n for n, _ in members]
     mixed = Interleave([Order(n, seed) for n in sizes], sizes, [w for _, w in members], seed)
     assert mixed.sample(np.array(position)).tolist() == [int(mixed.sample(np.array([p]))[0]) for p in position]

@@ -19,7 +19,10 @@ def trained(special: tuple[str, ...] = (), captions: list[str] = CAPTIONS) -> to
     made = tokenizers.Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=list(special), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=320,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     made.train_from_iterator(captions, trainer)
     return made
@@ -77,7 +80,9 @@ def test_half_a_character_is_refused(tokenizer: Trained) -> None:
 @pytest.mark.parametrize("tokenizer", [BYTES, TRAINED], ids=["bytes", "trained"])
 def test_a_caption_that_has_to_be_whole_is_not_cut(tokenizer: Trained) -> None:
     count = len(kept(tokenizer.encode("a photo of a frog", 100)))
-    assert np.array_equal(tokenizer.encode("a photo of a frog", count, whole=True), tokenizer.encode("a photo of a frog", count))
+    assert np.array_equal(
+        tokenizer.encode("a photo of a frog", count, whole=True), tokenizer.encode("a photo of a frog", count)
+    )
     with pytest.raises(ValueError, match=f"is {count} tokens long, {count - 1} fit"):
         tokenizer.encode("a photo of a frog", count - 1, whole=True)
 
@@ -113,7 +118,13 @@ def test_no_file_is_bytes_and_a_file_is_what_is_in_it(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "there is no such file"), (b"\xff", "no tokeniser"), (b"", "no tokeniser"), (b"{}", "no tokeniser"), (b"[1]", "no tokeniser")],
+    [
+        (None, "there is no such file"),
+        (b"\xff", "no tokeniser"),
+        (b"", "no tokeniser"),
+        (b"{}", "no tokeniser"),
+        (b"[1]", "no tokeniser"),
+    ],
 )
 def test_a_bad_file_is_named_with_the_remedy(content: bytes | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "t.json"

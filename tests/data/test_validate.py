@@ -50,7 +50,9 @@ def test_a_good_set_has_no_problems_and_is_counted(numbered: Path) -> None:
 
 
 def test_a_sample_with_everything_is_good(write: Write, sample: Sample) -> None:
-    full = sample(0, json=boxes([0, 0, 8, 8, 3], [1.5, 2, 3, 4, 0], labels=[0, 3]), txt="ein Wörtchen".encode(), wav=GOOD)
+    full = sample(
+        0, json=boxes([0, 0, 8, 8, 3], [1.5, 2, 3, 4, 0], labels=[0, 3]), txt="ein Wörtchen".encode(), wav=GOOD
+    )
     assert validate(write({"train": [[full, sample(1, json=boxes()), sample(2, json=b"{}")]]})).problems == []
 
 
@@ -87,7 +89,9 @@ CASES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "says"), CASES, ids=[says[:40] for _, says in CASES])
-def test_a_bad_sample_is_one_problem_with_its_shard_and_key(changes: dict[str, Any], says: str, write: Write, sample: Sample) -> None:
+def test_a_bad_sample_is_one_problem_with_its_shard_and_key(
+    changes: dict[str, Any], says: str, write: Write, sample: Sample
+) -> None:
     report = validate(write({"train": [[sample(0)], [sample(1), sample(2, **changes), sample(3)]]}))
     (problem,) = report.problems
     assert (problem.file, problem.key) == ("train-000001.tar", "s00002")
@@ -124,7 +128,10 @@ def test_mask_classes_outside_the_card_are_found(write: Write, sample: Sample, e
 
 def test_a_key_that_comes_twice_is_found_across_shards(write: Write, sample: Sample) -> None:
     (problem,) = validate(write({"train": [[sample(0), sample(1)], [sample(1)]]})).problems
-    assert (problem.file, problem.key) == ("train-000000.tar", "s00001") and "the next in train-000001.tar" in problem.what
+    assert (problem.file, problem.key) == (
+        "train-000000.tar",
+        "s00001",
+    ) and "the next in train-000001.tar" in problem.what
 
 
 def test_a_tar_cut_short_gives_the_samples_before_it_and_one_problem(write: Write, sample: Sample) -> None:
@@ -154,7 +161,11 @@ def test_a_wrong_number_of_samples_is_found(numbered: Path) -> None:
 
 def test_whatever_a_loader_reads_is_good(write: Write, sample: Sample) -> None:
     values = samples(0.5, 8_000, 300, noise=0.1)
-    files = [{"wav": float_wav(values / 32768, 8_000)}, {"flac": flac(values, 8_000)}, {"wav": wav(np.stack([values, values], 1), 44_100)}]
+    files = [
+        {"wav": float_wav(values / 32768, 8_000)},
+        {"flac": flac(values, 8_000)},
+        {"wav": wav(np.stack([values, values], 1), 44_100)},
+    ]
     folder = write({"train": [[sample(number, **file) for number, file in enumerate(files)]]})
     assert validate(folder).problems == []
     with load(open_index(folder, "train"), batch_size=3, components=("sound",)) as loader:
@@ -216,7 +227,9 @@ def test_no_bytes_lead_to_a_traceback(data: st.DataObject, encode: Encode) -> No
     }
     component = data.draw(st.sampled_from(sorted(whole)))
     content = bytearray(data.draw(st.sampled_from(whole[component])))
-    for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=6)):
+    for place, value in data.draw(
+        st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=6)
+    ):
         content[place] = value
     del content[data.draw(st.integers(1, len(content))) :]
     part = Part("wav" if component == "sound" else "png", 0, bytes(content))
@@ -233,6 +246,8 @@ def test_real_shards_are_good(name: str, shared_data: Callable[[str], Path]) -> 
 def test_without_dali_sounds_are_not_judged_and_the_report_says_so(tmp_path: Path) -> None:
     make("shapes", tmp_path / "shapes", resolution=16, train=8, test=4)
     code = "import sys; sys.modules['nvidia.dali'] = None; from mtgen.shards.validate import validate; print(validate(sys.argv[1]).text())"
-    said = subprocess.run([sys.executable, "-c", code, str(tmp_path / "shapes")], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "shapes")], capture_output=True, text=True, check=True
+    ).stdout
     assert "sounds were not judged: DALI cannot be imported" in said and "no problems" in said
     assert "sounds were not judged" not in validate(tmp_path / "shapes").text()

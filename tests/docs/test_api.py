@@ -49,7 +49,9 @@ def members(owner: str, kind: type) -> Iterator[tuple[str, Any, type | None]]:
 def documented(name: str, value: Any, kind: type | None) -> bool:
     """Whether it has a docstring, or is an override of what has one in mtgen: a task's losses are described once, in their base."""
     if inspect.isclass(value):
-        return bool(vars(value).get("__doc__")) and not vars(value)["__doc__"].startswith(f"{value.__name__}(")  # a dataclass's own
+        return bool(vars(value).get("__doc__")) and not vars(value)["__doc__"].startswith(
+            f"{value.__name__}("
+        )  # a dataclass's own
     if value.__doc__ or kind is None:
         return bool(value.__doc__)
     bases = [base for base in kind.__mro__[1:] if base.__module__.startswith("mtgen")]
@@ -66,7 +68,10 @@ def test_everything_public_has_a_docstring(name: str) -> None:
 
 def test_the_pages_are_built_without_a_warning(tmp_path: Path) -> None:
     built = subprocess.run(
-        [sys.executable, str(PROGRAM), str(tmp_path)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        [sys.executable, str(PROGRAM), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert built.returncode == 0 and "Warn" not in built.stderr, built.stderr
     pages = {str(path.relative_to(tmp_path).with_suffix("")).replace("/", ".") for path in tmp_path.rglob("*.html")}

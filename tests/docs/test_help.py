@@ -107,13 +107,17 @@ def test_commands_end_with_the_documented_status_and_without_a_traceback(
 
 
 def _heeding() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests that run in the background of a shell ignore it, and so would what they start
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # tests that run in the background of a shell ignore it, and so would what they start
 
 
 def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
     words = [str(MTGEN), "shards", "make", "shapes", str(tmp_path / "set"), "train=1000000"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, preexec_fn=_heeding)
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, preexec_fn=_heeding
+    )
     with process:
         while not list(tmp_path.rglob("*.part")):  # it has begun
             assert process.poll() is None
@@ -131,7 +135,11 @@ def test_a_reader_that_went_away_ends_a_command_with_1_and_in_silence(words: str
     ours, theirs = os.pipe()
     os.close(ours)
     ended = subprocess.run(
-        [str(MTGEN), *words.split()], stdout=theirs, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60
+        [str(MTGEN), *words.split()],
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=60,
     )
     os.close(theirs)
     assert (ended.returncode, ended.stderr) == (1, b"")
@@ -145,7 +153,9 @@ def test_colours_are_for_terminals_and_can_be_switched_off() -> None:
 
 def test_a_shell_completes_commands_once_completion_is_installed(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
-    installed = subprocess.run(["bash", "-c", f'"{MTGEN}" --install-completion; true'], capture_output=True, text=True, env=environment)
+    installed = subprocess.run(
+        ["bash", "-c", f'"{MTGEN}" --install-completion; true'], capture_output=True, text=True, env=environment
+    )
     assert "completion installed" in installed.stdout, installed.stderr
     assert "mtgen" in (tmp_path / ".bashrc").read_text()
     given = {**environment, "_MTGEN_COMPLETE": "complete_bash", "COMP_WORDS": "mtgen tra", "COMP_CWORD": "1"}
@@ -154,13 +164,28 @@ def test_a_shell_completes_commands_once_completion_is_installed(tmp_path: Path)
 
 
 def test_numbers_can_be_had_as_json(tmp_path: Path) -> None:
-    with_json = {name for name, command in COMMANDS.items() if any("--json" in option.opts for option in command.params)}
-    looking = {"configs list", "plan", "doctor", "smoke", "shards validate", "shards stats", "train", "submit", "jobs list", "predict"}
+    with_json = {
+        name for name, command in COMMANDS.items() if any("--json" in option.opts for option in command.params)
+    }
+    looking = {
+        "configs list",
+        "plan",
+        "doctor",
+        "smoke",
+        "shards validate",
+        "shards stats",
+        "train",
+        "submit",
+        "jobs list",
+        "predict",
+    }
     assert looking | {"inspect", "checkpoints", "evaluate", "tasks"} <= with_json
     assert '"digits-32"' in run("configs", "list", "--json", "-").stdout
 
 
-@pytest.mark.parametrize("option", [(name, o.opts[0]) for name, c in COMMANDS.items() for o in c.params if o.name.endswith("port")])
+@pytest.mark.parametrize(
+    "option", [(name, o.opts[0]) for name, c in COMMANDS.items() for o in c.params if o.name.endswith("port")]
+)
 @pytest.mark.parametrize("port", ["-1", "70000"])
 def test_a_port_that_cannot_be_is_refused_by_its_option(option: tuple[str, str], port: str) -> None:
     done = run(*option[0].split(), option[1], port)

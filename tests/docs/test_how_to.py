@@ -33,7 +33,9 @@ def example(name: str) -> tuple[Path, Fence, list[str]]:
 def run(folder: Path, words: list[str]) -> str:
     """A command of the copy of mtgen that is in `folder`, in that folder."""
     environment = {**os.environ, "PYTHONPATH": str(folder), "MTGEN_CACHE": str(folder / "cache")}
-    ended = subprocess.run([sys.executable, "-m", "mtgen.cli", *words], cwd=folder, env=environment, capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-m", "mtgen.cli", *words], cwd=folder, env=environment, capture_output=True, text=True
+    )
     assert ended.returncode == 0, f"{shlex.join(words)}\n{ended.stdout}\n{ended.stderr}"
     return ended.stdout
 
@@ -84,7 +86,9 @@ def test_a_metric_is_one_file(copy: Path) -> None:
 def test_a_recipe_is_one_file(copy: Path) -> None:
     words = written(copy, "data recipe")
     shutil.copytree(ROOT / "docs/pictures", copy / "photos")
-    (copy / "photos/list.csv").write_text("file,class,caption\ndigits.png,grid,many digits\nlayouts.png,pairs,masks and digits\n")
+    (copy / "photos/list.csv").write_text(
+        "file,class,caption\ndigits.png,grid,many digits\nlayouts.png,pairs,masks and digits\n"
+    )
     run(copy, [*words, "test=0"])
     card = json.loads((copy / "data_shards/listed/dataset.json").read_text())
     assert (card["classes"], card["splits"]["train"]["samples"]) == (["grid", "pairs"], 2)

@@ -11,13 +11,19 @@ from mtgen.evaluation.metric import METRICS
 
 SOURCES = [*PAGES, *CONFIGS]
 NAMES = [str(path.relative_to(ROOT)) for path in SOURCES]
-KEYS = {*sections(), *(f"{section}.{name}".lstrip(".") for section, model in sections().items() for name in model.model_fields)} - {""}
+KEYS = {
+    *sections(),
+    *(f"{section}.{name}".lstrip(".") for section, model in sections().items() for name in model.model_fields),
+} - {""}
 TOP = {key.partition(".")[0] for key in KEYS}
 TREES = ("benchmarks", "configs", "docs", "launch", "mtgen", "tests")
 CODE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "mtgen").rglob("*.py")))
 NUMBERS = {name.partition("/")[0] for name in METRICS} | {"checkpoint", "data", "loss", "gradient", "speed"}
 """First words of the names of numbers: those of the metrics, and of what a run logs."""
-LOGGED = [re.compile(re.sub(r"{[^}]*}", r"\\w+", name)) for name in re.findall(rf'"((?:{"|".join(NUMBERS)})/[\w{{}}.]+)"', CODE)]
+LOGGED = [
+    re.compile(re.sub(r"{[^}]*}", r"\\w+", name))
+    for name in re.findall(rf'"((?:{"|".join(NUMBERS)})/[\w{{}}.]+)"', CODE)
+]
 """The names of numbers in the code, where `{...}` in one stands for any word."""
 FREE = re.compile(r"(balancing\.(preference|groups|parameters)|data\.labelled)\..+")
 """Keys below a mapping whose names the user chooses."""
@@ -47,7 +53,10 @@ def test_every_configuration_key_exists(source: Path) -> None:
 
 @pytest.mark.parametrize("source", SOURCES, ids=NAMES)
 def test_every_file_of_the_repository_exists(source: Path) -> None:
-    pieces = [*inline(source), *((fence.line, fence.text) for fence in (fences(source) if source.suffix == ".md" else []))]
+    pieces = [
+        *inline(source),
+        *((fence.line, fence.text) for fence in (fences(source) if source.suffix == ".md" else [])),
+    ]
     pattern = rf"(?<![\w./-])((?:{'|'.join(TREES)})/[\w./*-]*\w)"
     wrong = [
         f"{source.name}:{line}: {word}"
@@ -97,7 +106,9 @@ def test_every_metric_exists(source: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("key", ["train.image", "tasks.segmentation.wieght", "data.pathh", "balancing.gat", "evaluate.TASK.weight"])
+@pytest.mark.parametrize(
+    "key", ["train.image", "tasks.segmentation.wieght", "data.pathh", "balancing.gat", "evaluate.TASK.weight"]
+)
 def test_a_key_that_is_none_would_be_found(key: str) -> None:
     assert not is_key(key)
 

@@ -42,12 +42,24 @@ def furnish(folder: Path) -> None:
         picture(folder / f"scenes/{number}.jpg", random)
         (folder / f"scenes/{number}.txt").write_text(f"a red boat, {number}")
         picture(folder / f"train2017/{number}.jpg", random)
-    for path in [*folder.glob("pets/*/*.mask.png"), *folder.glob("scenes/*.mask.png"), *folder.glob("train2017/*.mask.png")]:
+    for path in [
+        *folder.glob("pets/*/*.mask.png"),
+        *folder.glob("scenes/*.mask.png"),
+        *folder.glob("train2017/*.mask.png"),
+    ]:
         path.unlink()
     images = [{"id": number, "file_name": f"{number}.jpg", "width": 64, "height": 48} for number in range(16)]
     corners = [[10, 10, 30, 10, 30, 24, 10, 24]]
     things = [
-        {"id": n, "image_id": n, "category_id": 3, "bbox": [10, 10, 20, 14], "area": 280, "iscrowd": 0, "segmentation": corners}
+        {
+            "id": n,
+            "image_id": n,
+            "category_id": 3,
+            "bbox": [10, 10, 20, 14],
+            "area": 280,
+            "iscrowd": 0,
+            "segmentation": corners,
+        }
         for n in range(16)
     ]
     instances = {"images": images, "categories": [{"id": 3, "name": "square"}], "annotations": things}
@@ -59,7 +71,10 @@ def furnish(folder: Path) -> None:
 def shortened(words: list[str]) -> list[str]:
     """A command as it is run here: fewer images."""
     if words[:1] == ["train"]:
-        return [*words, *(SHORT if not words[1].startswith("coco") else ["batch_size=2"])]  # its networks have their own widths
+        return [
+            *words,
+            *(SHORT if not words[1].startswith("coco") else ["batch_size=2"]),
+        ]  # its networks have their own widths
     return shlex.split(re.sub(r"--n \d+", "--n 8", shlex.join(words)))
 
 
@@ -100,12 +115,23 @@ def test_every_command_of_the_tutorial_works_in_a_fresh_folder(fresh: Path, monk
             run_shell(fence, monkeypatch)
         elif fence.language == "python":
             subprocess.run([sys.executable, "-c", fence.text], check=True, cwd=fresh, env=environment)
-    for name in re.findall(r"^\| `([^`]+)` \|", PAGE.read_text(encoding="utf-8").partition("## Read the report")[0], re.MULTILINE):
+    for name in re.findall(
+        r"^\| `([^`]+)` \|", PAGE.read_text(encoding="utf-8").partition("## Read the report")[0], re.MULTILINE
+    ):
         assert (fresh / "runs/mine" / name).exists(), f"runs/mine has no {name}"
     numbers = json.loads((fresh / "numbers.json").read_text())
     measured = re.findall(r"^\| `([a-z]+/[a-z_0-9]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert measured and not [name for name in measured if name not in numbers and name not in numbers["skipped"]]
-    for made in ("mine.html", "drawn.png", "cats.png", "painted.png", "boats.png", "masks.html", "mine.sbatch", "read.jsonl"):
+    for made in (
+        "mine.html",
+        "drawn.png",
+        "cats.png",
+        "painted.png",
+        "boats.png",
+        "masks.html",
+        "mine.sbatch",
+        "read.jsonl",
+    ):
         assert (fresh / made).stat().st_size, made
     assert list((fresh / "sixteen").glob("*.png"))
 

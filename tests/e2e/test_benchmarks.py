@@ -18,7 +18,16 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_train_speed_compares_with_the_plain_loop_and_writes_json(tmp_path: Path) -> None:
     make("digits", tmp_path / "data", train=64, test=1)
     small = ["batch_size=8", "resolution=16", "generator.widths=[8, 8, 8]", "discriminator.widths=[8, 8, 8]"]
-    options = ["--data", str(tmp_path / "data"), "--json", str(tmp_path / "speed.json"), "--rounds", "2", "--steps", "2"]
+    options = [
+        "--data",
+        str(tmp_path / "data"),
+        "--json",
+        str(tmp_path / "speed.json"),
+        "--rounds",
+        "2",
+        "--steps",
+        "2",
+    ]
     command = [sys.executable, "benchmarks/train_speed.py", *small, *options]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=580)
     report = json.loads((tmp_path / "speed.json").read_text())
@@ -36,7 +45,16 @@ def test_train_speed_compares_with_the_plain_loop_and_writes_json(tmp_path: Path
 def test_recipe_speed_trains_both_recipes_and_judges_what_they_draw(tmp_path: Path) -> None:
     make("digits", tmp_path / "data", style="grey", train=160, test=20)
     small = ["batch_size=8", "resolution=16", "generator.widths=[16, 16, 16]", "discriminator.widths=[16, 16, 16]"]
-    options = ["--data", str(tmp_path / "data"), "--json", str(tmp_path / "recipe.json"), "--rounds", "1", "--minutes", "0.01"]
+    options = [
+        "--data",
+        str(tmp_path / "data"),
+        "--json",
+        str(tmp_path / "recipe.json"),
+        "--rounds",
+        "1",
+        "--minutes",
+        "0.01",
+    ]
     command = [sys.executable, "benchmarks/recipe_speed.py", *small, *options]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=580)
     rows = json.loads((tmp_path / "recipe.json").read_text())["rows"]
@@ -49,13 +67,32 @@ def test_recipe_speed_trains_both_recipes_and_judges_what_they_draw(tmp_path: Pa
 @pytest.mark.e2e
 def test_studies_compare_tasks_and_policies_and_keep_what_is_done(tmp_path: Path) -> None:
     make("digits", tmp_path / "data", style="grey", train=200, test=20)
-    small = ["batch_size=8", "resolution=8", "generator.widths=[8, 8]", "discriminator.widths=[8, 8]", "tasks.translation.side=4"]
-    options = ["--data", str(tmp_path / "data"), "--work", str(tmp_path / "work"), "--images", "16", "--samples", "100", "--quick"]
+    small = [
+        "batch_size=8",
+        "resolution=8",
+        "generator.widths=[8, 8]",
+        "discriminator.widths=[8, 8]",
+        "tasks.translation.side=4",
+    ]
+    options = [
+        "--data",
+        str(tmp_path / "data"),
+        "--work",
+        str(tmp_path / "work"),
+        "--images",
+        "16",
+        "--samples",
+        "100",
+        "--quick",
+    ]
 
     def study(name: str, *more: str, at_once: int = 1) -> tuple[list[dict[str, Any]], dict[Path, int]]:
         command = [sys.executable, f"benchmarks/{name}.py", *small, *options, *more, "--json"]
         files = [tmp_path / f"study-{number}.json" for number in range(at_once)]
-        running = [subprocess.Popen([*command, str(file)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}) for file in files]
+        running = [
+            subprocess.Popen([*command, str(file)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+            for file in files
+        ]
         assert [process.wait(timeout=580) for process in running] == [0] * at_once
         rows, *others = [json.loads(file.read_text())["rows"] for file in files]
         assert others == [rows] * (at_once - 1)
@@ -63,7 +100,9 @@ def test_studies_compare_tasks_and_policies_and_keep_what_is_done(tmp_path: Path
 
     rows, kept = study("multitask", "--shares", "1.0")
     assert len(kept) == 5
-    assert {"segmentation mIoU", "detection AP50", "generation CAS", "generation diversity"} <= {row["name"] for row in rows}
+    assert {"segmentation mIoU", "detection AP50", "generation CAS", "generation diversity"} <= {
+        row["name"] for row in rows
+    }
     for row in rows:
         assert row["each_gain"] == [b - a for a, b in zip(row["each_alone"], row["each_together"], strict=True)]
     assert study("multitask", "--shares", "1.0") == (rows, kept)
@@ -71,16 +110,24 @@ def test_studies_compare_tasks_and_policies_and_keep_what_is_done(tmp_path: Path
     rows, more = study("balancing_study", "--policies", "equal,balancer", at_once=2)  # they share the runs between them
     assert more.items() >= kept.items() and len(more) == 8  # what was trained alone is there already
     assert [row["name"] for row in rows] == ["each task alone", "equal", "balancer", "tuned fixed weights, best of 1"]
-    alone = {key: row[key] for row in map(json.loads, (path.read_text() for path in kept)) for key in row if row["variant"] != "together"}
+    alone = {
+        key: row[key]
+        for row in map(json.loads, (path.read_text() for path in kept))
+        for key in row
+        if row["variant"] != "together"
+    }
     for row in rows[1:]:
         (found,) = row["rows"]
-        gains = [found[key] / alone[key] - 1 for key in ("classification", "segmentation", "detection", "cas", "diversity")]
+        gains = [
+            found[key] / alone[key] - 1 for key in ("classification", "segmentation", "detection", "cas", "diversity")
+        ]
         assert row["deltas"] == [pytest.approx(100 * sum(gains) / 5)]
 
 
 @pytest.mark.e2e
 @pytest.mark.skipif(
-    subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True).returncode != 0, reason="no git checkout"
+    subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True).returncode != 0,
+    reason="no git checkout",
 )
 def test_a_benchmark_is_compared_between_two_checkouts_by_turns(tmp_path: Path) -> None:
     command = [
@@ -99,14 +146,32 @@ def test_a_benchmark_is_compared_between_two_checkouts_by_turns(tmp_path: Path) 
     rows = json.loads((tmp_path / "c.json").read_text())["rows"]
     assert rows and all(len(row["each_base"]) == len(row["each_here"]) == 2 for row in rows)
     assert all(row["ratio"] == row["here"] / row["base"] for row in rows if row["base"])
-    assert subprocess.run(["git", "worktree", "list"], cwd=ROOT, capture_output=True, text=True, check=True).stdout == before
+    assert (
+        subprocess.run(["git", "worktree", "list"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        == before
+    )
 
 
 @pytest.mark.e2e
 def test_evaluate_speed_measures_one_metric_and_four_and_writes_json(tmp_path: Path) -> None:
-    command = [sys.executable, "benchmarks/evaluate_speed.py", "--images", "12", "--rounds", "1", "--json", str(tmp_path / "speed.json")]
+    command = [
+        sys.executable,
+        "benchmarks/evaluate_speed.py",
+        "--images",
+        "12",
+        "--rounds",
+        "1",
+        "--json",
+        str(tmp_path / "speed.json"),
+    ]
     ended = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=580, capture_output=True, text=True
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=580,
+        capture_output=True,
+        text=True,
     )
     assert "left out, for want of --peers: torch-fidelity, torchmetrics" in ended.stdout
     rows = json.loads((tmp_path / "speed.json").read_text())["rows"]

@@ -47,16 +47,28 @@ def test_a_clock_that_is_set_back_a_day_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "clock.c").write_text(CLOCK)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "clock.so", tmp_path / "clock.c"], check=True)
     clock.write_text("0")
-    command = Command(place, "train", "run.yaml", "name=back", "workers=0", LD_PRELOAD=str(tmp_path / "clock.so"), CLOCK_OFFSET=str(clock))
+    command = Command(
+        place,
+        "train",
+        "run.yaml",
+        "name=back",
+        "workers=0",
+        LD_PRELOAD=str(tmp_path / "clock.so"),
+        CLOCK_OFFSET=str(clock),
+    )
     command.until(lambda: checkpoints(place, "back"))
     clock.write_text("-86400")
     assert command.wait().status == 0, command.said
 
     run = look(place, "back")
     times = [row.time for row in run.rows]
-    assert min(b - a for a, b in zip(times, times[1:], strict=False)) < -80_000, "the clock was set back too late to be noticed"
+    assert min(b - a for a, b in zip(times, times[1:], strict=False)) < -80_000, (
+        "the clock was set back too late to be noticed"
+    )
     assert run.facts["digest"] == expected.facts["digest"] and run.losses == expected.losses
-    assert [int(folder.name) for folder in checkpoints(place, "back")] == [int(folder.name) for folder in checkpoints(place, "alone")]
+    assert [int(folder.name) for folder in checkpoints(place, "back")] == [
+        int(folder.name) for folder in checkpoints(place, "alone")
+    ]
     folder = place / "runs" / "back"
     points = MlflowClient(store_uri(folder.parent)).get_metric_history(State.load(folder).run_id, "loss/d")
     assert sorted(point.step for point in points) == [images for images, _ in run.losses]

@@ -49,11 +49,22 @@ def test_a_few_steps_of_every_configuration_give_finite_losses_of_all_its_tasks(
         "train.accumulation=1",
         "data.limit=24",
     ]
-    command = [sys.executable, "-m", "mtgen.cli", "train", str(config), *changes, "--json", str(tmp_path / "outcome.json")]
+    command = [
+        sys.executable,
+        "-m",
+        "mtgen.cli",
+        "train",
+        str(config),
+        *changes,
+        "--json",
+        str(tmp_path / "outcome.json"),
+    ]
     subprocess.run(command, cwd=ROOT, check=True, timeout=500)
     outcome: dict[str, Any] = json.loads((tmp_path / "outcome.json").read_text())
     assert outcome["status"] == "finished"
     numbers = {name for row in read_journal(tmp_path / "runs/tried") for name in row.values}
     assert not [name for name in numbers if name.endswith("/nonfinite")]
     for task in load(config, changes).task_settings():
-        assert [name for name in numbers if name.startswith(f"loss_d/{task}_")], f"no loss of {task} in {sorted(numbers)}"
+        assert [name for name in numbers if name.startswith(f"loss_d/{task}_")], (
+            f"no loss of {task} in {sorted(numbers)}"
+        )

@@ -17,7 +17,14 @@ pytestmark = pytest.mark.e2e
 
 TOKEN = "a-token-of-this-test-" + "x" * 32
 ENOUGH = 96  # images that each number of workers trains on before the next thing happens
-WORDS = ("train", "run.yaml", "name=elastic", "workers={min: 2, max: 3, every: 1}", "batch_size=24", "train.accumulation=2")
+WORDS = (
+    "train",
+    "run.yaml",
+    "name=elastic",
+    "workers={min: 2, max: 3, every: 1}",
+    "batch_size=24",
+    "train.accumulation=2",
+)
 
 
 class Nodes:
@@ -28,7 +35,9 @@ class Nodes:
     """
 
     def __init__(self, place: Path, cpus: int) -> None:
-        self.place, self.port, self.cpus = place, free_port(), str(cpus)
+        self.place = place
+        self.port = free_port()
+        self.cpus = str(cpus)
         self.address = f"{own_address()}:{self.port}"
         self.all: list[Command] = []
         self.start("head", "--span", "--port", str(self.port), "--dashboard-port", str(free_port()))
@@ -104,7 +113,9 @@ def test_a_run_goes_on_with_two_workers_of_three_and_grows_back(nodes: Nodes) ->
             command.process.wait()
     run = look(place, "elastic")
     assert run.facts["workers"] == 3 and run.facts["position"] == run.facts["steps"] * 24
-    assert [images for images, _ in run.losses] == sorted({images for images, _ in run.losses}), "a row is missing its turn or there twice"
+    assert [images for images, _ in run.losses] == sorted({images for images, _ in run.losses}), (
+        "a row is missing its turn or there twice"
+    )
     grown = [row.images for row in run.rows if row.start][-1]
     assert grown >= before, "the run grew from an older checkpoint, although there was time for a new one"
     assert grown in [images for images, _ in run.losses], "images were trained on again"

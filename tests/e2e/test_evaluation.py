@@ -18,7 +18,13 @@ from mtgen.shards.make import make
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")]
 COMPARED = ["distribution/fd", "distribution/kd", "distribution/prdc", "distribution/memorisation"]
-QUICK = ["generated/class_agreement", "generated/mask_agreement", "generated/diversity", "test/class_accuracy", "test/mask_miou"]
+QUICK = [
+    "generated/class_agreement",
+    "generated/mask_agreement",
+    "generated/diversity",
+    "test/class_accuracy",
+    "test/mask_miou",
+]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +63,9 @@ def measured(place: Path, workers: int, samples: int) -> Report:
     names = [*COMPARED, *QUICK, "test/reconstruction_psnr", "test/reconstruction_ssim", "test/reconstruction_features"]
     hire = partial(on_ray, cpus=workers)
     quiet = lambda *_: None  # noqa: E731
-    return evaluate_run(place / "runs" / "run", "data", samples, 0, "cpu", quiet, names, None, assignments, workers, hire)
+    return evaluate_run(
+        place / "runs" / "run", "data", samples, 0, "cpu", quiet, names, None, assignments, workers, hire
+    )
 
 
 def test_three_workers_give_the_numbers_of_one_wherever_they_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +102,16 @@ def test_an_exported_model_is_evaluated_on_the_data_it_was_trained_on(place: Pat
     before = sorted(path.name for path in (place / "exported").iterdir())
     found = {}
     for name in ("runs/run", "exported"):
-        words = ["evaluate", str(place / name), "--metrics", ",".join(QUICK), "--n", "300", "--json", str(place / "found.json")]
+        words = [
+            "evaluate",
+            str(place / name),
+            "--metrics",
+            ",".join(QUICK),
+            "--n",
+            "300",
+            "--json",
+            str(place / "found.json"),
+        ]
         ended = Command(place, *words).wait()
         assert ended.status == 0, ended.said
         found[name] = json.loads((place / "found.json").read_text())
@@ -104,7 +121,9 @@ def test_an_exported_model_is_evaluated_on_the_data_it_was_trained_on(place: Pat
 
 def test_data_of_other_classes_are_refused_by_name(place: Path) -> None:
     make("digits", place / "digits", train=20, test=20)
-    with pytest.raises(ConfigError, match=r"digits: number 0 of its classes is 'zero', where the run was trained on 'circle'"):
+    with pytest.raises(
+        ConfigError, match=r"digits: number 0 of its classes is 'zero', where the run was trained on 'circle'"
+    ):
         evaluate_run(place / "runs" / "run", str(place / "digits"), 100, 0, "cpu", lambda *_: None, QUICK)
 
 

@@ -44,7 +44,9 @@ def test_a_node_that_does_not_answer_is_asked_again(tmp_path: Path, monkeypatch:
         with ray_cluster(config, 1):
             import ray
 
-            beat = Beat(0, 1, 1, "", hung.pid, psutil.Process(hung.pid).create_time(), ray.get_runtime_context().get_node_id())
+            beat = Beat(
+                0, 1, 1, "", hung.pid, psutil.Process(hung.pid).create_time(), ray.get_runtime_context().get_node_id()
+            )
             node = next(child for child in psutil.Process().children(recursive=True) if child.name() == "raylet")
             node.suspend()
             monkeypatch.setattr(ray_workers, "ANSWER", 2.0)

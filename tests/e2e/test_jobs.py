@@ -84,7 +84,9 @@ def head(place: Path, neighbour: None) -> Iterator[Head]:
         yield Head(
             command,
             address,
-            lambda *words, **variables: Command(place, *words, "--address", address, **{"RAY_AUTH_TOKEN": TOKEN} | variables),
+            lambda *words, **variables: Command(
+                place, *words, "--address", address, **{"RAY_AUTH_TOKEN": TOKEN} | variables
+            ),
         )
     finally:
         end(command)
@@ -137,9 +139,19 @@ def test_submit_is_refused_and_says_why(head: Head, place: Path, variables: dict
 
 
 def test_a_driver_without_the_token_cannot_join(head: Head, place: Path) -> None:
-    port = next(word for word, before in zip(head.command.process.args[1:], head.command.process.args, strict=False) if before == "--port")
+    port = next(
+        word
+        for word, before in zip(head.command.process.args[1:], head.command.process.args, strict=False)
+        if before == "--port"
+    )
     command = Command(
-        place, "train", "run.yaml", "name=joins", "workers=1", f"address=127.0.0.1:{port}", **{"RAY_AUTH_TOKEN": "another"}
+        place,
+        "train",
+        "run.yaml",
+        "name=joins",
+        "workers=1",
+        f"address=127.0.0.1:{port}",
+        **{"RAY_AUTH_TOKEN": "another"},
     ).wait()
     assert command.status == 5 and len(command.errors) == 1 and "demands its token" in command.errors[0], command.said
 
@@ -157,7 +169,9 @@ def test_a_submitted_run_shows_its_progress_and_equals_the_run_at_home(head: Hea
     listed = head.start("jobs", "list", "--json", "jobs.json").wait()
     assert listed.status == 0, listed.said
     job = json.loads((place / "job.json").read_text(encoding="utf-8"))["job"]
-    assert {"SUCCEEDED"} == {j["status"] for j in json.loads((place / "jobs.json").read_text(encoding="utf-8")) if j["job"] == job}
+    assert {"SUCCEEDED"} == {
+        j["status"] for j in json.loads((place / "jobs.json").read_text(encoding="utf-8")) if j["job"] == job
+    }
 
 
 def test_a_stopped_job_writes_a_checkpoint_and_the_same_command_goes_on(head: Head, place: Path) -> None:
@@ -191,10 +205,23 @@ def test_an_unknown_job_is_an_error_that_names_those_there_are(head: Head) -> No
 
 
 def test_rays_own_command_trains_too(head: Head, place: Path) -> None:
-    words = ["job", "submit", "--address", head.address, "--", "mtgen", "train", str(place / "run.yaml"), "name=plain", "workers=1"]
+    words = [
+        "job",
+        "submit",
+        "--address",
+        head.address,
+        "--",
+        "mtgen",
+        "train",
+        str(place / "run.yaml"),
+        "name=plain",
+        "workers=1",
+    ]
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "PYTHONPATH": str(ROOT)}
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
-    done = subprocess.run([*ray, *words], env=environment, cwd=place, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [*ray, *words], env=environment, cwd=place, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert look(place, "plain").facts["position"] == IMAGES
 
@@ -217,7 +244,9 @@ def test_a_cluster_elsewhere_that_lets_everybody_in_is_refused(place: Path) -> N
     server = http.server.ThreadingHTTPServer((own_address(), port), _Open)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        command = Command(place, "submit", "run.yaml", "--address", f"http://{own_address()}:{port}", RAY_AUTH_TOKEN=TOKEN).wait()
+        command = Command(
+            place, "submit", "run.yaml", "--address", f"http://{own_address()}:{port}", RAY_AUTH_TOKEN=TOKEN
+        ).wait()
     finally:
         server.shutdown()
         server.server_close()

@@ -42,11 +42,17 @@ def postgres(port: int) -> Iterator[str]:
             os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
         data, here = f"{folder}/data", Path(os.path.realpath(POSTGRES)).parent
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.run([here / "initdb", "-D", data, "-U", "mtgen", "-A", "trust"], user=user, cwd=folder, check=True, **quiet)
+        subprocess.run(
+            [here / "initdb", "-D", data, "-U", "mtgen", "-A", "trust"], user=user, cwd=folder, check=True, **quiet
+        )
         words = [here / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder]
         process = subprocess.Popen(words, user=user, cwd=folder, **quiet)
         try:
-            until(lambda: subprocess.run([here / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], **quiet).returncode == 0)
+            until(
+                lambda: (
+                    subprocess.run([here / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], **quiet).returncode == 0
+                )
+            )
             yield f"postgresql+psycopg2://mtgen@127.0.0.1:{port}/postgres"
         finally:
             process.terminate()
@@ -73,7 +79,11 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         "MLFLOW_S3_ENDPOINT_URL": store,
     }
     moto = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with running(moto, f"{store}/moto-api/", folder), postgres(free_port()) as database, pytest.MonkeyPatch.context() as patch:
+    with (
+        running(moto, f"{store}/moto-api/", folder),
+        postgres(free_port()) as database,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         for name, value in keys.items():
             patch.setenv(name, value)
         boto3.client("s3", endpoint_url=store).create_bucket(Bucket="runs")
@@ -99,8 +109,12 @@ def test_rows_parameters_and_files_are_in_the_database_and_the_store(team: Team,
     client, images = MlflowClient(team.uri), load_run(run)[1]
     found = client.get_run(State.load(run).run_id)
     assert found.info.status == "FINISHED" and found.data.params["batch_size"]
-    assert [point.step for point in client.get_metric_history(found.info.run_id, "loss/d")] == list(range(1, images + 1))
-    kept = [item["Key"] for item in boto3.client("s3", endpoint_url=team.store).list_objects_v2(Bucket="runs")["Contents"]]
+    assert [point.step for point in client.get_metric_history(found.info.run_id, "loss/d")] == list(
+        range(1, images + 1)
+    )
+    kept = [
+        item["Key"] for item in boto3.client("s3", endpoint_url=team.store).list_objects_v2(Bucket="runs")["Contents"]
+    ]
     assert any(key.endswith("config.yaml") for key in kept) and any(key.endswith("model.safetensors") for key in kept)
 
 

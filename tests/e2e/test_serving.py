@@ -50,17 +50,32 @@ def client(run: Path) -> MlflowClient:
 def served(run: Path, name: str, store: str) -> Iterator[str]:
     """A registered model behind MLflow's own command."""
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{name}@champion", "--env-manager", "local"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        f"models:/{name}@champion",
+        "--env-manager",
+        "local",
+    ]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # of an environment that is active
     address = f"http://127.0.0.1:{port}"
-    with running([*command, "-h", "127.0.0.1", "-p", str(port)], f"{address}/ping", run, PATH=path, MLFLOW_TRACKING_URI=store):
+    with running(
+        [*command, "-h", "127.0.0.1", "-p", str(port)], f"{address}/ping", run, PATH=path, MLFLOW_TRACKING_URI=store
+    ):
         yield address
 
 
 @pytest.fixture(scope="module")
 def servers(run: Path) -> Iterator[dict[str, str]]:
     with ExitStack() as stack:
-        yield {part: stack.enter_context(served(run, f"toy-{part}", store_uri(run.parent))) for part in ("generator", "predictor")}
+        yield {
+            part: stack.enter_context(served(run, f"toy-{part}", store_uri(run.parent)))
+            for part in ("generator", "predictor")
+        }
 
 
 def call(address: str, rows: list[dict[str, str]], **params: Any) -> list[dict[str, Any]]:
@@ -79,7 +94,9 @@ def test_conditions_in_images_with_their_labels_out(servers: dict[str, str], run
     expected = mtgen.load(run, "cpu").sample(1, "7", caption="it", seed=4)
     assert [row["class"] for row in drawn] == ["one", "7"]
     assert np.abs(opened(drawn[1]["image"]).astype(int) - np.asarray(expected.images[0])).max() <= 1
-    assert opened(drawn[1]["mask"]).shape == (8, 8) and drawn[1]["caption"] == "it" and isinstance(drawn[0]["boxes"], list)
+    assert (
+        opened(drawn[1]["mask"]).shape == (8, 8) and drawn[1]["caption"] == "it" and isinstance(drawn[0]["boxes"], list)
+    )
 
 
 def test_images_in_class_mask_and_boxes_out(servers: dict[str, str], run: Path) -> None:
@@ -87,7 +104,9 @@ def test_images_in_class_mask_and_boxes_out(servers: dict[str, str], run: Path) 
     picture(8, 8).save(out, "PNG")
     (read,) = call(servers["predictor"], [{"image": base64.b64encode(out.getvalue()).decode()}], score=0.2)
     expected = mtgen.load(run, "cpu").predict(picture(8, 8), score=0.2)
-    assert read["class"] == expected.classes[0] and read["probability"] == pytest.approx(expected.rows[0]["probability"], abs=1e-4)
+    assert read["class"] == expected.classes[0] and read["probability"] == pytest.approx(
+        expected.rows[0]["probability"], abs=1e-4
+    )
     assert opened(read["mask"]).shape == (8, 8) and len(read["boxes"]) == len(expected.rows[0]["boxes"]) > 0
 
 
@@ -97,11 +116,15 @@ def test_what_is_no_image_is_an_error_that_names_the_row(servers: dict[str, str]
     assert "row 0: `image` is no PNG" in refused.value.read().decode()
 
 
-def test_the_models_are_the_runs_with_signature_example_and_pinned_requirements(run: Path, client: MlflowClient) -> None:
+def test_the_models_are_the_runs_with_signature_example_and_pinned_requirements(
+    run: Path, client: MlflowClient
+) -> None:
     for part in ("generator", "predictor"):
         version = client.get_model_version_by_alias(f"toy-{part}", "champion")
         assert int(version.version) == 1 and version.run_id == State.load(run).run_id
-        folder = Path(mlflow.artifacts.download_artifacts(f"models:/toy-{part}@champion", tracking_uri=store_uri(run.parent)))
+        folder = Path(
+            mlflow.artifacts.download_artifacts(f"models:/toy-{part}@champion", tracking_uri=store_uri(run.parent))
+        )
         kept = {path.name for path in folder.rglob("*")}
         assert {"input_example.json", "requirements.txt", "model.safetensors", "trained.py"} <= kept
         assert not any(name.endswith((".pkl", ".pickle")) for name in kept)

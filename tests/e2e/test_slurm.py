@@ -42,7 +42,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write(place: Path, name: str, *settings: str) -> Path:
     """The script of a run on both nodes."""
-    words = ("slurm", "run.yaml", f"name={name}", *settings, "--nodes", "2", "--cpus-per-node", str(CPUS), "--time", "10", "--warn", "30")
+    words = (
+        "slurm",
+        "run.yaml",
+        f"name={name}",
+        *settings,
+        "--nodes",
+        "2",
+        "--cpus-per-node",
+        str(CPUS),
+        "--time",
+        "10",
+        "--warn",
+        "30",
+    )
     command = Command(place, *words).wait()
     assert command.status == 0, command.said
     return place / f"{name}.sbatch"
@@ -52,7 +65,9 @@ def until(slurm: Slurm, log: Path, reached: Callable[[], object], seconds: float
     deadline = time.monotonic() + seconds
     while not reached():
         said = log.read_text(errors="replace") if log.exists() else ""
-        failed = any(word in slurm.ask("squeue", "--noheader", "--states=all", "--format=%T") for word in ("FAILED", "TIMEOUT"))
+        failed = any(
+            word in slurm.ask("squeue", "--noheader", "--states=all", "--format=%T") for word in ("FAILED", "TIMEOUT")
+        )
         assert time.monotonic() < deadline and not failed, f"{said}\n{slurm.ask('squeue')}\n{slurm.logs()}"
         time.sleep(0.2)
 
@@ -68,7 +83,9 @@ def test_a_preempted_job_requeues_itself_and_ends_as_if_undisturbed(slurm: Slurm
     until(slurm, log, lambda: slurm.job(job)["JobState"] == "PENDING")
     at = int(checkpoints(place, "preempted")[-1].name)
     assert 0 < at < 1600 and "stopping: writing a checkpoint first" in log.read_text()
-    slurm.ask("scontrol", "update", f"JobId={job}", "StartTime=now")  # else Slurm waits two minutes before it starts a job again
+    slurm.ask(
+        "scontrol", "update", f"JobId={job}", "StartTime=now"
+    )  # else Slurm waits two minutes before it starts a job again
     until(slurm, log, lambda: slurm.job(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"))
     known = slurm.job(job)
     assert (known["JobState"], known["Restarts"]) == ("COMPLETED", "1"), log.read_text()
@@ -78,7 +95,9 @@ def test_a_preempted_job_requeues_itself_and_ends_as_if_undisturbed(slurm: Slurm
     undisturbed = Command(place, "train", "run.yaml", "name=undisturbed", "workers=2", *SETTINGS).wait()
     assert undisturbed.status == 0, undisturbed.said
     other = look(place, "undisturbed")
-    assert run.facts["digest"] == other.facts["digest"] and run.facts["digest_averaged"] == other.facts["digest_averaged"]
+    assert (
+        run.facts["digest"] == other.facts["digest"] and run.facts["digest_averaged"] == other.facts["digest_averaged"]
+    )
     left = [" ".join(row.info["cmdline"] or []) for row in psutil.process_iter(["cmdline"])]
     assert not any("mtgen.launchers.slurm" in words for words in left), "Ray's nodes live on"
 
@@ -102,5 +121,7 @@ def test_the_script_is_one_that_bash_reads_whatever_the_names(place: Path) -> No
     text = script.read_text(encoding="utf-8")
     assert "workers=2" in text and "#SBATCH --requeue" in text
     marked = text.replace("exec ", "printf '%s\\n' ", 1).replace("cd ", ": ", 1)
-    said = subprocess.run(["bash", "-c", marked], capture_output=True, text=True, check=True, env={"PATH": PATH}).stdout.splitlines()
+    said = subprocess.run(
+        ["bash", "-c", marked], capture_output=True, text=True, check=True, env={"PATH": PATH}
+    ).stdout.splitlines()
     assert f"runs={odd}" in said

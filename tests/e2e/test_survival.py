@@ -51,7 +51,9 @@ def test_a_run_counts_the_cpus_that_it_is_bound_to(place: Path, start: Callable[
     finally:
         os.sched_setaffinity(0, allowed)
     assert command.wait().status == 2
-    assert command.errors == ["error: workers=2: there are 1 CPUs, and every worker needs one; possible: 0 to 1"], command.said
+    assert command.errors == ["error: workers=2: there are 1 CPUs, and every worker needs one; possible: 0 to 1"], (
+        command.said
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,9 @@ def copied(source: Path, name: str) -> Path:
 
 def test_a_run_on_one_worker_of_ray_equals_the_run_in_one_process(place: Path, alone: Ended) -> None:
     one = trained(place, "one", 1)
-    assert one.facts["digest"] == alone.facts["digest"] and one.facts["digest_averaged"] == alone.facts["digest_averaged"]
+    assert (
+        one.facts["digest"] == alone.facts["digest"] and one.facts["digest_averaged"] == alone.facts["digest_averaged"]
+    )
     assert one.losses == alone.losses
 
 
@@ -124,13 +128,17 @@ def test_a_worker_that_is_killed_is_replaced_and_every_position_counts_once(
     assert [part.begin for part in read_parts(folder)] == run.starts and history(folder) == list(range(IMAGES))
 
 
-def test_the_same_command_goes_on_after_the_driver_was_killed(place: Path, both: Ended, start: Callable[..., Command]) -> None:
+def test_the_same_command_goes_on_after_the_driver_was_killed(
+    place: Path, both: Ended, start: Callable[..., Command]
+) -> None:
     words = ("train", "run.yaml", "name=driver", "workers=2")
     first = start(*words)
     lock = place / "runs" / "driver" / ".lock"
     first.until(lambda: lock.exists() and lock.read_text(encoding="utf-8"))
 
-    second = start(*words).wait()  # while the first one's cluster starts: both are done with that well before a step is trained
+    second = start(
+        *words
+    ).wait()  # while the first one's cluster starts: both are done with that well before a step is trained
     assert second.status == 5
     assert len(second.errors) == 1 and f"process {first.process.pid} " in second.errors[0]
     first.until(lambda: checkpoints(place, "driver"))
@@ -173,7 +181,9 @@ def test_who_asks_all_processes_to_end_gets_a_checkpoint_and_is_told_how_to_go_o
     assert run.starts == [0, stopped.facts["position"]], "it did not go on from where it was stopped"
 
 
-def test_a_checkpoint_of_two_workers_goes_on_with_one_of_ray(half: Path, place: Path, start: Callable[..., Command]) -> None:
+def test_a_checkpoint_of_two_workers_goes_on_with_one_of_ray(
+    half: Path, place: Path, start: Callable[..., Command]
+) -> None:
     copied(half, "fewer")
     assert start("train", "run.yaml", "name=fewer", "workers=1", "zero_stage=1").wait().status == 0
     run = look(place, "fewer")
@@ -181,7 +191,9 @@ def test_a_checkpoint_of_two_workers_goes_on_with_one_of_ray(half: Path, place: 
 
 
 @pytest.mark.parametrize("change", ["zero_stage=1", "zero_stage=2", "precision=bf16"])
-def test_a_checkpoint_goes_on_in_another_form(half: Path, place: Path, start: Callable[..., Command], change: str) -> None:
+def test_a_checkpoint_goes_on_in_another_form(
+    half: Path, place: Path, start: Callable[..., Command], change: str
+) -> None:
     name = change.replace("=", "-")
     copied(half, name)
     command = start("train", "run.yaml", f"name={name}", change).wait()
@@ -205,7 +217,9 @@ def test_resume_without_a_checkpoint_is_an_error(start: Callable[..., Command]) 
     assert len(command.errors) == 1 and "--resume" in command.errors[0]
 
 
-def test_a_damaged_newest_checkpoint_is_named_and_the_end_is_the_same(place: Path, alone: Ended, start: Callable[..., Command]) -> None:
+def test_a_damaged_newest_checkpoint_is_named_and_the_end_is_the_same(
+    place: Path, alone: Ended, start: Callable[..., Command]
+) -> None:
     copied(place / "runs" / "alone", "damaged")
     shutil.rmtree(checkpoints(place, "damaged").pop())
     spoiled = checkpoints(place, "damaged")[-1] / "ema.safetensors"
@@ -225,7 +239,9 @@ def refused(command: Command, status: int) -> str:
     return command.errors[0]
 
 
-def test_a_changed_network_is_refused_and_the_run_keeps_its_configuration(half: Path, start: Callable[..., Command]) -> None:
+def test_a_changed_network_is_refused_and_the_run_keeps_its_configuration(
+    half: Path, start: Callable[..., Command]
+) -> None:
     folder = copied(half, "wider")
     before = (folder / "config.yaml").read_text(encoding="utf-8")
     line = refused(start("train", "run.yaml", "name=wider", "generator.widths=[8,12]", "workers=2"), 4)
@@ -255,12 +271,19 @@ def spoil(folder: Path, split: str, sample: int) -> str:
     return index.key(sample)
 
 
-def test_a_damaged_test_image_costs_the_test_metrics_and_not_the_run(place: Path, start: Callable[..., Command]) -> None:
+def test_a_damaged_test_image_costs_the_test_metrics_and_not_the_run(
+    place: Path, start: Callable[..., Command]
+) -> None:
     folder = Path(shutil.copytree(place / "data", place / "spoiled-test"))
     key = spoil(folder, "test", 7)
-    command = start("train", "run.yaml", "name=untested", f"data.path={folder}", "workers=2", "evaluate.every=320").wait()
+    command = start(
+        "train", "run.yaml", "name=untested", f"data.path={folder}", "workers=2", "evaluate.every=320"
+    ).wait()
     assert command.status == 0, command.said
-    assert f"warning: no pictures and test metrics of 320 images: {folder}/test-000000.tar: {key}: image: damaged PNG" in command.said
+    assert (
+        f"warning: no pictures and test metrics of 320 images: {folder}/test-000000.tar: {key}: image: damaged PNG"
+        in command.said
+    )
     run = look(place, "untested")
     assert run.starts == [0] and run.facts["images"] == IMAGES
 
@@ -279,10 +302,17 @@ def test_a_damaged_image_stops_the_run_after_a_checkpoint(place: Path, start: Ca
     assert run.starts == [0], "workers were started again, in vain"
 
 
-def test_a_run_that_diverges_stops_and_keeps_its_last_good_checkpoint(half: Path, place: Path, start: Callable[..., Command]) -> None:
+def test_a_run_that_diverges_stops_and_keeps_its_last_good_checkpoint(
+    half: Path, place: Path, start: Callable[..., Command]
+) -> None:
     copied(half, "diverging")
     command = start(
-        "train", "run.yaml", "name=diverging", "generator.learning_rate=1e30", "train.nonfinite_limit=4", "checkpoint.every=100000"
+        "train",
+        "run.yaml",
+        "name=diverging",
+        "generator.learning_rate=1e30",
+        "train.nonfinite_limit=4",
+        "checkpoint.every=100000",
     )
     line = refused(command, 5)
     assert "train.nonfinite_limit" in line and "learning_rate" in line

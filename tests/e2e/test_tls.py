@@ -25,7 +25,11 @@ def certificates(folder: Path) -> dict[str, str]:
     readme = (ROOT / "launch" / "README.md").read_text(encoding="utf-8")
     commands = next(block for block in readme.split("```bash\n") if block.startswith("openssl")).partition("```")[0]
     subprocess.run(
-        ["bash", "-ec", commands], cwd=folder, env={**os.environ, "NODE_ADDRESS": own_address()}, check=True, capture_output=True
+        ["bash", "-ec", commands],
+        cwd=folder,
+        env={**os.environ, "NODE_ADDRESS": own_address()},
+        check=True,
+        capture_output=True,
     )
     files = {"RAY_TLS_SERVER_CERT": "tls.crt", "RAY_TLS_SERVER_KEY": "tls.key", "RAY_TLS_CA_CERT": "ca.crt"}
     return {"RAY_USE_TLS": "1", **{variable: str(folder / file) for variable, file in files.items()}}
@@ -46,7 +50,9 @@ class Cluster:
     port: int
 
     def train(self, run: str, **variables: str) -> Command:
-        return Command(self.place, "train", "run.yaml", f"name={run}", "workers=1", f"address=127.0.0.1:{self.port}", **variables).wait()
+        return Command(
+            self.place, "train", "run.yaml", f"name={run}", "workers=1", f"address=127.0.0.1:{self.port}", **variables
+        ).wait()
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +96,9 @@ def test_the_head_answers_nobody_without_a_certificate(cluster: Cluster, certifi
 
 def refused(command: Command) -> None:
     assert command.status == 5, command.said
-    assert len(command.errors) == 1 and "cannot reach the Ray cluster" in command.errors[0] and "TLS" in command.errors[0], command.said
+    assert (
+        len(command.errors) == 1 and "cannot reach the Ray cluster" in command.errors[0] and "TLS" in command.errors[0]
+    ), command.said
     assert "Traceback" not in command.said
 
 

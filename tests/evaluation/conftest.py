@@ -44,7 +44,9 @@ class Assembled:
     def ask(self, batch: Batch, name: str) -> Prompt:
         """By class, whatever the modality: this model knows nothing else."""
         return Prompt(
-            len(batch), {name: batch.label, "class": batch.label}, {name: batch.present["class"], "class": batch.present["class"]}
+            len(batch),
+            {name: batch.label, "class": batch.label},
+            {name: batch.present["class"], "class": batch.present["class"]},
         )
 
     def embed(self, prompt: Prompt) -> Tensor:
@@ -68,7 +70,10 @@ def assemble() -> type[Assembled]:
 @pytest.fixture(scope="session")
 def make_card() -> Callable[..., DatasetCard]:
     def make(classes: int = 3, mask_classes: int = 3) -> DatasetCard:
-        names = {"classes": [f"class{i}" for i in range(classes)], "mask_classes": [f"mask{i}" for i in range(mask_classes)]}
+        names = {
+            "classes": [f"class{i}" for i in range(classes)],
+            "mask_classes": [f"mask{i}" for i in range(mask_classes)],
+        }
         return DatasetCard(name="test", splits={}, **names)
 
     return make
@@ -78,11 +83,17 @@ def make_card() -> Callable[..., DatasetCard]:
 def make_batch() -> Callable[..., Batch]:
     """`make_batch(image, label, mask)`: a batch as the loader makes it; a label of -1 and a mask of `None` are missing."""
 
-    def make(image: Tensor, label: Tensor | None = None, mask: Tensor | None = None, has_mask: Tensor | None = None) -> Batch:
+    def make(
+        image: Tensor, label: Tensor | None = None, mask: Tensor | None = None, has_mask: Tensor | None = None
+    ) -> Batch:
         n = len(image)
         label = torch.full((n,), -1) if label is None else label
         has_mask = torch.full((n,), mask is not None) if has_mask is None else has_mask
-        mask = torch.full((n, *image.shape[2:]), IGNORE) if mask is None else mask.where(has_mask[:, None, None], torch.tensor(IGNORE))
+        mask = (
+            torch.full((n, *image.shape[2:]), IGNORE)
+            if mask is None
+            else mask.where(has_mask[:, None, None], torch.tensor(IGNORE))
+        )
         present = {"class": label >= 0, "mask": has_mask}
         return Batch(torch.arange(n), image, label.clamp(min=0), mask, present, torch.arange(n), present)
 
@@ -96,7 +107,9 @@ def digits(shared_data: Callable[[str], Path]) -> Callable[[str], tuple[Tensor, 
 
     def read(split: str) -> tuple[Tensor, Tensor, Tensor]:
         shards = [str(path) for path in sorted(folder.glob(f"{split}-*.tar"))]
-        samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode("l8").to_tuple("png", "cls", "mask.png"))
+        samples = list(
+            webdataset.WebDataset(shards, shardshuffle=False).decode("l8").to_tuple("png", "cls", "mask.png")
+        )
         image, label, mask = (torch.from_numpy(np.stack(part)) for part in zip(*samples, strict=True))
         return image[:, None].float() / 127.5 - 1, label, mask.long()
 

@@ -64,7 +64,10 @@ def brute_force(true: Tensor, read: Tensor, classes: int, least: float) -> float
                 taken.add(best[1])
         right = [sum(hits[: n + 1]) for n in range(len(hits))]
         points = [(r / len(truth), r / (n + 1)) for n, r in enumerate(right)]
-        found.append(sum(max((p for recall, p in points if recall >= step), default=0.0) for step in np.linspace(0, 1, 101)) / 101)
+        found.append(
+            sum(max((p for recall, p in points if recall >= step), default=0.0) for step in np.linspace(0, 1, 101))
+            / 101
+        )
     return sum(found) / len(found)
 
 
@@ -77,7 +80,9 @@ def test_average_precision_is_the_brute_force_one(seed: int, images: int) -> Non
         precision.update(true[rows], read[rows])
     half, mean = precision.compute()
     assert half == pytest.approx(brute_force(true, read, 2, 0.5), abs=1e-9)
-    assert mean == pytest.approx(sum(brute_force(true, read, 2, least) for least in np.linspace(0.5, 0.95, 10)) / 10, abs=1e-9)
+    assert mean == pytest.approx(
+        sum(brute_force(true, read, 2, least) for least in np.linspace(0.5, 0.95, 10)) / 10, abs=1e-9
+    )
 
 
 def pycocotools(true: Tensor, read: Tensor, classes: int) -> tuple[float, float]:
@@ -88,8 +93,20 @@ def pycocotools(true: Tensor, read: Tensor, classes: int) -> tuple[float, float]
         found = []
         for number, (image, row) in enumerate(there.nonzero().tolist()):
             x0, y0, x1, y1 = (boxes[image, row, :4].double() * size).tolist()
-            box = {"image_id": image + 1, "category_id": int(boxes[image, row, 4]) + 1, "bbox": [x0, y0, x1 - x0, y1 - y0]}
-            found.append({**box, "id": number + 1, "iscrowd": 0, "area": (x1 - x0) * (y1 - y0), "score": float(boxes[image, row, -1])})
+            box = {
+                "image_id": image + 1,
+                "category_id": int(boxes[image, row, 4]) + 1,
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+            }
+            found.append(
+                {
+                    **box,
+                    "id": number + 1,
+                    "iscrowd": 0,
+                    "area": (x1 - x0) * (y1 - y0),
+                    "score": float(boxes[image, row, -1]),
+                }
+            )
         return found
 
     truth = COCO()
@@ -149,7 +166,9 @@ def test_images_whose_boxes_are_not_known_do_not_count(make_card: MakeCard, make
     ap, (true, _) = metric("test/box_ap50", make_card(2)), scene(0, 6)
     read = torch.cat([true, (true[..., 4:] >= 0).float()], 2)
     read[3:, :, :4] = 0.1
-    ap.update_real(with_boxes(make_batch(torch.zeros(6, 1, 8, 8)), true, torch.arange(6) < 3), Prediction(boxes=read), None)
+    ap.update_real(
+        with_boxes(make_batch(torch.zeros(6, 1, 8, 8)), true, torch.arange(6) < 3), Prediction(boxes=read), None
+    )
     assert ap.compute() == {"test/box_ap50": pytest.approx(1), "test/box_ap": pytest.approx(1)}
 
 
@@ -187,7 +206,11 @@ def test_metrics_of_boxes_need_classes(make_card: MakeCard, name: str) -> None:
         metric(name, make_card(classes=0))
 
 
-@pytest.mark.parametrize(("name", "what"), [("test/box_ap50", "boxes"), ("test/tagging_map", "the classes of whole images")])
-def test_metrics_of_a_reading_of_boxes_need_that_reading(make_card: MakeCard, make_batch: MakeBatch, name: str, what: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "what"), [("test/box_ap50", "boxes"), ("test/tagging_map", "the classes of whole images")]
+)
+def test_metrics_of_a_reading_of_boxes_need_that_reading(
+    make_card: MakeCard, make_batch: MakeBatch, name: str, what: str
+) -> None:
     with pytest.raises(Skipped, match=f"does not read {what}"):
         metric(name, make_card()).update_real(make_batch(torch.zeros(1, 1, 8, 8)), Prediction(), None)

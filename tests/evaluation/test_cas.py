@@ -50,7 +50,9 @@ def test_samples_that_look_like_their_class_score_one(cas: ClassificationAccurac
     assert score(cas, label, label, make_batch(stripes(label, 1), label)) == {"generated/cas": 1.0}
 
 
-def test_samples_that_look_like_another_class_score_zero(cas: ClassificationAccuracyScore, make_batch: MakeBatch) -> None:
+def test_samples_that_look_like_another_class_score_zero(
+    cas: ClassificationAccuracyScore, make_batch: MakeBatch
+) -> None:
     label = torch.arange(90) % 3
     assert score(cas, (label + 1) % 3, label, make_batch(stripes(label, 1), label)) == {"generated/cas": 0.0}
 
@@ -58,7 +60,9 @@ def test_samples_that_look_like_another_class_score_zero(cas: ClassificationAccu
 def test_test_images_without_a_class_are_not_counted(cas: ClassificationAccuracyScore, make_batch: MakeBatch) -> None:
     label = torch.arange(90) % 3
     unlabelled = label.where(label != 1, -1)
-    assert score(cas, label, label, make_batch(stripes((label + (label == 1)) % 3, 1), unlabelled)) == {"generated/cas": 1.0}
+    assert score(cas, label, label, make_batch(stripes((label + (label == 1)) % 3, 1), unlabelled)) == {
+        "generated/cas": 1.0
+    }
 
 
 def test_it_takes_ten_images_a_class(cas: ClassificationAccuracyScore, make_batch: MakeBatch) -> None:
@@ -78,7 +82,9 @@ def test_a_single_class_is_a_reason(make_card: MakeCard) -> None:
         ClassificationAccuracyScore(Setting(make_card(classes=1), samples=90, conditions=("class",)))
 
 
-def test_the_reference_trains_on_as_many_real_images_as_are_generated(make_card: MakeCard, make_batch: MakeBatch) -> None:
+def test_the_reference_trains_on_as_many_real_images_as_are_generated(
+    make_card: MakeCard, make_batch: MakeBatch
+) -> None:
     reference = RealClassificationAccuracyScore(Setting(make_card(), samples=50, conditions=("class",)))
     label = torch.arange(200) % 3
     for rows in label.split(64):
@@ -104,7 +110,9 @@ def test_an_image_is_kept_with_its_own_class(make_card: MakeCard, make_batch: Ma
 
 def test_the_same_seed_trains_the_same_classifier(short: None) -> None:
     label = torch.arange(60) % 3
-    first, second = (Classifier(reduced(stripes(label)), label, 3, Making(seed=5)).network.state_dict() for _ in range(2))
+    first, second = (
+        Classifier(reduced(stripes(label)), label, 3, Making(seed=5)).network.state_dict() for _ in range(2)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -135,7 +143,13 @@ def test_images_are_kept_with_32_pixels_a_side_at_most(side: int, kept: int) -> 
 
 
 def test_kept_images_are_bytes_over_the_range_of_a_picture() -> None:
-    assert reduced(torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]).view(1, 1, 1, 5)).flatten().tolist() == [0, 0, 128, 255, 255]
+    assert reduced(torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]).view(1, 1, 1, 5)).flatten().tolist() == [
+        0,
+        0,
+        128,
+        255,
+        255,
+    ]
 
 
 def test_real_digits_teach_to_read_real_digits(

@@ -60,7 +60,9 @@ def test_images_of_a_condition_are_read_by_a_classifier_that_saw_real_images_alo
     assert report == dict.fromkeys(names, expected)
 
 
-def test_only_samples_that_have_the_condition_are_drawn(assemble: Any, card: DatasetCard, make_batch: MakeBatch) -> None:
+def test_only_samples_that_have_the_condition_are_drawn(
+    assemble: Any, card: DatasetCard, make_batch: MakeBatch
+) -> None:
     drawn = []
 
     def draw(labels: Tensor, latent: Tensor) -> Canvas:
@@ -78,7 +80,9 @@ def test_a_condition_that_the_run_has_not_is_named(assemble: Any, card: DatasetC
     assert report.skipped == {"condition/caption": "the run has no condition 'caption'"}
 
 
-def test_without_training_images_there_is_no_independent_reader(assemble: Any, card: DatasetCard, make_batch: MakeBatch) -> None:
+def test_without_training_images_there_is_no_independent_reader(
+    assemble: Any, card: DatasetCard, make_batch: MakeBatch
+) -> None:
     model = assemble(card, lambda labels, latent: Canvas(stripes(labels)))
     report = evaluate(model, [real(make_batch)], None, samples=90, seed=0, metrics=["condition/class"])
     assert "no real training image" in report.skipped["condition/class"]
@@ -91,7 +95,9 @@ def test_masks_that_were_asked_for_and_drawn_are_compared_with_the_independent_r
         return Canvas(stripes(labels), F.one_hot(masks(labels), 2).movedim(-1, 1).float())
 
     model, batch = assemble(card, draw, conditions=["class", "layout"]), real(make_batch)
-    report = evaluate(model, [batch], [batch], samples=90, seed=0, metrics=["condition/layout_iou", "generated/mask_iou"])
+    report = evaluate(
+        model, [batch], [batch], samples=90, seed=0, metrics=["condition/layout_iou", "generated/mask_iou"]
+    )
     assert report["condition/layout_iou"] > 0.95 and report["generated/mask_iou"] > 0.95
 
 
@@ -107,7 +113,9 @@ def test_readers_are_trained_once(card: DatasetCard, make_batch: MakeBatch) -> N
 def test_a_segmenter_is_the_same_for_the_same_seed_and_leaves_global_random_numbers_alone() -> None:
     label = torch.arange(30) % 3
     state, image = torch.get_rng_state(), ((stripes(label) + 1) * 127.5).to(torch.uint8)
-    first, second = (Segmenter(image, masks(label).to(torch.uint8), 2, Making(seed=1)).network.state_dict() for _ in range(2))
+    first, second = (
+        Segmenter(image, masks(label).to(torch.uint8), 2, Making(seed=1)).network.state_dict() for _ in range(2)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -124,7 +132,9 @@ def test_retrieval_counts_what_lies_nearest(assemble: Any, card: DatasetCard, ma
     image = F.one_hot(torch.cat([label[:6], (label[6:] + 1) % 3]), 3).float()  # two of the eight lie at another class
     model = assemble(card, None, lambda _: Prediction(embedding=image), conditions=["class", "sound"])
     batch = make_batch(torch.zeros(8, 1, 4, 4), label)
-    report = evaluate(model, [batch], None, samples=9, seed=0, metrics=["retrieval/image_to_class", "retrieval/sound_to_class"])
+    report = evaluate(
+        model, [batch], None, samples=9, seed=0, metrics=["retrieval/image_to_class", "retrieval/sound_to_class"]
+    )
     assert report == {"retrieval/image_to_class": 0.75, "retrieval/sound_to_class": 1.0}
 
 
@@ -132,7 +142,9 @@ def test_another_image_with_the_same_caption_is_right_too(card: DatasetCard, mak
     metric = METRICS["retrieval/caption_to_image"](Setting(card, samples=9, conditions=("caption",)))
     batch = make_batch(torch.zeros(4, 1, 4, 4))
     batch.caption = torch.tensor([[1, 2], [1, 2], [3, 0], [4, 0]])
-    image = torch.eye(4)[[1, 0, 2, 2]]  # each of the first two lies at the other's caption, which is the same; the last at the third's
+    image = torch.eye(4)[
+        [1, 0, 2, 2]
+    ]  # each of the first two lies at the other's caption, which is the same; the last at the third's
     metric.update_shared(batch, image, {"caption": (torch.eye(4), torch.ones(4, dtype=torch.bool))})
     assert metric.compute() == {"retrieval/caption_to_image": 0.75}
 
@@ -145,7 +157,9 @@ def test_nearest_is_brute_force() -> None:
 
 
 def test_without_an_aligned_space_retrieval_is_skipped(assemble: Any, card: DatasetCard, make_batch: MakeBatch) -> None:
-    report = evaluate(assemble(card, None), [real(make_batch)], None, samples=9, seed=0, metrics=["retrieval/image_to_class"])
+    report = evaluate(
+        assemble(card, None), [real(make_batch)], None, samples=9, seed=0, metrics=["retrieval/image_to_class"]
+    )
     assert "aligns nothing" in report.skipped["retrieval/image_to_class"]
 
 
@@ -167,12 +181,16 @@ def test_translated_images_are_read_by_a_classifier_of_the_domain_asked_for(
         return Canvas(-image)
 
     model = assemble(card, None, translates="domain", turn=turn)
-    report = evaluate(model, [bright, negative], [bright, negative], samples=90, seed=0, metrics=["translation/class_kept"])
+    report = evaluate(
+        model, [bright, negative], [bright, negative], samples=90, seed=0, metrics=["translation/class_kept"]
+    )
     assert report == {"translation/class_kept": 1.0}
     assert asked == [1] * 90 + [0] * 90
 
 
-def test_translation_between_classes_has_to_reach_the_class(assemble: Any, card: DatasetCard, make_batch: MakeBatch) -> None:
+def test_translation_between_classes_has_to_reach_the_class(
+    assemble: Any, card: DatasetCard, make_batch: MakeBatch
+) -> None:
     model = assemble(card, None, translates="class", turn=lambda image, prompt: Canvas(stripes(prompt.values["class"])))
     names = ["translation/class_reached", "translation/class_kept"]
     report = evaluate(model, [real(make_batch)], [real(make_batch)], samples=90, seed=0, metrics=names)
@@ -197,6 +215,8 @@ def test_without_names_of_classes_no_reader_is_trained(
 
 
 @pytest.mark.parametrize("name", ["generated/cas", "generated/diversity", "generated/class_agreement"])
-def test_what_is_measured_by_the_class_asked_for_is_left_out_where_none_can_be(name: str, make_card: Callable[..., DatasetCard]) -> None:
+def test_what_is_measured_by_the_class_asked_for_is_left_out_where_none_can_be(
+    name: str, make_card: Callable[..., DatasetCard]
+) -> None:
     with pytest.raises(Skipped, match="the run has no condition 'class'"):
         METRICS[name](Setting(make_card(), samples=9, conditions=("labels",)))

@@ -101,7 +101,9 @@ def test_copies_of_training_images_are_memorised_and_new_ones_are_not() -> None:
         "distribution/memorisation_net": pytest.approx(0, abs=1e-3),
         "distribution/memorised_net": 1.0,
     }
-    assert {a for a, b, _ in copies.features.closest} == {b for a, b, _ in copies.features.closest}  # image n is a copy of image n
+    assert {a for a, b, _ in copies.features.closest} == {
+        b for a, b, _ in copies.features.closest
+    }  # image n is a copy of image n
     fresh = metric("distribution/memorisation", train=train, generated=new, test=test).compute()
     assert fresh["distribution/memorisation_net"] == pytest.approx(1, abs=0.2)
 

@@ -27,8 +27,15 @@ def classes(n: int) -> Tensor:
     return torch.arange(n) % 3
 
 
-@given(st.integers(0, 10_000), st.lists(st.integers(1, 8), min_size=1, max_size=5), st.floats(1e-3, 10), st.floats(-100, 100))
-def test_streamed_deviation_is_numpys_over_all_images(seed: int, sizes: list[int], spread: float, offset: float) -> None:
+@given(
+    st.integers(0, 10_000),
+    st.lists(st.integers(1, 8), min_size=1, max_size=5),
+    st.floats(1e-3, 10),
+    st.floats(-100, 100),
+)
+def test_streamed_deviation_is_numpys_over_all_images(
+    seed: int, sizes: list[int], spread: float, offset: float
+) -> None:
     image, label = images(sum(sizes), seed, spread) + offset, classes(sum(sizes))
     moments = ClassMoments(3)
     for part, number in zip(image.split(sizes), label.split(sizes), strict=True):
@@ -48,7 +55,10 @@ def test_samples_that_are_real_images_have_diversity_one(diversity: Diversity, m
     image, label = images(90, 0), classes(90)
     diversity.update_train(make_batch(image, label))
     diversity.update_generated(Canvas(image), label, Prediction())
-    assert diversity.compute() == {"generated/diversity": pytest.approx(1), "generated/diversity_worst": pytest.approx(1)}
+    assert diversity.compute() == {
+        "generated/diversity": pytest.approx(1),
+        "generated/diversity_worst": pytest.approx(1),
+    }
 
 
 def test_a_collapsed_generator_has_no_diversity(diversity: Diversity, make_batch: MakeBatch) -> None:
@@ -63,7 +73,10 @@ def test_the_worst_class_is_reported_beside_the_mean(diversity: Diversity, make_
     share = torch.tensor([1.0, 0.75, 0.2])[label][:, None, None, None]
     diversity.update_train(make_batch(image, label))
     diversity.update_generated(Canvas(image * share), label, Prediction())
-    assert diversity.compute() == {"generated/diversity": pytest.approx(0.65), "generated/diversity_worst": pytest.approx(0.2)}
+    assert diversity.compute() == {
+        "generated/diversity": pytest.approx(0.65),
+        "generated/diversity_worst": pytest.approx(0.2),
+    }
 
 
 def test_differences_between_classes_are_no_diversity(diversity: Diversity, make_batch: MakeBatch) -> None:
@@ -82,7 +95,9 @@ def test_the_training_split_is_what_samples_are_compared_with(diversity: Diversi
     assert diversity.compute()["generated/diversity"] == pytest.approx(1)
 
 
-def test_the_test_split_takes_the_place_of_a_training_split_that_is_not_given(diversity: Diversity, make_batch: MakeBatch) -> None:
+def test_the_test_split_takes_the_place_of_a_training_split_that_is_not_given(
+    diversity: Diversity, make_batch: MakeBatch
+) -> None:
     image, label = images(90, 0), classes(90)
     diversity.update_generated(Canvas(image), label, Prediction())
     diversity.update_real(make_batch(image * 2, label), Prediction(), None)

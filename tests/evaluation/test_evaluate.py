@@ -31,7 +31,10 @@ QUICK = {
     "generated/spread",
 }
 SLOW = {"generated/cas", "condition/class", "generated/mask_iou", "generated/synthetic_miou"}
-COMPARED = {f"distribution/{name}_small_cnn" for name in ("kd", "precision", "recall", "density", "coverage", "memorisation", "memorised")}
+COMPARED = {
+    f"distribution/{name}_small_cnn"
+    for name in ("kd", "precision", "recall", "density", "coverage", "memorisation", "memorised")
+}
 COMPARED.add("test/reconstruction_features_small_cnn")
 NOT_DRAWN = {"generated/synthetic_ap50", "generated/drawn_ap50"}
 NOT_READ = {"test/box_ap50", "test/tagging_map", "generated/box_agreement"}
@@ -47,7 +50,8 @@ class Networks(nn.Module):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.draw_layer, self.classes = nn.Linear(4 + 3, 4 * 64), nn.Linear(64, 3)
+            self.draw_layer = nn.Linear(4 + 3, 4 * 64)
+            self.classes = nn.Linear(64, 3)
             self.masks = nn.Conv2d(1, 3, 3, padding=1)
 
     def draw(self, labels: Tensor, latent: Tensor) -> Canvas:
@@ -111,7 +115,9 @@ def test_the_quick_subset_generates_fewer_samples(model: Model, real: Any) -> No
 def test_streaming_equals_one_batch_with_everything(model: Model, real: Any) -> None:
     whole = evaluate(model, real(96), real(96, 1), samples=90, seed=0, quick=True, batch_size=90)
     for size in (1, 7, 40):
-        assert evaluate(model, real(size), real(size, 1), samples=90, seed=0, quick=True, batch_size=size) == pytest.approx(whole)
+        assert evaluate(
+            model, real(size), real(size, 1), samples=90, seed=0, quick=True, batch_size=size
+        ) == pytest.approx(whole)
 
 
 def test_equal_seeds_give_equal_numbers(model: Model, real: Any, short: None) -> None:
@@ -153,18 +159,32 @@ def test_what_a_model_cannot_do_is_named_and_left_out(assemble: Any, make_card: 
     }
 
 
-def test_what_a_data_set_does_not_name_is_named_and_left_out(assemble: Any, make_card: MakeCard, make_batch: MakeBatch) -> None:
+def test_what_a_data_set_does_not_name_is_named_and_left_out(
+    assemble: Any, make_card: MakeCard, make_batch: MakeBatch
+) -> None:
     networks = Networks()
     model = assemble(make_card(0, 0), networks.draw, networks.read, networks.rebuild)
     report = evaluate(model, [make_batch(torch.zeros(4, 1, 8, 8))], None, samples=20, seed=0)
     rebuilt = {"test/reconstruction_psnr", "test/reconstruction_ssim"}
     assert set(report) == rebuilt
-    skipped = QUICK - {*rebuilt, "generated/diversity_worst"} | SLOW | NOT_READ | NOT_DRAWN | NOT_ASKED | NOT_SHARED | NOT_TRANSLATED
-    compared = {f"distribution/{name}" for name in ("fd", "kd", "prdc", "memorisation")} | {"test/reconstruction_features"}
+    skipped = (
+        QUICK - {*rebuilt, "generated/diversity_worst"}
+        | SLOW
+        | NOT_READ
+        | NOT_DRAWN
+        | NOT_ASKED
+        | NOT_SHARED
+        | NOT_TRANSLATED
+    )
+    compared = {f"distribution/{name}" for name in ("fd", "kd", "prdc", "memorisation")} | {
+        "test/reconstruction_features"
+    }
     assert set(report.skipped) == skipped | compared
 
 
-def test_images_without_a_class_are_reconstructed_as_of_no_class(assemble: Any, make_card: MakeCard, make_batch: MakeBatch) -> None:
+def test_images_without_a_class_are_reconstructed_as_of_no_class(
+    assemble: Any, make_card: MakeCard, make_batch: MakeBatch
+) -> None:
     given: list[int] = []
 
     def rebuild(image: Tensor, labels: Tensor) -> Canvas:
@@ -178,7 +198,14 @@ def test_images_without_a_class_are_reconstructed_as_of_no_class(assemble: Any, 
 
 
 def test_an_empty_test_split_gives_reasons_instead_of_numbers(model: Model) -> None:
-    report = evaluate(model, [], None, samples=90, seed=0, metrics=["test/class_accuracy", "test/mask_miou", "test/reconstruction_psnr"])
+    report = evaluate(
+        model,
+        [],
+        None,
+        samples=90,
+        seed=0,
+        metrics=["test/class_accuracy", "test/mask_miou", "test/reconstruction_psnr"],
+    )
     assert not report and len(report.skipped) == 3
 
 
@@ -218,7 +245,11 @@ def test_a_generator_that_remembers_real_digits_is_as_diverse_as_they_are(
     def remember(labels: Tensor, latent: Tensor) -> Canvas:
         uniform = (1 + torch.erf(latent[:, 0] / 2**0.5)) / 2
         rows = [torch.nonzero(label == k)[:, 0] for k in range(10)]
-        return Canvas(torch.stack([image[rows[k][int(u * len(rows[k]))]] for k, u in zip(labels.tolist(), uniform.tolist(), strict=True)]))
+        return Canvas(
+            torch.stack(
+                [image[rows[k][int(u * len(rows[k]))]] for k, u in zip(labels.tolist(), uniform.tolist(), strict=True)]
+            )
+        )
 
     model = assemble(make_card(10), remember)
     report = evaluate(model, [], [make_batch(image, label)], samples=2000, seed=0, metrics=["generated/diversity"])
@@ -227,5 +258,7 @@ def test_a_generator_that_remembers_real_digits_is_as_diverse_as_they_are(
 
 
 def test_names_of_metrics_are_checked_before_a_run_is_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"test/box_ap: unknown metric; did you mean 'test/box_ap50'\? possible: condition/caption, "):
+    with pytest.raises(
+        ConfigError, match=r"test/box_ap: unknown metric; did you mean 'test/box_ap50'\? possible: condition/caption, "
+    ):
         evaluate_run(tmp_path / "none", None, None, 0, "cpu", lambda *_: None, ["test/box_ap"])

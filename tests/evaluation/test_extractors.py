@@ -41,7 +41,9 @@ def scripted(tmp_path: Path) -> Callable[[nn.Module], Path]:
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 class TestTorchScript:
     def test_images_are_normalised_as_declared(self, scripted: Callable[[nn.Module], Path]) -> None:
-        extract = FileExtractor(settings(scripted(Means()), "torchscript", name="means", side=0, mean=[0.5], std=[0.25]))
+        extract = FileExtractor(
+            settings(scripted(Means()), "torchscript", name="means", side=0, mean=[0.5], std=[0.25])
+        )
         assert extract.name == "means"
         assert extract(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(-1, -1, 8, 8)).tolist() == [[-2] * 3, [2] * 3]
 
@@ -96,7 +98,11 @@ def test_normalisations_in_the_weights_leave_inceptions_features_as_they_were() 
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None and module.running_var is not None
-            for tensor, low, high in ((module.weight.data, 0.5, 1.5), (module.bias.data, -0.5, 0.5), (module.running_mean, -0.1, 0.1)):
+            for tensor, low, high in (
+                (module.weight.data, 0.5, 1.5),
+                (module.bias.data, -0.5, 0.5),
+                (module.running_mean, -0.1, 0.1),
+            ):
                 tensor.copy_(torch.rand(len(tensor), generator=g) * (high - low) + low)
             module.running_var.copy_(torch.rand(len(module.running_var), generator=g) * 0.1 + 0.05)
     image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=g)
@@ -113,13 +119,22 @@ def test_inceptions_images_are_resized_as_tensorflow_1_did() -> None:
             down, across = y * 3 / 6, x * 5 / 6
             top, left = int(down), int(across)
             below, right = min(top + 1, 2), min(left + 1, 4)
-            rows = [image[0, 0, r, left] * (1 - across + left) + image[0, 0, r, right] * (across - left) for r in (top, below)]
-            assert found[y, x].item() == pytest.approx(float(rows[0] * (1 - down + top) + rows[1] * (down - top)), abs=1e-6)
+            rows = [
+                image[0, 0, r, left] * (1 - across + left) + image[0, 0, r, right] * (across - left)
+                for r in (top, below)
+            ]
+            assert found[y, x].item() == pytest.approx(
+                float(rows[0] * (1 - down + top) + rows[1] * (down - top)), abs=1e-6
+            )
 
 
 def published(network: DINOv2) -> dict[str, Tensor]:
     """A network's parameters under the names of the published files."""
-    within = {"query": "attention.attention.query", "key": "attention.attention.key", "value": "attention.attention.value"}
+    within = {
+        "query": "attention.attention.query",
+        "key": "attention.attention.key",
+        "value": "attention.attention.value",
+    }
     within |= {"mix": "attention.output.dense", "scale1": "layer_scale1.lambda1", "scale2": "layer_scale2.lambda1"}
     within |= {"fc1": "mlp.fc1", "fc2": "mlp.fc2"}
     outside = {"patches": "embeddings.patch_embeddings.projection", "norm": "layernorm"}

@@ -24,7 +24,12 @@ LOWER = {
     "test/reconstruction_features_NAME",
 }
 NEITHER = {
-    *("generated/diversity", "generated/diversity_worst", "generated/spread", "distribution/memorisation_NAME"),  # 1 is best
+    *(
+        "generated/diversity",
+        "generated/diversity_worst",
+        "generated/spread",
+        "distribution/memorisation_NAME",
+    ),  # 1 is best
     *("real/cas", "real/miou", "real/ap50", "real/ap"),  # of the data, not of the run
 }
 TAGS = {"dataset.name": "digits", "dataset.fingerprint": "5eed"}
@@ -66,7 +71,9 @@ def test_a_number_in_a_journal_is_found_with_its_metric(number: str, value: str 
 
 
 @pytest.mark.timeout(300)
-def test_what_real_images_would_reach_is_not_taken_for_the_runs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_real_images_would_reach_is_not_taken_for_the_runs_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(classifier, "IMAGES", 10 * classifier.BATCH)
     make("digits", tmp_path / "digits", train=120, test=40, style="grey")
     data = {"path": str(tmp_path / "digits"), "channels": "grey"}

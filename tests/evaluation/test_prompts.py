@@ -33,7 +33,9 @@ def drawn(model: Model, test: list[Batch], rank: int = 0, world: int = 1) -> lis
 
 
 @pytest.mark.parametrize("conditions", [("class", "labels"), ("caption",)])
-def test_a_run_that_is_not_asked_for_labels_alone_draws_the_classes_in_turn(conditions: tuple[str, ...], test: list[Batch]) -> None:
+def test_a_run_that_is_not_asked_for_labels_alone_draws_the_classes_in_turn(
+    conditions: tuple[str, ...], test: list[Batch]
+) -> None:
     model = scenes(*conditions)
     assert wishes(model, test) is None
     assert torch.cat([part.labels for part in drawn(model, test)]).tolist() == [number % 4 for number in range(13)]
@@ -47,7 +49,10 @@ def test_scenes_are_drawn_for_the_labels_that_stand_together_in_test_samples(tes
     images = torch.cat([part.canvas.image for part in drawn(model, test)])
     others = [replace(batch, labels=~batch.labels) for batch in test if batch.labels is not None]
     same = (images == torch.cat([part.canvas.image for part in drawn(model, others)])).flatten(1).all(1)
-    assert len(images) == 13 and same.nonzero().flatten().tolist() == [4, 9]  # the sample without labels asks for nothing
+    assert len(images) == 13 and same.nonzero().flatten().tolist() == [
+        4,
+        9,
+    ]  # the sample without labels asks for nothing
 
 
 def test_what_is_drawn_does_not_depend_on_the_number_of_workers(test: list[Batch]) -> None:

@@ -55,7 +55,9 @@ def test_class_accuracy_is_scikit_learns_over_the_labelled_samples(
 
 
 @pytest.mark.parametrize(("shift", "expected"), [(0, 1.0), (1, 0.0)])
-def test_class_accuracy_of_all_right_and_all_wrong(make_card: MakeCard, make_batch: MakeBatch, shift: int, expected: float) -> None:
+def test_class_accuracy_of_all_right_and_all_wrong(
+    make_card: MakeCard, make_batch: MakeBatch, shift: int, expected: float
+) -> None:
     accuracy, label = metric("test/class_accuracy", make_card()), torch.arange(9) % 3
     accuracy.update_real(make_batch(images(9), label), class_logits((label + shift) % 3), None)
     assert accuracy.compute() == {"test/class_accuracy": expected}
@@ -80,7 +82,9 @@ def test_mask_miou_is_scikit_learns_over_all_known_pixels_of_the_split(
 
 
 @pytest.mark.parametrize(("shift", "expected"), [(0, 1.0), (1, 0.0)])
-def test_mask_miou_of_all_right_and_all_wrong(make_card: MakeCard, make_batch: MakeBatch, shift: int, expected: float) -> None:
+def test_mask_miou_of_all_right_and_all_wrong(
+    make_card: MakeCard, make_batch: MakeBatch, shift: int, expected: float
+) -> None:
     miou, mask = metric("test/mask_miou", make_card()), torch.arange(32).reshape(2, 4, 4) % 3
     miou.update_real(make_batch(images(2), mask=mask), mask_logits((mask + shift) % 3), None)
     assert miou.compute() == {"test/mask_miou": expected}
@@ -121,7 +125,9 @@ def test_mask_agreement_is_the_iou_of_drawn_and_read_masks(make_card: MakeCard) 
     for part in range(3):
         rows = slice(2 * part, 2 * part + 2)
         probabilities = mask_logits(drawn[rows]).mask_logits
-        agreement.update_generated(Canvas(images(2), probabilities), torch.zeros(2, dtype=torch.int64), mask_logits(read[rows]))
+        agreement.update_generated(
+            Canvas(images(2), probabilities), torch.zeros(2, dtype=torch.int64), mask_logits(read[rows])
+        )
     expected = jaccard_score(drawn.flatten(), read.flatten(), average="macro")
     assert agreement.compute() == {"generated/mask_agreement": pytest.approx(expected)}
 
@@ -129,7 +135,9 @@ def test_mask_agreement_is_the_iou_of_drawn_and_read_masks(make_card: MakeCard) 
 def test_mask_agreement_needs_masks_that_are_drawn(make_card: MakeCard) -> None:
     agreement = metric("generated/mask_agreement", make_card())
     with pytest.raises(Skipped, match="does not draw masks"):
-        agreement.update_generated(Canvas(images(1)), torch.tensor([0]), mask_logits(torch.zeros(1, 4, 4, dtype=torch.int64)))
+        agreement.update_generated(
+            Canvas(images(1)), torch.tensor([0]), mask_logits(torch.zeros(1, 4, 4, dtype=torch.int64))
+        )
 
 
 @given(st.integers(0, 10_000))
@@ -159,7 +167,9 @@ def test_psnr_without_reconstructions_is_skipped(make_card: MakeCard, make_batch
         metric("test/reconstruction_psnr", make_card()).update_real(make_batch(images(1)), Prediction(), None)
 
 
-@pytest.mark.parametrize("name", ["test/class_accuracy", "generated/class_agreement", "generated/diversity", "generated/cas", "real/cas"])
+@pytest.mark.parametrize(
+    "name", ["test/class_accuracy", "generated/class_agreement", "generated/diversity", "generated/cas", "real/cas"]
+)
 def test_metrics_of_classes_need_classes(make_card: MakeCard, name: str) -> None:
     with pytest.raises(Skipped, match="names no classes"):
         metric(name, make_card(classes=0))
@@ -172,6 +182,8 @@ def test_metrics_of_masks_need_mask_classes(make_card: MakeCard, name: str) -> N
 
 
 @pytest.mark.parametrize(("name", "what"), [("test/class_accuracy", "classes"), ("test/mask_miou", "masks")])
-def test_metrics_of_a_reading_need_that_reading(make_card: MakeCard, make_batch: MakeBatch, name: str, what: str) -> None:
+def test_metrics_of_a_reading_need_that_reading(
+    make_card: MakeCard, make_batch: MakeBatch, name: str, what: str
+) -> None:
     with pytest.raises(Skipped, match=f"does not read {what}"):
         metric(name, make_card()).update_real(make_batch(images(1)), Prediction(), None)

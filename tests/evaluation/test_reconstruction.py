@@ -44,7 +44,9 @@ def by_scipy(a: Tensor, b: Tensor) -> float:
 def test_structural_similarity_is_that_of_scipys_windows(seed: int, noise: float) -> None:
     a = pictures(seed, 2, 3, 14, 17)
     b = (a + noise * (pictures(seed + 1, 2, 3, 14, 17) - 0.5)).clamp(0, 1)
-    expected = [np.mean([by_scipy(x, y) for x, y in zip(left, right, strict=True)]) for left, right in zip(a, b, strict=True)]
+    expected = [
+        np.mean([by_scipy(x, y) for x, y in zip(left, right, strict=True)]) for left, right in zip(a, b, strict=True)
+    ]
     assert ssim(a, b).tolist() == pytest.approx(expected, abs=1e-9)
 
 

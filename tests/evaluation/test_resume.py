@@ -67,7 +67,13 @@ def model(assemble: Any, make_card: Any) -> Model:
 
     conditions = ["class", "caption", "sound", "image", "layout"]
     return assemble(
-        make_card(3, 3), draw, read, lambda image, labels: Canvas(image * 0.9), conditions=conditions, translates="class", turn=turn
+        make_card(3, 3),
+        draw,
+        read,
+        lambda image, labels: Canvas(image * 0.9),
+        conditions=conditions,
+        translates="class",
+        turn=turn,
     )
 
 
@@ -97,9 +103,12 @@ class Stopped(Exception):
 class Counted:
     """The work of one process, which counts its parts, and stops before part `number` of a stage."""
 
-    def __init__(self, model: Model, real: Callable[[int], list[Batch]], stage: str = "", number: int = 0, samples: int = SAMPLES) -> None:
+    def __init__(
+        self, model: Model, real: Callable[[int], list[Batch]], stage: str = "", number: int = 0, samples: int = SAMPLES
+    ) -> None:
         self.work = Work(model, real(0), real(1), samples=samples, seed=0, batch_size=BATCH)
-        self.stop, self.made = (stage, number), {"read": 0, "seen": 0, "generated": 0, "tested": 0}
+        self.stop = (stage, number)
+        self.made = {"read": 0, "seen": 0, "generated": 0, "tested": 0}
 
     def __call__(self, stage: str, wanted: Wanted, start: int) -> Iterator[Part]:
         for number, part in enumerate(self.work.stage(stage, wanted, start), start):
@@ -109,14 +118,22 @@ class Counted:
             yield part
 
 
-def measured(model: Model, real: Callable[[int], list[Batch]], work: Counted, folder: Path | None = None, **more: Any) -> Report:
+def measured(
+    model: Model, real: Callable[[int], list[Batch]], work: Counted, folder: Path | None = None, **more: Any
+) -> Report:
     names = [name for name in METRICS if not name.startswith("translation/class_kept")]
-    shelves = {} if folder is None else {"real": Shelf(Store(folder / "real")), "own": Shelf(Store(folder / "own"), {"model": 1})}
+    shelves = (
+        {}
+        if folder is None
+        else {"real": Shelf(Store(folder / "real")), "own": Shelf(Store(folder / "own"), {"model": 1})}
+    )
     settings: dict[str, Any] = {"samples": SAMPLES, "seed": 0, "metrics": names, "batch_size": BATCH}
     return evaluate(model, real(0), real(1), gather=work, **(settings | shelves | more))
 
 
-@pytest.mark.parametrize("stop", [("read", 2), ("seen", 3), ("generated", 0), ("generated", 4), ("tested", 0), ("tested", 5)])
+@pytest.mark.parametrize(
+    "stop", [("read", 2), ("seen", 3), ("generated", 0), ("generated", 4), ("tested", 0), ("tested", 5)]
+)
 def test_what_was_interrupted_ends_with_the_same_numbers(
     model: Model, real: Any, tmp_path: Path, always: None, stop: tuple[str, int]
 ) -> None:
@@ -165,7 +182,10 @@ def test_readers_and_features_of_real_images_are_made_once(model: Model, real: A
         told.clear()
         return measured(model, real, Counted(model, real), tmp_path, progress=lambda stage, *_: told.append(stage))
 
-    once = {*(f"train the independent {reader}" for reader in ("classifier", "segmenter", "detector")), "features of the training split"}
+    once = {
+        *(f"train the independent {reader}" for reader in ("classifier", "segmenter", "detector")),
+        "features of the training split",
+    }
     first, before = again(), set(told)
     assert once <= before
     assert again() == first
@@ -173,9 +193,14 @@ def test_readers_and_features_of_real_images_are_made_once(model: Model, real: A
 
 
 def test_a_reader_from_the_shelf_is_the_one_that_was_trained(tmp_path: Path) -> None:
-    image, mask = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8), torch.randint(0, 3, (40, 8, 8), dtype=torch.uint8)
+    image, mask = (
+        torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8),
+        torch.randint(0, 3, (40, 8, 8), dtype=torch.uint8),
+    )
     shelf, seen = Shelf(Store(tmp_path)), []
-    first, second = (Segmenter(image, mask, 3, Making(progress=lambda *n: seen.append(n), kept=shelf)) for _ in range(2))
+    first, second = (
+        Segmenter(image, mask, 3, Making(progress=lambda *n: seen.append(n), kept=shelf)) for _ in range(2)
+    )
     assert torch.equal(first.read(image), second.read(image)) and len(seen) == 5
 
 
@@ -194,7 +219,9 @@ def test_what_is_stored_is_found_under_what_it_is_of_and_damage_is_noticed(tmp_p
         assert shelf.get() is None
 
 
-def test_half_a_file_is_taken_away_by_who_failed_or_by_the_next_after_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_a_file_is_taken_away_by_who_failed_or_by_the_next_after_an_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old, new = (tmp_path / f".{name}.safetensors.{pid}" for name, pid in (("a", 7), ("b", 8)))
     for left, age in ((old, 4_000), (new, 0)):
         left.touch()

@@ -70,8 +70,13 @@ def score(metric: Metric, canvas: Canvas, batch: Batch) -> dict[str, float]:
     return metric.compute()
 
 
-def test_masks_that_fit_their_images_teach_to_segment_real_ones(made: Callable[[str], Metric], make_batch: MakeBatch) -> None:
-    assert score(made("generated/synthetic_miou"), canvas_of(boxes_of(200)), real(make_batch))["generated/synthetic_miou"] > 0.9
+def test_masks_that_fit_their_images_teach_to_segment_real_ones(
+    made: Callable[[str], Metric], make_batch: MakeBatch
+) -> None:
+    assert (
+        score(made("generated/synthetic_miou"), canvas_of(boxes_of(200)), real(make_batch))["generated/synthetic_miou"]
+        > 0.9
+    )
 
 
 def test_masks_of_other_images_teach_nothing(made: Callable[[str], Metric], make_batch: MakeBatch) -> None:
@@ -79,16 +84,26 @@ def test_masks_of_other_images_teach_nothing(made: Callable[[str], Metric], make
     assert score(made("generated/synthetic_miou"), other, real(make_batch))["generated/synthetic_miou"] < 0.6
 
 
-def test_boxes_that_fit_their_images_teach_to_find_real_ones(made: Callable[[str], Metric], make_batch: MakeBatch) -> None:
+def test_boxes_that_fit_their_images_teach_to_find_real_ones(
+    made: Callable[[str], Metric], make_batch: MakeBatch
+) -> None:
     found = score(made("generated/synthetic_ap50"), canvas_of(boxes_of(200)), real(make_batch))
     assert set(found) == {"generated/synthetic_ap50", "generated/synthetic_ap"}
-    assert found["generated/synthetic_ap50"] > 0.9 and 0.3 < found["generated/synthetic_ap"] <= found["generated/synthetic_ap50"]
+    assert (
+        found["generated/synthetic_ap50"] > 0.9
+        and 0.3 < found["generated/synthetic_ap"] <= found["generated/synthetic_ap50"]
+    )
 
 
 def test_boxes_of_the_other_class_find_nothing(made: Callable[[str], Metric], make_batch: MakeBatch) -> None:
     wrong = boxes_of(200)
     wrong[..., 4] = 1 - wrong[..., 4]
-    assert score(made("generated/synthetic_ap50"), canvas_of(boxes_of(200), wrong), real(make_batch))["generated/synthetic_ap50"] < 0.1
+    assert (
+        score(made("generated/synthetic_ap50"), canvas_of(boxes_of(200), wrong), real(make_batch))[
+            "generated/synthetic_ap50"
+        ]
+        < 0.1
+    )
 
 
 def test_real_images_in_the_place_of_generated_ones_teach_the_same(
@@ -152,11 +167,15 @@ def test_drawn_boxes_are_compared_with_those_that_an_independent_detector_reads(
         return canvas_of(boxes[: len(labels)], drawn[: len(labels)])
 
     batch = real(make_batch, 90)
-    report = evaluate(assemble(make_card(2, 3), draw), [batch], [batch], samples=90, seed=0, metrics=["generated/drawn_ap50"])
+    report = evaluate(
+        assemble(make_card(2, 3), draw), [batch], [batch], samples=90, seed=0, metrics=["generated/drawn_ap50"]
+    )
     assert report["generated/drawn_ap50"] < 0.1 if shifted else report["generated/drawn_ap50"] > 0.9
 
 
-def test_where_no_boxes_are_known_there_is_no_independent_detector(assemble: Any, make_card: MakeCard, make_batch: MakeBatch) -> None:
+def test_where_no_boxes_are_known_there_is_no_independent_detector(
+    assemble: Any, make_card: MakeCard, make_batch: MakeBatch
+) -> None:
     boxes, batch = boxes_of(90), real(make_batch, 90)
     batch.present["boxes"] = torch.zeros(90, dtype=torch.bool)
     model = assemble(make_card(2, 3), lambda labels, latent: canvas_of(boxes[: len(labels)]))
@@ -164,9 +183,13 @@ def test_where_no_boxes_are_known_there_is_no_independent_detector(assemble: Any
     assert "20 real training images with boxes" in report.skipped["generated/drawn_ap50"]
 
 
-def test_the_detector_is_the_same_for_the_same_seed_and_leaves_global_random_numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_detector_is_the_same_for_the_same_seed_and_leaves_global_random_numbers_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(detector, "IMAGES", 5 * detector.BATCH)
     state, boxes = torch.get_rng_state(), boxes_of(30)
-    first, second = (Detector(to_uint8(images_of(boxes)), boxes, 2, Making(seed=1)).network.state_dict() for _ in range(2))
+    first, second = (
+        Detector(to_uint8(images_of(boxes)), boxes, 2, Making(seed=1)).network.state_dict() for _ in range(2)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert torch.equal(torch.get_rng_state(), state)

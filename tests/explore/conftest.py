@@ -26,7 +26,18 @@ def serving() -> Callable[[Path], object]:
 
     @contextmanager
     def serve(run: Path) -> Iterator[tuple["subprocess.Popen[str]", int]]:
-        command = [sys.executable, "-m", "mtgen.cli", "explore", str(run), "--port", "0", "--device", "cpu", "--no-open"]
+        command = [
+            sys.executable,
+            "-m",
+            "mtgen.cli",
+            "explore",
+            str(run),
+            "--port",
+            "0",
+            "--device",
+            "cpu",
+            "--no-open",
+        ]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **pipes)  # type: ignore[call-overload]
         try:

@@ -26,7 +26,9 @@ class Opened:
         self.page.on("request", self._seen)
         self.own = f"http://127.0.0.1:{port}/"
         self.page.goto(f"{self.own}#{view}")
-        self.page.locator("#status", has_text=" in ").wait_for() if view != "read" else self.page.locator(".drop").wait_for()
+        self.page.locator("#status", has_text=" in ").wait_for() if view != "read" else self.page.locator(
+            ".drop"
+        ).wait_for()
 
     def _seen(self, request: Any) -> None:
         if not request.url.startswith((self.own, "data:", "blob:")):
@@ -103,7 +105,11 @@ def test_a_layout_is_drawn_with_the_pointer_and_sounds_come_from_the_microphone(
     assert len(drawn) == 64 and set(drawn) == {0, 2} and drawn[4 * 8 + 4] == 2  # the rest is background
     page.get_by_role("button", name="Boxes", exact=True).click()
     (box,) = one.after("draw", lambda: drag((0.25, 0.25), (0.75, 0.75)), "boxes")["wish"]["boxes"]
-    assert box["name"] == "zero" and box["x0"] == pytest.approx(0.25, abs=0.02) and box["y1"] == pytest.approx(0.75, abs=0.02)
+    assert (
+        box["name"] == "zero"
+        and box["x0"] == pytest.approx(0.25, abs=0.02)
+        and box["y1"] == pytest.approx(0.75, abs=0.02)
+    )
 
     page.get_by_text("Sound", exact=True).click()
     page.get_by_role("button", name="● Record").click()
@@ -138,7 +144,10 @@ def test_an_image_is_read_and_a_file_that_is_none_is_a_clear_error(opened: Any, 
     one.after("translate", lambda: chooser.value.set_files(tmp_path / "photo.png"))
     page.wait_for_function("() => document.querySelectorAll('.translated canvas').length === 4")
     assert page.locator("figcaption").all_inner_texts() == ["as read", "reconstructed"]
-    assert "its middle, 10 × 10 of 20 × 10" in page.locator(".found .note").inner_text() and page.locator(".bars dt").count() >= 4
+    assert (
+        "its middle, 10 × 10 of 20 × 10" in page.locator(".found .note").inner_text()
+        and page.locator(".bars dt").count() >= 4
+    )
 
     page.locator("#read-file").set_input_files(tmp_path / "notes.png")
     page.locator("#error", has_text="notes.png: is no PNG, JPEG or WebP file").wait_for()
@@ -153,7 +162,10 @@ def test_what_was_drawn_can_be_read_or_asked_for_again(opened: Any) -> None:
     wish = one.after("draw", page.get_by_role("button", name="Its mask as layout").click, "mask")["wish"]
     assert wish["mask"] is not None
     page.locator("#drawn .cell").first.click()
-    assert one.after("draw", page.get_by_role("button", name="More like it").click, "image")["wish"]["image"]["name"] == "drawn.png"
+    assert (
+        one.after("draw", page.get_by_role("button", name="More like it").click, "image")["wish"]["image"]["name"]
+        == "drawn.png"
+    )
     page.locator("#drawn .cell").first.click()
     one.after("read", page.get_by_role("button", name="Read it").click)
     page.locator(".figures canvas").first.wait_for()

@@ -40,7 +40,9 @@ def answer(port: int, path: str, message: Any = None, headers: dict[str, str] | 
     """Status and content, from JSON where it is that; a message is posted, none is a GET."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     body = message if message is None or isinstance(message, bytes) else json.dumps(message).encode()
-    connection.request("GET" if body is None else "POST", path, body, {**(JSON if body is not None else {}), **(headers or {})})
+    connection.request(
+        "GET" if body is None else "POST", path, body, {**(JSON if body is not None else {}), **(headers or {})}
+    )
     response = connection.getresponse()
     content, kind = response.read(), response.headers["content-type"] or ""
     connection.close()
@@ -70,7 +72,9 @@ def pixels(frame: dict[str, Any], layer: str = "images") -> np.ndarray:
 
 
 def same(frames: list[dict[str, Any]], images: list[Image.Image]) -> bool:
-    return len(frames) == len(images) and all(np.array_equal(pixels(f), np.asarray(i)) for f, i in zip(frames, images, strict=True))
+    return len(frames) == len(images) and all(
+        np.array_equal(pixels(f), np.asarray(i)) for f, i in zip(frames, images, strict=True)
+    )
 
 
 def test_the_page_and_all_that_it_is_made_of_are_there_and_come_with_a_strict_policy(port: int) -> None:
@@ -86,10 +90,21 @@ def test_the_page_and_all_that_it_is_made_of_are_there_and_come_with_a_strict_po
 
 def test_what_is_offered_is_what_the_run_was_trained_on(port: int, tmp_path: Path) -> None:
     about = answer(port, "/api/about")[1]
-    assert {"class", "caption", "sound", "layout", "domain"} <= set(about["conditions"]) and about["targets"] == about["classes"]
-    assert about["classes"] == ["zero", "one", "Two", "7"] and about["domains"] == ["horses", "zebras"] and about["newer"] is None
+    assert {"class", "caption", "sound", "layout", "domain"} <= set(about["conditions"]) and about["targets"] == about[
+        "classes"
+    ]
+    assert (
+        about["classes"] == ["zero", "one", "Two", "7"]
+        and about["domains"] == ["horses", "zebras"]
+        and about["newer"] is None
+    )
     small = Explorer(saved(made(tasks=("generation",), conditions=("class",)), tmp_path / "small"), "cpu").about()
-    assert (small["conditions"], small["tasks"], small["targets"], small["domains"]) == (["class"], ["generation"], [], [])
+    assert (small["conditions"], small["tasks"], small["targets"], small["domains"]) == (
+        ["class"],
+        ["generation"],
+        [],
+        [],
+    )
 
 
 def test_samples_of_classes_captions_and_domains_are_those_of_the_model(port: int, trained: Trained) -> None:
@@ -143,8 +158,12 @@ def test_an_image_is_read_reconstructed_and_translated(port: int, trained: Train
     expected, row = trained.predict(image), trained.predict(image).rows[0]
     assert status == 200 and (found["whole"], found["seen"]) == ([20, 10], [10, 10])
     assert found["classes"][0] == [row["class"], row["probability"]] and len(found["classes"]) == 4
-    assert [box["box"] for box in found["boxes"]] == [box["box"] for box in row["boxes"]] and len(found["tags"]) == len(row["tags"])
-    assert expected.masks[0] is not None and np.array_equal(pixels(found["picture"], "masks")[..., 3] > 0, expected.masks[0] > 0)
+    assert [box["box"] for box in found["boxes"]] == [box["box"] for box in row["boxes"]] and len(found["tags"]) == len(
+        row["tags"]
+    )
+    assert expected.masks[0] is not None and np.array_equal(
+        pixels(found["picture"], "masks")[..., 3] > 0, expected.masks[0] > 0
+    )
     assert same([found["reconstruction"]], trained.reconstruct(image).images)
     _, drawn = answer(port, "/api/translate", {"image": file("a.png", png(image)), "to": ["zero", "7"], "seed": 2})
     assert same(drawn["pictures"], [trained.translate(image, to, seed=2).images[0] for to in ("zero", "7")])
@@ -160,14 +179,22 @@ def test_an_image_is_read_reconstructed_and_translated(port: int, trained: Train
         ("draw", {"wish": {"classes": [["zeros"]]}}, "did you mean 'zero'"),
         ("draw", {"wish": {"captions": ["longer than eight bytes"]}}, "caption 'longer than eight bytes': is"),
         ("draw", {"wish": {"sound": file("a.wav", b"noise")}}, "sound a.wav: not a readable WAV or FLAC"),
-        ("draw", {"wish": {"sound": file("long.wav", wav(61))}}, "sound long.wav: is 61 seconds long; give one of up to 60"),
+        (
+            "draw",
+            {"wish": {"sound": file("long.wav", wav(61))}},
+            "sound long.wav: is 61 seconds long; give one of up to 60",
+        ),
         ("draw", {"wish": {"image": file("b.png", b"")}}, "b.png: is no PNG"),
         ("draw", {"wish": {"mask": {"width": 8, "height": 8, "data": "AAAA"}}}, "3 bytes are not 8x8 pixels"),
         ("draw", {"n": 65}, "n: input should be less than or equal to 64"),
         ("draw", {"truncation": 2}, "truncation: input should be less than or equal to 1"),
         ("draw", {"wish": {"colour": "red"}}, "wish.colour: extra inputs are not permitted"),
         ("draw", b"{", "message: invalid JSON"),
-        ("layout", {"file": file("colours.png", png(picture(8, 8)))}, "colours.png: uint8 [8, 8, 3]; a mask has one channel"),
+        (
+            "layout",
+            {"file": file("colours.png", png(picture(8, 8)))},
+            "colours.png: uint8 [8, 8, 3]; a mask has one channel",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_error(port: int, path: str, message: Any, word: str) -> None:
@@ -207,7 +234,16 @@ def test_the_page_itself_is_answered_by_both_of_its_names(port: int, host: str) 
 
 
 @pytest.mark.parametrize(
-    "path", ["/app.py", "/../app.py", "/%2e%2e/app.py", "/..%2fapp.py", "/page/page.js", "//etc/passwd", "/%2e%2e/%2e%2e/setup.cfg"]
+    "path",
+    [
+        "/app.py",
+        "/../app.py",
+        "/%2e%2e/app.py",
+        "/..%2fapp.py",
+        "/page/page.js",
+        "//etc/passwd",
+        "/%2e%2e/%2e%2e/setup.cfg",
+    ],
 )
 def test_no_other_file_is_served(port: int, path: str) -> None:
     assert answer(port, path)[0] == 404

@@ -79,7 +79,9 @@ def test_the_predictor_reads_the_same_as_the_networks(exported: Path, model: Mod
 
 
 @pytest.mark.parametrize("rows", [1, 5])
-def test_the_generator_draws_the_same_as_the_networks_whatever_is_asked_for(exported: Path, model: Model, rows: int) -> None:
+def test_the_generator_draws_the_same_as_the_networks_whatever_is_asked_for(
+    exported: Path, model: Model, rows: int
+) -> None:
     given = inputs(exported / "generator.onnx", rows)
     found = answers(exported / "generator.onnx", given)
     expected = Drawer(model)(*map(torch.from_numpy, given.values()))
@@ -123,7 +125,9 @@ def test_one_file_a_head_holds_that_head_alone(run: Path, exported: Path, tmp_pa
     given = inputs(tmp_path / "heads" / "predictor-class.onnx", 2)
     found = answers(tmp_path / "heads" / "predictor-class.onnx", given)
     assert list(found) == ["class_logits"] and not (tmp_path / "heads" / "predictor.onnx").exists()
-    np.testing.assert_allclose(found["class_logits"], answers(exported / "predictor.onnx", given)["class_logits"], atol=1e-5)
+    np.testing.assert_allclose(
+        found["class_logits"], answers(exported / "predictor.onnx", given)["class_logits"], atol=1e-5
+    )
     assert (tmp_path / "heads" / "predictor-class.onnx").stat().st_size < (exported / "predictor.onnx").stat().st_size
 
 
@@ -131,14 +135,22 @@ def test_an_exported_folder_is_used_like_the_run(run: Path, exported: Path, tmp_
     first, second = (mtgen.load(path, "cpu").sample(3, "one") for path in (run, exported))
     assert [image.tobytes() for image in first.images] == [image.tobytes() for image in second.images]
     first.save(tmp_path / "in")
-    for words in (["sample", str(exported), "--n", "2"], ["predict", str(exported), str(tmp_path / "in" / "000000.png")]):
+    for words in (
+        ["sample", str(exported), "--n", "2"],
+        ["predict", str(exported), str(tmp_path / "in" / "000000.png")],
+    ):
         result = CliRunner().invoke(app, words)
         assert result.exception is None, result.output
     result = CliRunner().invoke(app, ["inspect", str(exported)])
-    assert isinstance(result.exception, CheckpointError) and "is an exported model; give the run that it is of" in str(result.exception)
+    assert isinstance(result.exception, CheckpointError) and "is an exported model; give the run that it is of" in str(
+        result.exception
+    )
     export(exported, tmp_path / "again")  # and exported again
     again, before = (weights_of(folder) for folder in (tmp_path / "again", exported))
-    assert digest(again.tensors) == digest(before.tensors) and (again.config, again.card) == (before.config, before.card)
+    assert digest(again.tensors) == digest(before.tensors) and (again.config, again.card) == (
+        before.config,
+        before.card,
+    )
 
 
 def test_weights_configuration_and_card_stand_in_files_that_other_tools_read(run: Path, exported: Path) -> None:
@@ -153,7 +165,13 @@ def test_the_page_says_what_the_model_is_and_how_good(run: Path, model: Model) -
     journal.row(64, {"test/class_accuracy": 0.5, "evaluation/class_accuracy": 0.25})
     journal.close()
     text = page(model, weights_of(run), run, "samples.png", {}, 20)
-    for words in ("# test", "| classes | zero, one, Two, 7 |", "| images seen | 64 |", "| class_accuracy | 0.2500 |", "mtgen.load("):
+    for words in (
+        "# test",
+        "| classes | zero, one, Two, 7 |",
+        "| images seen | 64 |",
+        "| class_accuracy | 0.2500 |",
+        "mtgen.load(",
+    ):
         assert words in text
 
 
@@ -161,12 +179,16 @@ def test_a_tokeniser_goes_with_the_model(tmp_path: Path) -> None:
     words = Tokenizer(models.WordLevel({"?": 0, "cat": 1}, unk_token="?"))  # noqa: S106 - a token of text
     words.save(str(tmp_path / "tokenizer.json"))
     plain = made(conditions=("caption",))
-    config = validate({**plain.config.model_dump(mode="json"), "data": {"path": "x", "tokenizer": str(tmp_path / "tokenizer.json")}})
+    config = validate(
+        {**plain.config.model_dump(mode="json"), "data": {"path": "x", "tokenizer": str(tmp_path / "tokenizer.json")}}
+    )
     run = saved(Model(build(config, plain.card), config, plain.card), tmp_path / "run")
     export(run, tmp_path / "model")
     before = mtgen.load(run, "cpu").sample(1, caption="cat")
     (tmp_path / "tokenizer.json").unlink()
-    assert mtgen.load(tmp_path / "model", "cpu").sample(1, caption="cat").images[0].tobytes() == before.images[0].tobytes()
+    assert (
+        mtgen.load(tmp_path / "model", "cpu").sample(1, caption="cat").images[0].tobytes() == before.images[0].tobytes()
+    )
     with pytest.raises(DataError, match="there is no such file"):
         mtgen.load(run, "cpu")
 

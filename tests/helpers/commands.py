@@ -37,7 +37,12 @@ def furnish(folder: Path) -> Path:
         "generator": {"widths": [8, 8], "latent": 4},
         "discriminator": {"widths": [8, 8], "decoder": 8, "embedding": 8},
         "tasks": {name: {} for name in ("generation", "classification", "segmentation", "reconstruction")},
-        "balancing": {"gate": "gradvac", "discriminator": "famo", "average": 50, "warmup": 100},  # what they remember has to survive too
+        "balancing": {
+            "gate": "gradvac",
+            "discriminator": "famo",
+            "average": 50,
+            "warmup": 100,
+        },  # what they remember has to survive too
         "train": {"images": IMAGES, "warmup": 0, "log_every": LOG},
         "checkpoint": {"every": EVERY, "keep": 10},
         "evaluate": {"every": 10**9},
@@ -58,10 +63,17 @@ class Command:
             "OMP_WAIT_POLICY": "PASSIVE",
             **variables,
         }
-        environment.pop("OMP_NUM_THREADS", None)  # in one process as under Ray: as many threads as there are CPUs, or sums round otherwise
+        environment.pop(
+            "OMP_NUM_THREADS", None
+        )  # in one process as under Ray: as many threads as there are CPUs, or sums round otherwise
         with self.log.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mtgen.cli", *words], stdout=file, stderr=file, cwd=place, env=environment, process_group=0
+                [sys.executable, "-m", "mtgen.cli", *words],
+                stdout=file,
+                stderr=file,
+                cwd=place,
+                env=environment,
+                process_group=0,
             )
 
     @property
@@ -106,7 +118,9 @@ class Ended:
     def losses(self) -> list[tuple[int, dict[str, float]]]:
         """Images seen, losses and gradient norms of each row of numbers, in the order of the journal."""
         return [
-            (row.images, here) for row in self.rows if (here := {k: v for k, v in row.values.items() if k.startswith(("loss", "gradient"))})
+            (row.images, here)
+            for row in self.rows
+            if (here := {k: v for k, v in row.values.items() if k.startswith(("loss", "gradient"))})
         ]
 
     @property

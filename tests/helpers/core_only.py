@@ -14,7 +14,9 @@ def outside_of_the_core(*extras: str) -> set[str]:
     """Modules that are installed here, but not by `pip install mtgen` with these extras."""
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
-    asked = settings["options"]["install_requires"] + "".join(settings["options.extras_require"][extra] for extra in extras)
+    asked = settings["options"]["install_requires"] + "".join(
+        settings["options.extras_require"][extra] for extra in extras
+    )
     names, core = [canonicalize_name(Requirement(line).name) for line in asked.split("\n") if line], set()
     while names:
         core.add(name := names.pop())

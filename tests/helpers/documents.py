@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *(ROOT / f"{name}/README.md" for name in ("launch", "data_shards"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / f"{name}/README.md" for name in ("launch", "data_shards")),
+]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SHELL = ("bash", "")
 
@@ -63,7 +67,10 @@ def inline(page: Path) -> Iterator[tuple[int, str]]:
         if line.startswith("```"):
             inside = not inside
         elif not inside and (page.suffix == ".md" or "#" in line):
-            yield from ((number, code) for code in re.findall(r"`([^`]+)`", line if page.suffix == ".md" else line.partition("#")[2]))
+            yield from (
+                (number, code)
+                for code in re.findall(r"`([^`]+)`", line if page.suffix == ".md" else line.partition("#")[2])
+            )
 
 
 def split(text: str) -> Iterator[list[str]]:

@@ -12,7 +12,9 @@ from mtgen.schema import Batch
 
 
 def load(index: Samples, **settings: Any) -> Loader:
-    view, own = _parted({"batch_size": 12, "rank": 0, "world": 1, "resolution": 8, "channels": "grey", "seed": 5} | settings)
+    view, own = _parted(
+        {"batch_size": 12, "rank": 0, "world": 1, "resolution": 8, "channels": "grey", "seed": 5} | settings
+    )
     return Loader(index, view, **own)
 
 
@@ -23,4 +25,6 @@ def once(index: Samples, **settings: Any) -> Iterator[Batch]:
 
 def _parted(settings: dict[str, Any]) -> tuple[View, dict[str, Any]]:
     mine = {field.name for field in fields(View)}
-    return View(**{k: v for k, v in settings.items() if k in mine}), {k: v for k, v in settings.items() if k not in mine}
+    return View(**{k: v for k, v in settings.items() if k in mine}), {
+        k: v for k, v in settings.items() if k not in mine
+    }

@@ -46,7 +46,12 @@ def made(
         "conditions": {name: {"tokens": 8} if name == "caption" else {} for name in conditions},
     }
     card = DatasetCard(
-        name="set", classes=CLASSES[:classes], mask_classes=["background", "a", "b"], source="drawn", licence="CC0", splits={}
+        name="set",
+        classes=CLASSES[:classes],
+        mask_classes=["background", "a", "b"],
+        source="drawn",
+        licence="CC0",
+        splits={},
     )
     config = validate(values)
     model = Model(build(config, card), config, card)
@@ -69,4 +74,6 @@ def train_on(folder: Path, images: int) -> Path:
     """One more checkpoint of a run, with other weights; its folder."""
     found = checkpoint.verify(max((folder / "checkpoints").glob("0*")))
     tensors = {name: tensor + 0.01 for name, tensor in found.tensors("ema").items()}
-    return checkpoint.save(folder / "checkpoints", images, {"ema": tensors}, found.state, found.config(), keep=Retention(9))
+    return checkpoint.save(
+        folder / "checkpoints", images, {"ema": tensors}, found.state, found.config(), keep=Retention(9)
+    )

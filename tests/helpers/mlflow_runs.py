@@ -27,9 +27,13 @@ CARD = DatasetCard(name="digits", splits={})
 FINGERPRINT = "5eed" * 16
 
 
-def configuration(runs: Path, name: str = "run", uri: str | None = None, group: str | None = None, **more: Any) -> Config:
+def configuration(
+    runs: Path, name: str = "run", uri: str | None = None, group: str | None = None, **more: Any
+) -> Config:
     tracking = {"uri": uri, "group": group}
-    return Config.model_validate({"name": name, "runs": str(runs), "data": {"path": "digits"}, "tracking": tracking, **more})
+    return Config.model_validate(
+        {"name": name, "runs": str(runs), "data": {"path": "digits"}, "tracking": tracking, **more}
+    )
 
 
 def tracker(config: Config, images: int = 0) -> Tracker:
@@ -102,7 +106,9 @@ def running(command: list[str], health: str, cwd: Path, **variables: str) -> Ite
 
 
 @contextmanager
-def server(folder: Path, port: int, store: str | None = None, artifacts: str | None = None, **variables: str) -> Iterator[str]:
+def server(
+    folder: Path, port: int, store: str | None = None, artifacts: str | None = None, **variables: str
+) -> Iterator[str]:
     """MLflow's own tracking server, over SQLite and the folder's files or what else is given."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", store or f"sqlite:///{folder}/server.db"]

@@ -28,14 +28,20 @@ def networks(config: Config) -> Networks:
 def scene(config: Config, made: Networks, batch: Batch | None = None, seen: str = "discriminator") -> Scene:
     """The scene of a batch without augmentation, in the step of that name; generated samples are random canvases."""
     drawing = made.generator.drawing
-    layout = lay_out(config, toy.batch(0, 16) if batch is None else batch, config.augment.probability, boxes=drawing.box_maps > 0)
+    layout = lay_out(
+        config, toy.batch(0, 16) if batch is None else batch, config.augment.probability, boxes=drawing.box_maps > 0
+    )
     rows, random = layout.batch, torch.Generator().manual_seed(5)
     size, latent = len(rows), made.generator.latent
     steps = dict(zip(("discriminator", "generator"), build_steps(config, made), strict=False))
     prompt = steps[seen]._prompt(rows, made.side)
     encoded = made.side.conditions.encode(prompt)
     drawn = torch.randn(size, 2, 8, 8, generator=random).softmax(dim=1)
-    boxes = torch.rand(size, drawing.box_maps, 8 // drawing.stride, 8 // drawing.stride, generator=random) if drawing.box_maps else None
+    boxes = (
+        torch.rand(size, drawing.box_maps, 8 // drawing.stride, 8 // drawing.stride, generator=random)
+        if drawing.box_maps
+        else None
+    )
     real_boxes = None
     if boxes is not None:
         assert rows.boxes is not None
@@ -66,7 +72,9 @@ def scene(config: Config, made: Networks, batch: Batch | None = None, seen: str 
         sigma=0.01,
         counts=layout.counts,
     )
-    laid_out.fake = Canvas(torch.rand(size, 1, 8, 8, generator=random) * 2 - 1, drawn, layout.shown, boxes, layout.boxed)
+    laid_out.fake = Canvas(
+        torch.rand(size, 1, 8, 8, generator=random) * 2 - 1, drawn, layout.shown, boxes, layout.boxed
+    )
     laid_out.pair_grain = torch.randn(len(layout.pairs), *rows.image.shape[1:], generator=random)
     laid_out.unchanged = torch.arange(size) % 3 > 0
     return laid_out
@@ -89,7 +97,13 @@ def views(laid_out: Scene, *canvases: Canvas, own: Canvas | None = None) -> View
 def discriminator_views(laid_out: Scene, seed: int = 6) -> Views:
     """As in the discriminator's step: real, generated, and both with noise."""
     random = torch.Generator().manual_seed(seed)
-    return views(laid_out, laid_out.real, laid_out.fake, near(laid_out, laid_out.real, random), near(laid_out, laid_out.fake, random))
+    return views(
+        laid_out,
+        laid_out.real,
+        laid_out.fake,
+        near(laid_out, laid_out.real, random),
+        near(laid_out, laid_out.fake, random),
+    )
 
 
 def task(made: Networks, name: str) -> Any:

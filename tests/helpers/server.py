@@ -21,7 +21,9 @@ class Server:
     """
 
     def __init__(self) -> None:
-        self.url, self.faults, self.asked = "", {}, Counter()  # type: ignore[var-annotated]
+        self.url = ""  # type: ignore[var-annotated]
+        self.faults = {}
+        self.asked = Counter()
 
 
 class _Handler(SimpleHTTPRequestHandler):

@@ -78,17 +78,28 @@ class Slurm:
     def ask(self, *words: str, **variables: str) -> str:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         done = subprocess.run(
-            words, env={**environment, **self.environment, **variables}, capture_output=True, text=True, timeout=120, check=False
+            words,
+            env={**environment, **self.environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
     def job(self, number: str) -> dict[str, str]:
         """What Slurm knows of a job: JobState, Restarts, ..."""
-        return dict(word.split("=", 1) for word in self.ask("scontrol", "--oneliner", "show", "job", number).split() if "=" in word)
+        return dict(
+            word.split("=", 1)
+            for word in self.ask("scontrol", "--oneliner", "show", "job", number).split()
+            if "=" in word
+        )
 
     def logs(self) -> str:
-        return "\n".join(f"--- {path}\n{path.read_text(errors='replace')[-3000:]}" for path in sorted(self.folder.glob("*.log")))
+        return "\n".join(
+            f"--- {path}\n{path.read_text(errors='replace')[-3000:]}" for path in sorted(self.folder.glob("*.log"))
+        )
 
 
 @contextmanager
@@ -104,7 +115,10 @@ def slurm_cluster(folder: Path) -> Iterator[Slurm]:
     key.write_bytes(os.urandom(128))
     key.chmod(0o600)
     slurm = Slurm(folder)
-    munge = [f"--{what}={folder}/munge.{what.split('-')[0]}" for what in ("socket", "key-file", "pid-file", "log-file", "seed-file")]
+    munge = [
+        f"--{what}={folder}/munge.{what.split('-')[0]}"
+        for what in ("socket", "key-file", "pid-file", "log-file", "seed-file")
+    ]
     daemons = [
         ["munged", "--foreground", "--force", *munge],
         ["slurmctld", "-D", "-f", str(folder / "slurm.conf")],

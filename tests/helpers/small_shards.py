@@ -85,4 +85,9 @@ def numbered(write: Write, sample: Callable[..., dict[str, Any]]) -> Path:
         changes = {"cls": None} if i % 3 == 0 else {}
         return sample(i, **changes, **({"mask.png": None} if i % 4 == 0 else {}))
 
-    return write({"train": [[one(i) for i in range(35)], [one(i) for i in range(35, 60)]], "test": [[one(i) for i in range(60, 67)]]})
+    return write(
+        {
+            "train": [[one(i) for i in range(35)], [one(i) for i in range(35, 60)]],
+            "test": [[one(i) for i in range(60, 67)]],
+        }
+    )

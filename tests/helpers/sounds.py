@@ -43,7 +43,12 @@ def _crc(data: bytes, polynomial: int, bits: int) -> bytes:
 
 def flac(values: np.ndarray, rate: int, block: int = 4096, promised: int | None = None) -> bytes:
     """A file of `[T]` int16 whose frames hold the samples as they are (RFC 9639: STREAMINFO in 8.2, frames in 9, verbatim in 9.2.2)."""
-    info = (block << 16 | block).to_bytes(4) + bytes(6) + (rate << 44 | 15 << 36 | (promised or len(values))).to_bytes(8) + bytes(16)
+    info = (
+        (block << 16 | block).to_bytes(4)
+        + bytes(6)
+        + (rate << 44 | 15 << 36 | (promised or len(values))).to_bytes(8)
+        + bytes(16)
+    )
     out = b"fLaC" + b"\x80" + len(info).to_bytes(3) + info
     for number, begin in enumerate(range(0, len(values), block)):
         part = values[begin : begin + block]
@@ -62,7 +67,13 @@ DAMAGED = {
     "a cut WAV": (GOOD[:-1000], "cut short, 1,000 bytes"),
     "a cut FLAC": (flac(samples(1.0, 16_000, noise=0.1), 16_000)[:-9_000], ""),
     "infinite values": (float_wav(np.array([0, np.inf, np.nan, 1]), 16_000), "holds values that are not finite"),
-    "not a number after the first second": (float_wav(np.append(np.zeros(20_000), np.nan), 16_000), "holds values that are not finite"),
-    "a FLAC of days": (flac(samples(0.1, 16_000), 16_000, promised=5_000_000_000), "5,000,000,000 samples long, more than the 100,000,000"),
+    "not a number after the first second": (
+        float_wav(np.append(np.zeros(20_000), np.nan), 16_000),
+        "holds values that are not finite",
+    ),
+    "a FLAC of days": (
+        flac(samples(0.1, 16_000), 16_000, promised=5_000_000_000),
+        "5,000,000,000 samples long, more than the 100,000,000",
+    ),
 }
 """Damaged files, and what is said of them: by a loader and by validate alike."""

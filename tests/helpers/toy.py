@@ -16,7 +16,9 @@ from mtgen.schema import Batch, DatasetCard, Split
 from mtgen.training.deepspeed_engine import Engine
 from mtgen.training.steps import DiscriminatorStep, GeneratorStep, build_steps, frozen
 
-CARD = DatasetCard(name="toy", classes=["a", "b", "c"], mask_classes=["none", "thing"], splits={"train": Split(samples=1, shards="x")})
+CARD = DatasetCard(
+    name="toy", classes=["a", "b", "c"], mask_classes=["none", "thing"], splits={"train": Split(samples=1, shards="x")}
+)
 
 
 TASKS: dict[str, dict[str, Any]] = {
@@ -84,7 +86,9 @@ def batch(first: int, size: int, side: tuple[int, int] = (8, 8)) -> Batch:
     present |= {name: torch.rand(size, generator=random) < 0.7 for name in ("boxes", "caption", "sound")}
     boxes = some_boxes(size, random)
     boxes[~present["boxes"]] = NO_BOX
-    words = torch.randint(1, 5, (size, 6), generator=random) * (torch.arange(6) < torch.randint(1, 7, (size, 1), generator=random))
+    words = torch.randint(1, 5, (size, 6), generator=random) * (
+        torch.arange(6) < torch.randint(1, 7, (size, 1), generator=random)
+    )
     return Batch(
         position=torch.arange(first, first + size),
         image=image,
@@ -106,7 +110,10 @@ NO_BOX = torch.tensor([0.0, 0.0, 0.0, 0.0, -1.0])
 
 def some_boxes(size: int, random: torch.Generator) -> Tensor:
     """`[B,3,5]`: two boxes, one or none a sample, and one row of padding at least."""
-    corner, extent = torch.rand(size, 3, 2, generator=random) * 0.6, 0.2 + 0.2 * torch.rand(size, 3, 2, generator=random)
+    corner, extent = (
+        torch.rand(size, 3, 2, generator=random) * 0.6,
+        0.2 + 0.2 * torch.rand(size, 3, 2, generator=random),
+    )
     kind = torch.randint(0, 3, (size, 3, 1), generator=random)
     found = torch.cat([corner, corner + extent, kind], dim=2)
     found[torch.arange(3) >= torch.randint(0, 3, (size, 1), generator=random)] = NO_BOX
@@ -123,7 +130,11 @@ def steps(settings: Config) -> tuple[Networks, DiscriminatorStep, GeneratorStep]
 def parameters(networks: Networks) -> dict[str, Tensor]:
     """All trained parameters, copied."""
     modules = {"generator": networks.generator, "side": networks.side}
-    return {f"{m}.{n}": p.detach().clone().contiguous() for m, module in modules.items() for n, p in module.named_parameters()}
+    return {
+        f"{m}.{n}": p.detach().clone().contiguous()
+        for m, module in modules.items()
+        for n, p in module.named_parameters()
+    }
 
 
 def plain(settings: Config, number: int) -> dict[str, Tensor]:
@@ -193,9 +204,13 @@ def in_group(rank: int, world: int, work: Any, folder: str, *arguments: Any) -> 
     """Run `work(*arguments)` in a gloo group; its return value is left in the folder as `RANK.pt`."""
     import os
 
-    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(world), OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")
+    os.environ.update(
+        LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(world), OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu"
+    )
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(str(Path(folder) / "store"), world), rank=rank, world_size=world)
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(str(Path(folder) / "store"), world), rank=rank, world_size=world
+    )
     try:
         torch.save(work(*arguments), Path(folder) / f"{rank}.pt")
     finally:
@@ -222,7 +237,13 @@ def small_run(folder: Path, name: str, **changes: dict[str, Any]) -> Config:
         "generator": {"widths": [8, 8], "latent": 4},
         "discriminator": {"widths": [8, 8], "decoder": 8, "embedding": 8},
         "tasks": {"generation": {"gamma": 1.0}, "classification": {}},
-        "train": {"images": 640, "warmup": 0, "log_every": 80, "ema": 40, "final_rate": 1.0},  # 200 images is no longer young
+        "train": {
+            "images": 640,
+            "warmup": 0,
+            "log_every": 80,
+            "ema": 40,
+            "final_rate": 1.0,
+        },  # 200 images is no longer young
         "checkpoint": {"every": 160, "keep": 10},
         "evaluate": {"every": 320},
     }

@@ -36,8 +36,12 @@ def cut(path: Path, channels: int, size: tuple[int, int] = (8, 8)) -> Cut:
     return opened(path.read_bytes(), str(path), channels, size)
 
 
-@pytest.mark.parametrize(("size", "box"), [((8, 8), (5, 0, 25, 20)), ((8, 16), (0, 2, 30, 17)), ((16, 8), (10, 0, 20, 20))])
-def test_an_image_is_cut_to_the_runs_aspect(tmp_path: Path, draw: Draw, size: tuple[int, int], box: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("size", "box"), [((8, 8), (5, 0, 25, 20)), ((8, 16), (0, 2, 30, 17)), ((16, 8), (10, 0, 20, 20))]
+)
+def test_an_image_is_cut_to_the_runs_aspect(
+    tmp_path: Path, draw: Draw, size: tuple[int, int], box: tuple[int, ...]
+) -> None:
     draw(30, 20).save(tmp_path / "a.png")
     seen = cut(tmp_path / "a.png", 3, size)
     assert np.array_equal(seen.picture, np.asarray(draw(30, 20))[box[1] : box[3], box[0] : box[2]])
@@ -100,7 +104,9 @@ def test_readings_are_the_models(model: Model, draw: Draw, tmp_path: Path) -> No
     assert reading.tags == sorted(reading.tags or [], key=lambda tag: -tag[1])
 
 
-@pytest.mark.parametrize(("side", "shown"), [((20, 20), (80, 80)), ((100, 100), (100, 100)), ((1500, 750), (1024, 512))])
+@pytest.mark.parametrize(
+    ("side", "shown"), [((20, 20), (80, 80)), ((100, 100), (100, 100)), ((1500, 750), (1024, 512))]
+)
 def test_an_overlay_is_large_enough_to_see_and_never_huge(
     make_model: Make, draw: Draw, tmp_path: Path, side: tuple[int, int], shown: tuple[int, int]
 ) -> None:
@@ -179,7 +185,9 @@ def folder(tmp_path: Path, draw: Draw) -> Path:
     return root
 
 
-def test_a_folder_is_searched_through_and_through(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_searched_through_and_through(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("mtgen.inference.inputs.SORTED", 2)  # pieces smaller than the folder
     inputs = Inputs([folder], tmp_path / "out")
     found = {str(Path(s.name).relative_to(folder)): str(s.place) for s in inputs}
@@ -209,7 +217,9 @@ def test_results_may_not_go_among_the_images(folder: Path, above: bool) -> None:
 
 def test_results_may_not_go_beside_a_file_that_is_read(draw: Draw, tmp_path: Path) -> None:
     draw(16, 16).save(tmp_path / "x.png")
-    with pytest.raises(ConfigError, match=r"results would lie beside .*x\.png, and could replace it; choose another folder"):
+    with pytest.raises(
+        ConfigError, match=r"results would lie beside .*x\.png, and could replace it; choose another folder"
+    ):
         Inputs([tmp_path / "x.png"], tmp_path)
 
 
@@ -232,7 +242,9 @@ def test_a_run_reads_a_folder_and_counts_what_is_damaged(run: Path, folder: Path
     problems: list[str] = []
     steps: list[tuple[str, int, int | None]] = []
     out = tmp_path / "out"
-    summary = predict_run(run, [folder], out, "cpu", seen=rows.append, problem=problems.append, progress=lambda *step: steps.append(step))
+    summary = predict_run(
+        run, [folder], out, "cpu", seen=rows.append, problem=problems.append, progress=lambda *step: steps.append(step)
+    )
     assert (summary.read, summary.damaged) == (6, 1) and len(problems) == 1 and "bad.png" in problems[0]
     assert steps[-1] == ("read images", 7, 7)
     written = [Path(row[kind]) for row in rows for kind in ("mask", "overlay")]
@@ -262,7 +274,10 @@ def test_a_data_set_is_read_split_by_split(run: Path, model: Model, tmp_path: Pa
     drawn = sample_shards(model, tmp_path / "drawn", read_request(model, Request()), 12, 0)
     rows: list[dict[str, Any]] = []
     predict_run(run, [drawn], None, "cpu", shards=tmp_path / "read", seen=rows.append)
-    assert len(rows) == 12 and (len(open_index(tmp_path / "read", "train")), len(open_index(tmp_path / "read", "test"))) == (11, 1)
+    assert len(rows) == 12 and (
+        len(open_index(tmp_path / "read", "train")),
+        len(open_index(tmp_path / "read", "test")),
+    ) == (11, 1)
     before, after = open_index(drawn, "test"), open_index(tmp_path / "read", "test")
     assert before.read(0, "image") == after.read(0, "image")
 

@@ -21,7 +21,9 @@ Make = Callable[..., Model]
 def wav(path: Path, rate: int, seconds: float = 0.3, hertz: float = 500) -> Path:
     with wave.open(str(path), "wb") as out:
         out.setparams((1, 2, rate, 0, "NONE", ""))
-        out.writeframes((16_000 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype("<i2").tobytes())
+        out.writeframes(
+            (16_000 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype("<i2").tobytes()
+        )
     return path
 
 
@@ -34,7 +36,9 @@ def test_a_name_goes_before_a_number(model: Model) -> None:
     assert parse_class("7", model.card) == 3
 
 
-@pytest.mark.parametrize(("text", "hint"), [("zeró", "did you mean 'zero'"), ("4", "or 0 to 3"), ("-1", "or 0 to 3"), ("²", "or 0 to 3")])
+@pytest.mark.parametrize(
+    ("text", "hint"), [("zeró", "did you mean 'zero'"), ("4", "or 0 to 3"), ("-1", "or 0 to 3"), ("²", "or 0 to 3")]
+)
 def test_an_unknown_class_is_an_error_that_says_what_is_possible(model: Model, text: str, hint: str) -> None:
     with pytest.raises(ConfigError, match=hint):
         parse_class(text, model.card)
@@ -79,7 +83,10 @@ def test_several_values_are_asked_for_in_every_combination(model: Model) -> None
 def test_two_classes_in_one_image_are_labels(model: Model) -> None:
     asked = read_request(model, Request(classes=["zero+7", "one"]))
     assert asked.prompt.values["labels"].tolist() == [[1, 0, 0, 1], [0, 0, 0, 0]]
-    assert asked.prompt.given["labels"].tolist() == [True, False] and asked.prompt.given["class"].tolist() == [False, True]
+    assert asked.prompt.given["labels"].tolist() == [True, False] and asked.prompt.given["class"].tolist() == [
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -121,8 +128,12 @@ def test_a_sound_of_another_rate_is_resampled(model: Model, tmp_path: Path) -> N
     torch.testing.assert_close(value[2][loud], value[0][loud], atol=0.05, rtol=0)
 
 
-@pytest.mark.parametrize(("data", "word"), [(b"", "is empty"), (b"RIFF", "not a readable WAV"), (None, "has no samples in it")])
-def test_an_empty_or_damaged_sound_is_an_error_that_names_it(model: Model, tmp_path: Path, data: bytes | None, word: str) -> None:
+@pytest.mark.parametrize(
+    ("data", "word"), [(b"", "is empty"), (b"RIFF", "not a readable WAV"), (None, "has no samples in it")]
+)
+def test_an_empty_or_damaged_sound_is_an_error_that_names_it(
+    model: Model, tmp_path: Path, data: bytes | None, word: str
+) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(data) if data is not None else wav(path, 8_000, 0.0)
     with pytest.raises(DataError, match=rf"--sound .*a\.wav: .*{word}.*; give a WAV"):
@@ -182,11 +193,17 @@ def test_boxes_become_maps_by_the_same_cut_as_images(model: Model, tmp_path: Pat
         ('{"boxes": [[0, 0, 40, 4, 1]]}', DataError, "outside its image of 8x8"),
         ('{"boxes": []}', DataError, "holds no boxes"),
         ('{"width": 80, "height": 8, "boxes": [[0, 0, 4, 4, 1]]}', DataError, "none of its boxes lies in the part"),
-        ('{"width": 3000000000, "height": 8, "boxes": [[0, 0, 4, 4, 1]]}', DataError, "whole numbers of pixels, 1 to 1,000,000"),
+        (
+            '{"width": 3000000000, "height": 8, "boxes": [[0, 0, 4, 4, 1]]}',
+            DataError,
+            "whole numbers of pixels, 1 to 1,000,000",
+        ),
         ("no JSON", DataError, "JSON"),
     ],
 )
-def test_impossible_boxes_are_an_error(model: Model, tmp_path: Path, content: str, error: type[Exception], word: str) -> None:
+def test_impossible_boxes_are_an_error(
+    model: Model, tmp_path: Path, content: str, error: type[Exception], word: str
+) -> None:
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(error, match=word):
         read_request(model, Request(layouts=[tmp_path / "a.json"]))

@@ -78,13 +78,19 @@ def test_a_sample_says_what_was_asked_for(shards: Path) -> None:
 
 def test_sampled_shards_say_where_they_come_from(shards: Path, model: Model) -> None:
     about = json.loads((shards / "dataset.json").read_text())
-    assert about["source"] == "generated with seed 3 by a model that was trained on 'set' (drawn)" and about["licence"] == "CC0"
+    assert (
+        about["source"] == "generated with seed 3 by a model that was trained on 'set' (drawn)"
+        and about["licence"] == "CC0"
+    )
     assert about["classes"] == model.card.classes and about["mask_classes"] == ["background", "a", "b"]
 
 
 def test_equal_seeds_write_equal_bytes(model: Model, asked: Asked, shards: Path, tmp_path: Path) -> None:
     again = sample_shards(model, tmp_path / "again", asked, 40, 3, least=0.0)
-    first, second = ([hashlib.sha256(path.read_bytes()).digest() for path in sorted(folder.glob("*.tar"))] for folder in (shards, again))
+    first, second = (
+        [hashlib.sha256(path.read_bytes()).digest() for path in sorted(folder.glob("*.tar"))]
+        for folder in (shards, again)
+    )
     assert first == second and len(first) == 2
 
 
@@ -126,7 +132,9 @@ def test_a_truncation_outside_of_0_to_1_is_an_error(run: Path, truncation: float
         sample_run(run, Request(), 4, 0, truncation=truncation, device="cpu")
 
 
-@pytest.mark.parametrize("request_", [Request(), Request(classes=["one"], texts=["a", "b"]), Request(domains=["zebras"])])
+@pytest.mark.parametrize(
+    "request_", [Request(), Request(classes=["one"], texts=["a", "b"]), Request(domains=["zebras"])]
+)
 def test_a_grid_of_any_request_goes_into_the_runs_folder_by_itself(run: Path, request_: Request) -> None:
     path = run / "samples" / "000000064-sample-5.png"
     path.unlink(missing_ok=True)
@@ -158,7 +166,9 @@ def test_between_two_conditions_both_ends_are_exactly_theirs(model: Model) -> No
     way = between(ends, torch.linspace(0, 1, 5))
     for row, end in ((0, 0), (4, 1)):
         assert torch.equal(way.pooled[row], ends.pooled[end])
-        assert way.tokens is not None and way.present is not None and ends.tokens is not None and ends.present is not None
+        assert (
+            way.tokens is not None and way.present is not None and ends.tokens is not None and ends.present is not None
+        )
         assert torch.equal(way.present[row], ends.present[end])
         assert torch.equal(way.tokens[row][way.present[row]], ends.tokens[end][ends.present[end]])
     torch.testing.assert_close(way.pooled[2], ends.pooled.mean(0))

@@ -53,7 +53,9 @@ def test_samples_are_those_of_the_networks_with_what_was_asked_for(trained: Trai
     drawn = trained.sample(6, ["one", "7"], seed=3, score=0.0)
     canvas, _ = next(generate(model, Prompt.of_classes(torch.tensor([1, 3] * 3)), 3, "sample"))
     assert drawn.classes == ["one", "7"] * 3 and [row["class"] for row in drawn.rows] == drawn.classes
-    assert np.array_equal(np.stack([np.asarray(image) for image in drawn.images]), to_uint8(canvas.image).permute(0, 2, 3, 1).numpy())
+    assert np.array_equal(
+        np.stack([np.asarray(image) for image in drawn.images]), to_uint8(canvas.image).permute(0, 2, 3, 1).numpy()
+    )
     assert canvas.mask is not None and np.array_equal(np.stack(drawn.masks), canvas.mask.argmax(1).numpy())
     assert any(drawn.boxes) and all(0 <= box.x0 < box.x1 <= 8 for boxes in drawn.boxes for box in boxes or [])
 
@@ -119,7 +121,9 @@ def test_one_checkpoint_or_the_file_of_its_weights_is_a_model_too(trained: Train
     checkpoint.export(checkpoint.verify(folder), tmp_path / "weights.safetensors")
     expected = trained.sample(2).images
     for path in (folder, tmp_path / "weights.safetensors"):
-        assert [np.asarray(i).tolist() for i in mtgen.load(path).sample(2).images] == [np.asarray(i).tolist() for i in expected]
+        assert [np.asarray(i).tolist() for i in mtgen.load(path).sample(2).images] == [
+            np.asarray(i).tolist() for i in expected
+        ]
 
 
 def test_damaged_weights_are_named(run: Path, tmp_path: Path) -> None:
@@ -135,12 +139,16 @@ def test_damaged_weights_are_named(run: Path, tmp_path: Path) -> None:
         mtgen.load(path)
 
 
-def test_weights_of_another_version_are_one_clear_error(model: Model, save_run: Callable[[Model, Path], Path], tmp_path: Path) -> None:
+def test_weights_of_another_version_are_one_clear_error(
+    model: Model, save_run: Callable[[Model, Path], Path], tmp_path: Path
+) -> None:
     run = save_run(model, tmp_path / "run")
     found = checkpoint.verify(next((run / "checkpoints").glob("0*")))
     tensors = {name.replace("draw.weight", "paint.weight"): tensor for name, tensor in found.tensors("ema").items()}
     checkpoint.save(run / "checkpoints", 128, {"ema": tensors}, found.state, found.config(), keep=Retention(2))
-    with pytest.raises(CheckpointError, match=r"parameter generator.draw.weight is not in it .* use the version that trained it"):
+    with pytest.raises(
+        CheckpointError, match=r"parameter generator.draw.weight is not in it .* use the version that trained it"
+    ):
         mtgen.load(run)
 
 
@@ -160,19 +168,26 @@ def test_files_are_asked_for_by_path_by_name_or_by_their_bytes(trained: Trained,
 
 def test_a_way_begins_and_ends_at_the_samples_of_its_seeds(trained: Trained) -> None:
     way = trained.interpolate(Request(classes=["one"]), Request(texts=["it"]), 5, seeds=(3, 4))
-    for end, sample in ((way.images[0], trained.sample(1, "one", seed=3)), (way.images[-1], trained.sample(1, caption="it", seed=4))):
+    for end, sample in (
+        (way.images[0], trained.sample(1, "one", seed=3)),
+        (way.images[-1], trained.sample(1, caption="it", seed=4)),
+    ):
         assert np.abs(np.asarray(end).astype(int) - np.asarray(sample.images[0])).max() <= 1
     assert len(way) == 5 and all(mask is not None for mask in way.masks)
     with pytest.raises(ConfigError, match="n=1: a way has two ends"):
         trained.interpolate(Request(), Request(), 1)
 
 
-def test_a_reconstruction_is_drawn_from_what_was_read_in_the_image(trained: Trained, model: Model, draw: Draw, translating: Path) -> None:
+def test_a_reconstruction_is_drawn_from_what_was_read_in_the_image(
+    trained: Trained, model: Model, draw: Draw, translating: Path
+) -> None:
     pixels = np.asarray(draw(8, 8, 2))
     inputs = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     read = model.predict(inputs)
     assert read.posterior is not None and read.class_logits is not None
     canvas = model.sample(Prompt.of_classes(read.class_logits.argmax(1)), read.posterior[0])
-    assert np.array_equal(np.asarray(trained.reconstruct(pixels).images[0]), to_uint8(canvas.image)[0].permute(1, 2, 0).numpy())
+    assert np.array_equal(
+        np.asarray(trained.reconstruct(pixels).images[0]), to_uint8(canvas.image)[0].permute(1, 2, 0).numpy()
+    )
     with pytest.raises(ConfigError, match="was not trained to reconstruct"):
         mtgen.load(translating).reconstruct(pixels)

@@ -23,14 +23,18 @@ def placed(nodes: list[tuple[int, int]], workers: int, cpus: int, gpus: int) -> 
 
 
 @given(NODES, st.integers(1, 12), st.sampled_from([0, 1]))
-def test_all_workers_find_room_with_the_share_and_with_no_larger_one(nodes: list[tuple[int, int]], workers: int, gpus: int) -> None:
+def test_all_workers_find_room_with_the_share_and_with_no_larger_one(
+    nodes: list[tuple[int, int]], workers: int, gpus: int
+) -> None:
     share = largest_share(nodes, workers, gpus)
     assert share == 0 or placed(nodes, workers, share, gpus)
     assert not any(placed(nodes, workers, cpus, gpus) for cpus in range(share + 1, 21))
 
 
 def config(workers: object) -> Config:
-    return Config.model_validate({"name": "run", "data": {"path": "data"}, "workers": workers, "batch_size": 64, "device": "cpu"})
+    return Config.model_validate(
+        {"name": "run", "data": {"path": "data"}, "workers": workers, "batch_size": 64, "device": "cpu"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,5 +54,7 @@ def test_a_gpu_is_of_use_where_a_cpu_is(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("mtgen.launchers.ray_cluster.resolve_device", lambda config: "cuda")
     nodes = [{"CPU": 64.0}, {"CPU": 64.0, "GPU": 8.0}, {"CPU": 1.0, "GPU": 2.0}]
     assert cpus_per_worker(config(8), nodes) == 8
-    with pytest.raises(ConfigError, match=r"workers=10: there are 10 GPUs and 129 CPUs, .* same node; possible: 0 to 9, or device=cpu"):
+    with pytest.raises(
+        ConfigError, match=r"workers=10: there are 10 GPUs and 129 CPUs, .* same node; possible: 0 to 9, or device=cpu"
+    ):
         cpus_per_worker(config(10), nodes)

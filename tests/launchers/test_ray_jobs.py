@@ -14,8 +14,19 @@ import ray
 from mtgen.errors import UserError
 from mtgen.launchers import ray_jobs
 
-RUNNING = {"submission_id": "run-1", "job_id": None, "type": "SUBMISSION", "entrypoint": "true", "status": "RUNNING", "metadata": {}}
-ANSWERS = {"/api/version": {"ray_version": ray.__version__}, "/api/jobs/run-1": RUNNING, "/api/jobs/run-1/stop": {"stopped": True}}
+RUNNING = {
+    "submission_id": "run-1",
+    "job_id": None,
+    "type": "SUBMISSION",
+    "entrypoint": "true",
+    "status": "RUNNING",
+    "metadata": {},
+}
+ANSWERS = {
+    "/api/version": {"ray_version": ray.__version__},
+    "/api/jobs/run-1": RUNNING,
+    "/api/jobs/run-1/stop": {"stopped": True},
+}
 ONE = {"/api/jobs/": [RUNNING], **ANSWERS}
 
 
@@ -72,7 +83,9 @@ def begin() -> Iterator[Callable[..., Dashboard]]:
         dashboard.end()
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:82x5", "http://127.0.0.1:99999", "http://[::1", "http://127.0.0.1:0", "8265"])
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:82x5", "http://127.0.0.1:99999", "http://[::1", "http://127.0.0.1:0", "8265"]
+)
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(UserError, match=r"is no address of a Jobs API; give one such as http://127\.0\.0\.1:8265"):
         ray_jobs.connect(address, print)
@@ -98,8 +111,12 @@ def test_a_port_that_speaks_no_http_is_one_clear_error() -> None:
             ray_jobs.connect(f"http://127.0.0.1:{server.getsockname()[1]}", print)
 
 
-@pytest.mark.parametrize("answers", [{"/api/jobs/": []}, {"/api/jobs/": [], "/api/version": []}, {"/api/jobs/": [], "/api/version": {}}])
-def test_a_server_of_something_else_is_one_clear_error(answers: dict[str, Any], begin: Callable[..., Dashboard]) -> None:
+@pytest.mark.parametrize(
+    "answers", [{"/api/jobs/": []}, {"/api/jobs/": [], "/api/version": []}, {"/api/jobs/": [], "/api/version": {}}]
+)
+def test_a_server_of_something_else_is_one_clear_error(
+    answers: dict[str, Any], begin: Callable[..., Dashboard]
+) -> None:
     with pytest.raises(UserError, match="is no Ray dashboard"):
         ray_jobs.connect(begin(answers).address, print)
 
@@ -114,16 +131,22 @@ ASKED: dict[str, Callable[[Any, Path], object]] = {
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_a_cluster_that_has_gone_away_is_one_clear_error(name: str, begin: Callable[..., Dashboard], tmp_path: Path) -> None:
+def test_a_cluster_that_has_gone_away_is_one_clear_error(
+    name: str, begin: Callable[..., Dashboard], tmp_path: Path
+) -> None:
     (tmp_path / "run.yaml").write_text("name: run\ndata: {path: data}\n")
     dashboard = begin(ONE)
     client = ray_jobs.connect(dashboard.address, print)
     dashboard.end()
-    with pytest.raises(UserError, match=f"{dashboard.address}: the cluster does not answer any more .*Connection refused"):
+    with pytest.raises(
+        UserError, match=f"{dashboard.address}: the cluster does not answer any more .*Connection refused"
+    ):
         ASKED[name](client, tmp_path / "run.yaml")
 
 
-def test_a_cluster_that_goes_away_while_a_stopped_job_is_waited_for_is_one_clear_error(begin: Callable[..., Dashboard]) -> None:
+def test_a_cluster_that_goes_away_while_a_stopped_job_is_waited_for_is_one_clear_error(
+    begin: Callable[..., Dashboard],
+) -> None:
     dashboard = begin(ONE, 8)
     client = ray_jobs.connect(dashboard.address, print)
     with pytest.raises(UserError, match="the cluster does not answer any more"):
@@ -132,7 +155,9 @@ def test_a_cluster_that_goes_away_while_a_stopped_job_is_waited_for_is_one_clear
 
 
 def test_what_a_cluster_refuses_is_one_clear_error(begin: Callable[..., Dashboard]) -> None:
-    client = ray_jobs.connect(begin({name: answer for name, answer in ONE.items() if not name.endswith("stop")}).address, print)
+    client = ray_jobs.connect(
+        begin({name: answer for name, answer in ONE.items() if not name.endswith("stop")}).address, print
+    )
     with pytest.raises(UserError, match=r"run-1: the cluster does not stop it \(.*404"):
         ray_jobs.stop(client, "run-1")
     with pytest.raises(UserError, match="nobody: the cluster has no such job; it knows: run-1"):
@@ -143,5 +168,7 @@ def test_a_connection_that_is_lost_while_a_job_is_watched_is_tried_again(begin: 
     dashboard = begin(ONE)
     client = ray_jobs.connect(dashboard.address, print)
     dashboard.end()
-    with pytest.raises(UserError, match=r"run-1: the connection to the cluster is lost .* mtgen jobs logs run-1 --follow"):
+    with pytest.raises(
+        UserError, match=r"run-1: the connection to the cluster is lost .* mtgen jobs logs run-1 --follow"
+    ):
         ray_jobs.follow(client, "run-1", print, attempts=1)

@@ -51,7 +51,9 @@ def test_an_srun_that_fails_is_named_with_its_log(job: Path, config: Config, mon
     assert "invalid partition" in (config.folder / "slurm-7-ray.log").read_text()
 
 
-def test_an_srun_that_ends_with_a_head_that_had_answered_is_named_too(job: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_srun_that_ends_with_a_head_that_had_answered_is_named_too(
+    job: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     head = socket.create_server((own_address(), 0))
     monkeypatch.setenv("RAY_ADDRESS", f"{own_address()}:{head.getsockname()[1]}")
     monkeypatch.setattr(slurm, "START", 60.0)
@@ -73,7 +75,9 @@ def warnings() -> Iterator[slurm.Warnings]:
         signal.signal(number, handler)
 
 
-def test_a_warning_while_the_run_is_prepared_stops_it_before_it_trains(warnings: slurm.Warnings, tmp_path: Path) -> None:
+def test_a_warning_while_the_run_is_prepared_stops_it_before_it_trains(
+    warnings: slurm.Warnings, tmp_path: Path
+) -> None:
     from helpers import toy
 
     from mtgen.launchers.driver import launch
@@ -87,7 +91,9 @@ def test_a_warning_while_the_run_is_prepared_stops_it_before_it_trains(warnings:
             if "going on with" in text:
                 os.kill(os.getpid(), signal.SIGUSR1)
 
-        config = toy.small_run(tmp_path, "run", train={"images": images}, checkpoint={"every": 48}, evaluate={"every": 10**9})
+        config = toy.small_run(
+            tmp_path, "run", train={"images": images}, checkpoint={"every": 48}, evaluate={"every": 10**9}
+        )
         outcome = launch(config, lambda folder, start, alive: started.append(start), say, asked=lambda: warnings.heard)
         return f"{outcome.status} at {outcome.images}"
 

@@ -30,7 +30,9 @@ class Linear:
             self.layer = nn.Linear(self.latent_size + 1, 4 * 4)
 
     def sample(self, prompt: Prompt, latent: Tensor) -> Canvas:
-        return Canvas(self.gain * self.layer(torch.cat([latent, prompt.values["class"][:, None].float()], 1)).reshape(-1, 1, 4, 4))
+        return Canvas(
+            self.gain * self.layer(torch.cat([latent, prompt.values["class"][:, None].float()], 1)).reshape(-1, 1, 4, 4)
+        )
 
     def ask(self, batch: Batch, name: str) -> Prompt:
         return Prompt.of_classes(batch.label)
@@ -88,7 +90,9 @@ def test_rows_of_the_prompt_come_with_their_samples() -> None:
 def test_workers_draw_the_batches_of_one_in_turn(world: int, start: int) -> None:
     prompt = Prompt.of_classes(torch.tensor([1, 0, 1, 1, 0, 1, 0, 0, 1, 1, 0]))
     alone = list(generate(Linear(), prompt, 0, "test", 2))[start:]
-    workers = [list(generate(Linear(), prompt, 0, "test", 2, rank=rank, world=world, start=start)) for rank in range(world)]
+    workers = [
+        list(generate(Linear(), prompt, 0, "test", 2, rank=rank, world=world, start=start)) for rank in range(world)
+    ]
     assert sum(len(worker) for worker in workers) == len(alone)
     for number, (canvas, rows) in enumerate(alone):
         other, same = workers[number % world][number // world]
@@ -122,7 +126,11 @@ def test_without_classes_no_class_is_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("conditions", "values"),
-    [(["class", "labels"], {"class": [1, 0]}), (["labels", "image"], {"labels": [[0, 1, 0], [1, 0, 0]]}), (["caption"], {})],
+    [
+        (["class", "labels"], {"class": [1, 0]}),
+        (["labels", "image"], {"labels": [[0, 1, 0], [1, 0, 0]]}),
+        (["caption"], {}),
+    ],
 )
 def test_a_class_is_asked_for_as_the_model_can_be_asked(conditions: list[str], values: dict[str, Any]) -> None:
     model: Any = SimpleNamespace(conditions=conditions, card=DatasetCard(name="x", classes=["a", "b", "c"], splits={}))

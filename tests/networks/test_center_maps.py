@@ -101,7 +101,10 @@ def test_images_of_a_batch_do_not_mix(one: list[Box], other: list[Box]) -> None:
     both = encode(torch.cat([as_tensor(one), as_tensor(other)]), CLASSES, GRID)
     for row, boxes in enumerate((one, other)):
         alone = encode(as_tensor(boxes), CLASSES, GRID)
-        assert all(torch.equal(getattr(both, name)[row], getattr(alone, name)[0]) for name in ("heat", "size", "offset", "here", "around"))
+        assert all(
+            torch.equal(getattr(both, name)[row], getattr(alone, name)[0])
+            for name in ("heat", "size", "offset", "here", "around")
+        )
 
 
 @given(st.floats(0.5, 40), st.floats(0.5, 40))
@@ -113,13 +116,21 @@ def test_a_peak_is_a_gaussian_as_wide_as_a_box_may_move_and_overlap(wide: float,
     assert heat[row, column] == 1
     reach = 3 * math.sqrt(-1 / (2 * math.log(float(heat[row, column + 1]))))
     inside = (wide - reach) * (high - reach)
-    assert reach == pytest.approx(3 * 0.8, rel=1e-3) or inside / (2 * wide * high - inside) == pytest.approx(0.7, abs=1e-3)
+    assert reach == pytest.approx(3 * 0.8, rel=1e-3) or inside / (2 * wide * high - inside) == pytest.approx(
+        0.7, abs=1e-3
+    )
     assert float(heat[row + 1, column]) == pytest.approx(float(heat[row, column + 1]))
 
 
 def test_the_surest_come_first_and_what_is_faint_or_beside_a_hotter_cell_is_none() -> None:
     heat = torch.zeros(1, CLASSES, *GRID)
-    heat[0, 0, 1, 1], heat[0, 0, 1, 2], heat[0, 1, 5, 5], heat[0, 2, 7, 11], heat[0, 2, 3, 9] = 0.9, 0.8, 0.95, 0.3, FAINTEST / 2
+    heat[0, 0, 1, 1], heat[0, 0, 1, 2], heat[0, 1, 5, 5], heat[0, 2, 7, 11], heat[0, 2, 3, 9] = (
+        0.9,
+        0.8,
+        0.95,
+        0.3,
+        FAINTEST / 2,
+    )
     found = decode(heat, torch.full((1, 2, *GRID), 0.1), torch.full((1, 2, *GRID), 0.5), most=5)
     assert found[0, :, 5].tolist() == pytest.approx([0.95, 0.9, 0.3, 0, 0])
     assert found[0, :3, 4].tolist() == [1, 0, 2]

@@ -23,7 +23,9 @@ def generator(levels: int = 3, channels: int = 3, mask_classes: int = 2, blocks:
 
 def discriminator(levels: int = 3, channels: int = 3, mask_classes: int = 2, decoder: int = 5) -> Discriminator:
     torch.manual_seed(1)
-    return Discriminator(WIDTHS[:levels], 1, decoder, Drawing(channels, mask_classes), {"head": nn.Linear(WIDTHS[0] * 16, 2)})
+    return Discriminator(
+        WIDTHS[:levels], 1, decoder, Drawing(channels, mask_classes), {"head": nn.Linear(WIDTHS[0] * 16, 2)}
+    )
 
 
 def canvas(rows: int = 4, side: int = 16, mask_classes: int = 2, shown: list[bool] | None = None) -> Canvas:
@@ -42,7 +44,9 @@ def perturbed(network: Any) -> Any:
 
 @pytest.mark.parametrize(("levels", "side"), [(1, 4), (2, 8), (3, 16), (5, 64)])
 @pytest.mark.parametrize(("channels", "mask_classes", "blocks"), [(1, 0, 1), (3, 2, 2)])
-def test_the_generator_draws_a_canvas_of_the_pyramids_side(levels: int, side: int, channels: int, mask_classes: int, blocks: int) -> None:
+def test_the_generator_draws_a_canvas_of_the_pyramids_side(
+    levels: int, side: int, channels: int, mask_classes: int, blocks: int
+) -> None:
     drawn = generator(levels, channels, mask_classes, blocks)(torch.randn(2, 4), Condition(torch.randn(2, 6)))
     assert drawn.image.shape == (2, channels, side, side)
     assert (drawn.mask is None) == (mask_classes == 0)
@@ -55,7 +59,9 @@ def test_the_generator_draws_a_canvas_of_the_pyramids_side(levels: int, side: in
 def test_the_trunk_gives_every_level_the_lowest_first_and_the_decoder_the_full_side(levels: int, side: int) -> None:
     network = discriminator(levels)
     features = network.trunk(canvas(side=side))
-    assert [tuple(level.shape) for level in features] == [(4, w, *s) for w, s in zip(WIDTHS, sides(BASE, levels), strict=False)]
+    assert [tuple(level.shape) for level in features] == [
+        (4, w, *s) for w, s in zip(WIDTHS, sides(BASE, levels), strict=False)
+    ]
     assert network.dense(features).shape == (4, 5, side, side)
     assert network.summary(features).shape == (4, WIDTHS[0] * 16)
 

@@ -33,7 +33,9 @@ def test_parameters_are_those_of_the_networks_that_are_built() -> None:
     found = cost(settings, toy.CARD)
     assert found.total == sum(p.numel() for network in (built.generator, built.side) for p in network.parameters())
     assert found.generator == sum(p.numel() for p in built.generator.parameters())
-    assert found.parameters["head: classification"] == sum(p.numel() for p in built.side.discriminator.heads["classification"].parameters())
+    assert found.parameters["head: classification"] == sum(
+        p.numel() for p in built.side.discriminator.heads["classification"].parameters()
+    )
 
 
 def test_a_reading_run_costs_less_and_zero_divides_what_it_divides() -> None:
@@ -47,7 +49,8 @@ def test_a_reading_run_costs_less_and_zero_divides_what_it_divides() -> None:
 
 def test_an_exact_penalty_costs_more_than_a_difference() -> None:
     finite, exact = (
-        cost(toy.config(tasks__generation__penalty=kind, tasks__generation__penalty_every=1), toy.CARD) for kind in ("finite", "exact")
+        cost(toy.config(tasks__generation__penalty=kind, tasks__generation__penalty_every=1), toy.CARD)
+        for kind in ("finite", "exact")
     )
     assert exact.step > 1.2 * finite.step
     assert exact.total == finite.total
@@ -56,15 +59,21 @@ def test_an_exact_penalty_costs_more_than_a_difference() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_activations_take_half_in_half_precision(precision: str) -> None:
     share = {"fp32": 1.0, "bf16": 0.5}[precision]
-    assert cost(toy.config(precision=precision), toy.CARD).activations == share * cost(toy.config(), toy.CARD).activations
+    assert (
+        cost(toy.config(precision=precision), toy.CARD).activations == share * cost(toy.config(), toy.CARD).activations
+    )
 
 
-STATED = sorted(path for path in (Path(__file__).resolve().parents[2] / "configs").glob("*.yaml") if "GFLOPs" in path.read_text())
+STATED = sorted(
+    path for path in (Path(__file__).resolve().parents[2] / "configs").glob("*.yaml") if "GFLOPs" in path.read_text()
+)
 
 
 @pytest.mark.parametrize("path", STATED, ids=lambda path: path.stem)
 def test_the_head_comment_of_a_configuration_says_what_it_costs(path: Path) -> None:
-    card = toy.CARD.model_copy(update={"classes": [str(n) for n in range(80)], "mask_classes": [str(n) for n in range(81)]})
+    card = toy.CARD.model_copy(
+        update={"classes": [str(n) for n in range(80)], "mask_classes": [str(n) for n in range(81)]}
+    )
     found = cost(load(path, ["device=cpu"]), card)
     assert f"{found.total / 1e6:.2f}M parameters, {found.step / 1e9:.2f} GFLOPs an image and step" in path.read_text()
 

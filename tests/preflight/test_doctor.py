@@ -37,7 +37,9 @@ def test_whatever_is_not_good_says_what_it_means_and_every_problem_what_mends_it
         assert one.state not in (WARNING, PROBLEM) or one.remedy, one
 
 
-def test_a_package_that_is_not_there_or_of_another_version_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_not_there_or_of_another_version_is_named_with_the_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     missing = doctor._library("torch", ("torch-is-not-called-so",), "nothing trains without it")
     assert (missing.state, missing.found, missing.remedy) == (PROBLEM, "not installed", "make setup")
     monkeypatch.setattr(doctor, "_version", lambda *names: ("torch", "1.0"))
@@ -91,7 +93,12 @@ def test_a_check_that_hangs_is_a_finding_and_the_next_one_is_made(machine: Machi
 
 
 def test_the_command_exits_with_1_where_there_is_a_problem_and_writes_json(tmp_path: Path) -> None:
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "RAY_ADDRESS": "127.0.0.1:1"}
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "RAY_ADDRESS": "127.0.0.1:1",
+    }
     command = [sys.executable, "-m", "mtgen.cli", "doctor", "--json", "found.json"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (1, "error: nothing trains here until this is mended: Ray\n")
@@ -101,5 +108,7 @@ def test_the_command_exits_with_1_where_there_is_a_problem_and_writes_json(tmp_p
 
 def test_nothing_heavy_is_imported() -> None:
     code = "import sys, mtgen.preflight.doctor as d; d.examine(d.Machine()); print(*{name.split('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
     assert not {"torch", "ray", "deepspeed", "mlflow", "nvidia"} & set(done.stdout.split())

@@ -21,8 +21,12 @@ SMALL = [
 ]
 
 
-def test_a_dry_run_counts_labels_and_parameters_and_writes_no_run(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
-    config = load(ROOT / "configs/digits-32.yaml", [*SMALL, f"data.path={shared_data('digits')}", f"runs={tmp_path / 'runs'}"])
+def test_a_dry_run_counts_labels_and_parameters_and_writes_no_run(
+    tmp_path: Path, shared_data: Callable[[str], Path]
+) -> None:
+    config = load(
+        ROOT / "configs/digits-32.yaml", [*SMALL, f"data.path={shared_data('digits')}", f"runs={tmp_path / 'runs'}"]
+    )
     found = dry_run(config)
     assert (found.train, found.test) == (4000, 1000)
     assert found.labelled["tasks.classification"] == found.labelled["tasks.segmentation"] == 4000
@@ -39,7 +43,12 @@ def test_a_dry_run_ends_with_the_errors_of_a_start(shared_data: Callable[[str], 
 
 def test_overfitting_tests_on_what_it_trains_on_under_another_name() -> None:
     config = overfit(load(ROOT / "configs/digits-32.yaml", SMALL), 7)
-    assert (config.name, config.data.limit, config.data.test, config.augment.probability) == ("digits-32-overfit-7", 7, "train", 0)
+    assert (config.name, config.data.limit, config.data.test, config.augment.probability) == (
+        "digits-32-overfit-7",
+        7,
+        "train",
+        0,
+    )
 
 
 def test_a_fast_dev_run_is_two_steps_of_everything_away_from_the_runs(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ def test_each_part_of_a_step_is_its_amount_over_its_speed() -> None:
     assert found.traffic == pytest.approx(PASSES * 16 * 1e6 / 1e9)
     assert found.launches == pytest.approx(100 * LAUNCH)
     assert found.reduction == pytest.approx(2 * 4 * 1_000_000 / 2 / 1e8)
-    assert found.images_per_second == pytest.approx(32 / (max(found.arithmetic, found.traffic, found.launches) + found.reduction))
+    assert found.images_per_second == pytest.approx(
+        32 / (max(found.arithmetic, found.traffic, found.launches) + found.reduction)
+    )
     assert found.days(86_400 * 7) == pytest.approx(7 / found.images_per_second)
 
 
@@ -51,7 +53,9 @@ def test_what_takes_longest_is_named() -> None:
 def test_accumulation_starts_all_kernels_again() -> None:
     whole = forecast(toy.config(batch_size=32, workers=1), COSTS, SMALL, 1, 0.5)
     parts = forecast(toy.config(batch_size=32, workers=1, train__accumulation=4), COSTS, SMALL, 1, 0.5)
-    assert parts.rows == whole.rows / 4 and parts.launches == 4 * whole.launches and parts.arithmetic == whole.arithmetic
+    assert (
+        parts.rows == whole.rows / 4 and parts.launches == 4 * whole.launches and parts.arithmetic == whole.arithmetic
+    )
 
 
 def test_every_gpu_that_is_known_is_slower_in_single_precision_and_to_other_nodes() -> None:

@@ -93,7 +93,11 @@ def test_the_script_tries_everything_on_this_machine(tmp_path: Path) -> None:
     not_passed = {name: row["detail"] for name, row in rows.items() if row["result"] != PASSED}
     assert set(not_passed) == {"training fp16, ZeRO-0", "resuming fp16, ZeRO-0"}
     assert "bf16" in not_passed["training fp16, ZeRO-0"]
-    assert all("bit for bit" in row["detail"] for name, row in rows.items() if name.startswith("resuming") and row["result"] == PASSED)
+    assert all(
+        "bit for bit" in row["detail"]
+        for name, row in rows.items()
+        if name.startswith("resuming") and row["result"] == PASSED
+    )
 
 
 @pytest.mark.e2e

@@ -55,15 +55,29 @@ def run(folder: Path, text: str) -> Path:
         "splits": {text: {"samples": 1, "shards": text}},
     }
     tags = {
-        name: text for name in ("dataset.name", "dataset.fingerprint", "mtgen.version", "mlflow.source.git.commit", "mlflow.user", text)
+        name: text
+        for name in (
+            "dataset.name",
+            "dataset.fingerprint",
+            "mtgen.version",
+            "mlflow.source.git.commit",
+            "mlflow.user",
+            text,
+        )
     }
     journal = Journal(folder)
-    journal.append(0, start={"id": "0", "name": text, "config": Config.model_validate(config).to_yaml(), "card": card, "tags": tags})
+    journal.append(
+        0,
+        start={"id": "0", "name": text, "config": Config.model_validate(config).to_yaml(), "card": card, "tags": tags},
+    )
     for images in (1, 2):
         journal.row(images, {f"test/{text}": images, f"loss_d/{text}": 1.0, f"data/damaged_{text}": 1.0, text: 1.0})
     journal.phase(2, text)
     journal.append(2, status="KILLED")
-    journal.append(2, start={"id": "1", "name": text, "config": Config.model_validate(config).to_yaml(), "card": card, "tags": tags})
+    journal.append(
+        2,
+        start={"id": "1", "name": text, "config": Config.model_validate(config).to_yaml(), "card": card, "tags": tags},
+    )
     journal.append(3, status=text)
     journal.close()
     alarm = {"images": 1, "kind": text, "what": text, "help": text}
@@ -73,7 +87,9 @@ def run(folder: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("text", MARKUP)
 def test_a_report_of_a_run_with_markup_everywhere_has_no_element_more(text: str, tmp_path: Path) -> None:
-    plain, hostile = (write_report(run(tmp_path / name, words)) for name, words in (("plain", HARMLESS), ("hostile", text)))
+    plain, hostile = (
+        write_report(run(tmp_path / name, words)) for name, words in (("plain", HARMLESS), ("hostile", text))
+    )
     assert Elements(hostile).found == Elements(plain).found
     assert HARMLESS in plain.read_text(encoding="utf-8") and len(Elements(plain).found) > 50
 

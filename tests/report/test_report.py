@@ -33,7 +33,13 @@ RNG = torch.Generator().manual_seed(0)
 def start(name: str, **config: Any) -> dict[str, Any]:
     text = Config.model_validate({"name": "run", "runs": "runs", "data": {"path": "set"}, **config}).to_yaml()
     card = CARD.model_dump(mode="json")
-    return {"id": name, "name": name, "config": text, "card": card, "tags": {"dataset.name": name, "mtgen.version": "1"}}
+    return {
+        "id": name,
+        "name": name,
+        "config": text,
+        "card": card,
+        "tags": {"dataset.name": name, "mtgen.version": "1"},
+    }
 
 
 def made(folder: Path, name: str = "first", **config: Any) -> Path:
@@ -42,11 +48,22 @@ def made(folder: Path, name: str = "first", **config: Any) -> Path:
     for begin in (0, 1000):
         journal.append(begin, start=start(name, **config))
         for images in range(begin + 100, begin + 1001, 100):
-            gate = {f"balancing_canvas/{key}": 0.5 for key in ("norm_a", "norm_b", "weight_a", "weight_b", "cosine_a_b")}
+            gate = {
+                f"balancing_canvas/{key}": 0.5 for key in ("norm_a", "norm_b", "weight_a", "weight_b", "cosine_a_b")
+            }
             journal.row(images, {"loss/d": 1000 / images, "test/class_accuracy": images / 2000, **gate})
         image = torch.rand(6, 1, 8, 8, generator=RNG) * 2 - 1
-        mask, boxes = torch.ones(6, 8, 8, dtype=torch.int64), torch.tensor([[[0.25, 0.25, 0.75, 0.75, 1.0]]]).expand(6, 1, 5)
-        write_sheet(folder, begin + 1000, "grid", Sheet("Samples", [Panel("drawn", image, mask, boxes)], [name] * 6, ["right"] * 6), CARD)
+        mask, boxes = (
+            torch.ones(6, 8, 8, dtype=torch.int64),
+            torch.tensor([[[0.25, 0.25, 0.75, 0.75, 1.0]]]).expand(6, 1, 5),
+        )
+        write_sheet(
+            folder,
+            begin + 1000,
+            "grid",
+            Sheet("Samples", [Panel("drawn", image, mask, boxes)], [name] * 6, ["right"] * 6),
+            CARD,
+        )
         journal.append(begin + 1000, status="KILLED" if begin == 0 else "FINISHED")
     journal.row(2000, {"evaluation/class_accuracy": 0.75, "gradient/generator_nonfinite_steps": 3})
     journal.close()
@@ -61,12 +78,17 @@ def written(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def text_of(record: Record) -> str:
-    return json.dumps([(section.title, [vars(block) for block in section.blocks]) for section in all_sections(record)], default=str)
+    return json.dumps(
+        [(section.title, [vars(block) for block in section.blocks]) for section in all_sections(record)], default=str
+    )
 
 
 def test_a_record_tells_stretches_from_what_was_evaluated_after_the_end(tmp_path: Path) -> None:
     record = read_record(made(tmp_path / "run"))
-    assert [(part.begin, part.end, part.status) for part in record.stretches] == [(0, 1000, "KILLED"), (1000, 2000, "FINISHED")]
+    assert [(part.begin, part.end, part.status) for part in record.stretches] == [
+        (0, 1000, "KILLED"),
+        (1000, 2000, "FINISHED"),
+    ]
     assert record.status == "finished" and record.images == 2000
 
 
@@ -76,13 +98,18 @@ def test_a_run_that_ended_without_a_word_is_interrupted_unless_its_lock_is_held(
     assert read_record(tmp_path).status == "interrupted"
     with run_lock(tmp_path):
         assert read_record(tmp_path).status == "training"
-    assert f"process {os.getpid()} on" in (tmp_path / ".lock").read_text(), "the test is of a number that a process has again"
+    assert f"process {os.getpid()} on" in (tmp_path / ".lock").read_text(), (
+        "the test is of a number that a process has again"
+    )
     assert read_record(tmp_path).status == "interrupted"
 
 
 def test_a_run_on_another_host_trains_as_long_as_it_writes_rows_or_beats(tmp_path: Path) -> None:
     ago = time.time() - 2 * SILENCE
-    rows = [{"images": 0, "time": ago, "start": start("run")}, {"images": 0, "time": time.time(), "values": {"evaluation/cas": 0.5}}]
+    rows = [
+        {"images": 0, "time": ago, "start": start("run")},
+        {"images": 0, "time": time.time(), "values": {"evaluation/cas": 0.5}},
+    ]
     (written(tmp_path, rows) / ".lock").write_text("process 1 on another")
     assert read_record(tmp_path).status == "interrupted", "an evaluation is no sign of training"
     (tmp_path / "pulse").mkdir()
@@ -108,18 +135,35 @@ def test_an_evaluation_days_after_a_run_was_killed_is_no_part_of_its_training(tm
 
 def test_faults_metrics_and_alarms_are_told(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
-    row = {"images": 5, "kind": "collapse", "about": "generator", "what": "samples look alike", "help": "raise tasks.generation.gamma"}
+    row = {
+        "images": 5,
+        "kind": "collapse",
+        "about": "generator",
+        "what": "samples look alike",
+        "help": "raise tasks.generation.gamma",
+    }
     (folder / "alarms.jsonl").write_text(json.dumps(row) + "\n{torn")
     told = text_of(read_record(folder))
     assert "Went on 1 time from a checkpoint" in told and "3 steps of the generator were skipped" in told
-    assert "collapse at 5 images: samples look alike. What usually helps: raise tasks.generation.gamma" in told and "0.75 at 2,000" in told
+    assert (
+        "collapse at 5 images: samples look alike. What usually helps: raise tasks.generation.gamma" in told
+        and "0.75 at 2,000" in told
+    )
 
 
 def test_the_newest_value_of_a_metric_is_the_headline_and_an_older_one_says_how_old(tmp_path: Path) -> None:
     rows = [
         {"images": 0, "time": 0.0, "start": start("run")},
-        {"images": 1000, "time": 1.0, "values": {"test/class_accuracy": 0.1, "evaluation/class_accuracy": 0.2, "evaluation/cas": 0.3}},
-        {"images": 2000, "time": 2.0, "values": {"test/class_accuracy": 0.4, "test/mask_miou": 0.5, "evaluation/mask_miou": 0.6}},
+        {
+            "images": 1000,
+            "time": 1.0,
+            "values": {"test/class_accuracy": 0.1, "evaluation/class_accuracy": 0.2, "evaluation/cas": 0.3},
+        },
+        {
+            "images": 2000,
+            "time": 2.0,
+            "values": {"test/class_accuracy": 0.4, "test/mask_miou": 0.5, "evaluation/mask_miou": 0.6},
+        },
     ]
     block = summary(read_record(written(tmp_path, rows)), None).blocks[0]
     assert isinstance(block, Facts)
@@ -145,7 +189,9 @@ def test_what_a_resume_cut_away_is_not_shown(tmp_path: Path) -> None:
     assert list(sheets(read_record(folder))["grid"]) == [1000, 2000]
 
 
-@pytest.mark.parametrize(("items", "most", "left"), [([1, 2, 3], 5, [1, 2, 3]), ([0, 1, 2, 3, 4], 3, [0, 2, 4]), ([1, 2], 1, [2])])
+@pytest.mark.parametrize(
+    ("items", "most", "left"), [([1, 2, 3], 5, [1, 2, 3]), ([0, 1, 2, 3, 4], 3, [0, 2, 4]), ([1, 2], 1, [2])]
+)
 def test_evenly_keeps_the_ends(items: list[int], most: int, left: list[int]) -> None:
     assert evenly(items, most) == left
 
@@ -183,7 +229,11 @@ def test_a_comparison_shows_only_what_differs_and_marks_the_best(tmp_path: Path)
 
 def test_what_is_best_is_marked_as_the_metric_has_it(tmp_path: Path) -> None:
     folders = [made(tmp_path / "a"), made(tmp_path / "b")]
-    numbers = {"evaluation/fd_small_cnn": (1.0, 2.0), "evaluation/class_accuracy": (0.5, 0.25), "evaluation/spread": (0.9, 1.3)}
+    numbers = {
+        "evaluation/fd_small_cnn": (1.0, 2.0),
+        "evaluation/class_accuracy": (0.5, 0.25),
+        "evaluation/spread": (0.9, 1.3),
+    }
     numbers |= {"evaluation/memorised_small_cnn": (0.01, 0.5), "test/class_accuracy": (1.0, 1.0)}
     for number, folder in enumerate(folders):
         with closing(Journal(folder)) as journal:
@@ -204,7 +254,9 @@ def test_the_page_works_in_a_browser_by_mouse_and_keyboard(browser: Any, tmp_pat
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: said.append(request.url) if not request.url.startswith(("file:", "data:")) else None)
+    page.on(
+        "request", lambda request: said.append(request.url) if not request.url.startswith(("file:", "data:")) else None
+    )
     page.goto(path.as_uri())
     pixels = "() => document.querySelector('canvas').toDataURL()"
     page.wait_for_function("() => document.querySelector('canvas').width > 8")
@@ -225,7 +277,9 @@ def test_the_page_works_in_a_browser_by_mouse_and_keyboard(browser: Any, tmp_pat
         before = page.evaluate(pixels)
         page.locator(f"[data-layer={layer}]").focus()
         page.keyboard.press("Space")
-        page.wait_for_function(f"before => document.querySelector('canvas').width > 8 && ({pixels})() !== before", arg=before)
+        page.wait_for_function(
+            f"before => document.querySelector('canvas').width > 8 && ({pixels})() !== before", arg=before
+        )
 
     page.locator(".chart svg").first.focus()
     page.keyboard.press("Home")

@@ -23,7 +23,14 @@ def thing(number: int, category: int, box: list[float], image: int = 7, **more: 
     """An annotation whose segmentation is its box."""
     x, y, w, h = box
     corners = [x, y, x + w, y, x + w, y + h, x, y + h]
-    return {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": w * h, "segmentation": [corners]} | more
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "bbox": box,
+        "area": w * h,
+        "segmentation": [corners],
+    } | more
 
 
 def instances(*things: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +45,9 @@ def instances(*things: dict[str, Any]) -> dict[str, Any]:
 def given(tmp_path: Path) -> dict[str, Any]:
     """Options of the recipe: a folder with the image a.jpg, and the path of the instances."""
     (tmp_path / "images").mkdir()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)).save(tmp_path / "images/a.jpg")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)).save(
+        tmp_path / "images/a.jpg"
+    )
     return {"images": str(tmp_path / "images"), "instances": str(tmp_path / "instances.json"), "split": "train"}
 
 
@@ -98,7 +107,9 @@ def test_a_crowd_is_unknown_in_the_mask_and_no_box_but_a_label(given: dict[str, 
 
 
 def test_a_thing_without_segmentation_leaves_its_box_unknown_in_the_mask(given: dict[str, Any]) -> None:
-    values = np.asarray(mask(made(given, instances(thing(1, 3, [0, 0, 2, 2]), thing(2, 3, [4, 1, 2, 3], segmentation=[])))))
+    values = np.asarray(
+        mask(made(given, instances(thing(1, 3, [0, 0, 2, 2]), thing(2, 3, [4, 1, 2, 3], segmentation=[]))))
+    )
     assert (values[1:4, 4:6] == 255).all() and (values == 255).sum() == 6 and (values == 1).sum() == 4
 
 
@@ -126,7 +137,11 @@ def test_an_image_without_annotations_has_nothing_to_be_found(given: dict[str, A
 
 
 def test_the_first_caption_of_an_image_is_stored(given: dict[str, Any], tmp_path: Path) -> None:
-    entries = [{"image_id": 9, "caption": "not ours"}, {"image_id": 7, "caption": "a café \n"}, {"image_id": 7, "caption": "second"}]
+    entries = [
+        {"image_id": 9, "caption": "not ours"},
+        {"image_id": 7, "caption": "a café \n"},
+        {"image_id": 7, "caption": "second"},
+    ]
     images = [{"id": 9, "file_name": "z.jpg", "width": 1, "height": 1}]
     (tmp_path / "captions.json").write_text(json.dumps({"images": images, "annotations": entries}))
     found = made(given | {"captions": str(tmp_path / "captions.json")}, instances())
@@ -170,24 +185,48 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "image id twice": (altered(images=instances()["images"] * 2), "two images have the id 7"),
     "no images": (altered(images=[]), "instances.json: names no images"),
-    "category id twice": (altered(categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]), "two categories have the id 1"),
+    "category id twice": (
+        altered(categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]),
+        "two categories have the id 1",
+    ),
     "more categories than a mask holds": (
         instances(thing(1, 3, [0, 0, 2, 2])) | {"categories": [{"id": i, "name": str(i)} for i in range(255)]},
         "255 categories, and a mask has room for 254; masks=false",
     ),
-    "category unknown": (instances(thing(5, 4, [0, 0, 2, 2])), r"annotations.0 \(id 5\): category_id 4 is none of the file's categories"),
+    "category unknown": (
+        instances(thing(5, 4, [0, 0, 2, 2])),
+        r"annotations.0 \(id 5\): category_id 4 is none of the file's categories",
+    ),
     "annotation without image": (
         instances(thing(5, 3, [0, 0, 2, 2], image=8)),
         r"annotations.0 \(id 5\): image_id 8 is none of the file's images",
     ),
     "box reversed": (instances(thing(5, 3, [4, 4, -2, 2])), "annotation 5 of image 7: reversed box"),
-    "box outside": (instances(thing(5, 3, [9, 1, 2, 2])), "annotation 5 of image 7: box from .* outside its image of 8x6"),
-    "box NaN": (instances(thing(5, 3, [0, 0, 2, 2], bbox=[0, 0, float("nan"), 2])), "instances.json: annotations.0.bbox: "),
+    "box outside": (
+        instances(thing(5, 3, [9, 1, 2, 2])),
+        "annotation 5 of image 7: box from .* outside its image of 8x6",
+    ),
+    "box NaN": (
+        instances(thing(5, 3, [0, 0, 2, 2], bbox=[0, 0, float("nan"), 2])),
+        "instances.json: annotations.0.bbox: ",
+    ),
     "annotation that is no object": (altered(annotations=[3]), "instances.json: annotations.0: not an object$"),
-    "box of three": (instances(thing(5, 3, [0, 0, 2, 2], bbox=[0, 0, 2])), "instances.json: annotations.0.bbox: field required"),
-    "box missing": (instances({"id": 5, "image_id": 7, "category_id": 3}), "instances.json: annotations.0.bbox: field required"),
-    "polygon of text": (instances(thing(5, 3, [0, 0, 2, 2], segmentation=[["x"]])), "instances.json: annotations.0.segmentation: "),
-    "polygon of half points": (instances(thing(5, 3, [0, 0, 2, 2], segmentation=[[1, 2, 3]])), "annotation 5 of image 7: a polygon of 3"),
+    "box of three": (
+        instances(thing(5, 3, [0, 0, 2, 2], bbox=[0, 0, 2])),
+        "instances.json: annotations.0.bbox: field required",
+    ),
+    "box missing": (
+        instances({"id": 5, "image_id": 7, "category_id": 3}),
+        "instances.json: annotations.0.bbox: field required",
+    ),
+    "polygon of text": (
+        instances(thing(5, 3, [0, 0, 2, 2], segmentation=[["x"]])),
+        "instances.json: annotations.0.segmentation: ",
+    ),
+    "polygon of half points": (
+        instances(thing(5, 3, [0, 0, 2, 2], segmentation=[[1, 2, 3]])),
+        "annotation 5 of image 7: a polygon of 3",
+    ),
     "runs of another size": (
         instances(thing(5, 3, [0, 0, 2, 2], segmentation=RUNS | {"size": [8, 6]})),
         "annotation 5 of image 7: a segmentation of 6x8, its image has 8x6",
@@ -204,7 +243,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_does_not_fit_together_is_named_in_one_line_and_nothing_is_left(given: dict[str, Any], tmp_path: Path, name: str) -> None:
+def test_what_does_not_fit_together_is_named_in_one_line_and_nothing_is_left(
+    given: dict[str, Any], tmp_path: Path, name: str
+) -> None:
     contents, message = WRONG[name]
     with pytest.raises(DataError, match=message) as error:
         made(given, contents)
@@ -224,7 +265,9 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: repr(text[:20]))
-def test_json_that_is_broken_or_of_another_kind_is_named_in_one_line(given: dict[str, Any], tmp_path: Path, text: bytes) -> None:
+def test_json_that_is_broken_or_of_another_kind_is_named_in_one_line(
+    given: dict[str, Any], tmp_path: Path, text: bytes
+) -> None:
     Path(given["instances"]).write_bytes(text)
     with pytest.raises(DataError, match="^" + re.escape(f"{given['instances']}: {TEXTS[text]}")) as error:
         make("coco", tmp_path / "out", **given)
@@ -232,7 +275,9 @@ def test_json_that_is_broken_or_of_another_kind_is_named_in_one_line(given: dict
 
 
 def test_fields_that_are_not_used_may_hold_anything(given: dict[str, Any]) -> None:
-    found = made(given, instances(thing(1, 3, [0, 0, 2, 2], score=float("nan"), attributes={"worn": None}, keypoints=[1e400])))
+    found = made(
+        given, instances(thing(1, 3, [0, 0, 2, 2], score=float("nan"), attributes={"worn": None}, keypoints=[1e400]))
+    )
     assert about(found)["boxes"] == [[0, 0, 2, 2, 0]]
 
 
@@ -252,7 +297,9 @@ def test_files_that_are_not_there_are_named(given: dict[str, Any], tmp_path: Pat
         ([{"image_id": 7, "caption": "half of a pair: \ud800"}], "captions.json: annotations.0.caption: .*unicode"),
     ],
 )
-def test_captions_that_belong_to_no_image_are_refused(given: dict[str, Any], tmp_path: Path, entries: list[Any], message: str) -> None:
+def test_captions_that_belong_to_no_image_are_refused(
+    given: dict[str, Any], tmp_path: Path, entries: list[Any], message: str
+) -> None:
     (tmp_path / "captions.json").write_text(json.dumps({"annotations": entries}))
     with pytest.raises(DataError, match=message):
         made(given | {"captions": str(tmp_path / "captions.json")}, instances())

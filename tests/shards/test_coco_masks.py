@@ -29,7 +29,9 @@ def crossings(y: float, points: list[tuple[float, float]]) -> list[float]:
 
 
 @given(st.lists(st.tuples(COORDINATE, COORDINATE), max_size=8), st.integers(1, 20), st.integers(1, 20))
-def test_a_polygon_is_the_pixels_whose_centres_are_inside(points: list[tuple[float, float]], height: int, width: int) -> None:
+def test_a_polygon_is_the_pixels_whose_centres_are_inside(
+    points: list[tuple[float, float]], height: int, width: int
+) -> None:
     found = polygon([v for point in points for v in point], height, width)
     for row, column in np.ndindex(height, width):
         across = crossings(row + 0.5, points)

@@ -37,13 +37,25 @@ def tar(path: Path, *samples: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with webdataset.TarWriter(str(path), encoder=False) as out:
         for number, sample in enumerate(samples):
-            out.write({"__key__": f"{path.stem}{number:04d}", **({} if {"png", "jpg"} & sample.keys() else {"png": picture()}), **sample})
+            out.write(
+                {
+                    "__key__": f"{path.stem}{number:04d}",
+                    **({} if {"png", "jpg"} & sample.keys() else {"png": picture()}),
+                    **sample,
+                }
+            )
     return path.parent
 
 
 def img2dataset(number: int) -> dict[str, Any]:
     """A sample as img2dataset writes it."""
-    about = {"caption": "a cat", "url": f"https://example.org/{number}.jpg", "key": f"{number:09d}", "status": "success", "exif": "{}"}
+    about = {
+        "caption": "a cat",
+        "url": f"https://example.org/{number}.jpg",
+        "key": f"{number:09d}",
+        "status": "success",
+        "exif": "{}",
+    }
     about |= {"error_message": None, "width": 12, "height": 8, "original_width": 600, "original_height": 400}
     return {"jpg": picture(form="JPEG"), "txt": b"a cat", "json": json.dumps(about).encode()}
 
@@ -69,7 +81,13 @@ def test_what_is_left_alone_is_still_there_after_a_split(tmp_path: Path) -> None
 
 def test_json_of_any_other_kind_is_no_boxes_either_while_an_empty_list_is(tmp_path: Path) -> None:
     empty = {"json": b'{"boxes": []}'}
-    tar(tmp_path / "a.tar", {"json": b"{}"}, empty, {"json": b'{"boxes": [[0, 0, 2, 2, 3]]}'}, {"json": b'{"labels": [1]}'})
+    tar(
+        tmp_path / "a.tar",
+        {"json": b"{}"},
+        empty,
+        {"json": b'{"boxes": [[0, 0, 2, 2, 3]]}'},
+        {"json": b'{"labels": [1]}'},
+    )
     describe(tmp_path)
     assert open_index(tmp_path, "train").present["boxes"].tolist() == [False, True, True, True]
 
@@ -79,7 +97,9 @@ def test_plain_webdataset_is_described(tmp_path: Path) -> None:
     tar(tmp_path / "set-train-1.tar", {"cls": b"2", "mask.png": picture(255), "seg.npy": b"x"})
     tar(tmp_path / "set-val-0.tar", {"json": b'{"boxes": [[0, 0, 2, 2, 6]]}'})
     found = describe(tmp_path)
-    assert found.card.classes == [f"class {n}" for n in range(7)] and found.card.mask_classes == [f"mask {n}" for n in range(4)]
+    assert found.card.classes == [f"class {n}" for n in range(7)] and found.card.mask_classes == [
+        f"mask {n}" for n in range(4)
+    ]
     assert {name: split.samples for name, split in found.card.splits.items()} == {"train": 3, "val": 1}
     assert found.card.splits["train"].shards == "set-train-{0..1}.tar"
     assert "train: 3 samples in 2 shards, 3 with class, 2 with mask" in found.text() and ".seg.npy" in found.text()
@@ -90,7 +110,10 @@ def test_shards_in_folders_are_found_and_those_in_hidden_folders_are_not(tmp_pat
     for folder in ("train", "validation", ".partial"):
         tar(tmp_path / folder / "0001.tar", {})
     (tmp_path / "unpacked.tar").mkdir()
-    assert {n: s.shards for n, s in describe(tmp_path).card.splits.items()} == {"train": "train/0001.tar", "val": "validation/0001.tar"}
+    assert {n: s.shards for n, s in describe(tmp_path).card.splits.items()} == {
+        "train": "train/0001.tar",
+        "val": "validation/0001.tar",
+    }
     assert validate(tmp_path).problems == []
 
 
@@ -167,7 +190,9 @@ def _braced(folder: Path) -> None:
         (Path.rmdir, "there is no such folder"),
     ],
 )
-def test_a_folder_without_samples_is_one_clear_error(fill: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+def test_a_folder_without_samples_is_one_clear_error(
+    fill: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
     fill(folder)
@@ -189,8 +214,15 @@ def test_a_split_is_a_word_of_the_name(file: str, name: str) -> None:
     assert split_of(file) == name
 
 
-@given(st.lists(st.tuples(st.sampled_from(["a-", "b", "x/7-"]), st.integers(0, 120), st.sampled_from(["", "%03d", "%06d"])), min_size=1))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a-", "b", "x/7-"]), st.integers(0, 120), st.sampled_from(["", "%03d", "%06d"])),
+        min_size=1,
+    )
+)
 def test_patterns_stand_for_exactly_the_files(parts: list[tuple[str, int, str]]) -> None:
     files = [f"{name}{form % number if form else number}.tar" for name, number, form in parts]
     short = patterns(files)
-    assert [file for pattern in ([short] if isinstance(short, str) else short) for file in braceexpand(pattern)] == files
+    assert [
+        file for pattern in ([short] if isinstance(short, str) else short) for file in braceexpand(pattern)
+    ] == files

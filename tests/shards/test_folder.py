@@ -86,7 +86,14 @@ def test_masks_may_lie_in_a_parallel_folder_and_have_a_palette(tmp_path: Path) -
     mask.putpalette([0, 0, 0, 255, 0, 0])
     (tmp_path / "masks/a").mkdir(parents=True)
     mask.save(tmp_path / "masks/a/x.png")
-    make("folder", tmp_path / "out", images=str(tmp_path / "in"), masks=str(tmp_path / "masks"), mask_classes=["ground", "thing"], test=0)
+    make(
+        "folder",
+        tmp_path / "out",
+        images=str(tmp_path / "in"),
+        masks=str(tmp_path / "masks"),
+        mask_classes=["ground", "thing"],
+        test=0,
+    )
     stored = Image.open(io.BytesIO(members(tmp_path / "out")[f"train/{key_of('a/x')}.mask.png"]))
     assert stored.mode == "L" and (np.asarray(stored) == 1).all()
 
@@ -108,7 +115,9 @@ def test_sixteen_bits_stay_sixteen(tmp_path: Path, suffix: str) -> None:
 
 def test_a_jpeg_with_a_second_picture_in_it_is_a_jpeg(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    Image.fromarray(PIXELS).save(tmp_path / "in/x.jpg", "MPO", save_all=True, append_images=[Image.fromarray(255 - PIXELS)])
+    Image.fromarray(PIXELS).save(
+        tmp_path / "in/x.jpg", "MPO", save_all=True, append_images=[Image.fromarray(255 - PIXELS)]
+    )
     make("folder", tmp_path / "out", images=str(tmp_path / "in"), test=0)
     assert list(members(tmp_path / "out")) == ["train/x.jpg"] and validate(tmp_path / "out").problems == []
 
@@ -127,7 +136,9 @@ def test_masks_that_would_not_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"masks=.*: has no x\.png, nor a mask for any other image"):
         make("folder", tmp_path / "out", images=str(tmp_path / "in"), masks=str(tmp_path / "masks"))
     picture(tmp_path / "in/x.mask.PNG", PIXELS[..., 0])
-    with pytest.raises(DataError, match=r"x\.mask\.PNG: masks are PNG files named x\.mask\.png; save it as x\.mask\.png"):
+    with pytest.raises(
+        DataError, match=r"x\.mask\.PNG: masks are PNG files named x\.mask\.png; save it as x\.mask\.png"
+    ):
         make("folder", tmp_path / "out", images=str(tmp_path / "in"))
 
 
@@ -181,8 +192,12 @@ BAD: list[tuple[str, bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "message"), BAD, ids=[f"{name}-{content[:12]!r}" for name, content, _ in BAD])
-def test_a_file_that_cannot_be_used_is_named_and_nothing_is_left(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "message"), BAD, ids=[f"{name}-{content[:12]!r}" for name, content, _ in BAD]
+)
+def test_a_file_that_cannot_be_used_is_named_and_nothing_is_left(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
     picture(tmp_path / "in/x.png")
     (tmp_path / "in" / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
@@ -193,7 +208,9 @@ def test_a_file_that_cannot_be_used_is_named_and_nothing_is_left(tmp_path: Path,
 def test_two_images_with_one_name_are_named(tmp_path: Path) -> None:
     for suffix in ("png", "jpg"):
         picture(tmp_path / f"in/x.{suffix}")
-    with pytest.raises(DataError, match="x.png: its key would be 'x', which .*x.jpg has; give one of them another name"):
+    with pytest.raises(
+        DataError, match="x.png: its key would be 'x', which .*x.jpg has; give one of them another name"
+    ):
         make("folder", tmp_path / "out", images=str(tmp_path / "in"), test=0)
 
 
@@ -209,7 +226,10 @@ def test_classes_are_named_on_the_command_line_or_by_a_file(tmp_path: Path) -> N
     (tmp_path / "names.txt").write_text("background\nKätzin\n", encoding="utf-8")
     for number, given in enumerate((["background", "Kätzin"], str(tmp_path / "names.txt"))):
         assert (
-            make("folder", tmp_path / f"out{number}", images=str(tmp_path / "in"), mask_classes=given, test=0).mask_classes[1] == "Kätzin"
+            make(
+                "folder", tmp_path / f"out{number}", images=str(tmp_path / "in"), mask_classes=given, test=0
+            ).mask_classes[1]
+            == "Kätzin"
         )
     with pytest.raises(DataError, match=r"missing.txt: cannot be read .*a class name in each line"):
         make("folder", tmp_path / "none", images=str(tmp_path / "in"), classes=str(tmp_path / "missing.txt"))
@@ -220,8 +240,12 @@ def test_a_data_set_that_was_made_says_what_to_do_next_and_that_its_masks_have_n
     picture(tmp_path / "in/x.mask.png", np.array([[0, 1]], np.uint8).repeat(4, 1).repeat(6, 0))
     card = make("folder", tmp_path / "out", images=str(tmp_path / "in"), test=0)
     said = next_steps(tmp_path / "out", card)
-    assert "1 train. Next: mtgen shards validate" in said and "class 0 to class 1" in said and "mask_classes=FILE" in said
-    assert "mask_classes" not in next_steps(tmp_path / "out", card.model_copy(update={"mask_classes": ["background", "cat"]}))
+    assert (
+        "1 train. Next: mtgen shards validate" in said and "class 0 to class 1" in said and "mask_classes=FILE" in said
+    )
+    assert "mask_classes" not in next_steps(
+        tmp_path / "out", card.model_copy(update={"mask_classes": ["background", "cat"]})
+    )
 
 
 def test_every_image_that_cannot_be_used_is_named_at_once(tmp_path: Path) -> None:
@@ -233,7 +257,9 @@ def test_every_image_that_cannot_be_used_is_named_at_once(tmp_path: Path) -> Non
     with pytest.raises(DataError) as error:
         make("folder", tmp_path / "out", images=str(tmp_path / "in"), test=0, samples_per_shard=2)
     lines = str(error.value).splitlines()
-    assert [line.partition(": ")[0] for line in lines] == [str(tmp_path / "in" / name) for name in ("a.png", "b.png", "d.txt")]
+    assert [line.partition(": ")[0] for line in lines] == [
+        str(tmp_path / "in" / name) for name in ("a.png", "b.png", "d.txt")
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 

@@ -37,7 +37,9 @@ def read(folder: Path, split: str) -> list[dict]:
 @pytest.mark.parametrize(("recipe", "options"), SMALL)
 def test_two_processes_make_the_same_bytes(tmp_path: Path, recipe: str, options: dict) -> None:
     make(recipe, tmp_path / "here", seed=3, **options)
-    program = f"from mtgen.shards.make import make; make({recipe!r}, {str(tmp_path / 'there')!r}, seed=3, **{options!r})"
+    program = (
+        f"from mtgen.shards.make import make; make({recipe!r}, {str(tmp_path / 'there')!r}, seed=3, **{options!r})"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONHASHSEED": "7"}, timeout=120)
     assert contents(tmp_path / "here") == contents(tmp_path / "there")
 
@@ -57,7 +59,9 @@ def test_a_longer_data_set_begins_with_the_shorter_one(tmp_path: Path, recipe: s
     make(recipe, tmp_path / "long", train=9, test=5)
     for split in ("train", "test"):
         short, long = (read(tmp_path / name, split)[:5] for name in ("short", "long"))
-        assert [(s["__key__"], s["txt"], s["png"].tobytes()) for s in short] == [(s["__key__"], s["txt"], s["png"].tobytes()) for s in long]
+        assert [(s["__key__"], s["txt"], s["png"].tobytes()) for s in short] == [
+            (s["__key__"], s["txt"], s["png"].tobytes()) for s in long
+        ]
 
 
 def test_the_card_says_what_was_made_and_how(tmp_path: Path) -> None:
@@ -69,7 +73,15 @@ def test_the_card_says_what_was_made_and_how(tmp_path: Path) -> None:
         "made_by": {
             "recipe": "digits",
             "seed": 5,
-            "options": {"resolution": 32, "train": 12, "test": 3, "background": "plain", "digits": 1, "style": "grey", "part": "0/1"},
+            "options": {
+                "resolution": 32,
+                "train": 12,
+                "test": 3,
+                "background": "plain",
+                "digits": 1,
+                "style": "grey",
+                "part": "0/1",
+            },
         }
     }
 
@@ -80,7 +92,14 @@ def test_without_test_samples_there_is_no_test_split(tmp_path: Path) -> None:
 
 def test_progress_counts_the_samples_of_every_shard(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    make("shapes", tmp_path / "set", progress=lambda done, total: seen.append((done, total)), samples_per_shard=2, train=3, test=2)
+    make(
+        "shapes",
+        tmp_path / "set",
+        progress=lambda done, total: seen.append((done, total)),
+        samples_per_shard=2,
+        train=3,
+        test=2,
+    )
     assert seen == [(2, 5), (3, 5), (5, 5)]
 
 
@@ -107,7 +126,9 @@ make("digits", sys.argv[1], progress=stop, seed=3, samples_per_shard=7, train=40
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
 def test_an_interrupted_make_goes_on_where_it_was_and_ends_with_the_same_bytes(tmp_path: Path, how: str) -> None:
     make("digits", tmp_path / "whole", **SHARDED)
-    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "set"), how], check=False, capture_output=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "set"), how], check=False, capture_output=True, timeout=120
+    )
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / ".set.partial").glob("*.tar")}
     assert {"train-000000.tar", "train-000001.tar"} <= set(kept) and len(kept) < 8 and not (tmp_path / "set").exists()
     make("digits", tmp_path / "set", **SHARDED)
@@ -119,13 +140,19 @@ def test_an_interrupted_make_goes_on_where_it_was_and_ends_with_the_same_bytes(t
 def test_what_another_recipe_left_behind_is_not_gone_on_with(tmp_path: Path) -> None:
     make("digits", tmp_path / "whole", **SHARDED)
     program = KILLED.replace("seed=3", "seed=4")
-    subprocess.run([sys.executable, "-c", program, str(tmp_path / "set"), "SIGKILL"], check=False, capture_output=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "set"), "SIGKILL"], check=False, capture_output=True, timeout=120
+    )
     make("digits", tmp_path / "set", **SHARDED)
     assert contents(tmp_path / "set") == contents(tmp_path / "whole")
 
 
 def test_options_are_read_with_their_types() -> None:
-    assert parse_options("digits", ["resolution=64", "digits=2", "style=grey"]) == {"resolution": 64, "digits": 2, "style": "grey"}
+    assert parse_options("digits", ["resolution=64", "digits=2", "style=grey"]) == {
+        "resolution": 64,
+        "digits": 2,
+        "style": "grey",
+    }
     assert parse_options("shapes", ["background=textured"]) == {"background": "textured"}
     assert parse_options("shapes", []) == {}
 
@@ -134,16 +161,32 @@ def test_options_are_read_with_their_types() -> None:
     ("recipe", "assignments", "message"),
     [
         ("digit", [], "unknown recipe 'digit'; did you mean 'digits'? possible: coco, digits, folder, shapes, voc"),
-        ("digits", ["resolutoin=64"], "resolutoin: unknown key; did you mean resolution? possible: resolution, train, "),
+        (
+            "digits",
+            ["resolutoin=64"],
+            "resolutoin: unknown key; did you mean resolution? possible: resolution, train, ",
+        ),
         ("digits", ["resolution=big"], "resolution=big: input should be a valid integer"),
         ("digits", ["digits"], "digits: an override is written key=value"),
-        ("digits", ["digits=3", "resolution=28"], "digits=3: so many need a resolution of at least 32 to be readable, and it is 28"),
+        (
+            "digits",
+            ["digits=3", "resolution=28"],
+            "digits=3: so many need a resolution of at least 32 to be readable, and it is 28",
+        ),
         ("shapes", ["shapes=10"], "shapes=10: input should be less than or equal to 9"),
-        ("digits", ["part=2/2"], "part=2/2: a part is k/n with k counted from 0 and n at most 20; the two halves are 0/2 and 1/2"),
+        (
+            "digits",
+            ["part=2/2"],
+            "part=2/2: a part is k/n with k counted from 0 and n at most 20; the two halves are 0/2 and 1/2",
+        ),
         ("digits", ["part=half"], "part=half: a part is k/n"),
         ("digits", ["part=0/0"], "part=0/0: a part is k/n"),
         ("digits", ["style=negative"], "style=negative: "),
-        ("digits", ["style=grey", "background=textured"], "style=grey: grey is white on black, which leaves no background=textured"),
+        (
+            "digits",
+            ["style=grey", "background=textured"],
+            "style=grey: grey is white on black, which leaves no background=textured",
+        ),
         ("digits", ["background=striped"], "background=striped: possible: plain, textured"),
     ],
 )
@@ -183,11 +226,17 @@ def test_the_pages_example_writes_shards_that_can_be_read(tmp_path: Path, monkey
     assert set(samples[0]) >= {"png", "cls", "mask.png", "json", "txt"}
     [left, top, right, bottom, label] = samples[0]["json"]["boxes"][0]
     mask = np.asarray(samples[0]["mask.png"])[..., 0]
-    assert (mask[top:bottom, left:right] == label + 1).all() and np.count_nonzero(mask) == (bottom - top) * (right - left)
+    assert (mask[top:bottom, left:right] == label + 1).all() and np.count_nonzero(mask) == (bottom - top) * (
+        right - left
+    )
 
 
 def test_the_page_names_every_recipe_with_its_options() -> None:
-    rows = {row.split("`")[1]: row for row in PAGE.read_text(encoding="utf-8").splitlines() if re.match(r"\| `[a-z]+` \|", row)}
+    rows = {
+        row.split("`")[1]: row
+        for row in PAGE.read_text(encoding="utf-8").splitlines()
+        if re.match(r"\| `[a-z]+` \|", row)
+    }
     assert sorted(rows) == RECIPES.names()
     for name in RECIPES:
         assert all(f"`{option}`" in rows[name] for option in RECIPES[name].Options.model_fields)

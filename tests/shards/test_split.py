@@ -69,7 +69,11 @@ def test_splits_get_their_shares(seed: int, weights: list[int]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("train=0.5 test=0.4", "add up to 0.9"), ("train", "a share is written"), ("train=-1 test=2", "train=-1: a share is above 0")],
+    [
+        ("train=0.5 test=0.4", "add up to 0.9"),
+        ("train", "a share is written"),
+        ("train=-1 test=2", "train=-1: a share is above 0"),
+    ],
 )
 def test_shares_that_cannot_be_are_one_line(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -18,7 +18,12 @@ from mtgen.cli import app
 from mtgen.errors import DataError
 from mtgen.shards.stats import stats, tables
 
-CARD = {"name": "set", "classes": ["cat", "[red]dog", "bird"], "mask_classes": ["background", "cat"], "ignore_index": 254}
+CARD = {
+    "name": "set",
+    "classes": ["cat", "[red]dog", "bird"],
+    "mask_classes": ["background", "cat"],
+    "ignore_index": 254,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -63,10 +68,16 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_classes_missing_labels_formats_and_sizes_are_counted(write: Callable[..., Path]) -> None:
-    folder = write({"png": picture(4, 8), "cls": b"1"}, {"jpg": picture(16, 8, "JPEG"), "cls": b"1"}, {"png": picture(6, 8)})
+    folder = write(
+        {"png": picture(4, 8), "cls": b"1"}, {"jpg": picture(16, 8, "JPEG"), "cls": b"1"}, {"png": picture(6, 8)}
+    )
     train = stats(folder)["train"]
     assert (train.samples, train.shards) == (3, 1) and train.missing["class"] == 1 and train.missing["sound"] == 3
-    assert [(row.name, row.count, row.share) for row in train.classes] == [("cat", 0, 0.0), ("[red]dog", 2, 1.0), ("bird", 0, 0.0)]
+    assert [(row.name, row.count, row.share) for row in train.classes] == [
+        ("cat", 0, 0.0),
+        ("[red]dog", 2, 1.0),
+        ("bird", 0, 0.0),
+    ]
     assert train.formats == {"png": 2, "jpeg": 1}
     assert train.width is not None and (train.width.min, train.width.median, train.width.max) == (4, 6, 16)
     assert train.aspect is not None and (train.aspect.min, train.aspect.max) == (0.5, 2)
@@ -88,9 +99,11 @@ def test_a_mask_value_without_a_name_is_shown(write: Callable[..., Path]) -> Non
 def test_boxes_captions_and_sounds_are_measured(write: Callable[..., Path]) -> None:
     about = json.dumps({"boxes": [[0, 0, 2, 2, 0], [1, 1, 3, 3, 2]]}).encode()
     first = {"png": picture(), "json": about, "txt": "ein Wörtchen\n".encode(), "wav": wav(4000)}
-    train = stats(write(first, {"png": picture(), "json": b'{"boxes": []}', "txt": b"cat", "flac": flac(32000)}, {"png": picture()}))[
-        "train"
-    ]
+    train = stats(
+        write(
+            first, {"png": picture(), "json": b'{"boxes": []}', "txt": b"cat", "flac": flac(32000)}, {"png": picture()}
+        )
+    )["train"]
     assert train.boxes is not None and (train.boxes.count, train.boxes.min, train.boxes.max) == (2, 0, 2)
     assert [row.count for row in train.box_classes] == [1, 0, 1]
     assert train.caption is not None and (train.caption.min, train.caption.max) == (3, 12)
@@ -100,7 +113,9 @@ def test_boxes_captions_and_sounds_are_measured(write: Callable[..., Path]) -> N
 
 def test_labels_are_counted_by_image_and_say_nothing_of_boxes(write: Callable[..., Path]) -> None:
     boxed = json.dumps({"boxes": [[0, 0, 2, 2, 0], [1, 1, 3, 3, 0]]}).encode()
-    train = stats(write({"png": picture(), "json": boxed}, {"png": picture(), "json": b'{"labels": [0, 2]}'}, {"png": picture()}))["train"]
+    train = stats(
+        write({"png": picture(), "json": boxed}, {"png": picture(), "json": b'{"labels": [0, 2]}'}, {"png": picture()})
+    )["train"]
     assert [(row.count, round(row.share, 2)) for row in train.labels] == [(2, 0.67), (0, 0), (1, 0.33)]
     assert train.boxes is not None and (train.boxes.count, train.boxes.total) == (1, 2)
 
@@ -120,7 +135,9 @@ def test_tables_show_names_as_they_are_and_the_rest_of_many(write: Callable[...,
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(*tables(stats(folder)))
     text = console.export_text()
-    assert "[red]dog" in text and "and 23 rarer ones, 62 of them without any" in text and "8,000 Hz, 1 channel: 1" in text
+    assert (
+        "[red]dog" in text and "and 23 rarer ones, 62 of them without any" in text and "8,000 Hz, 1 channel: 1" in text
+    )
 
 
 def test_the_command_writes_the_same_numbers_as_json(write: Callable[..., Path]) -> None:
@@ -129,7 +146,9 @@ def test_the_command_writes_the_same_numbers_as_json(write: Callable[..., Path])
     assert done.exit_code == 0
     assert json.loads(done.stdout)["train"]["classes"][1] == {"number": 1, "name": "[red]dog", "count": 1, "share": 1.0}
     checked = CliRunner().invoke(app, ["shards", "validate", str(folder), "--json", "-"])
-    assert json.loads(checked.stdout)["problems"] == [] and "no problems" in checked.stderr  # what is for people stands beside it
+    assert (
+        json.loads(checked.stdout)["problems"] == [] and "no problems" in checked.stderr
+    )  # what is for people stands beside it
     assert "no problems" in CliRunner().invoke(app, ["shards", "validate", str(folder)]).stdout  # and not for good
 
 

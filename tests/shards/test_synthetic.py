@@ -159,7 +159,9 @@ def test_scenes_of_two_parts_are_no_pairs() -> None:
 
 
 def test_domains_have_names_of_their_own() -> None:
-    names = [Digits(Digits.Options.model_validate({"style": style}), seed=0).name for style in ("colour", "grey", "inverted")]
+    names = [
+        Digits(Digits.Options.model_validate({"style": style}), seed=0).name for style in ("colour", "grey", "inverted")
+    ]
     assert names == ["digits", "digits", "digits-inverted"]
 
 
@@ -206,11 +208,15 @@ def test_a_shapes_tone_has_the_pitch_of_its_class(label: int) -> None:
 def test_classes_come_about_equally_often(recipe: str, classes: int) -> None:
     kind = RECIPES[recipe]
     maker = kind(kind.Options.model_validate({"train": 1000, "resolution": 16}), seed=0)
-    counts = np.bincount([sample.label or 0 for sample in (maker.make("train", i) for i in range(1000))], minlength=classes)
+    counts = np.bincount(
+        [sample.label or 0 for sample in (maker.make("train", i) for i in range(1000))], minlength=classes
+    )
     assert counts.min() > 0.7 * 1000 / classes and counts.max() < 1.3 * 1000 / classes
 
 
 @settings(max_examples=20, deadline=None)
 @given(SEEDS)
 def test_grey_digits_are_said_without_a_colour(seed: int) -> None:
-    assert draw("digits", seed, style="grey").caption in [f"{'an' if name == 'eight' else 'a'} {name}" for name in Digits.classes]
+    assert draw("digits", seed, style="grey").caption in [
+        f"{'an' if name == 'eight' else 'a'} {name}" for name in Digits.classes
+    ]

@@ -29,23 +29,34 @@ def written(folder: Path, captions: list[str | None]) -> Path:
     return folder
 
 
-CAPTIONS = [f"a {size} {colour} {shape}" for size in ("small", "large") for colour in ("red", "blue") for shape in ("star", "ring")]
+CAPTIONS = [
+    f"a {size} {colour} {shape}"
+    for size in ("small", "large")
+    for colour in ("red", "blue")
+    for shape in ("star", "ring")
+]
 
 
 def test_words_that_come_often_are_one_token_each(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    path, made = train_tokenizer(str(written(tmp_path / "set", [*CAPTIONS, None])), progress=lambda done, total: seen.append((done, total)))
+    path, made = train_tokenizer(
+        str(written(tmp_path / "set", [*CAPTIONS, None])), progress=lambda done, total: seen.append((done, total))
+    )
     assert path == tmp_path / "set" / "tokenizer.json" and seen == [(n, 8) for n in range(1, 9)]
     assert np.count_nonzero(made.encode("a small red star", 64)) == 4
     assert np.count_nonzero(made.encode("star", 64)) == 1  # the same token wherever in the caption it stands
     assert open_tokenizer(str(path)).digest == made.digest
     read = tokenizers.Tokenizer.from_file(str(path))
-    assert read.decode([n - 1 for n in made.encode("ein rotes ☆", 64).tolist() if n]).strip() == "ein rotes ☆"  # what was never seen
+    assert (
+        read.decode([n - 1 for n in made.encode("ein rotes ☆", 64).tolist() if n]).strip() == "ein rotes ☆"
+    )  # what was never seen
 
 
 def test_the_same_captions_give_the_same_file(tmp_path: Path) -> None:
     folder = str(written(tmp_path / "set", list(CAPTIONS)))
-    one, other = (train_tokenizer(folder, out=tmp_path / name)[0].read_bytes() for name in ("one/t.json", "other/t.json"))
+    one, other = (
+        train_tokenizer(folder, out=tmp_path / name)[0].read_bytes() for name in ("one/t.json", "other/t.json")
+    )
     assert one == other
 
 

@@ -60,7 +60,9 @@ def write(tmp_path: Path) -> Write:
         folder.mkdir()
         with webdataset.TarWriter(str(folder / "train-0.tar"), encoder=False) as tar:
             for number, sample in enumerate(samples):
-                tar.write({"__key__": f"{number:03d}", **({} if "jpg" in sample else {"png": encoded(SMALL)}), **sample})
+                tar.write(
+                    {"__key__": f"{number:03d}", **({} if "jpg" in sample else {"png": encoded(SMALL)}), **sample}
+                )
         about = {**CARD, "splits": {"train": {"samples": len(samples), "shards": "train-0.tar"}}, **card}
         (folder / "dataset.json").write_text(json.dumps(about))
         return folder
@@ -75,7 +77,9 @@ class Page(HTMLParser):
         super().__init__()
         self.source = path.read_text(encoding="utf-8")
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text, self.inside, self.script = "", "", ""
+        self.text = ""
+        self.inside = ""
+        self.script = ""
         self.feed(self.source)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -93,7 +97,11 @@ class Page(HTMLParser):
 
     def all(self, tag: str, kind: str | None = None) -> list[dict[str, str | None]]:
         """The attributes of every such element, of a class where one is given."""
-        return [about for name, about in self.elements if name == tag and (kind is None or kind in (about.get("class") or "").split())]
+        return [
+            about
+            for name, about in self.elements
+            if name == tag and (kind is None or kind in (about.get("class") or "").split())
+        ]
 
     def file(self, tag: str, kind: str | None = None) -> bytes:
         """The bytes in the first such element's data URI."""
@@ -124,7 +132,12 @@ def test_hostile_text_is_text_and_only_the_pages_own_script_may_run(write: Write
 
 def test_the_page_needs_no_other_file(write: Write) -> None:
     shown = page(write({"txt": b"see https://example.org/x.png", "wav": wav(), "mask.png": encoded(SMALL[..., 0] % 2)}))
-    links = [value for _, about in shown.elements for name, value in about.items() if name in ("src", "href", "srcset", "poster", "data")]
+    links = [
+        value
+        for _, about in shown.elements
+        for name, value in about.items()
+        if name in ("src", "href", "srcset", "poster", "data")
+    ]
     assert len(links) == 3 and all((link or "").startswith("data:") for link in links)
     assert "url(" not in shown.source and "@import" not in shown.source and "fetch" not in shown.script
 
@@ -152,7 +165,10 @@ def test_background_is_clear_and_other_mask_classes_have_their_colour(write: Wri
     assert drawn.shape == (8, 12, 4)
     assert (drawn[mask == 0, 3] == 0).all() and (drawn[mask > 0, 3] == 255).all()
     (colour,) = {tuple(value) for value in drawn[mask == 1, :3].tolist()}
-    assert [chip["style"] for chip in shown.all("span", "chip")] == ["background:#{:02x}{:02x}{:02x}".format(*colour), "background:#888888"]
+    assert [chip["style"] for chip in shown.all("span", "chip")] == [
+        "background:#{:02x}{:02x}{:02x}".format(*colour),
+        "background:#888888",
+    ]
 
 
 def test_boxes_are_drawn_where_they_are(write: Write) -> None:
@@ -174,7 +190,12 @@ def test_what_is_damaged_says_so_and_the_rest_is_shown(write: Write) -> None:
     spoilt = {"png": image.replace(b"IDAT", b"IDAT\xff\xff"), "mask.png": mask.replace(b"IDAT", b"IDAT\xff\xff")}
     bad = {**spoilt, "json": b"{", "txt": b"\xff"}
     shown = page(write(bad, {"txt": b"a whole one"}))
-    assert [kind for kind in ("image", "mask", "boxes", "caption") if f"{kind}: " in shown.text] == ["image", "mask", "boxes", "caption"]
+    assert [kind for kind in ("image", "mask", "boxes", "caption") if f"{kind}: " in shown.text] == [
+        "image",
+        "mask",
+        "boxes",
+        "caption",
+    ]
     assert "a whole one" in shown.text and len(shown.all("img")) == 1
 
 
@@ -183,7 +204,9 @@ def test_samples_that_cannot_be_used_are_left_out_and_the_page_says_so(write: Wr
     assert "1 problem; the samples at fault are not shown" in shown.text and len(shown.all("div", "picture")) == 1
 
 
-@pytest.mark.parametrize("form", [np.zeros((8, 12, 4), np.uint8), np.zeros((8, 12), np.uint16), np.zeros((8, 12), np.bool_)])
+@pytest.mark.parametrize(
+    "form", [np.zeros((8, 12, 4), np.uint8), np.zeros((8, 12), np.uint16), np.zeros((8, 12), np.bool_)]
+)
 def test_images_of_other_depths_can_be_looked_at(form: np.ndarray, write: Write) -> None:
     shown = page(write({"png": encoded(form)}))
     assert pixels(shown.file("img")).dtype == np.uint8 and not shown.all("p", "fault")
@@ -191,7 +214,9 @@ def test_images_of_other_depths_can_be_looked_at(form: np.ndarray, write: Write)
 
 @pytest.mark.parametrize(("mode", "form"), [("P", "png"), ("CMYK", "jpg"), ("L", "png"), ("RGBA", "png")])
 def test_images_are_shown_in_their_colours(mode: str, form: str, write: Write) -> None:
-    colours = Image.fromarray(np.array([[[230, 20, 20], [20, 20, 230]]], np.uint8)).resize((32, 16), Image.Resampling.NEAREST)
+    colours = Image.fromarray(np.array([[[230, 20, 20], [20, 20, 230]]], np.uint8)).resize(
+        (32, 16), Image.Resampling.NEAREST
+    )
     if mode == "L":
         colours = colours.convert("L")
     file = io.BytesIO()
@@ -209,7 +234,9 @@ def test_a_seed_chooses_the_samples_and_the_same_seed_the_same(write: Write) -> 
     assert len(page(folder, n=99).all("div", "picture")) == 40
 
 
-def test_the_command_writes_a_page_named_for_the_split(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_a_page_named_for_the_split(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write({}, name="my set/1")
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["shards", "view", str(folder), "--n", "5"])

@@ -103,7 +103,13 @@ def test_the_lists_of_segmentation_ask_for_a_mask_and_not_for_boxes(root: Path) 
     with pytest.raises(DataError, match=r"ImageSets/Segmentation/val.txt: 'b' has no file in .*SegmentationClass"):
         made(root, lists="Segmentation")
     palette(root / "SegmentationClass/b.png", np.ones((HEIGHT, WIDTH), np.uint8))
-    assert sorted(made(root, lists="Segmentation")) == ["train/a.jpg", "train/a.mask.png", "val/b.jpg", "val/b.json", "val/b.mask.png"]
+    assert sorted(made(root, lists="Segmentation")) == [
+        "train/a.jpg",
+        "train/a.mask.png",
+        "val/b.jpg",
+        "val/b.json",
+        "val/b.mask.png",
+    ]
 
 
 def test_test_images_may_be_without_annotations_others_not(root: Path) -> None:
@@ -142,7 +148,9 @@ WRONG = {
 def test_an_annotation_that_cannot_be_used_is_named_in_one_line_and_nothing_is_left(root: Path, name: str) -> None:
     content, message = WRONG[name]
     (root / "Annotations/a.xml").write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(DataError, match=re.escape(str(root / "Annotations/a.xml")) + ": .*" + re.escape(message)) as error:
+    with pytest.raises(
+        DataError, match=re.escape(str(root / "Annotations/a.xml")) + ": .*" + re.escape(message)
+    ) as error:
         made(root)
     assert "\n" not in str(error.value)
     assert [path.name for path in root.parent.iterdir()] == ["VOC2012"]
@@ -185,7 +193,9 @@ def test_a_damaged_image_is_named(root: Path) -> None:
 
 
 def test_a_folder_that_is_not_of_the_format_is_refused(root: Path) -> None:
-    with pytest.raises(DataError, match=r"no train.txt, val.txt or test.txt in .*ImageSets/Main; give the folder of a year"):
+    with pytest.raises(
+        DataError, match=r"no train.txt, val.txt or test.txt in .*ImageSets/Main; give the folder of a year"
+    ):
         made(root.parent)
     for split in ("train", "val"):
         write(root / f"ImageSets/Main/{split}.txt", "\n")

@@ -65,13 +65,17 @@ def samples(draw: st.DrawFn, key: str) -> Sample:
 
 
 @given(st.tuples(samples("a"), samples("b"), samples("c")))
-def test_webdataset_reads_back_what_was_written(tmp_path_factory: pytest.TempPathFactory, written: tuple[Sample, ...]) -> None:
+def test_webdataset_reads_back_what_was_written(
+    tmp_path_factory: pytest.TempPathFactory, written: tuple[Sample, ...]
+) -> None:
     folder = tmp_path_factory.mktemp("shards") / "set"
     write(folder, list(written), samples_per_shard=2)
     for sample, found in zip(written, read(folder), strict=True):
         assert found["__key__"] == sample.key
         channels = np.asarray(found["png"])  # webdataset decodes to RGB
-        assert np.array_equal(channels, sample.image if sample.image.ndim == 3 else np.repeat(sample.image[..., None], 3, 2))
+        assert np.array_equal(
+            channels, sample.image if sample.image.ndim == 3 else np.repeat(sample.image[..., None], 3, 2)
+        )
         assert found.get("cls") == sample.label
         assert ("mask.png" in found) == (sample.mask is not None)
         if sample.mask is not None:
@@ -90,7 +94,9 @@ def test_webdataset_reads_back_what_was_written(tmp_path_factory: pytest.TempPat
 
 
 def test_shards_hold_at_most_so_many_samples_and_the_card_counts_them(tmp_path: Path) -> None:
-    with ShardWriter(tmp_path / "set", "mine", CLASSES, MASKS, source="drawn", licence="CC0", samples_per_shard=3, colour="red") as writer:
+    with ShardWriter(
+        tmp_path / "set", "mine", CLASSES, MASKS, source="drawn", licence="CC0", samples_per_shard=3, colour="red"
+    ) as writer:
         for i in range(7):
             writer.write("train", plain(f"a{i}"))
             writer.write("test", plain(f"b{i}")) if i < 2 else None
@@ -132,7 +138,10 @@ def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
         (plain("a", boxes=[[0, 0, 9, 4, 0]]), r"its box \[0, 0, 9, 4, 0\] is not .* inside an image 8 wide and 6 high"),
         (plain("a", boxes=[[3, 0, 3, 4, 0]]), r"its box \[3, 0, 3, 4, 0\] is not"),
         (plain("a", boxes=[[3, 0, 4, 4]]), r"its box \[3, 0, 4, 4\] is not"),
-        (plain("a", mask=np.zeros((8, 6), np.uint8)), r"its mask is uint8 \[8, 6\]; its image asks for integers \[6, 8\]"),
+        (
+            plain("a", mask=np.zeros((8, 6), np.uint8)),
+            r"its mask is uint8 \[8, 6\]; its image asks for integers \[6, 8\]",
+        ),
         (plain("a", mask=np.full((6, 8), 3)), "its mask holds 3, and the data set has 3 mask classes"),
         (plain("a", sound=(np.zeros(5, np.float32), 8000)), "its sound is float32"),
         (Sample("a", np.zeros((6, 8, 4), np.uint8)), r"its image is uint8 \[6, 8, 4\]"),
@@ -140,14 +149,19 @@ def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
         (plain("seen"), "another sample has the same key"),
     ],
 )
-def test_a_sample_that_contradicts_itself_or_the_data_set_is_named(tmp_path: Path, sample: Sample, message: str) -> None:
+def test_a_sample_that_contradicts_itself_or_the_data_set_is_named(
+    tmp_path: Path, sample: Sample, message: str
+) -> None:
     with pytest.raises(DataError, match=rf"set, sample '{sample.key}' of train: .*{message}"):
         write(tmp_path / "set", [plain("seen"), sample])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_split_name_that_would_break_the_shards_names_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="split '../train' cannot begin a shard's name"), ShardWriter(tmp_path / "set", "mine") as writer:
+    with (
+        pytest.raises(DataError, match="split '../train' cannot begin a shard's name"),
+        ShardWriter(tmp_path / "set", "mine") as writer,
+    ):
         writer.write("../train", plain("a"))
     assert list(tmp_path.iterdir()) == []
 
@@ -155,7 +169,10 @@ def test_a_split_name_that_would_break_the_shards_names_is_refused(tmp_path: Pat
 def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set/letter.txt").write_text("dear")
-    for overwrite, reason in ((False, "is not empty; choose another folder"), (True, "holds no dataset.json, so it is no data set")):
+    for overwrite, reason in (
+        (False, "is not empty; choose another folder"),
+        (True, "holds no dataset.json, so it is no data set"),
+    ):
         with pytest.raises(DataError, match=f"set: {reason}"):
             write(tmp_path / "set", [plain("a")], overwrite=overwrite)
     assert [path.name for path in tmp_path.rglob("*")] == ["set", "letter.txt"]
@@ -218,7 +235,9 @@ with ShardWriter(sys.argv[1], "test", samples_per_shard=2) as writer:
 
 
 def run_writer(folder: Path, then: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", WRITER.format(then=then), str(folder)], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", WRITER.format(then=then), str(folder)], capture_output=True, text=True, timeout=120
+    )
 
 
 def test_a_killed_writer_leaves_no_data_set_and_the_next_one_clears_up(tmp_path: Path) -> None:
@@ -232,7 +251,9 @@ def test_a_killed_writer_leaves_no_data_set_and_the_next_one_clears_up(tmp_path:
 
 def test_a_writer_that_died_while_replacing_has_not_lost_the_old_data_set(tmp_path: Path) -> None:
     write(tmp_path / "set", [plain("a")])
-    (tmp_path / "set").rename(tmp_path / ".set.replaced")  # where an overwriting writer puts it before its own takes its place
+    (tmp_path / "set").rename(
+        tmp_path / ".set.replaced"
+    )  # where an overwriting writer puts it before its own takes its place
     with pytest.raises(DataError, match="is not empty"):
         write(tmp_path / "set", [plain("b")])
     assert [sample["__key__"] for sample in read(tmp_path / "set")] == ["a"]
@@ -242,7 +263,10 @@ def test_a_disk_that_refuses_is_named_and_nothing_is_left(tmp_path: Path) -> Non
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); writer.write('train', Sample('a', image)); "
     refused = run_writer(tmp_path / "set", limit + "writer.write('train', Sample('b', image))")
     assert refused.returncode == 1
-    assert refused.stderr.splitlines()[-1] == f"mtgen.errors.DataError: {tmp_path / 'set'}: cannot be written (File too large)"
+    assert (
+        refused.stderr.splitlines()[-1]
+        == f"mtgen.errors.DataError: {tmp_path / 'set'}: cannot be written (File too large)"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

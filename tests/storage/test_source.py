@@ -88,7 +88,9 @@ def test_a_server_that_fails_for_a_while_is_asked_again(fault: tuple[str, float]
         (("slow!", 0.3), "cannot be read after"),
     ],
 )
-def test_a_server_that_keeps_failing_is_one_error_with_its_words(fault: tuple[str, float], says: str, server: Server) -> None:
+def test_a_server_that_keeps_failing_is_one_error_with_its_words(
+    fault: tuple[str, float], says: str, server: Server
+) -> None:
     server.faults[SHARD] = [fault]
     with pytest.raises(DataError) as raised:
         open_index(server.url, "train")
@@ -117,22 +119,29 @@ def test_an_address_without_a_data_set(server: Server) -> None:
 
 
 def test_nobody_answers() -> None:
-    with pytest.raises(DataError, match=r"http://127\.0\.0\.1:9/dataset\.json: cannot be read after 4 attempts: .*server is up"):
+    with pytest.raises(
+        DataError, match=r"http://127\.0\.0\.1:9/dataset\.json: cannot be read after 4 attempts: .*server is up"
+    ):
         read_card("http://127.0.0.1:9")
 
 
 @pytest.mark.parametrize(
-    "address", ["pipe:cat x", "pipe:curl http://a/b", "|cat x", "cmd:ls", "pipe://ls", "ssh://host/x", "simplecache::http://a/b"]
+    "address",
+    ["pipe:cat x", "pipe:curl http://a/b", "|cat x", "cmd:ls", "pipe://ls", "ssh://host/x", "simplecache::http://a/b"],
 )
 def test_an_address_that_could_run_a_command_is_refused(address: str) -> None:
     with pytest.raises(DataError, match="commands are never run"):
         open_index(address, "train")
 
 
-@pytest.mark.parametrize("name", ["pipe:cat x.tar", "|cat x.tar", "http://a/b.tar", "cmd:x.tar", "a::b.tar", "file:/x.tar"])
+@pytest.mark.parametrize(
+    "name", ["pipe:cat x.tar", "|cat x.tar", "http://a/b.tar", "cmd:x.tar", "a::b.tar", "file:/x.tar"]
+)
 def test_a_shard_list_that_names_a_command_is_refused(name: str, write: Write, sample: Sample) -> None:
     folder = write({"train": [[sample(0)]]})
-    (folder / "dataset.json").write_text(json.dumps({"name": "x", "splits": {"train": {"samples": 1, "shards": [name]}}}))
+    (folder / "dataset.json").write_text(
+        json.dumps({"name": "x", "splits": {"train": {"samples": 1, "shards": [name]}}})
+    )
     with pytest.raises(DataError, match="is an address or a command, not a file's name"):
         open_index(folder, "train")
 
@@ -204,7 +213,9 @@ def test_a_shard_that_was_thrown_away_stays_readable_for_who_has_it_open(tmp_pat
 
 
 def test_a_shard_larger_than_the_cache_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"x/a\.tar: has 2e-06 GB, the cache may hold data\.cache=1e-06; raise data\.cache"):
+    with pytest.raises(
+        DataError, match=r"x/a\.tar: has 2e-06 GB, the cache may hold data\.cache=1e-06; raise data\.cache"
+    ):
         Cache(tmp_path, 1000).open(Store("http://x"), "a.tar", Version(2000, ""))
 
 
@@ -263,7 +274,9 @@ def test_a_full_disk_names_the_folder_and_what_sets_it(tmp_path: Path) -> None:
     store_of(tmp_path / "far", 1, 300_000)
     with serving(tmp_path / "far") as server, ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
         said = pool.submit(_into_a_full_disk, Cache(tmp_path / "near", 10**6), server.url).result()
-    assert said.startswith(f"{tmp_path / 'near'}: cannot keep 0.tar (the disk is full); make room, point MTGEN_CACHE at another disk")
+    assert said.startswith(
+        f"{tmp_path / 'near'}: cannot keep 0.tar (the disk is full); make room, point MTGEN_CACHE at another disk"
+    )
     assert "data.cache" in said and not shards(tmp_path / "near")
 
 

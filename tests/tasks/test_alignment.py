@@ -41,7 +41,11 @@ def alike(batch: Batch, a: int, b: int) -> bool:
 
 def rows_with(laid_out: Scene, *components: str) -> list[int]:
     """The reading rows that have them all."""
-    return [row for row in range(laid_out.reading) if all(laid_out.batch.present[component][row] for component in components)]
+    return [
+        row
+        for row in range(laid_out.reading)
+        if all(laid_out.batch.present[component][row] for component in components)
+    ]
 
 
 def contrasted(laid_out: Scene, image: np.ndarray, other: np.ndarray, *components: str) -> float:
@@ -60,25 +64,38 @@ def contrasted(laid_out: Scene, image: np.ndarray, other: np.ndarray, *component
     return float(np.mean(losses))
 
 
-@pytest.mark.parametrize(("name", "component"), [("class", "class"), ("labels", "boxes"), ("caption", "caption"), ("sound", "sound")])
+@pytest.mark.parametrize(
+    ("name", "component"), [("class", "class"), ("labels", "boxes"), ("caption", "caption"), ("sound", "sound")]
+)
 def test_images_and_what_they_are_asked_for_by_find_each_other_among_all(name: str, component: str) -> None:
     laid_out = scene(CONFIG, MADE, toy.batch(0, 40))
     found = task(MADE, "alignment").discriminator_losses(laid_out, discriminator_views(laid_out))
     embed = MADE.side.discriminator.heads["alignment"].embed
-    image = unit(double(embed(MADE.side.discriminator.summary(MADE.side.discriminator.trunk(Canvas(laid_out.batch.image))))))
+    image = unit(
+        double(embed(MADE.side.discriminator.summary(MADE.side.discriminator.trunk(Canvas(laid_out.batch.image)))))
+    )
     other = unit(double(laid_out.encoded[name].pooled))
     assert found[name].item() == pytest.approx(contrasted(laid_out, image, other, component), rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("one", "component", "other", "rival"),
-    [("class", "class", "sound", "sound"), ("labels", "boxes", "sound", "sound"), ("class", "class", "labels", "boxes")],
+    [
+        ("class", "class", "sound", "sound"),
+        ("labels", "boxes", "sound", "sound"),
+        ("class", "class", "labels", "boxes"),
+    ],
 )
-def test_what_images_are_asked_for_by_finds_each_other_without_the_image(one: str, component: str, other: str, rival: str) -> None:
+def test_what_images_are_asked_for_by_finds_each_other_without_the_image(
+    one: str, component: str, other: str, rival: str
+) -> None:
     """Over the samples that have both, as a share of those that have the rarer."""
     laid_out = scene(CONFIG, MADE, toy.batch(0, 40))
     found = task(MADE, "alignment").discriminator_losses(laid_out, discriminator_views(laid_out))
-    both, rarer = rows_with(laid_out, component, rival), min(len(rows_with(laid_out, part)) for part in (component, rival))
+    both, rarer = (
+        rows_with(laid_out, component, rival),
+        min(len(rows_with(laid_out, part)) for part in (component, rival)),
+    )
     assert 0 < len(both) <= rarer
     vectors = [unit(double(laid_out.encoded[name].pooled)) for name in (one, other)]
     expected = 0.5 * contrasted(laid_out, *vectors, component, rival) * len(both) / rarer
@@ -89,7 +106,10 @@ def test_modalities_find_each_other_only_where_that_has_a_weight() -> None:
     config = toy.everything(augment__probability=0.2, tasks__alignment__between=0.0)
     made = networks(config)
     laid_out = scene(config, made)
-    assert task(made, "alignment").discriminator_losses(laid_out, discriminator_views(laid_out)).keys() == {*ALIGNED, "mismatched"}
+    assert task(made, "alignment").discriminator_losses(laid_out, discriminator_views(laid_out)).keys() == {
+        *ALIGNED,
+        "mismatched",
+    }
 
 
 def test_what_every_sample_has_and_what_is_the_image_itself_are_not_aligned() -> None:
@@ -129,7 +149,9 @@ def test_a_real_image_should_be_likelier_with_its_own_condition_than_with_its_pa
 def test_pairs_that_ask_for_the_same_are_not_mismatched() -> None:
     laid_out = scene(CONFIG, MADE)
     laid_out.condition = replace(laid_out.condition, pooled=laid_out.condition.pooled[:1].expand(16, -1))
-    assert task(MADE, "alignment").discriminator_losses(laid_out, discriminator_views(laid_out))["mismatched"].item() == 0
+    assert (
+        task(MADE, "alignment").discriminator_losses(laid_out, discriminator_views(laid_out))["mismatched"].item() == 0
+    )
 
 
 def test_generated_images_should_lie_near_what_was_asked_for() -> None:

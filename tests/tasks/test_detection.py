@@ -49,7 +49,9 @@ def targets(boxes: Tensor) -> tuple[np.ndarray, dict[tuple[int, int], np.ndarray
         row, column = min(int(y), CELLS - 1), min(int(x), CELLS - 1)
         for i in range(CELLS):
             for j in range(CELLS):
-                heat[int(kind), i, j] = max(heat[int(kind), i, j], np.exp(-((i - row) ** 2 + (j - column) ** 2) / (2 * 0.8**2)))
+                heat[int(kind), i, j] = max(
+                    heat[int(kind), i, j], np.exp(-((i - row) ** 2 + (j - column) ** 2) / (2 * 0.8**2))
+                )
         known[row, column] = np.array([x1 - x0, y1 - y0, x - column, y - row])
     return heat, known
 
@@ -96,7 +98,10 @@ def test_drawn_centres_should_be_those_that_are_read_in_the_drawn_image_and_thos
             hot, known = targets(laid_out.original.boxes[row])
             asked = np.zeros((5, CELLS, CELLS))
             asked[:3] = hot
-            for (row_of, column_of), k in known.items():  # a size also stands around its centre, where the peak is above 0.05
+            for (
+                row_of,
+                column_of,
+            ), k in known.items():  # a size also stands around its centre, where the peak is above 0.05
                 for i in range(CELLS):
                     for j in range(CELLS):
                         if np.exp(-((i - row_of) ** 2 + (j - column_of) ** 2) / (2 * 0.8**2)) > 0.05:
@@ -126,10 +131,15 @@ def test_what_is_read_teaches_what_is_drawn_and_the_image_learns_nothing_by_it()
 def crossed(image: Tensor, laid_out: Scene) -> list[float]:
     """For each reading row the mean over classes of the binary cross-entropy with the labels."""
     discriminator = MADE.side.discriminator
-    probability = 1 / (1 + np.exp(-double(discriminator.heads["tagging"](discriminator.summary(discriminator.trunk(Canvas(image)))))))
+    probability = 1 / (
+        1 + np.exp(-double(discriminator.heads["tagging"](discriminator.summary(discriminator.trunk(Canvas(image))))))
+    )
     assert laid_out.batch.labels is not None
     there = laid_out.batch.labels.numpy()
-    return [-float(np.mean(np.log(np.where(there[row], probability[row], 1 - probability[row])))) for row in range(laid_out.reading)]
+    return [
+        -float(np.mean(np.log(np.where(there[row], probability[row], 1 - probability[row]))))
+        for row in range(laid_out.reading)
+    ]
 
 
 def test_tagging_is_the_binary_cross_entropy_of_each_class_in_images_with_labels() -> None:

@@ -42,14 +42,19 @@ def close(found: Tensor, expected: float) -> None:
 
 def test_every_task_is_specified_here() -> None:
     here = ["classification", "generation", "reconstruction", "segmentation"]
-    assert sorted([*here, "alignment", "detection", "tagging", "translation"]) == TASKS.names()  # those have files of their own
+    assert (
+        sorted([*here, "alignment", "detection", "tagging", "translation"]) == TASKS.names()
+    )  # those have files of their own
 
 
 def test_classification_is_the_mean_cross_entropy_of_labelled_reading_rows() -> None:
     laid_out = scene(CONFIG, MADE)
     losses = task(MADE, "classification").discriminator_losses(laid_out, discriminator_views(laid_out))
     head = MADE.side.discriminator.heads["classification"]
-    read = log_softmax(double(head(MADE.side.discriminator.summary(MADE.side.discriminator.trunk(Canvas(laid_out.batch.image))))), axis=1)
+    read = log_softmax(
+        double(head(MADE.side.discriminator.summary(MADE.side.discriminator.trunk(Canvas(laid_out.batch.image))))),
+        axis=1,
+    )
     rows = [row for row in range(laid_out.reading) if laid_out.batch.present["class"][row]]
     assert 0 < len(rows) < laid_out.reading
     close(losses["cross_entropy"], -np.mean([read[row, laid_out.batch.label[row]] for row in rows]))
@@ -59,7 +64,10 @@ def test_classes_of_generated_images_should_be_those_that_were_asked_for() -> No
     laid_out = scene(CONFIG, MADE)
     losses = task(MADE, "classification").generator_losses(laid_out, views(laid_out, laid_out.fake))
     head = MADE.side.discriminator.heads["classification"]
-    read = log_softmax(double(head(MADE.side.discriminator.summary(MADE.side.discriminator.trunk(Canvas(laid_out.fake.image))))), axis=1)
+    read = log_softmax(
+        double(head(MADE.side.discriminator.summary(MADE.side.discriminator.trunk(Canvas(laid_out.fake.image))))),
+        axis=1,
+    )
     rows = [row for row in range(laid_out.reading) if laid_out.batch.present["class"][row]]
     asked = [row for row in rows if laid_out.prompt.given["class"][row]]  # of the others nobody knows the class
     assert 0 < len(asked) < len(rows)
@@ -68,7 +76,9 @@ def test_classes_of_generated_images_should_be_those_that_were_asked_for() -> No
 
 def read_masks(image: Tensor) -> np.ndarray:
     discriminator = MADE.side.discriminator
-    return log_softmax(double(discriminator.heads["segmentation"](discriminator.dense(discriminator.trunk(Canvas(image))))), axis=1)
+    return log_softmax(
+        double(discriminator.heads["segmentation"](discriminator.dense(discriminator.trunk(Canvas(image))))), axis=1
+    )
 
 
 def test_segmentation_is_a_mean_over_known_pixels_and_then_over_samples() -> None:
@@ -111,7 +121,9 @@ def test_reconstruction_is_the_l1_distance_of_unaugmented_rows_and_the_divergenc
     losses = task(MADE, "reconstruction").discriminator_losses(laid_out, discriminator_views(laid_out))
     discriminator, plain = MADE.side.discriminator, laid_out.plain
     assert 0 < len(plain) < laid_out.reading
-    read = discriminator.heads["reconstruction"](discriminator.summary(discriminator.trunk(Canvas(laid_out.batch.image[plain]))))
+    read = discriminator.heads["reconstruction"](
+        discriminator.summary(discriminator.trunk(Canvas(laid_out.batch.image[plain])))
+    )
     mean, log_variance = double(read)[:, :4], double(read)[:, 4:]
     latent = mean + np.exp(log_variance / 2) * double(laid_out.noise)
     drawn = MADE.generator(torch.from_numpy(latent).float(), Condition(laid_out.condition.pooled[plain])).image
@@ -126,7 +138,9 @@ def test_the_generator_reconstructs_from_a_sample_of_the_posterior() -> None:
     reconstruction = task(MADE, "reconstruction")
     latent, condition = reconstruction.request(laid_out)
     mean, log_variance = reconstruction.posterior(MADE.side.discriminator, [laid_out.real_features[0][laid_out.plain]])
-    assert np.allclose(double(latent), double(mean) + np.exp(double(log_variance) / 2) * double(laid_out.noise), atol=1e-5)
+    assert np.allclose(
+        double(latent), double(mean) + np.exp(double(log_variance) / 2) * double(laid_out.noise), atol=1e-5
+    )
     assert not latent.requires_grad
     assert torch.equal(condition.pooled, laid_out.condition.pooled[laid_out.plain])
     drawn = Canvas(torch.rand(len(laid_out.plain), 1, 8, 8))
@@ -138,9 +152,15 @@ def test_the_game_is_relativistic_row_by_row() -> None:
     laid_out = scene(CONFIG, MADE)
     generation = task(MADE, "generation")
     real, fake = logits(laid_out, laid_out.real), logits(laid_out, laid_out.fake)
-    close(generation.discriminator_losses(laid_out, discriminator_views(laid_out))["adversarial"], softplus(fake - real).mean())
+    close(
+        generation.discriminator_losses(laid_out, discriminator_views(laid_out))["adversarial"],
+        softplus(fake - real).mean(),
+    )
     laid_out.real_features = MADE.side.discriminator.trunk(laid_out.real)
-    close(generation.generator_losses(laid_out, views(laid_out, laid_out.fake))["adversarial"], softplus(real - fake).mean())
+    close(
+        generation.generator_losses(laid_out, views(laid_out, laid_out.fake))["adversarial"],
+        softplus(real - fake).mean(),
+    )
 
 
 def adversarial(real: Canvas, fake: Canvas) -> tuple[float, float]:
@@ -159,14 +179,18 @@ def test_equal_samples_are_a_draw() -> None:
 
 def test_the_players_swap_their_losses_when_real_and_generated_are_swapped() -> None:
     laid_out = scene(CONFIG, MADE)
-    assert adversarial(laid_out.real, laid_out.fake) == pytest.approx(adversarial(laid_out.fake, laid_out.real)[::-1], rel=1e-5)
+    assert adversarial(laid_out.real, laid_out.fake) == pytest.approx(
+        adversarial(laid_out.fake, laid_out.real)[::-1], rel=1e-5
+    )
     difference = (logits(laid_out, laid_out.fake) - logits(laid_out, laid_out.real)).mean()
     assert np.subtract(*adversarial(laid_out.real, laid_out.fake)) == pytest.approx(difference, rel=1e-4)
 
 
 def penalised_scene(**settings: Any) -> tuple[Networks, Scene, Tensor]:
     """A scene in double, every row penalised, some with their masks; and its R1 + R2, by double backward."""
-    config = toy.config(tasks__generation__penalty_every=1, tasks__generation__gamma=3.0, tasks__generation__mask_every=2, **settings)
+    config = toy.config(
+        tasks__generation__penalty_every=1, tasks__generation__gamma=3.0, tasks__generation__mask_every=2, **settings
+    )
     made = networks(config)
     made.side.double()
     laid_out = scene(config, made)
@@ -193,7 +217,9 @@ def test_the_finite_difference_penalty_is_on_average_the_exact_one(sigma: float)
     draws = []
     with torch.no_grad():
         for seed in range(300):
-            draws.append(task(made, "generation").discriminator_losses(laid_out, discriminator_views(laid_out, seed))["penalty"])
+            draws.append(
+                task(made, "generation").discriminator_losses(laid_out, discriminator_views(laid_out, seed))["penalty"]
+            )
     found = torch.stack(draws).double()
     error = 4.5 * found.std() / len(found) ** 0.5  # of the mean over draws; about 7 % of it
     assert error < 0.1 * exact.item() * 1.5
@@ -205,7 +231,9 @@ def test_the_exact_penalty_is_exact_and_so_are_its_gradients() -> None:
     losses = task(made, "generation").discriminator_losses(laid_out, views(laid_out, laid_out.real, laid_out.fake))
     assert losses["penalty"].item() == pytest.approx(1.5 * exact.item(), rel=1e-5)
     parameters = list(made.side.discriminator.descent.parameters())
-    found, expected = (torch.autograd.grad(value, parameters, allow_unused=True) for value in (losses["penalty"], 1.5 * exact))
+    found, expected = (
+        torch.autograd.grad(value, parameters, allow_unused=True) for value in (losses["penalty"], 1.5 * exact)
+    )
     assert any(gradient is not None and gradient.abs().max() > 1 for gradient in expected)
     for one, other in zip(found, expected, strict=True):
         assert one is other is None or torch.allclose(one, other, rtol=1e-4, atol=1e-4)  # type: ignore[arg-type]
@@ -217,7 +245,9 @@ def test_the_exact_penalty_of_no_rows_is_none() -> None:
     laid_out = scene(config, MADE)
     laid_out.penalised = laid_out.penalised[:0]
     generation = task(networks(config), "generation")
-    assert generation.discriminator_losses(laid_out, views(laid_out, laid_out.real, laid_out.fake))["penalty"].item() == 0
+    assert (
+        generation.discriminator_losses(laid_out, views(laid_out, laid_out.real, laid_out.fake))["penalty"].item() == 0
+    )
 
 
 @pytest.mark.parametrize("name", ["classification", "segmentation"])
@@ -241,7 +271,9 @@ def test_the_shares_of_a_batch_average_to_the_whole(name: str, cuts: tuple[int, 
 
     def losses(begin: int, end: int) -> dict[str, float]:
         laid_out = scene(config, MADE, whole.rows(slice(begin, end)))
-        laid_out.fake = Canvas(-laid_out.real.image, laid_out.real.mask, laid_out.real.shown)  # random draws would differ by share
+        laid_out.fake = Canvas(
+            -laid_out.real.image, laid_out.real.mask, laid_out.real.shown
+        )  # random draws would differ by share
         laid_out.noise = torch.zeros_like(laid_out.noise)
         found = task(MADE, name).discriminator_losses(laid_out, discriminator_views(laid_out))
         return {key: value.item() for key, value in found.items() if key != "penalty"}  # whose noise is random

@@ -18,7 +18,9 @@ def divergence(**settings: Any) -> tuple[float, np.ndarray, np.ndarray]:
     laid_out = scene(config, made, toy.batch(32, 32))
     found = task(made, "reconstruction").discriminator_losses(laid_out, discriminator_views(laid_out))["kl"].item()
     discriminator = made.side.discriminator
-    read = discriminator.heads["reconstruction"](discriminator.summary(discriminator.trunk(Canvas(laid_out.batch.image[laid_out.plain]))))
+    read = discriminator.heads["reconstruction"](
+        discriminator.summary(discriminator.trunk(Canvas(laid_out.batch.image[laid_out.plain])))
+    )
     mean, log_variance = read.detach().double().numpy()[:, :4], read.detach().double().numpy()[:, 4:]
     own = -0.5 * (1 + log_variance - mean**2 - np.exp(log_variance))
     return found, own, laid_out.batch.position[laid_out.plain].numpy()
@@ -54,5 +56,8 @@ def test_features_of_the_reconstruction_should_be_those_of_the_image() -> None:
     reconstruction = task(made, "reconstruction")
     own = reconstruction.submit(laid_out, drawn)
     found = reconstruction.generator_losses(laid_out, views(laid_out, laid_out.fake, own=own))["features"]
-    lowest = [made.side.discriminator.trunk(Canvas(x))[0].detach().double() for x in (drawn.image, laid_out.original.image[laid_out.plain])]
+    lowest = [
+        made.side.discriminator.trunk(Canvas(x))[0].detach().double()
+        for x in (drawn.image, laid_out.original.image[laid_out.plain])
+    ]
     assert found.item() == pytest.approx(0.5 * float((lowest[0] - lowest[1]).square().mean()), rel=1e-4)

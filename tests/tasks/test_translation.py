@@ -37,7 +37,11 @@ def domain_vector(laid_out: Scene, row: int) -> Tensor:
 
 def content(image: Tensor) -> Tensor:
     discriminator = MADE.side.discriminator
-    return discriminator.heads["translation"].out(torch.nn.functional.leaky_relu(discriminator.trunk(Canvas(image))[0], 0.2)).tanh()
+    return (
+        discriminator.heads["translation"]
+        .out(torch.nn.functional.leaky_relu(discriminator.trunk(Canvas(image))[0], 0.2))
+        .tanh()
+    )
 
 
 def drawn(image: Tensor, vector: Tensor, latent: Tensor) -> Tensor:
@@ -61,7 +65,9 @@ def differ(laid_out: Scene, a: int, b: int) -> bool:
 
 
 @torch.no_grad()
-def test_the_discriminators_step_trains_the_content_to_give_the_image_back_and_tells_translations_from_partners() -> None:
+def test_the_discriminators_step_trains_the_content_to_give_the_image_back_and_tells_translations_from_partners() -> (
+    None
+):
     laid_out = laid("discriminator")
     translation = task(MADE, "translation")
     own = translation.fakes(laid_out)
@@ -98,7 +104,9 @@ def test_the_generators_step_is_identity_adversarial_cycle_and_the_class_that_sh
     latent, condition = translation.request(laid_out)
     canvas = MADE.generator(latent, condition)
     own = translation.submit(laid_out, canvas)
-    found = translation.generator_losses(laid_out, views(laid_out, laid_out.fake, own=own)) | translation.canvas_losses(laid_out, canvas)
+    found = translation.generator_losses(laid_out, views(laid_out, laid_out.fake, own=own)) | translation.canvas_losses(
+        laid_out, canvas
+    )
     losses: dict[str, list[float]] = {"identity": [], "adversarial": [], "cycle": [], "keep": []}
     discriminator = MADE.side.discriminator
     for number, (row, partner) in enumerate(pairs(laid_out)):
@@ -111,7 +119,11 @@ def test_the_generators_step_is_identity_adversarial_cycle_and_the_class_that_sh
         losses["cycle"].append(float((drawn(translated, here, second) - image).abs().mean()))
         real, fake = logit(laid_out.real.image[partner : partner + 1], there), logit(translated, there)
         losses["adversarial"].append(softplus(real - fake) * differ(laid_out, row, partner))
-        logits = discriminator.heads["classification"](discriminator.summary(discriminator.trunk(Canvas(translated))))[0].double().numpy()
+        logits = (
+            discriminator.heads["classification"](discriminator.summary(discriminator.trunk(Canvas(translated))))[0]
+            .double()
+            .numpy()
+        )
         known = bool(laid_out.batch.present["class"][row])
         losses["keep"].append((np.logaddexp.reduce(logits) - logits[laid_out.batch.label[row]]) * known)
     factor = {"identity": 3.0, "cycle": 3.0, "adversarial": 1.0, "keep": 0.5}

@@ -31,7 +31,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one finished run."""
     runs = tmp_path_factory.mktemp("runs")
     config = Config.model_validate(
-        {"name": "run", "runs": str(runs), "data": {"path": "digits"}, "tracking": {"uri": f"sqlite:///{runs}/mlflow.db"}}
+        {
+            "name": "run",
+            "runs": str(runs),
+            "data": {"path": "digits"},
+            "tracking": {"uri": f"sqlite:///{runs}/mlflow.db"},
+        }
     )
     assert Tracker(config, config.folder, DatasetCard(name="digits", splits={}), "5eed").finish(0, timeout=100.0) == 0
     return runs
@@ -40,11 +45,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def pages(runs: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], str, list[psutil.Process]]]:
     """A process that serves the pages: itself, its address, and all that it started."""
-    program = (
-        f"from mtgen.tracking.mlflow_ui import serve_ui; serve_ui({str(runs)!r}, port={port}, say=lambda text: print(text, flush=True))"
-    )
+    program = f"from mtgen.tracking.mlflow_ui import serve_ui; serve_ui({str(runs)!r}, port={port}, say=lambda text: print(text, flush=True))"
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment
+    )
     try:
         assert process.stdout
         address = re.search(r"http://127.0.0.1:\d+", process.stdout.readline())

@@ -19,7 +19,9 @@ def _no_store_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
 
 
-def test_a_server_that_is_down_at_first_and_dies_in_the_middle_gets_everything_once_and_in_order(tmp_path: Path) -> None:
+def test_a_server_that_is_down_at_first_and_dies_in_the_middle_gets_everything_once_and_in_order(
+    tmp_path: Path,
+) -> None:
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
     config = configuration(tmp_path, uri=uri)
@@ -44,7 +46,9 @@ def test_a_server_that_is_down_at_first_and_dies_in_the_middle_gets_everything_o
         assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"config.yaml", "picture.png"}
 
 
-def test_training_does_not_wait_for_a_server_that_never_answers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_training_does_not_wait_for_a_server_that_never_answers(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # connections are taken by the kernel, and nobody reads them
         config = configuration(tmp_path, uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
         tracking = tracker(config)

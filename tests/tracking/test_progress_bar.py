@@ -78,7 +78,9 @@ def test_a_duration_is_right_to_the_unit_it_shows(seconds: float) -> None:
     numbers = [int(n) for n in digits]
     value = sum(count * size for count, size in zip(numbers[::2], numbers[1::2], strict=True))
     assert abs(value - seconds) <= numbers[-1]
-    assert all(count < limit for count, limit in zip(numbers[2::2], {"h": [60], "d": [24]}.get(shown[-1], [60]), strict=False))
+    assert all(
+        count < limit for count, limit in zip(numbers[2::2], {"h": [60], "d": [24]}.get(shown[-1], [60]), strict=False)
+    )
 
 
 def test_on_a_terminal_the_bar_and_the_losses_under_it_are_drawn() -> None:

@@ -95,7 +95,9 @@ def test_the_version_and_the_folder_are_named(finished: Path) -> None:
 
 
 def test_a_run_from_a_checkout_names_its_commit(finished: Path) -> None:
-    head = subprocess.run(["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    head = subprocess.run(
+        ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
     if head.returncode:
         pytest.skip("these tests do not run from a git checkout")
     tags = the_run(finished)[1].data.tags
@@ -113,12 +115,20 @@ def test_numbers_that_are_not_finite_are_counted_and_the_others_kept(finished: P
 
 def test_names_that_mlflow_refuses_are_changed_to_ones_that_it_takes(finished: Path) -> None:
     metrics = the_run(finished)[1].data.metrics
-    assert {key: metrics.get(key) for key in ("odd/name _mean_", "y" * 250, "_")} == {"odd/name _mean_": 1.0, "y" * 250: 2.0, "_": 3.0}
+    assert {key: metrics.get(key) for key in ("odd/name _mean_", "y" * 250, "_")} == {
+        "odd/name _mean_": 1.0,
+        "y" * 250: 2.0,
+        "_": 3.0,
+    }
 
 
 def test_the_first_row_of_a_position_says_how_busy_the_machine_is(finished: Path) -> None:
     assert steps(finished, key="system/cpu_utilization_percentage") == [2_000, 4_000, 5_000, 6_000]
-    assert [any(key.startswith("system/") for key in row.values) for row in read_journal(finished / "run") if row.images == 4_000] == [
+    assert [
+        any(key.startswith("system/") for key in row.values)
+        for row in read_journal(finished / "run")
+        if row.images == 4_000
+    ] == [
         True,
         False,
     ]
@@ -308,17 +318,24 @@ def test_a_note_that_somebody_wrote_is_left_alone(tmp_path: Path) -> None:
 
 def test_runs_of_a_group_lie_under_one_run(tmp_path: Path) -> None:
     grouped = {"group": "a sweep's"}
-    configurations = [configuration(tmp_path, "alone"), *(configuration(tmp_path, name, **grouped) for name in ("one", "two"))]
+    configurations = [
+        configuration(tmp_path, "alone"),
+        *(configuration(tmp_path, name, **grouped) for name in ("one", "two")),
+    ]
     for tracking in [tracker(config) for config in configurations]:
         assert tracking.finish(0, timeout=100.0) == 0
     client = MlflowClient(store_uri(tmp_path))
-    found = {run.info.run_name: run for run in client.search_runs([e.experiment_id for e in client.search_experiments()])}
+    found = {
+        run.info.run_name: run for run in client.search_runs([e.experiment_id for e in client.search_experiments()])
+    }
     assert set(found) == {"one", "two", "alone", "a sweep's"}
     parents = [found[name].data.tags.get("mlflow.parentRunId") for name in ("one", "two", "alone")]
     assert parents == [found["a sweep's"].info.run_id] * 2 + [None]
 
 
-def test_the_store_is_the_given_one_else_the_environments_else_beside_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_is_the_given_one_else_the_environments_else_beside_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert store_uri("runs") == f"sqlite:///{tmp_path}/runs/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
@@ -364,7 +381,9 @@ def test_a_killed_evaluation_leaves_the_run_as_it_ended(tmp_path: Path) -> None:
         journal.row(0, {"evaluation/accuracy": 0.5})
     environment = {**os.environ, "MLFLOW_TRACKING_URI": store_uri(tmp_path), "MLFLOW_EXPERIMENT_NAME": "mtgen"}
     command = [sys.executable, "-m", "mtgen.tracking.mlflow_sender", str(config.folder)]
-    subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, cwd=REPOSITORY, check=True)  # it hears of the end without a word
+    subprocess.run(
+        command, stdin=subprocess.DEVNULL, env=environment, cwd=REPOSITORY, check=True
+    )  # it hears of the end without a word
     assert steps(tmp_path, key="evaluation/accuracy") == [0]
     assert the_run(tmp_path)[1].info.status == "FINISHED"
 

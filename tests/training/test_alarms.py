@@ -79,7 +79,11 @@ def test_a_discriminator_without_penalties_against_a_generator_that_stands_still
 
 def test_a_task_that_never_learns_is_named(runs: Path) -> None:
     (alarm,) = [alarm for alarm in read_alarms(runs / "stalled") if alarm.kind == "stalled"]
-    assert alarm.about == "classification" and "test/class_accuracy is 0." in alarm.what and "tasks.classification.weight" in alarm.help
+    assert (
+        alarm.about == "classification"
+        and "test/class_accuracy is 0." in alarm.what
+        and "tasks.classification.weight" in alarm.help
+    )
 
 
 def test_a_resume_from_before_an_alarm_does_not_raise_it_again(runs: Path) -> None:
@@ -94,7 +98,9 @@ def test_an_alarm_is_in_the_log_the_report_and_mlflow(runs: Path) -> None:
     assert f"  alarm: {alarm}" in (runs / "collapsed" / LOG).read_text()
     assert "collapse at 640 images: images of a class differ" in (runs / "collapsed" / REPORT).read_text()
     client = MlflowClient(store_uri(runs))
-    (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()], "attributes.run_name = 'collapsed'")
+    (run,) = client.search_runs(
+        [e.experiment_id for e in client.search_experiments()], "attributes.run_name = 'collapsed'"
+    )
     assert run.data.tags["alarm.collapse"] == str(alarm)
     assert "alarm collapse: collapse at 640 images" in run.data.tags["mlflow.note.content"]
     assert Path(client.download_artifacts(run.info.run_id, "alarms.jsonl")).read_text().splitlines() == (

@@ -8,9 +8,13 @@ from helpers import toy
 from torch import Tensor
 
 STEPS = 3
-SLOW = {"discriminator__learning_rate": 1e-4, "generator__learning_rate": 1e-4}  # Adam makes a whole step of a gradient that is rounding
+SLOW = {
+    "discriminator__learning_rate": 1e-4,
+    "generator__learning_rate": 1e-4,
+}  # Adam makes a whole step of a gradient that is rounding
 CASES = [
-    {"zero_stage": stage, "balancing__gate": gate, "balancing__canvas": gate} for stage, gate in ((0, "none"), (2, "equal"), (1, "upgrad"))
+    {"zero_stage": stage, "balancing__gate": gate, "balancing__canvas": gate}
+    for stage, gate in ((0, "none"), (2, "equal"), (1, "upgrad"))
 ]
 
 

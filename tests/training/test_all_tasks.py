@@ -25,7 +25,9 @@ def stepped(config: Config, side: str, batch: Batch) -> tuple[Networks, dict[str
     networks = build(config, toy.CARD)
     d_step, g_step, _ = build_steps(config, networks)
     for parameter in [*networks.generator.parameters(), *networks.side.parameters()]:
-        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))
+        parameter.data.add_(
+            0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+        )
     trained, other = (d_step, networks.generator) if side == "discriminator" else (g_step, networks.side)
     with frozen(other):
         loss, log = trained(batch, (other,))
@@ -61,7 +63,11 @@ def test_without_a_component_the_heads_and_encoders_of_it_get_exactly_no_gradien
     assert all(bool(torch.isfinite(value)) for value in log.values())
     own = gradients(modules(networks)[side])
     assert all(gradient is not None and bool(torch.isfinite(gradient).all()) for gradient in own.values())
-    assert all(log[f"alignment_{name}"] == 0 for name, component in MEANT.items() if component in out and side == "discriminator")
+    assert all(
+        log[f"alignment_{name}"] == 0
+        for name, component in MEANT.items()
+        if component in out and side == "discriminator"
+    )
     if side == "generator":
         return
     heads = [networks.side.discriminator.heads[name] for name, component in NEEDS.items() if component in out]
@@ -75,7 +81,9 @@ def test_without_a_component_the_heads_and_encoders_of_it_get_exactly_no_gradien
 def test_a_task_of_weight_0_is_bit_for_bit_as_if_it_were_not_there(side: str, off: str) -> None:
     conditions = {name: value for name, value in toy.CONDITIONS.items() if name != "image"}  # which needs the alignment
     tasks = {name: value for name, value in toy.TASKS.items() if name != off}
-    without = stepped(toy.everything(tasks=copy.deepcopy(tasks), conditions=copy.deepcopy(conditions)), side, toy.batch(0, 16))
+    without = stepped(
+        toy.everything(tasks=copy.deepcopy(tasks), conditions=copy.deepcopy(conditions)), side, toy.batch(0, 16)
+    )
     changes = {f"tasks__{off}__weight": 0}
     with_it = stepped(toy.everything(conditions=copy.deepcopy(conditions), **changes), side, toy.batch(0, 16))
     assert_equal(without, with_it)
@@ -113,7 +121,9 @@ def test_any_two_tasks_train_together_for_20_steps(pair: tuple[str, str]) -> Non
     networks, d_step, g_step = toy.steps(config)
     start = toy.parameters(networks)
     sides = {"d": (d_step, networks.side, networks.generator), "g": (g_step, networks.generator, networks.side)}
-    optimizers = {name: torch.optim.Adam(own.parameters(), lr=1e-3, betas=(0.0, 0.99)) for name, (_, own, _) in sides.items()}
+    optimizers = {
+        name: torch.optim.Adam(own.parameters(), lr=1e-3, betas=(0.0, 0.99)) for name, (_, own, _) in sides.items()
+    }
     for k in range(20):
         for name, (step, _, other) in sides.items():
             optimizers[name].zero_grad()
@@ -130,7 +140,10 @@ def test_any_two_tasks_train_together_for_20_steps(pair: tuple[str, str]) -> Non
 def test_rectangles_are_drawn_read_and_translated() -> None:
     widths = {"widths": [8, 8, 8]}
     config = toy.everything(
-        resolution=[16, 24], generator__widths=[8, 8, 8], discriminator={**widths, "decoder": 8, "embedding": 8}, tasks__translation__side=8
+        resolution=[16, 24],
+        generator__widths=[8, 8, 8],
+        discriminator={**widths, "decoder": 8, "embedding": 8},
+        tasks__translation__side=8,
     )
     networks, d_step, g_step = toy.steps(config)
     batch = toy.batch(0, 16, (16, 24))
@@ -142,7 +155,11 @@ def test_rectangles_are_drawn_read_and_translated() -> None:
     model = Model(networks, config, toy.CARD)
     canvas = model.sample(Prompt.of_classes(torch.tensor([0, -1])), torch.randn(2, 4))
     assert canvas.mask is not None and canvas.boxes is not None
-    assert (canvas.image.shape, canvas.mask.shape, canvas.boxes.shape) == ((2, 1, 16, 24), (2, 2, 16, 24), (2, 5, 8, 12))
+    assert (canvas.image.shape, canvas.mask.shape, canvas.boxes.shape) == (
+        (2, 1, 16, 24),
+        (2, 2, 16, 24),
+        (2, 5, 8, 12),
+    )
     read = model.predict(canvas.image)
     assert read.mask_logits is not None and read.boxes is not None and read.content is not None
     assert (read.mask_logits.shape, read.content.shape[2:], read.boxes.shape[2]) == ((2, 2, 16, 24), (8, 12), 6)

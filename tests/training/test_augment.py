@@ -18,7 +18,11 @@ CPU = torch.device("cpu")
 
 
 def warp(
-    position: Tensor, settings: Augment | None = None, purpose: str = "real", which: str = "real", size: tuple[int, int] = (SIDE, SIDE)
+    position: Tensor,
+    settings: Augment | None = None,
+    purpose: str = "real",
+    which: str = "real",
+    size: tuple[int, int] = (SIDE, SIDE),
 ) -> Warp:
     settings = settings or Augment(probability=0.6, shift=0.2, rotate=40, scale=0.3)
     return Warp(settings, settings.probability, 3, size, position, purpose, which, CPU)
@@ -36,7 +40,9 @@ def by_scipy(image: Tensor, theta: Tensor, order: int) -> Tensor:
     turn = theta[:, :2].double().numpy()[::-1, ::-1]  # (row, column) instead of (x, y)
     centre, move = np.full(2, (SIDE - 1) / 2), theta[:, 2].double().numpy()[::-1] * SIDE / 2
     return torch.from_numpy(
-        ndimage.affine_transform(image.double().numpy(), turn, offset=centre - turn @ centre + move, order=order, mode="nearest")
+        ndimage.affine_transform(
+            image.double().numpy(), turn, offset=centre - turn @ centre + move, order=order, mode="nearest"
+        )
     )
 
 
@@ -57,7 +63,9 @@ def test_a_rotation_turns_the_pixels_of_images_that_are_not_square() -> None:
     for row, theta, as_square in zip(change.rows.tolist(), change.theta.double(), square.theta.double(), strict=True):
         turn = as_square[:, :2].numpy()[::-1, ::-1]  # of a square image, (row, column): a rotation and a change of size
         move = theta[:, 2].numpy()[::-1] * np.array([tall, wide]) / 2
-        expected = ndimage.affine_transform(x[row, 0].double().numpy(), turn, offset=middle - turn @ middle + move, order=1, mode="nearest")
+        expected = ndimage.affine_transform(
+            x[row, 0].double().numpy(), turn, offset=middle - turn @ middle + move, order=1, mode="nearest"
+        )
         assert torch.allclose(found[row, 0].double(), torch.from_numpy(expected), atol=1e-4)
 
 
@@ -137,7 +145,9 @@ def test_gradients_pass_through_to_every_row() -> None:
     direction = counter_rng.normal(0, "direction", position, (1, SIDE, SIDE)).double()
     (change(x) * direction).sum().backward()
     step = 1e-2
-    moved = (change((x + step * direction).detach()) - change(x.detach())) / step  # linear, so exact but for rounding in float32
+    moved = (
+        change((x + step * direction).detach()) - change(x.detach())
+    ) / step  # linear, so exact but for rounding in float32
     assert x.grad is not None
     by_hand = (moved * direction).flatten(1).sum(dim=1)
     assert torch.allclose((x.grad * direction).flatten(1).sum(dim=1), by_hand, rtol=1e-3, atol=1e-2)

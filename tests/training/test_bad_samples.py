@@ -25,17 +25,25 @@ def log(folder: Path, limit: float = 0.01) -> DamageLog:
 
 
 def found(*samples: tuple[int, str]) -> list[tuple[int, DamagedSample]]:
-    return [(position, DamagedSample(kind, f"shard.tar: s{position % 100}", f"{kind}: broken")) for position, kind in samples]
+    return [
+        (position, DamagedSample(kind, f"shard.tar: s{position % 100}", f"{kind}: broken"))
+        for position, kind in samples
+    ]
 
 
 def test_each_sample_is_named_once_and_counted_every_time(tmp_path: Path) -> None:
     damage = log(tmp_path)
     lines, problem = damage.count(found((3, "image"), (7, "mask")), 1000)
-    assert lines == [f"shard.tar: {text}; another sample takes its place" for text in ("s3: image: broken", "s7: mask: broken")]
+    assert lines == [
+        f"shard.tar: {text}; another sample takes its place" for text in ("s3: image: broken", "s7: mask: broken")
+    ]
     assert damage.count(found((103, "image")), 2000) == ([], None) and problem is None
     assert damage.numbers() == {"data/damaged_image": 2.0, "data/damaged_mask": 1.0}
     rows = [json.loads(line) for line in (tmp_path / "damaged.jsonl").read_text().splitlines()]
-    assert [(row["sample"], row["kind"], row["position"]) for row in rows] == [("shard.tar: s3", "image", 3), ("shard.tar: s7", "mask", 7)]
+    assert [(row["sample"], row["kind"], row["position"]) for row in rows] == [
+        ("shard.tar: s3", "image", 3),
+        ("shard.tar: s7", "mask", 7),
+    ]
 
 
 def test_a_resumed_run_names_only_what_is_new_also_after_half_a_line(tmp_path: Path) -> None:
@@ -55,7 +63,12 @@ def test_more_than_the_limit_stops_with_the_share_the_limit_and_the_remedy(tmp_p
     assert damage.count(found(*((i, "image") for i in range(16))), 800)[1] is None
     problem = damage.count(found((16, "mask")), 800)[1]
     assert problem is not None
-    for part in ("17 of 800 samples (2.1%)", "16 image, 1 mask", "data.damage_limit=0.02", "mtgen shards validate data_shards/mine"):
+    for part in (
+        "17 of 800 samples (2.1%)",
+        "16 image, 1 mask",
+        "data.damage_limit=0.02",
+        "mtgen shards validate data_shards/mine",
+    ):
         assert part in str(problem)
 
 

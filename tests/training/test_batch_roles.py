@@ -14,7 +14,9 @@ from mtgen.training.batch_roles import Layout, is_penalised, is_shown, lay_out
 
 TRANSLATING = {"tasks__translation": {"domain": "class", "side": 4, "every": 1}}
 CONFIGS = {
-    (mask, penalty): toy.config(tasks__generation__mask_every=mask, tasks__generation__penalty_every=penalty, **TRANSLATING)
+    (mask, penalty): toy.config(
+        tasks__generation__mask_every=mask, tasks__generation__penalty_every=penalty, **TRANSLATING
+    )
     for mask in (2, 3, 4)
     for penalty in (1, 2, 4)
 }
@@ -34,10 +36,16 @@ def parts(layout: Layout) -> dict[str, set[int]]:
 
 
 @given(configs, st.integers(0, 10_000), st.integers(1, 40), st.data())
-def test_the_shares_of_any_workers_are_together_the_whole(config: Config, first: int, size: int, data: st.DataObject) -> None:
+def test_the_shares_of_any_workers_are_together_the_whole(
+    config: Config, first: int, size: int, data: st.DataObject
+) -> None:
     whole = toy.batch(first, size)
     cuts = [0, *sorted(data.draw(st.lists(st.integers(0, size), max_size=4))), size]
-    shares = [lay_out(config, whole.rows(slice(a, b)), config.augment.probability) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+    shares = [
+        lay_out(config, whole.rows(slice(a, b)), config.augment.probability)
+        for a, b in zip(cuts, cuts[1:], strict=False)
+        if a < b
+    ]
     alone = lay_out(config, whole, config.augment.probability)
     assert all(share.counts == alone.counts for share in shares)
     for name, members in parts(alone).items():
@@ -53,9 +61,13 @@ def test_counts_are_those_of_the_rows(config: Config, first: int, size: int) -> 
     assert found.pop("shown") == layout.counts["all"] - layout.counts["reading"]
     assert {name: layout.counts[name] for name in found} == found
     reading = layout.batch.rows(slice(layout.reading))
-    assert {name: layout.counts[name] for name in reading.present} == {name: int(has.sum()) for name, has in reading.present.items()}
+    assert {name: layout.counts[name] for name in reading.present} == {
+        name: int(has.sum()) for name, has in reading.present.items()
+    }
     plain = layout.batch.rows(layout.plain)
-    assert {name: layout.counts[f"plain {name}"] for name in plain.present} == {n: int(has.sum()) for n, has in plain.present.items()}
+    assert {name: layout.counts[f"plain {name}"] for name in plain.present} == {
+        n: int(has.sum()) for n, has in plain.present.items()
+    }
 
 
 @given(configs, st.integers(0, 10_000), st.integers(1, 40))
@@ -85,7 +97,10 @@ def test_the_part_of_a_position_is_the_same_in_any_batch(every: tuple[int, int],
     config, whole = CONFIGS[every], toy.batch(first, size)
     one = whole.rows(slice(size // 2, size // 2 + 1))
     one = replace(one, step_position=one.position, step_present=one.present)  # a global batch of its own
-    alone, among = parts(lay_out(config, one, config.augment.probability)), parts(lay_out(config, whole, config.augment.probability))
+    alone, among = (
+        parts(lay_out(config, one, config.augment.probability)),
+        parts(lay_out(config, whole, config.augment.probability)),
+    )
     assert all((first + size // 2 in among[name]) == (first + size // 2 in members) for name, members in alone.items())
 
 
@@ -137,12 +152,21 @@ def test_pairs_are_plain_rows_with_a_partner_that_is_plain_too(config: Config, f
     assert layout.pairs.tolist() == expected
 
 
-@given(configs, st.integers(0, 10_000), st.sampled_from([(8, 2), (16, 2), (24, 2), (16, 4), (20, 4), (6, 2), (18, 2), (12, 4)]))
-def test_workers_together_have_the_pairs_of_one_but_for_those_that_were_split(config: Config, first: int, sizes: tuple[int, int]) -> None:
+@given(
+    configs,
+    st.integers(0, 10_000),
+    st.sampled_from([(8, 2), (16, 2), (24, 2), (16, 4), (20, 4), (6, 2), (18, 2), (12, 4)]),
+)
+def test_workers_together_have_the_pairs_of_one_but_for_those_that_were_split(
+    config: Config, first: int, sizes: tuple[int, int]
+) -> None:
     size, workers = sizes
     whole, share = toy.batch(first, size), size // workers
     alone = lay_out(config, whole, config.augment.probability)
-    parts = [lay_out(config, whole.rows(slice(w * share, (w + 1) * share)), config.augment.probability) for w in range(workers)]
+    parts = [
+        lay_out(config, whole.rows(slice(w * share, (w + 1) * share)), config.augment.probability)
+        for w in range(workers)
+    ]
     together = {(a, b) for a, b in pairs(alone) if (a - first) // share == (b - first) // share}
     assert set.union(*map(pairs, parts)) == together
     assert all(part.counts == alone.counts for part in parts)

@@ -35,7 +35,9 @@ def seen(settings: Config, *components: str) -> float:
 def test_few_labels_are_seen_as_often_as_is_asked_for(data: Path) -> None:
     few = {"labelled": {"class": 0.05, "mask": 0.05, "boxes": 0.5}}
     assert seen(config(data, **few), "class", "mask") < 0.2
-    assert seen(config(data, **few, labelled_share=0.4), "class", "mask") == pytest.approx(0.4, abs=1e-3)  # no task reads boxes
+    assert seen(config(data, **few, labelled_share=0.4), "class", "mask") == pytest.approx(
+        0.4, abs=1e-3
+    )  # no task reads boxes
 
 
 def test_rare_masks_are_seen_often_where_all_have_classes(data: Path) -> None:
@@ -58,7 +60,12 @@ def test_where_all_have_labels_nothing_changes(data: Path) -> None:
 
 def test_another_share_or_other_labels_are_another_order(data: Path) -> None:
     few, fewer = ({"labelled": {"class": share, "mask": share}} for share in (0.1, 0.05))
-    kinds: list[dict[str, Any]] = [few, few | {"labelled_share": 0.4}, few | {"labelled_share": 0.3}, fewer | {"labelled_share": 0.4}]
+    kinds: list[dict[str, Any]] = [
+        few,
+        few | {"labelled_share": 0.4},
+        few | {"labelled_share": 0.3},
+        fewer | {"labelled_share": 0.4},
+    ]
     found = [order_of(settings, open_data(settings)) for settings in (config(data, **kind) for kind in kinds)]
     assert all(one != other for number, one in enumerate(found) for other in found[:number])
 
@@ -68,6 +75,8 @@ def test_shards_that_have_to_be_fetched_are_refused_unless_all_of_them_are_meant
 ) -> None:
     monkeypatch.setenv("MTGEN_CACHE", str(tmp_path))
     fsspec.filesystem("memory").put(str(data), "/few", recursive=True)
-    with pytest.raises(DataError, match="data.labelled_share: takes samples from all shards, which have to be fetched; set data.order"):
+    with pytest.raises(
+        DataError, match="data.labelled_share: takes samples from all shards, which have to be fetched; set data.order"
+    ):
         open_data(config("memory://few", labelled_share=0.4))
     assert len(open_data(config("memory://few", labelled_share=0.4, order="global"))) == 200

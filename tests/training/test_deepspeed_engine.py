@@ -28,12 +28,21 @@ UNCUT = {"train__clip": 0.0}
 """Without the cut of gradients that jump, which has a test of its own: its factor rounds."""
 
 CASES = [
-    {**UNCUT, "zero_stage": stage, "train__accumulation": accumulation, "balancing__gate": gate, "balancing__canvas": gate}
+    {
+        **UNCUT,
+        "zero_stage": stage,
+        "train__accumulation": accumulation,
+        "balancing__gate": gate,
+        "balancing__canvas": gate,
+    }
     for stage in (0, 1, 2)
     for accumulation in (1, 2)
     for gate in ("none", "equal", "upgrad")
 ]
-CASES += [{**UNCUT, "zero_stage": stage, "train__accumulation": 2, "tasks__generation__penalty": "exact"} for stage in (0, 1, 2)]
+CASES += [
+    {**UNCUT, "zero_stage": stage, "train__accumulation": 2, "tasks__generation__penalty": "exact"}
+    for stage in (0, 1, 2)
+]
 
 
 def test_one_worker_equals_a_plain_loop_exactly_in_every_zero_stage(tmp_path: Path) -> None:
@@ -44,9 +53,13 @@ def test_one_worker_equals_a_plain_loop_exactly_in_every_zero_stage(tmp_path: Pa
 
 def test_two_workers_equal_a_plain_loop_over_the_whole_batch(tmp_path: Path) -> None:
     # With accumulation a gate that weighs sees each micro-batch on its own, so only the plain sum can equal the whole batch.
-    slow = {"discriminator__learning_rate": 3e-4}  # where a gradient is next to nothing, Adam makes a step of its rounding
+    slow = {
+        "discriminator__learning_rate": 3e-4
+    }  # where a gradient is next to nothing, Adam makes a step of its rounding
     cases = [
-        {"workers": 2, **slow, **case} for case in CASES if case["train__accumulation"] == 1 or case.get("balancing__gate") != "upgrad"
+        {"workers": 2, **slow, **case}
+        for case in CASES
+        if case["train__accumulation"] == 1 or case.get("balancing__gate") != "upgrad"
     ]
     both = toy.spawn(2, trained, tmp_path, cases, 4)
     for case, first, second in zip(cases, *both, strict=True):
@@ -58,7 +71,10 @@ def test_two_workers_equal_a_plain_loop_over_the_whole_batch(tmp_path: Path) -> 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_gradients_far_beyond_the_usual_are_cut_alike_in_every_zero_stage(tmp_path: Path, workers: int) -> None:
     """The usual is taken as a hundredth of what it is, so that every step but the first is cut."""
-    cases = [{"workers": workers, "discriminator__learning_rate": 3e-4, "train__clip": 0.01, "zero_stage": stage} for stage in (0, 1, 2)]
+    cases = [
+        {"workers": workers, "discriminator__learning_rate": 3e-4, "train__clip": 0.01, "zero_stage": stage}
+        for stage in (0, 1, 2)
+    ]
     whole, uncut = (toy.plain(toy.config(**{**cases[0], "workers": 1, "train__clip": clip}), 4) for clip in (0.01, 0))
     assert difference(whole, uncut) > 1e-4
     for results in toy.spawn(workers, trained, tmp_path, cases, 4):
@@ -67,7 +83,12 @@ def test_gradients_far_beyond_the_usual_are_cut_alike_in_every_zero_stage(tmp_pa
 
 
 def test_an_elastic_run_makes_the_same_steps_on_two_workers_and_on_three(tmp_path: Path) -> None:
-    elastic = {"workers": {"min": 2, "max": 3}, "batch_size": 48, "train__accumulation": 2, "discriminator__learning_rate": 3e-4}
+    elastic = {
+        "workers": {"min": 2, "max": 3},
+        "batch_size": 48,
+        "train__accumulation": 2,
+        "discriminator__learning_rate": 3e-4,
+    }
     cases = [{**elastic, "zero_stage": stage, "balancing__gate": "equal"} for stage in (0, 1)]
     results = {}
     for world in (2, 3):
@@ -76,7 +97,9 @@ def test_an_elastic_run_makes_the_same_steps_on_two_workers_and_on_three(tmp_pat
     for case, two, three in zip(cases, results[2], results[3], strict=True):
         assert toy.config(**case).worker_counts == [2, 3]
         assert difference(two, three) < 1e-5, case
-        assert difference(two, toy.plain(toy.config(**{**case, "workers": 1, "train__accumulation": 6}), 4)) < 1e-5, case
+        assert difference(two, toy.plain(toy.config(**{**case, "workers": 1, "train__accumulation": 6}), 4)) < 1e-5, (
+            case
+        )
 
 
 def test_the_gate_with_equal_weights_only_changes_the_order_of_sums() -> None:

@@ -29,7 +29,12 @@ def old_run(folder: Path, **changes: Any) -> dict[str, Tensor]:
     settings = toy.config(**changes)
     tensors = averaged(settings)
     checkpoint.save(
-        folder / "checkpoints", 320, {"ema": tensors}, {"card": toy.CARD.model_dump(mode="json")}, settings.to_yaml(), keep=Retention(1)
+        folder / "checkpoints",
+        320,
+        {"ema": tensors},
+        {"card": toy.CARD.model_dump(mode="json")},
+        settings.to_yaml(),
+        keep=Retention(1),
     )
     return tensors
 
@@ -90,13 +95,17 @@ def test_a_run_with_a_checkpoint_of_its_own_goes_on_from_that(tmp_path: Path) ->
     old_run(tmp_path / "new")
     found = begin(tmp_path, train__start_from="gone")  # not even looked for
     fresh = toy.parameters(build(toy.config(), toy.CARD))
-    assert found["lines"] == [] and all(torch.equal(found["parameters"][name], tensor) for name, tensor in fresh.items())
+    assert found["lines"] == [] and all(
+        torch.equal(found["parameters"][name], tensor) for name, tensor in fresh.items()
+    )
 
 
 def test_without_a_start_nothing_is_touched(tmp_path: Path) -> None:
     found = begin(tmp_path)
     fresh = toy.parameters(build(toy.config(), toy.CARD))
-    assert found["lines"] == [] and all(torch.equal(found["parameters"][name], tensor) for name, tensor in fresh.items())
+    assert found["lines"] == [] and all(
+        torch.equal(found["parameters"][name], tensor) for name, tensor in fresh.items()
+    )
 
 
 def test_an_unknown_run_is_an_error_with_the_nearest_right_one(tmp_path: Path) -> None:

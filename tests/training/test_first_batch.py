@@ -53,7 +53,9 @@ def test_the_picture_shows_the_images_that_the_first_step_sees(sets: Path, tmp_p
 
     networks = build(settings, samples.card)
     step, _, _ = build_steps(settings, networks)
-    with Loader(samples, view_of(settings), batch_size=SHOWN, rank=0, world=1, order=order(settings, samples)) as loader:
+    with Loader(
+        samples, view_of(settings), batch_size=SHOWN, rank=0, world=1, order=order(settings, samples)
+    ) as loader:
         layout = lay_out(settings, next(loader), settings.augment.probability, boxes=True)
     seen = step._scene(layout, networks.side, networks.generator).batch
     about, shown = layers(tmp_path / "toy", path.stem.replace("batch-0", "batch"))
@@ -70,13 +72,18 @@ def test_every_data_set_of_a_mixture_has_a_picture_also_a_rare_one(sets: Path, t
     samples = open_data(settings)
     paths = write_first_batch(settings, samples)
     assert len(paths) == len(set(paths)) == 2 and all(path.is_file() for path in paths)
-    assert [layers(tmp_path / "toy", path.stem.replace("batch-0", "batch"))[0]["rows"] for path in paths] == [SHOWN, SHOWN]
+    assert [layers(tmp_path / "toy", path.stem.replace("batch-0", "batch"))[0]["rows"] for path in paths] == [
+        SHOWN,
+        SHOWN,
+    ]
 
 
 def test_what_stands_over_an_image_is_its_caption_else_its_class(sets: Path, tmp_path: Path) -> None:
     over = []
     for conditions in ({"class": {}}, {"caption": {"tokens": 64}}):
-        settings = config(sets, tmp_path).model_copy(update={"conditions": toy.config(conditions=conditions).conditions})
+        settings = config(sets, tmp_path).model_copy(
+            update={"conditions": toy.config(conditions=conditions).conditions}
+        )
         (path,) = write_first_batch(settings, open_data(settings))
         over.append(layers(tmp_path / "toy", path.stem.replace("batch-0", "batch"))[0]["captions"])
     assert all(name in text and name != text for name, text in zip(*over, strict=True)), over

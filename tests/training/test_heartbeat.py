@@ -103,7 +103,9 @@ def stopped(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
     process.wait()
 
 
-def test_a_stopped_process_is_killed_and_named_and_one_that_is_gone_is_not(tmp_path: Path, stopped: "subprocess.Popen[bytes]") -> None:
+def test_a_stopped_process_is_killed_and_named_and_one_that_is_gone_is_not(
+    tmp_path: Path, stopped: "subprocess.Popen[bytes]"
+) -> None:
     said: list[str] = []
     watch = Watch(tmp_path, 60, lambda beat: end_process(beat.pid, beat.born), said.append)
     watch.look(0)
@@ -118,7 +120,9 @@ def test_a_stopped_process_is_killed_and_named_and_one_that_is_gone_is_not(tmp_p
     assert len(said) == 1
 
 
-def test_a_process_whose_node_does_not_answer_is_killed_at_the_next_look(tmp_path: Path, stopped: "subprocess.Popen[bytes]") -> None:
+def test_a_process_whose_node_does_not_answer_is_killed_at_the_next_look(
+    tmp_path: Path, stopped: "subprocess.Popen[bytes]"
+) -> None:
     asked: list[int] = []
 
     def kill(beat: Beat) -> bool:
@@ -142,7 +146,9 @@ def test_another_process_of_that_number_is_left_alone() -> None:
     assert not end_process(os.getpid(), psutil.Process().create_time() - 100)
 
 
-def test_a_pulse_in_a_folder_that_was_made_read_only_ends_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pulse_in_a_folder_that_was_made_read_only_ends_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(path: Path, missing_ok: bool = False) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 

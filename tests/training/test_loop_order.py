@@ -46,7 +46,9 @@ def judged(before: dict[str, Any], now: dict[str, Any]) -> Any:
 
 
 def tokenizer(path: Path, *words: str) -> str:
-    write_whole(path, Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, words[0])).to_str())
+    write_whole(
+        path, Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, words[0])).to_str()
+    )
     return str(path)
 
 
@@ -58,7 +60,9 @@ def test_a_run_goes_on_with_the_tokeniser_that_it_began_with_wherever_the_file_i
 def test_a_run_does_not_go_on_with_other_tokens(tmp_path: Path) -> None:
     one, other = tokenizer(tmp_path / "a.json", "?", "cat"), tokenizer(tmp_path / "b.json", "?", "dog")
     for before, now in ((None, one), (one, other), (one, None)):
-        with pytest.raises(CheckpointError, match=r"its captions read by other files \(data\.tokenizer=.* then, .* now\)"):
+        with pytest.raises(
+            CheckpointError, match=r"its captions read by other files \(data\.tokenizer=.* then, .* now\)"
+        ):
             judged(order(path="a", tokenizer=before), {"path": "a", "tokenizer": now})
 
 

@@ -31,6 +31,9 @@ def test_after_the_warmup_it_never_rises(train: Train, a: int, b: int) -> None:
     assert rate(train, max(a, b)) <= rate(train, min(a, b)) + 1e-12
 
 
-@given(st.builds(Train, images=st.integers(1, 10**6), warmup=st.integers(0, 10**6), final_rate=st.floats(1e-3, 1)), st.integers(1, 10**7))
+@given(
+    st.builds(Train, images=st.integers(1, 10**6), warmup=st.integers(0, 10**6), final_rate=st.floats(1e-3, 1)),
+    st.integers(1, 10**7),
+)
 def test_it_is_positive_and_never_above_the_peak(train: Train, images: int) -> None:
     assert 0 < rate(train, images) <= 1

@@ -26,7 +26,9 @@ def loss(module: nn.Module, step: int) -> Tensor:
     return module(torch.randn(16, 5, generator=random)).square().mean()
 
 
-def take(module: nn.Module, optimizer: torch.optim.Optimizer, step: int, spoil: Callable[[Tensor], object] | None = None) -> None:
+def take(
+    module: nn.Module, optimizer: torch.optim.Optimizer, step: int, spoil: Callable[[Tensor], object] | None = None
+) -> None:
     optimizer.zero_grad()
     scale = getattr(optimizer, "loss_scale", None)
     (loss(module, step) * (1.0 if scale is None else scale)).backward()
@@ -65,7 +67,9 @@ def test_a_jump_is_cut_to_a_multiple_of_the_usual_norm_and_forgotten_soon() -> N
     moved = {}
     for clip in (0.0, 3.0):
         module = network()
-        optimizer = GuardedAdam(module.parameters(), lr=1e-4, beta2=BETAS[1], partitioned=False, scaled=False, clip=clip)
+        optimizer = GuardedAdam(
+            module.parameters(), lr=1e-4, beta2=BETAS[1], partitioned=False, scaled=False, clip=clip
+        )
         for step in range(60):
             take(module, optimizer, step)
         usual = optimizer.usual.item()
@@ -167,7 +171,9 @@ def test_a_scaled_loss_trains_as_an_unscaled_one() -> None:
     assert a.loss_scale.item() == 2.0**15
 
 
-def test_the_loss_scale_halves_after_a_bad_step_and_doubles_after_enough_good_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_scale_halves_after_a_bad_step_and_doubles_after_enough_good_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(GuardedAdam, "GROWTH_INTERVAL", 3)
     module = network()
     optimizer = guarded(module, scaled=True)
@@ -191,10 +197,21 @@ def test_counters_go_into_a_checkpoint_and_back() -> None:
     kept = copy.deepcopy(optimizer.counters())
     fresh = guarded(network(), scaled=True)
     fresh.load_counters(kept)
-    assert fresh.counters() == kept == {"skipped": 2, "in_a_row": 0, "usual": 0.0, "cut": 0.0, "loss_scale": 2.0**14, "good_steps": 1}
+    assert (
+        fresh.counters()
+        == kept
+        == {"skipped": 2, "in_a_row": 0, "usual": 0.0, "cut": 0.0, "loss_scale": 2.0**14, "good_steps": 1}
+    )
 
 
 def test_a_run_that_changes_to_half_precision_starts_with_a_fresh_loss_scale() -> None:
     fresh = guarded(network(), scaled=True)
     fresh.load_counters({"skipped": 2, "in_a_row": 1})
-    assert fresh.counters() == {"skipped": 2, "in_a_row": 1, "usual": 0.0, "cut": 0.0, "loss_scale": 2.0**16, "good_steps": 0}
+    assert fresh.counters() == {
+        "skipped": 2,
+        "in_a_row": 1,
+        "usual": 0.0,
+        "cut": 0.0,
+        "loss_scale": 2.0**16,
+        "good_steps": 0,
+    }

@@ -16,10 +16,18 @@ from mtgen.training.running_means import Meter
 
 def train(folder: Path, name: str, **more: Any) -> list[tuple[int, dict[str, float]]]:
     """Train, or go on, with a checkpoint after every 48 images and a row of numbers after every 80; the numbers that are no times."""
-    changes = {"train": {"images": 160, **more}, "checkpoint": {"every": 48}, "evaluate": {"every": 10**9}, "balancing": {"gate": "upgrad"}}
+    changes = {
+        "train": {"images": 160, **more},
+        "checkpoint": {"every": 48},
+        "evaluate": {"every": 10**9},
+        "balancing": {"gate": "upgrad"},
+    }
     launch(toy.small_run(folder, name, tasks={"segmentation": {}}, **changes), watch=lambda *_: None, say=print)
     rows = [row for row in read_journal(folder / "runs" / name) if "loss/d" in row.values]
-    return [(row.images, {k: v for k, v in row.values.items() if not k.startswith(("speed", "checkpoint", "system"))}) for row in rows]
+    return [
+        (row.images, {k: v for k, v in row.values.items() if not k.startswith(("speed", "checkpoint", "system"))})
+        for row in rows
+    ]
 
 
 def test_a_run_that_goes_on_between_two_rows_has_the_rows_of_the_undisturbed_one(tmp_path: Path) -> None:
@@ -28,7 +36,11 @@ def test_a_run_that_goes_on_between_two_rows_has_the_rows_of_the_undisturbed_one
     assert [images for images, _ in calm] == [80, 160]
     assert any(key.startswith("balancing_discriminator/cosine") for key in calm[0][1])
     for last in (48, 96, 144):
-        folder = Path(shutil.copytree(tmp_path / "runs/calm", tmp_path / f"runs/from-{last}", ignore=shutil.ignore_patterns("tracking.*")))
+        folder = Path(
+            shutil.copytree(
+                tmp_path / "runs/calm", tmp_path / f"runs/from-{last}", ignore=shutil.ignore_patterns("tracking.*")
+            )
+        )
         for late in (folder / "checkpoints").glob("[0-9]*"):
             if int(late.name) > last:
                 shutil.rmtree(late)
@@ -51,7 +63,9 @@ def kept(everyone: list[dict[str, tuple[str, int]]] | None) -> Any:
 
     meter = Meter(None)
     if everyone is None:
-        meter.add("loss", {"a": torch.tensor(0.1 + dist.get_rank()), f"of{dist.get_rank()}": torch.tensor(float("nan"))})
+        meter.add(
+            "loss", {"a": torch.tensor(0.1 + dist.get_rank()), f"of{dist.get_rank()}": torch.tensor(float("nan"))}
+        )
         meter.add("loss", {"a": torch.tensor(0.7)})
         return meter.state()
     meter.load(everyone)

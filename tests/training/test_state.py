@@ -66,7 +66,9 @@ def difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["from 1 worker", "from 2 workers"])
-def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, list[dict[str, Tensor]]]:
+def source(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[int, str, list[dict[str, Tensor]]]:
     """Number of workers, folder of the checkpoints (one a form), and where the uninterrupted runs ended."""
     folder = tmp_path_factory.mktemp(f"source{request.param}")
     ends = toy.spawn(request.param, saved, folder, FORMS, str(folder))
@@ -74,7 +76,9 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("workers", [1, 2], ids=["to 1 worker", "to 2 workers"])
-def test_any_form_goes_on_in_any_other(source: tuple[int, str, list[dict[str, Tensor]]], workers: int, tmp_path: Path) -> None:
+def test_any_form_goes_on_in_any_other(
+    source: tuple[int, str, list[dict[str, Tensor]]], workers: int, tmp_path: Path
+) -> None:
     world, root, uninterrupted = source
     pairs = [(number, form) for number, form in product(range(len(FORMS)), FORMS) if form[1] == FORMS[number][1]]
     for results in toy.spawn(workers, resumed, tmp_path, pairs, root):
@@ -101,8 +105,12 @@ def refused(change: dict[str, Any]) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("change", [{"discriminator__widths": [8, 12]}, {"tasks": {"generation": {}}}], ids=["wider", "without heads"])
-def test_the_state_of_another_network_is_refused_by_the_name_of_a_parameter(change: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change", [{"discriminator__widths": [8, 12]}, {"tasks": {"generation": {}}}], ids=["wider", "without heads"]
+)
+def test_the_state_of_another_network_is_refused_by_the_name_of_a_parameter(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
     (message,) = toy.spawn(1, refused, tmp_path, change)
     assert len(message.splitlines()) == 1
     assert any(name.removeprefix("side.") in message for name in toy.parameters(toy.steps(toy.config())[0]))

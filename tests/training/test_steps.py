@@ -25,7 +25,9 @@ def step(config: Config, side: str, batch: Batch) -> tuple[Networks, dict[str, T
     """One step's backward: the networks with their gradients, what it logged, and the canvases that the generator drew."""
     networks, d_step, g_step = toy.steps(config)
     for parameter in [*networks.generator.parameters(), *networks.side.parameters()]:
-        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))
+        parameter.data.add_(
+            0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+        )
     drawn: list[Canvas] = []
 
     def keep(module: nn.Module, inputs: Any, canvas: Canvas) -> None:
@@ -62,7 +64,9 @@ def test_a_step_trains_all_of_its_own_side_and_nothing_of_the_other(side: str) -
     sides = {"discriminator": networks.side, "generator": networks.generator}
     own = gradients(sides.pop(side))
     (other,) = sides.values()
-    assert all(gradient is not None and bool(gradient.any()) for gradient in own.values()), [n for n, g in own.items() if g is None]
+    assert all(gradient is not None and bool(gradient.any()) for gradient in own.values()), [
+        n for n, g in own.items() if g is None
+    ]
     assert all(gradient is None for gradient in gradients(other).values())
 
 
@@ -77,7 +81,9 @@ def test_freezing_ends_with_the_step_even_if_it_fails() -> None:
 
 @pytest.mark.parametrize("joint", [False, True])
 def test_the_joint_judgement_trains_the_mask_and_the_image_only_if_it_may(joint: bool) -> None:
-    config = only("generation", tasks__generation__joint_gradient=joint, balancing__canvas="none", augment__probability=0.0)
+    config = only(
+        "generation", tasks__generation__joint_gradient=joint, balancing__canvas="none", augment__probability=0.0
+    )
     batch = labelled()
     reading = lay_out(config, batch, config.augment.probability).reading
     assert 0 < reading < 16
@@ -103,17 +109,24 @@ def test_a_task_with_weight_0_changes_nothing_bit_for_bit(side: str, gate: str) 
     assert all(torch.equal(without[1][name], with_it[1][name]) for name in without[1])
     for a, b in ((without[0].generator, with_it[0].generator), (without[0].side, with_it[0].side)):
         pairs = list(zip(gradients(a).items(), gradients(b).items(), strict=True))
-        assert all(m == n and (x is y is None or (x is not None and y is not None and torch.equal(x, y))) for (m, x), (n, y) in pairs)
+        assert all(
+            m == n and (x is y is None or (x is not None and y is not None and torch.equal(x, y)))
+            for (m, x), (n, y) in pairs
+        )
 
 
 @pytest.mark.parametrize("side", ["discriminator", "generator"])
 @pytest.mark.parametrize("gate", ["equal", "upgrad", "mgda", "pcgrad"])
-def test_a_batch_without_labels_gives_finite_gradients_and_none_to_the_heads_that_need_them(side: str, gate: str) -> None:
+def test_a_batch_without_labels_gives_finite_gradients_and_none_to_the_heads_that_need_them(
+    side: str, gate: str
+) -> None:
     config = only(*FOUR, balancing__gate=gate, balancing__canvas=gate)
     networks, log, _ = step(config, side, unlabelled(toy.batch(0, 16)))
     for module in (networks.generator, networks.side):
         assert all(g is None or bool(torch.isfinite(g).all()) for g in gradients(module).values())
-    losses = {name: value.item() for name, value in log.items() if name.startswith(("classification", "segmentation/cross"))}
+    losses = {
+        name: value.item() for name, value in log.items() if name.startswith(("classification", "segmentation/cross"))
+    }
     assert set(losses.values()) == {0.0}
     if side == "discriminator":
         for name in ("classification", "segmentation"):
@@ -125,7 +138,9 @@ def test_a_batch_without_labels_gives_finite_gradients_and_none_to_the_heads_tha
 def test_a_tasks_weight_is_a_factor_of_its_losses(name: str) -> None:
     logs = []
     for weight in (1.0, 2.5):
-        logs.append(step(only("generation", name, **{f"tasks__{name}__weight": weight}), "discriminator", toy.batch(0, 16))[1])
+        logs.append(
+            step(only("generation", name, **{f"tasks__{name}__weight": weight}), "discriminator", toy.batch(0, 16))[1]
+        )
     for key, value in logs[0].items():
         assert logs[1][key].item() == pytest.approx(value.item() * (2.5 if key.startswith(name) else 1), rel=1e-5)
 

@@ -52,7 +52,9 @@ def translates(seed: int) -> bool:
     torch.manual_seed(0)
     networks, d_step, g_step = toy.steps(config)
     sides = {"d": (d_step, networks.side, networks.generator), "g": (g_step, networks.generator, networks.side)}
-    optimizers = {name: torch.optim.Adam(own.parameters(), lr=3e-3, betas=(0.0, 0.99)) for name, (_, own, _) in sides.items()}
+    optimizers = {
+        name: torch.optim.Adam(own.parameters(), lr=3e-3, betas=(0.0, 0.99)) for name, (_, own, _) in sides.items()
+    }
     for k in range(STEPS):
         for name, (step, _, other) in sides.items():
             optimizers[name].zero_grad()

@@ -71,10 +71,14 @@ def test_no_two_positions_share_their_bits() -> None:
 
 
 @given(seeds, st.lists(positions, min_size=1, max_size=8), st.integers(1, 9), st.integers(0, 9))
-def test_the_first_bits_and_uniforms_do_not_depend_on_how_many_are_drawn(seed: int, places: list[int], n: int, more: int) -> None:
+def test_the_first_bits_and_uniforms_do_not_depend_on_how_many_are_drawn(
+    seed: int, places: list[int], n: int, more: int
+) -> None:
     position = torch.tensor(places)
     assert torch.equal(counter_rng.bits(seed, "x", position, n + more)[:, :n], counter_rng.bits(seed, "x", position, n))
-    assert torch.equal(counter_rng.uniform(seed, "x", position, n + more)[:, :n], counter_rng.uniform(seed, "x", position, n))
+    assert torch.equal(
+        counter_rng.uniform(seed, "x", position, n + more)[:, :n], counter_rng.uniform(seed, "x", position, n)
+    )
 
 
 @given(seeds, st.lists(positions, min_size=1, max_size=8), st.data())
@@ -106,6 +110,8 @@ def test_the_numbers_are_those_that_every_run_so_far_has_drawn() -> None:
 
     golden, crc = 0x9E3779B97F4A7C15, 0x6CF1FD73  # zlib.crc32(b"latent")
     stream = mix((7 << 32) + crc)
-    expected = [[mix((mix((p * golden + stream) % 2**64) + i * golden) % 2**64) for i in (1, 2, 3)] for p in (0, 12345678901)]
+    expected = [
+        [mix((mix((p * golden + stream) % 2**64) + i * golden) % 2**64) for i in (1, 2, 3)] for p in (0, 12345678901)
+    ]
     found = counter_rng.bits(7, "latent", torch.tensor([0, 12345678901]), 3)
     assert [[value % 2**64 for value in row] for row in found.tolist()] == expected

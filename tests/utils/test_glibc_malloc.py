@@ -33,7 +33,9 @@ thread.join()
 def pages_made(*words: str, **environment: str) -> int:
     """Pages that a thread's loop over tensors of 64 MB had to have made."""
     plain = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    ended = subprocess.run([sys.executable, "-c", LOOP, *words], env=plain | environment, capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", LOOP, *words], env=plain | environment, capture_output=True, text=True, check=True
+    )
     return int(ended.stdout)
 
 

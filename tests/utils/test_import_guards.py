@@ -33,7 +33,12 @@ def test_its_steps_are_torchs_bit_for_bit() -> None:
     for kind in (Adam, torch.optim.Adam):
         random = torch.Generator().manual_seed(0)
         parameters = [torch.nn.Parameter(torch.randn(4, 3, generator=random)) for _ in range(2)]
-        optimiser = kind([{"params": parameters[:1], "lr": 0.1}, {"params": parameters[1:]}], lr=0.01, betas=(0.0, 0.99), weight_decay=0.1)
+        optimiser = kind(
+            [{"params": parameters[:1], "lr": 0.1}, {"params": parameters[1:]}],
+            lr=0.01,
+            betas=(0.0, 0.99),
+            weight_decay=0.1,
+        )
         for _ in range(5):
             optimiser.zero_grad()
             sum((p * torch.randn(p.shape, generator=random)).sin().sum() for p in parameters).backward()  # type: ignore[union-attr]

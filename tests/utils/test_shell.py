@@ -57,7 +57,14 @@ SLURM = ["slurm", "demo", f"runs={ODD}", "name=n", "--out", f"{ODD}.sbatch"]
     ids=lambda words: words[0] if isinstance(words[0], str) else "",
 )
 def test_the_next_command_can_be_copied(words: list[str], next_words: list[list[str]], place: Path) -> None:
-    done = subprocess.run([str(MTGEN), *words], capture_output=True, text=True, cwd=place, timeout=300, env={**os.environ, "COLUMNS": "80"})
+    done = subprocess.run(
+        [str(MTGEN), *words],
+        capture_output=True,
+        text=True,
+        cwd=place,
+        timeout=300,
+        env={**os.environ, "COLUMNS": "80"},
+    )
     assert done.returncode == 0, done.stderr
     assert said_next(done.stdout) == next_words
 

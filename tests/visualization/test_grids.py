@@ -90,7 +90,10 @@ def test_the_first_ten_colours_are_told_apart_with_any_colour_vision(vision: str
 
 
 def test_an_overlay_leaves_the_background_as_it_is() -> None:
-    pixels, mask = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8), np.zeros((8, 8), dtype=np.uint8)
+    pixels, mask = (
+        np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8),
+        np.zeros((8, 8), dtype=np.uint8),
+    )
     mask[2:6, 2:6] = 1
     assert (overlay(pixels, mask, MASKS)[mask == 0] == pixels[mask == 0]).all()
 
@@ -134,7 +137,9 @@ def test_images_are_enlarged_until_well_visible(side: int, scale: int | None, sh
 def test_a_sample_stands_beside_itself_under_its_mask() -> None:
     mask = torch.zeros(1, 32, 32, dtype=torch.int64)
     mask[:, 8:24, 8:24] = 1
-    picture = sample_grid(Canvas(shade(100)[None], F.one_hot(mask, 3).movedim(-1, 1).float()), torch.tensor([0]), card())
+    picture = sample_grid(
+        Canvas(shade(100)[None], F.one_hot(mask, 3).movedim(-1, 1).float()), torch.tensor([0]), card()
+    )
     assert len(where(picture, 100)) == 64 * 64 + 64 * 64 - 32 * 32
     assert pixels_of(picture, tuple(mask_colours(MASKS)[1])) == 4 * 32 - 4  # its outline
 
@@ -185,7 +190,9 @@ def test_samples_that_were_asked_for_without_a_class_are_shown_as_such() -> None
 def test_samples_without_a_class_do_not_stand_under_the_last_one() -> None:
     canvas, labels = Canvas(torch.stack([shade(50)] * 2)), torch.tensor([-1, -1])
     other = card().model_copy(update={"classes": ["class0", "class1", "the last"]})
-    assert np.array_equal(np.asarray(sample_grid(canvas, labels, card())), np.asarray(sample_grid(canvas, labels, other)))
+    assert np.array_equal(
+        np.asarray(sample_grid(canvas, labels, card())), np.asarray(sample_grid(canvas, labels, other))
+    )
 
 
 def read_batch(read: list[int], true: list[int]) -> tuple[Batch, Prediction]:
@@ -203,7 +210,9 @@ def read_batch(read: list[int], true: list[int]) -> tuple[Batch, Prediction]:
 @pytest.mark.parametrize(("read", "true", "colour"), [(1, 1, RIGHT), (2, 1, WRONG), (1, -1, UNKNOWN)])
 def test_the_class_as_read_has_the_colour_of_its_verdict(read: int, true: int, colour: tuple[int, ...]) -> None:
     picture = reading_grid(*read_batch([read], [true]), card())
-    assert [pixels_of(picture, c) > 5 for c in (RIGHT, WRONG, UNKNOWN)] == [c == colour for c in (RIGHT, WRONG, UNKNOWN)]
+    assert [pixels_of(picture, c) > 5 for c in (RIGHT, WRONG, UNKNOWN)] == [
+        c == colour for c in (RIGHT, WRONG, UNKNOWN)
+    ]
 
 
 def test_a_reading_shows_the_image_its_true_mask_and_the_mask_as_read() -> None:
@@ -229,7 +238,8 @@ def test_a_reconstruction_stands_beside_its_image() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda i: sample_grid(Canvas(i), torch.zeros(2, dtype=torch.int64), card()), lambda i: reconstruction_grid(i, i)]
+    "make",
+    [lambda i: sample_grid(Canvas(i), torch.zeros(2, dtype=torch.int64), card()), lambda i: reconstruction_grid(i, i)],
 )
 def test_colour_images_keep_their_colours(make: Callable[[Tensor], Image.Image]) -> None:
     image = torch.tensor([1.0, -1.0, 0.2]).view(1, 3, 1, 1).expand(2, 3, 32, 32)
@@ -240,7 +250,9 @@ def test_boxes_are_framed_in_the_colour_of_their_class_and_unsure_ones_are_not_s
     boxes = torch.tensor([[[0.25, 0.25, 0.75, 0.75, 1.0, 0.9], [0.1, 0.1, 0.9, 0.9, 0.0, 0.1]]])
     picture = sample_grid(Canvas(shade(100)[None]), torch.tensor([0]), card(), boxes=boxes)
     first, second = (tuple(colour) for colour in mask_colours(["0", "1"]))
-    assert pixels_of(picture, second) == 4 * 33 - 4 and pixels_of(picture, first) == 0  # a line of one pixel from 16 to 48
+    assert (
+        pixels_of(picture, second) == 4 * 33 - 4 and pixels_of(picture, first) == 0
+    )  # a line of one pixel from 16 to 48
 
 
 def test_a_reading_shows_true_boxes_and_boxes_as_read() -> None:
@@ -261,14 +273,22 @@ def test_what_was_asked_by_stands_before_what_was_drawn() -> None:
 def test_a_layout_is_shown_in_the_colours_of_its_mask() -> None:
     mask = torch.zeros(1, 32, 32, dtype=torch.int64)
     mask[:, 8:24, 8:24] = 1
-    assert pixels_of(asked_grid("", [""], mask, Canvas(shade(150)[None]), card()), tuple(mask_colours(MASKS)[1])) == 4 * 32 - 4
+    assert (
+        pixels_of(asked_grid("", [""], mask, Canvas(shade(150)[None]), card()), tuple(mask_colours(MASKS)[1]))
+        == 4 * 32 - 4
+    )
 
 
 def test_words_alone_leave_the_drawn_image_alone() -> None:
-    assert len(where(asked_grid("captions", ["a", "b"], None, Canvas(torch.stack([shade(150)] * 2)), card()), 150)) == 2 * 64 * 64
+    assert (
+        len(where(asked_grid("captions", ["a", "b"], None, Canvas(torch.stack([shade(150)] * 2)), card()), 150))
+        == 2 * 64 * 64
+    )
 
 
 def test_translations_stand_in_the_row_of_their_original_and_the_column_of_their_domain() -> None:
-    picture = translation_grid(torch.stack([shade(50)] * 2), [("a", torch.stack([shade(100)] * 2)), ("b", torch.stack([shade(150)] * 2))])
+    picture = translation_grid(
+        torch.stack([shade(50)] * 2), [("a", torch.stack([shade(100)] * 2)), ("b", torch.stack([shade(150)] * 2))]
+    )
     columns = [where(picture, level)[:, 1] for level in (50, 100, 150)]
     assert columns[0].max() < columns[1].min() and columns[1].max() < columns[2].min()

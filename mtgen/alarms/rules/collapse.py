@@ -25,7 +25,9 @@ class Collapse(Rule):
     """The quick evaluation's diversity (within classes, where there are some) is low and stays so, or has fallen to half of what it was."""
 
     def __init__(self, config: Config) -> None:
-        self.youth, self.best, self.before = youth(config), 0.0, math.inf
+        self.youth = youth(config)
+        self.best = 0.0
+        self.before = math.inf
 
     def look(self, images: int, numbers: Numbers) -> Iterator[Finding]:
         name = DIVERSITY if DIVERSITY in numbers else SPREAD

@@ -41,12 +41,16 @@ class Divergence(Rule):
         if lost := [_words(name) for name in losses if name.endswith(NONFINITE)]:
             yield Finding("losses that are not finite", f"not finite: {', '.join(lost)}", HELP)
         finite = {name: value for name, value in losses.items() if not name.endswith(NONFINITE)}
-        if exploded := [f"{_words(name)} is {value:.3g}" for name, value in finite.items() if self._exploded(name, value)]:
+        if exploded := [
+            f"{_words(name)} is {value:.3g}" for name, value in finite.items() if self._exploded(name, value)
+        ]:
             yield Finding("losses that explode", f"exploded: {', '.join(exploded)}", HELP)
         if left_out := [text for side in SIDES.values() if (text := self._left_out(side, numbers))]:
             tasks = dict.fromkeys(name.partition("/nonfinite_")[2] for name in numbers if "/nonfinite_" in name)
             first = f", first in those of {', '.join(tasks)}" if tasks else ""
-            yield Finding("steps left out", f"left out, since gradients were not finite{first}: {' and '.join(left_out)}", HELP)
+            yield Finding(
+                "steps left out", f"left out, since gradients were not finite{first}: {' and '.join(left_out)}", HELP
+            )
 
     def _left_out(self, side: str, numbers: Numbers) -> str:
         """How many steps, where they are many."""

@@ -23,7 +23,8 @@ class Saturation(Rule):
     """
 
     def __init__(self, config: Config) -> None:
-        self.youth, self.lasting = youth(config), Lasting()
+        self.youth = youth(config)
+        self.lasting = Lasting()
         self.weight = config.task_settings()["generation"].weight if config.generates else 1.0
 
     def look(self, images: int, numbers: Numbers) -> Iterator[Finding]:

@@ -22,7 +22,8 @@ class DWA(Weighting):
         super().__init__()
         if temperature <= 0 or window <= 0:
             raise ValueError(f"temperature={temperature}, window={window}: have to be above 0")
-        self.temperature, self.window = temperature, window
+        self.temperature = temperature
+        self.window = window
 
     def __call__(self, gramian: Tensor) -> Tensor:
         rows, seen = self.rows(gramian), self.kept("images", gramian)

@@ -21,7 +21,8 @@ class FAMO(Weighting):
 
     def __init__(self, rate: float = 0.025, decay: float = 0.001) -> None:
         super().__init__()
-        self.rate, self.decay = rate, decay
+        self.rate = rate
+        self.decay = decay
 
     def __call__(self, gramian: Tensor) -> Tensor:
         rows, losses = self.rows(gramian), self.heard(gramian).clamp_min(1e-8)

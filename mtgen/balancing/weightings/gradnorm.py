@@ -21,7 +21,8 @@ class GradNorm(Weighting):
 
     def __init__(self, alpha: float = 0.5, rate: float = 0.025) -> None:
         super().__init__()
-        self.alpha, self.rate = alpha, rate
+        self.alpha = alpha
+        self.rate = rate
 
     def __call__(self, gramian: Tensor) -> Tensor:
         rows, losses, norms = self.rows(gramian), self.heard(gramian).clamp_min(1e-12), gramian.diagonal().sqrt()

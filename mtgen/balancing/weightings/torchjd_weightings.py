@@ -71,7 +71,9 @@ class GradVac(Weighting):
     def __call__(self, gramian: Tensor) -> Tensor:
         from torchjd.aggregation import GradVacWeighting
 
-        weighting: Any = GradVacWeighting(self.beta)  # it forgets where tasks come and go, so its state is set each time
+        weighting: Any = GradVacWeighting(
+            self.beta
+        )  # it forgets where tasks come and go, so its state is set each time
         rows, cosines = self.rows(gramian), self.kept("cosines", gramian, square=True)
         weighting._phi_t, weighting._state_key = cosines[rows][:, rows].to(gramian), (len(gramian), gramian.dtype)
         with drawn_from(gramian):
@@ -117,7 +119,10 @@ class SDMGrad(Weighting):
 
     def __init__(self, strength: float = 0.3, rate: float = 10.0, momentum: float = 0.5, iterations: int = 20) -> None:
         super().__init__()
-        self.strength, self.rate, self.momentum, self.iterations = strength, rate, momentum, int(iterations)
+        self.strength = strength
+        self.rate = rate
+        self.momentum = momentum
+        self.iterations = int(iterations)
 
     def __call__(self, gramian: Tensor) -> Tensor:
         from torchjd.aggregation import SDMGradWeighting

@@ -19,13 +19,18 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class _Layer(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(size, eps=1e-6), nn.LayerNorm(size, eps=1e-6)
+        self.norm1 = nn.LayerNorm(size, eps=1e-6)
+        self.norm2 = nn.LayerNorm(size, eps=1e-6)
         self.query, self.key, self.value, self.mix = (nn.Linear(size, size) for _ in range(4))
-        self.scale1, self.scale2 = nn.Parameter(torch.ones(size)), nn.Parameter(torch.ones(size))
-        self.fc1, self.fc2 = nn.Linear(size, 4 * size), nn.Linear(4 * size, size)
+        self.scale1 = nn.Parameter(torch.ones(size))
+        self.scale2 = nn.Parameter(torch.ones(size))
+        self.fc1 = nn.Linear(size, 4 * size)
+        self.fc2 = nn.Linear(4 * size, size)
 
     def _attend(self, x: Tensor) -> Tensor:
-        query, key, value = (part(x).unflatten(2, (-1, HEAD)).transpose(1, 2) for part in (self.query, self.key, self.value))
+        query, key, value = (
+            part(x).unflatten(2, (-1, HEAD)).transpose(1, 2) for part in (self.query, self.key, self.value)
+        )
         return self.mix(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -40,21 +40,26 @@ class _A(nn.Module):
     def __init__(self, channels: int, pooled: int) -> None:
         super().__init__()
         self.branch1x1 = _Conv(channels, 64, POINT)
-        self.branch5x5_1, self.branch5x5_2 = _Conv(channels, 48, POINT), _Conv(48, 64, FIVE)
-        self.branch3x3dbl_1, self.branch3x3dbl_2 = _Conv(channels, 64, POINT), _Conv(64, 96, THREE)
+        self.branch5x5_1 = _Conv(channels, 48, POINT)
+        self.branch5x5_2 = _Conv(48, 64, FIVE)
+        self.branch3x3dbl_1 = _Conv(channels, 64, POINT)
+        self.branch3x3dbl_2 = _Conv(64, 96, THREE)
         self.branch3x3dbl_3 = _Conv(96, 96, THREE)
         self.branch_pool = _Conv(channels, pooled, POINT)
 
     def forward(self, x: Tensor) -> Tensor:
         double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        return torch.cat([self.branch1x1(x), self.branch5x5_2(self.branch5x5_1(x)), double, self.branch_pool(_average(x))], 1)
+        return torch.cat(
+            [self.branch1x1(x), self.branch5x5_2(self.branch5x5_1(x)), double, self.branch_pool(_average(x))], 1
+        )
 
 
 class _B(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.branch3x3 = _Conv(288, 384, THREE, 2, same=False)
-        self.branch3x3dbl_1, self.branch3x3dbl_2 = _Conv(288, 64, POINT), _Conv(64, 96, THREE)
+        self.branch3x3dbl_1 = _Conv(288, 64, POINT)
+        self.branch3x3dbl_2 = _Conv(64, 96, THREE)
         self.branch3x3dbl_3 = _Conv(96, 96, THREE, 2, same=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,13 +71,13 @@ class _C(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.branch1x1 = _Conv(768, 192, POINT)
-        self.branch7x7_1, self.branch7x7_2, self.branch7x7_3 = (
-            _Conv(768, width, POINT),
-            _Conv(width, width, (1, 7)),
-            _Conv(width, 192, (7, 1)),
-        )
-        self.branch7x7dbl_1, self.branch7x7dbl_2 = _Conv(768, width, POINT), _Conv(width, width, (7, 1))
-        self.branch7x7dbl_3, self.branch7x7dbl_4 = _Conv(width, width, (1, 7)), _Conv(width, width, (7, 1))
+        self.branch7x7_1 = _Conv(768, width, POINT)
+        self.branch7x7_2 = _Conv(width, width, (1, 7))
+        self.branch7x7_3 = _Conv(width, 192, (7, 1))
+        self.branch7x7dbl_1 = _Conv(768, width, POINT)
+        self.branch7x7dbl_2 = _Conv(width, width, (7, 1))
+        self.branch7x7dbl_3 = _Conv(width, width, (1, 7))
+        self.branch7x7dbl_4 = _Conv(width, width, (7, 1))
         self.branch7x7dbl_5 = _Conv(width, 192, (1, 7))
         self.branch_pool = _Conv(768, 192, POINT)
 
@@ -86,9 +91,12 @@ class _C(nn.Module):
 class _D(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.branch3x3_1, self.branch3x3_2 = _Conv(768, 192, POINT), _Conv(192, 320, THREE, 2, same=False)
-        self.branch7x7x3_1, self.branch7x7x3_2 = _Conv(768, 192, POINT), _Conv(192, 192, (1, 7))
-        self.branch7x7x3_3, self.branch7x7x3_4 = _Conv(192, 192, (7, 1)), _Conv(192, 192, THREE, 2, same=False)
+        self.branch3x3_1 = _Conv(768, 192, POINT)
+        self.branch3x3_2 = _Conv(192, 320, THREE, 2, same=False)
+        self.branch7x7x3_1 = _Conv(768, 192, POINT)
+        self.branch7x7x3_2 = _Conv(192, 192, (1, 7))
+        self.branch7x7x3_3 = _Conv(192, 192, (7, 1))
+        self.branch7x7x3_4 = _Conv(192, 192, THREE, 2, same=False)
 
     def forward(self, x: Tensor) -> Tensor:
         seven = self.branch7x7x3_4(self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x))))
@@ -103,9 +111,12 @@ class _E(nn.Module):
         self.last = last
         self.branch1x1 = _Conv(channels, 320, POINT)
         self.branch3x3_1 = _Conv(channels, 384, POINT)
-        self.branch3x3_2a, self.branch3x3_2b = _Conv(384, 384, (1, 3)), _Conv(384, 384, (3, 1))
-        self.branch3x3dbl_1, self.branch3x3dbl_2 = _Conv(channels, 448, POINT), _Conv(448, 384, THREE)
-        self.branch3x3dbl_3a, self.branch3x3dbl_3b = _Conv(384, 384, (1, 3)), _Conv(384, 384, (3, 1))
+        self.branch3x3_2a = _Conv(384, 384, (1, 3))
+        self.branch3x3_2b = _Conv(384, 384, (3, 1))
+        self.branch3x3dbl_1 = _Conv(channels, 448, POINT)
+        self.branch3x3dbl_2 = _Conv(448, 384, THREE)
+        self.branch3x3dbl_3a = _Conv(384, 384, (1, 3))
+        self.branch3x3dbl_3b = _Conv(384, 384, (3, 1))
         self.branch_pool = _Conv(channels, 192, POINT)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,14 +136,22 @@ class InceptionV3(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.Conv2d_1a_3x3, self.Conv2d_2a_3x3 = _Conv(3, 32, THREE, 2, same=False), _Conv(32, 32, THREE, same=False)
+        self.Conv2d_1a_3x3 = _Conv(3, 32, THREE, 2, same=False)
+        self.Conv2d_2a_3x3 = _Conv(32, 32, THREE, same=False)
         self.Conv2d_2b_3x3 = _Conv(32, 64, THREE)
-        self.Conv2d_3b_1x1, self.Conv2d_4a_3x3 = _Conv(64, 80, POINT), _Conv(80, 192, THREE, same=False)
-        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = _A(192, 32), _A(256, 64), _A(288, 64)
+        self.Conv2d_3b_1x1 = _Conv(64, 80, POINT)
+        self.Conv2d_4a_3x3 = _Conv(80, 192, THREE, same=False)
+        self.Mixed_5b = _A(192, 32)
+        self.Mixed_5c = _A(256, 64)
+        self.Mixed_5d = _A(288, 64)
         self.Mixed_6a = _B()
-        self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e = _C(128), _C(160), _C(160), _C(192)
+        self.Mixed_6b = _C(128)
+        self.Mixed_6c = _C(160)
+        self.Mixed_6d = _C(160)
+        self.Mixed_6e = _C(192)
         self.Mixed_7a = _D()
-        self.Mixed_7b, self.Mixed_7c = _E(1280, last=False), _E(2048, last=True)
+        self.Mixed_7b = _E(1280, last=False)
+        self.Mixed_7c = _E(2048, last=True)
 
     def forward(self, image: Tensor) -> Tensor:
         """Images `[B,3,H,W]` in 0 to 255 -> features `[B,2048]` of the last pooling."""
@@ -160,7 +179,9 @@ def resized(x: Tensor, side: int = SIDE) -> Tensor:
 def inception(path: Path, settings: Extractor) -> nn.Module:
     """`InceptionV3` from a safetensors file; the classifier that follows the features (`fc.`) is passed over."""
     network = InceptionV3()
-    load_strictly(network, load_file(path), path, lambda name: name.startswith("fc.") or name.endswith("num_batches_tracked"))
+    load_strictly(
+        network, load_file(path), path, lambda name: name.startswith("fc.") or name.endswith("num_batches_tracked")
+    )
     return folded(network)
 
 

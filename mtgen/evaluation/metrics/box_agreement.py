@@ -21,7 +21,8 @@ class BoxAgreement(Metric):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.classes, self.kept = required_classes(setting.card), Choice(MOST)
+        self.classes = required_classes(setting.card)
+        self.kept = Choice(MOST)
 
     def read(self, canvas: Canvas, prediction: Prediction) -> Tensor:
         """`[B,M,6]` the boxes that are there in the image, as somebody reads it."""

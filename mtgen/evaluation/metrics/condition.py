@@ -29,7 +29,11 @@ class _Reached(Metric):
 
     def compute(self) -> dict[str, float]:
         name = self.conditions[0]
-        return {f"condition/{name}": share(self.right, self.total, f"test sample carries a class and what {name!r} is taken from")}
+        return {
+            f"condition/{name}": share(
+                self.right, self.total, f"test sample carries a class and what {name!r} is taken from"
+            )
+        }
 
 
 @METRICS.register("condition/class")

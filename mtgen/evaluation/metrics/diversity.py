@@ -23,7 +23,9 @@ class Diversity(Metric):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         classes = asked_classes(setting)
-        self.train, self.test, self.generated = ClassMoments(classes), ClassMoments(classes), ClassMoments(classes)
+        self.train = ClassMoments(classes)
+        self.test = ClassMoments(classes)
+        self.generated = ClassMoments(classes)
 
     def update_train(self, batch: Batch) -> None:
         self._real(self.train, batch)

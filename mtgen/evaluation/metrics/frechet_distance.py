@@ -39,4 +39,8 @@ class FrechetDistance(Metric):
     def compute(self) -> dict[str, float]:
         least = self.features.size() + 1
         distance = frechet_distance(self.features.get("train", least), self.features.get("generated", least))
-        return {"distribution/fid" if self.features.name == "inception" else f"distribution/fd_{self.features.name}": distance}
+        return {
+            "distribution/fid"
+            if self.features.name == "inception"
+            else f"distribution/fd_{self.features.name}": distance
+        }

@@ -37,4 +37,8 @@ class KernelDistance(Metric):
 
     def compute(self) -> dict[str, float]:
         distance = kernel_distance(self.features.get("train", 2).kept, self.features.get("generated", 2).kept)
-        return {"distribution/kid" if self.features.name == "inception" else f"distribution/kd_{self.features.name}": distance}
+        return {
+            "distribution/kid"
+            if self.features.name == "inception"
+            else f"distribution/kd_{self.features.name}": distance
+        }

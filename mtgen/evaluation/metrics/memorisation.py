@@ -33,7 +33,12 @@ class Memorisation(Metric):
             raise Skipped("the test images are the training images")
         order = drawn.argsort()[:SHOWN]
         self.features.closest = list(
-            zip(generated.position[order].tolist(), train.position[index[order]].tolist(), drawn[order].tolist(), strict=True)
+            zip(
+                generated.position[order].tolist(),
+                train.position[index[order]].tolist(),
+                drawn[order].tolist(),
+                strict=True,
+            )
         )
         name = self.features.name
         return {

@@ -41,4 +41,7 @@ class PrecisionRecall(Metric):
 
     def compute(self) -> dict[str, float]:
         real, generated = (self.features.get(kind, K + 1).kept for kind in self.compared)
-        return {f"distribution/{name}_{self.features.name}": value for name, value in precision_recall(real, generated).items()}
+        return {
+            f"distribution/{name}_{self.features.name}": value
+            for name, value in precision_recall(real, generated).items()
+        }

@@ -20,7 +20,8 @@ class ReconstructionFeatures(Metric):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.total, self.count = 0.0, 0
+        self.total = 0.0
+        self.count = 0
 
     def update_rebuilt(self, features: Tensor, rebuilt: Tensor) -> None:
         self.total += float((features.double() - rebuilt.double()).square().sum())

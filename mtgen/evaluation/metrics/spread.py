@@ -21,7 +21,9 @@ class Spread(Metric):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.train, self.test, self.generated = ClassMoments(1), ClassMoments(1), ClassMoments(1)
+        self.train = ClassMoments(1)
+        self.test = ClassMoments(1)
+        self.generated = ClassMoments(1)
 
     def update_train(self, batch: Batch) -> None:
         self._take(self.train, batch.image)

@@ -19,7 +19,9 @@ class _Translated(Metric):
         if setting.translates is None:
             raise Skipped("the run does not translate images")
         if setting.translates != self.kind:
-            raise Skipped(f"the domains of the run's translation are not of the kind {self.kind!r} but {setting.translates!r}")
+            raise Skipped(
+                f"the domains of the run's translation are not of the kind {self.kind!r} but {setting.translates!r}"
+            )
         self.right = self.total = 0
 
     def compute(self) -> dict[str, float]:

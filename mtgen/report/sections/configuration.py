@@ -11,7 +11,11 @@ def gather(record: Record, other: Record | None) -> Section:
     tags = record.tags
     commit = tags.get("mlflow.source.git.commit", "")
     dirty = " with changes that are not committed" if tags.get("git.dirty") == "true" else ""
-    rows = [["mtgen", tags.get("mtgen.version", "-")], ["commit", f"{commit[:12]}{dirty}"], ["folder", str(record.folder)]]
+    rows = [
+        ["mtgen", tags.get("mtgen.version", "-")],
+        ["commit", f"{commit[:12]}{dirty}"],
+        ["folder", str(record.folder)],
+    ]
     blocks: list[Block] = [Table(["", ""], [row for row in rows if row[1]])]
     if other is not None:
         blocks += [Note(f"What differs from {other.name}:"), *differences([record, other], [record.name, other.name])]

@@ -17,10 +17,16 @@ def gather(record: Record, other: Record | None) -> Section:
     if record.images:
         facts.append(Fact("device hours for a million images", f"{1e6 * hours / record.images:.1f}"))
     if speeds := [value for _, value in record.series.get("speed/images_per_second", [])]:
-        facts.append(Fact("throughput", f"{median(speeds):,.1f} images/s", f"median; {min(speeds):,.1f} to {max(speeds):,.1f}"))
+        facts.append(
+            Fact("throughput", f"{median(speeds):,.1f} images/s", f"median; {min(speeds):,.1f} to {max(speeds):,.1f}")
+        )
     if waits := [value for _, value in record.series.get("speed/data_wait_share", [])]:
         facts.append(Fact("waiting for data", f"{100 * sum(waits) / len(waits):.2f} %", "mean share of the time"))
     facts.append(
-        Fact("wall time", duration(record.seconds), f"in {len(record.stretches)} stretch{'es' if len(record.stretches) > 1 else ''}")
+        Fact(
+            "wall time",
+            duration(record.seconds),
+            f"in {len(record.stretches)} stretch{'es' if len(record.stretches) > 1 else ''}",
+        )
     )
     return Section(7, "Speed and cost", [Facts(facts)])

@@ -18,7 +18,10 @@ def gather(record: Record, other: Record | None) -> Section:
         ["from", str(data.get("path") or ", ".join(str(part.get("path")) for part in data.get("mixture", [])))],
         ["source", card.get("source", "")],
         ["licence", card.get("licence", "")],
-        ["splits", ", ".join(f"{name}: {split['samples']:,} samples" for name, split in card.get("splits", {}).items())],
+        [
+            "splits",
+            ", ".join(f"{name}: {split['samples']:,} samples" for name, split in card.get("splits", {}).items()),
+        ],
         ["classes", _names(card.get("classes", []))],
         ["mask classes", _names(card.get("mask_classes", []))],
         ["domains", _names(card.get("domains", []))],

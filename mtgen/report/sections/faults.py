@@ -28,17 +28,26 @@ def gather(record: Record, other: Record | None) -> Section:
         resumes = len(rows) - 1
         caption = f"Went on {resumes} time{'s' if resumes > 1 else ''} from a checkpoint."
         blocks.append(Table(["stretch", "from images", "to images", "time", "workers", "ended"], rows, caption))
-    return Section(8, "Faults survived", blocks or [Note("None: one stretch of training, every sample whole, every step taken.")])
+    return Section(
+        8, "Faults survived", blocks or [Note("None: one stretch of training, every sample whole, every step taken.")]
+    )
 
 
 def _steps(record: Record) -> list[str]:
     names = {side: record.last(f"gradient/{side}_nonfinite_steps") for side in ("discriminator", "generator")}
-    return [f"{number:,.0f} steps of the {side} were skipped: their gradient was not finite" for side, number in names.items() if number]
+    return [
+        f"{number:,.0f} steps of the {side} were skipped: their gradient was not finite"
+        for side, number in names.items()
+        if number
+    ]
 
 
 def _damage(record: Record) -> list[str]:
     names = [name for name in record.series if name.startswith("data/damaged_")]
-    return [f"{record.last(name):,.0f} samples with a damaged {name.removeprefix('data/damaged_')} were replaced" for name in names]
+    return [
+        f"{record.last(name):,.0f} samples with a damaged {name.removeprefix('data/damaged_')} were replaced"
+        for name in names
+    ]
 
 
 def _numbers(record: Record) -> list[str]:

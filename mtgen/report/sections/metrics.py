@@ -15,6 +15,9 @@ def gather(record: Record, other: Record | None) -> Section | None:
             names.setdefault(short, {})[column] = f"{points[-1][1]:.4g} at {points[-1][0]:,}"
     if not names:
         return None
-    rows = [[short.replace("_", " "), values.get("snapshot", "-"), values.get("evaluate", "-")] for short, values in sorted(names.items())]
+    rows = [
+        [short.replace("_", " "), values.get("snapshot", "-"), values.get("evaluate", "-")]
+        for short, values in sorted(names.items())
+    ]
     caption = "Value, and images seen. Snapshots measure quickly on fewer samples, mtgen evaluate measures everything."
     return Section(3, "Metrics", [Table(["metric", "last snapshot", "mtgen evaluate"], rows, caption)])

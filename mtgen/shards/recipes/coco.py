@@ -19,7 +19,9 @@ from mtgen.shards.input_files import clipped, key_of, listed, read_image, read_j
 from mtgen.shards.make import RECIPES, Recipe
 from mtgen.shards.write import Sample
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True)]  # having a rule, it is refused where it is no Unicode text
+Text = Annotated[
+    str, StringConstraints(strip_whitespace=True)
+]  # having a rule, it is refused where it is no Unicode text
 Pixels = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 
 
@@ -27,7 +29,9 @@ class CocoOptions(Section):
     """Options of the recipe `coco`."""
 
     images: str = Field(min_length=1, description="folder of the images that the JSON names")
-    instances: str = Field(min_length=1, description="JSON with images, categories and annotations (boxes, segmentations)")
+    instances: str = Field(
+        min_length=1, description="JSON with images, categories and annotations (boxes, segmentations)"
+    )
     captions: str | None = Field(None, description="JSON with captions of the same images")
     masks: bool = Field(True, description="draw masks from the segmentations")
     split: Literal["train", "val", "test"] | None = Field(None, description="the one split that all samples belong to")
@@ -36,7 +40,9 @@ class CocoOptions(Section):
     @model_validator(mode="after")
     def _one_rule(self) -> "CocoOptions":
         if self.split and "test" in self.model_fields_set:
-            raise ValueError(f"split={self.split} takes all samples, which leaves no share for test={self.test:g}; give one of the two")
+            raise ValueError(
+                f"split={self.split} takes all samples, which leaves no share for test={self.test:g}; give one of the two"
+            )
         return self
 
 
@@ -98,7 +104,9 @@ def _judged(kind: type[Contents], values: Any, path: Path, *place: str) -> Conte
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join([*place, *map(str, first["loc"])][:3])  # annotations.7.bbox; deeper, it names our own types
         what = "not an object" if first["type"] == "model_type" else first["msg"][0].lower() + first["msg"][1:]
-        remedy = "" if "." in where else f"; the file has to be an object with the lists {' and '.join(kind.model_fields)}"
+        remedy = (
+            "" if "." in where else f"; the file has to be an object with the lists {' and '.join(kind.model_fields)}"
+        )
         raise DataError(f"{path}: {where + ': ' if where else ''}{what}{remedy}") from None
 
 
@@ -123,12 +131,15 @@ class Coco(Recipe):
 
     def __init__(self, options: CocoOptions, seed: int) -> None:
         super().__init__(options, seed)
-        self.path, self.root = Path(options.instances).resolve(), Path(options.images).resolve()
+        self.path = Path(options.instances).resolve()
+        self.root = Path(options.images).resolve()
         if not self.root.is_dir():
             raise DataError(f"images={options.images}: there is no such folder; give the one that holds the images")
         contents = _judged(_Instances, read_json(self.path), self.path)
         images = _by_id(self.path, "images", contents.images)
-        categories = sorted(_by_id(self.path, "categories", contents.categories).values(), key=lambda category: category.id)
+        categories = sorted(
+            _by_id(self.path, "categories", contents.categories).values(), key=lambda category: category.id
+        )
         if not images:
             raise DataError(f"{self.path}: names no images")
         self.number = {category.id: number for number, category in enumerate(categories)}
@@ -160,7 +171,9 @@ class Coco(Recipe):
         files = [listed(self.root, image.file_name, f"{self.path}: image {image.id}") for image in images.values()]
         texts = [self.path, *([Path(options.captions)] if options.captions else [])]
         self.sources: Any = [state(path) for path in [*texts, *files]]
-        self.source = f"images of {self.root.name}, annotations of {' and '.join(path.name for path in texts)} (COCO's format)"
+        self.source = (
+            f"images of {self.root.name}, annotations of {' and '.join(path.name for path in texts)} (COCO's format)"
+        )
 
     @property
     def splits(self) -> dict[str, int]:
@@ -182,7 +195,9 @@ class Coco(Recipe):
                     f"{path}: annotations.{number}: image_id {entry.image_id} is none of the file's images, nor of the instances'"
                 )
         if not captions:
-            raise DataError(f"{path}: no caption in it is of an image of the instances; give the JSON that belongs to them")
+            raise DataError(
+                f"{path}: no caption in it is of an image of the instances; give the JSON that belongs to them"
+            )
         return captions
 
     def origin(self, split: str, number: int) -> str:
@@ -248,7 +263,9 @@ def _region(thing: _Thing, image: _Image) -> NDArray[np.bool_]:
     if isinstance(shape, _Runs):
         if shape.size != (height, width):
             raise ValueError(f"a segmentation of {shape.size[1]}x{shape.size[0]}, its image has {width}x{height}")
-        return coco_masks.runs(coco_masks.run_lengths(shape.counts) if isinstance(shape.counts, str) else shape.counts, height, width)
+        return coco_masks.runs(
+            coco_masks.run_lengths(shape.counts) if isinstance(shape.counts, str) else shape.counts, height, width
+        )
     if not shape:
         left, top, wide, high = thing.bbox
         shape = [[left, top, left + wide, top, left + wide, top + high, left, top + high]]

@@ -32,8 +32,12 @@ class DigitsOptions(SceneOptions):
     """Options of the recipe `digits`."""
 
     digits: Most = Field(1, description="digits in an image, at most")
-    style: Style = Field("colour", description="colour; grey: white on black, one channel, as in MNIST; inverted: black on light clouds")
-    part: str = Field("0/1", description="k/n: part k of n of the handwritten digits; those of two parts are different ones")
+    style: Style = Field(
+        "colour", description="colour; grey: white on black, one channel, as in MNIST; inverted: black on light clouds"
+    )
+    part: str = Field(
+        "0/1", description="k/n: part k of n of the handwritten digits; those of two parts are different ones"
+    )
 
     @field_validator("style")
     @classmethod
@@ -47,7 +51,9 @@ class DigitsOptions(SceneOptions):
     def _one_of(cls, part: str) -> str:
         found = re.fullmatch(r"(\d{1,3})/(\d{1,3})", part)
         if found is None or not int(found[1]) < int(found[2]) <= MOST_PARTS:
-            raise ValueError(f"a part is k/n with k counted from 0 and n at most {MOST_PARTS}; the two halves are 0/2 and 1/2")
+            raise ValueError(
+                f"a part is k/n with k counted from 0 and n at most {MOST_PARTS}; the two halves are 0/2 and 1/2"
+            )
         return part
 
     @property

@@ -34,14 +34,20 @@ class FolderOptions(Section):
     """Options of the recipe `folder`."""
 
     images: str = Field(min_length=1, description="folder of images, [train|test|val/][CLASS/]FILE")
-    masks: str | None = Field(None, description="folder of masks, laid out as the images; default: FILE.mask.png beside each image")
+    masks: str | None = Field(
+        None, description="folder of masks, laid out as the images; default: FILE.mask.png beside each image"
+    )
     mask_classes: list[str] = Field(
-        [], description="names of the masks' classes, or a text file with a name in each line; default: as many as their values need"
+        [],
+        description="names of the masks' classes, or a text file with a name in each line; default: as many as their values need",
     )
     classes: list[str] = Field(
-        [], description="names of the classes, in order, or a file of them; default: the class folders in alphabetical order"
+        [],
+        description="names of the classes, in order, or a file of them; default: the class folders in alphabetical order",
     )
-    test: float = Field(0.1, ge=0, lt=1, description="share split off for the test split, where there are no split folders")
+    test: float = Field(
+        0.1, ge=0, lt=1, description="share split off for the test split, where there are no split folders"
+    )
 
     @field_validator("mask_classes", "classes", mode="before")
     @classmethod
@@ -70,23 +76,31 @@ class Folder(Recipe):
         apart = [path for path in files if path.parts[0] not in SPLITS]
         split_folders = not apart
         if apart and {path.parts[0] for path in files} >= {"train", "test"}:
-            raise DataError(f"{self.root / apart[0]}: lies outside of the folders train and test beside it; move it into one, or away")
+            raise DataError(
+                f"{self.root / apart[0]}: lies outside of the folders train and test beside it; move it into one, or away"
+            )
         self.files: dict[str, list[Path]] = {}
         found: set[str] = set()
         for path in files:
             inner = path.parts[int(split_folders) :]
             found.update(inner[:1] if len(inner) > 1 else [])
-            split = path.parts[0] if split_folders else "test" if share(seed, path.as_posix()) < options.test else "train"
+            split = (
+                path.parts[0] if split_folders else "test" if share(seed, path.as_posix()) < options.test else "train"
+            )
             self.files.setdefault(split, []).append(path)
         self.files = {split: self.files[split] for split in ("train", "val", "test") if split in self.files}
         self.depth = int(split_folders)
         self.classes = options.classes or sorted(found)
         if unknown := sorted(found - set(self.classes)):
-            raise DataError(f"classes={self.classes}: {self.root} has a class folder {unknown[0]!r} too; name it, or take it away")
+            raise DataError(
+                f"classes={self.classes}: {self.root} has a class folder {unknown[0]!r} too; name it, or take it away"
+            )
         self.source = f"files of the folder {self.root.name}"
         masks = self._masks(files, pictures)
         self.mask_classes = options.mask_classes or self._values(masks)
-        self.sources = [state(path) for path in sorted({beside for file in files for beside in self._beside(file)} | set(masks))]
+        self.sources = [
+            state(path) for path in sorted({beside for file in files for beside in self._beside(file)} | set(masks))
+        ]
 
     @property
     def splits(self) -> dict[str, int]:
@@ -112,11 +126,15 @@ class Folder(Recipe):
         found = [mask for path in files if (mask := self._mask(path)) is not None]
         if self.options.masks is not None and not found:
             first = files[0].with_suffix(".png")
-            raise DataError(f"masks={self.options.masks}: has no {first}, nor a mask for any other image; name them alike")
+            raise DataError(
+                f"masks={self.options.masks}: has no {first}, nor a mask for any other image; name them alike"
+            )
         if self.options.masks is None:
             for path in pictures:
                 if path.stem.lower().endswith(".mask") and path.suffix != ".png":
-                    raise DataError(f"{path}: masks are PNG files named x.mask.png; save it as {Path(path.stem).stem}.mask.png")
+                    raise DataError(
+                        f"{path}: masks are PNG files named x.mask.png; save it as {Path(path.stem).stem}.mask.png"
+                    )
         return found
 
     def _beside(self, file: Path) -> list[Path]:
@@ -156,7 +174,9 @@ class Folder(Recipe):
             width, height = size_of(path, image)
             said = boxes.get("width", width), boxes.get("height", height)
             if said != (width, height):
-                raise DataError(f"{about}: is about an image of {said[0]}x{said[1]}, and {path.name} has {width}x{height}")
+                raise DataError(
+                    f"{about}: is about an image of {said[0]}x{said[1]}, and {path.name} has {width}x{height}"
+                )
         return Sample(
             key=key_of(file.with_suffix("").as_posix()),
             image=image,
@@ -173,7 +193,9 @@ def read_boxes(path: Path) -> dict[str, Any]:
     """What an `x.json` says of boxes and labels; `DataError` where it is no object with lists of them."""
     about = read_json(path)
     if not isinstance(about, dict) or not all(isinstance(about.get(name, []), list) for name in ("boxes", "labels")):
-        raise DataError(f'{path}: has to be an object such as {{"boxes": [[x0, y0, x1, y1, class]], "labels": [class]}}')
+        raise DataError(
+            f'{path}: has to be an object such as {{"boxes": [[x0, y0, x1, y1, class]], "labels": [class]}}'
+        )
     numbers = [box if isinstance(box, list) else [box] for box in about.get("boxes", [])]
     if not all(isinstance(v, int | float) and not isinstance(v, bool) for box in numbers for v in box):
         raise DataError(f"{path}: a box is [x0, y0, x1, y1, class], five numbers")

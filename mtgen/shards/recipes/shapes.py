@@ -34,7 +34,10 @@ def _cross(a: float = 0.34) -> list[Point]:
 
 def _heart() -> list[Point]:
     turns = [2 * math.pi * i / 96 for i in range(96)]
-    return [(math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 16) for t in turns]
+    return [
+        (math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 16)
+        for t in turns
+    ]
 
 
 # name -> outline, and the outline that is cut out of it

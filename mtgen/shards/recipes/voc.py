@@ -27,8 +27,12 @@ class VocOptions(Section):
     """Options of the recipe `voc`."""
 
     root: str = Field(min_length=1, description="folder with JPEGImages, Annotations, SegmentationClass and ImageSets")
-    lists: Literal["Main", "Segmentation"] = Field("Main", description="folder of ImageSets whose train, val and test lists are the splits")
-    classes: list[str] = Field(CLASSES, min_length=1, max_length=IGNORE - 1, description="names of the classes, in the masks' order")
+    lists: Literal["Main", "Segmentation"] = Field(
+        "Main", description="folder of ImageSets whose train, val and test lists are the splits"
+    )
+    classes: list[str] = Field(
+        CLASSES, min_length=1, max_length=IGNORE - 1, description="names of the classes, in the masks' order"
+    )
 
 
 @RECIPES.register("voc")
@@ -55,18 +59,24 @@ class Voc(Recipe):
         self.files: dict[str, list[Path]] = {}
         for split in found:
             if files := [
-                self._image(lists / f"{split}.txt", line) for line in read_text(lists / f"{split}.txt").splitlines() if line.strip()
+                self._image(lists / f"{split}.txt", line)
+                for line in read_text(lists / f"{split}.txt").splitlines()
+                if line.strip()
             ]:
                 self.files[split] = files
         if not self.files:
             raise DataError(f"{lists}: its lists are empty")
         self.xml = self._beside("Annotations", ".xml")
         self.masks = self._beside("SegmentationClass", ".png")
-        needed, folder = (self.masks, "SegmentationClass") if options.lists == "Segmentation" else (self.xml, "Annotations")
+        needed, folder = (
+            (self.masks, "SegmentationClass") if options.lists == "Segmentation" else (self.xml, "Annotations")
+        )
         for split in ("train", "val"):
             for file in self.files.get(split, []):
                 if file not in needed:
-                    raise DataError(f"{lists / split}.txt: {str(self._name(file))!r} has no file in {self.root / folder}")
+                    raise DataError(
+                        f"{lists / split}.txt: {str(self._name(file))!r} has no file in {self.root / folder}"
+                    )
         self.mask_classes = ["background", *self.classes] if self.masks else []
         self.source = f"{self.root.name}, lists of ImageSets/{options.lists} (PASCAL VOC's format)"
         images = [file for files in self.files.values() for file in files]
@@ -83,7 +93,11 @@ class Voc(Recipe):
 
     def _beside(self, folder: str, suffix: str) -> dict[Path, Path]:
         """Image -> the file of its name in another folder, where there is one."""
-        pairs = [(file, self.root / folder / f"{self._name(file)}{suffix}") for files in self.files.values() for file in files]
+        pairs = [
+            (file, self.root / folder / f"{self._name(file)}{suffix}")
+            for files in self.files.values()
+            for file in files
+        ]
         return {file: path for file, path in pairs if path.is_file()}
 
     def _image(self, source: Path, line: str) -> Path:
@@ -122,7 +136,9 @@ class Voc(Recipe):
                 name = (thing.findtext("name") or "").strip()
                 if name not in self.classes:
                     raise ValueError(f"class {name!r} is not among the classes; {suggest(name, self.classes)}")
-                left, top, right, bottom = (_number(thing.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+                left, top, right, bottom = (
+                    _number(thing.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")
+                )
                 if box := clipped((left - 1, top - 1, right, bottom), width, height):
                     boxes.append([*box, self.classes.index(name)])
             return boxes
