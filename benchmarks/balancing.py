@@ -30,10 +30,10 @@ from torchjd.aggregation import UPGrad
 from torchjd.autojac import jac
 
 from mtgen.balancing.gate import Gate, GradientGate
-from mtgen.balancing.gramian import Taps
+from mtgen.balancing.gramian import InputHooks
 from mtgen.config import WEIGHTINGS, load
 from mtgen.networks.blocks import Conv2d
-from mtgen.networks.pyramid import Descent
+from mtgen.networks.pyramid import DownsamplePyramid
 
 WIDTHS = [128, 96, 64, 32]
 TASKS = [
@@ -55,7 +55,7 @@ class Network(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.see = Conv2d(3, widths[-1], 3, padding=1)
-        self.trunk = Descent(widths, blocks)
+        self.trunk = DownsamplePyramid(widths, blocks)
         self.heads = nn.ModuleList(nn.ModuleList(nn.Conv2d(width, 1, 1) for width in widths) for _ in range(tasks))
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.05)
@@ -71,8 +71,8 @@ class Network(nn.Module):
         """A loss of its own for every task: another target."""
         read = [
             head(level).square().mean() if task % 2 else head(level).sin().mean()
-            for head, level in zip(self.heads[task], features)
-        ]  # type: ignore[call-overload]
+            for head, level in zip(self.heads[task], features, strict=False)
+        ]
         return torch.stack(read).sum()
 
 
@@ -80,14 +80,14 @@ def ways(tasks: int, image: Tensor, blocks: int = 1) -> dict[str, Callable[[], N
     """Every way of one forward and backward of the trunk, by its name."""
     network = Network(tasks, WIDTHS, blocks)
     names = [f"t{k}" for k in range(tasks)]
-    taps = Taps([level[-1].second for level in network.trunk.levels])  # type: ignore[index]
+    taps = InputHooks([level[-1].second for level in network.trunk.levels])  # type: ignore[index]
 
     def gated(gate: Gate) -> Callable[[], None]:
         def step() -> None:
             network.zero_grad()
             views = gate(network.features(image))
             losses = [network.loss(k, views[name]) for k, name in enumerate(names)]
-            gate.hear({name: loss + 1 for name, loss in zip(names, losses, strict=True)})
+            gate.set_losses({name: loss + 1 for name, loss in zip(names, losses, strict=True)})
             torch.stack(losses).sum().backward()
 
         return step

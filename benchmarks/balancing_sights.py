@@ -16,7 +16,7 @@ from common import ROOT, digits, machine, report
 from plain import Plain, batches_of
 from torch import Tensor
 
-from mtgen.balancing.gramian import SIGHTS
+from mtgen.balancing.gramian import GRAMIAN_SOURCES
 from mtgen.balancing.weighting import Weighting
 from mtgen.config import load
 from mtgen.training.steps import frozen
@@ -49,7 +49,7 @@ def probe(training: Plain, number: int) -> dict[str, Tensor]:
     kept, found, rows = (gate.weighting, gate.sight), {}, []
 
     def backward(rule: Weighting, sight: str) -> None:
-        gate.weighting, gate.plain, gate.sight = rule, False, SIGHTS[sight]
+        gate.weighting, gate.plain, gate.sight = rule, False, GRAMIAN_SOURCES[sight]
         step.zero_grad()
         with frozen(other):
             step(batch, (other,))[0].backward()
@@ -60,7 +60,7 @@ def probe(training: Plain, number: int) -> dict[str, Tensor]:
             torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in shared]).double()
         )
     found["truth"] = cosines(torch.stack(rows) @ torch.stack(rows).T)
-    for sight in SIGHTS:
+    for sight in GRAMIAN_SOURCES:
         backward(Only(0), sight)
         assert gate.last is not None
         found[sight] = cosines(gate.last[0].double())
@@ -72,7 +72,7 @@ def probe(training: Plain, number: int) -> dict[str, Tensor]:
 def compared(images: int, probes: list[dict[str, Tensor]]) -> list[dict[str, Any]]:
     """A row for each sight: mean distance of its cosines from the truth, share of signs that agree, correlation over pairs and batches."""
     truth, rows = torch.cat([one["truth"] for one in probes]), []
-    for sight in SIGHTS:
+    for sight in GRAMIAN_SOURCES:
         seen = torch.cat([one[sight] for one in probes])
         fine = torch.isfinite(truth) & torch.isfinite(seen)
         a, b = truth[fine], seen[fine]
@@ -120,7 +120,7 @@ def main(
             for _ in range(now - before):
                 training.step()
             rows += compared(training.images, [probe(training, number) for number in range(batches)])
-    for sight in SIGHTS:
+    for sight in GRAMIAN_SOURCES:
         own = [row for row in rows if row["name"] == sight]
         rows.append(
             {

@@ -26,8 +26,8 @@ from chaos_testbed import BATCH, SAVE, Testbed
 from common import machine, report
 
 from mtgen.config import load
-from mtgen.tracking.tracker import send_kept
-from mtgen.training.sample_log import Part, history, read_parts
+from mtgen.tracking.tracker import send_pending
+from mtgen.training.sample_log import LogSegment, history, read_segments
 
 BETWEEN = 2 * SAVE
 """Images of undisturbed training between two groups of faults, on average."""
@@ -66,7 +66,7 @@ class Fault:
     struck: float = 0.0
     felt: bool = False
 
-    def recovered(self, parts: dict[int, Part]) -> float | None:
+    def recovered(self, parts: dict[int, LogSegment]) -> float | None:
         """Seconds from the fault (for one that training outlives for a while: from its last step) to the first new step."""
         if self.before == self.after:
             return None
@@ -77,7 +77,7 @@ class Fault:
         return f"{f'{self.at:,} images' if self.at is not None else f'{self.wait:.0f} s':>12} later: {self.kind.name}"
 
 
-def recomputed(parts: dict[int, Part], before: int, after: int) -> int:
+def recomputed(parts: dict[int, LogSegment], before: int, after: int) -> int:
     """Images that were learnt from, and had to be once more, between two parts of a run."""
     there = [parts[number] for number in sorted(parts) if before <= number <= after]
     return sum(max((p[-1] + 1 for _, p in one.steps), default=one.begin) - two.begin for one, two in pairwise(there))
@@ -150,7 +150,7 @@ def curves(bed: Testbed) -> dict[str, list[tuple[int, float]]]:
 
     os.environ["MLFLOW_TRACKING_URI"] = bed.tracking
     config = load(bed.run / "config.yaml", [])
-    if kept := send_kept(config, bed.run, timeout=60):
+    if kept := send_pending(config, bed.run, timeout=60):
         raise RuntimeError(f"{kept} rows never came to MLflow")
     client = MlflowClient(f"sqlite:///{bed.place}/server.db")
     runs = client.search_runs(
@@ -182,7 +182,7 @@ def differences(
             yield f"MLflow's curve of {name} is another: {len(now.get(name, []))} points, undisturbed {len(before.get(name, []))}"
 
 
-def useful(parts: dict[int, Part]) -> float:
+def useful(parts: dict[int, LogSegment]) -> float:
     """Seconds of the steps whose work was kept; the first step of a part counts for none, since nobody knows when it began."""
     total = 0.0
     for number, part in parts.items():
@@ -192,7 +192,7 @@ def useful(parts: dict[int, Part]) -> float:
     return total
 
 
-def rows(faults: list[Fault], parts: dict[int, Part]) -> Iterator[dict[str, Any]]:
+def rows(faults: list[Fault], parts: dict[int, LogSegment]) -> Iterator[dict[str, Any]]:
     """A row for each kind, and one for all."""
     groups = {kind.name: [fault for fault in faults if fault.kind is kind] for kind in KINDS}
     for name, group in [*groups.items(), ("all", faults)]:
@@ -214,7 +214,7 @@ def undisturbed(bed: Testbed, images: int, seed: int, hang: float) -> tuple[dict
     """The same run without faults: facts, curves, and images/s between its first and its last step."""
     bed.begin("calm", images, seed, hang)
     bed.until(lambda: bed.ended, bed.keep_going, "the undisturbed run ends")
-    part, *others = read_parts(bed.run)
+    part, *others = read_segments(bed.run)
     if others:
         said = (bed.run / "log.txt").read_text(encoding="utf-8").splitlines()
         raise SystemExit(
@@ -266,7 +266,7 @@ def main(
             endure(bed, group, rng)
             faults += group
         bed.until(lambda: bed.ended, bed.keep_going, "the disturbed run ends")
-        total, parts = time.time() - begin, {part.number: part for part in read_parts(bed.run)}
+        total, parts = time.time() - begin, {part.number: part for part in read_segments(bed.run)}
         wrong = list(differences(calm, facts(bed), images, history(bed.run), (before, curves(bed))))
         load = [round(value, 1) for value in psutil.getloadavg()]
     finally:

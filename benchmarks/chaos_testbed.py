@@ -21,11 +21,11 @@ import yaml
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from mtgen.checkpointing.checkpoint import folders
+from mtgen.checkpointing.checkpoint import checkpoint_folders
 from mtgen.launchers.ray_node import command, free_port, own_address, wait_for
 from mtgen.shards.make import make
-from mtgen.training.heartbeat import Beat, read_beats
-from mtgen.training.sample_log import FOLDER
+from mtgen.training.heartbeat import HeartbeatRecord, read_heartbeats
+from mtgen.training.sample_log import SAMPLE_LOG_FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, LOG, SAVE = 16, 80, 160  # images a step, between two rows of numbers, between two checkpoints
@@ -180,9 +180,8 @@ class Testbed:
             "AWS_MAX_ATTEMPTS": "1",
             "AWS_ENDPOINT_URL": self.mirror.address,
         }
-        urllib.request.urlopen(
-            urllib.request.Request(f"{self.mirror.address}/bucket", method="PUT"), timeout=30
-        ).close()
+        bucket = urllib.request.Request(f"{self.mirror.address}/bucket", method="PUT")  # noqa: S310 - on loopback
+        urllib.request.urlopen(bucket, timeout=30).close()  # noqa: S310
         self.starts = 0
         self.after_end: Callable[[int], None] = lambda status: None
         self.address = f"{own_address()}:{free_port()}"
@@ -283,7 +282,7 @@ class Testbed:
     @property
     def part(self) -> tuple[int, int, int]:
         """Number of the newest part of the run in which a step was done, and the positions where it began and is now."""
-        for path in sorted((self.run / FOLDER).glob("*-0.jsonl"), reverse=True):
+        for path in sorted((self.run / SAMPLE_LOG_FOLDER).glob("*-0.jsonl"), reverse=True):
             lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
             if len(lines) > 1:
                 return int(path.name[:6]), lines[0]["from"], lines[0]["from"] + BATCH * (len(lines) - 1)
@@ -293,12 +292,12 @@ class Testbed:
     def position(self) -> int:
         return self.part[2]
 
-    def beats(self) -> list[Beat]:
+    def beats(self) -> list[HeartbeatRecord]:
         """What the workers say of themselves that make steps now."""
-        return [beat for beat in read_beats(self.run) if psutil.pid_exists(beat.pid)]
+        return [beat for beat in read_heartbeats(self.run) if psutil.pid_exists(beat.pid)]
 
     def checkpoints(self) -> list[Path]:
-        return folders(self.run / "checkpoints")
+        return checkpoint_folders(self.run / "checkpoints")
 
     def keep_going(self) -> None:
         """What whoever launched all this does: a node or a driver that has ended is started again, with the same command."""

@@ -25,8 +25,8 @@ import typer
 from common import machine, report
 
 from mtgen.checkpointing import checkpoint
-from mtgen.checkpointing.checkpoint import METRICS, latest, save
-from mtgen.checkpointing.retention import Best, Retention
+from mtgen.checkpointing.checkpoint import METRICS_KEY, latest, save
+from mtgen.checkpointing.retention import BestCriterion, Retention
 from mtgen.errors import CheckpointError
 
 OPERATIONS = ("open", "write", "fsync", "rename", "unlink", "rmdir", "mkdir")
@@ -37,7 +37,12 @@ NEXT = 300
 def write(root: Path, images: int, keep: Retention) -> Path:
     tensors = {name: {"weight": torch.full((64,), float(images))} for name in ("generator", "discriminator", "ema")}
     return save(
-        root, images, tensors, {"images": images, METRICS: {"x": 1 / images}}, f"name: chaos\nimages: {images}\n", keep
+        root,
+        images,
+        tensors,
+        {"images": images, METRICS_KEY: {"x": 1 / images}},
+        f"name: chaos\nimages: {images}\n",
+        keep,
     )
 
 
@@ -52,7 +57,7 @@ def best(root: Path) -> Retention:
     """Three checkpoints: one goes that is neither the best nor the newest."""
     for images in (100, 150, 200):
         write(root, images, Retention(3))
-    return Retention(2, best=Best("x"))
+    return Retention(2, best=BestCriterion("x"))
 
 
 def littered(root: Path) -> Retention:

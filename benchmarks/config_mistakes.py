@@ -18,7 +18,7 @@ import yaml
 from common import machine, report
 
 from mtgen.config import load
-from mtgen.config.messages import MEANT
+from mtgen.config.messages import KEY_ALIASES
 from mtgen.errors import ConfigError
 from mtgen.utils.yaml_text import read_yaml
 
@@ -179,7 +179,7 @@ def mistakes(each: int = 6, seed: int = 0) -> Iterator[Mistake]:
     for number, (key, value) in enumerate(CHOICES.items()):
         name, values = on(number)
         yield Mistake("no such choice", name, _changed(values, key, value), key, CHOSEN.get(key))
-    for number, (word, right) in enumerate(MEANT.items()):
+    for number, (word, right) in enumerate(KEY_ALIASES.items()):
         name, values = on(number)
         yield Mistake("another trainer's key", name, _changed(values, word, 1), word, right[0])
     for number, key in enumerate(("name", "data", "data.path")):

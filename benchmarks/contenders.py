@@ -239,12 +239,16 @@ def jpeg_alone(a: Any) -> Iterator[int]:
 def mtgen(a: Any) -> Iterator[int]:
     from mtgen.data.index import open_index
     from mtgen.data.loader import Loader
-    from mtgen.data.transform_spec import View
+    from mtgen.data.transform_spec import TransformSpec
 
     loader = Loader(
         open_index(a.data, "train"),
-        View(
-            a.size, "rgb", tuple(a.components.split(",")) if a.components else View.components, crop=a.crop, flip=a.flip
+        TransformSpec(
+            a.size,
+            "rgb",
+            tuple(a.components.split(",")) if a.components else TransformSpec.components,
+            crop=a.crop,
+            flip=a.flip,
         ),
         batch_size=a.batch,
         rank=0,

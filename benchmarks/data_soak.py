@@ -21,7 +21,7 @@ from common import machine, report
 
 from mtgen.data.index import open_index
 from mtgen.data.loader import Loader
-from mtgen.data.transform_spec import View
+from mtgen.data.transform_spec import TransformSpec
 from mtgen.storage.shard_cache import GB
 
 A_SHARD, WINDOW, BATCH = 500, 8, 250
@@ -96,7 +96,9 @@ def main(
         seen: Counter[int] = Counter()
         memory, process = [], psutil.Process()
         replaced: set[int] = set()
-        with Loader(index, View(8, "rgb", on_damage="skip"), batch_size=BATCH, rank=0, world=1, order=order) as loader:
+        with Loader(
+            index, TransformSpec(8, "rgb", on_damage="skip"), batch_size=BATCH, rank=0, world=1, order=order
+        ) as loader:
             for step in range(-(-len(index) // BATCH)):
                 batch = next(loader)
                 at = batch.position.numpy()

@@ -13,7 +13,7 @@ import numbered
 import typer
 from common import machine, report
 
-from mtgen.data.index_build import beside, build_index
+from mtgen.data.index_build import build_index, dataset_index_path
 
 PROBE = """
 import json, sys, time, psutil
@@ -42,7 +42,7 @@ def main(
             folder = Path(temporary) / str(samples)
             numbered.write(folder, samples, 10_000, numbered.plain)
             begin = time.monotonic()
-            build_index(folder, out=beside(folder))
+            build_index(folder, out=dataset_index_path(folder))
             indexing = time.monotonic() - begin
             environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
             ended = subprocess.run(
@@ -61,7 +61,7 @@ def main(
                 "memory_over_1000_mb": more,
                 "indexed_per_second": samples / indexing,
             }
-            rows.append({**row, "index_file_mb": beside(folder).stat().st_size / 1e6})
+            rows.append({**row, "index_file_mb": dataset_index_path(folder).stat().st_size / 1e6})
     report("First batch and memory, by the size of the data set", here, rows, json_file)
 
 

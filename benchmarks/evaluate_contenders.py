@@ -22,11 +22,11 @@ def mtgen(a: argparse.Namespace, real: Tensor, drawn: Tensor) -> Callable[[], Nu
     """FID; with four: also KID, precision and recall, density and coverage."""
     import hashlib
 
-    from mtgen.config import Extractor
+    from mtgen.config import ExtractorConfig
     from mtgen.evaluation.evaluate import evaluate
     from mtgen.evaluation.metric import METRICS
     from mtgen.evaluation.metrics.frechet_distance import FrechetDistance, frechet_distance
-    from mtgen.evaluation.streams import Generated, Part, Seen, Wanted
+    from mtgen.evaluation.streams import GeneratedPart, RequestedOutputs, StreamPart, TrainFeatures
     from mtgen.schema import Canvas, DatasetCard, Prediction
 
     @METRICS.register("distribution/fd_of_few")
@@ -43,19 +43,21 @@ def mtgen(a: argparse.Namespace, real: Tensor, drawn: Tensor) -> Callable[[], Nu
 
         card, conditions, translates, device = DatasetCard(name="images", splits={}), (), None, torch.device("cpu")
 
-    def gather(stage: str, wanted: Wanted, start: int) -> Iterator[Part]:
+    def gather(stage: str, wanted: RequestedOutputs, start: int) -> Iterator[StreamPart]:
         assert wanted.extract is not None
         images = drawn if stage == "generated" else real
         for rows in torch.arange(len(images)).split(a.batch):
             image = images[rows].float() / 127.5 - 1
             features, none = wanted.extract(image), torch.full((len(rows),), -1)
             if stage == "seen":
-                yield Seen(rows, features)
+                yield TrainFeatures(rows, features)
             else:
-                yield Generated(rows, Canvas(image), none, Prediction(), features)
+                yield GeneratedPart(rows, Canvas(image), none, Prediction(), features)
 
     weights = Path(a.weights)
-    extractor = Extractor(kind="inception", path=a.weights, sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
+    extractor = ExtractorConfig(
+        kind="inception", path=a.weights, sha256=hashlib.sha256(weights.read_bytes()).hexdigest()
+    )
     names = ["distribution/fd_of_few", *(["distribution/kd", "distribution/prdc"] if a.metrics == 4 else [])]
 
     def run() -> Numbers:

@@ -8,8 +8,8 @@ import torch
 from mtgen.config import Config
 from mtgen.data.index import open_index
 from mtgen.data.loader import Loader
-from mtgen.data.transform_spec import view_of
-from mtgen.models.ema import Average
+from mtgen.data.transform_spec import transform_spec_of
+from mtgen.models.ema import EMA
 from mtgen.models.model import Networks, build
 from mtgen.schema import Batch
 from mtgen.training.optimizer import GuardedAdam
@@ -22,7 +22,7 @@ KEPT = 8
 def batches_of(config: Config, device: str, count: int = KEPT) -> list[Batch]:
     """The first batches of a run's data, with everything that its tasks and conditions ask for."""
     index = open_index(config.data.path, config.data.train)
-    with Loader(index, view_of(config, device), batch_size=config.batch_size, rank=0, world=1) as loader:
+    with Loader(index, transform_spec_of(config, device), batch_size=config.batch_size, rank=0, world=1) as loader:
         return [next(loader).to(device) for _ in range(count)]
 
 
@@ -59,7 +59,7 @@ class Plain:
             (d_step, networks.generator, adam(networks.side, config.discriminator.learning_rate)),
             (g_step, networks.side, adam(networks.generator, config.generator.learning_rate)),
         ]
-        self.average = Average([("generator", networks.generator), ("side", networks.side)], config.train.ema)
+        self.average = EMA([("generator", networks.generator), ("side", networks.side)], config.train.ema)
 
     def step(self) -> None:
         """A step of the discriminator's side, one of the generator, and the average."""

@@ -15,7 +15,7 @@ from mtgen.models.model import Networks, build
 from mtgen.networks.blocks import SLOPE, ResidualBlock, activate
 from mtgen.networks.generator import Generator
 from mtgen.schema import Batch, Canvas, Condition
-from mtgen.training.batch_roles import lay_out
+from mtgen.training.batch_roles import assign_roles
 from mtgen.training.steps import DiscriminatorStep, Log
 
 EXPANSION = 2
@@ -68,7 +68,7 @@ class ExactStep(DiscriminatorStep):
     def forward(self, batch: Batch, read: tuple[Generator]) -> tuple[Tensor, Log]:
         """A micro-batch and the frozen generator -> one scalar, and its parts."""
         (generator,) = read
-        layout = lay_out(self.config, batch, self.strength.probability)
+        layout = assign_roles(self.config, batch, self.strength.probability)
         task = self.tasks[0]
         with self._autocast(batch.image.device):
             scene = self._scene(layout, self.side, generator)

@@ -26,7 +26,7 @@ from published import channels_first, exact, published
 from mtgen.config import load
 from mtgen.data.index import open_index
 from mtgen.evaluation.evaluate import evaluate
-from mtgen.evaluation.snapshots import Batches
+from mtgen.evaluation.snapshots import SplitBatches
 from mtgen.models.model import Model
 from mtgen.utils import glibc_malloc
 
@@ -83,7 +83,7 @@ def speeds(overrides: list[str], rounds: int) -> list[dict[str, Any]]:
 
 def learned(way: str, precision: str, overrides: list[str], minutes: float) -> dict[str, Any]:
     """Train for so many minutes on one thread; what the averaged generator draws then, in numbers."""
-    glibc_malloc.keep()
+    glibc_malloc.tune_this_process()
     torch.set_num_threads(1)
     plain = loop(way, precision, overrides)
     config, begin = plain.config, time.monotonic()
@@ -92,7 +92,9 @@ def learned(way: str, precision: str, overrides: list[str], minutes: float) -> d
     plain.average.copy_to_live()
     train, test = (open_index(config.data.path, split) for split in (config.data.train, config.data.test))
     model = Model(plain.networks, config, train.card)
-    numbers = evaluate(model, Batches(config, test), Batches(config, train), samples=SAMPLES, seed=0, metrics=METRICS)
+    numbers = evaluate(
+        model, SplitBatches(config, test), SplitBatches(config, train), samples=SAMPLES, seed=0, metrics=METRICS
+    )
     return {"name": way, "precision": precision, "minutes": minutes, "images": plain.images, **numbers}
 
 
@@ -111,7 +113,7 @@ def main(
     ] = None,
 ) -> None:
     """Compare steps in fp32 and bf16 on one thread, then what is learned in equal minutes in each way's faster precision."""
-    glibc_malloc.keep()
+    glibc_malloc.tune_this_process()
     here, minutes = machine(), (0.5 if quick else 10.0) if minutes is None else minutes
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="mtgen-recipe-") as temporary:

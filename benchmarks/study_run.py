@@ -9,7 +9,7 @@ from mtgen.config import Config, load
 from mtgen.data.mixture import open_samples
 from mtgen.errors import UserError
 from mtgen.evaluation.evaluate import evaluate
-from mtgen.evaluation.snapshots import Batches
+from mtgen.evaluation.snapshots import SplitBatches
 from mtgen.launchers.ray_workers import run_here
 from mtgen.models.loading import load_run
 
@@ -25,7 +25,12 @@ def measured(config: Config, samples: int) -> dict[str, float]:
     names = {name: metric for name, metric in READ.items() if name in tasks}
     names |= {metric.rpartition("/")[2]: metric for metric in DRAWN if "generation" in tasks}
     report = evaluate(
-        model, Batches(config, test), Batches(config, train), samples=samples, seed=0, metrics=list(names.values())
+        model,
+        SplitBatches(config, test),
+        SplitBatches(config, train),
+        samples=samples,
+        seed=0,
+        metrics=list(names.values()),
     )
     return {name: report[metric] for name, metric in names.items() if metric in report}
 

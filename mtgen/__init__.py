@@ -12,12 +12,12 @@ from mtgen.version import __version__
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mtgen.inference.trained_model import Trained
+    from mtgen.inference.trained_model import TrainedModel
 
 __all__ = ["__version__", "load"]
 
 
-def load(path: "str | Path", device: str = "auto") -> "Trained":
+def load(path: "str | Path", device: str = "auto") -> "TrainedModel":
     """A trained model for use: a run by its folder or its name under `runs/`, an exported folder or file, or one checkpoint.
 
     Needs torch, NumPy, Pillow, pydantic, PyYAML and safetensors; and DALI only where a sound is given.

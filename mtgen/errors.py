@@ -52,7 +52,7 @@ class TrainingError(UserError):
     status = 5
 
 
-KINDS = {kind.status: kind for kind in (UserError, ConfigError, DataError, CheckpointError, TrainingError)}
+ERROR_BY_STATUS = {kind.status: kind for kind in (UserError, ConfigError, DataError, CheckpointError, TrainingError)}
 """Exit status -> the error that it stands for: what one worker tells the others of its error, beside the message."""
 
 
@@ -61,7 +61,7 @@ def printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def first_of(lines: Sequence[str], most: int, what: str = "") -> list[str]:
+def summarize_lines(lines: Sequence[str], most: int, what: str = "") -> list[str]:
     """The first lines of a list, and behind them how many more there are; `what` they are."""
     return [*lines[:most], *([f"and {len(lines) - most:,} more{what and ' '}{what}"] if len(lines) > most else [])]
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-IGNORE = 255
+IGNORE_INDEX = 255
 """Mask value of a pixel whose class is unknown: no loss, no metric."""
 
 COMPONENTS = ("class", "mask", "boxes", "caption", "sound")
@@ -32,7 +32,7 @@ class DatasetCard(BaseModel):
     classes: list[str] = Field(default_factory=list)
     mask_classes: list[str] = Field(default_factory=list)
     domains: list[str] = Field(default_factory=list, description="of a mixture: the names of its data sets")
-    ignore_index: int = IGNORE
+    ignore_index: int = IGNORE_INDEX
     source: str = ""
     licence: str = ""
     splits: dict[str, Split]
@@ -46,7 +46,7 @@ class Batch:
         position: `[B]` int64, on the CPU: each sample's place in the order, counted since the start of the run.
         image: `[B,C,H,W]` float32 in [-1, 1].
         label: `[B]` int64 class number; 0 where missing.
-        mask: `[B,H,W]` int64 mask class; 255 (`IGNORE`) where unknown or missing.
+        mask: `[B,H,W]` int64 mask class; 255 (`IGNORE_INDEX`) where unknown or missing.
         present: component -> `[B]` bool, for the components that were asked for.
         step_position: `[G]` int64, on the CPU: positions of the whole global batch, the same on every worker.
         step_present: component -> `[G]` bool, on the CPU: which samples of the whole global batch carry it. Losses are
@@ -233,7 +233,7 @@ class Canvas:
         }
         return Canvas(**changed)
 
-    def drawn(self, change: Any) -> "Canvas":
+    def map_generated(self, change: Any) -> "Canvas":
         """The canvas with `change(tensor, name)` applied to what is drawn: image, mask and boxes."""
         changed = {
             name: change(v, name) for name in ("image", "mask", "boxes") if (v := getattr(self, name)) is not None

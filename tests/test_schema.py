@@ -124,7 +124,7 @@ def test_what_is_drawn_is_changed_and_what_is_known_of_it_is_not(part: str) -> N
         torch.zeros(1, 5, 1, 1),
         torch.tensor([True]),
     )
-    changed = canvas.drawn(lambda x, name: x + (2 if name == part else 1))
+    changed = canvas.map_generated(lambda x, name: x + (2 if name == part else 1))
     assert {name: float(getattr(changed, name).max()) for name in ("image", "mask", "boxes")} == {
         "image": 1,
         "mask": 1,

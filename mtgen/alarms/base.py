@@ -19,7 +19,7 @@ class Finding:
     help: str
 
 
-class Rule:
+class AlarmRule:
     """Looks at a run's rows, each once and in order, for one kind of trouble.
 
     A rule has no other memory than what it keeps of the rows, and sees no others than those of the journal: after a resume it is shown
@@ -29,15 +29,15 @@ class Rule:
     def __init__(self, config: Config) -> None:
         """For a run with this configuration."""
 
-    def look(self, images: int, numbers: Numbers) -> Iterable[Finding]:
+    def check(self, images: int, numbers: Numbers) -> Iterable[Finding]:
         """What is wrong now, whether or not it was before; whoever asks says each thing once."""
         raise NotImplementedError
 
 
-RULES: Registry[type[Rule]] = Registry("alarm", "mtgen.alarms.rules")
+ALARM_RULES: Registry[type[AlarmRule]] = Registry("alarm", "mtgen.alarms.rules")
 
 
-def youth(config: Config) -> int:
+def grace_images(config: Config) -> int:
     """Images for which a run is too young to be judged by its metrics, and for which anything else has to last.
 
     Metrics are measured on averaged weights, whose half-life is a fifth of the images seen until it is `train.ema`: five times that.
@@ -45,7 +45,7 @@ def youth(config: Config) -> int:
     return max(round(5 * config.train.ema), config.train.warmup)
 
 
-class Lasting:
+class DurationTracker:
     """For how many images something has held without a break."""
 
     def __init__(self) -> None:

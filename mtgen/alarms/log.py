@@ -5,7 +5,7 @@ import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ALARMS = "alarms.jsonl"
+ALARMS_FILE = "alarms.jsonl"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Alarm:
 def read_alarms(folder: Path) -> list[Alarm]:
     """A run's alarms in the order in which they were raised; a line that is damaged, or still being written, is left out."""
     try:
-        lines = (folder / ALARMS).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (folder / ALARMS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     return [alarm for line in lines if (alarm := _parse(line)) is not None]
@@ -49,7 +49,7 @@ def _parse(line: str) -> Alarm | None:
 
 def append(folder: Path, alarm: Alarm) -> None:
     """Add a line, after the end of one that a killed process left half written. What cannot be written is a warning."""
-    path = folder / ALARMS
+    path = folder / ALARMS_FILE
     try:
         with path.open("a+b", buffering=0) as file:
             if file.seek(0, 2) and (file.seek(-1, 2), file.read(1))[1] != b"\n":

@@ -4,13 +4,13 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from mtgen.alarms.base import RULES, Finding
+from mtgen.alarms.base import ALARM_RULES, Finding
 from mtgen.alarms.log import Alarm, append, read_alarms
 from mtgen.config import Config
 from mtgen.tracking.journal import read_journal
 
 
-class Watch:
+class AlarmMonitor:
     """The alarms of one run, for the process that writes its journal.
 
     Args:
@@ -26,11 +26,11 @@ class Watch:
     def __init__(self, config: Config, folder: Path) -> None:
         self.folder = folder
         self.raised = read_alarms(folder)
-        self._rules = {kind: RULES[kind](config) for kind in RULES}
+        self._rules = {kind: ALARM_RULES[kind](config) for kind in ALARM_RULES}
         # what the rules knew before a resume
-        self.late = [alarm for row in read_journal(folder) for alarm in self.look(row.images, row.values)]
+        self.late = [alarm for row in read_journal(folder) for alarm in self.check(row.images, row.values)]
 
-    def look(self, images: int, numbers: Mapping[str, float]) -> list[Alarm]:
+    def check(self, images: int, numbers: Mapping[str, float]) -> list[Alarm]:
         """The alarms that a new row of the journal raises; they are in the run's file when this returns."""
         known = {(alarm.kind, alarm.about) for alarm in self.raised}
         found = [
@@ -49,7 +49,7 @@ class Watch:
     def _look(self, kind: str, images: int, numbers: Mapping[str, float]) -> list[Finding]:
         """What one rule finds; a rule that fails is left out from then on, since no alarm is worth a run."""
         try:
-            return list(self._rules[kind].look(images, numbers))
+            return list(self._rules[kind].check(images, numbers))
         except Exception as error:  # noqa: BLE001 - a rule may be anybody's
             del self._rules[kind]
             warnings.warn(f"the alarm {kind!r} failed and is off ({type(error).__name__}: {error})", stacklevel=3)

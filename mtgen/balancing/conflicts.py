@@ -7,16 +7,16 @@ from pathlib import Path
 from mtgen.errors import UserError
 from mtgen.tracking.journal import find_journal, read_journal
 
-PREFIX = "balancing_"
-KINDS = ("norm", "weight")
+GATE_PREFIX = "balancing_"
+TASK_STATISTICS = ("norm", "weight")
 PAIRS = ("cosine", "conflict")
 
-NOTE = "by n: what task n's gradient adds to (+) or takes from (-) the task's own progress; in brackets, how often the two conflict; both in %"
+TABLE_NOTE = "by n: what task n's gradient adds to (+) or takes from (-) the task's own progress; in brackets, how often the two conflict; both in %"
 """How to read the table."""
 
 
 @dataclass
-class Meeting:
+class GateHistory:
     """What one gate recorded over a stretch of training.
 
     Attributes:
@@ -51,7 +51,7 @@ class Meeting:
         mine = norms[1] * abs(weights[1])  # type: ignore[operator, arg-type]
         return cosine * norms[0] * abs(weights[0]) / mine if mine else None  # type: ignore[operator, arg-type]
 
-    def shares(self, last: int) -> dict[str, float]:
+    def gradient_fractions(self, last: int) -> dict[str, float]:
         """Each task's share of the weighted gradients' lengths."""
         sizes = {
             task: abs(self.mean(f"weight_{task}", last) or 0.0) * (self.mean(f"norm_{task}", last) or 0.0)
@@ -61,17 +61,17 @@ class Meeting:
         return {task: size / whole if whole else 0.0 for task, size in sizes.items()}
 
 
-def meetings(rows: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, Meeting]:
+def gate_histories(rows: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, GateHistory]:
     """Rows of numbers at positions -> what each gate recorded, by the gate's name."""
-    found: dict[str, Meeting] = {}
+    found: dict[str, GateHistory] = {}
     for images, values in rows:
         here: dict[str, dict[str, float]] = {}
         for key, value in values.items():
             gate, _, name = key.partition("/")
-            if gate.startswith(PREFIX):
-                here.setdefault(gate.removeprefix(PREFIX), {})[name] = value
+            if gate.startswith(GATE_PREFIX):
+                here.setdefault(gate.removeprefix(GATE_PREFIX), {})[name] = value
         for gate, numbers in here.items():
-            meeting = found.setdefault(gate, Meeting())
+            meeting = found.setdefault(gate, GateHistory())
             meeting.images.append(images)
             meeting.rows.append(numbers)
             known = [
@@ -83,13 +83,13 @@ def meetings(rows: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, Meeti
     return found
 
 
-def of_run(run: str | Path, runs: Path = Path("runs")) -> dict[str, Meeting]:
+def load_gate_histories(run: str | Path, runs: Path = Path("runs")) -> dict[str, GateHistory]:
     """What the gates of a run recorded; the run is given as its folder or its name under `runs`.
 
     Raises:
         UserError: there is no such run, or its gates recorded nothing.
     """
-    found = meetings((row.images, row.values) for row in read_journal(find_journal(run, runs)))
+    found = gate_histories((row.images, row.values) for row in read_journal(find_journal(run, runs)))
     if not found:
         raise UserError(
             f"{run}: nothing was recorded of its tasks' gradients: fewer than two tasks met, or balancing.gate and canvas are none"
@@ -97,22 +97,22 @@ def of_run(run: str | Path, runs: Path = Path("runs")) -> dict[str, Meeting]:
     return found
 
 
-def table(meeting: Meeting, last: int = 10) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of "who hurts whom": a row a task, means over the last rows that were logged; `NOTE` says how to read it.
+def table(meeting: GateHistory, last: int = 10) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of "who hurts whom": a row a task, means over the last rows that were logged; `TABLE_NOTE` says how to read it.
 
     Tasks are numbered, so that seven of them fit into a terminal.
     """
     columns = ["task", "norm", "weight", "share", *(f"by {number}" for number in range(1, len(meeting.tasks) + 1))]
-    shares, rows = meeting.shares(last), []
+    shares, rows = meeting.gradient_fractions(last), []
     for number, task in enumerate(meeting.tasks, 1):
-        numbers = [meeting.mean(f"{kind}_{task}", last) for kind in KINDS]
+        numbers = [meeting.mean(f"{kind}_{task}", last) for kind in TASK_STATISTICS]
         shown = ["-" if value is None else f"{value:.2g}" for value in numbers]
-        effects = ["" if other == task else _meets(meeting, task, other, last) for other in meeting.tasks]
+        effects = ["" if other == task else _format_effect(meeting, task, other, last) for other in meeting.tasks]
         rows.append([f"{number} {task}", *shown, f"{100 * shares[task]:.1f} %", *effects])
     return columns, rows
 
 
-def _meets(meeting: Meeting, task: str, other: str, last: int) -> str:
+def _format_effect(meeting: GateHistory, task: str, other: str, last: int) -> str:
     """What another task does to a task, and how often they conflict, in percent: `-30 (80)`."""
     effect, conflict = meeting.effect(other, task, last), meeting.pair("conflict", task, other, last)
     if effect is None:
@@ -120,7 +120,7 @@ def _meets(meeting: Meeting, task: str, other: str, last: int) -> str:
     return f"{100 * effect:+.0f}" + ("" if conflict is None else f" ({100 * conflict:.0f})")
 
 
-def markdown(found: Mapping[str, Meeting], last: int = 10) -> str:
+def markdown(found: Mapping[str, GateHistory], last: int = 10) -> str:
     """All gates' tables as Markdown."""
     parts = []
     for gate, meeting in found.items():
@@ -128,14 +128,14 @@ def markdown(found: Mapping[str, Meeting], last: int = 10) -> str:
         body = [columns, ["-"] * len(columns), *rows]
         lines = "\n".join(f"| {' | '.join(row)} |" for row in body)
         parts.append(f"## Gate at {gate}, {meeting.images[-1]:,} images\n\n{lines}\n")
-    return "\n".join(["# Who hurts whom\n", *parts, f"{NOTE}.\n"])
+    return "\n".join(["# Who hurts whom\n", *parts, f"{TABLE_NOTE}.\n"])
 
 
 def write_artifacts(folder: Path) -> list[Path]:
     """The table and a heat map a gate, from the run's journal, in its folder `balancing/`; the files that were written."""
     from mtgen.visualization.grids import cosine_map
 
-    found = meetings((row.images, row.values) for row in read_journal(folder))
+    found = gate_histories((row.images, row.values) for row in read_journal(folder))
     if not found:
         return []
     to = folder / "balancing"

@@ -6,14 +6,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from mtgen.balancing.gate import Gate
-from mtgen.balancing.gramian import Taps
-from mtgen.balancing.weighting import Rule
+from mtgen.balancing.gramian import InputHooks
+from mtgen.balancing.weighting import WeightingFunction
 from mtgen.config import WEIGHTINGS, Config
 from mtgen.errors import ConfigError
 from mtgen.registry import by_path
 
 
-def weighting(config: Config, key: str) -> Rule | None:
+def weighting(config: Config, key: str) -> WeightingFunction | None:
     """A weighting of its own for the gate that `balancing.KEY` configures; `None` for no gate.
 
     Raises:
@@ -24,7 +24,7 @@ def weighting(config: Config, key: str) -> Rule | None:
         return None
     try:
         kind = WEIGHTINGS[name] if name in WEIGHTINGS else by_path(name)
-        rule: Rule = kind(**config.balancing.parameters.get(name, {})) if isinstance(kind, type) else kind
+        rule: WeightingFunction = kind(**config.balancing.parameters.get(name, {})) if isinstance(kind, type) else kind
     except (ImportError, AttributeError, OSError, SyntaxError, TypeError, ValueError) as error:
         raise ConfigError(
             f"balancing.{key}={name}: cannot be loaded ({error}); give FILE.CLASS or PACKAGE.MODULE:CLASS, importable by every worker"
@@ -47,7 +47,7 @@ def build_gates(
     settings = config.balancing
     shared: dict[str, Any] = {
         "preference": settings.preference,
-        "images": config.micro_batch * config.most_workers,
+        "images": config.micro_batch * config.max_workers,
         "warmup": settings.warmup,
         "average": settings.average,
     }
@@ -55,7 +55,7 @@ def build_gates(
         **shared,
         "groups": settings.groups,
         "sight": settings.gramian,
-        "taps": Taps(layers) if settings.gramian == "layer" else None,
+        "taps": InputHooks(layers) if settings.gramian == "layer" else None,
     }
     # A canvas is the last layer's output: seen through a layer's weights it would be the layer's input, which differs by sample.
     pixels = "features" if settings.gramian == "features" else "pooled"
@@ -66,14 +66,16 @@ def build_gates(
     }
 
 
-def state_of(gates: Mapping[str, Gate]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def gates_state_dict(gates: Mapping[str, Gate]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What a checkpoint keeps of the gates: tensors, and what they are about."""
     tensors = {f"{name}/{key}": tensor for name, gate in gates.items() for key, tensor in gate.state().items()}
     return tensors, {name: _about(gate) for name, gate in gates.items()}
 
 
-def load_state(gates: Mapping[str, Gate], tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> list[str]:
-    """Take back what `state_of` gave; returns the gates that begin anew, since their tasks or their weighting are others now."""
+def load_gates_state_dict(
+    gates: Mapping[str, Gate], tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+) -> list[str]:
+    """Take back what `gates_state_dict` gave; returns the gates that begin anew, since their tasks or their weighting are others now."""
     fresh = []
     for name, gate in gates.items():
         if about.get(name) != _about(gate):

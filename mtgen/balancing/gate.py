@@ -7,9 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mtgen.balancing.gate_stats import Record
-from mtgen.balancing.gramian import SIGHTS, Features, Taps
-from mtgen.balancing.weighting import Rule, Weighting
+from mtgen.balancing.gate_stats import GateStatistics
+from mtgen.balancing.gramian import GRAMIAN_SOURCES, FeatureGramian, InputHooks
+from mtgen.balancing.weighting import Weighting, WeightingFunction
 from mtgen.balancing.weightings.equal import Equal
 
 
@@ -22,7 +22,7 @@ class GradientGate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, gate: "Gate", sight: Features, *shared: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, gate: "Gate", sight: FeatureGramian, *shared: Tensor) -> tuple[Tensor, ...]:
         """Shared tensors `[..]` -> a view of each for every task: all of the first task, then all of the second, ..."""
         ctx.gate, ctx.sight = gate, sight
         ctx.set_materialize_grads(False)
@@ -80,12 +80,12 @@ class Gate:
     def __init__(
         self,
         tasks: list[str],
-        weighting: Rule | None,
+        weighting: WeightingFunction | None,
         group: Any = None,
         *,
         groups: Mapping[str, list[str]] | None = None,
         sight: str = "features",
-        taps: Taps | None = None,
+        taps: InputHooks | None = None,
         preference: Mapping[str, float] | None = None,
         images: float = 1.0,
         warmup: float = 0.0,
@@ -96,7 +96,7 @@ class Gate:
         self.tasks = list(dict.fromkeys(self.unit.values()))
         self.weighting = weighting
         self.group = group
-        self.sight = SIGHTS[sight]
+        self.sight = GRAMIAN_SOURCES[sight]
         self.taps = taps
         self.images = images
         self.warmup = warmup
@@ -107,7 +107,7 @@ class Gate:
         self.loss_scale: Tensor | None = None
         self.share = 1.0
         self.last: tuple[Tensor, Tensor] | None = None
-        self.record = Record(self.tasks)
+        self.record = GateStatistics(self.tasks)
         self.losses: dict[str, Tensor] | None = None
         self.memory: dict[str, Tensor] = {"images": torch.zeros((), dtype=torch.float64)}
 
@@ -125,7 +125,7 @@ class Gate:
         of = {unit: list(views[k * parts : (k + 1) * parts]) for k, unit in enumerate(self.tasks)}
         return {task: of[unit] for task, unit in self.unit.items()}
 
-    def hear(self, losses: Mapping[str, Tensor]) -> None:
+    def set_losses(self, losses: Mapping[str, Tensor]) -> None:
         """Take the tasks' losses of the forward whose backward comes next, for weightings that read them."""
         if getattr(self.weighting, "reads_losses", False):
             self.losses = {}
@@ -174,7 +174,7 @@ class Gate:
         rule, liked = self.weighting, None if self.preference is None else self.preference[here]
         assert rule is not None
         if isinstance(rule, Weighting):
-            rule.here, rule.tasks, rule.preference, rule.losses, rule.images = (
+            rule.active, rule.tasks, rule.preference, rule.losses, rule.images = (
                 here,
                 len(self.tasks),
                 liked,
@@ -203,7 +203,7 @@ class Gate:
             return None
         if self.losses is None:
             raise RuntimeError(
-                f"weighting {type(self.weighting).__name__} reads losses, and this gate was told none (Gate.hear)"
+                f"weighting {type(self.weighting).__name__} reads losses, and this gate was told none (Gate.set_losses)"
             )
         first = next(iter(self.losses.values()))
         zero = torch.zeros((), dtype=torch.float64, device=first.device)
@@ -213,7 +213,7 @@ class Gate:
         return losses.cpu() / self.workers
 
     def report(self) -> dict[str, float]:
-        """Means of what the backwards since the last report saw (`Record.report`)."""
+        """Means of what the backwards since the last report saw (`GateStatistics.report`)."""
         return self.record.report()
 
     def state(self) -> dict[str, Tensor]:

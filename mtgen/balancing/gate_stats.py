@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Record:
+class GateStatistics:
     """Sums over backwards of K tasks' norms and weights and of their pairs' cosines and conflicts."""
 
     def __init__(self, tasks: list[str]) -> None:

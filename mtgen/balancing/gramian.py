@@ -12,11 +12,11 @@ from torch.nn.grad import conv2d_weight
 Gradients = list[list[Tensor | None]]
 """By tensor, by task; `None` where a task does not use a tensor."""
 
-CHUNK = 1 << 15
+CPU_CHUNK_ELEMENTS = 1 << 15
 """Numbers of each gradient that are multiplied at once on a CPU: K times as many stay in its cache."""
 
 
-def wide(kind: torch.dtype) -> torch.dtype:
+def accumulation_dtype(kind: torch.dtype) -> torch.dtype:
     """The type that products of gradients of type `kind` are summed in: float32, or float64 of float64."""
     return torch.float64 if kind == torch.float64 else torch.float32
 
@@ -24,14 +24,14 @@ def wide(kind: torch.dtype) -> torch.dtype:
 def gramian(gradients: Gradients) -> Tensor:
     """Inner products of K tasks' gradients over P tensors: `[K,K]` float32, or float64 of float64."""
     first = next(g for of_tasks in gradients for g in of_tasks if g is not None)
-    kind = wide(first.dtype)
+    kind = accumulation_dtype(first.dtype)
     products = torch.zeros(len(gradients[0]), len(gradients[0]), dtype=kind, device=first.device)
     for of_tasks in gradients:
         here = [task for task, gradient in enumerate(of_tasks) if gradient is not None]
         if not here:
             continue
         flat = _flat([g for g in of_tasks if g is not None])
-        chunk = CHUNK if first.device.type == "cpu" else len(flat[0])
+        chunk = CPU_CHUNK_ELEMENTS if first.device.type == "cpu" else len(flat[0])
         found = torch.zeros(len(here), len(here), dtype=kind, device=first.device)
         for begin in range(0, len(flat[0]), max(chunk, 1)):
             rows = torch.stack([gradient[begin : begin + chunk] for gradient in flat]).to(kind)
@@ -50,7 +50,7 @@ def _flat(gradients: list[Tensor]) -> list[Tensor]:
 
 
 @dataclass(frozen=True)
-class Part:
+class TensorSlice:
     """Where a shared tensor's rows come from: `group` numbers the whole tensors (or channels of one), `first` is the row in its own."""
 
     group: int
@@ -58,9 +58,9 @@ class Part:
     channels: int
 
 
-def parts_of(shared: Sequence[Tensor]) -> list[Part]:
+def find_slices(shared: Sequence[Tensor]) -> list[TensorSlice]:
     """Which of the shared tensors are rows of the same channels of one tensor (slices along the batch): they belong together."""
-    found: list[Part] = []
+    found: list[TensorSlice] = []
     groups: dict[tuple[int, ...], int] = {}
     for tensor in shared:
         base, whole, first, within = tensor._base, tensor, 0, 0
@@ -68,11 +68,11 @@ def parts_of(shared: Sequence[Tensor]) -> list[Part]:
             whole = base
             first, within = divmod(int(tensor.storage_offset() - base.storage_offset()), base.stride(0))
         group = groups.setdefault((id(whole), within, *tensor.shape[1:]), len(groups))
-        found.append(Part(group, first, tensor.shape[1] if tensor.dim() > 1 else 1))
+        found.append(TensorSlice(group, first, tensor.shape[1] if tensor.dim() > 1 else 1))
     return found
 
 
-class Taps:
+class InputHooks:
     """The inputs of the last shared layers (convolutions with `kernel` and `padding`) in the latest forward that records gradients.
 
     Args:
@@ -90,10 +90,10 @@ class Taps:
             self.inputs[number] = x.detach()
 
 
-class Features:
+class FeatureGramian:
     """Full gradients. Tasks that read different samples are orthogonal here by construction."""
 
-    def __init__(self, shared: Sequence[Tensor], taps: Taps | None) -> None:
+    def __init__(self, shared: Sequence[Tensor], taps: InputHooks | None) -> None:
         pass
 
     def products(self, gradients: Gradients, workers: int, group: Any) -> Tensor:
@@ -104,13 +104,13 @@ class Features:
         return products
 
 
-class Pooled(Features):
+class PooledGramian(FeatureGramian):
     """Gradients summed over samples and space, a number a channel: what a task asks of the shared layer on the whole."""
 
-    def __init__(self, shared: Sequence[Tensor], taps: Taps | None) -> None:
-        self.parts = parts_of(shared)
+    def __init__(self, shared: Sequence[Tensor], taps: InputHooks | None) -> None:
+        self.parts = find_slices(shared)
         self.sizes = self._sizes()
-        self.kind = wide(shared[0].dtype)
+        self.kind = accumulation_dtype(shared[0].dtype)
         self.device = shared[0].device
 
     def _sizes(self) -> list[int]:
@@ -137,10 +137,10 @@ class Pooled(Features):
         return gradient.sum(dim=[d for d in range(gradient.dim()) if d != 1])
 
 
-class Layer(Pooled):
+class LayerGramian(PooledGramian):
     """Gradients of the last shared layer's weights, from the gradient that arrives behind it and from what went into it."""
 
-    def __init__(self, shared: Sequence[Tensor], taps: Taps | None) -> None:
+    def __init__(self, shared: Sequence[Tensor], taps: InputHooks | None) -> None:
         assert taps is not None
         self.taps = taps
         self.inputs = list(taps.inputs)
@@ -163,4 +163,8 @@ class Layer(Pooled):
         return conv2d_weight(rows, layer.kernel.shape, gradient, padding=layer.padding).flatten()
 
 
-SIGHTS: dict[str, type[Features]] = {"features": Features, "pooled": Pooled, "layer": Layer}
+GRAMIAN_SOURCES: dict[str, type[FeatureGramian]] = {
+    "features": FeatureGramian,
+    "pooled": PooledGramian,
+    "layer": LayerGramian,
+}

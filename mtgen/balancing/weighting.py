@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-Rule = Callable[[Tensor], Tensor]
+WeightingFunction = Callable[[Tensor], Tensor]
 """The least that the gate takes for a weighting: `[K,K]` Gramian -> `[K]` weights."""
 
 
@@ -23,7 +23,7 @@ class Weighting:
         takes_preference: has a use of its own for `preference`; otherwise the gate multiplies its weights by it.
 
     Attributes, which the gate sets before each call:
-        here: `[K]` which of all the gate's `tasks` tasks the rows are; `None`: all of them.
+        active: `[K]` which of all the gate's `tasks` tasks the rows are; `None`: all of them.
         preference: `[K]` how much each counts, mean 1 over all tasks; `None`: all alike.
         losses: `[K]` the tasks' losses, means over the global batch, each times its tasks.TASK.weight.
         images: samples of the global batch that this call stands for.
@@ -34,7 +34,7 @@ class Weighting:
     reads_losses: ClassVar[bool] = False
     takes_preference: ClassVar[bool] = False
 
-    here: Tensor | None = None
+    active: Tensor | None = None
     tasks: int = 0
     preference: Tensor | None = None
     losses: Tensor | None = None
@@ -49,21 +49,21 @@ class Weighting:
 
     def rows(self, gramian: Tensor) -> Tensor:
         """`[K]` numbers of the Gramian's rows among all tasks of the gate."""
-        return torch.arange(len(gramian)) if self.here is None else self.here
+        return torch.arange(len(gramian)) if self.active is None else self.active
 
-    def liked(self, gramian: Tensor) -> Tensor:
+    def preference_or_ones(self, gramian: Tensor) -> Tensor:
         """`[K]` the preference, 1 for each where there is none."""
         return torch.ones_like(gramian[0]) if self.preference is None else self.preference.to(gramian)
 
-    def kept(self, name: str, gramian: Tensor, fill: float = 0.0, square: bool = False) -> Tensor:
+    def buffer(self, name: str, gramian: Tensor, fill: float = 0.0, square: bool = False) -> Tensor:
         """A tensor of `memory` over all tasks of the gate, `[N]` or `[N,N]`, made now where there is none yet; change it in place."""
         size = max(self.tasks, len(gramian))
         if name not in self.memory:
             self.memory[name] = torch.full((size, size) if square else (size,), fill, dtype=torch.float64)
         return self.memory[name]
 
-    def heard(self, gramian: Tensor) -> Tensor:
+    def task_losses(self, gramian: Tensor) -> Tensor:
         """`[K]` the losses, float64."""
         if self.losses is None:
-            raise RuntimeError(f"{type(self).__name__} weighs by losses, and this gate was told none (Gate.hear)")
+            raise RuntimeError(f"{type(self).__name__} weighs by losses, and this gate was told none (Gate.set_losses)")
         return self.losses.to(gramian)

@@ -10,7 +10,7 @@ from mtgen.checkpointing import checkpoint
 from mtgen.errors import UserError
 
 
-class Writer:
+class CheckpointWriter:
     """Writes at most one checkpoint at a time; for the first worker. What a failed one met stays its `problem`: none is written after it.
 
     Args:

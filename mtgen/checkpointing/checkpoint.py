@@ -26,13 +26,13 @@ from torch import Tensor
 from mtgen.checkpointing.retention import Retention
 from mtgen.errors import CheckpointError
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-STATE = "state.json"
-METRICS = "metrics"
+CHECKPOINT_FORMAT = 1
+MANIFEST_FILE = "manifest.json"
+STATE_FILE = "state.json"
+METRICS_KEY = "metrics"
 """In the state: what was measured at these images, name -> number."""
-PARTIAL, REMOVED = ".partial", ".removed"
-WEIGHTS = "model.safetensors"
+UNFINISHED_SUFFIX, REMOVED_SUFFIX = ".partial", ".removed"
+WEIGHTS_FILE = "model.safetensors"
 """In an exported folder: the averaged weights, with all that is needed to use them in the file's header."""
 
 
@@ -50,7 +50,7 @@ class _Manifest(BaseModel):
     @field_validator("files")
     @classmethod
     def _inside(cls, value: dict[str, _File]) -> dict[str, _File]:
-        if any(name != Path(name).name or name in ("", ".", "..", MANIFEST) for name in value):
+        if any(name != Path(name).name or name in ("", ".", "..", MANIFEST_FILE) for name in value):
             raise ValueError("a file of a checkpoint lies in its folder")
         return value
 
@@ -92,7 +92,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Weights:
+class AveragedWeights:
     """Averaged weights with what is needed to use them.
 
     Attributes:
@@ -149,24 +149,24 @@ def save(
         CheckpointError: the disk is full or cannot be written; what was written of it is removed, and all earlier ones stay.
     """
     final = root / f"{images:012d}"
-    partial = root / f".{final.name}{PARTIAL}"
+    partial = root / f".{final.name}{UNFINISHED_SUFFIX}"
     try:
         os.makedirs(root, exist_ok=True)
-        clear(root)
+        remove_leftovers(root)
         os.mkdir(partial)
         files = {}
         for name, content in _contents(tensors, state, config):
             _write(partial / name, content)
             files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        about = {"format": FORMAT, "images": images, "files": dict(sorted(files.items()))}
-        _write(partial / MANIFEST, json.dumps(about, indent=1).encode())
+        about = {"format": CHECKPOINT_FORMAT, "images": images, "files": dict(sorted(files.items()))}
+        _write(partial / MANIFEST_FILE, json.dumps(about, indent=1).encode())
         _sync(partial)
         if final.exists():  # a damaged one
             _remove(final)
-        settle(partial, final)
+        finalize(partial, final)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        last = max((p.name for p in folders(root)), default="none yet")
+        last = max((p.name for p in checkpoint_folders(root)), default="none yet")
         raise CheckpointError(
             f"{final}: the checkpoint cannot be written ({getattr(error, 'strerror', None) or error}); make room or mend the folder, "
             f"then start the same command again: it goes on from the last good checkpoint ({last})"
@@ -179,17 +179,17 @@ def _contents(tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], conf
     """Name and content of a checkpoint's files, one after the other, so that memory holds one of them."""
     for name, group in tensors.items():
         yield f"{name}.safetensors", encoded(group)
-    yield STATE, json.dumps(state, indent=1, allow_nan=False).encode()
+    yield STATE_FILE, json.dumps(state, indent=1, allow_nan=False).encode()
     yield "config.yaml", config.encode()
 
 
-def clear(root: Path) -> None:
+def remove_leftovers(root: Path) -> None:
     """Take away what a killed process left: a checkpoint half written, or half removed."""
-    for left in [*root.glob(f".*{PARTIAL}"), *root.glob(f".*{REMOVED}")]:
+    for left in [*root.glob(f".*{UNFINISHED_SUFFIX}"), *root.glob(f".*{REMOVED_SUFFIX}")]:
         shutil.rmtree(left)
 
 
-def settle(folder: Path, final: Path) -> None:
+def finalize(folder: Path, final: Path) -> None:
     """Give a checkpoint that is whole its name, for good."""
     os.rename(folder, final)
     _sync(final.parent)
@@ -197,18 +197,18 @@ def settle(folder: Path, final: Path) -> None:
 
 def _remove(folder: Path) -> None:
     """Take a checkpoint away; a process that is killed in here leaves all of it, or nothing that looks like one."""
-    gone = folder.with_name(f".{folder.name}{REMOVED}")
+    gone = folder.with_name(f".{folder.name}{REMOVED_SUFFIX}")
     os.rename(folder, gone)
     shutil.rmtree(gone)
 
 
 def _drop(root: Path, newest: Path, keep: Retention) -> None:
     """Remove the checkpoints that nothing speaks for."""
-    there = folders(root)
+    there = checkpoint_folders(root)
     newer = (
         there.index(newest) + 1
     )  # damaged ones, from which the run went back: it will write them again, or never comes there
-    why = keep.reasons({int(folder.name): measured(folder) for folder in there[:newer]})
+    why = keep.reasons({int(folder.name): snapshot_metrics(folder) for folder in there[:newer]})
     for folder in there:
         if not why.get(int(folder.name)):
             with contextlib.suppress(
@@ -217,31 +217,31 @@ def _drop(root: Path, newest: Path, keep: Retention) -> None:
                 _remove(folder)
 
 
-def measured(folder: Path) -> dict[str, float]:
+def snapshot_metrics(folder: Path) -> dict[str, float]:
     """What a snapshot measured when this checkpoint was written; nothing where there was none, or its state cannot be read."""
     try:
-        return numbers_in((folder / STATE).read_bytes())
+        return metrics_in_state((folder / STATE_FILE).read_bytes())
     except OSError:
         return {}
 
 
-def numbers_in(state: bytes) -> dict[str, float]:
+def metrics_in_state(state: bytes) -> dict[str, float]:
     """The same, of what a state's file holds."""
     try:
-        numbers = json.loads(state).get(METRICS) or {}
+        numbers = json.loads(state).get(METRICS_KEY) or {}
         return {str(name): float(value) for name, value in numbers.items()}
     except (ValueError, TypeError, AttributeError):
         return {}
 
 
-def is_name(name: str) -> bool:
+def is_checkpoint_name(name: str) -> bool:
     """Whether a folder is named like a checkpoint."""
     return re.fullmatch("[0-9]{12}", name, re.ASCII) is not None
 
 
-def folders(root: Path) -> list[Path]:
+def checkpoint_folders(root: Path) -> list[Path]:
     """Folders that are named like checkpoints, the oldest first."""
-    return sorted(p for p in root.iterdir() if p.is_dir() and is_name(p.name)) if root.is_dir() else []
+    return sorted(p for p in root.iterdir() if p.is_dir() and is_checkpoint_name(p.name)) if root.is_dir() else []
 
 
 def verify(folder: Path) -> Checkpoint:
@@ -257,30 +257,30 @@ def verify(folder: Path) -> Checkpoint:
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror}): lost or damaged") from error
         if size != expected.bytes:
-            raise CheckpointError(f"{path}: {size} bytes, {MANIFEST} says {expected.bytes}: cut short or changed")
+            raise CheckpointError(f"{path}: {size} bytes, {MANIFEST_FILE} says {expected.bytes}: cut short or changed")
         if digest != expected.sha256:
-            raise CheckpointError(f"{path}: its SHA-256 is not the one in {MANIFEST}: damaged")
+            raise CheckpointError(f"{path}: its SHA-256 is not the one in {MANIFEST_FILE}: damaged")
     try:
-        return Checkpoint(folder, json.loads((folder / STATE).read_bytes()))
+        return Checkpoint(folder, json.loads((folder / STATE_FILE).read_bytes()))
     except ValueError as error:
         raise CheckpointError(
-            f"{folder / STATE}: is no JSON ({error}); nothing else is read, and nothing is unpickled"
+            f"{folder / STATE_FILE}: is no JSON ({error}); nothing else is read, and nothing is unpickled"
         ) from error
 
 
 def manifest(folder: Path) -> dict[str, _File]:
     """The files of a checkpoint, as its manifest names them."""
-    path = folder / MANIFEST
+    path = folder / MANIFEST_FILE
     try:
         content = json.loads(path.read_bytes())
-        if (written := content.get("format")) != FORMAT:
-            raise CheckpointError(f"{path}: format {written}, this version of mtgen reads format {FORMAT}")
+        if (written := content.get("format")) != CHECKPOINT_FORMAT:
+            raise CheckpointError(f"{path}: format {written}, this version of mtgen reads format {CHECKPOINT_FORMAT}")
         about = _Manifest.model_validate(content)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}): lost or damaged") from error
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: is not a checkpoint's manifest: damaged") from error
-    if about.images != int(folder.name) or STATE not in about.files:
+    if about.images != int(folder.name) or STATE_FILE not in about.files:
         raise CheckpointError(f"{path}: is the manifest of another checkpoint, or damaged")
     return about.files
 
@@ -292,7 +292,7 @@ def latest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
         CheckpointError: there are checkpoints, and all of them are damaged.
     """
     problems: list[str] = []
-    for folder in reversed(folders(root)):
+    for folder in reversed(checkpoint_folders(root)):
         try:
             found = verify(folder)
         except CheckpointError as error:
@@ -309,7 +309,7 @@ def latest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CheckpointEntry:
     """A checkpoint in a run's list.
 
     Attributes:
@@ -328,18 +328,18 @@ class Entry:
         return int(self.folder.name)
 
 
-def survey(root: Path, whole: bool, keep: Retention | None = None) -> list[Entry]:
+def list_checkpoints(root: Path, whole: bool, keep: Retention | None = None) -> list[CheckpointEntry]:
     """Every checkpoint under `root`, the oldest first.
 
     Args:
         whole: compare every file with its checksum; else the manifest and the files' sizes are looked at.
         keep: what the reasons are given by.
     """
-    problems = {folder: _problem(folder, whole) for folder in folders(root)}
-    good = {int(folder.name): measured(folder) for folder, problem in problems.items() if problem is None}
+    problems = {folder: _problem(folder, whole) for folder in checkpoint_folders(root)}
+    good = {int(folder.name): snapshot_metrics(folder) for folder, problem in problems.items() if problem is None}
     why = keep.reasons(good) if keep else {}
     return [
-        Entry(
+        CheckpointEntry(
             folder,
             sum(path.stat().st_size for path in folder.glob("*") if path.is_file()),
             problem,
@@ -362,18 +362,18 @@ def _problem(folder: Path, whole: bool) -> str | None:
     return None
 
 
-def prune(root: Path, keep: Retention) -> list[Entry]:
+def prune(root: Path, keep: Retention) -> list[CheckpointEntry]:
     """Remove all checkpoints but those that are whole and that `keep` has a reason for; what was removed, the oldest first.
 
     Raises:
         CheckpointError: none is whole, so that none is removed; or one cannot be removed.
     """
-    entries = survey(root, whole=True, keep=keep)
+    entries = list_checkpoints(root, whole=True, keep=keep)
     if entries and all(entry.problem for entry in entries):
         raise CheckpointError(f"{root}: no checkpoint is whole, so none is removed: {entries[-1].problem}")
     removed = [entry for entry in entries if not entry.reasons]
     try:
-        clear(root)
+        remove_leftovers(root)
         for entry in removed:
             _remove(entry.folder)
     except OSError as error:
@@ -390,19 +390,19 @@ def export(found: Checkpoint, path: Path) -> None:
     write_weights(weights(found), path)
 
 
-def weights(found: Checkpoint) -> Weights:
+def weights(found: Checkpoint) -> AveragedWeights:
     """The averaged weights of a checkpoint."""
-    return Weights(found.folder, found.images, found.config(), found.state["card"], found.tensors("ema"))
+    return AveragedWeights(found.folder, found.images, found.config(), found.state["card"], found.tensors("ema"))
 
 
-def write_weights(some: Weights, path: Path) -> None:
+def write_weights(some: AveragedWeights, path: Path) -> None:
     """Weights as one safetensors file, everything else in its header; `read_weights` gives them back.
 
     Raises:
         CheckpointError: the file cannot be written; one of that name that was there before stays.
     """
     header = {"format": "pt", "images": str(some.images), "config": some.config, "card": json.dumps(some.card)}
-    partial = path.with_name(f".{path.name}{PARTIAL}")
+    partial = path.with_name(f".{path.name}{UNFINISHED_SUFFIX}")
     try:
         save_file(some.tensors, partial, metadata=header | {"digest": digest(some.tensors)})
         _sync(partial)
@@ -414,7 +414,7 @@ def write_weights(some: Weights, path: Path) -> None:
         ) from error
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path) -> AveragedWeights:
     """What `write_weights` wrote.
 
     Raises:
@@ -441,7 +441,7 @@ def read_weights(path: Path) -> Weights:
         ) from None
     if digest(tensors) != expected:
         raise CheckpointError(f"{path}: its tensors are not those that were written: damaged; export it again")
-    return Weights(path, images, config, card, tensors)
+    return AveragedWeights(path, images, config, card, tensors)
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

@@ -11,16 +11,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mtgen.checkpointing import checkpoint
-from mtgen.checkpointing.checkpoint import MANIFEST, STATE
+from mtgen.checkpointing.checkpoint import MANIFEST_FILE, STATE_FILE
 from mtgen.checkpointing.retention import Retention
 from mtgen.errors import CheckpointError, ConfigError, DataError
-from mtgen.storage.source import PACKAGES, Store, is_url, located
+from mtgen.storage.source import STORE_PACKAGES, RemoteStore, absolute_location, is_url
 
-SCHEMES = ("file", *(scheme for scheme in PACKAGES if scheme not in ("http", "https")))
+SCHEMES = ("file", *(scheme for scheme in STORE_PACKAGES if scheme not in ("http", "https")))
 """Stores that can be written to."""
 
 
-class Shelf(Store):
+class CheckpointStore(RemoteStore):
     """A run's folder of checkpoints behind a URL, or in another folder of this machine.
 
     Raises:
@@ -34,7 +34,7 @@ class Shelf(Store):
                 f"checkpoint.mirror={url}: is no address that checkpoints are written to (commands are never run); "
                 f"possible: a folder, or a URL that begins with {', '.join(f'{s}://' for s in SCHEMES)}"
             )
-        super().__init__(f"{located(url).rstrip('/')}/{run}")
+        super().__init__(f"{absolute_location(url).rstrip('/')}/{run}")
         self.local = scheme in ("", "file")
 
     def names(self) -> list[str]:
@@ -47,7 +47,7 @@ class Shelf(Store):
                 for entry in self._call(fs, "_ls", "ls", path.rstrip("/"), detail=False)
             ]
 
-        return sorted(name for name in self._try("", listed) or [] if checkpoint.is_name(name))
+        return sorted(name for name in self._try("", listed) or [] if checkpoint.is_checkpoint_name(name))
 
     def put(self, name: str, file: Path) -> None:
         """Upload a file, over what is there.
@@ -80,7 +80,7 @@ class Mirror:
         warn: is told what went wrong. It is tried again with the next checkpoint.
     """
 
-    def __init__(self, shelf: Shelf, root: Path, keep: Retention, warn: Callable[[str], None]) -> None:
+    def __init__(self, shelf: CheckpointStore, root: Path, keep: Retention, warn: Callable[[str], None]) -> None:
         self._shelf = shelf
         self._root = root
         self._keep = keep
@@ -92,7 +92,7 @@ class Mirror:
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
         self._thread.start()
 
-    def wake(self) -> None:
+    def notify(self) -> None:
         """There is a new checkpoint."""
         self._wanted.set()
 
@@ -122,12 +122,17 @@ class Mirror:
             DataError: the store does not answer, or refuses.
             OSError: a folder in its place cannot be written.
         """
-        there, here = set(self._shelf.names()), {folder.name: folder for folder in checkpoint.folders(self._root)}
+        there, here = (
+            set(self._shelf.names()),
+            {folder.name: folder for folder in checkpoint.checkpoint_folders(self._root)},
+        )
         for name, folder in sorted(here.items(), reverse=True):
-            self._numbers[name] = checkpoint.measured(folder)
+            self._numbers[name] = checkpoint.snapshot_metrics(folder)
             try:
-                manifest = (folder / MANIFEST).read_bytes()
-                if not (name in there and manifest in (self._sent.get(name), self._shelf.read(f"{name}/{MANIFEST}"))):
+                manifest = (folder / MANIFEST_FILE).read_bytes()
+                if not (
+                    name in there and manifest in (self._sent.get(name), self._shelf.read(f"{name}/{MANIFEST_FILE}"))
+                ):
                     self._upload(folder)
                 self._sent[name] = manifest
             except FileNotFoundError:
@@ -141,18 +146,18 @@ class Mirror:
                 self._shelf.remove(name)
 
     def _upload(self, folder: Path) -> None:
-        self._shelf.remove(f"{folder.name}/{MANIFEST}")
-        for name in [*sorted(path.name for path in folder.iterdir() if path.name != MANIFEST), MANIFEST]:
+        self._shelf.remove(f"{folder.name}/{MANIFEST_FILE}")
+        for name in [*sorted(path.name for path in folder.iterdir() if path.name != MANIFEST_FILE), MANIFEST_FILE]:
             self._shelf.put(f"{folder.name}/{name}", folder / name)
 
     def _measured(self, name: str) -> dict[str, float]:
         """What was measured at a checkpoint that may be there alone."""
         if name not in self._numbers:
-            self._numbers[name] = checkpoint.numbers_in(self._shelf.read(f"{name}/{STATE}") or b"")
+            self._numbers[name] = checkpoint.metrics_in_state(self._shelf.read(f"{name}/{STATE_FILE}") or b"")
         return self._numbers[name]
 
 
-def restore(shelf: Shelf, root: Path, warn: Callable[[str], None]) -> int | None:
+def restore(shelf: CheckpointStore, root: Path, warn: Callable[[str], None]) -> int | None:
     """Fetch the newest whole checkpoint into a run's empty folder of checkpoints; its images seen, `None` where there are none.
 
     Raises:
@@ -176,22 +181,22 @@ def restore(shelf: Shelf, root: Path, warn: Callable[[str], None]) -> int | None
     return None
 
 
-def _fetch(shelf: Shelf, name: str, root: Path) -> str | None:
+def _fetch(shelf: CheckpointStore, name: str, root: Path) -> str | None:
     """Fetch one checkpoint; what is wrong with it, `None` if it is whole."""
-    content = shelf.read(f"{name}/{MANIFEST}")
+    content = shelf.read(f"{name}/{MANIFEST_FILE}")
     if content is None:
-        return f"{shelf}/{name}: has no {MANIFEST}: its upload was interrupted"
+        return f"{shelf}/{name}: has no {MANIFEST_FILE}: its upload was interrupted"
     root.mkdir(parents=True, exist_ok=True)
-    checkpoint.clear(root)
-    beside = root / f".{name}{checkpoint.PARTIAL}"
+    checkpoint.remove_leftovers(root)
+    beside = root / f".{name}{checkpoint.UNFINISHED_SUFFIX}"
     folder = beside / name
     folder.mkdir(parents=True)
     try:
-        (folder / MANIFEST).write_bytes(content)
+        (folder / MANIFEST_FILE).write_bytes(content)
         for file, expected in checkpoint.manifest(folder).items():
             shelf.fetch(f"{name}/{file}", expected.bytes, folder / file)
         checkpoint.verify(folder)
-        checkpoint.settle(folder, root / name)
+        checkpoint.finalize(folder, root / name)
     except CheckpointError as error:
         return str(error).replace(str(folder), f"{shelf}/{name}")
     finally:

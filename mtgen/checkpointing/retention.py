@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Best:
+class BestCriterion:
     """A metric of the snapshots by which one checkpoint is the best: the largest value (`largest`) or the smallest."""
 
     metric: str
     largest: bool = True
 
-    def among(self, numbers: Mapping[int, Mapping[str, float]]) -> int | None:
+    def select(self, numbers: Mapping[int, Mapping[str, float]]) -> int | None:
         """Images seen of the best checkpoint, of equals the earliest; `None` where the metric was measured at none.
 
         Args:
@@ -27,7 +27,7 @@ class Retention:
 
     last: int
     every: int | None = None
-    best: Best | None = None
+    best: BestCriterion | None = None
 
     def reasons(self, numbers: Mapping[int, Mapping[str, float]]) -> dict[int, list[str]]:
         """Images seen -> why that checkpoint stays, in a few words each; without one it goes.
@@ -43,6 +43,6 @@ class Retention:
             firsts = {images // self.every: images for images in reversed(there) if images >= self.every}
             for images in firsts.values():
                 why[images].append(f"one every {self.every:,} images")
-        if self.best is not None and (best := self.best.among(numbers)) is not None:
+        if self.best is not None and (best := self.best.select(numbers)) is not None:
             why[best].append(f"best {self.best.metric}: {numbers[best][self.best.metric]:.4g}")
         return why

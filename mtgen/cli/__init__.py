@@ -13,7 +13,7 @@ __all__ = ["app", "cluster", "configs", "inference", "inspect_run", "main", "pla
 
 def main() -> None:
     """Entry point: an error of the user's is one message and an exit status, never a traceback."""
-    glibc_malloc.keep()
+    glibc_malloc.tune_this_process()
     try:
         app()
     except UserError as error:

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from mtgen.cli.common import (
-    TRAIN,
+    TRAIN_PANEL,
     ConfigFile,
     Json,
     Overrides,
-    UserErrorFrom,
+    WorkerError,
     app,
     console,
     load_config,
@@ -18,7 +18,7 @@ from mtgen.cli.common import (
     write_json,
 )
 from mtgen.errors import UserError
-from mtgen.utils.shell import typed
+from mtgen.utils.shell import shell_command
 
 Address = Annotated[
     str,
@@ -28,11 +28,11 @@ Address = Annotated[
         help="the cluster's Jobs API: where the dashboard of its head listens",
     ),
 ]
-HERE = "http://127.0.0.1:8265"
+DEFAULT_JOBS_ADDRESS = "http://127.0.0.1:8265"
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="the job's name, as `mtgen jobs list` shows it")]
 
 jobs = typer.Typer(no_args_is_help=True, help="Jobs of a Ray cluster: list, read and stop them.")
-app.add_typer(jobs, name="jobs", rich_help_panel=TRAIN)
+app.add_typer(jobs, name="jobs", rich_help_panel=TRAIN_PANEL)
 
 
 def _connect(address: str) -> Any:
@@ -48,17 +48,17 @@ def _write(text: str) -> None:
 def _say_end(job: Any) -> None:
     """The last line about a job, or the error that it ended with."""
     if job.status == "FAILED":
-        raise UserErrorFrom(
+        raise WorkerError(
             f"job {job.id} failed: what it printed says why (mtgen jobs logs {job.id})", job.exit_status or 5
         )
     say(f"job {job.id}: {job.status.lower()}; run folder: {job.folder}")
 
 
-@app.command(rich_help_panel=TRAIN)
+@app.command(rich_help_panel=TRAIN_PANEL)
 def submit(
     config: ConfigFile,
     overrides: Overrides = None,
-    address: Address = HERE,
+    address: Address = DEFAULT_JOBS_ADDRESS,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="show what the job prints until it ends; or return at once")
     ] = True,
@@ -73,7 +73,7 @@ def submit(
     Ctrl-C ends the watching, not the job. The same command goes on with the run. A cluster that demands a token takes it from
     RAY_AUTH_TOKEN, or from a file that RAY_AUTH_TOKEN_PATH names.
     """
-    from mtgen.launchers.ray_jobs import follow, look
+    from mtgen.launchers.ray_jobs import follow, get_job
     from mtgen.launchers.ray_jobs import submit as hand_over
 
     client = _connect(address)
@@ -84,7 +84,7 @@ def submit(
         if wait:
             job = follow(client, job.id, _write)
     except KeyboardInterrupt:
-        job = look(client, job.id)
+        job = get_job(client, job.id)
         say(f"the job goes on: {hint}")
     else:
         if not wait:
@@ -95,16 +95,16 @@ def submit(
 
 
 @jobs.command("list")
-def list_jobs(address: Address = HERE, json_file: Json = None) -> None:
+def list_jobs(address: Address = DEFAULT_JOBS_ADDRESS, json_file: Json = None) -> None:
     """All jobs that were submitted to the cluster, the newest first.
 
     Example: `mtgen jobs list --address http://127.0.0.1:8265`
     """
     from rich.table import Table
 
-    from mtgen.launchers.ray_jobs import every
+    from mtgen.launchers.ray_jobs import list_submitted
 
-    found = every(_connect(address))
+    found = list_submitted(_connect(address))
     shown = Table("job", "run", "status", "began (UTC)")
     for job in found:
         shown.add_row(job.id, job.run, job.status.lower(), f"{job.began:%Y-%m-%d %H:%M:%S}" if job.began else "-")
@@ -117,7 +117,7 @@ def list_jobs(address: Address = HERE, json_file: Json = None) -> None:
 @jobs.command("logs")
 def show_logs(
     job: JobName,
-    address: Address = HERE,
+    address: Address = DEFAULT_JOBS_ADDRESS,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the job ends")] = False,
 ) -> None:
     """What a job has printed so far.
@@ -128,7 +128,7 @@ def show_logs(
 
     client = _connect(address)
     if follow:
-        _say_end(cluster.follow(client, cluster.look(client, job).id, _write))
+        _say_end(cluster.follow(client, cluster.get_job(client, job).id, _write))
     else:
         _write(cluster.logs(client, job))
 
@@ -136,7 +136,7 @@ def show_logs(
 @jobs.command("stop")
 def stop_job(
     job: JobName,
-    address: Address = HERE,
+    address: Address = DEFAULT_JOBS_ADDRESS,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="until it has ended; or return at once")] = True,
 ) -> None:
     """Have a job write a checkpoint and end; submit the run again to go on.
@@ -149,7 +149,7 @@ def stop_job(
     say(f"job {ended.id}: {ended.status.lower() if wait else 'asked to stop'}; run folder: {ended.folder}")
 
 
-@app.command(rich_help_panel=TRAIN)
+@app.command(rich_help_panel=TRAIN_PANEL)
 def slurm(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -179,13 +179,13 @@ def slurm(
 
     Example: `mtgen slurm configs/digits-32.yaml --nodes 2 --gpus-per-node 4 --time 8:00:00`, then `sbatch digits-32.sbatch`
     """
-    from mtgen.launchers.ray_jobs import shipped
-    from mtgen.launchers.slurm import Request, script
+    from mtgen.launchers.ray_jobs import pack_config
+    from mtgen.launchers.slurm import SlurmResources, script
 
     each = workers_per_node or max(gpus_per_node, 1)
-    request = Request(nodes, gpus_per_node, each, time, cpus_per_node, warn, tuple(sbatch or ()))
+    request = SlurmResources(nodes, gpus_per_node, each, time, cpus_per_node, warn, tuple(sbatch or ()))
     given = [word for word in overrides or [] if not word.startswith("workers=")]
-    _, settings = shipped(config, [*given, f"workers={nodes * each}"])
+    _, settings = pack_config(config, [*given, f"workers={nodes * each}"])
     path = out or Path(f"{settings.name}.sbatch")
     if path.resolve() == config.resolve():
         raise UserError(f"--out {path}: is the configuration itself; name another file for the script")
@@ -197,8 +197,8 @@ def slurm(
             f"{error.filename or path}: cannot be written ({error.strerror}); choose another place"
         ) from None
     say(
-        f"{path}: {nodes} nodes, {settings.most_workers} workers; "
-        f"next: {typed('sbatch', path)}; squeue; scancel JOB writes a checkpoint too"
+        f"{path}: {nodes} nodes, {settings.max_workers} workers; "
+        f"next: {shell_command('sbatch', path)}; squeue; scancel JOB writes a checkpoint too"
     )
 
 
@@ -206,9 +206,9 @@ def slurm(
 def slurm_job(config: ConfigFile, overrides: Overrides = None) -> None:
     """What the script of `mtgen slurm` runs on its first node."""
     from mtgen.cli.train import run
-    from mtgen.launchers.slurm import Warnings, allocation, requeue
+    from mtgen.launchers.slurm import SlurmWarnings, allocation, requeue
 
-    warnings = Warnings()
+    warnings = SlurmWarnings()
     settings = load_config(config, overrides)
     with allocation(settings, say):
         outcome = None if warnings.heard else run(settings, asked=lambda: warnings.heard)
@@ -220,7 +220,7 @@ def slurm_job(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 cluster = typer.Typer(no_args_is_help=True, help="A Ray cluster of one's own: its head, and further nodes.")
-app.add_typer(cluster, name="cluster", rich_help_panel=TRAIN)
+app.add_typer(cluster, name="cluster", rich_help_panel=TRAIN_PANEL)
 Cpus = Annotated[int | None, typer.Option(min=0, help="CPUs of this node that runs may use; default: all")]
 Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs of this node that runs may use; default: all")]
 
@@ -248,7 +248,7 @@ def head(
         say(
             f"other nodes, with the same token: mtgen cluster join {own_address()}:{port}. Nothing is encrypted: launch/README.md"
         )
-    _stay(command(None, port, span, cpus, gpus, dashboard_port), span)
+    _run_in_foreground(command(None, port, span, cpus, gpus, dashboard_port), span)
 
 
 @cluster.command()
@@ -260,10 +260,10 @@ def join(address: Annotated[str, typer.Argument(metavar="HOST:PORT")], cpus: Cpu
     from mtgen.launchers.ray_node import command, token_file
 
     say(f"the token: {token_file() or 'RAY_AUTH_TOKEN'}")
-    _stay(command(address, 0, True, cpus, gpus, None), span=True)
+    _run_in_foreground(command(address, 0, True, cpus, gpus, None), span=True)
 
 
-def _stay(words: list[str], span: bool) -> None:
+def _run_in_foreground(words: list[str], span: bool) -> None:
     """Be a node until the end; Ray gives up on a start that takes 30 s, as on a busy machine it may, so that it is tried again."""
     from mtgen.launchers.ray_node import run_node
 
@@ -271,4 +271,4 @@ def _stay(words: list[str], span: bool) -> None:
         if run_node(words, span) == 0:
             break
     else:
-        raise UserErrorFrom("Ray ended by itself: what it said is above", 1)
+        raise WorkerError("Ray ended by itself: what it said is above", 1)

@@ -22,7 +22,7 @@ app = typer.Typer(
     "Guides: docs/.",
 )
 
-PREPARE, TRAIN, LOOK, USE = "Prepare", "Train", "Look at a run", "Use a run"
+PREPARE_PANEL, TRAIN_PANEL, INSPECT_PANEL, USE_PANEL = "Prepare", "Train", "Look at a run", "Use a run"
 """The panels of `mtgen --help`: what a person wants."""
 
 console = Console(highlight=False)
@@ -30,9 +30,9 @@ console = Console(highlight=False)
 
 def _find_config(path: Path) -> Path:
     """A file as it is given; a bare name is a configuration that comes with mtgen."""
-    from mtgen.config.presets import find
+    from mtgen.config.presets import find_preset
 
-    return find(path)
+    return find_preset(path)
 
 
 ConfigFile = Annotated[
@@ -45,7 +45,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's, such as train.images=50000"),
 ]
-Run = Annotated[Path, typer.Argument(help="a run's folder, or its name under runs/")]
+RunArgument = Annotated[Path, typer.Argument(help="a run's folder, or its name under runs/")]
 
 
 def _aside(command: typer.Context, path: Path | None) -> Path | None:
@@ -62,8 +62,8 @@ Json = Annotated[
         "--json", metavar="FILE", callback=_aside, help="also write the numbers to FILE; - for standard output"
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="the same seed, the same pictures")]
-Which = Annotated[
+SeedOption = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="the same seed, the same pictures")]
+CheckpointOption = Annotated[
     str | None,
     typer.Option(
         "--checkpoint", metavar="best|IMAGES", help="which checkpoint, by checkpoint.best or by images; default: newest"
@@ -119,7 +119,7 @@ def load_config(path: Path, overrides: list[str] | None) -> Any:
     return absolute(load(path, overrides))
 
 
-class UserErrorFrom(UserError):
+class WorkerError(UserError):
     """An error that a worker met, with the exit status that it had there."""
 
     def __init__(self, message: str, status: int) -> None:

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from mtgen.cli.common import PREPARE, ConfigFile, Json, Overrides, app, console, say, write_json
-from mtgen.utils.shell import typed
+from mtgen.cli.common import PREPARE_PANEL, ConfigFile, Json, Overrides, app, console, say, write_json
+from mtgen.utils.shell import shell_command
 
 configs_app = typer.Typer(no_args_is_help=True, help="Configurations: list, copy or resolve them; their JSON schema.")
-app.add_typer(configs_app, name="configs", rich_help_panel=PREPARE)
+app.add_typer(configs_app, name="configs", rich_help_panel=PREPARE_PANEL)
 
 
 @configs_app.command("list")
@@ -20,9 +20,9 @@ def configs_list(json_file: Json = None) -> None:
     """
     from rich.table import Table
 
-    from mtgen.config.presets import about, shipped
+    from mtgen.config.presets import list_presets, preset_summary
 
-    found = {name: about(path) for name, path in shipped().items()}
+    found = {name: preset_summary(path) for name, path in list_presets().items()}
     shown = Table("name", "what it is for")
     for name, what in found.items():
         shown.add_row(name, what)
@@ -40,10 +40,10 @@ def configs_copy(
 
     Example: `mtgen configs copy digits-32 mine.yaml`
     """
-    from mtgen.config.presets import copy
+    from mtgen.config.presets import copy_preset
 
-    path = copy(name, out, overwrite)
-    say(f"wrote {path}. Next: edit it; {typed('mtgen train', path)}")
+    path = copy_preset(name, out, overwrite)
+    say(f"wrote {path}. Next: edit it; {shell_command('mtgen train', path)}")
 
 
 @configs_app.command("show")

@@ -5,17 +5,28 @@ from typing import Annotated
 
 import typer
 
-from mtgen.cli.common import USE, Device, Run, Seed, UserErrorFrom, Which, app, console, say, warn
+from mtgen.cli.common import (
+    USE_PANEL,
+    CheckpointOption,
+    Device,
+    RunArgument,
+    SeedOption,
+    WorkerError,
+    app,
+    console,
+    say,
+    warn,
+)
 
 Images = Annotated[
     list[str], typer.Argument(help="PNG, JPEG or WebP files, folders of them, or data sets (folders or URLs of shards)")
 ]
-FEW = 20  # files of which each has a line on the terminal
+MAX_PRINTED_FILES = 20  # files of which each has a line on the terminal
 
 
-@app.command(rich_help_panel=USE)
+@app.command(rich_help_panel=USE_PANEL)
 def sample(
-    run: Run,
+    run: RunArgument,
     classes: Annotated[
         list[str] | None,
         typer.Option("--class", help="class by name or number, A+B for both in one image; default: all in turn"),
@@ -40,7 +51,7 @@ def sample(
         list[str] | None, typer.Option("--domain", help="data set of the run's mixture, by name or number")
     ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="how many images")] = 64,
-    seed: Seed = 0,
+    seed: SeedOption = 0,
     truncation: Annotated[float, typer.Option(help="0 to 1: smaller is likelier and less diverse")] = 1.0,
     interpolate: Annotated[
         int | None,
@@ -55,7 +66,7 @@ def sample(
         Path | None,
         typer.Option("--shards", help="write shards (image, mask, boxes, class, caption) into this folder instead"),
     ] = None,
-    checkpoint: Which = None,
+    checkpoint: CheckpointOption = None,
     device: Device = "auto",
 ) -> None:
     """Draw images with their masks and boxes, or labelled shards.
@@ -67,12 +78,12 @@ def sample(
     Examples: `mtgen sample digits-32 --class seven --n 64`, `mtgen sample digits-all-32 --text "a seven" --layout mask.png`,
     `mtgen sample digits-32 --class one --class seven --interpolate 8`, `mtgen sample digits-32 --n 50000 --shards data_shards/drawn`
     """
-    from mtgen.inference import Request, interpolate_run, sample_run
+    from mtgen.inference import PromptRequest, interpolate_run, sample_run
     from mtgen.tracking.progress_bar import stages
 
     if shards is not None and out is not None:
         raise typer.BadParameter("--out is a picture, and --shards writes a data set; give one of them")
-    request = Request(classes or (), text or (), sound or (), image or (), layout or (), domain or ())
+    request = PromptRequest(classes or (), text or (), sound or (), image or (), layout or (), domain or ())
     if interpolate is not None:
         if shards is not None:
             raise typer.BadParameter("--interpolate draws a picture, and --shards writes a data set; give one of them")
@@ -98,9 +109,9 @@ def sample(
     say(said)
 
 
-@app.command(rich_help_panel=USE)
+@app.command(rich_help_panel=USE_PANEL)
 def predict(
-    run: Run,
+    run: RunArgument,
     images: Images,
     out: Annotated[
         Path | None,
@@ -111,7 +122,7 @@ def predict(
         typer.Option("--shards", help="write shards (image, and class, mask, boxes as read) into this folder instead"),
     ] = None,
     score: Annotated[float, typer.Option(min=0, max=1, help="score from which a box counts")] = 0.3,
-    checkpoint: Which = None,
+    checkpoint: CheckpointOption = None,
     device: Device = "auto",
     json_file: Annotated[
         Path | None,
@@ -135,7 +146,7 @@ def predict(
     if shards is not None and out is not None:
         raise typer.BadParameter("--out is for pictures, and --shards writes a data set instead; give one of them")
     lines = several(images) or (json_file is not None and json_file.suffix == ".jsonl")
-    quiet = str(json_file) == "-" or several(images) or len(images) > FEW
+    quiet = str(json_file) == "-" or several(images) or len(images) > MAX_PRINTED_FILES
     with stages(console) as progress, json_rows(json_file, lines) as write:
 
         def seen(row: dict[str, object]) -> None:
@@ -157,12 +168,12 @@ def predict(
             problem=warn,
             progress=progress,
         )
-    _told("read", summary.read, summary.damaged, summary.out, str(json_file) == "-")
+    _print_summary("read", summary.read, summary.damaged, summary.out, str(json_file) == "-")
 
 
-@app.command(rich_help_panel=USE)
+@app.command(rich_help_panel=USE_PANEL)
 def translate(
-    run: Run,
+    run: RunArgument,
     images: Images,
     to: Annotated[
         str, typer.Option("--to", metavar="DOMAIN", help="data set of the run's mixture, or class, by name or number")
@@ -170,8 +181,8 @@ def translate(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="folder for the pictures; default: in the run's folder")
     ] = None,
-    seed: Seed = 0,
-    checkpoint: Which = None,
+    seed: SeedOption = 0,
+    checkpoint: CheckpointOption = None,
     device: Device = "auto",
 ) -> None:
     """Draw images anew in another domain.
@@ -183,7 +194,7 @@ def translate(
     from mtgen.inference import several, translate_run
     from mtgen.tracking.progress_bar import stages
 
-    quiet = several(images) or len(images) > FEW
+    quiet = several(images) or len(images) > MAX_PRINTED_FILES
     with stages(console) as progress:
 
         def seen(name: str, path: Path) -> None:
@@ -193,12 +204,12 @@ def translate(
         summary = translate_run(
             run, to, images, out, seed, device, checkpoint=checkpoint, seen=seen, problem=warn, progress=progress
         )
-    _told("translated", summary.read, summary.damaged, summary.out, False)
+    _print_summary("translated", summary.read, summary.damaged, summary.out, False)
 
 
-@app.command(rich_help_panel=USE)
+@app.command(rich_help_panel=USE_PANEL)
 def explore(
-    run: Run,
+    run: RunArgument,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="port on this machine; the next free one is taken if it is in use")
     ] = 8760,
@@ -207,7 +218,7 @@ def explore(
         bool | None,
         typer.Option("--open/--no-open", help="open the page in a browser; default: where there is a screen"),
     ] = None,
-    checkpoint: Which = None,
+    checkpoint: CheckpointOption = None,
     device: Device = "auto",
 ) -> None:
     """Open a page to try a run with: draw, read, translate.
@@ -220,9 +231,9 @@ def explore(
     serve_page(run, port, host=host, device=device, checkpoint=checkpoint, browser=browser, say=say)
 
 
-@app.command(rich_help_panel=USE)
+@app.command(rich_help_panel=USE_PANEL)
 def export(
-    run: Run,
+    run: RunArgument,
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="a folder that is not there yet")],
     onnx: Annotated[bool, typer.Option("--onnx", help="also write generator.onnx and predictor.onnx")] = False,
     heads: Annotated[
@@ -244,9 +255,9 @@ def export(
         say(f"wrote {path}")
 
 
-@app.command(rich_help_panel=USE)
+@app.command(rich_help_panel=USE_PANEL)
 def register(
-    run: Run,
+    run: RunArgument,
     name: Annotated[str, typer.Option("--name", help="of the registered models: NAME-generator and NAME-predictor")],
     alias: Annotated[str | None, typer.Option(help="name that will point at these versions, such as champion")] = None,
 ) -> None:
@@ -261,9 +272,9 @@ def register(
     log(run, name, alias, say)
 
 
-def _told(what: str, done: int, damaged: int, out: Path, quiet: bool) -> None:
+def _print_summary(what: str, done: int, damaged: int, out: Path, quiet: bool) -> None:
     """The last line; damaged files make the exit status 3."""
     if not quiet:
         say(f"{what} {done:,} images; results are in {out}")
     if damaged:
-        raise UserErrorFrom(f"{damaged:,} of {done + damaged:,} images could not be read; they are named above", 3)
+        raise WorkerError(f"{damaged:,} of {done + damaged:,} images could not be read; they are named above", 3)

@@ -5,11 +5,23 @@ from typing import Annotated
 
 import typer
 
-from mtgen.cli.common import LOOK, Device, Json, Run, UserErrorFrom, Which, app, console, say, table, write_json
+from mtgen.cli.common import (
+    INSPECT_PANEL,
+    CheckpointOption,
+    Device,
+    Json,
+    RunArgument,
+    WorkerError,
+    app,
+    console,
+    say,
+    table,
+    write_json,
+)
 
 
-@app.command(rich_help_panel=LOOK)
-def inspect(run: Run, json_file: Json = None) -> None:
+@app.command(rich_help_panel=INSPECT_PANEL)
+def inspect(run: RunArgument, json_file: Json = None) -> None:
     """Images seen, parameter counts and digest of a run.
 
     Of its newest checkpoint; the digest is a SHA-256 over the parameters.
@@ -23,9 +35,9 @@ def inspect(run: Run, json_file: Json = None) -> None:
     write_json(json_file, values)
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=INSPECT_PANEL)
 def checkpoints(
-    run: Run,
+    run: RunArgument,
     verify: Annotated[bool, typer.Option("--verify", help="compare every file with its checksum")] = False,
     keep: Annotated[
         int | None,
@@ -39,7 +51,7 @@ def checkpoints(
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="FILE", help="write the averaged weights alone, as safetensors")
     ] = None,
-    which: Which = None,
+    which: CheckpointOption = None,
     json_file: Json = None,
 ) -> None:
     """List, verify and prune a run's checkpoints; take weights out.
@@ -54,7 +66,7 @@ def checkpoints(
 
     from mtgen.checkpointing import checkpoint
     from mtgen.launchers.driver import run_lock
-    from mtgen.models.loading import chosen, find_run, retention_of
+    from mtgen.models.loading import find_run, retention_of, select_checkpoint
 
     folder = find_run(run)
     root = folder / "checkpoints"
@@ -63,10 +75,10 @@ def checkpoints(
             for entry in checkpoint.prune(root, retention_of(folder, keep)):
                 say(f"removed: {entry.folder}")
     if weights is not None:
-        found = chosen(folder, which)
+        found = select_checkpoint(folder, which)
         checkpoint.export(found, weights)
         say(f"{weights}: averaged weights at {found.images:,} images")
-    entries = checkpoint.survey(root, verify, retention_of(folder))
+    entries = checkpoint.list_checkpoints(root, verify, retention_of(folder))
     shown = Table("images", "MB", "verified" if verify else "sizes", "kept, as")
     for entry in entries:
         shown.add_row(
@@ -78,12 +90,12 @@ def checkpoints(
     console.print(shown)
     write_json(json_file, [{"images": e.images, **asdict(e), "folder": str(e.folder)} for e in entries])
     if problems := [entry.problem for entry in entries if entry.problem]:
-        raise UserErrorFrom("\n".join(problems), 4)
+        raise WorkerError("\n".join(problems), 4)
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=INSPECT_PANEL)
 def evaluate(
-    run: Run,
+    run: RunArgument,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -99,7 +111,7 @@ def evaluate(
         int, typer.Option(min=1, help="processes that share the work, placed by Ray; 1: this process alone")
     ] = 1,
     seed: int = 0,
-    checkpoint: Which = None,
+    checkpoint: CheckpointOption = None,
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
@@ -112,14 +124,25 @@ def evaluate(
     Example: `mtgen evaluate digits-32 --metrics test/box_ap50,condition/sound --json metrics.json`
     """
     from mtgen.evaluation.snapshots import evaluate_run
-    from mtgen.launchers.evaluation_workers import on_ray
-    from mtgen.report import keep_current
+    from mtgen.launchers.evaluation_workers import evaluate_on_ray
+    from mtgen.report import refresh_report
     from mtgen.tracking.progress_bar import stages
 
     with stages(console) as progress:
         chosen = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
         report = evaluate_run(
-            run, data, n, seed, device, progress, chosen, checkpoint, overrides, workers, on_ray, keep_current
+            run,
+            data,
+            n,
+            seed,
+            device,
+            progress,
+            chosen,
+            checkpoint,
+            overrides,
+            workers,
+            evaluate_on_ray,
+            refresh_report,
         )
     table(str(run), dict(report))
     if report.resumed:
@@ -129,9 +152,9 @@ def evaluate(
     write_json(json_file, {**report, "skipped": report.skipped})
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=INSPECT_PANEL)
 def tasks(
-    run: Run,
+    run: RunArgument,
     last: Annotated[int, typer.Option(min=1, help="rows of the run's log that are averaged, from its end")] = 10,
     json_file: Json = None,
 ) -> None:
@@ -144,10 +167,10 @@ def tasks(
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from mtgen.balancing.conflicts import NOTE, of_run, table
+    from mtgen.balancing.conflicts import TABLE_NOTE, load_gate_histories, table
 
     values = {}
-    for gate, meeting in of_run(run).items():
+    for gate, meeting in load_gate_histories(run).items():
         columns, rows = table(meeting, last)
         shown = Table(
             title=f"Gate at {gate}, {meeting.images[-1]:,} images",
@@ -164,12 +187,12 @@ def tasks(
             shown.add_row(*row)
         console.print(shown)
         effects = {f"{b} on {a}": meeting.effect(b, a, last) for a in meeting.tasks for b in meeting.tasks if a != b}
-        values[gate] = {"images": meeting.images[-1], "shares": meeting.shares(last), "effects": effects}
-    say(NOTE)
+        values[gate] = {"images": meeting.images[-1], "shares": meeting.gradient_fractions(last), "effects": effects}
+    say(TABLE_NOTE)
     write_json(json_file, values)
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=INSPECT_PANEL)
 def ui(
     runs: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
     port: Annotated[
@@ -185,9 +208,9 @@ def ui(
     serve_ui(runs, port=port, say=say)
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=INSPECT_PANEL)
 def report(
-    run: Run,
+    run: RunArgument,
     against: Annotated[
         Path | None, typer.Option(metavar="RUN", help="another run, to show what differs in the configuration")
     ] = None,
@@ -206,7 +229,7 @@ def report(
     say(f"wrote {write_report(run, against, out)}")
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=INSPECT_PANEL)
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="two runs or more: folders, or names under runs/")],
     out: Annotated[Path, typer.Option("--out", "-o", help="the page")] = Path("compare.html"),

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mtgen.cli.common import PREPARE, ConfigFile, Json, Overrides, app, load_config, table, write_json
+from mtgen.cli.common import PREPARE_PANEL, ConfigFile, Json, Overrides, app, load_config, table, write_json
 from mtgen.errors import ConfigError
 from mtgen.preflight.gpu_specs import GPUS
 
@@ -26,7 +26,7 @@ def _card(settings: "Config", classes: int | None) -> "DatasetCard":
     return DatasetCard(name="plan", classes=names, mask_classes=["background", *names], domains=domains, splits={})
 
 
-@app.command(rich_help_panel=PREPARE)
+@app.command(rich_help_panel=PREPARE_PANEL)
 def plan(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -96,7 +96,7 @@ def _shown(found: "Forecast", settings: "Config", where: str, utilisation: float
         "starting kernels": found.launches,
         "reducing": found.reduction,
     }
-    most = found.most_rows * settings.most_workers * settings.train.accumulation
+    most = found.most_rows * settings.max_workers * settings.train.accumulation
     fits = "fits" if found.fits else "DOES NOT FIT: raise train.accumulation or zero_stage, or lower batch_size"
     return {
         f"PREDICTION for {where} at {utilisation:.0%} of the peak: images/s": f"{found.images_per_second:,.0f}",

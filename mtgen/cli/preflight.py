@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from mtgen.cli.common import PREPARE, Device, Json, UserErrorFrom, app, console, write_json
+from mtgen.cli.common import PREPARE_PANEL, Device, Json, WorkerError, app, console, write_json
 
 
-@app.command(rich_help_panel=PREPARE)
+@app.command(rich_help_panel=PREPARE_PANEL)
 def doctor(
     runs: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
     json_file: Json = None,
@@ -23,10 +23,10 @@ def doctor(
     """
     from rich.table import Table
 
-    from mtgen.preflight.doctor import COLOURS, PROBLEM, Machine, examine, rows
+    from mtgen.preflight.doctor import PROBLEM, STATUS_COLORS, SystemUnderTest, rows, run_checks
 
     with console.status("looking at this machine ..."):
-        found = examine(Machine(runs))
+        found = run_checks(SystemUnderTest(runs))
     shown = Table.grid(padding=(0, 2))
     shown.add_column()
     shown.add_column()
@@ -37,14 +37,14 @@ def doctor(
             *([f"-> {one.means}"] if one.means else []),
             *([f"mend it: {one.remedy}"] if one.remedy else []),
         ]
-        shown.add_row(f"[{COLOURS[one.state]}]{one.state}[/]", one.check, "\n".join(words).replace("[", r"\["))
+        shown.add_row(f"[{STATUS_COLORS[one.state]}]{one.state}[/]", one.check, "\n".join(words).replace("[", r"\["))
     console.print(shown)
     write_json(json_file, rows(found))
     if broken := [one.check for one in found if one.state == PROBLEM]:
-        raise UserErrorFrom(f"nothing trains here until this is mended: {', '.join(broken)}", 1)
+        raise WorkerError(f"nothing trains here until this is mended: {', '.join(broken)}", 1)
 
 
-@app.command(rich_help_panel=PREPARE)
+@app.command(rich_help_panel=PREPARE_PANEL)
 def smoke(
     device: Device = "auto",
     keep: Annotated[
@@ -63,4 +63,4 @@ def smoke(
     rows = smoke_test(device, keep, console)
     write_json(json_file, rows)
     if any(row["result"] == "failed" for row in rows):
-        raise UserErrorFrom("the smoke test found something broken: see the table", 1)
+        raise WorkerError("the smoke test found something broken: see the table", 1)

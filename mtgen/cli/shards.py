@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from mtgen.cli.common import PREPARE, Json, UserErrorFrom, app, console, say, write_json
-from mtgen.utils.shell import typed
+from mtgen.cli.common import PREPARE_PANEL, Json, WorkerError, app, console, say, write_json
+from mtgen.utils.shell import shell_command
 
 shards_app = typer.Typer(no_args_is_help=True, help="Make, index and check data sets (WebDataset shards).")
-app.add_typer(shards_app, name="shards", rich_help_panel=PREPARE)
+app.add_typer(shards_app, name="shards", rich_help_panel=PREPARE_PANEL)
 
 
 @shards_app.command("make")
@@ -88,12 +88,14 @@ def shards_index(folder: Annotated[str, typer.Argument(help="folder with dataset
 
     Training makes one in the cache by itself where there is none. Example: `mtgen shards index data_shards/digits`
     """
-    from mtgen.data.index_build import beside, build_index, cached
+    from mtgen.data.index_build import build_index, dataset_index_path, user_index_path
     from mtgen.storage.source import is_url
     from mtgen.tracking.progress_bar import bar
 
     with bar(console) as progress:
-        path = build_index(folder, out=cached(folder) if is_url(folder) else beside(folder), progress=progress)
+        path = build_index(
+            folder, out=user_index_path(folder) if is_url(folder) else dataset_index_path(folder), progress=progress
+        )
     say(f"wrote {path}")
 
 
@@ -113,10 +115,10 @@ def shards_validate(
     say(report.text())
     write_json(json_file, report.to_dict())
     if report.problems:
-        raise UserErrorFrom(f"{folder}: {len(report.problems)} problems", 3)
+        raise WorkerError(f"{folder}: {len(report.problems)} problems", 3)
     if str(json_file) != "-":
         say(
-            f"Next: {typed('mtgen train CONFIG', f'data.path={folder}', '--dry-run')}; configurations: mtgen configs list"
+            f"Next: {shell_command('mtgen train CONFIG', f'data.path={folder}', '--dry-run')}; configurations: mtgen configs list"
         )
 
 

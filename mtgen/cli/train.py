@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from mtgen.cli.common import (
-    TRAIN,
+    TRAIN_PANEL,
     ConfigFile,
     Json,
     Overrides,
-    UserErrorFrom,
+    WorkerError,
     app,
     console,
     load_config,
@@ -19,10 +19,10 @@ from mtgen.cli.common import (
     table,
     write_json,
 )
-from mtgen.utils.shell import typed
+from mtgen.utils.shell import shell_command
 
 
-@app.command(rich_help_panel=TRAIN)
+@app.command(rich_help_panel=TRAIN_PANEL)
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -72,7 +72,7 @@ def train(
         return
     outcome = run(settings, json_file, resume)
     if outcome.status != "finished":
-        again = typed("mtgen train", config, *(overrides or []))
+        again = shell_command("mtgen train", config, *(overrides or []))
         written = ", checkpoint written" if outcome.images else ""
         how = "raise train.minutes" if outcome.status == "out of time" else again  # it counts the minutes of all starts
         say(f"{outcome.status} at {outcome.images:,} images{written}. To go on: {how}")
@@ -84,29 +84,29 @@ def run(
     """Train, write and say how training ended; `asked` as in `mtgen.launchers.driver.launch`."""
     from dataclasses import asdict
 
-    outcome = launched(settings, resume, asked)
+    outcome = run_with_progress(settings, resume, asked)
     write_json(json_file, asdict(outcome))
     if outcome.status == "finished":
         say(
             f"finished: {outcome.images:,} images{f' ({outcome.message})' if outcome.message else ''}. "
-            f"Next: {typed('mtgen evaluate', settings.folder)}; {typed('mtgen sample', settings.folder)}; mtgen ui"
+            f"Next: {shell_command('mtgen evaluate', settings.folder)}; {shell_command('mtgen sample', settings.folder)}; mtgen ui"
         )
     return outcome
 
 
-def launched(settings: Any, resume: bool, asked: Callable[[], bool] = lambda: False) -> Any:
+def run_with_progress(settings: Any, resume: bool, asked: Callable[[], bool] = lambda: False) -> Any:
     """Train with a progress bar; how training ended, unless it failed: that is an error."""
     from mtgen.launchers.driver import launch
-    from mtgen.tracking.progress_bar import Progress
+    from mtgen.tracking.progress_bar import TrainingProgress
 
     def watch(folder: Path, start: int, alive: Callable[[], bool]) -> None:
-        with Progress(settings.train.images, settings.name, console) as progress:
+        with TrainingProgress(settings.train.images, settings.name, console) as progress:
             progress.status("starting")
             progress.follow(folder, start, alive)
 
     outcome = launch(settings, watch=watch, say=say, resume=resume, asked=asked)
     if outcome.status == "failed":
-        raise UserErrorFrom(outcome.message, outcome.exit_status)
+        raise WorkerError(outcome.message, outcome.exit_status)
     return outcome
 
 
@@ -128,7 +128,7 @@ def _show_dry_run(settings: Any, json_file: Path | None) -> None:
         if found.images_per_second
         else "too large to be timed here: mtgen plan",
         f"hours for {settings.train.images:,} images (estimate)": f"{hours:.2g}" if hours else "-",
-        "runs on": f"{settings.most_workers} x {resolve_device(settings)}, {settings.precision}, ZeRO-{settings.zero_stage}",
+        "runs on": f"{settings.max_workers} x {resolve_device(settings)}, {settings.precision}, ZeRO-{settings.zero_stage}",
         "would write": str(settings.folder),
     }
     table(f"dry run of {settings.name}", values)
@@ -153,7 +153,7 @@ def _fast_dev_run(settings: Any, json_file: Path | None) -> None:
     runs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="fast-dev-run-", dir=runs) as folder:  # beside the runs: every node sees it
         tried = fast_dev_run(settings, Path(folder))
-        outcome = launched(tried, resume=False)
+        outcome = run_with_progress(tried, resume=False)
         pictures = len(list(tried.folder.glob("samples/0*.png")))
         kept = len(list(tried.folder.glob("checkpoints/0*")))
     write_json(json_file, {**asdict(outcome), "pictures": pictures, "checkpoints": kept})

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from mtgen.conditions.base import ConditionSizes, Encoded, Modality
 from mtgen.conditions.frozen import frozen_text
-from mtgen.config import CONDITIONS, ConditionSettings, Place
+from mtgen.config import CONDITIONS, ConditionSettings, PathKind
 from mtgen.networks.attention import Sequence
 from mtgen.schema import Batch
 
-PADDING = 0
+CAPTION_PADDING = 0
 """Number of a place after a caption's end."""
 
 
@@ -27,7 +27,7 @@ class Caption(Modality):
         share: float = Field(0.5, ge=0, le=1, description="share of the samples with a caption for which it is asked")
         tokens: int = Field(32, ge=1, le=1024, description="longest caption, in tokens; a longer one is cut off")
         layers: int = Field(1, ge=1, description="layers of the transformer")
-        encoder: Annotated[str | None, Place.PATH] = Field(
+        encoder: Annotated[str | None, PathKind.PATH] = Field(
             None,
             min_length=1,
             description="TorchScript file of a frozen text encoder, or its URL (data_shards/README.md); default: none",
@@ -50,7 +50,7 @@ class Caption(Modality):
         return batch.caption
 
     def encode(self, value: Tensor) -> Encoded:
-        present = value != PADDING
+        present = value != CAPTION_PADDING
         read = value if self.frozen is None else self.frozen((value - 1).clamp_min(0), present)
         tokens, pooled = self.sequence_encoder(self.table(read), present)
         return Encoded(pooled, tokens, present)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtgen.conditions.base import Encoded, Modality
-from mtgen.networks.blocks import initialise
+from mtgen.networks.blocks import initialize
 from mtgen.schema import Condition, Prompt
 
 
@@ -28,7 +28,7 @@ class ConditionEncoder(nn.Module):
         self.size = size
         self.nothing = nn.Parameter(torch.randn(size))
         self.kind = nn.ParameterDict({name: 0.1 * torch.randn(size) for name, m in modalities.items() if m.sequence})
-        initialise(self)
+        initialize(self)
 
     def modality(self, name: str) -> Modality:
         """The modality of that name."""

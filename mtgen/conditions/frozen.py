@@ -10,9 +10,9 @@ from mtgen.errors import ConfigError, last_line
 from mtgen.networks.torchscript import read_torchscript
 from mtgen.storage.source import read_file
 
-KEY = "conditions.caption.encoder"
+ENCODER_KEY = "conditions.caption.encoder"
 
-PROBE = (2, 4)
+PROBE_SHAPE = (2, 4)
 """Rows and tokens that a file is tried with."""
 
 
@@ -35,21 +35,21 @@ class FrozenText:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.network = read_torchscript(io.BytesIO(read_file(path, KEY)), f"{KEY}={path}")
+        self.network = read_torchscript(io.BytesIO(read_file(path, ENCODER_KEY)), f"{ENCODER_KEY}={path}")
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
         self.width = self._tried()
 
     def _tried(self) -> int:
         try:
-            found = self(torch.ones(PROBE, dtype=torch.int64), torch.ones(PROBE, dtype=torch.bool))
+            found = self(torch.ones(PROBE_SHAPE, dtype=torch.int64), torch.ones(PROBE_SHAPE, dtype=torch.bool))
         except Exception as error:  # whatever a network of somebody else's raises
             raise ConfigError(
-                f"{KEY}={self.path}: cannot be used on tokens [B,T] int64 and [B,T] bool ({last_line(error)})"
+                f"{ENCODER_KEY}={self.path}: cannot be used on tokens [B,T] int64 and [B,T] bool ({last_line(error)})"
             ) from error
-        if found.shape[:2] != PROBE or found.dim() != 3 or not found.isfinite().all():
+        if found.shape[:2] != PROBE_SHAPE or found.dim() != 3 or not found.isfinite().all():
             raise ConfigError(
-                f"{KEY}={self.path}: gives {list(found.shape)} for 2 captions of 4 tokens; it has to be finite, [2, 4, D]"
+                f"{ENCODER_KEY}={self.path}: gives {list(found.shape)} for 2 captions of 4 tokens; it has to be finite, [2, 4, D]"
             )
         return found.shape[2]
 

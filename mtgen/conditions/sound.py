@@ -10,7 +10,7 @@ from mtgen.config import CONDITIONS, ConditionSettings
 from mtgen.networks.attention import Sequence
 from mtgen.schema import Batch
 
-STRIDE = 4
+FRAMES_PER_TOKEN = 4
 """Frames of a spectrogram that become one token: 40 ms."""
 
 
@@ -42,7 +42,7 @@ class Sound(Modality):
         mels, frames = sizes.sound
         self.first = nn.Conv1d(mels, sizes.size, 3, stride=2, padding=1)
         self.second = nn.Conv1d(sizes.size, sizes.size, 3, stride=2, padding=1)
-        self.sequence_encoder = Sequence(sizes.size, -(-frames // STRIDE), settings.layers)
+        self.sequence_encoder = Sequence(sizes.size, -(-frames // FRAMES_PER_TOKEN), settings.layers)
 
     def value(self, batch: Batch) -> Tensor:
         assert batch.sound is not None  # the loader was asked for sounds

@@ -13,19 +13,19 @@ from mtgen.config.sections import (
     EXTRACTORS,
     TASKS,
     WEIGHTINGS,
-    Augment,
-    Checkpoint,
+    AugmentConfig,
+    CheckpointConfig,
     ConditionSettings,
-    Data,
-    Extractor,
-    Place,
-    Section,
-    Share,
-    Sound,
+    ConfigSection,
+    DataConfig,
+    ExtractorConfig,
+    MixtureConfig,
+    PathKind,
+    SoundConfig,
     TaskSettings,
-    Train,
+    TrainConfig,
 )
-from mtgen.config.validation import impossible
+from mtgen.config.validation import find_conflicts
 from mtgen.errors import ConfigError
 from mtgen.utils.yaml_text import override, read_yaml
 
@@ -34,18 +34,18 @@ __all__ = [
     "EXTRACTORS",
     "TASKS",
     "WEIGHTINGS",
-    "Augment",
-    "Checkpoint",
+    "AugmentConfig",
+    "CheckpointConfig",
     "ConditionSettings",
     "Config",
-    "Data",
-    "Extractor",
-    "Place",
-    "Section",
-    "Share",
-    "Sound",
+    "DataConfig",
+    "ExtractorConfig",
+    "PathKind",
+    "ConfigSection",
+    "MixtureConfig",
+    "SoundConfig",
     "TaskSettings",
-    "Train",
+    "TrainConfig",
     "check",
     "load",
     "resolve_device",
@@ -84,12 +84,12 @@ def validate(values: dict[str, Any]) -> Config:
         if isinstance(data, dict) and not data.get("mixture"):
             data.setdefault("path", "path")
         try:
-            rest = impossible(Config.model_validate(values))
+            rest = find_conflicts(Config.model_validate(values))
         except ValidationError:
             rest = {}
         problems += [text for key, text in rest.items() if key.split(" ")[0] not in blamed]
     else:
-        problems += list(impossible(config).values())
+        problems += list(find_conflicts(config).values())
     if problems:
         raise ConfigError("\n".join(problems))
     if config.precision == "auto":

@@ -5,7 +5,7 @@ from typing import Any
 from mtgen.config.run import Config
 from mtgen.config.sections import CONDITIONS, TASKS
 
-NUMBER = {"integer": r"^[0-9_]+$", "number": r"^[0-9_.eE+-]+$"}
+NUMBER_PATTERNS = {"integer": r"^[0-9_]+$", "number": r"^[0-9_.eE+-]+$"}
 """Numbers as mtgen reads them and YAML 1.2 does not: 160_000."""
 
 
@@ -36,8 +36,8 @@ def _as_written(node: Any) -> None:
             _as_written(part)
         if node.get("type") == "object":
             node["type"] = ["object", "null"]
-        elif node.get("type") in NUMBER:
-            node["pattern"] = NUMBER[node["type"]]
+        elif node.get("type") in NUMBER_PATTERNS:
+            node["pattern"] = NUMBER_PATTERNS[node["type"]]
             node["type"] = [node["type"], "string"]
     elif isinstance(node, list):
         for part in node:

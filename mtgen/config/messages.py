@@ -12,7 +12,7 @@ from mtgen.config.sections import CONDITIONS, TASKS, SectionT
 from mtgen.errors import ConfigError
 from mtgen.registry import Registry, suggest
 
-MEANT = {
+KEY_ALIASES = {
     "deepspeed": ["zero_stage", "precision", "batch_size", "train.accumulation"],
     "zero_optimization": ["zero_stage"],
     "train_micro_batch_size_per_gpu": ["batch_size", "train.accumulation"],
@@ -60,8 +60,8 @@ def _meant(key: str, section: str, sections: dict[str, type[BaseModel]]) -> list
         if _dotted(name, field) not in sections
     ]
     same = [k for k in everywhere if k.split(".")[-1] == word][:3]
-    if word in MEANT:
-        return MEANT[word]
+    if word in KEY_ALIASES:
+        return KEY_ALIASES[word]
     if own[0] or (own[1] and not same):
         return [_dotted(section, own[1][0])]
     return same or get_close_matches(_dotted(place, word), everywhere, n=1)

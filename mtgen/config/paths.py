@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mtgen.config import Place, Section
+from mtgen.config import ConfigSection, PathKind
 from mtgen.config.sections import SectionT
 from mtgen.errors import ConfigError
-from mtgen.storage.source import located
+from mtgen.storage.source import absolute_location
 
 
 def _run(name: str) -> str:
@@ -33,7 +33,11 @@ def store_uri(runs: str | Path, uri: str | None = None) -> str:
     return uri if "://" in uri or uri == "databricks" else Path(uri.removeprefix("file:")).absolute().as_uri()
 
 
-ABSOLUTE = {Place.PATH: located, Place.RUN: _run, Place.STORE: lambda uri: store_uri("", uri)}
+RESOLVER_BY_KIND = {
+    PathKind.PATH: absolute_location,
+    PathKind.RUN: _run,
+    PathKind.STORE: lambda uri: store_uri("", uri),
+}
 
 
 def absolute(section: SectionT) -> SectionT:
@@ -47,14 +51,14 @@ def absolute(section: SectionT) -> SectionT:
     update = {}
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        place = next((mark for mark in field.metadata if isinstance(mark, Place)), None)
-        if (new := _within(value) if place is None else value and ABSOLUTE[place](value)) != value:
+        place = next((mark for mark in field.metadata if isinstance(mark, PathKind)), None)
+        if (new := _within(value) if place is None else value and RESOLVER_BY_KIND[place](value)) != value:
             update[name] = new
     return section.model_copy(update=update)
 
 
 def _within(value: Any) -> Any:
-    if isinstance(value, Section):
+    if isinstance(value, ConfigSection):
         return absolute(value)
     if isinstance(value, dict):
         return {key: _within(inner) for key, inner in value.items()}

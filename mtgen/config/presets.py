@@ -8,21 +8,21 @@ from mtgen.errors import ConfigError
 from mtgen.registry import suggest
 from mtgen.version import PACKAGE
 
-FOLDER = PACKAGE / "configs"
+PRESETS_FOLDER = PACKAGE / "configs"
 
 
-def shipped() -> dict[str, Path]:
+def list_presets() -> dict[str, Path]:
     """Name -> file, by alphabet."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(PRESETS_FOLDER.glob("*.yaml"))}
 
 
-def about(path: Path) -> str:
+def preset_summary(path: Path) -> str:
     """What a configuration is for: the first sentence of its head comment."""
     lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
     return " ".join(line.lstrip("# ") for line in lines).partition(". ")[0].rstrip(".") + "."
 
 
-def find(path: Path) -> Path:
+def find_preset(path: Path) -> Path:
     """The file itself, or the configuration of that name that comes with mtgen.
 
     Raises:
@@ -30,7 +30,7 @@ def find(path: Path) -> Path:
     """
     if path.exists() or path.name != str(path) or path.suffix:
         return path
-    known = shipped()
+    known = list_presets()
     if path.name not in known:
         raise ConfigError(
             f"{path}: is no file here, and no configuration that comes with mtgen; {suggest(path.name, list(known))}"
@@ -38,13 +38,13 @@ def find(path: Path) -> Path:
     return known[path.name]
 
 
-def copy(name: str, out: Path, overwrite: bool = False) -> Path:
+def copy_preset(name: str, out: Path, overwrite: bool = False) -> Path:
     """Copy a configuration that comes with mtgen to a file, or into a folder; its new path.
 
     Raises:
         ConfigError: there is no such configuration, or a file of that name is there already.
     """
-    known = shipped()
+    known = list_presets()
     if name not in known:
         raise ConfigError(f"{name}: no configuration of that name comes with mtgen; {suggest(name, list(known))}")
     path = out / known[name].name if out.is_dir() else out

@@ -10,24 +10,24 @@ from pydantic import Field, ValidationError, field_validator
 from mtgen.config.sections import (
     CONDITIONS,
     TASKS,
-    Augment,
-    Balancing,
-    Checkpoint,
+    AugmentConfig,
+    BalancingConfig,
+    CheckpointConfig,
     ConditionSettings,
-    Data,
-    Discriminator,
-    Evaluate,
-    Generator,
-    Place,
-    Section,
+    ConfigSection,
+    DataConfig,
+    DiscriminatorConfig,
+    EvaluateConfig,
+    GeneratorConfig,
+    PathKind,
     TaskSettings,
-    Tracking,
-    Train,
+    TrackingConfig,
+    TrainConfig,
 )
 from mtgen.schema import COMPONENTS
 
 
-class Elastic(Section):
+class ElasticConfig(ConfigSection):
     """A run that goes on with fewer workers where nodes are lost, and with more where they come back."""
 
     min: int = Field(ge=1, description="fewer than this: it waits")
@@ -37,13 +37,13 @@ class Elastic(Section):
     )
 
 
-class Config(Section):
+class Config(ConfigSection):
     """Everything that shapes a run."""
 
     name: str = Field(description="name of the run, and of its folder")
-    runs: Annotated[str, Place.PATH] = Field("runs", description="folder of all runs")
+    runs: Annotated[str, PathKind.PATH] = Field("runs", description="folder of all runs")
     seed: int = Field(0, ge=0, lt=2**31)
-    workers: int | Elastic = Field(
+    workers: int | ElasticConfig = Field(
         1,
         description="training processes that Ray places; 0: in this process, for a debugger; or {min: 2, max: 64}: as many as there are",
     )
@@ -58,10 +58,10 @@ class Config(Section):
     zero_stage: int = Field(0, ge=0, description="DeepSpeed ZeRO stage: 0, 1 or 2")
     batch_size: int = Field(64, ge=2, description="samples a step, over all workers and micro-batches")
     resolution: int | tuple[int, int] = Field(32, description="side of the images, pixels; or [height, width]")
-    data: Data
-    generator: Generator = Generator()
-    discriminator: Discriminator = Discriminator()
-    augment: Augment = Augment()
+    data: DataConfig
+    generator: GeneratorConfig = GeneratorConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    augment: AugmentConfig = AugmentConfig()
     tasks: dict[str, Any] = Field(
         default_factory=lambda: {"generation": {}}, validate_default=True, description="task -> its settings"
     )
@@ -70,11 +70,11 @@ class Config(Section):
         validate_default=True,
         description="what images are asked for by -> its settings",
     )
-    balancing: Balancing = Balancing()
-    train: Train = Train()
-    checkpoint: Checkpoint = Checkpoint()
-    evaluate: Evaluate = Evaluate()
-    tracking: Tracking = Tracking()
+    balancing: BalancingConfig = BalancingConfig()
+    train: TrainConfig = TrainConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @field_validator("name")
     @classmethod
@@ -97,7 +97,7 @@ class Config(Section):
     @classmethod
     def _workers(cls, value: Any, handler: Any) -> Any:
         if isinstance(value, dict):
-            return Elastic.model_validate(value)
+            return ElasticConfig.model_validate(value)
         try:
             workers = handler(value)
         except ValidationError:
@@ -158,24 +158,24 @@ class Config(Section):
     @property
     def micro_batch(self) -> int:
         """Samples that one worker puts through the networks at once, however many workers there are just now."""
-        return self.batch_size // (self.most_workers * self.train.accumulation)
+        return self.batch_size // (self.max_workers * self.train.accumulation)
 
     @property
-    def most_workers(self) -> int:
+    def max_workers(self) -> int:
         """Workers that train where nothing is missing."""
-        return self.workers.max if isinstance(self.workers, Elastic) else max(self.workers, 1)
+        return self.workers.max if isinstance(self.workers, ElasticConfig) else max(self.workers, 1)
 
     @property
-    def elastic(self) -> Elastic | None:
+    def elastic(self) -> ElasticConfig | None:
         """How the number of workers may change; `None`: it may not."""
-        return self.workers if isinstance(self.workers, Elastic) else None
+        return self.workers if isinstance(self.workers, ElasticConfig) else None
 
     @property
     def worker_counts(self) -> list[int]:
         """Numbers of workers that the run may go on with, ascending: those by which a step's micro-batches can be divided evenly."""
         if self.elastic is None:
-            return [self.most_workers]
-        pieces = self.most_workers * self.train.accumulation
+            return [self.max_workers]
+        pieces = self.max_workers * self.train.accumulation
         return [count for count in range(self.elastic.min, self.elastic.max + 1) if pieces % count == 0]
 
     def micro_batches(self, workers: int) -> int:

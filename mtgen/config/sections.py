@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from mtgen.checkpointing.retention import Best, Retention
+from mtgen.checkpointing.retention import BestCriterion, Retention
 from mtgen.registry import Registry, find_path, suggest
 
 TASKS: Registry[Any] = Registry("task", "mtgen.tasks")
@@ -15,7 +15,7 @@ WEIGHTINGS: Registry[Any] = Registry("weighting", "mtgen.balancing.weightings")
 EXTRACTORS: Registry[Any] = Registry("feature extractor", "mtgen.evaluation.extractors")
 
 
-class Section(BaseModel):
+class ConfigSection(BaseModel):
     """A part of the configuration: unknown keys are errors, an empty section has its defaults."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -26,10 +26,10 @@ class Section(BaseModel):
         return {} if values is None else values
 
 
-SectionT = TypeVar("SectionT", bound=Section)
+SectionT = TypeVar("SectionT", bound=ConfigSection)
 
 
-class Place(Enum):
+class PathKind(Enum):
     """Marks a key whose text names something by its path, and what: it is made absolute where it was typed (`mtgen.config.paths`)."""
 
     PATH = "a file or folder, or the URL of one"
@@ -37,7 +37,7 @@ class Place(Enum):
     STORE = "a tracking URI of MLflow"
 
 
-class TaskSettings(Section):
+class TaskSettings(ConfigSection):
     """What every task has; a task's own file adds to it."""
 
     weight: float = Field(
@@ -55,12 +55,12 @@ class TaskSettings(Section):
         return None
 
     @property
-    def plays(self) -> bool:
+    def needs_generator(self) -> bool:
         """Whether it learns with the generator, or from its logit, so that the generation task has to be on."""
         return False
 
 
-class ConditionSettings(Section):
+class ConditionSettings(ConfigSection):
     """What every modality of conditions has; a modality's own file adds to it."""
 
     share: float = Field(
@@ -71,10 +71,10 @@ class ConditionSettings(Section):
     )
 
 
-class Share(Section):
+class MixtureConfig(ConfigSection):
     """One data set of a mixture."""
 
-    path: Annotated[str, Place.PATH] = Field(
+    path: Annotated[str, PathKind.PATH] = Field(
         min_length=1, description="folder with dataset.json and its shards, or its URL"
     )
     weight: float = Field(1.0, gt=0, description="its share of the samples, relative to the others'")
@@ -82,7 +82,7 @@ class Share(Section):
     test: str | None = Field(None, description="split to evaluate on; default: data.test")
 
 
-class Sound(Section):
+class SoundConfig(ConfigSection):
     """What sounds are turned into: spectrograms of `mels` bands and 100 frames a second."""
 
     rate: int = Field(
@@ -100,13 +100,15 @@ class Sound(Section):
         return max(round(self.seconds * 100), 1)
 
 
-class Data(Section):
+class DataConfig(ConfigSection):
     """What is learned from, and how it is read."""
 
-    path: Annotated[str | None, Place.PATH] = Field(
+    path: Annotated[str | None, PathKind.PATH] = Field(
         None, min_length=1, description="folder with dataset.json and its shards, or its URL"
     )
-    mixture: list[Share] = Field([], description="several data sets instead of data.path, each with path and weight")
+    mixture: list[MixtureConfig] = Field(
+        [], description="several data sets instead of data.path, each with path and weight"
+    )
     order: Literal["auto", "global", "windowed"] = Field(
         "auto",
         description="global: shuffle all samples; windowed: a few shards at a time; auto: windowed where shards are fetched",
@@ -136,12 +138,12 @@ class Data(Section):
     )
     boxes: int = Field(32, ge=1, description="boxes of an image that are kept at most, the largest")
     prefetch: int = Field(2, ge=1, description="batches that are decoded ahead")
-    tokenizer: Annotated[str | None, Place.PATH] = Field(
+    tokenizer: Annotated[str | None, PathKind.PATH] = Field(
         None,
         min_length=1,
         description="tokenizer.json that captions are read with, or its URL; default: the bytes of their UTF-8",
     )
-    sound: Sound = Sound()
+    sound: SoundConfig = SoundConfig()
     labelled: dict[Literal["class", "mask", "boxes", "caption", "sound"], Annotated[float, Field(ge=0, le=1)]] = Field(
         {},
         description="share of the training samples whose class, mask, ... is known; the others train without it; default: 1 each",
@@ -155,7 +157,7 @@ class Data(Section):
     )
 
 
-class Generator(Section):
+class GeneratorConfig(ConfigSection):
     """The network that draws."""
 
     widths: list[int] = Field(
@@ -172,7 +174,7 @@ class Generator(Section):
     )
 
 
-class Discriminator(Section):
+class DiscriminatorConfig(ConfigSection):
     """The network that judges and reads."""
 
     widths: list[int] = Field(
@@ -184,7 +186,7 @@ class Discriminator(Section):
     learning_rate: float = Field(1e-3, gt=0)
 
 
-class Augment(Section):
+class AugmentConfig(ConfigSection):
     """Augmentation in front of the discriminator: image and mask alike, real and generated alike."""
 
     probability: float = Field(
@@ -202,7 +204,7 @@ class Augment(Section):
     scale: float = Field(0.1, ge=0, lt=1, description="largest change of size, as a share")
 
 
-class Balancing(Section):
+class BalancingConfig(ConfigSection):
     """How the tasks' gradients are combined where they meet (docs/balancing.md)."""
 
     gate: str = Field(
@@ -284,14 +286,14 @@ class Balancing(Section):
         return found
 
 
-class Train(Section):
+class TrainConfig(ConfigSection):
     """How long and how fast is learned."""
 
     images: int = Field(
         200_000, ge=1, description="length of the run, in images seen; also the length of the schedules"
     )
     minutes: float | None = Field(None, gt=0, description="stop, with a checkpoint, after so many minutes of training")
-    start_from: Annotated[str | None, Place.RUN] = Field(
+    start_from: Annotated[str | None, PathKind.RUN] = Field(
         None,
         min_length=1,
         description="run, by folder or name, or checkpoint whose averaged parameters a new run begins with (fine-tuning)",
@@ -319,24 +321,24 @@ class Train(Section):
     )
 
 
-class BestMetric(Section):
+class BestMetricConfig(ConfigSection):
     """What makes a checkpoint the best one."""
 
     metric: str = Field(min_length=1, description="name of a quick test metric, such as test/class_accuracy")
     mode: Literal["max", "min"] = Field("max", description="whether a large or a small value is good")
 
 
-class Checkpoint(Section):
+class CheckpointConfig(ConfigSection):
     """What is kept of a run, how often and where."""
 
     every: int = Field(20_000, ge=1, description="images between two checkpoints")
     keep: int = Field(3, ge=1, description="how many are kept, the newest")
     keep_every: int | None = Field(None, ge=1, description="beside these, one every so many images; default: none")
-    best: BestMetric | None = Field(
+    best: BestMetricConfig | None = Field(
         None,
         description="beside these, the best by a metric, where evaluate.every is a multiple of checkpoint.every; default: none",
     )
-    mirror: Annotated[str | None, Place.PATH] = Field(
+    mirror: Annotated[str | None, PathKind.PATH] = Field(
         None,
         min_length=1,
         description="folder or URL (s3://, gs://, az://, file://) to which whole checkpoints are copied; default: none",
@@ -345,17 +347,17 @@ class Checkpoint(Section):
     @property
     def retention(self) -> Retention:
         """Which checkpoints stay."""
-        best = None if self.best is None else Best(self.best.metric, self.best.mode == "max")
+        best = None if self.best is None else BestCriterion(self.best.metric, self.best.mode == "max")
         return Retention(self.keep, self.keep_every, best)
 
 
-class Extractor(Section):
+class ExtractorConfig(ConfigSection):
     """A file with the network whose features distributions are compared by (docs/metrics.md)."""
 
     kind: str = Field(
         description="inception, dinov2 (safetensors), or torchscript: any network that gives one vector an image"
     )
-    path: Annotated[str, Place.PATH] = Field(min_length=1, description="the file")
+    path: Annotated[str, PathKind.PATH] = Field(min_length=1, description="the file")
     sha256: str = Field(pattern="^[0-9a-fA-F]{64}$", description="its SHA-256, hexadecimal")
     name: str = Field(
         "", pattern="^[a-z0-9_]*$", description="what it is called in the metrics' names; default: its kind"
@@ -369,7 +371,7 @@ class Extractor(Section):
     )
 
     @model_validator(mode="after")
-    def _not_inceptions_name(self) -> "Extractor":
+    def _not_inceptions_name(self) -> "ExtractorConfig":
         if self.name and self.kind != "torchscript":
             raise ValueError(f"name: is for torchscript; {self.kind} has its own")
         if self.name in ("inception", "small_cnn"):
@@ -377,20 +379,20 @@ class Extractor(Section):
         return self
 
 
-class Evaluate(Section):
+class EvaluateConfig(ConfigSection):
     """How a run is measured, while it trains and afterwards."""
 
     every: int = Field(20_000, ge=1, description="images between two sample grids with the quick test metrics")
     samples: int = Field(4_000, ge=100, description="generated images for `mtgen evaluate`")
-    extractor: Extractor | None = Field(
+    extractor: ExtractorConfig | None = Field(
         None, description="features for FID and its kin; default: a small network trained on the real images"
     )
 
 
-class Tracking(Section):
+class TrackingConfig(ConfigSection):
     """Where MLflow keeps the run."""
 
-    uri: Annotated[str | None, Place.STORE] = Field(
+    uri: Annotated[str | None, PathKind.STORE] = Field(
         None, description="MLflow tracking URI; default: MLFLOW_TRACKING_URI, else RUNS/mlflow.db"
     )
     experiment: str = "mtgen"

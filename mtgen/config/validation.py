@@ -3,17 +3,17 @@
 import math
 
 from mtgen.config.messages import shown
-from mtgen.config.run import Config, Elastic, resolve_device
-from mtgen.config.sections import TASKS, WEIGHTINGS, Balancing, Share
+from mtgen.config.run import Config, ElasticConfig, resolve_device
+from mtgen.config.sections import TASKS, WEIGHTINGS, BalancingConfig, MixtureConfig
 from mtgen.registry import suggest
 
 
-def _shares(mixture: list[Share]) -> list[float]:
+def _shares(mixture: list[MixtureConfig]) -> list[float]:
     whole = sum(share.weight for share in mixture)
     return [share.weight / whole for share in mixture]
 
 
-LOWEST = 4
+MIN_LOWEST_LEVEL_PIXELS = 4
 """Pixels of the shorter side of the pyramids' lowest level."""
 
 
@@ -22,9 +22,9 @@ def _wrong_widths(side: str, widths: list[int], config: Config) -> str | None:
     if not widths or min(widths) < 1:
         return f"{side}.widths={widths}: one positive number of channels a level, from the lowest upwards"
     shorter, factor = min(config.size), 2 ** (len(widths) - 1)
-    if shorter == LOWEST * factor and not any(s % factor for s in config.size):
+    if shorter == MIN_LOWEST_LEVEL_PIXELS * factor and not any(s % factor for s in config.size):
         return None
-    levels = math.log2(shorter / LOWEST) + 1 if shorter > 0 else 0.5
+    levels = math.log2(shorter / MIN_LOWEST_LEVEL_PIXELS) + 1 if shorter > 0 else 0.5
     remedy = (
         f"give {int(levels)} widths for {shorter}"
         if levels == int(levels)
@@ -33,12 +33,12 @@ def _wrong_widths(side: str, widths: list[int], config: Config) -> str | None:
     if levels == int(levels) and len(widths) == levels:
         remedy = f"the longer side has to be a multiple of {factor}"
     return (
-        f"resolution={shown(config.resolution)}: {side}.widths has {len(widths)} levels, which reach {LOWEST * factor} pixels from "
-        f"{LOWEST}x{LOWEST}; {remedy}"
+        f"resolution={shown(config.resolution)}: {side}.widths has {len(widths)} levels, which reach {MIN_LOWEST_LEVEL_PIXELS * factor} pixels from "
+        f"{MIN_LOWEST_LEVEL_PIXELS}x{MIN_LOWEST_LEVEL_PIXELS}; {remedy}"
     )
 
 
-def _uneven(config: Config, workers: Elastic) -> str | None:
+def _uneven(config: Config, workers: ElasticConfig) -> str | None:
     """What is wrong with the range of workers, given how a step is cut into micro-batches."""
     given, pieces = f"workers={{min: {workers.min}, max: {workers.max}}}", workers.max * config.train.accumulation
     if workers.min > workers.max:
@@ -52,7 +52,7 @@ def _uneven(config: Config, workers: Elastic) -> str | None:
     )
 
 
-def impossible(config: Config) -> dict[str, str]:
+def find_conflicts(config: Config) -> dict[str, str]:
     """Values that are well-formed and cannot work, by the key to blame."""
     problems: dict[str, str] = {}
     for side in ("generator", "discriminator"):
@@ -78,11 +78,11 @@ def impossible(config: Config) -> dict[str, str]:
         problems["data.mixture"] = "data.mixture: a weight is below 0.1% of all; raise it or leave that data set out"
     if config.elastic is not None and (problem := _uneven(config, config.elastic)):
         problems["workers"] = problem
-    share = config.most_workers * config.train.accumulation
+    share = config.max_workers * config.train.accumulation
     if config.batch_size % share or config.batch_size < 2 * share:
         fitting = max(2, round(config.batch_size / share)) * share
         problems["batch_size"] = (
-            f"batch_size={config.batch_size}: cannot be shared evenly, at least 2 samples each, by workers={config.most_workers} with "
+            f"batch_size={config.batch_size}: cannot be shared evenly, at least 2 samples each, by workers={config.max_workers} with "
             f"train.accumulation={config.train.accumulation}; nearest possible: {fitting}"
         )
     if config.checkpoint.best is not None and config.evaluate.every % config.checkpoint.every:
@@ -92,14 +92,16 @@ def impossible(config: Config) -> dict[str, str]:
         )
     if not any(s.weight > 0 for s in config.tasks.values()):
         problems["tasks"] = f"tasks: none is switched on; possible: {', '.join(TASKS)}"
-    elif not config.generates and (playing := [name for name, s in config.task_settings().items() if s.plays]):
+    elif not config.generates and (
+        playing := [name for name, s in config.task_settings().items() if s.needs_generator]
+    ):
         problems["tasks.generation"] = (
             f"tasks.generation: has to be on: {' and '.join(playing)} cannot learn without a generator; add tasks.generation={{}}"
         )
-    return _idle(config) | _unheard(config.balancing) | problems
+    return _unused_settings(config) | _ignored_gate_settings(config.balancing) | problems
 
 
-def _idle(config: Config) -> dict[str, str]:
+def _unused_settings(config: Config) -> dict[str, str]:
     """What is asked for and could never learn or be measured."""
     problems, tasks = {}, config.task_settings()
     if config.augment.target is not None and not config.generates:
@@ -131,12 +133,12 @@ def _idle(config: Config) -> dict[str, str]:
         problems["batch_size"] = (
             f"batch_size={config.batch_size}: a micro-batch has {config.micro_batch} samples; pairs of samples for tasks.translation "
             f"stand tasks.generation.mask_every={config.tasks['generation'].mask_every} apart, so it needs {least}; raise batch_size to "
-            f"{least * config.most_workers * config.train.accumulation}, or take fewer workers or a lower train.accumulation"
+            f"{least * config.max_workers * config.train.accumulation}, or take fewer workers or a lower train.accumulation"
         )
     return problems
 
 
-def _unheard(balancing: Balancing) -> dict[str, str]:
+def _ignored_gate_settings(balancing: BalancingConfig) -> dict[str, str]:
     """Settings of the gates that none of them would take."""
     problems = {}
     grouped = {task: group for group, tasks in balancing.groups.items() for task in tasks}

@@ -12,26 +12,26 @@ from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.types import DALIDataType
 from torch import Tensor
 
-from mtgen.config import Sound
-from mtgen.data.pipeline import REMEDY, DamagedBatch, Pipelines, dali_reason
+from mtgen.config import SoundConfig
+from mtgen.data.pipeline import VALIDATE_HINT, DamagedBatch, Pipelines, dali_reason
 from mtgen.errors import DamagedSample
 
-STEPS = 100
+FRAMES_PER_SECOND = 100
 """Frames a second; a window is 2.5 steps long, 25 ms, as is usual for speech."""
 
-QUIETEST = 80.0
+DYNAMIC_RANGE_DB = 80.0
 """Decibels below a sine of full scale at which everything counts as silent."""
 
-RATES = (1_000, 400_000)
+SAMPLE_RATE_RANGE = (1_000, 400_000)
 """Samples a second that a sound may have."""
 
-LONGEST = 100_000_000
+MAX_SOUND_SAMPLES = 100_000_000
 """Samples that a sound may have; FLAC packs hours of silence into a megabyte, which would fill the memory."""
 
 
-def frames(settings: Sound) -> int:
+def frames(settings: SoundConfig) -> int:
     """Frames of a spectrogram, 10 ms each."""
-    return max(round(settings.seconds * STEPS), 1)
+    return max(round(settings.seconds * FRAMES_PER_SECOND), 1)
 
 
 class SoundReader:
@@ -66,11 +66,11 @@ class SoundReader:
             return {}
 
         def damage(row: int) -> DamagedSample | None:
-            return self.alone(files[row], name(row))
+            return self.check_one(files[row], name(row))
 
         if larger := {row: _damage(name(row), reason) for row, data in files.items() if (reason := _too_long(data))}:
             raise DamagedBatch(larger)
-        read = self._pipelines.together(
+        read = self._pipelines.run_batch(
             lambda pipeline: _decoded(pipeline, list(files.values())), list(files), damage, name
         )
         found = dict(zip(files, read, strict=True))
@@ -81,7 +81,7 @@ class SoundReader:
             raise DamagedBatch(wrong)
         return found
 
-    def alone(self, data: bytes, name: str) -> DamagedSample | None:
+    def check_one(self, data: bytes, name: str) -> DamagedSample | None:
         """What is wrong with one sound, decoded by itself; the pipeline for batches is not touched."""
         reason = self.fault(data)
         return _damage(name, reason) if reason else None
@@ -91,7 +91,7 @@ class SoundReader:
         if reason := _too_long(data):
             return reason
         try:
-            return _wrong(data, *self._pipelines.alone(lambda pipeline: _decoded(pipeline, [data])[0]))
+            return _wrong(data, *self._pipelines.run_one(lambda pipeline: _decoded(pipeline, [data])[0]))
         except RuntimeError as error:
             return f"not a readable WAV or FLAC ({dali_reason(error)})"
 
@@ -114,7 +114,11 @@ def _decoded(pipeline: Pipeline, files: list[bytes]) -> list[tuple[NDArray[np.fl
 def _too_long(data: bytes) -> str | None:
     """Why a sound may not be decoded: what a FLAC says of itself (STREAMINFO: RFC 9639, 8.2); a WAV is no longer than its file."""
     promised = int.from_bytes(data[18:26], "big") & (1 << 36) - 1 if data.startswith(b"fLaC") else 0
-    return f"{promised:,} samples long, more than the {LONGEST:,} that are decoded" if promised > LONGEST else None
+    return (
+        f"{promised:,} samples long, more than the {MAX_SOUND_SAMPLES:,} that are decoded"
+        if promised > MAX_SOUND_SAMPLES
+        else None
+    )
 
 
 def _wrong(data: bytes, values: NDArray[np.float32], rate: int) -> str | None:
@@ -125,8 +129,8 @@ def _wrong(data: bytes, values: NDArray[np.float32], rate: int) -> str | None:
         return "has no samples in it"
     if not np.isfinite(values).all():
         return "holds values that are not finite"
-    if not RATES[0] <= rate <= RATES[1]:
-        return f"has {rate:,.0f} samples a second; possible: {RATES[0]:,} to {RATES[1]:,}"
+    if not SAMPLE_RATE_RANGE[0] <= rate <= SAMPLE_RATE_RANGE[1]:
+        return f"has {rate:,.0f} samples a second; possible: {SAMPLE_RATE_RANGE[0]:,} to {SAMPLE_RATE_RANGE[1]:,}"
     return None
 
 
@@ -137,13 +141,13 @@ class SoundDecoder:
     -1 is 80 dB below a sine of full scale, or silent, and 1 is that sine. A short sound is filled up with silence, a long one cut.
     """
 
-    def __init__(self, settings: Sound, threads: int, batch: int) -> None:
+    def __init__(self, settings: SoundConfig, threads: int, batch: int) -> None:
         self.settings = settings
         self.threads = threads
         self.batch = batch
         self.reader = SoundReader(threads, batch)
-        self._window = settings.rate * 5 // (2 * STEPS)
-        self._length = (frames(settings) - 1) * (settings.rate // STEPS) + self._window
+        self._window = settings.rate * 5 // (2 * FRAMES_PER_SECOND)
+        self._length = (frames(settings) - 1) * (settings.rate // FRAMES_PER_SECOND) + self._window
         self._mel = self._build_mel()
 
     def decode(self, sounds: Sequence[bytes | None], name: Callable[[int], str]) -> Tensor:
@@ -163,7 +167,9 @@ class SoundDecoder:
                 values = self._resampled(values, rate)[: self._length]
                 audio[at, : len(values)] = values
             self._mel.feed_input("audio", audio)
-            out[list(found)] = np.array(self._mel.run()[0].as_tensor()) * np.float32(2 / QUIETEST) + np.float32(1)
+            out[list(found)] = np.array(self._mel.run()[0].as_tensor()) * np.float32(2 / DYNAMIC_RANGE_DB) + np.float32(
+                1
+            )
         return torch.from_numpy(out)
 
     def _build_mel(self) -> Pipeline:
@@ -176,13 +182,18 @@ class SoundDecoder:
             # zeros around the window bring its bins closer than the lowest band is wide
             bins = 1 << (self._window - 1).bit_length()
             power = fn.spectrogram(
-                audio, nfft=bins, window_length=self._window, window_step=rate // STEPS, center_windows=False, power=2
+                audio,
+                nfft=bins,
+                window_length=self._window,
+                window_step=rate // FRAMES_PER_SECOND,
+                center_windows=False,
+                power=2,
             )
             mel = fn.mel_filter_bank(power, sample_rate=float(rate), nfilter=self.settings.mels, normalize=False)
             loudest = (
                 self._window / 4
             ) ** 2  # the power of a sine of full scale: a Hann window's mean is 1/2, and half of it lies at -f
-            pipeline.set_outputs(fn.to_decibels(mel, multiplier=10.0, reference=loudest, cutoff_db=-QUIETEST))
+            pipeline.set_outputs(fn.to_decibels(mel, multiplier=10.0, reference=loudest, cutoff_db=-DYNAMIC_RANGE_DB))
         pipeline.build()
         return pipeline
 
@@ -198,7 +209,7 @@ class SoundDecoder:
 
 
 def _damage(name: str, reason: str) -> DamagedSample:
-    return DamagedSample("sound", name, f"sound: {reason}; {REMEDY}")
+    return DamagedSample("sound", name, f"sound: {reason}; {VALIDATE_HINT}")
 
 
 def _missing(data: bytes) -> int:
@@ -215,7 +226,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         at += 8 + size + size % 2
 
 
-def about(data: bytes) -> tuple[float, int, int]:
+def sound_info(data: bytes) -> tuple[float, int, int]:
     """Seconds, samples a second and channels of a WAV or FLAC file, from its header; `ValueError` where that is damaged."""
     rate = channels = frames = 0
     if data.startswith(b"fLaC"):

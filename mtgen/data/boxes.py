@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from mtgen.data.geometry import Window
 
-VISIBLE = 0.25
+MIN_VISIBLE_FRACTION = 0.25
 """A box of which a smaller share lies in the window is left out: what is left of its thing tells too little."""
 
-NONE = -1
+NO_BOX = -1
 """Class of a row that holds no box."""
 
 
@@ -53,7 +53,7 @@ def annotation(data: bytes, width: int, height: int, classes: NDArray[np.int64])
     )
 
 
-def faults(data: bytes, width: int, height: int, classes: int) -> list[str]:
+def annotation_problems(data: bytes, width: int, height: int, classes: int) -> list[str]:
     """Everything that is wrong with a sample's JSON, a line each.
 
     Args:
@@ -127,15 +127,15 @@ def _is_class(value: Any, classes: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < classes
 
 
-def in_window(
-    boxes: list[NDArray[np.float64]], view: Window, most: int, visible: float = VISIBLE
+def crop_boxes(
+    boxes: list[NDArray[np.float64]], view: Window, most: int, visible: float = MIN_VISIBLE_FRACTION
 ) -> NDArray[np.float32]:
     """Boxes in pixels of the images as displayed -> `[B,most,5]` in shares of what comes out, 0 to 1; clipped, padded with class -1.
 
     A box with less than `visible` of its area in the window is left out; of more than `most`, the largest are kept, in their order.
     """
     out = np.zeros((len(boxes), most, 5), np.float32)
-    out[:, :, 4] = NONE
+    out[:, :, 4] = NO_BOX
     for row, stored in enumerate(boxes):
         if not len(stored):
             continue

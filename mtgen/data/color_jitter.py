@@ -6,11 +6,11 @@ from torch import Tensor
 
 from mtgen.utils import counter_rng
 
-GREY = (0.299, 0.587, 0.114)
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 """Luma of red, green and blue (ITU-R BT.601)."""
 
 
-def jitter(image: Tensor, strength: float, seed: int, position: NDArray) -> Tensor:
+def color_jitter(image: Tensor, strength: float, seed: int, position: NDArray) -> Tensor:
     """Brightness, then contrast, then saturation, each times a factor in [1 - strength, 1 + strength]. Source: Howard 2013.
 
     Args:
@@ -24,14 +24,16 @@ def jitter(image: Tensor, strength: float, seed: int, position: NDArray) -> Tens
     factor = 1 + strength * (2 * counter_rng.uniform(seed, "colour", torch.from_numpy(position), 3) - 1)
     brightness, contrast, saturation = factor.to(image.device)[:, :, None, None, None].unbind(1)
     x = ((image + 1) / 2 * brightness).clamp(0, 1)
-    mean = _grey(x).mean((1, 2, 3), keepdim=True)
+    mean = _gray(x).mean((1, 2, 3), keepdim=True)
     x = (mean + (x - mean) * contrast).clamp(0, 1)
-    grey = _grey(x)
+    grey = _gray(x)
     return (grey + (x - grey) * saturation).clamp(0, 1) * 2 - 1
 
 
-def _grey(x: Tensor) -> Tensor:
+def _gray(x: Tensor) -> Tensor:
     """`[B,C,H,W]` -> `[B,1,H,W]`."""
     return (
-        x if x.shape[1] == 1 else sum(weight * channel for weight, channel in zip(GREY, x.split(1, dim=1), strict=True))
+        x
+        if x.shape[1] == 1
+        else sum(weight * channel for weight, channel in zip(LUMA_WEIGHTS, x.split(1, dim=1), strict=True))
     )

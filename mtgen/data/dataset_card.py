@@ -7,9 +7,9 @@ from pydantic import ValidationError
 
 from mtgen.errors import DataError
 from mtgen.schema import DatasetCard
-from mtgen.storage.source import Folder, open_source
+from mtgen.storage.source import LocalFolder, open_source
 
-CARD = "dataset.json"
+CARD_FILE = "dataset.json"
 
 
 def read_card(folder: str | Path) -> DatasetCard:
@@ -19,19 +19,23 @@ def read_card(folder: str | Path) -> DatasetCard:
         DataError: no folder, no `dataset.json`, or one that is not valid; a line for every key at fault.
     """
     source = open_source(folder)
-    path = f"{folder}/{CARD}"
-    if isinstance(source, Folder) and not source.path.is_dir():
-        raise DataError(f"{folder}: there is no such folder; give the folder that holds {CARD} and its shards")
-    text = source.read(CARD)
-    if text is None and isinstance(source, Folder):
+    path = f"{folder}/{CARD_FILE}"
+    if isinstance(source, LocalFolder) and not source.path.is_dir():
+        raise DataError(f"{folder}: there is no such folder; give the folder that holds {CARD_FILE} and its shards")
+    text = source.read(CARD_FILE)
+    if text is None and isinstance(source, LocalFolder):
         found = (
             "the folder is empty"
             if not any(source.path.iterdir())
             else f"it has {len(list(source.path.glob('*.tar')))} tar files"
         )
-        raise DataError(f"{folder}: no {CARD} in this folder ({found}); every data set needs one beside its shards")
+        raise DataError(
+            f"{folder}: no {CARD_FILE} in this folder ({found}); every data set needs one beside its shards"
+        )
     if text is None:
-        raise DataError(f"{path}: there is no such file; give the URL of the folder that holds {CARD} and its shards")
+        raise DataError(
+            f"{path}: there is no such file; give the URL of the folder that holds {CARD_FILE} and its shards"
+        )
     try:
         card = DatasetCard.model_validate_json(text)
     except ValidationError as error:
@@ -54,7 +58,7 @@ def shard_names(folder: Path | str, card: DatasetCard, split: str) -> list[str]:
     """
     from braceexpand import braceexpand  # here, so that a model is used without it
 
-    where = f"{folder}/{CARD}: splits.{split}.shards"
+    where = f"{folder}/{CARD_FILE}: splits.{split}.shards"
     patterns = card.splits[split].shards
     try:
         names = [
@@ -69,8 +73,10 @@ def shard_names(folder: Path | str, card: DatasetCard, split: str) -> list[str]:
     for name in names:
         if name.startswith("|") or re.match("[A-Za-z][A-Za-z0-9+.-]*:", name) or "::" in name:
             raise DataError(
-                f"{where}: {name!r} is an address or a command, not a file's name; name shards relative to {CARD}"
+                f"{where}: {name!r} is an address or a command, not a file's name; name shards relative to {CARD_FILE}"
             )
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise DataError(f"{where}: {name!r} lies outside the data set's folder; name shards relative to {CARD}")
+            raise DataError(
+                f"{where}: {name!r} lies outside the data set's folder; name shards relative to {CARD_FILE}"
+            )
     return names

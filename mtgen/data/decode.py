@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from mtgen.data.geometry import Window
-from mtgen.data.image_io import pixels, resized, scaled
-from mtgen.data.pipeline import REMEDY, Pipelines, dali_reason
+from mtgen.data.image_io import pixels, resized, to_unit_range
+from mtgen.data.pipeline import VALIDATE_HINT, Pipelines, dali_reason
 from mtgen.errors import DamagedSample
-from mtgen.schema import IGNORE
+from mtgen.schema import IGNORE_INDEX
 
 Channels = Literal["rgb", "grey"]
 
@@ -43,7 +43,7 @@ def single_threaded() -> None:
     torch.set_num_threads(1)
 
 
-class Decoder:
+class ImageDecoder:
     """A DALI pipeline for batches of up to `batch` samples; images are taken as they are displayed, EXIF orientation applied.
 
     Args:
@@ -101,27 +101,27 @@ class Decoder:
         """
 
         def damage(row: int) -> DamagedSample | None:
-            return self.alone(images[row], masks[row], window.row(row), name(row))
+            return self.check_one(images[row], masks[row], window.row(row), name(row))
 
-        return self._pipelines.together(
+        return self._pipelines.run_batch(
             lambda pipeline: self._run(pipeline, images, masks, window), range(len(images)), damage, name
         )
 
-    def alone(self, image: bytes, mask: bytes | None, window: Window, name: str) -> DamagedSample | None:
+    def check_one(self, image: bytes, mask: bytes | None, window: Window, name: str) -> DamagedSample | None:
         """What is wrong with one sample in its window `[1]`, decoded by itself; the pipeline for batches is not touched.
 
         DALI alone is the judge, so that the verdict does not depend on the samples beside it; Pillow words it.
         """
         try:
-            self._pipelines.alone(lambda pipeline: self._run(pipeline, [image], [mask], window))
+            self._pipelines.run_one(lambda pipeline: self._run(pipeline, [image], [mask], window))
         except RuntimeError as error:
             for what, data in (("image", image), ("mask", mask)):
                 try:
                     if data is not None:
                         pixels(data)
                 except ValueError as reason:
-                    return DamagedSample(what, name, f"{what}: {reason}; {REMEDY}")
-            return DamagedSample("image", name, f"DALI cannot decode it: {dali_reason(error)}; {REMEDY}")
+                    return DamagedSample(what, name, f"{what}: {reason}; {VALIDATE_HINT}")
+            return DamagedSample("image", name, f"DALI cannot decode it: {dali_reason(error)}; {VALIDATE_HINT}")
         return None
 
     def _build(self, batch: int) -> Pipeline:
@@ -193,20 +193,20 @@ class Decoder:
         pixels = from_dlpack(image.as_tensor()).clone() if self.device.type == "cuda" else self._resized(image, window)
         shape = (len(images), *self.size)
         if not mask:  # one number, and no memory to fill with it
-            return pixels, torch.full((), IGNORE, dtype=torch.int64, device=self.device).expand(shape)
+            return pixels, torch.full((), IGNORE_INDEX, dtype=torch.int64, device=self.device).expand(shape)
         if self.device.type == "cuda":  # copies: DALI uses its buffers again
             label = from_dlpack(mask[0].as_tensor()).reshape(shape).long()
-            label[torch.from_numpy(missing)] = IGNORE
+            label[torch.from_numpy(missing)] = IGNORE_INDEX
             return pixels, label
         values = np.array(mask[0].as_tensor(), dtype=np.int64).reshape(shape)
-        values[missing] = IGNORE  # in NumPy: torch would start its own pool of threads in a loader's thread
+        values[missing] = IGNORE_INDEX  # in NumPy: torch would start its own pool of threads in a loader's thread
         return pixels, torch.from_numpy(values)
 
     def _resized(self, cut: Any, window: Window) -> Tensor:
         """What DALI cut out, `[h,w,C]` uint8 each -> `[B,C,H,W]` float32 in [-1,1], channels last in memory."""
         (height, width), rows, mirror = self.size, len(window.mirror), torch.from_numpy(window.mirror)
         if (window.size == (width, height)).all():
-            pixels = torch.from_numpy(np.asarray(cut.as_tensor()))  # DALI's memory, until `scaled` copies it
+            pixels = torch.from_numpy(np.asarray(cut.as_tensor()))  # DALI's memory, until `to_unit_range` copies it
             if window.mirror.any():
                 pixels = torch.where(mirror[:, None, None, None], pixels.flip(2), pixels)
         else:
@@ -217,4 +217,4 @@ class Decoder:
                 pixels[row] = one.flip(1) if mirror[row] else one
 
             list(self._map(resize, range(rows)))
-        return scaled(pixels)
+        return to_unit_range(pixels)

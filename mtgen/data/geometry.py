@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mtgen.utils import counter_rng
 
-ASPECT = (3 / 4, 4 / 3)
+ASPECT_RANGE = (3 / 4, 4 / 3)
 """Range of a random crop's width over height, times that of what comes out (Szegedy et al. 2015)."""
 
 
@@ -64,7 +64,7 @@ def window(
         start = np.stack([(w - size[:, 0]) // 2, (h - size[:, 1]) // 2], 1)
     else:
         area = (crop + (1 - crop) * random[:, 0]) * w * h
-        ratio = aspect * np.exp(np.log(ASPECT[0]) + np.log(ASPECT[1] / ASPECT[0]) * random[:, 1])
+        ratio = aspect * np.exp(np.log(ASPECT_RANGE[0]) + np.log(ASPECT_RANGE[1] / ASPECT_RANGE[0]) * random[:, 1])
         size = np.stack(
             [np.clip(np.rint(np.sqrt(area * ratio)), 1, w), np.clip(np.rint(np.sqrt(area / ratio)), 1, h)], 1
         )

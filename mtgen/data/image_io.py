@@ -10,7 +10,7 @@ from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 
-TURNED = (5, 6, 7, 8)
+TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
 """EXIF orientations that change width for height (Exif 2.32, table 6)."""
 
 
@@ -26,7 +26,7 @@ def header(data: bytes) -> tuple[str, int, int]:
             exif = (
                 picture.getexif() if picture.format != "PNG" or "exif" in picture.info else {}
             )  # else Pillow decodes a PNG to look for it
-            turned = exif.get(ExifTags.Base.Orientation) in TURNED
+            turned = exif.get(ExifTags.Base.Orientation) in TRANSPOSING_ORIENTATIONS
             width, height = reversed(picture.size) if turned else picture.size
             return (
                 str(picture.format).lower().replace("mpo", "jpeg"),
@@ -37,7 +37,7 @@ def header(data: bytes) -> tuple[str, int, int]:
         raise ValueError(f"damaged {kind} ({_line(error)})") from None
 
 
-def cut_short(data: bytes) -> str | None:
+def truncation_problem(data: bytes) -> str | None:
     """What the last bytes of a PNG or JPEG show to be missing, without decoding it."""
     if data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-4096:]:  # some cameras write more behind it
         return "damaged JPEG (cut short: no end-of-image marker)"
@@ -46,7 +46,7 @@ def cut_short(data: bytes) -> str | None:
     return None
 
 
-def beyond_dali(data: bytes) -> str | None:
+def dali_problem(data: bytes) -> str | None:
     """Why DALI cannot read an image that is whole, without decoding it: behind a chunk of odd length it looks for a WebP's EXIF one byte
     too early (2.4.0; chunks are padded to even lengths: RFC 9649, section 2.3)."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
@@ -63,16 +63,16 @@ def beyond_dali(data: bytes) -> str | None:
     return None
 
 
-def shown(data: bytes) -> Image.Image:
+def decode_upright(data: bytes) -> Image.Image:
     """The decoded picture, grey or RGB with 8 bits, as displayed: palettes and inks are colours, transparency is dropped.
 
     Raises:
         ValueError: damaged; the message is one line.
     """
-    return eight_bits(_decoded(data))
+    return to_eight_bits(_decoded(data))
 
 
-def eight_bits(picture: Image.Image) -> Image.Image:
+def to_eight_bits(picture: Image.Image) -> Image.Image:
     """Grey or RGB with 8 bits; Pillow clips 16 bits to 8, where DALI scales them."""
     if picture.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
@@ -90,7 +90,7 @@ def pixels(data: bytes) -> NDArray[np.uint8]:
 
 def _decoded(data: bytes) -> Image.Image:
     kind = _kind(data)
-    if kind == "PNG" and (cut := cut_short(data)):  # Pillow lets it pass, DALI does not
+    if kind == "PNG" and (cut := truncation_problem(data)):  # Pillow lets it pass, DALI does not
         raise ValueError(cut)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
@@ -105,7 +105,7 @@ def resized(pixels: Tensor, height: int, width: int) -> Tensor:
     return image.permute(1, 2, 0)
 
 
-def scaled(pixels: Tensor) -> Tensor:
+def to_unit_range(pixels: Tensor) -> Tensor:
     """`[...,H,W,C]` uint8 -> `[...,C,H,W]` float32 in [-1,1], channels last in memory."""
     return pixels.float().mul_(1 / 127.5).sub_(1).movedim(-1, -3)
 

@@ -16,35 +16,35 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mtgen.data.dataset_card import CARD, read_card
+from mtgen.data.dataset_card import CARD_FILE, read_card
 from mtgen.data.index_build import (
-    CACHE,
-    FETCHING,
-    SHOWN,
+    DEFAULT_CACHE_GB,
+    MAX_PARALLEL_DOWNLOADS,
+    MAX_PROBLEMS_SHOWN,
+    IndexProgress,
     OnDamage,
-    Progress,
     Shards,
-    beside,
     build_index,
-    cached,
+    dataset_index_path,
+    index_state,
     problems_of,
+    raise_problems,
     read_index,
-    refuse,
-    state_of,
+    user_index_path,
 )
-from mtgen.data.index_table import PARTS
-from mtgen.data.sampler import Order, Policy, Windowed
+from mtgen.data.index_table import STORED_PARTS
+from mtgen.data.sampler import Order, SampleOrder, WindowedOrder
 from mtgen.data.shard_scan import Problem
 from mtgen.errors import DamagedSample, DataError
 from mtgen.registry import suggest
-from mtgen.schema import COMPONENTS, IGNORE, DatasetCard
+from mtgen.schema import COMPONENTS, IGNORE_INDEX, DatasetCard
 from mtgen.storage.source import open_source
-from mtgen.utils.shell import typed
+from mtgen.utils.shell import shell_command
 
-OPEN = 256
+MAX_OPEN_SHARDS = 256
 """Shards that are held open at once."""
 
-FEW_OPEN = 32
+MAX_OPEN_CACHED_SHARDS = 32
 """The same of shards in the cache: the space of one that is thrown away is free when it is closed."""
 
 
@@ -95,11 +95,11 @@ class Index:
         }
         self._places = {
             part: [self._columns[f"{part}_{column}"] for column in ("offset", "size", "crc")]
-            for part in PARTS
+            for part in STORED_PARTS
             if f"{part}_offset" in self._columns
         }
         self._fetch = shards.open
-        self._open = lru_cache(maxsize=FEW_OPEN if self.remote else OPEN)(shards.open)
+        self._open = lru_cache(maxsize=MAX_OPEN_CACHED_SHARDS if self.remote else MAX_OPEN_SHARDS)(shards.open)
         self._ahead: tuple[int, ThreadPoolExecutor, list[int]] | None = None
 
     @property
@@ -165,17 +165,17 @@ class Index:
             raise DamagedSample("checksum", self.name(i), f"{what}: run `mtgen shards validate`, then start again")
         return data
 
-    def ahead(self, sample: NDArray[np.int64]) -> None:
+    def prefetch(self, sample: NDArray[np.int64]) -> None:
         """Begin to fetch the shards of samples that will be read soon, in the background; nothing where the data is local."""
         if not self.remote:
             return
         if self._ahead is None or self._ahead[0] != os.getpid():  # threads do not survive a fork
-            self._ahead = os.getpid(), ThreadPoolExecutor(FETCHING, "mtgen fetch"), []
+            self._ahead = os.getpid(), ThreadPoolExecutor(MAX_PARALLEL_DOWNLOADS, "mtgen fetch"), []
         _, pool, asked = self._ahead
         for number in dict.fromkeys(self._shard[sample].tolist()):
             if number not in asked:
                 asked.append(number)
-                del asked[:-OPEN]
+                del asked[:-MAX_OPEN_SHARDS]
                 shard = self._state[number]
                 pool.submit(
                     self._fetch, shard["name"], shard["size"], shard["tag"]
@@ -185,10 +185,10 @@ class Index:
         """`[B]`: which of `domains` samples are from."""
         return np.zeros(len(sample), np.int64)
 
-    def order(self, policy: str, window: int, seed: int, purpose: str = "order") -> Policy:
+    def order(self, policy: str, window: int, seed: int, purpose: str = "order") -> SampleOrder:
         """Which sample stands at a position; "auto" is "windowed" where shards have to be fetched, else "global"."""
         if policy == "windowed" or (policy == "auto" and self.remote):
-            return Windowed(self.sizes, window, seed, purpose)
+            return WindowedOrder(self.sizes, window, seed, purpose)
         return Order(len(self), seed, purpose)
 
     @property
@@ -205,11 +205,11 @@ class Index:
 def open_index(
     folder: str | Path,
     split: str,
-    progress: Progress | None = None,
+    progress: IndexProgress | None = None,
     *,
     on_damage: OnDamage = "stop",
     damage_limit: float = 0.01,
-    cache: float = CACHE,
+    cache: float = DEFAULT_CACHE_GB,
 ) -> Index:
     """The index of a split: the one beside `dataset.json` or in the cache if it is up to date, else built into the cache.
 
@@ -226,19 +226,23 @@ def open_index(
     card = read_card(str(source))
     if split not in card.splits:
         raise DataError(
-            f"{source}/{CARD}: no split {split!r}; {suggest(split, list(card.splits))}; `mtgen shards split` makes others"
+            f"{source}/{CARD_FILE}: no split {split!r}; {suggest(split, list(card.splits))}; `mtgen shards split` makes others"
         )
-    state = state_of(source, card)
-    places = [cached(str(source))] if source.remote else [beside(str(source)), cached(str(source))]
+    state = index_state(source, card)
+    places = (
+        [user_index_path(str(source))]
+        if source.remote
+        else [dataset_index_path(str(source)), user_index_path(str(source))]
+    )
     opened = next((found for path in places if (found := read_index(path, state)) is not None), None)
     if opened is None:
         opened = read_index(
-            build_index(str(source), progress=progress, on_damage="skip", cache=cache), state_of(source, card)
+            build_index(str(source), progress=progress, on_damage="skip", cache=cache), index_state(source, card)
         )
     if opened is None:
         raise DataError(f"{source}: its shards changed while they were indexed; start again when they are complete")
     if on_damage == "stop":
-        refuse(str(source), problems_of(opened[0]))
+        raise_problems(str(source), problems_of(opened[0]))
     index = Index(Shards(source, cache), split, card, *opened)
     claimed = card.splits[split].samples
     lost = claimed - len(index)
@@ -246,10 +250,12 @@ def open_index(
         kinds = ", ".join(
             f"{count} {kind}" for kind, count in Counter(problem.kind for problem in index.problems).most_common()
         )
-        first = [f"{source}/{problem}" for problem in index.problems[:SHOWN]]
+        first = [f"{source}/{problem}" for problem in index.problems[:MAX_PROBLEMS_SHOWN]]
         what = f"{lost:,} of {claimed:,} samples of split {split!r} cannot be used ({kinds}), more than damage_limit={damage_limit:g}"
         raise DataError(
-            "\n".join([f"{source}: {what}", *first, f"`{typed('mtgen shards validate', source)}` lists every problem"])
+            "\n".join(
+                [f"{source}: {what}", *first, f"`{shell_command('mtgen shards validate', source)}` lists every problem"]
+            )
         )
     return index
 
@@ -258,5 +264,5 @@ def open_index(
 def _mask_table(classes: int, ignore: int) -> NDArray[np.int64]:
     table = np.full(256, -1, dtype=np.int64)
     table[:classes] = np.arange(classes)
-    table[[ignore, IGNORE]] = IGNORE
+    table[[ignore, IGNORE_INDEX]] = IGNORE_INDEX
     return table

@@ -18,44 +18,44 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mtgen.data.dataset_card import CARD, read_card, shard_names
-from mtgen.data.index_table import PARTS, SCHEMA, joined, rows, split_problems
+from mtgen.data.dataset_card import CARD_FILE, read_card, shard_names
+from mtgen.data.index_table import SCHEMA, STORED_PARTS, joined, rows, split_problems
 from mtgen.data.shard_scan import Problem, key_of
-from mtgen.errors import DataError, first_of
+from mtgen.errors import DataError, summarize_lines
 from mtgen.schema import DatasetCard
-from mtgen.storage.shard_cache import GB, Cache, File, root
-from mtgen.storage.source import Folder, Store, Version, open_source
-from mtgen.utils.shell import typed
+from mtgen.storage.shard_cache import GB, CachedFile, ShardCache, root
+from mtgen.storage.source import LocalFolder, RemoteStore, Version, open_source
+from mtgen.utils.shell import shell_command
 
-Progress = Callable[[int, int], None]
+IndexProgress = Callable[[int, int], None]
 """Called with (samples done, samples in all)."""
 
 OnDamage = Literal["stop", "skip"]
 
-VERSION = 3
+INDEX_VERSION = 3
 
-GROUP = 1 << 16
+ROWS_PER_GROUP = 1 << 16
 """Samples of one piece of the file; a piece is of one split."""
 
-SMALL = 100_000
+MAX_SERIAL_SAMPLES = 100_000
 """Up to so many samples are indexed sooner than other processes have started."""
 
-SHOWN = 20
+MAX_PROBLEMS_SHOWN = 20
 """Problems that one error lists; the rest is counted."""
 
-FETCHING = 4
+MAX_PARALLEL_DOWNLOADS = 4
 """Shards that are downloaded at the same time."""
 
-CACHE = 50.0
+DEFAULT_CACHE_GB = 50.0
 """GB that the shards of remote data sets may take on a node's disk, unless the configuration says otherwise."""
 
 
-def beside(folder: str | Path) -> Path:
+def dataset_index_path(folder: str | Path) -> Path:
     """Where a data set's own index lies: in its folder, for all who read it."""
     return Path(folder) / "index.parquet"
 
 
-def cached(folder: str | Path) -> Path:
+def user_index_path(folder: str | Path) -> Path:
     """Where this user's index of a data set lies: `$MTGEN_CACHE`, else `~/.cache/mtgen`."""
     name = str(open_source(folder)) if not Path(folder).exists() else str(Path(folder).resolve())
     return root() / "index" / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:24]}.parquet"
@@ -64,24 +64,24 @@ def cached(folder: str | Path) -> Path:
 class Shards:
     """The shards of a source as open files."""
 
-    def __init__(self, source: Folder | Store, cache: float) -> None:
+    def __init__(self, source: LocalFolder | RemoteStore, cache: float) -> None:
         self.source = source
-        self.cache = Cache(root() / "shards", int(cache * GB))
+        self.cache = ShardCache(root() / "shards", int(cache * GB))
 
-    def open(self, name: str, size: int, tag: str) -> File:
+    def open(self, name: str, size: int, tag: str) -> CachedFile:
         """A shard, from its folder or out of the cache, into which it is fetched first."""
-        if isinstance(self.source, Folder):
-            return File(os.open(self.source.path / name, os.O_RDONLY | os.O_CLOEXEC))
+        if isinstance(self.source, LocalFolder):
+            return CachedFile(os.open(self.source.path / name, os.O_RDONLY | os.O_CLOEXEC))
         return self.cache.open(self.source, name, Version(size, tag))
 
 
 def build_index(
     folder: str | Path,
     out: Path | None = None,
-    progress: Progress | None = None,
+    progress: IndexProgress | None = None,
     *,
     on_damage: OnDamage = "stop",
-    cache: float = CACHE,
+    cache: float = DEFAULT_CACHE_GB,
     processes: int | None = None,
 ) -> Path:
     """Read every shard that is new or has changed, and write the index to `out` (default: the cache); returns where it is.
@@ -93,8 +93,8 @@ def build_index(
         DataError: with `on_damage="stop"` everything that is wrong, up to 20 lines and a count of the rest.
     """
     source = open_source(folder)
-    out, card = out or cached(folder), read_card(folder)
-    state, shards = state_of(source, card), Shards(source, cache)
+    out, card = out or user_index_path(folder), read_card(folder)
+    state, shards = index_state(source, card), Shards(source, cache)
     known = _known(out, state)
     done, total = 0, sum(split.samples for split in card.splits.values())
     tables: list[pa.Table] = []
@@ -103,18 +103,18 @@ def build_index(
         shard = state["shards"][number]
         if (before := known.get((shard["split"], shard["name"], shard["size"], shard["tag"]))) is not None:
             return before[0].set_column(2, "shard", pa.array(np.full(before[0].num_rows, number, np.int32))), before[1]
-        if isinstance(source, Folder) or shard["tag"] is None:
-            path = Path(folder) / shard["name"] if isinstance(source, Folder) else Path(shard["name"])
+        if isinstance(source, LocalFolder) or shard["tag"] is None:
+            path = Path(folder) / shard["name"] if isinstance(source, LocalFolder) else Path(shard["name"])
             return read(path, shard["split"], number, card, name=shard["name"])
         file = shards.open(shard["name"], shard["size"], shard["tag"])
         return read(Path(f"/proc/{os.getpid()}/fd/{file.descriptor}"), shard["split"], number, card, name=shard["name"])
 
     if processes is None:
         new = sum(shard["tag"] is None or tuple(shard.values()) not in known for shard in state["shards"])
-        processes = max(min(len(os.sched_getaffinity(0)), new), 1) if total > SMALL else 1
+        processes = max(min(len(os.sched_getaffinity(0)), new), 1) if total > MAX_SERIAL_SAMPLES else 1
     with (
         _readers(processes) as read,
-        ThreadPoolExecutor(max(FETCHING, processes) if source.remote else processes) as pool,
+        ThreadPoolExecutor(max(MAX_PARALLEL_DOWNLOADS, processes) if source.remote else processes) as pool,
     ):
         for number, (table, found) in enumerate(pool.map(scan, range(len(state["shards"])))):
             done += table.num_rows
@@ -128,7 +128,7 @@ def build_index(
     _once(tables, state, card)
     _write(tables, state, out)
     if on_damage == "stop":
-        refuse(str(folder), problems_of(state))
+        raise_problems(str(folder), problems_of(state))
     return out
 
 
@@ -156,7 +156,7 @@ def _once(tables: list[pa.Table], state: dict[str, Any], card: DatasetCard) -> N
         alone = card.model_copy(update={"splits": {split: about}})
         mine = split_problems(table, alone, [(shard["split"], shard["name"]) for shard in shards], found)
         if split in left_out:  # samples were left out: the count says nothing new
-            mine = [p for p in mine if p.file != CARD]
+            mine = [p for p in mine if p.file != CARD_FILE]
         state["problems"][split] = [list(asdict(p).values()) for p in mine]
         seen: set[str] = set()
         twice = {p.key for p in mine if p.key}
@@ -173,27 +173,30 @@ def problems_of(state: dict[str, Any]) -> list[Problem]:
     return found + [Problem(*problem) for problems in state["problems"].values() for problem in problems]
 
 
-def refuse(folder: str, problems: list[Problem]) -> None:
+def raise_problems(folder: str, problems: list[Problem]) -> None:
     """Raise `DataError` with the first problems, if there are any."""
     if problems:
-        lines = first_of([f"{folder}/{problem}" for problem in problems], SHOWN, "problems")
+        lines = summarize_lines([f"{folder}/{problem}" for problem in problems], MAX_PROBLEMS_SHOWN, "problems")
         raise DataError(
             "\n".join(
-                [*lines, f"`{typed('mtgen shards validate', folder)}` decodes everything and lists every problem"]
+                [
+                    *lines,
+                    f"`{shell_command('mtgen shards validate', folder)}` decodes everything and lists every problem",
+                ]
             )
         )
 
 
-def state_of(source: Folder | Store, card: DatasetCard) -> dict[str, Any]:
+def index_state(source: LocalFolder | RemoteStore, card: DatasetCard) -> dict[str, Any]:
     """What an index depends on; an index whose state says the same is up to date."""
     names = [(split, name) for split in card.splits for name in shard_names(str(source), card, split)]
-    with ThreadPoolExecutor(4 * FETCHING if source.remote else 1) as pool:
+    with ThreadPoolExecutor(4 * MAX_PARALLEL_DOWNLOADS if source.remote else 1) as pool:
         versions = list(pool.map(source.version, [name for _, name in names]))
     shards = [
         {"split": split, "name": name, "size": version.size if version else 0, "tag": version.tag if version else None}
         for (split, name), version in zip(names, versions, strict=True)
     ]
-    return {"version": VERSION, "card": card.model_dump(mode="json"), "shards": shards}
+    return {"version": INDEX_VERSION, "card": card.model_dump(mode="json"), "shards": shards}
 
 
 def _recorded(path: Path) -> tuple[dict[str, Any], pq.ParquetFile] | None:
@@ -219,7 +222,7 @@ def read_index(path: Path, state: dict[str, Any]) -> tuple[dict[str, Any], pq.Pa
 def _known(path: Path, state: dict[str, Any]) -> dict[tuple[Any, ...], tuple[pa.Table, list[Problem]]]:
     """Rows and problems of an older index by what its shards were, as far as `dataset.json` still means the same."""
     found = _recorded(path)
-    if found is None or found[0].get("version") != VERSION:
+    if found is None or found[0].get("version") != INDEX_VERSION:
         return {}
     old, file = found
     meant = ("classes", "mask_classes", "ignore_index")
@@ -255,19 +258,19 @@ def _write(tables: list[pa.Table], state: dict[str, Any], out: Path) -> None:
     """Write beside and rename, so that builders at the same time and a full disk leave a whole index or none."""
     for shard, table in zip(state["shards"], tables, strict=True):
         digest = hashlib.sha256()
-        for part in PARTS:
+        for part in STORED_PARTS:
             digest.update(np.ascontiguousarray(table[f"{part}_size"].to_numpy()).tobytes())
             digest.update(np.ascontiguousarray(table[f"{part}_crc"].to_numpy()).tobytes())
         shard |= {"rows": table.num_rows, "digest": digest.hexdigest()}
     whole = joined(tables)
-    there = [p for p in PARTS if p == "image" or pc.any(pc.greater_equal(whole[f"{p}_offset"], 0)).as_py()]
-    whole = whole.select([n for n in whole.column_names if n.rpartition("_")[0] not in set(PARTS) - set(there)])
+    there = [p for p in STORED_PARTS if p == "image" or pc.any(pc.greater_equal(whole[f"{p}_offset"], 0)).as_py()]
+    whole = whole.select([n for n in whole.column_names if n.rpartition("_")[0] not in set(STORED_PARTS) - set(there)])
     state["groups"], begin, group, pieces = {}, 0, 0, []
     for split in state["card"]["splits"]:
         count = sum(shard["rows"] for shard in state["shards"] if shard["split"] == split)
         pieces.append(whole.slice(begin, count))
-        state["groups"][split] = list(range(group, group + -(-count // GROUP)))
-        begin, group = begin + count, group + -(-count // GROUP)
+        state["groups"][split] = list(range(group, group + -(-count // ROWS_PER_GROUP)))
+        begin, group = begin + count, group + -(-count // ROWS_PER_GROUP)
     schema = whole.schema.with_metadata({"mtgen": json.dumps(state)})
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -277,7 +280,9 @@ def _write(tables: list[pa.Table], state: dict[str, Any], out: Path) -> None:
             with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
                 for piece in pieces:
                     if piece.num_rows:
-                        writer.write_table(piece.replace_schema_metadata(schema.metadata), row_group_size=GROUP)
+                        writer.write_table(
+                            piece.replace_schema_metadata(schema.metadata), row_group_size=ROWS_PER_GROUP
+                        )
             temporary.replace(out)
         finally:
             temporary.unlink(missing_ok=True)

@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mtgen.data.dataset_card import CARD
-from mtgen.data.shard_scan import Header, Problem, Sample, annotates, header, samples
+from mtgen.data.dataset_card import CARD_FILE
+from mtgen.data.shard_scan import Header, Problem, StoredSample, header, is_annotation, samples
 from mtgen.schema import COMPONENTS, DatasetCard
 
-PARTS = ("image", *COMPONENTS)
+STORED_PARTS = ("image", *COMPONENTS)
 """What is stored of a sample: each has an offset (-1 where missing), a size and a CRC-32."""
 
 SCHEMA = pa.schema(
@@ -25,12 +25,12 @@ SCHEMA = pa.schema(
     ]
     + [
         (f"{p}_{column}", kind)
-        for p in PARTS
+        for p in STORED_PARTS
         for column, kind in (("offset", pa.int64()), ("size", pa.int32()), ("crc", pa.uint32()))
     ]
 )
 
-Check = Callable[[Sample, Header, DatasetCard], list[str]]
+Check = Callable[[StoredSample, Header, DatasetCard], list[str]]
 """A closer look at a sample; returns what is wrong with it."""
 
 
@@ -45,7 +45,7 @@ def rows(
         if isinstance(item, Problem):
             problems.append(item)
             continue
-        if "boxes" in item.parts and not annotates(item.parts["boxes"].data):
+        if "boxes" in item.parts and not is_annotation(item.parts["boxes"].data):
             item.parts["about"] = item.parts.pop("boxes")  # no boxes are known, which is not the same as none
         found, wrong = header(item, shard, card)
         problems += wrong
@@ -56,7 +56,7 @@ def rows(
                 if what not in {w.what for w in wrong}
             ]
         row = {"split": split, "key": item.key, "shard": number, **vars(found)}
-        for name in PARTS:
+        for name in STORED_PARTS:
             part = item.parts.get(name)
             place = (part.offset, len(part.data), part.crc) if part else (-1, 0, 0)
             row |= zip((f"{name}_offset", f"{name}_size", f"{name}_crc"), place, strict=True)
@@ -100,9 +100,9 @@ def split_problems(
             continue
         if part.num_rows != claimed.samples:
             what = f"splits.{split}.samples={claimed.samples:,}, its shards hold {part.num_rows:,} samples; correct the one or the other"
-            found.append(Problem(CARD, "", what))
+            found.append(Problem(CARD_FILE, "", what))
         elif not part.num_rows:
             found.append(
-                Problem(CARD, "", f"splits.{split}: its shards hold no samples; write some or take the split out")
+                Problem(CARD_FILE, "", f"splits.{split}: its shards hold no samples; write some or take the split out")
             )
     return found

@@ -14,12 +14,12 @@ import torch
 
 from mtgen.data.decode import single_threaded
 from mtgen.data.mixture import Samples
-from mtgen.data.reader import Damage, Reader, Step
-from mtgen.data.sampler import Order, Policy
-from mtgen.data.transform_spec import View
+from mtgen.data.reader import BatchReader, Damage, GlobalBatch
+from mtgen.data.sampler import Order, SampleOrder
+from mtgen.data.transform_spec import TransformSpec
 from mtgen.schema import Batch
 
-AHEAD = 2048
+POSITIONS_PER_ORDER_CALL = 2048
 """Positions that the order is asked for at once: a call costs as much for a few as for many."""
 
 
@@ -44,14 +44,14 @@ class Loader:
     def __init__(
         self,
         index: Samples,
-        view: View,
+        view: TransformSpec,
         *,
         batch_size: int,
         rank: int,
         world: int,
         position: int = 0,
         prefetch: int = 2,
-        order: Policy | None = None,
+        order: SampleOrder | None = None,
     ) -> None:
         if batch_size % world or not 0 <= rank < world:
             raise ValueError(f"worker {rank} of {world} cannot have an equal part of {batch_size} samples")
@@ -59,22 +59,22 @@ class Loader:
         self.position = position
         self.batch_size = batch_size
         share = batch_size // world
-        policy: Policy = order or Order(len(index), view.seed)
+        policy: SampleOrder = order or Order(len(index), view.seed)
         mine = slice(rank * share, (rank + 1) * share)
 
-        def steps() -> Iterator[Step]:
-            together = max(AHEAD // batch_size, 1) * batch_size
+        def steps() -> Iterator[GlobalBatch]:
+            together = max(POSITIONS_PER_ORDER_CALL // batch_size, 1) * batch_size
             for begin in count(position, together):
                 at = np.arange(begin, begin + together, dtype=np.int64)
                 sample = policy.sample(at)
                 later = policy.sample(at + policy.reach) if index.remote else sample
                 for part in range(0, together, batch_size):
                     step = slice(part, part + batch_size)
-                    index.ahead(sample[step][mine])
-                    index.ahead(later[step][mine])
-                    yield Step(at[step].copy(), sample[step], mine)
+                    index.prefetch(sample[step][mine])
+                    index.prefetch(later[step][mine])
+                    yield GlobalBatch(at[step].copy(), sample[step], mine)
 
-        reader = Reader(index, view, share)
+        reader = BatchReader(index, view, share)
         self.damaged: Damage = []
         self._reader = reader
         self._ahead = _Ahead(reader, steps(), prefetch)
@@ -108,9 +108,9 @@ class Loader:
         self.close()
 
 
-def once(
+def iterate_split(
     index: Samples,
-    view: View,
+    view: TransformSpec,
     *,
     batch_size: int,
     limit: int | None = None,
@@ -125,12 +125,12 @@ def once(
     """
     total = min(len(index), limit if limit is not None else len(index))
 
-    def steps() -> Iterator[Step]:
+    def steps() -> Iterator[GlobalBatch]:
         for begin in range((start + rank) * batch_size, total, batch_size * world):
             at = np.arange(begin, min(begin + batch_size, total), dtype=np.int64)
-            yield Step(at, at, slice(0, len(at)))
+            yield GlobalBatch(at, at, slice(0, len(at)))
 
-    reader = Reader(index, view.plain, batch_size)
+    reader = BatchReader(index, view.plain, batch_size)
     ahead = _Ahead(reader, steps(), 2)
     try:
         yield from (batch for batch, _ in ahead)
@@ -141,7 +141,7 @@ def once(
 class _Ahead:
     """Runs a reader over steps in a thread, `depth` finished batches ahead; what goes wrong there is raised to the consumer."""
 
-    def __init__(self, reader: Reader, steps: Iterator[Step], depth: int) -> None:
+    def __init__(self, reader: BatchReader, steps: Iterator[GlobalBatch], depth: int) -> None:
         self._queue: _Queue = queue.Queue(depth)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
@@ -171,7 +171,7 @@ _Item = tuple[Batch, Damage] | BaseException
 _Queue = queue.Queue[_Item]
 
 
-def _work(reader: Reader, steps: Iterator[Step], ready: _Queue, stop: threading.Event) -> None:
+def _work(reader: BatchReader, steps: Iterator[GlobalBatch], ready: _Queue, stop: threading.Event) -> None:
     single_threaded()
     try:
         for step in steps:

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mtgen.config import Data, Share
+from mtgen.config import DataConfig, MixtureConfig
 from mtgen.data.index import Index, open_index
-from mtgen.data.index_build import Progress
-from mtgen.data.sampler import Interleave, Policy
+from mtgen.data.index_build import IndexProgress
+from mtgen.data.sampler import InterleavedOrder, SampleOrder
 from mtgen.data.shard_scan import Problem
-from mtgen.schema import COMPONENTS, IGNORE, DatasetCard, Split
+from mtgen.schema import COMPONENTS, IGNORE_INDEX, DatasetCard, Split
 from mtgen.utils import counter_rng
 
 
@@ -56,7 +56,7 @@ class Samples(Protocol):
         """The bytes of a component of the sample."""
         ...
 
-    def ahead(self, sample: NDArray[np.int64]) -> None:
+    def prefetch(self, sample: NDArray[np.int64]) -> None:
         """Begin to fetch what these samples lie in."""
         ...
 
@@ -64,7 +64,7 @@ class Samples(Protocol):
         """`[B]`: which of `domains` samples are from."""
         ...
 
-    def order(self, policy: str, window: int, seed: int) -> Policy:
+    def order(self, policy: str, window: int, seed: int) -> SampleOrder:
         """Which sample stands at a position."""
         ...
 
@@ -117,7 +117,7 @@ class Mixture:
     def _mask_numbers(self, card: DatasetCard) -> NDArray[np.int64]:
         table = np.full(256, -1, dtype=np.int64)
         table[: len(card.mask_classes)] = _numbers(card.mask_classes, self.card.mask_classes)
-        table[[card.ignore_index, IGNORE]] = IGNORE
+        table[[card.ignore_index, IGNORE_INDEX]] = IGNORE_INDEX
         return table
 
     def _which(self, i: int) -> tuple[int, int]:
@@ -156,23 +156,23 @@ class Mixture:
         member, own = self._which(i)
         return self.members[member].read(own, component)
 
-    def ahead(self, sample: NDArray[np.int64]) -> None:
+    def prefetch(self, sample: NDArray[np.int64]) -> None:
         """See `Index.ahead`."""
         which = self.domain(sample)
         for number, member in enumerate(self.members):
             if member.remote:
-                member.ahead(sample[which == number] - self._begin[number])
+                member.prefetch(sample[which == number] - self._begin[number])
 
     def domain(self, sample: NDArray[np.int64]) -> NDArray[np.int64]:
         """`[B]`: which data set samples are from, by its number in `domains`."""
         return np.searchsorted(self._begin, sample, side="right").astype(np.int64) - 1
 
-    def order(self, policy: str, window: int, seed: int) -> Policy:
+    def order(self, policy: str, window: int, seed: int) -> SampleOrder:
         """Exact shares of each data set, each in an order and with epochs of its own."""
         orders = [
             member.order(policy, window, seed, f"order of {number}") for number, member in enumerate(self.members)
         ]
-        return Interleave(orders, [len(member) for member in self.members], self.weights, seed)
+        return InterleavedOrder(orders, [len(member) for member in self.members], self.weights, seed)
 
     @property
     def fingerprint(self) -> str:
@@ -209,13 +209,13 @@ def keep_labels(samples: Samples, shares: Mapping[Any, float], seed: int) -> Non
             samples.present[component] = samples.present[component] & kept
 
 
-def open_samples(data: Data, part: str, progress: Progress | None = None) -> Samples:
+def open_samples(data: DataConfig, part: str, progress: IndexProgress | None = None) -> Samples:
     """What the configuration names to train on (`part="train"`) or to evaluate on ("test"): one data set, or a mixture of several.
 
     Raises:
         DataError: anything that `open_index` raises.
     """
-    shares = data.mixture or [Share(path=str(data.path))]
+    shares = data.mixture or [MixtureConfig(path=str(data.path))]
     members = [
         open_index(
             share.path,

@@ -8,7 +8,7 @@ from nvidia.dali.pipeline import Pipeline
 
 from mtgen.errors import DamagedSample, DataError
 
-REMEDY = "`mtgen shards validate` lists all such samples"
+VALIDATE_HINT = "`mtgen shards validate` lists all such samples"
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Pipelines:
         self._whole = build(batch)
         self._single: Pipeline | None = None
 
-    def together(
+    def run_batch(
         self,
         run: Callable[[Pipeline], T],
         rows: Sequence[int],
@@ -74,7 +74,7 @@ class Pipelines:
             raise DataError(f"{others}: DALI fails on them together, not alone: {dali_reason(whole)}") from None
         raise DamagedBatch(found)
 
-    def alone(self, run: Callable[[Pipeline], T]) -> T:
+    def run_one(self, run: Callable[[Pipeline], T]) -> T:
         """What `run` makes of one sample; the pipeline for batches is not touched. Raises what `run` does, as often as it is called."""
         self._single = self._single or self._build(1)
         try:

@@ -10,28 +10,28 @@ import torch
 from numpy.typing import NDArray
 
 from mtgen.data.audio import SoundDecoder
-from mtgen.data.boxes import Annotation, annotation, in_window
-from mtgen.data.color_jitter import jitter
-from mtgen.data.dataset_card import CARD
-from mtgen.data.decode import Decoder
+from mtgen.data.boxes import Annotation, annotation, crop_boxes
+from mtgen.data.color_jitter import color_jitter
+from mtgen.data.dataset_card import CARD_FILE
+from mtgen.data.decode import ImageDecoder
 from mtgen.data.geometry import Window, window
 from mtgen.data.mixture import Samples
-from mtgen.data.pipeline import REMEDY, DamagedBatch
-from mtgen.data.transform_spec import View
+from mtgen.data.pipeline import VALIDATE_HINT, DamagedBatch
+from mtgen.data.transform_spec import TransformSpec
 from mtgen.errors import DamagedSample, DataError
 from mtgen.schema import COMPONENTS, Batch
 from mtgen.utils import counter_rng
-from mtgen.utils.shell import typed
+from mtgen.utils.shell import shell_command
 
 Damage = list[tuple[int, DamagedSample]]
 """Positions whose sample was damaged, and what was wrong with it."""
 
-ATTEMPTS = 100
+MAX_REPLACEMENT_ATTEMPTS = 100
 """Replacements that are tried for one position before its data set counts as damaged through and through."""
 
 
 @dataclass(frozen=True)
-class Step:
+class GlobalBatch:
     """One global batch: positions and sample numbers of all its rows, and which rows are this worker's."""
 
     position: NDArray[np.int64]
@@ -49,10 +49,10 @@ class _Parts(NamedTuple):
     sound: bytes | None
 
 
-class Reader:
+class BatchReader:
     """Reads and decodes one worker's rows of a step, `batch` at most."""
 
-    def __init__(self, index: Samples, view: View, batch: int) -> None:
+    def __init__(self, index: Samples, view: TransformSpec, batch: int) -> None:
         self.index = index
         self.view = view
         self.components = view.components
@@ -61,7 +61,7 @@ class Reader:
         whole = view.crop == 1.0 and bool(
             (index.width.astype(np.int64) * height == index.height.astype(np.int64) * width).all()
         )
-        self.decoder = Decoder(view.resolution, view.channels, view.threads, view.device, batch, masks, whole)
+        self.decoder = ImageDecoder(view.resolution, view.channels, view.threads, view.device, batch, masks, whole)
         self._stored_here = {c for c in view.components if c != "class" and index.present[c].any()}
         self.sounds = SoundDecoder(view.sound, view.threads, batch) if "sound" in view.components else None
         self._suspects: set[int] = set()  # samples that were damaged in some window: from then on looked at alone first
@@ -77,7 +77,7 @@ class Reader:
         components = np.packbits(np.stack([self.index.present[c] for c in COMPONENTS], 1), axis=1)[:, 0]
         return self.index.domain(np.arange(len(self.index))) * 256 + components
 
-    def read(self, step: Step) -> tuple[Batch, Damage]:
+    def read(self, step: GlobalBatch) -> tuple[Batch, Damage]:
         """This worker's part of the step, decoded, and the samples that had to be replaced.
 
         Raises:
@@ -101,7 +101,7 @@ class Reader:
                 files[row] = self._replacement(sample, row, position, damage, replaced)
         batch = Batch(
             position=torch.from_numpy(position.copy()),
-            image=jitter(image, self.view.colour, self.view.seed, position) if self.view.colour else image,
+            image=color_jitter(image, self.view.colour, self.view.seed, position) if self.view.colour else image,
             label=torch.from_numpy(np.maximum(index.label[sample], 0)).to(image.device),
             mask=mask,
             present={c: torch.from_numpy(index.present[c][sample]).to(image.device) for c in self.components},
@@ -150,14 +150,14 @@ class Reader:
             kind, data = "caption", self._stored(i, "caption")
             return found, None if data is None else self.view.tokenizer.encode(data, self.view.tokens)
         except ValueError as reason:
-            raise DamagedSample(kind, index.name(i), f"{kind}: {reason}; {REMEDY}") from None
+            raise DamagedSample(kind, index.name(i), f"{kind}: {reason}; {VALIDATE_HINT}") from None
 
     def _add_text(self, batch: Batch, files: list[_Parts], cut: Window) -> None:
         """Boxes, labels and captions into the batch, where they are asked for."""
         device = batch.image.device
         if "boxes" in self.components:
             stored = [np.zeros((0, 5)) if parts.boxes is None else parts.boxes.boxes for parts in files]
-            batch.boxes = torch.from_numpy(in_window(stored, cut, self.view.boxes)).to(device)
+            batch.boxes = torch.from_numpy(crop_boxes(stored, cut, self.view.boxes)).to(device)
             labels = np.zeros((len(files), len(self.index.card.classes)), np.bool_)
             for row, parts in enumerate(files):
                 if parts.boxes is not None:
@@ -174,12 +174,12 @@ class Reader:
         if i not in self._suspects or isinstance(files, DamagedSample):
             return files
         one, at = np.array([i]), np.array([position])
-        if damage := self.decoder.alone(files.image, files.mask, self._window(one, at).row(0), self.index.name(i)):
+        if damage := self.decoder.check_one(files.image, files.mask, self._window(one, at).row(0), self.index.name(i)):
             return damage
         if (
             self.sounds
             and files.sound is not None
-            and (damage := self.sounds.reader.alone(files.sound, self.index.name(i)))
+            and (damage := self.sounds.reader.check_one(files.sound, self.index.name(i)))
         ):
             return damage
         wrong, *_ = self._decode([files], one, at)
@@ -214,7 +214,7 @@ class Reader:
         at = int(position[row])
         tried = sum(p == at for p, _ in replaced)
         alike = np.flatnonzero(self._kind == self._kind[sample[row]])
-        for attempt in range(tried, ATTEMPTS):
+        for attempt in range(tried, MAX_REPLACEMENT_ATTEMPTS):
             replaced.append((at, damage))
             random = int(counter_rng.bits(self.view.seed, f"replacement {attempt}", torch.tensor([at]), 1)) & (
                 (1 << 62) - 1
@@ -225,8 +225,8 @@ class Reader:
                 return found
             damage = found
         raise DataError(
-            f"{damage}; {ATTEMPTS} samples with the same components, drawn in its place, are damaged too: "
-            f"mend the data set, `{typed('mtgen shards validate', self.index.folder)}` lists what is wrong"
+            f"{damage}; {MAX_REPLACEMENT_ATTEMPTS} samples with the same components, drawn in its place, are damaged too: "
+            f"mend the data set, `{shell_command('mtgen shards validate', self.index.folder)}` lists what is wrong"
         )
 
     def _classes(self, mask: torch.Tensor, sample: NDArray[np.int64]) -> tuple[dict[int, DamagedSample], torch.Tensor]:
@@ -245,12 +245,12 @@ class Reader:
             rows = torch.arange(len(sample), device=mask.device)[:, None, None]
             found = torch.from_numpy(np.stack(tables)).to(mask.device)[rows, mask]
             lowest = found.amin((1, 2)).cpu().numpy()
-        known = f"{CARD} names {len(self.index.card.mask_classes)} classes from 0"
+        known = f"{CARD_FILE} names {len(self.index.card.mask_classes)} classes from 0"
         wrong = {
             int(row): DamagedSample(
                 "mask",
                 self.index.name(sample[row]),
-                f"mask class {int(mask[row][torch.as_tensor(found[row]) < 0][0])}, {known}; {REMEDY}",
+                f"mask class {int(mask[row][torch.as_tensor(found[row]) < 0][0])}, {known}; {VALIDATE_HINT}",
             )
             for row in np.flatnonzero(lowest < 0)
         }

@@ -13,14 +13,14 @@ from mtgen.utils import counter_rng
 ROUNDS = 6
 """Feistel rounds: four make a pseudorandom permutation (Luby and Rackoff 1988), two more are for small domains."""
 
-FEW = 64
+MAX_SORTED_SAMPLES = 64
 """Up to so many samples an epoch is sorted by random numbers: a network over so few bits is measurably uneven."""
 
-BLOCK = 1000
+MIXTURE_BLOCK = 1000
 """Positions over which a mixture's shares are exact."""
 
 
-class Policy(Protocol):
+class SampleOrder(Protocol):
     """A function of (seed, position): any number of workers, from any position on, sees the same samples.
 
     Attributes:
@@ -60,7 +60,7 @@ class Order:
         """`[B]` positions, counted since the start of the run -> `[B]` sample numbers in `0..n-1`."""
         at = torch.from_numpy(np.asarray(position, dtype=np.int64))
         epoch, place = at // self.n, at % self.n
-        if self.n <= FEW:
+        if self.n <= MAX_SORTED_SAMPLES:
             epochs, row = epoch.unique(return_inverse=True)
             return counter_rng.bits(self.seed, self.purpose, epochs, self.n).argsort(1)[row, place].numpy()
         place = self._permute(epoch, place)
@@ -80,7 +80,7 @@ class Order:
         return (left << self._half) | right
 
 
-class Windowed:
+class WindowedOrder:
     """Every epoch the shards in another order, and the samples of `window` shards that follow each other shuffled among themselves.
 
     Each sample exactly once an epoch, and each shard is read during one window only: for shards that have to be fetched.
@@ -140,10 +140,10 @@ class Windowed:
         ]
 
 
-class Interleave:
+class InterleavedOrder:
     """Several orders side by side in exact shares, each with epochs of its own.
 
-    Every block of `BLOCK` positions holds the same number of each (largest remainder), in an order that is shuffled anew for each block;
+    Every block of `MIXTURE_BLOCK` positions holds the same number of each (largest remainder), in an order that is shuffled anew for each block;
     the k-th position of a data set in all blocks together is position k of its own order.
 
     Args:
@@ -156,19 +156,21 @@ class Interleave:
         ValueError: a weight is too small for a single sample in a block.
     """
 
-    def __init__(self, orders: list[Policy], sizes: list[int], weights: list[float], seed: int) -> None:
+    def __init__(self, orders: list[SampleOrder], sizes: list[int], weights: list[float], seed: int) -> None:
         self.orders = orders
         self.quota = quotas(weights)
         if self.quota.min() < 1:
-            raise ValueError(f"a weight below {1 / BLOCK:.1%} of all")
+            raise ValueError(f"a weight below {1 / MIXTURE_BLOCK:.1%} of all")
         self._begin = np.cumsum(self.quota) - self.quota
         self._offset = np.cumsum(sizes) - np.asarray(sizes)
-        self._block = Order(BLOCK, seed, "mixture")
-        self.reach = max(int(order.reach * BLOCK / quota) for order, quota in zip(orders, self.quota, strict=True))
+        self._block = Order(MIXTURE_BLOCK, seed, "mixture")
+        self.reach = max(
+            int(order.reach * MIXTURE_BLOCK / quota) for order, quota in zip(orders, self.quota, strict=True)
+        )
 
     def sample(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
         """`[B]` positions, counted since the start of the run -> `[B]` sample numbers of the mixture."""
-        block, ticket = np.asarray(position, dtype=np.int64) // BLOCK, self._block.sample(position)
+        block, ticket = np.asarray(position, dtype=np.int64) // MIXTURE_BLOCK, self._block.sample(position)
         which = np.searchsorted(self._begin, ticket, side="right") - 1
         own = block * self.quota[which] + ticket - self._begin[which]
         found = np.empty_like(own)
@@ -179,7 +181,7 @@ class Interleave:
         return found
 
 
-class Labelled:
+class LabelOversamplingOrder:
     """Samples with labels and samples without in exact shares, each group with epochs of its own: few labels are seen often.
 
     Args:
@@ -195,10 +197,10 @@ class Labelled:
 
     def __init__(self, labelled: NDArray[np.bool_], share: float, seed: int) -> None:
         groups = [np.flatnonzero(labelled), np.flatnonzero(~labelled)]
-        orders: list[Policy] = [
+        orders: list[SampleOrder] = [
             Order(len(group), seed, f"order of {name}") for name, group in zip(("some", "none"), groups, strict=True)
         ]
-        self._order = Interleave(orders, [len(group) for group in groups], [share, 1 - share], seed)
+        self._order = InterleavedOrder(orders, [len(group) for group in groups], [share, 1 - share], seed)
         self._number = np.concatenate(groups)
 
     def sample(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -207,9 +209,9 @@ class Labelled:
 
 
 def quotas(weights: list[float]) -> NDArray[np.int64]:
-    """How many of `BLOCK` positions each weight is given: rounded down, what is left over to the largest remainders."""
-    exact = np.asarray(weights, dtype=np.float64) / sum(weights) * BLOCK
+    """How many of `MIXTURE_BLOCK` positions each weight is given: rounded down, what is left over to the largest remainders."""
+    exact = np.asarray(weights, dtype=np.float64) / sum(weights) * MIXTURE_BLOCK
     quota = np.floor(exact).astype(np.int64)
-    most = np.argsort(quota - exact, kind="stable")[: BLOCK - quota.sum()]
+    most = np.argsort(quota - exact, kind="stable")[: MIXTURE_BLOCK - quota.sum()]
     quota[most] += 1
     return quota

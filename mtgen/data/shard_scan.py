@@ -14,7 +14,7 @@ from mtgen.data import image_io
 from mtgen.errors import printable
 from mtgen.schema import DatasetCard
 
-SUFFIXES = {
+COMPONENT_BY_SUFFIX = {
     "jpg": "image",
     "jpeg": "image",
     "png": "image",
@@ -29,11 +29,11 @@ SUFFIXES = {
 """What a member's name after its first dot says about it; members with other suffixes are left alone."""
 
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # WebDataset's own rule for key and suffix
-_LARGEST = 2**31 - 1
-MOST_PIXELS = 2**26
+_MAX_INT32 = 2**31 - 1
+MAX_IMAGE_PIXELS = 2**26
 """Pixels of the largest image that is decoded (64 million): a small file can claim any number of them."""
 
-_AGAIN = "copy or write this shard again"
+_REWRITE_HINT = "copy or write this shard again"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Part:
+class StoredComponent:
     """One component of a sample as it lies in the tar."""
 
     suffix: str
@@ -64,11 +64,11 @@ class Part:
 
 
 @dataclass
-class Sample:
+class StoredSample:
     """The components with one key that follow each other in a shard."""
 
     key: str
-    parts: dict[str, Part] = field(default_factory=dict)
+    parts: dict[str, StoredComponent] = field(default_factory=dict)
 
 
 @dataclass
@@ -87,14 +87,14 @@ def key_of(member: str) -> str:
     return match[1] if match else member
 
 
-def samples(path: Path, name: str | None = None, others: bool = False) -> Iterator[Sample | Problem]:
+def samples(path: Path, name: str | None = None, others: bool = False) -> Iterator[StoredSample | Problem]:
     """Samples of a shard in their order, between them what is wrong with its structure. Never raises for bad content.
 
     Args:
         name: what the shard is called in problems; default: the file's own name.
         others: members with suffixes that say nothing here come too, as components of that name.
     """
-    sample: Sample | None = None
+    sample: StoredSample | None = None
     name = name or path.name
     for item in _members(path, name, others):
         if isinstance(item, Problem):
@@ -106,8 +106,8 @@ def samples(path: Path, name: str | None = None, others: bool = False) -> Iterat
         if sample is None or key != sample.key:
             if sample is not None:
                 yield sample
-            sample = Sample(key)
-        component = SUFFIXES.get(part.suffix, part.suffix)
+            sample = StoredSample(key)
+        component = COMPONENT_BY_SUFFIX.get(part.suffix, part.suffix)
         if component in sample.parts:
             yield Problem(
                 name,
@@ -115,7 +115,7 @@ def samples(path: Path, name: str | None = None, others: bool = False) -> Iterat
                 f"{component} twice (.{sample.parts[component].suffix} and .{part.suffix}); keep one",
                 component,
             )
-        elif not part.data and part.suffix in SUFFIXES:
+        elif not part.data and part.suffix in COMPONENT_BY_SUFFIX:
             yield Problem(
                 name, key, f".{part.suffix} is empty (0 bytes); leave it out of the shard or write it again", component
             )
@@ -125,7 +125,7 @@ def samples(path: Path, name: str | None = None, others: bool = False) -> Iterat
         yield sample
 
 
-def _members(path: Path, name: str, others: bool) -> Iterator[tuple[str, Part] | Problem]:
+def _members(path: Path, name: str, others: bool) -> Iterator[tuple[str, StoredComponent] | Problem]:
     if not path.is_file():
         yield Problem(
             name,
@@ -140,7 +140,7 @@ def _members(path: Path, name: str, others: bool) -> Iterator[tuple[str, Part] |
         yield Problem(name, "", f"cannot be read ({error.strerror})")
 
 
-def _read(shard: str, file: BinaryIO, others: bool) -> Iterator[tuple[str, Part] | Problem]:
+def _read(shard: str, file: BinaryIO, others: bool) -> Iterator[tuple[str, StoredComponent] | Problem]:
     length, offset, wrong = os.fstat(file.fileno()).st_size, 0, None
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -152,10 +152,10 @@ def _read(shard: str, file: BinaryIO, others: bool) -> Iterator[tuple[str, Part]
                 if (refusal := _refusal(member)) is not None:
                     yield Problem(shard, printable(member.name), refusal)
                 elif (match := _NAME.fullmatch(member.name)) is not None and not member.isdir():
-                    suffix = match[2].lower() if match[2].lower() in SUFFIXES else match[2]
-                    if others or suffix in SUFFIXES:
+                    suffix = match[2].lower() if match[2].lower() in COMPONENT_BY_SUFFIX else match[2]
+                    if others or suffix in COMPONENT_BY_SUFFIX:
                         file.seek(member.offset_data)
-                        yield match[1], Part(suffix, member.offset_data, file.read(member.size))
+                        yield match[1], StoredComponent(suffix, member.offset_data, file.read(member.size))
                 offset = tar.offset
             else:
                 wrong = _end(file, tar.offset, length)
@@ -171,7 +171,7 @@ def _read(shard: str, file: BinaryIO, others: bool) -> Iterator[tuple[str, Part]
         else:
             wrong = f"not a readable tar ({error}; the file has {length:,} bytes)"
     if wrong is not None:
-        yield Problem(shard, "", f"{wrong}; {_AGAIN}")
+        yield Problem(shard, "", f"{wrong}; {_REWRITE_HINT}")
 
 
 def _refusal(member: tarfile.TarInfo) -> str | None:
@@ -182,7 +182,7 @@ def _refusal(member: tarfile.TarInfo) -> str | None:
         return "its name is absolute or has '..'; name members by key and suffix"
     if any("\ud800" <= letter <= "\udfff" for letter in member.name):  # how tarfile hands over bytes that are no text
         return "its name is not UTF-8"
-    return "is larger than 2 GiB" if member.size > _LARGEST else None
+    return "is larger than 2 GiB" if member.size > _MAX_INT32 else None
 
 
 def _end(file: BinaryIO, offset: int, length: int) -> str | None:
@@ -199,7 +199,7 @@ def _end(file: BinaryIO, offset: int, length: int) -> str | None:
     return None
 
 
-def header(sample: Sample, shard: str, card: DatasetCard) -> tuple[Header, list[Problem]]:
+def header(sample: StoredSample, shard: str, card: DatasetCard) -> tuple[Header, list[Problem]]:
     """Read a sample's headers and class number, without decoding anything."""
     found = Header()
     problems: list[tuple[str, str]] = []
@@ -233,13 +233,13 @@ def header(sample: Sample, shard: str, card: DatasetCard) -> tuple[Header, list[
 
 def _unusable(data: bytes, width: int, height: int) -> Iterator[str]:
     """What a look at an image's size and its last bytes shows."""
-    if width * height > MOST_PIXELS:
-        yield f"{width}x{height} pixels, more than the {MOST_PIXELS:,} that are decoded; make it smaller"
-    if reason := image_io.cut_short(data) or image_io.beyond_dali(data):
+    if width * height > MAX_IMAGE_PIXELS:
+        yield f"{width}x{height} pixels, more than the {MAX_IMAGE_PIXELS:,} that are decoded; make it smaller"
+    if reason := image_io.truncation_problem(data) or image_io.dali_problem(data):
         yield reason
 
 
-def annotates(data: bytes) -> bool:
+def is_annotation(data: bytes) -> bool:
     """Whether a sample's JSON is about boxes or labels; what others write beside an image (img2dataset: url, caption) is not.
 
     What cannot be read counts as if it were: damage is to be named, not passed over.
@@ -258,7 +258,7 @@ def _mask_problem(data: bytes, image: Header) -> str | None:
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     if image.width > 0 and (width, height) != (image.width, image.height):
         return f"{width}x{height} pixels, its image has {image.width}x{image.height}; they have to be of one size"
-    if cut := image_io.cut_short(data):
+    if cut := image_io.truncation_problem(data):
         return cut
     if (data[24], data[25]) != (8, 0):
         return (

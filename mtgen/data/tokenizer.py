@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from mtgen.errors import DataError
 from mtgen.storage.source import read_file
 
-PADDING = 0
+PADDING_TOKEN = 0
 """Number where a caption has ended; tokens count from 1."""
 
-TRAIN = "`mtgen shards tokenizer FOLDER` trains one on a data set's captions"
+TRAIN_TOKENIZER_HINT = "`mtgen shards tokenizer FOLDER` trains one on a data set's captions"
 
 
 class Tokenizer(ABC):
@@ -45,7 +45,7 @@ class Tokenizer(ABC):
             raise ValueError(f"character {error.start} is none that UTF-8 can write; write captions in UTF-8") from None
         if whole and len(found) > length:
             raise ValueError(f"is {len(found)} tokens long, {length} fit; shorten it")
-        out = np.full(length, PADDING, dtype=np.int64)
+        out = np.full(length, PADDING_TOKEN, dtype=np.int64)
         kept = found[: self._end(found, length)]
         out[: len(kept)] = kept
         return out
@@ -59,7 +59,7 @@ class Tokenizer(ABC):
         return min(length, len(found))
 
 
-class Bytes(Tokenizer):
+class ByteTokenizer(Tokenizer):
     """Every byte of the text's UTF-8 is a token, `b + 1`; needs no file and loses nothing. Cut between two characters."""
 
     vocabulary = 257
@@ -75,7 +75,7 @@ class Bytes(Tokenizer):
         return end
 
 
-class Trained(Tokenizer):
+class FileTokenizer(Tokenizer):
     """A `tokenizer.json` as the `tokenizers` library writes it; a token is its number there + 1. Special tokens are not added.
 
     Args:
@@ -91,12 +91,12 @@ class Trained(Tokenizer):
         try:
             self._tokenizer: Any = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
         except Exception as error:  # noqa: BLE001 - the library raises bare `Exception`s
-            raise ValueError(f"no tokeniser ({' '.join(str(error).split())}); {TRAIN}") from None
+            raise ValueError(f"no tokeniser ({' '.join(str(error).split())}); {TRAIN_TOKENIZER_HINT}") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         numbers = self._tokenizer.get_vocab(with_added_tokens=True).values()
         if not numbers:
-            raise ValueError(f"a tokeniser that has no tokens; {TRAIN}")
+            raise ValueError(f"a tokeniser that has no tokens; {TRAIN_TOKENIZER_HINT}")
         self.vocabulary = max(numbers) + 2
         self.digest = hashlib.sha256(data).hexdigest()
 
@@ -105,7 +105,7 @@ class Trained(Tokenizer):
         return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64) + 1
 
 
-BYTES = Bytes()
+BYTE_TOKENIZER = ByteTokenizer()
 
 
 def open_tokenizer(path: str | None) -> Tokenizer:
@@ -115,8 +115,8 @@ def open_tokenizer(path: str | None) -> Tokenizer:
         DataError: the file is not there, cannot be read, or is no tokeniser.
     """
     if path is None:
-        return BYTES
+        return BYTE_TOKENIZER
     try:
-        return Trained(read_file(path, "data.tokenizer", TRAIN))
+        return FileTokenizer(read_file(path, "data.tokenizer", TRAIN_TOKENIZER_HINT))
     except ValueError as reason:
         raise DataError(f"{path}: {reason}") from None

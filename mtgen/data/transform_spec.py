@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass, field, replace
 
-from mtgen.config import Config, Sound
+from mtgen.config import Config, SoundConfig
 from mtgen.data.decode import Channels
 from mtgen.data.index_build import OnDamage
-from mtgen.data.tokenizer import BYTES, Tokenizer, open_tokenizer
+from mtgen.data.tokenizer import BYTE_TOKENIZER, Tokenizer, open_tokenizer
 
 
 @dataclass(frozen=True)
-class View:
+class TransformSpec:
     """What is read of a sample and what becomes of it on its way into a batch.
 
     Attributes:
@@ -18,7 +18,7 @@ class View:
         components: what is read besides the image: "class", "mask", "boxes", "caption", "sound".
         seed: key of everything that varies from one look to the next.
         crop, flip: see `mtgen.data.geometry.window`.
-        colour: see `mtgen.data.color_jitter.jitter`; 0 for none.
+        colour: see `mtgen.data.color_jitter.color_jitter`; 0 for none.
         boxes, tokens: how many boxes of an image, and tokens of a caption, are kept at most.
         tokenizer: what captions are turned into numbers by.
         sound: what sounds are turned into.
@@ -36,26 +36,26 @@ class View:
     colour: float = 0.0
     boxes: int = 32
     tokens: int = 64
-    tokenizer: Tokenizer = BYTES
-    sound: Sound = field(default_factory=Sound)
+    tokenizer: Tokenizer = BYTE_TOKENIZER
+    sound: SoundConfig = field(default_factory=SoundConfig)
     on_damage: OnDamage = "stop"
     device: str = "cpu"
     threads: int = 1
 
     @property
-    def plain(self) -> "View":
+    def plain(self) -> "TransformSpec":
         """The same without anything that varies, and with no sample in another's place: every look at a sample is the same."""
         return replace(self, crop=1.0, flip=False, colour=0.0, on_damage="stop")
 
 
-def view_of(config: Config, device: str = "cpu", threads: int = 1) -> View:
+def transform_spec_of(config: Config, device: str = "cpu", threads: int = 1) -> TransformSpec:
     """How a run looks at its data: what its tasks and conditions read.
 
     Raises:
         DataError: its tokeniser cannot be read.
     """
     data = config.data
-    return View(
+    return TransformSpec(
         config.size,
         data.channels,
         config.components,

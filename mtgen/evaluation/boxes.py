@@ -6,14 +6,14 @@ from faster_coco_eval import COCO, COCOeval_faster
 from torch import Tensor
 
 from mtgen.evaluation.metric import Skipped
-from mtgen.visualization.grids import SURE
+from mtgen.visualization.grids import MIN_SHOWN_SCORE
 
 _UNIT = 1000.0  # an image's side in COCO's pixels; its size classes, for which the size would matter, are not read
 
 
-def sure(drawn: Tensor) -> Tensor:
+def confident_boxes(drawn: Tensor) -> Tensor:
     """`[B,N,6]` boxes that were drawn (see `mtgen.networks.center_maps.decode_canvas`) -> `[B,N,5]` true ones: a class of -1 where the score is low."""
-    kind = drawn[..., 4].where(drawn[..., 5] >= SURE, -1)
+    kind = drawn[..., 4].where(drawn[..., 5] >= MIN_SHOWN_SCORE, -1)
     return torch.cat([drawn[..., :4], kind[..., None]], -1)
 
 

@@ -15,12 +15,12 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-FORMAT = 2
-STALE = 3600.0
+CACHE_FORMAT = 2
+STALE_FILE_SECONDS = 3600.0
 """Seconds after which a file that is half written belongs to nobody any more."""
 
 
-class Store:
+class TensorCache:
     """A folder of tensors: a JSON with what they are of, and the name and the checksum of the safetensors beside it.
 
     Args:
@@ -79,7 +79,7 @@ class Store:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class CacheScope:
     """A part of a store: what has some facts in common.
 
     Attributes:
@@ -87,34 +87,34 @@ class Shelf:
         of: the facts.
     """
 
-    store: Store | None = None
+    store: TensorCache | None = None
     of: Mapping[str, Any] = field(default_factory=dict)
 
-    def at(self, **more: Any) -> "Shelf":
+    def at(self, **more: Any) -> "CacheScope":
         """A part of this part."""
-        return Shelf(self.store, {**self.of, **more})
+        return CacheScope(self.store, {**self.of, **more})
 
     def get(self) -> tuple[dict[str, Tensor], Any] | None:
-        """See `Store.get`."""
+        """See `TensorCache.get`."""
         return None if self.store is None else self.store.get(self.of)
 
     def put(self, tensors: dict[str, Tensor], note: Any = None) -> None:
-        """See `Store.put`."""
+        """See `TensorCache.put`."""
         if self.store is not None:
             self.store.put(self.of, tensors, note)
 
-    def alone(self) -> Store | None:
+    def nested_cache(self) -> TensorCache | None:
         """A store of its own within the store, for what has these facts."""
-        return None if self.store is None else Store(self.store.folder / _name(self.of))
+        return None if self.store is None else TensorCache(self.store.folder / _name(self.of))
 
 
-NOWHERE = Shelf()
+NO_CACHE = CacheScope()
 """Nothing is kept."""
 
 
 def _name(of: Mapping[str, Any]) -> str:
     """A file's name for facts in JSON's types."""
-    return hashlib.sha256(json.dumps({**of, "format": FORMAT}, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps({**of, "format": CACHE_FORMAT}, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _warn(file: Path, why: str) -> None:
@@ -125,7 +125,7 @@ def _write(path: Path, data: bytes) -> None:
     """Beside, then renamed: another evaluation may write the same file at the same time."""
     for left in path.parent.glob(".*.safetensors.*"):  # of evaluations that were killed
         with suppress(OSError):
-            if time.time() - left.stat().st_mtime > STALE:
+            if time.time() - left.stat().st_mtime > STALE_FILE_SECONDS:
                 left.unlink()
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -6,24 +6,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtgen.evaluation.reader_training import Making, Reader, as_input
+from mtgen.evaluation.reader_training import ReferenceModel, TrainingSpec, to_unit_range
 from mtgen.visualization.grids import to_uint8
 
-SIDE = 32
+MAX_CLASSIFIER_SIDE = 32
 """Pixels: larger images are reduced to this, so that the yardstick's cost has a bound."""
-IMAGES = 64_000
+CLASSIFIER_TRAIN_IMAGES = 64_000
 """Length of the training, in images seen, whatever the number of different ones."""
-BATCH = 64
-PEAK = 2e-3
+CLASSIFIER_BATCH_SIZE = 64
+CLASSIFIER_PEAK_LR = 2e-3
 """Learning rate of Adam, from which a cosine leads to zero."""
-SHIFT, ROTATE, SCALE = 0.08, 10.0, 0.1
+MAX_SHIFT_FRACTION, MAX_ROTATION_DEGREES, MAX_SCALE_CHANGE = 0.08, 10.0, 0.1
 """Augmentation: largest shift (share of the side), rotation (degrees) and change of size (share)."""
 
 
-def reduced(image: Tensor) -> Tensor:
+def shrink_images(image: Tensor) -> Tensor:
     """Images `[B,C,H,W]` in [-1, 1] -> uint8 on the CPU, with sides of 32 pixels at most."""
-    if max(image.shape[2:]) > SIDE:
-        image = F.interpolate(image, (SIDE, SIDE), mode="bilinear", antialias=True)
+    if max(image.shape[2:]) > MAX_CLASSIFIER_SIDE:
+        image = F.interpolate(image, (MAX_CLASSIFIER_SIDE, MAX_CLASSIFIER_SIDE), mode="bilinear", antialias=True)
     return to_uint8(image)
 
 
@@ -42,14 +42,14 @@ def _network(channels: int, classes: int) -> nn.Sequential:
 def _augmented(image: Tensor, random: torch.Generator) -> Tensor:
     """Each image shifted, turned and resized at random."""
     u = torch.rand(4, len(image), generator=random).mul_(2).sub_(1).to(image.device)
-    angle, size = u[0] * math.radians(ROTATE), 1 + u[1] * SCALE
+    angle, size = u[0] * math.radians(MAX_ROTATION_DEGREES), 1 + u[1] * MAX_SCALE_CHANGE
     turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2) * size[:, None, None]
-    affine = torch.cat([turn, 2 * SHIFT * u[2:].T[:, :, None]], 2)
+    affine = torch.cat([turn, 2 * MAX_SHIFT_FRACTION * u[2:].T[:, :, None]], 2)
     grid = F.affine_grid(affine, list(image.shape), align_corners=False)
     return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
 
 
-class Classifier(Reader):
+class Classifier(ReferenceModel):
     """A convolutional network of 0.28M parameters, trained on labelled images when it is made.
 
     Trained on the 4,000 real training digits of the project's test data (28x28 in 32x32), it reads 0.979 of the 1,000 test digits
@@ -64,26 +64,26 @@ class Classifier(Reader):
 
     network: nn.Sequential
 
-    def __init__(self, image: Tensor, label: Tensor, classes: int, making: Making) -> None:
+    def __init__(self, image: Tensor, label: Tensor, classes: int, making: TrainingSpec) -> None:
         super().__init__(lambda: _network(image.shape[1], classes), making)
         random, order = torch.Generator().manual_seed(making.seed), torch.empty(0, dtype=torch.int64)
 
         def loss() -> Tensor:
             nonlocal order
-            while len(order) < BATCH:
+            while len(order) < CLASSIFIER_BATCH_SIZE:
                 order = torch.cat([order, torch.randperm(len(image), generator=random)])
-            rows, order = order[:BATCH], order[BATCH:]
-            logits = self.network(_augmented(as_input(image[rows], self.device), random))
+            rows, order = order[:CLASSIFIER_BATCH_SIZE], order[CLASSIFIER_BATCH_SIZE:]
+            logits = self.network(_augmented(to_unit_range(image[rows], self.device), random))
             return F.cross_entropy(logits, label[rows].to(self.device))
 
-        self.fit(PEAK, IMAGES, BATCH, loss)
+        self.fit(CLASSIFIER_PEAK_LR, CLASSIFIER_TRAIN_IMAGES, CLASSIFIER_BATCH_SIZE, loss)
 
     @torch.no_grad()
     def read(self, image: Tensor) -> Tensor:
         """Images `[B,C,H,W]` uint8 -> classes `[B]` int64, on the CPU."""
-        return self.network(as_input(image, self.device)).argmax(1).cpu()
+        return self.network(to_unit_range(image, self.device)).argmax(1).cpu()
 
     @torch.no_grad()
     def features(self, image: Tensor) -> Tensor:
         """Images `[B,C,H,W]` uint8 -> `[B,128]` float32, on the CPU: what the decision is made from."""
-        return self.network[:-1](as_input(image, self.device)).cpu()
+        return self.network[:-1](to_unit_range(image, self.device)).cpu()

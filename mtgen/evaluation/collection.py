@@ -6,16 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
-from mtgen.evaluation.extractor import Extract, SmallCNN
+from mtgen.evaluation.extractor import FeatureExtractor, SmallCNN
 from mtgen.evaluation.features import FeatureSets
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped
-from mtgen.evaluation.reference_models import Yardsticks
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped
+from mtgen.evaluation.reference_models import ReferenceModels
 from mtgen.evaluation.serialization import packed, unpacked
-from mtgen.evaluation.streams import Generated, Tested, Wanted
+from mtgen.evaluation.streams import GeneratedPart, RequestedOutputs, TestPart
 from mtgen.schema import Batch
 
 
-class Report(dict[str, float]):
+class MetricReport(dict[str, float]):
     """Numbers by name, such as `test/class_accuracy`.
 
     Attributes:
@@ -31,27 +31,27 @@ class Report(dict[str, float]):
         self.resumed = 0
 
 
-class Panel:
+class MetricCollection:
     """The metrics that are being fed; one that raises `Skipped` leaves, and the report says why."""
 
-    def __init__(self, names: list[str], setting: Setting) -> None:
-        self.report = Report()
+    def __init__(self, names: list[str], setting: MetricContext) -> None:
+        self.report = MetricReport()
         self.active: dict[str, Metric] = {}
         for name in names:
             with self._unless_skipped(name):
                 self.active[name] = METRICS[name](setting)
-        self.yardsticks = Yardsticks(setting)
+        self.reference_models = ReferenceModels(setting)
         self.features = FeatureSets("")
         self.small = False
         for metric in self.active.values():
-            metric.yardsticks = self.yardsticks
+            metric.reference_models = self.reference_models
             metric.features = self.features
 
-    def compare_by(self, extract: Extract | None) -> Extract | None:
+    def compare_by(self, extract: FeatureExtractor | None) -> FeatureExtractor | None:
         """Let distributions be compared by an extractor's features, or by the small network's; where that cannot be trained, by none."""
         if self.small:
             try:
-                extract = SmallCNN(self.yardsticks.classifier())
+                extract = SmallCNN(self.reference_models.classifier())
             except Skipped as reason:
                 self._leave(
                     [name for name, metric in self.active.items() if metric.compared],
@@ -77,22 +77,22 @@ class Panel:
     def read(self, batch: Batch) -> None:
         """Take in a part of the real training split."""
         if self.independent:
-            self.yardsticks.update_train(batch)
+            self.reference_models.update_train(batch)
         self._feed(lambda metric: metric.update_train(batch))
 
-    def generated(self, part: Generated) -> None:
+    def generated(self, part: GeneratedPart) -> None:
         """Take in generated images, and what the run reads in them."""
         if part.features is not None:
             self.features.update("generated", part.features, part.position)
         self._feed(lambda metric: metric.update_generated(part.canvas, part.labels, part.prediction))
 
-    def tested(self, part: Tested) -> None:
+    def tested(self, part: TestPart) -> None:
         """Take in a part of the real test split, and everything that the run made of it."""
         if part.features is not None:
             self.features.update("test", part.features, part.batch.position)
         if part.rebuilt is not None:
             features, rebuilt = part.rebuilt
-            self._feed(lambda metric: metric.update_rebuilt(features, rebuilt))
+            self._feed(lambda metric: metric.update_reconstructed(features, rebuilt))
         self._feed(lambda metric: metric.update_real(part.batch, part.prediction, part.reconstruction))
         for condition, batch, canvas in part.conditions:
             self._feed(lambda metric: metric.update_condition(condition, batch, canvas), condition)  # noqa: B023
@@ -109,7 +109,7 @@ class Panel:
                 with self._unless_skipped(name):
                     update(metric)
 
-    def compute(self) -> Report:
+    def compute(self) -> MetricReport:
         """The numbers of all that was taken in, and why others are missing."""
         for name, metric in list(self.active.items()):
             with self._unless_skipped(name):
@@ -124,7 +124,7 @@ class Panel:
             "metrics": {name: metric.collected() for name, metric in self.active.items()},
             "skipped": self.report.skipped,
             "features": {kind: found for kind, found in self.features.sets.items() if kind not in but},
-            "domains": self.yardsticks.domains,
+            "domains": self.reference_models.domains,
         }
         return packed(told, tensors), tensors
 
@@ -136,7 +136,7 @@ class Panel:
             vars(metric).update(found["metrics"][name])
         self.report.skipped |= found["skipped"]
         self.features.sets |= found["features"]
-        self.yardsticks.domains |= found["domains"]
+        self.reference_models.domains |= found["domains"]
 
     def reads(self, stream: Callable[..., None]) -> bool:
         """Whether any metric takes in `stream`, one of `Metric`'s update methods; a stream that none reads is not made."""
@@ -151,13 +151,13 @@ class Panel:
         """Whether any metric compares the features of a stream; `None`: of any."""
         return any(kind in metric.compared if kind else metric.compared for metric in self.active.values())
 
-    def wanted_of_test(self, extract: Extract | None) -> Wanted:
-        """What the metrics take in of the test split; `Wanted()`: nothing."""
+    def wanted_of_test(self, extract: FeatureExtractor | None) -> RequestedOutputs:
+        """What the metrics take in of the test split; `RequestedOutputs()`: nothing."""
         active = self.active.values()
-        return Wanted(
+        return RequestedOutputs(
             predictions=self.reads(Metric.update_real),
             reconstructions=any(metric.reconstructs for metric in active),
-            rebuilt=self.reads(Metric.update_rebuilt),
+            rebuilt=self.reads(Metric.update_reconstructed),
             conditions=tuple(dict.fromkeys(name for metric in active for name in metric.conditions)),
             shared=self.reads(Metric.update_shared),
             translations=self.reads(Metric.update_translation),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-AT_ONCE = 1024
+CHUNK_ROWS = 1024
 """Rows and columns of a part."""
 
 
@@ -14,8 +14,8 @@ def squared_distances(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
     centre = b.double().mean(0)  # near the origin, so that the difference below keeps its digits
     other = b.double() - centre
     length = other.square().sum(1)
-    for begin in range(0, len(a), AT_ONCE):
-        rows = a[begin : begin + AT_ONCE].double() - centre
+    for begin in range(0, len(a), CHUNK_ROWS):
+        rows = a[begin : begin + CHUNK_ROWS].double() - centre
         distances = rows.square().sum(1)[:, None] + length - 2 * rows @ other.T
         yield slice(begin, begin + len(rows)), distances.clamp_min_(0)
 

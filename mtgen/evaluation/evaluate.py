@@ -4,16 +4,16 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from mtgen.config import Extractor
+from mtgen.config import ExtractorConfig
 from mtgen.errors import ConfigError
-from mtgen.evaluation.cache import NOWHERE, Shelf
-from mtgen.evaluation.collection import Panel, Report
-from mtgen.evaluation.extractor import Extract, FileExtractor
-from mtgen.evaluation.metric import METRICS, Metric, Progress, Setting
-from mtgen.evaluation.resume import Stages
+from mtgen.evaluation.cache import NO_CACHE, CacheScope
+from mtgen.evaluation.collection import MetricCollection, MetricReport
+from mtgen.evaluation.extractor import FeatureExtractor, FileExtractor
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, StageProgress
+from mtgen.evaluation.resume import ResumablePass
 from mtgen.evaluation.serialization import packed, unpacked
-from mtgen.evaluation.streams import Gather, Wanted, Work
-from mtgen.models.sampling import Model
+from mtgen.evaluation.streams import RequestedOutputs, StreamProducer, StreamSource
+from mtgen.models.sampling import SamplingModel
 from mtgen.registry import suggest
 from mtgen.schema import Batch, Prompt
 
@@ -36,7 +36,7 @@ def _chosen(metrics: list[str] | None, quick: bool, reference: bool) -> list[str
 
 
 def evaluate(
-    model: Model,
+    model: SamplingModel,
     real_test: Iterable[Batch],
     real_train: Iterable[Batch] | None,
     *,
@@ -47,12 +47,12 @@ def evaluate(
     quick: bool = False,
     reference: bool = False,
     batch_size: int = 100,
-    extractor: Extractor | None = None,
-    real: Shelf = NOWHERE,
-    own: Shelf = NOWHERE,
-    gather: Gather | None = None,
-    progress: Progress = lambda stage, done, total: None,
-) -> Report:
+    extractor: ExtractorConfig | None = None,
+    real: CacheScope = NO_CACHE,
+    own: CacheScope = NO_CACHE,
+    gather: StreamSource | None = None,
+    progress: StageProgress = lambda stage, done, total: None,
+) -> MetricReport:
     """Measure a model; equal seeds give equal numbers.
 
     Args:
@@ -85,8 +85,8 @@ def evaluate(
         "batch": batch_size,
         "extractor": file.digest if file else None,
     }
-    kept = own.at(**how).alone()
-    setting = Setting(
+    kept = own.at(**how).nested_cache()
+    setting = MetricContext(
         model.card,
         samples,
         seed,
@@ -95,27 +95,29 @@ def evaluate(
         tuple(model.conditions),
         model.translates,
         real=real,
-        own=Shelf(kept),
+        own=CacheScope(kept),
     )
-    panel = Panel(names, setting)
+    panel = MetricCollection(names, setting)
     panel.small = panel.compares() and file is None
     work = (
         gather
-        or Work(model, real_test, real_train, samples=samples, seed=seed, asked=asked, batch_size=batch_size).stage
+        or StreamProducer(
+            model, real_test, real_train, samples=samples, seed=seed, asked=asked, batch_size=batch_size
+        ).stage
     )
-    stages = Stages(work, panel, kept, progress)
+    stages = ResumablePass(work, panel, kept, progress)
 
     if real_train is not None and (panel.reads(Metric.update_train) or panel.independent):
-        stages.feed("read", Wanted(), panel.read)
+        stages.feed("read", RequestedOutputs(), panel.read)
     used = panel.compare_by(file)
     if used is not None and panel.compares("train") and real_train is not None:
         _compare_with_train(stages, used, real)
     if panel.reads(Metric.update_generated) or panel.compares("generated"):
-        wanted = Wanted(
+        wanted = RequestedOutputs(
             predictions=panel.reads(Metric.update_generated), extract=used if panel.compares("generated") else None
         )
         stages.feed("generated", wanted, panel.generated, samples)
-    if (wanted := panel.wanted_of_test(used)) != Wanted():
+    if (wanted := panel.wanted_of_test(used)) != RequestedOutputs():
         stages.feed("tested", wanted, panel.tested)
     report = panel.compute()
     if kept is not None:
@@ -123,13 +125,13 @@ def evaluate(
     return report
 
 
-def _extractor(names: list[str], extractor: Extractor | None, model: Model) -> FileExtractor | None:
+def _extractor(names: list[str], extractor: ExtractorConfig | None, model: SamplingModel) -> FileExtractor | None:
     return (
         FileExtractor(extractor, model.device) if extractor and any(METRICS[name].compared for name in names) else None
     )
 
 
-def _compare_with_train(stages: Stages, extract: Extract, real: Shelf) -> None:
+def _compare_with_train(stages: ResumablePass, extract: FeatureExtractor, real: CacheScope) -> None:
     """Features of the training split: those that an earlier evaluation stored, or computed and stored."""
     shelf, sets = real.at(features=extract.digest), stages.panel.features
     if (found := shelf.get()) is not None:
@@ -137,7 +139,9 @@ def _compare_with_train(stages: Stages, extract: Extract, real: Shelf) -> None:
     else:
         if "train" not in sets.sets:  # nor was it with what an interrupted evaluation had
             stages.done.pop("seen", None)
-        stages.feed("seen", Wanted(extract=extract), lambda part: sets.update("train", part.features, part.position))
+        stages.feed(
+            "seen", RequestedOutputs(extract=extract), lambda part: sets.update("train", part.features, part.position)
+        )
         if "train" in sets.sets:
             tensors: dict[str, Tensor] = {}
             note = packed(sets.sets["train"], tensors)

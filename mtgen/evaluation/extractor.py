@@ -9,17 +9,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mtgen.config import EXTRACTORS, Extractor
+from mtgen.config import EXTRACTORS, ExtractorConfig
 from mtgen.errors import ConfigError, last_line
-from mtgen.evaluation.classifier import Classifier, reduced
+from mtgen.evaluation.classifier import Classifier, shrink_images
 from mtgen.registry import suggest
 from mtgen.visualization.grids import to_uint8
 
-PROBE = 32
+PROBE_SIDE_PIXELS = 32
 """Side of the two images that a file's network is tried with, pixels."""
 
 
-class Extract(Protocol):
+class FeatureExtractor(Protocol):
     """Images in, features out.
 
     Attributes:
@@ -50,7 +50,7 @@ class FileExtractor:
         ConfigError: an unknown kind, no such file, another checksum, or a network that does not give one vector an image.
     """
 
-    def __init__(self, settings: Extractor, device: torch.device | str = "cpu") -> None:
+    def __init__(self, settings: ExtractorConfig, device: torch.device | str = "cpu") -> None:
         self.settings = settings
         self.device = device
         if settings.kind not in EXTRACTORS:
@@ -87,7 +87,7 @@ class FileExtractor:
     def _try(self) -> None:
         where = f"evaluate.extractor.path={self.settings.path}"
         try:
-            features = self(torch.zeros(2, 3, PROBE, PROBE))
+            features = self(torch.zeros(2, 3, PROBE_SIDE_PIXELS, PROBE_SIDE_PIXELS))
         except ConfigError:
             raise
         except Exception as error:  # whatever a network of somebody else's raises
@@ -116,7 +116,7 @@ class SmallCNN:
         return digest_of(self.classifier.network)
 
     def __call__(self, image: Tensor) -> Tensor:
-        return self.classifier.features(reduced(image))
+        return self.classifier.features(shrink_images(image))
 
 
 def digest_of(network: nn.Module) -> str:

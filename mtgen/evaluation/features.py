@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from mtgen.evaluation.metric import Skipped
-from mtgen.evaluation.subsample import MOST, Choice
+from mtgen.evaluation.subsample import MAX_ROWS_KEPT, Choice
 
 
 class Features:
-    """Mean and scatter of all features of a stream, and a uniform choice of at most `MOST` of them (see `Choice`).
+    """Mean and scatter of all features of a stream, and a uniform choice of at most `MAX_ROWS_KEPT` of them (see `Choice`).
 
     Attributes:
         mean: `[D]` float64.
@@ -19,7 +19,7 @@ class Features:
         self.size = size
         self.mean = torch.zeros(size, dtype=torch.float64)
         self.scatter = torch.zeros(size, size, dtype=torch.float64)
-        self._choice = Choice(MOST)
+        self._choice = Choice(MAX_ROWS_KEPT)
 
     @property
     def count(self) -> int:
@@ -40,7 +40,7 @@ class Features:
 
     @property
     def kept(self) -> Tensor:
-        """`[n,D]` float32, n up to `MOST`, in the order of their positions."""
+        """`[n,D]` float32, n up to `MAX_ROWS_KEPT`, in the order of their positions."""
         return self._choice.rows()[1]
 
     @property

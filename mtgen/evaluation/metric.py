@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from mtgen.evaluation.cache import Shelf
+from mtgen.evaluation.cache import CacheScope
 from mtgen.registry import Registry
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
-from mtgen.tracking.journal import EVALUATION
+from mtgen.tracking.journal import EVALUATION_PREFIX
 
 if TYPE_CHECKING:
     from mtgen.evaluation.features import FeatureSets
-    from mtgen.evaluation.reference_models import Yardsticks
+    from mtgen.evaluation.reference_models import ReferenceModels
 
-Progress = Callable[[str, int, int | None], None]
+StageProgress = Callable[[str, int, int | None], None]
 """Called with a stage's name, what is done of it, and its total where that is known."""
 
 
@@ -30,7 +30,7 @@ class Skipped(Exception):
 
 
 @dataclass(frozen=True)
-class Setting:
+class MetricContext:
     """What a metric may have to know before the first sample.
 
     Attributes:
@@ -49,11 +49,11 @@ class Setting:
     samples: int
     seed: int = 0
     device: torch.device = torch.device("cpu")
-    progress: Progress = lambda stage, done, total: None
+    progress: StageProgress = lambda stage, done, total: None
     conditions: tuple[str, ...] = ()
     translates: str | None = None
-    real: Shelf = Shelf()
-    own: Shelf = Shelf()
+    real: CacheScope = CacheScope()
+    own: CacheScope = CacheScope()
 
 
 class Metric:
@@ -68,9 +68,9 @@ class Metric:
         on_request: whether it is computed only when it is asked for.
         reconstructs: whether it reads reconstructions.
         conditions: modalities for which it reads `update_condition`.
-        independent: whether it reads `yardsticks`.
+        independent: whether it reads `reference_models`.
         compared: the streams whose features it compares: "train", "generated", "test".
-        yardsticks: independent readers, trained on the training split; there for metrics that are `independent`.
+        reference_models: independent readers, trained on the training split; there for metrics that are `independent`.
         features: of the streams in `compared`, complete when `compute` is called.
     """
 
@@ -81,10 +81,10 @@ class Metric:
     conditions: ClassVar[tuple[str, ...]] = ()
     independent = False
     compared: ClassVar[tuple[str, ...]] = ()
-    yardsticks: "Yardsticks"
+    reference_models: "ReferenceModels"
     features: "FeatureSets"
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         self.setting = setting
 
     def update_train(self, batch: Batch) -> None:
@@ -96,7 +96,7 @@ class Metric:
     def update_real(self, batch: Batch, prediction: Prediction, reconstruction: Canvas | None) -> None:
         """Take in a part of the real test split, and what the model reads in it."""
 
-    def update_rebuilt(self, features: Tensor, rebuilt: Tensor) -> None:
+    def update_reconstructed(self, features: Tensor, rebuilt: Tensor) -> None:
         """Take in the features `[B,D]` of test images and those of their reconstructions."""
 
     def update_condition(self, name: str, batch: Batch, canvas: Canvas) -> None:
@@ -117,7 +117,7 @@ class Metric:
         return {name: value for name, value in vars(self).items() if name not in _NOT_COLLECTED}
 
 
-_NOT_COLLECTED = {"setting", "yardsticks", "features", "reader"}
+_NOT_COLLECTED = {"setting", "reference_models", "features", "reader"}
 """What metrics share, and what is trained again, or comes from its shelf."""
 
 METRICS: Registry[type[Metric]] = Registry("metric", "mtgen.evaluation.metrics")
@@ -127,7 +127,7 @@ METRICS: Registry[type[Metric]] = Registry("metric", "mtgen.evaluation.metrics")
 def evaluated(number: str) -> str:
     """What a number of `mtgen evaluate` is called in a run's journal: `evaluation/cas`; that of real images is `evaluation/real_cas`."""
     group, _, short = number.partition("/")
-    return f"{EVALUATION}{'real_' if group == 'real' else ''}{short}"
+    return f"{EVALUATION_PREFIX}{'real_' if group == 'real' else ''}{short}"
 
 
 def better(number: str) -> Better:
@@ -139,7 +139,7 @@ def better(number: str) -> Better:
     return None
 
 
-def asked_classes(setting: Setting) -> int:
+def asked_classes(setting: MetricContext) -> int:
     """How many classes images are asked for by; `Skipped` where they are not: what is drawn is then of no class that is known."""
     required_condition(setting, "class")
     return required_classes(setting.card)
@@ -166,7 +166,7 @@ def required_logits(logits: Tensor | None, what: str) -> Tensor:
     return logits
 
 
-def required_condition(setting: Setting, name: str) -> None:
+def required_condition(setting: MetricContext, name: str) -> None:
     """`Skipped` where the model cannot be asked by a modality."""
     if name not in setting.conditions:
         raise Skipped(f"the run has no condition {name!r}")

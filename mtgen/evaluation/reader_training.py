@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mtgen.evaluation.cache import NOWHERE, Shelf
+from mtgen.evaluation.cache import NO_CACHE, CacheScope
 from mtgen.utils.import_guards import Adam
 
-Seen = Callable[[int, int], None]
+ImagesProgress = Callable[[int, int], None]
 """Called with images seen and their total."""
-FEWEST = 10
+MIN_IMAGES_PER_CLASS = 10
 """Images a class that it takes to train a reader."""
 
 
 @dataclass(frozen=True)
-class Making:
+class TrainingSpec:
     """How a reader comes about.
 
     Attributes:
@@ -29,19 +29,19 @@ class Making:
 
     seed: int = 0
     device: torch.device | str = "cpu"
-    progress: Seen = lambda done, total: None
-    kept: Shelf = NOWHERE
+    progress: ImagesProgress = lambda done, total: None
+    kept: CacheScope = NO_CACHE
     times: int = 1
 
 
-class Reader:
+class ReferenceModel:
     """A small network that reads images and is independent of every run, trained when it is made, or taken from a shelf.
 
     Args:
         make: the network, initialised by torch's global generator, which is left as it was.
     """
 
-    def __init__(self, make: Callable[[], nn.Module], making: Making) -> None:
+    def __init__(self, make: Callable[[], nn.Module], making: TrainingSpec) -> None:
         self.making = making
         self.device = making.device
         with torch.random.fork_rng(devices=[]):
@@ -75,6 +75,6 @@ class Reader:
         kept.put(self.network.state_dict())
 
 
-def as_input(image: Tensor, device: torch.device | str) -> Tensor:
+def to_unit_range(image: Tensor, device: torch.device | str) -> Tensor:
     """uint8 images -> float32 in [-1, 1] on `device`."""
     return image.to(device).float().div_(127.5).sub_(1)

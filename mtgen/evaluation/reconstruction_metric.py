@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from mtgen.evaluation.metric import Metric, Setting, Skipped
+from mtgen.evaluation.metric import Metric, MetricContext, Skipped
 from mtgen.schema import Batch, Canvas, Prediction
 
 
-class OfRebuilt(Metric):
+class ReconstructionScore(Metric):
     """The mean of a score over the test images.
 
     Attributes:
@@ -16,7 +16,7 @@ class OfRebuilt(Metric):
     reconstructs = True
     name: str
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         self.total = 0.0
         self.count = 0

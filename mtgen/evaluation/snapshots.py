@@ -14,43 +14,43 @@ from PIL.Image import Image
 
 from mtgen.config import Config, validate
 from mtgen.config.paths import absolute
-from mtgen.data.loader import once
+from mtgen.data.loader import iterate_split
 from mtgen.data.mixture import Samples, open_samples
-from mtgen.data.transform_spec import view_of
+from mtgen.data.transform_spec import transform_spec_of
 from mtgen.errors import CheckpointError, ConfigError, UserError
-from mtgen.evaluation.cache import Shelf, Store
-from mtgen.evaluation.collection import Report
+from mtgen.evaluation.cache import CacheScope, TensorCache
+from mtgen.evaluation.collection import MetricReport
 from mtgen.evaluation.evaluate import check_names, evaluate
 from mtgen.evaluation.extractor import digest_of
-from mtgen.evaluation.metric import Progress, evaluated
-from mtgen.evaluation.streams import Gather, Work
+from mtgen.evaluation.metric import StageProgress, evaluated
+from mtgen.evaluation.streams import StreamProducer, StreamSource
 from mtgen.models.loading import find_run, load_run
 from mtgen.models.model import Model
-from mtgen.models.sampling import asked_by_class, balanced_labels, generate
+from mtgen.models.sampling import balanced_labels, class_prompts, generate
 from mtgen.networks.center_maps import decode_canvas
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction, Prompt
-from mtgen.storage.source import located
-from mtgen.tracking.journal import JOURNAL, Journal
-from mtgen.tracking.tracker import send_kept
+from mtgen.storage.source import absolute_location
+from mtgen.tracking.journal import JOURNAL_FILE, Journal
+from mtgen.tracking.tracker import send_pending
 from mtgen.utils import counter_rng
 from mtgen.utils.system import code_version
 from mtgen.utils.yaml_text import override
 from mtgen.visualization import grids
-from mtgen.visualization.layers import Panel, Sheet, write_sheet
+from mtgen.visualization.layers import GridPanel, LayeredGrid, write_layered_grid
 
 GRID_ROWS = 8
 """Samples of each class in a run's grid."""
-LABELS = 2_000
+MAX_PROMPT_SAMPLES = 2_000
 """Test samples at most for whose labels images are drawn in an evaluation."""
-SHOWN = 32
+NUM_PICTURED_SAMPLES = 32
 """Test samples in the other pictures, always the same."""
 
-Shown = tuple[Image, Sheet]
+RenderedGrid = tuple[Image, LayeredGrid]
 """One picture to keep, and the same in layers for the report."""
 
 
 @dataclass(frozen=True)
-class Batches:
+class SplitBatches:
     """A split, as the networks see it, without augmentation; each time it is gone through, from its start.
 
     Attributes:
@@ -68,10 +68,16 @@ class Batches:
         return self.since(0)
 
     def since(self, start: int) -> Iterator[Batch]:
-        """See `mtgen.evaluation.streams.Batches`."""
+        """See `mtgen.evaluation.streams.SeekableBatches`."""
         limit = min((limit for limit in (self.limit, self.config.data.limit) if limit is not None), default=None)
-        return once(
-            self.index, view_of(self.config), batch_size=100, limit=limit, rank=self.rank, world=self.world, start=start
+        return iterate_split(
+            self.index,
+            transform_spec_of(self.config),
+            batch_size=100,
+            limit=limit,
+            rank=self.rank,
+            world=self.world,
+            start=start,
         )
 
 
@@ -92,10 +98,10 @@ class Snapshots:
         """The averaged model after so many images -> numbers, and the pictures that were written."""
         seed = self.config.seed
         if self.asked is None:  # a matter of the data, not of the weights
-            self.asked = wishes(model, Batches(self.config, self.test, LABELS))
-        train = list(Batches(self.config, self.train, limit=2000))
+            self.asked = evaluation_prompts(model, SplitBatches(self.config, self.test, MAX_PROMPT_SAMPLES))
+        train = list(SplitBatches(self.config, self.train, limit=2000))
         report = evaluate(
-            model, Batches(self.config, self.test), train, samples=2000, seed=seed, asked=self.asked, quick=True
+            model, SplitBatches(self.config, self.test), train, samples=2000, seed=seed, asked=self.asked, quick=True
         )
         folder = self.config.folder / "samples"
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,25 +110,25 @@ class Snapshots:
             path = folder / f"{images:09d}-{name}.png"
             picture.save(path)
             picture.save(folder / f"latest-{name}.png")
-            write_sheet(self.config.folder, images, name, sheet, model.card)
+            write_layered_grid(self.config.folder, images, name, sheet, model.card)
             paths.append(path)
         return dict(report), paths
 
-    def _pictures(self, model: Model) -> dict[str, Shown]:
-        shown: Batch = next(iter(Batches(self.config, self.test, limit=SHOWN))).to(model.device)
+    def _pictures(self, model: Model) -> dict[str, RenderedGrid]:
+        shown: Batch = next(iter(SplitBatches(self.config, self.test, limit=NUM_PICTURED_SAMPLES))).to(model.device)
         read = model.predict(shown.image)
         made = {
             "grid": grid(model, self.config.seed),
-            "reading": (grids.reading_grid(shown, read, model.card), _reading(shown, read, model.card)),
+            "reading": (grids.prediction_grid(shown, read, model.card), _reading(shown, read, model.card)),
         }
         labels = torch.where(shown.present["class"], shown.label, -1)
         if (again := model.reconstruct(shown.image, Prompt.of_classes(labels))) is not None:
-            panels = [Panel("original", shown.image), Panel("reconstruction", again.image)]
+            panels = [GridPanel("original", shown.image), GridPanel("reconstruction", again.image)]
             made["reconstruction"] = (
                 grids.reconstruction_grid(shown.image, again.image),
-                Sheet("Reconstructions of test images", panels),
+                LayeredGrid("Reconstructions of test images", panels),
             )
-        made |= asked(model, shown, self.config)
+        made |= condition_grids(model, shown, self.config)
         if (turned := translations(model, shown, self.config.seed)) is not None:
             made["translation"] = turned
         return made
@@ -133,12 +139,12 @@ def _where(batch: Batch, component: str) -> torch.Tensor | None:
     return getattr(batch, component) if batch.present[component].any() else None
 
 
-def _reading(batch: Batch, read: Prediction, card: DatasetCard) -> Sheet:
+def _reading(batch: Batch, read: Prediction, card: DatasetCard) -> LayeredGrid:
     """Test images with their labels, beside the same images with what was read in them."""
     mask = None if read.mask_logits is None else read.mask_logits.argmax(1)
     panels = [
-        Panel("truth", batch.image, _where(batch, "mask"), batch.boxes),
-        Panel("as read", batch.image, mask, read.boxes),
+        GridPanel("truth", batch.image, _where(batch, "mask"), batch.boxes),
+        GridPanel("as read", batch.image, mask, read.boxes),
     ]
     captions, marks = grids.class_names(batch, card), [""] * len(batch)
     if read.class_logits is not None and card.classes:
@@ -150,27 +156,27 @@ def _reading(batch: Batch, read: Prediction, card: DatasetCard) -> Sheet:
             name if mark != "wrong" else f"{name}, not {true}"
             for name, true, mark in zip(found, captions, marks, strict=True)
         ]
-    return Sheet("Test images as they are read", panels, captions, marks)
+    return LayeredGrid("Test images as they are read", panels, captions, marks)
 
 
-def grid(model: Model, seed: int, rows: int = GRID_ROWS) -> Shown:
+def grid(model: Model, seed: int, rows: int = GRID_ROWS) -> RenderedGrid:
     """The grid of a run: the first classes side by side where it can be asked for them, a few samples of each, of the same latents."""
     classes = list(range(min(len(model.card.classes), 10))) if {"class", "labels"} & set(model.conditions) else []
     labels = balanced_labels(rows * max(len(classes), 8), classes)
-    canvas = Canvas.cat([part for part, _ in generate(model, asked_by_class(model, labels), seed, "grid")])
+    canvas = Canvas.cat([part for part, _ in generate(model, class_prompts(model, labels), seed, "grid")])
     boxes = None if canvas.boxes is None else decode_canvas(canvas.boxes)
-    panel = Panel("drawn", canvas.image, None if canvas.mask is None else canvas.mask.argmax(1), boxes)
+    panel = GridPanel("drawn", canvas.image, None if canvas.mask is None else canvas.mask.argmax(1), boxes)
     names = [model.card.classes[label] if label >= 0 else "" for label in labels.tolist()]
-    return grids.sample_grid(canvas, labels, model.card, boxes=boxes), Sheet(
+    return grids.sample_grid(canvas, labels, model.card, boxes=boxes), LayeredGrid(
         "Samples from the same latents", [panel], names
     )
 
 
-def asked(model: Model, shown: Batch, config: Config) -> dict[str, Shown]:
+def condition_grids(model: Model, shown: Batch, config: Config) -> dict[str, RenderedGrid]:
     """A grid for each modality: what test samples ask for by it alone, and what is drawn; always from the same latents."""
     made = {}
     for name in (name for name in ("labels", "caption", "sound", "image", "layout") if name in model.conditions):
-        prompt = model.ask(shown, name)
+        prompt = model.prompt_from_batch(shown, name)
         rows = prompt.given[name].nonzero().flatten()
         if not len(rows):
             continue
@@ -180,16 +186,16 @@ def asked(model: Model, shown: Batch, config: Config) -> dict[str, Shown]:
         seen = batch.image if name == "image" else batch.mask if name == "layout" else None
         title, words = f"asked for by {name} alone", _words(batch, name, config, model)
         panels = (
-            [Panel("asked", batch.image)]
+            [GridPanel("asked", batch.image)]
             if name == "image"
-            else [Panel("asked", None, batch.mask)]
+            else [GridPanel("asked", None, batch.mask)]
             if name == "layout"
             else []
         )
-        panels.append(Panel("drawn", canvas.image, None if canvas.mask is None else canvas.mask.argmax(1)))
+        panels.append(GridPanel("drawn", canvas.image, None if canvas.mask is None else canvas.mask.argmax(1)))
         made[f"asked-{name}"] = (
-            grids.asked_grid(title, words, seen, canvas, model.card),
-            Sheet(title.capitalize(), panels, words),
+            grids.condition_grid(title, words, seen, canvas, model.card),
+            LayeredGrid(title.capitalize(), panels, words),
         )
     return made
 
@@ -209,7 +215,7 @@ def _words(batch: Batch, name: str, config: Config, model: Model) -> list[str]:
     return grids.class_names(batch, model.card) if name in ("caption", "sound") else [""] * len(batch)
 
 
-def translations(model: Model, shown: Batch, seed: int, rows: int = GRID_ROWS) -> Shown | None:
+def translations(model: Model, shown: Batch, seed: int, rows: int = GRID_ROWS) -> RenderedGrid | None:
     """The grid of translations, test images into the first ten domains; `None` where the run does not translate."""
     kind = model.translates
     if kind is None:
@@ -224,19 +230,19 @@ def translations(model: Model, shown: Batch, seed: int, rows: int = GRID_ROWS) -
             turned.append((name, canvas.image))
     if not turned:
         return None
-    panels = [Panel("original", batch.image), *(Panel(name, image) for name, image in turned)]
-    return grids.translation_grid(batch.image, turned), Sheet("Test images translated", panels)
+    panels = [GridPanel("original", batch.image), *(GridPanel(name, image) for name, image in turned)]
+    return grids.translation_grid(batch.image, turned), LayeredGrid("Test images translated", panels)
 
 
 @dataclass(frozen=True)
-class Job:
+class EvaluationJob:
     """An evaluation as a worker has to know it.
 
     Attributes:
         folder: the run's.
         against: another data set to test on, a folder or a URL; `None`: the run's own.
         samples: how many images are generated; `None`: the configuration's.
-        checkpoint: which, see `mtgen.models.loading.chosen`; `None`: the newest.
+        checkpoint: which, see `mtgen.models.loading.select_checkpoint`; `None`: the newest.
         images: that it has seen, once it is known.
         assignments: `evaluate.KEY=VALUE` over the run's configuration.
         rank, world: this worker's number, and how many there are.
@@ -256,26 +262,26 @@ class Job:
     threads: int = 0
 
 
-Hire = Callable[[Config, Job], AbstractContextManager[Gather]]
+WorkerPool = Callable[[Config, EvaluationJob], AbstractContextManager[StreamSource]]
 """(configuration with the number of workers, the job) -> workers that do it, for as long as the context lasts."""
 
 
 @dataclass(frozen=True)
-class Task:
+class LoadedEvaluation:
     """A worker's work, and what it is done on.
 
     Attributes:
         images: that the checkpoint has seen.
     """
 
-    work: Work
+    work: StreamProducer
     model: Model
     test: Samples
     train: Samples
     images: int
 
 
-def task_of(job: Job) -> Task:
+def load_evaluation(job: EvaluationJob) -> LoadedEvaluation:
     """Load what an evaluation works on.
 
     Raises:
@@ -292,21 +298,21 @@ def task_of(job: Job) -> Task:
     data = config.data.model_copy(update=other)
     test, train = open_samples(data, "test"), open_samples(data, "train")
     _check_classes(model.card, test)
-    parts = [Batches(config, split, rank=job.rank, world=job.world) for split in (test, train)]
+    parts = [SplitBatches(config, split, rank=job.rank, world=job.world) for split in (test, train)]
     samples = job.samples or config.evaluate.samples
-    asked = wishes(model, Batches(config, test, LABELS))
-    work = Work(model, *parts, samples=samples, seed=job.seed, asked=asked, rank=job.rank, world=job.world)
-    return Task(work, model, test, train, images)
+    asked = evaluation_prompts(model, SplitBatches(config, test, MAX_PROMPT_SAMPLES))
+    work = StreamProducer(model, *parts, samples=samples, seed=job.seed, asked=asked, rank=job.rank, world=job.world)
+    return LoadedEvaluation(work, model, test, train, images)
 
 
-def wishes(model: Model, test: Iterable[Batch]) -> Prompt | None:
+def evaluation_prompts(model: Model, test: Iterable[Batch]) -> Prompt | None:
     """What an evaluation draws images for; `None`: the classes in turn.
 
     A run that is asked for several labels at once draws for those that stand together in test samples: scenes as the data set has them.
     """
     if "class" in model.conditions or "labels" not in model.conditions:
         return None
-    return Prompt.cat([model.ask(batch.to(model.device), "labels") for batch in test])
+    return Prompt.cat([model.prompt_from_batch(batch.to(model.device), "labels") for batch in test])
 
 
 def _check_classes(trained: DatasetCard, samples: Samples) -> None:
@@ -327,14 +333,14 @@ def evaluate_run(
     n: int | None,
     seed: int,
     device: str,
-    progress: Progress,
+    progress: StageProgress,
     metrics: list[str] | None = None,
     checkpoint: str | None = None,
     assignments: list[str] | None = None,
     workers: int = 1,
-    hire: Hire | None = None,
+    hire: WorkerPool | None = None,
     publish: Callable[[Path], None] | None = None,
-) -> Report:
+) -> MetricReport:
     """Every metric of a run's checkpoint; against its own data, the numbers also go to its journal and its MLflow run.
 
     Args:
@@ -344,15 +350,23 @@ def evaluate_run(
         checkpoint: which; default: the newest.
         assignments: `evaluate.KEY=VALUE` over the run's configuration.
         workers: processes that share the work, which `hire` provides.
-        publish: called with the run's folder when the numbers are in its journal, such as `mtgen.report.keep_current`.
+        publish: called with the run's folder when the numbers are in its journal, such as `mtgen.report.refresh_report`.
 
     Raises:
         ConfigError: there is no such metric or setting, the extractor cannot be used, or the data set has other classes than the run.
     """
     check_names(metrics or [])
     folder = find_run(run)
-    job = Job(folder, against and located(against), n, seed, device, checkpoint, assignments=tuple(assignments or ()))
-    task = task_of(job)
+    job = EvaluationJob(
+        folder,
+        against and absolute_location(against),
+        n,
+        seed,
+        device,
+        checkpoint,
+        assignments=tuple(assignments or ()),
+    )
+    task = load_evaluation(job)
     work, config = task.work, task.model.config.model_copy(update={"workers": workers})
     if config.evaluate.extractor is not None:  # workers run in folders of their own
         place = f"evaluate.extractor.path={json.dumps(config.evaluate.extractor.path)}"
@@ -372,7 +386,7 @@ def evaluate_run(
             progress=progress,
         )
     if (
-        against is None and (folder / JOURNAL).is_file()
+        against is None and (folder / JOURNAL_FILE).is_file()
     ):  # an exported model has none, nor have checkpoints that were copied
         try:
             _note_down(folder, config, task.images, report, publish)
@@ -382,13 +396,13 @@ def evaluate_run(
 
 
 def _note_down(
-    folder: Path, config: Config, images: int, report: Report, publish: Callable[[Path], None] | None
+    folder: Path, config: Config, images: int, report: MetricReport, publish: Callable[[Path], None] | None
 ) -> None:
     """An evaluation's numbers into the run's journal, its MLflow run and its page."""
     with closing(Journal(folder)) as journal:
         # Names of their own: MLflow has values of the quick metrics at this step already, of fewer samples.
         journal.row(images, {evaluated(name): value for name, value in report.items()})
-    send_kept(config, folder)
+    send_pending(config, folder)
     if publish is not None:
         publish(folder)
 
@@ -411,13 +425,13 @@ def _look(config: Config) -> dict[str, Any]:
     }
 
 
-def _real(task: Task, folder: Path) -> Shelf:
+def _real(task: LoadedEvaluation, folder: Path) -> CacheScope:
     """Where features and readers of the training split are kept: in `cache/evaluation` beside the run, for all runs."""
     of = {"fingerprint": task.train.fingerprint, "split": task.train.split, **_look(task.model.config)}
-    return Shelf(Store(folder.parent / "cache" / "evaluation"), of)
+    return CacheScope(TensorCache(folder.parent / "cache" / "evaluation"), of)
 
 
-def _own(task: Task, folder: Path) -> Shelf:
+def _own(task: LoadedEvaluation, folder: Path) -> CacheScope:
     """Where it is kept how far an evaluation is: in `cache` within the run."""
     networks, data = task.model.networks, {split.split: split.fingerprint for split in (task.train, task.test)}
     of = {
@@ -426,4 +440,4 @@ def _own(task: Task, folder: Path) -> Shelf:
         **_look(task.model.config),
         **code_version(),
     }
-    return Shelf(Store(folder / "cache"), of)
+    return CacheScope(TensorCache(folder / "cache"), of)

@@ -8,14 +8,14 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from mtgen.evaluation.extractor import Extract
-from mtgen.models.sampling import Model, balanced_labels, generate
+from mtgen.evaluation.extractor import FeatureExtractor
+from mtgen.models.sampling import SamplingModel, balanced_labels, generate
 from mtgen.schema import Batch, Canvas, Prediction, Prompt
 from mtgen.utils import counter_rng
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestedOutputs:
     """What metrics take in beside the images themselves; nothing else is made.
 
     Attributes:
@@ -34,7 +34,7 @@ class Wanted:
     conditions: tuple[str, ...] = ()
     shared: bool = False
     translations: bool = False
-    extract: Extract | None = None
+    extract: FeatureExtractor | None = None
 
     def features(self, image: Tensor) -> Tensor | None:
         """Images -> features `[B,D]`, where they are wanted."""
@@ -42,7 +42,7 @@ class Wanted:
 
 
 @dataclass
-class Seen:
+class TrainFeatures:
     """Real training images, as features."""
 
     position: Tensor
@@ -53,7 +53,7 @@ class Seen:
 
 
 @dataclass
-class Generated:
+class GeneratedPart:
     """Generated canvases, the classes asked for, and what is read in them."""
 
     position: Tensor
@@ -67,7 +67,7 @@ class Generated:
 
 
 @dataclass
-class Tested:
+class TestPart:
     """Real test samples and all that is made of them.
 
     Attributes:
@@ -90,13 +90,13 @@ class Tested:
         return len(self.batch)
 
 
-Part = Batch | Seen | Generated | Tested
-Gather = Callable[[str, Wanted, int], Iterator[Part]]
-"""(name of one of `Work`'s stages, what is wanted, n) -> the parts of that stage but for the first n, in the order of their positions."""
+StreamPart = Batch | TrainFeatures | GeneratedPart | TestPart
+StreamSource = Callable[[str, RequestedOutputs, int], Iterator[StreamPart]]
+"""(name of one of `StreamProducer`'s stages, what is wanted, n) -> the parts of that stage but for the first n, in the order of their positions."""
 
 
 @runtime_checkable
-class Batches(Protocol):
+class SeekableBatches(Protocol):
     """A worker's batches of a split, each time they are gone through, that can begin later than with the first without making it."""
 
     def since(self, start: int) -> Iterator[Batch]:
@@ -104,11 +104,11 @@ class Batches(Protocol):
         ...
 
 
-def _since(batches: Iterable[Batch] | Batches | None, start: int) -> Iterator[Batch]:
-    return batches.since(start) if isinstance(batches, Batches) else islice(batches or (), start, None)
+def _since(batches: Iterable[Batch] | SeekableBatches | None, start: int) -> Iterator[Batch]:
+    return batches.since(start) if isinstance(batches, SeekableBatches) else islice(batches or (), start, None)
 
 
-class Work:
+class StreamProducer:
     """One worker's part of every stage. What it makes is a function of model, data, seed and position, not of the number of workers.
 
     Args:
@@ -121,7 +121,7 @@ class Work:
 
     def __init__(
         self,
-        model: Model,
+        model: SamplingModel,
         test: Iterable[Batch],
         train: Iterable[Batch] | None,
         *,
@@ -142,22 +142,22 @@ class Work:
         self.rank = rank
         self.world = world
 
-    def stage(self, name: str, wanted: Wanted, start: int = 0) -> Iterator[Part]:
-        """The parts of the stage "read", "seen", "generated" or "tested" from number `start` on; it is a `Gather` of one worker."""
+    def stage(self, name: str, wanted: RequestedOutputs, start: int = 0) -> Iterator[StreamPart]:
+        """The parts of the stage "read", "seen", "generated" or "tested" from number `start` on; it is a `StreamSource` of one worker."""
         return getattr(self, name)(wanted, start)
 
-    def read(self, wanted: Wanted, start: int) -> Iterator[Batch]:
+    def read(self, wanted: RequestedOutputs, start: int) -> Iterator[Batch]:
         """The training split."""
         return _since(self.train, start)
 
-    def seen(self, wanted: Wanted, start: int) -> Iterator[Seen]:
+    def seen(self, wanted: RequestedOutputs, start: int) -> Iterator[TrainFeatures]:
         """The training split, as features."""
         for batch in _since(self.train, start):
             features = wanted.features(batch.image.to(self.model.device))
             if features is not None:
-                yield Seen(batch.position, features)
+                yield TrainFeatures(batch.position, features)
 
-    def generated(self, wanted: Wanted, start: int) -> Iterator[Generated]:
+    def generated(self, wanted: RequestedOutputs, start: int) -> Iterator[GeneratedPart]:
         """Generated images, of what is asked for in turn."""
         labels = balanced_labels(self.samples, [] if self.asked else list(range(len(self.model.card.classes))))
         prompt, dealt = (
@@ -168,13 +168,13 @@ class Work:
             self.model, prompt, self.seed, "evaluate", self.batch_size, n=self.samples, **dealt
         ):
             asked = labels[rows].to(self.model.device)
-            yield Generated(rows, canvas, asked, self._read(wanted, canvas.image), wanted.features(canvas.image))
+            yield GeneratedPart(rows, canvas, asked, self._read(wanted, canvas.image), wanted.features(canvas.image))
 
-    def tested(self, wanted: Wanted, start: int) -> Iterator[Tested]:
+    def tested(self, wanted: RequestedOutputs, start: int) -> Iterator[TestPart]:
         """The test split, and what the model makes of it."""
         for batch in _since(self.test, start):
             here = batch.to(self.model.device)
-            made = Tested(here, self._read(wanted, here.image), features=wanted.features(here.image))
+            made = TestPart(here, self._read(wanted, here.image), features=wanted.features(here.image))
             if wanted.reconstructions:
                 labels = here.label.where(here.present["class"], -1)
                 with torch.no_grad():
@@ -193,7 +193,7 @@ class Work:
                 made.translations = list(self._translations(here))
             yield made
 
-    def _read(self, wanted: Wanted, image: Tensor) -> Prediction:
+    def _read(self, wanted: RequestedOutputs, image: Tensor) -> Prediction:
         if not wanted.predictions:
             return Prediction()
         with torch.no_grad():
@@ -204,7 +204,7 @@ class Work:
 
     def _condition(self, batch: Batch, name: str) -> Iterator[tuple[str, Batch, Canvas]]:
         with torch.no_grad():
-            prompt = self.model.ask(batch, name)
+            prompt = self.model.prompt_from_batch(batch, name)
             rows = prompt.given[name].nonzero().flatten()
             if len(rows):
                 asked = batch.rows(rows.cpu())
@@ -218,7 +218,7 @@ class Work:
                 return None
             for name in self.model.conditions:
                 if name in ("class", "caption", "sound"):
-                    prompt = self.model.ask(batch, name)
+                    prompt = self.model.prompt_from_batch(batch, name)
                     asked[name] = (self.model.embed(prompt), prompt.given[name])
         return image, asked
 

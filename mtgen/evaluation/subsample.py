@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mtgen.utils import counter_rng
 
-MOST = 10_000
+MAX_ROWS_KEPT = 10_000
 """Rows that are kept of a stream at most, unless said otherwise."""
 
 
@@ -19,7 +19,7 @@ class Choice:
         count: how many rows came.
     """
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MAX_ROWS_KEPT) -> None:
         self.most = most
         self.count = 0
         self._parts: list[tuple[Tensor, ...]] = []
@@ -31,7 +31,7 @@ class Choice:
         if position is None:
             position = torch.arange(self.count, self.count + len(rows[0]))
         position, self.count = position.cpu(), self.count + len(position)
-        lucky = _lot(position) <= self._limit
+        lucky = _random_rank(position) <= self._limit
         self._parts.append((position[lucky], *(part.detach().cpu()[lucky] for part in rows)))
         self._held += int(lucky.sum())
         if self._held >= 2 * self.most:
@@ -40,9 +40,9 @@ class Choice:
     def _cut(self) -> None:
         """Keep the `most` with the smallest numbers, in the order of their positions."""
         parts = [torch.cat(part) for part in zip(*self._parts, strict=True)]
-        chosen = _lot(parts[0]).argsort()[: self.most]
+        chosen = _random_rank(parts[0]).argsort()[: self.most]
         if len(chosen) == self.most:
-            self._limit = int(_lot(parts[0])[chosen[-1]])
+            self._limit = int(_random_rank(parts[0])[chosen[-1]])
         chosen = chosen[parts[0][chosen].argsort()]
         self._parts, self._held = [tuple(part[chosen] for part in parts)], len(chosen)
 
@@ -58,6 +58,6 @@ class Choice:
         return self._parts[0]
 
 
-def _lot(position: Tensor) -> Tensor:
+def _random_rank(position: Tensor) -> Tensor:
     """`[B]` int64: a random number for each position, always the same."""
     return counter_rng.bits(0, "features", position, 1)[:, 0]

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from mtgen.evaluation.classifier import reduced
-from mtgen.evaluation.metric import Metric, Setting, Skipped
-from mtgen.evaluation.reader_training import FEWEST, Making, Reader
-from mtgen.evaluation.subsample import MOST, Choice
+from mtgen.evaluation.classifier import shrink_images
+from mtgen.evaluation.metric import Metric, MetricContext, Skipped
+from mtgen.evaluation.reader_training import MIN_IMAGES_PER_CLASS, ReferenceModel, TrainingSpec
+from mtgen.evaluation.subsample import MAX_ROWS_KEPT, Choice
 from mtgen.schema import Batch, Canvas, Prediction
 
 
@@ -23,40 +23,42 @@ class TrainedScore(Metric):
     name: str
     classes: int
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
-        self.kept = Choice(min(setting.samples, MOST))
-        self.reader: Reader | None = None
+        self.kept = Choice(min(setting.samples, MAX_ROWS_KEPT))
+        self.reader: ReferenceModel | None = None
 
     def keep(self, image: Tensor, label: Tensor, position: Tensor | None = None) -> None:
         """Take in images `[B,C,H,W]` in [-1, 1] and their labels, at the positions `[B]`; default: those that follow."""
         if len(image):
-            self.kept.update(reduced(image), label, position=position)
+            self.kept.update(shrink_images(image), label, position=position)
 
-    def trained(self) -> Reader:
+    def trained(self) -> ReferenceModel:
         """The reader.
 
         Raises:
             Skipped: there is too little to train it on.
         """
         if self.reader is None:
-            needed = FEWEST * self.classes
+            needed = MIN_IMAGES_PER_CLASS * self.classes
             if len(self.kept) < needed:
-                raise Skipped(f"it takes {needed} images to train on, {FEWEST} a class; there are {len(self.kept)}")
+                raise Skipped(
+                    f"it takes {needed} images to train on, {MIN_IMAGES_PER_CLASS} a class; there are {len(self.kept)}"
+                )
             _, image, label = self.kept.rows()
             setting, place = self.setting, self.setting.own.at(reader=self.name)
-            making = Making(
+            making = TrainingSpec(
                 setting.seed, setting.device, lambda n, of: setting.progress(f"train for {self.name}", n, of), place
             )
             self.reader = self.train(image, label, making)
         return self.reader
 
-    def train(self, image: Tensor, label: Tensor, making: Making) -> Reader:
+    def train(self, image: Tensor, label: Tensor, making: TrainingSpec) -> ReferenceModel:
         """A reader of images `[N,C,H,W]` uint8 and their labels."""
         raise NotImplementedError
 
 
-class OfGenerated(TrainedScore):
+class TrainedOnGenerated(TrainedScore):
     """The reader is trained on generated images and the labels that were asked for or drawn with them."""
 
     def update_generated(self, canvas: Canvas, labels: Tensor, prediction: Prediction) -> None:
@@ -67,7 +69,7 @@ class OfGenerated(TrainedScore):
         raise NotImplementedError
 
 
-class OfReal(TrainedScore):
+class TrainedOnReal(TrainedScore):
     """What the score would be if the generated images were real: as many training images in their place."""
 
     on_request = True

@@ -19,7 +19,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mtgen.errors import UserError
 from mtgen.explore.explorer import Explorer
-from mtgen.explore.messages import BODY, Between, Draw, Layout, Read, Translate, explained
+from mtgen.explore.messages import (
+    MAX_BODY_BYTES,
+    InterpolateMessage,
+    LayoutMessage,
+    PredictMessage,
+    SampleMessage,
+    TranslateMessage,
+    explained,
+)
 from mtgen.report.page import asset
 
 HOSTS = ["127.0.0.1", "localhost"]
@@ -43,11 +51,11 @@ SCRIPTS = ("page.js", "wish.js", "sound.js", "layout.js", "pictures.js", "betwee
 M = TypeVar("M", bound=BaseModel)
 
 
-class TooLarge(UserError):
+class MessageTooLargeError(UserError):
     """A message that is larger than any that the page sends."""
 
 
-class OwnPage:
+class SameOriginMiddleware:
     """Refuses what another site's page sends, and gives every answer the headers that keep the page to itself."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -97,11 +105,11 @@ def build_app(explorer: Explorer) -> Starlette:
         return await answer(request, explorer.about)
 
     async def newer(request: Request) -> Response:
-        return JSONResponse({"newer": explorer.newer()})
+        return JSONResponse({"newer": explorer.newer_checkpoint()})
 
     async def newest(request: Request) -> Response:
         await _body(request)
-        return await answer(request, explorer.renew)
+        return await answer(request, explorer.reload)
 
     return Starlette(
         routes=[
@@ -114,19 +122,19 @@ def build_app(explorer: Explorer) -> Starlette:
             Route("/api/about", about),
             Route("/api/newer", newer),
             Route("/api/newest", newest, methods=["POST"]),
-            Route("/api/draw", asking(Draw, explorer.draw), methods=["POST"]),
-            Route("/api/between", asking(Between, explorer.between), methods=["POST"]),
-            Route("/api/read", asking(Read, explorer.read), methods=["POST"]),
-            Route("/api/translate", asking(Translate, explorer.translate), methods=["POST"]),
-            Route("/api/layout", asking(Layout, explorer.layout), methods=["POST"]),
+            Route("/api/draw", asking(SampleMessage, explorer.sample), methods=["POST"]),
+            Route("/api/between", asking(InterpolateMessage, explorer.interpolate), methods=["POST"]),
+            Route("/api/read", asking(PredictMessage, explorer.predict), methods=["POST"]),
+            Route("/api/translate", asking(TranslateMessage, explorer.translate), methods=["POST"]),
+            Route("/api/layout", asking(LayoutMessage, explorer.layout), methods=["POST"]),
         ],
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False),
-            Middleware(OwnPage),
+            Middleware(SameOriginMiddleware),
         ],
         exception_handlers={
-            UserError: _said,
-            ValidationError: _said,
+            UserError: _user_error_response,
+            ValidationError: _user_error_response,
             ModuleNotFoundError: _missing,
             Exception: _failed,
         },
@@ -154,21 +162,25 @@ async def _body(request: Request) -> bytes:
     parts, total = [], 0
     async for part in request.stream():
         total += len(part)
-        if total <= BODY:
+        if total <= MAX_BODY_BYTES:
             parts.append(part)
-    if total > BODY:
-        raise TooLarge(f"{total / 1e6:,.0f} MB are too much for a message; possible: {BODY / 1e6:,.0f} MB")
+    if total > MAX_BODY_BYTES:
+        raise MessageTooLargeError(
+            f"{total / 1e6:,.0f} MB are too much for a message; possible: {MAX_BODY_BYTES / 1e6:,.0f} MB"
+        )
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise UserError("a message has to be application/json")
     return b"".join(parts)
 
 
-async def _said(request: Request, error: Exception) -> Response:
+async def _user_error_response(request: Request, error: Exception) -> Response:
     """An error of the user's in the page's words: the options of the command line are its fields."""
     if isinstance(error, ValidationError):
         return JSONResponse({"error": explained(error)}, 422)
     text = re.sub(r"--text\b", "caption", str(error))
-    return JSONResponse({"error": re.sub(r"--(?=[a-z])", "", text)}, 413 if isinstance(error, TooLarge) else 422)
+    return JSONResponse(
+        {"error": re.sub(r"--(?=[a-z])", "", text)}, 413 if isinstance(error, MessageTooLargeError) else 422
+    )
 
 
 async def _missing(request: Request, error: Exception) -> Response:

@@ -9,16 +9,26 @@ import torch
 
 from mtgen.checkpointing import checkpoint
 from mtgen.errors import DataError
-from mtgen.explore.messages import FILE, MOST, SECONDS, SEED, Between, Draw, Layout, Read, Translate
+from mtgen.explore.messages import (
+    MAX_FILE_BYTES,
+    MAX_IMAGES,
+    MAX_SEED,
+    MAX_SOUND_SECONDS,
+    InterpolateMessage,
+    LayoutMessage,
+    PredictMessage,
+    SampleMessage,
+    TranslateMessage,
+)
 from mtgen.explore.pictures import frame, legends
-from mtgen.inference.inputs import Source
+from mtgen.inference.inputs import InputImage
 from mtgen.inference.label_names import domain_names
 from mtgen.inference.layouts import read_mask_layout
-from mtgen.inference.predict import readings
+from mtgen.inference.predict import predict_images
 from mtgen.inference.prompt import require
-from mtgen.inference.trained_model import Labelled, Trained
+from mtgen.inference.trained_model import LabeledImages, TrainedModel
 from mtgen.models.loading import find_run, load_run
-from mtgen.schema import IGNORE
+from mtgen.schema import IGNORE_INDEX
 
 
 class Explorer:
@@ -27,7 +37,7 @@ class Explorer:
     Args:
         run: a run's folder or its name under `runs/`; or an exported model.
         device: "cpu", "cuda", or "auto".
-        which: a checkpoint, as `mtgen.models.loading.chosen`; default: the newest that is whole.
+        which: a checkpoint, as `mtgen.models.loading.select_checkpoint`; default: the newest that is whole.
 
     Raises:
         CheckpointError: there is no such run or checkpoint, or it is damaged.
@@ -36,7 +46,7 @@ class Explorer:
     def __init__(self, run: str | Path, device: str = "auto", which: str | None = None) -> None:
         self.folder = find_run(run)
         self.device = device
-        self.trained = Trained(*load_run(self.folder, device, which))
+        self.trained = TrainedModel(*load_run(self.folder, device, which))
         self._tried = self.trained.images
 
     def about(self) -> dict[str, Any]:
@@ -60,8 +70,8 @@ class Explorer:
             "domains": domain_names(model.config) if "domain" in self.trained.conditions else [],
             "targets": self._targets(),
             "sound_seconds": sound.seconds,
-            "limits": {"n": MOST, "file": FILE, "sound": SECONDS, "seed": SEED},
-            "newer": self.newer(),
+            "limits": {"n": MAX_IMAGES, "file": MAX_FILE_BYTES, "sound": MAX_SOUND_SECONDS, "seed": MAX_SEED},
+            "newer": self.newer_checkpoint(),
         }
 
     def _targets(self) -> list[str]:
@@ -75,31 +85,33 @@ class Explorer:
             else domain_names(self.trained.model.config)
         )
 
-    def newer(self) -> int | None:
+    def newer_checkpoint(self) -> int | None:
         """Images seen at the run's newest checkpoint, where that is newer than those that were loaded or found damaged."""
-        newest = max((int(folder.name) for folder in checkpoint.folders(self.folder / "checkpoints")), default=0)
+        newest = max(
+            (int(folder.name) for folder in checkpoint.checkpoint_folders(self.folder / "checkpoints")), default=0
+        )
         return newest if newest > self._tried else None
 
-    def renew(self) -> dict[str, Any]:
+    def reload(self) -> dict[str, Any]:
         """Load the newest checkpoint that is whole; damaged ones are named in the terminal. Says what `about` does."""
-        newest = self.newer() or self._tried
-        self.trained = Trained(*load_run(self.folder, self.device))
+        newest = self.newer_checkpoint() or self._tried
+        self.trained = TrainedModel(*load_run(self.folder, self.device))
         self._tried = max(newest, self.trained.images)
         return self.about()
 
-    def draw(self, asked: Draw) -> dict[str, Any]:
+    def sample(self, asked: SampleMessage) -> dict[str, Any]:
         """Samples; without any wish, every class in turn."""
-        request = asked.wish.request(self.trained.model.size)
-        drawn = self.trained.draw(request, asked.n, seed=asked.seed, truncation=asked.truncation)
+        request = asked.wish.to_prompt_request(self.trained.model.size)
+        drawn = self.trained.sample_prompt(request, asked.n, seed=asked.seed, truncation=asked.truncation)
         return {
             "pictures": [
                 shown | {"caption": name} for shown, name in zip(self._frames(drawn), drawn.names, strict=True)
             ]
         }
 
-    def between(self, asked: Between) -> dict[str, Any]:
+    def interpolate(self, asked: InterpolateMessage) -> dict[str, Any]:
         """The way from one sample to another."""
-        first, last = (end.wish.request(self.trained.model.size) for end in (asked.first, asked.last))
+        first, last = (end.wish.to_prompt_request(self.trained.model.size) for end in (asked.first, asked.last))
         seeds = (asked.first.seed, asked.last.seed)
         return {
             "pictures": self._frames(
@@ -107,10 +119,10 @@ class Explorer:
             )
         }
 
-    def read(self, asked: Read) -> dict[str, Any]:
+    def predict(self, asked: PredictMessage) -> dict[str, Any]:
         """Class, tags, mask and boxes of an image, and, where the run reconstructs, the image drawn from its latent."""
-        image, card = asked.image.received(), self.trained.card
-        (found,) = readings(self.trained.model, [Source(image.name, Path(), image.read_bytes)])
+        image, card = asked.image.to_file(), self.trained.card
+        (found,) = predict_images(self.trained.model, [InputImage(image.name, Path(), image.read_bytes)])
         if found.cut is None:
             raise DataError(str(found.error))
         mask, boxes = found.mask_picture(), None
@@ -127,23 +139,23 @@ class Explorer:
             "boxes": None if found.boxes is None else [box.row(card.classes) for box in found.boxes],
         }
 
-    def translate(self, asked: Translate) -> dict[str, Any]:
+    def translate(self, asked: TranslateMessage) -> dict[str, Any]:
         """An image drawn anew in each of the domains."""
-        image = asked.image.received()
+        image = asked.image.to_file()
         drawn = [
             self._frames(self.trained.translate(image, to, seed=asked.seed))[0] | {"caption": to} for to in asked.to
         ]
         return {"pictures": drawn}
 
-    def layout(self, asked: Layout) -> dict[str, Any]:
+    def layout(self, asked: LayoutMessage) -> dict[str, Any]:
         """A mask's file as a layout of the run's size: mask classes row by row, 255 where anything may be."""
-        model, file = self.trained.model, asked.file.received()
+        model, file = self.trained.model, asked.file.to_file()
         require(model, "layout", file)
         maps = read_mask_layout(file, model.card, model.size)
-        classes = torch.where(maps.amax(0) > 0, maps.argmax(0), IGNORE)
+        classes = torch.where(maps.amax(0) > 0, maps.argmax(0), IGNORE_INDEX)
         return {"mask": classes.flatten().tolist()}
 
-    def _frames(self, drawn: Labelled) -> list[dict[str, Any]]:
+    def _frames(self, drawn: LabeledImages) -> list[dict[str, Any]]:
         """Drawn images as the page has them; `mask`: mask classes row by row, to be asked for as a layout."""
         frames = [frame(*one, self.trained.card) for one in zip(drawn.images, drawn.masks, drawn.boxes, strict=True)]
         for shown, mask in zip(frames, drawn.masks, strict=True):

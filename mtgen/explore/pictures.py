@@ -9,24 +9,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mtgen.inference.box_overlay import Box
+from mtgen.inference.box_overlay import PixelBox
 from mtgen.schema import DatasetCard
-from mtgen.visualization.grids import box_colours, mask_colours
+from mtgen.visualization.grids import box_colors, mask_colors
 from mtgen.visualization.layers import legend
 
-LARGEST = 1024
+MAX_PAGE_IMAGE_PIXELS = 1024
 """Pixels of the longer side of an image on the page; a larger one is shown reduced."""
-UNKNOWN = (128, 128, 128)
+UNKNOWN_COLOR = (128, 128, 128)
 
 
 def frame(
-    picture: Image.Image, mask: NDArray[np.uint8] | None, boxes: Sequence[Box] | None, card: DatasetCard
+    picture: Image.Image, mask: NDArray[np.uint8] | None, boxes: Sequence[PixelBox] | None, card: DatasetCard
 ) -> dict[str, Any]:
     """One image as the page's script draws it: boxes in shares of its sides, with class and score; `kinds`: the mask classes in it."""
     wide, high = picture.size
     small = picture.copy()
-    small.thumbnail((LARGEST, LARGEST), Image.Resampling.BILINEAR)
-    drawn = None if mask is None else tinted(mask, card.mask_classes).resize(small.size, Image.Resampling.NEAREST)
+    small.thumbnail((MAX_PAGE_IMAGE_PIXELS, MAX_PAGE_IMAGE_PIXELS), Image.Resampling.BILINEAR)
+    drawn = (
+        None if mask is None else colorize_mask(mask, card.mask_classes).resize(small.size, Image.Resampling.NEAREST)
+    )
     shares = [[b.x0 / wide, b.y0 / high, b.x1 / wide, b.y1 / high, b.number, b.score] for b in boxes or []]
     return {
         "width": small.width,
@@ -38,10 +40,10 @@ def frame(
     }
 
 
-def tinted(mask: NDArray[np.uint8], names: Sequence[str]) -> Image.Image:
+def colorize_mask(mask: NDArray[np.uint8], names: Sequence[str]) -> Image.Image:
     """`[h,w]` mask classes -> their colours, `RGBA`; a background is clear, a class without a name grey."""
-    table = np.tile(np.array([*UNKNOWN, 255], np.uint8), (256, 1))
-    colours = mask_colours(names[:256])
+    table = np.tile(np.array([*UNKNOWN_COLOR, 255], np.uint8), (256, 1))
+    colours = mask_colors(names[:256])
     table[: len(colours), :3] = colours.clip(0)
     table[: len(colours), 3] = np.where(colours[:, 0] < 0, 0, 255)
     return Image.fromarray(table[mask])
@@ -50,8 +52,8 @@ def tinted(mask: NDArray[np.uint8], names: Sequence[str]) -> Image.Image:
 def legends(card: DatasetCard) -> dict[str, list[list[str]]]:
     """Name and colour of every mask class and of every box's class."""
     return {
-        "masks": legend(card.mask_classes, mask_colours(card.mask_classes)),
-        "boxes": legend(card.classes, box_colours(card)),
+        "masks": legend(card.mask_classes, mask_colors(card.mask_classes)),
+        "boxes": legend(card.classes, box_colors(card)),
     }
 
 

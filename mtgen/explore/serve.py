@@ -17,7 +17,7 @@ from mtgen.explore.explorer import Explorer
 from mtgen.utils.ports import free_port
 
 PORT = 8760
-GRACE = 2
+SHUTDOWN_SECONDS = 2
 """Seconds that an answer may still take when the page ends."""
 
 
@@ -34,7 +34,7 @@ def serve_page(
     """Serve the page over a run until Ctrl-C, on loopback alone; the next free port is taken where `port` is not, and the address is said.
 
     Args:
-        checkpoint: as `mtgen.models.loading.chosen`; default: the newest that is whole.
+        checkpoint: as `mtgen.models.loading.select_checkpoint`; default: the newest that is whole.
         browser: whether to open the page in a browser; default: where there is a screen.
         say: where the lines for the user go.
 
@@ -50,7 +50,11 @@ def serve_page(
     explorer = Explorer(run, device, checkpoint)
     server = uvicorn.Server(
         uvicorn.Config(
-            build_app(explorer), log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=GRACE
+            build_app(explorer),
+            log_level="warning",
+            access_log=False,
+            ws="none",
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
     )
     if threading.current_thread() is threading.main_thread():  # a shell's background jobs begin with SIGINT ignored

@@ -10,19 +10,19 @@ import torch
 from PIL import Image
 
 from mtgen.checkpointing import checkpoint
-from mtgen.checkpointing.checkpoint import PARTIAL, WEIGHTS
+from mtgen.checkpointing.checkpoint import UNFINISHED_SUFFIX, WEIGHTS_FILE
 from mtgen.errors import ConfigError, UserError
 from mtgen.export.graphs import OPSET, check_heads, write_generator, write_predictor
 from mtgen.export.page import page
 from mtgen.models import assets
 from mtgen.models.loading import find_model, load_run, weights_of
 from mtgen.models.model import Model
-from mtgen.models.sampling import asked_by_class, balanced_labels, generate
+from mtgen.models.sampling import balanced_labels, class_prompts, generate
 from mtgen.schema import Canvas
 from mtgen.visualization.grids import sample_grid
 
-PICTURE = "samples.png"
-SHOWN = 8
+SAMPLES_FILE = "samples.png"
+SAMPLES_PER_CLASS = 8
 """Samples of a class in the picture."""
 
 
@@ -50,20 +50,20 @@ def export(
     weights, (model, _) = weights_of(path), load_run(path, device)
     if onnx or heads:
         check_heads(model, heads)
-    partial = to.with_name(f".{to.name}{PARTIAL}")
+    partial = to.with_name(f".{to.name}{UNFINISHED_SUFFIX}")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        checkpoint.write_weights(weights, partial / WEIGHTS)
+        checkpoint.write_weights(weights, partial / WEIGHTS_FILE)
         (partial / "config.yaml").write_text(weights.config, encoding="utf-8")
         (partial / "card.json").write_text(
             json.dumps(weights.card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-        assets.copy_into(model.config, partial)
+        assets.copy_assets(model.config, partial)
         graphs = _graphs(model, partial, heads) if onnx or heads else {}
         if model.config.generates:
-            _picture(model).save(partial / PICTURE)
-        text = page(model, weights, path, PICTURE if model.config.generates else None, graphs, OPSET)
+            _picture(model).save(partial / SAMPLES_FILE)
+        text = page(model, weights, path, SAMPLES_FILE if model.config.generates else None, graphs, OPSET)
         (partial / "README.md").write_text(text, encoding="utf-8")
         os.rename(partial, to)
     except OSError as error:
@@ -87,7 +87,7 @@ def _graphs(model: Model, folder: Path, heads: Sequence[str]) -> dict[str, tuple
 def _picture(model: Model) -> Image.Image:
     """Samples with their masks, a class in each column."""
     classes = list(range(min(len(model.card.classes), 10))) if {"class", "labels"} & set(model.conditions) else []
-    labels = balanced_labels(SHOWN * max(len(classes), SHOWN), classes)
-    parts = generate(model, asked_by_class(model, labels), 0, "export")
+    labels = balanced_labels(SAMPLES_PER_CLASS * max(len(classes), SAMPLES_PER_CLASS), classes)
+    parts = generate(model, class_prompts(model, labels), 0, "export")
     canvas = Canvas.cat([part.map(lambda tensor: tensor.cpu()) for part, _ in parts])
     return sample_grid(canvas, labels, model.card)

@@ -24,7 +24,7 @@ from mtgen.schema import Batch, Canvas, Prediction, Prompt
 OPSET = 20
 """Of ONNX's operators; onnxruntime reads it from 1.17 on."""
 
-HEADS = {
+HEAD_OUTPUTS = {
     "class": "class_logits",
     "tags": "label_logits",
     "mask": "mask_logits",
@@ -34,10 +34,10 @@ HEADS = {
 }
 """Head -> the output that it gives."""
 
-EXAMPLE = 2
+EXAMPLE_ROWS = 2
 """Rows of the example that a graph is traced with."""
 
-ASKED = "condition_"
+CONDITION_PREFIX = "condition_"
 """What the names of conditions begin with, since an image or boxes also come out."""
 
 Shapes = dict[str, str]
@@ -61,7 +61,7 @@ def _known(boxes: Tensor) -> Tensor:
     return boxes * (boxes[..., 5:] > 0)
 
 
-class Reader(nn.Module):
+class PredictorGraph(nn.Module):
     """`[B,C,H,W]` in [-1, 1] -> the outputs of some heads."""
 
     def __init__(self, model: Model, heads: Sequence[str]) -> None:
@@ -74,12 +74,12 @@ class Reader(nn.Module):
         """Images `[B,C,H,W]` in [-1, 1] -> what each of `heads` reads in them, in order."""
         features, prediction = self.discriminator.trunk(Canvas(image)), Prediction()
         for task in self.tasks:
-            task.read(self.discriminator, features, prediction)
+            task.predict(self.discriminator, features, prediction)
         found = outputs(prediction)
         return tuple(found[head] for head in self.heads)
 
 
-class Drawer(nn.Module):
+class GeneratorGraph(nn.Module):
     """Latents `[B,Z]`, and for every modality its raw form and which rows are asked for by it -> image, mask, box maps, boxes."""
 
     def __init__(self, model: Model) -> None:
@@ -125,7 +125,9 @@ def check_heads(model: Model, heads: Sequence[str]) -> list[str]:
 def write_predictor(model: Model, path: Path, heads: Sequence[str] = ()) -> tuple[Shapes, Shapes]:
     """Write the predictor with these heads, or all; what goes in and what comes out."""
     some = check_heads(model, heads)
-    return _write(model, Reader(model, some), {"image": _blank(model).image}, [HEADS[head] for head in some], path)
+    return _write(
+        model, PredictorGraph(model, some), {"image": _blank(model).image}, [HEAD_OUTPUTS[head] for head in some], path
+    )
 
 
 def write_generator(model: Model, path: Path) -> tuple[Shapes, Shapes]:
@@ -139,13 +141,13 @@ def write_generator(model: Model, path: Path) -> tuple[Shapes, Shapes]:
             "conditions.caption.encoder: a frozen encoder cannot go into an ONNX file; export without --onnx and --heads"
         )
     blank = _blank(model)
-    inputs = {"latent": torch.zeros(EXAMPLE, model.latent_size)}
+    inputs = {"latent": torch.zeros(EXAMPLE_ROWS, model.latent_size)}
     for name in model.conditions:
-        inputs[f"{ASKED}{name}"] = model.ask(blank, name).values[name].clone()
-        inputs[f"{ASKED}{name}_given"] = torch.ones(EXAMPLE, dtype=torch.bool)
-    drawing = model.networks.generator.drawing
+        inputs[f"{CONDITION_PREFIX}{name}"] = model.prompt_from_batch(blank, name).values[name].clone()
+        inputs[f"{CONDITION_PREFIX}{name}_given"] = torch.ones(EXAMPLE_ROWS, dtype=torch.bool)
+    drawing = model.networks.generator.canvas_spec
     names = ["image", *(["mask"] if drawing.mask_classes else []), *(["box_maps", "boxes"] if drawing.box_maps else [])]
-    return _write(model, Drawer(model), inputs, names, path)
+    return _write(model, GeneratorGraph(model), inputs, names, path)
 
 
 def _write(
@@ -154,7 +156,7 @@ def _write(
     """Trace a network and write it as one file, what classes are called in its metadata; the shapes of inputs and outputs."""
     batch = torch.export.Dim("batch", min=1)
     dynamic: Any = tuple({0: batch} for _ in inputs)
-    dynamic = (dynamic[0], dynamic[1:]) if isinstance(network, Drawer) else dynamic
+    dynamic = (dynamic[0], dynamic[1:]) if isinstance(network, GeneratorGraph) else dynamic
     network.eval()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch's exporter about itself
@@ -184,7 +186,7 @@ def _shape(tensor: Tensor) -> str:
 
 def _blank(model: Model) -> Batch:
     """A batch that has every component, all of it empty."""
-    rows, (height, width), data = EXAMPLE, model.size, model.config.data
+    rows, (height, width), data = EXAMPLE_ROWS, model.size, model.config.data
     number = torch.zeros(rows, dtype=torch.int64)
     here = torch.ones(rows, dtype=torch.bool)
     present = {name: here for name in ("class", "mask", "boxes", "caption", "sound")}

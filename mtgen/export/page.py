@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from mtgen.checkpointing.checkpoint import Weights
+from mtgen.checkpointing.checkpoint import AveragedWeights
 from mtgen.models.model import Model
 from mtgen.tracking.journal import read_journal
 from mtgen.version import DESCRIPTION
 
-METRICS = ("evaluation/", "test/")
+METRIC_PREFIXES = ("evaluation/", "test/")
 """What names of metrics begin with, the better ones first: those of `mtgen evaluate`, those of training."""
 
-MEANS = {
+TENSOR_MEANINGS = {
     "latent": "standard normal; smaller is likelier and less diverse. The predictor's makes the generator draw its image again",
     "condition_class": "number of a class",
     "condition_labels": "1 for every class that should be in the image",
@@ -32,7 +32,7 @@ MEANS = {
 
 def metrics(folder: Path) -> tuple[int, dict[str, float]]:
     """The last numbers on test data in a run's journal, by name, and after how many images; none where there are none."""
-    for begin in METRICS:
+    for begin in METRIC_PREFIXES:
         found: dict[str, float] = {}
         images = 0
         for row in read_journal(folder):
@@ -46,7 +46,7 @@ def metrics(folder: Path) -> tuple[int, dict[str, float]]:
 
 def page(
     model: Model,
-    weights: Weights,
+    weights: AveragedWeights,
     run: Path,
     picture: str | None,
     graphs: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]],
@@ -91,8 +91,8 @@ def page(
             "for what is not. The names of the classes are metadata of the files (`classes`, `mask_classes`, JSON)."
         )
     for name, (inputs, outputs) in graphs.items():
-        rows = {f"`{n}`": (f"in, {shape}", MEANS.get(n, "")) for n, shape in inputs.items()}
-        rows |= {f"`{n}` ": (f"out, {shape}", MEANS.get(n, "")) for n, shape in outputs.items()}
+        rows = {f"`{n}`": (f"in, {shape}", TENSOR_MEANINGS.get(n, "")) for n, shape in inputs.items()}
+        rows |= {f"`{n}` ": (f"out, {shape}", TENSOR_MEANINGS.get(n, "")) for n, shape in outputs.items()}
         parts.append(
             f"`{name}`\n\n" + _table(("tensor", "shape", ""), {n: " | ".join(cells) for n, cells in rows.items()})
         )

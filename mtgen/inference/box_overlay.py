@@ -7,16 +7,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from mtgen.visualization.grids import mask_colours
+from mtgen.visualization.grids import mask_colors
 
-SURE = 0.3
+MIN_BOX_SCORE = 0.3
 """Score from which a box counts. As in the demonstrations of Zhou et al. 2019 (CenterNet)."""
 
-SMALLEST = 0.5
+MIN_BOX_PIXELS = 0.5
 """Pixels that a box is wide and high at least: a smaller one is nothing."""
 
 
-class Box(NamedTuple):
+class PixelBox(NamedTuple):
     """Corners in pixels, x1 and y1 exclusive, with class number and score."""
 
     x0: float
@@ -26,7 +26,7 @@ class Box(NamedTuple):
     number: int
     score: float
 
-    def moved(self, right: float, down: float) -> "Box":
+    def moved(self, right: float, down: float) -> "PixelBox":
         """The box somewhere else, by so many pixels."""
         return self._replace(x0=self.x0 + right, y0=self.y0 + down, x1=self.x1 + right, y1=self.y1 + down)
 
@@ -35,7 +35,7 @@ class Box(NamedTuple):
         return {"class": classes[self.number], "number": self.number, "score": self.score, "box": [*self[:4]]}
 
 
-def in_pixels(found: Tensor, width: int, height: int, least: float, left: int = 0, top: int = 0) -> list[Box]:
+def in_pixels(found: Tensor, width: int, height: int, least: float, left: int = 0, top: int = 0) -> list[PixelBox]:
     """`[N,6]` boxes in shares of an image's sides, class and score -> those whose score is `least`, in hundredths of its pixels.
 
     Args:
@@ -45,18 +45,18 @@ def in_pixels(found: Tensor, width: int, height: int, least: float, left: int = 
     boxes = []
     for *corners, number, score in found.float().cpu().numpy().astype(np.float64).tolist():
         x0, y0, x1, y1 = np.round(np.clip(corners, 0, 1) * sides + [left, top, left, top], 2).tolist()
-        if score >= least and x1 - x0 >= SMALLEST and y1 - y0 >= SMALLEST:
-            boxes.append(Box(x0, y0, x1, y1, int(number), score))
+        if score >= least and x1 - x0 >= MIN_BOX_PIXELS and y1 - y0 >= MIN_BOX_PIXELS:
+            boxes.append(PixelBox(x0, y0, x1, y1, int(number), score))
     return boxes
 
 
-def with_boxes(picture: Image.Image, boxes: Sequence[Box], classes: Sequence[str]) -> Image.Image:
+def with_boxes(picture: Image.Image, boxes: Sequence[PixelBox], classes: Sequence[str]) -> Image.Image:
     """A picture with boxes, in its pixels, drawn over it, the class over each where there is room."""
     picture = picture.convert("RGB")
     draw, font, colours = (
         ImageDraw.Draw(picture),
         ImageFont.load_default(12),
-        mask_colours([name + " " for name in classes]),
+        mask_colors([name + " " for name in classes]),
     )
     thick = max(1, max(picture.size) // 256)
     for box in reversed(boxes):  # the surest on top

@@ -15,26 +15,26 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from mtgen.data.dataset_card import CARD, read_card
-from mtgen.data.image_io import FORMATS, cut_short, eight_bits, resized, scaled
+from mtgen.data.dataset_card import CARD_FILE, read_card
+from mtgen.data.image_io import FORMATS, resized, to_eight_bits, to_unit_range, truncation_problem
 from mtgen.errors import ConfigError, DataError, printable
-from mtgen.inference.layouts import centred
+from mtgen.inference.layouts import center_window
 from mtgen.schema import DatasetCard
-from mtgen.shards.input_files import IMAGES, File
+from mtgen.shards.input_files import STORED_IMAGE_SUFFIXES, FileLike
 from mtgen.storage.source import is_url
 
 if TYPE_CHECKING:
     from mtgen.data.index import Index
 
-SORTED = 10_000
+SORT_CHUNK_ENTRIES = 10_000
 """Entries of a folder that are put in order at a time: memory does not grow with the folder."""
 
-LARGEST_SHOWN = 1024
+MAX_OVERLAY_PIXELS = 1024
 """Pixels of an overlay picture's longer side; a larger image is shown reduced."""
 
 
 @dataclass(frozen=True)
-class Source:
+class InputImage:
     """One image that is to be read.
 
     Attributes:
@@ -51,7 +51,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Received:
+class InMemoryFile:
     """A file in memory, with the name that it had where it came from."""
 
     name: str
@@ -71,7 +71,7 @@ class Received:
 
 
 @dataclass
-class Cut:
+class CroppedImage:
     """What a run sees of an image.
 
     Attributes:
@@ -92,7 +92,7 @@ class Cut:
         return self.picture.size == self.whole
 
 
-def file(path: File) -> bytes:
+def file(path: FileLike) -> bytes:
     """The bytes of an image file; `DataError` names it."""
     try:
         return path.read_bytes()
@@ -102,7 +102,7 @@ def file(path: File) -> bytes:
         ) from None
 
 
-def opened(data: bytes, name: str, channels: int, size: tuple[int, int]) -> Cut:
+def opened(data: bytes, name: str, channels: int, size: tuple[int, int]) -> CroppedImage:
     """An image as it is meant to be seen (EXIF rotation), grey or RGB, cut to the aspect of `size` (height, width) as in training.
 
     Raises:
@@ -110,9 +110,9 @@ def opened(data: bytes, name: str, channels: int, size: tuple[int, int]) -> Cut:
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as file:
-            if reason := cut_short(data):
+            if reason := truncation_problem(data):
                 raise ValueError(reason)
-            picture = eight_bits(ImageOps.exif_transpose(file)).convert("L" if channels == 1 else "RGB")
+            picture = to_eight_bits(ImageOps.exif_transpose(file)).convert("L" if channels == 1 else "RGB")
     except UnidentifiedImageError:
         raise DataError(f"{name}: is no PNG, JPEG or WebP file; convert it to one of these") from None
     except Exception as error:  # noqa: BLE001 - Pillow's readers raise whatever damaged bytes lead them to
@@ -120,23 +120,23 @@ def opened(data: bytes, name: str, channels: int, size: tuple[int, int]) -> Cut:
         raise DataError(
             f"{name}: cannot be read as an image ({reason}); give a PNG, JPEG or WebP file that is whole"
         ) from None
-    view = centred(*picture.size, size)
+    view = center_window(*picture.size, size)
     (left, top), (wide, high) = view.start[0].tolist(), view.size[0].tolist()
-    return Cut(data, picture.crop((left, top, left + wide, top + high)), left, top, picture.size)
+    return CroppedImage(data, picture.crop((left, top, left + wide, top + high)), left, top, picture.size)
 
 
 def as_input(picture: Image.Image, size: tuple[int, int]) -> Tensor:
     """A cut picture -> `[C,H,W]` float32 in [-1, 1], resized as in training on a CPU; DALI on a GPU comes within a grey level or two."""
     pixels = torch.from_numpy(np.array(picture)).reshape(picture.height, picture.width, -1)
-    return scaled(pixels if picture.size == (size[1], size[0]) else resized(pixels, *size))
+    return to_unit_range(pixels if picture.size == (size[1], size[0]) else resized(pixels, *size))
 
 
 def batches(
-    sources: Iterator[Source], channels: int, size: tuple[int, int], batch_size: int
-) -> Iterator[tuple[list[tuple[Source, Cut | DataError]], Tensor]]:
+    sources: Iterator[InputImage], channels: int, size: tuple[int, int], batch_size: int
+) -> Iterator[tuple[list[tuple[InputImage, CroppedImage | DataError]], Tensor]]:
     """Sources, opened, in batches: each with its picture or with what is wrong with it, and the good ones' inputs `[B,C,H,W]`."""
     while some := list(islice(sources, batch_size)):
-        found: list[tuple[Source, Cut | DataError]] = []
+        found: list[tuple[InputImage, CroppedImage | DataError]] = []
         inputs = []
         for source in some:
             try:
@@ -157,7 +157,7 @@ def several(paths: Sequence[str | Path]) -> bool:
 class Inputs:
     """Everything that a user names: image files, folders of them (searched through and through) and data sets (all their splits).
 
-    Iterating gives a `Source` each, without holding more than a piece of a folder.
+    Iterating gives a `InputImage` each, without holding more than a piece of a folder.
 
     Args:
         paths: files, folders, or folders and URLs of data sets.
@@ -183,7 +183,7 @@ class Inputs:
                     f"{out}: results would lie beside {path}, and could replace it; choose another folder"
                 )
         if not len(self):
-            raise DataError(f"{', '.join(self.arguments)}: no image in it ({', '.join(IMAGES)})")
+            raise DataError(f"{', '.join(self.arguments)}: no image in it ({', '.join(STORED_IMAGE_SUFFIXES)})")
 
     @property
     def folders(self) -> list[str]:
@@ -196,7 +196,7 @@ class Inputs:
         samples = sum(split.samples for card in self.cards.values() for split in card.splits.values())
         return files + samples + sum(1 for folder in self.folders for _ in self._walk(Path(folder)))
 
-    def __iter__(self) -> Iterator[Source]:
+    def __iter__(self) -> Iterator[InputImage]:
         taken: set[str] = set()
         folders = set(self.folders)
         for path in self.arguments:
@@ -207,9 +207,9 @@ class Inputs:
                 for found, problem in self._walk(Path(path)):
                     place = base / found.relative_to(path)
                     load = partial(file, found) if problem is None else partial(_refuse, problem)
-                    yield Source(printable(str(found)), place.with_name(_stem(found)), load)
+                    yield InputImage(printable(str(found)), place.with_name(_stem(found)), load)
             else:
-                yield Source(path, Path(_free(Path(path).stem, taken)), partial(file, Path(path)))
+                yield InputImage(path, Path(_free(Path(path).stem, taken)), partial(file, Path(path)))
 
     def _base(self, path: str, taken: set[str]) -> Path:
         """The folder of an argument's results: one of its own where there are several arguments."""
@@ -219,20 +219,20 @@ class Inputs:
         """Image files below a folder, and folders that cannot be listed, with the reason; links to folders are not followed."""
         try:
             with os.scandir(folder) as entries:
-                while some := sorted(islice(entries, SORTED), key=lambda entry: entry.name):
+                while some := sorted(islice(entries, SORT_CHUNK_ENTRIES), key=lambda entry: entry.name):
                     for entry in some:
                         path = Path(entry.path)
                         if entry.is_dir(follow_symlinks=False):
                             if path.resolve() != self.out:
                                 yield from self._walk(path)
-                        elif path.suffix.lower() in IMAGES and not path.stem.lower().endswith(
+                        elif path.suffix.lower() in STORED_IMAGE_SUFFIXES and not path.stem.lower().endswith(
                             ".mask"
                         ):  # masks lie beside images
                             yield path, None
         except OSError as error:
             yield folder, f"{folder}: cannot be listed ({error.strerror})"
 
-    def _samples(self, path: str, base: Path) -> Iterator[Source]:
+    def _samples(self, path: str, base: Path) -> Iterator[InputImage]:
         """The samples of a data set, split by split; the index leaves out damaged ones, which are named."""
         from mtgen.data.index import open_index  # brings pyarrow, which files and folders do not need
 
@@ -240,18 +240,18 @@ class Inputs:
             index = open_index(path, split, on_damage="skip", damage_limit=1.0)
             for problem in index.problems:
                 text = f"{path}/{problem}"
-                yield Source(text, base, partial(_refuse, text), split)
+                yield InputImage(text, base, partial(_refuse, text), split)
             for row in range(len(index)):
                 place = base / Path(index.shard(row)).stem / re.sub(r"[^A-Za-z0-9_-]", "_", index.key(row))
-                yield Source(index.name(row), place, partial(_stored, index, row), split)
+                yield InputImage(index.name(row), place, partial(_stored, index, row), split)
 
 
 def _is_data_set(path: str) -> bool:
     if path.endswith((".tar", ".tgz")):
         raise ConfigError(
-            f"{path}: give the folder of the shards, with its {CARD} (`mtgen shards describe FOLDER` writes one)"
+            f"{path}: give the folder of the shards, with its {CARD_FILE} (`mtgen shards describe FOLDER` writes one)"
         )
-    return is_url(path) or (Path(path) / CARD).is_file()
+    return is_url(path) or (Path(path) / CARD_FILE).is_file()
 
 
 def _stored(index: "Index", row: int) -> bytes:
@@ -264,7 +264,9 @@ def _refuse(problem: str) -> bytes:
 
 def _stem(path: Path) -> str:
     """A file's name without its suffix, unless another image beside it has the same."""
-    others = [path.with_suffix(s) for suffix in IMAGES for s in (suffix, suffix.upper()) if s != path.suffix]
+    others = [
+        path.with_suffix(s) for suffix in STORED_IMAGE_SUFFIXES for s in (suffix, suffix.upper()) if s != path.suffix
+    ]
     return (
         path.name.replace(".", "-")
         if not path.stem.strip(".") or any(other.exists() for other in others)
@@ -282,10 +284,10 @@ def _free(stem: str, taken: set[str]) -> str:
     return name
 
 
-def shown(cut: Cut) -> Image.Image:
+def overlay_base(cut: CroppedImage) -> Image.Image:
     """A cut picture, reduced where it is large."""
     longest = max(cut.picture.size)
-    if longest <= LARGEST_SHOWN:
+    if longest <= MAX_OVERLAY_PIXELS:
         return cut.picture
-    sides = [max(1, round(side * LARGEST_SHOWN / longest)) for side in cut.picture.size]
+    sides = [max(1, round(side * MAX_OVERLAY_PIXELS / longest)) for side in cut.picture.size]
     return cut.picture.resize((sides[0], sides[1]), Image.Resampling.BILINEAR)

@@ -16,25 +16,25 @@ from PIL import Image
 
 from mtgen.data.image_io import header
 from mtgen.errors import DataError, UserError, printable
-from mtgen.evaluation.metric import Progress
-from mtgen.inference.box_overlay import SURE, Box, in_pixels, with_boxes
-from mtgen.inference.inputs import Cut, Inputs, Source, batches, shown
+from mtgen.evaluation.metric import StageProgress
+from mtgen.inference.box_overlay import MIN_BOX_SCORE, PixelBox, in_pixels, with_boxes
+from mtgen.inference.inputs import CroppedImage, InputImage, Inputs, batches, overlay_base
 from mtgen.models.loading import find_run, load_run
 from mtgen.models.model import Model
 from mtgen.schema import DatasetCard
 from mtgen.shards.write import Sample, ShardWriter
 from mtgen.visualization.grids import enlarged_overlay
 
-BATCH = 32
-LIKELY = 5
-TAGGED = 0.5
+PREDICT_BATCH_SIZE = 32
+TOP_CLASSES = 5
+MIN_TAG_PROBABILITY = 0.5
 """Probability from which a class counts as being in the image."""
-TEST_EVERY = 10
+TEST_SPLIT_EVERY = 10
 """Of so many files one goes into the test split, which a run needs beside its training split."""
 
 
 @dataclass
-class Reading:
+class ImagePrediction:
     """What was read in one image.
 
     Attributes:
@@ -48,14 +48,14 @@ class Reading:
         mask: `[h,w]` uint8 mask classes at the run's resolution, where the run segments.
     """
 
-    source: Source
+    source: InputImage
     error: str | None = None
-    cut: Cut | None = None
+    cut: CroppedImage | None = None
     number: int | None = None
     probability: float = 0.0
     likely: list[tuple[int, float]] = field(default_factory=list)
     tags: list[tuple[int, float]] | None = None
-    boxes: list[Box] | None = None
+    boxes: list[PixelBox] | None = None
     mask: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     def row(self, card: DatasetCard) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Reading:
         """The part that was seen, under its mask and boxes; `None` where the run reads neither."""
         if self.cut is None or (self.mask is None and self.boxes is None):
             return None
-        picture = shown(self.cut)
+        picture = overlay_base(self.cut)
         mask = np.zeros(picture.size[::-1], np.uint8)
         if self.mask is not None:
             mask = np.asarray(Image.fromarray(self.mask).resize(picture.size, Image.Resampling.NEAREST))
@@ -123,7 +123,7 @@ class Reading:
         )
 
 
-def _encoded(cut: Cut) -> bytes:
+def _encoded(cut: CroppedImage) -> bytes:
     """What was seen of an image as a file of its own: PNG, or JPEG where the image was one."""
     out = io.BytesIO()
     if header(cut.data)[0] == "jpeg":
@@ -133,32 +133,37 @@ def _encoded(cut: Cut) -> bytes:
     return out.getvalue()
 
 
-def readings(
-    model: Model, sources: Iterable[Source], least: float = SURE, batch_size: int = BATCH
-) -> Iterator[Reading]:
+def predict_images(
+    model: Model, sources: Iterable[InputImage], least: float = MIN_BOX_SCORE, batch_size: int = PREDICT_BATCH_SIZE
+) -> Iterator[ImagePrediction]:
     """Read images, in order and a batch at a time; one that cannot be read gives its error, and the others go on.
 
     Args:
         least: score from which a box counts.
     """
     for found, images in batches(iter(sources), model.channels, model.size, batch_size):
-        some = [Reading(s, error=str(c)) if isinstance(c, DataError) else Reading(s, cut=c) for s, c in found]
+        some = [
+            ImagePrediction(s, error=str(c)) if isinstance(c, DataError) else ImagePrediction(s, cut=c)
+            for s, c in found
+        ]
         if len(images):
             _read(model, images, [reading for reading in some if reading.cut is not None], least)
         yield from some
 
 
-def _read(model: Model, images: torch.Tensor, good: Sequence[Reading], least: float) -> None:
+def _read(model: Model, images: torch.Tensor, good: Sequence[ImagePrediction], least: float) -> None:
     """Put what the model reads in the images into their readings."""
     prediction = model.predict(images)
     for row, reading in enumerate(good):
         if prediction.class_logits is not None:
             share, order = prediction.class_logits[row].float().softmax(0).sort(descending=True)
-            reading.likely = list(zip(order[:LIKELY].tolist(), share[:LIKELY].tolist(), strict=True))
+            reading.likely = list(zip(order[:TOP_CLASSES].tolist(), share[:TOP_CLASSES].tolist(), strict=True))
             reading.number, reading.probability = reading.likely[0]
         if prediction.label_logits is not None:
             share, order = prediction.label_logits[row].float().sigmoid().sort(descending=True)
-            reading.tags = [(n, p) for n, p in zip(order.tolist(), share.tolist(), strict=True) if p >= TAGGED]
+            reading.tags = [
+                (n, p) for n, p in zip(order.tolist(), share.tolist(), strict=True) if p >= MIN_TAG_PROBABILITY
+            ]
         if prediction.mask_logits is not None:
             reading.mask = prediction.mask_logits[row].argmax(0).to("cpu", torch.uint8).numpy()
         if prediction.boxes is not None and reading.cut is not None:
@@ -167,7 +172,7 @@ def _read(model: Model, images: torch.Tensor, good: Sequence[Reading], least: fl
 
 
 @dataclass
-class Summary:
+class PredictionSummary:
     """What became of the images: how many were read, how many could not be, and where the results are."""
 
     read: int
@@ -183,11 +188,11 @@ def predict_run(
     *,
     checkpoint: str | None = None,
     shards: Path | None = None,
-    least: float = SURE,
+    least: float = MIN_BOX_SCORE,
     seen: Callable[[dict[str, Any]], None] = lambda row: None,
     problem: Callable[[str], None] = lambda text: None,
-    progress: Progress = lambda stage, done, total: None,
-) -> Summary:
+    progress: StageProgress = lambda stage, done, total: None,
+) -> PredictionSummary:
     """Read images with a run's checkpoint (default: the newest); masks and overlays are written as PNG, or everything as a data set.
 
     Args:
@@ -201,15 +206,15 @@ def predict_run(
     into = shards or out or folder / "predictions"
     inputs = Inputs(paths, into)
     model, _ = load_run(folder, device, checkpoint)
-    summary, total = Summary(0, 0, into), len(inputs)
+    summary, total = PredictionSummary(0, 0, into), len(inputs)
     with contextlib.ExitStack() as stack:
         writer = None if shards is None else stack.enter_context(_writer(model.card, into))
-        for reading in readings(model, inputs, least):
+        for reading in predict_images(model, inputs, least):
             if reading.error is not None:
                 summary.damaged += 1
                 problem(reading.error)
             else:
-                split = reading.source.split or ("test" if summary.read % TEST_EVERY == 1 else "train")
+                split = reading.source.split or ("test" if summary.read % TEST_SPLIT_EVERY == 1 else "train")
                 summary.read += 1
                 if writer is not None:
                     writer.write(split, reading.sample(f"{summary.read - 1:08d}"))
@@ -229,7 +234,7 @@ def _writer(card: DatasetCard, folder: Path) -> ShardWriter:
     return ShardWriter(folder, f"{folder.name}-read", card.classes, card.mask_classes, source=source)
 
 
-def _pictures(reading: Reading, card: DatasetCard, into: Path) -> dict[str, str]:
+def _pictures(reading: ImagePrediction, card: DatasetCard, into: Path) -> dict[str, str]:
     """Mask and overlay as files -> their paths."""
     paths = {}
     for kind, picture in (("mask", reading.mask_picture()), ("overlay", reading.overlay(card))):

@@ -12,14 +12,14 @@ from mtgen.data.tokenizer import open_tokenizer
 from mtgen.errors import ConfigError, DataError
 from mtgen.inference.inputs import as_input, file, opened
 from mtgen.inference.label_names import domain_names, parse_classes, parse_domain
-from mtgen.inference.layouts import SUFFIXES, read_boxes_layout, read_mask_layout
+from mtgen.inference.layouts import MODALITY_BY_SUFFIX, read_boxes_layout, read_mask_layout
 from mtgen.models.model import Model
 from mtgen.schema import Prompt
-from mtgen.shards.input_files import File
+from mtgen.shards.input_files import FileLike
 
-T = TypeVar("T", str, File)
+T = TypeVar("T", str, FileLike)
 
-OPTIONS = {
+OPTION_BY_MODALITY = {
     "class": "--class",
     "labels": "--class A+B",
     "caption": "--text",
@@ -33,7 +33,7 @@ OPTIONS = {
 
 
 @dataclass(frozen=True)
-class Request:
+class PromptRequest:
     """What is asked for, as typed. Several values of one kind are asked for in turn, in every combination with the other kinds.
 
     Attributes:
@@ -47,14 +47,14 @@ class Request:
 
     classes: Sequence[str] = ()
     texts: Sequence[str] = ()
-    sounds: Sequence[File] = ()
-    images: Sequence[File] = ()
-    layouts: Sequence[File] = ()
+    sounds: Sequence[FileLike] = ()
+    images: Sequence[FileLike] = ()
+    layouts: Sequence[FileLike] = ()
     domains: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
-class Part:
+class PromptPart:
     """One condition, read.
 
     Attributes:
@@ -72,7 +72,7 @@ class Part:
 
 
 @dataclass
-class Asked:
+class ParsedPrompt:
     """A request, read.
 
     Attributes:
@@ -96,7 +96,7 @@ class Asked:
         return torch.tensor([some[0] if len(some) == 1 else -1 for some in self.classes])
 
 
-def read_request(model: Model, request: Request) -> Asked:
+def parse_request(model: Model, request: PromptRequest) -> ParsedPrompt:
     """Read everything that is asked for; where nothing is, all classes in turn, if the run was trained on classes.
 
     Raises:
@@ -109,18 +109,18 @@ def read_request(model: Model, request: Request) -> Asked:
     return _asked(rows)
 
 
-def read_ends(model: Model, first: Request, last: Request) -> Asked:
+def parse_interpolation_ends(model: Model, first: PromptRequest, last: PromptRequest) -> ParsedPrompt:
     """Two requests as the ends of a way, a row each: the first combination of each; nothing asked for is a row without a condition.
 
     Raises:
-        ConfigError, DataError: as `read_request`.
+        ConfigError, DataError: as `parse_request`.
     """
     return _asked([_rows(model, first)[0], _rows(model, last)[0]])
 
 
-def _rows(model: Model, request: Request) -> list[tuple[Part, ...]]:
+def _rows(model: Model, request: PromptRequest) -> list[tuple[PromptPart, ...]]:
     """Every combination of what is asked for; one without a part where nothing is."""
-    kinds: list[list[Part]] = [
+    kinds: list[list[PromptPart]] = [
         _parts(request.classes, lambda text: _class(model, text)),
         _parts(request.texts, lambda text: _caption(model, text)),
         _sounds(model, request.sounds),
@@ -131,8 +131,8 @@ def _rows(model: Model, request: Request) -> list[tuple[Part, ...]]:
     return list(product(*[parts for parts in kinds if parts]))
 
 
-def _asked(rows: Sequence[tuple[Part, ...]]) -> Asked:
-    return Asked(
+def _asked(rows: Sequence[tuple[PromptPart, ...]]) -> ParsedPrompt:
+    return ParsedPrompt(
         _prompt(rows),
         [" ".join(part.name for part in row) for row in rows],
         [tuple(number for part in row for number in part.classes) for row in rows],
@@ -140,9 +140,9 @@ def _asked(rows: Sequence[tuple[Part, ...]]) -> Asked:
     )
 
 
-def _parts(values: Iterable[T], read: Callable[[T], Part]) -> list[Part]:
+def _parts(values: Iterable[T], read: Callable[[T], PromptPart]) -> list[PromptPart]:
     """The values, read; what is given twice, if under another name ("two", "2"), once."""
-    parts: list[Part] = []
+    parts: list[PromptPart] = []
     for value in dict.fromkeys(values):
         part = read(value)
         if not any(part.modality == other.modality and torch.equal(part.value, other.value) for other in parts):
@@ -150,7 +150,7 @@ def _parts(values: Iterable[T], read: Callable[[T], Part]) -> list[Part]:
     return parts
 
 
-def _prompt(rows: Sequence[Sequence[Part]]) -> Prompt:
+def _prompt(rows: Sequence[Sequence[PromptPart]]) -> Prompt:
     """Parts of each row -> a prompt, 0 where a row has no such part."""
     values: dict[str, Tensor] = {}
     given: dict[str, Tensor] = {}
@@ -164,30 +164,30 @@ def _prompt(rows: Sequence[Sequence[Part]]) -> Prompt:
     return Prompt(len(rows), values, given)
 
 
-def require(model: Model, modality: str, value: str | File) -> None:
+def require(model: Model, modality: str, value: str | FileLike) -> None:
     """Raises:
     ConfigError: the run was not trained on `modality`; names those that it was trained on.
     """
     if modality in model.conditions:
         return
-    possible = ", ".join(OPTIONS.get(name, name) for name in model.conditions)
+    possible = ", ".join(OPTION_BY_MODALITY.get(name, name) for name in model.conditions)
     raise ConfigError(
-        f"{OPTIONS[modality]} {str(value)!r}: the run was not trained on this condition ({modality}); "
+        f"{OPTION_BY_MODALITY[modality]} {str(value)!r}: the run was not trained on this condition ({modality}); "
         + (f"it was trained on: {possible}" if possible else "it was trained on none, so ask for nothing")
     )
 
 
-def _class(model: Model, text: str) -> Part:
+def _class(model: Model, text: str) -> PromptPart:
     numbers = parse_classes(text, model.card) if {"class", "labels"} & set(model.conditions) else []
     modality = "class" if "class" in model.conditions and len(numbers) < 2 else "labels"
     require(model, modality if numbers else "class", text)
     value = torch.tensor(numbers[0]) if modality == "class" else torch.zeros(len(model.card.classes))
     if modality == "labels":
         value[numbers] = 1
-    return Part(modality, value, "+".join(model.card.classes[number] for number in numbers), tuple(numbers))
+    return PromptPart(modality, value, "+".join(model.card.classes[number] for number in numbers), tuple(numbers))
 
 
-def _caption(model: Model, text: str) -> Part:
+def _caption(model: Model, text: str) -> PromptPart:
     require(model, "caption", text)
     if not text.strip():
         raise ConfigError("--text: is empty; leave it out to ask for no caption")
@@ -195,10 +195,10 @@ def _caption(model: Model, text: str) -> Part:
         found = open_tokenizer(model.config.data.tokenizer).encode(text, model.config.caption_tokens, whole=True)
     except ValueError as reason:
         raise ConfigError(f"--text {text!r}: {reason}") from None
-    return Part("caption", torch.from_numpy(found), repr(text), caption=text)
+    return PromptPart("caption", torch.from_numpy(found), repr(text), caption=text)
 
 
-def _sounds(model: Model, paths: Sequence[File]) -> list[Part]:
+def _sounds(model: Model, paths: Sequence[FileLike]) -> list[PromptPart]:
     """Sounds as the run was trained on them: any rate is resampled, a long one cut, a short one filled up with silence."""
     if not paths:
         return []
@@ -216,29 +216,29 @@ def _sounds(model: Model, paths: Sequence[File]) -> list[Part]:
         except DamagedBatch as damaged:
             reason = damaged.found[0].what.removeprefix("sound: ").rpartition(";")[0]
             raise DataError(f"--sound {path}: {reason}; give a WAV or FLAC file that can be heard") from None
-        parts.append(Part("sound", value, path.name))
+        parts.append(PromptPart("sound", value, path.name))
     return parts
 
 
-def _image(model: Model, path: File) -> Part:
+def _image(model: Model, path: FileLike) -> PromptPart:
     require(model, "image", path)
     cut = opened(file(path), str(path), model.channels, model.size)
     with torch.no_grad():
         embedding = model.networks.side.embed(as_input(cut.picture, model.size)[None].to(model.device))
-    return Part("image", embedding[0].float().cpu(), path.name)
+    return PromptPart("image", embedding[0].float().cpu(), path.name)
 
 
-def _layout(model: Model, path: File) -> Part:
-    modality = SUFFIXES.get(path.suffix.lower())
+def _layout(model: Model, path: FileLike) -> PromptPart:
+    modality = MODALITY_BY_SUFFIX.get(path.suffix.lower())
     if modality is None:
         raise ConfigError(f"--layout {path}: is neither a mask (.png) nor boxes (.json)")
     require(model, modality, path)
     if modality == "layout":
-        return Part(modality, read_mask_layout(path, model.card, model.size), path.name)
-    return Part(modality, read_boxes_layout(path, model.card, model.size, model.config.data.boxes), path.name)
+        return PromptPart(modality, read_mask_layout(path, model.card, model.size), path.name)
+    return PromptPart(modality, read_boxes_layout(path, model.card, model.size, model.config.data.boxes), path.name)
 
 
-def _domain(model: Model, text: str) -> Part:
+def _domain(model: Model, text: str) -> PromptPart:
     require(model, "domain", text)
     number = parse_domain(text, model.config)
-    return Part("domain", torch.tensor(number), domain_names(model.config)[number])
+    return PromptPart("domain", torch.tensor(number), domain_names(model.config)[number])

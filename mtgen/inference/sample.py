@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from mtgen.errors import ConfigError
-from mtgen.evaluation.metric import Progress
-from mtgen.inference.box_overlay import SURE, in_pixels
+from mtgen.evaluation.metric import StageProgress
+from mtgen.inference.box_overlay import MIN_BOX_SCORE, in_pixels
 from mtgen.inference.predict import save
-from mtgen.inference.prompt import Asked, Request, read_request
+from mtgen.inference.prompt import ParsedPrompt, PromptRequest, parse_request
 from mtgen.models.loading import find_run, load_run
 from mtgen.models.model import Model
 from mtgen.models.sampling import generate
@@ -20,30 +20,30 @@ from mtgen.networks.center_maps import decode_canvas
 from mtgen.schema import Canvas, Condition, Prompt
 from mtgen.shards.write import Sample, ShardWriter
 from mtgen.utils import counter_rng
-from mtgen.utils.shell import typed
+from mtgen.utils.shell import shell_command
 from mtgen.visualization.grids import sample_grid, to_pixels, to_uint8
 
-TEST_SHARE = 0.1
+TEST_FRACTION = 0.1
 """Share of generated samples that go into the test split, which a run needs beside its training split."""
-LARGEST_GRID = 10_000
+MAX_GRID_SAMPLES = 10_000
 """Samples of a picture at most: it is held in memory."""
-LONGEST_WAY = 200
+MAX_INTERPOLATION_STEPS = 200
 """Samples from one end to the other at most: they are drawn together."""
-GAP = 2
+STRIP_GAP_PIXELS = 2
 """Pixels between the pictures of a strip."""
 
 
 def sample_shards(
     model: Model,
     folder: str | Path,
-    asked: Asked,
+    asked: ParsedPrompt,
     n: int,
     seed: int,
     *,
     truncation: float = 1.0,
-    least: float = SURE,
+    least: float = MIN_BOX_SCORE,
     overwrite: bool = False,
-    progress: Progress = lambda stage, done, total: None,
+    progress: StageProgress = lambda stage, done, total: None,
 ) -> Path:
     """Draw `n` samples, what is asked for in turn, and write image, mask, boxes, class and caption as a data set to train on.
 
@@ -59,7 +59,7 @@ def sample_shards(
     """
     if n < 2:
         raise ConfigError("a data set takes 2 samples at least, one to train on and one to test on; ask for more")
-    card, training = model.card, min(n - 1, round(n * (1 - TEST_SHARE)))
+    card, training = model.card, min(n - 1, round(n * (1 - TEST_FRACTION)))
     source = f"generated with seed {seed} by a model that was trained on {card.name!r}" + (
         f" ({card.source})" if card.source else ""
     )
@@ -82,7 +82,7 @@ def sample_shards(
     return Path(folder)
 
 
-def _samples(canvas: Canvas, asked: Asked, position: Tensor, least: float) -> Iterator[Sample]:
+def _samples(canvas: Canvas, asked: ParsedPrompt, position: Tensor, least: float) -> Iterator[Sample]:
     """The samples of a canvas as they are stored, keyed by their position."""
     pixels = to_uint8(canvas.image).permute(0, 2, 3, 1).numpy()
     masks = None if canvas.mask is None else canvas.mask.argmax(1).to("cpu", torch.uint8).numpy()
@@ -105,7 +105,7 @@ def _samples(canvas: Canvas, asked: Asked, position: Tensor, least: float) -> It
 
 def sample_run(
     run: Path,
-    request: Request,
+    request: PromptRequest,
     n: int,
     seed: int,
     *,
@@ -114,7 +114,7 @@ def sample_run(
     truncation: float = 1.0,
     device: str = "auto",
     checkpoint: str | None = None,
-    progress: Progress = lambda stage, done, total: None,
+    progress: StageProgress = lambda stage, done, total: None,
 ) -> str:
     """Draw `n` samples of a run's checkpoint (default: the newest) as a grid or as shards; returns what was written, in words.
 
@@ -124,14 +124,14 @@ def sample_run(
     check_truncation(truncation)
     folder = find_run(run)
     model, images = load_run(folder, device, checkpoint)
-    asked = read_request(model, request)
+    asked = parse_request(model, request)
     if shards is not None:
         sample_shards(model, shards, asked, n, seed, truncation=truncation, progress=progress)
-        return (
-            f"wrote {n:,} samples as shards into {shards}; next: {typed('mtgen train CONFIG', f'data.path={shards}')}"
+        return f"wrote {n:,} samples as shards into {shards}; next: {shell_command('mtgen train CONFIG', f'data.path={shards}')}"
+    if n > MAX_GRID_SAMPLES:
+        raise ConfigError(
+            f"--n {n}: a picture takes {MAX_GRID_SAMPLES:,} samples at most; write more with --shards FOLDER"
         )
-    if n > LARGEST_GRID:
-        raise ConfigError(f"--n {n}: a picture takes {LARGEST_GRID:,} samples at most; write more with --shards FOLDER")
     parts = []
     for part, position in generate(model, asked.prompt, seed, "sample", n=n, truncation=truncation):
         parts.append(part.map(lambda tensor: tensor.cpu()))
@@ -151,7 +151,7 @@ def check_truncation(truncation: float) -> None:
         )
 
 
-def _grid(model: Model, canvas: Canvas, asked: Asked) -> Image.Image:
+def _grid(model: Model, canvas: Canvas, asked: ParsedPrompt) -> Image.Image:
     """Samples in columns, a class each; or, where more than classes is asked for, a combination each."""
     rows, card = torch.arange(len(canvas.image)) % len(asked), model.card
     if any(len(classes) != 1 for classes in asked.classes) or set(asked.prompt.values) - {"class"}:
@@ -162,7 +162,7 @@ def _grid(model: Model, canvas: Canvas, asked: Asked) -> Image.Image:
 
 def interpolate_run(
     run: Path,
-    request: Request,
+    request: PromptRequest,
     n: int,
     steps: int,
     seed: int,
@@ -177,26 +177,28 @@ def interpolate_run(
     Each row leads between two latents; where two conditions are asked for, from the one to the other, with the row's latent held.
     """
     check_truncation(truncation)
-    if not 2 <= steps <= LONGEST_WAY:
-        raise ConfigError(f"--interpolate {steps}: possible: 2 to {LONGEST_WAY} images a row")
+    if not 2 <= steps <= MAX_INTERPOLATION_STEPS:
+        raise ConfigError(f"--interpolate {steps}: possible: 2 to {MAX_INTERPOLATION_STEPS} images a row")
     folder = find_run(run)
     model, images = load_run(folder, device, checkpoint)
-    asked = read_request(model, request)
+    asked = parse_request(model, request)
     typed = any((request.classes, request.texts, request.sounds, request.images, request.layouts, request.domains))
     if typed and len(asked) > 2:
         raise ConfigError(
             f"--interpolate leads from one condition to another, and {len(asked)} are asked for; give one or two"
         )
-    rows = min(max(1, n // steps), LARGEST_GRID // steps)
+    rows = min(max(1, n // steps), MAX_GRID_SAMPLES // steps)
     prompt = asked.prompt if typed else _nothing()
     pictures = []
     for row in range(rows):
         latents = counter_rng.normal(
             seed, "interpolate", torch.tensor([2 * row, 2 * row + 1]), (model.latent_size,), model.device
         )
-        pictures.append(way(model, prompt, latents[: 3 - len(prompt)], steps, truncation).image.float().cpu())
+        pictures.append(
+            interpolate_samples(model, prompt, latents[: 3 - len(prompt)], steps, truncation).image.float().cpu()
+        )
     path = out or folder / "samples" / f"{images:09d}-interpolation-{seed}.png"
-    save(strip(torch.cat(pictures), steps), path)
+    save(image_strip(torch.cat(pictures), steps), path)
     ends = " to ".join(name or "nothing" for name in asked.names) if len(prompt) == 2 else "one latent to another"
     return f"wrote {rows} rows of {steps} samples, from {ends}, to {path}"
 
@@ -206,7 +208,7 @@ def _nothing() -> Prompt:
 
 
 @torch.no_grad()
-def way(model: Model, ends: Prompt, latents: Tensor, steps: int, truncation: float = 1.0) -> Canvas:
+def interpolate_samples(model: Model, ends: Prompt, latents: Tensor, steps: int, truncation: float = 1.0) -> Canvas:
     """Samples that lead from one to another.
 
     Args:
@@ -216,7 +218,7 @@ def way(model: Model, ends: Prompt, latents: Tensor, steps: int, truncation: flo
     share = torch.linspace(0, 1, steps, device=model.device)
     condition, latents = model.condition(ends), latents.to(model.device)
     held = torch.zeros(steps, dtype=torch.int64, device=model.device)
-    condition = between(condition, share) if len(ends) == 2 else condition.rows(held)
+    condition = interpolate_conditions(condition, share) if len(ends) == 2 else condition.rows(held)
     latent = slerp(latents[0], latents[1], share) if len(latents) == 2 else latents[held]
     return model.networks.generator(latent * truncation, condition)
 
@@ -230,7 +232,7 @@ def slerp(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     return (torch.sin((1 - share) * angle) * first + torch.sin(share * angle) * second) / torch.sin(angle)
 
 
-def between(ends: Condition, share: Tensor) -> Condition:
+def interpolate_conditions(ends: Condition, share: Tensor) -> Condition:
     """A condition of two rows and `[S]` shares, 0 to 1 -> S rows that lead from the one to the other.
 
     A token that only one of them has is there in its half of the way: attention knows no token that is half there.
@@ -249,12 +251,14 @@ def between(ends: Condition, share: Tensor) -> Condition:
     return condition
 
 
-def strip(images: Tensor, columns: int) -> Image.Image:
+def image_strip(images: Tensor, columns: int) -> Image.Image:
     """Images `[R*columns,C,H,W]` in [-1, 1] -> one picture of R rows, enlarged where they are small."""
     pixels = to_pixels(images)
     scale = max(1, -(-64 // min(pixels.shape[1:3])))
     pixels = np.pad(
-        pixels.repeat(scale, 1).repeat(scale, 2), ((0, 0), (GAP, GAP), (GAP, GAP), (0, 0)), constant_values=255
+        pixels.repeat(scale, 1).repeat(scale, 2),
+        ((0, 0), (STRIP_GAP_PIXELS, STRIP_GAP_PIXELS), (STRIP_GAP_PIXELS, STRIP_GAP_PIXELS), (0, 0)),
+        constant_values=255,
     )
     rows = pixels.reshape(-1, columns, *pixels.shape[1:])
     return Image.fromarray(np.concatenate([np.concatenate(list(row), 1) for row in rows], 0))

@@ -14,32 +14,32 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mtgen.errors import ConfigError, DataError
-from mtgen.inference.box_overlay import SURE, Box, in_pixels
-from mtgen.inference.inputs import Received, Source, batches, file
-from mtgen.inference.predict import BATCH, readings, save
-from mtgen.inference.prompt import Request, read_ends, read_request
-from mtgen.inference.sample import check_truncation, way
-from mtgen.inference.translate import target, translations
+from mtgen.inference.box_overlay import MIN_BOX_SCORE, PixelBox, in_pixels
+from mtgen.inference.inputs import InMemoryFile, InputImage, batches, file
+from mtgen.inference.predict import PREDICT_BATCH_SIZE, predict_images, save
+from mtgen.inference.prompt import PromptRequest, parse_interpolation_ends, parse_request
+from mtgen.inference.sample import check_truncation, interpolate_samples
+from mtgen.inference.translate import target_prompt, translate_images
 from mtgen.models.loading import find_model, load_run
 from mtgen.models.model import Model
 from mtgen.models.sampling import generate
 from mtgen.networks.center_maps import decode_canvas
 from mtgen.schema import Canvas, DatasetCard, Prompt
-from mtgen.shards.input_files import File
+from mtgen.shards.input_files import FileLike
 from mtgen.utils import counter_rng
 from mtgen.visualization.grids import to_pictures
 
-Picture = str | Path | Received | Image.Image | NDArray[np.uint8]
+Picture = str | Path | InMemoryFile | Image.Image | NDArray[np.uint8]
 """An image: a PNG, JPEG or WebP file (or its bytes), a Pillow image, or `[H,W]`, `[H,W,1]` (grey) or `[H,W,3]` (RGB) uint8."""
-STORED = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 """Pillow's modes that a PNG holds."""
 Words = str | Sequence[str]
-Files = str | File | Sequence[str | File]
+Files = str | FileLike | Sequence[str | FileLike]
 """One, or several that are asked for in turn."""
 
 
 @dataclass
-class Labelled:
+class LabeledImages:
     """Images with what was asked for, drawn or read with them: one entry an image in every list.
 
     Attributes:
@@ -55,7 +55,7 @@ class Labelled:
     images: list[Image.Image]
     classes: list[str | None]
     masks: list[NDArray[np.uint8] | None]
-    boxes: list[list[Box] | None]
+    boxes: list[list[PixelBox] | None]
     rows: list[dict[str, Any]]
     card: DatasetCard
     names: list[str] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Labelled:
         return folder
 
 
-class Trained:
+class TrainedModel:
     """A run or an exported model: draw images with their labels, read images, draw them anew in another domain.
 
     Attributes:
@@ -124,8 +124,8 @@ class Trained:
         domain: Words = (),
         seed: int = 0,
         truncation: float = 1.0,
-        score: float = SURE,
-    ) -> Labelled:
+        score: float = MIN_BOX_SCORE,
+    ) -> LabeledImages:
         """Draw `n` images with their masks and boxes; several values of a condition are asked for in turn, as by `mtgen sample`.
 
         Sample i's latent is a function of (seed, i) alone. Without any condition all classes are asked for in turn.
@@ -143,12 +143,18 @@ class Trained:
         """
         words = [[str(value) for value in _several(some)] for some in (class_, caption, domain)]
         files = [[_file(value) for value in _several(some)] for some in (sound, image, layout)]
-        request = Request(words[0], words[1], files[0], files[1], files[2], words[2])
-        return self.draw(request, n, seed=seed, truncation=truncation, score=score)
+        request = PromptRequest(words[0], words[1], files[0], files[1], files[2], words[2])
+        return self.sample_prompt(request, n, seed=seed, truncation=truncation, score=score)
 
-    def draw(
-        self, request: Request, n: int = 1, *, seed: int = 0, truncation: float = 1.0, score: float = SURE
-    ) -> Labelled:
+    def sample_prompt(
+        self,
+        request: PromptRequest,
+        n: int = 1,
+        *,
+        seed: int = 0,
+        truncation: float = 1.0,
+        score: float = MIN_BOX_SCORE,
+    ) -> LabeledImages:
         """As `sample`, for what is asked for as a whole.
 
         Raises:
@@ -157,7 +163,7 @@ class Trained:
         check_truncation(truncation)
         if n < 1:
             raise ConfigError(f"n={n}: possible: 1 or more")
-        asked = read_request(self.model, request)
+        asked = parse_request(self.model, request)
         parts = list(generate(self.model, asked.prompt, seed, "sample", n=n, truncation=truncation))
         canvas = Canvas.cat([part.map(lambda tensor: tensor.cpu()) for part, _ in parts])
         found = self._drawn(canvas, score)
@@ -171,14 +177,14 @@ class Trained:
 
     def interpolate(
         self,
-        first: Request,
-        last: Request,
+        first: PromptRequest,
+        last: PromptRequest,
         n: int = 9,
         *,
         seeds: tuple[int, int] = (0, 0),
         truncation: float = 1.0,
-        score: float = SURE,
-    ) -> Labelled:
+        score: float = MIN_BOX_SCORE,
+    ) -> LabeledImages:
         """Draw `n` images that lead from what `first` asks for to what `last` asks for; an end is the first sample of its seed.
 
         Raises:
@@ -187,16 +193,16 @@ class Trained:
         check_truncation(truncation)
         if n < 2:
             raise ConfigError(f"n={n}: a way has two ends, so possible: 2 or more")
-        ends = read_ends(self.model, first, last)
+        ends = parse_interpolation_ends(self.model, first, last)
         start = torch.zeros(1, dtype=torch.int64)
         latents = [
             counter_rng.normal(seed, "sample", start, (self.model.latent_size,), self.model.device)
             for seed in dict.fromkeys(seeds)
         ]
-        canvas = way(self.model, ends.prompt, torch.cat(latents), n, truncation)
+        canvas = interpolate_samples(self.model, ends.prompt, torch.cat(latents), n, truncation)
         return self._drawn(canvas.map(lambda tensor: tensor.cpu()), score)
 
-    def predict(self, images: Picture | Sequence[Picture], *, score: float = SURE) -> Labelled:
+    def predict(self, images: Picture | Sequence[Picture], *, score: float = MIN_BOX_SCORE) -> LabeledImages:
         """Read images; class, tags with their probabilities, and boxes with their scores are in `rows`.
 
         Args:
@@ -205,8 +211,8 @@ class Trained:
         Raises:
             DataError: an image cannot be read; names it.
         """
-        found = Labelled([], [], [], [], [], self.card)
-        for reading in readings(self.model, _sources(images), score):
+        found = LabeledImages([], [], [], [], [], self.card)
+        for reading in predict_images(self.model, _sources(images), score):
             if reading.error is not None or reading.cut is None:
                 raise DataError(str(reading.error))
             mask, cut = reading.mask_picture(), reading.cut
@@ -219,7 +225,7 @@ class Trained:
             found.rows.append(reading.row(self.card))
         return found
 
-    def reconstruct(self, images: Picture | Sequence[Picture], *, score: float = SURE) -> Labelled:
+    def reconstruct(self, images: Picture | Sequence[Picture], *, score: float = MIN_BOX_SCORE) -> LabeledImages:
         """Draw images anew from the latents that the model reads in them, and the classes that it reads, where it draws by class.
 
         Raises:
@@ -231,7 +237,7 @@ class Trained:
                 f"the run was not trained to reconstruct (tasks.reconstruction); its tasks: {', '.join(self.tasks)}"
             )
         canvases = []
-        for found, inputs in batches(_sources(images), self.model.channels, self.model.size, BATCH):
+        for found, inputs in batches(_sources(images), self.model.channels, self.model.size, PREDICT_BATCH_SIZE):
             if damaged := next((cut for _, cut in found if isinstance(cut, DataError)), None):
                 raise damaged
             read = self.model.predict(inputs).class_logits
@@ -239,11 +245,11 @@ class Trained:
             canvas = self.model.reconstruct(inputs, Prompt.of_classes(labels))
             assert canvas is not None  # the run has that task
             canvases.append(canvas.map(lambda tensor: tensor.cpu()))
-        return self._drawn(Canvas.cat(canvases), score) if canvases else Labelled([], [], [], [], [], self.card)
+        return self._drawn(Canvas.cat(canvases), score) if canvases else LabeledImages([], [], [], [], [], self.card)
 
     def translate(
-        self, images: Picture | Sequence[Picture], to: str, *, seed: int = 0, score: float = SURE
-    ) -> Labelled:
+        self, images: Picture | Sequence[Picture], to: str, *, seed: int = 0, score: float = MIN_BOX_SCORE
+    ) -> LabeledImages:
         """Draw images anew in the domain `to`: a data set of the run's mixture, or a class, by name or number.
 
         Raises:
@@ -251,13 +257,13 @@ class Trained:
             DataError: an image cannot be read; names it.
         """
         canvases = []
-        for _, canvas in translations(self.model, _sources(images), target(self.model, to), seed):
+        for _, canvas in translate_images(self.model, _sources(images), target_prompt(self.model, to), seed):
             if isinstance(canvas, DataError):
                 raise canvas
             canvases.append(canvas)
-        return self._drawn(Canvas.cat(canvases), score) if canvases else Labelled([], [], [], [], [], self.card)
+        return self._drawn(Canvas.cat(canvases), score) if canvases else LabeledImages([], [], [], [], [], self.card)
 
-    def _drawn(self, canvas: Canvas, score: float) -> Labelled:
+    def _drawn(self, canvas: Canvas, score: float) -> LabeledImages:
         """A canvas on the CPU as pictures, arrays and pixels, without what was asked for."""
         images, count = to_pictures(canvas.image), len(canvas.image)
         masks: list[Any] = [None] * count if canvas.mask is None else [*canvas.mask.argmax(1).to(torch.uint8).numpy()]
@@ -265,10 +271,10 @@ class Trained:
         if canvas.boxes is not None:
             boxes = [in_pixels(found, *images[0].size, score) for found in decode_canvas(canvas.boxes)]
         rows = [{} if some is None else {"boxes": [box.row(self.card.classes) for box in some]} for some in boxes]
-        return Labelled(images, [None] * count, masks, boxes, rows, self.card)
+        return LabeledImages(images, [None] * count, masks, boxes, rows, self.card)
 
 
-def load(path: str | Path, device: str = "auto") -> Trained:
+def load(path: str | Path, device: str = "auto") -> TrainedModel:
     """A trained model: a run by its folder or its name under `runs/`, an exported folder or file, or one checkpoint.
 
     Args:
@@ -277,29 +283,29 @@ def load(path: str | Path, device: str = "auto") -> Trained:
     Raises:
         CheckpointError: there is no such model, it is damaged, or another version of mtgen wrote it.
     """
-    return Trained(*load_run(find_model(path), device))
+    return TrainedModel(*load_run(find_model(path), device))
 
 
 def _several(value: Any) -> tuple[Any, ...]:
     return (
         (value,)
-        if isinstance(value, int | Path | Received) or (isinstance(value, str) and value)
+        if isinstance(value, int | Path | InMemoryFile) or (isinstance(value, str) and value)
         else tuple(value or ())
     )
 
 
-def _file(value: str | File) -> File:
+def _file(value: str | FileLike) -> FileLike:
     return Path(value) if isinstance(value, str) else value
 
 
-def _sources(images: Picture | Sequence[Picture]) -> Iterator[Source]:
+def _sources(images: Picture | Sequence[Picture]) -> Iterator[InputImage]:
     """Images as the readers take them: each gives its bytes."""
-    some = [images] if isinstance(images, str | Path | Received | Image.Image | np.ndarray) else images
+    some = [images] if isinstance(images, str | Path | InMemoryFile | Image.Image | np.ndarray) else images
     for number, one in enumerate(some):
-        if isinstance(one, str | Path | Received):
-            yield Source(str(one), Path(), partial(file, _file(one)))
+        if isinstance(one, str | Path | InMemoryFile):
+            yield InputImage(str(one), Path(), partial(file, _file(one)))
         else:
-            yield Source(f"image {number}", Path(), partial(_encoded, one, f"image {number}"))
+            yield InputImage(f"image {number}", Path(), partial(_encoded, one, f"image {number}"))
 
 
 def _encoded(picture: Any, name: str) -> bytes:
@@ -316,5 +322,5 @@ def _encoded(picture: Any, name: str) -> bytes:
             f"{name}: is a {type(picture).__name__}; give a file's path, a Pillow image, or an array [H,W] or [H,W,3] of uint8"
         )
     out, upright = io.BytesIO(), ImageOps.exif_transpose(picture)
-    (upright if upright.mode in STORED else upright.convert("RGB")).save(out, "PNG")
+    (upright if upright.mode in PNG_MODES else upright.convert("RGB")).save(out, "PNG")
     return out.getvalue()

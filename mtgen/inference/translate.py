@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from mtgen.errors import ConfigError, DataError
-from mtgen.evaluation.metric import Progress
-from mtgen.inference.inputs import Inputs, Source, batches
+from mtgen.evaluation.metric import StageProgress
+from mtgen.inference.inputs import InputImage, Inputs, batches
 from mtgen.inference.label_names import parse_class, parse_domain
-from mtgen.inference.predict import BATCH, Summary, save
+from mtgen.inference.predict import PREDICT_BATCH_SIZE, PredictionSummary, save
 from mtgen.models.loading import find_run, load_run
 from mtgen.models.model import Model
 from mtgen.schema import Canvas, Prompt
@@ -17,7 +17,7 @@ from mtgen.utils import counter_rng
 from mtgen.visualization.grids import to_pictures
 
 
-def target(model: Model, text: str) -> Prompt:
+def target_prompt(model: Model, text: str) -> Prompt:
     """The domain that is asked for as a prompt of one row: a data set of the mixture, or a class, as the run was trained.
 
     Raises:
@@ -45,8 +45,8 @@ def translate_run(
     checkpoint: str | None = None,
     seen: Callable[[str, Path], None] = lambda name, path: None,
     problem: Callable[[str], None] = lambda text: None,
-    progress: Progress = lambda stage, done, total: None,
-) -> Summary:
+    progress: StageProgress = lambda stage, done, total: None,
+) -> PredictionSummary:
     """Draw images anew in the domain `to` with a run's checkpoint (default: the newest) at the run's resolution; each is written as a PNG.
 
     Image i's latent is a function of (seed, i) alone.
@@ -59,11 +59,11 @@ def translate_run(
     """
     folder = find_run(run)
     model, _ = load_run(folder, device, checkpoint)
-    prompt = target(model, to)
+    prompt = target_prompt(model, to)
     into = out or folder / "translations" / "".join(c if c.isalnum() or c in "-_" else "_" for c in to)
     inputs = Inputs(paths, into)
-    summary, total = Summary(0, 0, into), len(inputs)
-    for source, canvas in translations(model, inputs, prompt, seed):
+    summary, total = PredictionSummary(0, 0, into), len(inputs)
+    for source, canvas in translate_images(model, inputs, prompt, seed):
         if isinstance(canvas, DataError):
             summary.damaged += 1
             problem(str(canvas))
@@ -77,15 +77,15 @@ def translate_run(
     return summary
 
 
-def translations(
-    model: Model, sources: Iterable[Source], prompt: Prompt, seed: int
-) -> Iterator[tuple[Source, Canvas | DataError]]:
+def translate_images(
+    model: Model, sources: Iterable[InputImage], prompt: Prompt, seed: int
+) -> Iterator[tuple[InputImage, Canvas | DataError]]:
     """Draw images anew in the domain of a prompt of one row, in order and a batch at a time: each as a canvas of one, on the CPU.
 
     One that cannot be read gives its error, and the others go on. Image i's latent is a function of (seed, i) alone.
     """
     position = 0
-    for found, images in batches(iter(sources), model.channels, model.size, BATCH):
+    for found, images in batches(iter(sources), model.channels, model.size, PREDICT_BATCH_SIZE):
         good = [row for row, (_, cut) in enumerate(found) if not isinstance(cut, DataError)]
         drawn: dict[int, Canvas] = {}
         if good:

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from mtgen.checkpointing import checkpoint
-from mtgen.checkpointing.mirror import Shelf, restore
+from mtgen.checkpointing.mirror import CheckpointStore, restore
 from mtgen.config import Config
 from mtgen.errors import CheckpointError, TrainingError, UserError, last_line
 from mtgen.launchers.ray_workers import run_here, run_on_ray
 from mtgen.models.model import build
-from mtgen.tracking.run_log import Logbook
+from mtgen.tracking.run_log import RunLog
 from mtgen.training.dataset import open_data
-from mtgen.training.protocol import FILE, STOP, Outcome
-from mtgen.utils.shell import typed
+from mtgen.training.protocol import OUTCOME_FILE, STOP_FILE, Outcome
+from mtgen.utils.shell import shell_command
 from mtgen.utils.system import code_version, file_system
 
-Say = Callable[[str], None]
-Watch = Callable[[Path, int, Callable[[], bool]], None]
+DriverSay = Callable[[str], None]
+WatchCallback = Callable[[Path, int, Callable[[], bool]], None]
 
 
 @contextmanager
@@ -71,8 +71,8 @@ class StopRequests:
     SIGUSR1, with which schedulers warn, asks for the same, however often it comes.
     """
 
-    def __init__(self, folder: Path, say: Say) -> None:
-        self.file = folder / STOP
+    def __init__(self, folder: Path, say: DriverSay) -> None:
+        self.file = folder / STOP_FILE
         self.say = say
         self.file.unlink(missing_ok=True)
         self.earlier = {
@@ -101,7 +101,7 @@ class StopRequests:
             self.file.unlink(missing_ok=True)
 
 
-def _before(config: Config, resume: bool, say: Say) -> int:
+def _before(config: Config, resume: bool, say: DriverSay) -> int:
     """Images that the run's newest good checkpoint has seen; 0 for a new run. Where the folder has none, the mirror's is fetched.
 
     Raises:
@@ -109,10 +109,10 @@ def _before(config: Config, resume: bool, say: Say) -> int:
         ConfigError: checkpoint.mirror is no address.
     """
     root, mirror = config.folder / "checkpoints", config.checkpoint.mirror
-    shelf = None if mirror is None else Shelf(mirror, config.name)
+    shelf = None if mirror is None else CheckpointStore(mirror, config.name)
     if (
         shelf is not None
-        and not checkpoint.folders(root)
+        and not checkpoint.checkpoint_folders(root)
         and restore(shelf, root, warn=lambda text: say(f"warning: {text}")) is not None
     ):
         say(f"the newest checkpoint comes from {shelf}")
@@ -137,11 +137,15 @@ def _version() -> list[str]:
 def _command() -> str:
     """The command that runs here, as one would type it again."""
     program, *words = sys.argv
-    return typed("mtgen" if Path(program).name == "__main__.py" else Path(program).name, *words)
+    return shell_command("mtgen" if Path(program).name == "__main__.py" else Path(program).name, *words)
 
 
 def launch(
-    config: Config, watch: Watch, say: Say, resume: bool = False, asked: Callable[[], bool] = lambda: False
+    config: Config,
+    watch: WatchCallback,
+    say: DriverSay,
+    resume: bool = False,
+    asked: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train a run, or go on with it, from this process.
 
@@ -156,11 +160,11 @@ def launch(
     Raises:
         UserError: what keeps the run from going on, in one message.
     """
-    log = Logbook(config.folder)
+    log = RunLog(config.folder)
     with run_lock(config.folder):
         log.write(f"{_command()} (mtgen {' '.join(_version())}, on {socket.gethostname()})")
         try:
-            outcome = _train(config, watch, log.heard(say), resume, asked)
+            outcome = _train(config, watch, log.tee(say), resume, asked)
         except BaseException as error:
             log.write(f"failed: {error}" if isinstance(error, UserError) else f"ended by {type(error).__name__}")
             raise
@@ -168,13 +172,13 @@ def launch(
         return outcome
 
 
-def _train(config: Config, watch: Watch, say: Say, resume: bool, asked: Callable[[], bool]) -> Outcome:
+def _train(config: Config, watch: WatchCallback, say: DriverSay, resume: bool, asked: Callable[[], bool]) -> Outcome:
     """What `launch` does within its lock and its log."""
     start = _before(config, resume, say)
     if start >= config.train.images:
         return Outcome("finished", start, "it had finished before; a larger train.images goes on")
     build(config, open_data(config).card)  # what is wrong with data or tasks is said before any worker starts
-    (config.folder / FILE).unlink(missing_ok=True)
+    (config.folder / OUTCOME_FILE).unlink(missing_ok=True)
     stop = StopRequests(config.folder, say)
     result: list[Outcome | BaseException] = []
 

@@ -14,7 +14,7 @@ from ray.train.v2.api.config import ScalingConfig
 from mtgen.training.protocol import Resize
 
 
-class Policy(ElasticScalingPolicy):
+class ElasticPolicy(ElasticScalingPolicy):
     """Ray Train's own, but for two things: only some numbers of workers share a step evenly, and running workers are asked for a
     checkpoint before they are ended for the sake of more.
 

@@ -8,16 +8,16 @@ from typing import Any
 
 from mtgen.config import Config, resolve_device
 from mtgen.errors import UserError, last_line
-from mtgen.evaluation.snapshots import Job, task_of
-from mtgen.evaluation.streams import Gather, Part, Wanted, Work, on_cpu
+from mtgen.evaluation.snapshots import EvaluationJob, load_evaluation
+from mtgen.evaluation.streams import RequestedOutputs, StreamPart, StreamProducer, StreamSource, on_cpu
 from mtgen.launchers.ray_cluster import cpus_per_worker, ray_cluster
 
-AHEAD = 2
+PREFETCH_PARTS = 2
 """Parts that a worker makes before the last one is taken, so that memory stays flat where the metrics are slower than the workers."""
 
 
 @contextmanager
-def on_ray(config: Config, job: Job, cpus: int | None = None) -> Iterator[Gather]:
+def evaluate_on_ray(config: Config, job: EvaluationJob, cpus: int | None = None) -> Iterator[StreamSource]:
     """`config.workers` workers of a cluster, each of which goes through its own part of every stage.
 
     A part is a function of its position, so that a worker that is lost begins its stage again, and what was taken already is passed over.
@@ -31,13 +31,13 @@ def on_ray(config: Config, job: Job, cpus: int | None = None) -> Iterator[Gather
     with ray_cluster(config, cpus) as nodes:
         import ray
 
-        threads, world = cpus_per_worker(config, nodes), config.most_workers
+        threads, world = cpus_per_worker(config, nodes), config.max_workers
         gpus = 1 if resolve_device(config) == "cuda" else 0
         task: Any = ray.remote(_parts).options(
-            num_cpus=threads, num_gpus=gpus, num_returns="streaming", _generator_backpressure_num_objects=AHEAD
+            num_cpus=threads, num_gpus=gpus, num_returns="streaming", _generator_backpressure_num_objects=PREFETCH_PARTS
         )
 
-        def gather(stage: str, wanted: Wanted, start: int) -> Iterator[Part]:
+        def gather(stage: str, wanted: RequestedOutputs, start: int) -> Iterator[StreamPart]:
             jobs = [replace(job, rank=rank, world=world, threads=threads) for rank in range(world)]
             try:
                 yield from _in_turn([task.remote(stage, wanted, start, one) for one in jobs], ray.get)
@@ -47,7 +47,7 @@ def on_ray(config: Config, job: Job, cpus: int | None = None) -> Iterator[Gather
         yield gather
 
 
-def _in_turn(streams: list[Iterator[Any]], get: Callable[[Any], Part]) -> Iterator[Part]:
+def _in_turn(streams: list[Iterator[Any]], get: Callable[[Any], StreamPart]) -> Iterator[StreamPart]:
     """The parts of all workers, in the order of their positions: they are dealt out in turn, the last round may be short."""
     while streams:
         for stream in list(streams):
@@ -60,12 +60,12 @@ def _in_turn(streams: list[Iterator[Any]], get: Callable[[Any], Part]) -> Iterat
 
 
 @lru_cache(maxsize=1)
-def _work(job: Job) -> Work:
+def _work(job: EvaluationJob) -> StreamProducer:
     """Loaded once in a worker's process, whatever the number of stages."""
-    return task_of(job).work
+    return load_evaluation(job).work
 
 
-def _parts(stage: str, wanted: Wanted, start: int, job: Job) -> Iterator[Part]:
+def _parts(stage: str, wanted: RequestedOutputs, start: int, job: EvaluationJob) -> Iterator[StreamPart]:
     """What each of Ray's workers runs."""
     import torch
 

@@ -16,7 +16,7 @@ from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 
 from mtgen.errors import last_line
-from mtgen.tracking.run_log import Logbook
+from mtgen.tracking.run_log import RunLog
 
 _listening: list[socket.socket] = []
 """The socket of the store, in the first worker's process."""
@@ -71,7 +71,7 @@ class GroupConfig(TorchConfig):
         return _Backend
 
 
-class Losses(UserCallback):
+class LostWorkerReporter(UserCallback):
     """Says in a line for each which workers were lost; runs in Ray Train's controller, whose own log is its whole traceback.
 
     Args:
@@ -79,7 +79,7 @@ class Losses(UserCallback):
     """
 
     def __init__(self, folder: Path) -> None:
-        self._say = Logbook(folder).heard(_complain)
+        self._say = RunLog(folder).tee(_complain)
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Name each worker that was lost, with the reason in one line."""

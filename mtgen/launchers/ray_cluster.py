@@ -11,7 +11,7 @@ from typing import Any
 
 from mtgen.config import Config, resolve_device
 from mtgen.errors import ConfigError, TrainingError, UserError, last_line
-from mtgen.launchers.ray_node import held_back, own_address, wait_for
+from mtgen.launchers.ray_node import own_address, stop_signals_blocked, wait_for
 from mtgen.utils import glibc_malloc
 
 _TOKEN = secrets.token_hex(32)
@@ -79,7 +79,7 @@ def _for_workers(loopback: bool) -> dict[str, str]:
     """Environment variables that the workers need, but for those that a submitted job gives them already: Ray refuses them twice."""
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     passed = ["MLFLOW_TRACKING_URI", "MTGEN_CACHE", *(["GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"] if loopback else [])]
-    values = glibc_malloc.for_processes() | {name: os.environ[name] for name in passed if name in os.environ}
+    values = glibc_malloc.child_environment() | {name: os.environ[name] for name in passed if name in os.environ}
     if "working_dir" not in job:  # else the code lies there, elsewhere on every node, and Ray has it on the path
         values["PYTHONPATH"] = os.pathsep.join(
             p for p in [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")] if p
@@ -125,7 +125,7 @@ def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[list[dict[s
                 address and address.rpartition(":")[2].isdigit()
             ):  # asked first, since ray.init tries a refused token for half a minute
                 ray._raylet.GcsClient(address=address).internal_kv_keys(b"mtgen", namespace=None, timeout=30)  # type: ignore[attr-defined]
-            with held_back():
+            with stop_signals_blocked():
                 ray.init(
                     address=address
                     or "local",  # without an address Ray would join a cluster that it finds on this machine
@@ -152,15 +152,15 @@ def _bound() -> int | None:
     return bound if bound < (os.cpu_count() or bound) else None
 
 
-def room(nodes: list[tuple[int, int]], cpus: int, gpus: int) -> int:
+def workers_that_fit(nodes: list[tuple[int, int]], cpus: int, gpus: int) -> int:
     """How many workers of so many CPUs and GPUs find room on nodes of (CPUs, GPUs): a worker lies on one node."""
     return sum(min(own // cpus, there // gpus if gpus else own) for own, there in nodes)
 
 
-def largest_share(nodes: list[tuple[int, int]], workers: int, gpus: int) -> int:
+def max_cpus_per_worker(nodes: list[tuple[int, int]], workers: int, gpus: int) -> int:
     """CPUs that each of the workers gets at most, so that all find room at once; 0 where they do not with one each."""
     most = max((own for own, _ in nodes), default=0)
-    return next((share for share in range(most, 0, -1) if room(nodes, share, gpus) >= workers), 0)
+    return next((share for share in range(most, 0, -1) if workers_that_fit(nodes, share, gpus) >= workers), 0)
 
 
 def cpus_per_worker(config: Config, resources: list[dict[str, float]]) -> int:
@@ -174,7 +174,7 @@ def cpus_per_worker(config: Config, resources: list[dict[str, float]]) -> int:
     """
     nodes = [(int(own.get("CPU", 0)), int(own.get("GPU", 0))) for own in resources]
     gpus = 1 if resolve_device(config) == "cuda" else 0
-    least, fit = config.worker_counts[0], room(nodes, 1, gpus)
+    least, fit = config.worker_counts[0], workers_that_fit(nodes, 1, gpus)
     cpus, there = (sum(numbers) for numbers in zip((0, 0), *nodes, strict=True))
     if least > fit and gpus:
         raise ConfigError(
@@ -183,7 +183,7 @@ def cpus_per_worker(config: Config, resources: list[dict[str, float]]) -> int:
         )
     if least > fit:
         raise ConfigError(f"workers={least}: there are {cpus} CPUs, and every worker needs one; possible: 0 to {fit}")
-    return max(1, largest_share(nodes, config.most_workers, gpus))
+    return max(1, max_cpus_per_worker(nodes, config.max_workers, gpus))
 
 
 def _reason(error: BaseException) -> str:

@@ -14,10 +14,10 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.result import Result
 
-from mtgen.launchers.elastic import Policy
+from mtgen.launchers.elastic import ElasticPolicy
 
 
-class Alone(FixedScalingPolicy):
+class NoAutoscaling(FixedScalingPolicy):
     """A fixed number of workers on a cluster of their own: the autoscaler, whom one more process would ask for room, has none to give."""
 
     def after_controller_start(self, train_run_context: Any) -> None:
@@ -27,7 +27,7 @@ class Alone(FixedScalingPolicy):
         """Ask nobody."""
 
 
-class Group(WorkerGroup):
+class DriverLedWorkerGroup(WorkerGroup):
     """Ray Train's group of workers, led by a process that is no actor of Ray's, so that there is none to ask for reported checkpoints."""
 
     def _init_train_context_on_workers(
@@ -50,13 +50,13 @@ class Group(WorkerGroup):
         self._decorate_worker_log_file_paths(workers)
 
 
-class Controller(TrainController):
+class DriverLedController(TrainController):
     """Ray Train's controller, in the process that calls it."""
 
-    worker_group_cls = Group
+    worker_group_cls = DriverLedWorkerGroup
 
 
-class Trainer(TorchTrainer):
+class RayTrainer(TorchTrainer):
     """Ray Train's trainer on any of several numbers of workers.
 
     Without what serves Ray's own data sets, and what tidies up behind a controller of its own: a process each.
@@ -81,9 +81,9 @@ class Trainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **settings: Any) -> Result:
         if len(self._counts) > 1:
-            settings["scaling_policy"] = Policy(self.scaling_config, self._counts, self._folder)  # type: ignore[arg-type]  # typed as Ray Train 1's; it is 2's
+            settings["scaling_policy"] = ElasticPolicy(self.scaling_config, self._counts, self._folder)  # type: ignore[arg-type]  # typed as Ray Train 1's; it is 2's
         elif self._own:
-            settings["scaling_policy"] = Alone(self.scaling_config)  # type: ignore[arg-type]  # as above
-        controller = Controller(**settings)
+            settings["scaling_policy"] = NoAutoscaling(self.scaling_config)  # type: ignore[arg-type]  # as above
+        controller = DriverLedController(**settings)
         asyncio.run(controller.run())
         return controller.get_result()

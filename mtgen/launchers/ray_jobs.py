@@ -26,14 +26,14 @@ from mtgen.errors import UserError, last_line
 from mtgen.utils.yaml_text import override, read_yaml
 from mtgen.version import PACKAGE, __version__
 
-Say = Callable[[str], None]
-GRACE = 600
+JobsSay = Callable[[str], None]
+STOP_GRACE_SECONDS = 600
 """Seconds that a stopped job may take for its checkpoint before Ray kills it; Ray's own default is 3."""
-ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+FINAL_STATUSES = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 @dataclass(frozen=True)
-class Job:
+class SubmittedJob:
     """A submitted job as the cluster knows it; `exit_status` is its command's, once that has ended."""
 
     id: str
@@ -72,9 +72,8 @@ def _status(address: str, token: str | None) -> int:
     Raises:
         UserError: nobody answers.
     """
-    question = urllib.request.Request(
-        f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"} if token else {}
-    )
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    question = urllib.request.Request(f"{address}/api/jobs/", headers=headers)  # noqa: S310 - http or https
     try:
         with urllib.request.urlopen(question, timeout=30) as answer:  # noqa: S310 - the same
             return int(answer.status)
@@ -88,7 +87,7 @@ def _status(address: str, token: str | None) -> int:
         ) from None
 
 
-def connect(address: str, say: Say) -> Any:
+def connect(address: str, say: JobsSay) -> Any:
     """A client of the Jobs API at `address`, such as http://127.0.0.1:8265.
 
     A cluster beyond this machine that lets everybody in is refused: whoever reaches its Jobs API runs commands on it.
@@ -191,7 +190,7 @@ def _only(address: str) -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def shipped(path: Path, assignments: list[str]) -> tuple[dict[str, Any], Config]:
+def pack_config(path: Path, assignments: list[str]) -> tuple[dict[str, Any], Config]:
     """A configuration as it travels: the keys that were written, their paths absolute; and the same, checked as far as this machine can.
 
     Device and precision are for the cluster to resolve.
@@ -208,13 +207,13 @@ def shipped(path: Path, assignments: list[str]) -> tuple[dict[str, Any], Config]
     ) | theirs, config
 
 
-def submit(client: Any, path: Path, assignments: list[str]) -> Job:
+def submit(client: Any, path: Path, assignments: list[str]) -> SubmittedJob:
     """Hand a run to the cluster: mtgen's code and the configuration travel with it; data and runs lie where its nodes find them.
 
     Raises:
         UserError: the cluster does not take it.
     """
-    values, config = shipped(path, assignments)
+    values, config = pack_config(path, assignments)
     with tempfile.TemporaryDirectory(prefix="mtgen-") as folder:
         package = PACKAGE
         shutil.copytree(package, Path(folder) / package.name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -231,19 +230,19 @@ def submit(client: Any, path: Path, assignments: list[str]) -> Job:
                 submission_id=f"{config.name}-{secrets.token_hex(3)}",
                 runtime_env={
                     "working_dir": folder,
-                    "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(GRACE), "RAY_JOB_STOP_SIGNAL": "SIGINT"},
+                    "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_SECONDS), "RAY_JOB_STOP_SIGNAL": "SIGINT"},
                 },
                 metadata={"mtgen": __version__, "run": config.name, "folder": str(config.folder)},
             )
-    return look(client, job)
+    return get_job(client, job)
 
 
-def _job(details: Any) -> Job:
+def _job(details: Any) -> SubmittedJob:
     def moment(milliseconds: int | None) -> datetime | None:
         return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
 
     known = details.metadata or {}
-    return Job(
+    return SubmittedJob(
         details.submission_id,
         known.get("run", "-"),
         known.get("folder", "-"),
@@ -255,7 +254,7 @@ def _job(details: Any) -> Job:
     )
 
 
-def every(client: Any) -> list[Job]:
+def list_submitted(client: Any) -> list[SubmittedJob]:
     """All jobs that were submitted to the cluster, the newest first.
 
     Raises:
@@ -266,7 +265,7 @@ def every(client: Any) -> list[Job]:
     return sorted(found, key=lambda job: job.began or datetime.max.replace(tzinfo=UTC), reverse=True)
 
 
-def look(client: Any, job: str) -> Job:
+def get_job(client: Any, job: str) -> SubmittedJob:
     """One job as it is now.
 
     Raises:
@@ -278,7 +277,7 @@ def look(client: Any, job: str) -> Job:
         except RuntimeError as error:
             if "404" not in str(error):
                 raise
-    known = ", ".join(other.id for other in every(client)) or "none"
+    known = ", ".join(other.id for other in list_submitted(client)) or "none"
     raise UserError(f"{job}: the cluster has no such job; it knows: {known}")
 
 
@@ -288,12 +287,12 @@ def logs(client: Any, job: str) -> str:
     Raises:
         UserError: the cluster knows no such job, or does not answer.
     """
-    look(client, job)
+    get_job(client, job)
     with _asking(client, f"{job}: the cluster does not give what it has printed"):
         return str(client.get_job_logs(job))
 
 
-def follow(client: Any, job: str, write: Callable[[str], None], attempts: int = 5) -> Job:
+def follow(client: Any, job: str, write: Callable[[str], None], attempts: int = 5) -> SubmittedJob:
     """Pass on what a job prints, from its beginning, until it has ended; a connection that breaks is made again.
 
     Raises:
@@ -317,7 +316,7 @@ def follow(client: Any, job: str, write: Callable[[str], None], attempts: int = 
         problem: Exception | None = None
         try:
             asyncio.run(stream())
-            if (now := look(client, job)).status in ENDED:
+            if (now := get_job(client, job)).status in FINAL_STATUSES:
                 return now
         except (OSError, RuntimeError, ClientError, _LostError) as error:  # Ray's own are RuntimeErrors
             problem = error
@@ -329,8 +328,8 @@ def follow(client: Any, job: str, write: Callable[[str], None], attempts: int = 
         time.sleep(1)
 
 
-def stop(client: Any, job: str, wait: bool = True) -> Job:
-    """Ask a job to write a checkpoint and end; what has not ended after `GRACE` seconds is killed by Ray.
+def stop(client: Any, job: str, wait: bool = True) -> SubmittedJob:
+    """Ask a job to write a checkpoint and end; what has not ended after `STOP_GRACE_SECONDS` seconds is killed by Ray.
 
     Args:
         wait: until it has.
@@ -338,11 +337,11 @@ def stop(client: Any, job: str, wait: bool = True) -> Job:
     Raises:
         UserError: the cluster knows no such job, or does not answer, perhaps while it is waited for.
     """
-    now = look(client, job)
-    if now.status not in ENDED:
+    now = get_job(client, job)
+    if now.status not in FINAL_STATUSES:
         with _asking(client, f"{job}: the cluster does not stop it"):
             client.stop_job(job)
-    while wait and now.status not in ENDED:
+    while wait and now.status not in FINAL_STATUSES:
         time.sleep(0.5)
-        now = look(client, job)
+        now = get_job(client, job)
     return now

@@ -17,7 +17,7 @@ import psutil
 
 from mtgen.errors import UserError
 
-OBJECT_STORE = 500_000_000
+OBJECT_STORE_BYTES = 500_000_000
 """Bytes of memory for Ray's objects: mtgen hands nothing large to Ray, whose default is a third of the machine."""
 
 
@@ -81,7 +81,7 @@ def command(
         "start",
         "--block",
         "--disable-usage-stats",
-        f"--object-store-memory={OBJECT_STORE}",
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
     ]
     words += [
         "--min-worker-port=0",
@@ -108,22 +108,22 @@ def command(
     return words + ([f"--num-gpus={gpus}"] if gpus is not None else [])
 
 
-ASKING = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
 """What asks a run for a checkpoint and its end. Ray's processes are deaf to it: they end when training has, not under it."""
 
 
-def _hold_back() -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
+def _block_stop_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """What is started within it is deaf to `ASKING`, also where a shell, `timeout` or systemd asks all processes of a run at once.
+def stop_signals_blocked() -> Iterator[None]:
+    """What is started within it is deaf to `STOP_SIGNALS`, also where a shell, `timeout` or systemd asks all processes of a run at once.
 
     And this process's handler of SIGTERM stays: Ray puts its own in its place, which ends the process with a crash report.
     """
     before, libc, kept = (
-        signal.pthread_sigmask(signal.SIG_BLOCK, ASKING),
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS),
         ctypes.CDLL(None),
         ctypes.create_string_buffer(1024),
     )
@@ -151,9 +151,9 @@ def run_node(words: list[str], span: bool, asked: Callable[[], bool] = lambda: T
         [str(Path(sys.executable).parent), environment.get("PATH", "")]
     )  # a job's `python` is ours
     requests: list[int] = []
-    for number in ASKING:
+    for number in STOP_SIGNALS:
         signal.signal(number, lambda number, frame: requests.append(number))
-    ray = subprocess.Popen(words, env=environment, preexec_fn=_hold_back, process_group=0)
+    ray = subprocess.Popen(words, env=environment, preexec_fn=_block_stop_signals, process_group=0)
     try:
         while ray.poll() is None:
             if requests:

@@ -9,10 +9,10 @@ from typing import Any
 from mtgen.config import Config, resolve_device, validate
 from mtgen.errors import TrainingError, last_line
 from mtgen.launchers.ray_cluster import address_of, cpus_per_worker, ray_cluster
-from mtgen.launchers.watchdog import Watch, end_process
-from mtgen.report import keep_current
-from mtgen.training.heartbeat import Beat
-from mtgen.training.protocol import Outcome, Place, Snapshot
+from mtgen.launchers.watchdog import HangWatchdog, end_process
+from mtgen.report import refresh_report
+from mtgen.training.heartbeat import HeartbeatRecord
+from mtgen.training.protocol import Outcome, SnapshotCallback, WorkerContext
 
 
 def threads_for(cpus: int) -> tuple[int, int]:
@@ -24,12 +24,12 @@ def threads_for(cpus: int) -> tuple[int, int]:
     return (cpus if cpus <= 2 else cpus - decoding), decoding
 
 
-def _place_worker(config: Config, rank: int, world: int, cpus: int, node: str = "") -> Place:
+def _place_worker(config: Config, rank: int, world: int, cpus: int, node: str = "") -> WorkerContext:
     torch_threads, decoding = threads_for(cpus)
-    return Place(rank, world, resolve_device(config), torch_threads, decoding, node)
+    return WorkerContext(rank, world, resolve_device(config), torch_threads, decoding, node)
 
 
-def _snapshots(config: Config) -> Snapshot:
+def _snapshots(config: Config) -> SnapshotCallback:
     from mtgen.evaluation.snapshots import Snapshots
 
     return Snapshots(config)
@@ -51,14 +51,14 @@ def _worker(arguments: dict[str, Any]) -> None:
         arguments["cpus"],
         ray.get_runtime_context().get_node_id(),
     )
-    train(config, place, arguments["snapshots"](config) if place.rank == 0 else None, keep_current)
+    train(config, place, arguments["snapshots"](config) if place.rank == 0 else None, refresh_report)
 
 
-ANSWER = 60.0
+KILL_TIMEOUT_SECONDS = 60.0
 """Seconds that a node may take to end a worker that hangs."""
 
 
-def _kill(beat: Beat) -> bool:
+def _kill(beat: HeartbeatRecord) -> bool:
     """End a worker's process on its node; whether it was there.
 
     Raises:
@@ -71,7 +71,7 @@ def _kill(beat: Beat) -> bool:
     there = there.options(scheduling_strategy=NodeAffinitySchedulingStrategy(beat.node, soft=False))
     ending = there.remote(beat.pid, beat.born)
     try:
-        return bool(ray.get(ending, timeout=ANSWER))
+        return bool(ray.get(ending, timeout=KILL_TIMEOUT_SECONDS))
     except ray.exceptions.GetTimeoutError:
         ray.cancel(ending)
         raise
@@ -79,7 +79,7 @@ def _kill(beat: Beat) -> bool:
         return False
 
 
-def given_up(config: Config, error: Exception) -> TrainingError:
+def failure_reason(config: Config, error: Exception) -> TrainingError:
     """What Ray Train gave up by, in a line."""
     from ray.train.v2.api.exceptions import WorkerGroupError
 
@@ -106,12 +106,12 @@ def run_here(config: Config) -> Outcome:
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     cpus = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
-    return train(config, _place_worker(config, 0, 1, cpus), _snapshots(config), keep_current)
+    return train(config, _place_worker(config, 0, 1, cpus), _snapshots(config), refresh_report)
 
 
 def run_on_ray(
     config: Config,
-    snapshots: Callable[[Config], Snapshot] = _snapshots,
+    snapshots: Callable[[Config], SnapshotCallback] = _snapshots,
     cpus: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Outcome:
@@ -126,12 +126,12 @@ def run_on_ray(
         share = cpus_per_worker(config, nodes)
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
-        from mtgen.launchers.process_group import GroupConfig, Losses
-        from mtgen.launchers.ray_controller import Trainer
+        from mtgen.launchers.process_group import GroupConfig, LostWorkerReporter
+        from mtgen.launchers.ray_controller import RayTrainer
 
         gpu = resolve_device(config) == "cuda"
         counts = config.worker_counts
-        trainer = Trainer(
+        trainer = RayTrainer(
             counts,
             config.folder,
             address_of(config) is None,
@@ -147,19 +147,19 @@ def run_on_ray(
                 name="ray",
                 storage_path=str(config.folder),
                 failure_config=FailureConfig(max_failures=config.train.restarts),
-                callbacks=[Losses(config.folder)],  # type: ignore[list-item]  # as above
-                # Its own log has tracebacks, also about what is no trouble of the run; `Losses` and what `fit` raises say it in a line.
+                callbacks=[LostWorkerReporter(config.folder)],  # type: ignore[list-item]  # as above
+                # Its own log has tracebacks, also about what is no trouble of the run; `LostWorkerReporter` and what `fit` raises say it in a line.
                 logging_config=LoggingConfig(log_level="CRITICAL"),
             ),
             torch_config=GroupConfig(backend="nccl" if gpu else "gloo"),
         )
         try:
-            with Watch(config.folder, config.train.hang_seconds, _kill, say):
+            with HangWatchdog(config.folder, config.train.hang_seconds, _kill, say):
                 trainer.fit()
         except Exception as error:
             with contextlib.suppress(OSError):  # a full disk is said to be one by what ended the workers
                 (config.folder / "driver-error.log").write_text(traceback.format_exc(), encoding="utf-8")
-            raise given_up(config, error) from error
+            raise failure_reason(config, error) from error
     outcome = Outcome.read(config.folder)
     if outcome is None:
         raise TrainingError(f"the workers ended without a word; what they printed says why, and {config.folder}")

@@ -22,11 +22,11 @@ from mtgen.launchers.ray_cluster import ray_cluster
 from mtgen.launchers.ray_node import command, free_port, own_address, run_node, wait_for
 from mtgen.version import PACKAGE
 
-START = 600.0  # seconds that the nodes may take to come together
+JOIN_TIMEOUT_SECONDS = 600.0  # seconds that the nodes may take to come together
 
 
 @dataclass(frozen=True)
-class Request:
+class SlurmResources:
     """What a run asks Slurm for.
 
     Attributes:
@@ -56,7 +56,7 @@ class Request:
                 )
 
 
-def script(config: Config, path: Path, assignments: list[str], request: Request) -> str:
+def script(config: Config, path: Path, assignments: list[str], request: SlurmResources) -> str:
     """The script for sbatch."""
     options = [
         f"--job-name={config.name}",
@@ -71,7 +71,7 @@ def script(config: Config, path: Path, assignments: list[str], request: Request)
         f"--output={shlex.quote(str(config.folder / 'slurm-%j.log'))}",
         *request.options,
     ]
-    words = [str(path.absolute()), *assignments, f"workers={config.most_workers}", f"runs={config.runs}"]
+    words = [str(path.absolute()), *assignments, f"workers={config.max_workers}", f"runs={config.runs}"]
     template = resources.files("mtgen.launchers").joinpath("slurm.sbatch").read_text(encoding="utf-8")
     return Template(template).substitute(
         options="\n".join(f"#SBATCH {option}" for option in options),
@@ -82,7 +82,7 @@ def script(config: Config, path: Path, assignments: list[str], request: Request)
     )
 
 
-class Warnings:
+class SlurmWarnings:
     """What Slurm says while nobody else listens: before training and after it."""
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ def _together(config: Config, nodes: int, step: "subprocess.Popen[bytes]", log: 
         TrainingError: they do not in time, or srun has ended.
     """
     address, _, port = os.environ["RAY_ADDRESS"].partition(":")
-    deadline = time.monotonic() + START
+    deadline = time.monotonic() + JOIN_TIMEOUT_SECONDS
 
     def look() -> None:
         if step.poll() is not None:
@@ -154,7 +154,7 @@ def _together(config: Config, nodes: int, step: "subprocess.Popen[bytes]", log: 
                 f"srun ended with status {step.returncode} before all nodes had joined the Ray cluster; {log} says why"
             )
 
-    wait_for(address, int(port), START, look)
+    wait_for(address, int(port), JOIN_TIMEOUT_SECONDS, look)
     with _joined(config, deadline, look):
         import ray
 
@@ -218,9 +218,9 @@ def _node(address: str, port: str, cpus: str) -> int:
         else 0
     )
     head = None if os.environ["SLURM_PROCID"] == "0" else f"{address}:{port}"
-    deadline = time.monotonic() + START
+    deadline = time.monotonic() + JOIN_TIMEOUT_SECONDS
     if head:
-        wait_for(address, int(port), START)
+        wait_for(address, int(port), JOIN_TIMEOUT_SECONDS)
     while True:
         status = run_node(command(head, int(port), True, int(cpus), gpus, None), span=True, asked=_warn_batch)
         if time.monotonic() > deadline:

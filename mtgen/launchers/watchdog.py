@@ -12,10 +12,10 @@ from typing import Self
 
 import psutil
 
-from mtgen.training.heartbeat import EVERY, FOLDER, Beat, read_beats
+from mtgen.training.heartbeat import HEARTBEAT_FOLDER, HEARTBEAT_SECONDS, HeartbeatRecord, read_heartbeats
 
 
-class Judge:
+class HangDetector:
     """Who hangs: a worker whose beat has stopped, or those with the fewest steps where none is made and nobody is busy.
 
     Args:
@@ -28,7 +28,7 @@ class Judge:
         self._steps: list[tuple[int, float, int]] = []
         self._moved = 0.0
 
-    def hung(self, beats: list[Beat], now: float) -> list[Beat]:
+    def find_hung(self, beats: list[HeartbeatRecord], now: float) -> list[HeartbeatRecord]:
         """Those that hang.
 
         Args:
@@ -49,7 +49,7 @@ class Judge:
         return [beat for beat in beats if beat.steps == min(other.steps for other in beats)]
 
 
-class Watch:
+class HangWatchdog:
     """Looks at the workers' beats, from a thread of its own, and kills those that hang.
 
     Args:
@@ -59,9 +59,11 @@ class Watch:
         say: is told who hung.
     """
 
-    def __init__(self, folder: Path, seconds: float, kill: Callable[[Beat], bool], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, seconds: float, kill: Callable[[HeartbeatRecord], bool], say: Callable[[str], None]
+    ) -> None:
         self._folder = folder
-        self._judge = Judge(seconds)
+        self._judge = HangDetector(seconds)
         self._kill = kill
         self._say = say
         self._gone: set[tuple[int, float]] = set()
@@ -69,7 +71,7 @@ class Watch:
         self._thread = threading.Thread(target=self._run, name="hang", daemon=True)
 
     def __enter__(self) -> Self:
-        shutil.rmtree(self._folder / FOLDER, ignore_errors=True)  # of workers that are no more
+        shutil.rmtree(self._folder / HEARTBEAT_FOLDER, ignore_errors=True)  # of workers that are no more
         self._thread.start()
         return self
 
@@ -80,13 +82,13 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._end.wait(EVERY):
-            self.look(time.monotonic())
+        while not self._end.wait(HEARTBEAT_SECONDS):
+            self.check(time.monotonic())
 
-    def look(self, now: float) -> None:
+    def check(self, now: float) -> None:
         """Kill those that hang now."""
-        beats = [beat for beat in read_beats(self._folder) if (beat.pid, beat.born) not in self._gone]
-        for beat in self._judge.hung(beats, now):
+        beats = [beat for beat in read_heartbeats(self._folder) if (beat.pid, beat.born) not in self._gone]
+        for beat in self._judge.find_hung(beats, now):
             try:
                 there = self._kill(beat)
             except TimeoutError:

@@ -8,7 +8,7 @@ from typing import Any
 from mtgen.config import Config
 from mtgen.storage.source import read_file
 
-COMPANIONS = {("data", "tokenizer"): "tokenizer.json", ("conditions", "caption", "encoder"): "caption_encoder.pt"}
+ASSET_FILES = {("data", "tokenizer"): "tokenizer.json", ("conditions", "caption", "encoder"): "caption_encoder.pt"}
 """Where the configuration names such a file, by path or URL -> what its copy is called."""
 
 
@@ -21,10 +21,10 @@ def _section(values: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
 
 def _named(values: dict[str, Any]) -> dict[tuple[str, ...], str]:
     """The files that a configuration, as plain values, names: where -> path or URL."""
-    return {keys: path for keys in COMPANIONS if (path := _section(values, keys).get(keys[-1]))}
+    return {keys: path for keys in ASSET_FILES if (path := _section(values, keys).get(keys[-1]))}
 
 
-def copy_into(config: Config, folder: Path) -> None:
+def copy_assets(config: Config, folder: Path) -> None:
     """Copy what the configuration names into a folder, so that the model can be moved without what it was made of.
 
     Raises:
@@ -32,13 +32,13 @@ def copy_into(config: Config, folder: Path) -> None:
         OSError: the folder cannot be written.
     """
     for keys, path in _named(config.model_dump(mode="json")).items():
-        (folder / COMPANIONS[keys]).write_bytes(read_file(path, ".".join(keys)))
+        (folder / ASSET_FILES[keys]).write_bytes(read_file(path, ".".join(keys)))
 
 
-def beside(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+def with_copied_assets(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A model's configuration, as plain values, with the copies in `folder` in place of the files that it was trained with."""
     for keys in _named(values):
-        if (copy := folder / COMPANIONS[keys]).is_file():
+        if (copy := folder / ASSET_FILES[keys]).is_file():
             _section(values, keys)[keys[-1]] = str(copy)
     return values
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Average:
+class EMA:
     """Exponential moving average of all parameters of some networks, with a half-life in images.
 
     In the first images the half-life is a fifth of the images seen, so that the random start is soon forgotten (Karras et al. 2024, EDM2).

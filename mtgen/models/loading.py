@@ -9,13 +9,13 @@ import yaml
 from pydantic import ValidationError
 
 from mtgen.checkpointing import checkpoint
-from mtgen.checkpointing.checkpoint import MANIFEST, WEIGHTS, Checkpoint, Weights
+from mtgen.checkpointing.checkpoint import MANIFEST_FILE, WEIGHTS_FILE, AveragedWeights, Checkpoint
 from mtgen.checkpointing.retention import Retention
-from mtgen.config import Checkpoint as Settings
+from mtgen.config import CheckpointConfig as Settings
 from mtgen.config import Config, resolve_device, validate
 from mtgen.errors import CheckpointError
 from mtgen.models import assets
-from mtgen.models.ema import Average
+from mtgen.models.ema import EMA
 from mtgen.models.model import Model, build
 from mtgen.registry import suggest
 from mtgen.schema import DatasetCard
@@ -29,7 +29,7 @@ def find_run(run: str | Path, runs: Path = Path("runs")) -> Path:
         CheckpointError: there is no such run; the nearest name is suggested.
     """
     for folder in (Path(run), runs / run):
-        if (folder / "checkpoints").is_dir() or (folder / WEIGHTS).is_file():
+        if (folder / "checkpoints").is_dir() or (folder / WEIGHTS_FILE).is_file():
             return folder.absolute()
     known = sorted(p.parent.name for p in runs.glob("*/checkpoints"))
     hint = suggest(Path(run).name, known) if known else f"there are no runs in {runs.absolute()}"
@@ -38,7 +38,7 @@ def find_run(run: str | Path, runs: Path = Path("runs")) -> Path:
 
 def find_model(path: str | Path) -> Path:
     """As `find_run`; and one checkpoint, or an exported file, by its path."""
-    return Path(path).absolute() if Path(path).is_file() or (Path(path) / MANIFEST).is_file() else find_run(path)
+    return Path(path).absolute() if Path(path).is_file() or (Path(path) / MANIFEST_FILE).is_file() else find_run(path)
 
 
 def newest(folder: Path) -> Checkpoint:
@@ -49,7 +49,7 @@ def newest(folder: Path) -> Checkpoint:
     """
     found = checkpoint.latest(folder / "checkpoints", warn=lambda text: print(f"warning: {text}", file=sys.stderr))
     if found is None:
-        exported = (folder / WEIGHTS).is_file()
+        exported = (folder / WEIGHTS_FILE).is_file()
         raise CheckpointError(
             f"{folder}: {'is an exported model; give the run that it is of' if exported else 'has no checkpoint yet'}"
         )
@@ -76,7 +76,7 @@ def retention_of(folder: Path, last: int | None = None) -> Retention:
     return kept if last is None else dataclasses.replace(kept, last=last)
 
 
-def chosen(folder: Path, which: str | None) -> Checkpoint:
+def select_checkpoint(folder: Path, which: str | None) -> Checkpoint:
     """A run's newest good checkpoint (`None`), its best one by `checkpoint.best` ("best"), or the one at so many images seen.
 
     Raises:
@@ -84,7 +84,7 @@ def chosen(folder: Path, which: str | None) -> Checkpoint:
     """
     if which is None:
         return newest(folder)
-    entries = checkpoint.survey(folder / "checkpoints", whole=False)
+    entries = checkpoint.list_checkpoints(folder / "checkpoints", whole=False)
     there = ", ".join(str(entry.images) for entry in entries if entry.problem is None) or "none"
     if which == "best":
         best = retention_of(folder).best
@@ -92,8 +92,8 @@ def chosen(folder: Path, which: str | None) -> Checkpoint:
             raise CheckpointError(
                 f"{folder}: checkpoint.best is not set, so none is the best; give images seen instead: {there}"
             )
-        good = {entry.images: checkpoint.measured(entry.folder) for entry in entries if entry.problem is None}
-        if (found := best.among(good)) is None:
+        good = {entry.images: checkpoint.snapshot_metrics(entry.folder) for entry in entries if entry.problem is None}
+        if (found := best.select(good)) is None:
             raise CheckpointError(
                 f"{folder}: {best.metric} was measured at none of its checkpoints; give images seen instead: {there}"
             )
@@ -103,20 +103,22 @@ def chosen(folder: Path, which: str | None) -> Checkpoint:
     return checkpoint.verify(folder / "checkpoints" / f"{int(which):012d}")
 
 
-def weights_of(path: Path, which: str | None = None) -> Weights:
-    """The averaged weights of a run (of its checkpoint that `chosen` finds), an exported model, one checkpoint or an exported file.
+def weights_of(path: Path, which: str | None = None) -> AveragedWeights:
+    """The averaged weights of a run (of its checkpoint that `select_checkpoint` finds), an exported model, one checkpoint or an exported file.
 
     Raises:
         CheckpointError: there are none, or they are damaged; or a checkpoint is asked for where there is no run to choose from.
     """
-    is_run = not (path.is_file() or (path / WEIGHTS).is_file() or (path / MANIFEST).is_file())
+    is_run = not (path.is_file() or (path / WEIGHTS_FILE).is_file() or (path / MANIFEST_FILE).is_file())
     if which is not None and not is_run:
         raise CheckpointError(
             f"{path}: is one model, not a run with checkpoints to choose from; leave --checkpoint out"
         )
-    if path.is_file() or (path / WEIGHTS).is_file():
-        return checkpoint.read_weights(path if path.is_file() else path / WEIGHTS)
-    return checkpoint.weights(checkpoint.verify(path) if (path / MANIFEST).is_file() else chosen(path, which))
+    if path.is_file() or (path / WEIGHTS_FILE).is_file():
+        return checkpoint.read_weights(path if path.is_file() else path / WEIGHTS_FILE)
+    return checkpoint.weights(
+        checkpoint.verify(path) if (path / MANIFEST_FILE).is_file() else select_checkpoint(path, which)
+    )
 
 
 def config_of(text: str, device: str = "auto", folder: Path | None = None) -> Config:
@@ -127,7 +129,7 @@ def config_of(text: str, device: str = "auto", folder: Path | None = None) -> Co
     """
     values = yaml.safe_load(text)
     if folder is not None:
-        values = assets.beside(values, folder)
+        values = assets.with_copied_assets(values, folder)
     return validate({**values, "device": device, "precision": "fp32"})
 
 
@@ -141,7 +143,7 @@ def load_run(folder: Path, device: str = "auto", which: str | None = None) -> tu
     config = config_of(found.config, device, found.path.parent if found.path.is_file() else found.path.parent.parent)
     card = DatasetCard.model_validate(found.card)
     networks = build(config, card)
-    average = Average([("generator", networks.generator), ("side", networks.side)], 0.0)
+    average = EMA([("generator", networks.generator), ("side", networks.side)], 0.0)
     expected = average.state()
     if wrong := [
         name

@@ -11,13 +11,13 @@ from mtgen.config import CONDITIONS, TASKS, Config
 from mtgen.data.tokenizer import open_tokenizer
 from mtgen.errors import ConfigError
 from mtgen.networks.discriminator import Discriminator
-from mtgen.networks.generator import Drawing, Generator, Guidance
-from mtgen.networks.pyramid import sides
+from mtgen.networks.generator import CanvasSpec, ConditionSpec, Generator
+from mtgen.networks.pyramid import level_sizes
 from mtgen.schema import Batch, Canvas, Condition, DatasetCard, Prediction, Prompt
-from mtgen.tasks.base import Sizes, Task
+from mtgen.tasks.base import Task, TaskSizes
 
 
-class DiscriminatorSide(nn.Module):
+class DiscriminatorModule(nn.Module):
     """Everything that the discriminator's step trains: trunk, heads, decoder and the conditions' encoders."""
 
     def __init__(self, discriminator: Discriminator, conditions: ConditionEncoder) -> None:
@@ -36,7 +36,7 @@ class Networks:
     """What a run trains: the generator, the discriminator's side, and the tasks that meet in them."""
 
     generator: Generator
-    side: DiscriminatorSide
+    side: DiscriminatorModule
     tasks: list[Task]
 
 
@@ -88,24 +88,24 @@ def build(config: Config, card: DatasetCard) -> Networks:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         conditions = ConditionEncoder(_modalities(config, card), settings.embedding)
-        sizes = Sizes(
+        sizes = TaskSizes(
             classes=len(card.classes),
             mask_classes=len(card.mask_classes),
             size=config.size,
             widths=tuple(settings.widths),
-            sides=tuple(sides(config.base, levels)),
+            sides=tuple(level_sizes(config.base, levels)),
             decoder=settings.decoder,
             embedding=settings.embedding,
             latent=config.generator.latent,
             conditions=tuple(conditions.modalities),
         )
         tasks: list[Task] = [TASKS[name](name, own, sizes) for name, own in config.task_settings().items()]
-        drawing = Drawing(1 if config.data.channels == "grey" else 3, sizes.mask_classes)
-        guidance = Guidance(
+        drawing = CanvasSpec(1 if config.data.channels == "grey" else 3, sizes.mask_classes)
+        guidance = ConditionSpec(
             settings.embedding * conditions.sequences, config.generator.attention, conditions.layout_channels
         )
         for task in tasks:
-            drawing, guidance = task.drawing(drawing), task.guidance(guidance)
+            drawing, guidance = task.canvas_spec(drawing), task.condition_spec(guidance)
         generator = Generator(
             config.generator.widths,
             config.generator.blocks,
@@ -119,7 +119,7 @@ def build(config: Config, card: DatasetCard) -> Networks:
         heads = {task.name: head for task in tasks if (head := task.head()) is not None}
         decoder = settings.decoder if any(task.dense for task in tasks) else 0
         discriminator = Discriminator(settings.widths, settings.blocks, decoder, drawing, heads)
-    return Networks(generator, DiscriminatorSide(discriminator, conditions), tasks)
+    return Networks(generator, DiscriminatorModule(discriminator, conditions), tasks)
 
 
 class Model:
@@ -142,7 +142,7 @@ class Model:
         self.card = card
         self.device = torch.device(device)
         self.size = config.size
-        self.channels = networks.generator.drawing.channels
+        self.channels = networks.generator.canvas_spec.channels
         self.latent_size = networks.generator.latent
         self.conditions = list(networks.side.conditions.modalities)
         translation = config.task_settings().get("translation")
@@ -158,7 +158,7 @@ class Model:
         return self.networks.side.conditions(Prompt(prompt.size, values, given).to(self.device))
 
     @torch.no_grad()
-    def ask(self, batch: Batch, name: str) -> Prompt:
+    def prompt_from_batch(self, batch: Batch, name: str) -> Prompt:
         """Each sample of a batch asked for by its own modality `name` alone, where it has that; an image by its embedding."""
         modality = self.networks.side.conditions.modality(name)
         value = self.networks.side.embed(batch.image.to(self.device)) if name == "image" else modality.value(batch)
@@ -182,7 +182,7 @@ class Model:
         features = self.networks.side.discriminator.trunk(Canvas(image.to(self.device)))
         prediction = Prediction()
         for task in self.networks.tasks:
-            task.read(self.networks.side.discriminator, features, prediction)
+            task.predict(self.networks.side.discriminator, features, prediction)
         return prediction
 
     def reconstruct(self, image: Tensor, prompt: Prompt) -> Canvas | None:

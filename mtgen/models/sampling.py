@@ -11,7 +11,7 @@ from mtgen.schema import Batch, Canvas, DatasetCard, Prediction, Prompt
 from mtgen.utils import counter_rng
 
 
-class Model(Protocol):
+class SamplingModel(Protocol):
     """An inference view of a run: averaged weights, in evaluation mode."""
 
     card: DatasetCard
@@ -30,7 +30,7 @@ class Model(Protocol):
         """Images `[B,C,H,W]` in [-1, 1] -> what is read in them."""
         ...
 
-    def ask(self, batch: Batch, name: str) -> Prompt:
+    def prompt_from_batch(self, batch: Batch, name: str) -> Prompt:
         """Each sample of a batch asked for by its own modality `name` alone, where it has that."""
         ...
 
@@ -52,7 +52,7 @@ def balanced_labels(n: int, classes: list[int]) -> Tensor:
     return torch.tensor(classes or [-1])[torch.arange(n) % max(len(classes), 1)]
 
 
-def asked_by_class(model: Model, labels: Tensor) -> Prompt:
+def class_prompts(model: SamplingModel, labels: Tensor) -> Prompt:
     """`[B]` classes (-1: none) -> the prompt for one of each, as the model can be asked for it; for nothing, where it cannot."""
     if "class" in model.conditions:
         return Prompt.of_classes(labels)
@@ -63,7 +63,7 @@ def asked_by_class(model: Model, labels: Tensor) -> Prompt:
 
 
 def generate(
-    model: Model,
+    model: SamplingModel,
     prompt: Prompt,
     seed: int,
     purpose: str,
@@ -82,7 +82,7 @@ def generate(
     Args:
         n: how many; default: one for each row of the prompt.
         truncation: factor of the latents, 0 (all at their mean) to 1.
-        rank, world, start: draw this worker's batches alone, from number `start` on, as `mtgen.data.loader.once` deals them out.
+        rank, world, start: draw this worker's batches alone, from number `start` on, as `mtgen.data.loader.iterate_split` deals them out.
     """
     total = len(prompt) if n is None else n
     for begin in range((start + rank) * batch_size, total, batch_size * world):

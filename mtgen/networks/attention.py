@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mtgen.networks.blocks import activate
 
-WIDTH = 32
+HEAD_WIDTH = 32
 """Dimensions of a head."""
 
 
@@ -15,7 +15,7 @@ class Attention(nn.Module):
 
     def __init__(self, queries: int, keys: int, width: int) -> None:
         super().__init__()
-        self.heads = max(1, width // WIDTH)
+        self.heads = max(1, width // HEAD_WIDTH)
         # A bias of the keys moves all of a query's products alike, which softmax does not see: its gradient would be rounding noise.
         self.query = nn.Linear(queries, width)
         self.key = nn.Linear(keys, width, bias=False)
@@ -75,7 +75,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, channels: int, tokens: int) -> None:
         super().__init__()
-        self.attention = Attention(channels, tokens, max(WIDTH, channels // WIDTH * WIDTH))
+        self.attention = Attention(channels, tokens, max(HEAD_WIDTH, channels // HEAD_WIDTH * HEAD_WIDTH))
 
     def forward(self, x: Tensor, tokens: Tensor, present: Tensor) -> Tensor:
         """`[B,C,H,W]`, `[B,T,d]`, `[B,T]` -> `[B,C,H,W]`."""

@@ -92,7 +92,7 @@ class Down(nn.Module):
         return self.project(F.avg_pool2d(x, 2))
 
 
-def initialise(network: nn.Module) -> None:
+def initialize(network: nn.Module) -> None:
     """The one rule: He's normal for every layer, residual branches after Fixup, biases 0.
 
     With L residual blocks of two convolutions, the first of each is scaled by L^(-1/2) and the second is 0.

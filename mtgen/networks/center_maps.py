@@ -9,27 +9,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-OVERLAP = 0.7
+MIN_SHIFTED_IOU = 0.7
 """A peak of the heat map reaches as far as a box could be moved that still overlaps its own by so much."""
 
-NARROWEST = 0.8
+MIN_PEAK_SIGMA = 0.8
 """Cells that a peak's standard deviation has at least: a single hot cell would be hard to draw."""
 
-REACHED = 0.05
+MIN_SIZE_HEAT = 0.05
 """Cells that are hotter than this around a centre carry its size on a canvas."""
 
-FAINTEST = 0.1
+MIN_CENTER_HEAT = 0.1
 """A centre below it is no box."""
 
-MOST = 32
+MAX_BOXES = 32
 """Boxes that are read in an image, at most."""
 
-RARE = -2.2
+INITIAL_CENTER_LOGIT = -2.2
 """Logit that centres start from: a probability of a tenth, so that the many empty cells do not drown the few others (Lin et al. 2017)."""
 
 
 @dataclass
-class Centres:
+class CenterMaps:
     """Boxes of a batch as targets on a grid of `h x w` cells.
 
     Attributes:
@@ -51,7 +51,7 @@ class Centres:
         return torch.cat([self.heat, self.around * self.heat.amax(1, keepdim=True)], dim=1)
 
 
-def encode(boxes: Tensor, classes: int, grid: tuple[int, int]) -> Centres:
+def encode(boxes: Tensor, classes: int, grid: tuple[int, int]) -> CenterMaps:
     """`[B,N,5]` (x0, y0, x1, y1 as shares of the image's sides, class; class -1: no box) -> targets on a grid of (h, w) cells.
 
     Where two boxes of a class share a cell, the later one's size and offset count.
@@ -64,14 +64,14 @@ def encode(boxes: Tensor, classes: int, grid: tuple[int, int]) -> Centres:
     cell = centre.floor().clamp_min(0)
     cell = torch.minimum(cell, boxes.new_tensor([width - 1, height - 1]))
 
-    sigma = (_radius(extent * boxes.new_tensor([width, height])) / 3).clamp_min(NARROWEST)
+    sigma = (_radius(extent * boxes.new_tensor([width, height])) / 3).clamp_min(MIN_PEAK_SIGMA)
     across = torch.arange(width, device=boxes.device) - cell[..., 0:1]
     down = torch.arange(height, device=boxes.device) - cell[..., 1:2]
     squared = across[..., None, :].square() + down[..., :, None].square()
     peak = (-squared / (2 * sigma.square())[..., None, None]).exp() * there[..., None, None]  # [B,N,h,w]
     kind = boxes[..., 4].long().clamp_min(0)[..., None, None].expand_as(peak)
     heat = peak.new_zeros(batch, classes, height, width).scatter_reduce(1, kind, peak, "amax")
-    reached = (peak > REACHED)[:, :, None] * extent[..., None, None]
+    reached = (peak > MIN_SIZE_HEAT)[:, :, None] * extent[..., None, None]
     around = torch.cat([reached, peak.new_zeros(batch, 1, 2, height, width)], 1).amax(1)
 
     flat = (cell[..., 1] * width + cell[..., 0]).long()
@@ -80,24 +80,24 @@ def encode(boxes: Tensor, classes: int, grid: tuple[int, int]) -> Centres:
     maps = known.new_zeros(batch, 4, height * width + 1).scatter(2, index[:, None].expand(-1, 4, -1), known)
     here = torch.zeros(batch, height * width + 1, dtype=torch.bool, device=boxes.device).scatter(1, index, True)
     maps, here = maps[..., :-1].unflatten(2, grid), here[:, :-1].unflatten(1, grid)
-    return Centres(heat, maps[:, :2], maps[:, 2:], here[:, None], around)
+    return CenterMaps(heat, maps[:, :2], maps[:, 2:], here[:, None], around)
 
 
 def _radius(extent: Tensor) -> Tensor:
-    """`[B,N,2]` width and height in cells -> `[B,N]`: how far a box may be moved along both axes and overlap its own by `OVERLAP`.
+    """`[B,N,2]` width and height in cells -> `[B,N]`: how far a box may be moved along both axes and overlap its own by `MIN_SHIFTED_IOU`.
 
     Moved by r: (w-r)(h-r) = OVERLAP * (2wh - (w-r)(h-r)), hence (w-r)(h-r) = 2 OVERLAP / (1 + OVERLAP) * wh.
     """
     wide, high = extent.unbind(-1)
-    kept = 2 * OVERLAP / (1 + OVERLAP)
+    kept = 2 * MIN_SHIFTED_IOU / (1 + MIN_SHIFTED_IOU)
     both = wide + high
     return (both - (both.square() - 4 * (1 - kept) * wide * high).clamp_min(0).sqrt()) / 2
 
 
-def decode(heat: Tensor, size: Tensor, offset: Tensor, most: int = MOST) -> Tensor:
+def decode(heat: Tensor, size: Tensor, offset: Tensor, most: int = MAX_BOXES) -> Tensor:
     """Centre maps -> `[B,most,6]`: x0, y0, x1, y1 as shares of the image's sides, class, score; the surest first.
 
-    A centre is a cell that is at least as hot as the eight around it and hotter than `FAINTEST`; rows beyond the last have score 0.
+    A centre is a cell that is at least as hot as the eight around it and hotter than `MIN_CENTER_HEAT`; rows beyond the last have score 0.
 
     Args:
         heat: `[B,K,h,w]` in 0 to 1.
@@ -105,7 +105,7 @@ def decode(heat: Tensor, size: Tensor, offset: Tensor, most: int = MOST) -> Tens
         offset: `[B,2,h,w]` x and y in the cell.
     """
     batch, classes, height, width = heat.shape
-    peak = heat * (heat == F.max_pool2d(heat, 3, 1, 1)) * (heat > FAINTEST)
+    peak = heat * (heat == F.max_pool2d(heat, 3, 1, 1)) * (heat > MIN_CENTER_HEAT)
     score, flat = peak.flatten(1).topk(min(most, classes * height * width), dim=1)
     kind, cell = flat // (height * width), flat % (height * width)
     known = torch.cat([size, offset], 1).flatten(2).gather(2, cell[:, None].expand(-1, 4, -1))
@@ -116,14 +116,14 @@ def decode(heat: Tensor, size: Tensor, offset: Tensor, most: int = MOST) -> Tens
     return F.pad(found, (0, 0, 0, most - found.shape[1])) if found.shape[1] < most else found
 
 
-def decode_canvas(canvas: Tensor, most: int = MOST) -> Tensor:
+def decode_canvas(canvas: Tensor, most: int = MAX_BOXES) -> Tensor:
     """`[B,K+2,h,w]` as a generator draws it -> boxes as `decode` gives them; a centre lies in the middle of its cell."""
     heat, size = canvas[:, :-2], canvas[:, -2:]
     hottest = heat.amax(1, keepdim=True).clamp_min(1e-6)
     return decode(heat, size / hottest, torch.full_like(size, 0.5), most)
 
 
-def focal(logits: Tensor, target: Centres, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
+def focal(logits: Tensor, target: CenterMaps, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
     """Penalty-reduced focal loss, summed over classes and cells: `[B]`. Source: Law and Deng 2018, equation 1."""
     probability, heat = logits.sigmoid(), target.heat
     centre = heat == 1

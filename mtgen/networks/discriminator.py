@@ -4,13 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtgen.networks.blocks import Conv2d, Up, activate, initialise
-from mtgen.networks.generator import Drawing
-from mtgen.networks.pyramid import Descent
+from mtgen.networks.blocks import Conv2d, Up, activate, initialize
+from mtgen.networks.generator import CanvasSpec
+from mtgen.networks.pyramid import DownsamplePyramid
 from mtgen.schema import Canvas
 
 
-class Decoder(nn.Module):
+class UNetDecoder(nn.Module):
     """U-Net decoder over the trunk's levels: `[B,*,h,w] .. [B,*,H,W]` -> `[B,channels,H,W]`. Source: Ronneberger et al. 2015."""
 
     def __init__(self, widths: list[int], channels: int) -> None:
@@ -44,16 +44,16 @@ class Discriminator(nn.Module):
     """
 
     def __init__(
-        self, widths: list[int], blocks: int, decoder: int, drawing: Drawing, heads: dict[str, nn.Module]
+        self, widths: list[int], blocks: int, decoder: int, drawing: CanvasSpec, heads: dict[str, nn.Module]
     ) -> None:
         super().__init__()
         self.see_image = Conv2d(drawing.channels, widths[-1], 3, padding=1)
         self.see_mask = Conv2d(drawing.mask_classes, widths[-1], 1, bias=False) if drawing.mask_classes else None
         self.see_boxes = Conv2d(drawing.box_maps, widths[-1], 1, bias=False) if drawing.box_maps else None
-        self.descent = Descent(widths, blocks)
-        self.decoder = Decoder(widths, decoder) if decoder else None
+        self.descent = DownsamplePyramid(widths, blocks)
+        self.decoder = UNetDecoder(widths, decoder) if decoder else None
         self.heads = nn.ModuleDict(heads)
-        initialise(self)
+        initialize(self)
 
     def trunk(self, canvas: Canvas) -> list[Tensor]:
         """A canvas of `[B,..,H,W]` -> features of each level, the lowest first."""

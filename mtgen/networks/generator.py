@@ -6,16 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtgen.networks.blocks import Conv2d, activate, initialise
-from mtgen.networks.pyramid import Climb, Guide, Sides, sides
+from mtgen.networks.blocks import Conv2d, activate, initialize
+from mtgen.networks.pyramid import ConditionInjection, HeightWidth, UpsamplePyramid, level_sizes
 from mtgen.schema import Canvas, Condition
 
-NOWHERE = -4.0
+INITIAL_BOX_LOGIT = -4.0
 """Logit of the box maps that a generator starts from."""
 
 
 @dataclass(frozen=True)
-class Drawing:
+class CanvasSpec:
     """What is on a canvas; a task adds to it.
 
     Attributes:
@@ -32,7 +32,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Guidance:
+class ConditionSpec:
     """What conditions bring to the levels of the generator, beside the pooled vector.
 
     Attributes:
@@ -59,7 +59,7 @@ class Generator(nn.Module):
         base: height and width of the lowest level.
         latent: size of the latent z.
         condition: size of the shared representation space.
-        drawing: what is on the canvas.
+        canvas_spec: what is on the canvas.
         guidance: what conditions bring beside the pooled vector.
         condition_scale: factor of the condition beside the latent.
     """
@@ -68,35 +68,35 @@ class Generator(nn.Module):
         self,
         widths: list[int],
         blocks: int,
-        base: Sides,
+        base: HeightWidth,
         latent: int,
         condition: int,
-        drawing: Drawing,
-        guidance: Guidance,
+        drawing: CanvasSpec,
+        guidance: ConditionSpec,
         condition_scale: float,
     ) -> None:
         super().__init__()
         self.latent = latent
         self.base = base
-        self.drawing = drawing
+        self.canvas_spec = drawing
         self.condition_scale = condition_scale
         self.width = widths[0]
         style = latent + condition
         self.start = nn.Linear(style, widths[0] * base[0] * base[1])
         guides = [
-            Guide(
+            ConditionInjection(
                 width,
                 guidance.tokens if max(side) <= guidance.attention else 0,
                 guidance.layout,
                 guidance.content if level == guidance.content_level else 0,
             )
-            for level, (width, side) in enumerate(zip(widths, sides(base, len(widths)), strict=True))
+            for level, (width, side) in enumerate(zip(widths, level_sizes(base, len(widths)), strict=True))
         ]
-        self.climb = Climb(widths, blocks, style, guides)
+        self.climb = UpsamplePyramid(widths, blocks, style, guides)
         # Starts near a blank canvas, not with noise brighter than any image, and with centres nowhere.
         self.draw = Conv2d(widths[-1], drawing.channels + drawing.mask_classes, 3, padding=1, gain=0.1)
         self.draw_boxes = Conv2d(widths[-1], drawing.box_maps, 3, padding=1, gain=0.1) if drawing.box_maps else None
-        initialise(self)
+        initialize(self)
         for guide in guides:
             if guide.attend is not None:
                 guide.attend.attention.out.weight.data.zero_()
@@ -106,8 +106,8 @@ class Generator(nn.Module):
         style = torch.cat([latent, self.condition_scale * condition.pooled], dim=1)
         x = self.start(style).unflatten(1, (self.width, *self.base)).contiguous(memory_format=torch.channels_last)
         x = activate(self.climb(x, style, condition))
-        image, mask = self.draw(x).float().split([self.drawing.channels, self.drawing.mask_classes], dim=1)
+        image, mask = self.draw(x).float().split([self.canvas_spec.channels, self.canvas_spec.mask_classes], dim=1)
         boxes = None
         if self.draw_boxes is not None:
-            boxes = (self.draw_boxes(F.avg_pool2d(x, self.drawing.stride)).float() + NOWHERE).sigmoid()
-        return Canvas(image, mask.softmax(dim=1) if self.drawing.mask_classes else None, boxes=boxes)
+            boxes = (self.draw_boxes(F.avg_pool2d(x, self.canvas_spec.stride)).float() + INITIAL_BOX_LOGIT).sigmoid()
+        return Canvas(image, mask.softmax(dim=1) if self.canvas_spec.mask_classes else None, boxes=boxes)

@@ -9,16 +9,16 @@ from mtgen.networks.attention import CrossAttention
 from mtgen.networks.blocks import Conv2d, Down, ResidualBlock, Up
 from mtgen.schema import Condition
 
-Sides = tuple[int, int]
+HeightWidth = tuple[int, int]
 """Height and width, pixels."""
 
 
-def sides(base: Sides, levels: int) -> list[Sides]:
+def level_sizes(base: HeightWidth, levels: int) -> list[HeightWidth]:
     """Height and width of each level, from the lowest upwards."""
     return [(base[0] * 2**level, base[1] * 2**level) for level in range(levels)]
 
 
-class Guide(nn.Module):
+class ConditionInjection(nn.Module):
     """What a level of the climb takes from the condition beside the style; each part begins by adding nothing.
 
     Args:
@@ -44,10 +44,10 @@ class Guide(nn.Module):
         return x
 
 
-class Climb(nn.Module):
+class UpsamplePyramid(nn.Module):
     """From the lowest level to the full resolution: `blocks` residual blocks a level, modulated by the style, guided by the condition."""
 
-    def __init__(self, widths: list[int], blocks: int, style: int, guides: list[Guide]) -> None:
+    def __init__(self, widths: list[int], blocks: int, style: int, guides: list[ConditionInjection]) -> None:
         super().__init__()
         self.levels = nn.ModuleList(
             nn.ModuleList(ResidualBlock(width, style) for _ in range(blocks)) for width in widths
@@ -69,7 +69,7 @@ class Climb(nn.Module):
         return x
 
 
-class Descent(nn.Module):
+class DownsamplePyramid(nn.Module):
     """From the full resolution to the lowest level; keeps what every level ends with."""
 
     def __init__(self, widths: list[int], blocks: int) -> None:

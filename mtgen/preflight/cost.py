@@ -19,10 +19,14 @@ from mtgen.models.model import Model, Networks, build
 from mtgen.schema import Batch, DatasetCard, Prompt
 from mtgen.training.steps import build_steps, frozen
 
-_NOTHING = {torch.ops.aten.detach.default, torch.ops.aten.empty.memory_format, torch.ops.aten._unsafe_view.default}
+_NO_KERNEL_OPS = {
+    torch.ops.aten.detach.default,
+    torch.ops.aten.empty.memory_format,
+    torch.ops.aten._unsafe_view.default,
+}
 """Operations that start no kernel, beside views."""
 
-WORD = {"fp32": 4, "bf16": 2, "fp16": 2}
+BYTES_PER_VALUE = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes of an activation."""
 
 
@@ -153,7 +157,7 @@ class _Kernels(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += not (func.is_view or func in _NOTHING)
+        self.count += not (func.is_view or func in _NO_KERNEL_OPS)
         return func(*args, **(kwargs or {}))
 
 
@@ -200,5 +204,5 @@ def cost(config: Config, card: DatasetCard, rows: int = 32) -> Cost:
         nothing = Prompt(1, {}, {})
         drawing = flops(lambda: model.sample(nothing, torch.empty(1, model.latent_size, device="meta")))
         reading = flops(lambda: model.predict(image))
-    word = WORD.get(config.precision, 4) / 4
+    word = BYTES_PER_VALUE.get(config.precision, 4) / 4
     return Cost(parameters(networks), total / rows, drawing, reading, kept * word / rows, kernels.count)

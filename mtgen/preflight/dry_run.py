@@ -8,18 +8,18 @@ from typing import Any
 import torch
 
 from mtgen.config import CONDITIONS, Config, resolve_device
-from mtgen.data.loader import once
+from mtgen.data.loader import iterate_split
 from mtgen.data.mixture import Samples, open_samples
-from mtgen.data.transform_spec import view_of
+from mtgen.data.transform_spec import transform_spec_of
 from mtgen.models.model import build
 from mtgen.preflight.cost import Cost, cost
 from mtgen.schema import Batch
 from mtgen.training.dataset import open_data
 from mtgen.training.steps import build_steps, frozen
 
-TIMED = 5e11
+MAX_TIMED_FLOPS = 5e11
 """Floating-point operations that are spent at most to time a step: some seconds of one CPU."""
-ROWS = 8
+MAX_TIMED_IMAGES = 8
 """Images that a step is timed with at most."""
 
 
@@ -58,21 +58,21 @@ def dry_run(config: Config) -> DryRun:
     """
     samples = open_data(config)
     found = cost(config, samples.card)
-    rows = min(ROWS, config.micro_batch)
-    batch = next(iter(once(samples, view_of(config), batch_size=rows, limit=rows)))
-    workers = config.most_workers
+    rows = min(MAX_TIMED_IMAGES, config.micro_batch)
+    batch = next(iter(iterate_split(samples, transform_spec_of(config), batch_size=rows, limit=rows)))
+    workers = config.max_workers
     return DryRun(
         train=len(samples),
         test=len(open_samples(config.data, "test")),
-        labelled=_labelled(config, samples),
+        labelled=_count_labels(config, samples),
         cost=found,
         state=found.state_bytes(config.zero_stage, workers),
         activations=found.activations * config.micro_batch,
-        images_per_second=_timed(config, samples, batch) if found.step * rows < TIMED else None,
+        images_per_second=_timed(config, samples, batch) if found.step * rows < MAX_TIMED_FLOPS else None,
     )
 
 
-def _labelled(config: Config, samples: Samples) -> dict[str, int]:
+def _count_labels(config: Config, samples: Samples) -> dict[str, int]:
     wanted = {f"tasks.{name}": settings.needs for name, settings in config.task_settings().items()}
     wanted |= {f"conditions.{name}": CONDITIONS[name].component for name in config.condition_settings()}
     return {key: int(samples.present[need].sum()) if need else len(samples) for key, need in wanted.items()}
@@ -97,7 +97,7 @@ def _timed(config: Config, samples: Samples, batch: Batch) -> float:
             torch.cuda.synchronize()
         seconds = time.monotonic() - begin
     return (
-        len(batch) / seconds * (config.most_workers if device == "cuda" else 1)
+        len(batch) / seconds * (config.max_workers if device == "cuda" else 1)
     )  # on CPUs, more workers have fewer threads each
 
 

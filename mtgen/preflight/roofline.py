@@ -6,13 +6,13 @@ from mtgen.config import Config
 from mtgen.preflight.cost import Cost
 from mtgen.preflight.gpu_specs import Gpu
 
-RESERVED = 3 * 2**30
+RESERVED_BYTES = 3 * 2**30
 """Bytes of a GPU that are not the networks': CUDA's context, NCCL's and DALI's buffers, kernels' work space. An assumption."""
-FRAGMENTS = 0.92
+USABLE_MEMORY_FRACTION = 0.92
 """Share of the rest that can be filled before the allocator finds no piece that is large enough. An assumption."""
-LAUNCH = 6e-6
+KERNEL_LAUNCH_SECONDS = 6e-6
 """Seconds that Python, autograd and the driver take to start a kernel in eager mode. An assumption; CUDA graphs avoid most of it."""
-PASSES = 4
+ACTIVATION_PASSES = 4
 """How often what is kept for the backward crosses the memory: written, read, and its gradient written and read. An assumption."""
 
 
@@ -71,12 +71,12 @@ def forecast(config: Config, cost: Cost, gpu: Gpu, gpus: int, utilisation: float
     """
     each = config.batch_size / gpus
     rows = max(1, round(each / config.train.accumulation))
-    capacity = (gpu.memory - RESERVED) * FRAGMENTS
+    capacity = (gpu.memory - RESERVED_BYTES) * USABLE_MEMORY_FRACTION
     state = cost.state_bytes(config.zero_stage, gpus)
     peak = gpu.single if config.precision == "fp32" else gpu.half
     arithmetic = each * cost.step / (peak * utilisation)
-    traffic = PASSES * each * cost.activations / gpu.bandwidth
-    launches = config.train.accumulation * cost.kernels * LAUNCH
+    traffic = ACTIVATION_PASSES * each * cost.activations / gpu.bandwidth
+    launches = config.train.accumulation * cost.kernels * KERNEL_LAUNCH_SECONDS
     reduction = cost.traffic(gpus) / (gpu.link if gpus <= gpu.node else gpu.network)
     return Forecast(
         rows,

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from mtgen.config import Config, validate
 from mtgen.errors import ConfigError, UserError
 
 PASSED, FAILED, UNAVAILABLE = "passed", "failed", "not available"
-COLOURS = {PASSED: "green", FAILED: "bold red", UNAVAILABLE: "yellow"}
-BATCH, STEPS = 16, 50
-IMAGES = BATCH * STEPS
+RESULT_COLORS = {PASSED: "green", FAILED: "bold red", UNAVAILABLE: "yellow"}
+SMOKE_BATCH_SIZE, SMOKE_STEPS = 16, 50
+SMOKE_IMAGES = SMOKE_BATCH_SIZE * SMOKE_STEPS
 DATA, DALI, RAY, MLFLOW, TRAINING = "data set", "DALI", "ray", "mlflow", "training fp32, ZeRO-0"
 LIBRARIES = {  # name -> module to import, distribution to ask for its version, what mends it
     "torch": ("torch", "torch", "make setup"),
@@ -34,7 +35,7 @@ LIBRARIES = {  # name -> module to import, distribution to ask for its version, 
         "pip install -e '.[cuda12]' (or cuda13); without it no image is decoded, so nothing trains",
     ),
 }
-DIVERGED = 0.1
+MAX_RESUME_DIFFERENCE = 0.1
 """On a GPU sums are taken in no fixed order: the difference of a resumed run may be this share of what the resumed half changed."""
 
 
@@ -43,7 +44,7 @@ class Unavailable(Exception):
 
 
 @dataclass(frozen=True)
-class Row:
+class SmokeResult:
     """A line of the table."""
 
     check: str
@@ -61,7 +62,7 @@ class Checks:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.rows = list[Row]()
+        self.rows = list[SmokeResult]()
 
     def check(self, name: str, work: Callable[[], str], needs: Sequence[str] = ()) -> None:
         """Do `work`, which says what it saw; not where a check that it `needs` has not passed."""
@@ -71,7 +72,7 @@ class Checks:
             result, detail = (
                 (UNAVAILABLE, f"needs {missing[0].check}, which is {missing[0].result}") if missing else _attempt(work)
             )
-        self.rows.append(Row(name, result, round(time.monotonic() - begin, 2), detail))
+        self.rows.append(SmokeResult(name, result, round(time.monotonic() - begin, 2), detail))
 
     def table(self) -> Table:
         """All checks so far."""
@@ -79,7 +80,7 @@ class Checks:
         for row in self.rows:
             table.add_row(
                 row.check,
-                f"[{COLOURS[row.result]}]{row.result}[/]",
+                f"[{RESULT_COLORS[row.result]}]{row.result}[/]",
                 f"{row.seconds:.1f}",
                 row.detail.replace("[", r"\["),
             )
@@ -169,27 +170,27 @@ class Trainings:
             "workers": 0,
             "device": self.device,
             "precision": "fp32",
-            "batch_size": BATCH,
+            "batch_size": SMOKE_BATCH_SIZE,
             "resolution": 16,
             "data": {"path": str(self.data)},
             "generator": {"widths": [16, 16, 8], "latent": 16},
             "discriminator": {"widths": [16, 16, 8], "decoder": 8, "embedding": 16},
             "tasks": {"generation": {}, "classification": {}, "segmentation": {}, "reconstruction": {}},
-            "train": {"images": IMAGES, "log_every": 5 * BATCH, "warmup": 0, "restarts": 0},
-            "checkpoint": {"every": IMAGES // 2},
-            "evaluate": {"every": IMAGES},
+            "train": {"images": SMOKE_IMAGES, "log_every": 5 * SMOKE_BATCH_SIZE, "warmup": 0, "restarts": 0},
+            "checkpoint": {"every": SMOKE_IMAGES // 2},
+            "evaluate": {"every": SMOKE_IMAGES},
             "tracking": {"uri": f"sqlite:///{self.runs}/mlflow.db"},
         }
         return validate({**values, **changes})
 
     def make_data(self) -> str:
         """Draw a small data set and decode every sample of it."""
-        from mtgen.data.index_build import beside, build_index
+        from mtgen.data.index_build import build_index, dataset_index_path
         from mtgen.shards.make import make
         from mtgen.shards.validate import validate as validate_shards
 
         card = make("shapes", self.data, overwrite=self.data.exists(), resolution=16, train=160, test=40)
-        build_index(self.data, out=beside(self.data))  # nothing of the test is left in the cache
+        build_index(self.data, out=dataset_index_path(self.data))  # nothing of the test is left in the cache
         report = validate_shards(self.data)
         _expect(
             not report.problems,
@@ -204,12 +205,12 @@ class Trainings:
         from PIL import Image
 
         from mtgen.data.index import open_index
-        from mtgen.data.loader import once
-        from mtgen.data.transform_spec import View
+        from mtgen.data.loader import iterate_split
+        from mtgen.data.transform_spec import TransformSpec
 
         index = open_index(self.data, "train")
         difference, samples = 0.0, 0
-        for batch in once(index, View(16, "rgb", device=self.device), batch_size=BATCH):
+        for batch in iterate_split(index, TransformSpec(16, "rgb", device=self.device), batch_size=SMOKE_BATCH_SIZE):
             for position, image in zip(batch.position.tolist(), batch.image.cpu(), strict=True):
                 path = self.folder / "sample.png"
                 path.write_bytes(index.read(position, "image"))
@@ -241,7 +242,7 @@ class Trainings:
             raise KeyboardInterrupt
         _expect(
             outcome.status == "finished",
-            f"training {outcome.status} at {outcome.images} of {IMAGES} images: {outcome.message}",
+            f"training {outcome.status} at {outcome.images} of {SMOKE_IMAGES} images: {outcome.message}",
         )
 
     def _trained(self, config: Config) -> str:
@@ -257,12 +258,12 @@ class Trainings:
         left_out = max(describe(config.folder)["nonfinite_steps"].values())
         # fp16 starts with a large loss scale, which the first steps may have to halve
         _expect(
-            not broken and left_out <= (STEPS // 2 if config.precision == "fp16" else 0),
+            not broken and left_out <= (SMOKE_STEPS // 2 if config.precision == "fp16" else 0),
             f"not finite: {broken}; {left_out:.0f} steps left out",
         )
         losses = [values["loss/d"] for values in rows if "loss/d" in values]
         speed = max(values.get("speed/images_per_second", 0.0) for values in rows)
-        return f"{STEPS} steps, discriminator's loss {losses[0]:.2f} -> {losses[-1]:.2f}, {speed:.0f} images/s"
+        return f"{SMOKE_STEPS} steps, discriminator's loss {losses[0]:.2f} -> {losses[-1]:.2f}, {speed:.0f} images/s"
 
     def resume(self, precision: str, stage: int) -> str:
         """From the checkpoint after 25 steps on, once more: the same parameters after 50."""
@@ -276,17 +277,17 @@ class Trainings:
         self._launch(config, resume=True)
         wanted, got = describe(whole), describe(config.folder)
         if all(wanted[key] == got[key] for key in ("digest", "digest_averaged")):
-            return f"25 + 25 steps equal {STEPS}, bit for bit ({got['digest'][:12]})"
+            return f"25 + 25 steps equal {SMOKE_STEPS}, bit for bit ({got['digest'][:12]})"
         share = _share_of_change(whole, config.folder, half)
         _expect(
             self.device == "cuda",
-            f"25 + 25 steps differ from {STEPS} by {share:.1%} of what the second half changed; on a CPU they are equal",
+            f"25 + 25 steps differ from {SMOKE_STEPS} by {share:.1%} of what the second half changed; on a CPU they are equal",
         )
         _expect(
-            share < DIVERGED,
-            f"25 + 25 steps differ from {STEPS} by {share:.1%} of what the second half changed, more than GPU rounding does",
+            share < MAX_RESUME_DIFFERENCE,
+            f"25 + 25 steps differ from {SMOKE_STEPS} by {share:.1%} of what the second half changed, more than GPU rounding does",
         )
-        return f"25 + 25 steps equal {STEPS} to {share:.2%} of what they changed (a GPU adds in no fixed order)"
+        return f"25 + 25 steps equal {SMOKE_STEPS} to {share:.2%} of what they changed (a GPU adds in no fixed order)"
 
     def ray(self) -> str:
         """The same on a worker that Ray places."""
@@ -296,14 +297,14 @@ class Trainings:
         """A grid from the newest checkpoint."""
         from PIL import Image
 
-        from mtgen.inference import Request, sample_run
+        from mtgen.inference import PromptRequest, sample_run
 
         path = self.folder / "grid.png"
-        sample_run(self.runs / _name("fp32", 0), Request(), BATCH, 0, out=path, device=self.device)
+        sample_run(self.runs / _name("fp32", 0), PromptRequest(), SMOKE_BATCH_SIZE, 0, out=path, device=self.device)
         with Image.open(path) as picture:
             lowest, highest = picture.convert("L").getextrema()
             _expect(lowest != highest, f"{path} is of one colour: the generator draws nothing")
-            return f"{BATCH} images with their masks, a grid of {picture.width}x{picture.height} pixels"
+            return f"{SMOKE_BATCH_SIZE} images with their masks, a grid of {picture.width}x{picture.height} pixels"
 
     def predict(self) -> str:
         """Class and mask of an image file."""
@@ -321,20 +322,23 @@ class Trainings:
             0 < rows[0]["probability"] <= 1 and Path(rows[0]["overlay"]).is_file(),
             f"a strange reading of {path.name}: {rows[0]}",
         )
-        return f"{rows[0]['class']} ({rows[0]['probability']:.2f}) after {STEPS} steps, with its mask"
+        return f"{rows[0]['class']} ({rows[0]['probability']:.2f}) after {SMOKE_STEPS} steps, with its mask"
 
     def tracking(self) -> str:
         """The run in MLflow's SQLite store, with its curves."""
         from mlflow import MlflowClient
 
-        from mtgen.tracking.mlflow_sender import State
+        from mtgen.tracking.mlflow_sender import SenderState
 
         config = self.config(_name("fp32", 0))
-        client, run_id = MlflowClient(config.tracking.uri), State.load(config.folder).run_id
+        client, run_id = MlflowClient(config.tracking.uri), SenderState.load(config.folder).run_id
         remedy = f"mtgen's journal has everything: see {config.folder}/metrics.jsonl"
         _expect(bool(run_id), f"no run {config.name!r} in {config.tracking.uri}; {remedy}")
         run, points = client.get_run(run_id), client.get_metric_history(run_id, "loss/d")
-        _expect(len(points) == STEPS // 5, f"the curve loss/d has {len(points)} points, not {STEPS // 5}; {remedy}")
+        _expect(
+            len(points) == SMOKE_STEPS // 5,
+            f"the curve loss/d has {len(points)} points, not {SMOKE_STEPS // 5}; {remedy}",
+        )
         _expect(run.info.status == "FINISHED", f"the run is {run.info.status}, not FINISHED; {remedy}")
         return f"run {config.name!r} finished, with {len(run.data.metrics)} curves, {len(points)} points each of the losses"
 
@@ -406,13 +410,9 @@ def _run_all(checks: Checks, trainings: Trainings) -> None:
     checks.check(DATA, trainings.make_data)
     checks.check("decoding", trainings.decode, needs=(DALI, DATA))
     for precision, stage in (("fp32", 0), ("fp32", 1), ("fp32", 2), ("bf16", 0), ("fp16", 0)):
-        training = f"training {precision}, ZeRO-{stage}"
-        checks.check(training, lambda p=precision, s=stage: trainings.train(p, s), needs=stack)  # type: ignore[misc]
-        checks.check(
-            f"resuming {precision}, ZeRO-{stage}",
-            lambda p=precision, s=stage: trainings.resume(p, s),
-            needs=(training,),
-        )  # type: ignore[misc]
+        kind = f"{precision}, ZeRO-{stage}"
+        checks.check(f"training {kind}", partial(trainings.train, precision, stage), needs=stack)
+        checks.check(f"resuming {kind}", partial(trainings.resume, precision, stage), needs=(f"training {kind}",))
     checks.check("sampling", trainings.sample, needs=(TRAINING,))
     checks.check("reading", trainings.predict, needs=(TRAINING,))
     checks.check("tracking", trainings.tracking, needs=(TRAINING, MLFLOW))

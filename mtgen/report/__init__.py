@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtgen.errors import ConfigError, UserError
-from mtgen.report.blocks import SECTIONS, Section
+from mtgen.report.blocks import SECTIONS, ReportSection
 from mtgen.report.compare import comparison
 from mtgen.report.page import render
-from mtgen.report.run_record import Record, read_record
+from mtgen.report.run_record import RunRecord, read_record
 
-REPORT = "report.html"
+REPORT_FILE = "report.html"
 
-__all__ = ["REPORT", "keep_current", "write_comparison", "write_report"]
+__all__ = ["REPORT_FILE", "refresh_report", "write_comparison", "write_report"]
 
 
 def write_report(
@@ -31,7 +31,7 @@ def write_report(
     record = read_record(run, runs)
     other = read_record(against, runs) if against is not None else None
     return _written(
-        render(record.name, record.subtitle, all_sections(record, other)), Path(out or record.folder / REPORT)
+        render(record.name, record.subtitle, all_sections(record, other)), Path(out or record.folder / REPORT_FILE)
     )
 
 
@@ -48,15 +48,15 @@ def write_comparison(chosen: Sequence[str | Path], out: str | Path, runs: Path =
     return _written(render(f"{len(records)} runs side by side", "", comparison(records)), Path(out))
 
 
-def keep_current(folder: Path) -> None:
+def refresh_report(folder: Path) -> None:
     """Write a run's report anew while it trains; whatever goes wrong is a warning, since no page is worth a run."""
     try:
         write_report(folder)
     except Exception as error:  # noqa: BLE001 - a full disk, a damaged picture, a section's mistake: training goes on
-        warnings.warn(f"{folder / REPORT}: not written ({type(error).__name__}: {error})", stacklevel=2)
+        warnings.warn(f"{folder / REPORT_FILE}: not written ({type(error).__name__}: {error})", stacklevel=2)
 
 
-def all_sections(record: Record, other: Record | None = None) -> list[Section]:
+def all_sections(record: RunRecord, other: RunRecord | None = None) -> list[ReportSection]:
     """Every section that has something to say about a run, in the page's order."""
     found = (SECTIONS[name](record, other) for name in SECTIONS)
     return sorted((section for section in found if section is not None), key=lambda section: section.order)

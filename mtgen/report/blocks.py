@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mtgen.registry import Registry
-from mtgen.report.run_record import Record
+from mtgen.report.run_record import RunRecord
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Source:
+class FoldedText:
     """A text as it stands in a file, folded away under its title."""
 
     kind: ClassVar[str] = "source"
@@ -88,11 +88,11 @@ class HeatMap:
     data: dict[str, Any]
 
 
-Block = Facts | Note | Bullets | Table | Source | Pictures | Curves | HeatMap
+Block = Facts | Note | Bullets | Table | FoldedText | Pictures | Curves | HeatMap
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A part of the page under a heading; sections stand in the order of their `order`."""
 
     order: int
@@ -100,7 +100,7 @@ class Section:
     blocks: list[Block]
 
 
-Gather = Callable[[Record, Record | None], Section | None]
+SectionBuilder = Callable[[RunRecord, RunRecord | None], ReportSection | None]
 """(the run, the run to hold it against) -> its section; `None` where it has nothing to say."""
 
-SECTIONS: Registry[Gather] = Registry("section", "mtgen.report.sections")
+SECTIONS: Registry[SectionBuilder] = Registry("section", "mtgen.report.sections")

@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 Points = Sequence[tuple[int, float]]
 
-POINTS = 300
+MAX_CURVE_POINTS = 300
 """Points of a curve at most."""
-ALL = 100_000
+MAX_PAGE_POINTS = 100_000
 """Points of all curves of a page at most."""
-FIRST = ("test", "generated", "evaluation", "loss")
+LEADING_GROUPS = ("test", "generated", "evaluation", "loss")
 """Groups that come first, and are open."""
 
 
@@ -27,15 +27,15 @@ def charts(runs: Mapping[str, Mapping[str, Points]]) -> dict[str, Any]:
     """`{label of a run: {number: points}}` -> the groups of charts, `{"labels", "groups", "thinned"}`; a chart has a line a run."""
     names = dict.fromkeys(name for numbers in runs.values() for name in numbers)
     lines = sum(len(numbers) for numbers in runs.values())
-    most = max(2, min(POINTS, ALL // max(lines, 1)))
+    most = max(2, min(MAX_CURVE_POINTS, MAX_PAGE_POINTS // max(lines, 1)))
     groups: dict[str, list[dict[str, Any]]] = {}
     for name in names:
         group, _, short = name.partition("/")
         drawn = [_line(numbers.get(name, ()), most) for numbers in runs.values()]
         groups.setdefault(group, []).append({"name": short or group, "lines": drawn})
-    order = [*(group for group in FIRST if group in groups), *sorted(set(groups) - set(FIRST))]
+    order = [*(group for group in LEADING_GROUPS if group in groups), *sorted(set(groups) - set(LEADING_GROUPS))]
     thinned = any(len(points) > most for numbers in runs.values() for points in numbers.values())
-    shown = [{"name": group, "open": group in FIRST, "charts": groups[group]} for group in order]
+    shown = [{"name": group, "open": group in LEADING_GROUPS, "charts": groups[group]} for group in order]
     return {"labels": list(runs), "groups": shown, "thinned": most if thinned else 0}
 
 

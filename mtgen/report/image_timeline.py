@@ -7,24 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from mtgen.report.curves import evenly
-from mtgen.report.run_record import Record
-from mtgen.visualization.layers import LAYERS
+from mtgen.report.run_record import RunRecord
+from mtgen.visualization.layers import LAYERS_FOLDER
 
-BUDGET = 4_000_000
+PAGE_IMAGE_BYTES = 4_000_000
 """Bytes of all pictures on a page, about."""
 
 
-def sheets(record: Record) -> dict[str, dict[int, Path]]:
+def sheets(record: RunRecord) -> dict[str, dict[int, Path]]:
     """Kind of sheet -> position -> its description's file; what lies beyond the run's position was cut by a resume."""
     found: dict[str, dict[int, Path]] = {}
-    for path in sorted((record.folder / LAYERS).glob("*.json")):
+    for path in sorted((record.folder / LAYERS_FOLDER).glob("*.json")):
         position, _, name = path.stem.partition("-")
         if position.isdigit() and int(position) <= record.images:
             found.setdefault(name, {})[int(position)] = path
     return found
 
 
-def kept(found: Sequence[dict[str, dict[int, Path]]], names: Sequence[str], budget: int = BUDGET) -> set[int]:
+def select_positions(
+    found: Sequence[dict[str, dict[int, Path]]], names: Sequence[str], budget: int = PAGE_IMAGE_BYTES
+) -> set[int]:
     """The positions to show of these sheets (of several runs): as many as fit, evenly, the first and the last among them."""
     sizes: dict[int, int] = {}
     for run in found:

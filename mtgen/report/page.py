@@ -6,10 +6,10 @@ import time
 from importlib.resources import files
 from typing import Any
 
-from mtgen.report.blocks import Section
+from mtgen.report.blocks import ReportSection
 
 
-def render(title: str, subtitle: str, sections: list[Section]) -> str:
+def render(title: str, subtitle: str, sections: list[ReportSection]) -> str:
     """The page. Every text from a run is escaped, and a content security policy names style and script by their hashes."""
     from jinja2 import Environment, StrictUndefined  # who only draws and reads with a model does not need it
 

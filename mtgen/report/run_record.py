@@ -11,16 +11,16 @@ from typing import Any
 import yaml
 
 from mtgen.errors import UserError
-from mtgen.tracking.journal import JOURNAL, Row, find_journal, read_journal
-from mtgen.tracking.progress_bar import duration
+from mtgen.tracking.journal import JOURNAL_FILE, JournalRow, find_journal, read_journal
+from mtgen.tracking.progress_bar import format_duration
 
-STATUS = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
-SILENCE = 300.0
+STATUS_BY_MLFLOW = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
+SILENCE_SECONDS = 300.0
 """Seconds without a row or a beat after which a run on another host has ended: it beats twice a second, but clocks and NFS may lag."""
 
 
 @dataclass(frozen=True)
-class Stretch:
+class TrainingSession:
     """One training from its start to its end, by the journal's rows.
 
     Attributes:
@@ -38,14 +38,14 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """A run's folder and the rows of its journal."""
 
     folder: Path
-    rows: list[Row]
+    rows: list[JournalRow]
 
     @cached_property
-    def starts(self) -> list[Row]:
+    def starts(self) -> list[JournalRow]:
         """The rows that a training began with, of the run and of each time it went on."""
         return [row for row in self.rows if row.start]
 
@@ -75,10 +75,10 @@ class Record:
         return int(self.config["train"]["images"])
 
     @cached_property
-    def _trainings(self) -> list[list[Row]]:
+    def _trainings(self) -> list[list[JournalRow]]:
         """The rows of each training; what `mtgen evaluate` wrote after an end belongs to none, whether or not that end was told."""
         begins = [number for number, row in enumerate(self.rows) if row.start]
-        found: list[list[Row]] = []
+        found: list[list[JournalRow]] = []
         for begin, end in zip(begins, [*begins[1:], len(self.rows)], strict=True):
             part = self.rows[begin:end]
             last = next((n for n, row in enumerate(part) if row.status), None)
@@ -88,10 +88,10 @@ class Record:
         return found
 
     @cached_property
-    def stretches(self) -> list[Stretch]:
+    def stretches(self) -> list[TrainingSession]:
         """The run's trainings in order."""
         return [
-            Stretch(
+            TrainingSession(
                 rows[0].images,
                 rows[-1].images,
                 _seconds(rows),
@@ -110,16 +110,14 @@ class Record:
     def status(self) -> str:
         """ "finished", "failed", "stopped"; "training", or "interrupted" where it ended without a word."""
         said = self.stretches[-1].status
-        return STATUS.get(said, said) or (
+        return STATUS_BY_MLFLOW.get(said, said) or (
             "training" if _alive(self.folder, self._trainings[-1][-1].time) else "interrupted"
         )
 
     @property
     def subtitle(self) -> str:
         """Status, images and time on one line."""
-        return (
-            f"{self.status} · {self.images:,} of {max(self.planned, self.images):,} images · {duration(self.seconds)}"
-        )
+        return f"{self.status} · {self.images:,} of {max(self.planned, self.images):,} images · {format_duration(self.seconds)}"
 
     @cached_property
     def series(self) -> dict[str, list[tuple[int, float]]]:
@@ -136,17 +134,17 @@ class Record:
         return points[-1][1] if points else None
 
 
-def read_record(run: str | Path, runs: Path = Path("runs")) -> Record:
+def read_record(run: str | Path, runs: Path = Path("runs")) -> RunRecord:
     """A run, given as its folder or its name under `runs`.
 
     Raises:
         UserError: there is no such run, or its journal does not say that it began.
     """
     folder = find_journal(run, runs)
-    record = Record(folder, list(read_journal(folder)))
+    record = RunRecord(folder, list(read_journal(folder)))
     if not record.starts:
         raise UserError(
-            f"{folder}: no training was recorded there (no `start` in {JOURNAL}); give the folder of a run that has begun"
+            f"{folder}: no training was recorded there (no `start` in {JOURNAL_FILE}); give the folder of a run that has begun"
         )
     return record
 
@@ -160,11 +158,11 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def _config(row: Row) -> dict[str, Any]:
+def _config(row: JournalRow) -> dict[str, Any]:
     return dict(yaml.safe_load((row.start or {}).get("config", "")) or {})
 
 
-def _seconds(rows: list[Row]) -> float:
+def _seconds(rows: list[JournalRow]) -> float:
     """From the first row to the last; where the machine's clock was set back, that step counts for nothing."""
     return sum(max(0.0, after.time - before.time) for before, after in pairwise(rows))
 
@@ -187,4 +185,4 @@ def _alive(folder: Path, heard: float) -> bool:
         beats = [path.stat().st_mtime for path in (folder / "pulse").glob("*.json")]
     except OSError:
         return False
-    return not here and time.time() - max([heard, *beats]) < SILENCE
+    return not here and time.time() - max([heard, *beats]) < SILENCE_SECONDS

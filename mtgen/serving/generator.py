@@ -11,7 +11,7 @@ from PIL import Image
 
 from mtgen.inference import trained_model
 
-WORDS = {"class": "class_", "caption": "caption", "domain": "domain"}
+ARGUMENT_BY_COLUMN = {"class": "class_", "caption": "caption", "domain": "domain"}
 """Column -> the argument of `Trained.sample` that it is."""
 
 
@@ -22,7 +22,7 @@ def encoded(picture: Image.Image) -> str:
     return base64.b64encode(out.getvalue()).decode()
 
 
-class Generator(PythonModel):
+class ServedGenerator(PythonModel):
     """Rows of conditions in words -> PNG (base64) with class, mask and boxes.
 
     Row i's latent is a function of the parameter `seed` and i alone; an empty or missing column asks for nothing.
@@ -40,7 +40,7 @@ class Generator(PythonModel):
         answers = []
         for number, row in enumerate(model_input.to_dict("records")):
             asked: dict[str, Any] = {
-                argument: row[name] for name, argument in WORDS.items() if isinstance(row.get(name), str)
+                argument: row[name] for name, argument in ARGUMENT_BY_COLUMN.items() if isinstance(row.get(name), str)
             }
             drawn = self.trained.sample(1, **asked, seed=given["seed"] + number, truncation=given["truncation"])
             answer = {"image": encoded(drawn.images[0]), **drawn.rows[0]}
@@ -50,4 +50,4 @@ class Generator(PythonModel):
         return answers
 
 
-mlflow.models.set_model(Generator())
+mlflow.models.set_model(ServedGenerator())

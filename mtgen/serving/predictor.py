@@ -26,7 +26,7 @@ def decoded(text: str, number: int) -> Image.Image:
         raise DataError(f"row {number}: `image` is no PNG, JPEG or WebP file in base64 ({error})") from None
 
 
-class Predictor(PythonModel):
+class ServedPredictor(PythonModel):
     """Rows with an `image`, a file in base64 -> class, tags, mask (PNG, base64) and boxes in pixels, of those that the model reads."""
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -52,4 +52,4 @@ class Predictor(PythonModel):
         return answer
 
 
-mlflow.models.set_model(Predictor())
+mlflow.models.set_model(ServedPredictor())

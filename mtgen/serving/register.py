@@ -21,16 +21,27 @@ from mtgen.config.paths import store_uri
 from mtgen.errors import UserError
 from mtgen.export import export
 from mtgen.inference import trained_model
-from mtgen.inference.trained_model import Trained
+from mtgen.inference.trained_model import TrainedModel
 from mtgen.models.loading import find_run
-from mtgen.tracking.mlflow_sender import State
-from mtgen.tracking.tracker import send_kept
+from mtgen.tracking.mlflow_sender import SenderState
+from mtgen.tracking.tracker import send_pending
 from mtgen.version import PACKAGE
 
-PACKAGES = ("fsspec", "numpy", "pillow", "pydantic", "PyYAML", "rich", "safetensors", "tokenizers", "torch", "typer")
+PINNED_PACKAGES = (
+    "fsspec",
+    "numpy",
+    "pillow",
+    "pydantic",
+    "PyYAML",
+    "rich",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "typer",
+)
 """What `pip install mtgen` brings: pinned in the model, whose code of mtgen is its own copy."""
 
-BOX = Object(
+BOX_SCHEMA = Object(
     [
         Property("class", DataType.string),
         Property("number", DataType.long),
@@ -60,8 +71,8 @@ def register(
     folder = find_run(run)
     trained = trained_model.load(folder, "cpu")
     config = trained.model.config
-    send_kept(config, folder)
-    run_id, uri = State.load(folder).run_id, store_uri(folder.parent, config.tracking.uri)
+    send_pending(config, folder)
+    run_id, uri = SenderState.load(folder).run_id, store_uri(folder.parent, config.tracking.uri)
     if not run_id:
         raise UserError(
             f"{folder}: MLflow does not have this run yet; start {uri}, or set MLFLOW_TRACKING_URI, and try again"
@@ -81,7 +92,7 @@ def register(
                     artifacts={"model": str(Path(place) / "model")},
                     code_paths=[str(PACKAGE)],
                     pip_requirements=[
-                        f"{package}=={metadata.version(package)}" for package in ("mlflow", "pandas", *PACKAGES)
+                        f"{package}=={metadata.version(package)}" for package in ("mlflow", "pandas", *PINNED_PACKAGES)
                     ],
                     signature=signature,
                     input_example=example,
@@ -119,7 +130,7 @@ def _continued(run_id: str) -> Iterator[None]:
         client.set_terminated(run_id, before.status, before.end_time)
 
 
-def _interface(trained: Trained, part: str) -> tuple[ModelSignature, tuple[pd.DataFrame, dict[str, Any]]]:
+def _interface(trained: TrainedModel, part: str) -> tuple[ModelSignature, tuple[pd.DataFrame, dict[str, Any]]]:
     """What goes in and what comes out of a part, and an example of what goes in."""
     tasks = set(trained.tasks)
     outputs: list[Any] = [ColSpec("string", "class", required=False)]
@@ -143,9 +154,9 @@ def _interface(trained: Trained, part: str) -> tuple[ModelSignature, tuple[pd.Da
         )
         params = {"seed": 0, "truncation": 1.0}
         outputs += [ColSpec("string", "image"), ColSpec("string", "caption", required=False)]
-        drawing = trained.model.networks.generator.drawing
+        drawing = trained.model.networks.generator.canvas_spec
         masks, boxes = drawing.mask_classes > 0, drawing.box_maps > 0
     outputs += [ColSpec("string", "mask")] if masks else []
-    outputs += [ColSpec(Array(BOX), "boxes")] if boxes else []
+    outputs += [ColSpec(Array(BOX_SCHEMA), "boxes")] if boxes else []
     schema = ParamSchema([ParamSpec(name, "long" if isinstance(v, int) else "double", v) for name, v in params.items()])
     return ModelSignature(Schema(inputs), Schema(outputs), schema), (example, params)

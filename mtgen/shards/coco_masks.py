@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_LARGEST = 35
+_MAX_RUN_BITS = 35
 """Bits that a run length may have: more than any image has pixels."""
 
 
@@ -49,7 +49,7 @@ def run_lengths(text: str) -> list[int]:
     value = shift = 0
     for character in text:
         bits = ord(character) - 48
-        if not 0 <= bits < 64 or shift >= _LARGEST:
+        if not 0 <= bits < 64 or shift >= _MAX_RUN_BITS:
             raise ValueError(f"not a compressed run length ({character!r} is no part of one)")
         value |= (bits & 31) << shift
         shift += 5

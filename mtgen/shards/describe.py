@@ -13,32 +13,32 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from mtgen.data.boxes import annotation
-from mtgen.data.dataset_card import CARD
+from mtgen.data.dataset_card import CARD_FILE
 from mtgen.data.image_io import pixels
-from mtgen.data.index_build import Progress
+from mtgen.data.index_build import IndexProgress
 from mtgen.data.index_table import rows
-from mtgen.data.shard_scan import SUFFIXES, Header, Problem, Sample
-from mtgen.errors import DataError, first_of
-from mtgen.schema import COMPONENTS, IGNORE, DatasetCard, Split
+from mtgen.data.shard_scan import COMPONENT_BY_SUFFIX, Header, Problem, StoredSample
+from mtgen.errors import DataError, summarize_lines
+from mtgen.schema import COMPONENTS, IGNORE_INDEX, DatasetCard, Split
 from mtgen.shards.input_files import read_names, write_whole
 from mtgen.shards.write import card_text
-from mtgen.utils.shell import typed
+from mtgen.utils.shell import shell_command
 
-SPLITS = {
+SPLIT_WORDS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
 """Split -> the words in a shard's name that mean it; a name without any is of the split "train"."""
 
-MOST = 1 << 16
+MAX_CLASS_NUMBER = 1 << 16
 """Class numbers from here on are taken for something else: a number in a catalogue, a time."""
 
-SHOWN = 5
+MAX_PROBLEMS_LISTED = 5
 """Problems that are listed; the rest is counted."""
 
 _ANY = DatasetCard(
-    name="", classes=[""] * MOST, mask_classes=[""] * 256, splits={}
+    name="", classes=[""] * MAX_CLASS_NUMBER, mask_classes=[""] * 256, splits={}
 )  # judges structure: every number has a name
 
 
@@ -65,9 +65,9 @@ class Description:
         if self.problems:
             lines += [
                 f"{len(self.problems):,} problems:",
-                *(f"  {line}" for line in first_of(list(map(str, self.problems)), SHOWN)),
+                *(f"  {line}" for line in summarize_lines(list(map(str, self.problems)), MAX_PROBLEMS_LISTED)),
             ]
-        return "\n".join([*lines, f"Next: {typed('mtgen shards validate', self.path.parent)}"])
+        return "\n".join([*lines, f"Next: {shell_command('mtgen shards validate', self.path.parent)}"])
 
 
 @dataclass
@@ -92,7 +92,10 @@ class _Shard:
 
 
 def describe(
-    folder: str | Path, classes: str | Path | None = None, overwrite: bool = False, progress: Progress | None = None
+    folder: str | Path,
+    classes: str | Path | None = None,
+    overwrite: bool = False,
+    progress: IndexProgress | None = None,
 ) -> Description:
     """Read every shard in `folder` and write `dataset.json` beside them; threads take a shard each.
 
@@ -106,7 +109,7 @@ def describe(
         DataError: no folder or no shards; a `dataset.json` is there; no sample in any shard; fewer names than classes.
     """
     folder = Path(folder)
-    path = folder / CARD
+    path = folder / CARD_FILE
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; give the one that holds the tar files")
     if path.exists() and not overwrite:
@@ -121,12 +124,12 @@ def describe(
                 progress(len(shards), len(files))
     problems = [problem for shard in shards for problem in shard.problems]
     if not any(shard.samples for shard in shards):
-        said = "\n".join(f"{folder}/{problem}" for problem in problems[:SHOWN])
+        said = "\n".join(f"{folder}/{problem}" for problem in problems[:MAX_PROBLEMS_LISTED])
         raise DataError(
             f"{folder}: no sample in its {len(files)} tar files, so there is nothing to describe\n{said}".rstrip()
         )
     splits: dict[str, list[int]] = {}
-    for split in SPLITS:
+    for split in SPLIT_WORDS:
         mine = [number for number, file in enumerate(files) if split_of(file) == split]
         if any(shards[number].samples for number in mine):
             splits[split] = mine
@@ -150,7 +153,7 @@ def split_of(file: str) -> str:
     """The split that a shard's name speaks of, the name before its folders: "a-val-0001.tar" and "validation/0001.tar" are "val"."""
     for part in reversed(PurePosixPath(file).parts):
         for word in re.findall("[a-z]+", part.lower()):
-            for split, words in SPLITS.items():
+            for split, words in SPLIT_WORDS.items():
                 if word in words:
                     return split
     return "train"
@@ -199,7 +202,7 @@ def _shards(folder: Path) -> list[str]:
         raise DataError(f"{folder}: no .tar files in it; {remedy}")
     if strange := [file for file in files if set(file) & set("{}\\")]:
         raise DataError(
-            f"{folder / strange[0]}: braces stand for number ranges in {CARD}; rename this file without them"
+            f"{folder / strange[0]}: braces stand for number ranges in {CARD_FILE}; rename this file without them"
         )
     return sorted(
         files,
@@ -212,13 +215,15 @@ def _read(path: Path) -> _Shard:
     classes: dict[int, str] = {}
     about = 0
 
-    def look(sample: Sample, header: Header, _: DatasetCard) -> list[str]:
+    def look(sample: StoredSample, header: Header, _: DatasetCard) -> list[str]:
         nonlocal about
         about += "about" in sample.parts
         numbers, problems = [header.label], []
         if "boxes" in sample.parts:
             try:
-                stored = annotation(sample.parts["boxes"].data, header.width, header.height, np.arange(MOST))
+                stored = annotation(
+                    sample.parts["boxes"].data, header.width, header.height, np.arange(MAX_CLASS_NUMBER)
+                )
                 numbers += [*stored.boxes[:, 4].astype(int).tolist(), *stored.labels]
             except ValueError as error:
                 problems.append(f"json: {error}")
@@ -233,7 +238,7 @@ def _read(path: Path) -> _Shard:
 
     table, problems = rows(path, "", 0, _ANY, look)
     components = Counter({name: int((table[f"{name}_offset"].to_numpy() >= 0).sum()) for name in COMPONENTS})
-    return _Shard(table.num_rows, components, problems, classes, masks - {IGNORE}, about, _others(path))
+    return _Shard(table.num_rows, components, problems, classes, masks - {IGNORE_INDEX}, about, _others(path))
 
 
 def _others(path: Path) -> set[str]:
@@ -246,7 +251,9 @@ def _others(path: Path) -> set[str]:
     except (tarfile.TarError, ValueError, OverflowError):  # reading the samples has said so
         return set()
     found = (name.partition(".") for name in names)
-    return {suffix.lower() for key, _, suffix in found if suffix and key == names[0].partition(".")[0]} - set(SUFFIXES)
+    return {suffix.lower() for key, _, suffix in found if suffix and key == names[0].partition(".")[0]} - set(
+        COMPONENT_BY_SUFFIX
+    )
 
 
 def _classes(shards: list[_Shard], names: list[str] | None, source: str | Path | None) -> list[str]:

@@ -15,12 +15,12 @@ from PIL import Image
 from mtgen.data.image_io import header, pixels
 from mtgen.errors import DataError
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp")
-OTHERS = (".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+STORED_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+CONVERTED_IMAGE_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 """Images that are stored as PNG: shards hold JPEG, PNG and WebP."""
 
 
-class File(Protocol):
+class FileLike(Protocol):
     """What can be read as a file: a `Path`, or bytes that were never on a disk."""
 
     @property
@@ -46,7 +46,7 @@ def key_of(name: str) -> str:
     return key if key == name else f"{key}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
-def listed(root: Path, name: str, by: str) -> Path:
+def resolve_listed(root: Path, name: str, by: str) -> Path:
     """The file that a list names, below `root`; `DataError` begins with `by`, who names it, where it is not there or lies elsewhere."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise DataError(f"{by}: {name!r} leads out of {root}; name files in it")
@@ -77,7 +77,7 @@ def clipped(corners: Sequence[float], width: int, height: int) -> list[float]:
     return [x0, y0, x1, y1] if x0 < x1 and y0 < y1 else []
 
 
-def read(path: File) -> bytes:
+def read(path: FileLike) -> bytes:
     """The bytes of a file; `DataError` names it where it cannot be read."""
     try:
         return path.read_bytes()
@@ -114,7 +114,7 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
-def read_json(path: File) -> Any:
+def read_json(path: FileLike) -> Any:
     """What a JSON file holds; `DataError` where it is none."""
     try:
         return json.loads(read(path))
@@ -122,7 +122,7 @@ def read_json(path: File) -> Any:
         raise DataError(f"{path}: not readable as JSON ({' '.join(str(error).split())})") from None
 
 
-def read_mask(path: File) -> np.ndarray:
+def read_mask(path: FileLike) -> np.ndarray:
     """`[H,W]` uint8 values of a grey or palette image; `DataError` where it has colours or more than 8 bits."""
     try:
         mask = pixels(read(path))
@@ -138,7 +138,7 @@ def read_mask(path: File) -> np.ndarray:
 def read_image(path: Path) -> bytes:
     """An image file as shards hold it: JPEG, PNG and WebP as it is, another kind as PNG; `DataError` where it cannot be read."""
     data = read(path)
-    return data if path.suffix.lower() in IMAGES else _as_png(path, data)
+    return data if path.suffix.lower() in STORED_IMAGE_SUFFIXES else _as_png(path, data)
 
 
 def size_of(path: Path, data: bytes) -> tuple[int, int]:

@@ -16,33 +16,33 @@ from typing import Any, ClassVar
 
 import webdataset
 
-from mtgen.config import Section, check
-from mtgen.errors import ConfigError, DataError, first_of
+from mtgen.config import ConfigSection, check
+from mtgen.errors import ConfigError, DataError, summarize_lines
 from mtgen.registry import Registry, suggest
 from mtgen.schema import DatasetCard, Split
-from mtgen.shards.write import TAR, Draft, Sample, encoded, pattern
-from mtgen.utils.shell import typed
+from mtgen.shards.write import TAR_OPTIONS, Draft, Sample, encoded, pattern
+from mtgen.utils.shell import shell_command
 from mtgen.utils.yaml_text import override
 from mtgen.version import __version__
 
-SMALL = 2_000
+MAX_IN_PROCESS_SAMPLES = 2_000
 """Up to so many samples are made in this process: starting others would take longer."""
-SHOWN = 20
+MAX_FAULTS_SHOWN = 20
 """So many of the samples that cannot be stored are named; the rest is counted."""
-UNNAMED = "class "
+UNNAMED_CLASS_PREFIX = "class "
 """What a mask class that nobody has named is called, before its number."""
 
 
 def next_steps(folder: Path, card: DatasetCard) -> str:
     """What to do with a data set that was just made; says so where its mask classes have no names yet."""
     counts = ", ".join(f"{split.samples:,} {name}" for name, split in card.splits.items())
-    commands = "; ".join(typed(f"mtgen shards {what}", folder) for what in ("validate", "view"))
+    commands = "; ".join(shell_command(f"mtgen shards {what}", folder) for what in ("validate", "view"))
     said = f"made {folder}: {counts}. Next: {commands}"
-    if not any(name == f"{UNNAMED}{number}" for number, name in enumerate(card.mask_classes)):
+    if not any(name == f"{UNNAMED_CLASS_PREFIX}{number}" for number, name in enumerate(card.mask_classes)):
         return said
     last = len(card.mask_classes) - 1
     return (
-        f"{said}\nThe mask classes are called {UNNAMED}0 to {UNNAMED}{last}. To name them, make it again with --overwrite and "
+        f"{said}\nThe mask classes are called {UNNAMED_CLASS_PREFIX}0 to {UNNAMED_CLASS_PREFIX}{last}. To name them, make it again with --overwrite and "
         "mask_classes=FILE, a name in each line; one called background is drawn clear"
     )
 
@@ -56,7 +56,7 @@ class Recipe(ABC):
             interrupted run goes on only where it is the same.
     """
 
-    Options: ClassVar[type[Section]]
+    Options: ClassVar[type[ConfigSection]]
     name: str = ""
     classes: list[str]
     mask_classes: list[str]
@@ -149,7 +149,7 @@ class _Worker:
                     return _Made(list(dict.fromkeys(name.partition(".")[0] for name in tar.getnames())), [])
             part, made = path.with_suffix(".part"), _Made([], [])
             with part.open("wb") as file:
-                with webdataset.TarWriter(file, **TAR) as tar:
+                with webdataset.TarWriter(file, **TAR_OPTIONS) as tar:
                     for number in range(shard.first, shard.last):
                         try:
                             sample = self.maker.make(shard.split, number)
@@ -276,7 +276,7 @@ def make(
     }
     draft = Draft(out, overwrite, json.dumps(state))
     if processes is None:
-        processes = min(len(os.sched_getaffinity(0)), len(shards)) if total > SMALL else 1
+        processes = min(len(os.sched_getaffinity(0)), len(shards)) if total > MAX_IN_PROCESS_SAMPLES else 1
     draft.claim()
     try:
         faults: list[str] = []
@@ -287,7 +287,7 @@ def make(
             if progress:
                 progress(done, total)
         if faults:
-            raise DataError("\n".join(first_of(faults, SHOWN)))
+            raise DataError("\n".join(summarize_lines(faults, MAX_FAULTS_SHOWN)))
         draft.finish(card)
     except BrokenProcessPool:
         draft.pause()

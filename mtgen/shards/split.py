@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from mtgen.data.dataset_card import read_card, shard_names
-from mtgen.data.shard_scan import SUFFIXES, Problem, samples
+from mtgen.data.shard_scan import COMPONENT_BY_SUFFIX, Problem, samples
 from mtgen.errors import ConfigError, DataError
 from mtgen.schema import DatasetCard
 from mtgen.shards.input_files import share
 from mtgen.shards.write import ShardWriter
-from mtgen.utils.shell import typed
+from mtgen.utils.shell import shell_command
 
 
 def parse_shares(assignments: list[str]) -> dict[str, float]:
@@ -70,8 +70,10 @@ def split(
         for name in (name for old in card.splits for name in shard_names(folder, card, old)):
             for item in samples(folder / name, others=True):
                 if isinstance(item, Problem):
-                    raise DataError(f"{folder}/{item}; `{typed('mtgen shards validate', folder)}` lists every problem")
-                if not SUFFIXES.keys() & {part.suffix for part in item.parts.values()}:
+                    raise DataError(
+                        f"{folder}/{item}; `{shell_command('mtgen shards validate', folder)}` lists every problem"
+                    )
+                if not COMPONENT_BY_SUFFIX.keys() & {part.suffix for part in item.parts.values()}:
                     others = ", ".join(f".{name}" for name in item.parts)
                     raise DataError(
                         f"{folder / name}, sample {item.key!r}: {others} belongs to no image; take it out, or bring its image back"

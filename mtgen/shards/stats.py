@@ -14,25 +14,25 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mtgen.data.audio import about
+from mtgen.data.audio import sound_info
 from mtgen.data.boxes import annotation
 from mtgen.data.dataset_card import read_card
 from mtgen.data.image_io import pixels
 from mtgen.data.index import Index, open_index
-from mtgen.schema import COMPONENTS, IGNORE
+from mtgen.schema import COMPONENTS, IGNORE_INDEX
 
-CHUNK = 256
+SAMPLES_PER_CHUNK = 256
 """Samples that a thread takes at once."""
 
-MOST = 40
+MAX_CLASSES_LISTED = 40
 """Classes that a table has lines for; of more, the most frequent are listed."""
 
-Show = Callable[[str, int, int | None], None]
+StatsProgress = Callable[[str, int, int | None], None]
 """Called with (what is being done, done, in all)."""
 
 
 @dataclass(frozen=True)
-class Spread:
+class Distribution:
     """How numbers are spread."""
 
     count: int
@@ -43,7 +43,7 @@ class Spread:
     total: float
 
     @classmethod
-    def of(cls, values: ArrayLike) -> "Spread | None":
+    def of(cls, values: ArrayLike) -> "Distribution | None":
         """`None` of no numbers at all."""
         v = np.asarray(values, dtype=np.float64)
         if not v.size:
@@ -58,7 +58,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Share:
+class ClassFrequency:
     """One class, how often it comes, and which share of all that is."""
 
     number: int
@@ -94,17 +94,17 @@ class SplitStats:
     shards: int
     missing: dict[str, int]
     formats: dict[str, int]
-    width: Spread | None
-    height: Spread | None
-    aspect: Spread | None
-    classes: list[Share]
-    mask: list[Share]
+    width: Distribution | None
+    height: Distribution | None
+    aspect: Distribution | None
+    classes: list[ClassFrequency]
+    mask: list[ClassFrequency]
     unknown: float | None
-    boxes: Spread | None
-    box_classes: list[Share]
-    labels: list[Share]
-    caption: Spread | None
-    sound: Spread | None
+    boxes: Distribution | None
+    box_classes: list[ClassFrequency]
+    labels: list[ClassFrequency]
+    caption: Distribution | None
+    sound: Distribution | None
     rates: dict[str, int]
     problems: dict[str, int]
     damaged: dict[str, int]
@@ -152,7 +152,7 @@ class _Counts:
         self.caption.append(len(data.decode("utf-8").strip()))
 
     def _sound(self, data: bytes, index: Index, i: int) -> None:
-        seconds, rate, channels = about(data)
+        seconds, rate, channels = sound_info(data)
         self.sound.append(seconds)
         self.rates[f"{rate:,} Hz, {channels} channel{'s' * (channels > 1)}"] += 1
 
@@ -167,7 +167,7 @@ class _Counts:
         self.damaged.update(other.damaged)
 
 
-def stats(folder: str | Path, show: Show | None = None) -> dict[str, SplitStats]:
+def stats(folder: str | Path, show: StatsProgress | None = None) -> dict[str, SplitStats]:
     """Split -> its numbers: from the index, and one pass over everything but the images; threads take samples in turn.
 
     Raises:
@@ -176,29 +176,29 @@ def stats(folder: str | Path, show: Show | None = None) -> dict[str, SplitStats]
     return {split: _stats(folder, split, show) for split in read_card(folder).splits}
 
 
-def opened(folder: str | Path, split: str, show: Show | None) -> Index:
+def opened(folder: str | Path, split: str, show: StatsProgress | None) -> Index:
     """The index of a split for looking at it: however many samples are damaged, the others can be seen."""
     progress = None if show is None else lambda done, total: show("index", done, total)
     return open_index(folder, split, progress, on_damage="skip", damage_limit=1)
 
 
-def _stats(folder: str | Path, split: str, show: Show | None) -> SplitStats:
+def _stats(folder: str | Path, split: str, show: StatsProgress | None) -> SplitStats:
     index = opened(folder, split, show)
     card, size = index.card, len(index)
 
     def part(first: int) -> _Counts:
         counts = _Counts(len(card.classes))
-        for i in range(first, min(first + CHUNK, size)):
+        for i in range(first, min(first + SAMPLES_PER_CHUNK, size)):
             counts.add(index, i)
         return counts
 
     counts = _Counts(len(card.classes))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for number, found in enumerate(pool.map(part, range(0, size, CHUNK)), 1):
+        for number, found in enumerate(pool.map(part, range(0, size, SAMPLES_PER_CHUNK)), 1):
             counts.merge(found)
             if show is not None:
-                show(split, min(number * CHUNK, size), size)
-    ignored = sorted({card.ignore_index, IGNORE})
+                show(split, min(number * SAMPLES_PER_CHUNK, size), size)
+    ignored = sorted({card.ignore_index, IGNORE_INDEX})
     pixel_count = int(counts.values.sum())
     unknown = int(counts.values[ignored].sum())
     counts.values[ignored] = 0
@@ -208,32 +208,32 @@ def _stats(folder: str | Path, split: str, show: Show | None) -> SplitStats:
         shards=len(index.shards),
         missing={name: int((~index.present[name]).sum()) for name in COMPONENTS},
         formats=index.formats,
-        width=Spread.of(index.width),
-        height=Spread.of(index.height),
-        aspect=Spread.of(index.width / index.height),
+        width=Distribution.of(index.width),
+        height=Distribution.of(index.height),
+        aspect=Distribution.of(index.width / index.height),
         classes=_shares(np.bincount(label, minlength=len(card.classes)).tolist(), card.classes) if len(label) else [],
         mask=_shares(counts.values.tolist(), card.mask_classes) if pixel_count else [],
         unknown=unknown / pixel_count if pixel_count else None,
-        boxes=Spread.of(counts.boxes),
+        boxes=Distribution.of(counts.boxes),
         box_classes=_shares([counts.box_classes[n] for n in range(len(card.classes))], card.classes)
         if counts.boxes
         else [],
         labels=_shares([counts.labels[n] for n in range(len(card.classes))], card.classes, size)
         if counts.labels
         else [],
-        caption=Spread.of(counts.caption),
-        sound=Spread.of(counts.sound),
+        caption=Distribution.of(counts.caption),
+        sound=Distribution.of(counts.sound),
         rates=dict(counts.rates.most_common()),
         problems=dict(Counter(problem.kind for problem in index.problems)),
         damaged=dict(counts.damaged),
     )
 
 
-def _shares(count: Sequence[int], names: Sequence[str], of: int | None = None) -> list[Share]:
+def _shares(count: Sequence[int], names: Sequence[str], of: int | None = None) -> list[ClassFrequency]:
     """Every class that has a name, and what comes without one; shares are of all that is counted, or of another number."""
     total = of or max(1, int(sum(count)))
     named = [*names, *(f"{number} (has no name)" for number in range(len(names), len(count)))]
-    return [Share(n, named[n], int(c), int(c) / total) for n, c in enumerate(count) if c or n < len(names)]
+    return [ClassFrequency(n, named[n], int(c), int(c) / total) for n, c in enumerate(count) if c or n < len(names)]
 
 
 def tables(found: dict[str, SplitStats]) -> list[RenderableType]:
@@ -288,14 +288,18 @@ def _lines(split: SplitStats) -> list[tuple[str, str]]:
     return lines
 
 
-def _bars(title: str, shares: list[Share], unit: str) -> Table:
+def _bars(title: str, shares: list[ClassFrequency], unit: str) -> Table:
     """A line a class; of very many the most frequent, and how many more there are."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column(title, overflow="fold")
     table.add_column(unit, justify="right")
     table.add_column("share", justify="right")
     table.add_column("")
-    listed = shares if len(shares) <= MOST else sorted(shares, key=lambda share: -share.count)[:MOST]
+    listed = (
+        shares
+        if len(shares) <= MAX_CLASSES_LISTED
+        else sorted(shares, key=lambda share: -share.count)[:MAX_CLASSES_LISTED]
+    )
     for share in listed:
         bar = Bar(max(s.count for s in shares) or 1, 0, share.count, width=24)
         table.add_row(Text(share.name), f"{share.count:,}", f"{share.share:.2%}", bar)

@@ -13,11 +13,11 @@ from PIL import Image
 from pydantic import AfterValidator, Field, ValidationInfo
 from scipy.ndimage import binary_dilation
 
-from mtgen.config import Section
+from mtgen.config import ConfigSection
 from mtgen.shards.make import Recipe
 from mtgen.shards.write import Sample
 
-COLOURS = {
+THING_COLORS = {
     "red": (214, 30, 40),
     "orange": (245, 130, 15),
     "yellow": (250, 218, 30),
@@ -30,19 +30,19 @@ COLOURS = {
     "black": (15, 15, 15),
     "white": (240, 240, 240),
 }
-BLACK = {"": (15, 15, 15)}
+BLACK_INK = {"": (15, 15, 15)}
 """The one colour of inverted things, which captions do not speak of."""
 CONTRAST = 3.0
 """Least contrast of a thing against its background (WCAG 2.1, success criterion 1.4.11: 3:1 for graphics)."""
-CHOICE = 3
+MIN_COLOR_CHOICE = 3
 """Colours that a background has to leave to choose from."""
-SMALLEST = 16
+MIN_PIXELS_PER_THING = 16
 """Pixels of canvas side that each thing needs to be told apart."""
 
 
 def _fits(most: int, info: ValidationInfo) -> int:
     resolution = info.data.get("resolution")
-    needed = SMALLEST * math.ceil(math.sqrt(most))
+    needed = MIN_PIXELS_PER_THING * math.ceil(math.sqrt(most))
     if resolution is not None and resolution < needed:
         raise ValueError(f"so many need a resolution of at least {needed} to be readable, and it is {resolution}")
     return most
@@ -55,17 +55,17 @@ Most = Annotated[int, Field(ge=1, le=9), AfterValidator(_fits)]
 """An option: how many things a scene has at most."""
 
 
-class SceneOptions(Section):
+class SceneOptions(ConfigSection):
     """What every recipe that draws scenes can be asked for."""
 
-    resolution: int = Field(32, ge=SMALLEST, le=1024, description="side of the images, pixels")
+    resolution: int = Field(32, ge=MIN_PIXELS_PER_THING, le=1024, description="side of the images, pixels")
     train: int = Field(20_000, ge=1, description="samples to train on")
     test: int = Field(2_000, ge=0, description="samples to evaluate on; 0: no such split")
     background: Literal["plain", "textured"] = Field("plain", description="one colour, or clouds of it with grain")
 
 
 @dataclass
-class Thing:
+class SceneObject:
     """Something to place: its class, and how to draw it.
 
     Attributes:
@@ -77,7 +77,7 @@ class Thing:
     draw: Callable[[int], np.ndarray]
 
 
-def _layout(rng: Random, things: list[Thing], resolution: int) -> list[tuple[np.ndarray, int, int]]:
+def _layout(rng: Random, things: list[SceneObject], resolution: int) -> list[tuple[np.ndarray, int, int]]:
     """Coverage, left and top of each thing; at least a pixel of background is between two of them."""
     shrink = 1 / math.sqrt(len(things))
     while True:
@@ -138,7 +138,7 @@ def _palette(
         ground = _background(rng, resolution, background)
         behind = luminance(ground) + 0.05
         fitting = np.flatnonzero((light >= CONTRAST * behind.max()) | (light <= behind.min() / CONTRAST))
-        if len(fitting) >= min(CHOICE, len(inks)):
+        if len(fitting) >= min(MIN_COLOR_CHOICE, len(inks)):
             chosen = [int(rng.choice(fitting)) for _ in range(count)]
             return [list(inks)[i] for i in chosen], colours[chosen], ground
 
@@ -152,7 +152,7 @@ def _caption(names: list[str]) -> str:
 def scene(
     key: str,
     rng: Random,
-    things: list[Thing],
+    things: list[SceneObject],
     classes: list[str],
     resolution: int,
     threshold: int,
@@ -176,9 +176,9 @@ def scene(
     if grey:
         colour_names, colours, ground = [""] * len(things), np.full((len(things), 1), 255.0), np.zeros((1, 1, 1))
     elif style == "inverted":
-        colour_names, colours, ground = _palette(rng, len(things), resolution, "textured", BLACK)
+        colour_names, colours, ground = _palette(rng, len(things), resolution, "textured", BLACK_INK)
     else:
-        colour_names, colours, ground = _palette(rng, len(things), resolution, background, COLOURS)
+        colour_names, colours, ground = _palette(rng, len(things), resolution, background, THING_COLORS)
     image = np.broadcast_to(ground, (resolution, resolution, ground.shape[2])).copy()
     mask = np.zeros((resolution, resolution), np.uint8)
     boxes = []

@@ -6,24 +6,28 @@ from pathlib import Path
 import numpy as np
 
 from mtgen.data.index import open_index
-from mtgen.data.index_build import Progress
-from mtgen.data.tokenizer import Trained
+from mtgen.data.index_build import IndexProgress
+from mtgen.data.tokenizer import FileTokenizer
 from mtgen.errors import DataError
 from mtgen.shards.input_files import write_whole
 from mtgen.storage.source import is_url
 
-FILE = "tokenizer.json"
+TOKENIZER_FILE = "tokenizer.json"
 
-SMALLEST = 257
+MIN_VOCABULARY = 257
 """Numbers that bytes and padding take: every text has to have tokens."""
 
-OFTEN = 2
+MIN_PAIR_COUNT = 2
 """A pair of tokens that comes less often is not joined: what stands in one caption is no part of the language."""
 
 
 def train_tokenizer(
-    folder: str, vocabulary: int = 4096, split: str = "train", out: Path | None = None, progress: Progress | None = None
-) -> tuple[Path, Trained]:
+    folder: str,
+    vocabulary: int = 4096,
+    split: str = "train",
+    out: Path | None = None,
+    progress: IndexProgress | None = None,
+) -> tuple[Path, FileTokenizer]:
     """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019) of a split's captions, the same for the same captions.
 
     Args:
@@ -37,15 +41,15 @@ def train_tokenizer(
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    if vocabulary < SMALLEST:
+    if vocabulary < MIN_VOCABULARY:
         raise DataError(
-            f"--vocabulary={vocabulary}: bytes and padding alone take {SMALLEST}; give that or more, such as 4096"
+            f"--vocabulary={vocabulary}: bytes and padding alone take {MIN_VOCABULARY}; give that or more, such as 4096"
         )
     if out is None and is_url(folder):
         raise DataError(
             f"{folder}: nothing can be written beside a data set behind a URL; say where to with --out FILE"
         )
-    path = out or Path(folder) / FILE
+    path = out or Path(folder) / TOKENIZER_FILE
     index = open_index(folder, split)
     rows = np.flatnonzero(index.present["caption"])
     if not len(rows):
@@ -55,7 +59,7 @@ def train_tokenizer(
 
     def captions() -> Iterator[str]:
         for done, i in enumerate(rows.tolist()):
-            index.ahead(rows[done : done + 1])
+            index.prefetch(rows[done : done + 1])
             try:
                 yield index.read(i, "caption").decode("utf-8").strip()
             except UnicodeDecodeError as error:
@@ -74,9 +78,9 @@ def train_tokenizer(
     made.train_from_iterator(
         captions(),
         trainers.BpeTrainer(
-            vocab_size=vocabulary - 1, min_frequency=OFTEN, initial_alphabet=alphabet, show_progress=False
+            vocab_size=vocabulary - 1, min_frequency=MIN_PAIR_COUNT, initial_alphabet=alphabet, show_progress=False
         ),
     )
     text = made.to_str(pretty=True)
     write_whole(path, text)
-    return path, Trained(text.encode("utf-8"))
+    return path, FileTokenizer(text.encode("utf-8"))

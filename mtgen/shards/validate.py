@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mtgen.data.boxes import faults
+from mtgen.data.boxes import annotation_problems
 from mtgen.data.dataset_card import read_card, shard_names
 from mtgen.data.image_io import pixels
-from mtgen.data.index_build import Progress
+from mtgen.data.index_build import IndexProgress
 from mtgen.data.index_table import joined, rows, split_problems
-from mtgen.data.shard_scan import Header, Problem, Sample
+from mtgen.data.shard_scan import Header, Problem, StoredSample
 from mtgen.schema import COMPONENTS, DatasetCard
 
 
@@ -37,7 +37,7 @@ class Count:
 
 
 @dataclass(frozen=True)
-class Report:
+class ValidationReport:
     """Everything that is wrong in a data set, and how much of it there is, by split."""
 
     folder: Path
@@ -69,7 +69,7 @@ class Report:
         }
 
 
-def validate(folder: str | Path, progress: Progress | None = None) -> Report:
+def validate(folder: str | Path, progress: IndexProgress | None = None) -> ValidationReport:
     """Decode every component of every sample; threads take a shard each, as many as this process has CPUs.
 
     Raises:
@@ -97,7 +97,9 @@ def validate(folder: str | Path, progress: Progress | None = None) -> Report:
     table = joined(tables)
     problems += split_problems(table, card, shards, problems)
     counts = {split: _count(table, split, card) for split in card.splits}
-    return Report(folder, problems, counts, sounds or not any(count.components["sound"] for count in counts.values()))
+    return ValidationReport(
+        folder, problems, counts, sounds or not any(count.components["sound"] for count in counts.values())
+    )
 
 
 def _count(table: pa.Table, split: str, card: DatasetCard) -> Count:
@@ -110,7 +112,7 @@ def _count(table: pa.Table, split: str, card: DatasetCard) -> Count:
     )
 
 
-def inspect(sample: Sample, header: Header, card: DatasetCard) -> list[str]:
+def inspect(sample: StoredSample, header: Header, card: DatasetCard) -> list[str]:
     """What is wrong with a sample that its headers do not show."""
     problems: list[str] = []
     if "image" in sample.parts and header.width > 0:
@@ -118,7 +120,7 @@ def inspect(sample: Sample, header: Header, card: DatasetCard) -> list[str]:
     if "mask" in sample.parts and card.mask_classes:
         problems += _mask(sample.parts["mask"].data, card)
     if "boxes" in sample.parts:
-        found = faults(sample.parts["boxes"].data, header.width, header.height, len(card.classes))
+        found = annotation_problems(sample.parts["boxes"].data, header.width, header.height, len(card.classes))
         problems += [f"json: {fault}" for fault in found]
     if "caption" in sample.parts:
         try:

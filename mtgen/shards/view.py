@@ -20,28 +20,28 @@ from PIL import Image, ImageColor
 
 from mtgen.data.boxes import annotation
 from mtgen.data.dataset_card import read_card
-from mtgen.data.image_io import pixels, shown
+from mtgen.data.image_io import decode_upright, pixels
 from mtgen.data.index import Index
 from mtgen.errors import ConfigError, DataError
-from mtgen.schema import IGNORE
-from mtgen.shards.stats import Show, opened
-from mtgen.visualization.grids import mask_colours
+from mtgen.schema import IGNORE_INDEX
+from mtgen.shards.stats import StatsProgress, opened
+from mtgen.visualization.grids import mask_colors
 
-SIDE = 384
+MAX_VIEW_SIDE_PIXELS = 384
 """Images with a longer side are made smaller, pixels."""
 
-EXACT = 128
+MAX_LOSSLESS_SIDE_PIXELS = 128
 """Images up to so many pixels a side are stored without loss: their pixels are seen one by one."""
 
-LONGEST = 2_000_000
+MAX_SOUND_BYTES = 2_000_000
 """Bytes of a sound that is put into the page."""
 
-PLAIN = "#888888"
+UNKNOWN_CLASS_COLOR = "#888888"
 """Colour of a class that has none of its own, and of pixels whose class is not known."""
 
 
 @dataclass(frozen=True)
-class Box:
+class CssBox:
     """A box in shares of its image, per cent, for CSS."""
 
     left: float
@@ -70,7 +70,7 @@ class Cell:
     height: int
     image: str = ""
     mask: str = ""
-    boxes: list[Box] | None = None
+    boxes: list[CssBox] | None = None
     classes: set[int] = field(default_factory=set)
     name: str = ""
     labels: list[str] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Cell:
     @property
     def exact(self) -> bool:
         """Whether the image is so small that its pixels are shown as squares."""
-        return max(self.width, self.height) <= EXACT
+        return max(self.width, self.height) <= MAX_LOSSLESS_SIDE_PIXELS
 
 
 def view(
@@ -92,7 +92,7 @@ def view(
     n: int = 100,
     seed: int = 0,
     out: str | Path | None = None,
-    show: Show | None = None,
+    show: StatsProgress | None = None,
 ) -> Path:
     """Write a page with `n` samples of a split, chosen by `seed`, that needs no other file and no network; returns where it is.
 
@@ -110,7 +110,7 @@ def view(
     index = opened(folder, split, show)
     chosen = sorted(random.Random(seed).sample(range(len(index)), min(n, len(index))))
     keys = [index.key(i) for i in chosen]
-    colours = _Colours(index.card.classes, index.card.mask_classes)
+    colours = _Colors(index.card.classes, index.card.mask_classes)
     cells: list[Cell] = []
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for cell in pool.map(lambda i, key: _cell(index, i, key, colours), chosen, keys):
@@ -125,26 +125,26 @@ def view(
     return path
 
 
-class _Colours:
+class _Colors:
     """A colour for every class; a mask class and a class of one name have the same."""
 
     def __init__(self, classes: Sequence[str], mask_classes: Sequence[str]) -> None:
-        self.mask = mask_colours(mask_classes)
+        self.mask = mask_colors(mask_classes)
         known = dict(zip(mask_classes, map(_css, self.mask), strict=True))
         self.classes = [
-            known.get(name, own) for name, own in zip(classes, map(_css, mask_colours(classes)), strict=True)
+            known.get(name, own) for name, own in zip(classes, map(_css, mask_colors(classes)), strict=True)
         ]
-        self.palette = np.full((256, 4), (*ImageColor.getrgb(PLAIN), 255), np.uint8)
+        self.palette = np.full((256, 4), (*ImageColor.getrgb(UNKNOWN_CLASS_COLOR), 255), np.uint8)
         named = len(mask_classes[:256])
         self.palette[:named, :3] = self.mask[:named].clip(0)
         self.palette[:named, 3] = np.where(self.mask[:named, 0] < 0, 0, 255)
 
 
 def _css(colour: NDArray[np.integer]) -> str:
-    return PLAIN if colour[0] < 0 else "#" + "".join(f"{channel:02x}" for channel in colour.tolist())
+    return UNKNOWN_CLASS_COLOR if colour[0] < 0 else "#" + "".join(f"{channel:02x}" for channel in colour.tolist())
 
 
-def _cell(index: Index, i: int, key: str, colours: _Colours) -> Cell:
+def _cell(index: Index, i: int, key: str, colours: _Colors) -> Cell:
     cell = Cell(key, index.shard(i), int(index.width[i]), int(index.height[i]))
     names = index.card.classes
     if index.label[i] >= 0:
@@ -152,22 +152,22 @@ def _cell(index: Index, i: int, key: str, colours: _Colours) -> Cell:
         cell.classes.add(int(index.label[i]))
 
     def image(data: bytes) -> None:
-        picture = shown(data)
+        picture = decode_upright(data)
         if cell.exact:
             cell.image = _encoded(picture, "PNG")
         else:
-            picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+            picture.thumbnail((MAX_VIEW_SIDE_PIXELS, MAX_VIEW_SIDE_PIXELS), Image.Resampling.LANCZOS)
             cell.image = _encoded(picture, "JPEG", quality=85)
 
     def mask(data: bytes) -> None:
         values = index.mask_table(i)[pixels(data)]
-        values[values < 0] = IGNORE  # a value without a name: `validate` says so
+        values[values < 0] = IGNORE_INDEX  # a value without a name: `validate` says so
         *cell.masks, last = np.unique(values).tolist()
-        cell.unknown = last == IGNORE
+        cell.unknown = last == IGNORE_INDEX
         cell.masks += [] if cell.unknown else [last]
         drawn = Image.fromarray(values.astype(np.uint8))
         drawn.putpalette(colours.palette.tobytes(), "RGBA")
-        drawn.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST)
+        drawn.thumbnail((MAX_VIEW_SIDE_PIXELS, MAX_VIEW_SIDE_PIXELS), Image.Resampling.NEAREST)
         cell.mask = _encoded(drawn, "PNG")
 
     def boxes(data: bytes) -> None:
@@ -182,7 +182,7 @@ def _cell(index: Index, i: int, key: str, colours: _Colours) -> Cell:
                 (y1 - y0) / cell.height,
             )
             place = [round(100 * share, 2) for share in (left, top, width, height)]
-            cell.boxes.append(Box(place[0], place[1], place[2], place[3], names[number], colours.classes[number]))
+            cell.boxes.append(CssBox(place[0], place[1], place[2], place[3], names[number], colours.classes[number]))
         cell.classes.update(numbers, stored.labels)
         count = Counter([*numbers, *(set(stored.labels) - set(numbers))])
         shown = [
@@ -195,7 +195,7 @@ def _cell(index: Index, i: int, key: str, colours: _Colours) -> Cell:
         cell.caption = data.decode("utf-8").strip()
 
     def sound(data: bytes) -> None:
-        if len(data) > LONGEST:
+        if len(data) > MAX_SOUND_BYTES:
             raise ValueError(f"{len(data) / 1e6:.1f} MB are too much for this page")
         cell.sound = _uri("audio/flac" if data.startswith(b"fLaC") else "audio/wav", data)
 
@@ -218,14 +218,14 @@ def _uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _page(index: Index, cells: list[Cell], colours: _Colours) -> str:
+def _page(index: Index, cells: list[Cell], colours: _Colors) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     text = (files("mtgen.shards") / "contact_sheet.html").read_text(encoding="utf-8")
     script = text.partition("<script>")[2].partition("</script>")[0]
     classes = Counter(number for cell in cells for number in cell.classes)
     masks = sorted({number for cell in cells for number in cell.masks})
     legend = [(index.card.mask_classes[n], _css(colours.mask[n])) for n in masks if colours.mask[n][0] >= 0]
-    legend += [("unknown", PLAIN)] if any(cell.unknown for cell in cells) else []
+    legend += [("unknown", UNKNOWN_CLASS_COLOR)] if any(cell.unknown for cell in cells) else []
     return environment.from_string(text).render(
         card=index.card,
         split=index.split,

@@ -19,7 +19,7 @@ from PIL import Image
 
 from mtgen.data import image_io
 from mtgen.errors import DataError
-from mtgen.schema import IGNORE, DatasetCard, Split
+from mtgen.schema import IGNORE_INDEX, DatasetCard, Split
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Sample:
         key: its name, unique in the data set: letters, digits, "_" and "-".
         image: `[H,W]` or `[H,W,3]` uint8, or a JPEG, PNG or WebP file, which is stored as it is.
         label: class number.
-        mask: `[H,W]` integers: mask class; 255 (`IGNORE`) where unknown.
+        mask: `[H,W]` integers: mask class; 255 (`IGNORE_INDEX`) where unknown.
         boxes: rows of `[x0,y0,x1,y1,class]` in pixels, x1 and y1 exclusive; no rows: it is known that there is nothing.
         labels: the class numbers of all that is in the image.
         caption: what the image shows, in words.
@@ -101,7 +101,7 @@ def _faults(sample: Sample, classes: int, mask_classes: int) -> Iterator[str]:
     if isinstance(image, bytes):
         try:
             _, *sides = image_io.header(image)
-            if reason := image_io.cut_short(image) or image_io.beyond_dali(image):
+            if reason := image_io.truncation_problem(image) or image_io.dali_problem(image):
                 raise ValueError(reason)
         except ValueError as error:
             yield f"its image: {error}"
@@ -126,8 +126,8 @@ def _faults(sample: Sample, classes: int, mask_classes: int) -> Iterator[str]:
     if mask is not None:
         if mask.shape != size or not np.issubdtype(mask.dtype, np.integer):
             yield f"its mask is {mask.dtype} {list(mask.shape)}; its image asks for integers {list(size)}"
-        elif len(wrong := mask[(mask != IGNORE) & ((mask < 0) | (mask >= mask_classes))]):
-            yield f"its mask holds {wrong[0]}, and the data set has {mask_classes} mask classes (and {IGNORE} for unknown)"
+        elif len(wrong := mask[(mask != IGNORE_INDEX) & ((mask < 0) | (mask >= mask_classes))]):
+            yield f"its mask holds {wrong[0]}, and the data set has {mask_classes} mask classes (and {IGNORE_INDEX} for unknown)"
     if isinstance(sample.sound, bytes):
         if not sample.sound.startswith((b"RIFF", b"fLaC")):
             yield f"its sound is no WAV or FLAC file (it begins with {sample.sound[:8]!r})"
@@ -255,7 +255,7 @@ def encoded(where: str, sample: Sample, card: DatasetCard) -> dict[str, Any]:
     return {"__key__": sample.key, **components(sample)}
 
 
-TAR: dict[str, Any] = {"encoder": False, "mtime": 0, "user": "mtgen", "group": "mtgen"}
+TAR_OPTIONS: dict[str, Any] = {"encoder": False, "mtime": 0, "user": "mtgen", "group": "mtgen"}
 """How WebDataset writes tars here: bytes as given, and nothing in the headers that differs from run to run."""
 
 
@@ -330,7 +330,9 @@ class ShardWriter:
         with self._draft.disk():
             if split not in self._shards:
                 names = str(self._draft.path / split).replace("%", "%%") + "-%06d.tar"
-                self._shards[split] = webdataset.ShardWriter(names, maxcount=self.samples_per_shard, verbose=0, **TAR)
+                self._shards[split] = webdataset.ShardWriter(
+                    names, maxcount=self.samples_per_shard, verbose=0, **TAR_OPTIONS
+                )
             self._shards[split].write({"__key__": key, **parts})
 
     def _finish(self) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from mtgen.errors import DataError
 from mtgen.storage import source
-from mtgen.storage.source import Store, Version
-from mtgen.utils.shell import typed
+from mtgen.storage.source import RemoteStore, Version
+from mtgen.utils.shell import shell_command
 
 GB = 10**9
-PART = ".part"
-WAIT = 0.05
+PART_SUFFIX = ".part"
+DOWNLOAD_POLL_SECONDS = 0.05
 """Seconds between two looks at a shard that another process is downloading."""
 
 
@@ -27,7 +27,7 @@ def root() -> Path:
 
 
 @dataclass(frozen=True)
-class File:
+class CachedFile:
     """A descriptor that is closed when nobody reads through it any more; reading with an offset is safe after a fork."""
 
     descriptor: int
@@ -41,7 +41,7 @@ class File:
         return os.fstat(self.descriptor).st_nlink == 0
 
 
-class Cache:
+class ShardCache:
     """Whole shards, each under a name made of its URL and version, the longest unused thrown away first.
 
     A shard is downloaded beside its place, into a file that is locked meanwhile: others wait for it, and what a killed process
@@ -57,7 +57,7 @@ class Cache:
         self.folder = folder
         self.limit = limit
 
-    def open(self, store: Store, name: str, version: Version) -> File:
+    def open(self, store: RemoteStore, name: str, version: Version) -> CachedFile:
         """A shard, downloaded now where it is not there.
 
         Raises:
@@ -69,13 +69,13 @@ class Cache:
             )
         key = hashlib.sha256(f"{store}/{name}\n{version.tag}".encode()).hexdigest()[:32]
         place = self.folder / f"{key}-{version.size}"
-        deadline = time.monotonic() + 2 * source.PATIENCE.total
+        deadline = time.monotonic() + 2 * source.RETRY_POLICY.total
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             while True:
                 if (file := _open(place)) is not None:
                     return file
-                with _claimed(place.with_name(place.name + PART)) as part:
+                with _claimed(place.with_name(place.name + PART_SUFFIX)) as part:
                     if part is not None and not place.exists():
                         self._download(store, name, version, part, place)
                         continue
@@ -83,7 +83,7 @@ class Cache:
                     raise DataError(
                         f"{store}/{name}: another process has been downloading it for too long; end that one, and start again"
                     )
-                time.sleep(WAIT)
+                time.sleep(DOWNLOAD_POLL_SECONDS)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             why = "the disk is full" if full else error.strerror
@@ -92,12 +92,12 @@ class Cache:
                 f"(now {self.limit / GB:.3g} GB)"
             ) from None
 
-    def _download(self, store: Store, name: str, version: Version, part: Path, place: Path) -> None:
+    def _download(self, store: RemoteStore, name: str, version: Version, part: Path, place: Path) -> None:
         try:
             if (now := store.version(name)) != version:
                 what = "is gone" if now is None else "changed since it was indexed"
                 raise DataError(
-                    f"{store}/{name}: {what}; start again, and it is indexed anew (`{typed('mtgen shards index', store)}`)"
+                    f"{store}/{name}: {what}; start again, and it is indexed anew (`{shell_command('mtgen shards index', store)}`)"
                 )
             self._make_room()
             store.fetch(name, version.size, part)
@@ -113,10 +113,10 @@ class Cache:
             whole, total = [], 0
             for entry in os.scandir(self.folder):
                 with contextlib.suppress(FileNotFoundError):  # another process has finished or deleted it meanwhile
-                    name = entry.name.removesuffix(PART)
+                    name = entry.name.removesuffix(PART_SUFFIX)
                     if not (size := name.rpartition("-")[2]).isdigit():
                         continue
-                    if entry.name.endswith(PART):
+                    if entry.name.endswith(PART_SUFFIX):
                         if not _abandoned(Path(entry.path)):
                             total += int(size)
                         continue
@@ -129,9 +129,9 @@ class Cache:
                 total -= length
 
 
-def _open(place: Path) -> File | None:
+def _open(place: Path) -> CachedFile | None:
     try:
-        file = File(os.open(place, os.O_RDONLY | os.O_CLOEXEC))
+        file = CachedFile(os.open(place, os.O_RDONLY | os.O_CLOEXEC))
     except FileNotFoundError:
         return None
     os.utime(

@@ -17,7 +17,7 @@ from mtgen.errors import DataError
 
 T = TypeVar("T")
 
-PACKAGES = {
+STORE_PACKAGES = {
     "http": "aiohttp",
     "https": "aiohttp",
     "s3": "s3fs",
@@ -40,11 +40,11 @@ _VERSIONS = (
     "updated",
     "created",
 )
-_DENIED = (401, 403, 404, 410)
+_PERMANENT_HTTP_ERRORS = (401, 403, 404, 410)
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long a store is waited for.
 
     Attributes:
@@ -61,7 +61,7 @@ class Patience:
     total: float = 600.0
 
 
-PATIENCE = Patience()
+RETRY_POLICY = RetryPolicy()
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Version:
     tag: str
 
 
-class Source(Protocol):
+class DataSource(Protocol):
     """A folder of files; `str()` of it is what the user called it.
 
     Attributes:
@@ -100,12 +100,12 @@ def is_url(path: str) -> bool:
     )
 
 
-def located(path: str) -> str:
+def absolute_location(path: str) -> str:
     """A path that means the same in every working directory; URLs stay as they are."""
     return path if is_url(path) else str(Path(path).absolute())
 
 
-def open_source(path: str | Path) -> "Folder | Store":
+def open_source(path: str | Path) -> "LocalFolder | RemoteStore":
     """The source that a path or URL names.
 
     Raises:
@@ -113,16 +113,16 @@ def open_source(path: str | Path) -> "Folder | Store":
     """
     text = str(path)
     if not is_url(text):
-        return Folder(Path(text))
+        return LocalFolder(Path(text))
     scheme = urlsplit(text).scheme if "://" in text else ""
     if scheme == "file" and "::" not in text:
-        return Folder(Path(unquote(urlsplit(text).path)))
-    if scheme not in PACKAGES or "::" in text:
+        return LocalFolder(Path(unquote(urlsplit(text).path)))
+    if scheme not in STORE_PACKAGES or "::" in text:
         raise DataError(
             f"{text}: is no address that data is read from (commands are never run); "
-            f"possible: a folder, or a URL that begins with {', '.join(f'{s}://' for s in PACKAGES)}"
+            f"possible: a folder, or a URL that begins with {', '.join(f'{s}://' for s in STORE_PACKAGES)}"
         )
-    return Store(text)
+    return RemoteStore(text)
 
 
 def read_file(path: str, key: str, hint: str = "") -> bytes:
@@ -141,7 +141,7 @@ def read_file(path: str, key: str, hint: str = "") -> bytes:
     return data
 
 
-class Folder:
+class LocalFolder:
     """A folder of this machine."""
 
     remote = False
@@ -170,7 +170,7 @@ class Folder:
             raise DataError(f"{self.path / name}: cannot be read ({error.strerror})") from None
 
 
-class Store:
+class RemoteStore:
     """A folder behind a URL. Requests are repeated while there is hope (5xx, lost connections, wrong lengths), with growing pauses."""
 
     remote = True
@@ -224,7 +224,7 @@ class Store:
             )
 
     def _deadline(self) -> float:
-        return time.monotonic() + PATIENCE.total
+        return time.monotonic() + RETRY_POLICY.total
 
     def _files(self) -> tuple[Any, str]:
         """fsspec's file system for this thread and process, and the path in it."""
@@ -235,12 +235,14 @@ class Store:
         if self.scheme in ("http", "https"):
             import aiohttp
 
-            limit = aiohttp.ClientTimeout(total=PATIENCE.total, sock_connect=PATIENCE.stall, sock_read=PATIENCE.stall)
+            limit = aiohttp.ClientTimeout(
+                total=RETRY_POLICY.total, sock_connect=RETRY_POLICY.stall, sock_read=RETRY_POLICY.stall
+            )
             options["client_kwargs"] = {"timeout": limit}
         try:
             fs, path = fsspec.core.url_to_fs(self.url, **options)
         except ImportError:
-            package = PACKAGES[self.scheme]
+            package = STORE_PACKAGES[self.scheme]
             raise DataError(
                 f"{self.url}: {self.scheme}:// needs the package {package}: pip install {package}"
             ) from None
@@ -249,7 +251,7 @@ class Store:
     def _call(self, fs: Any, coroutine: str, blocking: str, *args: Any, **kwargs: Any) -> Any:
         """One request, ended after the total time however little trickles in."""
         if fs.async_impl:
-            return sync(fs.loop, getattr(fs, coroutine), *args, timeout=PATIENCE.total, **kwargs)
+            return sync(fs.loop, getattr(fs, coroutine), *args, timeout=RETRY_POLICY.total, **kwargs)
         return getattr(fs, blocking)(*args, **kwargs)
 
     def _try(self, name: str, request: Callable[[Any, str], T], what: str = "read") -> T | None:
@@ -262,11 +264,11 @@ class Store:
 
         fs, path = self._files()
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_passing),
+            retry=tenacity.retry_if_exception(_is_transient),
             wait=tenacity.wait_exponential_jitter(
-                multiplier=PATIENCE.first, max=PATIENCE.longest, jitter=PATIENCE.first
+                multiplier=RETRY_POLICY.first, max=RETRY_POLICY.longest, jitter=RETRY_POLICY.first
             ),
-            stop=tenacity.stop_after_attempt(PATIENCE.attempts) | tenacity.stop_after_delay(PATIENCE.total),
+            stop=tenacity.stop_after_attempt(RETRY_POLICY.attempts) | tenacity.stop_after_delay(RETRY_POLICY.total),
             reraise=True,
         )
         try:
@@ -278,13 +280,13 @@ class Store:
                 raise
             if _missing(error):
                 return None
-            tried = f" after {retrying.statistics.get('attempt_number', 1)} attempts" if _passing(error) else ""
+            tried = f" after {retrying.statistics.get('attempt_number', 1)} attempts" if _is_transient(error) else ""
             remedy = (
                 "look whether the server is up, then start again"
-                if _passing(error)
+                if _is_transient(error)
                 else "look at the address and who may read it"
             )
-            raise DataError(f"{self.url}/{name}: cannot be {what}{tried}: {_said(error)}; {remedy}") from None
+            raise DataError(f"{self.url}/{name}: cannot be {what}{tried}: {_server_message(error)}; {remedy}") from None
 
 
 class _WrongLengthError(Exception):
@@ -303,7 +305,7 @@ class _Watch(Callback):
         """Called with the bytes of each piece."""
         super().relative_update(inc)
         if time.monotonic() > self.deadline:
-            raise TimeoutError(f"not whole after {PATIENCE.total:g} s")
+            raise TimeoutError(f"not whole after {RETRY_POLICY.total:g} s")
         if self.value > self.most:
             raise _WrongLengthError(f"more than the {self.most:,} bytes that it should have")
 
@@ -330,7 +332,7 @@ def _local(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 
 
-def _passing(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     """Whether another attempt may succeed."""
     if isinstance(error, DataError | PermissionError | NotADirectoryError) or _missing(error):
         return False
@@ -340,7 +342,7 @@ def _passing(error: BaseException) -> bool:
     return status is None or status >= 500 or status in (408, 429)
 
 
-def _said(error: BaseException) -> str:
+def _server_message(error: BaseException) -> str:
     """What the server or its client said, in one line."""
     cause = error if error.__cause__ is None else error.__cause__
     if (status := _status(error)) is not None:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from mtgen.config import TASKS, TaskSettings
 from mtgen.networks.discriminator import Discriminator
 from mtgen.schema import Condition, Prediction
-from mtgen.tasks.base import Losses, Scene, Task, Views
+from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures
 
-DECIDING = ("caption", "labels", "class")
+SIMILARITY_MODALITIES = ("caption", "labels", "class")
 """Modalities by which two samples are told to be alike; the first that both have decides."""
 
-SHARPEST = math.log(100.0)
+MAX_LOG_SCALE = math.log(100.0)
 """Logarithm of the largest factor of the cosines (Radford et al. 2021)."""
 
 
@@ -57,7 +57,7 @@ class Alignment(Task):
         agreement: float = Field(0.1, ge=0, description="weight of a generated image's likeness to what was asked for")
 
         @property
-        def plays(self) -> bool:
+        def needs_generator(self) -> bool:
             return self.mismatched > 0  # pairs for the logit of the generation task
 
     def head(self) -> nn.Module:
@@ -67,15 +67,15 @@ class Alignment(Task):
         """Trunk features -> `[B,d]`, of length 1."""
         return discriminator.heads[self.name](discriminator.summary(features))
 
-    def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
+    def discriminator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
         image = self.embed(scene.discriminator, views.reading[:1])
         missing = len(scene.batch) - scene.reading
-        image = Joint.of(F.pad(image, (0, 0, 0, missing)))
+        image = AllGatherWithGradient.of(F.pad(image, (0, 0, 0, missing)))
         reading = torch.arange(len(scene.batch), device=image.device) < scene.reading
         alike = self._alike(scene)
         head = scene.discriminator.heads[self.name]
         assert isinstance(head, EmbeddingHead)
-        sharpness = head.sharpness.clamp(max=SHARPEST)
+        sharpness = head.sharpness.clamp(max=MAX_LOG_SCALE)
         workers = _workers()
         sharpness = (
             sharpness / workers + (1 - 1 / workers) * sharpness.detach()
@@ -84,15 +84,15 @@ class Alignment(Task):
         for name, encoded in scene.encoded.items():
             component = scene.side.conditions.modality(name).component
             if component is not None:
-                there = gathered(scene.batch.present[component] & reading)
-                found[name] = component, there, Joint.of(F.normalize(encoded.pooled.float(), dim=1))
+                there = all_gather(scene.batch.present[component] & reading)
+                found[name] = component, there, AllGatherWithGradient.of(F.normalize(encoded.pooled.float(), dim=1))
 
         def likeness(one: Tensor, other: Tensor, there: Tensor, component: str) -> Tensor:
             cosine = sharpness.exp() * one @ other.T
             total = scene.mean((contrast(cosine, alike, there) + contrast(cosine.T, alike, there)) / 2, component)
             return total / workers + (1 - 1 / workers) * (total - total.detach())  # its value is this worker's share
 
-        losses: Losses = {
+        losses: LossDict = {
             name: likeness(image, other, there, component) for name, (component, there, other) in found.items()
         }
         for (name, (component, there, one)), (second, (rival, also, other)) in combinations(found.items(), 2):
@@ -105,22 +105,22 @@ class Alignment(Task):
         return losses
 
     @staticmethod
-    def _alike(scene: Scene) -> Tensor:
+    def _alike(scene: StepContext) -> Tensor:
         """`[n,n]` bool over the joint batch: the same sample, or asked for by just the same."""
         rows = len(scene.batch) * _workers()
         alike = torch.eye(rows, dtype=torch.bool, device=scene.batch.image.device)
         undecided = ~alike
-        for name in DECIDING:
+        for name in SIMILARITY_MODALITIES:
             if name in scene.prompt.values:
                 modality = scene.side.conditions.modality(name)
-                there = gathered(scene.batch.present[str(modality.component)])
+                there = all_gather(scene.batch.present[str(modality.component)])
                 both = there[:, None] & there[None] & undecided
-                same = modality.same(gathered(scene.prompt.values[name]))
+                same = modality.same(all_gather(scene.prompt.values[name]))
                 assert same is not None
                 alike, undecided = alike | (both & same), undecided & ~both
         return alike
 
-    def _mismatched(self, scene: Scene, views: Views) -> Tensor:
+    def _mismatched(self, scene: StepContext, views: TaskFeatures) -> Tensor:
         """Relativistic: a real image should be likelier with its own condition than with its partner's."""
         pooled = scene.condition.pooled
         differs = (pooled != pooled[scene.partner]).any(1)
@@ -129,15 +129,15 @@ class Alignment(Task):
         right, wrong = logit(summary, Condition(pooled)), logit(summary, Condition(pooled[scene.partner]))
         return scene.mean(F.softplus(wrong - right) * differs, "all")
 
-    def generator_losses(self, scene: Scene, views: Views) -> Losses:
+    def generator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
         if not self.settings.agreement:
             return {}
         image = self.embed(scene.discriminator, views.reading[:1])
         wanted = F.normalize(scene.condition.pooled[: scene.reading], dim=1)
-        away = (1 - (image * wanted).sum(1)) * scene.asked[: scene.reading]
+        away = (1 - (image * wanted).sum(1)) * scene.is_conditioned[: scene.reading]
         return {"agreement": self.settings.agreement * scene.mean(away, "reading")}
 
-    def read(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
+    def predict(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
         prediction.embedding = self.embed(discriminator, features)
 
 
@@ -156,7 +156,7 @@ def _workers() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def gathered(x: Tensor) -> Tensor:
+def all_gather(x: Tensor) -> Tensor:
     """`[B,...]` of every worker, one after the other, without gradients; B is the same on all of them."""
     if _workers() == 1:
         return x
@@ -165,7 +165,7 @@ def gathered(x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-class Joint(torch.autograd.Function):
+class AllGatherWithGradient(torch.autograd.Function):
     """The rows of all workers, of which this worker's own carry gradients.
 
     Every worker computes the loss of the whole joint batch, so that the gradient of its own rows is already whole: nothing is
@@ -176,7 +176,7 @@ class Joint(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         """This worker's rows `[n,d]` -> those of all workers in their order, `[N,d]`."""
         ctx.rows = len(x)
-        return gathered(x).clone() if _workers() > 1 else x.view_as(x)
+        return all_gather(x).clone() if _workers() > 1 else x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -188,4 +188,4 @@ class Joint(torch.autograd.Function):
     @staticmethod
     def of(x: Tensor) -> Tensor:
         """`[B,...]` -> `[W*B,...]`."""
-        return Joint.apply(x)
+        return AllGatherWithGradient.apply(x)

@@ -10,14 +10,14 @@ from mtgen.conditions.base import Encoded
 from mtgen.conditions.encoder import ConditionEncoder
 from mtgen.config import TaskSettings
 from mtgen.networks.discriminator import Discriminator
-from mtgen.networks.generator import Drawing, Generator, Guidance
+from mtgen.networks.generator import CanvasSpec, ConditionSpec, Generator
 from mtgen.schema import Batch, Canvas, Condition, Prediction, Prompt
 
-Losses = dict[str, Tensor]
+LossDict = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Sizes:
+class TaskSizes:
     """What a task has to know of the data and the networks to build its head.
 
     Attributes:
@@ -48,18 +48,18 @@ class Sizes:
 
 
 @dataclass
-class Views:
+class TaskFeatures:
     """A task's own copies of the trunk's features, from the gradient gate.
 
     Attributes:
         reading: every level for the rows whose labels are hidden: images alone.
         rest: the lowest level for all other rows of the step, in order.
-        own: every level for the canvases that the task itself submitted; empty where it submitted none.
+        submitted: every level for the canvases that the task itself submitted; empty where it submitted none.
     """
 
     reading: list[Tensor]
     rest: Tensor
-    own: list[Tensor] = field(default_factory=list)
+    submitted: list[Tensor] = field(default_factory=list)
 
     @property
     def lowest(self) -> Tensor:
@@ -67,7 +67,7 @@ class Views:
         return torch.cat([self.reading[0], self.rest])
 
 
-class Side(Protocol):
+class DiscriminatorModuleLike(Protocol):
     """The discriminator's side: trunk, decoder and heads, and the encoders of conditions."""
 
     discriminator: Discriminator
@@ -75,7 +75,7 @@ class Side(Protocol):
 
 
 @dataclass
-class Scene:
+class StepContext:
     """One micro-batch as a step laid it out, for the tasks to compute their losses from.
 
     Rows are sorted: first those whose labels the discriminator does not see ("reading rows": images alone), then the rest.
@@ -89,15 +89,15 @@ class Scene:
         plain: `[P]` the reading rows that the augmentation left as they are, and `plain_position` `[P]`, their positions, on the CPU.
         partner: `[B]` for each row another row, of another sample; itself where there is none.
         pairs: `[N]` plain rows whose partner is a plain row too.
-        penalised: `[Q]` rows with a gradient penalty; the trunk's forward ends with their noised real and fake copies.
+        penalized: `[Q]` rows with a gradient penalty; the trunk's forward ends with their noised real and fake copies.
         side, generator: the networks; the one that the step does not train is frozen.
         noise: a standard normal `[P,Z]` for the posterior of the plain rows; `pair_noise` `[N,2,Z]`: two latents for each pair;
-            `pair_grain` `[N,C,H,W]`: an image of noise for each (discriminator's step only).
+            `pair_noise_image` `[N,C,H,W]`: an image of noise for each (discriminator's step only).
         real_features: trunk features of the real rows (generator's step only, without gradients).
-        unchanged: `[B]` bool: the generated samples that the augmentation left as they are (set with `fake`).
+        unaugmented: `[B]` bool: the generated samples that the augmentation left as they are (set with `fake`).
         sigma: size of the noise of the finite-difference penalty.
-        ahead: `[B]` real minus generated logits of this forward's pairs, detached (discriminator's step only).
-        counts: number of samples in the whole *global* batch: "all", "penalised", "plain", "pairs", "reading"; of reading rows with
+        logit_gap: `[B]` real minus generated logits of this forward's pairs, detached (discriminator's step only).
+        counts: number of samples in the whole *global* batch: "all", "penalized", "plain", "pairs", "reading"; of reading rows with
             a component, by its name ("class", "mask", ...); of plain rows with one ("plain boxes", ...).
     """
 
@@ -112,18 +112,18 @@ class Scene:
     plain_position: Tensor
     partner: Tensor
     pairs: Tensor
-    penalised: Tensor
-    side: Side
+    penalized: Tensor
+    side: DiscriminatorModuleLike
     generator: Generator
     noise: Tensor
     pair_noise: Tensor
     sigma: float
     counts: dict[str, int]
     fake: Canvas = field(init=False)
-    unchanged: Tensor = field(init=False)
-    pair_grain: Tensor = field(init=False)
+    unaugmented: Tensor = field(init=False)
+    pair_noise_image: Tensor = field(init=False)
     real_features: list[Tensor] | None = None
-    ahead: Tensor | None = None
+    logit_gap: Tensor | None = None
 
     @property
     def discriminator(self) -> Discriminator:
@@ -131,7 +131,7 @@ class Scene:
         return self.side.discriminator
 
     @property
-    def asked(self) -> Tensor:
+    def is_conditioned(self) -> Tensor:
         """`[B]` bool: rows for which something is asked that tells what should be in the image."""
         some = torch.zeros(len(self.batch), dtype=torch.bool, device=self.batch.image.device)
         for name, given in self.prompt.given.items():
@@ -158,14 +158,14 @@ class Task:
         Settings: the task's section of the configuration; its `needs` names the component that the task learns from, its
             `metric` what tells how well.
         dense: whether it reads the U-Net decoder.
-        draws: whether it asks the generator for canvases of its own (`request`).
+        requests_canvases: whether it asks the generator for canvases of its own (`request`).
     """
 
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
     dense: ClassVar[bool] = False
-    draws: ClassVar[bool] = False
+    requests_canvases: ClassVar[bool] = False
 
-    def __init__(self, name: str, settings: Any, sizes: Sizes) -> None:
+    def __init__(self, name: str, settings: Any, sizes: TaskSizes) -> None:
         """Raises `ConfigError` where the settings cannot work with these sizes."""
         self.name = name
         self.settings = settings
@@ -175,37 +175,37 @@ class Task:
         """The task's own layers on top of the discriminator's trunk or decoder."""
         return None
 
-    def drawing(self, drawing: Drawing) -> Drawing:
+    def canvas_spec(self, drawing: CanvasSpec) -> CanvasSpec:
         """What the canvas holds when this task is on, given what it holds without."""
         return drawing
 
-    def guidance(self, guidance: Guidance) -> Guidance:
+    def condition_spec(self, guidance: ConditionSpec) -> ConditionSpec:
         """What the generator is guided by when this task is on, given what it is without."""
         return guidance
 
-    def fakes(self, scene: Scene) -> Canvas | None:
-        """Canvases that the discriminator's step should read besides the step's own, drawn without gradients: its `Views.own`."""
+    def discriminator_canvases(self, scene: StepContext) -> Canvas | None:
+        """Canvases that the discriminator's step should read besides the step's own, drawn without gradients: its `TaskFeatures.own`."""
         return None
 
-    def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
+    def discriminator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
         """Losses that train the discriminator's side, before the task's weight."""
         return {}
 
-    def request(self, scene: Scene) -> tuple[Tensor, Condition] | None:
+    def generator_request(self, scene: StepContext) -> tuple[Tensor, Condition] | None:
         """Latents and conditions for which the generator's step should draw canvases for this task alone."""
         return None
 
-    def submit(self, scene: Scene, canvas: Canvas) -> Canvas | None:
-        """The part of the canvas that `request` asked for that the frozen discriminator should read: its `Views.own`."""
+    def discriminator_part(self, scene: StepContext, canvas: Canvas) -> Canvas | None:
+        """The part of the canvas that `request` asked for that the frozen discriminator should read: its `TaskFeatures.own`."""
         return None
 
-    def generator_losses(self, scene: Scene, views: Views) -> Losses:
+    def generator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
         """Losses that train the generator through the frozen discriminator, before the task's weight."""
         return {}
 
-    def canvas_losses(self, scene: Scene, canvas: Canvas) -> Losses:
+    def canvas_losses(self, scene: StepContext, canvas: Canvas) -> LossDict:
         """Losses on the canvas that `request` asked for, before the task's weight."""
         return {}
 
-    def read(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
+    def predict(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
         """Add what this task reads in images to a prediction."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mtgen.config import TASKS, TaskSettings
 from mtgen.networks.discriminator import Discriminator
 from mtgen.schema import Prediction
-from mtgen.tasks.base import Losses, Scene, Task, Views
+from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures
 
 
 @TASKS.register("classification")
@@ -32,7 +32,7 @@ class Classification(Task):
     def head(self) -> nn.Module:
         return nn.Linear(self.sizes.summary, self.sizes.classes)
 
-    def _losses(self, scene: Scene, features: list[Tensor]) -> Tensor:
+    def _losses(self, scene: StepContext, features: list[Tensor]) -> Tensor:
         """`[R]` cross-entropies of the reading rows, 0 where the class is not known."""
         logits = self.logits(scene.discriminator, features)
         rows = slice(scene.reading)
@@ -45,15 +45,15 @@ class Classification(Task):
         """Trunk features -> `[B,K]` float32."""
         return discriminator.heads[self.name](discriminator.summary(features)).float()
 
-    def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
+    def discriminator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
         return {"cross_entropy": scene.mean(self._losses(scene, views.reading), "class")}
 
-    def generator_losses(self, scene: Scene, views: Views) -> Losses:
+    def generator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
         """Only where something was asked for: of an image asked for by nothing, nobody knows the class."""
         if not self.settings.agreement:
             return {}
-        losses = self._losses(scene, views.reading) * scene.asked[: scene.reading]
+        losses = self._losses(scene, views.reading) * scene.is_conditioned[: scene.reading]
         return {"agreement": self.settings.agreement * scene.mean(losses, "class")}
 
-    def read(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
+    def predict(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
         prediction.class_logits = self.logits(discriminator, features)

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from mtgen.config import TASKS, TaskSettings
 from mtgen.errors import ConfigError
 from mtgen.networks.blocks import Conv2d, activate
-from mtgen.networks.center_maps import RARE, decode, encode, focal
+from mtgen.networks.center_maps import INITIAL_CENTER_LOGIT, decode, encode, focal
 from mtgen.networks.discriminator import Discriminator
-from mtgen.networks.generator import Drawing
+from mtgen.networks.generator import CanvasSpec
 from mtgen.schema import Prediction
-from mtgen.tasks.base import Losses, Scene, Sizes, Task, Views
+from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures, TaskSizes
 
 
-class CentreHead(nn.Module):
+class CenterHead(nn.Module):
     """Decoder's features `[B,D,H,W]` -> centre logits `[B,K,h,w]`, sizes and offsets `[B,2,h,w]` in 0 to 1, on cells of `stride` pixels."""
 
     def __init__(self, decoder: int, classes: int, stride: int) -> None:
@@ -31,7 +31,7 @@ class CentreHead(nn.Module):
         """`[B,decoder,H,W]` -> logits of the centres `[B,K,h,w]`, sizes `[B,2,h,w]` and offsets `[B,2,h,w]`, both 0 to 1."""
         x = self.out(activate(self.mix(activate(F.avg_pool2d(dense, self.stride))))).float()
         heat, size, offset = x.split([self.classes, 2, 2], dim=1)
-        return heat + RARE, size.sigmoid(), offset.sigmoid()
+        return heat + INITIAL_CENTER_LOGIT, size.sigmoid(), offset.sigmoid()
 
 
 @TASKS.register("detection")
@@ -66,7 +66,7 @@ class Detection(Task):
 
     dense = True
 
-    def __init__(self, name: str, settings: Settings, sizes: Sizes) -> None:
+    def __init__(self, name: str, settings: Settings, sizes: TaskSizes) -> None:
         super().__init__(name, settings, sizes)
         if any(side % settings.stride for side in sizes.size):
             raise ConfigError(
@@ -79,16 +79,16 @@ class Detection(Task):
         return self.sizes.size[0] // self.settings.stride, self.sizes.size[1] // self.settings.stride
 
     def head(self) -> nn.Module:
-        return CentreHead(self.sizes.decoder, self.sizes.classes, self.settings.stride)
+        return CenterHead(self.sizes.decoder, self.sizes.classes, self.settings.stride)
 
-    def drawing(self, drawing: Drawing) -> Drawing:
+    def canvas_spec(self, drawing: CanvasSpec) -> CanvasSpec:
         return replace(drawing, box_maps=self.sizes.classes + 2, stride=self.settings.stride)
 
     def maps(self, discriminator: Discriminator, features: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Trunk features -> centre logits, sizes, offsets; see `CentreHead`."""
+        """Trunk features -> centre logits, sizes, offsets; see `CenterHead`."""
         return discriminator.heads[self.name](discriminator.dense(features))
 
-    def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
+    def discriminator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
         assert scene.original.boxes is not None  # the loader was asked for boxes
         rows = scene.plain
         target = encode(scene.original.boxes[rows], self.sizes.classes, self.grid)
@@ -105,7 +105,7 @@ class Detection(Task):
             "offsets": mean(((offset - target.offset).abs() * target.here).sum((1, 2, 3))),
         }
 
-    def generator_losses(self, scene: Scene, views: Views) -> Losses:
+    def generator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
         """Squared difference of drawn and read maps; where boxes were asked for as a layout, of drawn and asked ones too.
 
         The agreement alone, strong enough to make drawn boxes right, would bend images and masks to it: so most of it, `distillation`,
@@ -116,7 +116,7 @@ class Detection(Task):
         if drawn is None or not (self.settings.agreement or self.settings.distillation):
             return {}
         reading = slice(scene.reading)
-        unchanged = scene.unchanged[reading]
+        unchanged = scene.unaugmented[reading]
         logits, size, _ = self.maps(scene.discriminator, views.reading)
         heat = logits.sigmoid()
         read = torch.cat([heat, size * heat.amax(1, keepdim=True)], dim=1)
@@ -137,6 +137,6 @@ class Detection(Task):
             losses["layout"] = self.settings.agreement * scene.mean(difference.sum((1, 2, 3)) * given, "boxes")
         return losses
 
-    def read(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
+    def predict(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
         logits, size, offset = self.maps(discriminator, features)
         prediction.boxes = decode(logits.sigmoid(), size, offset)

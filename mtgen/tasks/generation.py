@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mtgen.config import TASKS, TaskSettings
 from mtgen.schema import Canvas, Condition
-from mtgen.tasks.base import Losses, Scene, Task, Views
+from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures
 
 
 class ProjectionHead(nn.Module):
@@ -48,7 +48,7 @@ class Generation(Task):
         sigma: float | None = Field(
             None, gt=0, description="size of the finite-difference noise; default: what the precision allows"
         )
-        penalty_every: int = Field(4, ge=1, description="one sample in so many is penalised")
+        penalty_every: int = Field(4, ge=1, description="one sample in so many is penalized")
         mask_every: int = Field(
             2,
             ge=2,
@@ -61,42 +61,42 @@ class Generation(Task):
     def head(self) -> nn.Module:
         return ProjectionHead(self.sizes.summary, self.sizes.embedding)
 
-    def _logits(self, scene: Scene, lowest: Tensor, condition: Condition) -> Tensor:
+    def _logits(self, scene: StepContext, lowest: Tensor, condition: Condition) -> Tensor:
         return scene.discriminator.heads[self.name](scene.discriminator.summary([lowest]), condition)
 
-    def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
+    def discriminator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
         """The pairing loss, and gamma/2 (R1 + R2); for finite differences the step's forward ends with noised copies."""
         rows, pooled = len(scene.batch), scene.condition.pooled
-        near = [] if self.settings.penalty == "exact" else [pooled[scene.penalised]] * 2
+        near = [] if self.settings.penalty == "exact" else [pooled[scene.penalized]] * 2
         logits = self._logits(scene, views.lowest, Condition(torch.cat([pooled, pooled, *near])))
         real, fake, noised = logits.split([rows, rows, len(logits) - 2 * rows])
-        scene.ahead = (real - fake).detach()
+        scene.logit_gap = (real - fake).detach()
         if near:
-            squared = ((noised - torch.cat([real[scene.penalised], fake[scene.penalised]])) / scene.sigma).square()
+            squared = ((noised - torch.cat([real[scene.penalized], fake[scene.penalized]])) / scene.sigma).square()
         else:
             squared = self._squared_slopes(scene)
         return {
             "adversarial": scene.mean(F.softplus(fake - real), "all"),
-            "penalty": self.settings.gamma / 2 * scene.mean(squared, "penalised"),
+            "penalty": self.settings.gamma / 2 * scene.mean(squared, "penalized"),
         }
 
-    def _squared_slopes(self, scene: Scene) -> Tensor:
-        """`[2Q]` squared norms of the logit's gradient at all that is seen of the penalised rows, real and generated.
+    def _squared_slopes(self, scene: StepContext) -> Tensor:
+        """`[2Q]` squared norms of the logit's gradient at all that is seen of the penalized rows, real and generated.
 
         They come from a forward of their own, past the gate: what trains the trunk through them is a second derivative, which does
         not pass through the features alone.
         """
-        if not len(scene.penalised):
+        if not len(scene.penalized):
             return scene.condition.pooled.new_zeros(0)
-        pooled = scene.condition.pooled[scene.penalised]
-        rows = [canvas.map(lambda x: x[scene.penalised]) for canvas in (scene.real, scene.fake)]
-        canvas = Canvas.cat(rows).drawn(lambda x, name: x.detach().requires_grad_())
+        pooled = scene.condition.pooled[scene.penalized]
+        rows = [canvas.map(lambda x: x[scene.penalized]) for canvas in (scene.real, scene.fake)]
+        canvas = Canvas.cat(rows).map_generated(lambda x, name: x.detach().requires_grad_())
         logits = self._logits(scene, scene.discriminator.trunk(canvas)[0], Condition(torch.cat([pooled, pooled])))
         seen = [x for x in (canvas.image, canvas.mask, canvas.boxes) if x is not None]
         slopes = torch.autograd.grad(logits.sum(), seen, create_graph=True)
         return torch.stack([slope.float().flatten(1).square().sum(dim=1) for slope in slopes]).sum(dim=0)
 
-    def generator_losses(self, scene: Scene, views: Views) -> Losses:
+    def generator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
         assert scene.real_features is not None
         fake = self._logits(scene, views.lowest, scene.condition)
         with torch.no_grad():

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mtgen.config import TASKS, TaskSettings
 from mtgen.networks.discriminator import Discriminator
 from mtgen.schema import Canvas, Condition, Prediction
-from mtgen.tasks.base import Losses, Scene, Task, Views
+from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures
 
 
 @TASKS.register("reconstruction")
@@ -31,10 +31,10 @@ class Reconstruction(Task):
         )
 
         @property
-        def plays(self) -> bool:
+        def needs_generator(self) -> bool:
             return True
 
-    draws = True
+    requests_canvases = True
 
     def head(self) -> nn.Module:
         return nn.Linear(self.sizes.summary, 2 * self.sizes.latent)
@@ -45,11 +45,11 @@ class Reconstruction(Task):
         return mean, log_variance.clamp(-10, 10)
 
     @staticmethod
-    def _l1(scene: Scene, canvas: Canvas) -> Tensor:
+    def _l1(scene: StepContext, canvas: Canvas) -> Tensor:
         difference = (canvas.image - scene.original.image[scene.plain]).abs()
         return scene.mean(difference.mean(dim=(1, 2, 3)), "plain")
 
-    def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
+    def discriminator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
         mean, log_variance = self.posterior(scene.discriminator, [views.reading[0][scene.plain]])
         latent = mean + (log_variance / 2).exp() * scene.noise
         canvas = scene.generator(latent, scene.condition.rows(scene.plain))
@@ -58,7 +58,7 @@ class Reconstruction(Task):
             "kl": self.settings.kl * scene.mean(self._divergence(scene, mean, log_variance), "plain"),
         }
 
-    def _divergence(self, scene: Scene, mean: Tensor, log_variance: Tensor) -> Tensor:
+    def _divergence(self, scene: StepContext, mean: Tensor, log_variance: Tensor) -> Tensor:
         """`[P]` KL divergence from the prior, in nats, less what is free, and less in the first images."""
         own = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
         divergence = own.clamp_min(self.settings.free_bits).sum(dim=1)
@@ -66,24 +66,24 @@ class Reconstruction(Task):
             return divergence
         return divergence * (scene.plain_position / self.settings.warmup).clamp(max=1).to(divergence)
 
-    def request(self, scene: Scene) -> tuple[Tensor, Condition] | None:
+    def generator_request(self, scene: StepContext) -> tuple[Tensor, Condition] | None:
         assert scene.real_features is not None
         with torch.no_grad():
             mean, log_variance = self.posterior(scene.discriminator, [scene.real_features[0][scene.plain]])
         return mean + (log_variance / 2).exp() * scene.noise, scene.condition.rows(scene.plain)
 
-    def submit(self, scene: Scene, canvas: Canvas) -> Canvas | None:
+    def discriminator_part(self, scene: StepContext, canvas: Canvas) -> Canvas | None:
         return Canvas(canvas.image) if self.settings.features else None
 
-    def generator_losses(self, scene: Scene, views: Views) -> Losses:
+    def generator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
         if not self.settings.features:
             return {}
         assert scene.real_features is not None
-        difference = (views.own[0] - scene.real_features[0][scene.plain]).square().mean((1, 2, 3))
+        difference = (views.submitted[0] - scene.real_features[0][scene.plain]).square().mean((1, 2, 3))
         return {"features": self.settings.features * scene.mean(difference, "plain")}
 
-    def canvas_losses(self, scene: Scene, canvas: Canvas) -> Losses:
+    def canvas_losses(self, scene: StepContext, canvas: Canvas) -> LossDict:
         return {"l1": self._l1(scene, canvas)}
 
-    def read(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
+    def predict(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
         prediction.posterior = self.posterior(discriminator, features)

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from mtgen.config import TASKS, TaskSettings
 from mtgen.networks.blocks import Conv2d
 from mtgen.networks.discriminator import Discriminator
-from mtgen.schema import IGNORE, Prediction
-from mtgen.tasks.base import Losses, Scene, Task, Views
+from mtgen.schema import IGNORE_INDEX, Prediction
+from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures
 
 
 @TASKS.register("segmentation")
@@ -43,15 +43,15 @@ class Segmentation(Task):
         """Trunk features -> `[B,M,H,W]` float32."""
         return discriminator.heads[self.name](discriminator.dense(features)).float()
 
-    def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
+    def discriminator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
         mask = scene.batch.mask[: scene.reading]
-        known = (mask != IGNORE).sum(dim=(1, 2))
+        known = (mask != IGNORE_INDEX).sum(dim=(1, 2))
         losses = F.cross_entropy(
-            self.logits(scene.discriminator, views.reading), mask, reduction="none", ignore_index=IGNORE
+            self.logits(scene.discriminator, views.reading), mask, reduction="none", ignore_index=IGNORE_INDEX
         )
         return {"cross_entropy": scene.mean(losses.sum(dim=(1, 2)) / known.clamp_min(1), "mask")}
 
-    def generator_losses(self, scene: Scene, views: Views) -> Losses:
+    def generator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
         """Drawn and read masks should agree; where a layout was asked for, both should be it."""
         if scene.fake.mask is None or not (self.settings.agreement or self.settings.distillation):
             return {}
@@ -67,13 +67,13 @@ class Segmentation(Task):
         if self.settings.agreement and "layout" in scene.prompt.given:
             asked, given = (
                 scene.prompt.values["layout"][reading],
-                (scene.prompt.given["layout"] & scene.unchanged)[reading],
+                (scene.prompt.given["layout"] & scene.unaugmented)[reading],
             )
             away = _cross_entropy(asked, read) + _cross_entropy(asked, drawn.clamp_min(1e-4).log())
             losses["layout"] = self.settings.agreement * scene.mean(away * given, "mask")
         return losses
 
-    def read(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
+    def predict(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
         prediction.mask_logits = self.logits(discriminator, features)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mtgen.config import TASKS, TaskSettings
 from mtgen.networks.discriminator import Discriminator
 from mtgen.schema import Prediction
-from mtgen.tasks.base import Losses, Scene, Task, Views
+from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures
 
 
 @TASKS.register("tagging")
@@ -31,7 +31,7 @@ class Tagging(Task):
     def head(self) -> nn.Module:
         return nn.Linear(self.sizes.summary, self.sizes.classes)
 
-    def _loss(self, scene: Scene, views: Views) -> Tensor:
+    def _loss(self, scene: StepContext, views: TaskFeatures) -> Tensor:
         assert scene.batch.labels is not None  # the loader was asked for boxes
         logits = self.logits(scene.discriminator, views.reading)
         target = scene.batch.labels[: scene.reading].to(logits.dtype)
@@ -42,16 +42,16 @@ class Tagging(Task):
         """Trunk features -> `[B,K]` float32."""
         return discriminator.heads[self.name](discriminator.summary(features)).float()
 
-    def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
+    def discriminator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
         return {"cross_entropy": scene.mean(self._loss(scene, views), "boxes")}
 
-    def generator_losses(self, scene: Scene, views: Views) -> Losses:
+    def generator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
         if not self.settings.agreement:
             return {}
         return {
             "agreement": self.settings.agreement
-            * scene.mean(self._loss(scene, views) * scene.asked[: scene.reading], "boxes")
+            * scene.mean(self._loss(scene, views) * scene.is_conditioned[: scene.reading], "boxes")
         }
 
-    def read(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
+    def predict(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
         prediction.label_logits = self.logits(discriminator, features)

@@ -12,9 +12,9 @@ from mtgen.config import TASKS, TaskSettings
 from mtgen.errors import ConfigError
 from mtgen.networks.blocks import Conv2d, activate
 from mtgen.networks.discriminator import Discriminator
-from mtgen.networks.generator import Guidance
+from mtgen.networks.generator import ConditionSpec
 from mtgen.schema import Canvas, Condition, Prediction
-from mtgen.tasks.base import Losses, Scene, Sizes, Task, Views
+from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures, TaskSizes
 
 
 class ContentHead(nn.Module):
@@ -65,12 +65,12 @@ class Translation(Task):
         )
 
         @property
-        def plays(self) -> bool:
+        def needs_generator(self) -> bool:
             return True
 
-    draws = True
+    requests_canvases = True
 
-    def __init__(self, name: str, settings: Settings, sizes: Sizes) -> None:
+    def __init__(self, name: str, settings: Settings, sizes: TaskSizes) -> None:
         super().__init__(name, settings, sizes)
         shorter = [min(side) for side in sizes.sides]
         if settings.side not in shorter:
@@ -86,14 +86,14 @@ class Translation(Task):
     def head(self) -> nn.Module:
         return ContentHead(self.sizes.widths[self.level], self.settings.channels)
 
-    def guidance(self, guidance: Guidance) -> Guidance:
+    def condition_spec(self, guidance: ConditionSpec) -> ConditionSpec:
         return replace(guidance, content=self.settings.channels, content_level=self.level)
 
     def content(self, discriminator: Discriminator, features: list[Tensor]) -> Tensor:
         """Trunk features -> `[B,S,h,w]`."""
         return discriminator.heads[self.name](features[self.level])
 
-    def _domains(self, scene: Scene) -> Condition:
+    def _domains(self, scene: StepContext) -> Condition:
         """Every row's own domain, and nothing else, as a condition."""
         name = self.settings.domain
         prompt = scene.prompt.only(name)
@@ -103,7 +103,7 @@ class Translation(Task):
             prompt.given[name] = torch.ones_like(prompt.given[name])
         return Condition(scene.side.conditions(prompt, {name: scene.encoded[name]}).pooled)
 
-    def _other(self, scene: Scene) -> Tensor:
+    def _other(self, scene: StepContext) -> Tensor:
         """`[N]` bool: pairs of two domains that are both known."""
         domain, partner = scene.prompt.values[self.settings.domain], scene.partner[scene.pairs]
         other = domain[scene.pairs] != domain[partner]
@@ -112,30 +112,30 @@ class Translation(Task):
             other = other & known[scene.pairs] & known[partner]
         return other
 
-    def _decoded(self, scene: Scene, content: Tensor, domains: Condition, latent: int) -> Canvas:
+    def _decoded(self, scene: StepContext, content: Tensor, domains: Condition, latent: int) -> Canvas:
         return scene.generator(scene.pair_noise[:, latent], Condition(domains.pooled, content=content))
 
-    def _l1(self, scene: Scene, image: Tensor) -> Tensor:
+    def _l1(self, scene: StepContext, image: Tensor) -> Tensor:
         return (image - scene.original.image[scene.pairs]).abs().mean((1, 2, 3))
 
-    def _logits(self, scene: Scene, lowest: Tensor, domains: Condition) -> Tensor:
+    def _logits(self, scene: StepContext, lowest: Tensor, domains: Condition) -> Tensor:
         return scene.discriminator.heads["generation"](scene.discriminator.summary([lowest]), domains)
 
-    def fakes(self, scene: Scene) -> Canvas | None:
+    def discriminator_canvases(self, scene: StepContext) -> Canvas | None:
         """The pairs' images, drawn in their partners' domains, and the same with a little noise, for the penalty."""
         with torch.no_grad():
             features = scene.discriminator.trunk(Canvas(scene.original.image[scene.pairs]))
             content = self.content(scene.discriminator, features)
             partners = self._domains(scene).rows(scene.partner[scene.pairs])
             drawn = self._decoded(scene, content, partners, 0).image
-            return Canvas(torch.cat([drawn, drawn + scene.sigma * scene.pair_grain]))
+            return Canvas(torch.cat([drawn, drawn + scene.sigma * scene.pair_noise_image]))
 
-    def discriminator_losses(self, scene: Scene, views: Views) -> Losses:
+    def discriminator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
         domains, partner = self._domains(scene), scene.partner[scene.pairs]
         content = self.content(scene.discriminator, [level[scene.pairs] for level in views.reading])
         again = self._decoded(scene, content, domains.rows(scene.pairs), 1)
         real = self._logits(scene, views.reading[0][partner], domains.rows(partner))
-        fake, near = (self._logits(scene, lowest, domains.rows(partner)) for lowest in views.own[0].chunk(2))
+        fake, near = (self._logits(scene, lowest, domains.rows(partner)) for lowest in views.submitted[0].chunk(2))
         slope = (near - fake) / scene.sigma
         return {
             "identity": self.settings.identity * scene.mean(self._l1(scene, again.image), "pairs"),
@@ -144,7 +144,7 @@ class Translation(Task):
             "penalty": self.settings.adversarial * self.settings.gamma / 2 * scene.mean(slope.square(), "pairs"),
         }
 
-    def request(self, scene: Scene) -> tuple[Tensor, Condition] | None:
+    def generator_request(self, scene: StepContext) -> tuple[Tensor, Condition] | None:
         """The pairs' images in their own domain, then in their partners'."""
         assert scene.real_features is not None
         with torch.no_grad():
@@ -154,31 +154,31 @@ class Translation(Task):
         latent = torch.cat([scene.pair_noise[:, 1], scene.pair_noise[:, 0]])
         return latent, Condition(pooled, content=torch.cat([content, content]))
 
-    def submit(self, scene: Scene, canvas: Canvas) -> Canvas | None:
+    def discriminator_part(self, scene: StepContext, canvas: Canvas) -> Canvas | None:
         return Canvas(canvas.image[len(scene.pairs) :])
 
-    def canvas_losses(self, scene: Scene, canvas: Canvas) -> Losses:
+    def canvas_losses(self, scene: StepContext, canvas: Canvas) -> LossDict:
         again = canvas.image[: len(scene.pairs)]
         return {"identity": self.settings.identity * scene.mean(self._l1(scene, again), "pairs")}
 
-    def generator_losses(self, scene: Scene, views: Views) -> Losses:
+    def generator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
         assert scene.real_features is not None
         partner = scene.partner[scene.pairs]
         with torch.no_grad():
             domains = self._domains(scene)
             real = self._logits(scene, scene.real_features[0][partner], domains.rows(partner))
         other = self._other(scene)
-        fake = self._logits(scene, views.own[0], domains.rows(partner))
-        back = self._decoded(scene, self.content(scene.discriminator, views.own), domains.rows(scene.pairs), 1)
+        fake = self._logits(scene, views.submitted[0], domains.rows(partner))
+        back = self._decoded(scene, self.content(scene.discriminator, views.submitted), domains.rows(scene.pairs), 1)
         losses = {
             "adversarial": self.settings.adversarial * scene.mean(F.softplus(real - fake) * other, "pairs"),
             "cycle": self.settings.cycle * scene.mean(self._l1(scene, back.image), "pairs"),
         }
         if self.settings.keep and "classification" in scene.discriminator.heads and self.settings.domain != "class":
-            logits = scene.discriminator.heads["classification"](scene.discriminator.summary(views.own)).float()
+            logits = scene.discriminator.heads["classification"](scene.discriminator.summary(views.submitted)).float()
             kept = F.cross_entropy(logits, scene.batch.label[scene.pairs], reduction="none")
             losses["keep"] = self.settings.keep * scene.mean(kept * scene.batch.present["class"][scene.pairs], "pairs")
         return losses
 
-    def read(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
+    def predict(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
         prediction.content = self.content(discriminator, features)

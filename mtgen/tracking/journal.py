@@ -22,14 +22,14 @@ from typing import Any, BinaryIO
 
 from mtgen.errors import UserError
 
-JOURNAL = "metrics.jsonl"
-NONFINITE = "/nonfinite"
-EVALUATION = "evaluation/"
+JOURNAL_FILE = "metrics.jsonl"
+NONFINITE_SUFFIX = "/nonfinite"
+EVALUATION_PREFIX = "evaluation/"
 """What names of numbers begin with that `mtgen evaluate` writes, at the position of the checkpoint that it measured."""
 
 
 @dataclass(frozen=True)
-class Row:
+class JournalRow:
     """One line of the journal; `begin` and `end` are its place in the file, in bytes."""
 
     images: int
@@ -47,7 +47,7 @@ class Row:
     def is_evaluation(self) -> bool:
         """Whether `mtgen evaluate` wrote it, and not the training; where nothing could be measured, it has no numbers."""
         told = self.start or self.status or self.artifact or self.tags or self.phase is not None
-        return not told and all(name.startswith(EVALUATION) for name in self.values)
+        return not told and all(name.startswith(EVALUATION_PREFIX) for name in self.values)
 
 
 def find_journal(run: str | Path, runs: Path = Path("runs")) -> Path:
@@ -56,23 +56,25 @@ def find_journal(run: str | Path, runs: Path = Path("runs")) -> Path:
     Raises:
         UserError: there is no such run.
     """
-    folder = next((f for f in (Path(run), runs / run) if (f / JOURNAL).is_file()), None)
+    folder = next((f for f in (Path(run), runs / run) if (f / JOURNAL_FILE).is_file()), None)
     if folder is None:
-        raise UserError(f"{run}: no run there (no {JOURNAL}); give a run's folder, or its name under {runs.absolute()}")
+        raise UserError(
+            f"{run}: no run there (no {JOURNAL_FILE}); give a run's folder, or its name under {runs.absolute()}"
+        )
     return folder.absolute()
 
 
-def read_journal(folder: str | Path, offset: int = 0) -> Iterator[Row]:
+def read_journal(folder: str | Path, offset: int = 0) -> Iterator[JournalRow]:
     """The complete rows of a run's journal from byte `offset` on; none where there is no journal yet."""
     try:
-        file = open(Path(folder) / JOURNAL, "rb")
+        file = open(Path(folder) / JOURNAL_FILE, "rb")
     except FileNotFoundError:
         return
     with file:
         yield from read_rows(file, offset)
 
 
-def read_rows(file: BinaryIO, offset: int = 0) -> Iterator[Row]:
+def read_rows(file: BinaryIO, offset: int = 0) -> Iterator[JournalRow]:
     """The complete rows of an open journal from byte `offset` on; a last line that is still being written waits.
 
     A line that is no row (a disk's fault) is passed over with a warning that names it.
@@ -89,9 +91,9 @@ def read_rows(file: BinaryIO, offset: int = 0) -> Iterator[Row]:
             yield row
 
 
-def _parse(line: bytes, begin: int) -> Row | None:
+def _parse(line: bytes, begin: int) -> JournalRow | None:
     try:
-        return Row(begin=begin, end=begin + len(line), **json.loads(line))
+        return JournalRow(begin=begin, end=begin + len(line), **json.loads(line))
     except (ValueError, TypeError):
         return None
 
@@ -112,7 +114,7 @@ class JournalReader:
         self._file_number, size = self._stat()
         self._offset = max((row.end for row in read_journal(folder)), default=0) if size else 0
 
-    def new(self) -> list[Row]:
+    def new(self) -> list[JournalRow]:
         """The rows since the last call."""
         number, size = self._stat()
         if number != self._file_number or size < self._offset:  # cut for a resume: what follows its start is new
@@ -124,7 +126,7 @@ class JournalReader:
 
     def _stat(self) -> tuple[int, int]:
         try:
-            stat = (self._folder / JOURNAL).stat()
+            stat = (self._folder / JOURNAL_FILE).stat()
         except FileNotFoundError:
             return 0, 0
         return stat.st_ino, stat.st_size
@@ -142,7 +144,7 @@ class Journal:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).absolute()
-        self.path = self.folder / JOURNAL
+        self.path = self.folder / JOURNAL_FILE
         self._unwritten = b""
         self._nonfinite: dict[str, int] = {}
         try:
@@ -164,7 +166,7 @@ class Journal:
         for name in [name for name, value in finite.items() if not math.isfinite(value)]:
             del finite[name]
             self._nonfinite[name] = self._nonfinite.get(name, 0) + 1
-            finite[name + NONFINITE] = float(self._nonfinite[name])
+            finite[name + NONFINITE_SUFFIX] = float(self._nonfinite[name])
         self.append(images, values=finite)
         return finite
 
@@ -197,7 +199,7 @@ class Journal:
                 f"{self.path}: not written yet ({error.strerror}); kept in memory until the next row", stacklevel=3
             )
 
-    def rewind(self, images: int) -> list[Row]:
+    def rewind(self, images: int) -> list[JournalRow]:
         """Cut everything from the first row beyond `images`: a run that resumes there writes those rows again.
 
         The shorter journal replaces the old one under its name, so a process that still reads the old one is not disturbed.
@@ -242,8 +244,8 @@ class Journal:
     def _count(self) -> None:
         """Take up the counts of non-finite numbers where the journal left them."""
         self._nonfinite = {
-            name.removesuffix(NONFINITE): int(value)
+            name.removesuffix(NONFINITE_SUFFIX): int(value)
             for row in read_journal(self.folder)
             for name, value in row.values.items()
-            if name.endswith(NONFINITE)
+            if name.endswith(NONFINITE_SUFFIX)
         }

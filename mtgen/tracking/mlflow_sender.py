@@ -25,17 +25,17 @@ from urllib.parse import urlencode, urlsplit
 
 import yaml
 
-from mtgen.tracking.journal import EVALUATION, JOURNAL, Row, read_journal, read_rows
+from mtgen.tracking.journal import EVALUATION_PREFIX, JOURNAL_FILE, JournalRow, read_journal, read_rows
 
-STATE, LOCK = "tracking.json", "tracking.lock"
-NOTE, FIRST_WORDS = "mlflow.note.content", "**mtgen: "
-ON_TEST_DATA = ("test/", EVALUATION)  # what names of such metrics begin with
-LAST_WORDS = 10.0  # seconds to send the rest in when training was killed
-POLL = 0.25  # seconds between two looks at the journal
-LONGEST_WAIT = 30.0  # seconds between two attempts at a store that does not answer
-QUIET = 60.0  # seconds between two lines about the same trouble
-METRICS_A_BATCH, PARAMS_A_BATCH = 1000, 100  # MLflow's limits for one request
-LONGEST_VALUE, LONGEST_NAME, LONGEST_DIGEST = (
+SENDER_STATE_FILE, LOCK_FILE = "tracking.json", "tracking.lock"
+NOTE_TAG, NOTE_PREFIX = "mlflow.note.content", "**mtgen: "
+TEST_METRIC_PREFIXES = ("test/", EVALUATION_PREFIX)  # what names of such metrics begin with
+FINAL_SEND_SECONDS = 10.0  # seconds to send the rest in when training was killed
+SENDER_POLL_SECONDS = 0.25  # seconds between two looks at the journal
+MAX_RETRY_SECONDS = 30.0  # seconds between two attempts at a store that does not answer
+WARNING_INTERVAL_SECONDS = 60.0  # seconds between two lines about the same trouble
+METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 1000, 100  # MLflow's limits for one request
+MAX_VALUE_CHARS, MAX_NAME_CHARS, MAX_DIGEST_CHARS = (
     6000,
     250,
     36,
@@ -43,7 +43,7 @@ LONGEST_VALUE, LONGEST_NAME, LONGEST_DIGEST = (
 
 
 @dataclass
-class State:
+class SenderState:
     """What the sender knows when it starts again; `tracking.json` in the run's folder. Without it, everything is sent again, once.
 
     Attributes:
@@ -58,10 +58,10 @@ class State:
     starts: list[str] = field(default_factory=list)
 
     @classmethod
-    def load(cls, folder: Path) -> "State":
+    def load(cls, folder: Path) -> "SenderState":
         """The state of the run in `folder`, its places moved back to where the journal was cut since."""
         try:
-            state = cls(**json.loads((folder / STATE).read_text()))
+            state = cls(**json.loads((folder / SENDER_STATE_FILE).read_text()))
         except (FileNotFoundError, ValueError, TypeError):
             state = cls()
         starts = {row.start["id"]: row.begin for row in read_journal(folder) if row.start}
@@ -73,23 +73,23 @@ class State:
 
     def save(self, folder: Path) -> None:
         """Write it beside and rename it, so that no kill leaves half of it."""
-        beside = folder / (STATE + ".new")
+        beside = folder / (SENDER_STATE_FILE + ".new")
         beside.write_text(json.dumps(asdict(self)))
-        os.replace(beside, folder / STATE)
+        os.replace(beside, folder / SENDER_STATE_FILE)
 
 
-def kept(folder: str | Path) -> int:
+def pending_rows(folder: str | Path) -> int:
     """How many rows of a run's journal MLflow has not got yet."""
-    state = State.load(Path(folder))
+    state = SenderState.load(Path(folder))
 
-    def waits(row: Row) -> bool:
+    def waits(row: JournalRow) -> bool:
         numbers = row.end > state.rows and bool(row.values or row.start or row.status or row.tags)
         return numbers or (row.end > state.artifacts and bool(row.artifact or row.start))
 
     return sum(waits(row) for row in read_journal(folder, min(state.rows, state.artifacts)))
 
 
-class Trouble:
+class RetryState:
     """Attempts at something that fails: later and later, with one line a while about it."""
 
     def __init__(self, what: str) -> None:
@@ -105,9 +105,9 @@ class Trouble:
         try:
             action()
         except Exception as error:  # noqa: BLE001 - whatever MLflow, its database or the network may raise: training goes on
-            self._wait = min(max(1.0, 2 * self._wait), LONGEST_WAIT)
+            self._wait = min(max(1.0, 2 * self._wait), MAX_RETRY_SECONDS)
             self.next = time.monotonic() + self._wait
-            if self._told is None or time.monotonic() - self._told >= QUIET:
+            if self._told is None or time.monotonic() - self._told >= WARNING_INTERVAL_SECONDS:
                 self._told = time.monotonic()
                 say(
                     f"{self.what} are kept and will be sent later ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
@@ -125,7 +125,7 @@ def say(text: str) -> None:
     print(f"MLflow: {text}", file=sys.stderr, flush=True)
 
 
-class Run:
+class MLflowRun:
     """A run in MLflow's store: found again, or made where the store has none.
 
     Args:
@@ -197,9 +197,9 @@ class Run:
 
     def note(self, text: str) -> None:
         """Write the run's note, unless somebody wrote one of their own over it."""
-        there = self.client.get_run(self.id).data.tags.get(NOTE, "")
-        if there != text and (not there or there.startswith(FIRST_WORDS)):
-            self.client.set_tag(self.id, NOTE, text)
+        there = self.client.get_run(self.id).data.tags.get(NOTE_TAG, "")
+        if there != text and (not there or there.startswith(NOTE_PREFIX)):
+            self.client.set_tag(self.id, NOTE_TAG, text)
 
     def begin(self, start: dict[str, Any]) -> None:
         """Send the configuration and the tags. MLflow's params cannot change: a resume's other values are tags, `resumed.KEY`."""
@@ -209,13 +209,13 @@ class Run:
         changed = {f"resumed.{key}": value for key, value in params.items() if self.params.get(key, value) != value}
         new = [Param(key, value) for key, value in params.items() if key not in self.params]
         said = [RunTag(key, _cut(str(value))) for key, value in {**start["tags"], **changed}.items()]
-        for group in range(0, max(len(new), len(said)), PARAMS_A_BATCH):
+        for group in range(0, max(len(new), len(said)), PARAMS_PER_REQUEST):
             self.client.log_batch(
-                self.id, params=new[group : group + PARAMS_A_BATCH], tags=said[group : group + PARAMS_A_BATCH]
+                self.id, params=new[group : group + PARAMS_PER_REQUEST], tags=said[group : group + PARAMS_PER_REQUEST]
             )
         self.params.update({param.key: param.value for param in new})
         tags = start["tags"]
-        digest = tags["dataset.fingerprint"][:LONGEST_DIGEST]
+        digest = tags["dataset.fingerprint"][:MAX_DIGEST_CHARS]
         dataset = Dataset(
             tags["dataset.name"],
             digest,
@@ -225,7 +225,7 @@ class Run:
         self.client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
         self.client.update_run(self.id, status="RUNNING")
 
-    def log(self, rows: list[Row]) -> None:
+    def log(self, rows: list[JournalRow]) -> None:
         """Send the numbers of `rows` against images seen, but for points that the store has already."""
         from mlflow.entities import Metric
 
@@ -234,11 +234,11 @@ class Run:
             for key, value in row.values.items():
                 key = _name(key)
                 # a run can be evaluated again and at an older checkpoint; a resume does not write those rows again
-                if row.images > self.steps.get(key, -1) or key.startswith(EVALUATION):
+                if row.images > self.steps.get(key, -1) or key.startswith(EVALUATION_PREFIX):
                     self.steps[key] = max(row.images, self.steps.get(key, -1))
                     metrics.append(Metric(key, value, int(row.time * 1000), row.images))
-        for group in range(0, len(metrics), METRICS_A_BATCH):
-            self.client.log_batch(self.id, metrics=metrics[group : group + METRICS_A_BATCH])
+        for group in range(0, len(metrics), METRICS_PER_REQUEST):
+            self.client.log_batch(self.id, metrics=metrics[group : group + METRICS_PER_REQUEST])
 
     def say(self, tags: dict[str, str]) -> None:
         """Set tags, over those of the same names."""
@@ -256,12 +256,12 @@ class Sender:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.file = open(folder / JOURNAL, "rb")
+        self.file = open(folder / JOURNAL_FILE, "rb")
         self.first = next(row for row in read_rows(self.file) if row.start)
-        self.state = State.load(folder)
-        self.run: Run | None = None
-        self.rows = Trouble("rows")
-        self.artifacts = Trouble("artifacts")
+        self.state = SenderState.load(folder)
+        self.run: MLflowRun | None = None
+        self.rows = RetryState("rows")
+        self.artifacts = RetryState("artifacts")
         self._ended = False
 
     def work(self) -> bool:
@@ -270,11 +270,11 @@ class Sender:
             return False
         return not any(read_rows(self.file, self.state.artifacts)) or self.artifacts.attempt(self._send_artifacts)
 
-    def hurry(self) -> None:
+    def retry_now(self) -> None:
         """Try again at once: there is little time left."""
         self.rows.next = self.artifacts.next = 0.0
 
-    def killed(self) -> bool:
+    def report_killed(self) -> bool:
         """Training ended without a word: say so in MLflow behind its numbers, if the journal does not say how it ended.
 
         Returns:
@@ -285,10 +285,10 @@ class Sender:
             self._ended = last is not None or self.rows.attempt(lambda: self._connect().end("KILLED", time.time()))
         return self._ended
 
-    def _connect(self) -> Run:
+    def _connect(self) -> MLflowRun:
         if self.run is None:
             assert self.first.start is not None
-            self.run = Run(self.first.start, self.first.time, self.state.run_id, self.folder)
+            self.run = MLflowRun(self.first.start, self.first.time, self.state.run_id, self.folder)
             if self.run.id != self.state.run_id:
                 self.state.run_id, self.state.rows, self.state.artifacts = self.run.id, 0, 0
             self._sent()
@@ -297,7 +297,7 @@ class Sender:
     def _send_rows(self) -> None:
         try:
             run = self._connect()
-            waiting: list[Row] = []
+            waiting: list[JournalRow] = []
             for row in read_rows(self.file, self.state.rows):
                 if row.start:
                     self._log(run, waiting)
@@ -308,14 +308,14 @@ class Sender:
                 elif row.tags:
                     run.say(row.tags)
                 waiting.append(row)
-                if sum(len(row.values) for row in waiting) >= METRICS_A_BATCH:
+                if sum(len(row.values) for row in waiting) >= METRICS_PER_REQUEST:
                     self._log(run, waiting)
             self._log(run, waiting)
         except Exception:
             self.run = None  # what arrived is not known: ask again before the next attempt
             raise
 
-    def _log(self, run: Run, waiting: list[Row]) -> None:
+    def _log(self, run: MLflowRun, waiting: list[JournalRow]) -> None:
         if waiting:
             run.log(waiting)
             self.state.rows = waiting[-1].end
@@ -328,7 +328,7 @@ class Sender:
             told = (
                 told
                 or bool(row.start or row.artifact or row.status or row.tags)
-                or any(name.startswith(ON_TEST_DATA) for name in row.values)
+                or any(name.startswith(TEST_METRIC_PREFIXES) for name in row.values)
             )
             if row.start:
                 run.client.log_text(run.id, row.start["config"], "config.yaml")
@@ -349,7 +349,7 @@ class Sender:
         self.state.save(self.folder)
 
 
-def summary(rows: Iterable[Row], run_id: str) -> str:
+def summary(rows: Iterable[JournalRow], run_id: str) -> str:
     """A run in Markdown, from its journal: what it is, its last numbers on test data, its last grid of samples."""
     start: dict[str, Any] = {}
     numbers: dict[str, float] = {}
@@ -358,11 +358,11 @@ def summary(rows: Iterable[Row], run_id: str) -> str:
     for row in rows:
         start, images = row.start or start, row.images
         tags |= row.tags
-        numbers |= {name: value for name, value in row.values.items() if name.startswith(ON_TEST_DATA)}
+        numbers |= {name: value for name, value in row.values.items() if name.startswith(TEST_METRIC_PREFIXES)}
         if row.artifact and row.artifact["path"].endswith("grid.png"):
             picture = posixpath.join(row.artifact["to"], posixpath.basename(row.artifact["path"]))
     config = yaml.safe_load(start["config"])
-    lines = [f"{FIRST_WORDS}{start['name']}**, on {start['tags']['dataset.name']}: {images:,} images seen", ""]
+    lines = [f"{NOTE_PREFIX}{start['name']}**, on {start['tags']['dataset.name']}: {images:,} images seen", ""]
     lines += [f"- {part}: {', '.join(config.get(part) or {}) or 'none'}" for part in ("tasks", "conditions")]
     lines += [f"- {name.replace('.', ' ')}: {' '.join(text.split())}" for name, text in tags.items()]
     if picture:  # an address of MLflow's own server
@@ -388,11 +388,11 @@ def flatten(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 def _name(key: str) -> str:
     """The key in the characters that MLflow takes, and not as a path that it refuses."""
-    return posixpath.normpath(re.sub(r"[^/\w.\- :]", "_", key)).lstrip("/.")[:LONGEST_NAME] or "_"
+    return posixpath.normpath(re.sub(r"[^/\w.\- :]", "_", key)).lstrip("/.")[:MAX_NAME_CHARS] or "_"
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+    return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 1] + "…"
 
 
 def _database(uri: str) -> Path | None:
@@ -434,7 +434,7 @@ def _make(database: Path) -> None:
 
 def _lock(folder: Path) -> Callable[[], bool]:
     """A function that says whether this process is the run's only sender; the one of a killed training may have its last words."""
-    file = open(folder / LOCK, "w")
+    file = open(folder / LOCK_FILE, "w")
 
     def take() -> bool:
         try:
@@ -442,7 +442,7 @@ def _lock(folder: Path) -> Callable[[], bool]:
         except BlockingIOError:
             return False
         except OSError as error:
-            say(f"{folder / LOCK}: no locks on this file system ({error.strerror}); going on without")
+            say(f"{folder / LOCK_FILE}: no locks on this file system ({error.strerror}); going on without")
         return True
 
     return take
@@ -465,17 +465,17 @@ def main() -> None:
             sender = Sender(folder)
         if sender:
             sent = sender.work()
-            if closing and (last_words or sender.killed()) and sent:
+            if closing and (last_words or sender.report_killed()) and sent:
                 return
-        elif closing and not kept(folder):  # the training's own sender has sent it
+        elif closing and not pending_rows(folder):  # the training's own sender has sent it
             return
         if closing:
-            time.sleep(POLL)
-        elif select.select([sys.stdin], [], [], POLL)[0]:
+            time.sleep(SENDER_POLL_SECONDS)
+        elif select.select([sys.stdin], [], [], SENDER_POLL_SECONDS)[0]:
             last_words = sys.stdin.read().strip()
-            deadline = time.monotonic() + float(last_words or LAST_WORDS)
+            deadline = time.monotonic() + float(last_words or FINAL_SEND_SECONDS)
             if sender:
-                sender.hurry()
+                sender.retry_now()
 
 
 if __name__ == "__main__":

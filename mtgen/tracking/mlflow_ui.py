@@ -17,9 +17,9 @@ from mtgen.config.paths import store_uri
 from mtgen.errors import UserError
 from mtgen.utils.ports import free_port
 
-START = 120.0  # seconds that the server may take to answer first
-PAGE = "/#/experiments?workflowType=machine_learning"  # the mode without pages for language models, which is not MLflow's default
-END = 10.0  # seconds that it may take to end
+SERVER_START_SECONDS = 120.0  # seconds that the server may take to answer first
+EXPERIMENTS_PAGE = "/#/experiments?workflowType=machine_learning"  # the mode without pages for language models, which is not MLflow's default
+SERVER_STOP_SECONDS = 10.0  # seconds that it may take to end
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -57,7 +57,7 @@ def serve_ui(
     server = _start(uri, host, port)
     try:
         _wait_for(server, address)
-        say(f"MLflow shows the runs of {Path(runs).absolute()} at {address}{PAGE} (Ctrl-C ends it)")
+        say(f"MLflow shows the runs of {Path(runs).absolute()} at {address}{EXPERIMENTS_PAGE} (Ctrl-C ends it)")
         server.wait()
     except KeyboardInterrupt:
         say("")
@@ -101,7 +101,7 @@ def _start(uri: str, host: str, port: int) -> "subprocess.Popen[bytes]":
 
 
 def _wait_for(server: "subprocess.Popen[bytes]", address: str) -> None:
-    deadline = time.monotonic() + START
+    deadline = time.monotonic() + SERVER_START_SECONDS
     while server.poll() is None and time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(f"{address}/health", timeout=5):  # noqa: S310 - the server that we started
@@ -115,7 +115,7 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
     """MLflow hands a SIGTERM on to its workers; what does not heed it is killed with all that it started."""
     server.terminate()
     try:
-        server.wait(END)
+        server.wait(SERVER_STOP_SECONDS)
     except subprocess.TimeoutExpired:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()

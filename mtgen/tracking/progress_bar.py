@@ -12,10 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from mtgen.tracking.journal import JournalReader, Row
+from mtgen.tracking.journal import JournalReader, JournalRow
 
-POLL = 0.5  # seconds between two looks at the journal
-EVERY = 10.0  # seconds between two plain lines, at least
+PROGRESS_POLL_SECONDS = 0.5  # seconds between two looks at the journal
+PLAIN_LINE_SECONDS = 10.0  # seconds between two plain lines, at least
 
 
 class _TwoLines(Bar):
@@ -29,7 +29,7 @@ class _TwoLines(Bar):
             yield Text(self.below, style="dim", no_wrap=True, overflow="ellipsis")
 
 
-class Progress:
+class TrainingProgress:
     """Images seen, speed, time left and the latest losses of a run, fed from its journal.
 
     Args:
@@ -39,7 +39,9 @@ class Progress:
         every: seconds between two lines, at least, where that is not a terminal.
     """
 
-    def __init__(self, total_images: int, name: str, console: Console | None = None, every: float = EVERY) -> None:
+    def __init__(
+        self, total_images: int, name: str, console: Console | None = None, every: float = PLAIN_LINE_SECONDS
+    ) -> None:
         self.total = total_images
         self.name = name
         self.every = every
@@ -55,8 +57,8 @@ class Progress:
             self._bar = _TwoLines(*columns, console=self._console, expand=True)
             self._task = self._bar.add_task(name, total=total_images, pace="")
         self._printed = float("-inf")
-        self._latest: Row | None = None  # read, and not printed yet
-        self._before: Row | None = None
+        self._latest: JournalRow | None = None  # read, and not printed yet
+        self._before: JournalRow | None = None
         self._text = ""
 
     def __enter__(self) -> Self:
@@ -86,22 +88,24 @@ class Progress:
         elif text:
             self._console.print(f"{self.name}: {text}", highlight=False, markup=False, soft_wrap=True)
 
-    def update(self, row: Row) -> None:
+    def update(self, row: JournalRow) -> None:
         """Show one row of the journal."""
         if row.phase is not None:
             self.status(row.phase)
         if not any(key.startswith("loss/") for key in row.values):
             return
         self.status("")
-        self._pace = pace(row, self._before, self.total)
+        self._pace = format_pace(row, self._before, self.total)
         self._before = self._latest = row
         if self._bar:
             self._bar.update(self._task, completed=row.images, pace=self._pace)
-            self._bar.below = losses(row)
+            self._bar.below = format_losses(row)
         elif time.monotonic() - self._printed >= self.every:
             self._print()
 
-    def follow(self, folder: str | Path, start: int, alive: Callable[[], bool], poll: float = POLL) -> None:
+    def follow(
+        self, folder: str | Path, start: int, alive: Callable[[], bool], poll: float = PROGRESS_POLL_SECONDS
+    ) -> None:
         """Show what a training writes into the journal of `folder` from now on, as long as `alive()`, and what it wrote last.
 
         Args:
@@ -122,21 +126,21 @@ class Progress:
     def _print(self) -> None:
         row, self._latest, self._printed = self._latest, None, time.monotonic()
         if row:
-            parts = [f"{row.images:,}/{self.total:,} images", self._pace, losses(row)]
+            parts = [f"{row.images:,}/{self.total:,} images", self._pace, format_losses(row)]
             self._console.print("  ".join(filter(None, parts)), highlight=False, markup=False, soft_wrap=True)
 
 
-def pace(row: Row, before: Row | None, total: int) -> str:
+def format_pace(row: JournalRow, before: JournalRow | None, total: int) -> str:
     """`142 img/s  22m left`: the speed that `row` tells, or that follows from the row `before` it; empty where neither says."""
     speed = row.values.get("speed/images_per_second", 0.0)
     if not speed and before and row.time > before.time:
         speed = (row.images - before.images) / (row.time - before.time)
     if speed <= 0:
         return ""
-    return f"{speed:,.0f} img/s  {duration(max(total - row.images, 0) / speed)} left"
+    return f"{speed:,.0f} img/s  {format_duration(max(total - row.images, 0) / speed)} left"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`45s`, `22m`, `3h05m`, `2d04h`."""
     minutes = round(seconds / 60)
     if seconds < 59.5:
@@ -150,7 +154,7 @@ def duration(seconds: float) -> str:
     )
 
 
-def losses(row: Row) -> str:
+def format_losses(row: JournalRow) -> str:
     """`D 0.71  G 0.80  class 0.12`: the row's `loss/NAME` values."""
     short = {
         key.removeprefix("loss/"): value

@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-LOG = "log.txt"
+LOG_FILE = "log.txt"
 _STAMP = "%Y-%m-%d %H:%M:%S  "
 _ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colours and the like, ECMA-48
 
 
-class Logbook:
+class RunLog:
     """Adds lines to the log of a run; several processes may, since a line is written at once.
 
     What cannot be written is a warning: no line is worth a run.
@@ -21,7 +21,7 @@ class Logbook:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / LOG
+        self.path = Path(folder) / LOG_FILE
 
     def write(self, text: str) -> None:
         """Add a line with the time of day; what follows a line break is indented, colours and control characters are left out."""
@@ -35,7 +35,7 @@ class Logbook:
         except OSError as error:
             warnings.warn(f"{self.path}: a line is lost ({error.strerror}): {text}", stacklevel=2)
 
-    def heard(self, say: Callable[[str], None]) -> Callable[[str], None]:
+    def tee(self, say: Callable[[str], None]) -> Callable[[str], None]:
         """A function that says a line as `say` does, and writes it down."""
 
         def both(text: str) -> None:

@@ -16,8 +16,8 @@ import psutil
 
 from mtgen.config.paths import store_uri
 from mtgen.errors import UserError
-from mtgen.tracking.journal import JOURNAL, Journal, read_journal
-from mtgen.tracking.mlflow_sender import kept
+from mtgen.tracking.journal import JOURNAL_FILE, Journal, read_journal
+from mtgen.tracking.mlflow_sender import pending_rows
 from mtgen.utils.system import code_version, system_metrics
 from mtgen.version import PACKAGE
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mtgen.config import Config
     from mtgen.schema import DatasetCard
 
-RESTART = 60.0  # seconds between two starts of a sender that somebody killed
+SENDER_RESTART_SECONDS = 60.0  # seconds between two starts of a sender that somebody killed
 
 
 class Tracker:
@@ -89,7 +89,9 @@ class Tracker:
             values = {**values, **system_metrics(self.folder)}
             self._system_at = images
         written = self.journal.row(images, values)
-        if self._sender.poll() is not None and time.monotonic() - self._started > RESTART:  # somebody killed it
+        if (
+            self._sender.poll() is not None and time.monotonic() - self._started > SENDER_RESTART_SECONDS
+        ):  # somebody killed it
             self._sender, self._started = _start_sender(self.folder, self._uri, self._experiment), time.monotonic()
         return written
 
@@ -109,7 +111,7 @@ class Tracker:
         """End the run in MLflow as FINISHED, FAILED or KILLED; wait `timeout` seconds at most for what is not sent yet.
 
         Returns:
-            How many rows are still kept; a resume or `send_kept` sends them.
+            How many rows are still kept; a resume or `send_pending` sends them.
         """
         self.journal.append(images, status=status)
         self.journal.close()
@@ -118,7 +120,7 @@ class Tracker:
         return _end_sender(self._sender, self.folder, timeout)
 
 
-def send_kept(config: "Config", folder: str | Path, timeout: float = 30.0) -> int:
+def send_pending(config: "Config", folder: str | Path, timeout: float = 30.0) -> int:
     """Send what the journal of a run holds that MLflow has not got yet; returns how many rows are still kept after `timeout` seconds.
 
     Raises:
@@ -126,7 +128,7 @@ def send_kept(config: "Config", folder: str | Path, timeout: float = 30.0) -> in
     """
     folder = Path(folder).absolute()
     if not any(row.start for row in read_journal(folder)):
-        raise UserError(f"{folder}: no run was recorded there (no `start` in {JOURNAL}); give the folder of a run")
+        raise UserError(f"{folder}: no run was recorded there (no `start` in {JOURNAL_FILE}); give the folder of a run")
     sender = _start_sender(folder, store_uri(folder.parent, config.tracking.uri), config.tracking.experiment)
     return _end_sender(sender, folder, timeout)
 
@@ -162,4 +164,4 @@ def _end_sender(sender: "subprocess.Popen[str]", folder: Path, timeout: float) -
     except subprocess.TimeoutExpired:
         sender.kill()  # safe at any moment: its state is renamed into place
         sender.wait()
-    return kept(folder)
+    return pending_rows(folder)

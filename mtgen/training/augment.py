@@ -12,23 +12,23 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtgen.config import Augment, Config
+from mtgen.config import AugmentConfig, Config
 from mtgen.schema import Canvas
 from mtgen.utils import counter_rng
 
-STEPS = 8
+ADAPT_EVERY_STEPS = 8
 """Steps between two changes of an adapted share."""
 
-LARGEST = 0.8
+MAX_ADAPTED_PROBABILITY = 0.8
 """An adapted share stays below it: above, the generator begins to draw the changes (Karras et al. 2020, figure 4)."""
 
 
-def changed(probability: float, seed: int, purpose: str, position: Tensor) -> Tensor:
+def is_augmented(probability: float, seed: int, purpose: str, position: Tensor) -> Tensor:
     """`[B]` positions -> `[B]` bool: which samples are changed."""
     return counter_rng.uniform(seed, f"augment {purpose}", position, 1)[:, 0] < probability
 
 
-class Strength:
+class AdaptiveAugmentation:
     """The share of samples that is changed: fixed, or adapted to how surely the discriminator tells real from generated.
 
     The measure is the mean sign of (real logit - generated logit) over pairs of one condition: 0 where it cannot tell them apart, and
@@ -40,14 +40,14 @@ class Strength:
         preference: the measure at the last change; 0 before the first.
     """
 
-    def __init__(self, settings: Augment) -> None:
+    def __init__(self, settings: AugmentConfig) -> None:
         self.settings = settings
         self.probability = settings.probability
         self.preference = 0.0
         self._signs: Tensor | None = None
         self._pairs = 0
 
-    def observe(self, ahead: Tensor) -> None:
+    def observe_logit_gap(self, ahead: Tensor) -> None:
         """`[B]` real minus generated logits of some pairs; no host sync."""
         if self.settings.target is not None:
             signs = ahead.sign().sum()
@@ -56,14 +56,14 @@ class Strength:
 
     def adapt(self, steps: int, images: int, group: Any) -> None:
         """After step number `steps` of `images` images each, on all workers together: change the share when it is time."""
-        if self.settings.target is None or steps % STEPS:
+        if self.settings.target is None or steps % ADAPT_EVERY_STEPS:
             return
         signs, pairs = self._sums(group)
         self._signs, self._pairs = None, 0
         self.preference = signs / max(pairs, 1)
-        step = STEPS * images / self.settings.ramp
+        step = ADAPT_EVERY_STEPS * images / self.settings.ramp
         higher = self.probability + (step if self.preference > self.settings.target else -step)
-        self.probability = min(max(higher, 0.0), LARGEST)
+        self.probability = min(max(higher, 0.0), MAX_ADAPTED_PROBABILITY)
 
     def _sums(self, group: Any) -> list[int]:
         sums = torch.tensor([0 if self._signs is None else int(self._signs.item()), self._pairs])
@@ -99,7 +99,7 @@ class Warp:
 
     def __init__(
         self,
-        settings: Augment,
+        settings: AugmentConfig,
         probability: float,
         seed: int,
         size: tuple[int, int],
@@ -108,7 +108,7 @@ class Warp:
         which: str,
         device: torch.device,
     ) -> None:
-        self.changed = changed(probability, seed, which, position)
+        self.changed = is_augmented(probability, seed, which, position)
         rows = self.changed.nonzero().flatten()
         draw = 2 * counter_rng.uniform(seed, f"warp {purpose}", position[rows], 4) - 1
         angle, scale, tall = (
@@ -140,10 +140,10 @@ class Warp:
 
     def canvas(self, canvas: Canvas) -> Canvas:
         """Image, mask and box maps warped alike."""
-        return canvas.drawn(lambda x, name: self(x))
+        return canvas.map_generated(lambda x, name: self(x))
 
 
-def warp_of(
+def sample_warp(
     config: Config, probability: float, position: Tensor, purpose: str, kind: str, device: torch.device
 ) -> Warp:
     """The maps of samples of a kind ("real", "fake") in the step of `purpose`; which real ones are changed is the same in both steps.

@@ -8,10 +8,10 @@ from typing import Any
 import torch.distributed as dist
 
 from mtgen.errors import DamagedSample, DataError
-from mtgen.utils.shell import typed
+from mtgen.utils.shell import shell_command
 
-FILE = "damaged.jsonl"
-FEWEST = 10
+DAMAGE_FILE = "damaged.jsonl"
+TOLERATED_DAMAGED_SAMPLES = 10
 """So many damaged samples never stop a run, whatever their share: at its start one in a batch would be too much."""
 
 
@@ -26,7 +26,7 @@ class DamageLog:
     """
 
     def __init__(self, folder: Path, limit: float, remedy: str, group: Any) -> None:
-        self.path = folder / FILE
+        self.path = folder / DAMAGE_FILE
         self.limit = limit
         self.remedy = remedy
         self.group = group
@@ -58,12 +58,12 @@ class DamageLog:
         self.counts.update(kind for _, kind, _, _ in together)
         lines = self._name(together) if dist.get_rank(self.group) == 0 else []
         total = self.counts.total()
-        if total < FEWEST or total <= self.limit * seen:
+        if total < TOLERATED_DAMAGED_SAMPLES or total <= self.limit * seen:
             return lines, None
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(self.counts.items()))
         return lines, DataError(
             f"{total:,} of {seen:,} samples ({total / seen:.1%}) are damaged ({kinds}), more than data.damage_limit={self.limit:g}; "
-            f"they are listed in {self.path}. Mend them (`{typed('mtgen shards validate', self.remedy)}` lists every one), "
+            f"they are listed in {self.path}. Mend them (`{shell_command('mtgen shards validate', self.remedy)}` lists every one), "
             "or raise the limit"
         )
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mtgen.config import CONDITIONS, Config
 from mtgen.data.mixture import Samples, keep_labels, open_samples
-from mtgen.data.sampler import Labelled, Order, Policy
+from mtgen.data.sampler import LabelOversamplingOrder, Order, SampleOrder
 from mtgen.data.tokenizer import open_tokenizer
 from mtgen.errors import DataError
 from mtgen.models import assets
@@ -42,7 +42,7 @@ def open_data(config: Config) -> Samples:
     return index
 
 
-def order_of(config: Config, samples: Samples) -> dict[str, Any]:
+def order_facts(config: Config, samples: Samples) -> dict[str, Any]:
     """Everything but the data itself that says which sample stands at a position, and what the numbers of its caption mean."""
     policy = config.data.order
     if policy == "auto":
@@ -59,22 +59,22 @@ def order_of(config: Config, samples: Samples) -> dict[str, Any]:
         "conditions.caption.encoder": assets.digest(config.caption_encoder, "conditions.caption.encoder"),
         "data.limit": config.data.limit,
         "data.labelled_share": f"{share:g} for {favoured} samples"
-        if share and (favoured := int(few(config, samples).sum()))
+        if share and (favoured := int(rare_label_mask(config, samples).sum()))
         else None,
     }
 
 
-def order(config: Config, samples: Samples) -> Policy:
+def build_order(config: Config, samples: Samples) -> SampleOrder:
     """Which sample stands at a position."""
     data = config.data
     if data.limit is not None:
         return Order(min(data.limit, len(samples)), config.seed)
-    if data.labelled_share is not None and (favoured := few(config, samples)).any():
-        return Labelled(favoured, data.labelled_share, config.seed)
+    if data.labelled_share is not None and (favoured := rare_label_mask(config, samples)).any():
+        return LabelOversamplingOrder(favoured, data.labelled_share, config.seed)
     return samples.order(data.order, data.window, config.seed)
 
 
-def few(config: Config, samples: Samples) -> NDArray[np.bool_]:
+def rare_label_mask(config: Config, samples: Samples) -> NDArray[np.bool_]:
     """`[N]` bool: samples that `data.labelled_share` favours: with a label that a task reads and fewer have; none where enough have one."""
     share = config.data.labelled_share or 0.0
     needed = {settings.needs for settings in config.task_settings().values() if settings.needs}

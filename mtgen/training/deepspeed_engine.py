@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mtgen.config import Config
 from mtgen.errors import CheckpointError
 from mtgen.training.optimizer import GuardedAdam
-from mtgen.utils.import_guards import without
+from mtgen.utils.import_guards import hide_module
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -43,7 +43,7 @@ class Engine:
 
     def __init__(self, config: Config, step: nn.Module, trained: nn.Module, learning_rate: float) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu" if next(trained.parameters()).device.type == "cpu" else "cuda")
-        with without("mlflow"):  # 2.4 s, for the autotuner, which nobody uses here
+        with hide_module("mlflow"):  # 2.4 s, for the autotuner, which nobody uses here
             import deepspeed
 
         deepspeed.utils.logger.setLevel(logging.ERROR)
@@ -76,7 +76,7 @@ class Engine:
         self.engine.step()
         return log
 
-    def set_rate(self, factor: float) -> None:
+    def set_lr_factor(self, factor: float) -> None:
         """Learning rate = peak times `factor`."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * factor

@@ -14,16 +14,16 @@ from mtgen.errors import CheckpointError, TrainingError
 from mtgen.models.model import Networks
 from mtgen.registry import suggest
 from mtgen.schema import DatasetCard
-from mtgen.training.consensus import Control
+from mtgen.training.consensus import Consensus
 
-RECORD = "start.json"
+START_FILE = "start.json"
 """In the run's folder: what it began with."""
-SHOWN = 8
+MAX_NAMES_SHOWN = 8
 """Names in a message; the record has all."""
 
 
 @dataclass
-class Start:
+class FineTuningReport:
     """What a run began with.
 
     Attributes:
@@ -53,8 +53,12 @@ class Start:
             (self.renamed, "of its classes have another name now"),
         ):
             if names:
-                more = f", and {len(names) - SHOWN} more (all in {RECORD})" if len(names) > SHOWN else ""
-                lines.append(f"{len(names)} {what}: {', '.join(names[:SHOWN])}{more}")
+                more = (
+                    f", and {len(names) - MAX_NAMES_SHOWN} more (all in {START_FILE})"
+                    if len(names) > MAX_NAMES_SHOWN
+                    else ""
+                )
+                lines.append(f"{len(names)} {what}: {', '.join(names[:MAX_NAMES_SHOWN])}{more}")
         return lines
 
     def write(self, folder: Path) -> Path:
@@ -63,7 +67,7 @@ class Start:
         Raises:
             TrainingError: it cannot be written.
         """
-        path = folder / RECORD
+        path = folder / START_FILE
         try:
             path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         except OSError as error:
@@ -73,7 +77,9 @@ class Start:
         return path
 
 
-def start(config: Config, networks: Networks, card: DatasetCard, control: Control, first: bool) -> Start | None:
+def load_initial_weights(
+    config: Config, networks: Networks, card: DatasetCard, control: Consensus, first: bool
+) -> FineTuningReport | None:
     """Load the averaged parameters of `train.start_from` into the networks; `None` where none is asked for or the run has a checkpoint.
 
     Averaged, since they are what `evaluate` and `sample` use: the new run begins as good as the old one was said to be. Optimisers,
@@ -82,19 +88,19 @@ def start(config: Config, networks: Networks, card: DatasetCard, control: Contro
     Raises:
         CheckpointError: there is no such run, its checkpoints are damaged, or a parameter is of another shape; names all of them.
     """
-    if config.train.start_from is None or control.any(any((config.folder / "checkpoints").glob("[0-9]*")))[0]:
+    if config.train.start_from is None or control.any_rank(any((config.folder / "checkpoints").glob("[0-9]*")))[0]:
         return None
-    chosen = control.together(lambda: _found(config) if first else None)
-    folder = control.of_first(chosen and str(chosen.folder))
-    found = control.together(lambda: chosen or checkpoint.verify(Path(folder)))
-    return control.together(lambda: load(found, networks, card))
+    chosen = control.run_collectively(lambda: _found(config) if first else None)
+    folder = control.broadcast(chosen and str(chosen.folder))
+    found = control.run_collectively(lambda: chosen or checkpoint.verify(Path(folder)))
+    return control.run_collectively(lambda: load(found, networks, card))
 
 
 def _found(config: Config) -> Checkpoint:
     """The newest good checkpoint of the run that is to be started from; or the one that is named itself."""
     name = str(config.train.start_from)
     for folder in (Path(name), Path(config.runs) / name):
-        if (folder / checkpoint.MANIFEST).is_file():
+        if (folder / checkpoint.MANIFEST_FILE).is_file():
             return checkpoint.verify(folder.absolute())
         if found := checkpoint.latest(
             folder.absolute() / "checkpoints", warn=lambda text: print(f"warning: {text}", flush=True)
@@ -106,7 +112,7 @@ def _found(config: Config) -> Checkpoint:
 
 
 @torch.no_grad()
-def load(found: Checkpoint, networks: Networks, card: DatasetCard) -> Start:
+def load(found: Checkpoint, networks: Networks, card: DatasetCard) -> FineTuningReport:
     """Put a checkpoint's averaged parameters into networks, by name.
 
     Raises:
@@ -128,7 +134,7 @@ def load(found: Checkpoint, networks: Networks, card: DatasetCard) -> Start:
     for name in both:
         here[name].copy_(there[name])
     before = DatasetCard.model_validate(found.state["card"])
-    return Start(
+    return FineTuningReport(
         str(found.folder),
         found.images,
         len(both),

@@ -9,18 +9,18 @@ import numpy as np
 
 from mtgen.config import Config
 from mtgen.data.mixture import Samples
-from mtgen.data.reader import Reader, Step
-from mtgen.data.transform_spec import view_of
+from mtgen.data.reader import BatchReader, GlobalBatch
+from mtgen.data.transform_spec import transform_spec_of
 from mtgen.schema import Batch
-from mtgen.training.augment import warp_of
-from mtgen.training.dataset import order
-from mtgen.visualization.grids import caption_texts, class_names, labelled_grid
-from mtgen.visualization.layers import Panel, Sheet, write_sheet
+from mtgen.training.augment import sample_warp
+from mtgen.training.dataset import build_order
+from mtgen.visualization.grids import caption_texts, class_names, labeled_grid
+from mtgen.visualization.layers import GridPanel, LayeredGrid, write_layered_grid
 
-SHOWN = 16
+SAMPLES_PER_DATASET = 16
 """Samples of each data set."""
 
-LOOKED_AT = 4_000
+MAX_SEARCHED_POSITIONS = 4_000
 """First positions of a run among which these are looked for: a mixture's exact shares come every 1,000."""
 
 
@@ -44,15 +44,15 @@ def write_first_batch(config: Config, samples: Samples) -> list[Path]:
         )  # other tokens have no way back
         words = [text or name for text, name in zip(texts, class_names(batch, samples.card), strict=True)]
         masks = batch.mask if batch.present["mask"].any() else None
-        sheet = Sheet(
+        sheet = LayeredGrid(
             f"First samples of {name}, as the network sees them",
-            [Panel("seen", batch.image, masks, batch.boxes)],
+            [GridPanel("seen", batch.image, masks, batch.boxes)],
             words,
         )
         slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or str(number)
-        write_sheet(config.folder, 0, f"batch-{slug}", sheet, samples.card)
+        write_layered_grid(config.folder, 0, f"batch-{slug}", sheet, samples.card)
         paths.append(folder / f"batch-0-{slug}.png")
-        labelled_grid(batch, words, samples.card, note).save(paths[-1])
+        labeled_grid(batch, words, samples.card, note).save(paths[-1])
     return paths
 
 
@@ -61,15 +61,17 @@ def _first(config: Config, samples: Samples) -> Iterator[tuple[int, Batch]]:
 
     Boxes of samples that the augmentation changed are left out: they are not read there.
     """
-    policy = order(config, samples)
-    position = np.arange(LOOKED_AT if len(samples.domains) > 1 else SHOWN, dtype=np.int64)
+    policy = build_order(config, samples)
+    position = np.arange(MAX_SEARCHED_POSITIONS if len(samples.domains) > 1 else SAMPLES_PER_DATASET, dtype=np.int64)
     domain = samples.domain(policy.sample(position))
     for number in np.unique(domain).tolist():
-        mine = position[domain == number][:SHOWN]
-        batch, _ = Reader(samples, view_of(config), len(mine)).read(
-            Step(mine, policy.sample(mine), slice(0, len(mine)))
+        mine = position[domain == number][:SAMPLES_PER_DATASET]
+        batch, _ = BatchReader(samples, transform_spec_of(config), len(mine)).read(
+            GlobalBatch(mine, policy.sample(mine), slice(0, len(mine)))
         )
-        warp = warp_of(config, config.augment.probability, batch.position, "discriminator", "real", batch.image.device)
+        warp = sample_warp(
+            config, config.augment.probability, batch.position, "discriminator", "real", batch.image.device
+        )
         boxes = batch.boxes
         if boxes is not None:
             boxes = boxes.clone()

@@ -12,15 +12,15 @@ from typing import Self
 
 import psutil
 
-from mtgen.training.protocol import Place
+from mtgen.training.protocol import WorkerContext
 
-FOLDER = "pulse"
-EVERY = 0.5  # seconds between two beats
-_LENGTH = 512  # bytes of a file: it is written over in place, so that a full disk stops no beat
+HEARTBEAT_FOLDER = "pulse"
+HEARTBEAT_SECONDS = 0.5  # seconds between two beats
+_FILE_BYTES = 512  # bytes of a file: it is written over in place, so that a full disk stops no beat
 
 
 @dataclass(frozen=True)
-class Beat:
+class HeartbeatRecord:
     """What a worker says of itself.
 
     Attributes:
@@ -40,11 +40,11 @@ class Beat:
     node: str
 
 
-class Pulse:
+class Heartbeat:
     """Beats from a thread of its own. Where nothing can be written it is silent: the next checkpoint will say what is wrong."""
 
-    def __init__(self, folder: Path, place: Place) -> None:
-        self._path = folder / FOLDER / f"{place.rank}.json"
+    def __init__(self, folder: Path, place: WorkerContext) -> None:
+        self._path = folder / HEARTBEAT_FOLDER / f"{place.rank}.json"
         self._rank = place.rank
         self._node = place.node
         self._pid = os.getpid()
@@ -88,20 +88,22 @@ class Pulse:
         with open(descriptor, "wb", buffering=0):
             while True:
                 self._number += 1
-                beat = Beat(self._rank, self._number, self._steps, self._busy, self._pid, self._born, self._node)
+                beat = HeartbeatRecord(
+                    self._rank, self._number, self._steps, self._busy, self._pid, self._born, self._node
+                )
                 with contextlib.suppress(OSError):
-                    os.pwrite(descriptor, json.dumps(asdict(beat)).encode().ljust(_LENGTH), 0)
-                if self._end.wait(EVERY):
+                    os.pwrite(descriptor, json.dumps(asdict(beat)).encode().ljust(_FILE_BYTES), 0)
+                if self._end.wait(HEARTBEAT_SECONDS):
                     break
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
 
 
-def read_beats(folder: Path) -> list[Beat]:
+def read_heartbeats(folder: Path) -> list[HeartbeatRecord]:
     """The last beat of each worker of the run in `folder`, by rank; one that is just being written is left out."""
     beats = []
-    for path in (folder / FOLDER).glob("*.json"):
+    for path in (folder / HEARTBEAT_FOLDER).glob("*.json"):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             said = json.loads(path.read_bytes())
-            beats.append(Beat(**{field.name: said[field.name] for field in fields(Beat)}))
+            beats.append(HeartbeatRecord(**{field.name: said[field.name] for field in fields(HeartbeatRecord)}))
     return sorted(beats, key=lambda beat: beat.rank)

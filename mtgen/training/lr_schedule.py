@@ -2,10 +2,10 @@
 
 import math
 
-from mtgen.config import Train
+from mtgen.config import TrainConfig
 
 
-def rate(train: Train, images: int) -> float:
+def lr_factor(train: TrainConfig, images: int) -> float:
     """Factor of the peak learning rate: a linear rise over `warmup`, then a half cosine down to `final_rate` at `train.images`."""
     rise = min(1.0, images / train.warmup) if train.warmup else 1.0
     progress = min(1.0, images / train.images)

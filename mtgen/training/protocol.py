@@ -8,16 +8,16 @@ from typing import Any
 
 from mtgen.errors import TrainingError
 
-Snapshot = Callable[[Any, int], tuple[dict[str, float], list[Path]]]
+SnapshotCallback = Callable[[Any, int], tuple[dict[str, float], list[Path]]]
 """(averaged model, a `mtgen.models.model.Model`, which a driver need not import; images seen) -> numbers and pictures to keep with the run."""
 
-Report = Callable[[Path], None]
+ReportCallback = Callable[[Path], None]
 """Called with the run's folder; must not raise."""
 
-STOP = "stop"
+STOP_FILE = "stop"
 """A file of this name in the run's folder asks the run to write a checkpoint and end."""
 
-FILE = "outcome.json"
+OUTCOME_FILE = "outcome.json"
 """In the run's folder: how its last training ended."""
 
 
@@ -62,7 +62,7 @@ class Resize:
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerContext:
     """Where a worker stands: its number, how many there are, its device, its CPU threads (torch's and DALI's), its node of the cluster."""
 
     rank: int
@@ -84,7 +84,7 @@ class Outcome:
 
     def write(self, folder: Path) -> None:
         """Leave it where the driver looks for it; a disk that takes nothing is a warning: an error would have the workers start anew."""
-        path = folder / FILE
+        path = folder / OUTCOME_FILE
         beside = path.with_suffix(".new")
         try:
             beside.write_text(json.dumps(asdict(self)), encoding="utf-8")
@@ -98,5 +98,5 @@ class Outcome:
     @staticmethod
     def read(folder: Path) -> "Outcome | None":
         """What the last training of this run left; `None` where a worker was lost before it could."""
-        path = folder / FILE
+        path = folder / OUTCOME_FILE
         return Outcome(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None

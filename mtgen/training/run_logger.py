@@ -4,45 +4,45 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from mtgen.alarms import ALARMS, Alarm, Watch
+from mtgen.alarms import ALARMS_FILE, Alarm, AlarmMonitor
 from mtgen.config import Config
 from mtgen.data.mixture import Samples
 from mtgen.errors import DataError
 from mtgen.models.model import Networks
-from mtgen.tracking.journal import Row
-from mtgen.tracking.progress_bar import duration, losses, pace
-from mtgen.tracking.run_log import Logbook
+from mtgen.tracking.journal import JournalRow
+from mtgen.tracking.progress_bar import format_duration, format_losses, format_pace
+from mtgen.tracking.run_log import RunLog
 from mtgen.tracking.tracker import Tracker
-from mtgen.training.dataset import few
+from mtgen.training.dataset import rare_label_mask
 from mtgen.training.first_batch import write_first_batch
-from mtgen.training.protocol import Outcome, Place
+from mtgen.training.protocol import Outcome, WorkerContext
 
-STATUS = {"finished": "FINISHED", "out of time": "FINISHED", "stopped": "KILLED"}
+MLFLOW_STATUS = {"finished": "FINISHED", "out of time": "FINISHED", "stopped": "KILLED"}
 """How training ended -> the word that MLflow has for it; any other end is "FAILED"."""
 
 
 def warn(folder: Path, text: str) -> None:
     """Say on the terminal, and in the run's log, what went wrong and does not stop the run."""
     print(f"warning: {text}", flush=True)
-    Logbook(folder).write(f"warning: {text}")
+    RunLog(folder).write(f"warning: {text}")
 
 
-class Records:
+class RunLogger:
     """A run's records while it trains, from a certain position on.
 
     Args:
         images: position from which it goes on.
     """
 
-    def __init__(self, config: Config, samples: Samples, networks: Networks, place: Place, images: int) -> None:
+    def __init__(self, config: Config, samples: Samples, networks: Networks, place: WorkerContext, images: int) -> None:
         self.config = config
         self.folder = config.folder
-        self.log = Logbook(config.folder)
+        self.log = RunLog(config.folder)
         self._tracker = Tracker(config, self.folder, samples.card, samples.fingerprint, images, place.world)
         self.log.write(_begin(config, samples, networks, place, images))
         if images:
             self.phase(images, f"going on from {images:,} images on {place.world} worker{'s' * (place.world > 1)}")
-        self._alarms = Watch(config, self.folder)
+        self._alarms = AlarmMonitor(config, self.folder)
         self._alarm(self._alarms.late)
         if self._alarms.raised:  # a resume may have cut the rows that said so before they were sent
             self._tell(images)
@@ -57,9 +57,11 @@ class Records:
     def numbers(self, images: int, values: Mapping[str, float]) -> None:
         """A row of numbers, and what they give alarm of; a line of the log."""
         written = self._tracker.row(images, values)
-        row = Row(images, time.time(), values=written)
+        row = JournalRow(images, time.time(), values=written)
         total = self.config.train.images
-        self.log.write("  ".join(filter(None, [f"{images:,}/{total:,} images", pace(row, None, total), losses(row)])))
+        self.log.write(
+            "  ".join(filter(None, [f"{images:,}/{total:,} images", format_pace(row, None, total), format_losses(row)]))
+        )
         self._watch(images, written)
 
     def evaluation(self, images: int, values: Mapping[str, float], seconds: float) -> None:
@@ -70,7 +72,7 @@ class Records:
             for name, value in written.items()
             if "system/" not in name
         ]
-        self.log.write(f"evaluation at {images:,} images ({duration(seconds)}): {', '.join(named)}")
+        self.log.write(f"evaluation at {images:,} images ({format_duration(seconds)}): {', '.join(named)}")
         self._watch(images, written)
 
     def artifacts(self, images: int, paths: Iterable[Path], to: str = "") -> None:
@@ -94,7 +96,7 @@ class Records:
 
     def finish(self, outcome: Outcome) -> None:
         """The end of the records; what MLflow has not got by then is kept."""
-        kept = self._tracker.finish(outcome.images, STATUS.get(outcome.status, "FAILED"))
+        kept = self._tracker.finish(outcome.images, MLFLOW_STATUS.get(outcome.status, "FAILED"))
         if kept:
             warn(
                 self.folder,
@@ -102,7 +104,7 @@ class Records:
             )
 
     def _watch(self, images: int, written: Mapping[str, float]) -> None:
-        if new := self._alarms.look(images, written):
+        if new := self._alarms.check(images, written):
             self._alarm(new)
             self._tell(images)
 
@@ -115,14 +117,14 @@ class Records:
         for alarm in self._alarms.raised:
             kinds.setdefault(alarm.kind, []).append(alarm)
         self._tracker.tags(images, {f"alarm.{kind}": "\n".join(map(str, alarms)) for kind, alarms in kinds.items()})
-        self._tracker.artifact(images, self.folder / ALARMS)
+        self._tracker.artifact(images, self.folder / ALARMS_FILE)
 
 
-def _begin(config: Config, samples: Samples, networks: Networks, place: Place, images: int) -> str:
+def _begin(config: Config, samples: Samples, networks: Networks, place: WorkerContext, images: int) -> str:
     """What begins, or goes on, in words: on which data, with which networks, where."""
     begins = f"goes on from {images:,} images" if images else "begins"
     labelled = ", ".join(f"{int(samples.present[c].sum()):,} with {c}" for c in config.components)
-    if (favoured := int(few(config, samples).sum())) and config.data.labelled_share:
+    if (favoured := int(rare_label_mask(config, samples).sum())) and config.data.labelled_share:
         labelled += f"; {favoured:,} with rare labels get {config.data.labelled_share:.1%}"
     generator, side = (sum(p.numel() for p in module.parameters()) for module in (networks.generator, networks.side))
     return "\n".join(

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-class Meter:
+class RunningMeans:
     """Means over steps and workers, without a host sync in the step.
 
     Args:

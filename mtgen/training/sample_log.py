@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mtgen.errors import TrainingError
 
-FOLDER = "consumed"
+SAMPLE_LOG_FOLDER = "consumed"
 
 
 class SampleLog:
@@ -25,7 +25,7 @@ class SampleLog:
 
     Args:
         folder: the run's.
-        part: number of this part of the run, the same for all workers: the first one's `next_part`.
+        part: number of this part of the run, the same for all workers: the first one's `next_segment`.
         images: position from which it goes on.
 
     Raises:
@@ -33,7 +33,7 @@ class SampleLog:
     """
 
     def __init__(self, folder: Path, part: int, rank: int, images: int) -> None:
-        path = folder / FOLDER / f"{part:06d}-{rank}.jsonl"
+        path = folder / SAMPLE_LOG_FOLDER / f"{part:06d}-{rank}.jsonl"
         try:
             path.parent.mkdir(exist_ok=True)
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
@@ -54,19 +54,19 @@ class SampleLog:
             self._waiting = self._waiting[os.write(self._file, self._waiting) :]
 
 
-def next_part(folder: Path) -> int:
+def next_segment(folder: Path) -> int:
     """Number of the part of the run that begins now."""
     return 1 + max((part for part, _, _ in _files(folder)), default=-1)
 
 
 def _files(folder: Path) -> list[tuple[int, int, Path]]:
     """Part, rank and path of every file of the log, in order."""
-    names = ((path.stem.split("-"), path) for path in (folder / FOLDER).glob("[0-9]*-[0-9]*.jsonl"))
+    names = ((path.stem.split("-"), path) for path in (folder / SAMPLE_LOG_FOLDER).glob("[0-9]*-[0-9]*.jsonl"))
     return sorted((int(part), int(rank), path) for (part, rank), path in names)
 
 
 @dataclass
-class Part:
+class LogSegment:
     """What was trained on between a start of the workers and their end.
 
     Attributes:
@@ -80,13 +80,13 @@ class Part:
     steps: list[tuple[float, list[int]]] = field(default_factory=list)
 
 
-def read_parts(folder: Path) -> list[Part]:
+def read_segments(folder: Path) -> list[LogSegment]:
     """All parts of a run's history, in order; one that was killed before it began is left out."""
-    parts: dict[int, Part] = {}
+    parts: dict[int, LogSegment] = {}
     for number, _, path in _files(folder):
         for line in _lines(path):
             if "from" in line:
-                parts.setdefault(number, Part(number, line["from"]))
+                parts.setdefault(number, LogSegment(number, line["from"]))
             else:
                 parts[number].steps.append((line["time"], line["positions"]))
     return [part for _, part in sorted(parts.items())]
@@ -104,7 +104,7 @@ def history(folder: Path) -> list[int]:
     """Positions that the run's parameters have learnt from, as often as they did, in order: a part that goes on from an earlier position
     undoes what was done beyond it."""
     done: list[int] = []
-    for part in read_parts(folder):
+    for part in read_segments(folder):
         done = [position for position in done if position < part.begin]
         done += [position for _, positions in part.steps for position in positions]
     return sorted(done)

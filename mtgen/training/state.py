@@ -5,21 +5,21 @@ from typing import Any
 
 from torch import Tensor
 
-from mtgen.balancing.factory import load_state, state_of
+from mtgen.balancing.factory import gates_state_dict, load_gates_state_dict
 from mtgen.balancing.gate import Gate
 from mtgen.checkpointing.checkpoint import Checkpoint
 from mtgen.config import Config
 from mtgen.data.mixture import Samples
 from mtgen.errors import CheckpointError
-from mtgen.models.ema import Average
-from mtgen.training.augment import Strength
-from mtgen.training.dataset import order_of
+from mtgen.models.ema import EMA
+from mtgen.training.augment import AdaptiveAugmentation
+from mtgen.training.dataset import order_facts
 from mtgen.training.deepspeed_engine import Engine
-from mtgen.training.protocol import Place
-from mtgen.training.running_means import Meter
+from mtgen.training.protocol import WorkerContext
+from mtgen.training.running_means import RunningMeans
 
 
-class State:
+class TrainingState:
     """The parts of a training that change as it learns, beside the count of images.
 
     Args:
@@ -30,14 +30,14 @@ class State:
         self,
         config: Config,
         samples: Samples,
-        place: Place,
+        place: WorkerContext,
         group: Any,
         *,
         engines: dict[str, Engine],
         gates: dict[str, Gate],
-        average: Average,
-        strength: Strength,
-        meter: Meter,
+        average: EMA,
+        strength: AdaptiveAugmentation,
+        meter: RunningMeans,
     ) -> None:
         self.config = config
         self.samples = samples
@@ -49,7 +49,7 @@ class State:
         self.strength = strength
         self.meter = meter
 
-    def take(self, progress: dict[str, Any]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+    def state_dict(self, progress: dict[str, Any]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
         """Tensors by what they belong to, copied, and all else as JSON; on the first worker, `None` on the others. Collective.
 
         Args:
@@ -61,14 +61,14 @@ class State:
         if not first:
             return None
         tensors["ema"] = self.average.state()
-        tensors["balancing"], about_gates = state_of(self.gates)
+        tensors["balancing"], about_gates = gates_state_dict(self.gates)
         return tensors, {
             **progress,
             "workers": self.place.world,
             "zero_stage": self.config.zero_stage,
             "precision": self.config.precision,
             "fingerprint": self.samples.fingerprint,
-            "order": order_of(self.config, self.samples),
+            "order": order_facts(self.config, self.samples),
             "card": self.samples.card.model_dump(mode="json"),
             "augmentation": augmentation,
             "balancing": about_gates,
@@ -81,7 +81,7 @@ class State:
             },
         }
 
-    def put(self, found: Checkpoint, warn: Callable[[str], None]) -> dict[str, Any]:
+    def load_state_dict(self, found: Checkpoint, warn: Callable[[str], None]) -> dict[str, Any]:
         """Take back what a checkpoint holds; how far the run was.
 
         Raises:
@@ -93,7 +93,11 @@ class State:
             engine.load(found.tensors(side), kept.pop("steps"), kept)
         self.strength.load(state["augmentation"], self.place.rank == 0)
         self.average.load(found.tensors("ema"))
-        fresh = load_state(self.gates, found.tensors("balancing"), state["balancing"]) if "balancing" in state else []
+        fresh = (
+            load_gates_state_dict(self.gates, found.tensors("balancing"), state["balancing"])
+            if "balancing" in state
+            else []
+        )
         for gate in fresh:
             warn(f"the gate at {gate} begins anew: its tasks or weighting are others than in {found.folder.name}")
         if row := state.get("since_last_row"):
@@ -103,7 +107,7 @@ class State:
         return {name: state[name] for name in ("images", "steps", "seconds")}
 
 
-def fitting(found: Checkpoint, config: Config, samples: Samples) -> Checkpoint:
+def check_compatible(found: Checkpoint, config: Config, samples: Samples) -> Checkpoint:
     """`found`, if it was trained on the samples that the run has.
 
     Raises:
@@ -115,7 +119,7 @@ def fitting(found: Checkpoint, config: Config, samples: Samples) -> Checkpoint:
             f"{found.folder}: was trained on other data than data.path={samples.folder} holds now "
             f"(fingerprint {before[:12]}, now {now[:12]}); give the run another name, or the old shards back"
         )
-    ordered, wanted = found.state.get("order"), order_of(config, samples)
+    ordered, wanted = found.state.get("order"), order_facts(config, samples)
     changed = (
         [f"{key}={ordered.get(key)} then, {wanted[key]} now" for key in wanted if ordered.get(key) != wanted[key]]
         if ordered

@@ -16,13 +16,13 @@ from mtgen.balancing.gate import Gate
 from mtgen.conditions.base import Modality
 from mtgen.conditions.layout import mask_layout
 from mtgen.config import Config
-from mtgen.models.model import DiscriminatorSide, Networks
+from mtgen.models.model import DiscriminatorModule, Networks
 from mtgen.networks import center_maps
 from mtgen.networks.generator import Generator
 from mtgen.schema import Batch, Canvas, Condition, Prompt
-from mtgen.tasks.base import Losses, Scene, Task, Views
-from mtgen.training.augment import Strength, Warp, warp_of
-from mtgen.training.batch_roles import Layout, lay_out
+from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures
+from mtgen.training.augment import AdaptiveAugmentation, Warp, sample_warp
+from mtgen.training.batch_roles import BatchRoles, assign_roles
 from mtgen.utils import counter_rng
 
 Log = dict[str, Tensor]
@@ -41,7 +41,7 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-class Step(nn.Module):
+class TrainingStep(nn.Module):
     """What both steps share: how a micro-batch is laid out, and how losses become one scalar.
 
     Args:
@@ -53,7 +53,7 @@ class Step(nn.Module):
 
     purpose: ClassVar[str]
 
-    def __init__(self, config: Config, tasks: list[Task], gate: Gate, strength: Strength) -> None:
+    def __init__(self, config: Config, tasks: list[Task], gate: Gate, strength: AdaptiveAugmentation) -> None:
         super().__init__()
         self.config = config
         self.tasks = tasks
@@ -70,12 +70,12 @@ class Step(nn.Module):
     def _normal(self, name: str, position: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
         return counter_rng.normal(self.config.seed, f"{self.purpose} {name}", position, shape, device)
 
-    def _warp(self, layout: Layout, kind: str) -> Warp:
-        return warp_of(
+    def _warp(self, layout: BatchRoles, kind: str) -> Warp:
+        return sample_warp(
             self.config, self.strength.probability, layout.batch.position, self.purpose, kind, layout.batch.image.device
         )
 
-    def _prompt(self, batch: Batch, side: DiscriminatorSide) -> Prompt:
+    def _prompt(self, batch: Batch, side: DiscriminatorModule) -> Prompt:
         """What each sample can be asked for by, and what of it is asked for this time: by chance, a modality by itself."""
         device = batch.image.device
         values, given = {}, {}
@@ -106,18 +106,18 @@ class Step(nn.Module):
 
     @staticmethod
     @torch.no_grad()
-    def _embedded(batch: Batch, side: DiscriminatorSide, rows: Tensor) -> Tensor:
+    def _embedded(batch: Batch, side: DiscriminatorModule, rows: Tensor) -> Tensor:
         """`[B,d]` embeddings of the images in `rows` (`[B]` bool, on the CPU), 0 elsewhere."""
         index = rows.nonzero().flatten().to(batch.image.device)
         empty = batch.image.new_zeros(len(batch), side.conditions.size)
         return empty.index_copy(0, index, side.embed(batch.image[index]).to(empty)) if len(index) else empty
 
-    def _scene(self, layout: Layout, side: DiscriminatorSide, generator: Generator) -> Scene:
+    def _scene(self, layout: BatchRoles, side: DiscriminatorModule, generator: Generator) -> StepContext:
         """The real samples, augmented and as canvases, and what is asked for; the generated ones follow."""
         original, device = layout.batch, layout.batch.image.device
         warp = self._warp(layout, "real")
         batch = replace(original, image=warp(original.image), mask=warp.mask(original.mask))
-        drawing = generator.drawing
+        drawing = generator.canvas_spec
         mask = mask_layout(batch.mask, drawing.mask_classes) if drawing.mask_classes else None
         boxes = None
         if drawing.box_maps:
@@ -126,7 +126,7 @@ class Step(nn.Module):
             boxes = warp(center_maps.encode(original.boxes, drawing.box_maps - 2, grid).canvas())
         prompt = self._prompt(original, side)
         encoded = side.conditions.encode(prompt)
-        return Scene(
+        return StepContext(
             batch=batch,
             original=original,
             prompt=prompt,
@@ -138,7 +138,7 @@ class Step(nn.Module):
             plain_position=layout.plain_position,
             partner=layout.partner,
             pairs=layout.pairs,
-            penalised=layout.penalised,
+            penalized=layout.penalized,
             side=side,
             generator=generator,
             noise=self._normal("posterior", layout.plain_position, (generator.latent,), device),
@@ -147,13 +147,13 @@ class Step(nn.Module):
             counts=layout.counts,
         )
 
-    def _show(self, scene: Scene, layout: Layout, drawn: Canvas) -> None:
+    def _show(self, scene: StepContext, layout: BatchRoles, drawn: Canvas) -> None:
         """Put what was drawn into the scene as the discriminator sees it: augmented, its labels shown where the real ones are."""
         warp = self._warp(layout, "fake")
         scene.fake = warp.canvas(replace(drawn, shown=layout.shown, boxed=layout.boxed))
-        scene.unchanged = (~warp.changed).to(layout.batch.image.device)
+        scene.unaugmented = (~warp.changed).to(layout.batch.image.device)
 
-    def _views(self, features: list[Tensor], reading: int, rows: int, own: dict[str, int]) -> dict[str, Views]:
+    def _views(self, features: list[Tensor], reading: int, rows: int, own: dict[str, int]) -> dict[str, TaskFeatures]:
         """Every task's own copies of the trunk's features.
 
         Args:
@@ -169,12 +169,12 @@ class Step(nn.Module):
         found = {}
         for name, views in self.gate(shared).items():
             place = places.get(name)
-            found[name] = Views(
+            found[name] = TaskFeatures(
                 views[:size], views[-1], [] if place is None else views[place * size : (place + 1) * size]
             )
         return found
 
-    def _total(self, losses: dict[str, Losses]) -> tuple[Tensor, Log]:
+    def _total(self, losses: dict[str, LossDict]) -> tuple[Tensor, Log]:
         """The weighted sum of all losses, and each of them, weighted, to log."""
         log: Log = {}
         total: Tensor | None = None
@@ -187,18 +187,18 @@ class Step(nn.Module):
                 of_tasks[task.name] = (
                     of_tasks[task.name] + weighted.detach() if task.name in of_tasks else weighted.detach()
                 )
-        self.gate.hear(of_tasks)
+        self.gate.set_losses(of_tasks)
         assert total is not None  # without generation only tasks that read are on, and the generator is not trained
         return total, log
 
 
-class DiscriminatorStep(Step):
+class DiscriminatorStep(TrainingStep):
     """Train trunk, heads, decoder and conditions; the generator is read, never trained."""
 
     purpose = "discriminator"
 
     def __init__(
-        self, config: Config, tasks: list[Task], gate: Gate, strength: Strength, side: DiscriminatorSide
+        self, config: Config, tasks: list[Task], gate: Gate, strength: AdaptiveAugmentation, side: DiscriminatorModule
     ) -> None:
         super().__init__(config, tasks, gate, strength)
         self.side = side
@@ -206,63 +206,73 @@ class DiscriminatorStep(Step):
     def forward(self, batch: Batch, read: tuple[Generator]) -> tuple[Tensor, Log]:
         """A micro-batch and the frozen generator -> one scalar, and detached numbers to log."""
         (generator,) = read
-        layout = lay_out(self.config, batch, self.strength.probability, boxes=generator.drawing.box_maps > 0)
+        layout = assign_roles(self.config, batch, self.strength.probability, boxes=generator.canvas_spec.box_maps > 0)
         with self._autocast(layout.batch.image.device):
             scene = self._scene(layout, self.side, generator)
             shape = tuple(layout.batch.image.shape[1:])
-            scene.pair_grain = self._normal("grain", layout.pair_position, shape, layout.batch.image.device)
+            scene.pair_noise_image = self._normal("grain", layout.pair_position, shape, layout.batch.image.device)
             canvases = [scene.real, *(self._judged(scene, layout) if self.config.generates else [])]
-            submitted = {task.name: canvas for task in self.tasks if (canvas := task.fakes(scene)) is not None}
+            submitted = {
+                task.name: canvas for task in self.tasks if (canvas := task.discriminator_canvases(scene)) is not None
+            }
             features = self.side.discriminator.trunk(Canvas.cat([*canvases, *submitted.values()]))
             rows = sum(len(canvas.image) for canvas in canvases)
             views = self._views(
                 features, layout.reading, rows, {name: len(canvas.image) for name, canvas in submitted.items()}
             )
             losses = {task.name: task.discriminator_losses(scene, views[task.name]) for task in self.tasks}
-            if scene.ahead is not None:
-                self.strength.observe(scene.ahead)
+            if scene.logit_gap is not None:
+                self.strength.observe_logit_gap(scene.logit_gap)
             return self._total(losses)
 
-    def _judged(self, scene: Scene, layout: Layout) -> list[Canvas]:
-        """What the real canvases are judged beside: the generated ones and, for finite differences, the penalised ones with some noise."""
+    def _judged(self, scene: StepContext, layout: BatchRoles) -> list[Canvas]:
+        """What the real canvases are judged beside: the generated ones and, for finite differences, the penalized ones with some noise."""
         with torch.no_grad():
             latent = self._normal("latent", layout.batch.position, (scene.generator.latent,), layout.batch.image.device)
             self._show(scene, layout, scene.generator(latent, scene.condition))
         if self.config.tasks["generation"].penalty == "exact":
             return [scene.fake]
         near = [
-            self._near(scene, canvas, name, layout.penalised_position)
+            self._near(scene, canvas, name, layout.penalized_position)
             for canvas, name in ((scene.real, "real"), (scene.fake, "fake"))
         ]
         return [scene.fake, *near]
 
-    def _near(self, scene: Scene, canvas: Canvas, name: str, position: Tensor) -> Canvas:
-        """The penalised rows with a little noise on everything that the discriminator sees of them."""
+    def _near(self, scene: StepContext, canvas: Canvas, name: str, position: Tensor) -> Canvas:
+        """The penalized rows with a little noise on everything that the discriminator sees of them."""
         device = canvas.image.device
-        part = canvas.map(lambda x: x[scene.penalised])
+        part = canvas.map(lambda x: x[scene.penalized])
 
         def noised(x: Tensor, what: str) -> Tensor:
             return x + scene.sigma * self._normal(f"{what} {name}", position, tuple(x.shape[1:]), device)
 
-        return part.drawn(noised)
+        return part.map_generated(noised)
 
 
-class GeneratorStep(Step):
+class GeneratorStep(TrainingStep):
     """Train the generator through the frozen discriminator."""
 
     purpose = "generator"
 
     def __init__(
-        self, config: Config, tasks: list[Task], gate: Gate, strength: Strength, canvas_gate: Gate, generator: Generator
+        self,
+        config: Config,
+        tasks: list[Task],
+        gate: Gate,
+        strength: AdaptiveAugmentation,
+        canvas_gate: Gate,
+        generator: Generator,
     ) -> None:
         super().__init__(config, tasks, gate, strength)
         self.canvas_gate = canvas_gate
         self.generator = generator
 
-    def forward(self, batch: Batch, read: tuple[DiscriminatorSide]) -> tuple[Tensor, Log]:
+    def forward(self, batch: Batch, read: tuple[DiscriminatorModule]) -> tuple[Tensor, Log]:
         """A micro-batch and the frozen discriminator's side -> one scalar, and detached numbers to log."""
         (side,) = read
-        layout = lay_out(self.config, batch, self.strength.probability, boxes=self.generator.drawing.box_maps > 0)
+        layout = assign_roles(
+            self.config, batch, self.strength.probability, boxes=self.generator.canvas_spec.box_maps > 0
+        )
         device, trunk = layout.batch.image.device, side.discriminator.trunk
         with self._autocast(device):
             with torch.no_grad():
@@ -278,7 +288,9 @@ class GeneratorStep(Step):
             self._show(scene, layout, canvas)
             asking = [task for task in self.tasks if task.name in drawn]
             submitted = {
-                task.name: part for task in asking if (part := task.submit(scene, drawn[task.name])) is not None
+                task.name: part
+                for task in asking
+                if (part := task.discriminator_part(scene, drawn[task.name])) is not None
             }
             features = trunk(Canvas.cat([scene.fake, *submitted.values()]))
             sizes = {name: len(part.image) for name, part in submitted.items()}
@@ -288,13 +300,13 @@ class GeneratorStep(Step):
                 losses[task.name] |= task.canvas_losses(scene, drawn[task.name])
             return self._total(losses)
 
-    def _draw(self, scene: Scene, latent: Tensor) -> dict[str, Canvas]:
+    def _draw(self, scene: StepContext, latent: Tensor) -> dict[str, Canvas]:
         """One forward of the generator for the discriminator and for every task that asks for canvases of its own.
 
         The canvas gate arbitrates between what comes back through the discriminator and the tasks' losses on pixels.
         """
         asked = {"discriminator": (latent, scene.condition)}
-        asked |= {task.name: request for task in self.tasks if (request := task.request(scene)) is not None}
+        asked |= {task.name: request for task in self.tasks if (request := task.generator_request(scene)) is not None}
         latents, conditions = zip(*asked.values(), strict=True)
         canvas = self.generator(torch.cat(latents), Condition.cat(list(conditions)))
         sizes = [len(latent) for latent in latents]
@@ -308,17 +320,17 @@ class GeneratorStep(Step):
 
 
 def build_steps(
-    config: Config, networks: Networks, strength: Strength | None = None
+    config: Config, networks: Networks, strength: AdaptiveAugmentation | None = None
 ) -> tuple[DiscriminatorStep, GeneratorStep, dict[str, Gate]]:
     """Both steps over the networks, and the gates in them by name: "discriminator", "generator" and "canvas".
 
     Args:
         strength: of the augmentation; default: as configured.
     """
-    tasks, strength = networks.tasks, strength or Strength(config.augment)
+    tasks, strength = networks.tasks, strength or AdaptiveAugmentation(config.augment)
     names = [task.name for task in tasks]
     layers = [blocks[-1].second for blocks in networks.side.discriminator.descent.levels]  # type: ignore[index]
-    gates = build_gates(config, names, [task.name for task in tasks if task.draws], layers)
+    gates = build_gates(config, names, [task.name for task in tasks if task.requests_canvases], layers)
     d_step = DiscriminatorStep(config, tasks, gates["discriminator"], strength, networks.side)
     return (
         d_step,

@@ -10,29 +10,29 @@ import torch.distributed as dist
 
 from mtgen.balancing.conflicts import write_artifacts
 from mtgen.checkpointing import checkpoint
-from mtgen.checkpointing.async_writer import Writer
-from mtgen.checkpointing.mirror import Mirror, Shelf
+from mtgen.checkpointing.async_writer import CheckpointWriter
+from mtgen.checkpointing.mirror import CheckpointStore, Mirror
 from mtgen.config import Config
 from mtgen.data.loader import Loader
-from mtgen.data.transform_spec import view_of
+from mtgen.data.transform_spec import transform_spec_of
 from mtgen.errors import DataError, TrainingError, UserError
 from mtgen.models import assets
-from mtgen.models.ema import Average
+from mtgen.models.ema import EMA
 from mtgen.models.model import Model, Networks, build
 from mtgen.schema import Batch
-from mtgen.training.augment import Strength
+from mtgen.training.augment import AdaptiveAugmentation
 from mtgen.training.bad_samples import DamageLog
-from mtgen.training.consensus import Control
-from mtgen.training.dataset import open_data, order
+from mtgen.training.consensus import Consensus
+from mtgen.training.dataset import build_order, open_data
 from mtgen.training.deepspeed_engine import Engine
-from mtgen.training.finetune import start
-from mtgen.training.heartbeat import Pulse
-from mtgen.training.lr_schedule import rate
-from mtgen.training.protocol import STOP, Outcome, Place, Report, Resize, Snapshot
-from mtgen.training.run_logger import Records, warn
-from mtgen.training.running_means import Meter
-from mtgen.training.sample_log import SampleLog, next_part
-from mtgen.training.state import State, fitting
+from mtgen.training.finetune import load_initial_weights
+from mtgen.training.heartbeat import Heartbeat
+from mtgen.training.lr_schedule import lr_factor
+from mtgen.training.protocol import STOP_FILE, Outcome, ReportCallback, Resize, SnapshotCallback, WorkerContext
+from mtgen.training.run_logger import RunLogger, warn
+from mtgen.training.running_means import RunningMeans
+from mtgen.training.sample_log import SampleLog, next_segment
+from mtgen.training.state import TrainingState, check_compatible
 from mtgen.training.steps import build_steps, frozen
 
 
@@ -51,7 +51,12 @@ class Trainer:
     """
 
     def __init__(
-        self, config: Config, place: Place, pulse: Pulse, snapshot: Snapshot | None = None, report: Report | None = None
+        self,
+        config: Config,
+        place: WorkerContext,
+        pulse: Heartbeat,
+        snapshot: SnapshotCallback | None = None,
+        report: ReportCallback | None = None,
     ) -> None:
         self.config = config
         self.place = place
@@ -61,19 +66,19 @@ class Trainer:
         self.folder = config.folder
         self.resize = Resize(config.folder)
         torch.set_num_threads(place.threads)
-        self.control = Control()
-        self.meter = Meter(self.control.group)
-        self.index = self.control.together(lambda: open_data(config))
-        self.networks: Networks = self.control.together(lambda: build(config, self.index.card))
+        self.control = Consensus()
+        self.meter = RunningMeans(self.control.group)
+        self.index = self.control.run_collectively(lambda: open_data(config))
+        self.networks: Networks = self.control.run_collectively(lambda: build(config, self.index.card))
         for network in (self.networks.generator, self.networks.side):
             network.to(place.device)
-        self.began = start(config, self.networks, self.index.card, self.control, place.rank == 0)
+        self.began = load_initial_weights(config, self.networks, self.index.card, self.control, place.rank == 0)
         self._engines()
-        self.average = Average([("generator", self.networks.generator), ("side", self.networks.side)], config.train.ema)
+        self.average = EMA([("generator", self.networks.generator), ("side", self.networks.side)], config.train.ema)
         self.images = 0
         self.steps = 0
         self.seconds = 0.0
-        self.state = State(
+        self.state = TrainingState(
             config,
             self.index,
             place,
@@ -84,41 +89,41 @@ class Trainer:
             strength=self.strength,
             meter=self.meter,
         )
-        self.control.together(lambda: self.resize.clear() if place.rank == 0 else None)  # it has been done
+        self.control.run_collectively(lambda: self.resize.clear() if place.rank == 0 else None)  # it has been done
         self._resume()
-        self.records: Records | None = self.control.together(self._records)
+        self.records: RunLogger | None = self.control.run_collectively(self._records)
         self.loader = Loader(
             self.index,
-            view_of(config, place.device, place.decoding_threads),
+            transform_spec_of(config, place.device, place.decoding_threads),
             batch_size=config.batch_size,
             rank=place.rank,
             world=place.world,
             position=self.images,
             prefetch=config.data.prefetch,
-            order=order(config, self.index),
+            order=build_order(config, self.index),
         )
         self.samples = self._sample_log()
         self.damage = DamageLog(self.folder, config.data.damage_limit, self.index.folder, self.control.group)
         self._named = 0
         self._resumed_at = self.images
         self.mirror = self._mirror()
-        self.writer = Writer(whole=self._whole)
+        self.writer = CheckpointWriter(whole=self._on_checkpoint_written)
         self._stall = 0.0
         self._measured = (-1, dict[str, float]())
         self._resizing = False
 
-    def _records(self) -> Records | None:
+    def _records(self) -> RunLogger | None:
         """The run's records, on rank 0; its configuration is written down here, where it is sure that the run goes on with it."""
         if self.place.rank != 0:
             return None
         try:
             (self.folder / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
-            assets.copy_into(self.config, self.folder)
+            assets.copy_assets(self.config, self.folder)
         except OSError as error:
             raise TrainingError(
                 f"{self.folder}: cannot be written ({error.strerror}); make room or mend the folder, and start again"
             ) from error
-        records = Records(self.config, self.index, self.networks, self.place, self.images)
+        records = RunLogger(self.config, self.index, self.networks, self.place, self.images)
         if self.began is not None:
             records.say(*self.began.lines())
             records.artifacts(0, [self.began.write(self.folder)])
@@ -128,8 +133,8 @@ class Trainer:
         """What writes down the positions that are trained on, where that is asked for."""
         if not self.config.train.log_samples:
             return None
-        part = self.control.of_first(next_part(self.folder))
-        return self.control.together(lambda: SampleLog(self.folder, part, self.place.rank, self.images))
+        part = self.control.broadcast(next_segment(self.folder))
+        return self.control.run_collectively(lambda: SampleLog(self.folder, part, self.place.rank, self.images))
 
     def _mirror(self) -> Mirror | None:
         """What copies the checkpoints elsewhere, on rank 0 of a run that has such a place."""
@@ -137,14 +142,17 @@ class Trainer:
         if self.place.rank != 0 or settings.mirror is None:
             return None
         mirror = Mirror(
-            Shelf(settings.mirror, self.config.name), self.folder / "checkpoints", settings.retention, self._warn
+            CheckpointStore(settings.mirror, self.config.name),
+            self.folder / "checkpoints",
+            settings.retention,
+            self._warn,
         )
-        mirror.wake()  # there may be checkpoints that could not be copied before
+        mirror.notify()  # there may be checkpoints that could not be copied before
         return mirror
 
     def _engines(self) -> None:
         config, networks = self.config, self.networks
-        self.strength = Strength(config.augment)
+        self.strength = AdaptiveAugmentation(config.augment)
         d_step, g_step, self.gates = build_steps(config, networks, self.strength)
         self.engines = {
             "discriminator": Engine(config, d_step, networks.side, config.discriminator.learning_rate),
@@ -161,24 +169,24 @@ class Trainer:
         if self.place.rank == 0:
             warn(self.folder, text)
 
-    def _whole(self, folder: Path, seconds: float) -> None:
+    def _on_checkpoint_written(self, folder: Path, seconds: float) -> None:
         """A checkpoint is whole: from the thread that wrote it."""
         if self.records is not None:
             self.records.checkpoint(folder, seconds)
         if self.mirror is not None:
-            self.mirror.wake()
+            self.mirror.notify()
 
     def step(self, batch: Batch) -> None:
         """One D-step, and one G-step where a generator is trained, over this worker's part of a global batch."""
         torch.manual_seed(
             self.config.seed + self.images
         )  # weightings may draw at random: the same on every worker, after every resume
-        factor, micro = rate(self.config.train, self.images), self.config.micro_batch
+        factor, micro = lr_factor(self.config.train, self.images), self.config.micro_batch
         networks = self.networks
         sides = [("discriminator", networks.generator), ("generator", networks.side)]
         for side, other in sides if self.config.generates else sides[:1]:
             engine = self.engines[side]
-            engine.set_rate(factor)
+            engine.set_lr_factor(factor)
             with frozen(other):
                 for begin in range(0, len(batch), micro):
                     self.meter.add(f"loss_{side[0]}", engine.train(batch.rows(slice(begin, begin + micro)), (other,)))
@@ -198,9 +206,9 @@ class Trainer:
         saved = self.images
         while outcome is None:
             batch, problem = self._next()
-            outcome = self._agree(problem)
+            outcome = self._agreed_outcome(problem)
             if outcome is None and self._resizing:
-                outcome, saved = self._make_way(saved), self.images
+                outcome, saved = self._wait_for_resize(saved), self.images
             if outcome is None and batch is not None:
                 before = self.images
                 self.step(batch)
@@ -225,7 +233,7 @@ class Trainer:
             outcome = outcome if outcome.status == "failed" else self._failed(diverged)
         elif saved != self.images:
             self._save()
-        problem = self.control.first_problem(self.writer.problem(wait=True))
+        problem = self.control.first_error(self.writer.problem(wait=True))
         if problem is not None and outcome.status != "failed":
             outcome = self._failed(problem)
         self.writer.close()
@@ -243,35 +251,35 @@ class Trainer:
         except DataError as error:
             return None, error
 
-    def _agree(self, problem: UserError | None) -> Outcome | None:
+    def _agreed_outcome(self, problem: UserError | None) -> Outcome | None:
         """What all workers do next; `None`: go on."""
         first = self.place.rank == 0
         if self.images >= self.config.train.images:
             return Outcome("finished", self.images)
         problem = problem or self.writer.problem()
         minutes = self.config.train.minutes
-        failed, stop, late, self._resizing = self.control.any(
+        failed, stop, late, self._resizing = self.control.any_rank(
             problem is not None,
-            first and (self.folder / STOP).exists(),
+            first and (self.folder / STOP_FILE).exists(),
             first and minutes is not None and self._elapsed() >= 60 * minutes,
             first and self.config.elastic is not None and self.resize.asked(),
         )
         if failed:
-            return self._failed(self.control.first_problem(problem))
+            return self._failed(self.control.first_error(problem))
         if stop:
             return Outcome("stopped", self.images)
         return Outcome("out of time", self.images, f"train.minutes={minutes} are over") if late else None
 
-    def _make_way(self, saved: int) -> Outcome | None:
+    def _wait_for_resize(self, saved: int) -> Outcome | None:
         """A checkpoint, and then waiting for Ray Train to start this run's workers anew, more of them; `None`: it was called off."""
         with self.pulse.busy("waiting for more workers"):
             if saved != self.images:
                 self._save()
-            if problem := self.control.first_problem(self.writer.problem(wait=True)):
+            if problem := self.control.first_error(self.writer.problem(wait=True)):
                 return self._failed(problem)
             if self.place.rank == 0:
                 self.resize.ready()
-            while self.resize.asked() and not (self.folder / STOP).exists():
+            while self.resize.asked() and not (self.folder / STOP_FILE).exists():
                 time.sleep(0.2)
         return None
 
@@ -353,7 +361,7 @@ class Trainer:
                 self.strength.preference,
             )
         numbers |= self.damage.numbers()
-        numbers["learning_rate/factor"] = rate(self.config.train, self.images)
+        numbers["learning_rate/factor"] = lr_factor(self.config.train, self.images)
         if self.writer.seconds:
             numbers |= {"checkpoint/stall_seconds": self._stall, "checkpoint/write_seconds": self.writer.seconds}
         self.records.numbers(self.images, numbers)
@@ -367,7 +375,7 @@ class Trainer:
     def model(self) -> Model:
         """The averaged weights as a model of their own."""
         networks = build(self.config, self.index.card)
-        target = Average([("generator", networks.generator), ("side", networks.side)], 0.0)
+        target = EMA([("generator", networks.generator), ("side", networks.side)], 0.0)
         target.average = self.average.average
         target.copy_to_live()
         return Model(networks, self.config, self.index.card, self.place.device)
@@ -402,9 +410,9 @@ class Trainer:
 
     def _begin_save(self) -> None:
         begin, settings = time.monotonic(), self.config.checkpoint
-        if taken := self.state.take({"images": self.images, "steps": self.steps, "seconds": self._elapsed()}):
+        if taken := self.state.state_dict({"images": self.images, "steps": self.steps, "seconds": self._elapsed()}):
             tensors, state = taken
-            state[checkpoint.METRICS] = self._measured[1] if self._measured[0] == self.images else {}
+            state[checkpoint.METRICS_KEY] = self._measured[1] if self._measured[0] == self.images else {}
             self.writer.begin(
                 self.folder / "checkpoints", self.images, tensors, state, self.config.to_yaml(), settings.retention
             )
@@ -414,14 +422,14 @@ class Trainer:
     def _resume(self) -> None:
         """Take back the newest good checkpoint of this run's folder, if there is one: the first worker chooses it for all."""
         root, first = self.folder / "checkpoints", self.place.rank == 0
-        chosen = self.control.together(lambda: checkpoint.latest(root, warn=self._warn) if first else None)
-        name = self.control.of_first(chosen and chosen.folder.name)
+        chosen = self.control.run_collectively(lambda: checkpoint.latest(root, warn=self._warn) if first else None)
+        name = self.control.broadcast(chosen and chosen.folder.name)
         if name is None:
             return
-        found = self.control.together(
-            lambda: fitting(chosen or checkpoint.verify(root / name), self.config, self.index)
+        found = self.control.run_collectively(
+            lambda: check_compatible(chosen or checkpoint.verify(root / name), self.config, self.index)
         )
-        progress = self.state.put(found, self._warn)
+        progress = self.state.load_state_dict(found, self._warn)
         self.images, self.steps, self.seconds = progress["images"], progress["steps"], progress["seconds"]
 
     def _finish(self, outcome: Outcome) -> None:
@@ -441,13 +449,15 @@ def _passed(every: int, before: int, after: int) -> bool:
     return before // every != after // every
 
 
-def train(config: Config, place: Place, snapshot: Snapshot | None = None, report: Report | None = None) -> Outcome:
+def train(
+    config: Config, place: WorkerContext, snapshot: SnapshotCallback | None = None, report: ReportCallback | None = None
+) -> Outcome:
     """Train on this worker, inside a process group that exists already; an error of the user's is an outcome, not an exception.
 
     Collective: what one worker finds wrong at the start (data, checkpoint) ends all of them with the same message.
     """
     problem: UserError | None = None
-    with Pulse(config.folder, place) as pulse:
+    with Heartbeat(config.folder, place) as pulse:
         try:
             trainer = Trainer(config, place, pulse, snapshot, report)
         except UserError as error:

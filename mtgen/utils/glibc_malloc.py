@@ -8,23 +8,31 @@ Threads' heaps of their own, in one of which Ray Train's workers train, give it 
 import ctypes
 import os
 
-LARGEST = 2**31 - 1
+MAX_HEAP_BLOCK_BYTES = 2**31 - 1
 """Bytes: blocks up to this come from the heap, and the heap gives nothing back until so much of it is free."""
-VARIABLES = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(LARGEST), "MALLOC_TRIM_THRESHOLD_": str(LARGEST)}
+MALLOC_VARIABLES = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(MAX_HEAP_BLOCK_BYTES),
+    "MALLOC_TRIM_THRESHOLD_": str(MAX_HEAP_BLOCK_BYTES),
+}
 """The settings for a process that is yet to start: glibc reads them from its environment."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Numbers of the settings in glibc's malloc.h."""
 
 
-def for_processes() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """The settings for processes to start, but for those that the user has made."""
-    return {name: os.environ.get(name, value) for name, value in VARIABLES.items()}
+    return {name: os.environ.get(name, value) for name, value in MALLOC_VARIABLES.items()}
 
 
-def keep() -> None:
+def tune_this_process() -> None:
     """The same for this process, before it has threads; nothing where the C library has no such settings, or the user has made some."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None or any(name in os.environ for name in VARIABLES):
+    if mallopt is None or any(name in os.environ for name in MALLOC_VARIABLES):
         return
-    for setting, value in ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, LARGEST), (M_TRIM_THRESHOLD, LARGEST)):
+    for setting, value in (
+        (M_ARENA_MAX, 1),
+        (M_MMAP_THRESHOLD, MAX_HEAP_BLOCK_BYTES),
+        (M_TRIM_THRESHOLD, MAX_HEAP_BLOCK_BYTES),
+    ):
         mallopt(setting, value)

@@ -28,7 +28,7 @@ class Adam(torch.optim.Adam):
 
 
 @contextmanager
-def without(module: str) -> Iterator[None]:
+def hide_module(module: str) -> Iterator[None]:
     """Within it, an optional module is not there for whoever imports it, unless it has been imported before."""
     if module in sys.modules:
         yield

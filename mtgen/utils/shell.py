@@ -3,6 +3,6 @@
 import shlex
 
 
-def typed(command: str, *words: object) -> str:
+def shell_command(command: str, *words: object) -> str:
     """A command with further words, which are quoted where a shell would take them apart."""
     return f"{command} {shlex.join(map(str, words))}".rstrip()

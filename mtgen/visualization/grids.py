@@ -17,7 +17,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 # Okabe and Ito 2008 (without black), then three more that keep their distance from them and from each other: any two differ by
 # at least 16 in CIE Lab, with normal colour vision and with each of its three deficiencies (simulated as in Machado et al. 2009)
-_COLOURS = (
+_COLORS = (
     "#E69F00",
     "#56B4E9",
     "#009E73",
@@ -33,11 +33,11 @@ _UNKNOWN = (128, 128, 128)
 _PAPER, _INK, _RIGHT, _WRONG, _UNSURE = "#FFFFFF", "#222222", "#0072B2", "#D55E00", "#777777"
 _LEGEND = "; above, the class as read: blue is right, orange is wrong, grey is not known"
 _OPACITY = 0.6  # of a mask over its image
-_LEAST_SIDE = 64  # pixels that an image takes on a sheet, at least
+_MIN_SIDE_PIXELS = 64  # pixels that an image takes on a sheet, at least
 _MARGIN, _GAP, _PAIR_GAP = 12, 8, 2
 _TEXT, _LINE = 13, 20
 _WIDEST = 10  # classes side by side
-SURE = 0.3
+MIN_SHOWN_SCORE = 0.3
 """Score from which a box is shown (Zhou et al. 2019, CenterNet)."""
 
 
@@ -57,7 +57,7 @@ def to_pixels(image: Tensor) -> Pixels:
     return to_uint8(image).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
 
 
-def mask_colours(mask_classes: Sequence[str]) -> NDArray[np.int16]:
+def mask_colors(mask_classes: Sequence[str]) -> NDArray[np.int16]:
     """`[M,3]` colours, by mask class; a background has none: (-1, -1, -1). Ten colours, then the same lighter, then darker."""
     colours: list[NDArray[Any]] = []
     used = 0
@@ -65,8 +65,8 @@ def mask_colours(mask_classes: Sequence[str]) -> NDArray[np.int16]:
         if name.lower() == "background":
             colours.append(np.full(3, -1))
             continue
-        base = np.array(ImageColor.getrgb(_COLOURS[used % len(_COLOURS)]))
-        shade = used // len(_COLOURS) % 3
+        base = np.array(ImageColor.getrgb(_COLORS[used % len(_COLORS)]))
+        shade = used // len(_COLORS) % 3
         colours.append(base if shade == 0 else (base + 255) // 2 if shade == 1 else base * 2 // 3)
         used += 1
     return np.array(colours, dtype=np.int16).reshape(-1, 3)
@@ -74,7 +74,7 @@ def mask_colours(mask_classes: Sequence[str]) -> NDArray[np.int16]:
 
 def overlay(pixels: Pixels, mask: NDArray[np.integer], mask_classes: Sequence[str]) -> Pixels:
     """An image `[H,W,3]` with its mask `[H,W]` drawn over it in colours, full colour at the outlines; unknown pixels are grey."""
-    colours = mask_colours(mask_classes)
+    colours = mask_colors(mask_classes)
     known = (mask >= 0) & (mask < len(colours))
     colour = np.where(known[..., None], colours[np.where(known, mask, 0)] if len(colours) else 0, _UNKNOWN)
     opacity = np.where(_outline(mask), 1.0, _OPACITY)[..., None] * (colour[..., :1] >= 0)
@@ -108,7 +108,7 @@ def _enlarged(pixels: NDArray[Any], scale: int) -> NDArray[Any]:
 
 def _scale(side: int, scale: int | None) -> int:
     """The smallest whole factor that makes `side` well visible, unless one is asked for."""
-    return scale or max(1, -(-_LEAST_SIDE // side))
+    return scale or max(1, -(-_MIN_SIDE_PIXELS // side))
 
 
 def _beside(pictures: Sequence[Pixels]) -> Pixels:
@@ -139,18 +139,18 @@ def _framed(pixels: Pixels, boxes: NDArray[Any], colours: NDArray[np.int16]) -> 
 def _frames(boxes: Tensor | None, card: DatasetCard) -> tuple[list[NDArray[Any]], NDArray[np.int16]]:
     """`[B,N,5]` (class -1: none) or `[B,N,6]` (with a score) -> each image's boxes that are there, and the classes' colours."""
     if boxes is None:
-        return [], mask_colours(())
-    there = boxes[..., 4] >= 0 if boxes.shape[-1] == 5 else boxes[..., 5] >= SURE
-    return [rows[chosen].cpu().numpy() for rows, chosen in zip(boxes, there, strict=True)], box_colours(card)
+        return [], mask_colors(())
+    there = boxes[..., 4] >= 0 if boxes.shape[-1] == 5 else boxes[..., 5] >= MIN_SHOWN_SCORE
+    return [rows[chosen].cpu().numpy() for rows, chosen in zip(boxes, there, strict=True)], box_colors(card)
 
 
-def box_colours(card: DatasetCard) -> NDArray[np.int16]:
+def box_colors(card: DatasetCard) -> NDArray[np.int16]:
     """`[K,3]` colours of boxes, by class: the masks' where these have the same classes."""
-    colours = mask_colours([name for name in card.mask_classes if name.lower() != "background"] or card.classes)
+    colours = mask_colors([name for name in card.mask_classes if name.lower() != "background"] or card.classes)
     if len(colours) != len(
         card.classes
     ):  # masks have classes of their own: a box's colour is that of its class's number
-        colours = mask_colours([str(number) for number in range(len(card.classes))])
+        colours = mask_colors([str(number) for number in range(len(card.classes))])
     return colours
 
 
@@ -163,7 +163,7 @@ class _Cell:
     colour: str = _INK
 
 
-def _fitting(text: str, font: Font, width: int) -> str:
+def _truncate_text(text: str, font: Font, width: int) -> str:
     """The text, cut off with dots where it is wider than `width`."""
     if font.getlength(text) <= width:
         return text
@@ -183,12 +183,12 @@ def _sheet(cells: Sequence[_Cell], columns: int, title: str = "") -> Image.Image
     page = Image.new("RGB", (page_width, top + sum(lines) + len(rows) * (height + _GAP) - _GAP + _MARGIN), _PAPER)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(_TEXT)
     if title:
-        draw.text((_MARGIN, _MARGIN), _fitting(title, font, page_width - 2 * _MARGIN), fill=_INK, font=font)
+        draw.text((_MARGIN, _MARGIN), _truncate_text(title, font, page_width - 2 * _MARGIN), fill=_INK, font=font)
     for row, line in zip(rows, lines, strict=True):
         for place, cell in enumerate(row):
             left = _MARGIN + place * (width + _GAP)
             if cell.caption:
-                text = _fitting(cell.caption, font, width)
+                text = _truncate_text(cell.caption, font, width)
                 draw.text(
                     (left + width // 2, top + line - _TEXT // 2 + 1), text, fill=cell.colour, font=font, anchor="ms"
                 )
@@ -210,7 +210,7 @@ def sample_grid(
         labels: `[B]` the classes that were asked for; -1: none.
         card: the data set's, for the names of classes and mask classes.
         scale: whole factor of enlargement; default: so that an image is well visible.
-        boxes: `[B,N,6]` drawn with the images, see `mtgen.networks.center_maps.decode_canvas`; those of a score of `SURE` are shown.
+        boxes: `[B,N,6]` drawn with the images, see `mtgen.networks.center_maps.decode_canvas`; those of a score of `MIN_SHOWN_SCORE` are shown.
     """
     pixels, scale = to_pixels(canvas.image), _scale(canvas.image.shape[-1], scale)
     masks = [] if canvas.mask is None else [canvas.mask.argmax(1).cpu().numpy()]
@@ -252,7 +252,7 @@ def _band(groups: Sequence[tuple[str, list[Pixels]]], across: int, width: int) -
     return cells
 
 
-def reading_grid(
+def prediction_grid(
     batch: Batch, prediction: Prediction, card: DatasetCard, scale: int | None = None, columns: int = 6
 ) -> Image.Image:
     """Real images, each beside itself under its true mask and under the mask that was read, the class that was read over it.
@@ -296,7 +296,7 @@ def caption_texts(batch: Batch) -> list[str]:
     return [bytes(token - 1 for token in row if token).decode("utf-8", "replace") for row in batch.caption.tolist()]
 
 
-def labelled_grid(
+def labeled_grid(
     batch: Batch, words: Sequence[str], card: DatasetCard, note: str = "", columns: int = 4
 ) -> Image.Image:
     """Real images with what is known of each: its words over it, beside it the same under its mask, and with its boxes.
@@ -306,7 +306,7 @@ def labelled_grid(
         note: what is to be said after the title.
     """
     pixels, scale = to_pixels(batch.image), _scale(batch.image.shape[-1], None)
-    if max(map(len, words)) > _LEAST_SIDE // 7:  # letters of `_TEXT` are about 7 pixels wide
+    if max(map(len, words)) > _MIN_SIDE_PIXELS // 7:  # letters of `_TEXT` are about 7 pixels wide
         scale *= 2
     masks = [batch.mask.cpu().numpy()] if card.mask_classes and batch.present["mask"].any() else []
     frames, colours = _frames(batch.boxes if card.classes else None, card)
@@ -374,7 +374,7 @@ def cosine_map(lines: Mapping[str, Sequence[float | None]], images: Sequence[int
     return page
 
 
-def asked_grid(
+def condition_grid(
     title: str, asked: Sequence[str], shown: Tensor | None, canvas: Canvas, card: DatasetCard, columns: int = 8
 ) -> Image.Image:
     """What was asked for over each drawn image, and, where it can be seen, beside it.

@@ -16,17 +16,17 @@ from PIL import Image
 from torch import Tensor
 
 from mtgen.schema import DatasetCard
-from mtgen.visualization.grids import SURE, box_colours, mask_colours, to_pixels
+from mtgen.visualization.grids import MIN_SHOWN_SCORE, box_colors, mask_colors, to_pixels
 
-LAYERS = "samples/layers"
-LARGEST = 160
+LAYERS_FOLDER = "samples/layers"
+MAX_LAYER_SIDE_PIXELS = 160
 """Pixels of the longer side of a stored image; larger ones are made smaller."""
-EXACT = 64
+MAX_LOSSLESS_LAYER_PIXELS = 64
 """Images up to so many pixels a side are stored without loss: their pixels are seen one by one."""
 
 
 @dataclass
-class Panel:
+class GridPanel:
     """One column of a sheet.
 
     Attributes:
@@ -42,7 +42,7 @@ class Panel:
 
 
 @dataclass
-class Sheet:
+class LayeredGrid:
     """Pictures of one kind at one moment.
 
     Attributes:
@@ -51,26 +51,26 @@ class Sheet:
     """
 
     title: str
-    panels: list[Panel]
+    panels: list[GridPanel]
     captions: list[str] = field(default_factory=list)
     marks: list[str] = field(default_factory=list)
 
 
-def write_sheet(folder: Path, images: int, name: str, sheet: Sheet, card: DatasetCard) -> None:
+def write_layered_grid(folder: Path, images: int, name: str, sheet: LayeredGrid, card: DatasetCard) -> None:
     """Write a sheet of a run's `folder` after so many images."""
-    to = folder / LAYERS
+    to = folder / LAYERS_FOLDER
     to.mkdir(parents=True, exist_ok=True)
     stem = f"{images:09d}-{name}"
-    size = next(
-        tuple(p.image.shape[2:]) if p.image is not None else tuple(p.mask.shape[1:]) for p in sheet.panels if _seen(p)
-    )  # type: ignore[union-attr]
+    size = next(tuple(shown.shape[-2:]) for p in sheet.panels for shown in (p.image, p.mask) if shown is not None)
     rows = max(len(layer) for p in sheet.panels for layer in (p.image, p.mask) if layer is not None)
-    height, width = (max(1, round(side * min(1.0, LARGEST / max(size)))) for side in size)
+    height, width = (max(1, round(side * min(1.0, MAX_LAYER_SIDE_PIXELS / max(size)))) for side in size)
     atlas = np.concatenate([_pixels(panel.image, rows, (height, width)) for panel in sheet.panels], 2).reshape(
         -1, len(sheet.panels) * width, 3
     )
     picture = Image.fromarray(atlas)
-    picture.save(to / f"{stem}.webp", **({"lossless": True} if max(size) <= EXACT else {"quality": 85}))
+    picture.save(
+        to / f"{stem}.webp", **({"lossless": True} if max(size) <= MAX_LOSSLESS_LAYER_PIXELS else {"quality": 85})
+    )
     if masked := any(panel.mask is not None for panel in sheet.panels):
         masks = np.concatenate([_mask(panel.mask, rows, (height, width), card) for panel in sheet.panels], 2)
         Image.fromarray(masks.reshape(-1, len(sheet.panels) * width, 4)).save(to / f"{stem}-mask.png", optimize=True)
@@ -84,14 +84,10 @@ def write_sheet(folder: Path, images: int, name: str, sheet: Sheet, card: Datase
         "marks": sheet.marks,
         "masked": masked,
         "boxes": [_boxes(panel.boxes) for panel in sheet.panels],
-        "mask_legend": legend(card.mask_classes, mask_colours(card.mask_classes)) if masked else [],
-        "box_legend": legend(card.classes, box_colours(card)),
+        "mask_legend": legend(card.mask_classes, mask_colors(card.mask_classes)) if masked else [],
+        "box_legend": legend(card.classes, box_colors(card)),
     }
     (to / f"{stem}.json").write_text(json.dumps(about), encoding="utf-8")
-
-
-def _seen(panel: Panel) -> bool:
-    return panel.image is not None or panel.mask is not None
 
 
 def _pixels(image: Tensor | None, rows: int, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -108,7 +104,7 @@ def _mask(mask: Tensor | None, rows: int, size: tuple[int, int], card: DatasetCa
     if mask is None:
         return np.zeros((rows, *size, 4), np.uint8)
     near = F.interpolate(mask[:, None].float(), size, mode="nearest")[:, 0].to("cpu", torch.int64).numpy()
-    colours = np.concatenate([mask_colours(card.mask_classes), [[-1, -1, -1]]])  # the last: unknown
+    colours = np.concatenate([mask_colors(card.mask_classes), [[-1, -1, -1]]])  # the last: unknown
     colour = colours[np.where((near >= 0) & (near < len(card.mask_classes)), near, -1)]
     return np.concatenate([colour.clip(0), np.where(colour[..., :1] >= 0, 255, 0)], -1).astype(np.uint8)
 
@@ -117,7 +113,7 @@ def _boxes(boxes: Tensor | None) -> list[list[list[float]]] | None:
     """The boxes that are there, by row: x0, y0, x1, y1, class; rounded to a thousandth of the image."""
     if boxes is None:
         return None
-    there = boxes[..., 4] >= 0 if boxes.shape[-1] == 5 else boxes[..., 5] >= SURE
+    there = boxes[..., 4] >= 0 if boxes.shape[-1] == 5 else boxes[..., 5] >= MIN_SHOWN_SCORE
     return [
         [[round(v, 3) for v in box[:5]] for box in rows[chosen].tolist()]
         for rows, chosen in zip(boxes.cpu(), there.cpu(), strict=True)

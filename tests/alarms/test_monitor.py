@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from mtgen.alarms import ALARMS, Alarm, Watch, read_alarms
-from mtgen.alarms.base import RULES, Rule
+from mtgen.alarms import ALARMS_FILE, Alarm, AlarmMonitor, read_alarms
+from mtgen.alarms.base import ALARM_RULES, AlarmRule
 from mtgen.alarms.log import append
 from mtgen.config import Config, validate
 from mtgen.registry import by_path
@@ -26,37 +26,37 @@ def written(folder: Path, *images: int) -> None:
 
 
 def test_a_thing_is_raised_once_however_long_it_lasts(tmp_path: Path) -> None:
-    watch = Watch(CONFIG, tmp_path)
-    assert [len(watch.look(images, SURE)) for images in range(50, 500, 50)] == [0, 0, 1, 0, 0, 0, 0, 0, 0]
+    watch = AlarmMonitor(CONFIG, tmp_path)
+    assert [len(watch.check(images, SURE)) for images in range(50, 500, 50)] == [0, 0, 1, 0, 0, 0, 0, 0, 0]
     assert [(alarm.kind, alarm.images) for alarm in read_alarms(tmp_path)] == [("saturation", 150)]
 
 
 def test_what_has_lasted_before_a_resume_counts_after_it(tmp_path: Path) -> None:
     written(tmp_path, 50, 100)
-    watch = Watch(CONFIG, tmp_path)
-    assert not watch.late and [alarm.images for alarm in watch.look(150, SURE)] == [150]
+    watch = AlarmMonitor(CONFIG, tmp_path)
+    assert not watch.late and [alarm.images for alarm in watch.check(150, SURE)] == [150]
 
 
 def test_a_resume_from_before_an_alarm_knows_that_it_was_said(tmp_path: Path) -> None:
-    first = Watch(CONFIG, tmp_path)
+    first = AlarmMonitor(CONFIG, tmp_path)
     for images in (50, 100, 150):
-        first.look(images, SURE)
+        first.check(images, SURE)
     written(tmp_path, 50)  # a journal that was cut there
-    watch = Watch(CONFIG, tmp_path)
-    assert not any(watch.look(images, SURE) for images in (100, 150, 200, 250))
+    watch = AlarmMonitor(CONFIG, tmp_path)
+    assert not any(watch.check(images, SURE) for images in (100, 150, 200, 250))
     assert len(read_alarms(tmp_path)) == 1
 
 
 def test_what_a_killed_process_did_not_come_to_say_is_said_late(tmp_path: Path) -> None:
     written(tmp_path, 50, 100, 150)
-    watch = Watch(CONFIG, tmp_path)
+    watch = AlarmMonitor(CONFIG, tmp_path)
     assert [alarm.images for alarm in watch.late] == [150] and read_alarms(tmp_path) == watch.raised
-    assert not Watch(CONFIG, tmp_path).late
+    assert not AlarmMonitor(CONFIG, tmp_path).late
 
 
 def test_half_a_line_of_a_killed_process_costs_no_other(tmp_path: Path) -> None:
     append(tmp_path, ALARM)
-    with (tmp_path / ALARMS).open("a") as file:
+    with (tmp_path / ALARMS_FILE).open("a") as file:
         file.write('{"images": 2')
     append(tmp_path, ALARM)
     assert read_alarms(tmp_path) == [ALARM, ALARM]
@@ -74,8 +74,8 @@ def test_alarms_that_cannot_be_written_stop_nothing(tmp_path: Path) -> None:
 @pytest.fixture
 def own_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rules that a test registers are gone after it."""
-    RULES.names()
-    monkeypatch.setattr(RULES, "_entries", dict(RULES._entries))
+    ALARM_RULES.names()
+    monkeypatch.setattr(ALARM_RULES, "_entries", dict(ALARM_RULES._entries))
 
 
 @pytest.mark.usefixtures("own_rules")
@@ -84,27 +84,27 @@ def test_the_rule_of_ones_own_in_the_documents_works(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "own.py").write_text(code, encoding="utf-8")
     by_path(f"{tmp_path}/own.py:SlowData")
-    watch = Watch(CONFIG, tmp_path)
-    assert not watch.look(50, {"speed/data_wait_share": 0.1})
-    assert [alarm.what for alarm in watch.look(100, {"speed/data_wait_share": 0.6})] == [
+    watch = AlarmMonitor(CONFIG, tmp_path)
+    assert not watch.check(50, {"speed/data_wait_share": 0.1})
+    assert [alarm.what for alarm in watch.check(100, {"speed/data_wait_share": 0.6})] == [
         "60% of the time goes into waiting for data"
     ]
 
 
 @pytest.mark.usefixtures("own_rules")
 def test_a_rule_that_fails_stops_neither_the_run_nor_other_rules(tmp_path: Path) -> None:
-    @RULES.register("broken")
-    class Broken(Rule):
-        def look(self, images: int, numbers: Any) -> Any:
+    @ALARM_RULES.register("broken")
+    class Broken(AlarmRule):
+        def check(self, images: int, numbers: Any) -> Any:
             return 1 / 0
 
-    watch = Watch(CONFIG, tmp_path)
+    watch = AlarmMonitor(CONFIG, tmp_path)
     with pytest.warns(UserWarning, match="'broken' failed and is off .ZeroDivisionError"):
-        watch.look(50, SURE)
-    watch.look(100, SURE)
-    assert [alarm.kind for alarm in watch.look(150, SURE)] == ["saturation"]
+        watch.check(50, SURE)
+    watch.check(100, SURE)
+    assert [alarm.kind for alarm in watch.check(150, SURE)] == ["saturation"]
 
 
 def test_every_kind_is_explained_in_the_documents() -> None:
     page = (Path(__file__).parents[2] / "docs" / "alarms.md").read_text(encoding="utf-8")
-    assert all(f"| `{kind}` |" in page and f"**{kind}**:" in page for kind in RULES)
+    assert all(f"| `{kind}` |" in page and f"**{kind}**:" in page for kind in ALARM_RULES)

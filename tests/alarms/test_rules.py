@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mtgen.alarms.base import RULES, Finding, youth
+from mtgen.alarms.base import ALARM_RULES, Finding, grace_images
 from mtgen.config import Config, validate
 
 AGE = 1000  # images until a run is judged
@@ -18,13 +18,13 @@ def config(**changes: Any) -> Config:
 
 def findings(kind: str, rows: Iterable[tuple[int, dict[str, float]]], **changes: Any) -> list[list[Finding]]:
     """What a rule finds in each of the rows."""
-    rule = RULES[kind](config(**changes))
-    return [list(rule.look(images, numbers)) for images, numbers in rows]
+    rule = ALARM_RULES[kind](config(**changes))
+    return [list(rule.check(images, numbers)) for images, numbers in rows]
 
 
 def test_a_run_is_young_until_its_averaged_weights_have_their_half_life_or_its_warm_up_is_over() -> None:
-    assert youth(config()) == AGE
-    assert youth(config(train={"ema": 0, "warmup": 500})) == 500
+    assert grace_images(config()) == AGE
+    assert grace_images(config(train={"ema": 0, "warmup": 500})) == 500
 
 
 def diversities(*values: float, every: int = AGE) -> list[list[Finding]]:
@@ -175,4 +175,4 @@ def test_a_task_has_not_stalled_where(accuracies: list[float], loss: float, rate
 
 def test_every_alarm_says_what_usually_helps() -> None:
     found = [*diversities(0.1, 0.1)[-1], *games(0.005, 6.5)[-1], *left_out(20)[-1], *lessons([0.1, 0.1])[-1]]
-    assert len(found) == len(RULES.names()) and all(finding.help for finding in found)
+    assert len(found) == len(ALARM_RULES.names()) and all(finding.help for finding in found)

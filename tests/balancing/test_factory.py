@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import toy
 
-from mtgen.balancing.factory import build_gates, load_state, state_of
+from mtgen.balancing.factory import build_gates, gates_state_dict, load_gates_state_dict
 from mtgen.errors import ConfigError
 from mtgen.training.steps import frozen
 
@@ -67,14 +67,14 @@ def test_state_goes_back_into_the_same_gates_and_others_begin_anew() -> None:
     settings = toy.config(balancing={"gate": "gradvac", "average": 100})
     gates = build_gates(settings, TASKS, [])
     gates["discriminator"].arbitrate(torch.eye(3) * 2)
-    tensors, about = state_of(gates)
+    tensors, about = gates_state_dict(gates)
     again = build_gates(settings, TASKS, [])
-    assert load_state(again, tensors, about) == []
+    assert load_gates_state_dict(again, tensors, about) == []
     assert torch.equal(again["discriminator"].state()["gramian"], gates["discriminator"].state()["gramian"])
     other = build_gates(
         settings.model_copy(update={"balancing": settings.balancing.model_copy(update={"canvas": "mgda"})}), TASKS, []
     )
-    assert load_state(other, tensors, about) == ["canvas"]
+    assert load_gates_state_dict(other, tensors, about) == ["canvas"]
 
 
 @pytest.mark.parametrize("sight", ["features", "pooled", "layer"])

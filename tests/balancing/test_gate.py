@@ -127,7 +127,7 @@ def weighting(name: str) -> Weighting:
 
 def gate_of(name: str, tasks: list[str]) -> Gate:
     gate = Gate(tasks, weighting(name))
-    gate.hear({task: torch.tensor(1.0) for task in tasks})
+    gate.set_losses({task: torch.tensor(1.0) for task in tasks})
     return gate
 
 
@@ -333,7 +333,7 @@ def arbitrated(name: str, shares: list[tuple[int, int]]) -> dict[str, Tensor]:
     wanted[2] = 0.2 * wanted[2] - wanted[0]
     gate = Gate(["a", "b", "c"], weighting(name))
     share = (end - begin) / ROWS * (2 if len(shares) > 1 else 1)  # each worker's part of the mean over the global batch
-    gate.hear({task: torch.tensor(share * loss) for task, loss in zip("abc", (0.5, 1.0, 2.0), strict=True)})
+    gate.set_losses({task: torch.tensor(share * loss) for task, loss in zip("abc", (0.5, 1.0, 2.0), strict=True)})
     torch.manual_seed(begin)  # workers' generators need not agree
     views = gate([x])
     sum((views[task][0] * wanted[k, begin:end]).sum() for k, task in enumerate("abc")).backward()  # type: ignore[union-attr]

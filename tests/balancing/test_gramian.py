@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from helpers import toy
 from torch import Tensor
 
-from mtgen.balancing.conflicts import Meeting, markdown, meetings
+from mtgen.balancing.conflicts import GateHistory, gate_histories, markdown
 from mtgen.balancing.gate import Gate
-from mtgen.balancing.gramian import Taps
+from mtgen.balancing.gramian import InputHooks
 from mtgen.config import WEIGHTINGS
 from mtgen.networks.blocks import Conv2d
 from mtgen.registry import by_path, find_path
@@ -33,7 +33,7 @@ def scene() -> tuple[list[Conv2d], list[Tensor], list[list[Tensor]]]:
 def meet(sight: str) -> tuple[Tensor, list[Conv2d], list[Tensor], list[list[Tensor]]]:
     """The Gramian that a gate sees of features split into reading rows and the rest, as a step splits them."""
     layers, inputs, wanted = scene()
-    gate = Gate(["a", "b"], WEIGHTINGS["upgrad"](), sight=sight, taps=Taps(layers))
+    gate = Gate(["a", "b"], WEIGHTINGS["upgrad"](), sight=sight, taps=InputHooks(layers))
     features = [layer(x) for layer, x in zip(layers, inputs, strict=True)]
     views = gate([level[:READING] for level in features] + [features[0][READING:]])
     loss = sum(
@@ -89,7 +89,7 @@ def shared_out(sight: str, shares: list[tuple[int, int]]) -> Tensor:
     """The Gramian of two tasks at a layer of which this worker has its own samples alone."""
     begin, end = shares[dist.get_rank() if dist.is_initialized() else 0]
     layers, inputs, wanted = scene()
-    gate = Gate(["a", "b"], WEIGHTINGS["upgrad"](), sight=sight, taps=Taps(layers[:1]))
+    gate = Gate(["a", "b"], WEIGHTINGS["upgrad"](), sight=sight, taps=InputHooks(layers[:1]))
     views = gate([layers[0](inputs[0][begin:end])])
     each = {task: torch.cat([row[0], row[2]])[begin:end] for task, row in zip("ab", wanted, strict=True)}
     sum((views[task][0] * g).sum() for task, g in each.items()).backward()  # type: ignore[union-attr]
@@ -159,8 +159,10 @@ def test_a_weighting_of_ones_own_is_found_by_its_path_and_not_run_until_it_is_as
     assert gate.last[1].tolist() == pytest.approx([1.6, 0.4])
 
 
-def meeting_of(**numbers: float) -> Meeting:
-    return meetings([(1000, {f"balancing_generator/{name}": value for name, value in numbers.items()})])["generator"]
+def meeting_of(**numbers: float) -> GateHistory:
+    return gate_histories([(1000, {f"balancing_generator/{name}": value for name, value in numbers.items()})])[
+        "generator"
+    ]
 
 
 def test_the_table_says_what_one_task_takes_from_another() -> None:

@@ -94,7 +94,7 @@ def test_a_task_that_is_missing_in_a_step_keeps_what_was_learnt_of_it(name: str)
     for gramian, losses in course(2):
         asked(rule, gramian, losses)
     before = {key: tensor.clone() for key, tensor in rule.memory.items()}
-    rule.here, rule.losses = torch.tensor([0, 2]), losses[[0, 2]]
+    rule.active, rule.losses = torch.tensor([0, 2]), losses[[0, 2]]
     weights = rule(gramian[[0, 2]][:, [0, 2]])
     assert weights.shape == (2,)
     assert all(

@@ -24,7 +24,7 @@ def through(gate: Gate, rows: Tensor) -> Tensor:
     """What arrives at a shared vector when task k sends row k."""
     x = torch.zeros(rows.shape[1], dtype=torch.float64, requires_grad=True)
     views = gate([x])
-    gate.hear({task: torch.tensor(1.0 + k) for k, task in enumerate(gate.tasks)})
+    gate.set_losses({task: torch.tensor(1.0 + k) for k, task in enumerate(gate.tasks)})
     torch.stack([views[task][0] @ row for task, row in zip(gate.tasks, rows, strict=True)]).sum().backward()
     assert x.grad is not None
     return x.grad

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mtgen.training.sample_log import Part
+from mtgen.training.sample_log import LogSegment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,9 +24,9 @@ def steps(begin: int, end: int, at: float) -> list[tuple[float, list[int]]]:
 
 
 @pytest.fixture
-def parts() -> dict[int, Part]:
+def parts() -> dict[int, LogSegment]:
     """Killed at 20, on from 8; a part that never made a step; on from 8 again, to 24."""
-    return {0: Part(0, 0, steps(0, 20, 100.0)), 1: Part(1, 8), 2: Part(2, 8, steps(8, 24, 130.0))}
+    return {0: LogSegment(0, 0, steps(0, 20, 100.0)), 1: LogSegment(1, 8), 2: LogSegment(2, 8, steps(8, 24, 130.0))}
 
 
 def test_a_schedule_has_every_kind_equally_often_and_depends_on_its_seed_alone(chaos: Any) -> None:
@@ -43,7 +43,7 @@ def test_a_schedule_has_every_kind_equally_often_and_depends_on_its_seed_alone(c
 
 
 def test_time_to_recover_is_from_the_fault_or_from_the_last_step_that_came_after_it_to_the_first_new_one(
-    chaos: Any, parts: dict[int, Part]
+    chaos: Any, parts: dict[int, LogSegment]
 ) -> None:
     fault = chaos.Fault(chaos.KINDS[0], 0, 0.0, before=0, after=2)
     fault.struck = 110.0
@@ -52,11 +52,13 @@ def test_time_to_recover_is_from_the_fault_or_from_the_last_step_that_came_after
     assert fault.recovered(parts) == 26.0
 
 
-def test_what_was_learnt_twice_is_counted_once_for_each_time_it_was_lost(chaos: Any, parts: dict[int, Part]) -> None:
+def test_what_was_learnt_twice_is_counted_once_for_each_time_it_was_lost(
+    chaos: Any, parts: dict[int, LogSegment]
+) -> None:
     assert chaos.recomputed(parts, 0, 2) == 20 - 8
 
 
-def test_only_the_time_of_steps_that_were_kept_is_useful(chaos: Any, parts: dict[int, Part]) -> None:
+def test_only_the_time_of_steps_that_were_kept_is_useful(chaos: Any, parts: dict[int, LogSegment]) -> None:
     assert chaos.useful(parts) == 1.0 + 3.0  # positions 0 to 8, then 8 to 24
 
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from mtgen.checkpointing import checkpoint
-from mtgen.checkpointing.async_writer import Writer
+from mtgen.checkpointing.async_writer import CheckpointWriter
 from mtgen.checkpointing.retention import Retention
 from mtgen.errors import CheckpointError
 
 
 @pytest.fixture
-def writer() -> Iterator[Writer]:
-    made = Writer(whole=lambda folder, seconds: None)
+def writer() -> Iterator[CheckpointWriter]:
+    made = CheckpointWriter(whole=lambda folder, seconds: None)
     yield made
     made.close()
 
@@ -41,7 +41,7 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threadi
 
 
 def test_training_goes_on_while_the_disk_is_slow(
-    tmp_path: Path, writer: Writer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, writer: CheckpointWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits, may = slow_disk(monkeypatch)
     writer.begin(*arguments(tmp_path, 100))
@@ -52,7 +52,9 @@ def test_training_goes_on_while_the_disk_is_slow(
     assert checkpoint.verify(tmp_path / f"{100:012d}").images == 100
 
 
-def test_a_second_one_waits_for_the_first(tmp_path: Path, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_one_waits_for_the_first(
+    tmp_path: Path, writer: CheckpointWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waits, may = slow_disk(monkeypatch)
     writer.begin(*arguments(tmp_path, 100))
     waits.wait()
@@ -66,7 +68,7 @@ def test_a_second_one_waits_for_the_first(tmp_path: Path, writer: Writer, monkey
     assert writer.problem(wait=True) is None and (tmp_path / f"{200:012d}").is_dir()
 
 
-def test_a_failure_is_told_and_nothing_is_written_after_it(tmp_path: Path, writer: Writer) -> None:
+def test_a_failure_is_told_and_nothing_is_written_after_it(tmp_path: Path, writer: CheckpointWriter) -> None:
     (tmp_path / "file").touch()
     writer.begin(*arguments(tmp_path / "file", 100))
     assert isinstance(writer.problem(wait=True), CheckpointError)
@@ -75,7 +77,7 @@ def test_a_failure_is_told_and_nothing_is_written_after_it(tmp_path: Path, write
     assert "make room" in str(problem) and not (tmp_path / f"{200:012d}").exists()
 
 
-def test_an_error_that_is_not_the_users_is_raised(tmp_path: Path, writer: Writer) -> None:
+def test_an_error_that_is_not_the_users_is_raised(tmp_path: Path, writer: CheckpointWriter) -> None:
     root, images, tensors, _, config, keep = arguments(tmp_path, 100)
     writer.begin(root, images, tensors, {"images": object()}, config, keep)
     with pytest.raises(TypeError):

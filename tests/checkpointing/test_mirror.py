@@ -16,19 +16,19 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 from mtgen.checkpointing import checkpoint
-from mtgen.checkpointing.checkpoint import METRICS, folders, save, verify
-from mtgen.checkpointing.mirror import Mirror, Shelf, restore
-from mtgen.checkpointing.retention import Best, Retention
+from mtgen.checkpointing.checkpoint import METRICS_KEY, checkpoint_folders, save, verify
+from mtgen.checkpointing.mirror import CheckpointStore, Mirror, restore
+from mtgen.checkpointing.retention import BestCriterion, Retention
 from mtgen.errors import CheckpointError, ConfigError, DataError
 from mtgen.storage import source
-from mtgen.storage.source import Patience
+from mtgen.storage.source import RetryPolicy
 
 TWO = Retention(2)
 
 
 def write(root: Path, images: int, keep: Retention = TWO, accuracy: float = 0.5) -> Path:
     tensors = {"ema": {"weight": torch.full((1000,), float(images))}}
-    return save(root, images, tensors, {"images": images, METRICS: {"test/x": accuracy}}, "", keep)
+    return save(root, images, tensors, {"images": images, METRICS_KEY: {"test/x": accuracy}}, "", keep)
 
 
 def digest(folder: Path) -> str:
@@ -37,7 +37,9 @@ def digest(folder: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "PATIENCE", Patience(attempts=3, first=0.01, longest=0.05, stall=1.0, total=20.0))
+    monkeypatch.setattr(
+        source, "RETRY_POLICY", RetryPolicy(attempts=3, first=0.01, longest=0.05, stall=1.0, total=20.0)
+    )
 
 
 class S3:
@@ -99,8 +101,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def mirrored(url: str, root: Path, keep: Retention = TWO) -> list[str]:
     """Bring the place up to date; what went wrong."""
     said: list[str] = []
-    mirror = Mirror(Shelf(url, "run"), root, keep, said.append)
-    mirror.wake()
+    mirror = Mirror(CheckpointStore(url, "run"), root, keep, said.append)
+    mirror.notify()
     mirror.close()
     return said
 
@@ -109,7 +111,7 @@ def test_what_is_copied_comes_back_into_an_empty_folder(url: str, tmp_path: Path
     for images in (100, 200):
         write(tmp_path / "here", images)
     assert mirrored(url, tmp_path / "here") == []
-    assert restore(Shelf(url, "run"), tmp_path / "new", warn=pytest.fail) == 200
+    assert restore(CheckpointStore(url, "run"), tmp_path / "new", warn=pytest.fail) == 200
     assert digest(tmp_path / "new" / f"{200:012d}") == digest(tmp_path / "here" / f"{200:012d}")
     assert [path.name for path in (tmp_path / "new").iterdir()] == [f"{200:012d}"]
 
@@ -128,16 +130,16 @@ def test_what_a_store_logs_of_its_own_is_not_among_a_runs_lines(
 
 
 def test_there_the_same_stay_as_here_and_the_best_survives_the_loss_of_the_folder(url: str, tmp_path: Path) -> None:
-    keep = Retention(1, best=Best("test/x"))
+    keep = Retention(1, best=BestCriterion("test/x"))
     for images, accuracy in ((100, 0.9), (200, 0.5), (300, 0.6)):
         write(tmp_path / "here", images, keep, accuracy)
         assert mirrored(url, tmp_path / "here", keep) == []
-    assert Shelf(url, "run").names() == [f"{100:012d}", f"{300:012d}"]
+    assert CheckpointStore(url, "run").names() == [f"{100:012d}", f"{300:012d}"]
     shutil.rmtree(tmp_path / "here")
-    restore(Shelf(url, "run"), tmp_path / "here", warn=pytest.fail)
+    restore(CheckpointStore(url, "run"), tmp_path / "here", warn=pytest.fail)
     write(tmp_path / "here", 400, keep, 0.7)
     assert mirrored(url, tmp_path / "here", keep) == []
-    assert Shelf(url, "run").names() == [f"{100:012d}", f"{400:012d}"]
+    assert CheckpointStore(url, "run").names() == [f"{100:012d}", f"{400:012d}"]
 
 
 def test_a_checkpoint_that_is_written_again_is_copied_again(url: str, tmp_path: Path) -> None:
@@ -145,19 +147,22 @@ def test_a_checkpoint_that_is_written_again_is_copied_again(url: str, tmp_path: 
     assert mirrored(url, tmp_path / "here") == []
     write(tmp_path / "here", 100, accuracy=0.2)
     assert mirrored(url, tmp_path / "here") == []
-    restore(Shelf(url, "run"), tmp_path / "new", warn=pytest.fail)
-    assert checkpoint.measured(tmp_path / "new" / f"{100:012d}") == {"test/x": 0.2}
+    restore(CheckpointStore(url, "run"), tmp_path / "new", warn=pytest.fail)
+    assert checkpoint.snapshot_metrics(tmp_path / "new" / f"{100:012d}") == {"test/x": 0.2}
 
 
 def test_where_nothing_is_nothing_comes_back(url: str, tmp_path: Path) -> None:
-    assert restore(Shelf(url, "run"), tmp_path / "new", warn=pytest.fail) is None
+    assert restore(CheckpointStore(url, "run"), tmp_path / "new", warn=pytest.fail) is None
 
 
 def test_a_few_503_are_waited_out(s3: S3, tmp_path: Path) -> None:
     write(tmp_path / "here", 100)
     s3.failing = 2
     assert mirrored("s3://bucket/runs", tmp_path / "here") == []
-    assert s3.failing == 0 and restore(Shelf("s3://bucket/runs", "run"), tmp_path / "new", warn=pytest.fail) == 100
+    assert (
+        s3.failing == 0
+        and restore(CheckpointStore("s3://bucket/runs", "run"), tmp_path / "new", warn=pytest.fail) == 100
+    )
 
 
 def test_a_server_that_only_answers_503_is_named_and_tried_again_with_the_next_checkpoint(
@@ -170,27 +175,27 @@ def test_a_server_that_only_answers_503_is_named_and_tried_again_with_the_next_c
     s3.failing = 0
     write(tmp_path / "here", 200)
     assert mirrored("s3://bucket/runs", tmp_path / "here") == []
-    assert Shelf("s3://bucket/runs", "run").names() == [f"{100:012d}", f"{200:012d}"]
+    assert CheckpointStore("s3://bucket/runs", "run").names() == [f"{100:012d}", f"{200:012d}"]
 
 
 def test_a_server_that_goes_away_and_comes_back_has_everything_in_the_end(s3: S3, tmp_path: Path) -> None:
     said: list[str] = []
-    mirror = Mirror(Shelf("s3://bucket/runs", "run"), tmp_path / "here", TWO, said.append)
+    mirror = Mirror(CheckpointStore("s3://bucket/runs", "run"), tmp_path / "here", TWO, said.append)
     write(tmp_path / "here", 100)
     s3.go_away()
     with pytest.raises(DataError, match="s3://bucket/runs/run"):
         mirror.sync()
     s3.come_back()
     write(tmp_path / "here", 200)
-    mirror.wake()
+    mirror.notify()
     mirror.close()
-    assert said == [] and Shelf("s3://bucket/runs", "run").names() == [f"{100:012d}", f"{200:012d}"]
+    assert said == [] and CheckpointStore("s3://bucket/runs", "run").names() == [f"{100:012d}", f"{200:012d}"]
 
 
 def test_with_the_server_away_an_empty_folder_begins_nothing_anew(s3: S3, tmp_path: Path) -> None:
     s3.go_away()
     with pytest.raises(CheckpointError, match="not known: start again when the store answers"):
-        restore(Shelf("s3://bucket/runs", "run"), tmp_path / "new", warn=pytest.fail)
+        restore(CheckpointStore("s3://bucket/runs", "run"), tmp_path / "new", warn=pytest.fail)
     s3.come_back()
 
 
@@ -198,9 +203,9 @@ def test_half_an_upload_is_passed_over(url: str, tmp_path: Path) -> None:
     for images in (100, 200):
         write(tmp_path / "here", images)
     assert mirrored(url, tmp_path / "here") == []
-    Shelf(url, "run").remove(f"{200:012d}/manifest.json")
+    CheckpointStore(url, "run").remove(f"{200:012d}/manifest.json")
     said: list[str] = []
-    assert restore(Shelf(url, "run"), tmp_path / "new", said.append) == 100
+    assert restore(CheckpointStore(url, "run"), tmp_path / "new", said.append) == 100
     assert len(said) == 1 and f"{200:012d}" in said[0] and "interrupted" in said[0]
 
 
@@ -211,9 +216,9 @@ def test_a_flipped_byte_there_is_found_and_named(tmp_path: Path) -> None:
     spoiled = tmp_path / "far" / "run" / f"{200:012d}" / "ema.safetensors"
     spoiled.write_bytes(spoiled.read_bytes()[:-1] + b"x")
     said: list[str] = []
-    assert restore(Shelf(str(tmp_path / "far"), "run"), tmp_path / "new", said.append) == 100
+    assert restore(CheckpointStore(str(tmp_path / "far"), "run"), tmp_path / "new", said.append) == 100
     assert len(said) == 1 and str(spoiled) in said[0] and "SHA-256" in said[0]
-    assert [folder.name for folder in folders(tmp_path / "new")] == [f"{100:012d}"]
+    assert [folder.name for folder in checkpoint_folders(tmp_path / "new")] == [f"{100:012d}"]
 
 
 def test_a_manifest_that_names_files_elsewhere_is_damaged(tmp_path: Path) -> None:
@@ -224,7 +229,7 @@ def test_a_manifest_that_names_files_elsewhere_is_damaged(tmp_path: Path) -> Non
     about["files"]["../../../owned"] = about["files"].pop("ema.safetensors")
     manifest.write_text(json.dumps(about))
     with pytest.raises(CheckpointError, match="no checkpoint is whole there"):
-        restore(Shelf(str(tmp_path / "far"), "run"), tmp_path / "new", warn=lambda text: None)
+        restore(CheckpointStore(str(tmp_path / "far"), "run"), tmp_path / "new", warn=lambda text: None)
     assert not list(tmp_path.rglob("owned"))
 
 
@@ -240,4 +245,4 @@ def test_a_full_disk_in_its_place_stops_nothing(tmp_path: Path) -> None:
 )
 def test_an_address_that_is_not_written_to_is_refused(address: str) -> None:
     with pytest.raises(ConfigError, match="checkpoint.mirror=.*commands are never run"):
-        Shelf(address, "run")
+        CheckpointStore(address, "run")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtgen.checkpointing.retention import Best, Retention
+from mtgen.checkpointing.retention import BestCriterion, Retention
 
 
 def kept(retention: Retention, numbers: dict[int, dict[str, float]]) -> list[int]:
@@ -26,11 +26,11 @@ def test_the_first_at_or_after_each_multiple_stays() -> None:
 @pytest.mark.parametrize(("largest", "best"), [(True, 20), (False, 10)])
 def test_the_best_stays_of_equals_the_earliest(largest: bool, best: int) -> None:
     numbers = {10: {"x": 0.1}, 20: {"x": 0.9}, 30: {"x": 0.9}, 40: {"y": 5.0}, 50: {}}
-    assert kept(Retention(1, best=Best("x", largest)), numbers) == [best, 50]
+    assert kept(Retention(1, best=BestCriterion("x", largest)), numbers) == [best, 50]
 
 
 def test_without_a_measurement_none_is_the_best() -> None:
-    assert kept(Retention(1, best=Best("x")), plain(10, 20)) == [20]
+    assert kept(Retention(1, best=BestCriterion("x")), plain(10, 20)) == [20]
 
 
 @given(
@@ -43,7 +43,7 @@ def test_what_is_dropped_step_by_step_is_what_would_be_dropped_at_the_end(
     images: list[int], last: int, every: int | None, values: list[float | None]
 ) -> None:
     measured = {n: {} if value is None else {"x": value} for n, value in zip(images, values, strict=False)}
-    retention = Retention(last, every, Best("x"))
+    retention = Retention(last, every, BestCriterion("x"))
     there: dict[int, dict[str, float]] = {}
     for n in images:
         there[n] = measured[n]

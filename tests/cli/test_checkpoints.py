@@ -9,12 +9,12 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from mtgen.checkpointing import checkpoint
-from mtgen.checkpointing.checkpoint import METRICS, prune, save, survey, verify
+from mtgen.checkpointing.checkpoint import METRICS_KEY, list_checkpoints, prune, save, verify
 from mtgen.checkpointing.retention import Retention
 from mtgen.cli import app
 from mtgen.errors import CheckpointError, TrainingError
 from mtgen.launchers.driver import run_lock
-from mtgen.models.loading import chosen
+from mtgen.models.loading import select_checkpoint
 
 CARD = {"name": "toy"}
 
@@ -46,7 +46,7 @@ def measured(tmp_path: Path) -> Path:
             run / "checkpoints",
             images,
             {"ema": ema(images)},
-            {"card": CARD, METRICS: {"test/x": accuracy}},
+            {"card": CARD, METRICS_KEY: {"test/x": accuracy}},
             "",
             Retention(4),
         )
@@ -64,7 +64,7 @@ def spoil(run: Path, images: int) -> Path:
 
 
 def names(run: Path) -> list[int]:
-    return [entry.images for entry in survey(run / "checkpoints", whole=False)]
+    return [entry.images for entry in list_checkpoints(run / "checkpoints", whole=False)]
 
 
 def ask(*words: str) -> tuple[BaseException | None, str]:
@@ -161,22 +161,22 @@ def test_pruning_leaves_the_best(measured: Path) -> None:
 
 @pytest.mark.parametrize(("which", "images"), [(None, 400), ("best", 200), ("300", 300)])
 def test_which_checkpoint_is_used_can_be_said(measured: Path, which: str | None, images: int) -> None:
-    assert chosen(measured, which).images == images
+    assert select_checkpoint(measured, which).images == images
 
 
 def test_the_best_of_what_is_whole_is_the_best(measured: Path) -> None:
     (measured / "checkpoints" / f"{200:012d}" / "ema.safetensors").unlink()
-    assert chosen(measured, "best").images == 400
+    assert select_checkpoint(measured, "best").images == 400
     with pytest.raises(CheckpointError, match=r"ema\.safetensors"):
-        chosen(measured, "200")
+        select_checkpoint(measured, "200")
 
 
 @pytest.mark.parametrize("which", ["150", "worst", "../200", "²"])
 def test_a_checkpoint_that_is_not_there_is_an_error_that_names_those_there_are(measured: Path, which: str) -> None:
     with pytest.raises(CheckpointError, match="possible: best, 100, 200, 300, 400"):
-        chosen(measured, which)
+        select_checkpoint(measured, which)
 
 
 def test_none_is_the_best_where_nothing_says_by_what(run: Path) -> None:
     with pytest.raises(CheckpointError, match=r"checkpoint\.best is not set.*100, 200, 300"):
-        chosen(run, "best")
+        select_checkpoint(run, "best")

@@ -11,7 +11,7 @@ import yaml
 
 from mtgen.config import load
 from mtgen.config.json_schema import json_schema
-from mtgen.config.presets import FOLDER, about, copy, find, shipped
+from mtgen.config.presets import PRESETS_FOLDER, copy_preset, find_preset, list_presets, preset_summary
 from mtgen.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,30 +25,30 @@ def run(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_names_are_those_of_the_folder_and_each_says_what_it_is_for() -> None:
-    assert set(shipped()) == {path.stem for path in (ROOT / "configs").glob("*.yaml")}
-    assert all(len(about(path)) > 20 for path in shipped().values())
+    assert set(list_presets()) == {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+    assert all(len(preset_summary(path)) > 20 for path in list_presets().values())
 
 
 def test_a_file_goes_before_a_name_and_a_wrong_name_suggests_the_nearest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find(Path("digits-32")) == FOLDER / "digits-32.yaml"
+    assert find_preset(Path("digits-32")) == PRESETS_FOLDER / "digits-32.yaml"
     Path("digits-32").write_text("name: mine")
-    assert find(Path("digits-32")) == Path("digits-32")
+    assert find_preset(Path("digits-32")) == Path("digits-32")
     with pytest.raises(ConfigError, match="digit-32: is no file here, .* did you mean 'digits-32'"):
-        find(Path("digit-32"))
+        find_preset(Path("digit-32"))
 
 
 def test_a_copy_loads_as_the_original_and_nothing_is_replaced_unasked(tmp_path: Path) -> None:
-    path = copy("coco-64", tmp_path)
+    path = copy_preset("coco-64", tmp_path)
     assert load(path, ["device=cpu"]) == load(ROOT / "configs/coco-64.yaml", ["device=cpu"])
     with pytest.raises(ConfigError, match="is there already"):
-        copy("coco-64", tmp_path)
-    assert copy("demo", path, overwrite=True).read_text() == (ROOT / "configs/demo.yaml").read_text()
+        copy_preset("coco-64", tmp_path)
+    assert copy_preset("demo", path, overwrite=True).read_text() == (ROOT / "configs/demo.yaml").read_text()
 
 
-@pytest.mark.parametrize("path", shipped().values(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", list_presets().values(), ids=lambda path: path.stem)
 def test_editors_accept_every_configuration_that_comes_with_mtgen(path: Path) -> None:
     jsonschema.validate(yaml.safe_load(path.read_text()), json_schema())
 
@@ -80,7 +80,7 @@ def test_editors_show_a_description_of_every_key_but_those_whose_name_says_it() 
 def test_the_commands_list_copy_and_write_the_schema_anywhere(tmp_path: Path) -> None:
     listed = run(tmp_path, "list", "--json", "listed.json")
     assert listed.returncode == 0, listed.stderr
-    assert list(json.loads((tmp_path / "listed.json").read_text())) == list(shipped())
+    assert list(json.loads((tmp_path / "listed.json").read_text())) == list(list_presets())
     assert run(tmp_path, "copy", "demo").returncode == 0
     shown = run(tmp_path, "show", "demo.yaml", "name=other")
     assert yaml.safe_load(shown.stdout)["name"] == "other"

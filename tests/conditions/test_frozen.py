@@ -16,7 +16,7 @@ from mtgen.config import Config, validate
 from mtgen.errors import ConfigError, DataError
 from mtgen.export import export
 from mtgen.models.model import Model, build
-from mtgen.training.dataset import order_of
+from mtgen.training.dataset import order_facts
 
 LOCAL: Any = SimpleNamespace(remote=False)
 
@@ -100,9 +100,9 @@ def test_a_run_that_goes_on_knows_it_by_its_content(tmp_path: Path, encoder: str
     key = "conditions.caption.encoder"
     moved, other = tmp_path / "moved.pt", file_of(tmp_path / "other.pt", Pretrained(seed=4))
     moved.write_bytes(Path(encoder).read_bytes())
-    digests = [order_of(with_encoder(path), LOCAL)[key] for path in (encoder, str(moved), other)]
+    digests = [order_facts(with_encoder(path), LOCAL)[key] for path in (encoder, str(moved), other)]
     assert digests[0] == digests[1] != digests[2]
-    assert order_of(toy.everything(), LOCAL)[key] is None
+    assert order_facts(toy.everything(), LOCAL)[key] is None
 
 
 class OneVector(nn.Module):

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from mtgen.cli.common import load_config
-from mtgen.config import Config, Place, validate
+from mtgen.config import Config, PathKind, validate
 from mtgen.config.messages import sections
 from mtgen.errors import ConfigError
-from mtgen.launchers.ray_jobs import shipped
+from mtgen.launchers.ray_jobs import pack_config
 
 RELATIVE = {
     "runs": "some/runs",
@@ -27,12 +27,12 @@ MIXTURE = {"data.mixture.path": "set"}
 EXTRACTOR = {"kind": "torchscript", "sha256": "0" * 64}
 
 
-def marked() -> dict[str, Place]:
+def marked() -> dict[str, PathKind]:
     """Every key that is said to be a path, by its dotted name."""
     found = {}
     for section, model in sections().items():
         for name, field in model.model_fields.items():
-            if marks := [mark for mark in field.metadata if isinstance(mark, Place)]:
+            if marks := [mark for mark in field.metadata if isinstance(mark, PathKind)]:
                 found[f"{section}.{name}".lstrip(".")] = marks[0]
     return found
 
@@ -62,7 +62,7 @@ def read(config: Config, key: str) -> Any:
 
 def both(path: Path, assignments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Config, Config]:
     """A configuration as it is loaded here, and as another machine reads, in another folder, what a job brings along."""
-    here, (values, _) = load_config(path, assignments), shipped(path, assignments)
+    here, (values, _) = load_config(path, assignments), pack_config(path, assignments)
     monkeypatch.chdir("/")
     return here, validate(yaml.safe_load(yaml.safe_dump(values)))
 
@@ -125,7 +125,7 @@ def test_a_weighting_of_ones_own_in_a_file_here_travels_by_its_path(
 def test_only_what_was_written_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["address=10.0.0.1:6379", "device=cpu", "workers={min: 1, max: 2}", "tasks.generation.gamma=3"]
-    values, _ = shipped(written(tmp_path, {"data.path": "set"}), words)
+    values, _ = pack_config(written(tmp_path, {"data.path": "set"}), words)
     assert values == {
         "name": "n",
         "runs": str(tmp_path / "runs"),
@@ -138,4 +138,4 @@ def test_only_what_was_written_travels(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_password_does_not_travel(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tracking\.uri: holds a password"):
-        shipped(written(tmp_path, {"data.path": "set", "tracking.uri": "https://me:secret@mlflow.example"}), [])
+        pack_config(written(tmp_path, {"data.path": "set", "tracking.uri": "https://me:secret@mlflow.example"}), [])

@@ -14,8 +14,8 @@ import torch
 from helpers.loading import load
 from helpers.sounds import DAMAGED, GOOD, flac, float_wav, samples, wav
 
-from mtgen.config import Sound
-from mtgen.data.audio import SoundDecoder, about
+from mtgen.config import SoundConfig
+from mtgen.data.audio import SoundDecoder, sound_info
 from mtgen.data.index import open_index
 from mtgen.data.pipeline import DamagedBatch
 from mtgen.data.sampler import Order
@@ -48,7 +48,7 @@ def reference(values: np.ndarray, rate: int = 16_000, mels: int = 64, seconds: f
 
 
 def one(data: bytes, **settings: Any) -> np.ndarray:
-    return SoundDecoder(Sound(**settings), 1, 1).decode([data], str)[0].numpy()
+    return SoundDecoder(SoundConfig(**settings), 1, 1).decode([data], str)[0].numpy()
 
 
 @pytest.mark.parametrize("settings", [{}, {"rate": 8_000, "mels": 40}, {"rate": 44_100, "mels": 128, "seconds": 0.3}])
@@ -106,7 +106,7 @@ def test_what_comes_after_the_end_of_the_last_window_is_not_read() -> None:
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_a_damaged_sound_is_named_and_the_others_decode_on(kind: str) -> None:
     data, message = DAMAGED[kind]
-    decoder = SoundDecoder(Sound(), 1, 3)
+    decoder = SoundDecoder(SoundConfig(), 1, 3)
     whole = decoder.decode([GOOD, None, GOOD], str)
     with pytest.raises(DamagedBatch) as error:
         decoder.decode([GOOD, None, data], lambda row: f"set/train-000000.tar sample {row}")
@@ -114,7 +114,7 @@ def test_a_damaged_sound_is_named_and_the_others_decode_on(kind: str) -> None:
     damage = error.value.found[2]
     assert isinstance(damage, DamagedSample) and damage.kind == "sound"
     assert "sample 2" in str(damage) and f"sound: {message}" in str(damage) and "mtgen shards validate" in str(damage)
-    assert str(decoder.reader.alone(data, "x")) == str(damage).replace("set/train-000000.tar sample 2", "x")
+    assert str(decoder.reader.check_one(data, "x")) == str(damage).replace("set/train-000000.tar sample 2", "x")
     assert torch.equal(decoder.decode([GOOD, None, GOOD], str), whole)
 
 
@@ -156,7 +156,11 @@ def test_a_sample_with_a_damaged_sound_is_replaced_by_one_with_the_same_componen
 def test_the_digits_sounds_are_those_of_their_shards(shared_data: Callable[[str], Path]) -> None:
     index = open_index(shared_data("digits"), "test")
     with load(
-        index, batch_size=32, components=("class", "sound"), sound=Sound(rate=8_000), **SETTINGS | {"resolution": 32}
+        index,
+        batch_size=32,
+        components=("class", "sound"),
+        sound=SoundConfig(rate=8_000),
+        **SETTINGS | {"resolution": 32},
     ) as loader:
         batch = next(loader)
     assert batch.sound is not None
@@ -175,12 +179,12 @@ def test_length_rate_and_channels_are_read_from_the_header(rate: int) -> None:
     values = samples(0.5, rate, 300)
     seconds = len(values) / rate
     assert (
-        about(wav(values, rate))
-        == about(float_wav(values / 32768, rate))
-        == about(flac(values, rate))
+        sound_info(wav(values, rate))
+        == sound_info(float_wav(values / 32768, rate))
+        == sound_info(flac(values, rate))
         == (seconds, rate, 1)
     )
-    assert about(wav(np.stack([values, values], 1), rate)) == (seconds, rate, 2)
+    assert sound_info(wav(np.stack([values, values], 1), rate)) == (seconds, rate, 2)
 
 
 @pytest.mark.parametrize(
@@ -188,4 +192,4 @@ def test_length_rate_and_channels_are_read_from_the_header(rate: int) -> None:
 )
 def test_a_header_that_says_nothing_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match="without samples"):
-        about(data)
+        sound_info(data)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtgen.data.boxes import VISIBLE, annotation, in_window
+from mtgen.data.boxes import MIN_VISIBLE_FRACTION, annotation, crop_boxes
 from mtgen.data.geometry import Window
 
 
@@ -31,8 +31,8 @@ def test_a_box_is_what_is_left_of_its_pixels_in_the_window(data: st.DataObject) 
     drawn[y0:y1, x0:x1] = True
     seen = drawn[y : y + h, x : x + w]
     seen = seen[:, ::-1] if mirror else seen
-    out = in_window([np.array([[x0, y0, x1, y1, 2]], float)], view_of(x, y, w, h, mirror), 2)[0]
-    if not seen.any() or seen.sum() < VISIBLE * drawn.sum():
+    out = crop_boxes([np.array([[x0, y0, x1, y1, 2]], float)], view_of(x, y, w, h, mirror), 2)[0]
+    if not seen.any() or seen.sum() < MIN_VISIBLE_FRACTION * drawn.sum():
         assert (out[:, 4] == -1).all() and (out[:, :4] == 0).all()
         return
     rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
@@ -42,7 +42,7 @@ def test_a_box_is_what_is_left_of_its_pixels_in_the_window(data: st.DataObject) 
 
 def test_of_too_many_boxes_the_largest_are_kept_in_their_order() -> None:
     boxes = np.array([[0, 0, 4, 4, 0], [0, 0, 1, 1, 1], [0, 0, 9, 9, 2]], float)
-    assert in_window([boxes], view_of(0, 0, 10, 10), 2)[0, :, 4].tolist() == [0, 2]
+    assert crop_boxes([boxes], view_of(0, 0, 10, 10), 2)[0, :, 4].tolist() == [0, 2]
 
 
 def test_class_numbers_go_through_the_data_sets_table() -> None:

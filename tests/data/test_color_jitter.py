@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 
-from mtgen.data.color_jitter import jitter
+from mtgen.data.color_jitter import color_jitter
 from mtgen.utils import counter_rng
 
 
@@ -16,7 +16,7 @@ def images(rows: int, channels: int = 3) -> torch.Tensor:
 
 def test_it_is_what_pillow_does_with_the_same_factors() -> None:
     position = np.arange(20)
-    found = jitter(images(20), 0.4, 7, position)
+    found = color_jitter(images(20), 0.4, 7, position)
     factors = 1 + 0.4 * (2 * counter_rng.uniform(7, "colour", torch.from_numpy(position), 3).double() - 1)
     for row, (brightness, contrast, saturation) in enumerate(factors.tolist()):
         picture = Image.fromarray(np.rint((images(20)[row].permute(1, 2, 0).numpy() + 1) * 127.5).astype(np.uint8))
@@ -32,13 +32,13 @@ def test_it_is_what_pillow_does_with_the_same_factors() -> None:
 
 def test_each_position_has_its_own_colours_and_keeps_them() -> None:
     same = images(1).expand(6, -1, -1, -1)
-    found = jitter(same, 0.5, 1, np.arange(6))
+    found = color_jitter(same, 0.5, 1, np.arange(6))
     assert len({tuple(image.flatten().tolist()) for image in found}) == 6
-    assert torch.equal(found[2:5], jitter(same[2:5], 0.5, 1, np.arange(2, 5)))
-    assert not torch.equal(found, jitter(same, 0.5, 2, np.arange(6)))
+    assert torch.equal(found[2:5], color_jitter(same[2:5], 0.5, 1, np.arange(2, 5)))
+    assert not torch.equal(found, color_jitter(same, 0.5, 2, np.arange(6)))
 
 
 def test_no_strength_changes_nothing_and_grey_stays_grey() -> None:
-    assert torch.allclose(jitter(images(4), 0.0, 1, np.arange(4)), images(4), atol=1e-6)
-    grey = jitter(images(4, 1), 0.5, 1, np.arange(4))
+    assert torch.allclose(color_jitter(images(4), 0.0, 1, np.arange(4)), images(4), atol=1e-6)
+    grey = color_jitter(images(4, 1), 0.5, 1, np.arange(4))
     assert grey.shape == (4, 1, 12, 10) and grey.min() >= -1 and grey.max() <= 1

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from mtgen.data.decode import Channels, Decoder
+from mtgen.data.decode import Channels, ImageDecoder
 from mtgen.data.geometry import Window, window
-from mtgen.data.image_io import beyond_dali, header
+from mtgen.data.image_io import dali_problem, header
 from mtgen.errors import DataError
 
 Encode = Callable[..., bytes]
@@ -54,7 +54,7 @@ def view_of(x: int, y: int, w: int, h: int, mirror: bool = False) -> Window:
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_image_and_mask_equal_the_reference_for_any_window(
-    data: st.DataObject, encode: Encode, decoder32: Decoder
+    data: st.DataObject, encode: Encode, decoder32: ImageDecoder
 ) -> None:
     width, height = data.draw(st.integers(2, 90)), data.draw(st.integers(2, 90))
     x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
@@ -71,13 +71,15 @@ def test_image_and_mask_equal_the_reference_for_any_window(
 
 
 @pytest.fixture(scope="module")
-def decoder32() -> Decoder:
-    return Decoder(32, "rgb", 1, "cpu", 4)
+def decoder32() -> ImageDecoder:
+    return ImageDecoder(32, "rgb", 1, "cpu", 4)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 4])
 @pytest.mark.parametrize("mirror", [False, True])
-def test_the_mask_is_exact_at_integer_scales(factor: int, mirror: bool, encode: Encode, decoder32: Decoder) -> None:
+def test_the_mask_is_exact_at_integer_scales(
+    factor: int, mirror: bool, encode: Encode, decoder32: ImageDecoder
+) -> None:
     side = 32 * factor
     mask, view = classes(side + 5, side + 9), view_of(3, 2, side, side, mirror)
     _, labels = decoder32.decode([encode(picture(side + 5, side + 9))], [encode(mask)], view, str)
@@ -88,7 +90,7 @@ def test_the_mask_is_exact_at_integer_scales(factor: int, mirror: bool, encode: 
 def test_rectangles_come_out_with_the_height_and_width_asked_for(factor: int, encode: Encode) -> None:
     image, mask = picture(50, 110), classes(50, 110)
     view = view_of(7, 1, 48 * factor, 24 * factor, True)
-    out, labels = Decoder((24, 48), "rgb", 1, "cpu", 1).decode([encode(image)], [encode(mask)], view, str)
+    out, labels = ImageDecoder((24, 48), "rgb", 1, "cpu", 1).decode([encode(image)], [encode(mask)], view, str)
     cut = (
         Image.fromarray(image)
         .crop((7, 1, 7 + 48 * factor, 1 + 24 * factor))
@@ -99,7 +101,7 @@ def test_rectangles_come_out_with_the_height_and_width_asked_for(factor: int, en
     assert np.array_equal(labels[0].numpy(), mask[1 : 1 + 24 * factor, 7 : 7 + 48 * factor][step, step][:, ::-1])
 
 
-def test_a_window_of_the_same_size_keeps_every_pixel(encode: Encode, decoder32: Decoder) -> None:
+def test_a_window_of_the_same_size_keeps_every_pixel(encode: Encode, decoder32: ImageDecoder) -> None:
     image, mask = picture(40, 50), classes(40, 50)
     out, labels = decoder32.decode([encode(image)], [encode(mask)], view_of(11, 3, 32, 32, True), str)
     assert np.allclose(out[0].permute(1, 2, 0).numpy(), image[3:35, 11:43][:, ::-1] / 127.5 - 1, atol=1e-6)
@@ -132,7 +134,7 @@ def test_every_kind_of_file_decodes_as_pillow_reads_it(
     reference = np.asarray(Image.open(file).convert("RGB" if channels == "rgb" else "L"), dtype=np.float32).reshape(
         32, 32, -1
     )
-    out, _ = Decoder(32, channels, 1, "cpu", 1, masks=False, whole=whole).decode(
+    out, _ = ImageDecoder(32, channels, 1, "cpu", 1, masks=False, whole=whole).decode(
         [file.getvalue()], [None], view_of(0, 0, 32, 32), str
     )
     assert np.abs((out[0].permute(1, 2, 0).numpy() + 1) * 127.5 - reference).max() <= 1.01
@@ -147,7 +149,9 @@ def test_windows_lie_on_images_as_they_are_displayed(orientation: int, form: str
     Image.fromarray(picture(60, 44)).save(file, form, exif=exif, **options)
     displayed = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
     assert header(file.getvalue())[1:] == displayed.size
-    out, _ = Decoder(32, "rgb", 1, "cpu", 1, masks=False).decode([file.getvalue()], [None], view_of(5, 9, 32, 32), str)
+    out, _ = ImageDecoder(32, "rgb", 1, "cpu", 1, masks=False).decode(
+        [file.getvalue()], [None], view_of(5, 9, 32, 32), str
+    )
     reference = np.asarray(displayed.crop((5, 9, 37, 41)), dtype=np.float32)
     assert np.abs((out[0].permute(1, 2, 0).numpy() + 1) * 127.5 - reference).max() <= 1.01
 
@@ -160,12 +164,12 @@ def test_a_webp_that_dali_cannot_read_is_known_without_decoding_it() -> None:
         Image.fromarray(picture(side, side)).save(file, "WEBP", exif=exif, lossless=lossless)
         data = file.getvalue()
         try:
-            Decoder(8, "rgb", 1, "cpu", 1, masks=False).decode([data], [None], view_of(0, 0, 8, 8), str)
+            ImageDecoder(8, "rgb", 1, "cpu", 1, masks=False).decode([data], [None], view_of(0, 0, 8, 8), str)
         except DataError:
             readable = False
         else:
             readable = True
-        assert (beyond_dali(data) is None) == readable, f"{side}, lossless: {lossless}"
+        assert (dali_problem(data) is None) == readable, f"{side}, lossless: {lossless}"
         seen.add(readable)
     assert seen == {True, False}, "DALI reads them all now: beyond_dali can go"
 
@@ -183,13 +187,14 @@ def test_whole_images_are_the_same_with_and_without_being_cut(factor: int, orien
     size = np.array([[48 * factor, 24 * factor]] * 3, np.int32)
     view = Window(np.zeros((3, 2), np.int32), size, np.array([True, False, False]))
     cut, whole = (
-        Decoder((24, 48), "rgb", 1, "cpu", 3, whole=whole).decode(images, masks, view, str) for whole in (False, True)
+        ImageDecoder((24, 48), "rgb", 1, "cpu", 3, whole=whole).decode(images, masks, view, str)
+        for whole in (False, True)
     )
     assert torch.equal(cut[0], whole[0]) and torch.equal(cut[1], whole[1])
     assert not torch.equal(whole[0][0], whole[0][1]) and torch.equal(whole[0][1], whole[0][2])
 
 
-def test_sixteen_bits_a_channel_become_eight(decoder32: Decoder) -> None:
+def test_sixteen_bits_a_channel_become_eight(decoder32: ImageDecoder) -> None:
     file = io.BytesIO()
     values = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
     Image.fromarray(values).save(file, "PNG")
@@ -198,7 +203,7 @@ def test_sixteen_bits_a_channel_become_eight(decoder32: Decoder) -> None:
 
 
 def test_a_missing_mask_is_unknown_everywhere_and_leaves_its_neighbours_alone(
-    encode: Encode, decoder32: Decoder
+    encode: Encode, decoder32: ImageDecoder
 ) -> None:
     images, mask = [encode(picture(40, 40)) for _ in range(3)], encode(classes(40, 40))
     side = np.full(3, 40)
@@ -208,7 +213,7 @@ def test_a_missing_mask_is_unknown_everywhere_and_leaves_its_neighbours_alone(
     assert torch.equal(labels[0], labels[2]) and labels[0].max() == 10
 
 
-def test_a_batch_may_be_smaller_than_the_one_before(encode: Encode, decoder32: Decoder) -> None:
+def test_a_batch_may_be_smaller_than_the_one_before(encode: Encode, decoder32: ImageDecoder) -> None:
     data = encode(picture(32, 32))
     for count in (4, 1, 3):
         side = np.full(count, 32)
@@ -218,7 +223,7 @@ def test_a_batch_may_be_smaller_than_the_one_before(encode: Encode, decoder32: D
         assert out.shape == (count, 3, 32, 32)
 
 
-def test_results_stay_as_they_are_while_the_next_batch_is_decoded(encode: Encode, decoder32: Decoder) -> None:
+def test_results_stay_as_they_are_while_the_next_batch_is_decoded(encode: Encode, decoder32: ImageDecoder) -> None:
     view = view_of(0, 0, 32, 32)
     first, _ = decoder32.decode([encode(picture(32, 32, 1))], [None], view, str)
     before = first.clone()
@@ -238,7 +243,7 @@ def test_results_stay_as_they_are_while_the_next_batch_is_decoded(encode: Encode
     ],
 )
 def test_a_damaged_image_is_named_among_its_neighbours(
-    form: str, harm: Callable[[bytes], bytes], says: str, encode: Encode, decoder32: Decoder
+    form: str, harm: Callable[[bytes], bytes], says: str, encode: Encode, decoder32: ImageDecoder
 ) -> None:
     whole = encode(picture(32, 32), form)
     side = np.full(3, 32)
@@ -248,14 +253,14 @@ def test_a_damaged_image_is_named_among_its_neighbours(
     assert "\n" not in str(raised.value)
 
 
-def test_a_damaged_mask_is_named_as_the_mask(encode: Encode, decoder32: Decoder) -> None:
+def test_a_damaged_mask_is_named_as_the_mask(encode: Encode, decoder32: ImageDecoder) -> None:
     with pytest.raises(DataError, match="^row 0: mask: damaged PNG"):
         decoder32.decode(
             [encode(picture(32, 32))], [encode(classes(32, 32))[:60]], view_of(0, 0, 32, 32), lambda row: f"row {row}"
         )
 
 
-def test_decoding_goes_on_after_a_damaged_image(encode: Encode, decoder32: Decoder) -> None:
+def test_decoding_goes_on_after_a_damaged_image(encode: Encode, decoder32: ImageDecoder) -> None:
     view, whole = view_of(0, 0, 32, 32), encode(picture(32, 32))
     before, _ = decoder32.decode([whole], [None], view, str)
     with pytest.raises(DataError):

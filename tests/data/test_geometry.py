@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtgen.data.geometry import ASPECT, window
+from mtgen.data.geometry import ASPECT_RANGE, window
 
 SIDES = st.lists(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), min_size=1, max_size=20)
 
@@ -49,7 +49,7 @@ def test_random_crops_keep_to_their_area_and_aspect() -> None:
     inside = (view.size < 1000).all(1)  # one that would not fit is cut to the image
     area, aspect = view.size.prod(1) / 1e6, view.size[:, 0] / view.size[:, 1]
     assert area.max() <= 1 and area[inside].min() > 0.249 and area[inside].min() < 0.27
-    assert aspect[inside].min() > ASPECT[0] - 0.01 and aspect[inside].max() < ASPECT[1] + 0.01
+    assert aspect[inside].min() > ASPECT_RANGE[0] - 0.01 and aspect[inside].max() < ASPECT_RANGE[1] + 0.01
     assert np.unique(view.start, axis=0).shape[0] > 1500
 
 

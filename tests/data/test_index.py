@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mtgen.data.index import open_index
-from mtgen.data.index_build import beside, build_index, cached
+from mtgen.data.index_build import build_index, dataset_index_path, user_index_path
 from mtgen.errors import DataError
 
 Write = Callable[..., Path]
@@ -106,20 +106,20 @@ def test_opening_writes_into_the_cache_and_not_into_the_data(numbered: Path) -> 
     before = sorted(numbered.iterdir())
     open_index(numbered, "train")
     assert sorted(numbered.iterdir()) == before
-    assert cached(numbered).is_file()
+    assert user_index_path(numbered).is_file()
 
 
 def test_an_index_that_is_up_to_date_is_used(numbered: Path) -> None:
     open_index(numbered, "train")
-    (made,) = [cached(numbered).stat().st_mtime_ns]
+    (made,) = [user_index_path(numbered).stat().st_mtime_ns]
     open_index(numbered, "train")
-    assert cached(numbered).stat().st_mtime_ns == made
+    assert user_index_path(numbered).stat().st_mtime_ns == made
 
 
 def test_an_index_beside_the_data_is_used(numbered: Path) -> None:
-    assert build_index(numbered, out=beside(numbered)) == numbered / "index.parquet"
+    assert build_index(numbered, out=dataset_index_path(numbered)) == numbered / "index.parquet"
     assert len(open_index(numbered, "train")) == 60
-    assert not cached(numbered).exists()
+    assert not user_index_path(numbered).exists()
 
 
 def test_a_changed_shard_is_indexed_again(numbered: Path, write: Write, sample: Sample) -> None:
@@ -138,9 +138,9 @@ def test_a_changed_card_is_checked_again(numbered: Path) -> None:
 
 def test_a_damaged_index_is_built_again(numbered: Path) -> None:
     open_index(numbered, "train")
-    whole = cached(numbered).read_bytes()
+    whole = user_index_path(numbered).read_bytes()
     for damage in (b"", whole[: len(whole) // 2], b"PAR1" + bytes(200) + b"PAR1"):
-        cached(numbered).write_bytes(damage)
+        user_index_path(numbered).write_bytes(damage)
         assert len(open_index(numbered, "train")) == 60
 
 
@@ -193,7 +193,7 @@ def test_several_processes_may_build_at_once(numbered: Path) -> None:
             work.result() for work in [pool.submit(_first_bytes, numbered, os.environ["MTGEN_CACHE"]) for _ in range(8)]
         ]
     assert found == [(60, open_index(numbered, "train").read(41, "image"))] * 8
-    assert [path.name for path in cached(numbered).parent.iterdir()] == [cached(numbered).name]
+    assert [path.name for path in user_index_path(numbered).parent.iterdir()] == [user_index_path(numbered).name]
 
 
 def test_an_index_can_be_read_after_a_fork(numbered: Path) -> None:
@@ -451,7 +451,7 @@ def test_an_index_with_kept_rows_equals_one_made_anew(numbered: Path) -> None:
     open_index(numbered, "test")
     os.utime(numbered / "train-000001.tar", (1, 1))
     kept = open_index(numbered, "train")
-    cached(numbered).unlink()
+    user_index_path(numbered).unlink()
     anew = open_index(numbered, "train")
     assert kept.fingerprint == anew.fingerprint and np.array_equal(kept.label, anew.label)
     assert [kept.key(i) for i in range(60)] == [anew.key(i) for i in range(60)]

@@ -13,7 +13,7 @@ import torch
 from helpers.loading import load, once
 from helpers.sounds import samples, wav
 
-from mtgen.config import Sound
+from mtgen.config import SoundConfig
 from mtgen.data.index import Index, open_index
 from mtgen.data.sampler import Order
 from mtgen.errors import DataError
@@ -249,7 +249,7 @@ def test_once_hands_out_every_component_that_is_asked_for(write: Write, sample: 
     boxes = json.dumps({"width": 8, "height": 8, "boxes": [[0, 0, 4, 8, 3]]}).encode()
     full = [sample(i, json=boxes, txt=b"hi", wav=wav(samples(0.5, 8_000, 440), 8_000)) for i in range(5)]
     index = open_index(write({"test": [[*full, sample(5)]]}), "test")
-    asked = {"components": COMPONENTS, "boxes": 2, "tokens": 4, "sound": Sound(mels=16, seconds=0.5)}
+    asked = {"components": COMPONENTS, "boxes": 2, "tokens": 4, "sound": SoundConfig(mels=16, seconds=0.5)}
     (batch,) = once(index, **asked, crop=0.2, flip=True, colour=0.5)
     assert batch.present.keys() == batch.step_present.keys() == set(COMPONENTS)
     assert batch.boxes is not None and batch.boxes[0].tolist() == [[0, 0, 0.5, 1, 3], [0, 0, 0, 0, -1]]

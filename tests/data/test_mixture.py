@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.loading import load
 
-from mtgen.config import Data, Share
+from mtgen.config import DataConfig, MixtureConfig
 from mtgen.data.mixture import Mixture, open_samples
 from mtgen.schema import COMPONENTS
 
@@ -29,8 +29,8 @@ def mixture(write: Write, sample: Sample) -> Mixture:
             name=name,
             named={"classes": classes, "mask_classes": ["background", classes[1]]},
         )
-        shares.append(Share(path=str(folder), weight=weight))
-    found = open_samples(Data(mixture=shares), "train")
+        shares.append(MixtureConfig(path=str(folder), weight=weight))
+    found = open_samples(DataConfig(mixture=shares), "train")
     assert isinstance(found, Mixture)
     return found
 
@@ -85,7 +85,9 @@ def test_a_batch_says_which_data_set_each_sample_is_from(mixture: Mixture) -> No
 
 def test_data_sets_of_one_name_are_two_domains(write: Write, sample: Sample) -> None:
     folder = str(write({"train": [[sample(0)]], "test": [[sample(1)]]}, name="digits"))
-    found = open_samples(Data(mixture=[Share(path=folder), Share(path=folder, train="test")]), "train")
+    found = open_samples(
+        DataConfig(mixture=[MixtureConfig(path=folder), MixtureConfig(path=folder, train="test")]), "train"
+    )
     assert found.domains == ["digits", "digits 2"] and found.domain(np.arange(2)).tolist() == [0, 1]
 
 
@@ -95,7 +97,7 @@ def test_a_damaged_sample_is_replaced_by_one_of_its_own_data_set(write: Write, s
         write({"train": [[sample(i, txt=damaged.get(i, b"x")) for i in range(4)]]}, name=name)
         for name in ("one", "two")
     ]
-    found = open_samples(Data(mixture=[Share(path=str(folder)) for folder in folders]), "train")
+    found = open_samples(DataConfig(mixture=[MixtureConfig(path=str(folder)) for folder in folders]), "train")
     order = found.order("global", 1, 7)
     with load(found, batch_size=200, order=order, components=("caption",), on_damage="skip") as loader:
         batch = next(loader)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtgen.data.sampler import BLOCK, Interleave, Labelled, Order, Windowed, quotas
+from mtgen.data.sampler import MIXTURE_BLOCK, InterleavedOrder, LabelOversamplingOrder, Order, WindowedOrder, quotas
 
 SEEDS = st.integers(0, 2**31 - 1)
 SIZES = st.integers(1, 700)
@@ -61,8 +61,8 @@ def test_no_samples_are_refused() -> None:
         Order(0, 0)
 
 
-def windowed(sizes: list[int], window: int, seed: int) -> Windowed:
-    return Windowed(np.array(sizes), window, seed)
+def windowed(sizes: list[int], window: int, seed: int) -> WindowedOrder:
+    return WindowedOrder(np.array(sizes), window, seed)
 
 
 SHARDS = st.lists(st.integers(0, 90), min_size=1, max_size=12).filter(any)
@@ -128,8 +128,8 @@ def test_each_data_set_of_a_mixture_has_exact_epochs_of_its_own(
     members: list[tuple[int, float]], seed: int, begin: int
 ) -> None:
     sizes, weights = [n for n, _ in members], [w for _, w in members]
-    mixed = Interleave([Order(n, seed, str(i)) for i, n in enumerate(sizes)], sizes, weights, seed)
-    samples, first = mixed.sample(np.arange(begin * BLOCK, (begin + 2) * BLOCK)), 0
+    mixed = InterleavedOrder([Order(n, seed, str(i)) for i, n in enumerate(sizes)], sizes, weights, seed)
+    samples, first = mixed.sample(np.arange(begin * MIXTURE_BLOCK, (begin + 2) * MIXTURE_BLOCK)), 0
     for number, (n, quota) in enumerate(zip(sizes, quotas(weights), strict=True)):
         mine = samples[(samples >= first) & (samples < first + n)] - first
         expected = Order(n, seed, str(number)).sample(np.arange(begin * quota, (begin + 2) * quota))
@@ -139,8 +139,8 @@ def test_each_data_set_of_a_mixture_has_exact_epochs_of_its_own(
 
 @given(weights=st.lists(st.floats(0.01, 100), min_size=1, max_size=20))
 def test_quotas_are_the_weights_to_within_one_sample_a_block(weights: list[float]) -> None:
-    quota, exact = quotas(weights), np.array(weights) / sum(weights) * BLOCK
-    assert quota.sum() == BLOCK and (np.abs(quota - exact) < 1).all()
+    quota, exact = quotas(weights), np.array(weights) / sum(weights) * MIXTURE_BLOCK
+    assert quota.sum() == MIXTURE_BLOCK and (np.abs(quota - exact) < 1).all()
 
 
 @given(members=MEMBERS, seed=SEEDS, position=st.lists(st.integers(0, 10**9), min_size=1, max_size=30))
@@ -148,7 +148,7 @@ def test_a_position_in_a_mixture_does_not_depend_on_its_company(
     members: list[tuple[int, float]], seed: int, position: list[int]
 ) -> None:
     sizes = [n for n, _ in members]
-    mixed = Interleave([Order(n, seed) for n in sizes], sizes, [w for _, w in members], seed)
+    mixed = InterleavedOrder([Order(n, seed) for n in sizes], sizes, [w for _, w in members], seed)
     assert mixed.sample(np.array(position)).tolist() == [int(mixed.sample(np.array([p]))[0]) for p in position]
 
 
@@ -162,15 +162,15 @@ def test_samples_with_labels_have_their_exact_share_and_each_group_whole_epochs(
     labelled: list[bool], share: float, seed: int, begin: int
 ) -> None:
     has = np.array(labelled)
-    order = Labelled(has, share, seed)
-    samples = order.sample(np.arange(begin * BLOCK, (begin + 1) * BLOCK))
-    assert abs(has[samples].sum() - share * BLOCK) < 1
+    order = LabelOversamplingOrder(has, share, seed)
+    samples = order.sample(np.arange(begin * MIXTURE_BLOCK, (begin + 1) * MIXTURE_BLOCK))
+    assert abs(has[samples].sum() - share * MIXTURE_BLOCK) < 1
     for group in (has, ~has):
         often = np.bincount(samples[group[samples]], minlength=len(has))[group]
         assert often.max() - often.min() <= 2  # an epoch may end and another begin within the block
-    assert samples[7] == order.sample(np.array([begin * BLOCK + 7]))[0]
+    assert samples[7] == order.sample(np.array([begin * MIXTURE_BLOCK + 7]))[0]
 
 
 def test_a_weight_that_gets_no_sample_is_refused() -> None:
     with pytest.raises(ValueError, match="a weight below"):
-        Interleave([Order(5, 0), Order(5, 0)], [5, 5], [1, 1e-9], 0)
+        InterleavedOrder([Order(5, 0), Order(5, 0)], [5, 5], [1, 1e-9], 0)

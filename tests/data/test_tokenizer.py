@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, processors, trainers
 
-from mtgen.data.tokenizer import BYTES, Trained, open_tokenizer
+from mtgen.data.tokenizer import BYTE_TOKENIZER, FileTokenizer, open_tokenizer
 from mtgen.errors import DataError
 
 CAPTIONS = ["a photo of a frog", "a photo of a cat", "das Bild eines Bären", "猫の写真"] * 3
@@ -29,7 +29,7 @@ def trained(special: tuple[str, ...] = (), captions: list[str] = CAPTIONS) -> to
 
 
 TOKENIZER = trained()
-TRAINED = Trained(TOKENIZER.to_str().encode())
+TRAINED = FileTokenizer(TOKENIZER.to_str().encode())
 
 
 def kept(found: np.ndarray) -> np.ndarray:
@@ -42,7 +42,7 @@ def kept(found: np.ndarray) -> np.ndarray:
 
 @given(text=st.text(st.characters(codec="utf-8"), max_size=40), length=st.integers(1, 60))
 def test_bytes_are_the_longest_whole_beginning_that_fits(text: str, length: int) -> None:
-    found = BYTES.encode(text.encode(), length)
+    found = BYTE_TOKENIZER.encode(text.encode(), length)
     text = text.strip()
     beginning = (kept(found) - 1).astype(np.uint8).tobytes().decode()
     following = text[len(beginning) : len(beginning) + 1]
@@ -59,26 +59,26 @@ def test_trained_tokens_are_those_of_the_library_cut_at_a_token(text: str, lengt
 
 @given(text=st.text(st.characters(codec="utf-8"), max_size=20))
 def test_text_and_its_bytes_are_the_same_and_white_space_around_it_is_nothing(text: str) -> None:
-    for tokenizer in (BYTES, TRAINED):
+    for tokenizer in (BYTE_TOKENIZER, TRAINED):
         expected = tokenizer.encode(text, 100).tolist()
         assert tokenizer.encode(text.encode(), 100).tolist() == tokenizer.encode(f" {text}\n", 100).tolist() == expected
 
 
-@pytest.mark.parametrize("tokenizer", [BYTES, TRAINED], ids=["bytes", "trained"])
+@pytest.mark.parametrize("tokenizer", [BYTE_TOKENIZER, TRAINED], ids=["bytes", "trained"])
 @pytest.mark.parametrize("data", [b"caf\xe9", b"ab\xff" + b"c" * 100, b"c" * 100 + b"\xff"])
-def test_what_is_not_utf8_is_damage_also_beyond_the_cut(data: bytes, tokenizer: Trained) -> None:
+def test_what_is_not_utf8_is_damage_also_beyond_the_cut(data: bytes, tokenizer: FileTokenizer) -> None:
     with pytest.raises(ValueError, match="not UTF-8 at byte"):
         tokenizer.encode(data, 10)
 
 
-@pytest.mark.parametrize("tokenizer", [BYTES, TRAINED], ids=["bytes", "trained"])
-def test_half_a_character_is_refused(tokenizer: Trained) -> None:
+@pytest.mark.parametrize("tokenizer", [BYTE_TOKENIZER, TRAINED], ids=["bytes", "trained"])
+def test_half_a_character_is_refused(tokenizer: FileTokenizer) -> None:
     with pytest.raises(ValueError, match="character 1 is none that UTF-8 can write"):
         tokenizer.encode("a\ud800", 10)
 
 
-@pytest.mark.parametrize("tokenizer", [BYTES, TRAINED], ids=["bytes", "trained"])
-def test_a_caption_that_has_to_be_whole_is_not_cut(tokenizer: Trained) -> None:
+@pytest.mark.parametrize("tokenizer", [BYTE_TOKENIZER, TRAINED], ids=["bytes", "trained"])
+def test_a_caption_that_has_to_be_whole_is_not_cut(tokenizer: FileTokenizer) -> None:
     count = len(kept(tokenizer.encode("a photo of a frog", 100)))
     assert np.array_equal(
         tokenizer.encode("a photo of a frog", count, whole=True), tokenizer.encode("a photo of a frog", count)
@@ -97,15 +97,15 @@ def test_of_a_file_with_special_tokens_and_a_length_of_its_own_only_the_text_cou
     made.post_processor = processors.TemplateProcessing(single="<start> $A", special_tokens=[("<start>", 1)])
     made.enable_truncation(2)
     made.enable_padding(length=30)
-    found = Trained(made.to_str().encode())
+    found = FileTokenizer(made.to_str().encode())
     assert found.encode("a cat", 8).tolist() == plain + [0] * (8 - len(plain))
     assert found.vocabulary == made.get_vocab_size() + 1
 
 
 def test_digests_differ_with_the_file_alone() -> None:
-    other = Trained(trained(captions=["something else"] * 4).to_str().encode())
-    assert len({BYTES.digest, TRAINED.digest, other.digest}) == 3
-    assert TRAINED.digest == Trained(TOKENIZER.to_str().encode()).digest
+    other = FileTokenizer(trained(captions=["something else"] * 4).to_str().encode())
+    assert len({BYTE_TOKENIZER.digest, TRAINED.digest, other.digest}) == 3
+    assert TRAINED.digest == FileTokenizer(TOKENIZER.to_str().encode()).digest
 
 
 def test_no_file_is_bytes_and_a_file_is_what_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

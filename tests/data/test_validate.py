@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from mtgen.data.boxes import annotation
 from mtgen.data.index import open_index
-from mtgen.data.shard_scan import Header, Part
-from mtgen.data.shard_scan import Sample as Scanned
+from mtgen.data.shard_scan import Header, StoredComponent
+from mtgen.data.shard_scan import StoredSample as Scanned
 from mtgen.errors import DataError
 from mtgen.schema import DatasetCard
 from mtgen.shards.make import make
@@ -184,7 +184,7 @@ def test_a_loader_refuses_exactly_what_validate_finds_in_annotations(data: st.Da
         )
     )
     content = json.dumps(values).encode()
-    found = inspect(Scanned("key", {"boxes": Part("json", 0, content)}), Header("png", 8, 8), CARD)
+    found = inspect(Scanned("key", {"boxes": StoredComponent("json", 0, content)}), Header("png", 8, 8), CARD)
     try:
         annotation(content, 8, 8, np.arange(1))
     except ValueError as error:
@@ -232,7 +232,7 @@ def test_no_bytes_lead_to_a_traceback(data: st.DataObject, encode: Encode) -> No
     ):
         content[place] = value
     del content[data.draw(st.integers(1, len(content))) :]
-    part = Part("wav" if component == "sound" else "png", 0, bytes(content))
+    part = StoredComponent("wav" if component == "sound" else "png", 0, bytes(content))
     found = inspect(Scanned("key", {component: part}), Header("png", 8, 8), CARD)
     assert all(isinstance(line, str) and "\n" not in line for line in found)
 

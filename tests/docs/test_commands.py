@@ -10,7 +10,7 @@ from helpers.documents import CONFIGS, PAGES, ROOT, Command, commands, copied
 
 from mtgen.cli import app
 from mtgen.config import load
-from mtgen.config.presets import find
+from mtgen.config.presets import find_preset
 from mtgen.errors import UserError
 from mtgen.evaluation.evaluate import check_names
 from mtgen.shards.make import parse_options
@@ -49,7 +49,7 @@ def settings_of(command: Command, name: str, given: dict[str, Any]) -> None:
     if given.get("config") and name in ("train", "plan", "submit", "slurm", "configs show"):
         file = given["config"]
         if not file.is_file():  # the reader's own copy
-            file = find(Path(copied(command.page).get(str(file), "digits-32")))
+            file = find_preset(Path(copied(command.page).get(str(file), "digits-32")))
         load(file, given["overrides"])
     if name == "shards make" and command.whole:
         parse_options(given["recipe"], [option for option in given["options"] or [] if not option.endswith(".txt")])

@@ -16,7 +16,7 @@ import typer
 from helpers.documents import ROOT
 
 from mtgen.cli import app
-from mtgen.errors import KINDS
+from mtgen.errors import ERROR_BY_STATUS
 
 MTGEN = Path(sys.executable).with_name("mtgen")
 COLOUR = re.compile(r"\x1b\[[\d;]*3\d[\d;]*m")
@@ -81,8 +81,8 @@ def test_every_command_explains_itself_by_an_example_of_its_own(name: str) -> No
 def test_every_exit_status_is_documented_once_and_in_the_help() -> None:
     page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
     documented = [int(number) for number in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)]
-    assert documented == [0, *KINDS, 130]
-    assert all(f"{status} " in run("--help").stdout.partition("Exit status:")[2] for status in (0, *KINDS))
+    assert documented == [0, *ERROR_BY_STATUS, 130]
+    assert all(f"{status} " in run("--help").stdout.partition("Exit status:")[2] for status in (0, *ERROR_BY_STATUS))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from mtgen.config.paths import store_uri
 from mtgen.report.run_record import read_record
-from mtgen.tracking.mlflow_sender import State
+from mtgen.tracking.mlflow_sender import SenderState
 
 CLOCK = r"""
 #define _GNU_SOURCE
@@ -70,6 +70,6 @@ def test_a_clock_that_is_set_back_a_day_changes_nothing(tmp_path: Path) -> None:
         int(folder.name) for folder in checkpoints(place, "alone")
     ]
     folder = place / "runs" / "back"
-    points = MlflowClient(store_uri(folder.parent)).get_metric_history(State.load(folder).run_id, "loss/d")
+    points = MlflowClient(store_uri(folder.parent)).get_metric_history(SenderState.load(folder).run_id, "loss/d")
     assert sorted(point.step for point in points) == [images for images, _ in run.losses]
     assert 0 < read_record(folder).seconds < 3600

@@ -11,7 +11,7 @@ import pytest
 from helpers.commands import Command, furnish, look
 
 from mtgen.launchers.ray_node import free_port, own_address
-from mtgen.tracking.journal import Row, read_journal
+from mtgen.tracking.journal import JournalRow, read_journal
 
 pytestmark = pytest.mark.e2e
 
@@ -67,7 +67,7 @@ def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nodes]:
         found.end()
 
 
-def journal(place: Path) -> list[Row]:
+def journal(place: Path) -> list[JournalRow]:
     folder = place / "runs" / "elastic"
     return list(read_journal(folder)) if (folder / "metrics.jsonl").exists() else []
 

@@ -11,9 +11,9 @@ from helpers.commands import Command, furnish, trained
 from torch import Tensor, nn
 
 from mtgen.errors import ConfigError
-from mtgen.evaluation.collection import Report
+from mtgen.evaluation.collection import MetricReport
 from mtgen.evaluation.snapshots import evaluate_run
-from mtgen.launchers.evaluation_workers import on_ray
+from mtgen.launchers.evaluation_workers import evaluate_on_ray
 from mtgen.shards.make import make
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")]
@@ -48,7 +48,7 @@ class Edges(nn.Module):
         return self.layer(x).relu().mean((2, 3))
 
 
-def measured(place: Path, workers: int, samples: int) -> Report:
+def measured(place: Path, workers: int, samples: int) -> MetricReport:
     network = place / "edges.pt"
     if not network.is_file():
         torch.jit.script(Edges()).save(network)
@@ -61,7 +61,7 @@ def measured(place: Path, workers: int, samples: int) -> Report:
     }
     assignments = [f"evaluate.extractor.{key}={value}" for key, value in extractor.items()]
     names = [*COMPARED, *QUICK, "test/reconstruction_psnr", "test/reconstruction_ssim", "test/reconstruction_features"]
-    hire = partial(on_ray, cpus=workers)
+    hire = partial(evaluate_on_ray, cpus=workers)
     quiet = lambda *_: None  # noqa: E731
     return evaluate_run(
         place / "runs" / "run", "data", samples, 0, "cpu", quiet, names, None, assignments, workers, hire

@@ -12,7 +12,7 @@ from helpers.commands import Command, checkpoints, furnish, look, trained
 from mtgen.config import Config
 from mtgen.launchers import ray_workers
 from mtgen.launchers.ray_cluster import ray_cluster
-from mtgen.training.heartbeat import Beat
+from mtgen.training.heartbeat import HeartbeatRecord
 
 pytestmark = pytest.mark.e2e
 
@@ -44,12 +44,12 @@ def test_a_node_that_does_not_answer_is_asked_again(tmp_path: Path, monkeypatch:
         with ray_cluster(config, 1):
             import ray
 
-            beat = Beat(
+            beat = HeartbeatRecord(
                 0, 1, 1, "", hung.pid, psutil.Process(hung.pid).create_time(), ray.get_runtime_context().get_node_id()
             )
             node = next(child for child in psutil.Process().children(recursive=True) if child.name() == "raylet")
             node.suspend()
-            monkeypatch.setattr(ray_workers, "ANSWER", 2.0)
+            monkeypatch.setattr(ray_workers, "KILL_TIMEOUT_SECONDS", 2.0)
             with pytest.raises(TimeoutError):
                 ray_workers._kill(beat)
             assert hung.poll() is None

@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 
 from mtgen.models.loading import load_run
 from mtgen.serving.register import register
-from mtgen.tracking.mlflow_sender import State
+from mtgen.tracking.mlflow_sender import SenderState
 from mtgen.tracking.tracker import Tracker
 
 POSTGRES = shutil.which("postgres") or next(map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))), None)
@@ -107,7 +107,7 @@ def run(team: Team, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_rows_parameters_and_files_are_in_the_database_and_the_store(team: Team, run: Path) -> None:
     client, images = MlflowClient(team.uri), load_run(run)[1]
-    found = client.get_run(State.load(run).run_id)
+    found = client.get_run(SenderState.load(run).run_id)
     assert found.info.status == "FINISHED" and found.data.params["batch_size"]
     assert [point.step for point in client.get_metric_history(found.info.run_id, "loss/d")] == list(
         range(1, images + 1)

@@ -25,7 +25,7 @@ from mtgen.config.paths import store_uri
 from mtgen.errors import UserError
 from mtgen.models.loading import load_run
 from mtgen.serving.register import register
-from mtgen.tracking.mlflow_sender import State
+from mtgen.tracking.mlflow_sender import SenderState
 from mtgen.tracking.tracker import Tracker
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -121,7 +121,7 @@ def test_the_models_are_the_runs_with_signature_example_and_pinned_requirements(
 ) -> None:
     for part in ("generator", "predictor"):
         version = client.get_model_version_by_alias(f"toy-{part}", "champion")
-        assert int(version.version) == 1 and version.run_id == State.load(run).run_id
+        assert int(version.version) == 1 and version.run_id == SenderState.load(run).run_id
         folder = Path(
             mlflow.artifacts.download_artifacts(f"models:/toy-{part}@champion", tracking_uri=store_uri(run.parent))
         )
@@ -133,15 +133,15 @@ def test_the_models_are_the_runs_with_signature_example_and_pinned_requirements(
 
 
 def test_the_run_has_ended_as_before(run: Path, client: MlflowClient) -> None:
-    info = client.get_run(State.load(run).run_id).info
+    info = client.get_run(SenderState.load(run).run_id).info
     assert info.status == "FINISHED"
 
 
 def test_a_run_whose_registration_is_refused_has_ended_as_before(run: Path, client: MlflowClient) -> None:
-    before = client.get_run(State.load(run).run_id).info
+    before = client.get_run(SenderState.load(run).run_id).info
     with pytest.raises(UserError, match="MLflow: "):
         register(run, "no/name", say=lambda text: None)
-    after = client.get_run(State.load(run).run_id).info
+    after = client.get_run(SenderState.load(run).run_id).info
     assert (after.status, after.end_time) == (before.status, before.end_time) and before.status == "FINISHED"
 
 

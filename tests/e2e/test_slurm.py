@@ -14,7 +14,7 @@ from helpers.commands import ROOT, Command, checkpoints, furnish, look
 from helpers.slurm_cluster import CPUS, PATH, Slurm, missing, slurm_cluster
 
 from mtgen.errors import ConfigError
-from mtgen.launchers.slurm import Request
+from mtgen.launchers.slurm import SlurmResources
 
 pytestmark = pytest.mark.e2e
 
@@ -105,13 +105,13 @@ def test_a_preempted_job_requeues_itself_and_ends_as_if_undisturbed(slurm: Slurm
 @pytest.mark.parametrize("option", ["--partition=gpu\n#SBATCH --uid=0", "--wrap=a b", "partition", "--x=$(id)"])
 def test_an_option_that_would_add_another_is_refused(option: str) -> None:
     with pytest.raises(ConfigError, match="sbatch"):
-        Request(1, 0, 1, "10", 1, 30, (option,))
+        SlurmResources(1, 0, 1, "10", 1, 30, (option,))
 
 
 @pytest.mark.parametrize("time", ["soon", "10\n#SBATCH --uid=0", "1h"])
 def test_a_time_that_slurm_does_not_know_is_refused(time: str) -> None:
     with pytest.raises(ConfigError, match="--time"):
-        Request(1, 0, 1, time, 1, 30)
+        SlurmResources(1, 0, 1, time, 1, 30)
 
 
 def test_the_script_is_one_that_bash_reads_whatever_the_names(place: Path) -> None:

@@ -15,7 +15,7 @@ from mtgen.alarms import read_alarms
 from mtgen.data.index import open_index
 from mtgen.data.sampler import Order
 from mtgen.shards.make import make
-from mtgen.training.sample_log import history, read_parts
+from mtgen.training.sample_log import history, read_segments
 
 pytestmark = pytest.mark.e2e
 
@@ -125,7 +125,7 @@ def test_a_worker_that_is_killed_is_replaced_and_every_position_counts_once(
     ]
     assert sorted(story, key=log.index) == story, log
     folder = place / "runs" / "worker"
-    assert [part.begin for part in read_parts(folder)] == run.starts and history(folder) == list(range(IMAGES))
+    assert [part.begin for part in read_segments(folder)] == run.starts and history(folder) == list(range(IMAGES))
 
 
 def test_the_same_command_goes_on_after_the_driver_was_killed(

@@ -10,7 +10,7 @@ import torch
 import webdataset
 from torch import Tensor
 
-from mtgen.schema import IGNORE, Batch, Canvas, DatasetCard, Prediction, Prompt
+from mtgen.schema import IGNORE_INDEX, Batch, Canvas, DatasetCard, Prediction, Prompt
 
 
 def _nothing(image: Tensor) -> Prediction:
@@ -24,7 +24,7 @@ def _labels(prompt: Prompt) -> Tensor:
 
 @dataclass
 class Assembled:
-    """A model put together from functions of class numbers (-1: none); it satisfies `mtgen.models.sampling.Model`."""
+    """A model put together from functions of class numbers (-1: none); it satisfies `mtgen.models.sampling.SamplingModel`."""
 
     card: DatasetCard
     draw: Callable[[Tensor, Tensor], Canvas]
@@ -41,7 +41,7 @@ class Assembled:
     def sample(self, prompt: Prompt, latent: Tensor) -> Canvas:
         return self.draw(_labels(prompt), latent)
 
-    def ask(self, batch: Batch, name: str) -> Prompt:
+    def prompt_from_batch(self, batch: Batch, name: str) -> Prompt:
         """By class, whatever the modality: this model knows nothing else."""
         return Prompt(
             len(batch),
@@ -90,9 +90,9 @@ def make_batch() -> Callable[..., Batch]:
         label = torch.full((n,), -1) if label is None else label
         has_mask = torch.full((n,), mask is not None) if has_mask is None else has_mask
         mask = (
-            torch.full((n, *image.shape[2:]), IGNORE)
+            torch.full((n, *image.shape[2:]), IGNORE_INDEX)
             if mask is None
-            else mask.where(has_mask[:, None, None], torch.tensor(IGNORE))
+            else mask.where(has_mask[:, None, None], torch.tensor(IGNORE_INDEX))
         )
         present = {"class": label >= 0, "mask": has_mask}
         return Batch(torch.arange(n), image, label.clamp(min=0), mask, present, torch.arange(n), present)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtgen.evaluation.boxes import BoxPrecision
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped
 from mtgen.evaluation.metrics.tagging_map import average_precision
 from mtgen.networks.center_maps import encode
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
@@ -24,7 +24,7 @@ MakeCard = Callable[..., DatasetCard]
 
 
 def metric(name: str, card: DatasetCard) -> Metric:
-    return METRICS[name](Setting(card, samples=100))
+    return METRICS[name](MetricContext(card, samples=100))
 
 
 def scene(seed: int, images: int, classes: int = 2) -> tuple[Tensor, Tensor]:

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtgen.evaluation import classifier
-from mtgen.evaluation.classifier import Classifier, reduced
+from mtgen.evaluation.classifier import Classifier, shrink_images
 from mtgen.evaluation.evaluate import evaluate
-from mtgen.evaluation.metric import Setting, Skipped
+from mtgen.evaluation.metric import MetricContext, Skipped
 from mtgen.evaluation.metrics.cas import ClassificationAccuracyScore, RealClassificationAccuracyScore
-from mtgen.evaluation.reader_training import Making
+from mtgen.evaluation.reader_training import TrainingSpec
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
 
 MakeBatch = Callable[..., Batch]
@@ -23,7 +23,7 @@ MakeCard = Callable[..., DatasetCard]
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """A training of 40 steps, enough for toy images."""
-    monkeypatch.setattr(classifier, "IMAGES", 40 * classifier.BATCH)
+    monkeypatch.setattr(classifier, "CLASSIFIER_TRAIN_IMAGES", 40 * classifier.CLASSIFIER_BATCH_SIZE)
 
 
 def stripes(label: Tensor, seed: int = 0) -> Tensor:
@@ -42,7 +42,7 @@ def score(metric: ClassificationAccuracyScore, trained_as: Tensor, shown: Tensor
 
 @pytest.fixture
 def cas(make_card: MakeCard, short: None) -> ClassificationAccuracyScore:
-    return ClassificationAccuracyScore(Setting(make_card(), samples=90, conditions=("class",)))
+    return ClassificationAccuracyScore(MetricContext(make_card(), samples=90, conditions=("class",)))
 
 
 def test_samples_that_look_like_their_class_score_one(cas: ClassificationAccuracyScore, make_batch: MakeBatch) -> None:
@@ -79,13 +79,13 @@ def test_a_test_split_without_classes_is_a_reason(cas: ClassificationAccuracySco
 
 def test_a_single_class_is_a_reason(make_card: MakeCard) -> None:
     with pytest.raises(Skipped, match="single class"):
-        ClassificationAccuracyScore(Setting(make_card(classes=1), samples=90, conditions=("class",)))
+        ClassificationAccuracyScore(MetricContext(make_card(classes=1), samples=90, conditions=("class",)))
 
 
 def test_the_reference_trains_on_as_many_real_images_as_are_generated(
     make_card: MakeCard, make_batch: MakeBatch
 ) -> None:
-    reference = RealClassificationAccuracyScore(Setting(make_card(), samples=50, conditions=("class",)))
+    reference = RealClassificationAccuracyScore(MetricContext(make_card(), samples=50, conditions=("class",)))
     label = torch.arange(200) % 3
     for rows in label.split(64):
         reference.update_train(make_batch(stripes(rows), rows))
@@ -93,7 +93,7 @@ def test_the_reference_trains_on_as_many_real_images_as_are_generated(
 
 
 def test_the_reference_chooses_from_the_whole_training_split(make_card: MakeCard, make_batch: MakeBatch) -> None:
-    reference = RealClassificationAccuracyScore(Setting(make_card(), samples=30, conditions=("class",)))
+    reference = RealClassificationAccuracyScore(MetricContext(make_card(), samples=30, conditions=("class",)))
     for number in range(3):  # sorted by class: the first 30 alone would all be of class 0
         label = torch.full((100,), number)
         reference.update_train(make_batch(stripes(label), label))
@@ -101,7 +101,7 @@ def test_the_reference_chooses_from_the_whole_training_split(make_card: MakeCard
 
 
 def test_an_image_is_kept_with_its_own_class(make_card: MakeCard, make_batch: MakeBatch) -> None:
-    reference = RealClassificationAccuracyScore(Setting(make_card(), samples=30, conditions=("class",)))
+    reference = RealClassificationAccuracyScore(MetricContext(make_card(), samples=30, conditions=("class",)))
     label = torch.arange(300) % 3
     reference.update_train(make_batch(label[:, None, None, None].expand(-1, 1, 4, 4) - 1.0, label))
     _, image, label = reference.kept.rows()
@@ -111,7 +111,7 @@ def test_an_image_is_kept_with_its_own_class(make_card: MakeCard, make_batch: Ma
 def test_the_same_seed_trains_the_same_classifier(short: None) -> None:
     label = torch.arange(60) % 3
     first, second = (
-        Classifier(reduced(stripes(label)), label, 3, Making(seed=5)).network.state_dict() for _ in range(2)
+        Classifier(shrink_images(stripes(label)), label, 3, TrainingSpec(seed=5)).network.state_dict() for _ in range(2)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -119,15 +119,15 @@ def test_the_same_seed_trains_the_same_classifier(short: None) -> None:
 def test_training_leaves_the_global_random_numbers_alone(short: None) -> None:
     label = torch.arange(60) % 3
     state = torch.get_rng_state()
-    Classifier(reduced(stripes(label)), label, 3, Making(seed=5))
+    Classifier(shrink_images(stripes(label)), label, 3, TrainingSpec(seed=5))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_training_works_where_gradients_are_off(short: None) -> None:
     label = torch.arange(60) % 3
     with torch.no_grad():
-        trained = Classifier(reduced(stripes(label)), label, 3, Making(seed=5))
-    assert torch.equal(trained.read(reduced(stripes(label, 1))), label)
+        trained = Classifier(shrink_images(stripes(label)), label, 3, TrainingSpec(seed=5))
+    assert torch.equal(trained.read(shrink_images(stripes(label, 1))), label)
 
 
 def test_augmentation_moves_images_without_flipping_or_emptying_them() -> None:
@@ -139,11 +139,11 @@ def test_augmentation_moves_images_without_flipping_or_emptying_them() -> None:
 
 @pytest.mark.parametrize(("side", "kept"), [(16, 16), (32, 32), (64, 32)])
 def test_images_are_kept_with_32_pixels_a_side_at_most(side: int, kept: int) -> None:
-    assert reduced(torch.zeros(2, 3, side, side)).shape == (2, 3, kept, kept)
+    assert shrink_images(torch.zeros(2, 3, side, side)).shape == (2, 3, kept, kept)
 
 
 def test_kept_images_are_bytes_over_the_range_of_a_picture() -> None:
-    assert reduced(torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]).view(1, 1, 1, 5)).flatten().tolist() == [
+    assert shrink_images(torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]).view(1, 1, 1, 5)).flatten().tolist() == [
         0,
         0,
         128,

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from mtgen.evaluation import classifier, segmenter
 from mtgen.evaluation.evaluate import evaluate
-from mtgen.evaluation.metric import METRICS, Setting, Skipped
+from mtgen.evaluation.metric import METRICS, MetricContext, Skipped
 from mtgen.evaluation.metrics.retrieval import nearest
-from mtgen.evaluation.reader_training import Making
-from mtgen.evaluation.reference_models import Yardsticks
+from mtgen.evaluation.reader_training import TrainingSpec
+from mtgen.evaluation.reference_models import ReferenceModels
 from mtgen.evaluation.segmenter import Segmenter
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction, Prompt
 
@@ -23,8 +23,8 @@ MakeCard = Callable[..., DatasetCard]
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier, "IMAGES", 40 * classifier.BATCH)
-    monkeypatch.setattr(segmenter, "IMAGES", 60 * segmenter.BATCH)
+    monkeypatch.setattr(classifier, "CLASSIFIER_TRAIN_IMAGES", 40 * classifier.CLASSIFIER_BATCH_SIZE)
+    monkeypatch.setattr(segmenter, "SEGMENTER_TRAIN_IMAGES", 60 * segmenter.SEGMENTER_BATCH_SIZE)
 
 
 def masks(label: Tensor) -> Tensor:
@@ -103,10 +103,12 @@ def test_masks_that_were_asked_for_and_drawn_are_compared_with_the_independent_r
 
 def test_readers_are_trained_once(card: DatasetCard, make_batch: MakeBatch) -> None:
     stages: list[int] = []
-    yardsticks = Yardsticks(Setting(card, samples=90, progress=lambda stage, done, total: stages.append(done)))
+    yardsticks = ReferenceModels(
+        MetricContext(card, samples=90, progress=lambda stage, done, total: stages.append(done))
+    )
     yardsticks.update_train(real(make_batch))
     for _ in range(2):
-        yardsticks.read_class(stripes(torch.arange(3)))
+        yardsticks.predict_class(stripes(torch.arange(3)))
     assert len(stages) == 40
 
 
@@ -114,7 +116,7 @@ def test_a_segmenter_is_the_same_for_the_same_seed_and_leaves_global_random_numb
     label = torch.arange(30) % 3
     state, image = torch.get_rng_state(), ((stripes(label) + 1) * 127.5).to(torch.uint8)
     first, second = (
-        Segmenter(image, masks(label).to(torch.uint8), 2, Making(seed=1)).network.state_dict() for _ in range(2)
+        Segmenter(image, masks(label).to(torch.uint8), 2, TrainingSpec(seed=1)).network.state_dict() for _ in range(2)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert torch.equal(torch.get_rng_state(), state)
@@ -124,7 +126,7 @@ def test_pixels_of_unknown_class_teach_a_segmenter_nothing() -> None:
     label = torch.arange(30) % 3
     image, mask = ((stripes(label) + 1) * 127.5).to(torch.uint8), masks(label).to(torch.uint8)
     mask[:, :, 8:] = 255
-    assert set(Segmenter(image, mask, 2, Making()).read(image).unique().tolist()) == {0, 1}
+    assert set(Segmenter(image, mask, 2, TrainingSpec()).read(image).unique().tolist()) == {0, 1}
 
 
 def test_retrieval_counts_what_lies_nearest(assemble: Any, card: DatasetCard, make_batch: MakeBatch) -> None:
@@ -139,7 +141,7 @@ def test_retrieval_counts_what_lies_nearest(assemble: Any, card: DatasetCard, ma
 
 
 def test_another_image_with_the_same_caption_is_right_too(card: DatasetCard, make_batch: MakeBatch) -> None:
-    metric = METRICS["retrieval/caption_to_image"](Setting(card, samples=9, conditions=("caption",)))
+    metric = METRICS["retrieval/caption_to_image"](MetricContext(card, samples=9, conditions=("caption",)))
     batch = make_batch(torch.zeros(4, 1, 4, 4))
     batch.caption = torch.tensor([[1, 2], [1, 2], [3, 0], [4, 0]])
     image = torch.eye(4)[
@@ -201,14 +203,14 @@ def test_translation_between_classes_has_to_reach_the_class(
 @pytest.mark.parametrize("name", ["condition/class", "retrieval/image_to_class", "translation/class_kept"])
 def test_they_need_classes(make_card: MakeCard, name: str) -> None:
     with pytest.raises(Skipped, match="names no classes"):
-        METRICS[name](Setting(make_card(0), samples=9, conditions=("class",), translates="domain"))
+        METRICS[name](MetricContext(make_card(0), samples=9, conditions=("class",), translates="domain"))
 
 
 @pytest.mark.parametrize(("read", "reason"), [("read_class", "no classes"), ("read_mask", "no mask classes")])
 def test_without_names_of_classes_no_reader_is_trained(
     make_card: Callable[..., DatasetCard], make_batch: Callable[..., Batch], read: str, reason: str
 ) -> None:
-    yardsticks = Yardsticks(Setting(make_card(classes=0, mask_classes=0), samples=10))
+    yardsticks = ReferenceModels(MetricContext(make_card(classes=0, mask_classes=0), samples=10))
     yardsticks.update_train(make_batch(torch.zeros(4, 3, 8, 8)))
     with pytest.raises(Skipped, match=reason):
         getattr(yardsticks, read)(torch.zeros(1, 3, 8, 8))
@@ -219,4 +221,4 @@ def test_what_is_measured_by_the_class_asked_for_is_left_out_where_none_can_be(
     name: str, make_card: Callable[..., DatasetCard]
 ) -> None:
     with pytest.raises(Skipped, match="the run has no condition 'class'"):
-        METRICS[name](Setting(make_card(), samples=9, conditions=("labels",)))
+        METRICS[name](MetricContext(make_card(), samples=9, conditions=("labels",)))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtgen.evaluation import features
 from mtgen.evaluation.features import Features, FeatureSets
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped
 from mtgen.evaluation.metrics.frechet_distance import frechet_distance
 from mtgen.evaluation.metrics.kernel_distance import kernel_distance
 from mtgen.evaluation.metrics.precision_recall import precision_recall
@@ -31,7 +31,7 @@ def collected(part: Tensor) -> Features:
 
 
 def metric(name: str, **streams: Tensor) -> Metric:
-    made = METRICS[name](Setting(DatasetCard(name="test", splits={}), samples=100))
+    made = METRICS[name](MetricContext(DatasetCard(name="test", splits={}), samples=100))
     made.features = FeatureSets("net")
     for kind, part in streams.items():
         made.features.update(kind, part, torch.arange(len(part)))
@@ -129,7 +129,7 @@ def test_only_inceptions_numbers_have_the_published_names(name: str) -> None:
 def test_a_stream_in_any_parts_and_order_keeps_the_same(seed: int, sizes: list[int]) -> None:
     part, keep = rows(seed, sum(sizes), 3, 100.0), 7
     positions = list(torch.randperm(len(part), generator=torch.Generator().manual_seed(seed)).split(sizes))
-    most, features.MOST = features.MOST, keep
+    most, features.MAX_ROWS_KEPT = features.MAX_ROWS_KEPT, keep
     try:
         whole, stream = collected(part), Features(3)
         for position in positions:
@@ -137,7 +137,7 @@ def test_a_stream_in_any_parts_and_order_keeps_the_same(seed: int, sizes: list[i
         assert torch.equal(stream.kept, whole.kept) and torch.equal(stream.position, whole.position)
         assert len(whole.kept) == min(keep, len(part))
     finally:
-        features.MOST = most
+        features.MAX_ROWS_KEPT = most
     assert torch.allclose(stream.mean, part.double().mean(0))
     if len(part) > 1:
         assert torch.allclose(stream.covariance, torch.cov(part.double().T), rtol=1e-6, atol=1e-6)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mtgen.evaluation.metric import Setting, Skipped
+from mtgen.evaluation.metric import MetricContext, Skipped
 from mtgen.evaluation.metrics.diversity import Diversity
 from mtgen.evaluation.metrics.spread import Spread
 from mtgen.evaluation.moments import ClassMoments
@@ -48,7 +48,7 @@ def test_streamed_deviation_is_numpys_over_all_images(
 
 @pytest.fixture
 def diversity(make_card: MakeCard) -> Diversity:
-    return Diversity(Setting(make_card(), samples=90, conditions=("class",)))
+    return Diversity(MetricContext(make_card(), samples=90, conditions=("class",)))
 
 
 def test_samples_that_are_real_images_have_diversity_one(diversity: Diversity, make_batch: MakeBatch) -> None:
@@ -135,7 +135,7 @@ def test_without_any_image_it_is_skipped(diversity: Diversity) -> None:
 
 def spread_of(real: Tensor, generated: Tensor, make_batch: MakeBatch) -> float:
     """Of data without classes."""
-    metric = Spread(Setting(DatasetCard(name="photographs", splits={}), samples=len(generated)))
+    metric = Spread(MetricContext(DatasetCard(name="photographs", splits={}), samples=len(generated)))
     no_class = torch.full((len(real),), -1)
     for part in real.split(40):
         metric.update_train(make_batch(part, no_class[: len(part)]))

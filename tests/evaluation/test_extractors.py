@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mtgen.config import Extractor, validate
+from mtgen.config import ExtractorConfig, validate
 from mtgen.errors import ConfigError
 from mtgen.evaluation.extractor import FileExtractor
-from mtgen.evaluation.extractors.dinov2 import PUBLISHED, DINOv2
+from mtgen.evaluation.extractors.dinov2 import PARAMETER_NAMES, DINOv2
 from mtgen.evaluation.extractors.inception import InceptionV3, folded, resized
 from mtgen.schema import Batch
 
@@ -25,8 +25,8 @@ class Means(nn.Module):
         return x.mean((2, 3))
 
 
-def settings(path: Path, kind: str, **more: Any) -> Extractor:
-    return Extractor(kind=kind, path=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest(), **more)
+def settings(path: Path, kind: str, **more: Any) -> ExtractorConfig:
+    return ExtractorConfig(kind=kind, path=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest(), **more)
 
 
 @pytest.fixture
@@ -71,14 +71,14 @@ def test_another_checksum_is_refused_with_the_files_own(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"network")
     own = hashlib.sha256(b"network").hexdigest()
     with pytest.raises(ConfigError, match=f"sha256={'0' * 64}: .* has {own}"):
-        FileExtractor(Extractor(kind="inception", path=str(tmp_path / "file"), sha256="0" * 64))
+        FileExtractor(ExtractorConfig(kind="inception", path=str(tmp_path / "file"), sha256="0" * 64))
 
 
 def test_a_missing_file_and_an_unknown_kind_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
-        FileExtractor(Extractor(kind="inception", path=str(tmp_path / "none"), sha256="0" * 64))
+        FileExtractor(ExtractorConfig(kind="inception", path=str(tmp_path / "none"), sha256="0" * 64))
     with pytest.raises(ConfigError, match="kind=inceptoin: unknown; did you mean 'inception'"):
-        FileExtractor(Extractor(kind="inceptoin", path="x", sha256="0" * 64))
+        FileExtractor(ExtractorConfig(kind="inceptoin", path="x", sha256="0" * 64))
 
 
 def test_numbers_of_another_network_cannot_take_inceptions_name() -> None:
@@ -159,7 +159,7 @@ def test_dinov2_is_read_from_the_names_of_the_published_files(tmp_path: Path) ->
     with torch.no_grad():
         expected = network(((image + 1) * 127.5).round())
     assert torch.allclose(extract(image), expected, atol=1e-5)
-    assert all(any(part in name for name in load_file(file)) for part in PUBLISHED)
+    assert all(any(part in name for name in load_file(file)) for part in PARAMETER_NAMES)
 
 
 def test_a_file_of_another_shape_is_one_error_that_names_the_tensors(tmp_path: Path) -> None:
@@ -175,13 +175,13 @@ def test_a_file_of_another_shape_is_one_error_that_names_the_tensors(tmp_path: P
 def test_features_of_real_images_are_computed_once(
     scripted: Callable[[nn.Module], Path], assemble: Any, make_card: Any, make_batch: Any, tmp_path: Path
 ) -> None:
-    from mtgen.evaluation.cache import Shelf, Store
+    from mtgen.evaluation.cache import CacheScope, TensorCache
     from mtgen.evaluation.evaluate import evaluate
     from mtgen.schema import Canvas
 
     batches = [make_batch(torch.rand(40, 1, 8, 8) * 2 - 1)]
     model = assemble(make_card(), lambda labels, latent: Canvas(F.pad(latent.view(-1, 1, 2, 2), (3, 3, 3, 3)).tanh()))
-    real = Shelf(Store(tmp_path / "cache"), {"fingerprint": "some data"})
+    real = CacheScope(TensorCache(tmp_path / "cache"), {"fingerprint": "some data"})
     settings_ = settings(scripted(Means()), "torchscript", name="means", side=0)
 
     def run(train: list[Batch]) -> dict[str, float]:

@@ -74,7 +74,7 @@ def test_a_number_in_a_journal_is_found_with_its_metric(number: str, value: str 
 def test_what_real_images_would_reach_is_not_taken_for_the_runs_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classifier, "IMAGES", 10 * classifier.BATCH)
+    monkeypatch.setattr(classifier, "CLASSIFIER_TRAIN_IMAGES", 10 * classifier.CLASSIFIER_BATCH_SIZE)
     make("digits", tmp_path / "digits", train=120, test=40, style="grey")
     data = {"path": str(tmp_path / "digits"), "channels": "grey"}
     values = made(tasks=("generation",), conditions=("class",)).config.model_dump(mode="json")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from helpers.made_models import made
 
-from mtgen.evaluation.snapshots import wishes
-from mtgen.evaluation.streams import Generated, Wanted, Work
+from mtgen.evaluation.snapshots import evaluation_prompts
+from mtgen.evaluation.streams import GeneratedPart, RequestedOutputs, StreamProducer
 from mtgen.models.model import Model
 from mtgen.schema import Batch
 
@@ -27,9 +27,19 @@ def scenes(*conditions: str) -> Model:
     return made(tasks=("generation", "tagging"), conditions=conditions)
 
 
-def drawn(model: Model, test: list[Batch], rank: int = 0, world: int = 1) -> list[Generated]:
-    work = Work(model, test, None, samples=13, seed=0, asked=wishes(model, test), batch_size=4, rank=rank, world=world)
-    return [part for part in work.stage("generated", Wanted()) if isinstance(part, Generated)]
+def drawn(model: Model, test: list[Batch], rank: int = 0, world: int = 1) -> list[GeneratedPart]:
+    work = StreamProducer(
+        model,
+        test,
+        None,
+        samples=13,
+        seed=0,
+        asked=evaluation_prompts(model, test),
+        batch_size=4,
+        rank=rank,
+        world=world,
+    )
+    return [part for part in work.stage("generated", RequestedOutputs()) if isinstance(part, GeneratedPart)]
 
 
 @pytest.mark.parametrize("conditions", [("class", "labels"), ("caption",)])
@@ -37,13 +47,13 @@ def test_a_run_that_is_not_asked_for_labels_alone_draws_the_classes_in_turn(
     conditions: tuple[str, ...], test: list[Batch]
 ) -> None:
     model = scenes(*conditions)
-    assert wishes(model, test) is None
+    assert evaluation_prompts(model, test) is None
     assert torch.cat([part.labels for part in drawn(model, test)]).tolist() == [number % 4 for number in range(13)]
 
 
 def test_scenes_are_drawn_for_the_labels_that_stand_together_in_test_samples(test: list[Batch]) -> None:
     model = scenes("labels")
-    prompt = wishes(model, test)
+    prompt = evaluation_prompts(model, test)
     assert prompt is not None and torch.equal(prompt.values["labels"].bool(), LABELS)
     assert prompt.given["labels"].tolist() == [True, True, True, True, False]
     images = torch.cat([part.canvas.image for part in drawn(model, test)])

@@ -11,15 +11,15 @@ from sklearn.metrics import accuracy_score, jaccard_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped
-from mtgen.schema import IGNORE, Batch, Canvas, DatasetCard, Prediction
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped
+from mtgen.schema import IGNORE_INDEX, Batch, Canvas, DatasetCard, Prediction
 
 MakeBatch = Callable[..., Batch]
 MakeCard = Callable[..., DatasetCard]
 
 
 def metric(name: str, card: DatasetCard) -> Metric:
-    return METRICS[name](Setting(card, samples=100, conditions=("class",)))
+    return METRICS[name](MetricContext(card, samples=100, conditions=("class",)))
 
 
 def random(seed: int) -> torch.Generator:
@@ -69,14 +69,14 @@ def test_mask_miou_is_scikit_learns_over_all_known_pixels_of_the_split(
 ) -> None:
     miou, g = metric("test/mask_miou", make_card(mask_classes=classes)), random(seed)
     true = torch.randint(0, classes, (sum(sizes), 4, 4), generator=g)
-    true[torch.rand(true.shape, generator=g) < 0.2] = IGNORE
+    true[torch.rand(true.shape, generator=g) < 0.2] = IGNORE_INDEX
     read = torch.randint(0, classes, true.shape, generator=g)
     has_mask = torch.rand(len(true), generator=g) < 0.7
     has_mask[0] = True
     true[0, 0, 0] = 0  # at least one known pixel
     for mask, guess, has in zip(true.split(sizes), read.split(sizes), has_mask.split(sizes), strict=True):
         miou.update_real(make_batch(images(len(mask)), mask=mask, has_mask=has), mask_logits(guess, classes), None)
-    known = (true != IGNORE) & has_mask[:, None, None]
+    known = (true != IGNORE_INDEX) & has_mask[:, None, None]
     expected = jaccard_score(true[known], read[known], average="macro")
     assert miou.compute() == {"test/mask_miou": pytest.approx(expected)}
 
@@ -99,7 +99,7 @@ def test_mask_classes_that_do_not_occur_do_not_count(make_card: MakeCard, make_b
 def test_ignored_pixels_may_be_read_as_anything(make_card: MakeCard, make_batch: MakeBatch) -> None:
     miou = metric("test/mask_miou", make_card())
     true = torch.zeros(1, 4, 4, dtype=torch.int64)
-    true[:, :2], read = IGNORE, torch.zeros(1, 4, 4, dtype=torch.int64)
+    true[:, :2], read = IGNORE_INDEX, torch.zeros(1, 4, 4, dtype=torch.int64)
     read[:, :2] = 2
     miou.update_real(make_batch(images(1), mask=true), mask_logits(read), None)
     assert miou.compute() == {"test/mask_miou": 1.0}

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from mtgen.evaluation.features import FeatureSets
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped
 from mtgen.evaluation.metrics.reconstruction_ssim import ssim
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
 
@@ -19,7 +19,7 @@ MakeBatch = Callable[..., Batch]
 
 
 def metric(name: str) -> Metric:
-    made = METRICS[name](Setting(DatasetCard(name="test", splits={}), samples=100))
+    made = METRICS[name](MetricContext(DatasetCard(name="test", splits={}), samples=100))
     made.features = FeatureSets("net")
     return made
 
@@ -71,7 +71,7 @@ def test_feature_distance_is_in_proportion_to_that_of_two_different_images(seed:
     seen, rebuilt = pictures(seed, n, 4).double(), pictures(seed + 1, n, 4).double()
     measured = metric("test/reconstruction_features")
     for rows in torch.arange(n).split(5):
-        measured.update_rebuilt(seen[rows], rebuilt[rows])
+        measured.update_reconstructed(seen[rows], rebuilt[rows])
         measured.features.update("test", seen[rows], rows)
     pairs = [float((a - b).square().sum()) for i, a in enumerate(seen) for j, b in enumerate(seen) if i != j]
     expected = float((seen - rebuilt).square().sum(1).mean()) / np.mean(pairs)

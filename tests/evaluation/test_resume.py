@@ -13,16 +13,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtgen.evaluation import classifier, detector, features, resume, segmenter, train_on_generated
-from mtgen.evaluation.cache import Shelf, Store
-from mtgen.evaluation.collection import Report
+from mtgen.evaluation.cache import CacheScope, TensorCache
+from mtgen.evaluation.collection import MetricReport
 from mtgen.evaluation.evaluate import evaluate
 from mtgen.evaluation.metric import METRICS
 from mtgen.evaluation.metrics import box_agreement
-from mtgen.evaluation.reader_training import Making
+from mtgen.evaluation.reader_training import TrainingSpec
 from mtgen.evaluation.segmenter import Segmenter
 from mtgen.evaluation.serialization import packed
-from mtgen.evaluation.streams import Part, Wanted, Work
-from mtgen.models.sampling import Model
+from mtgen.evaluation.streams import RequestedOutputs, StreamPart, StreamProducer
+from mtgen.models.sampling import SamplingModel
 from mtgen.schema import Batch, Canvas, Prediction, Prompt
 
 SAMPLES, BATCH = 90, 16
@@ -37,8 +37,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """How far an evaluation is, is kept after every part."""
-    monkeypatch.setattr(resume, "EVERY", 0.0)
-    monkeypatch.setattr(resume, "SHARE", 0)
+    monkeypatch.setattr(resume, "MIN_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(resume, "SAVE_TIME_FACTOR", 0)
 
 
 def mixed(x: Tensor, size: int) -> Tensor:
@@ -47,7 +47,7 @@ def mixed(x: Tensor, size: int) -> Tensor:
 
 
 @pytest.fixture
-def model(assemble: Any, make_card: Any) -> Model:
+def model(assemble: Any, make_card: Any) -> SamplingModel:
     """It can do everything: masks, boxes, a shared space, translations between classes."""
 
     def draw(labels: Tensor, latent: Tensor) -> Canvas:
@@ -104,13 +104,18 @@ class Counted:
     """The work of one process, which counts its parts, and stops before part `number` of a stage."""
 
     def __init__(
-        self, model: Model, real: Callable[[int], list[Batch]], stage: str = "", number: int = 0, samples: int = SAMPLES
+        self,
+        model: SamplingModel,
+        real: Callable[[int], list[Batch]],
+        stage: str = "",
+        number: int = 0,
+        samples: int = SAMPLES,
     ) -> None:
-        self.work = Work(model, real(0), real(1), samples=samples, seed=0, batch_size=BATCH)
+        self.work = StreamProducer(model, real(0), real(1), samples=samples, seed=0, batch_size=BATCH)
         self.stop = (stage, number)
         self.made = {"read": 0, "seen": 0, "generated": 0, "tested": 0}
 
-    def __call__(self, stage: str, wanted: Wanted, start: int) -> Iterator[Part]:
+    def __call__(self, stage: str, wanted: RequestedOutputs, start: int) -> Iterator[StreamPart]:
         for number, part in enumerate(self.work.stage(stage, wanted, start), start):
             if self.stop == (stage, number):
                 raise Stopped
@@ -119,13 +124,16 @@ class Counted:
 
 
 def measured(
-    model: Model, real: Callable[[int], list[Batch]], work: Counted, folder: Path | None = None, **more: Any
-) -> Report:
+    model: SamplingModel, real: Callable[[int], list[Batch]], work: Counted, folder: Path | None = None, **more: Any
+) -> MetricReport:
     names = [name for name in METRICS if not name.startswith("translation/class_kept")]
     shelves = (
         {}
         if folder is None
-        else {"real": Shelf(Store(folder / "real")), "own": Shelf(Store(folder / "own"), {"model": 1})}
+        else {
+            "real": CacheScope(TensorCache(folder / "real")),
+            "own": CacheScope(TensorCache(folder / "own"), {"model": 1}),
+        }
     )
     settings: dict[str, Any] = {"samples": SAMPLES, "seed": 0, "metrics": names, "batch_size": BATCH}
     return evaluate(model, real(0), real(1), gather=work, **(settings | shelves | more))
@@ -135,7 +143,7 @@ def measured(
     "stop", [("read", 2), ("seen", 3), ("generated", 0), ("generated", 4), ("tested", 0), ("tested", 5)]
 )
 def test_what_was_interrupted_ends_with_the_same_numbers(
-    model: Model, real: Any, tmp_path: Path, always: None, stop: tuple[str, int]
+    model: SamplingModel, real: Any, tmp_path: Path, always: None, stop: tuple[str, int]
 ) -> None:
     whole = Counted(model, real)
     expected = measured(model, real, whole)
@@ -149,20 +157,22 @@ def test_what_was_interrupted_ends_with_the_same_numbers(
     assert found.resumed > 0 and expected.resumed == 0
 
 
-def test_nothing_is_left_of_an_evaluation_that_has_ended(model: Model, real: Any, tmp_path: Path) -> None:
+def test_nothing_is_left_of_an_evaluation_that_has_ended(model: SamplingModel, real: Any, tmp_path: Path) -> None:
     measured(model, real, Counted(model, real), tmp_path)
     assert not (tmp_path / "own").exists()
 
 
-def test_another_evaluation_does_not_go_on_with_it(model: Model, real: Any, tmp_path: Path, always: None) -> None:
+def test_another_evaluation_does_not_go_on_with_it(
+    model: SamplingModel, real: Any, tmp_path: Path, always: None
+) -> None:
     with pytest.raises(Stopped):
         measured(model, real, Counted(model, real, "tested", 2), tmp_path)
-    other = {"own": Shelf(Store(tmp_path / "own"), {"model": 2})}
+    other = {"own": CacheScope(TensorCache(tmp_path / "own"), {"model": 2})}
     assert measured(model, real, Counted(model, real), tmp_path, **other).resumed == 0
 
 
 def test_what_is_held_does_not_grow_with_the_generated_images(
-    model: Model, real: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: SamplingModel, real: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (box_agreement, features, train_on_generated):
         monkeypatch.setattr(module, "MOST", 40)
@@ -175,10 +185,10 @@ def test_what_is_held_does_not_grow_with_the_generated_images(
     assert held[1] < 2 * held[0]  # between 40 and 80 rows of everything, and not 1,600
 
 
-def test_readers_and_features_of_real_images_are_made_once(model: Model, real: Any, tmp_path: Path) -> None:
+def test_readers_and_features_of_real_images_are_made_once(model: SamplingModel, real: Any, tmp_path: Path) -> None:
     told: list[str] = []
 
-    def again() -> Report:
+    def again() -> MetricReport:
         told.clear()
         return measured(model, real, Counted(model, real), tmp_path, progress=lambda stage, *_: told.append(stage))
 
@@ -197,20 +207,20 @@ def test_a_reader_from_the_shelf_is_the_one_that_was_trained(tmp_path: Path) -> 
         torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8),
         torch.randint(0, 3, (40, 8, 8), dtype=torch.uint8),
     )
-    shelf, seen = Shelf(Store(tmp_path)), []
+    shelf, seen = CacheScope(TensorCache(tmp_path)), []
     first, second = (
-        Segmenter(image, mask, 3, Making(progress=lambda *n: seen.append(n), kept=shelf)) for _ in range(2)
+        Segmenter(image, mask, 3, TrainingSpec(progress=lambda *n: seen.append(n), kept=shelf)) for _ in range(2)
     )
     assert torch.equal(first.read(image), second.read(image)) and len(seen) == 5
 
 
 def test_what_is_stored_is_found_under_what_it_is_of_and_damage_is_noticed(tmp_path: Path) -> None:
-    shelf, tensors = Shelf(Store(tmp_path / "cache"), {"data": "a"}), {"x": torch.arange(6.0)}
+    shelf, tensors = CacheScope(TensorCache(tmp_path / "cache"), {"data": "a"}), {"x": torch.arange(6.0)}
     assert shelf.get() is None
     shelf.put(tensors, {"note": [1, 2]})
     found = shelf.get()
     assert found is not None and torch.equal(found[0]["x"], tensors["x"]) and found[1] == {"note": [1, 2]}
-    assert shelf.at(more=1).get() is None and Shelf(shelf.store, {"data": "b"}).get() is None
+    assert shelf.at(more=1).get() is None and CacheScope(shelf.store, {"data": "b"}).get() is None
     shelf.put({"x": torch.zeros(2)})
     assert len(list((tmp_path / "cache").iterdir())) == 2  # what it replaced is gone
     (file,) = (tmp_path / "cache").glob("*.safetensors")
@@ -228,7 +238,7 @@ def test_half_a_file_is_taken_away_by_who_failed_or_by_the_next_after_an_hour(
         os.utime(left, (time.time() - age,) * 2)
     with monkeypatch.context() as patch, pytest.warns(UserWarning, match="cannot be written"):
         patch.setattr(os, "replace", refuse)
-        Shelf(Store(tmp_path)).put({"x": torch.zeros(1)})
+        CacheScope(TensorCache(tmp_path)).put({"x": torch.zeros(1)})
     assert list(tmp_path.iterdir()) == [new]
 
 
@@ -239,7 +249,7 @@ def refuse(*_: object) -> None:
 def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.warns(UserWarning, match="cannot be written .* made again next time"):
-        Shelf(Store(tmp_path / "file")).put({"x": torch.zeros(1)})
+        CacheScope(TensorCache(tmp_path / "file")).put({"x": torch.zeros(1)})
 
 
 def test_what_could_not_be_gone_on_with_is_refused() -> None:

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from mtgen.evaluation import classifier, detector, segmenter
 from mtgen.evaluation.detector import Detector
 from mtgen.evaluation.evaluate import evaluate
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped
-from mtgen.evaluation.reader_training import Making
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped
+from mtgen.evaluation.reader_training import TrainingSpec
 from mtgen.networks.center_maps import encode
-from mtgen.schema import IGNORE, Batch, Canvas, DatasetCard, Prediction
+from mtgen.schema import IGNORE_INDEX, Batch, Canvas, DatasetCard, Prediction
 from mtgen.visualization.grids import to_uint8
 
 MakeBatch = Callable[..., Batch]
@@ -24,9 +24,9 @@ SIDE = 16
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier, "IMAGES", 40 * classifier.BATCH)
-    monkeypatch.setattr(segmenter, "IMAGES", 80 * segmenter.BATCH)
-    monkeypatch.setattr(detector, "IMAGES", 200 * detector.BATCH)
+    monkeypatch.setattr(classifier, "CLASSIFIER_TRAIN_IMAGES", 40 * classifier.CLASSIFIER_BATCH_SIZE)
+    monkeypatch.setattr(segmenter, "SEGMENTER_TRAIN_IMAGES", 80 * segmenter.SEGMENTER_BATCH_SIZE)
+    monkeypatch.setattr(detector, "DETECTOR_TRAIN_IMAGES", 200 * detector.DETECTOR_BATCH_SIZE)
 
 
 def boxes_of(n: int) -> Tensor:
@@ -61,7 +61,7 @@ def real(make_batch: MakeBatch, n: int = 40) -> Batch:
 
 @pytest.fixture
 def made(make_card: MakeCard) -> Callable[[str], Metric]:
-    return lambda name: METRICS[name](Setting(make_card(2, 3), samples=200, conditions=("class",)))
+    return lambda name: METRICS[name](MetricContext(make_card(2, 3), samples=200, conditions=("class",)))
 
 
 def score(metric: Metric, canvas: Canvas, batch: Batch) -> dict[str, float]:
@@ -138,14 +138,14 @@ def test_too_few_images_are_named_with_the_needed_number(
 
 def test_masks_without_a_known_pixel_do_not_count(made: Callable[[str], Metric], make_batch: MakeBatch) -> None:
     batch = real(make_batch)
-    batch.mask = torch.full_like(batch.mask, IGNORE)
+    batch.mask = torch.full_like(batch.mask, IGNORE_INDEX)
     with pytest.raises(Skipped, match="no pixel with a known mask class"):
         score(made("generated/synthetic_miou"), canvas_of(boxes_of(40)), batch)
 
 
 def test_a_class_that_no_sample_has_does_not_count(make_card: MakeCard, make_batch: MakeBatch) -> None:
     for name in ("generated/synthetic_miou", "generated/synthetic_ap50", "generated/cas"):
-        metric = METRICS[name](Setting(make_card(3, 4), samples=200, conditions=("class",)))
+        metric = METRICS[name](MetricContext(make_card(3, 4), samples=200, conditions=("class",)))
         canvas = canvas_of(boxes_of(200))
         assert canvas.boxes is not None and canvas.mask is not None
         empty = torch.zeros(200, 1, SIDE // 2, SIDE // 2)
@@ -186,10 +186,10 @@ def test_where_no_boxes_are_known_there_is_no_independent_detector(
 def test_the_detector_is_the_same_for_the_same_seed_and_leaves_global_random_numbers_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(detector, "IMAGES", 5 * detector.BATCH)
+    monkeypatch.setattr(detector, "DETECTOR_TRAIN_IMAGES", 5 * detector.DETECTOR_BATCH_SIZE)
     state, boxes = torch.get_rng_state(), boxes_of(30)
     first, second = (
-        Detector(to_uint8(images_of(boxes)), boxes, 2, Making(seed=1)).network.state_dict() for _ in range(2)
+        Detector(to_uint8(images_of(boxes)), boxes, 2, TrainingSpec(seed=1)).network.state_dict() for _ in range(2)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert torch.equal(torch.get_rng_state(), state)

@@ -23,16 +23,16 @@ import mtgen
 from mtgen.errors import UserError
 from mtgen.explore import serve_page
 from mtgen.explore.explorer import Explorer
-from mtgen.explore.messages import BODY
-from mtgen.inference.prompt import Request
-from mtgen.inference.trained_model import Trained
+from mtgen.explore.messages import MAX_BODY_BYTES
+from mtgen.inference.prompt import PromptRequest
+from mtgen.inference.trained_model import TrainedModel
 
 pytestmark = pytest.mark.timeout(300)
 JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def trained(run: Path) -> Trained:
+def trained(run: Path) -> TrainedModel:
     return mtgen.load(run, device="cpu")
 
 
@@ -107,7 +107,7 @@ def test_what_is_offered_is_what_the_run_was_trained_on(port: int, tmp_path: Pat
     )
 
 
-def test_samples_of_classes_captions_and_domains_are_those_of_the_model(port: int, trained: Trained) -> None:
+def test_samples_of_classes_captions_and_domains_are_those_of_the_model(port: int, trained: TrainedModel) -> None:
     wish = {"classes": [["one"], ["zero", "7"]], "captions": ["it"], "domains": ["zebras"]}
     status, found = answer(port, "/api/draw", {"wish": wish, "n": 4, "seed": 3, "truncation": 0.5})
     expected = trained.sample(4, ["one", "zero+7"], caption="it", domain="zebras", seed=3, truncation=0.5)
@@ -122,7 +122,7 @@ def test_samples_of_classes_captions_and_domains_are_those_of_the_model(port: in
     assert [len(f["boxes"][0][0]) for f in found["pictures"]] == [len(boxes or []) for boxes in expected.boxes]
 
 
-def test_a_sound_is_heard_and_an_image_is_resembled(port: int, trained: Trained, tmp_path: Path) -> None:
+def test_a_sound_is_heard_and_an_image_is_resembled(port: int, trained: TrainedModel, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(wav(0.3))
     picture(9, 7).save(tmp_path / "b.png")
     wish = {"sound": file("a.wav", wav(0.3)), "image": file("b.png", (tmp_path / "b.png").read_bytes())}
@@ -130,7 +130,7 @@ def test_a_sound_is_heard_and_an_image_is_resembled(port: int, trained: Trained,
     assert same(found["pictures"], trained.sample(2, sound=tmp_path / "a.wav", image=tmp_path / "b.png").images)
 
 
-def test_a_drawn_mask_and_drawn_boxes_are_layouts(port: int, trained: Trained, tmp_path: Path) -> None:
+def test_a_drawn_mask_and_drawn_boxes_are_layouts(port: int, trained: TrainedModel, tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 3, (8, 8), dtype=np.uint8)
     values[0] = 255
     Image.fromarray(values).save(tmp_path / "a.png")
@@ -145,14 +145,14 @@ def test_a_drawn_mask_and_drawn_boxes_are_layouts(port: int, trained: Trained, t
     assert status == 200 and read["mask"] == values.flatten().tolist()
 
 
-def test_the_way_leads_from_one_wish_to_another(port: int, trained: Trained) -> None:
+def test_the_way_leads_from_one_wish_to_another(port: int, trained: TrainedModel) -> None:
     first, last = {"wish": {"classes": [["one"]]}, "seed": 1}, {"wish": {"captions": ["it"]}, "seed": 2}
     _, found = answer(port, "/api/between", {"first": first, "last": last, "n": 5})
-    expected = trained.interpolate(Request(classes=["one"]), Request(texts=["it"]), 5, seeds=(1, 2))
+    expected = trained.interpolate(PromptRequest(classes=["one"]), PromptRequest(texts=["it"]), 5, seeds=(1, 2))
     assert same(found["pictures"], expected.images)
 
 
-def test_an_image_is_read_reconstructed_and_translated(port: int, trained: Trained) -> None:
+def test_an_image_is_read_reconstructed_and_translated(port: int, trained: TrainedModel) -> None:
     image = picture(20, 10, 1)
     status, found = answer(port, "/api/read", {"image": file("a.png", png(image))})
     expected, row = trained.predict(image), trained.predict(image).rows[0]
@@ -203,7 +203,7 @@ def test_bad_input_is_one_clear_error(port: int, path: str, message: Any, word: 
 
 
 def test_a_message_that_is_too_large_is_refused(port: int) -> None:
-    status, found = answer(port, "/api/read", b" " * (BODY + 1))
+    status, found = answer(port, "/api/read", b" " * (MAX_BODY_BYTES + 1))
     assert status == 413 and "are too much for a message" in found["error"]
 
 
@@ -274,8 +274,8 @@ def test_a_newer_checkpoint_is_told_of_and_loaded_and_a_damaged_one_passed_over(
     (damaged,) = train_on(folder, 192).glob("*.safetensors")
     damaged.write_bytes(b"")
     before = explorer.trained.sample(1).images[0]
-    assert explorer.newer() == 192
-    about = explorer.renew()
+    assert explorer.newer_checkpoint() == 192
+    about = explorer.reload()
     assert about["images"] == 128 and about["newer"] is None
     assert not np.array_equal(np.asarray(before), np.asarray(explorer.trained.sample(1).images[0]))
 

@@ -20,7 +20,7 @@ from mtgen.cli import app
 from mtgen.config import validate
 from mtgen.errors import CheckpointError, ConfigError, DataError, UserError
 from mtgen.export import export
-from mtgen.export.graphs import ASKED, Drawer, outputs
+from mtgen.export.graphs import CONDITION_PREFIX, GeneratorGraph, outputs
 from mtgen.export.page import page
 from mtgen.models.loading import load_run, weights_of
 from mtgen.models.model import Model, build
@@ -84,7 +84,7 @@ def test_the_generator_draws_the_same_as_the_networks_whatever_is_asked_for(
 ) -> None:
     given = inputs(exported / "generator.onnx", rows)
     found = answers(exported / "generator.onnx", given)
-    expected = Drawer(model)(*map(torch.from_numpy, given.values()))
+    expected = GeneratorGraph(model)(*map(torch.from_numpy, given.values()))
     assert list(found) == ["image", "mask", "box_maps", "boxes"]
     assert (found["boxes"][..., 5] > 0).any()
     for one, other in zip(found.values(), expected, strict=True):
@@ -93,11 +93,11 @@ def test_the_generator_draws_the_same_as_the_networks_whatever_is_asked_for(
 
 def test_a_condition_that_is_not_given_changes_nothing(exported: Path) -> None:
     given = inputs(exported / "generator.onnx", 3)
-    given[f"{ASKED}caption_given"] = np.zeros(3, bool)
-    other = given | {f"{ASKED}caption": given[f"{ASKED}caption"] + 1}
+    given[f"{CONDITION_PREFIX}caption_given"] = np.zeros(3, bool)
+    other = given | {f"{CONDITION_PREFIX}caption": given[f"{CONDITION_PREFIX}caption"] + 1}
     first, second = (answers(exported / "generator.onnx", some)["image"] for some in (given, other))
     assert np.array_equal(first, second)
-    asked = {f"{ASKED}caption_given": np.ones(3, bool)}
+    asked = {f"{CONDITION_PREFIX}caption_given": np.ones(3, bool)}
     assert not np.array_equal(answers(exported / "generator.onnx", given | asked)["image"], first)
 
 

@@ -14,7 +14,7 @@ import psutil
 import yaml
 
 from mtgen.shards.make import make
-from mtgen.tracking.journal import Row, read_journal
+from mtgen.tracking.journal import JournalRow, read_journal
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES, EVERY, LOG = 640, 160, 80  # length of a run, images between two checkpoints and between two rows of numbers
@@ -112,7 +112,7 @@ class Ended:
     """A run that has ended: what `mtgen inspect` says of it, and its journal."""
 
     facts: dict[str, Any]
-    rows: list[Row]
+    rows: list[JournalRow]
 
     @property
     def losses(self) -> list[tuple[int, dict[str, float]]]:

@@ -7,7 +7,7 @@ from typing import Any
 from mtgen.data import loader
 from mtgen.data.loader import Loader
 from mtgen.data.mixture import Samples
-from mtgen.data.transform_spec import View
+from mtgen.data.transform_spec import TransformSpec
 from mtgen.schema import Batch
 
 
@@ -20,11 +20,11 @@ def load(index: Samples, **settings: Any) -> Loader:
 
 def once(index: Samples, **settings: Any) -> Iterator[Batch]:
     view, own = _parted({"batch_size": 25, "resolution": 8, "channels": "grey"} | settings)
-    return loader.once(index, view, **own)
+    return loader.iterate_split(index, view, **own)
 
 
-def _parted(settings: dict[str, Any]) -> tuple[View, dict[str, Any]]:
-    mine = {field.name for field in fields(View)}
-    return View(**{k: v for k, v in settings.items() if k in mine}), {
+def _parted(settings: dict[str, Any]) -> tuple[TransformSpec, dict[str, Any]]:
+    mine = {field.name for field in fields(TransformSpec)}
+    return TransformSpec(**{k: v for k, v in settings.items() if k in mine}), {
         k: v for k, v in settings.items() if k not in mine
     }

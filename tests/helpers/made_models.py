@@ -10,7 +10,7 @@ from PIL import Image
 from mtgen.checkpointing import checkpoint
 from mtgen.checkpointing.retention import Retention
 from mtgen.config import validate
-from mtgen.models.ema import Average
+from mtgen.models.ema import EMA
 from mtgen.models.model import Model, build
 from mtgen.schema import DatasetCard
 
@@ -64,7 +64,7 @@ def made(
 
 def saved(model: Model, folder: Path) -> Path:
     """A run's folder with one checkpoint."""
-    averaged = Average([("generator", model.networks.generator), ("side", model.networks.side)], 0.0).state()
+    averaged = EMA([("generator", model.networks.generator), ("side", model.networks.side)], 0.0).state()
     state = {"card": model.card.model_dump(mode="json")}
     checkpoint.save(folder / "checkpoints", 64, {"ema": averaged}, state, model.config.to_yaml(), keep=Retention(1))
     return folder

@@ -10,9 +10,9 @@ from helpers import toy
 from mtgen.config import Config
 from mtgen.models.model import Networks, build
 from mtgen.networks.center_maps import encode
-from mtgen.schema import IGNORE, Batch, Canvas
-from mtgen.tasks.base import Scene, Task, Views
-from mtgen.training.batch_roles import lay_out
+from mtgen.schema import IGNORE_INDEX, Batch, Canvas
+from mtgen.tasks.base import StepContext, Task, TaskFeatures
+from mtgen.training.batch_roles import assign_roles
 from mtgen.training.steps import build_steps
 
 
@@ -25,10 +25,10 @@ def networks(config: Config) -> Networks:
     return made
 
 
-def scene(config: Config, made: Networks, batch: Batch | None = None, seen: str = "discriminator") -> Scene:
+def scene(config: Config, made: Networks, batch: Batch | None = None, seen: str = "discriminator") -> StepContext:
     """The scene of a batch without augmentation, in the step of that name; generated samples are random canvases."""
-    drawing = made.generator.drawing
-    layout = lay_out(
+    drawing = made.generator.canvas_spec
+    layout = assign_roles(
         config, toy.batch(0, 16) if batch is None else batch, config.augment.probability, boxes=drawing.box_maps > 0
     )
     rows, random = layout.batch, torch.Generator().manual_seed(5)
@@ -46,7 +46,7 @@ def scene(config: Config, made: Networks, batch: Batch | None = None, seen: str 
     if boxes is not None:
         assert rows.boxes is not None
         real_boxes = encode(rows.boxes, drawing.box_maps - 2, (8 // drawing.stride, 8 // drawing.stride)).canvas()
-    laid_out = Scene(
+    laid_out = StepContext(
         batch=rows,
         original=rows,
         prompt=prompt,
@@ -64,7 +64,7 @@ def scene(config: Config, made: Networks, batch: Batch | None = None, seen: str 
         plain_position=layout.plain_position,
         partner=layout.partner,
         pairs=layout.pairs,
-        penalised=layout.penalised,
+        penalized=layout.penalized,
         side=made.side,
         generator=made.generator,
         noise=torch.randn(len(layout.plain), latent, generator=random),
@@ -75,26 +75,28 @@ def scene(config: Config, made: Networks, batch: Batch | None = None, seen: str 
     laid_out.fake = Canvas(
         torch.rand(size, 1, 8, 8, generator=random) * 2 - 1, drawn, layout.shown, boxes, layout.boxed
     )
-    laid_out.pair_grain = torch.randn(len(layout.pairs), *rows.image.shape[1:], generator=random)
-    laid_out.unchanged = torch.arange(size) % 3 > 0
+    laid_out.pair_noise_image = torch.randn(len(layout.pairs), *rows.image.shape[1:], generator=random)
+    laid_out.unaugmented = torch.arange(size) % 3 > 0
     return laid_out
 
 
-def near(laid_out: Scene, canvas: Canvas, random: torch.Generator) -> Canvas:
-    """The penalised rows with noise on all that is seen of them."""
-    part = canvas.map(lambda x: x[laid_out.penalised])
-    return part.drawn(lambda x, name: x + laid_out.sigma * torch.randn(x.shape, generator=random, dtype=x.dtype))
+def near(laid_out: StepContext, canvas: Canvas, random: torch.Generator) -> Canvas:
+    """The penalized rows with noise on all that is seen of them."""
+    part = canvas.map(lambda x: x[laid_out.penalized])
+    return part.map_generated(
+        lambda x, name: x + laid_out.sigma * torch.randn(x.shape, generator=random, dtype=x.dtype)
+    )
 
 
-def views(laid_out: Scene, *canvases: Canvas, own: Canvas | None = None) -> Views:
+def views(laid_out: StepContext, *canvases: Canvas, own: Canvas | None = None) -> TaskFeatures:
     """A task's views of one forward of the trunk over the canvases, and of one over those that it submitted itself."""
     trunk = laid_out.discriminator.trunk
     features = trunk(Canvas.cat(list(canvases)))
     submitted = [] if own is None else trunk(own)
-    return Views([level[: laid_out.reading] for level in features], features[0][laid_out.reading :], submitted)
+    return TaskFeatures([level[: laid_out.reading] for level in features], features[0][laid_out.reading :], submitted)
 
 
-def discriminator_views(laid_out: Scene, seed: int = 6) -> Views:
+def discriminator_views(laid_out: StepContext, seed: int = 6) -> TaskFeatures:
     """As in the discriminator's step: real, generated, and both with noise."""
     random = torch.Generator().manual_seed(seed)
     return views(
@@ -118,7 +120,7 @@ def unlabelled(batch: Batch, *components: str) -> Batch:
     present = {name: torch.zeros_like(has) if name in out else has for name, has in batch.present.items()}
     empty: dict[str, Any] = {
         "class": {"label": torch.zeros_like(batch.label)},
-        "mask": {"mask": torch.full_like(batch.mask, IGNORE)},
+        "mask": {"mask": torch.full_like(batch.mask, IGNORE_INDEX)},
         "boxes": {"boxes": toy.NO_BOX.repeat(len(batch), 3, 1), "labels": torch.zeros(len(batch), 3, dtype=torch.bool)},
         "caption": {"caption": torch.zeros(len(batch), 6, dtype=torch.int64)},
         "sound": {"sound": torch.zeros(len(batch), 8, 8)},

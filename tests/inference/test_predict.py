@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mtgen.data.decode import Decoder
+from mtgen.data.decode import ImageDecoder
 from mtgen.data.geometry import window
 from mtgen.data.index import open_index
 from mtgen.errors import ConfigError, DataError
-from mtgen.inference.inputs import Cut, Inputs, Source, as_input, file, opened
-from mtgen.inference.predict import Reading, json_rows, predict_run, readings
-from mtgen.inference.prompt import Request, read_request
+from mtgen.inference.inputs import CroppedImage, InputImage, Inputs, as_input, file, opened
+from mtgen.inference.predict import ImagePrediction, json_rows, predict_images, predict_run
+from mtgen.inference.prompt import PromptRequest, parse_request
 from mtgen.inference.sample import sample_shards
 from mtgen.models.model import Model
 from mtgen.shards.validate import validate as check
@@ -28,11 +28,11 @@ Make = Callable[..., Model]
 Draw = Callable[..., Image.Image]
 
 
-def read(model: Model, *paths: Path, size: int = 32) -> list[Reading]:
-    return list(readings(model, (Source(str(p), Path(p.stem), partial(file, p)) for p in paths), 0.0, size))
+def read(model: Model, *paths: Path, size: int = 32) -> list[ImagePrediction]:
+    return list(predict_images(model, (InputImage(str(p), Path(p.stem), partial(file, p)) for p in paths), 0.0, size))
 
 
-def cut(path: Path, channels: int, size: tuple[int, int] = (8, 8)) -> Cut:
+def cut(path: Path, channels: int, size: tuple[int, int] = (8, 8)) -> CroppedImage:
     return opened(path.read_bytes(), str(path), channels, size)
 
 
@@ -69,14 +69,14 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=[(8, 8), (8, 24)])
-def decoder(request: pytest.FixtureRequest) -> Decoder:
-    return Decoder(request.param, "rgb", 1, "cpu", 1, masks=False)
+def decoder(request: pytest.FixtureRequest) -> ImageDecoder:
+    return ImageDecoder(request.param, "rgb", 1, "cpu", 1, masks=False)
 
 
 @settings(max_examples=20)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 100))
 def test_any_image_becomes_what_the_training_decoder_makes_of_it(
-    tmp_path_factory: pytest.TempPathFactory, draw: Draw, decoder: Decoder, width: int, height: int, seed: int
+    tmp_path_factory: pytest.TempPathFactory, draw: Draw, decoder: ImageDecoder, width: int, height: int, seed: int
 ) -> None:
     path = tmp_path_factory.mktemp("file") / "a.png"
     draw(width, height, seed).save(path)
@@ -128,7 +128,7 @@ def test_only_what_the_run_reads_is_told(make_model: Make, draw: Draw, tmp_path:
 
 
 @pytest.fixture
-def mixed(tmp_path: Path, model: Model, draw: Draw) -> list[Reading]:
+def mixed(tmp_path: Path, model: Model, draw: Draw) -> list[ImagePrediction]:
     """Readings of: a good file, two cut short, a missing one, a text, a folder, an empty file, another good one."""
     draw(64, 64).save(tmp_path / "good.png")
     draw(64, 64).save(tmp_path / "photo.jpg")
@@ -141,14 +141,14 @@ def mixed(tmp_path: Path, model: Model, draw: Draw) -> list[Reading]:
     return read(model, *(tmp_path / name for name in names), size=2)
 
 
-def test_files_that_cannot_be_read_are_named_each_in_one_line(mixed: list[Reading]) -> None:
+def test_files_that_cannot_be_read_are_named_each_in_one_line(mixed: list[ImagePrediction]) -> None:
     words = ["cut short", "cut short", "No such file", "no PNG, JPEG or WebP", "directory", "no PNG, JPEG or WebP"]
     for reading, word in zip(mixed[1:7], words, strict=True):
         assert reading.error is not None and reading.cut is None
         assert reading.error.startswith(reading.source.name) and "\n" not in reading.error and word in reading.error
 
 
-def test_files_around_a_bad_one_are_read(mixed: list[Reading]) -> None:
+def test_files_around_a_bad_one_are_read(mixed: list[ImagePrediction]) -> None:
     assert mixed[0].number is not None and mixed[7].number is not None and len(mixed) == 8
 
 
@@ -164,11 +164,11 @@ def test_readings_do_not_depend_on_the_batches_they_are_made_in(model: Model, dr
 def test_no_more_sources_are_asked_for_than_a_batch_needs(model: Model, draw: Draw, tmp_path: Path) -> None:
     draw(8, 8).save(tmp_path / "a.png")
 
-    def endless() -> Iterator[Source]:
+    def endless() -> Iterator[InputImage]:
         while True:
-            yield Source("a", Path("a"), partial(file, tmp_path / "a.png"))
+            yield InputImage("a", Path("a"), partial(file, tmp_path / "a.png"))
 
-    found = readings(model, endless())
+    found = predict_images(model, endless())
     assert all(next(found).error is None for _ in range(100))
 
 
@@ -188,7 +188,7 @@ def folder(tmp_path: Path, draw: Draw) -> Path:
 def test_a_folder_is_searched_through_and_through(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mtgen.inference.inputs.SORTED", 2)  # pieces smaller than the folder
+    monkeypatch.setattr("mtgen.inference.inputs.SORT_CHUNK_ENTRIES", 2)  # pieces smaller than the folder
     inputs = Inputs([folder], tmp_path / "out")
     found = {str(Path(s.name).relative_to(folder)): str(s.place) for s in inputs}
     assert found == {
@@ -271,7 +271,7 @@ def test_a_folder_becomes_a_data_set_that_validates(run: Path, folder: Path, tmp
 
 
 def test_a_data_set_is_read_split_by_split(run: Path, model: Model, tmp_path: Path) -> None:
-    drawn = sample_shards(model, tmp_path / "drawn", read_request(model, Request()), 12, 0)
+    drawn = sample_shards(model, tmp_path / "drawn", parse_request(model, PromptRequest()), 12, 0)
     rows: list[dict[str, Any]] = []
     predict_run(run, [drawn], None, "cpu", shards=tmp_path / "read", seen=rows.append)
     assert len(rows) == 12 and (

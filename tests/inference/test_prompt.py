@@ -11,7 +11,7 @@ from PIL import Image
 from mtgen.data.geometry import window
 from mtgen.errors import ConfigError, DataError
 from mtgen.inference.label_names import domain_names, parse_class, parse_classes, parse_domain
-from mtgen.inference.prompt import Request, read_request
+from mtgen.inference.prompt import PromptRequest, parse_request
 from mtgen.models.model import Model
 from mtgen.schema import DatasetCard
 
@@ -61,27 +61,27 @@ def test_domains_are_called_like_their_data_sets(model: Model) -> None:
 
 def test_an_unknown_domain_is_an_error_with_the_nearest_right_one(model: Model) -> None:
     with pytest.raises(ConfigError, match="domain 'zebra': .*did you mean 'zebras'"):
-        read_request(model, Request(domains=["zebra"]))
+        parse_request(model, PromptRequest(domains=["zebra"]))
 
 
 def test_nothing_asked_for_is_every_class_in_turn(model: Model) -> None:
-    asked = read_request(model, Request())
+    asked = parse_request(model, PromptRequest())
     assert asked.names == ["zero", "one", "Two", "7"] and asked.labels.tolist() == [0, 1, 2, 3]
 
 
 def test_nothing_is_asked_of_a_run_without_classes(make_model: Make) -> None:
-    asked = read_request(make_model(classes=0, tasks=("generation",), conditions=("domain",)), Request())
+    asked = parse_request(make_model(classes=0, tasks=("generation",), conditions=("domain",)), PromptRequest())
     assert len(asked) == 1 and asked.prompt.values == {}
 
 
 def test_several_values_are_asked_for_in_every_combination(model: Model) -> None:
-    asked = read_request(model, Request(classes=["one", "7", "one"], texts=["a", "b"]))
+    asked = parse_request(model, PromptRequest(classes=["one", "7", "one"], texts=["a", "b"]))
     assert asked.labels.tolist() == [1, 1, 3, 3] and asked.captions == ["a", "b", "a", "b"]
     assert asked.prompt.values["caption"][:, 0].tolist() == [98, 99, 98, 99] and asked.prompt.given["class"].all()
 
 
 def test_two_classes_in_one_image_are_labels(model: Model) -> None:
-    asked = read_request(model, Request(classes=["zero+7", "one"]))
+    asked = parse_request(model, PromptRequest(classes=["zero+7", "one"]))
     assert asked.prompt.values["labels"].tolist() == [[1, 0, 0, 1], [0, 0, 0, 0]]
     assert asked.prompt.given["labels"].tolist() == [True, False] and asked.prompt.given["class"].tolist() == [
         False,
@@ -92,35 +92,35 @@ def test_two_classes_in_one_image_are_labels(model: Model) -> None:
 @pytest.mark.parametrize(
     ("request_", "option"),
     [
-        (Request(texts=["x"]), "--text"),
-        (Request(sounds=[Path("x.wav")]), "--sound"),
-        (Request(images=[Path("x.png")]), "--image"),
-        (Request(layouts=[Path("x.png")]), "--layout MASK.png"),
-        (Request(layouts=[Path("x.json")]), "--layout BOXES.json"),
-        (Request(classes=["one+7"]), "--class A"),
+        (PromptRequest(texts=["x"]), "--text"),
+        (PromptRequest(sounds=[Path("x.wav")]), "--sound"),
+        (PromptRequest(images=[Path("x.png")]), "--image"),
+        (PromptRequest(layouts=[Path("x.png")]), "--layout MASK.png"),
+        (PromptRequest(layouts=[Path("x.json")]), "--layout BOXES.json"),
+        (PromptRequest(classes=["one+7"]), "--class A"),
     ],
 )
 def test_a_condition_that_the_run_was_not_trained_on_is_an_error_that_names_those_that_it_was(
-    make_model: Make, request_: Request, option: str
+    make_model: Make, request_: PromptRequest, option: str
 ) -> None:
     model = make_model(tasks=("generation",), conditions=("class", "domain"))
     with pytest.raises(ConfigError, match=f"^{option}.*not trained on.*it was trained on: --class, --domain"):
-        read_request(model, request_)
+        parse_request(model, request_)
 
 
 def test_a_caption_longer_than_the_context_is_refused_not_cut(model: Model) -> None:
     with pytest.raises(ConfigError, match="--text 'nine bytes': is 10 tokens long, 8 fit"):
-        read_request(model, Request(texts=["nine bytes"]))
+        parse_request(model, PromptRequest(texts=["nine bytes"]))
 
 
 def test_an_empty_caption_is_refused(model: Model) -> None:
     with pytest.raises(ConfigError, match="empty"):
-        read_request(model, Request(texts=[" "]))
+        parse_request(model, PromptRequest(texts=[" "]))
 
 
 def test_a_sound_of_another_rate_is_resampled(model: Model, tmp_path: Path) -> None:
     sounds = [wav(tmp_path / f"{rate}.wav", rate) for rate in (8_000, 16_000, 44_100)]
-    value = read_request(model, Request(sounds=sounds)).prompt.values["sound"]
+    value = parse_request(model, PromptRequest(sounds=sounds)).prompt.values["sound"]
     assert value.shape == (3, 16, 20)
     loud = value[0] > -0.5  # the tone's own bands
     assert loud.any()
@@ -137,13 +137,13 @@ def test_an_empty_or_damaged_sound_is_an_error_that_names_it(
     path = tmp_path / "a.wav"
     path.write_bytes(data) if data is not None else wav(path, 8_000, 0.0)
     with pytest.raises(DataError, match=rf"--sound .*a\.wav: .*{word}.*; give a WAV"):
-        read_request(model, Request(sounds=[path]))
+        parse_request(model, PromptRequest(sounds=[path]))
 
 
 def test_an_image_is_asked_for_by_its_embedding(model: Model, draw: Callable[..., Image.Image], tmp_path: Path) -> None:
     draw(8, 8).save(tmp_path / "a.png")
     pixels = torch.from_numpy(np.array(draw(8, 8))).permute(2, 0, 1).float() / 127.5 - 1
-    value = read_request(model, Request(images=[tmp_path / "a.png"])).prompt.values["image"]
+    value = parse_request(model, PromptRequest(images=[tmp_path / "a.png"])).prompt.values["image"]
     torch.testing.assert_close(value, model.networks.side.embed(pixels[None]), atol=1e-4, rtol=0)
 
 
@@ -156,30 +156,32 @@ def test_a_mask_becomes_one_map_a_class(model: Model, tmp_path: Path) -> None:
     values = np.zeros((8, 8))
     values[2:4, 5] = 2
     values[0, 0] = 255
-    value = read_request(model, Request(layouts=[mask_file(tmp_path / "a.png", values)])).prompt.values["layout"][0]
+    value = parse_request(model, PromptRequest(layouts=[mask_file(tmp_path / "a.png", values)])).prompt.values[
+        "layout"
+    ][0]
     assert value.shape == (3, 8, 8) and value[2].nonzero().tolist() == [[2, 5], [3, 5]] and value[:, 0, 0].sum() == 0
 
 
 def test_a_mask_of_another_size_is_cut_and_resized_as_in_training(model: Model, tmp_path: Path) -> None:
-    from mtgen.data.decode import Decoder
+    from mtgen.data.decode import ImageDecoder
 
     values = np.random.default_rng(0).integers(0, 3, (20, 31))
     path = mask_file(tmp_path / "a.png", values)
-    value = read_request(model, Request(layouts=[path])).prompt.values["layout"][0]
+    value = parse_request(model, PromptRequest(layouts=[path])).prompt.values["layout"][0]
     view = window(np.array([31]), np.array([20]), 1.0, False, 0, np.array([0]))
-    _, mask = Decoder(8, "grey", 1, "cpu", 1).decode([path.read_bytes()], [path.read_bytes()], view, str)
+    _, mask = ImageDecoder(8, "grey", 1, "cpu", 1).decode([path.read_bytes()], [path.read_bytes()], view, str)
     assert torch.equal(value.argmax(0), mask[0])
 
 
 def test_a_mask_with_an_unknown_class_is_an_error_that_says_what_is_possible(model: Model, tmp_path: Path) -> None:
     path = mask_file(tmp_path / "a.png", np.full((8, 8), 9))
     with pytest.raises(DataError, match="a.png: holds mask class 9.*possible: 0 background, 1 a, 2 b, 255"):
-        read_request(model, Request(layouts=[path]))
+        parse_request(model, PromptRequest(layouts=[path]))
 
 
 def test_boxes_become_maps_by_the_same_cut_as_images(model: Model, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"width": 32, "height": 16, "boxes": [[8, 0, 16, 8, "one"]]}))
-    value = read_request(model, Request(layouts=[tmp_path / "a.json"])).prompt.values["boxes"][0]
+    value = parse_request(model, PromptRequest(layouts=[tmp_path / "a.json"])).prompt.values["boxes"][0]
     expected = torch.zeros(4, 8, 8)
     expected[1, :4, :4] = 1  # the left upper quarter of the square in the middle
     assert torch.equal(value, expected)
@@ -206,9 +208,9 @@ def test_impossible_boxes_are_an_error(
 ) -> None:
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(error, match=word):
-        read_request(model, Request(layouts=[tmp_path / "a.json"]))
+        parse_request(model, PromptRequest(layouts=[tmp_path / "a.json"]))
 
 
 def test_a_layout_is_a_mask_or_boxes(model: Model, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="neither a mask"):
-        read_request(model, Request(layouts=[tmp_path / "a.txt"]))
+        parse_request(model, PromptRequest(layouts=[tmp_path / "a.txt"]))

@@ -11,11 +11,11 @@ from PIL import Image
 
 from mtgen.config import validate
 from mtgen.data.index import open_index
-from mtgen.data.loader import once
-from mtgen.data.transform_spec import View
+from mtgen.data.loader import iterate_split
+from mtgen.data.transform_spec import TransformSpec
 from mtgen.errors import ConfigError, DataError, UserError
-from mtgen.inference.prompt import Asked, Request, read_request
-from mtgen.inference.sample import between, interpolate_run, sample_run, sample_shards, slerp
+from mtgen.inference.prompt import ParsedPrompt, PromptRequest, parse_request
+from mtgen.inference.sample import interpolate_conditions, interpolate_run, sample_run, sample_shards, slerp
 from mtgen.models.model import Model
 from mtgen.models.sampling import generate
 from mtgen.schema import Condition, Prompt
@@ -25,12 +25,12 @@ Make = Callable[..., Model]
 
 
 @pytest.fixture(scope="module")
-def asked(model: Model) -> Asked:
-    return read_request(model, Request(texts=["it"], classes=["zero", "one", "two", "7"]))
+def asked(model: Model) -> ParsedPrompt:
+    return parse_request(model, PromptRequest(texts=["it"], classes=["zero", "one", "two", "7"]))
 
 
 @pytest.fixture(scope="module")
-def shards(model: Model, asked: Asked, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shards(model: Model, asked: ParsedPrompt, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sample_shards(model, tmp_path_factory.mktemp("made") / "set", asked, 40, 3, least=0.0)
 
 
@@ -46,10 +46,10 @@ def test_sampled_shards_have_a_training_and_a_test_split(shards: Path) -> None:
     assert (len(open_index(shards, "train")), len(open_index(shards, "test"))) == (36, 4)
 
 
-def test_the_loader_reads_what_the_model_drew(shards: Path, model: Model, asked: Asked) -> None:
+def test_the_loader_reads_what_the_model_drew(shards: Path, model: Model, asked: ParsedPrompt) -> None:
     index = open_index(shards, "train")
-    view = View(8, "rgb", ("class", "mask", "boxes", "caption"))
-    batch = next(iter(once(index, view, batch_size=36)))
+    view = TransformSpec(8, "rgb", ("class", "mask", "boxes", "caption"))
+    batch = next(iter(iterate_split(index, view, batch_size=36)))
     canvas, _ = next(generate(model, asked.prompt, 3, "shards", n=40))
     order = torch.tensor([int(index.key(row)) for row in range(36)])
     torch.testing.assert_close(batch.image, canvas.image[order], atol=0.6 / 127.5, rtol=0)
@@ -85,7 +85,7 @@ def test_sampled_shards_say_where_they_come_from(shards: Path, model: Model) -> 
     assert about["classes"] == model.card.classes and about["mask_classes"] == ["background", "a", "b"]
 
 
-def test_equal_seeds_write_equal_bytes(model: Model, asked: Asked, shards: Path, tmp_path: Path) -> None:
+def test_equal_seeds_write_equal_bytes(model: Model, asked: ParsedPrompt, shards: Path, tmp_path: Path) -> None:
     again = sample_shards(model, tmp_path / "again", asked, 40, 3, least=0.0)
     first, second = (
         [hashlib.sha256(path.read_bytes()).digest() for path in sorted(folder.glob("*.tar"))]
@@ -96,7 +96,7 @@ def test_equal_seeds_write_equal_bytes(model: Model, asked: Asked, shards: Path,
 
 def test_grey_rectangles_are_stored_as_such(make_model: Make, tmp_path: Path) -> None:
     model = make_model("grey", resolution=(8, 16))
-    made = sample_shards(model, tmp_path / "grey", read_request(model, Request()), 4, 0, least=0.0)
+    made = sample_shards(model, tmp_path / "grey", parse_request(model, PromptRequest()), 4, 0, least=0.0)
     (tmp_path / "one.png").write_bytes(stored(made)[0]["png"])
     with Image.open(tmp_path / "one.png") as picture:
         assert picture.mode == "L" and picture.size == (16, 8)
@@ -104,18 +104,18 @@ def test_grey_rectangles_are_stored_as_such(make_model: Make, tmp_path: Path) ->
 
 
 def test_samples_without_a_class_are_stored_without_one(model: Model, tmp_path: Path) -> None:
-    made = sample_shards(model, tmp_path / "none", read_request(model, Request(domains=["horses"])), 4, 0)
+    made = sample_shards(model, tmp_path / "none", parse_request(model, PromptRequest(domains=["horses"])), 4, 0)
     assert "cls" not in stored(made)[0] and {"png", "mask.png", "json"} <= stored(made)[0].keys()
 
 
-def test_a_folder_that_is_taken_is_left_alone(model: Model, asked: Asked, tmp_path: Path) -> None:
+def test_a_folder_that_is_taken_is_left_alone(model: Model, asked: ParsedPrompt, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(DataError, match="is not empty"):
         sample_shards(model, tmp_path, asked, 4, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_one_sample_is_no_data_set(model: Model, asked: Asked, tmp_path: Path) -> None:
+def test_one_sample_is_no_data_set(model: Model, asked: ParsedPrompt, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="2 samples at least"):
         sample_shards(model, tmp_path / "set", asked, 1, 0)
 
@@ -129,13 +129,13 @@ def test_without_truncation_samples_differ_and_at_zero_they_are_alike(model: Mod
 @pytest.mark.parametrize("truncation", [-0.1, 1.5, float("nan")])
 def test_a_truncation_outside_of_0_to_1_is_an_error(run: Path, truncation: float) -> None:
     with pytest.raises(ConfigError, match="--truncation"):
-        sample_run(run, Request(), 4, 0, truncation=truncation, device="cpu")
+        sample_run(run, PromptRequest(), 4, 0, truncation=truncation, device="cpu")
 
 
 @pytest.mark.parametrize(
-    "request_", [Request(), Request(classes=["one"], texts=["a", "b"]), Request(domains=["zebras"])]
+    "request_", [PromptRequest(), PromptRequest(classes=["one"], texts=["a", "b"]), PromptRequest(domains=["zebras"])]
 )
-def test_a_grid_of_any_request_goes_into_the_runs_folder_by_itself(run: Path, request_: Request) -> None:
+def test_a_grid_of_any_request_goes_into_the_runs_folder_by_itself(run: Path, request_: PromptRequest) -> None:
     path = run / "samples" / "000000064-sample-5.png"
     path.unlink(missing_ok=True)
     assert sample_run(run, request_, 4, 5, device="cpu") == f"wrote 4 samples to {path}"
@@ -143,14 +143,14 @@ def test_a_grid_of_any_request_goes_into_the_runs_folder_by_itself(run: Path, re
 
 
 def test_only_the_classes_that_are_asked_for_are_drawn(run: Path, tmp_path: Path) -> None:
-    sample_run(run, Request(classes=["two", "2", "one"]), 20, 0, shards=tmp_path / "set", device="cpu")
+    sample_run(run, PromptRequest(classes=["two", "2", "one"]), 20, 0, shards=tmp_path / "set", device="cpu")
     label = [open_index(tmp_path / "set", split).label.tolist() for split in ("train", "test")]
     assert sorted(label[0] + label[1]) == [1] * 10 + [2] * 10
 
 
 def test_a_grid_of_a_form_that_does_not_exist_is_an_error(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"grid.nothing: cannot be written"):
-        sample_run(run, Request(), 4, 0, out=tmp_path / "grid.nothing", device="cpu")
+        sample_run(run, PromptRequest(), 4, 0, out=tmp_path / "grid.nothing", device="cpu")
 
 
 def test_slerp_begins_and_ends_at_its_ends_and_keeps_the_length() -> None:
@@ -161,9 +161,9 @@ def test_slerp_begins_and_ends_at_its_ends_and_keeps_the_length() -> None:
 
 
 def test_between_two_conditions_both_ends_are_exactly_theirs(model: Model) -> None:
-    asked = read_request(model, Request(texts=["a", "abcdef"]))
+    asked = parse_request(model, PromptRequest(texts=["a", "abcdef"]))
     ends = model.condition(asked.prompt)
-    way = between(ends, torch.linspace(0, 1, 5))
+    way = interpolate_conditions(ends, torch.linspace(0, 1, 5))
     for row, end in ((0, 0), (4, 1)):
         assert torch.equal(way.pooled[row], ends.pooled[end])
         assert (
@@ -176,12 +176,12 @@ def test_between_two_conditions_both_ends_are_exactly_theirs(model: Model) -> No
 
 def test_a_layout_fades_into_the_other() -> None:
     layout = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
-    way = between(Condition(torch.zeros(2, 3), layout=layout), torch.linspace(0, 1, 3))
+    way = interpolate_conditions(Condition(torch.zeros(2, 3), layout=layout), torch.linspace(0, 1, 3))
     assert way.layout is not None and way.layout[:, 0, 0, 0].tolist() == [0, 0.5, 1]
 
 
 def test_an_interpolation_is_rows_of_steps(run: Path, tmp_path: Path) -> None:
-    said = interpolate_run(run, Request(classes=["one", "7"]), 12, 6, 0, out=tmp_path / "a.png", device="cpu")
+    said = interpolate_run(run, PromptRequest(classes=["one", "7"]), 12, 6, 0, out=tmp_path / "a.png", device="cpu")
     assert "2 rows of 6 samples, from one to 7" in said
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size == (6 * 68, 2 * 68)
@@ -192,9 +192,9 @@ def test_an_interpolation_is_rows_of_steps(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("steps", [1, 100_000])
 def test_an_interpolation_of_an_impossible_number_of_steps_is_an_error(run: Path, steps: int) -> None:
     with pytest.raises(ConfigError, match=f"--interpolate {steps}: possible: 2 to 200 images a row"):
-        interpolate_run(run, Request(), 8, steps, 0, device="cpu")
+        interpolate_run(run, PromptRequest(), 8, steps, 0, device="cpu")
 
 
 def test_an_interpolation_between_three_conditions_is_an_error(run: Path) -> None:
     with pytest.raises(ConfigError, match="3 are asked for"):
-        interpolate_run(run, Request(classes=["zero", "one", "7"]), 8, 4, 0, device="cpu")
+        interpolate_run(run, PromptRequest(classes=["zero", "one", "7"]), 8, 4, 0, device="cpu")

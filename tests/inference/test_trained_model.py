@@ -16,10 +16,10 @@ import mtgen
 from mtgen.checkpointing import checkpoint
 from mtgen.checkpointing.retention import Retention
 from mtgen.errors import CheckpointError, ConfigError, DataError
-from mtgen.inference.inputs import Received
+from mtgen.inference.inputs import InMemoryFile
 from mtgen.inference.predict import predict_run
-from mtgen.inference.prompt import Request
-from mtgen.inference.trained_model import Trained
+from mtgen.inference.prompt import PromptRequest
+from mtgen.inference.trained_model import TrainedModel
 from mtgen.inference.translate import translate_run
 from mtgen.models.model import Model
 from mtgen.models.sampling import generate
@@ -30,7 +30,7 @@ Draw = Callable[..., Image.Image]
 
 
 @pytest.fixture(scope="module")
-def trained(run: Path) -> Trained:
+def trained(run: Path) -> TrainedModel:
     return mtgen.load(run, device="cpu")
 
 
@@ -49,7 +49,7 @@ print(model.predict(photo).classes, len(mtgen.load({str(translating)!r}).transla
     assert done.stdout.endswith("1\n") and len(list((tmp_path / "drawn").glob("*-mask.png"))) == 4
 
 
-def test_samples_are_those_of_the_networks_with_what_was_asked_for(trained: Trained, model: Model) -> None:
+def test_samples_are_those_of_the_networks_with_what_was_asked_for(trained: TrainedModel, model: Model) -> None:
     drawn = trained.sample(6, ["one", "7"], seed=3, score=0.0)
     canvas, _ = next(generate(model, Prompt.of_classes(torch.tensor([1, 3] * 3)), 3, "sample"))
     assert drawn.classes == ["one", "7"] * 3 and [row["class"] for row in drawn.rows] == drawn.classes
@@ -60,7 +60,7 @@ def test_samples_are_those_of_the_networks_with_what_was_asked_for(trained: Trai
     assert any(drawn.boxes) and all(0 <= box.x0 < box.x1 <= 8 for boxes in drawn.boxes for box in boxes or [])
 
 
-def test_what_is_read_is_what_the_command_reads(trained: Trained, run: Path, draw: Draw, tmp_path: Path) -> None:
+def test_what_is_read_is_what_the_command_reads(trained: TrainedModel, run: Path, draw: Draw, tmp_path: Path) -> None:
     draw(20, 10, 1).save(tmp_path / "wide.png")
     rows: list[dict[str, object]] = []
     predict_run(run, [tmp_path / "wide.png"], tmp_path / "out", "cpu", seen=rows.append)
@@ -70,7 +70,9 @@ def test_what_is_read_is_what_the_command_reads(trained: Trained, run: Path, dra
     assert read.boxes[0] and all(0 <= box.x0 < box.x1 <= 10 for box in read.boxes[0])
 
 
-def test_files_pictures_and_arrays_of_one_image_are_read_alike(trained: Trained, draw: Draw, tmp_path: Path) -> None:
+def test_files_pictures_and_arrays_of_one_image_are_read_alike(
+    trained: TrainedModel, draw: Draw, tmp_path: Path
+) -> None:
     picture = draw(8, 8, 2)
     picture.save(tmp_path / "a.png")
     read = trained.predict([tmp_path / "a.png", picture, np.asarray(picture), picture.convert("CMYK")])
@@ -78,7 +80,7 @@ def test_files_pictures_and_arrays_of_one_image_are_read_alike(trained: Trained,
     assert len({json.dumps(row | names) for row in read.rows[:3]}) == 1 and len(read) == 4
 
 
-def test_a_picture_that_lies_on_its_side_is_put_upright(trained: Trained) -> None:
+def test_a_picture_that_lies_on_its_side_is_put_upright(trained: TrainedModel) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     turned = Image.fromarray(np.rot90(pixels))
     turned.getexif()[0x0112] = 6  # to be shown turned to the right
@@ -92,7 +94,7 @@ def test_a_translation_is_what_the_command_draws(translating: Path, draw: Draw, 
     assert np.array_equal(np.asarray(image), np.asarray(Image.open(tmp_path / "out" / "a.png")))
 
 
-def test_what_was_drawn_is_saved_with_its_labels(trained: Trained, tmp_path: Path) -> None:
+def test_what_was_drawn_is_saved_with_its_labels(trained: TrainedModel, tmp_path: Path) -> None:
     drawn = trained.sample(2, "zero", seed=1, score=0.0)
     rows = [json.loads(line) for line in (drawn.save(tmp_path / "out") / "labels.jsonl").read_text().splitlines()]
     assert rows[1] == drawn.rows[1] | {"image": "000001.png", "mask": "000001-mask.png"}
@@ -100,12 +102,12 @@ def test_what_was_drawn_is_saved_with_its_labels(trained: Trained, tmp_path: Pat
 
 
 @pytest.mark.parametrize("given", [np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), 7])
-def test_what_is_no_image_is_one_clear_error(trained: Trained, given: object) -> None:
+def test_what_is_no_image_is_one_clear_error(trained: TrainedModel, given: object) -> None:
     with pytest.raises(DataError, match=r"image 0: is a.*\[H,W\] or \[H,W,3\] of uint8"):
         trained.predict([given])  # type: ignore[list-item]
 
 
-def test_impossible_wishes_are_the_commands_errors(trained: Trained, make_model: Callable[..., Model]) -> None:
+def test_impossible_wishes_are_the_commands_errors(trained: TrainedModel, make_model: Callable[..., Model]) -> None:
     with pytest.raises(ConfigError, match="did you mean 'zero'"):
         trained.sample(class_="zeros")
     with pytest.raises(ConfigError, match="truncation"):
@@ -113,10 +115,12 @@ def test_impossible_wishes_are_the_commands_errors(trained: Trained, make_model:
     with pytest.raises(ConfigError, match="n=0: possible: 1 or more"):
         trained.sample(0)
     with pytest.raises(ConfigError, match=r"was not trained on this condition \(caption\)"):
-        Trained(make_model(conditions=("class",)), 0).sample(caption="it")
+        TrainedModel(make_model(conditions=("class",)), 0).sample(caption="it")
 
 
-def test_one_checkpoint_or_the_file_of_its_weights_is_a_model_too(trained: Trained, run: Path, tmp_path: Path) -> None:
+def test_one_checkpoint_or_the_file_of_its_weights_is_a_model_too(
+    trained: TrainedModel, run: Path, tmp_path: Path
+) -> None:
     (folder,) = (run / "checkpoints").glob("0*")
     checkpoint.export(checkpoint.verify(folder), tmp_path / "weights.safetensors")
     expected = trained.sample(2).images
@@ -157,17 +161,19 @@ def test_a_model_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
         mtgen.load(tmp_path / "nothing")
 
 
-def test_files_are_asked_for_by_path_by_name_or_by_their_bytes(trained: Trained, draw: Draw, tmp_path: Path) -> None:
+def test_files_are_asked_for_by_path_by_name_or_by_their_bytes(
+    trained: TrainedModel, draw: Draw, tmp_path: Path
+) -> None:
     draw(8, 8, 2).save(tmp_path / "a.png")
-    given = [tmp_path / "a.png", str(tmp_path / "a.png"), Received("a.png", (tmp_path / "a.png").read_bytes())]
+    given = [tmp_path / "a.png", str(tmp_path / "a.png"), InMemoryFile("a.png", (tmp_path / "a.png").read_bytes())]
     drawn = [np.asarray(trained.sample(image=one).images[0]) for one in given]
     assert np.array_equal(drawn[0], drawn[1]) and np.array_equal(drawn[0], drawn[2])
     read = trained.predict(given)
     assert len({row["probability"] for row in read.rows}) == 1 and read.rows[2]["file"] == "a.png"
 
 
-def test_a_way_begins_and_ends_at_the_samples_of_its_seeds(trained: Trained) -> None:
-    way = trained.interpolate(Request(classes=["one"]), Request(texts=["it"]), 5, seeds=(3, 4))
+def test_a_way_begins_and_ends_at_the_samples_of_its_seeds(trained: TrainedModel) -> None:
+    way = trained.interpolate(PromptRequest(classes=["one"]), PromptRequest(texts=["it"]), 5, seeds=(3, 4))
     for end, sample in (
         (way.images[0], trained.sample(1, "one", seed=3)),
         (way.images[-1], trained.sample(1, caption="it", seed=4)),
@@ -175,11 +181,11 @@ def test_a_way_begins_and_ends_at_the_samples_of_its_seeds(trained: Trained) -> 
         assert np.abs(np.asarray(end).astype(int) - np.asarray(sample.images[0])).max() <= 1
     assert len(way) == 5 and all(mask is not None for mask in way.masks)
     with pytest.raises(ConfigError, match="n=1: a way has two ends"):
-        trained.interpolate(Request(), Request(), 1)
+        trained.interpolate(PromptRequest(), PromptRequest(), 1)
 
 
 def test_a_reconstruction_is_drawn_from_what_was_read_in_the_image(
-    trained: Trained, model: Model, draw: Draw, translating: Path
+    trained: TrainedModel, model: Model, draw: Draw, translating: Path
 ) -> None:
     pixels = np.asarray(draw(8, 8, 2))
     inputs = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mtgen.errors import ConfigError
 from mtgen.inference.inputs import as_input, opened
-from mtgen.inference.translate import target, translate_run
+from mtgen.inference.translate import target_prompt, translate_run
 from mtgen.models.model import Model
 from mtgen.schema import Prompt
 from mtgen.utils import counter_rng
@@ -44,14 +44,14 @@ def test_a_folder_is_translated_and_damaged_files_are_counted(
 
 def test_an_unknown_domain_is_an_error_with_the_nearest_right_one(translator: Model) -> None:
     with pytest.raises(ConfigError, match="did you mean 'horses'"):
-        target(translator, "horse")
+        target_prompt(translator, "horse")
 
 
 def test_where_classes_are_the_domains_a_class_is_the_target(make_model: Make) -> None:
     model = make_model(tasks=TASKS, conditions=("class",), translation={"side": 4, "domain": "class"})
-    assert target(model, "two").values["class"].tolist() == [2]
+    assert target_prompt(model, "two").values["class"].tolist() == [2]
 
 
 def test_a_run_that_does_not_translate_says_what_it_does(model: Model) -> None:
     with pytest.raises(ConfigError, match="was not trained to translate.*its tasks: generation"):
-        target(model, "zebras")
+        target_prompt(model, "zebras")

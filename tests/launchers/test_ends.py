@@ -11,8 +11,8 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from mtgen.config import Config
 from mtgen.launchers.driver import StopRequests
-from mtgen.launchers.ray_workers import given_up
-from mtgen.training.protocol import FILE, Outcome
+from mtgen.launchers.ray_workers import failure_reason
+from mtgen.training.protocol import OUTCOME_FILE, Outcome
 
 FAILED = Outcome("failed", 320, "the checkpoint cannot be written", 4)
 
@@ -32,7 +32,7 @@ def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_an_outcome_is_read_as_it_was_written_and_leaves_nothing_beside(tmp_path: Path) -> None:
     FAILED.write(tmp_path)
-    assert Outcome.read(tmp_path) == FAILED and [path.name for path in tmp_path.iterdir()] == [FILE]
+    assert Outcome.read(tmp_path) == FAILED and [path.name for path in tmp_path.iterdir()] == [OUTCOME_FILE]
 
 
 def test_an_outcome_that_a_full_disk_does_not_take_is_said(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,11 +64,11 @@ def config(tmp_path: Path) -> Config:
 
 def test_lost_workers_are_counted(config: Config) -> None:
     error = WorkerGroupError("rank 0 failed", {0: ValueError("could not create a primitive")})
-    assert "the workers were lost 3 times (train.restarts)" in str(given_up(config, error))
+    assert "the workers were lost 3 times (train.restarts)" in str(failure_reason(config, error))
 
 
 def test_a_lost_cluster_is_not_taken_for_lost_workers(config: Config) -> None:
-    said = str(given_up(config, ray.exceptions.ActorUnavailableError("the head is gone", b"0" * 16)))
+    said = str(failure_reason(config, ray.exceptions.ActorUnavailableError("the head is gone", b"0" * 16)))
     assert (
         "the Ray cluster, or the node of it that this process is on, was lost" in said and "train.restarts" not in said
     )

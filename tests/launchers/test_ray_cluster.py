@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mtgen.config import Config
 from mtgen.errors import ConfigError
-from mtgen.launchers.ray_cluster import cpus_per_worker, largest_share
+from mtgen.launchers.ray_cluster import cpus_per_worker, max_cpus_per_worker
 
 NODES = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 4)), max_size=5)
 
@@ -26,7 +26,7 @@ def placed(nodes: list[tuple[int, int]], workers: int, cpus: int, gpus: int) -> 
 def test_all_workers_find_room_with_the_share_and_with_no_larger_one(
     nodes: list[tuple[int, int]], workers: int, gpus: int
 ) -> None:
-    share = largest_share(nodes, workers, gpus)
+    share = max_cpus_per_worker(nodes, workers, gpus)
     assert share == 0 or placed(nodes, workers, share, gpus)
     assert not any(placed(nodes, workers, cpus, gpus) for cpus in range(share + 1, 21))
 

@@ -122,8 +122,8 @@ def test_a_server_of_something_else_is_one_clear_error(
 
 
 ASKED: dict[str, Callable[[Any, Path], object]] = {
-    "list": lambda client, config: ray_jobs.every(client),
-    "look": lambda client, config: ray_jobs.look(client, "run-1"),
+    "list": lambda client, config: ray_jobs.list_submitted(client),
+    "look": lambda client, config: ray_jobs.get_job(client, "run-1"),
     "logs": lambda client, config: ray_jobs.logs(client, "run-1"),
     "stop": lambda client, config: ray_jobs.stop(client, "run-1"),
     "submit": lambda client, config: ray_jobs.submit(client, config, []),
@@ -161,7 +161,7 @@ def test_what_a_cluster_refuses_is_one_clear_error(begin: Callable[..., Dashboar
     with pytest.raises(UserError, match=r"run-1: the cluster does not stop it \(.*404"):
         ray_jobs.stop(client, "run-1")
     with pytest.raises(UserError, match="nobody: the cluster has no such job; it knows: run-1"):
-        ray_jobs.look(client, "nobody")
+        ray_jobs.get_job(client, "nobody")
 
 
 def test_a_connection_that_is_lost_while_a_job_is_watched_is_tried_again(begin: Callable[..., Dashboard]) -> None:

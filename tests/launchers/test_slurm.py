@@ -44,7 +44,7 @@ def program(path: Path, *lines: str) -> None:
 def test_an_srun_that_fails_is_named_with_its_log(job: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     program(job / "srun", "echo invalid partition", "exit 3")
     program(job / "scancel", "exit 0")
-    monkeypatch.setattr(slurm, "START", 10.0)
+    monkeypatch.setattr(slurm, "JOIN_TIMEOUT_SECONDS", 10.0)
     said = r"srun ended with status 3 before all nodes had joined .*slurm-7-ray\.log says why"
     with pytest.raises(TrainingError, match=said), slurm.allocation(config, print):
         pytest.fail("there are no nodes")
@@ -56,7 +56,7 @@ def test_an_srun_that_ends_with_a_head_that_had_answered_is_named_too(
 ) -> None:
     head = socket.create_server((own_address(), 0))
     monkeypatch.setenv("RAY_ADDRESS", f"{own_address()}:{head.getsockname()[1]}")
-    monkeypatch.setattr(slurm, "START", 60.0)
+    monkeypatch.setattr(slurm, "JOIN_TIMEOUT_SECONDS", 60.0)
 
     def answer_once() -> None:
         with head:
@@ -68,15 +68,15 @@ def test_an_srun_that_ends_with_a_head_that_had_answered_is_named_too(
 
 
 @pytest.fixture
-def warnings() -> Iterator[slurm.Warnings]:
+def warnings() -> Iterator[slurm.SlurmWarnings]:
     earlier = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)}
-    yield slurm.Warnings()
+    yield slurm.SlurmWarnings()
     for number, handler in earlier.items():
         signal.signal(number, handler)
 
 
 def test_a_warning_while_the_run_is_prepared_stops_it_before_it_trains(
-    warnings: slurm.Warnings, tmp_path: Path
+    warnings: slurm.SlurmWarnings, tmp_path: Path
 ) -> None:
     from helpers import toy
 

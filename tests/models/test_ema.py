@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtgen.models.ema import Average
+from mtgen.models.ema import EMA
 
 
 def network(value: float = 0.0) -> nn.Linear:
@@ -14,7 +14,7 @@ def network(value: float = 0.0) -> nn.Linear:
     return layer
 
 
-def value(average: Average) -> float:
+def value(average: EMA) -> float:
     (low, high) = torch.cat([t.flatten() for t in average.state().values()]).aminmax()
     assert low == high
     return low.item()
@@ -22,7 +22,7 @@ def value(average: Average) -> float:
 
 def test_after_one_half_life_half_of_the_old_weights_is_left() -> None:
     live = network(8.0)
-    average = Average([("g", live)], 1000)
+    average = EMA([("g", live)], 1000)
     for parameter in live.parameters():
         nn.init.zeros_(parameter)
     for step in range(10):
@@ -32,7 +32,7 @@ def test_after_one_half_life_half_of_the_old_weights_is_left() -> None:
 
 def test_it_is_the_weighted_mean_of_all_weights_so_far() -> None:
     live, half_life, size = network(1.0), 700.0, 64
-    average = Average([("g", live)], half_life)
+    average = EMA([("g", live)], half_life)
     history = [1.0, 3.0, -2.0, 0.5, 4.0]
     for step, weight in enumerate(history[1:]):
         for parameter in live.parameters():
@@ -46,7 +46,7 @@ def test_it_is_the_weighted_mean_of_all_weights_so_far() -> None:
 
 def test_in_the_first_images_the_half_life_is_a_fifth_of_those_seen() -> None:
     live = network(1.0)
-    average = Average([("g", live)], 10**6)
+    average = EMA([("g", live)], 10**6)
     for parameter in live.parameters():
         nn.init.zeros_(parameter)
     average.update(50, 50)  # a half-life of 10 images, five of them in a step
@@ -55,7 +55,7 @@ def test_in_the_first_images_the_half_life_is_a_fifth_of_those_seen() -> None:
 
 def test_a_half_life_of_zero_is_the_live_weights() -> None:
     live = network(1.0)
-    average = Average([("g", live)], 0)
+    average = EMA([("g", live)], 0)
     for parameter in live.parameters():
         nn.init.constant_(parameter, 7.0)
     average.update(64, 64)
@@ -64,7 +64,7 @@ def test_a_half_life_of_zero_is_the_live_weights() -> None:
 
 def test_smaller_batches_average_the_same_images_alike() -> None:
     live = network(1.0)
-    averages = {size: Average([("g", live)], 500) for size in (20, 100)}
+    averages = {size: EMA([("g", live)], 500) for size in (20, 100)}
     for parameter in live.parameters():
         nn.init.zeros_(parameter)
     for size, average in averages.items():
@@ -75,7 +75,7 @@ def test_smaller_batches_average_the_same_images_alike() -> None:
 
 def test_what_it_gives_is_a_copy_under_the_names_of_all_networks_and_goes_back_in() -> None:
     first, second = network(1.0), network(2.0)
-    average = Average([("generator", first), ("side", second)], 100)
+    average = EMA([("generator", first), ("side", second)], 100)
     state = average.state()
     assert set(state) == {"generator.weight", "generator.bias", "side.weight", "side.bias"}
     average.load({name: tensor + 5 for name, tensor in state.items()})

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mtgen.models.sampling import Model, asked_by_class, balanced_labels, generate
+from mtgen.models.sampling import SamplingModel, balanced_labels, class_prompts, generate
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction, Prompt
 
 
@@ -34,7 +34,7 @@ class Linear:
             self.gain * self.layer(torch.cat([latent, prompt.values["class"][:, None].float()], 1)).reshape(-1, 1, 4, 4)
         )
 
-    def ask(self, batch: Batch, name: str) -> Prompt:
+    def prompt_from_batch(self, batch: Batch, name: str) -> Prompt:
         return Prompt.of_classes(batch.label)
 
     def embed(self, prompt: Prompt) -> Tensor:
@@ -50,7 +50,7 @@ class Linear:
         return None
 
 
-def drawn(model: Model, n: int, seed: int, purpose: str = "test", batch_size: int = 64) -> Tensor:
+def drawn(model: SamplingModel, n: int, seed: int, purpose: str = "test", batch_size: int = 64) -> Tensor:
     prompt = Prompt.of_classes(torch.zeros(n, dtype=torch.int64))
     return torch.cat([canvas.image for canvas, _ in generate(model, prompt, seed, purpose, batch_size)])
 
@@ -134,6 +134,6 @@ def test_without_classes_no_class_is_asked_for() -> None:
 )
 def test_a_class_is_asked_for_as_the_model_can_be_asked(conditions: list[str], values: dict[str, Any]) -> None:
     model: Any = SimpleNamespace(conditions=conditions, card=DatasetCard(name="x", classes=["a", "b", "c"], splits={}))
-    prompt = asked_by_class(model, torch.tensor([1, -1]))
+    prompt = class_prompts(model, torch.tensor([1, -1]))
     assert len(prompt) == 2 and {name: value.tolist() for name, value in prompt.values.items()} == values
     assert all(given.tolist() == [True, False] for given in prompt.given.values())

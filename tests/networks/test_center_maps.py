@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mtgen.networks.center_maps import FAINTEST, MOST, decode, decode_canvas, encode
+from mtgen.networks.center_maps import MAX_BOXES, MIN_CENTER_HEAT, decode, decode_canvas, encode
 
 CLASSES, GRID = 3, (8, 12)
 NONE = [0.0, 0.0, 0.0, 0.0, -1.0]
@@ -88,7 +88,7 @@ def test_no_boxes_are_empty_maps_and_come_back_as_none(rows: int) -> None:
     assert maps.heat.shape == (1, CLASSES, *GRID)
     assert not any(bool(x.any()) for x in (maps.heat, maps.size, maps.offset, maps.here, maps.around))
     found = decode(maps.heat, maps.size, maps.offset)
-    assert found.shape == (1, MOST, 6)
+    assert found.shape == (1, MAX_BOXES, 6)
     assert not found[..., 5].any()
 
 
@@ -129,7 +129,7 @@ def test_the_surest_come_first_and_what_is_faint_or_beside_a_hotter_cell_is_none
         0.8,
         0.95,
         0.3,
-        FAINTEST / 2,
+        MIN_CENTER_HEAT / 2,
     )
     found = decode(heat, torch.full((1, 2, *GRID), 0.1), torch.full((1, 2, *GRID), 0.5), most=5)
     assert found[0, :, 5].tolist() == pytest.approx([0.95, 0.9, 0.3, 0, 0])

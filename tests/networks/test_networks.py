@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtgen.networks.blocks import Conv2d, Down, ResidualBlock, Up, initialise
+from mtgen.networks.blocks import Conv2d, Down, ResidualBlock, Up, initialize
 from mtgen.networks.discriminator import Discriminator
-from mtgen.networks.generator import Drawing, Generator, Guidance
-from mtgen.networks.pyramid import Climb, Descent, Guide, sides
+from mtgen.networks.generator import CanvasSpec, ConditionSpec, Generator
+from mtgen.networks.pyramid import ConditionInjection, DownsamplePyramid, UpsamplePyramid, level_sizes
 from mtgen.schema import Canvas, Condition
 
 WIDTHS = [8, 6, 5, 4, 3]
@@ -18,13 +18,13 @@ BASE = (4, 4)
 
 def generator(levels: int = 3, channels: int = 3, mask_classes: int = 2, blocks: int = 1) -> Generator:
     torch.manual_seed(0)
-    return Generator(WIDTHS[:levels], blocks, BASE, 4, 6, Drawing(channels, mask_classes), Guidance(), 0.25)
+    return Generator(WIDTHS[:levels], blocks, BASE, 4, 6, CanvasSpec(channels, mask_classes), ConditionSpec(), 0.25)
 
 
 def discriminator(levels: int = 3, channels: int = 3, mask_classes: int = 2, decoder: int = 5) -> Discriminator:
     torch.manual_seed(1)
     return Discriminator(
-        WIDTHS[:levels], 1, decoder, Drawing(channels, mask_classes), {"head": nn.Linear(WIDTHS[0] * 16, 2)}
+        WIDTHS[:levels], 1, decoder, CanvasSpec(channels, mask_classes), {"head": nn.Linear(WIDTHS[0] * 16, 2)}
     )
 
 
@@ -60,7 +60,7 @@ def test_the_trunk_gives_every_level_the_lowest_first_and_the_decoder_the_full_s
     network = discriminator(levels)
     features = network.trunk(canvas(side=side))
     assert [tuple(level.shape) for level in features] == [
-        (4, w, *s) for w, s in zip(WIDTHS, sides(BASE, levels), strict=False)
+        (4, w, *s) for w, s in zip(WIDTHS, level_sizes(BASE, levels), strict=False)
     ]
     assert network.dense(features).shape == (4, 5, side, side)
     assert network.summary(features).shape == (4, WIDTHS[0] * 16)
@@ -75,15 +75,18 @@ def test_a_discriminator_without_dense_tasks_has_no_decoder_and_says_so() -> Non
 @pytest.mark.parametrize("style", [0, 3])
 def test_a_residual_block_starts_as_the_identity(style: int) -> None:
     block = ResidualBlock(5, style)
-    initialise(block)
+    initialize(block)
     x = torch.randn(2, 5, 8, 8)
     assert torch.equal(block(x, torch.randn(2, style) if style else None), x)
 
 
 def test_the_pyramids_start_as_their_resampling_alone() -> None:
-    climb, descent = Climb([4, 4, 4], 2, 3, [Guide(4, 0, 0, 0) for _ in range(3)]), Descent([4, 4, 4], 2)
+    climb, descent = (
+        UpsamplePyramid([4, 4, 4], 2, 3, [ConditionInjection(4, 0, 0, 0) for _ in range(3)]),
+        DownsamplePyramid([4, 4, 4], 2),
+    )
     for network in (climb, descent):
-        initialise(network)
+        initialize(network)
     low, high = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 16, 16)
     assert torch.equal(climb(low, torch.randn(2, 3), Condition(torch.randn(2, 6))), climb.ups[1](climb.ups[0](low)))
     half = descent.downs[1](high)
@@ -100,7 +103,7 @@ def test_the_latent_reaches_every_block() -> None:
 
 def test_biases_start_at_zero_and_weights_with_hes_variance() -> None:
     network = nn.Sequential(Conv2d(64, 64, 3), nn.Linear(512, 512))
-    initialise(network)
+    initialize(network)
     for layer, fan_in in ((network[0], 64 * 9), (network[1], 512)):
         assert isinstance(layer, Conv2d | nn.Linear)
         assert layer.bias is not None

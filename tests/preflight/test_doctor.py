@@ -10,29 +10,29 @@ from pathlib import Path
 import pytest
 
 from mtgen.preflight import doctor
-from mtgen.preflight.doctor import CHECKS, GOOD, PROBLEM, WARNING, Finding, Machine, examine
+from mtgen.preflight.doctor import CHECKS, GOOD, PROBLEM, WARNING, DoctorFinding, SystemUnderTest, run_checks
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def look(check: str, machine: Machine) -> Finding:
-    return examine(machine, {check: CHECKS[check]})[0]
+def look(check: str, machine: SystemUnderTest) -> DoctorFinding:
+    return run_checks(machine, {check: CHECKS[check]})[0]
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path / "runs", tmp_path / "cache", {})
+def machine(tmp_path: Path) -> SystemUnderTest:
+    return SystemUnderTest(tmp_path / "runs", tmp_path / "cache", {})
 
 
-def test_a_machine_that_passes_its_tests_has_what_trains(machine: Machine) -> None:
-    found = {one.check: one for one in examine(machine)}
+def test_a_machine_that_passes_its_tests_has_what_trains(machine: SystemUnderTest) -> None:
+    found = {one.check: one for one in run_checks(machine)}
     assert list(found) == list(CHECKS)
     assert [found[name].state for name in ("torch", "DeepSpeed", "DALI", "Ray", "MLflow", "file locks")] == [GOOD] * 6
     assert "2.13" in found["torch"].found
 
 
-def test_whatever_is_not_good_says_what_it_means_and_every_problem_what_mends_it(machine: Machine) -> None:
-    for one in examine(machine):
+def test_whatever_is_not_good_says_what_it_means_and_every_problem_what_mends_it(machine: SystemUnderTest) -> None:
+    for one in run_checks(machine):
         assert one.state == GOOD or one.means, one
         assert one.state not in (WARNING, PROBLEM) or one.remedy, one
 
@@ -48,7 +48,7 @@ def test_a_package_that_is_not_there_or_of_another_version_is_named_with_the_com
     assert ">=2.13" in old.means
 
 
-def test_a_cluster_and_a_server_that_do_not_answer_are_named_with_their_address(machine: Machine) -> None:
+def test_a_cluster_and_a_server_that_do_not_answer_are_named_with_their_address(machine: SystemUnderTest) -> None:
     with socket.socket() as taken:  # bound and not listening: whoever connects is refused
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -58,7 +58,7 @@ def test_a_cluster_and_a_server_that_do_not_answer_are_named_with_their_address(
     assert mlflow.state == WARNING and address in mlflow.found and "MLFLOW_TRACKING_URI" in mlflow.remedy
 
 
-def test_a_token_that_others_can_read_is_named(machine: Machine, tmp_path: Path) -> None:
+def test_a_token_that_others_can_read_is_named(machine: SystemUnderTest, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("secret")
     machine.environment["RAY_AUTH_TOKEN_PATH"] = str(token)
@@ -68,14 +68,14 @@ def test_a_token_that_others_can_read_is_named(machine: Machine, tmp_path: Path)
     assert look("Ray's token", machine).state == GOOD
 
 
-def test_a_full_disk_is_a_problem(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "LITTLE_ROOM", 2**80)
-    monkeypatch.setattr(doctor, "ROOM", 2**80)
+def test_a_full_disk_is_a_problem(machine: SystemUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "MIN_DISK_BYTES", 2**80)
+    monkeypatch.setattr(doctor, "ENOUGH_DISK_BYTES", 2**80)
     found = look("disk of the cache", machine)
     assert (found.state, "MTGEN_CACHE" in found.remedy, str(machine.cache) in found.found) == (PROBLEM, True, True)
 
 
-def test_more_threads_than_cpus_and_a_port_in_use_are_said(machine: Machine) -> None:
+def test_more_threads_than_cpus_and_a_port_in_use_are_said(machine: SystemUnderTest) -> None:
     machine.environment["OMP_NUM_THREADS"] = "4096"
     assert look("threads", machine).remedy == "unset OMP_NUM_THREADS"
     with socket.socket() as taken:
@@ -86,8 +86,8 @@ def test_more_threads_than_cpus_and_a_port_in_use_are_said(machine: Machine) -> 
         assert "6379 (mtgen cluster head)" in look("ports", machine).found
 
 
-def test_a_check_that_hangs_is_a_finding_and_the_next_one_is_made(machine: Machine) -> None:
-    found = examine(machine, {"a disk": lambda machine: time.sleep(3600), "Python": CHECKS["Python"]}, limit=0.05)  # type: ignore[arg-type,return-value]
+def test_a_check_that_hangs_is_a_finding_and_the_next_one_is_made(machine: SystemUnderTest) -> None:
+    found = run_checks(machine, {"a disk": lambda machine: time.sleep(3600), "Python": CHECKS["Python"]}, limit=0.05)  # type: ignore[arg-type,return-value]
     assert [(one.check, one.state) for one in found] == [("a disk", PROBLEM), ("Python", GOOD)]
     assert "no answer in 0.05 s" in found[0].found
 

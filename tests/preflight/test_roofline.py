@@ -7,9 +7,15 @@ from helpers import toy
 
 from mtgen.preflight.cost import Cost, cost
 from mtgen.preflight.gpu_specs import GPUS, Gpu
-from mtgen.preflight.roofline import FRAGMENTS, LAUNCH, PASSES, RESERVED, forecast
+from mtgen.preflight.roofline import (
+    ACTIVATION_PASSES,
+    KERNEL_LAUNCH_SECONDS,
+    RESERVED_BYTES,
+    USABLE_MEMORY_FRACTION,
+    forecast,
+)
 
-SMALL = Gpu(half=1e12, single=1e11, memory=RESERVED + 100e6, bandwidth=1e9, link=1e8, network=1e7, node=2)
+SMALL = Gpu(half=1e12, single=1e11, memory=RESERVED_BYTES + 100e6, bandwidth=1e9, link=1e8, network=1e7, node=2)
 COSTS = Cost({"generator": 400_000, "trunk": 600_000}, step=2e9, drawing=0, reading=0, activations=1e6, kernels=100)
 
 
@@ -17,8 +23,8 @@ def test_each_part_of_a_step_is_its_amount_over_its_speed() -> None:
     found = forecast(toy.config(batch_size=32, workers=2, precision="bf16"), COSTS, SMALL, 2, 0.5)
     assert found.rows == 16
     assert found.arithmetic == pytest.approx(16 * 2e9 / (1e12 * 0.5))
-    assert found.traffic == pytest.approx(PASSES * 16 * 1e6 / 1e9)
-    assert found.launches == pytest.approx(100 * LAUNCH)
+    assert found.traffic == pytest.approx(ACTIVATION_PASSES * 16 * 1e6 / 1e9)
+    assert found.launches == pytest.approx(100 * KERNEL_LAUNCH_SECONDS)
     assert found.reduction == pytest.approx(2 * 4 * 1_000_000 / 2 / 1e8)
     assert found.images_per_second == pytest.approx(
         32 / (max(found.arithmetic, found.traffic, found.launches) + found.reduction)
@@ -28,12 +34,12 @@ def test_each_part_of_a_step_is_its_amount_over_its_speed() -> None:
 
 def test_the_most_images_that_fit_fill_what_the_state_leaves() -> None:
     found = forecast(toy.config(batch_size=32, workers=2), COSTS, SMALL, 2, 0.5)
-    assert found.most_rows == int((100e6 * FRAGMENTS - 20e6) / 1e6)
+    assert found.most_rows == int((100e6 * USABLE_MEMORY_FRACTION - 20e6) / 1e6)
     assert found.fits and not replace(found, rows=found.most_rows + 1).fits
 
 
 def test_a_state_that_is_too_large_leaves_room_for_nothing() -> None:
-    found = forecast(toy.config(batch_size=32, workers=2), COSTS, replace(SMALL, memory=RESERVED + 1e6), 2, 0.5)
+    found = forecast(toy.config(batch_size=32, workers=2), COSTS, replace(SMALL, memory=RESERVED_BYTES + 1e6), 2, 0.5)
     assert found.most_rows == 0 and not found.fits
 
 

@@ -14,16 +14,16 @@ import torch
 from mtgen.config import Config
 from mtgen.errors import ConfigError, UserError
 from mtgen.launchers.driver import run_lock
-from mtgen.report import all_sections, keep_current, write_comparison, write_report
+from mtgen.report import all_sections, refresh_report, write_comparison, write_report
 from mtgen.report.blocks import Facts
 from mtgen.report.compare import metrics
 from mtgen.report.curves import evenly
-from mtgen.report.image_timeline import kept, sheets
-from mtgen.report.run_record import SILENCE, Record, read_record
+from mtgen.report.image_timeline import select_positions, sheets
+from mtgen.report.run_record import SILENCE_SECONDS, RunRecord, read_record
 from mtgen.report.sections.summary import gather as summary
 from mtgen.schema import DatasetCard
 from mtgen.tracking.journal import Journal
-from mtgen.visualization.layers import Panel, Sheet, write_sheet
+from mtgen.visualization.layers import GridPanel, LayeredGrid, write_layered_grid
 
 HOSTILE = "<script>document.title='hacked'</script><img src=x onerror=alert(1)> {{ 7*7 }} &amp;"
 CARD = DatasetCard(name="set", classes=["cat", "dog"], mask_classes=["background", "cat"], splits={})
@@ -57,11 +57,11 @@ def made(folder: Path, name: str = "first", **config: Any) -> Path:
             torch.ones(6, 8, 8, dtype=torch.int64),
             torch.tensor([[[0.25, 0.25, 0.75, 0.75, 1.0]]]).expand(6, 1, 5),
         )
-        write_sheet(
+        write_layered_grid(
             folder,
             begin + 1000,
             "grid",
-            Sheet("Samples", [Panel("drawn", image, mask, boxes)], [name] * 6, ["right"] * 6),
+            LayeredGrid("Samples", [GridPanel("drawn", image, mask, boxes)], [name] * 6, ["right"] * 6),
             CARD,
         )
         journal.append(begin + 1000, status="KILLED" if begin == 0 else "FINISHED")
@@ -77,7 +77,7 @@ def written(folder: Path, rows: list[dict[str, Any]]) -> Path:
     return folder
 
 
-def text_of(record: Record) -> str:
+def text_of(record: RunRecord) -> str:
     return json.dumps(
         [(section.title, [vars(block) for block in section.blocks]) for section in all_sections(record)], default=str
     )
@@ -105,7 +105,7 @@ def test_a_run_that_ended_without_a_word_is_interrupted_unless_its_lock_is_held(
 
 
 def test_a_run_on_another_host_trains_as_long_as_it_writes_rows_or_beats(tmp_path: Path) -> None:
-    ago = time.time() - 2 * SILENCE
+    ago = time.time() - 2 * SILENCE_SECONDS
     rows = [
         {"images": 0, "time": ago, "start": start("run")},
         {"images": 0, "time": time.time(), "values": {"evaluation/cas": 0.5}},
@@ -177,15 +177,19 @@ def test_the_newest_value_of_a_metric_is_the_headline_and_an_older_one_says_how_
 def test_pictures_are_thinned_until_they_fit_and_keep_their_ends(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
     for images in range(100, 1000, 100):
-        write_sheet(folder, images, "grid", Sheet("Samples", [Panel("drawn", torch.zeros(1, 1, 8, 8))]), CARD)
+        write_layered_grid(
+            folder, images, "grid", LayeredGrid("Samples", [GridPanel("drawn", torch.zeros(1, 1, 8, 8))]), CARD
+        )
     found = sheets(read_record(folder))
-    assert len(kept([found], ["grid"])) == 11
-    assert {100, 2000} <= kept([found], ["grid"], budget=3000) < set(found["grid"])
+    assert len(select_positions([found], ["grid"])) == 11
+    assert {100, 2000} <= select_positions([found], ["grid"], budget=3000) < set(found["grid"])
 
 
 def test_what_a_resume_cut_away_is_not_shown(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
-    write_sheet(folder, 9000, "grid", Sheet("Samples", [Panel("drawn", torch.zeros(1, 1, 8, 8))]), CARD)
+    write_layered_grid(
+        folder, 9000, "grid", LayeredGrid("Samples", [GridPanel("drawn", torch.zeros(1, 1, 8, 8))]), CARD
+    )
     assert list(sheets(read_record(folder))["grid"]) == [1000, 2000]
 
 
@@ -198,7 +202,7 @@ def test_evenly_keeps_the_ends(items: list[int], most: int, left: list[int]) -> 
 
 def test_a_report_that_cannot_be_written_stops_no_training(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="report.html: not written"):
-        keep_current(tmp_path / "nowhere")
+        refresh_report(tmp_path / "nowhere")
 
 
 def test_wrong_requests_are_clear_errors(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mtgen.shards.make import RECIPES
-from mtgen.shards.recipes.digits import Digits
+from mtgen.shards.recipes.digits import DigitsRecipe
 from mtgen.shards.recipes.shapes import SEMITONES
-from mtgen.shards.synthetic import COLOURS, CONTRAST, luminance
+from mtgen.shards.synthetic import CONTRAST, THING_COLORS, luminance
 from mtgen.shards.write import Sample
 
 SEEDS = st.integers(0, 10_000)
@@ -66,7 +66,7 @@ def test_caption_labels_and_class_name_what_is_in_the_boxes(name: str, seed: int
     said = re.findall(r"\b(an?) (\w+) (\w+)", sample.caption)
     assert [RECIPES[name].classes.index(what) for _, _, what in said] == in_boxes  # both from left to right
     assert [box[0] for box in sample.boxes] == sorted(box[0] for box in sample.boxes)
-    assert all((article == "an") == (colour == "orange") and colour in COLOURS for article, colour, _ in said)
+    assert all((article == "an") == (colour == "orange") and colour in THING_COLORS for article, colour, _ in said)
     assert sample.labels == sorted(set(in_boxes))
     assert sample.label == (in_boxes[0] if len(in_boxes) == 1 else None)
 
@@ -123,17 +123,17 @@ def test_things_do_not_touch(name: str, seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def digits() -> Digits:
-    return Digits(Digits.Options.model_validate({}), seed=0)
+def digits() -> DigitsRecipe:
+    return DigitsRecipe(DigitsRecipe.Options.model_validate({}), seed=0)
 
 
-def test_no_digit_is_in_both_splits(digits: Digits) -> None:
+def test_no_digit_is_in_both_splits(digits: DigitsRecipe) -> None:
     assert (len(digits.pools["train"]), len(digits.pools["test"])) == (4000, 1000)
     assert sorted(digits.pools["train"] + digits.pools["test"]) == list(range(5000))
 
 
 def test_scenes_of_a_split_take_their_digits_from_its_pool() -> None:
-    maker = Digits(Digits.Options.model_validate({"train": 10, "test": 10}), seed=0)
+    maker = DigitsRecipe(DigitsRecipe.Options.model_validate({"train": 10, "test": 10}), seed=0)
     for split, label in (("train", 3), ("test", 7)):
         maker.pools[split] = [i for i in maker.pools[split] if maker.labels[i] == label]
     assert {split: {maker.make(split, i).label for i in range(count)} for split, count in maker.splits.items()} == {
@@ -142,8 +142,8 @@ def test_scenes_of_a_split_take_their_digits_from_its_pool() -> None:
     }
 
 
-def test_parts_share_no_digit_and_are_all_of_them_with_every_class_alike(digits: Digits) -> None:
-    parts = [Digits(Digits.Options.model_validate({"part": f"{k}/3"}), seed=0) for k in range(3)]
+def test_parts_share_no_digit_and_are_all_of_them_with_every_class_alike(digits: DigitsRecipe) -> None:
+    parts = [DigitsRecipe(DigitsRecipe.Options.model_validate({"part": f"{k}/3"}), seed=0) for k in range(3)]
     for split in ("train", "test"):
         pools = [part.pools[split] for part in parts]
         assert sorted(i for pool in pools for i in pool) == sorted(digits.pools[split])
@@ -153,14 +153,15 @@ def test_parts_share_no_digit_and_are_all_of_them_with_every_class_alike(digits:
 
 
 def test_scenes_of_two_parts_are_no_pairs() -> None:
-    parts = [Digits(Digits.Options.model_validate({"part": f"{k}/2"}), seed=0) for k in range(2)]
+    parts = [DigitsRecipe(DigitsRecipe.Options.model_validate({"part": f"{k}/2"}), seed=0) for k in range(2)]
     same = np.mean([parts[0].make("train", i).label == parts[1].make("train", i).label for i in range(200)])
     assert 0.02 < same < 0.25
 
 
 def test_domains_have_names_of_their_own() -> None:
     names = [
-        Digits(Digits.Options.model_validate({"style": style}), seed=0).name for style in ("colour", "grey", "inverted")
+        DigitsRecipe(DigitsRecipe.Options.model_validate({"style": style}), seed=0).name
+        for style in ("colour", "grey", "inverted")
     ]
     assert names == ["digits", "digits", "digits-inverted"]
 
@@ -180,17 +181,17 @@ def test_inverted_digits_are_the_same_scenes_in_black_on_a_lighter_texture(seed:
         assert len(np.unique(around, axis=0)) > min(len(around), 100) / 4  # clouds and grain, not one colour
 
 
-def test_digits_of_the_two_splits_differ_in_their_pixels_too(digits: Digits) -> None:
+def test_digits_of_the_two_splits_differ_in_their_pixels_too(digits: DigitsRecipe) -> None:
     train, test = ({digits.pixels[i].tobytes() for i in digits.pools[split]} for split in ("train", "test"))
     assert not train & test
 
 
-def test_every_class_gives_the_same_share_to_the_test_split(digits: Digits) -> None:
+def test_every_class_gives_the_same_share_to_the_test_split(digits: DigitsRecipe) -> None:
     assert np.bincount(digits.labels[digits.pools["test"]]).tolist() == [100] * 10
 
 
-def test_another_seed_holds_the_same_digits_back(digits: Digits) -> None:
-    assert Digits(digits.options, seed=9).pools == digits.pools
+def test_another_seed_holds_the_same_digits_back(digits: DigitsRecipe) -> None:
+    assert DigitsRecipe(digits.options, seed=9).pools == digits.pools
 
 
 @pytest.mark.parametrize("label", range(8))
@@ -218,5 +219,5 @@ def test_classes_come_about_equally_often(recipe: str, classes: int) -> None:
 @given(SEEDS)
 def test_grey_digits_are_said_without_a_colour(seed: int) -> None:
     assert draw("digits", seed, style="grey").caption in [
-        f"{'an' if name == 'eight' else 'a'} {name}" for name in Digits.classes
+        f"{'an' if name == 'eight' else 'a'} {name}" for name in DigitsRecipe.classes
     ]

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from mtgen.cli import app
 from mtgen.errors import ConfigError, DataError
-from mtgen.shards.view import LONGEST, SIDE, view
+from mtgen.shards.view import MAX_SOUND_BYTES, MAX_VIEW_SIDE_PIXELS, view
 
 Write = Callable[..., Path]
 RNG = np.random.default_rng(0)
@@ -146,7 +146,7 @@ def test_a_small_image_is_shown_to_the_pixel_and_a_large_one_made_smaller(write:
     shown = page(write({}, {"jpg": encoded(np.zeros((600, 1200), np.uint8), "JPEG")}))
     assert (pixels(shown.file("img")) == SMALL).all()
     large = base64.b64decode((shown.all("img")[1]["src"] or "").partition(",")[2])
-    assert Image.open(io.BytesIO(large)).size == (SIDE, SIDE // 2)
+    assert Image.open(io.BytesIO(large)).size == (MAX_VIEW_SIDE_PIXELS, MAX_VIEW_SIDE_PIXELS // 2)
     assert "aspect-ratio:1200/600" in (shown.all("div", "picture")[1]["style"] or "")
 
 
@@ -180,7 +180,7 @@ def test_boxes_are_drawn_where_they_are(write: Write) -> None:
 
 
 def test_sound_is_in_the_page_as_stored_unless_it_is_long(write: Write) -> None:
-    shown = page(write({"wav": wav()}, {"wav": wav(LONGEST)}))
+    shown = page(write({"wav": wav()}, {"wav": wav(MAX_SOUND_BYTES)}))
     assert shown.file("audio") == wav() and len(shown.all("audio")) == 1
     assert "sound: 4.0 MB are too much for this page" in shown.text
 

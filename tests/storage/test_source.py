@@ -24,8 +24,8 @@ from mtgen.data.dataset_card import read_card
 from mtgen.data.index import open_index
 from mtgen.errors import DamagedSample, DataError
 from mtgen.storage import source
-from mtgen.storage.shard_cache import Cache
-from mtgen.storage.source import Patience, Store, Version, located, open_source
+from mtgen.storage.shard_cache import ShardCache
+from mtgen.storage.source import RemoteStore, RetryPolicy, Version, absolute_location, open_source
 
 Write = Callable[..., Path]
 Sample = Callable[..., dict[str, Any]]
@@ -34,7 +34,7 @@ SHARD = "train-000000.tar"
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "PATIENCE", Patience(attempts=4, first=0.01, longest=0.05, stall=1.0, total=3.0))
+    monkeypatch.setattr(source, "RETRY_POLICY", RetryPolicy(attempts=4, first=0.01, longest=0.05, stall=1.0, total=3.0))
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
 
 def test_a_url_is_the_same_in_every_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert located("https://a/b") == "https://a/b" and located("c") == str(tmp_path / "c")
+    assert absolute_location("https://a/b") == "https://a/b" and absolute_location("c") == str(tmp_path / "c")
 
 
 def test_a_shard_that_changed_after_indexing_stops_with_the_remedy(server: Server, numbered: Path) -> None:
@@ -180,7 +180,7 @@ def store_of(folder: Path, count: int, size: int) -> list[tuple[str, bytes]]:
     return files
 
 
-def opened(cache: Cache, store: Store, name: str) -> bytes:
+def opened(cache: ShardCache, store: RemoteStore, name: str) -> bytes:
     version = store.version(name)
     assert version is not None
     file = cache.open(store, name, version)
@@ -190,9 +190,9 @@ def opened(cache: Cache, store: Store, name: str) -> bytes:
 def test_the_cache_keeps_to_its_limit_and_throws_the_longest_unused_away(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     files = store_of(tmp_path / "far", 5, 1000)
-    cache = Cache(tmp_path / "near", 3000)
+    cache = ShardCache(tmp_path / "near", 3000)
     with serving(tmp_path / "far") as server:
-        store = Store(server.url)
+        store = RemoteStore(server.url)
         for name, data in [*files[:3], files[0], *files[3:], files[0]]:
             assert opened(cache, store, name) == data
             assert sum(path.stat().st_size for path in shards(cache.folder)) <= 3000
@@ -202,9 +202,9 @@ def test_the_cache_keeps_to_its_limit_and_throws_the_longest_unused_away(tmp_pat
 def test_a_shard_that_was_thrown_away_stays_readable_for_who_has_it_open(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     files = store_of(tmp_path / "far", 3, 1000)
-    cache = Cache(tmp_path / "near", 1000)
+    cache = ShardCache(tmp_path / "near", 1000)
     with serving(tmp_path / "far") as server:
-        store = Store(server.url)
+        store = RemoteStore(server.url)
         version = store.version("0.tar")
         assert version is not None
         held = cache.open(store, "0.tar", version)
@@ -216,7 +216,7 @@ def test_a_shard_larger_than_the_cache_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"x/a\.tar: has 2e-06 GB, the cache may hold data\.cache=1e-06; raise data\.cache"
     ):
-        Cache(tmp_path, 1000).open(Store("http://x"), "a.tar", Version(2000, ""))
+        ShardCache(tmp_path, 1000).open(RemoteStore("http://x"), "a.tar", Version(2000, ""))
 
 
 def test_threads_and_processes_download_a_shard_once(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_threads_and_processes_download_a_shard_once(tmp_path: Path) -> None:
     ((name, data),) = store_of(tmp_path / "far", 1, 300_000)
     with serving(tmp_path / "far") as server:
         server.faults[name] = [("slow", 0.002)]
-        cache, store = Cache(tmp_path / "near", 10**6), Store(server.url)
+        cache, store = ShardCache(tmp_path / "near", 10**6), RemoteStore(server.url)
         with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as processes, ThreadPoolExecutor(3) as threads:
             work = [pool.submit(opened, cache, store, name) for pool in (processes, threads) for _ in range(3)]
             assert all(each.result() == data for each in work)
@@ -254,14 +254,14 @@ def test_a_download_that_was_killed_is_cleaned_up_and_done_again(tmp_path: Path)
         child.wait()
         (left,) = shards(near)
         assert left.suffix == ".part"
-        cache, store = Cache(near, 10**6), Store(server.url)
+        cache, store = ShardCache(near, 10**6), RemoteStore(server.url)
         assert opened(cache, store, "1.tar") == files[1][1] and not left.exists()
         assert opened(cache, store, "0.tar") == files[0][1]
 
 
-def _into_a_full_disk(cache: Cache, url: str) -> str:
+def _into_a_full_disk(cache: ShardCache, url: str) -> str:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-    store = Store(url)
+    store = RemoteStore(url)
     try:
         opened(cache, store, "0.tar")
     except DataError as error:
@@ -273,7 +273,7 @@ def test_a_full_disk_names_the_folder_and_what_sets_it(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     store_of(tmp_path / "far", 1, 300_000)
     with serving(tmp_path / "far") as server, ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
-        said = pool.submit(_into_a_full_disk, Cache(tmp_path / "near", 10**6), server.url).result()
+        said = pool.submit(_into_a_full_disk, ShardCache(tmp_path / "near", 10**6), server.url).result()
     assert said.startswith(
         f"{tmp_path / 'near'}: cannot keep 0.tar (the disk is full); make room, point MTGEN_CACHE at another disk"
     )
@@ -304,7 +304,7 @@ def test_a_loader_over_http_reads_every_sample_once_and_each_shard_once(server: 
 def test_reading_ahead_brings_shards_before_they_are_read(server: Server) -> None:
     index = open_index(server.url, "train")
     shutil.rmtree(Path(os.environ["MTGEN_CACHE"]) / "shards")
-    index.ahead(np.array([40]))
+    index.prefetch(np.array([40]))
     end = time.monotonic() + 20
     while not (Path(os.environ["MTGEN_CACHE"]) / "shards").exists() or [p.suffix for p in shards()] != [""]:
         assert time.monotonic() < end
@@ -312,7 +312,7 @@ def test_reading_ahead_brings_shards_before_they_are_read(server: Server) -> Non
 
 
 def test_sources_are_told_apart(tmp_path: Path) -> None:
-    assert isinstance(open_source("https://a/b"), Store) and not open_source(tmp_path).remote
+    assert isinstance(open_source("https://a/b"), RemoteStore) and not open_source(tmp_path).remote
 
 
 def test_a_command_line_path_that_is_a_url_is_left_alone(server: Server, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mtgen.schema import Batch, Canvas
 from mtgen.tasks.alignment import contrast
-from mtgen.tasks.base import Scene
+from mtgen.tasks.base import StepContext
 
 CONFIG = toy.everything(augment__probability=0.2)
 MADE = networks(CONFIG)
@@ -39,7 +39,7 @@ def alike(batch: Batch, a: int, b: int) -> bool:
     return a == b
 
 
-def rows_with(laid_out: Scene, *components: str) -> list[int]:
+def rows_with(laid_out: StepContext, *components: str) -> list[int]:
     """The reading rows that have them all."""
     return [
         row
@@ -48,7 +48,7 @@ def rows_with(laid_out: Scene, *components: str) -> list[int]:
     ]
 
 
-def contrasted(laid_out: Scene, image: np.ndarray, other: np.ndarray, *components: str) -> float:
+def contrasted(laid_out: StepContext, image: np.ndarray, other: np.ndarray, *components: str) -> float:
     """The mean over samples with the components of -log softmax at their positives, both ways."""
     sharpness = np.exp(double(MADE.side.discriminator.heads["alignment"].sharpness))
     rows = rows_with(laid_out, *components)
@@ -160,7 +160,7 @@ def test_generated_images_should_lie_near_what_was_asked_for() -> None:
     embed, discriminator = MADE.side.discriminator.heads["alignment"], MADE.side.discriminator
     image = unit(double(embed(discriminator.summary(discriminator.trunk(Canvas(laid_out.fake.image))))))
     wanted = unit(double(laid_out.condition.pooled))
-    away = [(1 - image[row] @ wanted[row]) * bool(laid_out.asked[row]) for row in range(laid_out.reading)]
+    away = [(1 - image[row] @ wanted[row]) * bool(laid_out.is_conditioned[row]) for row in range(laid_out.reading)]
     assert found.item() == pytest.approx(0.1 * float(np.mean(away)), rel=1e-4)
 
 

@@ -8,7 +8,7 @@ from helpers.scenes import discriminator_views, networks, scene, task, views
 from torch import Tensor
 
 from mtgen.schema import Canvas
-from mtgen.tasks.base import Scene
+from mtgen.tasks.base import StepContext
 
 CONFIG = toy.everything(augment__probability=0.3, batch_size=32)
 MADE = networks(CONFIG)
@@ -24,7 +24,7 @@ def close(found: Tensor, expected: float) -> None:
     assert found.item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-def laid(seen: str = "discriminator") -> Scene:
+def laid(seen: str = "discriminator") -> StepContext:
     return scene(CONFIG, MADE, toy.batch(0, 32), seen)
 
 
@@ -87,14 +87,14 @@ def test_drawn_centres_should_be_those_that_are_read_in_the_drawn_image_and_thos
     seen = np.concatenate([heat, size * heat.max(axis=1, keepdims=True)], axis=1)
     assert laid_out.fake.boxes is not None and laid_out.original.boxes is not None
     drawn = double(laid_out.fake.boxes)[: laid_out.reading]
-    unchanged = laid_out.unchanged[: laid_out.reading].numpy()
+    unchanged = laid_out.unaugmented[: laid_out.reading].numpy()
     assert 0 < unchanged.sum() < len(unchanged)  # in images that were turned, boxes are not as large as they were drawn
     apart = float((((seen - drawn) ** 2).sum(axis=(1, 2, 3)) * unchanged).mean())
     close(found["agreement"], 0.1 * apart)
     close(found["distillation"], 0.2 * apart)
     away = []
     for row in range(laid_out.reading):
-        if laid_out.prompt.given["boxes"][row] and laid_out.unchanged[row]:
+        if laid_out.prompt.given["boxes"][row] and laid_out.unaugmented[row]:
             hot, known = targets(laid_out.original.boxes[row])
             asked = np.zeros((5, CELLS, CELLS))
             asked[:3] = hot
@@ -128,7 +128,7 @@ def test_what_is_read_teaches_what_is_drawn_and_the_image_learns_nothing_by_it()
     assert reached("distillation") == [False, True]
 
 
-def crossed(image: Tensor, laid_out: Scene) -> list[float]:
+def crossed(image: Tensor, laid_out: StepContext) -> list[float]:
     """For each reading row the mean over classes of the binary cross-entropy with the labels."""
     discriminator = MADE.side.discriminator
     probability = 1 / (
@@ -165,7 +165,7 @@ def test_a_domain_alone_asks_for_nothing_that_could_be_read() -> None:
     laid_out = laid("generator")
     for name, given in laid_out.prompt.given.items():
         given.fill_(name == "domain")
-    assert not laid_out.asked.any()
+    assert not laid_out.is_conditioned.any()
     seen = views(laid_out, laid_out.fake)
     assert task(MADE, "tagging").generator_losses(laid_out, seen)["agreement"].item() == 0
     assert task(MADE, "classification").generator_losses(laid_out, seen)["agreement"].item() == 0

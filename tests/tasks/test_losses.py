@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mtgen.config import TASKS
 from mtgen.models.model import Networks
-from mtgen.schema import IGNORE, Canvas, Condition
-from mtgen.tasks.base import Scene
+from mtgen.schema import IGNORE_INDEX, Canvas, Condition
+from mtgen.tasks.base import StepContext
 
 CONFIG = toy.config(augment__probability=0.4, conditions__class={"share": 0.5})
 MADE = networks(CONFIG)
@@ -27,7 +27,7 @@ def softplus(x: np.ndarray) -> np.ndarray:
     return np.logaddexp(0, x)
 
 
-def logits(laid_out: Scene, canvas: Canvas) -> np.ndarray:
+def logits(laid_out: StepContext, canvas: Canvas) -> np.ndarray:
     """The relativistic logit of every row, by its definition: <e(x), v + c> / sqrt(d)."""
     head = MADE.side.discriminator.heads["generation"]
     summary = double(MADE.side.discriminator.summary(MADE.side.discriminator.trunk(canvas)))
@@ -83,12 +83,12 @@ def read_masks(image: Tensor) -> np.ndarray:
 
 def test_segmentation_is_a_mean_over_known_pixels_and_then_over_samples() -> None:
     batch = toy.batch(0, 16)
-    batch.mask[::4, :5] = IGNORE  # partly known
+    batch.mask[::4, :5] = IGNORE_INDEX  # partly known
     laid_out = scene(CONFIG, MADE, batch)
     losses = task(MADE, "segmentation").discriminator_losses(laid_out, discriminator_views(laid_out))
     read, samples, known = read_masks(laid_out.batch.image), [], set()
     for row in range(laid_out.reading):
-        pixels = [(i, j) for i in range(8) for j in range(8) if laid_out.batch.mask[row, i, j] != IGNORE]
+        pixels = [(i, j) for i in range(8) for j in range(8) if laid_out.batch.mask[row, i, j] != IGNORE_INDEX]
         if laid_out.batch.present["mask"][row]:
             known.add(len(pixels))
             samples.append(-np.mean([read[row, laid_out.batch.mask[row, i, j], i, j] for i, j in pixels]))
@@ -136,7 +136,7 @@ def test_the_generator_reconstructs_from_a_sample_of_the_posterior() -> None:
     laid_out = scene(CONFIG, MADE)
     laid_out.real_features = MADE.side.discriminator.trunk(laid_out.real)
     reconstruction = task(MADE, "reconstruction")
-    latent, condition = reconstruction.request(laid_out)
+    latent, condition = reconstruction.generator_request(laid_out)
     mean, log_variance = reconstruction.posterior(MADE.side.discriminator, [laid_out.real_features[0][laid_out.plain]])
     assert np.allclose(
         double(latent), double(mean) + np.exp(double(log_variance) / 2) * double(laid_out.noise), atol=1e-5
@@ -186,8 +186,8 @@ def test_the_players_swap_their_losses_when_real_and_generated_are_swapped() -> 
     assert np.subtract(*adversarial(laid_out.real, laid_out.fake)) == pytest.approx(difference, rel=1e-4)
 
 
-def penalised_scene(**settings: Any) -> tuple[Networks, Scene, Tensor]:
-    """A scene in double, every row penalised, some with their masks; and its R1 + R2, by double backward."""
+def penalized_scene(**settings: Any) -> tuple[Networks, StepContext, Tensor]:
+    """A scene in double, every row penalized, some with their masks; and its R1 + R2, by double backward."""
     config = toy.config(
         tasks__generation__penalty_every=1, tasks__generation__gamma=3.0, tasks__generation__mask_every=2, **settings
     )
@@ -212,7 +212,7 @@ def penalised_scene(**settings: Any) -> tuple[Networks, Scene, Tensor]:
 @pytest.mark.parametrize("sigma", [0.01, 0.003])
 def test_the_finite_difference_penalty_is_on_average_the_exact_one(sigma: float) -> None:
     """For small noise, E[(D(x + sigma e) - D(x))^2] / sigma^2 is the squared gradient norm: here R1 + R2, by double backward."""
-    made, laid_out, exact = penalised_scene()
+    made, laid_out, exact = penalized_scene()
     laid_out.sigma = sigma
     draws = []
     with torch.no_grad():
@@ -227,7 +227,7 @@ def test_the_finite_difference_penalty_is_on_average_the_exact_one(sigma: float)
 
 
 def test_the_exact_penalty_is_exact_and_so_are_its_gradients() -> None:
-    made, laid_out, exact = penalised_scene(tasks__generation__penalty="exact")
+    made, laid_out, exact = penalized_scene(tasks__generation__penalty="exact")
     losses = task(made, "generation").discriminator_losses(laid_out, views(laid_out, laid_out.real, laid_out.fake))
     assert losses["penalty"].item() == pytest.approx(1.5 * exact.item(), rel=1e-5)
     parameters = list(made.side.discriminator.descent.parameters())
@@ -240,10 +240,10 @@ def test_the_exact_penalty_is_exact_and_so_are_its_gradients() -> None:
 
 
 def test_the_exact_penalty_of_no_rows_is_none() -> None:
-    """A worker whose part of the batch has no penalised row."""
+    """A worker whose part of the batch has no penalized row."""
     config = toy.config(tasks__generation__penalty="exact")
     laid_out = scene(config, MADE)
-    laid_out.penalised = laid_out.penalised[:0]
+    laid_out.penalized = laid_out.penalized[:0]
     generation = task(networks(config), "generation")
     assert (
         generation.discriminator_losses(laid_out, views(laid_out, laid_out.real, laid_out.fake))["penalty"].item() == 0

@@ -54,7 +54,7 @@ def test_features_of_the_reconstruction_should_be_those_of_the_image() -> None:
     laid_out.real_features = made.side.discriminator.trunk(laid_out.real)
     drawn = Canvas(torch.rand(len(laid_out.plain), 1, 8, 8))
     reconstruction = task(made, "reconstruction")
-    own = reconstruction.submit(laid_out, drawn)
+    own = reconstruction.discriminator_part(laid_out, drawn)
     found = reconstruction.generator_losses(laid_out, views(laid_out, laid_out.fake, own=own))["features"]
     lowest = [
         made.side.discriminator.trunk(Canvas(x))[0].detach().double()

@@ -11,23 +11,23 @@ from mtgen.config import validate
 from mtgen.errors import ConfigError
 from mtgen.models.model import build
 from mtgen.schema import Canvas, Condition
-from mtgen.tasks.base import Scene
+from mtgen.tasks.base import StepContext
 
 CONFIG = toy.everything(augment__probability=0.2, batch_size=32, tasks__translation__every=1)
 MADE = networks(CONFIG)
 
 
-def laid(seen: str) -> Scene:
+def laid(seen: str) -> StepContext:
     laid_out = scene(CONFIG, MADE, toy.batch(0, 32), seen)
     assert len(laid_out.pairs) > 6
     return laid_out
 
 
-def pairs(laid_out: Scene) -> list[tuple[int, int]]:
+def pairs(laid_out: StepContext) -> list[tuple[int, int]]:
     return [(row, int(laid_out.partner[row])) for row in laid_out.pairs.tolist()]
 
 
-def domain_vector(laid_out: Scene, row: int) -> Tensor:
+def domain_vector(laid_out: StepContext, row: int) -> Tensor:
     """`[1,d]` of length sqrt(d): the learned vector of a row's domain."""
     assert laid_out.batch.domain is not None
     table = MADE.side.conditions.modality("domain").get_parameter("table.weight")
@@ -59,7 +59,7 @@ def softplus(x: float) -> float:
     return float(np.logaddexp(0, x))
 
 
-def differ(laid_out: Scene, a: int, b: int) -> bool:
+def differ(laid_out: StepContext, a: int, b: int) -> bool:
     assert laid_out.batch.domain is not None
     return bool(laid_out.batch.domain[a] != laid_out.batch.domain[b])
 
@@ -70,7 +70,7 @@ def test_the_discriminators_step_trains_the_content_to_give_the_image_back_and_t
 ):
     laid_out = laid("discriminator")
     translation = task(MADE, "translation")
-    own = translation.fakes(laid_out)
+    own = translation.discriminator_canvases(laid_out)
     found = translation.discriminator_losses(laid_out, _with(laid_out, own))
     identity, adversarial, penalty, images = [], [], [], laid_out.original.image
     for number, (row, partner) in enumerate(pairs(laid_out)):
@@ -81,7 +81,7 @@ def test_the_discriminators_step_trains_the_content_to_give_the_image_back_and_t
         identity.append(float((drawn(image, domain_vector(laid_out, row), second) - image).abs().mean()))
         real, fake = logit(laid_out.batch.image[partner : partner + 1], there), logit(translated, there)
         adversarial.append(softplus(fake - real) * differ(laid_out, row, partner))
-        near = logit(translated + 0.01 * laid_out.pair_grain[number], there)
+        near = logit(translated + 0.01 * laid_out.pair_noise_image[number], there)
         penalty.append(((near - fake) / 0.01) ** 2)
     assert 0 < np.count_nonzero(adversarial) < len(adversarial)
     assert found["identity"].item() == pytest.approx(3 * np.mean(identity), rel=1e-4)
@@ -89,10 +89,10 @@ def test_the_discriminators_step_trains_the_content_to_give_the_image_back_and_t
     assert found["penalty"].item() == pytest.approx(np.mean(penalty) / 2, rel=1e-2)
 
 
-def _with(laid_out: Scene, own: Canvas) -> object:
+def _with(laid_out: StepContext, own: Canvas) -> object:
     """The views of the discriminator's step, with what the task submitted."""
     seen = discriminator_views(laid_out)
-    seen.own = laid_out.discriminator.trunk(own)
+    seen.submitted = laid_out.discriminator.trunk(own)
     return seen
 
 
@@ -101,9 +101,9 @@ def test_the_generators_step_is_identity_adversarial_cycle_and_the_class_that_sh
     laid_out = laid("generator")
     laid_out.real_features = MADE.side.discriminator.trunk(laid_out.real)
     translation = task(MADE, "translation")
-    latent, condition = translation.request(laid_out)
+    latent, condition = translation.generator_request(laid_out)
     canvas = MADE.generator(latent, condition)
-    own = translation.submit(laid_out, canvas)
+    own = translation.discriminator_part(laid_out, canvas)
     found = translation.generator_losses(laid_out, views(laid_out, laid_out.fake, own=own)) | translation.canvas_losses(
         laid_out, canvas
     )

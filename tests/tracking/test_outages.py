@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from helpers.mlflow_runs import configuration, free_port, losses, sender_of, server, steps, the_run, tracker, until
 
-from mtgen.tracking.mlflow_sender import kept
-from mtgen.tracking.tracker import send_kept
+from mtgen.tracking.mlflow_sender import pending_rows
+from mtgen.tracking.tracker import send_pending
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -28,15 +28,15 @@ def test_a_server_that_is_down_at_first_and_dies_in_the_middle_gets_everything_o
     tracking = tracker(config)
     losses(tracking, *range(1, 11))
     time.sleep(4)  # long enough for a first attempt, which finds nobody
-    assert kept(config.folder) == 11
+    assert pending_rows(config.folder) == 11
     with server(tmp_path, port):
-        until(lambda: kept(config.folder) == 0)
+        until(lambda: pending_rows(config.folder) == 0)
     picture = config.folder / "picture.png"
     picture.write_bytes(b"a picture")
     tracking.artifact(10, picture)
     losses(tracking, *range(11, 21))
     time.sleep(2)
-    assert kept(config.folder) == 11
+    assert pending_rows(config.folder) == 11
     with server(tmp_path, port):
         losses(tracking, *range(21, 31))
         assert tracking.finish(30, timeout=100.0) == 0
@@ -70,7 +70,7 @@ def test_what_was_kept_is_sent_later_by_another_process(tmp_path: Path) -> None:
     losses(tracking, 1, 2, 3)
     assert tracking.finish(3, "FAILED", timeout=0.5) == 5
     with server(tmp_path, port) as uri:
-        assert send_kept(config, config.folder, timeout=100.0) == 0
+        assert send_pending(config, config.folder, timeout=100.0) == 0
         assert steps(tmp_path, uri) == [1, 2, 3]
         assert the_run(tmp_path, uri)[1].info.status == "FAILED"
 
@@ -91,7 +91,7 @@ def test_numbers_do_not_wait_for_an_artifact_store_that_fails(tmp_path: Path) ->
     (tmp_path / "mlartifacts").write_text("no folder")
     tracking = tracker(configuration(tmp_path))
     losses(tracking, 1, 2)
-    until(lambda: kept(tmp_path / "run") == 1)  # the start, of which config.yaml waits
+    until(lambda: pending_rows(tmp_path / "run") == 1)  # the start, of which config.yaml waits
     assert tracking.finish(2, timeout=10.0) == 1
     assert steps(tmp_path) == [1, 2]
     assert the_run(tmp_path)[1].info.status == "FINISHED"

@@ -26,8 +26,8 @@ import mtgen
 from mtgen.config.paths import store_uri
 from mtgen.errors import ConfigError, UserError
 from mtgen.tracking.journal import Journal, read_journal
-from mtgen.tracking.mlflow_sender import kept
-from mtgen.tracking.tracker import send_kept
+from mtgen.tracking.mlflow_sender import pending_rows
+from mtgen.tracking.tracker import send_pending
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -137,7 +137,7 @@ def test_the_first_row_of_a_position_says_how_busy_the_machine_is(finished: Path
 def test_two_rows_at_one_position_are_both_kept(tmp_path: Path) -> None:
     tracking = tracker(configuration(tmp_path))
     losses(tracking, 1_000)
-    until(lambda: kept(tmp_path / "run") == 0)
+    until(lambda: pending_rows(tmp_path / "run") == 0)
     tracking.row(1_000, {"test/accuracy": 0.5})
     assert tracking.finish(1_000, timeout=100.0) == 0
     assert steps(tmp_path) == [1_000] and steps(tmp_path, key="test/accuracy") == [1_000]
@@ -219,7 +219,7 @@ def test_without_what_the_sender_remembers_nothing_is_doubled(tmp_path: Path) ->
     losses(tracking, 1_000, 2_000)
     assert tracking.finish(2_000, timeout=100.0) == 0
     (config.folder / "tracking.json").unlink()
-    assert send_kept(config, config.folder) == 0
+    assert send_pending(config, config.folder) == 0
     assert steps(tmp_path) == [1_000, 2_000]
 
 
@@ -230,8 +230,8 @@ def test_a_sender_that_is_killed_again_and_again_loses_and_doubles_nothing(tmp_p
     losses(tracking, *images)
     assert tracking.finish(150_000, timeout=0.0) > 0
     for attempt in range(4):
-        if kept(config.folder) > 0:
-            before = kept(config.folder)
+        if pending_rows(config.folder) > 0:
+            before = pending_rows(config.folder)
             sender = subprocess.Popen(
                 [sys.executable, "-m", "mtgen.tracking.mlflow_sender", str(config.folder)],
                 stdin=subprocess.PIPE,
@@ -239,12 +239,12 @@ def test_a_sender_that_is_killed_again_and_again_loses_and_doubles_nothing(tmp_p
                 cwd=REPOSITORY,
             )
             if attempt % 2:  # as soon as it has sent something, or some time before or after
-                until(lambda before=before: kept(config.folder) < before)  # type: ignore[misc]
+                until(lambda before=before: pending_rows(config.folder) < before)  # type: ignore[misc]
             else:
                 time.sleep(1.5 + 0.5 * attempt)
             sender.kill()
             sender.communicate()
-    assert send_kept(config, config.folder, timeout=100.0) == 0
+    assert send_pending(config, config.folder, timeout=100.0) == 0
     assert steps(tmp_path) == images
 
 
@@ -258,7 +258,7 @@ def test_a_sender_that_is_killed_while_it_makes_the_store_leaves_no_half_of_one(
     assert not (tmp_path / "mlflow.db").exists()
     losses(tracking, 1_000, 2_000)
     tracking.finish(2_000, timeout=0.0)
-    assert send_kept(config, config.folder, timeout=100.0) == 0
+    assert send_pending(config, config.folder, timeout=100.0) == 0
     assert steps(tmp_path) == [1_000, 2_000]
     assert not list(tmp_path.glob("mlflow.db.new*"))
 
@@ -276,7 +276,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     training = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=False)
     assert training.returncode == -signal.SIGKILL
-    until(lambda: (tmp_path / "mlflow.db").exists() and kept(tmp_path / "run") == 0)
+    until(lambda: (tmp_path / "mlflow.db").exists() and pending_rows(tmp_path / "run") == 0)
     until(lambda: the_run(tmp_path)[1].info.status == "KILLED")
     resumed = tracker(configuration(tmp_path), images=2_000)
     losses(resumed, 3_000, 4_000)
@@ -350,7 +350,7 @@ def test_a_password_in_the_configuration_is_refused(tmp_path: Path) -> None:
 
 def test_sending_a_folder_without_a_run_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run was recorded there"):
-        send_kept(configuration(tmp_path), tmp_path / "nothing")
+        send_pending(configuration(tmp_path), tmp_path / "nothing")
 
 
 def test_evaluations_of_older_checkpoints_and_a_second_one_are_sent_and_survive_a_resume(tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_evaluations_of_older_checkpoints_and_a_second_one_are_sent_and_survive_
         points = client.get_metric_history(run.info.run_id, "evaluation/accuracy")
         assert sorted((point.step, point.value) for point in points) == expected
         (config.folder / "tracking.json").unlink()
-        assert send_kept(config, config.folder, timeout=100.0) == 0  # everything once more, and nothing is doubled
+        assert send_pending(config, config.folder, timeout=100.0) == 0  # everything once more, and nothing is doubled
     assert steps(tmp_path) == [1_000, 2_000, 3_000]
 
 
@@ -405,9 +405,9 @@ def test_evaluating_a_run_that_trains_waits_for_nobody(tmp_path: Path) -> None:
     config = configuration(tmp_path)
     tracking = tracker(config)
     losses(tracking, 1_000)
-    until(lambda: (config.folder / "tracking.json").exists() and kept(config.folder) == 0)
+    until(lambda: (config.folder / "tracking.json").exists() and pending_rows(config.folder) == 0)
     begin = time.monotonic()
-    assert send_kept(config, config.folder, timeout=60.0) == 0
+    assert send_pending(config, config.folder, timeout=60.0) == 0
     assert time.monotonic() - begin < 40, "it waited for the lock that the training's sender holds"
     assert tracking.finish(1_000, timeout=100.0) == 0
 

@@ -9,10 +9,10 @@ import torch.distributed as dist
 from helpers import toy
 from torch import Tensor
 
-from mtgen.config import Augment
+from mtgen.config import AugmentConfig
 from mtgen.errors import CheckpointError, DamagedSample, TrainingError
-from mtgen.training.augment import LARGEST, STEPS, Strength
-from mtgen.training.consensus import Control
+from mtgen.training.augment import ADAPT_EVERY_STEPS, MAX_ADAPTED_PROBABILITY, AdaptiveAugmentation
+from mtgen.training.consensus import Consensus
 from mtgen.training.steps import build_steps, frozen
 
 BATCH = 16
@@ -20,9 +20,9 @@ BATCH = 16
 
 def adapted(rank_parts: list[list[Tensor]], **settings: Any) -> float:
     """The share after each worker has seen its part of some steps' logit differences; for this worker's rank."""
-    strength = Strength(Augment(**{"probability": 0.3, "target": 0.6, "ramp": 1000, **settings}))
+    strength = AdaptiveAugmentation(AugmentConfig(**{"probability": 0.3, "target": 0.6, "ramp": 1000, **settings}))
     for step, ahead in enumerate(rank_parts[dist.get_rank() if dist.is_initialized() else 0], start=1):
-        strength.observe(ahead)
+        strength.observe_logit_gap(ahead)
         strength.adapt(step, BATCH, None)
     return strength.probability
 
@@ -39,7 +39,7 @@ def alone() -> Any:
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize(("ahead", "direction"), [(3.0, 1), (-3.0, -1), (0.0, -1)])
 def test_the_share_rises_only_while_real_samples_are_preferred_too_surely(ahead: float, direction: int) -> None:
-    steps = 2 * STEPS
+    steps = 2 * ADAPT_EVERY_STEPS
     share = adapted([[torch.full((BATCH,), ahead)] * steps])
     assert share == pytest.approx(0.3 + direction * steps * BATCH / 1000)
 
@@ -47,30 +47,32 @@ def test_the_share_rises_only_while_real_samples_are_preferred_too_surely(ahead:
 @pytest.mark.usefixtures("alone")
 def test_the_measure_is_the_mean_sign_not_the_size_of_the_logits() -> None:
     some = torch.tensor([100.0] + [-0.01] * (BATCH - 1))
-    assert adapted([[some] * STEPS]) < 0.3
+    assert adapted([[some] * ADAPT_EVERY_STEPS]) < 0.3
 
 
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize(("ahead", "end"), [(1.0, LARGEST), (-1.0, 0.0)])
+@pytest.mark.parametrize(("ahead", "end"), [(1.0, MAX_ADAPTED_PROBABILITY), (-1.0, 0.0)])
 def test_the_share_stays_between_nothing_and_what_cannot_leak(ahead: float, end: float) -> None:
-    assert adapted([[torch.full((BATCH,), ahead)] * (100 * STEPS)]) == end
+    assert adapted([[torch.full((BATCH,), ahead)] * (100 * ADAPT_EVERY_STEPS)]) == end
 
 
 @pytest.mark.usefixtures("alone")
 def test_without_a_target_the_share_is_fixed() -> None:
-    assert adapted([[torch.ones(BATCH)] * STEPS], target=None) == 0.3
+    assert adapted([[torch.ones(BATCH)] * ADAPT_EVERY_STEPS], target=None) == 0.3
 
 
 @pytest.mark.usefixtures("alone")
 def test_an_error_reaches_all_workers_with_its_message_and_exit_status() -> None:
-    control = Control()
+    control = Consensus()
     for error in (DamagedSample("image", "a.tar: 7", "cut short"), CheckpointError("no"), TrainingError("late")):
-        found = control.first_problem(error)
+        found = control.first_error(error)
         assert found is not None and (str(found), found.status) == (str(error), error.status)
 
 
 def test_two_workers_agree_with_one(tmp_path: Path) -> None:
-    whole = [torch.randn(BATCH, generator=torch.Generator().manual_seed(k)) + 0.8 for k in range(12 * STEPS)]
+    whole = [
+        torch.randn(BATCH, generator=torch.Generator().manual_seed(k)) + 0.8 for k in range(12 * ADAPT_EVERY_STEPS)
+    ]
     halves = [[step[:8] for step in whole], [step[8:] for step in whole]]
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
@@ -80,15 +82,15 @@ def test_two_workers_agree_with_one(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("alone")
 def test_a_resume_between_two_changes_loses_nothing() -> None:
-    settings = Augment(probability=0.3, target=0.6, ramp=1000)
-    steps = [torch.randn(BATCH, generator=torch.Generator().manual_seed(k)) + 0.8 for k in range(6 * STEPS)]
-    strength = Strength(settings)
+    settings = AugmentConfig(probability=0.3, target=0.6, ramp=1000)
+    steps = [torch.randn(BATCH, generator=torch.Generator().manual_seed(k)) + 0.8 for k in range(6 * ADAPT_EVERY_STEPS)]
+    strength = AdaptiveAugmentation(settings)
     for number, ahead in enumerate(steps, start=1):
-        if number == 3 * STEPS + 3:
+        if number == 3 * ADAPT_EVERY_STEPS + 3:
             kept = strength.state(None)
-            strength = Strength(settings)
+            strength = AdaptiveAugmentation(settings)
             strength.load(kept, first=True)
-        strength.observe(ahead)
+        strength.observe_logit_gap(ahead)
         strength.adapt(number, BATCH, None)
     assert strength.probability == adapted([steps])
 
@@ -97,7 +99,7 @@ def test_a_resume_between_two_changes_loses_nothing() -> None:
 def test_the_discriminators_step_is_what_is_observed() -> None:
     settings = toy.config(augment__target=0.0, augment__probability=0.3, augment__ramp=1000)
     networks = toy.build(settings, toy.CARD)
-    strength = Strength(settings.augment)
+    strength = AdaptiveAugmentation(settings.augment)
     d_step, _, _ = build_steps(settings, networks, strength)
     with torch.no_grad():  # real images are bright and generated ones are not, and the logit is their brightness
         networks.side.discriminator.heads["generation"].direction.zero_()

@@ -12,9 +12,9 @@ from mlflow import MlflowClient
 from mtgen.alarms import read_alarms
 from mtgen.config.paths import store_uri
 from mtgen.launchers.driver import launch
-from mtgen.report import REPORT
+from mtgen.report import REPORT_FILE
 from mtgen.shards.make import make
-from mtgen.tracking.run_log import LOG
+from mtgen.tracking.run_log import LOG_FILE
 
 STANDS_STILL = {"generator": {"learning_rate": 1e-9}}
 RUNS: dict[str, dict[str, Any]] = {
@@ -87,7 +87,7 @@ def test_a_task_that_never_learns_is_named(runs: Path) -> None:
 
 
 def test_a_resume_from_before_an_alarm_does_not_raise_it_again(runs: Path) -> None:
-    log = (runs / "collapsed" / LOG).read_text()
+    log = (runs / "collapsed" / LOG_FILE).read_text()
     assert "goes on from 160 images" in log
     assert [alarm.images for alarm in read_alarms(runs / "collapsed") if alarm.kind == "collapse"] == [640]
     assert log.count("alarm: collapse") == 1
@@ -95,8 +95,8 @@ def test_a_resume_from_before_an_alarm_does_not_raise_it_again(runs: Path) -> No
 
 def test_an_alarm_is_in_the_log_the_report_and_mlflow(runs: Path) -> None:
     (alarm,) = [alarm for alarm in read_alarms(runs / "collapsed") if alarm.kind == "collapse"]
-    assert f"  alarm: {alarm}" in (runs / "collapsed" / LOG).read_text()
-    assert "collapse at 640 images: images of a class differ" in (runs / "collapsed" / REPORT).read_text()
+    assert f"  alarm: {alarm}" in (runs / "collapsed" / LOG_FILE).read_text()
+    assert "collapse at 640 images: images of a class differ" in (runs / "collapsed" / REPORT_FILE).read_text()
     client = MlflowClient(store_uri(runs))
     (run,) = client.search_runs(
         [e.experiment_id for e in client.search_experiments()], "attributes.run_name = 'collapsed'"
@@ -109,7 +109,7 @@ def test_an_alarm_is_in_the_log_the_report_and_mlflow(runs: Path) -> None:
 
 
 def test_the_log_of_a_run_says_what_it_is_and_what_happened(runs: Path) -> None:
-    log = (runs / "healthy" / LOG).read_text()
+    log = (runs / "healthy" / LOG_FILE).read_text()
     for part in (
         "(mtgen 0.",
         "healthy begins, to 960 images",
@@ -124,10 +124,10 @@ def test_the_log_of_a_run_says_what_it_is_and_what_happened(runs: Path) -> None:
     ):
         assert part in log, part
     assert "\x1b" not in log
-    assert "failed at " in (runs / "diverged" / LOG).read_text().splitlines()[-1]
+    assert "failed at " in (runs / "diverged" / LOG_FILE).read_text().splitlines()[-1]
 
 
 def test_the_first_batch_is_a_picture_and_in_the_report(runs: Path) -> None:
     (picture,) = (runs / "healthy" / "samples").glob("batch-0*.png")
     assert picture.stat().st_size > 1000
-    assert "as the network sees them" in (runs / "healthy" / REPORT).read_text()
+    assert "as the network sees them" in (runs / "healthy" / REPORT_FILE).read_text()

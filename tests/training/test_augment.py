@@ -8,9 +8,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from mtgen.config import Augment
+from mtgen.config import AugmentConfig
 from mtgen.schema import Canvas
-from mtgen.training.augment import Warp, changed
+from mtgen.training.augment import Warp, is_augmented
 from mtgen.utils import counter_rng
 
 SIDE = 16
@@ -19,12 +19,12 @@ CPU = torch.device("cpu")
 
 def warp(
     position: Tensor,
-    settings: Augment | None = None,
+    settings: AugmentConfig | None = None,
     purpose: str = "real",
     which: str = "real",
     size: tuple[int, int] = (SIDE, SIDE),
 ) -> Warp:
-    settings = settings or Augment(probability=0.6, shift=0.2, rotate=40, scale=0.3)
+    settings = settings or AugmentConfig(probability=0.6, shift=0.2, rotate=40, scale=0.3)
     return Warp(settings, settings.probability, 3, size, position, purpose, which, CPU)
 
 
@@ -106,13 +106,13 @@ def test_unchanged_rows_are_bit_identical_and_changed_ones_are_not() -> None:
 @pytest.mark.parametrize("probability", [0.0, 0.25, 0.6])
 def test_the_share_of_changed_rows_is_the_probability(probability: float) -> None:
     n = 40_000
-    share = float(changed(probability, 0, "real", torch.arange(n)).double().mean())
+    share = float(is_augmented(probability, 0, "real", torch.arange(n)).double().mean())
     assert abs(share - probability) <= 4.5 * (probability * (1 - probability) / n) ** 0.5
 
 
 def test_no_probability_changes_nothing_at_all() -> None:
     x = images(8)
-    assert warp(torch.arange(8), Augment(probability=0))(x) is x
+    assert warp(torch.arange(8), AugmentConfig(probability=0))(x) is x
 
 
 def test_a_sample_is_changed_the_same_way_in_any_batch() -> None:
@@ -123,7 +123,7 @@ def test_a_sample_is_changed_the_same_way_in_any_batch() -> None:
 
 def test_real_and_generated_samples_are_changed_independently() -> None:
     position = torch.arange(20_000)
-    real, fake = changed(0.6, 0, "real", position), changed(0.6, 0, "generator fake", position)
+    real, fake = is_augmented(0.6, 0, "real", position), is_augmented(0.6, 0, "generator fake", position)
     both = torch.stack([real, fake]).double()
     assert abs(float(torch.corrcoef(both)[0, 1])) < 4.5 * len(position) ** -0.5
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtgen.config import Config
-from mtgen.training.batch_roles import Layout, is_penalised, is_shown, lay_out
+from mtgen.training.batch_roles import BatchRoles, assign_roles, is_penalized, shows_labels
 
 TRANSLATING = {"tasks__translation": {"domain": "class", "side": 4, "every": 1}}
 CONFIGS = {
@@ -23,7 +23,7 @@ CONFIGS = {
 configs = st.sampled_from(list(CONFIGS.values()))
 
 
-def parts(layout: Layout) -> dict[str, set[int]]:
+def parts(layout: BatchRoles) -> dict[str, set[int]]:
     """Positions by the part that they play."""
     position = layout.batch.position
     return {
@@ -31,7 +31,7 @@ def parts(layout: Layout) -> dict[str, set[int]]:
         "shown": set(position[layout.shown].tolist()),
         "reading": set(position[: layout.reading].tolist()),
         "plain": set(position[layout.plain].tolist()),
-        "penalised": set(position[layout.penalised].tolist()),
+        "penalized": set(position[layout.penalized].tolist()),
     }
 
 
@@ -42,11 +42,11 @@ def test_the_shares_of_any_workers_are_together_the_whole(
     whole = toy.batch(first, size)
     cuts = [0, *sorted(data.draw(st.lists(st.integers(0, size), max_size=4))), size]
     shares = [
-        lay_out(config, whole.rows(slice(a, b)), config.augment.probability)
+        assign_roles(config, whole.rows(slice(a, b)), config.augment.probability)
         for a, b in zip(cuts, cuts[1:], strict=False)
         if a < b
     ]
-    alone = lay_out(config, whole, config.augment.probability)
+    alone = assign_roles(config, whole, config.augment.probability)
     assert all(share.counts == alone.counts for share in shares)
     for name, members in parts(alone).items():
         found = [parts(share)[name] for share in shares]
@@ -56,7 +56,7 @@ def test_the_shares_of_any_workers_are_together_the_whole(
 
 @given(configs, st.integers(0, 10_000), st.integers(1, 40))
 def test_counts_are_those_of_the_rows(config: Config, first: int, size: int) -> None:
-    layout = lay_out(config, toy.batch(first, size), config.augment.probability)
+    layout = assign_roles(config, toy.batch(first, size), config.augment.probability)
     found = {name: len(members) for name, members in parts(layout).items()}
     assert found.pop("shown") == layout.counts["all"] - layout.counts["reading"]
     assert {name: layout.counts[name] for name in found} == found
@@ -72,19 +72,19 @@ def test_counts_are_those_of_the_rows(config: Config, first: int, size: int) -> 
 
 @given(configs, st.integers(0, 10_000), st.integers(1, 40))
 def test_reading_rows_come_first_and_each_kind_keeps_its_order(config: Config, first: int, size: int) -> None:
-    layout = lay_out(config, toy.batch(first, size), config.augment.probability)
+    layout = assign_roles(config, toy.batch(first, size), config.augment.probability)
     assert layout.shown.tolist() == [row >= layout.reading for row in range(size)]
     for rows in (layout.batch.position[: layout.reading], layout.batch.position[layout.reading :]):
         assert rows.tolist() == sorted(rows.tolist())
     assert torch.equal(layout.plain_position, layout.batch.position[layout.plain])
-    assert torch.equal(layout.penalised_position, layout.batch.position[layout.penalised])
+    assert torch.equal(layout.penalized_position, layout.batch.position[layout.penalized])
     assert bool((layout.plain < layout.reading).all())
 
 
 @given(configs, st.integers(0, 10_000), st.integers(1, 40))
 def test_every_row_keeps_what_belongs_to_it(config: Config, first: int, size: int) -> None:
     whole = toy.batch(first, size)
-    sorted_batch = lay_out(config, whole, config.augment.probability).batch
+    sorted_batch = assign_roles(config, whole, config.augment.probability).batch
     row = sorted_batch.position - first
     for name in ("image", "label", "mask"):
         assert torch.equal(getattr(sorted_batch, name), getattr(whole, name)[row])
@@ -98,8 +98,8 @@ def test_the_part_of_a_position_is_the_same_in_any_batch(every: tuple[int, int],
     one = whole.rows(slice(size // 2, size // 2 + 1))
     one = replace(one, step_position=one.position, step_present=one.present)  # a global batch of its own
     alone, among = (
-        parts(lay_out(config, one, config.augment.probability)),
-        parts(lay_out(config, whole, config.augment.probability)),
+        parts(assign_roles(config, one, config.augment.probability)),
+        parts(assign_roles(config, whole, config.augment.probability)),
     )
     assert all((first + size // 2 in among[name]) == (first + size // 2 in members) for name, members in alone.items())
 
@@ -108,24 +108,24 @@ def test_the_part_of_a_position_is_the_same_in_any_batch(every: tuple[int, int],
 def test_shares_are_as_configured_over_any_whole_period(every: tuple[int, int]) -> None:
     config, position = CONFIGS[every], torch.arange(144)
     everyone = torch.ones(144, dtype=torch.bool)
-    shown, penalised = is_shown(config, position, everyone), is_penalised(config, position)
+    shown, penalized = shows_labels(config, position, everyone), is_penalized(config, position)
     assert int(shown.sum()) == 144 // every[0]
-    assert int(penalised.sum()) == 144 // every[1]
+    assert int(penalized.sum()) == 144 // every[1]
 
 
 @pytest.mark.parametrize("every", sorted(CONFIGS))
 def test_penalties_fall_on_rows_with_and_without_their_mask_alike(every: tuple[int, int]) -> None:
     config, position = CONFIGS[every], torch.arange(144)
-    shown, penalised = is_shown(config, position, torch.ones(144, dtype=torch.bool)), is_penalised(config, position)
-    assert int((shown & penalised).sum()) == 144 // every[0] // every[1]
+    shown, penalized = shows_labels(config, position, torch.ones(144, dtype=torch.bool)), is_penalized(config, position)
+    assert int((shown & penalized).sum()) == 144 // every[0] // every[1]
 
 
 def test_a_sample_without_a_mask_is_never_shown() -> None:
     without: Any = torch.zeros(12, dtype=torch.bool)
-    assert not is_shown(CONFIGS[2, 1], torch.arange(12), without).any()
+    assert not shows_labels(CONFIGS[2, 1], torch.arange(12), without).any()
 
 
-def pairs(layout: Layout) -> set[tuple[int, int]]:
+def pairs(layout: BatchRoles) -> set[tuple[int, int]]:
     """Every pair's position and that of its partner."""
     position = layout.batch.position
     return {(int(position[row]), int(position[layout.partner[row]])) for row in layout.pairs}
@@ -133,7 +133,7 @@ def pairs(layout: Layout) -> set[tuple[int, int]]:
 
 @given(configs, st.integers(0, 10_000), st.integers(1, 40))
 def test_partners_are_of_one_turn_and_each_others(config: Config, first: int, size: int) -> None:
-    layout = lay_out(config, toy.batch(first, size), config.augment.probability)
+    layout = assign_roles(config, toy.batch(first, size), config.augment.probability)
     every, position, alone = config.tasks["generation"].mask_every, layout.batch.position, 0
     for row, partner in enumerate(layout.partner.tolist()):
         alone += row == partner
@@ -146,7 +146,7 @@ def test_partners_are_of_one_turn_and_each_others(config: Config, first: int, si
 
 @given(configs, st.integers(0, 10_000), st.integers(1, 40))
 def test_pairs_are_plain_rows_with_a_partner_that_is_plain_too(config: Config, first: int, size: int) -> None:
-    layout = lay_out(config, toy.batch(first, size), config.augment.probability)
+    layout = assign_roles(config, toy.batch(first, size), config.augment.probability)
     plain = set(layout.plain.tolist())
     expected = [row for row in sorted(plain) if row != (partner := int(layout.partner[row])) and partner in plain]
     assert layout.pairs.tolist() == expected
@@ -162,9 +162,9 @@ def test_workers_together_have_the_pairs_of_one_but_for_those_that_were_split(
 ) -> None:
     size, workers = sizes
     whole, share = toy.batch(first, size), size // workers
-    alone = lay_out(config, whole, config.augment.probability)
+    alone = assign_roles(config, whole, config.augment.probability)
     parts = [
-        lay_out(config, whole.rows(slice(w * share, (w + 1) * share)), config.augment.probability)
+        assign_roles(config, whole.rows(slice(w * share, (w + 1) * share)), config.augment.probability)
         for w in range(workers)
     ]
     together = {(a, b) for a, b in pairs(alone) if (a - first) // share == (b - first) // share}
@@ -179,7 +179,7 @@ def test_where_every_sample_is_labelled_there_are_pairs_all_the_same(every: int)
     whole = toy.batch(0, 24)
     for has in whole.present.values():
         has.fill_(True)
-    layout = lay_out(toy.config(tasks__generation__mask_every=every, **TRANSLATING), whole, 0.0)
+    layout = assign_roles(toy.config(tasks__generation__mask_every=every, **TRANSLATING), whole, 0.0)
     assert len(layout.pairs) == layout.reading == 24 - 24 // every
 
 
@@ -187,14 +187,14 @@ def test_a_run_that_does_not_translate_has_no_pairs_and_one_of_every_third_pair_
     whole = toy.batch(0, 48)
     for has in whole.present.values():
         has.fill_(True)
-    assert not len(lay_out(toy.config(), whole, 0.0).pairs)
+    assert not len(assign_roles(toy.config(), whole, 0.0).pairs)
     third = toy.config(tasks__generation__mask_every=4, tasks__translation={"domain": "class", "side": 4, "every": 3})
-    assert len(lay_out(third, whole, 0.0).pairs) == 36 // 3
+    assert len(assign_roles(third, whole, 0.0).pairs) == 36 // 3
 
 
 def test_boxes_are_judged_where_masks_are_and_hidden_where_they_are_not_drawn() -> None:
     config, whole = CONFIGS[2, 4], toy.batch(0, 40)
-    with_boxes, without = lay_out(config, whole, 0.5, boxes=True), lay_out(config, whole, 0.5)
+    with_boxes, without = assign_roles(config, whole, 0.5, boxes=True), assign_roles(config, whole, 0.5)
     assert not without.boxed.any()
     position = with_boxes.batch.position
     for turn, has in ((with_boxes.boxed, whole.present["boxes"]), (with_boxes.shown, whole.present["mask"])):

@@ -11,7 +11,7 @@ from helpers import toy
 from mtgen.config import Config
 from mtgen.errors import DataError
 from mtgen.shards.make import make
-from mtgen.training.dataset import open_data, order, order_of
+from mtgen.training.dataset import build_order, open_data, order_facts
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def config(data: Path | str, **changes: Any) -> Config:
 def seen(settings: Config, *components: str) -> float:
     """Of a thousand positions, the share whose sample has any of these labels."""
     samples = open_data(settings)
-    row = order(settings, samples).sample(np.arange(1000))
+    row = build_order(settings, samples).sample(np.arange(1000))
     return float(np.logical_or.reduce([samples.present[component][row] for component in components]).mean())
 
 
@@ -55,7 +55,9 @@ def test_labels_that_are_rarer_one_by_one_but_not_together_are_not_held_back(dat
 def test_where_all_have_labels_nothing_changes(data: Path) -> None:
     plain, asked = (config(data, **more) for more in ({}, {"labelled_share": 0.4}))
     positions = np.arange(1000)
-    assert np.array_equal(*(order(settings, open_data(settings)).sample(positions) for settings in (plain, asked)))
+    assert np.array_equal(
+        *(build_order(settings, open_data(settings)).sample(positions) for settings in (plain, asked))
+    )
 
 
 def test_another_share_or_other_labels_are_another_order(data: Path) -> None:
@@ -66,7 +68,7 @@ def test_another_share_or_other_labels_are_another_order(data: Path) -> None:
         few | {"labelled_share": 0.3},
         fewer | {"labelled_share": 0.4},
     ]
-    found = [order_of(settings, open_data(settings)) for settings in (config(data, **kind) for kind in kinds)]
+    found = [order_facts(settings, open_data(settings)) for settings in (config(data, **kind) for kind in kinds)]
     assert all(one != other for number, one in enumerate(found) for other in found[:number])
 
 

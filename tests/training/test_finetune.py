@@ -12,16 +12,16 @@ from mtgen.checkpointing import checkpoint
 from mtgen.checkpointing.retention import Retention
 from mtgen.config import Config
 from mtgen.errors import CheckpointError
-from mtgen.models.ema import Average
+from mtgen.models.ema import EMA
 from mtgen.models.model import Networks, build
-from mtgen.training.consensus import Control
-from mtgen.training.finetune import RECORD, start
+from mtgen.training.consensus import Consensus
+from mtgen.training.finetune import START_FILE, load_initial_weights
 
 
 def averaged(settings: Config) -> dict[str, Tensor]:
     """Averaged parameters that are none of a fresh network."""
     networks = build(settings, toy.CARD)
-    state = Average([("generator", networks.generator), ("side", networks.side)], 0.0).state()
+    state = EMA([("generator", networks.generator), ("side", networks.side)], 0.0).state()
     return {name: tensor + 0.5 for name, tensor in state.items()}
 
 
@@ -44,7 +44,7 @@ def begun(values: dict[str, Any]) -> dict[str, Any]:
     settings = toy.config(**values)
     networks: Networks = build(settings, toy.CARD)
     try:
-        found = start(settings, networks, toy.CARD, Control(), True)
+        found = load_initial_weights(settings, networks, toy.CARD, Consensus(), True)
     except CheckpointError as error:
         return {"error": str(error)}
     return {
@@ -76,7 +76,7 @@ def test_what_is_new_is_as_in_any_new_run_and_named(tmp_path: Path) -> None:
     new = sorted(found["parameters"].keys() - expected.keys())
     assert new and all(torch.equal(found["parameters"][name], fresh[name]) for name in new)
     assert all(name in found["lines"][1] for name in new) and "freshly initialised" in found["lines"][1]
-    assert sorted(json.loads(found["record"])["fresh"]) == new and (tmp_path / RECORD).is_file()
+    assert sorted(json.loads(found["record"])["fresh"]) == new and (tmp_path / START_FILE).is_file()
 
 
 def test_what_is_not_used_is_named(tmp_path: Path) -> None:

@@ -11,15 +11,15 @@ from PIL import Image
 
 from mtgen.config import Config
 from mtgen.data.loader import Loader
-from mtgen.data.transform_spec import view_of
+from mtgen.data.transform_spec import transform_spec_of
 from mtgen.models.model import build
 from mtgen.shards.make import make
-from mtgen.training.batch_roles import lay_out
-from mtgen.training.dataset import open_data, order
-from mtgen.training.first_batch import SHOWN, write_first_batch
+from mtgen.training.batch_roles import assign_roles
+from mtgen.training.dataset import build_order, open_data
+from mtgen.training.first_batch import SAMPLES_PER_DATASET, write_first_batch
 from mtgen.training.steps import build_steps
 from mtgen.visualization.grids import to_pixels
-from mtgen.visualization.layers import LAYERS
+from mtgen.visualization.layers import LAYERS_FOLDER
 
 TASKS: dict[str, Any] = {"generation": {}, "classification": {}, "segmentation": {}, "detection": {}}
 
@@ -34,13 +34,15 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(sets: Path, runs: Path, **data: Any) -> Config:
     varied = {"channels": "rgb", "crop": 0.5, "flip": True, **(data or {"path": str(sets / "one")})}
-    return toy.config(runs=str(runs), data=varied, tasks=TASKS, batch_size=SHOWN, augment__probability=0.5)
+    return toy.config(
+        runs=str(runs), data=varied, tasks=TASKS, batch_size=SAMPLES_PER_DATASET, augment__probability=0.5
+    )
 
 
 def layers(run: Path, name: str) -> tuple[dict[str, Any], torch.Tensor]:
     """What the report reads: the description, and the images as `[B,H,W,3]`."""
-    about = json.loads((run / LAYERS / f"{0:09d}-{name}.json").read_text())
-    with Image.open(run / LAYERS / f"{0:09d}-{name}.webp") as picture:
+    about = json.loads((run / LAYERS_FOLDER / f"{0:09d}-{name}.json").read_text())
+    with Image.open(run / LAYERS_FOLDER / f"{0:09d}-{name}.webp") as picture:
         pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
     return about, pixels.view(about["rows"], about["height"], about["width"], 3)
 
@@ -54,15 +56,20 @@ def test_the_picture_shows_the_images_that_the_first_step_sees(sets: Path, tmp_p
     networks = build(settings, samples.card)
     step, _, _ = build_steps(settings, networks)
     with Loader(
-        samples, view_of(settings), batch_size=SHOWN, rank=0, world=1, order=order(settings, samples)
+        samples,
+        transform_spec_of(settings),
+        batch_size=SAMPLES_PER_DATASET,
+        rank=0,
+        world=1,
+        order=build_order(settings, samples),
     ) as loader:
-        layout = lay_out(settings, next(loader), settings.augment.probability, boxes=True)
+        layout = assign_roles(settings, next(loader), settings.augment.probability, boxes=True)
     seen = step._scene(layout, networks.side, networks.generator).batch
     about, shown = layers(tmp_path / "toy", path.stem.replace("batch-0", "batch"))
     assert torch.equal(shown, torch.from_numpy(to_pixels(seen.image[seen.position.argsort()])))
     assert about["masked"]
     plain = set(layout.batch.position[~step._warp(layout, "real").changed].tolist())
-    assert 0 < len(plain) < SHOWN
+    assert 0 < len(plain) < SAMPLES_PER_DATASET
     assert {row for row, boxes in enumerate(about["boxes"][0]) if boxes} <= plain
 
 
@@ -73,8 +80,8 @@ def test_every_data_set_of_a_mixture_has_a_picture_also_a_rare_one(sets: Path, t
     paths = write_first_batch(settings, samples)
     assert len(paths) == len(set(paths)) == 2 and all(path.is_file() for path in paths)
     assert [layers(tmp_path / "toy", path.stem.replace("batch-0", "batch"))[0]["rows"] for path in paths] == [
-        SHOWN,
-        SHOWN,
+        SAMPLES_PER_DATASET,
+        SAMPLES_PER_DATASET,
     ]
 
 

@@ -13,69 +13,69 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mtgen.launchers.watchdog import Judge, Watch, end_process
-from mtgen.training.heartbeat import FOLDER, Beat, Pulse, read_beats
-from mtgen.training.protocol import Place
+from mtgen.launchers.watchdog import HangDetector, HangWatchdog, end_process
+from mtgen.training.heartbeat import HEARTBEAT_FOLDER, Heartbeat, HeartbeatRecord, read_heartbeats
+from mtgen.training.protocol import WorkerContext
 
 
-def beat(rank: int, number: int, steps: int, busy: str = "") -> Beat:
-    return Beat(rank, number, steps, busy, pid=100 + rank, born=1.0, node="")
+def beat(rank: int, number: int, steps: int, busy: str = "") -> HeartbeatRecord:
+    return HeartbeatRecord(rank, number, steps, busy, pid=100 + rank, born=1.0, node="")
 
 
-def ranks(found: list[Beat]) -> list[int]:
+def ranks(found: list[HeartbeatRecord]) -> list[int]:
     return [one.rank for one in found]
 
 
 def test_a_worker_whose_beat_stops_hangs_while_the_one_that_waits_for_it_does_not() -> None:
-    judge = Judge(60)
-    assert [ranks(judge.hung([beat(0, t, 5), beat(1, 0, 5)], t)) for t in (0, 59, 60)] == [[], [], [1]]
+    judge = HangDetector(60)
+    assert [ranks(judge.find_hung([beat(0, t, 5), beat(1, 0, 5)], t)) for t in (0, 59, 60)] == [[], [], [1]]
 
 
 def test_of_those_that_live_the_one_behind_hangs() -> None:
-    judge = Judge(60)
-    judge.hung([beat(0, 0, 5), beat(1, 0, 5)], 0)
-    assert ranks(judge.hung([beat(0, 1, 6), beat(1, 1, 5)], 1)) == []
-    assert ranks(judge.hung([beat(0, 2, 6), beat(1, 2, 5)], 61)) == [1]
+    judge = HangDetector(60)
+    judge.find_hung([beat(0, 0, 5), beat(1, 0, 5)], 0)
+    assert ranks(judge.find_hung([beat(0, 1, 6), beat(1, 1, 5)], 1)) == []
+    assert ranks(judge.find_hung([beat(0, 2, 6), beat(1, 2, 5)], 61)) == [1]
 
 
 @pytest.mark.parametrize("busy", ["starting", "evaluating", "writing a checkpoint"])
 def test_a_quiet_phase_of_one_is_one_of_all_however_long(busy: str) -> None:
-    judge = Judge(60)
-    assert all(judge.hung([beat(0, t, 5, busy), beat(1, t, 5)], t) == [] for t in range(0, 10_000, 30))
-    assert judge.hung([beat(0, 10_000, 5), beat(1, 10_000, 5)], 10_020) == []
+    judge = HangDetector(60)
+    assert all(judge.find_hung([beat(0, t, 5, busy), beat(1, t, 5)], t) == [] for t in range(0, 10_000, 30))
+    assert judge.find_hung([beat(0, 10_000, 5), beat(1, 10_000, 5)], 10_020) == []
 
 
 def test_a_process_that_is_stopped_in_a_quiet_phase_hangs_all_the_same() -> None:
-    judge = Judge(60)
-    judge.hung([beat(0, 0, 5, "evaluating")], 0)
-    assert ranks(judge.hung([beat(0, 0, 5, "evaluating")], 60)) == [0]
+    judge = HangDetector(60)
+    judge.find_hung([beat(0, 0, 5, "evaluating")], 0)
+    assert ranks(judge.find_hung([beat(0, 0, 5, "evaluating")], 60)) == [0]
 
 
 def test_a_worker_in_the_place_of_a_lost_one_begins_anew() -> None:
-    judge = Judge(60)
-    judge.hung([beat(0, 7, 5)], 0)
-    fresh = Beat(0, 7, 0, "", pid=999, born=2.0, node="")
-    assert judge.hung([fresh], 100) == []
+    judge = HangDetector(60)
+    judge.find_hung([beat(0, 7, 5)], 0)
+    fresh = HeartbeatRecord(0, 7, 0, "", pid=999, born=2.0, node="")
+    assert judge.find_hung([fresh], 100) == []
 
 
 def test_a_pulse_says_what_its_worker_does_and_is_gone_with_it(tmp_path: Path) -> None:
-    with Pulse(tmp_path, Place(3, 4, "cpu", 1, 1, "node")) as pulse:
-        while not (found := read_beats(tmp_path)):
+    with Heartbeat(tmp_path, WorkerContext(3, 4, "cpu", 1, 1, "node")) as pulse:
+        while not (found := read_heartbeats(tmp_path)):
             time.sleep(0.01)
         assert (found[0].rank, found[0].busy, found[0].pid, found[0].node) == (3, "starting", os.getpid(), "node")
         pulse.step()
         with pulse.busy("evaluating"):
-            while read_beats(tmp_path)[0].busy != "evaluating":
+            while read_heartbeats(tmp_path)[0].busy != "evaluating":
                 time.sleep(0.01)
-        while (now := read_beats(tmp_path)[0]).busy:
+        while (now := read_heartbeats(tmp_path)[0]).busy:
             time.sleep(0.01)
         assert now.steps == 1 and now.number > found[0].number
-    assert read_beats(tmp_path) == []
+    assert read_heartbeats(tmp_path) == []
 
 
 def test_where_nothing_can_be_written_a_pulse_stops_nothing(tmp_path: Path) -> None:
-    (tmp_path / FOLDER).touch()
-    with Pulse(tmp_path, Place(0, 1, "cpu", 1, 1)) as pulse:
+    (tmp_path / HEARTBEAT_FOLDER).touch()
+    with Heartbeat(tmp_path, WorkerContext(0, 1, "cpu", 1, 1)) as pulse:
         pulse.step()
 
 
@@ -93,7 +93,7 @@ with Pulse(Path(sys.argv[1]), Place(0, 1, "cpu", 1, 1)):
 def stopped(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """A process that beat until it was stopped."""
     process = subprocess.Popen([sys.executable, "-c", BEATING, str(tmp_path)])
-    while not read_beats(tmp_path):
+    while not read_heartbeats(tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGSTOP)
     while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
@@ -107,16 +107,16 @@ def test_a_stopped_process_is_killed_and_named_and_one_that_is_gone_is_not(
     tmp_path: Path, stopped: "subprocess.Popen[bytes]"
 ) -> None:
     said: list[str] = []
-    watch = Watch(tmp_path, 60, lambda beat: end_process(beat.pid, beat.born), said.append)
-    watch.look(0)
-    watch.look(59)
+    watch = HangWatchdog(tmp_path, 60, lambda beat: end_process(beat.pid, beat.born), said.append)
+    watch.check(0)
+    watch.check(59)
     assert stopped.poll() is None and said == []
-    watch.look(60)
+    watch.check(60)
     assert stopped.wait() == -signal.SIGKILL
     assert len(said) == 1 and f"worker 0 (process {stopped.pid})" in said[0] and "while starting" in said[0]
-    again = Watch(tmp_path, 60, lambda beat: end_process(beat.pid, beat.born), said.append)
+    again = HangWatchdog(tmp_path, 60, lambda beat: end_process(beat.pid, beat.born), said.append)
     for now in (0, 60, 120):
-        again.look(now)
+        again.check(now)
     assert len(said) == 1
 
 
@@ -125,20 +125,20 @@ def test_a_process_whose_node_does_not_answer_is_killed_at_the_next_look(
 ) -> None:
     asked: list[int] = []
 
-    def kill(beat: Beat) -> bool:
+    def kill(beat: HeartbeatRecord) -> bool:
         asked.append(beat.pid)
         if len(asked) == 1:
             raise TimeoutError
         return end_process(beat.pid, beat.born)
 
     said: list[str] = []
-    watch = Watch(tmp_path, 60, kill, said.append)
-    watch.look(0)
-    watch.look(60)
+    watch = HangWatchdog(tmp_path, 60, kill, said.append)
+    watch.check(0)
+    watch.check(60)
     assert stopped.poll() is None and said == []
-    watch.look(61)
+    watch.check(61)
     assert stopped.wait() == -signal.SIGKILL and len(said) == 1
-    watch.look(122)
+    watch.check(122)
     assert asked == [stopped.pid] * 2
 
 
@@ -154,6 +154,6 @@ def test_a_pulse_in_a_folder_that_was_made_read_only_ends_without_a_word(
 
     failed: list[threading.ExceptHookArgs] = []
     monkeypatch.setattr(threading, "excepthook", failed.append)
-    with Pulse(tmp_path, Place(0, 1, "cpu", 1, 1)):
+    with Heartbeat(tmp_path, WorkerContext(0, 1, "cpu", 1, 1)):
         monkeypatch.setattr(Path, "unlink", refuse)
     assert failed == []

@@ -10,15 +10,15 @@ from tokenizers import Tokenizer, models
 from mtgen.config import Config, validate
 from mtgen.errors import CheckpointError
 from mtgen.shards.input_files import write_whole
-from mtgen.training.dataset import order_of
-from mtgen.training.state import fitting
+from mtgen.training.dataset import order_facts
+from mtgen.training.state import check_compatible
 
 MIXTURE = {"mixture": [{"path": "a", "weight": 1}, {"path": "b", "weight": 2}]}
 
 
 def order(remote: bool = False, **data: Any) -> dict[str, Any]:
     config: Config = validate({"name": "n", "data": data or {"path": "a"}})
-    return order_of(config, SimpleNamespace(remote=remote))  # type: ignore[arg-type]
+    return order_facts(config, SimpleNamespace(remote=remote))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def judged(before: dict[str, Any], now: dict[str, Any]) -> Any:
     """A checkpoint of a run with the data settings `before`, as a run with `now` judges it."""
     found: Any = SimpleNamespace(folder="000100", state={"fingerprint": "f" * 64, "order": before})
     samples: Any = SimpleNamespace(remote=False, fingerprint="f" * 64, folder="a")
-    return fitting(found, validate({"name": "n", "data": now}), samples)
+    return check_compatible(found, validate({"name": "n", "data": now}), samples)
 
 
 def tokenizer(path: Path, *words: str) -> str:

@@ -11,7 +11,7 @@ from helpers import toy
 from mtgen.launchers.driver import launch
 from mtgen.shards.make import make
 from mtgen.tracking.journal import read_journal
-from mtgen.training.running_means import Meter
+from mtgen.training.running_means import RunningMeans
 
 
 def train(folder: Path, name: str, **more: Any) -> list[tuple[int, dict[str, float]]]:
@@ -61,7 +61,7 @@ def kept(everyone: list[dict[str, tuple[str, int]]] | None) -> Any:
     """On each worker: count two values in and give the state away; or take a state back, and read the means."""
     import torch.distributed as dist
 
-    meter = Meter(None)
+    meter = RunningMeans(None)
     if everyone is None:
         meter.add(
             "loss", {"a": torch.tensor(0.1 + dist.get_rank()), f"of{dist.get_rank()}": torch.tensor(float("nan"))}

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from mtgen.errors import TrainingError
-from mtgen.training.sample_log import FOLDER, SampleLog, history, next_part, read_parts
+from mtgen.training.sample_log import SAMPLE_LOG_FOLDER, SampleLog, history, next_segment, read_segments
 
 
 def trained(folder: Path, world: int, begin: int, end: int) -> None:
     """The workers of a part that goes on from `begin`, and makes steps over four samples up to `end`."""
-    part, share = next_part(folder), 4 // world
+    part, share = next_segment(folder), 4 // world
     for rank, log in enumerate([SampleLog(folder, part, rank, begin) for rank in range(world)]):
         for start in range(begin, end, 4):
             log.step(torch.arange(start + rank * share, start + (rank + 1) * share))
@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> Path:
 def test_what_was_done_beyond_the_checkpoint_that_a_part_goes_on_from_is_undone(run: Path) -> None:
     trained(run, 2, 0, 12)
     trained(run, 1, 8, 20)  # of a checkpoint at 8, with a worker less
-    assert [part.begin for part in read_parts(run)] == [0, 8]
+    assert [part.begin for part in read_segments(run)] == [0, 8]
     assert history(run) == list(range(20))
 
 
@@ -36,22 +36,22 @@ def test_a_gap_and_a_repetition_are_seen(run: Path) -> None:
     trained(run, 1, 0, 8)
     trained(run, 1, 12, 16)
     assert history(run) == [*range(8), *range(12, 16)]
-    (run / FOLDER / "000001-1.jsonl").write_bytes((run / FOLDER / "000001-0.jsonl").read_bytes())
+    (run / SAMPLE_LOG_FOLDER / "000001-1.jsonl").write_bytes((run / SAMPLE_LOG_FOLDER / "000001-0.jsonl").read_bytes())
     assert history(run) == [*range(8), *sorted([*range(12, 16)] * 2)]
 
 
 def test_half_a_line_of_a_killed_worker_is_no_step(run: Path) -> None:
     trained(run, 1, 0, 8)
-    path = run / FOLDER / "000000-0.jsonl"
+    path = run / SAMPLE_LOG_FOLDER / "000000-0.jsonl"
     os.truncate(path, path.stat().st_size - 3)
     assert history(run) == list(range(4))
 
 
 def test_a_log_that_cannot_be_begun_is_an_error(run: Path) -> None:
-    (run / FOLDER).write_text("no folder")
+    (run / SAMPLE_LOG_FOLDER).write_text("no folder")
     with pytest.raises(TrainingError, match=r"cannot be written .*train.log_samples=false"):
         trained(run, 1, 0, 4)
 
 
 def test_a_run_without_a_log_has_no_history(run: Path) -> None:
-    assert read_parts(run) == [] and history(run) == []
+    assert read_segments(run) == [] and history(run) == []

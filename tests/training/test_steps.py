@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mtgen.config import Config
 from mtgen.models.model import Networks
 from mtgen.schema import Batch, Canvas
-from mtgen.training.batch_roles import lay_out
+from mtgen.training.batch_roles import assign_roles
 from mtgen.training.steps import frozen
 
 FOUR = ["generation", "classification", "segmentation", "reconstruction"]
@@ -85,7 +85,7 @@ def test_the_joint_judgement_trains_the_mask_and_the_image_only_if_it_may(joint:
         "generation", tasks__generation__joint_gradient=joint, balancing__canvas="none", augment__probability=0.0
     )
     batch = labelled()
-    reading = lay_out(config, batch, config.augment.probability).reading
+    reading = assign_roles(config, batch, config.augment.probability).reading
     assert 0 < reading < 16
     _, _, (drawn,) = step(config, "generator", batch)
     assert drawn.mask is not None

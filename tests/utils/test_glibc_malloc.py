@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mtgen.utils.glibc_malloc import VARIABLES, for_processes
+from mtgen.utils.glibc_malloc import MALLOC_VARIABLES, child_environment
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="these are settings of glibc's")
 
@@ -32,7 +32,7 @@ thread.join()
 
 def pages_made(*words: str, **environment: str) -> int:
     """Pages that a thread's loop over tensors of 64 MB had to have made."""
-    plain = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    plain = {name: value for name, value in os.environ.items() if name not in MALLOC_VARIABLES}
     ended = subprocess.run(
         [sys.executable, "-c", LOOP, *words], env=plain | environment, capture_output=True, text=True, check=True
     )
@@ -43,10 +43,10 @@ def test_memory_is_kept_by_a_process_that_asks_for_it_and_by_one_that_is_told() 
     plain = pages_made()
     assert plain > 20 * 10_000
     assert pages_made("keep") < plain / 2
-    assert pages_made(**VARIABLES) < plain / 2
+    assert pages_made(**MALLOC_VARIABLES) < plain / 2
 
 
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
-    assert for_processes() == VARIABLES | {"MALLOC_ARENA_MAX": "4"}
+    assert child_environment() == MALLOC_VARIABLES | {"MALLOC_ARENA_MAX": "4"}
     assert pages_made("keep", MALLOC_ARENA_MAX="4") > 20 * 10_000

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from mtgen.utils.import_guards import Adam, without
+from mtgen.utils.import_guards import Adam, hide_module
 
 LEAN = """
 import sys, torch
@@ -49,10 +49,10 @@ def test_its_steps_are_torchs_bit_for_bit() -> None:
 
 def test_a_module_is_not_there_within_and_is_afterwards() -> None:
     assert "tabnanny" not in sys.modules
-    with without("tabnanny"), pytest.raises(ImportError):
+    with hide_module("tabnanny"), pytest.raises(ImportError):
         import tabnanny
     import tabnanny
 
-    with without("tabnanny"):
+    with hide_module("tabnanny"):
         import tabnanny as again
     assert again is tabnanny

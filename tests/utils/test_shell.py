@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mtgen.cli import train
 from mtgen.shards.make import make
 from mtgen.training.protocol import Outcome
-from mtgen.utils.shell import typed
+from mtgen.utils.shell import shell_command
 
 MTGEN = Path(sys.executable).with_name("mtgen")
 ODD = "it's an odd {name}"
@@ -23,7 +23,7 @@ ODD = "it's an odd {name}"
 
 @given(st.lists(st.text(st.characters(blacklist_categories=["Cs"]))))
 def test_a_shell_reads_the_words_that_were_meant(words: list[str]) -> None:
-    assert shlex.split(typed("mtgen train", *words)) == ["mtgen", "train", *words]
+    assert shlex.split(shell_command("mtgen train", *words)) == ["mtgen", "train", *words]
 
 
 def said_next(text: str) -> list[list[str]]:

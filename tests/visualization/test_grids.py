@@ -11,13 +11,13 @@ from PIL import Image, ImageColor
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtgen.schema import IGNORE, Batch, Canvas, DatasetCard, Prediction
+from mtgen.schema import IGNORE_INDEX, Batch, Canvas, DatasetCard, Prediction
 from mtgen.visualization.grids import (
-    asked_grid,
+    condition_grid,
     enlarged_overlay,
-    mask_colours,
+    mask_colors,
     overlay,
-    reading_grid,
+    prediction_grid,
     reconstruction_grid,
     sample_grid,
     to_pixels,
@@ -62,7 +62,7 @@ def test_grey_images_become_rgb_pixels() -> None:
 
 
 def test_the_background_has_no_colour_and_up_to_30_classes_have_one_of_their_own() -> None:
-    colours = mask_colours(["background", *map(str, range(30))])
+    colours = mask_colors(["background", *map(str, range(30))])
     assert (colours[0] < 0).all()
     assert len({tuple(colour) for colour in colours.tolist()}) == 31
 
@@ -78,7 +78,7 @@ VISION = {
 
 @pytest.mark.parametrize("vision", VISION)
 def test_the_first_ten_colours_are_told_apart_with_any_colour_vision(vision: str) -> None:
-    srgb = mask_colours([str(i) for i in range(10)]) / 255
+    srgb = mask_colors([str(i) for i in range(10)]) / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ np.array(VISION[vision]).T, 0, 1)
     to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
@@ -101,13 +101,13 @@ def test_an_overlay_leaves_the_background_as_it_is() -> None:
 def test_an_overlay_has_full_colour_at_the_outline_and_lets_the_image_through_inside() -> None:
     pixels, mask = np.full((8, 8, 3), 255, dtype=np.uint8), np.zeros((8, 8), dtype=np.uint8)
     mask[1:7, 1:7] = 2
-    drawn, colour = overlay(pixels, mask, MASKS), mask_colours(MASKS)[2]
+    drawn, colour = overlay(pixels, mask, MASKS), mask_colors(MASKS)[2]
     assert (drawn[1, 1:7] == colour).all() and (drawn[1:7, 6] == colour).all()
     assert (drawn[3, 3] == np.round(0.4 * 255 + 0.6 * colour)).all()
 
 
 def test_unknown_pixels_are_drawn_grey() -> None:
-    drawn = overlay(np.zeros((4, 4, 3), dtype=np.uint8), np.full((4, 4), IGNORE), MASKS)
+    drawn = overlay(np.zeros((4, 4, 3), dtype=np.uint8), np.full((4, 4), IGNORE_INDEX), MASKS)
     assert (drawn == round(0.6 * 128)).all()
 
 
@@ -141,7 +141,7 @@ def test_a_sample_stands_beside_itself_under_its_mask() -> None:
         Canvas(shade(100)[None], F.one_hot(mask, 3).movedim(-1, 1).float()), torch.tensor([0]), card()
     )
     assert len(where(picture, 100)) == 64 * 64 + 64 * 64 - 32 * 32
-    assert pixels_of(picture, tuple(mask_colours(MASKS)[1])) == 4 * 32 - 4  # its outline
+    assert pixels_of(picture, tuple(mask_colors(MASKS)[1])) == 4 * 32 - 4  # its outline
 
 
 def test_the_name_of_its_class_stands_over_a_column() -> None:
@@ -209,15 +209,15 @@ def read_batch(read: list[int], true: list[int]) -> tuple[Batch, Prediction]:
 
 @pytest.mark.parametrize(("read", "true", "colour"), [(1, 1, RIGHT), (2, 1, WRONG), (1, -1, UNKNOWN)])
 def test_the_class_as_read_has_the_colour_of_its_verdict(read: int, true: int, colour: tuple[int, ...]) -> None:
-    picture = reading_grid(*read_batch([read], [true]), card())
+    picture = prediction_grid(*read_batch([read], [true]), card())
     assert [pixels_of(picture, c) > 5 for c in (RIGHT, WRONG, UNKNOWN)] == [
         c == colour for c in (RIGHT, WRONG, UNKNOWN)
     ]
 
 
 def test_a_reading_shows_the_image_its_true_mask_and_the_mask_as_read() -> None:
-    picture = reading_grid(*read_batch([0], [0]), card())
-    pixels, colours = np.asarray(picture), mask_colours(MASKS)
+    picture = prediction_grid(*read_batch([0], [0]), card())
+    pixels, colours = np.asarray(picture), mask_colors(MASKS)
     plain = where(picture, 100)[:, 1].min()
     true, as_read = (np.argwhere((pixels == colours[k]).all(2))[:, 1].min() for k in (1, 2))
     assert plain < true < as_read
@@ -227,7 +227,7 @@ def test_a_reading_shows_the_image_its_true_mask_and_the_mask_as_read() -> None:
 def test_a_reading_without_classes_and_masks_shows_the_images() -> None:
     batch, _ = read_batch([0, 0], [-1, -1])
     batch.present["mask"][:] = False
-    assert len(where(reading_grid(batch, Prediction(), card()), 100)) == 2 * 64 * 64
+    assert len(where(prediction_grid(batch, Prediction(), card()), 100)) == 2 * 64 * 64
 
 
 def test_a_reconstruction_stands_beside_its_image() -> None:
@@ -249,7 +249,7 @@ def test_colour_images_keep_their_colours(make: Callable[[Tensor], Image.Image])
 def test_boxes_are_framed_in_the_colour_of_their_class_and_unsure_ones_are_not_shown() -> None:
     boxes = torch.tensor([[[0.25, 0.25, 0.75, 0.75, 1.0, 0.9], [0.1, 0.1, 0.9, 0.9, 0.0, 0.1]]])
     picture = sample_grid(Canvas(shade(100)[None]), torch.tensor([0]), card(), boxes=boxes)
-    first, second = (tuple(colour) for colour in mask_colours(["0", "1"]))
+    first, second = (tuple(colour) for colour in mask_colors(["0", "1"]))
     assert (
         pixels_of(picture, second) == 4 * 33 - 4 and pixels_of(picture, first) == 0
     )  # a line of one pixel from 16 to 48
@@ -260,13 +260,13 @@ def test_a_reading_shows_true_boxes_and_boxes_as_read() -> None:
     batch.boxes = torch.tensor([[[0.25, 0.25, 0.75, 0.75, 0.0], [0.0, 0.0, 0.0, 0.0, -1.0]]])
     prediction.boxes = torch.tensor([[[0.0, 0.0, 0.5, 0.5, 0.0, 0.8]]])
     batch.present["mask"][:], prediction.mask_logits = False, None
-    colour = mask_colours(["0"])[0]
-    framed = np.argwhere((np.asarray(reading_grid(batch, prediction, card())) == colour).all(2))
+    colour = mask_colors(["0"])[0]
+    framed = np.argwhere((np.asarray(prediction_grid(batch, prediction, card())) == colour).all(2))
     assert np.ptp(framed[:, 1]) > 64 and len(framed) == 2 * (4 * 33 - 4)
 
 
 def test_what_was_asked_by_stands_before_what_was_drawn() -> None:
-    picture = asked_grid("", [""] * 3, torch.stack([shade(50)] * 3), Canvas(torch.stack([shade(150)] * 3)), card())
+    picture = condition_grid("", [""] * 3, torch.stack([shade(50)] * 3), Canvas(torch.stack([shade(150)] * 3)), card())
     assert where(picture, 150)[:, 1].min() - where(picture, 50)[:, 1].min() == 64 + 2
 
 
@@ -274,14 +274,14 @@ def test_a_layout_is_shown_in_the_colours_of_its_mask() -> None:
     mask = torch.zeros(1, 32, 32, dtype=torch.int64)
     mask[:, 8:24, 8:24] = 1
     assert (
-        pixels_of(asked_grid("", [""], mask, Canvas(shade(150)[None]), card()), tuple(mask_colours(MASKS)[1]))
+        pixels_of(condition_grid("", [""], mask, Canvas(shade(150)[None]), card()), tuple(mask_colors(MASKS)[1]))
         == 4 * 32 - 4
     )
 
 
 def test_words_alone_leave_the_drawn_image_alone() -> None:
     assert (
-        len(where(asked_grid("captions", ["a", "b"], None, Canvas(torch.stack([shade(150)] * 2)), card()), 150))
+        len(where(condition_grid("captions", ["a", "b"], None, Canvas(torch.stack([shade(150)] * 2)), card()), 150))
         == 2 * 64 * 64
     )
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from mtgen.balancing.weighting import Weighting
 from mtgen.config import WEIGHTINGS
 
-RIDGE = 1e-9
+BARGAIN_RIDGE = 1e-9
 """Added to the diagonal (mean 1), so that there is a solution where gradients are exactly opposite; the sum stays bounded there."""
 
 
@@ -18,7 +18,7 @@ def bargain(gramian: NDArray[np.float64], preference: NDArray[np.float64], alpha
     They are the one minimum of 1/2 w'Gw - sum p f(w) with f'(w) = w^(-1/alpha), a convex function, found by Newton's method.
     """
     power = -1 / alpha
-    matrix = gramian + RIDGE * np.eye(len(gramian))
+    matrix = gramian + BARGAIN_RIDGE * np.eye(len(gramian))
 
     def value(w: NDArray[np.float64]) -> float:
         f = np.log(w) if power == -1 else w ** (1 + power) / (1 + power)
@@ -52,7 +52,7 @@ class NashMTL(Weighting):
     alpha = 1.0
 
     def __call__(self, gramian: Tensor) -> Tensor:
-        liked = self.liked(gramian).numpy().astype(np.float64)
+        liked = self.preference_or_ones(gramian).numpy().astype(np.float64)
         return torch.from_numpy(bargain(gramian.numpy().astype(np.float64), liked, self.alpha)).to(gramian)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mtgen.balancing.weighting import Weighting
 from mtgen.config import WEIGHTINGS
 
-RIDGE = 1e-10
+CAGRAD_RIDGE = 1e-10
 """Added to the diagonal (mean 1): the solver wants a positive definite matrix."""
 
 
@@ -33,18 +33,18 @@ class CAGrad(Weighting):
 
     def __call__(self, gramian: Tensor) -> Tensor:
         count, matrix = len(gramian), gramian.numpy().astype(np.float64)
-        mean = self.liked(gramian).numpy().astype(np.float64) / count
+        mean = self.preference_or_ones(gramian).numpy().astype(np.float64) / count
         radius = self.c * math.sqrt(max(float(mean @ matrix @ mean), 0.0))
         if radius < 1e-9:  # the mean gradient is 0, or has to be taken as it is
             return torch.from_numpy(mean * count).to(gramian)
-        worst = least(matrix + RIDGE * np.eye(count), matrix @ mean, radius)
+        worst = minimize_on_simplex(matrix + CAGRAD_RIDGE * np.eye(count), matrix @ mean, radius)
         length = math.sqrt(max(float(worst @ matrix @ worst), 0.0))
         if length < 1e-4:  # as published: a point where no direction helps all
             return torch.zeros_like(gramian[0])
         return torch.from_numpy((mean + radius / length * worst) * count / (1 + self.c)).to(gramian)
 
 
-def least(matrix: NDArray[np.float64], linear: NDArray[np.float64], radius: float) -> NDArray[np.float64]:
+def minimize_on_simplex(matrix: NDArray[np.float64], linear: NDArray[np.float64], radius: float) -> NDArray[np.float64]:
     """The w on the simplex that makes linear'w + radius sqrt(w'Mw) least: `[K,K]`, `[K]` -> `[K]`."""
     from quadprog import solve_qp
 

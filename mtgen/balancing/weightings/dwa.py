@@ -26,10 +26,10 @@ class DWA(Weighting):
         self.window = window
 
     def __call__(self, gramian: Tensor) -> Tensor:
-        rows, seen = self.rows(gramian), self.kept("images", gramian)
-        total, last, older = (self.kept(name, gramian) for name in ("total", "last", "older"))
+        rows, seen = self.rows(gramian), self.buffer("images", gramian)
+        total, last, older = (self.buffer(name, gramian) for name in ("total", "last", "older"))
         ratio = torch.where((last > 0) & (older > 0), last / older.clamp_min(1e-12), 1.0)[rows]
-        total[rows] += self.heard(gramian) * self.images
+        total[rows] += self.task_losses(gramian) * self.images
         seen[rows] += self.images
         full = seen >= self.window
         older[full], last[full] = last[full], (total / seen.clamp_min(1e-12))[full]

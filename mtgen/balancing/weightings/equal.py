@@ -14,4 +14,4 @@ class Equal(Weighting):
     takes_preference = True
 
     def __call__(self, gramian: Tensor) -> Tensor:
-        return self.liked(gramian)
+        return self.preference_or_ones(gramian)

@@ -25,8 +25,8 @@ class FAMO(Weighting):
         self.decay = decay
 
     def __call__(self, gramian: Tensor) -> Tensor:
-        rows, losses = self.rows(gramian), self.heard(gramian).clamp_min(1e-8)
-        logits, before = self.kept("logits", gramian), self.kept("log_loss", gramian, float("nan"))
+        rows, losses = self.rows(gramian), self.task_losses(gramian).clamp_min(1e-8)
+        logits, before = self.buffer("logits", gramian), self.buffer("log_loss", gramian, float("nan"))
         fall = (before[rows] - losses.log()).nan_to_num(0.0)  # 0 for a task that was never seen before
         z = torch.softmax(logits[rows], 0)
         logits[rows] -= self.rate * (z * (fall - (z * fall).sum()) + self.decay * logits[rows])

@@ -25,8 +25,8 @@ class GradNorm(Weighting):
         self.rate = rate
 
     def __call__(self, gramian: Tensor) -> Tensor:
-        rows, losses, norms = self.rows(gramian), self.heard(gramian).clamp_min(1e-12), gramian.diagonal().sqrt()
-        kept, first = self.kept("weights", gramian, 1.0), self.kept("first_loss", gramian)
+        rows, losses, norms = self.rows(gramian), self.task_losses(gramian).clamp_min(1e-12), gramian.diagonal().sqrt()
+        kept, first = self.buffer("weights", gramian, 1.0), self.buffer("first_loss", gramian)
         first[rows] = first[rows].where(first[rows] > 0, losses)
         weights = kept[rows]
         slowness = losses / first[rows]

@@ -13,7 +13,7 @@ from mtgen.config import WEIGHTINGS
 
 
 @contextmanager
-def drawn_from(gramian: Tensor) -> Iterator[None]:
+def seeded_from(gramian: Tensor) -> Iterator[None]:
     """Within it, torch's random numbers follow from the Gramian, so that all workers and every resumed run draw the same.
 
     Its entries' exponents are the seed, since their last bits depend on the number of workers.
@@ -32,7 +32,7 @@ class UPGrad(Weighting):
     def __call__(self, gramian: Tensor) -> Tensor:
         from torchjd.aggregation import UPGradWeighting
 
-        return UPGradWeighting(self.liked(gramian))(gramian)
+        return UPGradWeighting(self.preference_or_ones(gramian))(gramian)
 
 
 @WEIGHTINGS.register("mgda")
@@ -52,7 +52,7 @@ class PCGrad(Weighting):
     def __call__(self, gramian: Tensor) -> Tensor:
         from torchjd.aggregation import PCGradWeighting
 
-        with drawn_from(gramian):
+        with seeded_from(gramian):
             return PCGradWeighting()(gramian)
 
 
@@ -74,9 +74,9 @@ class GradVac(Weighting):
         weighting: Any = GradVacWeighting(
             self.beta
         )  # it forgets where tasks come and go, so its state is set each time
-        rows, cosines = self.rows(gramian), self.kept("cosines", gramian, square=True)
+        rows, cosines = self.rows(gramian), self.buffer("cosines", gramian, square=True)
         weighting._phi_t, weighting._state_key = cosines[rows][:, rows].to(gramian), (len(gramian), gramian.dtype)
-        with drawn_from(gramian):
+        with seeded_from(gramian):
             weights = weighting(gramian)
         cosines[rows[:, None], rows] = weighting._phi_t.double()
         return weights
@@ -91,7 +91,7 @@ class AlignedMTL(Weighting):
     def __call__(self, gramian: Tensor) -> Tensor:
         from torchjd.aggregation import AlignedMTLWeighting
 
-        return AlignedMTLWeighting(self.liked(gramian))(gramian)
+        return AlignedMTLWeighting(self.preference_or_ones(gramian))(gramian)
 
 
 @WEIGHTINGS.register("imtl_g")
@@ -127,8 +127,8 @@ class SDMGrad(Weighting):
     def __call__(self, gramian: Tensor) -> Tensor:
         from torchjd.aggregation import SDMGradWeighting
 
-        count, rows, kept = len(gramian), self.rows(gramian), self.kept("weights", gramian, 1.0)
-        liked = self.liked(gramian) / count
+        count, rows, kept = len(gramian), self.rows(gramian), self.buffer("weights", gramian, 1.0)
+        liked = self.preference_or_ones(gramian) / count
         weighting: Any = SDMGradWeighting(self.rate, self.momentum, self.iterations, self.strength, liked)
         before = kept[rows].to(gramian)
         weighting._w = before / before.sum() if before.sum() > 0 else torch.full_like(before, 1 / count)

@@ -22,7 +22,7 @@ class Uncertainty(Weighting):
         self.rate = rate
 
     def __call__(self, gramian: Tensor) -> Tensor:
-        rows, kept, losses = self.rows(gramian), self.kept("log_variance", gramian), self.heard(gramian)
+        rows, kept, losses = self.rows(gramian), self.buffer("log_variance", gramian), self.task_losses(gramian)
         s = kept[rows]
         kept[rows] = s - self.rate * (1 - torch.exp(-s) * losses).clamp(-10, 10)
         return torch.softmax(-s, 0).to(gramian) * len(gramian)

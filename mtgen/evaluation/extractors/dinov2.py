@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mtgen.config import EXTRACTORS, Extractor
+from mtgen.config import EXTRACTORS, ExtractorConfig
 from mtgen.errors import ConfigError
 from mtgen.evaluation.extractor import load_strictly
 
-SIDE, PATCH, GRID, HEAD = 224, 14, 37, 64
+DINO_IMAGE_SIDE, PATCH, GRID, DINO_HEAD_DIM = 224, 14, 37, 64
 """Pixels of the images and of a patch, patches of the trained positions along each side, numbers of an attention head."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -29,7 +29,7 @@ class _Layer(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         query, key, value = (
-            part(x).unflatten(2, (-1, HEAD)).transpose(1, 2) for part in (self.query, self.key, self.value)
+            part(x).unflatten(2, (-1, DINO_HEAD_DIM)).transpose(1, 2) for part in (self.query, self.key, self.value)
         )
         return self.mix(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
@@ -54,7 +54,9 @@ class DINOv2(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Images `[B,3,H,W]` in 0 to 255 -> the class token of the last layer, `[B,D]`."""
-        x = F.interpolate(image.float() / 255, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 1)
+        x = F.interpolate(
+            image.float() / 255, (DINO_IMAGE_SIDE, DINO_IMAGE_SIDE), mode="bicubic", antialias=True
+        ).clamp(0, 1)
         mean, std = (torch.tensor(values, device=x.device).view(-1, 1, 1) for values in (MEAN, STD))
         patches = self.patches((x - mean) / std)
         place = self.position_embeddings[:, 1:].unflatten(1, (GRID, GRID)).permute(0, 3, 1, 2)
@@ -64,7 +66,7 @@ class DINOv2(nn.Module):
         return self.norm(self.layers(x))[:, 0]
 
 
-PUBLISHED = {
+PARAMETER_NAMES = {
     "embeddings.patch_embeddings.projection": "patches",
     "embeddings.": "",
     "encoder.layer.": "layers.",
@@ -79,13 +81,13 @@ PUBLISHED = {
 
 
 def _renamed(name: str) -> str:
-    for published, here in PUBLISHED.items():
+    for published, here in PARAMETER_NAMES.items():
         name = name.replace(published, here)
     return name
 
 
 @EXTRACTORS.register("dinov2")
-def dinov2(path: Path, settings: Extractor) -> nn.Module:
+def dinov2(path: Path, settings: ExtractorConfig) -> nn.Module:
     """`DINOv2` from a safetensors file; its size and depth are read from the file."""
     tensors = {_renamed(name): tensor for name, tensor in load_file(path).items()}
     if "cls_token" not in tensors:

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mtgen.config import EXTRACTORS, Extractor
+from mtgen.config import EXTRACTORS, ExtractorConfig
 from mtgen.evaluation.extractor import load_strictly
 
-SIDE = 299
+INCEPTION_SIDE_PIXELS = 299
 """Pixels that the network sees, along each side."""
 
 POINT, THREE, FIVE = (1, 1), (3, 3), (5, 5)
@@ -163,7 +163,7 @@ class InceptionV3(nn.Module):
         return self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x))).mean((2, 3))
 
 
-def resized(x: Tensor, side: int = SIDE) -> Tensor:
+def resized(x: Tensor, side: int = INCEPTION_SIDE_PIXELS) -> Tensor:
     """`[B,C,H,W]` -> `[B,C,side,side]` as TensorFlow 1 resizes: bilinear, pixel i lies at i and not at i + 1/2, no antialiasing."""
     for axis in (2, 3):
         n = x.shape[axis]
@@ -176,7 +176,7 @@ def resized(x: Tensor, side: int = SIDE) -> Tensor:
 
 
 @EXTRACTORS.register("inception")
-def inception(path: Path, settings: Extractor) -> nn.Module:
+def inception(path: Path, settings: ExtractorConfig) -> nn.Module:
     """`InceptionV3` from a safetensors file; the classifier that follows the features (`fc.`) is passed over."""
     network = InceptionV3()
     load_strictly(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtgen.config import EXTRACTORS, Extractor
+from mtgen.config import EXTRACTORS, ExtractorConfig
 from mtgen.networks.torchscript import read_torchscript
 
 
@@ -14,7 +14,7 @@ from mtgen.networks.torchscript import read_torchscript
 class TorchScript(nn.Module):
     """Images are resized to `side` (bicubic, antialiased; 0: left as they are), scaled to 0..1, and normalised by `mean` and `std`."""
 
-    def __init__(self, path: Path, settings: Extractor) -> None:
+    def __init__(self, path: Path, settings: ExtractorConfig) -> None:
         super().__init__()
         self.side = settings.side
         self.network = read_torchscript(path, f"evaluate.extractor.path={path}")

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from mtgen.evaluation.boxes import BoxPrecision, sure
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped, required_classes
-from mtgen.evaluation.subsample import MOST, Choice
+from mtgen.evaluation.boxes import BoxPrecision, confident_boxes
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped, required_classes
+from mtgen.evaluation.subsample import MAX_ROWS_KEPT, Choice
 from mtgen.networks.center_maps import decode_canvas
 from mtgen.schema import Canvas, Prediction
 
@@ -19,10 +19,10 @@ class BoxAgreement(Metric):
     name = "generated/box_agreement"
     numbers = {name: "higher"}
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         self.classes = required_classes(setting.card)
-        self.kept = Choice(MOST)
+        self.kept = Choice(MAX_ROWS_KEPT)
 
     def read(self, canvas: Canvas, prediction: Prediction) -> Tensor:
         """`[B,M,6]` the boxes that are there in the image, as somebody reads it."""
@@ -33,7 +33,7 @@ class BoxAgreement(Metric):
     def update_generated(self, canvas: Canvas, labels: Tensor, prediction: Prediction) -> None:
         if canvas.boxes is None:
             raise Skipped("the run does not draw boxes")
-        self.kept.update(sure(decode_canvas(canvas.boxes)), self.read(canvas, prediction))
+        self.kept.update(confident_boxes(decode_canvas(canvas.boxes)), self.read(canvas, prediction))
 
     def compute(self) -> dict[str, float]:
         precision = BoxPrecision(self.classes)

@@ -1,7 +1,7 @@
 """How well the model finds the boxes of real test images."""
 
 from mtgen.evaluation.boxes import BoxPrecision
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped, required_classes
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped, required_classes
 from mtgen.schema import Batch, Canvas, Prediction
 
 
@@ -11,7 +11,7 @@ class BoxAP(Metric):
 
     numbers = {"test/box_ap50": "higher", "test/box_ap": "higher"}
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         self.boxes = BoxPrecision(required_classes(setting.card))
 

@@ -2,30 +2,30 @@
 
 from torch import Tensor
 
-from mtgen.evaluation.classifier import Classifier, reduced
-from mtgen.evaluation.metric import METRICS, Setting, Skipped, asked_classes, required_classes, share
-from mtgen.evaluation.reader_training import Making
-from mtgen.evaluation.train_on_generated import OfGenerated, OfReal, TrainedScore
+from mtgen.evaluation.classifier import Classifier, shrink_images
+from mtgen.evaluation.metric import METRICS, MetricContext, Skipped, asked_classes, required_classes, share
+from mtgen.evaluation.reader_training import TrainingSpec
+from mtgen.evaluation.train_on_generated import TrainedOnGenerated, TrainedOnReal, TrainedScore
 from mtgen.schema import Batch, Canvas, Prediction
 
 
 class _Accuracy(TrainedScore):
     """Accuracy of a classifier on the real test split."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         self.classes = required_classes(setting.card)
         if self.classes == 1:
             raise Skipped("the data set has a single class")
         self.right = self.total = 0
 
-    def train(self, image: Tensor, label: Tensor, making: Making) -> Classifier:
+    def train(self, image: Tensor, label: Tensor, making: TrainingSpec) -> Classifier:
         return Classifier(image, label, self.classes, making)
 
     def update_real(self, batch: Batch, prediction: Prediction, reconstruction: Canvas | None) -> None:
         label, known = self.true(batch)
         if known.any():
-            read = self.trained().read(reduced(batch.image[known]))
+            read = self.trained().read(shrink_images(batch.image[known]))
             self.right += int((read == label[known].cpu()).sum())
             self.total += int(known.sum())
 
@@ -37,7 +37,7 @@ class _Accuracy(TrainedScore):
 
 
 @METRICS.register("generated/cas")
-class ClassificationAccuracyScore(_Accuracy, OfGenerated):
+class ClassificationAccuracyScore(_Accuracy, TrainedOnGenerated):
     """Accuracy on the real test split of a classifier trained only on generated images, with the classes asked for as labels.
 
     Source: Ravuri and Vinyals 2019, with a small classifier (`mtgen.evaluation.classifier`, images of 32x32 at most) in the
@@ -47,7 +47,7 @@ class ClassificationAccuracyScore(_Accuracy, OfGenerated):
     name = "generated/cas"
     numbers = {name: "higher"}
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         asked_classes(setting)
 
@@ -56,7 +56,7 @@ class ClassificationAccuracyScore(_Accuracy, OfGenerated):
 
 
 @METRICS.register("real/cas")
-class RealClassificationAccuracyScore(_Accuracy, OfReal):
+class RealClassificationAccuracyScore(_Accuracy, TrainedOnReal):
     """What the classification accuracy score would be if the generated images were real."""
 
     name = "real/cas"

@@ -1,6 +1,6 @@
 """How many real test images the model classifies rightly."""
 
-from mtgen.evaluation.metric import METRICS, Metric, Setting, required_classes, required_logits, share
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, required_classes, required_logits, share
 from mtgen.schema import Batch, Canvas, Prediction
 
 
@@ -10,7 +10,7 @@ class ClassAccuracy(Metric):
 
     numbers = {"test/class_accuracy": "higher"}
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         required_classes(setting.card)
         self.right = self.total = 0

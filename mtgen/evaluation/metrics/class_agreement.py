@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from mtgen.evaluation.metric import METRICS, Metric, Setting, asked_classes, required_logits, share
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, asked_classes, required_logits, share
 from mtgen.schema import Canvas, Prediction
 
 
@@ -12,7 +12,7 @@ class ClassAgreement(Metric):
 
     numbers = {"generated/class_agreement": "higher"}
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         asked_classes(setting)
         self.right = self.total = 0

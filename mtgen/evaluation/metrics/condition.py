@@ -1,6 +1,6 @@
 """Whether images that are asked for by one modality of a test sample alone are what that sample is."""
 
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped, required_classes, required_condition, share
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped, required_classes, required_condition, share
 from mtgen.schema import Batch, Canvas
 
 
@@ -13,7 +13,7 @@ class _Reached(Metric):
     quick = False
     independent = True
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         if required_classes(setting.card) == 1:
             raise Skipped("the data set has a single class")
@@ -23,7 +23,7 @@ class _Reached(Metric):
     def update_condition(self, name: str, batch: Batch, canvas: Canvas) -> None:
         labelled = batch.present["class"]
         if labelled.any():
-            read = self.yardsticks.read_class(canvas.image[labelled])
+            read = self.reference_models.predict_class(canvas.image[labelled])
             self.right += int((read == batch.label[labelled].cpu()).sum())
             self.total += int(labelled.sum())
 

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped, asked_classes
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped, asked_classes
 from mtgen.evaluation.moments import ClassMoments
 from mtgen.schema import Batch, Canvas, Prediction
 
-FEWEST = 10
+MIN_DIVERSITY_IMAGES = 10
 """Images of a class that it takes for its deviation to be counted: with n images it comes out short by about 1 / 2n."""
 
 
@@ -20,7 +20,7 @@ class Diversity(Metric):
 
     numbers = {"generated/diversity": None, "generated/diversity_worst": None}
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         classes = asked_classes(setting)
         self.train = ClassMoments(classes)
@@ -44,8 +44,10 @@ class Diversity(Metric):
     def compute(self) -> dict[str, float]:
         real = self.train if self.train.count.any() else self.test
         spread = real.deviation()
-        counted = (real.count >= FEWEST) & (self.generated.count >= FEWEST) & (spread > 0)
+        counted = (real.count >= MIN_DIVERSITY_IMAGES) & (self.generated.count >= MIN_DIVERSITY_IMAGES) & (spread > 0)
         if not counted.any():
-            raise Skipped(f"no class has {FEWEST} real images that differ and {FEWEST} generated ones")
+            raise Skipped(
+                f"no class has {MIN_DIVERSITY_IMAGES} real images that differ and {MIN_DIVERSITY_IMAGES} generated ones"
+            )
         ratio = self.generated.deviation()[counted] / spread[counted]
         return {"generated/diversity": ratio.mean().item(), "generated/diversity_worst": ratio.min().item()}

@@ -8,7 +8,7 @@ from mtgen.schema import Canvas, Prediction
 
 
 @METRICS.register("generated/drawn_ap50")
-class DrawnAP(BoxAgreement):
+class GeneratedAP(BoxAgreement):
     """Average precision at an overlap of 0.5 of an independent detector's reading of the generated images, taking the drawn boxes for true.
 
     The detector is trained on real training images; images are reduced to sides of 32 pixels. Over 10,000 images at most, a uniform choice.
@@ -20,4 +20,4 @@ class DrawnAP(BoxAgreement):
     independent = True
 
     def read(self, canvas: Canvas, prediction: Prediction) -> Tensor:
-        return self.yardsticks.read_boxes(canvas.image)
+        return self.reference_models.predict_boxes(canvas.image)

@@ -2,14 +2,14 @@
 
 from torch import Tensor
 
-from mtgen.evaluation.distances import AT_ONCE
+from mtgen.evaluation.distances import CHUNK_ROWS
 from mtgen.evaluation.metric import METRICS, Metric
 
 
 def _kernel_sum(a: Tensor, b: Tensor) -> float:
     """Sum of (a b / D + 1)^3 over all pairs of rows of `[A,D]`, `[B,D]`."""
     other = b.double().T / a.shape[1]
-    return sum(float((rows.double() @ other).add_(1).pow_(3).sum()) for rows in a.split(AT_ONCE))
+    return sum(float((rows.double() @ other).add_(1).pow_(3).sum()) for rows in a.split(CHUNK_ROWS))
 
 
 def _diagonal(a: Tensor) -> float:

@@ -1,8 +1,8 @@
 """Whether images lie where they were asked to lie."""
 
 from mtgen.evaluation.confusion import Confusion
-from mtgen.evaluation.metric import METRICS, Metric, Setting, required_condition, required_mask_classes
-from mtgen.evaluation.segmenter import reduced_mask
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, required_condition, required_mask_classes
+from mtgen.evaluation.segmenter import shrink_mask
 from mtgen.schema import Batch, Canvas
 
 
@@ -18,14 +18,14 @@ class LayoutIoU(Metric):
     independent = True
     conditions = ("layout",)
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         self.confusion = Confusion(required_mask_classes(setting.card))
         required_condition(setting, "layout")
 
     def update_condition(self, name: str, batch: Batch, canvas: Canvas) -> None:
-        read = self.yardsticks.read_mask(canvas.image)
-        self.confusion.update(reduced_mask(batch.mask, read[:, None]).long(), read.long())
+        read = self.reference_models.predict_mask(canvas.image)
+        self.confusion.update(shrink_mask(batch.mask, read[:, None]).long(), read.long())
 
     def compute(self) -> dict[str, float]:
         return {"condition/layout_iou": self.confusion.mean_iou()}

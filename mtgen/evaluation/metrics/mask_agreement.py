@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from mtgen.evaluation.confusion import Confusion
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped, required_logits, required_mask_classes
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped, required_logits, required_mask_classes
 from mtgen.schema import Canvas, Prediction
 
 
@@ -13,7 +13,7 @@ class MaskAgreement(Metric):
 
     numbers = {"generated/mask_agreement": "higher"}
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         self.confusion = Confusion(required_mask_classes(setting.card))
 

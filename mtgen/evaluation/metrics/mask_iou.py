@@ -3,13 +3,13 @@
 from torch import Tensor
 
 from mtgen.evaluation.confusion import Confusion
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped, required_mask_classes
-from mtgen.evaluation.segmenter import reduced_mask
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped, required_mask_classes
+from mtgen.evaluation.segmenter import shrink_mask
 from mtgen.schema import Canvas, Prediction
 
 
 @METRICS.register("generated/mask_iou")
-class DrawnMaskIoU(Metric):
+class GeneratedMaskIoU(Metric):
     """Mean intersection over union of the generated masks and of an independent segmenter's reading of the generated images.
 
     The segmenter is trained on real training images; images are reduced to sides of 32 pixels.
@@ -19,15 +19,15 @@ class DrawnMaskIoU(Metric):
     quick = False
     independent = True
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         self.confusion = Confusion(required_mask_classes(setting.card))
 
     def update_generated(self, canvas: Canvas, labels: Tensor, prediction: Prediction) -> None:
         if canvas.mask is None:
             raise Skipped("the run does not draw masks")
-        read = self.yardsticks.read_mask(canvas.image)
-        self.confusion.update(reduced_mask(canvas.mask.argmax(1), read[:, None]).long(), read.long())
+        read = self.reference_models.predict_mask(canvas.image)
+        self.confusion.update(shrink_mask(canvas.mask.argmax(1), read[:, None]).long(), read.long())
 
     def compute(self) -> dict[str, float]:
         return {"generated/mask_iou": self.confusion.mean_iou()}

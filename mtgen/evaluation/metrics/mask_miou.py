@@ -1,7 +1,7 @@
 """How well the model segments real test images."""
 
 from mtgen.evaluation.confusion import Confusion
-from mtgen.evaluation.metric import METRICS, Metric, Setting, required_logits, required_mask_classes
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, required_logits, required_mask_classes
 from mtgen.schema import Batch, Canvas, Prediction
 
 
@@ -11,7 +11,7 @@ class MaskIoU(Metric):
 
     numbers = {"test/mask_miou": "higher"}
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         self.confusion = Confusion(required_mask_classes(setting.card))
 

@@ -3,16 +3,16 @@
 from mtgen.evaluation.distances import nearest
 from mtgen.evaluation.metric import METRICS, Metric, Skipped
 
-FEWEST = 10
+MIN_IMAGES_PER_SET = 10
 """Images of each kind that it takes."""
-SUSPECT = 0.01
+SUSPECT_QUANTILE = 0.01
 """Share of the unseen real images that lie as near to a training image as a suspect does."""
-SHOWN = 8
+MAX_PAIRS_SHOWN = 8
 """Closest pairs that are named."""
 
 
 @METRICS.register("distribution/memorisation")
-class Memorisation(Metric):
+class Memorization(Metric):
     """How near generated images lie to their nearest training images, in proportion to how near unseen real ones (the test split) do.
 
     `memorisation`: mean distance of generated over mean distance of test images; 1 is what new real images would have, far below 1 are
@@ -26,12 +26,12 @@ class Memorisation(Metric):
     compared = ("train", "generated", "test")
 
     def compute(self) -> dict[str, float]:
-        train, generated, test = (self.features.get(kind, FEWEST) for kind in self.compared)
+        train, generated, test = (self.features.get(kind, MIN_IMAGES_PER_SET) for kind in self.compared)
         drawn, index = nearest(generated.kept, train.kept)
         unseen, _ = nearest(test.kept, train.kept)
         if not unseen.mean() > 0:
             raise Skipped("the test images are the training images")
-        order = drawn.argsort()[:SHOWN]
+        order = drawn.argsort()[:MAX_PAIRS_SHOWN]
         self.features.closest = list(
             zip(
                 generated.position[order].tolist(),
@@ -43,5 +43,5 @@ class Memorisation(Metric):
         name = self.features.name
         return {
             f"distribution/memorisation_{name}": float(drawn.mean() / unseen.mean()),
-            f"distribution/memorised_{name}": float((drawn < unseen.quantile(SUSPECT)).double().mean()),
+            f"distribution/memorised_{name}": float((drawn < unseen.quantile(SUSPECT_QUANTILE)).double().mean()),
         }

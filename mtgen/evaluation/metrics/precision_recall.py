@@ -6,11 +6,11 @@ from torch import Tensor
 from mtgen.evaluation.distances import radii, squared_distances
 from mtgen.evaluation.metric import METRICS, Metric
 
-K = 5
+NUM_NEIGHBORS = 5
 """A manifold is the union of balls that reach from each feature to its fifth neighbour (Naeem et al. 2020)."""
 
 
-def precision_recall(real: Tensor, generated: Tensor, k: int = K) -> dict[str, float]:
+def precision_recall(real: Tensor, generated: Tensor, k: int = NUM_NEIGHBORS) -> dict[str, float]:
     """`[R,D]`, `[G,D]` -> precision, recall, density and coverage."""
     real_radii, generated_radii = radii(real, k), radii(generated, k)
     among_generated, covered = [], []
@@ -40,7 +40,7 @@ class PrecisionRecall(Metric):
     compared = ("train", "generated")
 
     def compute(self) -> dict[str, float]:
-        real, generated = (self.features.get(kind, K + 1).kept for kind in self.compared)
+        real, generated = (self.features.get(kind, NUM_NEIGHBORS + 1).kept for kind in self.compared)
         return {
             f"distribution/{name}_{self.features.name}": value
             for name, value in precision_recall(real, generated).items()

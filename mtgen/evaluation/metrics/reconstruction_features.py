@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped
 
 
 @METRICS.register("test/reconstruction_features")
@@ -18,12 +18,12 @@ class ReconstructionFeatures(Metric):
     reconstructs = True
     compared = ("test",)
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         self.total = 0.0
         self.count = 0
 
-    def update_rebuilt(self, features: Tensor, rebuilt: Tensor) -> None:
+    def update_reconstructed(self, features: Tensor, rebuilt: Tensor) -> None:
         self.total += float((features.double() - rebuilt.double()).square().sum())
         self.count += len(features)
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtgen.evaluation.metric import METRICS
-from mtgen.evaluation.reconstruction_metric import OfRebuilt
+from mtgen.evaluation.reconstruction_metric import ReconstructionScore
 
 WINDOW, SIGMA = 11, 1.5
 """Side and standard deviation of the Gaussian window, pixels."""
@@ -38,7 +38,7 @@ def _gaussian(side: int) -> Tensor:
 
 
 @METRICS.register("test/reconstruction_ssim")
-class ReconstructionSSIM(OfRebuilt):
+class ReconstructionSSIM(ReconstructionScore):
     """Structural similarity of test images and their reconstructions, averaged over the images; 1: the same."""
 
     name = "test/reconstruction_ssim"

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtgen.evaluation.metric import METRICS, Metric, Setting, required_classes, required_condition, share
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, required_classes, required_condition, share
 from mtgen.schema import Batch
 
 Asked = dict[str, tuple[Tensor, Tensor]]
@@ -22,7 +22,7 @@ class _ToClass(Metric):
     quick = False
     source: str
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         self.classes: dict[int, Tensor] = {}
         required_classes(setting.card)
@@ -75,7 +75,7 @@ class CaptionToImage(Metric):
     numbers = {"retrieval/caption_to_image": "higher"}
     quick = False
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         required_condition(setting, "caption")
         self.rows: list[tuple[Tensor, Tensor, Tensor]] = []

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped
-from mtgen.evaluation.metrics.diversity import FEWEST
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped
+from mtgen.evaluation.metrics.diversity import MIN_DIVERSITY_IMAGES
 from mtgen.evaluation.moments import ClassMoments
 from mtgen.schema import Batch, Canvas, Prediction
 
@@ -19,7 +19,7 @@ class Spread(Metric):
 
     numbers = {"generated/spread": None}
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         self.train = ClassMoments(1)
         self.test = ClassMoments(1)
@@ -40,6 +40,8 @@ class Spread(Metric):
 
     def compute(self) -> dict[str, float]:
         real = self.train if self.train.count.any() else self.test
-        if min(real.count.item(), self.generated.count.item()) < FEWEST or real.deviation().item() == 0:
-            raise Skipped(f"there are no {FEWEST} real images that differ and {FEWEST} generated ones")
+        if min(real.count.item(), self.generated.count.item()) < MIN_DIVERSITY_IMAGES or real.deviation().item() == 0:
+            raise Skipped(
+                f"there are no {MIN_DIVERSITY_IMAGES} real images that differ and {MIN_DIVERSITY_IMAGES} generated ones"
+            )
         return {"generated/spread": (self.generated.deviation() / real.deviation()).item()}

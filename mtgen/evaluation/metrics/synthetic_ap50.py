@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from mtgen.evaluation.boxes import BoxPrecision, sure
-from mtgen.evaluation.classifier import reduced
+from mtgen.evaluation.boxes import BoxPrecision, confident_boxes
+from mtgen.evaluation.classifier import shrink_images
 from mtgen.evaluation.detector import Detector
-from mtgen.evaluation.metric import METRICS, Setting, Skipped, required_classes
-from mtgen.evaluation.reader_training import Making
-from mtgen.evaluation.train_on_generated import OfGenerated, OfReal, TrainedScore
+from mtgen.evaluation.metric import METRICS, MetricContext, Skipped, required_classes
+from mtgen.evaluation.reader_training import TrainingSpec
+from mtgen.evaluation.train_on_generated import TrainedOnGenerated, TrainedOnReal, TrainedScore
 from mtgen.networks.center_maps import decode_canvas
 from mtgen.schema import Batch, Canvas, Prediction
 
@@ -17,12 +17,12 @@ class _Precision(TrainedScore):
 
     averaged: str
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         self.classes = required_classes(setting.card)
         self.precision = BoxPrecision(self.classes)
 
-    def train(self, image: Tensor, label: Tensor, making: Making) -> Detector:
+    def train(self, image: Tensor, label: Tensor, making: TrainingSpec) -> Detector:
         if not (label[..., 4] >= 0).any():
             raise Skipped("the images to train on have no boxes")
         return Detector(image, label, self.classes, making)
@@ -32,7 +32,7 @@ class _Precision(TrainedScore):
             raise Skipped("the run is not told where boxes are, so that there are none to test on")
         boxes, known = self.true(batch)
         if known.any():
-            self.precision.update(boxes[known].cpu(), self.trained().read(reduced(batch.image[known])))
+            self.precision.update(boxes[known].cpu(), self.trained().read(shrink_images(batch.image[known])))
 
     def true(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if batch.boxes is None:
@@ -45,7 +45,7 @@ class _Precision(TrainedScore):
 
 
 @METRICS.register("generated/synthetic_ap50")
-class SyntheticAP(_Precision, OfGenerated):
+class SyntheticAP(_Precision, TrainedOnGenerated):
     """Average precision on the real test split of a detector trained only on generated images and the boxes drawn with them.
 
     Source: Ravuri and Vinyals 2019 (the same for classes), with a small CenterNet (`mtgen.evaluation.detector`).
@@ -57,11 +57,11 @@ class SyntheticAP(_Precision, OfGenerated):
     def label(self, canvas: Canvas, labels: Tensor) -> Tensor:
         if canvas.boxes is None:
             raise Skipped("the run does not draw boxes")
-        return sure(decode_canvas(canvas.boxes))
+        return confident_boxes(decode_canvas(canvas.boxes))
 
 
 @METRICS.register("real/ap50")
-class RealAP(_Precision, OfReal):
+class RealAP(_Precision, TrainedOnReal):
     """What the synthetic average precision would be if the generated images and boxes were real."""
 
     name, averaged = "real/ap50", "real/ap"

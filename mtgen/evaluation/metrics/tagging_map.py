@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped, required_classes, required_logits
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped, required_classes, required_logits
 from mtgen.schema import Batch, Canvas, Prediction
 
 
@@ -26,7 +26,7 @@ class TaggingMAP(Metric):
 
     numbers = {"test/tagging_map": "higher"}
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         required_classes(setting.card)
         self.score: list[Tensor] = []

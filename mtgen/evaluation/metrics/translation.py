@@ -1,6 +1,6 @@
 """Whether translated images are of the domain asked for, and still what they were."""
 
-from mtgen.evaluation.metric import METRICS, Metric, Setting, Skipped, required_classes, share
+from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped, required_classes, share
 from mtgen.schema import Batch, Canvas
 
 
@@ -12,7 +12,7 @@ class _Translated(Metric):
     kind: str
     name: str
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MetricContext) -> None:
         super().__init__(setting)
         if required_classes(setting.card) == 1:
             raise Skipped("the data set has a single class")
@@ -29,7 +29,7 @@ class _Translated(Metric):
 
 
 @METRICS.register("translation/class_kept")
-class ClassKept(_Translated):
+class TranslationKeepsClass(_Translated):
     """Read as their own class by a classifier that is trained on the real training images of the domain asked for."""
 
     kind, name = "domain", "translation/class_kept"
@@ -38,7 +38,7 @@ class ClassKept(_Translated):
     def update_translation(self, to: int, batch: Batch, canvas: Canvas) -> None:
         labelled = batch.present["class"]
         if labelled.any():
-            read = self.yardsticks.read_class(canvas.image[labelled], to)
+            read = self.reference_models.predict_class(canvas.image[labelled], to)
             self.right += int((read == batch.label[labelled].cpu()).sum())
             self.total += int(labelled.sum())
 
@@ -51,5 +51,5 @@ class ClassReached(_Translated):
     numbers = {name: "higher"}
 
     def update_translation(self, to: int, batch: Batch, canvas: Canvas) -> None:
-        self.right += int((self.yardsticks.read_class(canvas.image) == to).sum())
+        self.right += int((self.reference_models.predict_class(canvas.image) == to).sum())
         self.total += len(batch)

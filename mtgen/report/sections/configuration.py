@@ -1,12 +1,12 @@
 """With which settings the run was trained."""
 
-from mtgen.report.blocks import SECTIONS, Block, Note, Section, Source, Table
+from mtgen.report.blocks import SECTIONS, Block, FoldedText, Note, ReportSection, Table
 from mtgen.report.compare import differences
-from mtgen.report.run_record import Record
+from mtgen.report.run_record import RunRecord
 
 
 @SECTIONS.register("configuration")
-def gather(record: Record, other: Record | None) -> Section:
+def gather(record: RunRecord, other: RunRecord | None) -> ReportSection:
     """Version, what differs from another run, and every setting."""
     tags = record.tags
     commit = tags.get("mlflow.source.git.commit", "")
@@ -19,5 +19,5 @@ def gather(record: Record, other: Record | None) -> Section:
     blocks: list[Block] = [Table(["", ""], [row for row in rows if row[1]])]
     if other is not None:
         blocks += [Note(f"What differs from {other.name}:"), *differences([record, other], [record.name, other.name])]
-    blocks.append(Source("Every setting", str((record.starts[-1].start or {}).get("config", ""))))
-    return Section(9, "Configuration", blocks)
+    blocks.append(FoldedText("Every setting", str((record.starts[-1].start or {}).get("config", ""))))
+    return ReportSection(9, "Configuration", blocks)

@@ -1,18 +1,18 @@
 """Which tasks pull against each other where they share a tensor."""
 
-from mtgen.balancing.conflicts import NOTE, Meeting, meetings, table
-from mtgen.report.blocks import SECTIONS, Block, HeatMap, Note, Section, Table
+from mtgen.balancing.conflicts import TABLE_NOTE, GateHistory, gate_histories, table
+from mtgen.report.blocks import SECTIONS, Block, HeatMap, Note, ReportSection, Table
 from mtgen.report.curves import evenly
-from mtgen.report.run_record import Record
+from mtgen.report.run_record import RunRecord
 
-COLUMNS = 100
+MAX_HEATMAP_COLUMNS = 100
 """Moments of a heat map at most."""
 
 
 @SECTIONS.register("conflict")
-def gather(record: Record, other: Record | None) -> Section | None:
+def gather(record: RunRecord, other: RunRecord | None) -> ReportSection | None:
     """For each gate a heat map of cosines over time, and the table of `mtgen tasks`."""
-    found = meetings((row.images, row.values) for row in record.rows if row.values)
+    found = gate_histories((row.images, row.values) for row in record.rows if row.values)
     if not found:
         return None
     note = "Cosines of the tasks' gradients where they meet: blue pulls the same way, orange against each other."
@@ -20,12 +20,12 @@ def gather(record: Record, other: Record | None) -> Section | None:
     for gate, meeting in found.items():
         if len(meeting.tasks) > 1:
             blocks.append(HeatMap(f"Gate at {gate}", _heat(meeting)))
-            blocks.append(Table(*table(meeting), f"{NOTE}."))
-    return Section(5, "Task conflict", blocks) if len(blocks) > 1 else None
+            blocks.append(Table(*table(meeting), f"{TABLE_NOTE}."))
+    return ReportSection(5, "Task conflict", blocks) if len(blocks) > 1 else None
 
 
-def _heat(meeting: Meeting) -> dict[str, object]:
-    chosen = evenly(list(zip(meeting.images, meeting.rows, strict=True)), COLUMNS)
+def _heat(meeting: GateHistory) -> dict[str, object]:
+    chosen = evenly(list(zip(meeting.images, meeting.rows, strict=True)), MAX_HEATMAP_COLUMNS)
     pairs = [(a, b) for n, b in enumerate(meeting.tasks) for a in meeting.tasks[:n]]
     rows = []
     for a, b in pairs:

@@ -2,13 +2,13 @@
 
 from statistics import median
 
-from mtgen.report.blocks import SECTIONS, Fact, Facts, Section
-from mtgen.report.run_record import Record
-from mtgen.tracking.progress_bar import duration
+from mtgen.report.blocks import SECTIONS, Fact, Facts, ReportSection
+from mtgen.report.run_record import RunRecord
+from mtgen.tracking.progress_bar import format_duration
 
 
 @SECTIONS.register("cost")
-def gather(record: Record, other: Record | None) -> Section:
+def gather(record: RunRecord, other: RunRecord | None) -> ReportSection:
     """Throughput, the share of time that waited for data, device hours."""
     device = "GPU" if any(name.startswith("system/gpu_") for name in record.series) else "worker on CPUs"
     hours = sum(stretch.seconds * stretch.workers for stretch in record.stretches) / 3600
@@ -25,8 +25,8 @@ def gather(record: Record, other: Record | None) -> Section:
     facts.append(
         Fact(
             "wall time",
-            duration(record.seconds),
+            format_duration(record.seconds),
             f"in {len(record.stretches)} stretch{'es' if len(record.stretches) > 1 else ''}",
         )
     )
-    return Section(7, "Speed and cost", [Facts(facts)])
+    return ReportSection(7, "Speed and cost", [Facts(facts)])

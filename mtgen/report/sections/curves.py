@@ -1,11 +1,11 @@
 """Every number over images."""
 
-from mtgen.report.blocks import SECTIONS, Curves, Section
+from mtgen.report.blocks import SECTIONS, Curves, ReportSection
 from mtgen.report.curves import charts
-from mtgen.report.run_record import Record
+from mtgen.report.run_record import RunRecord
 
 
 @SECTIONS.register("curves")
-def gather(record: Record, other: Record | None) -> Section | None:
+def gather(record: RunRecord, other: RunRecord | None) -> ReportSection | None:
     """A chart a number, in groups."""
-    return Section(4, "Curves", [Curves(charts({record.name: record.series}))]) if record.series else None
+    return ReportSection(4, "Curves", [Curves(charts({record.name: record.series}))]) if record.series else None

@@ -1,14 +1,14 @@
 """What the run learned from."""
 
-from mtgen.report.blocks import SECTIONS, Section, Table
-from mtgen.report.run_record import Record
+from mtgen.report.blocks import SECTIONS, ReportSection, Table
+from mtgen.report.run_record import RunRecord
 
-MOST = 24
+MAX_CLASS_NAMES = 24
 """Names of classes that are written out."""
 
 
 @SECTIONS.register("dataset")
-def gather(record: Record, other: Record | None) -> Section:
+def gather(record: RunRecord, other: RunRecord | None) -> ReportSection:
     """The data set's card as the run found it at its start."""
     start, data = record.starts[-1].start or {}, record.config.get("data", {})
     card = start.get("card") or {}  # runs of earlier versions have none
@@ -26,9 +26,9 @@ def gather(record: Record, other: Record | None) -> Section:
         ["mask classes", _names(card.get("mask_classes", []))],
         ["domains", _names(card.get("domains", []))],
     ]
-    return Section(6, "Data", [Table(["", ""], [row for row in rows if row[1]])])
+    return ReportSection(6, "Data", [Table(["", ""], [row for row in rows if row[1]])])
 
 
 def _names(names: list[str]) -> str:
-    more = f", and {len(names) - MOST} more" if len(names) > MOST else ""
-    return f"{len(names)}: {', '.join(names[:MOST])}{more}" if names else ""
+    more = f", and {len(names) - MAX_CLASS_NAMES} more" if len(names) > MAX_CLASS_NAMES else ""
+    return f"{len(names)}: {', '.join(names[:MAX_CLASS_NAMES])}{more}" if names else ""

@@ -1,13 +1,13 @@
 """What went wrong on the way, and was survived."""
 
-from mtgen.report.blocks import SECTIONS, Block, Bullets, Note, Section, Table
-from mtgen.report.run_record import STATUS, Record
-from mtgen.tracking.journal import NONFINITE
-from mtgen.tracking.progress_bar import duration
+from mtgen.report.blocks import SECTIONS, Block, Bullets, Note, ReportSection, Table
+from mtgen.report.run_record import STATUS_BY_MLFLOW, RunRecord
+from mtgen.tracking.journal import NONFINITE_SUFFIX
+from mtgen.tracking.progress_bar import format_duration
 
 
 @SECTIONS.register("faults")
-def gather(record: Record, other: Record | None) -> Section:
+def gather(record: RunRecord, other: RunRecord | None) -> ReportSection:
     """Resumes, damaged samples, skipped steps and numbers that were not finite."""
     blocks: list[Block] = []
     if lines := [*_steps(record), *_damage(record), *_numbers(record)]:
@@ -18,9 +18,9 @@ def gather(record: Record, other: Record | None) -> Section:
                 str(number + 1),
                 f"{part.begin:,}",
                 f"{part.end:,}",
-                duration(part.seconds),
+                format_duration(part.seconds),
                 str(part.workers),
-                STATUS.get(part.status, "no word"),
+                STATUS_BY_MLFLOW.get(part.status, "no word"),
             ]
             for number, part in enumerate(record.stretches)
         ]
@@ -28,12 +28,12 @@ def gather(record: Record, other: Record | None) -> Section:
         resumes = len(rows) - 1
         caption = f"Went on {resumes} time{'s' if resumes > 1 else ''} from a checkpoint."
         blocks.append(Table(["stretch", "from images", "to images", "time", "workers", "ended"], rows, caption))
-    return Section(
+    return ReportSection(
         8, "Faults survived", blocks or [Note("None: one stretch of training, every sample whole, every step taken.")]
     )
 
 
-def _steps(record: Record) -> list[str]:
+def _steps(record: RunRecord) -> list[str]:
     names = {side: record.last(f"gradient/{side}_nonfinite_steps") for side in ("discriminator", "generator")}
     return [
         f"{number:,.0f} steps of the {side} were skipped: their gradient was not finite"
@@ -42,7 +42,7 @@ def _steps(record: Record) -> list[str]:
     ]
 
 
-def _damage(record: Record) -> list[str]:
+def _damage(record: RunRecord) -> list[str]:
     names = [name for name in record.series if name.startswith("data/damaged_")]
     return [
         f"{record.last(name):,.0f} samples with a damaged {name.removeprefix('data/damaged_')} were replaced"
@@ -50,6 +50,6 @@ def _damage(record: Record) -> list[str]:
     ]
 
 
-def _numbers(record: Record) -> list[str]:
-    names = [name for name in record.series if name.endswith(NONFINITE)]
-    return [f"{name.removesuffix(NONFINITE)} was not finite {record.last(name):,.0f} times" for name in names]
+def _numbers(record: RunRecord) -> list[str]:
+    names = [name for name in record.series if name.endswith(NONFINITE_SUFFIX)]
+    return [f"{name.removesuffix(NONFINITE_SUFFIX)} was not finite {record.last(name):,.0f} times" for name in names]

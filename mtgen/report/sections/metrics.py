@@ -1,11 +1,11 @@
 """The last value of every metric."""
 
-from mtgen.report.blocks import SECTIONS, Section, Table
-from mtgen.report.run_record import Record
+from mtgen.report.blocks import SECTIONS, ReportSection, Table
+from mtgen.report.run_record import RunRecord
 
 
 @SECTIONS.register("metrics")
-def gather(record: Record, other: Record | None) -> Section | None:
+def gather(record: RunRecord, other: RunRecord | None) -> ReportSection | None:
     """Metrics in rows: as `mtgen evaluate` measured them last, and as the quick ones were at the last snapshot."""
     names: dict[str, dict[str, str]] = {}
     for name, points in record.series.items():
@@ -20,4 +20,4 @@ def gather(record: Record, other: Record | None) -> Section | None:
         for short, values in sorted(names.items())
     ]
     caption = "Value, and images seen. Snapshots measure quickly on fewer samples, mtgen evaluate measures everything."
-    return Section(3, "Metrics", [Table(["metric", "last snapshot", "mtgen evaluate"], rows, caption)])
+    return ReportSection(3, "Metrics", [Table(["metric", "last snapshot", "mtgen evaluate"], rows, caption)])

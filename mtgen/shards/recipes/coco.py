@@ -11,21 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
-from mtgen.config import Section
+from mtgen.config import ConfigSection
 from mtgen.errors import DataError
-from mtgen.schema import IGNORE
+from mtgen.schema import IGNORE_INDEX
 from mtgen.shards import coco_masks
-from mtgen.shards.input_files import clipped, key_of, listed, read_image, read_json, share, size_of, state
+from mtgen.shards.input_files import clipped, key_of, read_image, read_json, resolve_listed, share, size_of, state
 from mtgen.shards.make import RECIPES, Recipe
 from mtgen.shards.write import Sample
 
 Text = Annotated[
     str, StringConstraints(strip_whitespace=True)
 ]  # having a rule, it is refused where it is no Unicode text
-Pixels = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+PixelLength = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 
 
-class CocoOptions(Section):
+class CocoOptions(ConfigSection):
     """Options of the recipe `coco`."""
 
     images: str = Field(min_length=1, description="folder of the images that the JSON names")
@@ -69,10 +69,10 @@ class _Thing(BaseModel):
     id: int | None = None
     image_id: int
     category_id: int
-    bbox: tuple[Pixels, Pixels, Pixels, Pixels]
+    bbox: tuple[PixelLength, PixelLength, PixelLength, PixelLength]
     area: float | None = None
     iscrowd: bool = False
-    segmentation: _Runs | list[list[Pixels]] | None = None
+    segmentation: _Runs | list[list[PixelLength]] | None = None
 
 
 class _Caption(BaseModel):
@@ -120,7 +120,7 @@ def _by_id(path: Path, what: str, entries: list[Identified]) -> dict[int, Identi
 
 
 @RECIPES.register("coco")
-class Coco(Recipe):
+class CocoRecipe(Recipe):
     """One sample an image that the instances name: boxes, labels, mask and the first caption.
 
     Classes are the categories by rising id, numbered from 0. Source of the format: https://cocodataset.org/#format-data.
@@ -156,9 +156,9 @@ class Coco(Recipe):
             drawn = drawn or bool(thing.segmentation)
             entries.setdefault(thing.image_id, []).append(entry)
         self.mask_classes = ["background", *self.classes] if options.masks and drawn else []
-        if len(self.mask_classes) > IGNORE:
+        if len(self.mask_classes) > IGNORE_INDEX:
             raise DataError(
-                f"{self.path}: {len(categories)} categories, and a mask has room for {IGNORE - 1}; masks=false leaves masks out"
+                f"{self.path}: {len(categories)} categories, and a mask has room for {IGNORE_INDEX - 1}; masks=false leaves masks out"
             )
         # every process gets all annotations: as they are, those of COCO's train2017 would take gigabytes in each
         self.things = {image: zlib.compress(json.dumps(found).encode(), 1) for image, found in entries.items()}
@@ -168,7 +168,9 @@ class Coco(Recipe):
             split = options.split or ("test" if share(seed, image.file_name) < options.test else "train")
             self.images.setdefault(split, []).append(image)
         self.images = {split: self.images[split] for split in ("train", "val", "test") if split in self.images}
-        files = [listed(self.root, image.file_name, f"{self.path}: image {image.id}") for image in images.values()]
+        files = [
+            resolve_listed(self.root, image.file_name, f"{self.path}: image {image.id}") for image in images.values()
+        ]
         texts = [self.path, *([Path(options.captions)] if options.captions else [])]
         self.sources: Any = [state(path) for path in [*texts, *files]]
         self.source = (
@@ -207,7 +209,7 @@ class Coco(Recipe):
     def make(self, split: str, number: int) -> Sample:
         """The sample of one image."""
         image = self.images[split][number]
-        data = read_image(listed(self.root, image.file_name, f"{self.path}: image {image.id}"))
+        data = read_image(resolve_listed(self.root, image.file_name, f"{self.path}: image {image.id}"))
         self._same_size(image, data)
         packed = self.things.get(image.id)
         things = THINGS.validate_json(zlib.decompress(packed)) if packed else []
@@ -252,7 +254,7 @@ class Coco(Recipe):
             thing = things[index]
             unknown = thing.iscrowd or not thing.segmentation
             with self._named(thing):
-                mask[_region(thing, image)] = IGNORE if unknown else self.number[thing.category_id] + 1
+                mask[_region(thing, image)] = IGNORE_INDEX if unknown else self.number[thing.category_id] + 1
         return mask
 
 

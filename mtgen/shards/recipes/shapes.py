@@ -8,11 +8,11 @@ from PIL import Image, ImageDraw
 from pydantic import Field
 
 from mtgen.shards.make import RECIPES
-from mtgen.shards.synthetic import Most, SceneOptions, SceneRecipe, Thing, scene
+from mtgen.shards.synthetic import Most, SceneObject, SceneOptions, SceneRecipe, scene
 from mtgen.shards.write import Sample
 
 Point = tuple[float, float]
-RATE = 8_000
+SAMPLE_RATE_HZ = 8_000
 """Sound samples a second."""
 SUPERSAMPLING = 8
 """Each pixel's coverage is the mean of so many points in each direction."""
@@ -73,7 +73,7 @@ def _coverage(name: str, degrees: float, side: int) -> np.ndarray:
 
 def tone(labels: list[int], rng: Random, seconds: float = 0.5) -> np.ndarray:
     """`[T]` int16: a plucked note for each class, together; loudness and tuning vary a little."""
-    time = np.arange(round(RATE * seconds)) / RATE
+    time = np.arange(round(SAMPLE_RATE_HZ * seconds)) / SAMPLE_RATE_HZ
     envelope = np.minimum(time / 0.02, 1) * np.exp(-4 * time) * np.minimum((seconds - time) / 0.02, 1)
     pitches = [261.63 * 2 ** (SEMITONES[label] / 12) * rng.uniform(0.99, 1.01) for label in labels]
     chord = np.mean([np.sin(2 * math.pi * pitch * time) for pitch in pitches], axis=0)
@@ -87,7 +87,7 @@ class ShapesOptions(SceneOptions):
 
 
 @RECIPES.register("shapes")
-class Shapes(SceneRecipe):
+class ShapesRecipe(SceneRecipe):
     """Coloured shapes, turned by up to 20 degrees, each with its note of a scale."""
 
     Options = ShapesOptions
@@ -96,14 +96,14 @@ class Shapes(SceneRecipe):
     source = "drawn; mask = pixels covered by half or more, box = its bounds; a note of the major scale for each class"
     licence = "CC0-1.0"
 
-    def _shape(self, rng: Random) -> Thing:
+    def _shape(self, rng: Random) -> SceneObject:
         label, degrees = rng.randrange(len(self.classes)), rng.uniform(-20, 20)
-        return Thing(label, lambda side: _coverage(self.classes[label], degrees, side))
+        return SceneObject(label, lambda side: _coverage(self.classes[label], degrees, side))
 
     def sample(self, split: str, key: str, rng: Random) -> Sample:
         """One to `shapes` shapes."""
         options = self.options
         things = [self._shape(rng) for _ in range(rng.randint(1, options.shapes))]
         sample = scene(key, rng, things, self.classes, options.resolution, 127, options.background)
-        sample.sound = tone([thing.label for thing in things], rng), RATE
+        sample.sound = tone([thing.label for thing in things], rng), SAMPLE_RATE_HZ
         return sample

@@ -8,11 +8,21 @@ from xml.parsers import expat
 
 from pydantic import Field
 
-from mtgen.config import Section
+from mtgen.config import ConfigSection
 from mtgen.errors import DataError
 from mtgen.registry import suggest
-from mtgen.schema import IGNORE
-from mtgen.shards.input_files import IMAGES, clipped, key_of, listed, read, read_mask, read_text, size_of, state
+from mtgen.schema import IGNORE_INDEX
+from mtgen.shards.input_files import (
+    STORED_IMAGE_SUFFIXES,
+    clipped,
+    key_of,
+    read,
+    read_mask,
+    read_text,
+    resolve_listed,
+    size_of,
+    state,
+)
 from mtgen.shards.make import RECIPES, Recipe
 from mtgen.shards.write import Sample
 
@@ -20,10 +30,10 @@ CLASSES = [  # in the order of the masks' values, from 1
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 ]
-SPLITS = ("train", "val", "test")
+VOC_SPLITS = ("train", "val", "test")
 
 
-class VocOptions(Section):
+class VocOptions(ConfigSection):
     """Options of the recipe `voc`."""
 
     root: str = Field(min_length=1, description="folder with JPEGImages, Annotations, SegmentationClass and ImageSets")
@@ -31,12 +41,12 @@ class VocOptions(Section):
         "Main", description="folder of ImageSets whose train, val and test lists are the splits"
     )
     classes: list[str] = Field(
-        CLASSES, min_length=1, max_length=IGNORE - 1, description="names of the classes, in the masks' order"
+        CLASSES, min_length=1, max_length=IGNORE_INDEX - 1, description="names of the classes, in the masks' order"
     )
 
 
 @RECIPES.register("voc")
-class Voc(Recipe):
+class VocRecipe(Recipe):
     """One sample a name in the lists: boxes and labels of its XML, mask of SegmentationClass where it has one.
 
     An image in the lists train and val has an XML (with `lists=Segmentation`: a mask); test images may be without, as in VOC2012.
@@ -50,7 +60,7 @@ class Voc(Recipe):
         super().__init__(options, seed)
         self.root = Path(options.root).resolve()
         lists = self.root / "ImageSets" / options.lists
-        found = [split for split in SPLITS if (lists / f"{split}.txt").is_file()]
+        found = [split for split in VOC_SPLITS if (lists / f"{split}.txt").is_file()]
         if not found:
             raise DataError(
                 f"root={options.root}: no train.txt, val.txt or test.txt in {lists}; give the folder of a year, such as VOC2012"
@@ -103,8 +113,8 @@ class Voc(Recipe):
     def _image(self, source: Path, line: str) -> Path:
         name = line.split()[0]  # lists of one class have a second column
         folder = self.root / "JPEGImages"
-        there = [suffix for suffix in IMAGES if (folder / (name + suffix)).is_file()]
-        return listed(folder, name + (there or [".jpg"])[0], f"{source}: {name!r}")
+        there = [suffix for suffix in STORED_IMAGE_SUFFIXES if (folder / (name + suffix)).is_file()]
+        return resolve_listed(folder, name + (there or [".jpg"])[0], f"{source}: {name!r}")
 
     def origin(self, split: str, number: int) -> str:
         """The image file."""
