@@ -1,7 +1,7 @@
 """One run under many faults, at random moments, on a cluster of two nodes: it has to end as if nothing had happened.
 
 A driver that has ended is started again with the same command, as its user or Slurm would; a node that was lost comes back. In the end the
-parameters have to equal those of the undisturbed run bit for bit, every position has to be learnt from exactly once, and MLflow has to
+parameters have to equal those of the undisturbed run bit for bit, every position has to be learned from exactly once, and MLflow has to
 have every point of every curve exactly once. Needs root: the run lies on a small disk of its own, the second node in a network of its own.
 """
 
@@ -78,7 +78,7 @@ class Fault:
 
 
 def recomputed(parts: dict[int, LogSegment], before: int, after: int) -> int:
-    """Images that were learnt from, and had to be once more, between two parts of a run."""
+    """Images that were learned from, and had to be once more, between two parts of a run."""
     there = [parts[number] for number in sorted(parts) if before <= number <= after]
     return sum(max((p[-1] + 1 for _, p in one.steps), default=one.begin) - two.begin for one, two in pairwise(there))
 
@@ -163,14 +163,14 @@ def curves(bed: Testbed) -> dict[str, list[tuple[int, float]]]:
 
 
 def differences(
-    calm: dict[str, Any], wild: dict[str, Any], images: int, learnt: list[int], points: tuple[Any, Any]
+    calm: dict[str, Any], wild: dict[str, Any], images: int, learned: list[int], points: tuple[Any, Any]
 ) -> Iterator[str]:
     """In what the disturbed run is not as the undisturbed one."""
     for key in ("digest", "digest_averaged", "position", "steps"):
         if calm[key] != wild[key]:
             yield f"{key}: {wild[key]}, undisturbed {calm[key]}"
-    if learnt != list(range(images)):
-        yield f"{images - len(set(learnt))} positions were never learnt from, {len(learnt) - len(set(learnt))} more than once"
+    if learned != list(range(images)):
+        yield f"{images - len(set(learned))} positions were never learned from, {len(learned) - len(set(learned))} more than once"
     before, now = points
     for name in sorted(before.keys() | now.keys()):
         steps = [images for images, _ in now.get(name, [])]

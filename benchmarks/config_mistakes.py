@@ -1,7 +1,7 @@
 """Mistakes made by a program in real configurations: does each get an error that names the key and the remedy?
 
 Every mistake is one that a person makes: letters lost, doubled or swapped, a word for a number, a value out of range, another trainer's
-name for a key, a line too few, brackets left open. The last column is the share of misspelt words for which the right one is suggested.
+name for a key, a line too few, brackets left open. The last column is the share of misspelled words for which the right one is suggested.
 """
 
 import random
@@ -102,7 +102,7 @@ class Mistake:
         config: name of the real configuration that it was made in.
         text: the file.
         names: what the message has to begin a line with, or where the file itself is at fault: its name.
-        meant: the right word, where one was misspelt.
+        meant: the right word, where one was misspelled.
     """
 
     kind: str
@@ -121,7 +121,7 @@ def paths(values: dict[str, Any], parent: str = "") -> Iterator[str]:
             yield from paths(value, name)
 
 
-def misspelt(word: str, chance: random.Random) -> str:
+def misspelled(word: str, chance: random.Random) -> str:
     """A word as a person mistypes it: a letter lost, doubled, wrong, or two swapped; never the word itself."""
     while True:
         at = chance.randrange(len(word) - 1) if len(word) > 1 else 0
@@ -156,14 +156,14 @@ def _changed(values: dict[str, Any], key: str, value: Any, new_name: str | None 
 
 
 def mistakes(each: int = 6, seed: int = 0) -> Iterator[Mistake]:
-    """`each` misspelt keys of every real configuration, and all other kinds dealt over them."""
+    """`each` misspelled keys of every real configuration, and all other kinds dealt over them."""
     chance = random.Random(seed)
     files = {path.stem: read_yaml(path) for path in CONFIGS}
     for name, values in files.items():
         for key in chance.choices(sorted(paths(values)), k=each):
-            typed = misspelt(key.rpartition(".")[2], chance)
+            typed = misspelled(key.rpartition(".")[2], chance)
             wrong = f"{key.rpartition('.')[0]}.{typed}".lstrip(".")
-            yield Mistake("misspelt key", name, _changed(values, key, None, typed), wrong, key)
+            yield Mistake("misspelled key", name, _changed(values, key, None, typed), wrong, key)
     names = sorted(files)
 
     def on(number: int) -> tuple[str, dict[str, Any]]:
@@ -207,7 +207,7 @@ class Verdict:
         refused: as the user's error, never as a traceback.
         named: a line begins with the key at fault.
         remedy: that line says what would be right.
-        suggested: the right word is the first that is suggested; `None`: no word was misspelt.
+        suggested: the right word is the first that is suggested; `None`: no word was misspelled.
     """
 
     refused: bool
@@ -239,9 +239,9 @@ def judge(mistake: Mistake, folder: Path) -> Verdict:
 
 
 def main(
-    quick: Annotated[bool, typer.Option("--quick", help="one misspelt key of each configuration")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="one misspelled key of each configuration")] = False,
     each: Annotated[
-        int | None, typer.Option(min=1, help="misspelt keys of each configuration; default: 6, quick 1")
+        int | None, typer.Option(min=1, help="misspelled keys of each configuration; default: 6, quick 1")
     ] = None,
     seed: int = 0,
     json_file: Annotated[

@@ -40,7 +40,7 @@ def shards(folder: Path, split: str = "train") -> list[str]:
 
 
 def window(width: int, height: int, crop: float, draw: random.Random) -> tuple[int, int, int, int]:
-    """A random-resized crop (Szegedy et al. 2015), or the largest centred square where `crop` is 1: left, top, right, bottom."""
+    """A random-resized crop (Szegedy et al. 2015), or the largest centered square where `crop` is 1: left, top, right, bottom."""
     if crop == 1:
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
@@ -167,8 +167,8 @@ def _dali(a: Any, source: Callable[[], tuple[Any, Any]], masks: bool) -> Iterato
             shape = fn.stack(side, side)
             anchor = (full - shape) // 2
 
-        def square(encoded: Any, colour: Any, **how: Any) -> Any:
-            cut = fn.decoders.image_slice(encoded, anchor, shape, axes=[0, 1], output_type=colour, device="cpu")
+        def square(encoded: Any, color: Any, **how: Any) -> Any:
+            cut = fn.decoders.image_slice(encoded, anchor, shape, axes=[0, 1], output_type=color, device="cpu")
             return fn.resize(cut, size=[a.size, a.size], **how)
 
         pixels = square(image, types.RGB, interp_type=types.INTERP_LINEAR, antialias=True)

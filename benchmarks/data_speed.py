@@ -24,7 +24,7 @@ HERE = "mtgen", "DALI's webdataset reader", "webdataset + Pillow", "limit: the D
 PEERS = "mosaicml-streaming + Pillow", "litdata + Pillow", "limit: libjpeg-turbo decoding alone"
 WORKLOADS: dict[str, tuple[str, list[str]]] = {
     "coco128, random crop + flip, to 256, mask": ("coco128", ["--size", "256", "--crop", "0.3", "--flip", "--masks"]),
-    "coco128, centre crop, to 256, mask": ("coco128", ["--size", "256", "--masks"]),
+    "coco128, center crop, to 256, mask": ("coco128", ["--size", "256", "--masks"]),
     "cifar10, to 32": ("cifar10", ["--size", "32", "--batch", "128"]),
     "digits, to 32": ("digits", ["--size", "32", "--batch", "128", "--components", "class"]),
     "digits with sound, to 32": ("digits", ["--size", "32", "--batch", "128", "--components", "class,sound"]),

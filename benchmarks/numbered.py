@@ -1,4 +1,4 @@
-"""Data sets whose images say which sample they are: 8x8 pixels of one colour, the sample's number in its three bytes."""
+"""Data sets whose images say which sample they are: 8x8 pixels of one color, the sample's number in its three bytes."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The published recipe of a GAN without normalisation, in mtgen's frame: grouped bottleneck blocks, and R1 and R2 by double backward.
+"""The published recipe of a GAN without normalization, in mtgen's frame: grouped bottleneck blocks, and R1 and R2 by double backward.
 
 Source: Huang et al. 2024, "The GAN is dead; long live the GAN!" (R3GAN): its block is 1x1 - grouped 3x3 - 1x1 at twice the width with
 16 channels a group; relativistic pairing loss, both penalties exactly and on every image of every step.
@@ -47,7 +47,7 @@ class GroupedBlock(nn.Module):
 
 
 def regroup(networks: Networks, layout: torch.memory_format) -> Networks:
-    """The networks with a grouped block in the place of every dense one, initialised after the same rule (Zhang et al. 2019, Fixup)."""
+    """The networks with a grouped block in the place of every dense one, initialized after the same rule (Zhang et al. 2019, Fixup)."""
     for network in (networks.generator, networks.side):
         parents = [(parent, name, block) for parent in network.modules() for name, block in parent.named_children()]
         dense = [(parent, name, block) for parent, name, block in parents if isinstance(block, ResidualBlock)]

@@ -50,7 +50,7 @@ class Batch:
         present: component -> `[B]` bool, for the components that were asked for.
         step_position: `[G]` int64, on the CPU: positions of the whole global batch, the same on every worker.
         step_present: component -> `[G]` bool, on the CPU: which samples of the whole global batch carry it. Losses are
-            normalised by these counts, so that a mean is over the global batch and no worker has to ask another.
+            normalized by these counts, so that a mean is over the global batch and no worker has to ask another.
         boxes: `[B,N,5]` float32: x0, y0, x1, y1 as shares of the image's sides, 0 to 1, and the class; the class of padded rows is -1.
         labels: `[B,K]` bool: which classes are in the image as a whole, also where its box was cut off.
         caption: `[B,T]` int64 tokens, 0 after the caption's end.
@@ -216,7 +216,7 @@ class Canvas:
         image: `[B,C,H,W]`, values around [-1, 1].
         mask: `[B,M,H,W]` probabilities of the mask classes (one-hot for real samples); `None` without mask classes.
         shown: `[B]` bool: whether the discriminator sees the mask of a sample.
-        boxes: `[B,K+2,h,w]` centre maps of the classes and the size maps, see `mtgen.networks.center_maps`; `None` where boxes are not drawn.
+        boxes: `[B,K+2,h,w]` center maps of the classes and the size maps, see `mtgen.networks.center_maps`; `None` where boxes are not drawn.
         boxed: `[B]` bool: whether the discriminator sees the boxes of a sample.
     """
 

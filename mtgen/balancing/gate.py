@@ -73,7 +73,7 @@ class Gate:
     Attributes:
         tasks: what is arbitrated between: tasks, or groups of them.
         last: `[K,K]` Gramian and `[K]` weights of the last backward, detached; `None` before the first.
-        loss_scale: factor of all gradients that is divided out (fp16), as the optimiser holds it.
+        loss_scale: factor of all gradients that is divided out (fp16), as the optimizer holds it.
         share: factor of all gradients by which they exceed those of the global loss: the number of workers.
     """
 

@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Draw labelled images, read them and translate them, with two networks trained on many tasks.",
+    help="Draw labeled images, read them and translate them, with two networks trained on many tasks.",
     epilog="Exit status: 0 done, 1 an error, 2 a wrong option or configuration, 3 bad data, 4 a bad checkpoint, 5 training had to stop. "
     "Guides: docs/.",
 )

@@ -69,7 +69,7 @@ def sample(
     checkpoint: CheckpointOption = None,
     device: Device = "auto",
 ) -> None:
-    """Draw images with their masks and boxes, or labelled shards.
+    """Draw images with their masks and boxes, or labeled shards.
 
     For any combination of conditions: a grid as PNG, or shards to train on.
 
@@ -245,7 +245,7 @@ def export(
 ) -> None:
     """Take a model with you: one folder, with ONNX files if wanted.
 
-    Weights, configuration, tokeniser and a page about it in one folder, which all commands take like a run.
+    Weights, configuration, tokenizer and a page about it in one folder, which all commands take like a run.
 
     Examples: `mtgen export digits-32 --to digits`, `mtgen export digits-32 --to digits --onnx --heads class,mask`
     """

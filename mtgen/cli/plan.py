@@ -32,7 +32,7 @@ def plan(
     overrides: Overrides = None,
     gpus: Annotated[int, typer.Option(min=1, help="workers, a GPU each")] = 1,
     gpu: Annotated[str | None, typer.Option(help=f"predict memory, speed and days on: {', '.join(GPUS)}")] = None,
-    utilisation: Annotated[
+    utilization: Annotated[
         float, typer.Option(min=0.01, max=1, help="share of the GPU's peak that is reached; an assumption")
     ] = 0.25,
     classes: Annotated[
@@ -76,19 +76,19 @@ def plan(
     numbers |= {"kernels": found.kernels, "activations": found.activations, "traffic": found.traffic(gpus)}
     numbers["state"] = [found.state_bytes(stage, gpus) for stage in (0, 1, 2)]
     if gpu is not None:
-        predicted = forecast(settings, found, GPUS[gpu], gpus, utilisation)
-        values |= _shown(predicted, settings, f"{gpus} x {gpu}", utilisation)
+        predicted = forecast(settings, found, GPUS[gpu], gpus, utilization)
+        values |= _shown(predicted, settings, f"{gpus} x {gpu}", utilization)
         numbers |= {
             "predicted_images_per_second": predicted.images_per_second,
             "predicted_days": predicted.days(settings.train.images),
         }
-        numbers |= {"assumed_utilisation": utilisation, "bound": predicted.bound, "fits": predicted.fits}
+        numbers |= {"assumed_utilisation": utilization, "bound": predicted.bound, "fits": predicted.fits}
         numbers |= {"memory": predicted.memory, "most_rows": predicted.most_rows}
     table(str(config), values)
     write_json(json_file, numbers)
 
 
-def _shown(found: "Forecast", settings: "Config", where: str, utilisation: float) -> dict[str, str]:
+def _shown(found: "Forecast", settings: "Config", where: str, utilization: float) -> dict[str, str]:
     """Rows of the table."""
     pieces = {
         "arithmetic": found.arithmetic,
@@ -99,7 +99,7 @@ def _shown(found: "Forecast", settings: "Config", where: str, utilisation: float
     most = found.most_rows * settings.max_workers * settings.train.accumulation
     fits = "fits" if found.fits else "DOES NOT FIT: raise train.accumulation or zero_stage, or lower batch_size"
     return {
-        f"PREDICTION for {where} at {utilisation:.0%} of the peak: images/s": f"{found.images_per_second:,.0f}",
+        f"PREDICTION for {where} at {utilization:.0%} of the peak: images/s": f"{found.images_per_second:,.0f}",
         f"PREDICTION: days for {settings.train.images:,} images": f"{found.days(settings.train.images):.3g}",
         "PREDICTION: GiB a GPU needs, of what it can give": f"{found.memory / 2**30:.1f} of {found.capacity / 2**30:.0f}, {fits}",
         f"PREDICTION: largest batch_size that fits (now {settings.batch_size})": f"{most:,}"

@@ -70,7 +70,7 @@ def shards_tokenizer(
         Path | None, typer.Option(help="the file to write; default: tokenizer.json beside dataset.json")
     ] = None,
 ) -> None:
-    """Train a tokeniser (byte-level BPE) on the captions of a data set.
+    """Train a tokenizer (byte-level BPE) on the captions of a data set.
 
     Example: `mtgen shards tokenizer data_shards/coco --vocabulary 8192`, then `data.tokenizer=data_shards/coco/tokenizer.json`
     """

@@ -122,7 +122,7 @@ def _show_dry_run(settings: Any, json_file: Path | None) -> None:
         **{f"labelled for {key}": f"{number:,}" for key, number in found.labelled.items()},
         "parameters": f"{found.cost.total:,}, of them {found.cost.generator:,} in the generator",
         "GFLOPs an image and step": f"{found.cost.step / 1e9:.2f}",
-        "MiB a worker: parameters, gradients, optimiser": f"{found.state / 2**20:,.0f}",
+        "MiB a worker: parameters, gradients, optimizer": f"{found.state / 2**20:,.0f}",
         "MiB a worker: activations (estimate)": f"{found.activations / 2**20:,.0f}",
         "images/s here (estimate)": f"{found.images_per_second:,.1f}"
         if found.images_per_second

@@ -22,7 +22,7 @@ class FrozenText:
     It is no module of ours: nothing of it is trained, averaged or kept in checkpoints; its file goes with the model (`mtgen.models.assets`).
 
     Args:
-        path: the file, or its URL. Its `forward` takes `[B,T]` int64 numbers of the tokeniser, 0 after a caption's end, and `[B,T]` bool,
+        path: the file, or its URL. Its `forward` takes `[B,T]` int64 numbers of the tokenizer, 0 after a caption's end, and `[B,T]` bool,
             which of them are there, and gives `[B,T,D]`.
 
     Attributes:
@@ -55,7 +55,7 @@ class FrozenText:
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, present: Tensor) -> Tensor:
-        """`[B,T]` numbers of the tokeniser and which are there -> `[B,T,D]` float32, on their device."""
+        """`[B,T]` numbers of the tokenizer and which are there -> `[B,T,D]` float32, on their device."""
         if tokens.is_meta:  # counted, not computed
             return torch.empty(*tokens.shape, self.width, device="meta")
         if next(self.network.parameters(), tokens).device != tokens.device:

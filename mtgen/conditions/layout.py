@@ -16,7 +16,7 @@ def mask_layout(mask: Tensor, classes: int) -> Tensor:
 
 
 def boxes_layout(boxes: Tensor, classes: int, height: int, width: int) -> Tensor:
-    """`[B,N,5]` boxes (shares of the sides, class; -1: none) -> `[B,K,H,W]` float32: 1 where a box of the class covers a pixel's centre."""
+    """`[B,N,5]` boxes (shares of the sides, class; -1: none) -> `[B,K,H,W]` float32: 1 where a box of the class covers a pixel's center."""
     y = (torch.arange(height, device=boxes.device) + 0.5) / height
     x = (torch.arange(width, device=boxes.device) + 0.5) / width
     x0, y0, x1, y1, kind = boxes.unbind(-1)
@@ -31,7 +31,7 @@ def boxes_layout(boxes: Tensor, classes: int, height: int, width: int) -> Tensor
 class Layout(Modality):
     """A mask whose classes lie where they should be drawn. Raw form: `[B,M,H,W]`, see `mask_layout`.
 
-    It has no vector: the generator adds it, projected, at every level (after Park et al. 2019, SPADE, without its normalisation).
+    It has no vector: the generator adds it, projected, at every level (after Park et al. 2019, SPADE, without its normalization).
     """
 
     class Settings(ConditionSettings):

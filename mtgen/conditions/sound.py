@@ -19,7 +19,7 @@ class Sound(Modality):
     """Two convolutions that halve the frames, then a transformer (as in Whisper: Radford et al. 2022).
 
     Raw form: `[B,mels,frames]` log-mel spectrogram, -1 (silent) to 1. In training it begins a little earlier or later, and a strip of its
-    bands and one of its frames are silent (SpecAugment: Park et al. 2019), so that no recording is learnt by heart.
+    bands and one of its frames are silent (SpecAugment: Park et al. 2019), so that no recording is learned by heart.
     """
 
     class Settings(ConditionSettings):

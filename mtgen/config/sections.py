@@ -130,7 +130,7 @@ class DataConfig(ConfigSection):
     test: str = Field("test", description="split to evaluate on")
     channels: Literal["rgb", "grey"] = Field("rgb", description="channels that are decoded and drawn")
     crop: float = Field(
-        1.0, gt=0, le=1, description="smallest share of the image's area that a random crop keeps; 1: centre crop"
+        1.0, gt=0, le=1, description="smallest share of the image's area that a random crop keeps; 1: center crop"
     )
     flip: bool = Field(False, description="mirror at random, left to right")
     colour: float = Field(

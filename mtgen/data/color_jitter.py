@@ -1,4 +1,4 @@
-"""Colours that vary from one look at an image to the next."""
+"""Colors that vary from one look at an image to the next."""
 
 import torch
 from numpy.typing import NDArray
@@ -26,8 +26,8 @@ def color_jitter(image: Tensor, strength: float, seed: int, position: NDArray) -
     x = ((image + 1) / 2 * brightness).clamp(0, 1)
     mean = _gray(x).mean((1, 2, 3), keepdim=True)
     x = (mean + (x - mean) * contrast).clamp(0, 1)
-    grey = _gray(x)
-    return (grey + (x - grey) * saturation).clamp(0, 1) * 2 - 1
+    gray = _gray(x)
+    return (gray + (x - gray) * saturation).clamp(0, 1) * 2 - 1
 
 
 def _gray(x: Tensor) -> Tensor:

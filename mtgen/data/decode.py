@@ -1,7 +1,7 @@
 """Encoded images and masks -> tensors: decode, cut, resize, mirror; the same geometry for both.
 
 On a GPU all of it is one DALI graph. On a CPU DALI decodes and cuts, and torch resizes: its 8-bit kernel does with antialiasing what DALI's
-does, to one grey level, in an eighth of the time.
+does, to one gray level, in an eighth of the time.
 """
 
 import io
@@ -139,9 +139,9 @@ class ImageDecoder:
                 fn.external_source(name="mirror", dtype=DALIDataType.INT32, ndim=0) if cuda or self.masks else None
             )
 
-            def cut(source: str, colour: Any) -> Any:
+            def cut(source: str, color: Any) -> Any:
                 encoded = fn.external_source(name=source, dtype=DALIDataType.UINT8, ndim=1)
-                how = {"device": "mixed" if cuda else "cpu", "output_type": colour, "adjust_orientation": True}
+                how = {"device": "mixed" if cuda else "cpu", "output_type": color, "adjust_orientation": True}
                 if self.whole:
                     return fn.decoders.image(encoded, **how)
                 start, size = (

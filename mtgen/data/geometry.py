@@ -44,7 +44,7 @@ def window(
 
     Args:
         width, height: `[B]`, of the images as displayed, pixels.
-        crop: smallest share of the image's area that is kept; 1: the largest centred window of `aspect`, never random.
+        crop: smallest share of the image's area that is kept; 1: the largest centered window of `aspect`, never random.
         flip: mirror half of the samples.
         seed, position: `[B]`; key of the random numbers.
         aspect: width over height of what comes out; random crops vary around it.

@@ -64,7 +64,7 @@ def dali_problem(data: bytes) -> str | None:
 
 
 def decode_upright(data: bytes) -> Image.Image:
-    """The decoded picture, grey or RGB with 8 bits, as displayed: palettes and inks are colours, transparency is dropped.
+    """The decoded picture, gray or RGB with 8 bits, as displayed: palettes and inks are colors, transparency is dropped.
 
     Raises:
         ValueError: damaged; the message is one line.
@@ -73,7 +73,7 @@ def decode_upright(data: bytes) -> Image.Image:
 
 
 def to_eight_bits(picture: Image.Image) -> Image.Image:
-    """Grey or RGB with 8 bits; Pillow clips 16 bits to 8, where DALI scales them."""
+    """Gray or RGB with 8 bits; Pillow clips 16 bits to 8, where DALI scales them."""
     if picture.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
     return picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")

@@ -185,7 +185,7 @@ class LabelOversamplingOrder:
     """Samples with labels and samples without in exact shares, each group with epochs of its own: few labels are seen often.
 
     Args:
-        labelled: `[N]` bool, some of them true and some not.
+        labeled: `[N]` bool, some of them true and some not.
         share: of the positions, how many fall to samples with labels.
         seed: of the run.
 
@@ -195,8 +195,8 @@ class LabelOversamplingOrder:
 
     reach = 0
 
-    def __init__(self, labelled: NDArray[np.bool_], share: float, seed: int) -> None:
-        groups = [np.flatnonzero(labelled), np.flatnonzero(~labelled)]
+    def __init__(self, labeled: NDArray[np.bool_], share: float, seed: int) -> None:
+        groups = [np.flatnonzero(labeled), np.flatnonzero(~labeled)]
         orders: list[SampleOrder] = [
             Order(len(group), seed, f"order of {name}") for name, group in zip(("some", "none"), groups, strict=True)
         ]

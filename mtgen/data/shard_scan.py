@@ -262,6 +262,6 @@ def _mask_problem(data: bytes, image: Header) -> str | None:
         return cut
     if (data[24], data[25]) != (8, 0):
         return (
-            f"bit depth {data[24]}, colour type {data[25]}; a mask is an 8-bit grey PNG with the class number as value"
+            f"bit depth {data[24]}, color type {data[25]}; a mask is an 8-bit gray PNG with the class number as value"
         )
     return None

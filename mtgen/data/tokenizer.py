@@ -1,4 +1,4 @@
-"""Captions as numbers: their UTF-8 bytes, or the tokens of a tokeniser that was trained on captions."""
+"""Captions as numbers: their UTF-8 bytes, or the tokens of a tokenizer that was trained on captions."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -21,7 +21,7 @@ class Tokenizer(ABC):
 
     Attributes:
         vocabulary: how many numbers there are, padding (0) included.
-        digest: the same for tokenisers that give the same numbers: what a resumed run compares.
+        digest: the same for tokenizers that give the same numbers: what a resumed run compares.
     """
 
     vocabulary: int
@@ -91,12 +91,12 @@ class FileTokenizer(Tokenizer):
         try:
             self._tokenizer: Any = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
         except Exception as error:  # noqa: BLE001 - the library raises bare `Exception`s
-            raise ValueError(f"no tokeniser ({' '.join(str(error).split())}); {TRAIN_TOKENIZER_HINT}") from None
+            raise ValueError(f"no tokenizer ({' '.join(str(error).split())}); {TRAIN_TOKENIZER_HINT}") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         numbers = self._tokenizer.get_vocab(with_added_tokens=True).values()
         if not numbers:
-            raise ValueError(f"a tokeniser that has no tokens; {TRAIN_TOKENIZER_HINT}")
+            raise ValueError(f"a tokenizer that has no tokens; {TRAIN_TOKENIZER_HINT}")
         self.vocabulary = max(numbers) + 2
         self.digest = hashlib.sha256(data).hexdigest()
 
@@ -109,10 +109,10 @@ BYTE_TOKENIZER = ByteTokenizer()
 
 
 def open_tokenizer(path: str | None) -> Tokenizer:
-    """The tokeniser in a file, given by path or URL; `None`: bytes.
+    """The tokenizer in a file, given by path or URL; `None`: bytes.
 
     Raises:
-        DataError: the file is not there, cannot be read, or is no tokeniser.
+        DataError: the file is not there, cannot be read, or is no tokenizer.
     """
     if path is None:
         return BYTE_TOKENIZER

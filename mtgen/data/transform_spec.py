@@ -52,7 +52,7 @@ def transform_spec_of(config: Config, device: str = "cpu", threads: int = 1) -> 
     """How a run looks at its data: what its tasks and conditions read.
 
     Raises:
-        DataError: its tokeniser cannot be read.
+        DataError: its tokenizer cannot be read.
     """
     data = config.data
     return TransformSpec(

@@ -50,7 +50,7 @@ def _augmented(image: Tensor, random: torch.Generator) -> Tensor:
 
 
 class Classifier(ReferenceModel):
-    """A convolutional network of 0.28M parameters, trained on labelled images when it is made.
+    """A convolutional network of 0.28M parameters, trained on labeled images when it is made.
 
     Trained on the 4,000 real training digits of the project's test data (28x28 in 32x32), it reads 0.979 of the 1,000 test digits
     rightly, after 45 s on one CPU thread.

@@ -13,11 +13,11 @@ DETECTOR_BATCH_SIZE = 16
 DETECTOR_PEAK_LR = 2e-3
 """Learning rate of Adam, from which a cosine leads to zero."""
 SIZE_LOSS_WEIGHT = 5.0
-"""Weight of the sizes' error beside the centres'."""
+"""Weight of the sizes' error beside the centers'."""
 
 
 class Detector(ReferenceModel):
-    """A U-Net that reads boxes as centres with sizes, trained on images and their boxes when it is made.
+    """A U-Net that reads boxes as centers with sizes, trained on images and their boxes when it is made.
 
     Source: Zhou et al. 2019 (CenterNet), on cells of two pixels. Trained on the 4,000 real training digits of the project's test data, it
     finds the boxes of the 1,000 test digits with an average precision of 0.982 at an overlap of 0.5, and 0.821 over 0.5 to 0.95.
@@ -45,7 +45,7 @@ class Detector(ReferenceModel):
         self.fit(DETECTOR_PEAK_LR, DETECTOR_TRAIN_IMAGES, DETECTOR_BATCH_SIZE, loss)
 
     def _maps(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Centre logits `[B,K,h,w]`, sizes and offsets `[B,2,h,w]`."""
+        """Center logits `[B,K,h,w]`, sizes and offsets `[B,2,h,w]`."""
         heat, size, offset = self.network(to_unit_range(image, self.device)).split([self.classes, 2, 2], 1)
         return heat + INITIAL_CENTER_LOGIT, size.sigmoid(), offset.sigmoid()
 

@@ -11,11 +11,11 @@ CHUNK_ROWS = 1024
 
 def squared_distances(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """`[A,D]`, `[B,D]` -> squared Euclidean distances in parts `[n,B]` float64, and which rows of `a` they are of."""
-    centre = b.double().mean(0)  # near the origin, so that the difference below keeps its digits
-    other = b.double() - centre
+    center = b.double().mean(0)  # near the origin, so that the difference below keeps its digits
+    other = b.double() - center
     length = other.square().sum(1)
     for begin in range(0, len(a), CHUNK_ROWS):
-        rows = a[begin : begin + CHUNK_ROWS].double() - centre
+        rows = a[begin : begin + CHUNK_ROWS].double() - center
         distances = rows.square().sum(1)[:, None] + length - 2 * rows @ other.T
         yield slice(begin, begin + len(rows)), distances.clamp_min_(0)
 
@@ -27,7 +27,7 @@ def nearest(a: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def radii(a: Tensor, k: int) -> Tensor:
-    """`[A,D]` -> `[A]` float64: squared distance of each to its k-th nearest neighbour among the others."""
+    """`[A,D]` -> `[A]` float64: squared distance of each to its k-th nearest neighbor among the others."""
     found = []
     for rows, part in squared_distances(a, a):
         part[torch.arange(len(part)), torch.arange(rows.start, rows.stop)] = (

@@ -33,8 +33,8 @@ class Features:
         """
         rows = features.detach().to("cpu", torch.float64)
         mean, total = rows.mean(0), self.count + len(rows)
-        apart, centred = mean - self.mean, rows - mean
-        self.scatter += centred.T @ centred + torch.outer(apart, apart) * (self.count * len(rows) / total)
+        apart, centered = mean - self.mean, rows - mean
+        self.scatter += centered.T @ centered + torch.outer(apart, apart) * (self.count * len(rows) / total)
         self.mean += apart * (len(rows) / total)
         self._choice.update(features.to(torch.float32), position=position)
 

@@ -20,7 +20,7 @@ class TrainingSpec:
     """How a reader comes about.
 
     Attributes:
-        seed: of initialisation, order and augmentation; torch's global generator is left alone.
+        seed: of initialization, order and augmentation; torch's global generator is left alone.
         device: where it is trained and reads.
         progress: called with images seen and their total.
         kept: where it lies, or will, when it is trained.
@@ -38,7 +38,7 @@ class ReferenceModel:
     """A small network that reads images and is independent of every run, trained when it is made, or taken from a shelf.
 
     Args:
-        make: the network, initialised by torch's global generator, which is left as it was.
+        make: the network, initialized by torch's global generator, which is left as it was.
     """
 
     def __init__(self, make: Callable[[], nn.Module], making: TrainingSpec) -> None:
@@ -53,7 +53,7 @@ class ReferenceModel:
         raise NotImplementedError
 
     def fit(self, peak: float, images: int, batch: int, loss: Callable[[], Tensor]) -> None:
-        """Minimise `loss`, which draws a batch of its own each time it is called; or load what an earlier evaluation made so.
+        """Minimize `loss`, which draws a batch of its own each time it is called; or load what an earlier evaluation made so.
 
         Args:
             images: length of the training, in images seen, rounded up to whole batches.
@@ -63,13 +63,13 @@ class ReferenceModel:
         if (found := kept.get()) is not None:
             self.network.load_state_dict(found[0])
             return
-        optimiser = Adam(self.network.parameters(), peak)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        optimizer = Adam(self.network.parameters(), peak)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for step in range(steps):
             with torch.enable_grad():
                 loss().backward()
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             schedule.step()
             self.making.progress((step + 1) * batch, steps * batch)
         kept.put(self.network.state_dict())

@@ -66,7 +66,7 @@ class Segmenter(ReferenceModel):
 
 
 def _weights(mask: Tensor, classes: int) -> Tensor:
-    """`[K]`: what a pixel of each class counts, 1 on average; rarer ones more, by the root, else the background is all that is learnt."""
+    """`[K]`: what a pixel of each class counts, 1 on average; rarer ones more, by the root, else the background is all that is learned."""
     count = torch.bincount(mask.flatten().long(), minlength=IGNORE_INDEX + 1)[:classes].float()
     weight = count.clamp_min(1).rsqrt()
     return weight * count.sum() / (weight * count).sum().clamp_min(1e-12)

@@ -203,7 +203,7 @@ def condition_grids(model: Model, shown: Batch, config: Config) -> dict[str, Ren
 def _words(batch: Batch, name: str, config: Config, model: Model) -> list[str]:
     """What stands over each image: its caption, its labels, or the class that its recording says; nothing over what can be seen.
 
-    The tokens of a trained tokeniser have no way back to text here: then it is the class of the captioned image.
+    The tokens of a trained tokenizer have no way back to text here: then it is the class of the captioned image.
     """
     if name == "caption" and batch.caption is not None and config.data.tokenizer is None:
         return grids.caption_texts(batch)

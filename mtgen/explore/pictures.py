@@ -41,16 +41,16 @@ def frame(
 
 
 def colorize_mask(mask: NDArray[np.uint8], names: Sequence[str]) -> Image.Image:
-    """`[h,w]` mask classes -> their colours, `RGBA`; a background is clear, a class without a name grey."""
+    """`[h,w]` mask classes -> their colors, `RGBA`; a background is clear, a class without a name gray."""
     table = np.tile(np.array([*UNKNOWN_COLOR, 255], np.uint8), (256, 1))
-    colours = mask_colors(names[:256])
-    table[: len(colours), :3] = colours.clip(0)
-    table[: len(colours), 3] = np.where(colours[:, 0] < 0, 0, 255)
+    colors = mask_colors(names[:256])
+    table[: len(colors), :3] = colors.clip(0)
+    table[: len(colors), 3] = np.where(colors[:, 0] < 0, 0, 255)
     return Image.fromarray(table[mask])
 
 
 def legends(card: DatasetCard) -> dict[str, list[list[str]]]:
-    """Name and colour of every mask class and of every box's class."""
+    """Name and color of every mask class and of every box's class."""
     return {
         "masks": legend(card.mask_classes, mask_colors(card.mask_classes)),
         "boxes": legend(card.classes, box_colors(card)),

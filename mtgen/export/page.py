@@ -19,11 +19,11 @@ TENSOR_MEANINGS = {
     "condition_sound": "log-mel spectrogram, -1 (silent) to 1",
     "condition_image": "the predictor's `embedding` of an image that the samples should resemble",
     "condition_layout": "one-hot mask",
-    "condition_boxes": "1 where a box of the class covers a pixel's centre",
+    "condition_boxes": "1 where a box of the class covers a pixel's center",
     "condition_domain": "number of a data set of the mixture",
     "image": "-1 to 1",
     "mask": "probability of every mask class",
-    "box_maps": "centres of each class, then width and height times the heat of the hottest",
+    "box_maps": "centers of each class, then width and height times the heat of the hottest",
     "boxes": "x0, y0, x1, y1 as shares of the sides, class, score; the surest first, rows of zeros are none",
     "embedding": "in the space that all conditions share",
 }

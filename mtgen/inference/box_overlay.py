@@ -53,17 +53,17 @@ def in_pixels(found: Tensor, width: int, height: int, least: float, left: int = 
 def with_boxes(picture: Image.Image, boxes: Sequence[PixelBox], classes: Sequence[str]) -> Image.Image:
     """A picture with boxes, in its pixels, drawn over it, the class over each where there is room."""
     picture = picture.convert("RGB")
-    draw, font, colours = (
+    draw, font, colors = (
         ImageDraw.Draw(picture),
         ImageFont.load_default(12),
         mask_colors([name + " " for name in classes]),
     )
     thick = max(1, max(picture.size) // 256)
     for box in reversed(boxes):  # the surest on top
-        colour = tuple(colours[box.number].tolist())
-        draw.rectangle((box.x0, box.y0, max(box.x1 - 1, box.x0), max(box.y1 - 1, box.y0)), outline=colour, width=thick)
+        color = tuple(colors[box.number].tolist())
+        draw.rectangle((box.x0, box.y0, max(box.x1 - 1, box.x0), max(box.y1 - 1, box.y0)), outline=color, width=thick)
         text = f"{classes[box.number]} {box.score:.2f}"
         if font.getlength(text) <= picture.width:
             x, y = min(box.x0, picture.width - font.getlength(text)), max(box.y0 - 14, 0)
-            draw.text((x, y), text, fill=colour, font=font, stroke_width=2, stroke_fill="black")
+            draw.text((x, y), text, fill=color, font=font, stroke_width=2, stroke_fill="black")
     return picture

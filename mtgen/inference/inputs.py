@@ -103,7 +103,7 @@ def file(path: FileLike) -> bytes:
 
 
 def opened(data: bytes, name: str, channels: int, size: tuple[int, int]) -> CroppedImage:
-    """An image as it is meant to be seen (EXIF rotation), grey or RGB, cut to the aspect of `size` (height, width) as in training.
+    """An image as it is meant to be seen (EXIF rotation), gray or RGB, cut to the aspect of `size` (height, width) as in training.
 
     Raises:
         DataError: it is damaged, or is no image; begins with `name`.
@@ -126,7 +126,7 @@ def opened(data: bytes, name: str, channels: int, size: tuple[int, int]) -> Crop
 
 
 def as_input(picture: Image.Image, size: tuple[int, int]) -> Tensor:
-    """A cut picture -> `[C,H,W]` float32 in [-1, 1], resized as in training on a CPU; DALI on a GPU comes within a grey level or two."""
+    """A cut picture -> `[C,H,W]` float32 in [-1, 1], resized as in training on a CPU; DALI on a GPU comes within a gray level or two."""
     pixels = torch.from_numpy(np.array(picture)).reshape(picture.height, picture.width, -1)
     return to_unit_range(pixels if picture.size == (size[1], size[0]) else resized(pixels, *size))
 

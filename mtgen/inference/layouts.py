@@ -23,7 +23,7 @@ MAX_SIDE_PIXELS = 1_000_000
 
 
 def center_window(width: int, height: int, size: tuple[int, int]) -> Window:
-    """What training sees of an image of that size without random crops: its largest centred window of the aspect of `size` (h, w)."""
+    """What training sees of an image of that size without random crops: its largest centered window of the aspect of `size` (h, w)."""
     wide, high = np.array([width], dtype=np.int32), np.array([height], dtype=np.int32)
     return window(wide, high, 1.0, False, 0, np.zeros(1, dtype=np.int64), size[1] / size[0])
 

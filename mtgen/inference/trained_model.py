@@ -30,7 +30,7 @@ from mtgen.utils import counter_rng
 from mtgen.visualization.grids import to_pictures
 
 Picture = str | Path | InMemoryFile | Image.Image | NDArray[np.uint8]
-"""An image: a PNG, JPEG or WebP file (or its bytes), a Pillow image, or `[H,W]`, `[H,W,1]` (grey) or `[H,W,3]` (RGB) uint8."""
+"""An image: a PNG, JPEG or WebP file (or its bytes), a Pillow image, or `[H,W]`, `[H,W,1]` (gray) or `[H,W,3]` (RGB) uint8."""
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 """Pillow's modes that a PNG holds."""
 Words = str | Sequence[str]

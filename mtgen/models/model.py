@@ -74,13 +74,13 @@ def _modalities(config: Config, card: DatasetCard) -> dict[str, Modality]:
 
 
 def build(config: Config, card: DatasetCard) -> Networks:
-    """Freshly initialised networks; the same for the same seed on every worker.
+    """Freshly initialized networks; the same for the same seed on every worker.
 
     Activations are channels-last, which the convolutions take over; parameters are not, since DeepSpeed cannot broadcast them so.
 
     Raises:
         ConfigError: a task needs labels for which the data set names no classes, or what the rest of the configuration does not have.
-        DataError: the tokeniser cannot be read.
+        DataError: the tokenizer cannot be read.
     """
     if problems := _problems(config, card):
         raise ConfigError("\n".join(problems))
@@ -128,7 +128,7 @@ class Model:
     Attributes:
         card: what the classes are called.
         size: height and width of the images, pixels.
-        channels: 1 (grey) or 3 (RGB).
+        channels: 1 (gray) or 3 (RGB).
         latent_size: size of the latent z.
         conditions: modalities that images can be asked for by.
         translates: the modality that names the domains to translate between; `None` without that task.

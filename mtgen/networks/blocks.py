@@ -1,4 +1,4 @@
-"""The layers that generator, discriminator and encoders share, and the one initialisation rule."""
+"""The layers that generator, discriminator and encoders share, and the one initialization rule."""
 
 import math
 
@@ -45,7 +45,7 @@ class Conv2d(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two dense 3x3 convolutions without normalisation; the second starts at zero, so that the block starts as the identity.
+    """Two dense 3x3 convolutions without normalization; the second starts at zero, so that the block starts as the identity.
 
     With `style` channels, a style vector scales and shifts the hidden layer: `h * (1 + a(style)) + b(style)`, so that the
     latent reaches every block.

@@ -1,4 +1,4 @@
-"""Boxes as maps and back: a heat map of centres for every class, and what is to be known at each centre.
+"""Boxes as maps and back: a heat map of centers for every class, and what is to be known at each center.
 
 Source: Zhou et al. 2019, "Objects as Points" (CenterNet); radii of the heat map's peaks after Law and Deng 2018 (CornerNet).
 """
@@ -16,16 +16,16 @@ MIN_PEAK_SIGMA = 0.8
 """Cells that a peak's standard deviation has at least: a single hot cell would be hard to draw."""
 
 MIN_SIZE_HEAT = 0.05
-"""Cells that are hotter than this around a centre carry its size on a canvas."""
+"""Cells that are hotter than this around a center carry its size on a canvas."""
 
 MIN_CENTER_HEAT = 0.1
-"""A centre below it is no box."""
+"""A center below it is no box."""
 
 MAX_BOXES = 32
 """Boxes that are read in an image, at most."""
 
 INITIAL_CENTER_LOGIT = -2.2
-"""Logit that centres start from: a probability of a tenth, so that the many empty cells do not drown the few others (Lin et al. 2017)."""
+"""Logit that centers start from: a probability of a tenth, so that the many empty cells do not drown the few others (Lin et al. 2017)."""
 
 
 @dataclass
@@ -33,11 +33,11 @@ class CenterMaps:
     """Boxes of a batch as targets on a grid of `h x w` cells.
 
     Attributes:
-        heat: `[B,K,h,w]`, 1 in the cell that holds a centre, falling off around it.
-        size: `[B,2,h,w]` width and height as shares of the image's sides, in the cells with a centre; 0 elsewhere.
-        offset: `[B,2,h,w]` place of the centre in its cell, x and y, 0 to 1.
-        here: `[B,1,h,w]` bool: the cells with a centre.
-        around: `[B,2,h,w]` the size also in the cells around a centre, as far as its peak reaches (where two reach a cell, the larger).
+        heat: `[B,K,h,w]`, 1 in the cell that holds a center, falling off around it.
+        size: `[B,2,h,w]` width and height as shares of the image's sides, in the cells with a center; 0 elsewhere.
+        offset: `[B,2,h,w]` place of the center in its cell, x and y, 0 to 1.
+        here: `[B,1,h,w]` bool: the cells with a center.
+        around: `[B,2,h,w]` the size also in the cells around a center, as far as its peak reaches (where two reach a cell, the larger).
     """
 
     heat: Tensor
@@ -60,8 +60,8 @@ def encode(boxes: Tensor, classes: int, grid: tuple[int, int]) -> CenterMaps:
     batch = len(boxes)
     there = boxes[..., 4] >= 0
     extent = (boxes[..., 2:4] - boxes[..., 0:2]) * there[..., None]
-    centre = (boxes[..., 0:2] + boxes[..., 2:4]) / 2 * boxes.new_tensor([width, height])
-    cell = centre.floor().clamp_min(0)
+    center = (boxes[..., 0:2] + boxes[..., 2:4]) / 2 * boxes.new_tensor([width, height])
+    cell = center.floor().clamp_min(0)
     cell = torch.minimum(cell, boxes.new_tensor([width - 1, height - 1]))
 
     sigma = (_radius(extent * boxes.new_tensor([width, height])) / 3).clamp_min(MIN_PEAK_SIGMA)
@@ -76,7 +76,7 @@ def encode(boxes: Tensor, classes: int, grid: tuple[int, int]) -> CenterMaps:
 
     flat = (cell[..., 1] * width + cell[..., 0]).long()
     index = torch.where(there, flat, height * width)  # boxes that are none go into a cell of their own, cut off below
-    known = torch.cat([extent, centre - cell], dim=-1).transpose(1, 2)  # [B,4,N]
+    known = torch.cat([extent, center - cell], dim=-1).transpose(1, 2)  # [B,4,N]
     maps = known.new_zeros(batch, 4, height * width + 1).scatter(2, index[:, None].expand(-1, 4, -1), known)
     here = torch.zeros(batch, height * width + 1, dtype=torch.bool, device=boxes.device).scatter(1, index, True)
     maps, here = maps[..., :-1].unflatten(2, grid), here[:, :-1].unflatten(1, grid)
@@ -95,9 +95,9 @@ def _radius(extent: Tensor) -> Tensor:
 
 
 def decode(heat: Tensor, size: Tensor, offset: Tensor, most: int = MAX_BOXES) -> Tensor:
-    """Centre maps -> `[B,most,6]`: x0, y0, x1, y1 as shares of the image's sides, class, score; the surest first.
+    """Center maps -> `[B,most,6]`: x0, y0, x1, y1 as shares of the image's sides, class, score; the surest first.
 
-    A centre is a cell that is at least as hot as the eight around it and hotter than `MIN_CENTER_HEAT`; rows beyond the last have score 0.
+    A center is a cell that is at least as hot as the eight around it and hotter than `MIN_CENTER_HEAT`; rows beyond the last have score 0.
 
     Args:
         heat: `[B,K,h,w]` in 0 to 1.
@@ -117,7 +117,7 @@ def decode(heat: Tensor, size: Tensor, offset: Tensor, most: int = MAX_BOXES) ->
 
 
 def decode_canvas(canvas: Tensor, most: int = MAX_BOXES) -> Tensor:
-    """`[B,K+2,h,w]` as a generator draws it -> boxes as `decode` gives them; a centre lies in the middle of its cell."""
+    """`[B,K+2,h,w]` as a generator draws it -> boxes as `decode` gives them; a center lies in the middle of its cell."""
     heat, size = canvas[:, :-2], canvas[:, -2:]
     hottest = heat.amax(1, keepdim=True).clamp_min(1e-6)
     return decode(heat, size / hottest, torch.full_like(size, 0.5), most)
@@ -126,7 +126,7 @@ def decode_canvas(canvas: Tensor, most: int = MAX_BOXES) -> Tensor:
 def focal(logits: Tensor, target: CenterMaps, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
     """Penalty-reduced focal loss, summed over classes and cells: `[B]`. Source: Law and Deng 2018, equation 1."""
     probability, heat = logits.sigmoid(), target.heat
-    centre = heat == 1
-    at_centres = -(1 - probability).pow(alpha) * F.logsigmoid(logits) * centre
-    elsewhere = -(1 - heat).pow(beta) * probability.pow(alpha) * F.logsigmoid(-logits) * ~centre
-    return (at_centres + elsewhere).sum((1, 2, 3))
+    center = heat == 1
+    at_centers = -(1 - probability).pow(alpha) * F.logsigmoid(logits) * center
+    elsewhere = -(1 - heat).pow(beta) * probability.pow(alpha) * F.logsigmoid(-logits) * ~center
+    return (at_centers + elsewhere).sum((1, 2, 3))

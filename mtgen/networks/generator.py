@@ -19,7 +19,7 @@ class CanvasSpec:
     """What is on a canvas; a task adds to it.
 
     Attributes:
-        channels: 1 (grey) or 3 (RGB).
+        channels: 1 (gray) or 3 (RGB).
         mask_classes: channels of the mask; 0 for none.
         box_maps: channels of the maps that say where boxes are; 0 for none.
         stride: pixels of a cell of these maps.
@@ -93,7 +93,7 @@ class Generator(nn.Module):
             for level, (width, side) in enumerate(zip(widths, level_sizes(base, len(widths)), strict=True))
         ]
         self.climb = UpsamplePyramid(widths, blocks, style, guides)
-        # Starts near a blank canvas, not with noise brighter than any image, and with centres nowhere.
+        # Starts near a blank canvas, not with noise brighter than any image, and with centers nowhere.
         self.draw = Conv2d(widths[-1], drawing.channels + drawing.mask_classes, 3, padding=1, gain=0.1)
         self.draw_boxes = Conv2d(widths[-1], drawing.box_maps, 3, padding=1, gain=0.1) if drawing.box_maps else None
         initialize(self)
@@ -102,7 +102,7 @@ class Generator(nn.Module):
                 guide.attend.attention.out.weight.data.zero_()
 
     def forward(self, latent: Tensor, condition: Condition) -> Canvas:
-        """`[B,Z]` standard normal and a condition -> a canvas; mask, centres and sizes are given as probabilities and shares, 0 to 1."""
+        """`[B,Z]` standard normal and a condition -> a canvas; mask, centers and sizes are given as probabilities and shares, 0 to 1."""
         style = torch.cat([latent, self.condition_scale * condition.pooled], dim=1)
         x = self.start(style).unflatten(1, (self.width, *self.base)).contiguous(memory_format=torch.channels_last)
         x = activate(self.climb(x, style, condition))

@@ -1,4 +1,4 @@
-"""Trying a run out before it costs anything: everything up to the first step, two steps of everything, or a few samples learnt by heart."""
+"""Trying a run out before it costs anything: everything up to the first step, two steps of everything, or a few samples learned by heart."""
 
 import time
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class DryRun:
         train, test: samples of each split.
         labelled: task or condition -> samples of the training split that carry what it needs.
         cost: parameters, operations, memory.
-        state: bytes a worker of parameters, gradients and optimiser; `activations`: bytes a worker of one micro-batch.
+        state: bytes a worker of parameters, gradients and optimizer; `activations`: bytes a worker of one micro-batch.
         images_per_second: of all workers, by a step that was timed here on a few images; `None`: too large to be timed here.
     """
 

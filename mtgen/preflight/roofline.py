@@ -60,12 +60,12 @@ class Forecast:
         return images / self.images_per_second / 86400
 
 
-def forecast(config: Config, cost: Cost, gpu: Gpu, gpus: int, utilisation: float) -> Forecast:
+def forecast(config: Config, cost: Cost, gpu: Gpu, gpus: int, utilization: float) -> Forecast:
     """Predict a run.
 
     Args:
         config: its batch is shared evenly by the GPUs, in `train.accumulation` micro-batches each.
-        utilisation: share of the GPU's peak arithmetic that convolutions of these sizes reach, 0 to 1.
+        utilization: share of the GPU's peak arithmetic that convolutions of these sizes reach, 0 to 1.
 
     Source: the roofline model (Williams et al. 2009), and a ring's reduction (Patarasuk and Yuan 2009).
     """
@@ -74,7 +74,7 @@ def forecast(config: Config, cost: Cost, gpu: Gpu, gpus: int, utilisation: float
     capacity = (gpu.memory - RESERVED_BYTES) * USABLE_MEMORY_FRACTION
     state = cost.state_bytes(config.zero_stage, gpus)
     peak = gpu.single if config.precision == "fp32" else gpu.half
-    arithmetic = each * cost.step / (peak * utilisation)
+    arithmetic = each * cost.step / (peak * utilization)
     traffic = ACTIVATION_PASSES * each * cost.activations / gpu.bandwidth
     launches = config.train.accumulation * cost.kernels * KERNEL_LAUNCH_SECONDS
     reduction = cost.traffic(gpus) / (gpu.link if gpus <= gpu.node else gpu.network)

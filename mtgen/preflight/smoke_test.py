@@ -303,7 +303,7 @@ class Trainings:
         sample_run(self.runs / _name("fp32", 0), PromptRequest(), SMOKE_BATCH_SIZE, 0, out=path, device=self.device)
         with Image.open(path) as picture:
             lowest, highest = picture.convert("L").getextrema()
-            _expect(lowest != highest, f"{path} is of one colour: the generator draws nothing")
+            _expect(lowest != highest, f"{path} is of one color: the generator draws nothing")
             return f"{SMOKE_BATCH_SIZE} images with their masks, a grid of {picture.width}x{picture.height} pixels"
 
     def predict(self) -> str:

@@ -55,8 +55,8 @@ async function drawCell(canvas, frame, row, column, layers, side = 160) {
     context.globalAlpha = 1;
   }
   for (const [x0, y0, x1, y1, kind] of layers.boxes && frame.boxes[column] ? frame.boxes[column][row] || [] : []) {
-    for (const [colour, line] of [["#000", 5], [frame.box_legend[kind] ? frame.box_legend[kind][1] : "#fff", 3]]) {
-      context.strokeStyle = colour;
+    for (const [color, line] of [["#000", 5], [frame.box_legend[kind] ? frame.box_legend[kind][1] : "#fff", 3]]) {
+      context.strokeStyle = color;
       context.lineWidth = line;
       context.strokeRect(x0 * canvas.width, y0 * canvas.height, (x1 - x0) * canvas.width, (y1 - y0) * canvas.height);
     }

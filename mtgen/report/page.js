@@ -27,11 +27,11 @@ function drawTrack(list, frame, layers, all) {
 
 function legend(frame) {
   const entries = frame.mask_legend.length ? frame.mask_legend : frame.boxes.some(Boolean) ? frame.box_legend : [];
-  const list = make("ul", {class: "legend", "aria-label": "Colours"});
-  for (const [name, colour] of entries.slice(0, 30)) {
-    if (!colour) continue;
+  const list = make("ul", {class: "legend", "aria-label": "Colors"});
+  for (const [name, color] of entries.slice(0, 30)) {
+    if (!color) continue;
     const chip = make("i");
-    chip.style.background = colour;
+    chip.style.background = color;
     list.append(make("li", {}, chip, name));
   }
   return list;

@@ -10,13 +10,13 @@ _MAX_RUN_BITS = 35
 
 
 def polygon(points: Sequence[float], height: int, width: int) -> NDArray[np.bool_]:
-    """`[H,W]`: the pixels whose centres lie inside, by the even-odd rule; parts outside the image are cut off.
+    """`[H,W]`: the pixels whose centers lie inside, by the even-odd rule; parts outside the image are cut off.
 
-    A row's pixels change sides where an edge crosses the line through their centres. Pillow's polygons cut corners to whole pixels
+    A row's pixels change sides where an edge crosses the line through their centers. Pillow's polygons cut corners to whole pixels
     and include the outline, which makes small things larger.
 
     Args:
-        points: x0, y0, x1, y1, ... in pixels; (0, 0) is the upper left corner of the image, (0.5, 0.5) its first pixel's centre.
+        points: x0, y0, x1, y1, ... in pixels; (0, 0) is the upper left corner of the image, (0.5, 0.5) its first pixel's center.
 
     Raises:
         ValueError: a number is without its partner.

@@ -123,7 +123,7 @@ def read_json(path: FileLike) -> Any:
 
 
 def read_mask(path: FileLike) -> np.ndarray:
-    """`[H,W]` uint8 values of a grey or palette image; `DataError` where it has colours or more than 8 bits."""
+    """`[H,W]` uint8 values of a gray or palette image; `DataError` where it has colors or more than 8 bits."""
     try:
         mask = pixels(read(path))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Scenes: coloured things on a background, with everything that is known about them. What recipes that draw have in common."""
+"""Scenes: colored things on a background, with everything that is known about them. What recipes that draw have in common."""
 
 import math
 import re
@@ -31,11 +31,11 @@ THING_COLORS = {
     "white": (240, 240, 240),
 }
 BLACK_INK = {"": (15, 15, 15)}
-"""The one colour of inverted things, which captions do not speak of."""
+"""The one color of inverted things, which captions do not speak of."""
 CONTRAST = 3.0
 """Least contrast of a thing against its background (WCAG 2.1, success criterion 1.4.11: 3:1 for graphics)."""
 MIN_COLOR_CHOICE = 3
-"""Colours that a background has to leave to choose from."""
+"""Colors that a background has to leave to choose from."""
 MIN_PIXELS_PER_THING = 16
 """Pixels of canvas side that each thing needs to be told apart."""
 
@@ -49,7 +49,7 @@ def _fits(most: int, info: ValidationInfo) -> int:
 
 
 Style = Literal["colour", "grey", "inverted"]
-"""Colours that differ from thing to thing; white on black, in one channel; black on a light textured background."""
+"""Colors that differ from thing to thing; white on black, in one channel; black on a light textured background."""
 
 Most = Annotated[int, Field(ge=1, le=9), AfterValidator(_fits)]
 """An option: how many things a scene has at most."""
@@ -61,7 +61,7 @@ class SceneOptions(ConfigSection):
     resolution: int = Field(32, ge=MIN_PIXELS_PER_THING, le=1024, description="side of the images, pixels")
     train: int = Field(20_000, ge=1, description="samples to train on")
     test: int = Field(2_000, ge=0, description="samples to evaluate on; 0: no such split")
-    background: Literal["plain", "textured"] = Field("plain", description="one colour, or clouds of it with grain")
+    background: Literal["plain", "textured"] = Field("plain", description="one color, or clouds of it with grain")
 
 
 @dataclass
@@ -99,9 +99,9 @@ def _layout(rng: Random, things: list[SceneObject], resolution: int) -> list[tup
         shrink *= 0.95
 
 
-def luminance(colours: np.ndarray) -> np.ndarray:
+def luminance(colors: np.ndarray) -> np.ndarray:
     """`[..,3]` sRGB, 0 to 255 -> `[..]` relative luminance, 0 to 1 (WCAG 2.1)."""
-    c = colours / 255
+    c = colors / 255
     return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ np.array([0.2126, 0.7152, 0.0722])
 
 
@@ -129,18 +129,16 @@ def _background(rng: Random, resolution: int, kind: str) -> np.ndarray:
 def _palette(
     rng: Random, count: int, resolution: int, background: str, inks: dict[str, tuple[int, int, int]]
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names `[count]` and colours `[count,3]` of things, and a background whose every pixel they stand out from."""
-    colours = np.array([[channel + rng.uniform(-12, 12) for channel in colour] for colour in inks.values()]).clip(
-        0, 255
-    )
-    light = luminance(colours) + 0.05
+    """Names `[count]` and colors `[count,3]` of things, and a background whose every pixel they stand out from."""
+    colors = np.array([[channel + rng.uniform(-12, 12) for channel in color] for color in inks.values()]).clip(0, 255)
+    light = luminance(colors) + 0.05
     while True:
         ground = _background(rng, resolution, background)
         behind = luminance(ground) + 0.05
         fitting = np.flatnonzero((light >= CONTRAST * behind.max()) | (light <= behind.min() / CONTRAST))
         if len(fitting) >= min(MIN_COLOR_CHOICE, len(inks)):
             chosen = [int(rng.choice(fitting)) for _ in range(count)]
-            return [list(inks)[i] for i in chosen], colours[chosen], ground
+            return [list(inks)[i] for i in chosen], colors[chosen], ground
 
 
 def _caption(names: list[str]) -> str:
@@ -159,7 +157,7 @@ def scene(
     background: str,
     style: Style = "colour",
 ) -> Sample:
-    """Place, colour and describe `things`.
+    """Place, color and describe `things`.
 
     Args:
         key: the sample's name.
@@ -172,19 +170,19 @@ def scene(
         style: see `Style`.
     """
     placed = _layout(rng, things, resolution)
-    grey = style == "grey"
-    if grey:
-        colour_names, colours, ground = [""] * len(things), np.full((len(things), 1), 255.0), np.zeros((1, 1, 1))
+    gray = style == "grey"
+    if gray:
+        color_names, colors, ground = [""] * len(things), np.full((len(things), 1), 255.0), np.zeros((1, 1, 1))
     elif style == "inverted":
-        colour_names, colours, ground = _palette(rng, len(things), resolution, "textured", BLACK_INK)
+        color_names, colors, ground = _palette(rng, len(things), resolution, "textured", BLACK_INK)
     else:
-        colour_names, colours, ground = _palette(rng, len(things), resolution, background, THING_COLORS)
+        color_names, colors, ground = _palette(rng, len(things), resolution, background, THING_COLORS)
     image = np.broadcast_to(ground, (resolution, resolution, ground.shape[2])).copy()
     mask = np.zeros((resolution, resolution), np.uint8)
     boxes = []
-    for thing, colour, (coverage, left, top) in zip(things, colours, placed, strict=True):
+    for thing, color, (coverage, left, top) in zip(things, colors, placed, strict=True):
         place = np.s_[top : top + coverage.shape[0], left : left + coverage.shape[1]]
-        image[place] += (colour - image[place]) * (coverage[..., None] / 255)
+        image[place] += (color - image[place]) * (coverage[..., None] / 255)
         inside = coverage > threshold
         mask[place][inside] = thing.label + 1
         rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
@@ -192,12 +190,12 @@ def scene(
     order = sorted(range(len(things)), key=lambda i: boxes[i][0])  # captions and boxes go from left to right
     return Sample(
         key=key,
-        image=np.rint(image).astype(np.uint8).squeeze(2) if grey else np.rint(image).astype(np.uint8),
+        image=np.rint(image).astype(np.uint8).squeeze(2) if gray else np.rint(image).astype(np.uint8),
         label=things[0].label if len(things) == 1 else None,
         mask=mask,
         boxes=[boxes[i] for i in order],
         labels=sorted({thing.label for thing in things}),
-        caption=_caption([f"{colour_names[i]} {classes[things[i].label]}".strip() for i in order]),
+        caption=_caption([f"{color_names[i]} {classes[things[i].label]}".strip() for i in order]),
     )
 
 

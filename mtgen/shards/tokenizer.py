@@ -1,4 +1,4 @@
-"""A tokeniser made of a data set's own captions."""
+"""A tokenizer made of a data set's own captions."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +54,7 @@ def train_tokenizer(
     rows = np.flatnonzero(index.present["caption"])
     if not len(rows):
         raise DataError(
-            f"{folder}: no sample of split {split!r} has a caption (KEY.txt), so there is nothing to train a tokeniser on"
+            f"{folder}: no sample of split {split!r} has a caption (KEY.txt), so there is nothing to train a tokenizer on"
         )
 
     def captions() -> Iterator[str]:

@@ -37,7 +37,7 @@ MAX_SOUND_BYTES = 2_000_000
 """Bytes of a sound that is put into the page."""
 
 UNKNOWN_CLASS_COLOR = "#888888"
-"""Colour of a class that has none of its own, and of pixels whose class is not known."""
+"""Color of a class that has none of its own, and of pixels whose class is not known."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class CssBox:
     width: float
     height: float
     name: str
-    colour: str
+    color: str
 
 
 @dataclass
@@ -110,23 +110,23 @@ def view(
     index = opened(folder, split, show)
     chosen = sorted(random.Random(seed).sample(range(len(index)), min(n, len(index))))
     keys = [index.key(i) for i in chosen]
-    colours = _Colors(index.card.classes, index.card.mask_classes)
+    colors = _Colors(index.card.classes, index.card.mask_classes)
     cells: list[Cell] = []
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for cell in pool.map(lambda i, key: _cell(index, i, key, colours), chosen, keys):
+        for cell in pool.map(lambda i, key: _cell(index, i, key, colors), chosen, keys):
             cells.append(cell)
             if show is not None:
                 show("samples", len(cells), len(chosen))
     path = Path(out) if out is not None else Path(re.sub(r"[^\w.-]+", "_", f"{index.card.name}-{split}") + ".html")
     try:
-        path.write_text(_page(index, cells, colours), encoding="utf-8")
+        path.write_text(_page(index, cells, colors), encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path}: the page cannot be written ({error.strerror})") from None
     return path
 
 
 class _Colors:
-    """A colour for every class; a mask class and a class of one name have the same."""
+    """A color for every class; a mask class and a class of one name have the same."""
 
     def __init__(self, classes: Sequence[str], mask_classes: Sequence[str]) -> None:
         self.mask = mask_colors(mask_classes)
@@ -140,11 +140,11 @@ class _Colors:
         self.palette[:named, 3] = np.where(self.mask[:named, 0] < 0, 0, 255)
 
 
-def _css(colour: NDArray[np.integer]) -> str:
-    return UNKNOWN_CLASS_COLOR if colour[0] < 0 else "#" + "".join(f"{channel:02x}" for channel in colour.tolist())
+def _css(color: NDArray[np.integer]) -> str:
+    return UNKNOWN_CLASS_COLOR if color[0] < 0 else "#" + "".join(f"{channel:02x}" for channel in color.tolist())
 
 
-def _cell(index: Index, i: int, key: str, colours: _Colors) -> Cell:
+def _cell(index: Index, i: int, key: str, colors: _Colors) -> Cell:
     cell = Cell(key, index.shard(i), int(index.width[i]), int(index.height[i]))
     names = index.card.classes
     if index.label[i] >= 0:
@@ -166,7 +166,7 @@ def _cell(index: Index, i: int, key: str, colours: _Colors) -> Cell:
         cell.unknown = last == IGNORE_INDEX
         cell.masks += [] if cell.unknown else [last]
         drawn = Image.fromarray(values.astype(np.uint8))
-        drawn.putpalette(colours.palette.tobytes(), "RGBA")
+        drawn.putpalette(colors.palette.tobytes(), "RGBA")
         drawn.thumbnail((MAX_VIEW_SIDE_PIXELS, MAX_VIEW_SIDE_PIXELS), Image.Resampling.NEAREST)
         cell.mask = _encoded(drawn, "PNG")
 
@@ -182,7 +182,7 @@ def _cell(index: Index, i: int, key: str, colours: _Colors) -> Cell:
                 (y1 - y0) / cell.height,
             )
             place = [round(100 * share, 2) for share in (left, top, width, height)]
-            cell.boxes.append(CssBox(place[0], place[1], place[2], place[3], names[number], colours.classes[number]))
+            cell.boxes.append(CssBox(place[0], place[1], place[2], place[3], names[number], colors.classes[number]))
         cell.classes.update(numbers, stored.labels)
         count = Counter([*numbers, *(set(stored.labels) - set(numbers))])
         shown = [
@@ -218,13 +218,13 @@ def _uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _page(index: Index, cells: list[Cell], colours: _Colors) -> str:
+def _page(index: Index, cells: list[Cell], colors: _Colors) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     text = (files("mtgen.shards") / "contact_sheet.html").read_text(encoding="utf-8")
     script = text.partition("<script>")[2].partition("</script>")[0]
     classes = Counter(number for cell in cells for number in cell.classes)
     masks = sorted({number for cell in cells for number in cell.masks})
-    legend = [(index.card.mask_classes[n], _css(colours.mask[n])) for n in masks if colours.mask[n][0] >= 0]
+    legend = [(index.card.mask_classes[n], _css(colors.mask[n])) for n in masks if colors.mask[n][0] >= 0]
     legend += [("unknown", UNKNOWN_CLASS_COLOR)] if any(cell.unknown for cell in cells) else []
     return environment.from_string(text).render(
         card=index.card,

@@ -12,7 +12,7 @@ from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures
 
 @TASKS.register("classification")
 class Classification(Task):
-    """Cross-entropy on real labelled images; with weight `agreement`, on generated ones for the generator (Odena et al. 2017)."""
+    """Cross-entropy on real labeled images; with weight `agreement`, on generated ones for the generator (Odena et al. 2017)."""
 
     class Settings(TaskSettings):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")

@@ -1,4 +1,4 @@
-"""Detection: read boxes as centres with sizes; the centres that the generator draws should be those that are read in its image."""
+"""Detection: read boxes as centers with sizes; the centers that the generator draws should be those that are read in its image."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures, TaskSize
 
 
 class CenterHead(nn.Module):
-    """Decoder's features `[B,D,H,W]` -> centre logits `[B,K,h,w]`, sizes and offsets `[B,2,h,w]` in 0 to 1, on cells of `stride` pixels."""
+    """Decoder's features `[B,D,H,W]` -> center logits `[B,K,h,w]`, sizes and offsets `[B,2,h,w]` in 0 to 1, on cells of `stride` pixels."""
 
     def __init__(self, decoder: int, classes: int, stride: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class CenterHead(nn.Module):
         self.out = Conv2d(decoder, classes + 4, 1, gain=0.1)
 
     def forward(self, dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`[B,decoder,H,W]` -> logits of the centres `[B,K,h,w]`, sizes `[B,2,h,w]` and offsets `[B,2,h,w]`, both 0 to 1."""
+        """`[B,decoder,H,W]` -> logits of the centers `[B,K,h,w]`, sizes `[B,2,h,w]` and offsets `[B,2,h,w]`, both 0 to 1."""
         x = self.out(activate(self.mix(activate(F.avg_pool2d(dense, self.stride))))).float()
         heat, size, offset = x.split([self.classes, 2, 2], dim=1)
         return heat + INITIAL_CENTER_LOGIT, size.sigmoid(), offset.sigmoid()
@@ -36,7 +36,7 @@ class CenterHead(nn.Module):
 
 @TASKS.register("detection")
 class Detection(Task):
-    """Focal loss on centres, L1 on sizes and offsets, of real images that the augmentation left alone.
+    """Focal loss on centers, L1 on sizes and offsets, of real images that the augmentation left alone.
 
     Source: Zhou et al. 2019 (CenterNet).
 
@@ -46,14 +46,14 @@ class Detection(Task):
     class Settings(TaskSettings):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
         stride: int = Field(2, ge=1, description="pixels of a cell of the maps, along each side")
-        size: float = Field(5.0, ge=0, description="weight of the sizes' error beside the centres'")
+        size: float = Field(5.0, ge=0, description="weight of the sizes' error beside the centers'")
         agreement: float = Field(
-            0.1, ge=0, description="weight of the agreement between drawn centres and those read in the drawn image"
+            0.1, ge=0, description="weight of the agreement between drawn centers and those read in the drawn image"
         )
         distillation: float = Field(
             0.2,
             ge=0,
-            description="weight with which drawn centres are taught those read; the image learns nothing by it",
+            description="weight with which drawn centers are taught those read; the image learns nothing by it",
         )
 
         @property
@@ -85,7 +85,7 @@ class Detection(Task):
         return replace(drawing, box_maps=self.sizes.classes + 2, stride=self.settings.stride)
 
     def maps(self, discriminator: Discriminator, features: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Trunk features -> centre logits, sizes, offsets; see `CenterHead`."""
+        """Trunk features -> center logits, sizes, offsets; see `CenterHead`."""
         return discriminator.heads[self.name](discriminator.dense(features))
 
     def discriminator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
@@ -100,7 +100,7 @@ class Detection(Task):
             return scene.mean(values * present, "plain boxes")
 
         return {
-            "centres": mean(focal(logits, target)),
+            "centers": mean(focal(logits, target)),
             "sizes": self.settings.size * mean(((size - target.size).abs() * target.here).sum((1, 2, 3))),
             "offsets": mean(((offset - target.offset).abs() * target.here).sum((1, 2, 3))),
         }

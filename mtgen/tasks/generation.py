@@ -33,7 +33,7 @@ class ProjectionHead(nn.Module):
 
 @TASKS.register("generation")
 class Generation(Task):
-    """Relativistic pairing loss with zero-centred gradient penalties on real and generated samples.
+    """Relativistic pairing loss with zero-centered gradient penalties on real and generated samples.
 
     Real and generated samples are paired row by row, with the same condition. Sources: Jolicoeur-Martineau 2018 (relativistic);
     Mescheder et al. 2018 (R1, R2); Huang et al. 2024 (their sum makes the relativistic game converge).
@@ -55,7 +55,7 @@ class Generation(Task):
             description="one sample in so many is judged together with its mask and boxes, the others as images alone",
         )
         joint_gradient: bool = Field(
-            False, description="let the joint judgement of image and mask train the image too, not the mask alone"
+            False, description="let the joint judgment of image and mask train the image too, not the mask alone"
         )
 
     def head(self) -> nn.Module:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 LOG_FILE = "log.txt"
 _STAMP = "%Y-%m-%d %H:%M:%S  "
-_ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colours and the like, ECMA-48
+_ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colors and the like, ECMA-48
 
 
 class RunLog:
@@ -24,7 +24,7 @@ class RunLog:
         self.path = Path(folder) / LOG_FILE
 
     def write(self, text: str) -> None:
-        """Add a line with the time of day; what follows a line break is indented, colours and control characters are left out."""
+        """Add a line with the time of day; what follows a line break is indented, colors and control characters are left out."""
         stamp = time.strftime(_STAMP)
         lines = [
             "".join(c for c in line.expandtabs() if c.isprintable()) for line in _ESCAPE.sub("", text).splitlines()

@@ -40,12 +40,12 @@ class BatchRoles:
     counts: dict[str, int]
 
 
-def shows_labels(config: Config, position: Tensor, labelled: Tensor) -> Tensor:
+def shows_labels(config: Config, position: Tensor, labeled: Tensor) -> Tensor:
     """Every `mask_every`-th sample is judged with its labels, if it has them; none where nothing is judged."""
     if not config.generates:
-        return torch.zeros_like(labelled)
+        return torch.zeros_like(labeled)
     every = config.tasks["generation"].mask_every
-    return (position % every == every - 1) & labelled
+    return (position % every == every - 1) & labeled
 
 
 def is_penalized(config: Config, position: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def _is_translated(config: Config, position: Tensor) -> Tensor:
 def pair_partners(config: Config, size: int) -> Tensor:
     """`[G]` for each sample of a global batch the place of its partner, which the same turn to be judged with labels falls to.
 
-    Were neighbours partners, one of the two would be judged with its labels wherever every other sample is. At the batch's end a place
+    Were neighbors partners, one of the two would be judged with its labels wherever every other sample is. At the batch's end a place
     may be that of no sample.
     """
     place = torch.arange(size)

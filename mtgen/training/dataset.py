@@ -58,8 +58,8 @@ def order_facts(config: Config, samples: Samples) -> dict[str, Any]:
         "data.tokenizer": tokens,
         "conditions.caption.encoder": assets.digest(config.caption_encoder, "conditions.caption.encoder"),
         "data.limit": config.data.limit,
-        "data.labelled_share": f"{share:g} for {favoured} samples"
-        if share and (favoured := int(rare_label_mask(config, samples).sum()))
+        "data.labelled_share": f"{share:g} for {favored} samples"
+        if share and (favored := int(rare_label_mask(config, samples).sum()))
         else None,
     }
 
@@ -69,13 +69,13 @@ def build_order(config: Config, samples: Samples) -> SampleOrder:
     data = config.data
     if data.limit is not None:
         return Order(min(data.limit, len(samples)), config.seed)
-    if data.labelled_share is not None and (favoured := rare_label_mask(config, samples)).any():
-        return LabelOversamplingOrder(favoured, data.labelled_share, config.seed)
+    if data.labelled_share is not None and (favored := rare_label_mask(config, samples)).any():
+        return LabelOversamplingOrder(favored, data.labelled_share, config.seed)
     return samples.order(data.order, data.window, config.seed)
 
 
 def rare_label_mask(config: Config, samples: Samples) -> NDArray[np.bool_]:
-    """`[N]` bool: samples that `data.labelled_share` favours: with a label that a task reads and fewer have; none where enough have one."""
+    """`[N]` bool: samples that `data.labelled_share` favors: with a label that a task reads and fewer have; none where enough have one."""
     share = config.data.labelled_share or 0.0
     needed = {settings.needs for settings in config.task_settings().values() if settings.needs}
     rare = [samples.present[component] for component in needed if samples.present[component].mean() < share]

@@ -33,7 +33,7 @@ def deepspeed_config(config: Config, workers: int) -> dict[str, Any]:
 
 
 class Engine:
-    """One side of the training: a step as a DeepSpeed engine, with its optimiser.
+    """One side of the training: a step as a DeepSpeed engine, with its optimizer.
 
     Args:
         step: the module whose forward takes (micro-batch, frozen other side) and returns (loss, log).
@@ -70,7 +70,7 @@ class Engine:
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     def train(self, batch: Any, read: Any) -> dict[str, Tensor]:
-        """One micro-batch forward and backward, and, after the last of a step, the optimiser's step."""
+        """One micro-batch forward and backward, and, after the last of a step, the optimizer's step."""
         loss, log = self.engine(batch, read)
         self.engine.backward(loss if self.optimizer.loss_scale is None else loss * self.optimizer.loss_scale)
         self.engine.step()
@@ -83,7 +83,7 @@ class Engine:
 
     @property
     def _direct(self) -> bool:
-        """Whether the engine uses our optimiser as it is (ZeRO-0); else ZeRO holds the state, in partitions."""
+        """Whether the engine uses our optimizer as it is (ZeRO-0); else ZeRO holds the state, in partitions."""
         return self.engine.optimizer is self.optimizer
 
     def state(self, keep: bool) -> dict[str, Tensor]:

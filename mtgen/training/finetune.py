@@ -30,7 +30,7 @@ class FineTuningReport:
         checkpoint: whose averaged parameters were taken.
         images: how many images these had seen.
         taken: how many parameters were taken.
-        fresh: names of those that the checkpoint does not have: they are initialised as in any new run.
+        fresh: names of those that the checkpoint does not have: they are initialized as in any new run.
         unused: names of the checkpoint's that the run does not have.
         renamed: classes and mask classes that have another name now: a number's meaning changed.
     """
@@ -48,7 +48,7 @@ class FineTuningReport:
             f"starts from {self.checkpoint} ({self.images:,} images): {self.taken} parameters taken, averaged ones"
         ]
         for names, what in (
-            (self.fresh, "are not in it and freshly initialised"),
+            (self.fresh, "are not in it and freshly initialized"),
             (self.unused, "of it are not used"),
             (self.renamed, "of its classes have another name now"),
         ):
@@ -82,7 +82,7 @@ def load_initial_weights(
 ) -> FineTuningReport | None:
     """Load the averaged parameters of `train.start_from` into the networks; `None` where none is asked for or the run has a checkpoint.
 
-    Averaged, since they are what `evaluate` and `sample` use: the new run begins as good as the old one was said to be. Optimisers,
+    Averaged, since they are what `evaluate` and `sample` use: the new run begins as good as the old one was said to be. Optimizers,
     schedules and images seen begin anew. Collective: the first worker chooses the checkpoint for all.
 
     Raises:

@@ -123,14 +123,14 @@ class RunLogger:
 def _begin(config: Config, samples: Samples, networks: Networks, place: WorkerContext, images: int) -> str:
     """What begins, or goes on, in words: on which data, with which networks, where."""
     begins = f"goes on from {images:,} images" if images else "begins"
-    labelled = ", ".join(f"{int(samples.present[c].sum()):,} with {c}" for c in config.components)
-    if (favoured := int(rare_label_mask(config, samples).sum())) and config.data.labelled_share:
-        labelled += f"; {favoured:,} with rare labels get {config.data.labelled_share:.1%}"
+    labeled = ", ".join(f"{int(samples.present[c].sum()):,} with {c}" for c in config.components)
+    if (favored := int(rare_label_mask(config, samples).sum())) and config.data.labelled_share:
+        labeled += f"; {favored:,} with rare labels get {config.data.labelled_share:.1%}"
     generator, side = (sum(p.numel() for p in module.parameters()) for module in (networks.generator, networks.side))
     return "\n".join(
         [
             f"{config.name} {begins}, to {config.train.images:,} images; configuration: config.yaml",
-            f"data: {samples.card.name}, {len(samples):,} samples of split {samples.split} ({labelled}), {samples.fingerprint[:12]}",
+            f"data: {samples.card.name}, {len(samples):,} samples of split {samples.split} ({labeled}), {samples.fingerprint[:12]}",
             f"tasks: {', '.join(config.task_settings())}; conditions: {', '.join(config.condition_settings()) or 'none'}",
             f"parameters: {generator:,} in the generator, {side:,} on the discriminator's side",
             f"workers: {place.world} x {place.device} ({place.threads} threads each), {config.precision}, ZeRO-{config.zero_stage}, "

@@ -101,7 +101,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def history(folder: Path) -> list[int]:
-    """Positions that the run's parameters have learnt from, as often as they did, in order: a part that goes on from an earlier position
+    """Positions that the run's parameters have learned from, as often as they did, in order: a part that goes on from an earlier position
     undoes what was done beyond it."""
     done: list[int] = []
     for part in read_segments(folder):

@@ -282,7 +282,7 @@ class GeneratorStep(TrainingStep):
             canvas = drawn.pop("discriminator")
             if not self.config.tasks[
                 "generation"
-            ].joint_gradient:  # where labels are judged too, the judgement trains them alone
+            ].joint_gradient:  # where labels are judged too, the judgment trains them alone
                 judged = (layout.shown | layout.boxed)[:, None, None, None]
                 canvas.image = torch.where(judged, canvas.image.detach(), canvas.image)
             self._show(scene, layout, canvas)

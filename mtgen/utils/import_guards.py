@@ -12,7 +12,7 @@ _STEP = inspect.unwrap(torch.optim.Adam.step)
 
 
 class Adam(torch.optim.Adam):
-    """torch's, step for step. The first of torch's own imports the compiler (3.5 s), only to tell it to leave optimisers alone."""
+    """torch's, step for step. The first of torch's own imports the compiler (3.5 s), only to tell it to leave optimizers alone."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         for name in ("add_param_group", "state_dict", "load_state_dict"):

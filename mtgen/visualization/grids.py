@@ -16,7 +16,7 @@ Pixels = NDArray[np.uint8]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 # Okabe and Ito 2008 (without black), then three more that keep their distance from them and from each other: any two differ by
-# at least 16 in CIE Lab, with normal colour vision and with each of its three deficiencies (simulated as in Machado et al. 2009)
+# at least 16 in CIE Lab, with normal color vision and with each of its three deficiencies (simulated as in Machado et al. 2009)
 _COLORS = (
     "#E69F00",
     "#56B4E9",
@@ -31,7 +31,7 @@ _COLORS = (
 )
 _UNKNOWN = (128, 128, 128)
 _PAPER, _INK, _RIGHT, _WRONG, _UNSURE = "#FFFFFF", "#222222", "#0072B2", "#D55E00", "#777777"
-_LEGEND = "; above, the class as read: blue is right, orange is wrong, grey is not known"
+_LEGEND = "; above, the class as read: blue is right, orange is wrong, gray is not known"
 _OPACITY = 0.6  # of a mask over its image
 _MIN_SIDE_PIXELS = 64  # pixels that an image takes on a sheet, at least
 _MARGIN, _GAP, _PAIR_GAP = 12, 8, 2
@@ -58,27 +58,27 @@ def to_pixels(image: Tensor) -> Pixels:
 
 
 def mask_colors(mask_classes: Sequence[str]) -> NDArray[np.int16]:
-    """`[M,3]` colours, by mask class; a background has none: (-1, -1, -1). Ten colours, then the same lighter, then darker."""
-    colours: list[NDArray[Any]] = []
+    """`[M,3]` colors, by mask class; a background has none: (-1, -1, -1). Ten colors, then the same lighter, then darker."""
+    colors: list[NDArray[Any]] = []
     used = 0
     for name in mask_classes:
         if name.lower() == "background":
-            colours.append(np.full(3, -1))
+            colors.append(np.full(3, -1))
             continue
         base = np.array(ImageColor.getrgb(_COLORS[used % len(_COLORS)]))
         shade = used // len(_COLORS) % 3
-        colours.append(base if shade == 0 else (base + 255) // 2 if shade == 1 else base * 2 // 3)
+        colors.append(base if shade == 0 else (base + 255) // 2 if shade == 1 else base * 2 // 3)
         used += 1
-    return np.array(colours, dtype=np.int16).reshape(-1, 3)
+    return np.array(colors, dtype=np.int16).reshape(-1, 3)
 
 
 def overlay(pixels: Pixels, mask: NDArray[np.integer], mask_classes: Sequence[str]) -> Pixels:
-    """An image `[H,W,3]` with its mask `[H,W]` drawn over it in colours, full colour at the outlines; unknown pixels are grey."""
-    colours = mask_colors(mask_classes)
-    known = (mask >= 0) & (mask < len(colours))
-    colour = np.where(known[..., None], colours[np.where(known, mask, 0)] if len(colours) else 0, _UNKNOWN)
-    opacity = np.where(_outline(mask), 1.0, _OPACITY)[..., None] * (colour[..., :1] >= 0)
-    return (pixels * (1 - opacity) + colour * opacity).round().astype(np.uint8)
+    """An image `[H,W,3]` with its mask `[H,W]` drawn over it in colors, full color at the outlines; unknown pixels are gray."""
+    colors = mask_colors(mask_classes)
+    known = (mask >= 0) & (mask < len(colors))
+    color = np.where(known[..., None], colors[np.where(known, mask, 0)] if len(colors) else 0, _UNKNOWN)
+    opacity = np.where(_outline(mask), 1.0, _OPACITY)[..., None] * (color[..., :1] >= 0)
+    return (pixels * (1 - opacity) + color * opacity).round().astype(np.uint8)
 
 
 def enlarged_overlay(picture: Image.Image, mask: NDArray[np.integer], mask_classes: Sequence[str]) -> Image.Image:
@@ -90,7 +90,7 @@ def enlarged_overlay(picture: Image.Image, mask: NDArray[np.integer], mask_class
 
 
 def _outline(mask: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Where a pixel's class differs from that of one of its four neighbours."""
+    """Where a pixel's class differs from that of one of its four neighbors."""
     edge = np.zeros(mask.shape, dtype=np.bool_)
     for axis in (0, 1):
         differs = np.diff(mask, axis=axis) != 0
@@ -124,20 +124,20 @@ def _pair(pixels: Pixels, masks: Sequence[NDArray[np.integer]], mask_classes: Se
     return _beside([large, *(overlay(large, _enlarged(mask, scale), mask_classes) for mask in masks)])
 
 
-def _framed(pixels: Pixels, boxes: NDArray[Any], colours: NDArray[np.int16]) -> Pixels:
-    """An image `[H,W,3]` with boxes `[n,5+]` (x0, y0, x1, y1 as shares of the sides, class), a line of one pixel in its class's colour."""
+def _framed(pixels: Pixels, boxes: NDArray[Any], colors: NDArray[np.int16]) -> Pixels:
+    """An image `[H,W,3]` with boxes `[n,5+]` (x0, y0, x1, y1 as shares of the sides, class), a line of one pixel in its class's color."""
     drawn, (height, width) = pixels.copy(), pixels.shape[:2]
     for x0, y0, x1, y1, kind in boxes[:, :5]:
         left, right = (int(np.clip(round(x * width), 0, width - 1)) for x in (x0, x1))
         top, bottom = (int(np.clip(round(y * height), 0, height - 1)) for y in (y0, y1))
-        colour = colours[int(kind)]
-        drawn[[top, bottom], left : right + 1] = colour
-        drawn[top : bottom + 1, [left, right]] = colour
+        color = colors[int(kind)]
+        drawn[[top, bottom], left : right + 1] = color
+        drawn[top : bottom + 1, [left, right]] = color
     return drawn
 
 
 def _frames(boxes: Tensor | None, card: DatasetCard) -> tuple[list[NDArray[Any]], NDArray[np.int16]]:
-    """`[B,N,5]` (class -1: none) or `[B,N,6]` (with a score) -> each image's boxes that are there, and the classes' colours."""
+    """`[B,N,5]` (class -1: none) or `[B,N,6]` (with a score) -> each image's boxes that are there, and the classes' colors."""
     if boxes is None:
         return [], mask_colors(())
     there = boxes[..., 4] >= 0 if boxes.shape[-1] == 5 else boxes[..., 5] >= MIN_SHOWN_SCORE
@@ -145,13 +145,11 @@ def _frames(boxes: Tensor | None, card: DatasetCard) -> tuple[list[NDArray[Any]]
 
 
 def box_colors(card: DatasetCard) -> NDArray[np.int16]:
-    """`[K,3]` colours of boxes, by class: the masks' where these have the same classes."""
-    colours = mask_colors([name for name in card.mask_classes if name.lower() != "background"] or card.classes)
-    if len(colours) != len(
-        card.classes
-    ):  # masks have classes of their own: a box's colour is that of its class's number
-        colours = mask_colors([str(number) for number in range(len(card.classes))])
-    return colours
+    """`[K,3]` colors of boxes, by class: the masks' where these have the same classes."""
+    colors = mask_colors([name for name in card.mask_classes if name.lower() != "background"] or card.classes)
+    if len(colors) != len(card.classes):  # masks have classes of their own: a box's color is that of its class's number
+        colors = mask_colors([str(number) for number in range(len(card.classes))])
+    return colors
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ class _Cell:
 
     pixels: Pixels | None
     caption: str = ""
-    colour: str = _INK
+    color: str = _INK
 
 
 def _truncate_text(text: str, font: Font, width: int) -> str:
@@ -190,7 +188,7 @@ def _sheet(cells: Sequence[_Cell], columns: int, title: str = "") -> Image.Image
             if cell.caption:
                 text = _truncate_text(cell.caption, font, width)
                 draw.text(
-                    (left + width // 2, top + line - _TEXT // 2 + 1), text, fill=cell.colour, font=font, anchor="ms"
+                    (left + width // 2, top + line - _TEXT // 2 + 1), text, fill=cell.color, font=font, anchor="ms"
                 )
             if cell.pixels is not None:
                 page.paste(Image.fromarray(cell.pixels), (left, top + line))
@@ -215,10 +213,10 @@ def sample_grid(
     pixels, scale = to_pixels(canvas.image), _scale(canvas.image.shape[-1], scale)
     masks = [] if canvas.mask is None else [canvas.mask.argmax(1).cpu().numpy()]
     drawn = [_pair(pixels[i], [mask[i] for mask in masks], card.mask_classes, scale) for i in range(len(pixels))]
-    frames, colours = _frames(boxes, card)
+    frames, colors = _frames(boxes, card)
     if frames:
         large = (_enlarged(picture, scale) for picture in pixels)
-        drawn = [_beside([cell, _framed(one, f, colours)]) for cell, one, f in zip(drawn, large, frames, strict=True)]
+        drawn = [_beside([cell, _framed(one, f, colors)]) for cell, one, f in zip(drawn, large, frames, strict=True)]
     if not card.classes:
         return _sheet([_Cell(cell) for cell in drawn], _square(len(drawn)))
     groups: dict[int, list[Pixels]] = {}
@@ -257,7 +255,7 @@ def prediction_grid(
 ) -> Image.Image:
     """Real images, each beside itself under its true mask and under the mask that was read, the class that was read over it.
 
-    A right class is blue; a wrong one is orange and followed by the true one; grey marks a class that nobody knows.
+    A right class is blue; a wrong one is orange and followed by the true one; gray marks a class that nobody knows.
     """
     pixels, scale = to_pixels(batch.image), _scale(batch.image.shape[-1], scale)
     masks: list[NDArray[Any]] = []
@@ -275,11 +273,11 @@ def prediction_grid(
             titles.append(title)
     cells = []
     for i in range(len(pixels)):
-        caption, colour = _verdict(batch, prediction, card, i)
+        caption, color = _verdict(batch, prediction, card, i)
         large = _enlarged(pixels[i], scale)
         parts = [_pair(pixels[i], [mask[i] for mask in masks], card.mask_classes, scale)]
-        parts += [_framed(large, frames[i], colours) for frames, colours in framed]
-        cells.append(_Cell(_beside(parts), caption, colour))
+        parts += [_framed(large, frames[i], colors) for frames, colors in framed]
+        cells.append(_Cell(_beside(parts), caption, color))
     return _sheet(cells, columns, " | ".join(titles) + ("" if prediction.class_logits is None else _LEGEND))
 
 
@@ -309,17 +307,17 @@ def labeled_grid(
     if max(map(len, words)) > _MIN_SIDE_PIXELS // 7:  # letters of `_TEXT` are about 7 pixels wide
         scale *= 2
     masks = [batch.mask.cpu().numpy()] if card.mask_classes and batch.present["mask"].any() else []
-    frames, colours = _frames(batch.boxes if card.classes else None, card)
+    frames, colors = _frames(batch.boxes if card.classes else None, card)
     cells = []
     for i, text in enumerate(words):
         parts = [_pair(pixels[i], [mask[i] for mask in masks], card.mask_classes, scale)]
-        parts += [_framed(_enlarged(pixels[i], scale), frames[i], colours)] if frames else []
+        parts += [_framed(_enlarged(pixels[i], scale), frames[i], colors)] if frames else []
         cells.append(_Cell(_beside(parts), text))
     return _sheet(cells, columns, "image" + " | mask" * bool(masks) + " | boxes" * bool(frames) + note)
 
 
 def _verdict(batch: Batch, prediction: Prediction, card: DatasetCard, i: int) -> tuple[str, str]:
-    """What stands over image `i`, and in which colour."""
+    """What stands over image `i`, and in which color."""
     if prediction.class_logits is None or not card.classes:
         return "", _INK
     read = int(prediction.class_logits[i].argmax())
@@ -346,7 +344,7 @@ def cosine_map(lines: Mapping[str, Sequence[float | None]], images: Sequence[int
     """A heat map over time: a row a pair of tasks, a column a position; orange: they conflict (-1), white: 0, blue: they agree (1).
 
     Args:
-        lines: a pair's name -> its cosine at each position; `None`, or beyond the end: grey.
+        lines: a pair's name -> its cosine at each position; `None`, or beyond the end: gray.
         images: positions of the columns, for the axis.
     """
     font, columns = ImageFont.load_default(_TEXT), max(len(images), 1)
@@ -354,7 +352,7 @@ def cosine_map(lines: Mapping[str, Sequence[float | None]], images: Sequence[int
     page = Image.new("RGB", (left + width + _MARGIN + 60, 2 * _MARGIN + _LINE * (len(lines) + 3)), _PAPER)
     draw = ImageDraw.Draw(page)
     draw.text((_MARGIN, _MARGIN), title + "; orange: conflict, blue: agreement", fill=_INK, font=font)
-    conflict, agree = (np.array(ImageColor.getrgb(colour), dtype=float) for colour in (_WRONG, _RIGHT))
+    conflict, agree = (np.array(ImageColor.getrgb(color), dtype=float) for color in (_WRONG, _RIGHT))
     for number, (name, values) in enumerate(lines.items()):
         top = _MARGIN + _LINE * (number + 1) + _GAP
         draw.text((left - _GAP, top + _LINE // 2), name, fill=_INK, font=font, anchor="rm")

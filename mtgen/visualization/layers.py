@@ -100,13 +100,13 @@ def _pixels(image: Tensor | None, rows: int, size: tuple[int, int]) -> NDArray[n
 
 
 def _mask(mask: Tensor | None, rows: int, size: tuple[int, int], card: DatasetCard) -> NDArray[np.uint8]:
-    """`[B,H,W]` classes -> `[B,h,w,4]` colours; background and unknown pixels are clear."""
+    """`[B,H,W]` classes -> `[B,h,w,4]` colors; background and unknown pixels are clear."""
     if mask is None:
         return np.zeros((rows, *size, 4), np.uint8)
     near = F.interpolate(mask[:, None].float(), size, mode="nearest")[:, 0].to("cpu", torch.int64).numpy()
-    colours = np.concatenate([mask_colors(card.mask_classes), [[-1, -1, -1]]])  # the last: unknown
-    colour = colours[np.where((near >= 0) & (near < len(card.mask_classes)), near, -1)]
-    return np.concatenate([colour.clip(0), np.where(colour[..., :1] >= 0, 255, 0)], -1).astype(np.uint8)
+    colors = np.concatenate([mask_colors(card.mask_classes), [[-1, -1, -1]]])  # the last: unknown
+    color = colors[np.where((near >= 0) & (near < len(card.mask_classes)), near, -1)]
+    return np.concatenate([color.clip(0), np.where(color[..., :1] >= 0, 255, 0)], -1).astype(np.uint8)
 
 
 def _boxes(boxes: Tensor | None) -> list[list[list[float]]] | None:
@@ -120,9 +120,9 @@ def _boxes(boxes: Tensor | None) -> list[list[list[float]]] | None:
     ]
 
 
-def legend(names: list[str], colours: NDArray[np.int16]) -> list[list[str]]:
-    """Name and colour of each class; a background's colour is empty."""
+def legend(names: list[str], colors: NDArray[np.int16]) -> list[list[str]]:
+    """Name and color of each class; a background's color is empty."""
     return [
-        [name, "" if colour[0] < 0 else "#{:02x}{:02x}{:02x}".format(*colour)]
-        for name, colour in zip(names, colours.tolist(), strict=True)
+        [name, "" if color[0] < 0 else "#{:02x}{:02x}{:02x}".format(*color)]
+        for name, color in zip(names, colors.tolist(), strict=True)
     ]

@@ -89,7 +89,7 @@ def test_gradnorm_descends_on_the_distance_of_norms_from_what_they_should_be(see
 
 
 @pytest.mark.parametrize("name", ["uncertainty", "dwa", "famo", "gradnorm"])
-def test_a_task_that_is_missing_in_a_step_keeps_what_was_learnt_of_it(name: str) -> None:
+def test_a_task_that_is_missing_in_a_step_keeps_what_was_learned_of_it(name: str) -> None:
     rule = WEIGHTINGS[name]()
     for gramian, losses in course(2):
         asked(rule, gramian, losses)

@@ -52,7 +52,7 @@ def test_time_to_recover_is_from_the_fault_or_from_the_last_step_that_came_after
     assert fault.recovered(parts) == 26.0
 
 
-def test_what_was_learnt_twice_is_counted_once_for_each_time_it_was_lost(
+def test_what_was_learned_twice_is_counted_once_for_each_time_it_was_lost(
     chaos: Any, parts: dict[int, LogSegment]
 ) -> None:
     assert chaos.recomputed(parts, 0, 2) == 20 - 8
@@ -67,8 +67,8 @@ def test_only_the_time_of_steps_that_were_kept_is_useful(chaos: Any, parts: dict
     [
         ({}, []),
         ({"facts": {"digest": "b"}}, ["digest"]),
-        ({"learnt": [0, 1, 2]}, ["1 positions were never learnt from"]),
-        ({"learnt": [0, 1, 2, 2, 3]}, ["0 positions were never learnt from, 1 more than once"]),
+        ({"learned": [0, 1, 2]}, ["1 positions were never learned from"]),
+        ({"learned": [0, 1, 2, 2, 3]}, ["0 positions were never learned from, 1 more than once"]),
         ({"points": {"loss/d": [(2, 0.5)]}}, ["curve of loss/d is another"]),
         (
             {"points": {"loss/d": [(2, 0.5), (4, 0.4), (4, 0.4)]}},
@@ -92,6 +92,6 @@ def test_only_the_time_of_steps_that_were_kept_is_useful(chaos: Any, parts: dict
 def test_every_difference_to_the_undisturbed_run_is_named(chaos: Any, change: dict[str, Any], said: list[str]) -> None:
     calm = {"digest": "a", "digest_averaged": "a", "position": 4, "steps": 2}
     curves = {"loss/d": [(2, 0.5), (4, 0.4)]}
-    learnt, points = change.get("learnt", [0, 1, 2, 3]), change.get("points", curves)
-    found = list(chaos.differences(calm, calm | change.get("facts", {}), 4, learnt, (curves, points)))
+    learned, points = change.get("learned", [0, 1, 2, 3]), change.get("points", curves)
+    found = list(chaos.differences(calm, calm | change.get("facts", {}), 4, learned, (curves, points)))
     assert len(found) == len(said) and all(words in line for words, line in zip(said, found, strict=True)), found

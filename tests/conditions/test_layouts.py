@@ -12,7 +12,7 @@ boxes = st.lists(st.tuples(shares, shares, shares, shares, st.integers(-1, 2)), 
 
 
 @given(sides, sides, boxes)
-def test_a_box_covers_the_pixels_whose_centres_are_in_it(
+def test_a_box_covers_the_pixels_whose_centers_are_in_it(
     height: int, width: int, found: list[tuple[float, ...]]
 ) -> None:
     laid = boxes_layout(torch.tensor(found, dtype=torch.float64).reshape(1, len(found), 5), 3, height, width)

@@ -102,7 +102,7 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("tasks.generation.gamma=inf", "tasks.generation.gamma=inf: ", ["finite number"]),
         # none of what is possible
         ("precision=fp61", "precision=fp61: did you mean 'fp16'? possible: auto, fp32, bf16, fp16", []),
-        ("data.channels=RGB", "data.channels=RGB: did you mean 'rgb'? possible: rgb, grey", []),
+        ("data.channels=RGB", "data.channels=RGB: did you mean 'rgb'? possible: rgb, gray", []),
         ("data.labelled={clas: 1}", "data.labelled.clas=clas: did you mean 'class'? possible: class, mask, ", []),
         (
             "tasks.clasification.weight=1",

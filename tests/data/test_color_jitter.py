@@ -1,4 +1,4 @@
-"""Colour augmentation: Pillow's brightness, contrast and saturation, by factors that follow from (seed, position)."""
+"""Color augmentation: Pillow's brightness, contrast and saturation, by factors that follow from (seed, position)."""
 
 import numpy as np
 import torch
@@ -27,10 +27,10 @@ def test_it_is_what_pillow_does_with_the_same_factors() -> None:
         ):
             picture = kind(picture).enhance(factor)
         difference = (found[row].permute(1, 2, 0).numpy() + 1) * 127.5 - np.asarray(picture, np.float64)
-        assert np.abs(difference).max() < 3.5, "Pillow rounds to whole grey levels after each of the three"
+        assert np.abs(difference).max() < 3.5, "Pillow rounds to whole gray levels after each of the three"
 
 
-def test_each_position_has_its_own_colours_and_keeps_them() -> None:
+def test_each_position_has_its_own_colors_and_keeps_them() -> None:
     same = images(1).expand(6, -1, -1, -1)
     found = color_jitter(same, 0.5, 1, np.arange(6))
     assert len({tuple(image.flatten().tolist()) for image in found}) == 6
@@ -38,7 +38,7 @@ def test_each_position_has_its_own_colours_and_keeps_them() -> None:
     assert not torch.equal(found, color_jitter(same, 0.5, 2, np.arange(6)))
 
 
-def test_no_strength_changes_nothing_and_grey_stays_grey() -> None:
+def test_no_strength_changes_nothing_and_gray_stays_gray() -> None:
     assert torch.allclose(color_jitter(images(4), 0.0, 1, np.arange(4)), images(4), atol=1e-6)
-    grey = color_jitter(images(4, 1), 0.5, 1, np.arange(4))
-    assert grey.shape == (4, 1, 12, 10) and grey.min() >= -1 and grey.max() <= 1
+    gray = color_jitter(images(4, 1), 0.5, 1, np.arange(4))
+    assert gray.shape == (4, 1, 12, 10) and gray.min() >= -1 and gray.max() <= 1

@@ -21,7 +21,7 @@ Encode = Callable[..., bytes]
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth colour with some texture, so that a shifted or mirrored result is far away."""
+    """Smooth color with some texture, so that a shifted or mirrored result is far away."""
     y, x = np.mgrid[:height, :width] / max(height, width)
     noise = np.random.default_rng(seed).integers(0, 30, (height, width, 3))
     return (np.stack([200 * x, 200 * y, 200 * (1 - x) * y], 2) + noise).astype(np.uint8)
@@ -66,7 +66,7 @@ def test_image_and_mask_equal_the_reference_for_any_window(
         np.abs(out[0].permute(1, 2, 0).numpy() - triangular(image, view, 32)).max() <= 2.1 / 127.5
     )  # each rounds to 8 bits, twice
     wrong = labels[0].numpy() != nearest(mask, view, 32)
-    ties = w % 32 and h % 32  # where a pixel's centre falls on an edge, rounding may choose either side
+    ties = w % 32 and h % 32  # where a pixel's center falls on an edge, rounding may choose either side
     assert wrong.mean() <= (0.07 if ties else 0.0)
 
 
@@ -202,7 +202,7 @@ def test_sixteen_bits_a_channel_become_eight(decoder32: ImageDecoder) -> None:
     assert np.abs((out[0].permute(1, 2, 0).numpy() + 1) * 127.5 - (values // 257)[..., None]).max() <= 1.01
 
 
-def test_a_missing_mask_is_unknown_everywhere_and_leaves_its_neighbours_alone(
+def test_a_missing_mask_is_unknown_everywhere_and_leaves_its_neighbors_alone(
     encode: Encode, decoder32: ImageDecoder
 ) -> None:
     images, mask = [encode(picture(40, 40)) for _ in range(3)], encode(classes(40, 40))
@@ -242,7 +242,7 @@ def test_results_stay_as_they_are_while_the_next_batch_is_decoded(encode: Encode
         ("PNG", lambda data: b"not an image" * 9, "not a JPEG, PNG or WebP"),
     ],
 )
-def test_a_damaged_image_is_named_among_its_neighbours(
+def test_a_damaged_image_is_named_among_its_neighbors(
     form: str, harm: Callable[[bytes], bytes], says: str, encode: Encode, decoder32: ImageDecoder
 ) -> None:
     whole = encode(picture(32, 32), form)

@@ -25,7 +25,7 @@ def test_a_window_lies_in_its_image(
 
 
 @given(width=st.integers(1, 5000), height=st.integers(1, 5000))
-def test_without_a_random_crop_it_is_the_largest_square_in_the_centre(width: int, height: int) -> None:
+def test_without_a_random_crop_it_is_the_largest_square_in_the_center(width: int, height: int) -> None:
     view = window(np.array([width]), np.array([height]), 1.0, False, 0, np.array([0]))
     left, top = view.start[0]
     side = min(width, height)
@@ -60,7 +60,7 @@ def test_half_of_the_samples_are_mirrored_when_asked_for_and_none_else() -> None
 
 
 @given(width=st.integers(1, 3000), height=st.integers(1, 3000), aspect=st.floats(0.2, 5))
-def test_the_largest_centred_rectangle_touches_two_edges_and_has_the_aspect_asked_for(
+def test_the_largest_centered_rectangle_touches_two_edges_and_has_the_aspect_asked_for(
     width: int, height: int, aspect: float
 ) -> None:
     view = window(np.array([width]), np.array([height]), 1.0, False, 0, np.array([0]), aspect)

@@ -389,9 +389,9 @@ def test_a_mask_of_another_size_names_both_sizes(write: Write, sample: Sample, e
     assert "s00001: mask: 9x8 pixels, its image has 8x8" in complaint(folder)
 
 
-def test_a_mask_in_colour_is_refused(write: Write, sample: Sample, encode: Encode) -> None:
+def test_a_mask_in_color_is_refused(write: Write, sample: Sample, encode: Encode) -> None:
     folder = write({"train": [[sample(0, **{"mask.png": encode(np.zeros((8, 8, 3), np.uint8))})]]})
-    assert "s00000: mask: bit depth 8, colour type 2; a mask is an 8-bit grey PNG" in complaint(folder)
+    assert "s00000: mask: bit depth 8, color type 2; a mask is an 8-bit gray PNG" in complaint(folder)
 
 
 def test_masks_without_names_for_their_classes_are_refused(write: Write, sample: Sample) -> None:

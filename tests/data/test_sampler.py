@@ -44,7 +44,7 @@ def test_every_sample_comes_to_every_place_equally_often(n: int) -> None:
     assert chi2 < freedom + 4 * np.sqrt(2 * freedom)
 
 
-def test_neighbours_in_the_index_are_not_neighbours_in_the_order() -> None:
+def test_neighbors_in_the_index_are_not_neighbors_in_the_order() -> None:
     samples = Order(100_000, 0).sample(np.arange(100_000))
     assert abs(np.corrcoef(samples[:-1], samples[1:])[0, 1]) < 0.02
     assert (np.abs(np.diff(samples)) == 1).sum() < 20  # 2 are expected
@@ -153,15 +153,15 @@ def test_a_position_in_a_mixture_does_not_depend_on_its_company(
 
 
 @given(
-    labelled=st.lists(st.booleans(), min_size=2, max_size=300).filter(lambda some: 0 < sum(some) < len(some)),
+    labeled=st.lists(st.booleans(), min_size=2, max_size=300).filter(lambda some: 0 < sum(some) < len(some)),
     share=st.floats(0.001, 0.999),
     seed=SEEDS,
     begin=st.integers(0, 50),
 )
 def test_samples_with_labels_have_their_exact_share_and_each_group_whole_epochs(
-    labelled: list[bool], share: float, seed: int, begin: int
+    labeled: list[bool], share: float, seed: int, begin: int
 ) -> None:
-    has = np.array(labelled)
+    has = np.array(labeled)
     order = LabelOversamplingOrder(has, share, seed)
     samples = order.sample(np.arange(begin * MIXTURE_BLOCK, (begin + 1) * MIXTURE_BLOCK))
     assert abs(has[samples].sum() - share * MIXTURE_BLOCK) < 1

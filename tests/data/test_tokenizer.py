@@ -120,10 +120,10 @@ def test_no_file_is_bytes_and_a_file_is_what_is_in_it(tmp_path: Path, monkeypatc
     ("content", "message"),
     [
         (None, "there is no such file"),
-        (b"\xff", "no tokeniser"),
-        (b"", "no tokeniser"),
-        (b"{}", "no tokeniser"),
-        (b"[1]", "no tokeniser"),
+        (b"\xff", "no tokenizer"),
+        (b"", "no tokenizer"),
+        (b"{}", "no tokenizer"),
+        (b"[1]", "no tokenizer"),
     ],
 )
 def test_a_bad_file_is_named_with_the_remedy(content: bytes | None, message: str, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_bad_file_is_named_with_the_remedy(content: bytes | None, message: str
         open_tokenizer(str(path))
 
 
-def test_an_untrained_tokeniser_is_refused(tmp_path: Path) -> None:
+def test_an_untrained_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(tokenizers.Tokenizer(models.BPE()).to_str())
-    with pytest.raises(DataError, match=r"t\.json: a tokeniser that has no tokens"):
+    with pytest.raises(DataError, match=r"t\.json: a tokenizer that has no tokens"):
         open_tokenizer(str(tmp_path / "t.json"))

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a sample is found, named, and found with its neighbours intact."""
+"""Everything that can be wrong with a sample is found, named, and found with its neighbors intact."""
 
 import json
 import os

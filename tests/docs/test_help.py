@@ -1,4 +1,4 @@
-"""What the command line says about itself: help that fits a screen, examples, exit statuses, colours, completion."""
+"""What the command line says about itself: help that fits a screen, examples, exit statuses, colors, completion."""
 
 import os
 import pty
@@ -19,7 +19,7 @@ from mtgen.cli import app
 from mtgen.errors import ERROR_BY_STATUS
 
 MTGEN = Path(sys.executable).with_name("mtgen")
-COLOUR = re.compile(r"\x1b\[[\d;]*3\d[\d;]*m")
+COLOR = re.compile(r"\x1b\[[\d;]*3\d[\d;]*m")
 SCREEN = 50
 """Lines of a terminal on a laptop's screen."""
 
@@ -145,10 +145,10 @@ def test_a_reader_that_went_away_ends_a_command_with_1_and_in_silence(words: str
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
-def test_colours_are_for_terminals_and_can_be_switched_off() -> None:
-    assert COLOUR.search(on_a_terminal("--help"))
-    assert not COLOUR.search(on_a_terminal("--help", NO_COLOR="1"))
-    assert not COLOUR.search(run("--help").stdout)
+def test_colors_are_for_terminals_and_can_be_switched_off() -> None:
+    assert COLOR.search(on_a_terminal("--help"))
+    assert not COLOR.search(on_a_terminal("--help", NO_COLOR="1"))
+    assert not COLOR.search(run("--help").stdout)
 
 
 def test_a_shell_completes_commands_once_completion_is_installed(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def answer(address: str, token: str | None = None) -> int:
 
 
 @pytest.fixture(scope="module")
-def neighbour() -> Iterator[None]:
+def neighbor() -> Iterator[None]:
     """The port of the agent that starts jobs, where Ray would put it, is taken: as beside any other cluster on the machine."""
     try:
         listener = socket.create_server(("127.0.0.1", DEFAULT_DASHBOARD_AGENT_LISTEN_PORT))
@@ -74,7 +74,7 @@ def neighbour() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def head(place: Path, neighbour: None) -> Iterator[Head]:
+def head(place: Path, neighbor: None) -> Iterator[Head]:
     port = free_port()
     words = ("cluster", "head", "--port", str(free_port()), "--dashboard-port", str(port))
     command = Command(place, *words, RAY_AUTH_TOKEN=TOKEN, RAY_TMPDIR="/tmp")  # noqa: S108 - sockets' paths are short

@@ -59,8 +59,8 @@ def test_samples_that_look_like_another_class_score_zero(
 
 def test_test_images_without_a_class_are_not_counted(cas: ClassificationAccuracyScore, make_batch: MakeBatch) -> None:
     label = torch.arange(90) % 3
-    unlabelled = label.where(label != 1, -1)
-    assert score(cas, label, label, make_batch(stripes((label + (label == 1)) % 3, 1), unlabelled)) == {
+    unlabeled = label.where(label != 1, -1)
+    assert score(cas, label, label, make_batch(stripes((label + (label == 1)) % 3, 1), unlabeled)) == {
         "generated/cas": 1.0
     }
 

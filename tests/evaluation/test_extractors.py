@@ -40,7 +40,7 @@ def scripted(tmp_path: Path) -> Callable[[nn.Module], Path]:
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 class TestTorchScript:
-    def test_images_are_normalised_as_declared(self, scripted: Callable[[nn.Module], Path]) -> None:
+    def test_images_are_normalized_as_declared(self, scripted: Callable[[nn.Module], Path]) -> None:
         extract = FileExtractor(
             settings(scripted(Means()), "torchscript", name="means", side=0, mean=[0.5], std=[0.25])
         )
@@ -93,7 +93,7 @@ def test_inception_gives_2048_numbers_whatever_the_images_size(tmp_path: Path) -
     assert extract(torch.rand(1, 1, 20, 30)).shape == (1, 2048)
 
 
-def test_normalisations_in_the_weights_leave_inceptions_features_as_they_were() -> None:
+def test_normalizations_in_the_weights_leave_inceptions_features_as_they_were() -> None:
     network, g = InceptionV3().eval(), torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -39,7 +39,7 @@ def images(n: int) -> Tensor:
 
 
 @given(st.integers(0, 10_000), st.lists(st.integers(1, 9), min_size=1, max_size=4))
-def test_class_accuracy_is_scikit_learns_over_the_labelled_samples(
+def test_class_accuracy_is_scikit_learns_over_the_labeled_samples(
     make_card: MakeCard, make_batch: MakeBatch, seed: int, sizes: list[int]
 ) -> None:
     accuracy, g = metric("test/class_accuracy", make_card()), random(seed)

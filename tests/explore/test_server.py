@@ -192,8 +192,8 @@ def test_an_image_is_read_reconstructed_and_translated(port: int, trained: Train
         ("draw", b"{", "message: invalid JSON"),
         (
             "layout",
-            {"file": file("colours.png", png(picture(8, 8)))},
-            "colours.png: uint8 [8, 8, 3]; a mask has one channel",
+            {"file": file("colors.png", png(picture(8, 8)))},
+            "colors.png: uint8 [8, 8, 3]; a mask has one channel",
         ),
     ],
 )

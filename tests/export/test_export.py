@@ -175,7 +175,7 @@ def test_the_page_says_what_the_model_is_and_how_good(run: Path, model: Model) -
         assert words in text
 
 
-def test_a_tokeniser_goes_with_the_model(tmp_path: Path) -> None:
+def test_a_tokenizer_goes_with_the_model(tmp_path: Path) -> None:
     words = Tokenizer(models.WordLevel({"?": 0, "cat": 1}, unk_token="?"))  # noqa: S106 - a token of text
     words.save(str(tmp_path / "tokenizer.json"))
     plain = made(conditions=("caption",))

@@ -57,7 +57,7 @@ def made(
     model = Model(build(config, card), config, card)
     random = torch.Generator().manual_seed(1)
     for network in (model.networks.generator, model.networks.side):
-        for parameter in network.parameters():  # zero-initialised layers would make all outputs alike
+        for parameter in network.parameters():  # zero-initialized layers would make all outputs alike
             parameter += 0.3 * torch.randn(parameter.shape, generator=random)
     return model
 

@@ -114,7 +114,7 @@ def task(made: Networks, name: str) -> Any:
     return found[0]
 
 
-def unlabelled(batch: Batch, *components: str) -> Batch:
+def unlabeled(batch: Batch, *components: str) -> Batch:
     """The batch without those components (all, if none is named) in any sample."""
     out = components or tuple(batch.present)
     present = {name: torch.zeros_like(has) if name in out else has for name, has in batch.present.items()}

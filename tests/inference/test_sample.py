@@ -94,7 +94,7 @@ def test_equal_seeds_write_equal_bytes(model: Model, asked: ParsedPrompt, shards
     assert first == second and len(first) == 2
 
 
-def test_grey_rectangles_are_stored_as_such(make_model: Make, tmp_path: Path) -> None:
+def test_gray_rectangles_are_stored_as_such(make_model: Make, tmp_path: Path) -> None:
     model = make_model("grey", resolution=(8, 16))
     made = sample_shards(model, tmp_path / "grey", parse_request(model, PromptRequest()), 4, 0, least=0.0)
     (tmp_path / "one.png").write_bytes(stored(made)[0]["png"])

@@ -17,7 +17,7 @@ Box = tuple[float, float, float, float, int]
 
 @st.composite
 def apart(draw: st.DrawFn) -> list[Box]:
-    """Boxes that share nothing: each in its own square of 4x4 cells, its centre a cell away from the square's edge."""
+    """Boxes that share nothing: each in its own square of 4x4 cells, its center a cell away from the square's edge."""
     found = []
     for number in draw(st.lists(st.integers(0, 5), unique=True, max_size=6)):
         wide, high = draw(st.floats(0.5, 3)), draw(st.floats(0.5, 3))
@@ -61,7 +61,7 @@ def test_a_drawn_canvas_gives_its_boxes_back_but_for_half_a_cell(boxes: list[Box
     "box",
     [(0.0, 0.0, 0.02, 0.02), (0.98, 0.98, 1.0, 1.0), (0.0, 0.9, 1.0, 1.0), (1.0, 0.2, 1.0, 0.4), (0.0, 0.0, 1.0, 1.0)],
 )
-def test_boxes_at_the_border_have_their_centre_in_the_outermost_cell(box: tuple[float, float, float, float]) -> None:
+def test_boxes_at_the_border_have_their_center_in_the_outermost_cell(box: tuple[float, float, float, float]) -> None:
     maps = encode(as_tensor([(*box, 1)]), CLASSES, GRID)
     assert int(maps.here.sum()) == 1
     compare(listed(decode(maps.heat, maps.size, maps.offset)), [(*box, 1)], 1e-5)

@@ -146,7 +146,7 @@ def test_a_hidden_mask_gets_no_gradient_and_its_layer_always_has_one() -> None:
 
 
 @pytest.mark.parametrize("network", [generator(), discriminator()], ids=["generator", "discriminator"])
-def test_networks_hold_no_buffers_and_no_normalisation_layers(network: nn.Module) -> None:
+def test_networks_hold_no_buffers_and_no_normalization_layers(network: nn.Module) -> None:
     assert list(network.buffers()) == []
     assert not [m for m in network.modules() if "Norm" in type(m).__name__ or isinstance(m, nn.Dropout)]
 

@@ -1,4 +1,4 @@
-"""Regions become pixels: polygons by the pixels' centres, run lengths by the letter of COCO's format."""
+"""Regions become pixels: polygons by the pixels' centers, run lengths by the letter of COCO's format."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mtgen.shards.coco_masks import polygon, run_lengths, runs
 
-COORDINATE = st.floats(-30, 30, allow_nan=False).map(lambda v: round(v, 2) + 0.003)  # never on a line through centres
+COORDINATE = st.floats(-30, 30, allow_nan=False).map(lambda v: round(v, 2) + 0.003)  # never on a line through centers
 
 
 def encoded(lengths: list[int]) -> str:
@@ -29,13 +29,13 @@ def crossings(y: float, points: list[tuple[float, float]]) -> list[float]:
 
 
 @given(st.lists(st.tuples(COORDINATE, COORDINATE), max_size=8), st.integers(1, 20), st.integers(1, 20))
-def test_a_polygon_is_the_pixels_whose_centres_are_inside(
+def test_a_polygon_is_the_pixels_whose_centers_are_inside(
     points: list[tuple[float, float]], height: int, width: int
 ) -> None:
     found = polygon([v for point in points for v in point], height, width)
     for row, column in np.ndindex(height, width):
         across = crossings(row + 0.5, points)
-        if all(abs(x - column - 0.5) > 1e-6 for x in across):  # where an edge meets the centre, rounding decides
+        if all(abs(x - column - 0.5) > 1e-6 for x in across):  # where an edge meets the center, rounding decides
             assert found[row, column] == sum(x > column + 0.5 for x in across) % 2
 
 

@@ -185,7 +185,7 @@ def test_options_are_read_with_their_types() -> None:
         (
             "digits",
             ["style=grey", "background=textured"],
-            "style=grey: grey is white on black, which leaves no background=textured",
+            "style=grey: gray is white on black, which leaves no background=textured",
         ),
         ("digits", ["background=striped"], "background=striped: possible: plain, textured"),
     ],

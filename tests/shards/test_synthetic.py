@@ -66,14 +66,14 @@ def test_caption_labels_and_class_name_what_is_in_the_boxes(name: str, seed: int
     said = re.findall(r"\b(an?) (\w+) (\w+)", sample.caption)
     assert [RECIPES[name].classes.index(what) for _, _, what in said] == in_boxes  # both from left to right
     assert [box[0] for box in sample.boxes] == sorted(box[0] for box in sample.boxes)
-    assert all((article == "an") == (colour == "orange") and colour in THING_COLORS for article, colour, _ in said)
+    assert all((article == "an") == (color == "orange") and color in THING_COLORS for article, color, _ in said)
     assert sample.labels == sorted(set(in_boxes))
     assert sample.label == (in_boxes[0] if len(in_boxes) == 1 else None)
 
 
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, COUNTS)
-def test_a_grey_digits_mask_is_its_pixels_over_63(seed: int, most: int) -> None:
+def test_a_gray_digits_mask_is_its_pixels_over_63(seed: int, most: int) -> None:
     sample = draw("digits", seed, most, style="grey")
     assert sample.image.shape == (48, 48) and sample.mask is not None
     assert np.array_equal(sample.mask > 0, sample.image > 63)
@@ -178,7 +178,7 @@ def test_inverted_digits_are_the_same_scenes_in_black_on_a_lighter_texture(seed:
     if len(around) and ink.any():
         light = luminance(around.astype(float)) + 0.05
         assert light.min() >= CONTRAST * 0.97 * (luminance(inverted.image[ink].astype(float)).max() + 0.05)
-        assert len(np.unique(around, axis=0)) > min(len(around), 100) / 4  # clouds and grain, not one colour
+        assert len(np.unique(around, axis=0)) > min(len(around), 100) / 4  # clouds and grain, not one color
 
 
 def test_digits_of_the_two_splits_differ_in_their_pixels_too(digits: DigitsRecipe) -> None:
@@ -217,7 +217,7 @@ def test_classes_come_about_equally_often(recipe: str, classes: int) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(SEEDS)
-def test_grey_digits_are_said_without_a_colour(seed: int) -> None:
+def test_gray_digits_are_said_without_a_color(seed: int) -> None:
     assert draw("digits", seed, style="grey").caption in [
         f"{'an' if name == 'eight' else 'a'} {name}" for name in DigitsRecipe.classes
     ]

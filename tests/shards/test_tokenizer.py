@@ -1,4 +1,4 @@
-"""A tokeniser made of the captions of a data set, by the command."""
+"""A tokenizer made of the captions of a data set, by the command."""
 
 import io
 from pathlib import Path
@@ -30,9 +30,9 @@ def written(folder: Path, captions: list[str | None]) -> Path:
 
 
 CAPTIONS = [
-    f"a {size} {colour} {shape}"
+    f"a {size} {color} {shape}"
     for size in ("small", "large")
-    for colour in ("red", "blue")
+    for color in ("red", "blue")
     for shape in ("star", "ring")
 ]
 

@@ -158,15 +158,15 @@ def test_a_photograph_that_exif_turns_is_shown_upright_as_its_labels_refer_to_it
     assert upright.size == (8, 12) and 0x0112 not in upright.getexif()
 
 
-def test_background_is_clear_and_other_mask_classes_have_their_colour(write: Write) -> None:
+def test_background_is_clear_and_other_mask_classes_have_their_color(write: Write) -> None:
     mask = np.array([[0, 1, 255]] * 8, np.uint8).repeat(4, 1)
     shown = page(write({"mask.png": encoded(mask)}))
     drawn = np.asarray(Image.open(io.BytesIO(shown.file("img", "mask"))).convert("RGBA"))
     assert drawn.shape == (8, 12, 4)
     assert (drawn[mask == 0, 3] == 0).all() and (drawn[mask > 0, 3] == 255).all()
-    (colour,) = {tuple(value) for value in drawn[mask == 1, :3].tolist()}
+    (color,) = {tuple(value) for value in drawn[mask == 1, :3].tolist()}
     assert [chip["style"] for chip in shown.all("span", "chip")] == [
-        "background:#{:02x}{:02x}{:02x}".format(*colour),
+        "background:#{:02x}{:02x}{:02x}".format(*color),
         "background:#888888",
     ]
 
@@ -213,17 +213,17 @@ def test_images_of_other_depths_can_be_looked_at(form: np.ndarray, write: Write)
 
 
 @pytest.mark.parametrize(("mode", "form"), [("P", "png"), ("CMYK", "jpg"), ("L", "png"), ("RGBA", "png")])
-def test_images_are_shown_in_their_colours(mode: str, form: str, write: Write) -> None:
-    colours = Image.fromarray(np.array([[[230, 20, 20], [20, 20, 230]]], np.uint8)).resize(
+def test_images_are_shown_in_their_colors(mode: str, form: str, write: Write) -> None:
+    colors = Image.fromarray(np.array([[[230, 20, 20], [20, 20, 230]]], np.uint8)).resize(
         (32, 16), Image.Resampling.NEAREST
     )
     if mode == "L":
-        colours = colours.convert("L")
+        colors = colors.convert("L")
     file = io.BytesIO()
-    (colours.quantize(4) if mode == "P" else colours.convert(mode)).save(file, {"png": "PNG", "jpg": "JPEG"}[form])
+    (colors.quantize(4) if mode == "P" else colors.convert(mode)).save(file, {"png": "PNG", "jpg": "JPEG"}[form])
     found = pixels(page(write({form: file.getvalue()})).file("img"))
     for column in (4, 27):
-        assert np.abs(found[8, column].astype(int) - np.asarray(colours)[8, column]).max() < 30
+        assert np.abs(found[8, column].astype(int) - np.asarray(colors)[8, column]).max() < 30
 
 
 def test_a_seed_chooses_the_samples_and_the_same_seed_the_same(write: Write) -> None:

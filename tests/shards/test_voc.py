@@ -1,4 +1,4 @@
-"""A PASCAL VOC folder becomes shards: its lists are the splits, boxes count from 0, masks are grey, and XML cannot do harm."""
+"""A PASCAL VOC folder becomes shards: its lists are the splits, boxes count from 0, masks are gray, and XML cannot do harm."""
 
 import io
 import json
@@ -86,7 +86,7 @@ def test_a_box_that_counts_from_0_is_cut_at_the_images_edge(root: Path) -> None:
     assert json.loads(made(root)["train/a.json"])["boxes"] == [[0, 0, 4, 6, 11]]
 
 
-def test_a_palette_mask_becomes_grey_with_its_numbers_kept(root: Path) -> None:
+def test_a_palette_mask_becomes_gray_with_its_numbers_kept(root: Path) -> None:
     mask = np.array([[0, 20, 255, 12]], np.uint8).repeat(2, 1).repeat(HEIGHT, 0)
     palette(root / "SegmentationClass/a.png", mask)
     found = made(root)
@@ -163,7 +163,7 @@ def test_an_annotation_that_cannot_be_used_is_named_in_one_line_and_nothing_is_l
         (np.zeros((WIDTH, HEIGHT), np.uint8), "a.jpg: its mask is "),
         (np.zeros((HEIGHT, WIDTH, 3), np.uint8), r"SegmentationClass/a.png: uint8 \[6, 8, 3\]; a mask has one channel"),
     ],
-    ids=["unknown class", "another size", "colours"],
+    ids=["unknown class", "another size", "colors"],
 )
 def test_a_mask_that_cannot_be_used_is_named(root: Path, mask: np.ndarray, message: str) -> None:
     (root / "SegmentationClass").mkdir()

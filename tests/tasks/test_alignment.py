@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from helpers import toy
-from helpers.scenes import discriminator_views, networks, scene, task, unlabelled, views
+from helpers.scenes import discriminator_views, networks, scene, task, unlabeled, views
 from torch import Tensor
 
 from mtgen.schema import Batch, Canvas
@@ -169,7 +169,7 @@ def aligned(lacking: list[list[str]]) -> list[dict[str, Tensor]]:
     world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     results = []
     for out in lacking:
-        whole = unlabelled(toy.batch(0, 32), *out) if out else toy.batch(0, 32)
+        whole = unlabeled(toy.batch(0, 32), *out) if out else toy.batch(0, 32)
         made, size = networks(CONFIG), 32 // world
         laid_out = scene(CONFIG, made, whole.rows(slice(rank * size, (rank + 1) * size)))
         found = task(made, "alignment").discriminator_losses(laid_out, discriminator_views(laid_out))

@@ -29,7 +29,7 @@ def laid(seen: str = "discriminator") -> StepContext:
 
 
 def read(image: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centre logits, sizes and offsets that are read in images."""
+    """Center logits, sizes and offsets that are read in images."""
     discriminator = MADE.side.discriminator
     logits, size, offset = discriminator.heads["detection"](discriminator.dense(discriminator.trunk(Canvas(image))))
     return double(logits), double(size), double(offset)
@@ -56,7 +56,7 @@ def targets(boxes: Tensor) -> tuple[np.ndarray, dict[tuple[int, int], np.ndarray
     return heat, known
 
 
-def test_detection_is_the_focal_loss_of_centres_and_the_l1_distance_of_sizes_and_offsets() -> None:
+def test_detection_is_the_focal_loss_of_centers_and_the_l1_distance_of_sizes_and_offsets() -> None:
     laid_out = laid()
     found = task(MADE, "detection").discriminator_losses(laid_out, discriminator_views(laid_out))
     rows = [row for row in laid_out.plain.tolist() if laid_out.batch.present["boxes"][row]]
@@ -74,12 +74,12 @@ def test_detection_is_the_focal_loss_of_centres_and_the_l1_distance_of_sizes_and
         sizes.append(sum(abs(size[:, i, j] - k[:2]).sum() for (i, j), k in known.items()) / number)
         offsets.append(sum(abs(offset[:, i, j] - k[2:]).sum() for (i, j), k in known.items()) / number)
     assert numbers == {0, 1, 2}
-    close(found["centres"], float(np.mean(focal)))
+    close(found["centers"], float(np.mean(focal)))
     close(found["sizes"], 5 * float(np.mean(sizes)))
     close(found["offsets"], float(np.mean(offsets)))
 
 
-def test_drawn_centres_should_be_those_that_are_read_in_the_drawn_image_and_those_that_were_asked_for() -> None:
+def test_drawn_centers_should_be_those_that_are_read_in_the_drawn_image_and_those_that_were_asked_for() -> None:
     laid_out = laid("generator")
     found = task(MADE, "detection").generator_losses(laid_out, views(laid_out, laid_out.fake))
     logits, size, _ = read(laid_out.fake.image[: laid_out.reading])
@@ -101,7 +101,7 @@ def test_drawn_centres_should_be_those_that_are_read_in_the_drawn_image_and_thos
             for (
                 row_of,
                 column_of,
-            ), k in known.items():  # a size also stands around its centre, where the peak is above 0.05
+            ), k in known.items():  # a size also stands around its center, where the peak is above 0.05
                 for i in range(CELLS):
                     for j in range(CELLS):
                         if np.exp(-((i - row_of) ** 2 + (j - column_of) ** 2) / (2 * 0.8**2)) > 0.05:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import toy
-from helpers.scenes import discriminator_views, networks, scene, task, unlabelled, views
+from helpers.scenes import discriminator_views, networks, scene, task, unlabeled, views
 from scipy.special import log_softmax
 from torch import Tensor
 
@@ -47,7 +47,7 @@ def test_every_task_is_specified_here() -> None:
     )  # those have files of their own
 
 
-def test_classification_is_the_mean_cross_entropy_of_labelled_reading_rows() -> None:
+def test_classification_is_the_mean_cross_entropy_of_labeled_reading_rows() -> None:
     laid_out = scene(CONFIG, MADE)
     losses = task(MADE, "classification").discriminator_losses(laid_out, discriminator_views(laid_out))
     head = MADE.side.discriminator.heads["classification"]
@@ -252,7 +252,7 @@ def test_the_exact_penalty_of_no_rows_is_none() -> None:
 
 @pytest.mark.parametrize("name", ["classification", "segmentation"])
 def test_without_a_label_in_the_batch_there_is_exactly_no_gradient(name: str) -> None:
-    laid_out = scene(CONFIG, MADE, unlabelled(toy.batch(0, 16)))
+    laid_out = scene(CONFIG, MADE, unlabeled(toy.batch(0, 16)))
     MADE.side.zero_grad(set_to_none=True)
     losses = task(MADE, name).discriminator_losses(laid_out, discriminator_views(laid_out))
     sum(losses.values()).backward()

@@ -25,7 +25,7 @@ def test_another_process_goes_on_where_the_first_ended(tmp_path: Path) -> None:
     assert [line[21:] for line in lines(tmp_path)] == ["one", "two"]
 
 
-def test_colours_and_other_control_characters_are_left_out(tmp_path: Path) -> None:
+def test_colors_and_other_control_characters_are_left_out(tmp_path: Path) -> None:
     RunLog(tmp_path).write("\x1b[31mred\x1b[0m\x07 für")
     assert lines(tmp_path)[0][21:] == "red für"
 

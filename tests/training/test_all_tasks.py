@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import toy
-from helpers.scenes import unlabelled
+from helpers.scenes import unlabeled
 from torch import Tensor, nn
 
 from mtgen.config import Config
@@ -59,7 +59,7 @@ def test_one_step_of_all_trains_all_of_its_own_side_and_nothing_of_the_other(sid
 @pytest.mark.parametrize("missing", ["class", "mask", "boxes", "caption", "sound", "all"])
 def test_without_a_component_the_heads_and_encoders_of_it_get_exactly_no_gradient(side: str, missing: str) -> None:
     out = ("class", "mask", "boxes", "caption", "sound") if missing == "all" else (missing,)
-    networks, log = stepped(toy.everything(), side, unlabelled(toy.batch(0, 16), *out))
+    networks, log = stepped(toy.everything(), side, unlabeled(toy.batch(0, 16), *out))
     assert all(bool(torch.isfinite(value)) for value in log.values())
     own = gradients(modules(networks)[side])
     assert all(gradient is not None and bool(torch.isfinite(gradient).all()) for gradient in own.values())

@@ -35,13 +35,13 @@ def images(rows: int, channels: int = 2) -> Tensor:
 def by_scipy(image: Tensor, theta: Tensor, order: int) -> Tensor:
     """One channel `[H,W]` through the same map, by another library.
 
-    `theta` takes centred output coordinates (x, y), in units of half a side, to those of the input.
+    `theta` takes centered output coordinates (x, y), in units of half a side, to those of the input.
     """
     turn = theta[:, :2].double().numpy()[::-1, ::-1]  # (row, column) instead of (x, y)
-    centre, move = np.full(2, (SIDE - 1) / 2), theta[:, 2].double().numpy()[::-1] * SIDE / 2
+    center, move = np.full(2, (SIDE - 1) / 2), theta[:, 2].double().numpy()[::-1] * SIDE / 2
     return torch.from_numpy(
         ndimage.affine_transform(
-            image.double().numpy(), turn, offset=centre - turn @ centre + move, order=order, mode="nearest"
+            image.double().numpy(), turn, offset=center - turn @ center + move, order=order, mode="nearest"
         )
     )
 

@@ -175,7 +175,7 @@ def test_workers_together_have_the_pairs_of_one_but_for_those_that_were_split(
 
 
 @pytest.mark.parametrize("every", [2, 3, 4])
-def test_where_every_sample_is_labelled_there_are_pairs_all_the_same(every: int) -> None:
+def test_where_every_sample_is_labeled_there_are_pairs_all_the_same(every: int) -> None:
     whole = toy.batch(0, 24)
     for has in whole.present.values():
         has.fill_(True)

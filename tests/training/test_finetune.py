@@ -75,7 +75,7 @@ def test_what_is_new_is_as_in_any_new_run_and_named(tmp_path: Path) -> None:
     fresh = toy.parameters(build(toy.config(tasks=tasks), toy.CARD))
     new = sorted(found["parameters"].keys() - expected.keys())
     assert new and all(torch.equal(found["parameters"][name], fresh[name]) for name in new)
-    assert all(name in found["lines"][1] for name in new) and "freshly initialised" in found["lines"][1]
+    assert all(name in found["lines"][1] for name in new) and "freshly initialized" in found["lines"][1]
     assert sorted(json.loads(found["record"])["fresh"]) == new and (tmp_path / START_FILE).is_file()
 
 

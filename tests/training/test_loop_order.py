@@ -52,7 +52,7 @@ def tokenizer(path: Path, *words: str) -> str:
     return str(path)
 
 
-def test_a_run_goes_on_with_the_tokeniser_that_it_began_with_wherever_the_file_is(tmp_path: Path) -> None:
+def test_a_run_goes_on_with_the_tokenizer_that_it_began_with_wherever_the_file_is(tmp_path: Path) -> None:
     one, moved = tokenizer(tmp_path / "a.json", "?", "cat"), tokenizer(tmp_path / "elsewhere" / "b.json", "?", "cat")
     judged(order(path="a", tokenizer=one), {"path": "a", "tokenizer": moved})
 
@@ -66,7 +66,7 @@ def test_a_run_does_not_go_on_with_other_tokens(tmp_path: Path) -> None:
             judged(order(path="a", tokenizer=before), {"path": "a", "tokenizer": now})
 
 
-def test_a_checkpoint_from_before_there_were_tokenisers_goes_on_with_bytes(tmp_path: Path) -> None:
+def test_a_checkpoint_from_before_there_were_tokenizers_goes_on_with_bytes(tmp_path: Path) -> None:
     before = {key: value for key, value in order(path="a").items() if key != "data.tokenizer"}
     judged(before, {"path": "a"})
     with pytest.raises(CheckpointError, match="by other files"):

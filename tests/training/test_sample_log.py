@@ -1,4 +1,4 @@
-"""The sample log says which positions the parameters have learnt from, whatever was killed in between."""
+"""The sample log says which positions the parameters have learned from, whatever was killed in between."""
 
 import os
 from pathlib import Path

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import toy
-from helpers.scenes import unlabelled
+from helpers.scenes import unlabeled
 from torch import Tensor, nn
 
 from mtgen.config import Config
@@ -49,7 +49,7 @@ def gradients(module: nn.Module) -> dict[str, Tensor | None]:
     return {name: parameter.grad for name, parameter in module.named_parameters()}
 
 
-def labelled() -> Batch:
+def labeled() -> Batch:
     """A batch in which every sample has its class and mask."""
     batch = toy.batch(0, 16)
     for has in batch.present.values():
@@ -80,11 +80,11 @@ def test_freezing_ends_with_the_step_even_if_it_fails() -> None:
 
 
 @pytest.mark.parametrize("joint", [False, True])
-def test_the_joint_judgement_trains_the_mask_and_the_image_only_if_it_may(joint: bool) -> None:
+def test_the_joint_judgment_trains_the_mask_and_the_image_only_if_it_may(joint: bool) -> None:
     config = only(
         "generation", tasks__generation__joint_gradient=joint, balancing__canvas="none", augment__probability=0.0
     )
-    batch = labelled()
+    batch = labeled()
     reading = assign_roles(config, batch, config.augment.probability).reading
     assert 0 < reading < 16
     _, _, (drawn,) = step(config, "generator", batch)
@@ -121,7 +121,7 @@ def test_a_batch_without_labels_gives_finite_gradients_and_none_to_the_heads_tha
     side: str, gate: str
 ) -> None:
     config = only(*FOUR, balancing__gate=gate, balancing__canvas=gate)
-    networks, log, _ = step(config, side, unlabelled(toy.batch(0, 16)))
+    networks, log, _ = step(config, side, unlabeled(toy.batch(0, 16)))
     for module in (networks.generator, networks.side):
         assert all(g is None or bool(torch.isfinite(g).all()) for g in gradients(module).values())
     losses = {

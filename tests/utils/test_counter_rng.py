@@ -52,7 +52,7 @@ def test_every_bit_is_set_half_of_the_time() -> None:
     assert float((share - 0.5).abs().max()) < SIGMAS * 0.5 * len(random) ** -0.5
 
 
-def test_neighbouring_positions_indices_seeds_and_purposes_are_uncorrelated() -> None:
+def test_neighboring_positions_indices_seeds_and_purposes_are_uncorrelated() -> None:
     x = counter_rng.normal(5, "latent", MANY, (4,))
     pairs = {
         "positions": (x[:-1], x[1:]),

@@ -25,7 +25,7 @@ from mtgen.visualization.grids import (
     translation_grid,
 )
 
-RIGHT, WRONG, UNKNOWN = (ImageColor.getrgb(colour) for colour in ("#0072B2", "#D55E00", "#777777"))
+RIGHT, WRONG, UNKNOWN = (ImageColor.getrgb(color) for color in ("#0072B2", "#D55E00", "#777777"))
 MASKS = ["background", "a", "b"]
 
 
@@ -34,7 +34,7 @@ def card(classes: int = 3) -> DatasetCard:
 
 
 def shade(level: int, side: int = 32) -> Tensor:
-    """An image of one colour, which no letter has."""
+    """An image of one color, which no letter has."""
     return torch.tensor([level, 10, 200]).view(3, 1, 1).expand(3, side, side) / 127.5 - 1
 
 
@@ -43,8 +43,8 @@ def where(picture: Image.Image, level: int) -> np.ndarray:
     return np.argwhere((np.asarray(picture) == [level, 10, 200]).all(2))
 
 
-def pixels_of(picture: Image.Image, colour: tuple[int, ...]) -> int:
-    return int((np.asarray(picture) == colour).all(2).sum())
+def pixels_of(picture: Image.Image, color: tuple[int, ...]) -> int:
+    return int((np.asarray(picture) == color).all(2).sum())
 
 
 def test_uint8_of_the_whole_range() -> None:
@@ -56,18 +56,18 @@ def test_uint8_of_a_stored_pixel_is_that_pixel(level: int) -> None:
     assert int(to_uint8(torch.tensor(level / 127.5 - 1))) == level
 
 
-def test_grey_images_become_rgb_pixels() -> None:
+def test_gray_images_become_rgb_pixels() -> None:
     pixels = to_pixels(torch.full((1, 1, 4, 4), 100 / 127.5 - 1))
     assert pixels.shape == (1, 4, 4, 3) and (pixels == 100).all()
 
 
-def test_the_background_has_no_colour_and_up_to_30_classes_have_one_of_their_own() -> None:
-    colours = mask_colors(["background", *map(str, range(30))])
-    assert (colours[0] < 0).all()
-    assert len({tuple(colour) for colour in colours.tolist()}) == 31
+def test_the_background_has_no_color_and_up_to_30_classes_have_one_of_their_own() -> None:
+    colors = mask_colors(["background", *map(str, range(30))])
+    assert (colors[0] < 0).all()
+    assert len({tuple(color) for color in colors.tolist()}) == 31
 
 
-# Machado, Oliveira and Fernandes 2009, severity 1: how linear RGB looks with each kind of colour blindness
+# Machado, Oliveira and Fernandes 2009, severity 1: how linear RGB looks with each kind of color blindness
 VISION = {
     "normal": np.eye(3),
     "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
@@ -77,7 +77,7 @@ VISION = {
 
 
 @pytest.mark.parametrize("vision", VISION)
-def test_the_first_ten_colours_are_told_apart_with_any_colour_vision(vision: str) -> None:
+def test_the_first_ten_colors_are_told_apart_with_any_color_vision(vision: str) -> None:
     srgb = mask_colors([str(i) for i in range(10)]) / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ np.array(VISION[vision]).T, 0, 1)
@@ -98,15 +98,15 @@ def test_an_overlay_leaves_the_background_as_it_is() -> None:
     assert (overlay(pixels, mask, MASKS)[mask == 0] == pixels[mask == 0]).all()
 
 
-def test_an_overlay_has_full_colour_at_the_outline_and_lets_the_image_through_inside() -> None:
+def test_an_overlay_has_full_color_at_the_outline_and_lets_the_image_through_inside() -> None:
     pixels, mask = np.full((8, 8, 3), 255, dtype=np.uint8), np.zeros((8, 8), dtype=np.uint8)
     mask[1:7, 1:7] = 2
-    drawn, colour = overlay(pixels, mask, MASKS), mask_colors(MASKS)[2]
-    assert (drawn[1, 1:7] == colour).all() and (drawn[1:7, 6] == colour).all()
-    assert (drawn[3, 3] == np.round(0.4 * 255 + 0.6 * colour)).all()
+    drawn, color = overlay(pixels, mask, MASKS), mask_colors(MASKS)[2]
+    assert (drawn[1, 1:7] == color).all() and (drawn[1:7, 6] == color).all()
+    assert (drawn[3, 3] == np.round(0.4 * 255 + 0.6 * color)).all()
 
 
-def test_unknown_pixels_are_drawn_grey() -> None:
+def test_unknown_pixels_are_drawn_gray() -> None:
     drawn = overlay(np.zeros((4, 4, 3), dtype=np.uint8), np.full((4, 4), IGNORE_INDEX), MASKS)
     assert (drawn == round(0.6 * 128)).all()
 
@@ -207,19 +207,17 @@ def read_batch(read: list[int], true: list[int]) -> tuple[Batch, Prediction]:
     return batch, Prediction(class_logits=logits, mask_logits=masks)
 
 
-@pytest.mark.parametrize(("read", "true", "colour"), [(1, 1, RIGHT), (2, 1, WRONG), (1, -1, UNKNOWN)])
-def test_the_class_as_read_has_the_colour_of_its_verdict(read: int, true: int, colour: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("read", "true", "color"), [(1, 1, RIGHT), (2, 1, WRONG), (1, -1, UNKNOWN)])
+def test_the_class_as_read_has_the_color_of_its_verdict(read: int, true: int, color: tuple[int, ...]) -> None:
     picture = prediction_grid(*read_batch([read], [true]), card())
-    assert [pixels_of(picture, c) > 5 for c in (RIGHT, WRONG, UNKNOWN)] == [
-        c == colour for c in (RIGHT, WRONG, UNKNOWN)
-    ]
+    assert [pixels_of(picture, c) > 5 for c in (RIGHT, WRONG, UNKNOWN)] == [c == color for c in (RIGHT, WRONG, UNKNOWN)]
 
 
 def test_a_reading_shows_the_image_its_true_mask_and_the_mask_as_read() -> None:
     picture = prediction_grid(*read_batch([0], [0]), card())
-    pixels, colours = np.asarray(picture), mask_colors(MASKS)
+    pixels, colors = np.asarray(picture), mask_colors(MASKS)
     plain = where(picture, 100)[:, 1].min()
-    true, as_read = (np.argwhere((pixels == colours[k]).all(2))[:, 1].min() for k in (1, 2))
+    true, as_read = (np.argwhere((pixels == colors[k]).all(2))[:, 1].min() for k in (1, 2))
     assert plain < true < as_read
     assert as_read - true == 64 + 2
 
@@ -241,15 +239,15 @@ def test_a_reconstruction_stands_beside_its_image() -> None:
     "make",
     [lambda i: sample_grid(Canvas(i), torch.zeros(2, dtype=torch.int64), card()), lambda i: reconstruction_grid(i, i)],
 )
-def test_colour_images_keep_their_colours(make: Callable[[Tensor], Image.Image]) -> None:
+def test_color_images_keep_their_colors(make: Callable[[Tensor], Image.Image]) -> None:
     image = torch.tensor([1.0, -1.0, 0.2]).view(1, 3, 1, 1).expand(2, 3, 32, 32)
     assert pixels_of(make(image), (255, 0, 153)) >= 2 * 64 * 64
 
 
-def test_boxes_are_framed_in_the_colour_of_their_class_and_unsure_ones_are_not_shown() -> None:
+def test_boxes_are_framed_in_the_color_of_their_class_and_unsure_ones_are_not_shown() -> None:
     boxes = torch.tensor([[[0.25, 0.25, 0.75, 0.75, 1.0, 0.9], [0.1, 0.1, 0.9, 0.9, 0.0, 0.1]]])
     picture = sample_grid(Canvas(shade(100)[None]), torch.tensor([0]), card(), boxes=boxes)
-    first, second = (tuple(colour) for colour in mask_colors(["0", "1"]))
+    first, second = (tuple(color) for color in mask_colors(["0", "1"]))
     assert (
         pixels_of(picture, second) == 4 * 33 - 4 and pixels_of(picture, first) == 0
     )  # a line of one pixel from 16 to 48
@@ -260,8 +258,8 @@ def test_a_reading_shows_true_boxes_and_boxes_as_read() -> None:
     batch.boxes = torch.tensor([[[0.25, 0.25, 0.75, 0.75, 0.0], [0.0, 0.0, 0.0, 0.0, -1.0]]])
     prediction.boxes = torch.tensor([[[0.0, 0.0, 0.5, 0.5, 0.0, 0.8]]])
     batch.present["mask"][:], prediction.mask_logits = False, None
-    colour = mask_colors(["0"])[0]
-    framed = np.argwhere((np.asarray(prediction_grid(batch, prediction, card())) == colour).all(2))
+    color = mask_colors(["0"])[0]
+    framed = np.argwhere((np.asarray(prediction_grid(batch, prediction, card())) == color).all(2))
     assert np.ptp(framed[:, 1]) > 64 and len(framed) == 2 * (4 * 33 - 4)
 
 
@@ -270,7 +268,7 @@ def test_what_was_asked_by_stands_before_what_was_drawn() -> None:
     assert where(picture, 150)[:, 1].min() - where(picture, 50)[:, 1].min() == 64 + 2
 
 
-def test_a_layout_is_shown_in_the_colours_of_its_mask() -> None:
+def test_a_layout_is_shown_in_the_colors_of_its_mask() -> None:
     mask = torch.zeros(1, 32, 32, dtype=torch.int64)
     mask[:, 8:24, 8:24] = 1
     assert (

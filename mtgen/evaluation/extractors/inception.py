@@ -19,7 +19,7 @@ POINT, THREE, FIVE = (1, 1), (3, 3), (5, 5)
 
 
 class _Conv(nn.Module):
-    """Convolution, batch normalisation, ReLU; the image keeps its size where `same`, else its edges are lost."""
+    """Convolution, batch normalization, ReLU; the image keeps its size where `same`, else its edges are lost."""
 
     def __init__(self, channels: int, width: int, kernel: tuple[int, int], stride: int = 1, same: bool = True) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ def inception(path: Path, settings: ExtractorConfig) -> nn.Module:
 
 
 def folded(network: InceptionV3) -> nn.Module:
-    """The same function with each normalisation in the weights of its convolution: a pass over the activations less for each."""
+    """The same function with each normalization in the weights of its convolution: a pass over the activations less for each."""
     for module in network.eval().modules():
         if isinstance(module, _Conv):
             module.conv, module.bn = fuse_conv_bn_eval(module.conv, cast(nn.BatchNorm2d, module.bn)), nn.Identity()

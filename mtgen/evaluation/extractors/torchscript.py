@@ -12,7 +12,7 @@ from mtgen.networks.torchscript import read_torchscript
 
 @EXTRACTORS.register("torchscript")
 class TorchScript(nn.Module):
-    """Images are resized to `side` (bicubic, antialiased; 0: left as they are), scaled to 0..1, and normalised by `mean` and `std`."""
+    """Images are resized to `side` (bicubic, antialiased; 0: left as they are), scaled to 0..1, and normalized by `mean` and `std`."""
 
     def __init__(self, path: Path, settings: ExtractorConfig) -> None:
         super().__init__()

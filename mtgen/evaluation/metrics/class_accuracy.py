@@ -16,9 +16,9 @@ class ClassAccuracy(Metric):
         self.right = self.total = 0
 
     def update_real(self, batch: Batch, prediction: Prediction, reconstruction: Canvas | None) -> None:
-        logits, labelled = required_logits(prediction.class_logits, "classes"), batch.present["class"]
-        self.right += int((logits.argmax(1) == batch.label)[labelled].sum())
-        self.total += int(labelled.sum())
+        logits, labeled = required_logits(prediction.class_logits, "classes"), batch.present["class"]
+        self.right += int((logits.argmax(1) == batch.label)[labeled].sum())
+        self.total += int(labeled.sum())
 
     def compute(self) -> dict[str, float]:
         return {"test/class_accuracy": share(self.right, self.total, "test image carries a class")}

@@ -21,11 +21,11 @@ class _Reached(Metric):
         self.right = self.total = 0
 
     def update_condition(self, name: str, batch: Batch, canvas: Canvas) -> None:
-        labelled = batch.present["class"]
-        if labelled.any():
-            read = self.reference_models.predict_class(canvas.image[labelled])
-            self.right += int((read == batch.label[labelled].cpu()).sum())
-            self.total += int(labelled.sum())
+        labeled = batch.present["class"]
+        if labeled.any():
+            read = self.reference_models.predict_class(canvas.image[labeled])
+            self.right += int((read == batch.label[labeled].cpu()).sum())
+            self.total += int(labeled.sum())
 
     def compute(self) -> dict[str, float]:
         name = self.conditions[0]

@@ -38,8 +38,8 @@ class Diversity(Metric):
 
     @staticmethod
     def _real(moments: ClassMoments, batch: Batch) -> None:
-        labelled = batch.present["class"]
-        moments.update(batch.image[labelled], batch.label[labelled])
+        labeled = batch.present["class"]
+        moments.update(batch.image[labeled], batch.label[labeled])
 
     def compute(self) -> dict[str, float]:
         real = self.train if self.train.count.any() else self.test

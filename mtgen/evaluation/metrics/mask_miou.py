@@ -16,8 +16,8 @@ class MaskIoU(Metric):
         self.confusion = Confusion(required_mask_classes(setting.card))
 
     def update_real(self, batch: Batch, prediction: Prediction, reconstruction: Canvas | None) -> None:
-        logits, labelled = required_logits(prediction.mask_logits, "masks"), batch.present["mask"]
-        self.confusion.update(batch.mask[labelled], logits.argmax(1)[labelled])
+        logits, labeled = required_logits(prediction.mask_logits, "masks"), batch.present["mask"]
+        self.confusion.update(batch.mask[labeled], logits.argmax(1)[labeled])
 
     def compute(self) -> dict[str, float]:
         return {"test/mask_miou": self.confusion.mean_iou()}

@@ -7,7 +7,7 @@ from mtgen.evaluation.distances import radii, squared_distances
 from mtgen.evaluation.metric import METRICS, Metric
 
 NUM_NEIGHBORS = 5
-"""A manifold is the union of balls that reach from each feature to its fifth neighbour (Naeem et al. 2020)."""
+"""A manifold is the union of balls that reach from each feature to its fifth neighbor (Naeem et al. 2020)."""
 
 
 def precision_recall(real: Tensor, generated: Tensor, k: int = NUM_NEIGHBORS) -> dict[str, float]:

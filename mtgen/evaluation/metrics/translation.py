@@ -36,11 +36,11 @@ class TranslationKeepsClass(_Translated):
     numbers = {name: "higher"}
 
     def update_translation(self, to: int, batch: Batch, canvas: Canvas) -> None:
-        labelled = batch.present["class"]
-        if labelled.any():
-            read = self.reference_models.predict_class(canvas.image[labelled], to)
-            self.right += int((read == batch.label[labelled].cpu()).sum())
-            self.total += int(labelled.sum())
+        labeled = batch.present["class"]
+        if labeled.any():
+            read = self.reference_models.predict_class(canvas.image[labeled], to)
+            self.right += int((read == batch.label[labeled].cpu()).sum())
+            self.total += int(labeled.sum())
 
 
 @METRICS.register("translation/class_reached")

@@ -18,10 +18,10 @@ export function layoutControl(about, change, fail) {
   const kinds = make("div", {class: "segments", role: "group", "aria-label": "Kind of layout"});
   const holder = make("div", {class: "control"}, kinds, canvas, palette, make("div", {class: "tools"}, brush, chooser, clear), choose);
   const background = about.mask_classes.findIndex(name => name.toLowerCase() === "background");
-  const colour = {layout: Math.max(0, about.mask_classes.findIndex((_, i) => i !== background)), boxes: 0};
+  const color = {layout: Math.max(0, about.mask_classes.findIndex((_, i) => i !== background)), boxes: 0};
   let wish = null, drag = null, cursor = [width >> 1, height >> 1], keyboard = false;
 
-  const colourOf = kind => wish.tool === "boxes" ? about.legend.boxes[kind][1] : kind === ANYTHING ? "" : about.legend.masks[kind][1] || BACKGROUND;
+  const colorOf = kind => wish.tool === "boxes" ? about.legend.boxes[kind][1] : kind === ANYTHING ? "" : about.legend.masks[kind][1] || BACKGROUND;
 
   function show(other) {
     wish = other;
@@ -37,10 +37,10 @@ export function layoutControl(about, change, fail) {
     const entries = names.map((name, i) => [i, name]);
     if (masks) entries.push([ANYTHING, "anything"]);
     palette.replaceChildren(...entries.map(([kind, name]) => {
-      const chip = make("i"), button = make("button", {type: "button", class: "chip", "aria-pressed": String(kind === colour[wish.tool])}, chip, name);
-      chip.style.background = colourOf(kind) || "none";
+      const chip = make("i"), button = make("button", {type: "button", class: "chip", "aria-pressed": String(kind === color[wish.tool])}, chip, name);
+      chip.style.background = colorOf(kind) || "none";
       if (kind === ANYTHING) chip.className = "checked";
-      button.addEventListener("click", () => { colour[wish.tool] = kind; show(wish); });
+      button.addEventListener("click", () => { color[wish.tool] = kind; show(wish); });
       return button;
     }));
     clear.hidden = !(masks ? wish.mask : wish.boxes.length);
@@ -56,7 +56,7 @@ export function layoutControl(about, change, fail) {
       inner.clearRect(0, 0, width, height);
       wish.mask.forEach((kind, at) => {
         if (kind === ANYTHING) return;
-        inner.fillStyle = colourOf(kind);
+        inner.fillStyle = colorOf(kind);
         inner.fillRect(at % width, Math.floor(at / width), 1, 1);
       });
       context.drawImage(small, 0, 0, canvas.width, canvas.height);
@@ -85,7 +85,7 @@ export function layoutControl(about, change, fail) {
     for (let row = Math.floor(y - radius); row <= y + radius; row++) {
       for (let column = Math.floor(x - radius); column <= x + radius; column++) {
         if (row < 0 || column < 0 || row >= height || column >= width) continue;
-        if (Math.hypot(row + 0.5 - y, column + 0.5 - x) <= Math.max(radius, 0.71)) wish.mask[row * width + column] = colour.layout;
+        if (Math.hypot(row + 0.5 - y, column + 0.5 - x) <= Math.max(radius, 0.71)) wish.mask[row * width + column] = color.layout;
       }
     }
   }
@@ -100,7 +100,7 @@ export function layoutControl(about, change, fail) {
     canvas.setPointerCapture(event.pointerId);
     keyboard = false;
     const [x, y] = last = place(event);
-    if (wish.tool === "boxes") drag = {x0: x, y0: y, x1: x, y1: y, from: [x, y], name: about.classes[colour.boxes]};
+    if (wish.tool === "boxes") drag = {x0: x, y0: y, x1: x, y1: y, from: [x, y], name: about.classes[color.boxes]};
     else dab(x * width, y * height);
     draw();
   });

@@ -7,7 +7,7 @@ import {emptyWish, wishInWords, wishMessage, wishPanel} from "./wish.js";
 
 const element = id => document.getElementById(id), views = ["draw", "between", "read"];
 const PAUSE = 120, LOOK = 20000;  // milliseconds until a change is drawn, and between two looks for a newer checkpoint
-const MANY = 24;  // colours in the legend, at most
+const MANY = 24;  // colors in the legend, at most
 const READING = ["classification", "tagging", "segmentation", "detection", "reconstruction", "translation"];
 
 function fail(error) {
@@ -33,7 +33,7 @@ function showFacts() {
   element("run").textContent = run;
   document.title = `${run} · mtgen explore`;
   const seen = images < of_images ? `${number(images)} of ${number(of_images)} images seen` : `${number(images)} images seen`;
-  element("facts").textContent = [seen, `${width} × ${height} ${channels === 1 ? "grey" : "colour"}`, `${(parameters / 1e6).toFixed(2)}M parameters`, device].join(" · ");
+  element("facts").textContent = [seen, `${width} × ${height} ${channels === 1 ? "gray" : "color"}`, `${(parameters / 1e6).toFixed(2)}M parameters`, device].join(" · ");
   const button = element("newest");
   button.hidden = newer === null;
   button.textContent = newer === null ? "" : `Newest checkpoint: ${number(newer)} images`;
@@ -90,14 +90,14 @@ function changed() {
 // Answers
 const legendOf = frames => frames.map(frame => ({...frame, box_legend: about.legend.boxes}));
 
-/** The colours; of many classes, those that are in the pictures. */
+/** The colors; of many classes, those that are in the pictures. */
 function showLegend(frames) {
   const masks = about.tasks.includes("segmentation"), entries = masks ? about.legend.masks : about.tasks.includes("detection") ? about.legend.boxes : [];
   const seen = new Set(frames.flatMap(frame => masks ? frame.kinds : frame.boxes[0][0].map(box => box[4])));
-  const coloured = entries.filter(([, colour], kind) => colour && (entries.length <= MANY || seen.has(kind)));
-  element("legend").replaceChildren(...coloured.slice(0, MANY).map(([name, colour]) => {
+  const colored = entries.filter(([, color], kind) => color && (entries.length <= MANY || seen.has(kind)));
+  element("legend").replaceChildren(...colored.slice(0, MANY).map(([name, color]) => {
     const chip = make("i");
-    chip.style.background = colour;
+    chip.style.background = color;
     return make("li", {}, chip, name);
   }));
 }
@@ -173,7 +173,7 @@ function actions(frame) {
   return found;
 }
 
-// Switches, colours, views
+// Switches, colors, views
 element("with-masks").hidden = !about.tasks.includes("segmentation");
 element("with-boxes").hidden = !about.tasks.includes("detection");
 for (const box of document.querySelectorAll("[data-layer]")) {

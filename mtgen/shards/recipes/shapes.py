@@ -18,10 +18,10 @@ SUPERSAMPLING = 8
 """Each pixel's coverage is the mean of so many points in each direction."""
 
 
-def _arc(radius: float = 1.0, corners: int = 96, start: float = 0.0, centre: Point = (0.0, 0.0)) -> list[Point]:
+def _arc(radius: float = 1.0, corners: int = 96, start: float = 0.0, center: Point = (0.0, 0.0)) -> list[Point]:
     """Corners of a regular polygon, the first one `start` degrees from the top."""
     turns = [math.radians(start) + 2 * math.pi * i / corners for i in range(corners)]
-    return [(centre[0] + radius * math.sin(t), centre[1] - radius * math.cos(t)) for t in turns]
+    return [(center[0] + radius * math.sin(t), center[1] - radius * math.cos(t)) for t in turns]
 
 
 def _star() -> list[Point]:
@@ -49,7 +49,7 @@ SHAPES: dict[str, tuple[list[Point], list[Point]]] = {
     "cross": (_cross(), []),
     "ring": (_arc(), _arc(0.55)),
     "heart": (_heart(), []),
-    "crescent": (_arc(), _arc(0.85, centre=(0.5, 0.0))),
+    "crescent": (_arc(), _arc(0.85, center=(0.5, 0.0))),
 }
 SEMITONES = [0, 2, 4, 5, 7, 9, 11, 12]
 """Pitch of each class above middle C: a major scale."""
@@ -88,7 +88,7 @@ class ShapesOptions(SceneOptions):
 
 @RECIPES.register("shapes")
 class ShapesRecipe(SceneRecipe):
-    """Coloured shapes, turned by up to 20 degrees, each with its note of a scale."""
+    """Colored shapes, turned by up to 20 degrees, each with its note of a scale."""
 
     Options = ShapesOptions
     classes = list(SHAPES)
