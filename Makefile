@@ -42,7 +42,7 @@ demo: setup data_shards/demo/dataset.json  ## train on digits for some minutes; 
 	@echo "  $(VENV)/bin/mtgen sample demo --n 1000 --shards made     a labeled data set of its own, to train on"
 
 data_shards/demo/dataset.json: | setup
-	$(VENV)/bin/mtgen shards make digits data_shards/demo style=grey train=8000 test=1000
+	$(VENV)/bin/mtgen shards make digits data_shards/demo style=gray train=8000 test=1000
 
 test: setup  ## run every test, two at a time; those that start clusters after the others, and those of one file one after another
 	$(VENV)/bin/python -m pytest -n 2 -m "not e2e"

@@ -124,8 +124,8 @@ def whole(data: Path, tasks: int, batch: int) -> dict[str, Callable[[], None]]:
             f"batch_size={batch}",
             "workers=0",
             "device=cpu",
-            f"balancing.gate={name}",
-            "conditions.image.share=0",
+            f"balancing.weighting={name}",
+            "conditions.image.probability=0",
             *off,
         ]
         canvas = "balancing.canvas=none" if name == "none" else "balancing.canvas=equal"

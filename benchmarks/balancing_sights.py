@@ -109,8 +109,8 @@ def main(
             f"data.path={digits(data, Path(temporary))}",
             "workers=0",
             "device=cpu",
-            "balancing.gate=equal",
-            "balancing.gramian=layer",
+            "balancing.weighting=equal",
+            "balancing.gramian_source=layer",
         ]
         settings = load(config, words)
         training = Plain(settings, batches_of(settings, "cpu", 8 if quick else 64), "cpu")

@@ -88,7 +88,7 @@ def main(
     base = base_settings(data, work, overrides)
     settings = load(config, base)
     tasks = [task for task in ("generation", *READING) if task in settings.task_settings()]
-    study, gate = Study(config, base, images, samples, work, parallel), "gate" if both else "discriminator"
+    study, gate = Study(config, base, images, samples, work, parallel), "weighting" if both else "discriminator"
 
     def together(policy: str, words: tuple[str, ...], numbers: range) -> list[Run]:
         return [Run("together", seed, policy=policy, settings=words) for seed in numbers]

@@ -232,7 +232,7 @@ def undisturbed(bed: Testbed, images: int, seed: int, hang: float) -> tuple[dict
 def main(
     count: Annotated[int, typer.Option("--faults", min=1, help="how many faults")] = 40,
     seed: Annotated[int, typer.Option(help="of the schedule, and of the runs")] = 0,
-    hang: Annotated[float, typer.Option(help="train.hang_seconds of the runs; a busy machine needs more")] = 15.0,
+    hang: Annotated[float, typer.Option(help="train.heartbeat_timeout of the runs; a busy machine needs more")] = 15.0,
     minutes: Annotated[float, typer.Option(help="no further fault strikes after so many minutes")] = 600.0,
     quick: Annotated[bool, typer.Option("--quick", help="five faults of the commonest kinds")] = False,
     only: Annotated[list[str] | None, typer.Option(help="only the kinds whose names begin so; may be repeated")] = None,
@@ -284,7 +284,12 @@ def main(
         "goodput": useful(parts) / total,
         "parts": len(parts),
     }
-    about |= {"drivers": bed.starts, "seed": seed, "hang_seconds": hang, "schedule": [str(fault) for fault in faults]}
+    about |= {
+        "drivers": bed.starts,
+        "seed": seed,
+        "heartbeat_timeout": hang,
+        "schedule": [str(fault) for fault in faults],
+    }
     report("Faults survived", here | {"testbed": about, "wrong": wrong}, list(rows(faults, parts)), json_file)
     print(
         f"{len(faults)} faults in {total / 60:.0f} min; {images:,} images, {about['images_recomputed']:,} of them recomputed; "

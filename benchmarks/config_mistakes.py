@@ -61,16 +61,16 @@ WORDS = {
     "generator.learning_rate": "fast",
     "data": "here",
     "tasks": "all",
-    "conditions.class.share": "half",
+    "conditions.class.probability": "half",
 }
 CHOICES = {
     "device": "gpu0",
     "precision": "bfloat16",
     "data.channels": "gray",
     "data.order": "globl",
-    "balancing.gate": "cagrd",
+    "balancing.weighting": "cagrd",
 }
-CHOSEN = {"precision": "bf16", "data.channels": "grey", "data.order": "global", "balancing.gate": "cagrad"}
+CHOSEN = {"precision": "bf16", "data.channels": "gray", "data.order": "global", "balancing.weighting": "cagrad"}
 CONTRADICTIONS = [  # settings that are well-formed alone -> the key that the message has to name
     (["batch_size=33", "workers=2"], "batch_size"),
     (["resolution=48"], "resolution"),

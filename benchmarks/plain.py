@@ -21,7 +21,7 @@ KEPT = 8
 
 def batches_of(config: Config, device: str, count: int = KEPT) -> list[Batch]:
     """The first batches of a run's data, with everything that its tasks and conditions ask for."""
-    index = open_index(config.data.path, config.data.train)
+    index = open_index(config.data.path, config.data.train_split)
     with Loader(index, transform_spec_of(config, device), batch_size=config.batch_size, rank=0, world=1) as loader:
         return [next(loader).to(device) for _ in range(count)]
 
@@ -43,7 +43,7 @@ class Plain:
         self.batches = batches
         self.number = 0
         self.images = 0
-        self.networks = networks = networks or build(config, open_index(config.data.path, config.data.train).card)
+        self.networks = networks = networks or build(config, open_index(config.data.path, config.data.train_split).card)
         d_step, g_step, self.gates = build_steps(config, networks)
         for gate in self.gates.values():
             gate.group = group
@@ -52,14 +52,19 @@ class Plain:
 
         def adam(network: torch.nn.Module, rate: float) -> GuardedAdam:
             return GuardedAdam(
-                network.parameters(), rate, config.train.beta2, partitioned=False, scaled=False, clip=config.train.clip
+                network.parameters(),
+                rate,
+                config.train.beta2,
+                partitioned=False,
+                scaled=False,
+                clip=config.train.clip_factor,
             )
 
         self.sides = [
             (d_step, networks.generator, adam(networks.side, config.discriminator.learning_rate)),
             (g_step, networks.side, adam(networks.generator, config.generator.learning_rate)),
         ]
-        self.average = EMA([("generator", networks.generator), ("side", networks.side)], config.train.ema)
+        self.average = EMA([("generator", networks.generator), ("side", networks.side)], config.train.ema_half_life)
 
     def step(self) -> None:
         """A step of the discriminator's side, one of the generator, and the average."""

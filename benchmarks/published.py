@@ -101,7 +101,7 @@ def published(
     config: Config, batches: list[Batch], device: str, layout: torch.memory_format = torch.channels_last
 ) -> Plain:
     """The same, with these blocks too."""
-    networks = build(config, open_index(config.data.path, config.data.train).card)
+    networks = build(config, open_index(config.data.path, config.data.train_split).card)
     return exact(config, batches, device, regroup(networks, layout))
 
 

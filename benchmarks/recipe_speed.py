@@ -45,7 +45,7 @@ SAMPLES = 2_000
 def loop(way: str, precision: str, overrides: list[str], kept: int | None = None) -> Plain:
     """A plain loop of one way; `kept` batches in memory, by default the whole split."""
     config = load(ROOT / "configs/digits-32.yaml", [*overrides, f"precision={precision}"])
-    count = kept or len(open_index(config.data.path, config.data.train)) // config.batch_size
+    count = kept or len(open_index(config.data.path, config.data.train_split)) // config.batch_size
     return WAYS[way](config, batches_of(config, "cpu", count), "cpu")
 
 
@@ -90,7 +90,7 @@ def learned(way: str, precision: str, overrides: list[str], minutes: float) -> d
     while time.monotonic() < begin + 60 * minutes:
         plain.step()
     plain.average.copy_to_live()
-    train, test = (open_index(config.data.path, split) for split in (config.data.train, config.data.test))
+    train, test = (open_index(config.data.path, split) for split in (config.data.train_split, config.data.test_split))
     model = Model(plain.networks, config, train.card)
     numbers = evaluate(
         model, SplitBatches(config, test), SplitBatches(config, train), samples=SAMPLES, seed=0, metrics=METRICS

@@ -69,9 +69,9 @@ class Run:
         asked = [c for c in conditions if c not in TELLING] if together else ["class"] * (self.variant == "generation")
         return [
             *(f"tasks.{task}.weight=0" for task in tasks if task not in kept),
-            *(f"conditions.{condition}.share=0" for condition in conditions if condition not in asked),
-            *(["conditions.class.share=0.8"] if "class" in asked else []),
-            f"data.labelled={json.dumps(known)}",
+            *(f"conditions.{condition}.probability=0" for condition in conditions if condition not in asked),
+            *(["conditions.class.probability=0.8"] if "class" in asked else []),
+            f"data.keep_labels={json.dumps(known)}",
             f"seed={self.seed}",
             f"train.images={images}",
             f"train.log_every={max(images // 10, 1)}",

@@ -67,7 +67,7 @@ def measure(config: Config, workers: int, cpus: int, rounds: int, images: int) -
         "name": f"speed-{workers}-{cpus}-{config.batch_size}",
         "workers": workers,
         "train": config.train.model_copy(
-            update={"images": (rounds + 1) * images, "log_every": images, "minutes": None, "restarts": 0}
+            update={"images": (rounds + 1) * images, "log_every": images, "max_minutes": None, "max_restarts": 0}
         ),
         "checkpoint": config.checkpoint.model_copy(update={"every": 2 * rounds * images}),
         "evaluate": config.evaluate.model_copy(update={"every": images}),

@@ -40,9 +40,9 @@ ALARM_RULES: Registry[type[AlarmRule]] = Registry("alarm", "mtgen.alarms.rules")
 def grace_images(config: Config) -> int:
     """Images for which a run is too young to be judged by its metrics, and for which anything else has to last.
 
-    Metrics are measured on averaged weights, whose half-life is a fifth of the images seen until it is `train.ema`: five times that.
+    Metrics are measured on averaged weights, whose half-life is a fifth of the images seen until it is `train.ema_half_life`: five times that.
     """
-    return max(round(5 * config.train.ema), config.train.warmup)
+    return max(round(5 * config.train.ema_half_life), config.train.warmup)
 
 
 class DurationTracker:

@@ -92,7 +92,7 @@ def load_gate_histories(run: str | Path, runs: Path = Path("runs")) -> dict[str,
     found = gate_histories((row.images, row.values) for row in read_journal(find_journal(run, runs)))
     if not found:
         raise UserError(
-            f"{run}: nothing was recorded of its tasks' gradients: fewer than two tasks met, or balancing.gate and canvas are none"
+            f"{run}: nothing was recorded of its tasks' gradients: fewer than two tasks met, or balancing.weighting and balancing.canvas are none"
         )
     return found
 

@@ -19,7 +19,7 @@ def weighting(config: Config, key: str) -> WeightingFunction | None:
     Raises:
         ConfigError: a class of the user's own cannot be loaded, or does not take its parameters.
     """
-    name: str = getattr(config.balancing, key) or config.balancing.gate
+    name: str = getattr(config.balancing, key) or config.balancing.weighting
     if name == "none":
         return None
     try:
@@ -42,23 +42,23 @@ def build_gates(
     Args:
         tasks: names of all tasks.
         drawing: those that ask the generator for canvases of their own.
-        layers: the trunk's last shared layers, one a level, the lowest first; only for `balancing.gramian=layer`.
+        layers: the trunk's last shared layers, one a level, the lowest first; only for `balancing.gramian_source=layer`.
     """
     settings = config.balancing
     shared: dict[str, Any] = {
         "preference": settings.preference,
         "images": config.micro_batch * config.max_workers,
         "warmup": settings.warmup,
-        "average": settings.average,
+        "average": settings.ema_half_life,
     }
     trunk = {
         **shared,
         "groups": settings.groups,
-        "sight": settings.gramian,
-        "taps": InputHooks(layers) if settings.gramian == "layer" else None,
+        "sight": settings.gramian_source,
+        "taps": InputHooks(layers) if settings.gramian_source == "layer" else None,
     }
     # A canvas is the last layer's output: seen through a layer's weights it would be the layer's input, which differs by sample.
-    pixels = "features" if settings.gramian == "features" else "pooled"
+    pixels = "features" if settings.gramian_source == "features" else "pooled"
     return {
         "discriminator": Gate(tasks, weighting(config, "discriminator"), **trunk),
         "generator": Gate(tasks, weighting(config, "generator"), **trunk),

@@ -149,7 +149,7 @@ class LayerGramian(PooledGramian):
             x = self.inputs[part.group] if part.group < len(self.inputs) else None
             if x is None or x.shape[-2:] != tensor.shape[-2:] or len(x) < part.first + len(tensor):
                 raise RuntimeError(
-                    f"balancing.gramian=layer: no layer's input fits shared features of shape {tuple(tensor.shape)}"
+                    f"balancing.gramian_source=layer: no layer's input fits shared features of shape {tuple(tensor.shape)}"
                 )
 
     def _sizes(self) -> list[int]:

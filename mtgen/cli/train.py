@@ -74,7 +74,9 @@ def train(
     if outcome.status != "finished":
         again = shell_command("mtgen train", config, *(overrides or []))
         written = ", checkpoint written" if outcome.images else ""
-        how = "raise train.minutes" if outcome.status == "out of time" else again  # it counts the minutes of all starts
+        how = (
+            "raise train.max_minutes" if outcome.status == "out of time" else again
+        )  # it counts the minutes of all starts
         say(f"{outcome.status} at {outcome.images:,} images{written}. To go on: {how}")
 
 

@@ -24,7 +24,9 @@ class Caption(Modality):
     """
 
     class Settings(ConditionSettings):
-        share: float = Field(0.5, ge=0, le=1, description="share of the samples with a caption for which it is asked")
+        probability: float = Field(
+            0.5, ge=0, le=1, description="probability that a sample with a caption is conditioned on it"
+        )
         tokens: int = Field(32, ge=1, le=1024, description="longest caption, in tokens; a longer one is cut off")
         layers: int = Field(1, ge=1, description="layers of the transformer")
         encoder: Annotated[str | None, PathKind.PATH] = Field(

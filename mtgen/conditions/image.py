@@ -16,8 +16,8 @@ class Image(Modality):
     """
 
     class Settings(ConditionSettings):
-        share: float = Field(
-            0.1, ge=0, le=1, description="share of the samples that are asked for by their own embedding"
+        probability: float = Field(
+            0.1, ge=0, le=1, description="probability that a sample is conditioned on its own embedding"
         )
 
     def value(self, batch: Batch) -> Tensor:

@@ -35,8 +35,8 @@ class Layout(Modality):
     """
 
     class Settings(ConditionSettings):
-        share: float = Field(
-            0.2, ge=0, le=1, description="share of the samples with a mask for which it is asked as a layout"
+        probability: float = Field(
+            0.2, ge=0, le=1, description="probability that a sample with a mask is conditioned on it as a layout"
         )
 
     component, field, spatial = "mask", "mask_classes", True
@@ -54,8 +54,8 @@ class Boxes(Modality):
     """Boxes of classes that should be drawn in them. Raw form: `[B,K,H,W]`, see `boxes_layout`."""
 
     class Settings(ConditionSettings):
-        share: float = Field(
-            0.2, ge=0, le=1, description="share of the samples with boxes for which they are asked as a layout"
+        probability: float = Field(
+            0.2, ge=0, le=1, description="probability that a sample with boxes is conditioned on them as a layout"
         )
 
     component, field, spatial = "boxes", "classes", True

@@ -23,7 +23,9 @@ class Sound(Modality):
     """
 
     class Settings(ConditionSettings):
-        share: float = Field(0.5, ge=0, le=1, description="share of the samples with a sound for which it is asked")
+        probability: float = Field(
+            0.5, ge=0, le=1, description="probability that a sample with a sound is conditioned on it"
+        )
         layers: int = Field(1, ge=1, description="layers of the transformer")
         shift: float = Field(
             0.1, ge=0, le=0.5, description="in training: largest shift in time, as a share of its length"

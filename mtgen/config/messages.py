@@ -1,12 +1,14 @@
-"""What is wrong with a configuration, in a line a key: the key, its value, and what is possible."""
+"""Errors in a configuration, each as one line: the key, its value, what is wrong, and what to do."""
 
 import re
 import reprlib
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from mtgen.config.legacy import RENAMED_KEYS, renamed_keys
 from mtgen.config.run import Config
 from mtgen.config.sections import CONDITIONS, TASKS, SectionT
 from mtgen.errors import ConfigError
@@ -29,11 +31,28 @@ KEY_ALIASES = {
     **dict.fromkeys(("outdir", "output_dir", "log_dir"), ["runs"]),
     "image_size": ["resolution"],
 }
-"""Names that DeepSpeed and other trainers have for what is called otherwise here; mtgen writes DeepSpeed's configuration itself."""
+"""Names in DeepSpeed and other trainers -> keys of mtgen, which writes DeepSpeed's configuration itself."""
+
+
+@dataclass(frozen=True)
+class ConfigProblem:
+    """One thing that is wrong with a configuration.
+
+    Attributes:
+        path: the key at fault and the sections that it is in, from the top; of a list, the position.
+        text: the message, one line, which begins with the dotted key.
+    """
+
+    path: tuple[Any, ...]
+    text: str
+
+    def concerns(self, *path: str) -> bool:
+        """Whether it is about this key, a section that holds it, or something within it."""
+        return all(own == other for own, other in zip(self.path, path, strict=False))
 
 
 def sections() -> dict[str, type[BaseModel]]:
-    """Every section of a configuration by its dotted name, one in a list by the list's; "" is the top."""
+    """Dotted name -> section of a configuration; "" is the top, and a section in a list has the list's name."""
     found: dict[str, type[BaseModel]] = {"": Config}
     for key, registry in (("tasks", TASKS), ("conditions", CONDITIONS)):
         found |= {f"{key}.{name}": registry[name].Settings for name in registry}
@@ -50,7 +69,11 @@ def sections() -> dict[str, type[BaseModel]]:
 
 
 def _meant(key: str, section: str, sections: dict[str, type[BaseModel]]) -> list[str]:
-    """The right keys for an unknown one: another trainer's name for it, the nearest in its section, or the same or nearest in another."""
+    """The keys that an unknown key may stand for.
+
+    The first of: the key for another trainer's name; the nearest key of its section; keys of this name, or once of this name, in
+    other sections; the nearest key of all sections.
+    """
     word, place = key.lower().replace("-", "_"), _without_numbers(section)
     own = [get_close_matches(word, sections[place].model_fields, n=1, cutoff=cutoff) for cutoff in (0.75, 0.6)]
     everywhere = [
@@ -59,12 +82,13 @@ def _meant(key: str, section: str, sections: dict[str, type[BaseModel]]) -> list
         for field in model.model_fields
         if _dotted(name, field) not in sections
     ]
-    same = [k for k in everywhere if k.split(".")[-1] == word][:3]
+    same = [k for k in everywhere if k.split(".")[-1] == word]
+    same += [_dotted(name, keys[word]) for name, keys in RENAMED_KEYS.items() if word in keys and "*" not in name]
     if word in KEY_ALIASES:
         return KEY_ALIASES[word]
     if own[0] or (own[1] and not same):
         return [_dotted(section, own[1][0])]
-    return same or get_close_matches(_dotted(place, word), everywhere, n=1)
+    return same[:3] or get_close_matches(_dotted(place, word), everywhere, n=1)
 
 
 def _dotted(*parts: Any) -> str:
@@ -72,25 +96,32 @@ def _dotted(*parts: Any) -> str:
 
 
 def _without_numbers(section: str) -> str:
-    """The section's name, whichever of a list it is."""
+    """The section's name without positions in lists."""
     return ".".join(part for part in section.split(".") if not part.isdigit())
 
 
 def shown(value: Any) -> str:
-    """A value on one line of bounded length; text as it was typed."""
+    """A value on one line of bounded length; text without quotes, as it was typed."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 100
     short.maxlevel = 2
     return "null" if value is None else short.repr(value)[1:-1] if isinstance(value, str) else short.repr(value)
 
 
-def explain(error: Any, section: str, sections: dict[str, type[BaseModel]]) -> str:
-    """One line for one of pydantic's errors, met in `section`."""
-    location = [part for part in error["loc"] if part != "[key]"]
-    parents, last = location[:-1], location[-1] if location else ""
-    section = _dotted(section, *parents)
+def explain(error: Any, section: str, sections: dict[str, type[BaseModel]]) -> ConfigProblem:
+    """One of pydantic's errors, which occurred in `section`."""
+    path = (*filter(None, section.split(".")), *(part for part in error["loc"] if part != "[key]"))
+    return ConfigProblem(path, _text(error, path, sections))
+
+
+def _text(error: Any, path: tuple[Any, ...], sections: dict[str, type[BaseModel]]) -> str:
+    """The message of one of pydantic's errors at a key."""
+    *parents, last = path or ("",)
+    section = _dotted(*parents)
     key, model = _dotted(section, last), sections.get(_without_numbers(section))
     if error["type"] == "extra_forbidden" and model is not None:
+        if new := renamed_keys(_without_numbers(section)).get(last):
+            return f"{key}: was renamed; use {_dotted(section, new)}"
         meant = _meant(str(last), section, sections)
         hint = f"did you mean {' or '.join(meant)}? " if meant else ""
         return f"{key}: unknown key; {hint}possible: {', '.join(model.model_fields)}"
@@ -108,26 +139,32 @@ def explain(error: Any, section: str, sections: dict[str, type[BaseModel]]) -> s
 
 
 def check(model: type[SectionT], values: dict[str, Any]) -> SectionT:
-    """`values` as a section; `ConfigError` holds one line for every key at fault."""
+    """`values` as a section.
+
+    Raises:
+        ConfigError: with one line for every key at fault.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(explain(e, "", {"": model}) for e in error.errors())) from None
+        raise ConfigError("\n".join(explain(e, "", {"": model}).text for e in error.errors())) from None
 
 
-def own_problems(key: str, registry: Registry[Any], values: Any) -> list[str]:
-    """The errors in the `tasks` or `conditions` section, which only the tasks' and modalities' own files can judge."""
+def plugin_problems(key: str, registry: Registry[Any], values: Any) -> list[ConfigProblem]:
+    """Errors in the section `tasks` or `conditions`, whose settings the tasks' and conditions' own files declare."""
     if not isinstance(values, dict):
-        return [
-            f"{key}={shown(values)}: a mapping from a {registry.kind}'s name to its settings; possible: {', '.join(registry)}"
-        ]
+        what = f"expected a mapping of a {registry.kind}'s name to its settings; possible: {', '.join(registry)}"
+        return [ConfigProblem((key,), f"{key}={shown(values)}: {what}")]
     problems, known = [], sections()
     for name, settings in values.items():
+        path = f"{key}.{name}"
         if name not in registry:
-            problems.append(f"{key}.{name}: unknown {registry.kind}; {suggest(str(name), registry.names())}")
+            problems.append(
+                ConfigProblem((key, name), f"{path}: unknown {registry.kind}; {suggest(str(name), registry.names())}")
+            )
             continue
         try:
             registry[name].Settings.model_validate(settings)
         except ValidationError as error:
-            problems += [explain(e, f"{key}.{name}", known) for e in error.errors()]
+            problems += [explain(e, path, known) for e in error.errors()]
     return problems

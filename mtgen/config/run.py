@@ -184,7 +184,7 @@ class Config(ConfigSection):
 
     def condition_settings(self) -> dict[str, ConditionSettings]:
         """The modalities that are switched on."""
-        return {name: s for name, s in self.conditions.items() if s.share > 0}
+        return {name: s for name, s in self.conditions.items() if s.probability > 0}
 
     def task_settings(self) -> dict[str, TaskSettings]:
         """The tasks that are switched on."""

@@ -30,7 +30,7 @@ SectionT = TypeVar("SectionT", bound=ConfigSection)
 
 
 class PathKind(Enum):
-    """Marks a key whose text names something by its path, and what: it is made absolute where it was typed (`mtgen.config.paths`)."""
+    """Marks a key whose value is a path, and of what. `mtgen.config.paths` makes such paths absolute where they were typed."""
 
     PATH = "a file or folder, or the URL of one"
     RUN = "a run, by its folder or name"
@@ -38,36 +38,36 @@ class PathKind(Enum):
 
 
 class TaskSettings(ConfigSection):
-    """What every task has; a task's own file adds to it."""
+    """Settings that every task has; the task's own file adds to them."""
 
     weight: float = Field(
-        1.0, ge=0, description="factor of the task's losses, before the gradient gate; 0 switches it off"
+        1.0, ge=0, description="factor of the task's losses, applied before the gradient gate; 0 switches the task off"
     )
 
     @property
     def needs(self) -> str | None:
-        """The component that the task learns from ("class", "mask", "boxes"); `None`: images are enough."""
+        """The component that the task learns from ("class", "mask", "boxes"), or `None` where images are enough."""
         return None
 
     @property
     def metric(self) -> str | None:
-        """The quick metric, from 0 to 1, that says how well the task is learned; `None`: there is none."""
+        """The quick metric, from 0 to 1, that measures how well the task is learned, or `None`."""
         return None
 
     @property
     def needs_generator(self) -> bool:
-        """Whether it learns with the generator, or from its logit, so that the generation task has to be on."""
+        """Whether the task needs the generator or its logit, and so the generation task."""
         return False
 
 
 class ConditionSettings(ConfigSection):
-    """What every modality of conditions has; a modality's own file adds to it."""
+    """Settings that every condition has; the condition's own file adds to them."""
 
-    share: float = Field(
+    probability: float = Field(
         0.95,
         ge=0,
         le=1,
-        description="share of the samples that have it for which it is asked; the others learn without",
+        description="probability that a sample which has this condition is conditioned on it; 0 switches the condition off",
     )
 
 
@@ -77,22 +77,22 @@ class MixtureConfig(ConfigSection):
     path: Annotated[str, PathKind.PATH] = Field(
         min_length=1, description="folder with dataset.json and its shards, or its URL"
     )
-    weight: float = Field(1.0, gt=0, description="its share of the samples, relative to the others'")
-    train: str | None = Field(None, description="split to train on; default: data.train")
-    test: str | None = Field(None, description="split to evaluate on; default: data.test")
+    weight: float = Field(1.0, gt=0, description="sampling weight, relative to the other data sets")
+    train_split: str | None = Field(None, description="split to train on; default: data.train_split")
+    test_split: str | None = Field(None, description="split to evaluate on; default: data.test_split")
 
 
 class SoundConfig(ConfigSection):
-    """What sounds are turned into: spectrograms of `mels` bands and 100 frames a second."""
+    """How sounds become spectrograms of `mels` bands and 100 frames per second."""
 
     rate: int = Field(
         16_000,
         ge=4_000,
         le=48_000,
-        description="samples a second that sounds are brought to; half of it is the highest tone",
+        description="sample rate that sounds are resampled to, Hz; half of it is the highest frequency kept",
     )
-    mels: int = Field(64, ge=8, le=128, description="bands of a spectrogram")
-    seconds: float = Field(1.0, ge=0.01, le=60, description="length that a sound is cut or filled up to")
+    mels: int = Field(64, ge=8, le=128, description="mel bands of the spectrogram")
+    seconds: float = Field(1.0, ge=0.01, le=60, description="length that sounds are cut or padded to, seconds")
 
     @property
     def frames(self) -> int:
@@ -101,147 +101,165 @@ class SoundConfig(ConfigSection):
 
 
 class DataConfig(ConfigSection):
-    """What is learned from, and how it is read."""
+    """The training and test data, and how samples are read."""
 
     path: Annotated[str | None, PathKind.PATH] = Field(
         None, min_length=1, description="folder with dataset.json and its shards, or its URL"
     )
     mixture: list[MixtureConfig] = Field(
-        [], description="several data sets instead of data.path, each with path and weight"
+        [], description="several data sets in place of data.path, each with its path and weight"
     )
     order: Literal["auto", "global", "windowed"] = Field(
         "auto",
-        description="global: shuffle all samples; windowed: a few shards at a time; auto: windowed where shards are fetched",
+        description="global: shuffle all samples; windowed: shuffle a few shards at a time; auto: windowed for remote shards, else global",
     )
-    window: int = Field(8, ge=1, description="shards that are shuffled together in a windowed order")
-    cache: float = Field(
-        50.0, gt=0, description="GB that fetched shards may take on a node's disk ($MTGEN_CACHE, ~/.cache/mtgen)"
+    window: int = Field(8, ge=1, description="number of shards shuffled together in the windowed order")
+    cache_gb: float = Field(
+        50.0,
+        gt=0,
+        description="disk space per node for fetched shards, GB; the folder is $MTGEN_CACHE, else ~/.cache/mtgen",
     )
-    limit: int | None = Field(
-        None, ge=1, description="only the first so many samples of each split, to overfit on purpose; default: all"
+    max_samples: int | None = Field(
+        None, ge=1, description="use only the first N samples of each split, to overfit on purpose; default: all"
     )
     on_damage: Literal["stop", "skip"] = Field(
-        "stop", description="a damaged sample stops the run; or it is left out, or replaced, and counted"
+        "stop", description="stop: end the run at a damaged sample; skip: leave it out or replace it, and count it"
     )
     damage_limit: float = Field(
-        0.01, ge=0, le=1, description="largest share of damaged samples; with more of them the run stops"
+        0.01, ge=0, le=1, description="largest fraction of damaged samples; the run stops above it"
     )
-    train: str = Field("train", description="split to train on")
-    test: str = Field("test", description="split to evaluate on")
-    channels: Literal["rgb", "grey"] = Field("rgb", description="channels that are decoded and drawn")
+    train_split: str = Field("train", description="split to train on")
+    test_split: str = Field("test", description="split to evaluate on")
+    channels: Literal["rgb", "gray"] = Field("rgb", description="channels that are decoded and generated")
     crop: float = Field(
-        1.0, gt=0, le=1, description="smallest share of the image's area that a random crop keeps; 1: center crop"
+        1.0, gt=0, le=1, description="smallest fraction of the image's area that a random crop keeps; 1: center crop"
     )
-    flip: bool = Field(False, description="mirror at random, left to right")
-    colour: float = Field(
-        0.0, ge=0, le=1, description="largest random change of brightness, contrast and saturation, as a share; 0: none"
+    flip: bool = Field(False, description="mirror images left to right at random")
+    color_jitter: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="largest random change of brightness, contrast and saturation, as a fraction; 0: none",
     )
-    boxes: int = Field(32, ge=1, description="boxes of an image that are kept at most, the largest")
-    prefetch: int = Field(2, ge=1, description="batches that are decoded ahead")
+    max_boxes: int = Field(32, ge=1, description="largest number of boxes per image; the largest boxes are kept")
+    prefetch: int = Field(2, ge=1, description="number of batches decoded ahead")
     tokenizer: Annotated[str | None, PathKind.PATH] = Field(
         None,
         min_length=1,
-        description="tokenizer.json that captions are read with, or its URL; default: the bytes of their UTF-8",
+        description="tokenizer.json for captions, or its URL; default: the bytes of their UTF-8",
     )
     sound: SoundConfig = SoundConfig()
-    labelled: dict[Literal["class", "mask", "boxes", "caption", "sound"], Annotated[float, Field(ge=0, le=1)]] = Field(
-        {},
-        description="share of the training samples whose class, mask, ... is known; the others train without it; default: 1 each",
+    keep_labels: dict[Literal["class", "mask", "boxes", "caption", "sound"], Annotated[float, Field(ge=0, le=1)]] = (
+        Field(
+            {},
+            description="fraction of the training samples that keep their class, mask, ..., to train with fewer labels; default: 1 each",
+        )
     )
-    labelled_share: float | None = Field(
+    label_oversampling: float | None = Field(
         None,
         ge=0.001,
         le=0.999,
-        description="the least share of what is trained on that goes to samples with a label that a task reads and that fewer have; "
-        "default: as it comes",
+        description="least fraction of the training samples that carry a label which a task needs; such samples are oversampled up to "
+        "it where fewer carry one; default: no oversampling",
     )
 
 
 class GeneratorConfig(ConfigSection):
-    """The network that draws."""
+    """The generator network."""
 
     widths: list[int] = Field(
-        [96, 80, 64, 32], description="channels of each level, from the lowest upwards, each twice the side"
+        [96, 80, 64, 32],
+        description="channels per level, from the lowest resolution up; each level doubles the resolution",
     )
-    blocks: int = Field(1, ge=1, description="residual blocks a level")
-    latent: int = Field(64, ge=1, description="size of the latent z")
-    learning_rate: float = Field(3e-4, gt=0)
+    blocks: int = Field(1, ge=1, description="residual blocks per level")
+    latent: int = Field(64, ge=1, description="dimension of the latent z")
+    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of the generator")
     condition_scale: float = Field(
-        0.25, gt=0, description="factor of the condition beside the latent; a large one drowns the latent"
+        0.25, gt=0, description="scale of the condition vector relative to the latent; large values drown the latent"
     )
     attention: int = Field(
-        16, ge=0, description="levels of this side and below attend to the tokens of captions and sounds; 0: none"
+        16,
+        ge=0,
+        description="levels of up to this side, in pixels, attend to the tokens of captions and sounds; 0: none",
     )
 
 
 class DiscriminatorConfig(ConfigSection):
-    """The network that judges and reads."""
+    """The discriminator network, which also predicts labels."""
 
     widths: list[int] = Field(
-        [128, 96, 64, 32], description="channels of each level, from the lowest upwards, each twice the side"
+        [128, 96, 64, 32],
+        description="channels per level, from the lowest resolution up; each level doubles the resolution",
     )
-    blocks: int = Field(1, ge=1, description="residual blocks a level")
+    blocks: int = Field(1, ge=1, description="residual blocks per level")
     decoder: int = Field(32, ge=1, description="channels of the U-Net decoder")
-    embedding: int = Field(64, ge=1, description="size of the shared representation space")
-    learning_rate: float = Field(1e-3, gt=0)
+    embedding: int = Field(64, ge=1, description="dimension of the shared representation space")
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of the discriminator")
 
 
 class AugmentConfig(ConfigSection):
-    """Augmentation in front of the discriminator: image and mask alike, real and generated alike."""
+    """Augmentation of the discriminator's inputs: of image and mask alike, real and generated alike."""
 
     probability: float = Field(
-        0.6, ge=0, lt=1, description="share of samples that are changed; below 1, so that it cannot leak"
+        0.6,
+        ge=0,
+        lt=1,
+        description="probability that a sample is augmented; below 1, so that the augmentation cannot leak",
     )
     target: float | None = Field(
         None,
         gt=-1,
         lt=1,
-        description="adapt the share so that the discriminator prefers real samples this much (mean sign, 0.6 is usual); default: fixed",
+        description="adapt the probability to hold the mean sign of the discriminator's logit gap at this value (0.6 is usual); "
+        "default: fixed",
     )
-    ramp: int = Field(100_000, ge=1, description="images over which an adapted share may rise from 0 to 1")
-    shift: float = Field(0.08, ge=0, le=0.5, description="largest shift, as a share of the side")
+    ramp: int = Field(100_000, ge=1, description="images over which an adapted probability can rise from 0 to 1")
+    shift: float = Field(0.08, ge=0, le=0.5, description="largest shift, as a fraction of the image's side")
     rotate: float = Field(10.0, ge=0, le=180, description="largest rotation, degrees")
-    scale: float = Field(0.1, ge=0, lt=1, description="largest change of size, as a share")
+    scale: float = Field(0.1, ge=0, lt=1, description="largest change of scale, as a fraction")
 
 
 class BalancingConfig(ConfigSection):
     """How the tasks' gradients are combined where they meet (docs/balancing.md)."""
 
-    gate: str = Field(
+    weighting: str = Field(
         "equal",
-        description="weighting at the discriminator's features, or a class of your own by its path; none: no gate",
+        description="weighting at the discriminator's features, by name or as the path of your own class; none: no gate",
     )
     discriminator: str | None = Field(
-        None, description="weighting in the discriminator's step; default: balancing.gate"
+        None, description="weighting in the discriminator's step; default: balancing.weighting"
     )
-    generator: str | None = Field(None, description="weighting in the generator's step; default: balancing.gate")
+    generator: str | None = Field(None, description="weighting in the generator's step; default: balancing.weighting")
     canvas: str = Field("equal", description="weighting at the generator's canvas; none: no gate")
-    gramian: Literal["features", "pooled", "layer"] = Field(
+    gramian_source: Literal["features", "pooled", "layer"] = Field(
         "features",
-        description="what is compared: gradients at all features, summed over samples and space, or of the last layer's weights",
+        description="gradients that are compared: features: at all shared features; pooled: summed over samples and space; "
+        "layer: of the last shared layer's weights",
     )
-    preference: dict[str, float] = Field({}, description="task or group -> how much it counts, 1 where it is not named")
+    preference: dict[str, float] = Field({}, description="task or group -> its relative importance; default: 1 each")
     groups: dict[str, list[str]] = Field(
-        {}, description="name -> tasks that are arbitrated as one at the discriminator's features"
+        {}, description="group -> tasks that count as one at the discriminator's features"
     )
-    warmup: int = Field(0, ge=0, description="images over which the weights go over from equal to the weighting's")
-    average: float = Field(0, ge=0, description="half-life of the Gramian's moving average, in images; 0: none")
+    warmup: int = Field(0, ge=0, description="images over which the weights move from equal to the weighting's")
+    ema_half_life: float = Field(
+        0, ge=0, description="half-life of the Gramian's exponential moving average, images; 0: no average"
+    )
     parameters: dict[str, dict[str, float]] = Field(
         {}, description="weighting -> its parameters, such as {cagrad: {c: 0.4}}"
     )
 
-    @field_validator("gate", "discriminator", "generator", "canvas")
+    @field_validator("weighting", "discriminator", "generator", "canvas")
     @classmethod
     def _known(cls, value: str | None, info: Any) -> str | None:
         possible = ["none", *WEIGHTINGS]
         if value is not None and value not in possible:
             if (found := find_path(value)) is None:
-                own = ", or a class of your own: FILE.CLASS, PACKAGE.MODULE:CLASS"
+                own = ", or your own class: FILE.CLASS, PACKAGE.MODULE:CLASS"
                 raise ValueError(f"unknown weighting; {suggest(value, possible)}{own}")
             return found
         if info.field_name == "canvas" and value != "none" and getattr(WEIGHTINGS[str(value)], "reads_losses", False):
             raise ValueError(
-                "weighs by the tasks' losses, which do not meet at the canvas; choose one that reads gradients alone"
+                "weights by the tasks' losses, which do not meet at the canvas; choose one that needs gradients alone"
             )
         return value
 
@@ -249,7 +267,7 @@ class BalancingConfig(ConfigSection):
     @classmethod
     def _positive(cls, value: dict[str, float]) -> dict[str, float]:
         if any(number <= 0 for number in value.values()):
-            raise ValueError("a preference is above 0; switch a task off with tasks.TASK.weight=0")
+            raise ValueError("a preference has to be above 0; switch a task off with tasks.TASK.weight=0")
         return value
 
     @field_validator("groups")
@@ -260,7 +278,7 @@ class BalancingConfig(ConfigSection):
             raise ValueError(f"unknown task {unknown[0]!r}; {suggest(unknown[0], TASKS.names())}")
         if len(set(members)) != len(members) or any(name in TASKS for name in value):
             raise ValueError(
-                "a task is in one group at most, and a group has a name of its own, no task's; leave it in one, or rename the group"
+                "a task is in at most one group, and a group's name is not a task's; leave the task in one group, or rename the group"
             )
         return value
 
@@ -279,64 +297,70 @@ class BalancingConfig(ConfigSection):
                 found[name] = given
             elif (path := find_path(name)) is None:
                 raise ValueError(
-                    f"unknown weighting {name!r}; {suggest(name, WEIGHTINGS.names())}, or a class of your own: FILE.CLASS"
+                    f"unknown weighting {name!r}; {suggest(name, WEIGHTINGS.names())}, or your own class: FILE.CLASS"
                 )
             else:
-                found[path] = given  # under the same name as the gate's
+                found[path] = given  # under the same name as balancing.weighting has
         return found
 
 
 class TrainConfig(ConfigSection):
-    """How long and how fast is learned."""
+    """Length and speed of the training."""
 
-    images: int = Field(
-        200_000, ge=1, description="length of the run, in images seen; also the length of the schedules"
+    images: int = Field(200_000, ge=1, description="length of the run and of its schedules, in images seen")
+    max_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="stop with a checkpoint after this many minutes of training, over all starts; default: none",
     )
-    minutes: float | None = Field(None, gt=0, description="stop, with a checkpoint, after so many minutes of training")
-    start_from: Annotated[str | None, PathKind.RUN] = Field(
+    init_from: Annotated[str | None, PathKind.RUN] = Field(
         None,
         min_length=1,
-        description="run, by folder or name, or checkpoint whose averaged parameters a new run begins with (fine-tuning)",
+        description="run (folder or name) or checkpoint whose averaged parameters initialize a new run (fine-tuning); default: none",
     )
-    accumulation: int = Field(1, ge=1, description="micro-batches a step")
-    warmup: int = Field(1_000, ge=0, description="images over which the learning rates rise")
-    final_rate: float = Field(0.1, gt=0, le=1, description="learning rates end at this share of their peak (cosine)")
-    ema: float = Field(5_000, ge=0, description="half-life of the averaged weights, in images; 0: none")
-    beta2: float = Field(0.99, gt=0, lt=1, description="Adam's second beta; the first is 0")
-    clip: float = Field(
-        3.0, ge=0, description="a gradient longer than so many times the usual is cut to that; 0: none is"
+    accumulation: int = Field(1, ge=1, description="micro-batches per step and worker")
+    warmup: int = Field(1_000, ge=0, description="images over which the learning rates rise to their peak")
+    final_rate: float = Field(
+        0.1, gt=0, le=1, description="final learning rates as a fraction of their peak (cosine schedule)"
+    )
+    ema_half_life: float = Field(
+        5_000, ge=0, description="half-life of the exponential moving average of the weights, images; 0: no average"
+    )
+    beta2: float = Field(0.99, gt=0, lt=1, description="Adam's beta2; beta1 is 0")
+    clip_factor: float = Field(
+        3.0, ge=0, description="clip gradients whose norm exceeds this multiple of its running average; 0: never"
     )
     nonfinite_limit: int = Field(
-        20, ge=1, description="steps in a row with a non-finite gradient before training stops"
+        20, ge=1, description="consecutive steps with a non-finite gradient before training stops"
     )
-    log_every: int = Field(2_000, ge=1, description="images between two rows of numbers")
-    restarts: int = Field(3, ge=0, description="how often lost workers are replaced before the run gives up")
-    hang_seconds: float = Field(
+    log_every: int = Field(2_000, ge=1, description="images between two logged rows of metrics")
+    max_restarts: int = Field(3, ge=0, description="times that lost workers are replaced before the run fails")
+    heartbeat_timeout: float = Field(
         60,
         ge=2,
-        description="a worker that makes no step for so long, outside of evaluation and the like, hangs and is replaced",
+        description="seconds without a step, evaluation and checkpoints aside, after which a worker counts as hung and is replaced",
     )
     log_samples: bool = Field(
-        False, description="write down the positions of every step's samples, to prove the order: RUN/consumed"
+        False, description="record the positions of every step's samples under RUN/consumed, to verify the order"
     )
 
 
 class BestMetricConfig(ConfigSection):
-    """What makes a checkpoint the best one."""
+    """The metric by which a checkpoint is the best one."""
 
     metric: str = Field(min_length=1, description="name of a quick test metric, such as test/class_accuracy")
-    mode: Literal["max", "min"] = Field("max", description="whether a large or a small value is good")
+    mode: Literal["max", "min"] = Field("max", description="whether larger or smaller values are better")
 
 
 class CheckpointConfig(ConfigSection):
-    """What is kept of a run, how often and where."""
+    """How often checkpoints are written, which are kept, and where."""
 
     every: int = Field(20_000, ge=1, description="images between two checkpoints")
-    keep: int = Field(3, ge=1, description="how many are kept, the newest")
-    keep_every: int | None = Field(None, ge=1, description="beside these, one every so many images; default: none")
+    keep: int = Field(3, ge=1, description="number of newest checkpoints to keep")
+    keep_every: int | None = Field(None, ge=1, description="also keep one checkpoint every N images; default: none")
     best: BestMetricConfig | None = Field(
         None,
-        description="beside these, the best by a metric, where evaluate.every is a multiple of checkpoint.every; default: none",
+        description="also keep the best checkpoint by a metric; evaluate.every has to be a multiple of checkpoint.every; default: none",
     )
     mirror: Annotated[str | None, PathKind.PATH] = Field(
         None,
@@ -346,59 +370,70 @@ class CheckpointConfig(ConfigSection):
 
     @property
     def retention(self) -> Retention:
-        """Which checkpoints stay."""
+        """The retention policy."""
         best = None if self.best is None else BestCriterion(self.best.metric, self.best.mode == "max")
         return Retention(self.keep, self.keep_every, best)
 
 
 class ExtractorConfig(ConfigSection):
-    """A file with the network whose features distributions are compared by (docs/metrics.md)."""
+    """A network file whose features compare distributions (docs/metrics.md)."""
 
     kind: str = Field(
-        description="inception, dinov2 (safetensors), or torchscript: any network that gives one vector an image"
+        description="inception, dinov2 (safetensors), or torchscript: any network that returns one vector per image"
     )
-    path: Annotated[str, PathKind.PATH] = Field(min_length=1, description="the file")
+    path: Annotated[str, PathKind.PATH] = Field(min_length=1, description="the network's file")
     sha256: str = Field(pattern="^[0-9a-fA-F]{64}$", description="its SHA-256, hexadecimal")
     name: str = Field(
-        "", pattern="^[a-z0-9_]*$", description="what it is called in the metrics' names; default: its kind"
+        "",
+        pattern="^[a-z0-9_]*$",
+        description="name of a torchscript extractor in the metrics' names; default: its kind",
     )
-    side: int = Field(224, ge=0, description="torchscript: pixels that images are resized to; 0: left as they are")
+    side: int = Field(224, ge=0, description="torchscript: side that images are resized to, pixels; 0: not resized")
     mean: list[float] = Field(
-        [0.485, 0.456, 0.406], min_length=1, max_length=3, description="torchscript: taken from images in 0 to 1"
+        [0.485, 0.456, 0.406],
+        min_length=1,
+        max_length=3,
+        description="torchscript: mean that is subtracted from images in [0, 1], per channel",
     )
     std: list[float] = Field(
-        [0.229, 0.224, 0.225], min_length=1, max_length=3, description="torchscript: what they are divided by then"
+        [0.229, 0.224, 0.225],
+        min_length=1,
+        max_length=3,
+        description="torchscript: standard deviation that images are then divided by, per channel",
     )
 
     @model_validator(mode="after")
     def _not_inceptions_name(self) -> "ExtractorConfig":
         if self.name and self.kind != "torchscript":
-            raise ValueError(f"name: is for torchscript; {self.kind} has its own")
+            raise ValueError(f"name: is for torchscript; {self.kind} has its own name")
         if self.name in ("inception", "small_cnn"):
-            raise ValueError(f"name: {self.name} is another extractor's, whose numbers these are not")
+            raise ValueError(f"name: {self.name} is reserved for the built-in extractor; choose another name")
         return self
 
 
 class EvaluateConfig(ConfigSection):
-    """How a run is measured, while it trains and afterwards."""
+    """How a run is evaluated, in training and afterwards."""
 
-    every: int = Field(20_000, ge=1, description="images between two sample grids with the quick test metrics")
-    samples: int = Field(4_000, ge=100, description="generated images for `mtgen evaluate`")
+    every: int = Field(
+        20_000, ge=1, description="images between two snapshots: a sample grid and the quick test metrics"
+    )
+    samples: int = Field(4_000, ge=100, description="number of images that `mtgen evaluate` generates")
     extractor: ExtractorConfig | None = Field(
-        None, description="features for FID and its kin; default: a small network trained on the real images"
+        None,
+        description="feature extractor for FID and similar metrics; default: a small network trained on the real images",
     )
 
 
 class TrackingConfig(ConfigSection):
-    """Where MLflow keeps the run."""
+    """Where MLflow stores the run."""
 
     uri: Annotated[str | None, PathKind.STORE] = Field(
         None, description="MLflow tracking URI; default: MLFLOW_TRACKING_URI, else RUNS/mlflow.db"
     )
-    experiment: str = "mtgen"
+    experiment: str = Field("mtgen", description="MLflow experiment")
     group: str | None = Field(
         None,
         min_length=1,
         max_length=200,
-        description="runs of one group, such as a sweep, lie under one run in MLflow",
+        description="group of the run, such as a sweep; its runs are nested under one parent run in MLflow",
     )

@@ -26,7 +26,7 @@ from mtgen.data.pipeline import VALIDATE_HINT, Pipelines, dali_reason
 from mtgen.errors import DamagedSample
 from mtgen.schema import IGNORE_INDEX
 
-Channels = Literal["rgb", "grey"]
+Channels = Literal["rgb", "gray"]
 
 
 def _pixel() -> bytes:
@@ -48,7 +48,7 @@ class ImageDecoder:
 
     Args:
         resolution: side of the squares that come out, pixels; or their (height, width).
-        channels: "rgb" or "grey".
+        channels: "rgb" or "gray".
         threads: DALI's own threads.
         device: where the pipeline decodes and its tensors lie, "cpu" or "cuda"; "cuda" without a number is torch's current device.
         batch: largest number of samples at once.

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mtgen.config.legacy import card_for_fingerprint
 from mtgen.data.dataset_card import CARD_FILE, read_card
 from mtgen.data.index_build import (
     DEFAULT_CACHE_GB,
@@ -194,9 +195,8 @@ class Index:
     @property
     def fingerprint(self) -> str:
         """SHA-256, hexadecimal, over the card and the checksums of every component of the split, shard by shard."""
-        digest = hashlib.sha256(
-            json.dumps(self.card.model_dump(mode="json", exclude={"domains"}), sort_keys=True).encode()
-        )
+        card = card_for_fingerprint(self.card.model_dump(mode="json", exclude={"domains"}))
+        digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
         for shard in self._state:
             digest.update(bytes.fromhex(shard["digest"]))
         return digest.hexdigest()

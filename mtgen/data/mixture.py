@@ -219,11 +219,11 @@ def open_samples(data: DataConfig, part: str, progress: IndexProgress | None = N
     members = [
         open_index(
             share.path,
-            getattr(share, part) or getattr(data, part),
+            getattr(share, f"{part}_split") or getattr(data, f"{part}_split"),
             progress,
             on_damage=data.on_damage,
             damage_limit=data.damage_limit,
-            cache=data.cache,
+            cache=data.cache_gb,
         )
         for share in shares
     ]

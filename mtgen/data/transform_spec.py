@@ -14,7 +14,7 @@ class TransformSpec:
 
     Attributes:
         resolution: of the images that come out: a square's side or (height, width), pixels.
-        channels: "rgb" or "grey".
+        channels: "rgb" or "gray".
         components: what is read besides the image: "class", "mask", "boxes", "caption", "sound".
         seed: key of everything that varies from one look to the next.
         crop, flip: see `mtgen.data.geometry.window`.
@@ -62,8 +62,8 @@ def transform_spec_of(config: Config, device: str = "cpu", threads: int = 1) -> 
         seed=config.seed,
         crop=data.crop,
         flip=data.flip,
-        colour=data.colour,
-        boxes=data.boxes,
+        colour=data.color_jitter,
+        boxes=data.max_boxes,
         tokens=config.caption_tokens,
         tokenizer=open_tokenizer(data.tokenizer),
         sound=data.sound,

@@ -54,7 +54,7 @@ class SplitBatches:
     """A split, as the networks see it, without augmentation; each time it is gone through, from its start.
 
     Attributes:
-        limit: only the first so many samples, and no more than `data.limit`.
+        limit: only the first so many samples, and no more than `data.max_samples`.
         rank, world: this worker's part of the split.
     """
 
@@ -69,7 +69,7 @@ class SplitBatches:
 
     def since(self, start: int) -> Iterator[Batch]:
         """See `mtgen.evaluation.streams.SeekableBatches`."""
-        limit = min((limit for limit in (self.limit, self.config.data.limit) if limit is not None), default=None)
+        limit = min((limit for limit in (self.limit, self.config.data.max_samples) if limit is not None), default=None)
         return iterate_split(
             self.index,
             transform_spec_of(self.config),
@@ -420,8 +420,8 @@ def _look(config: Config) -> dict[str, Any]:
     return {
         "size": list(config.size),
         "channels": config.data.channels,
-        "boxes": config.data.boxes,
-        "limit": config.data.limit,
+        "boxes": config.data.max_boxes,
+        "limit": config.data.max_samples,
     }
 
 

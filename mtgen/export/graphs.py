@@ -198,7 +198,7 @@ def _blank(model: Model) -> Batch:
         present=present,
         step_position=number,
         step_present=present,
-        boxes=torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0]).expand(rows, data.boxes, 5),
+        boxes=torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0]).expand(rows, data.max_boxes, 5),
         labels=torch.ones(rows, len(model.card.classes)),
         caption=torch.ones(rows, model.config.caption_tokens, dtype=torch.int64),
         sound=torch.zeros(rows, data.sound.mels, data.sound.frames),

@@ -61,7 +61,7 @@ def page(
     if picture:
         parts.append(f"![Samples of the model]({picture})")
     said = {
-        "images": f"{width}x{height} pixels, {'grey' if model.channels == 1 else 'RGB'}",
+        "images": f"{width}x{height} pixels, {'gray' if model.channels == 1 else 'RGB'}",
         "tasks": ", ".join(task.name for task in model.networks.tasks),
         "asked for by": ", ".join(model.conditions) or "nothing",
         "classes": ", ".join(card.classes),

@@ -235,7 +235,7 @@ def _layout(model: Model, path: FileLike) -> PromptPart:
     require(model, modality, path)
     if modality == "layout":
         return PromptPart(modality, read_mask_layout(path, model.card, model.size), path.name)
-    return PromptPart(modality, read_boxes_layout(path, model.card, model.size, model.config.data.boxes), path.name)
+    return PromptPart(modality, read_boxes_layout(path, model.card, model.size, model.config.data.max_boxes), path.name)
 
 
 def _domain(model: Model, text: str) -> PromptPart:

@@ -84,7 +84,7 @@ def failure_reason(config: Config, error: Exception) -> TrainingError:
     from ray.train.v2.api.exceptions import WorkerGroupError
 
     if isinstance(error, WorkerGroupError):
-        what = f"the workers were lost {config.train.restarts + 1} times (train.restarts)"
+        what = f"the workers were lost {config.train.max_restarts + 1} times (train.max_restarts)"
     else:
         what = "the Ray cluster, or the node of it that this process is on, was lost"
     return TrainingError(
@@ -146,7 +146,7 @@ def run_on_ray(
             run_config=RunConfig(  # type: ignore[call-arg]  # as above
                 name="ray",
                 storage_path=str(config.folder),
-                failure_config=FailureConfig(max_failures=config.train.restarts),
+                failure_config=FailureConfig(max_failures=config.train.max_restarts),
                 callbacks=[LostWorkerReporter(config.folder)],  # type: ignore[list-item]  # as above
                 # Its own log has tracebacks, also about what is no trouble of the run; `LostWorkerReporter` and what `fit` raises say it in a line.
                 logging_config=LoggingConfig(log_level="CRITICAL"),
@@ -154,7 +154,7 @@ def run_on_ray(
             torch_config=GroupConfig(backend="nccl" if gpu else "gloo"),
         )
         try:
-            with HangWatchdog(config.folder, config.train.hang_seconds, _kill, say):
+            with HangWatchdog(config.folder, config.train.heartbeat_timeout, _kill, say):
                 trainer.fit()
         except Exception as error:
             with contextlib.suppress(OSError):  # a full disk is said to be one by what ended the workers

@@ -54,7 +54,7 @@ class HangWatchdog:
 
     Args:
         folder: the run's.
-        seconds: as `train.hang_seconds`.
+        seconds: as `train.heartbeat_timeout`.
         kill: ends a worker's process, wherever it runs; whether it was there. `TimeoutError`: nobody knows yet, and it is tried again.
         say: is told who hung.
     """
@@ -98,7 +98,7 @@ class HangWatchdog:
                 at = f" (while {beat.busy})" if beat.busy else ""
                 self._say(
                     f"warning: worker {beat.rank} (process {beat.pid}) made no step for {self._judge.seconds:g} s after {beat.steps:,} "
-                    f"steps{at} (train.hang_seconds): it was killed, and the run goes on from the last checkpoint"
+                    f"steps{at} (train.heartbeat_timeout): it was killed, and the run goes on from the last checkpoint"
                 )
 
 

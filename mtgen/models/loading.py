@@ -12,7 +12,7 @@ from mtgen.checkpointing import checkpoint
 from mtgen.checkpointing.checkpoint import MANIFEST_FILE, WEIGHTS_FILE, AveragedWeights, Checkpoint
 from mtgen.checkpointing.retention import Retention
 from mtgen.config import CheckpointConfig as Settings
-from mtgen.config import Config, resolve_device, validate
+from mtgen.config import Config, legacy, resolve_device, validate
 from mtgen.errors import CheckpointError
 from mtgen.models import assets
 from mtgen.models.ema import EMA
@@ -127,7 +127,7 @@ def config_of(text: str, device: str = "auto", folder: Path | None = None) -> Co
     Args:
         folder: of the run or the export, where copies of the files lie that the model needs (`mtgen.models.assets`).
     """
-    values = yaml.safe_load(text)
+    values = legacy.upgrade(yaml.safe_load(text))
     if folder is not None:
         values = assets.with_copied_assets(values, folder)
     return validate({**values, "device": device, "precision": "fp32"})

@@ -100,7 +100,7 @@ def build(config: Config, card: DatasetCard) -> Networks:
             conditions=tuple(conditions.modalities),
         )
         tasks: list[Task] = [TASKS[name](name, own, sizes) for name, own in config.task_settings().items()]
-        drawing = CanvasSpec(1 if config.data.channels == "grey" else 3, sizes.mask_classes)
+        drawing = CanvasSpec(1 if config.data.channels == "gray" else 3, sizes.mask_classes)
         guidance = ConditionSpec(
             settings.embedding * conditions.sequences, config.generator.attention, conditions.layout_channels
         )

@@ -100,7 +100,7 @@ def _batch(config: Config, card: DatasetCard, size: int) -> Batch:
     """A batch of shapes alone, every label present."""
     position, (height, width) = torch.arange(size), config.size
     sound = config.data.sound
-    channels = 1 if config.data.channels == "grey" else 3
+    channels = 1 if config.data.channels == "gray" else 3
 
     def shape(*sides: int, kind: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(size, *sides, dtype=kind, device="meta")
@@ -113,7 +113,7 @@ def _batch(config: Config, card: DatasetCard, size: int) -> Batch:
         present={name: shape(kind=torch.bool) for name in config.components},
         step_position=position,
         step_present={name: torch.ones(size, dtype=torch.bool) for name in config.components},
-        boxes=shape(config.data.boxes, 5),
+        boxes=shape(config.data.max_boxes, 5),
         labels=shape(len(card.classes), kind=torch.bool),
         caption=shape(config.caption_tokens, kind=torch.int64),
         sound=shape(sound.mels, sound.frames),

@@ -106,9 +106,9 @@ def fast_dev_run(config: Config, runs: Path) -> Config:
     batch = config.batch_size
     every: dict[str, Any] = {
         "runs": str(runs),
-        "data": config.data.model_copy(update={"limit": min(config.data.limit or 10**9, 4 * batch)}),
+        "data": config.data.model_copy(update={"max_samples": min(config.data.max_samples or 10**9, 4 * batch)}),
         "train": config.train.model_copy(
-            update={"images": 2 * batch, "log_every": batch, "restarts": 0, "minutes": None}
+            update={"images": 2 * batch, "log_every": batch, "max_restarts": 0, "max_minutes": None}
         ),
         "checkpoint": config.checkpoint.model_copy(update={"every": batch}),
         "evaluate": config.evaluate.model_copy(update={"every": batch}),
@@ -120,8 +120,15 @@ def fast_dev_run(config: Config, runs: Path) -> Config:
 def overfit(config: Config, samples: int) -> Config:
     """The same run on its first `samples` training samples alone, tested on the same, without augmentation, under a name of its own."""
     data = config.data
-    mixture = [share.model_copy(update={"test": share.train or data.train}) for share in data.mixture]
-    changed = {"limit": samples, "test": data.train, "mixture": mixture, "crop": 1.0, "flip": False, "colour": 0.0}
+    mixture = [share.model_copy(update={"test_split": share.train_split or data.train_split}) for share in data.mixture]
+    changed = {
+        "max_samples": samples,
+        "test_split": data.train_split,
+        "mixture": mixture,
+        "crop": 1.0,
+        "flip": False,
+        "color_jitter": 0.0,
+    }
     return config.model_copy(
         update={
             "name": f"{config.name}-overfit-{samples}",

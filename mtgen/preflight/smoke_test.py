@@ -176,7 +176,7 @@ class Trainings:
             "generator": {"widths": [16, 16, 8], "latent": 16},
             "discriminator": {"widths": [16, 16, 8], "decoder": 8, "embedding": 16},
             "tasks": {"generation": {}, "classification": {}, "segmentation": {}, "reconstruction": {}},
-            "train": {"images": SMOKE_IMAGES, "log_every": 5 * SMOKE_BATCH_SIZE, "warmup": 0, "restarts": 0},
+            "train": {"images": SMOKE_IMAGES, "log_every": 5 * SMOKE_BATCH_SIZE, "warmup": 0, "max_restarts": 0},
             "checkpoint": {"every": SMOKE_IMAGES // 2},
             "evaluate": {"every": SMOKE_IMAGES},
             "tracking": {"uri": f"sqlite:///{self.runs}/mlflow.db"},

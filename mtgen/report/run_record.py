@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from mtgen.config import legacy
 from mtgen.errors import UserError
 from mtgen.tracking.journal import JOURNAL_FILE, JournalRow, find_journal, read_journal
 from mtgen.tracking.progress_bar import format_duration
@@ -159,7 +160,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _config(row: JournalRow) -> dict[str, Any]:
-    return dict(yaml.safe_load((row.start or {}).get("config", "")) or {})
+    return legacy.upgrade(yaml.safe_load((row.start or {}).get("config", "")) or {})
 
 
 def _seconds(rows: list[JournalRow]) -> float:

@@ -48,7 +48,7 @@ def _fits(most: int, info: ValidationInfo) -> int:
     return most
 
 
-Style = Literal["colour", "grey", "inverted"]
+Style = Literal["color", "gray", "inverted"]
 """Colors that differ from thing to thing; white on black, in one channel; black on a light textured background."""
 
 Most = Annotated[int, Field(ge=1, le=9), AfterValidator(_fits)]
@@ -155,7 +155,7 @@ def scene(
     resolution: int,
     threshold: int,
     background: str,
-    style: Style = "colour",
+    style: Style = "color",
 ) -> Sample:
     """Place, color and describe `things`.
 
@@ -170,7 +170,7 @@ def scene(
         style: see `Style`.
     """
     placed = _layout(rng, things, resolution)
-    gray = style == "grey"
+    gray = style == "gray"
     if gray:
         color_names, colors, ground = [""] * len(things), np.full((len(things), 1), 255.0), np.zeros((1, 1, 1))
     elif style == "inverted":

@@ -65,7 +65,7 @@ class ShardCache:
         """
         if version.size > self.limit:
             raise DataError(
-                f"{store}/{name}: has {version.size / GB:.3g} GB, the cache may hold data.cache={self.limit / GB:.3g}; raise data.cache"
+                f"{store}/{name}: has {version.size / GB:.3g} GB, the cache may hold data.cache_gb={self.limit / GB:.3g}; raise data.cache_gb"
             )
         key = hashlib.sha256(f"{store}/{name}\n{version.tag}".encode()).hexdigest()[:32]
         place = self.folder / f"{key}-{version.size}"
@@ -88,7 +88,7 @@ class ShardCache:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             why = "the disk is full" if full else error.strerror
             raise DataError(
-                f"{self.folder}: cannot keep {name} ({why}); make room, point MTGEN_CACHE at another disk, or lower data.cache "
+                f"{self.folder}: cannot keep {name} ({why}); make room, point MTGEN_CACHE at another disk, or lower data.cache_gb "
                 f"(now {self.limit / GB:.3g} GB)"
             ) from None
 

@@ -45,14 +45,16 @@ class Generation(Task):
             "finite",
             description="finite: from one random difference, in the step's one forward; exact: by double backward, which costs more",
         )
-        sigma: float | None = Field(
-            None, gt=0, description="size of the finite-difference noise; default: what the precision allows"
+        penalty_sigma: float | None = Field(
+            None,
+            gt=0,
+            description="standard deviation of the finite-difference noise; default: the smallest that the precision allows",
         )
-        penalty_every: int = Field(4, ge=1, description="one sample in so many is penalized")
-        mask_every: int = Field(
+        penalty_every: int = Field(4, ge=1, description="one sample in N is penalized")
+        joint_every: int = Field(
             2,
             ge=2,
-            description="one sample in so many is judged together with its mask and boxes, the others as images alone",
+            description="one sample in N is judged together with its mask and boxes, the others as images alone",
         )
         joint_gradient: bool = Field(
             False, description="let the joint judgment of image and mask train the image too, not the mask alone"

@@ -41,10 +41,10 @@ class BatchRoles:
 
 
 def shows_labels(config: Config, position: Tensor, labeled: Tensor) -> Tensor:
-    """Every `mask_every`-th sample is judged with its labels, if it has them; none where nothing is judged."""
+    """Every `joint_every`-th sample is judged with its labels, if it has them; none where nothing is judged."""
     if not config.generates:
         return torch.zeros_like(labeled)
-    every = config.tasks["generation"].mask_every
+    every = config.tasks["generation"].joint_every
     return (position % every == every - 1) & labeled
 
 
@@ -53,14 +53,14 @@ def is_penalized(config: Config, position: Tensor) -> Tensor:
     if not config.generates:
         return torch.zeros_like(position, dtype=torch.bool)
     settings = config.tasks["generation"]
-    return (position // settings.mask_every - position % settings.mask_every) % settings.penalty_every == 0
+    return (position // settings.joint_every - position % settings.joint_every) % settings.penalty_every == 0
 
 
 def _is_translated(config: Config, position: Tensor) -> Tensor:
     """One pair in `every`, where the run translates; see `pair_partners` for what a pair is."""
     if "translation" not in config.task_settings():
         return torch.zeros_like(position, dtype=torch.bool)
-    turn, every = config.tasks["generation"].mask_every, config.tasks["translation"].every
+    turn, every = config.tasks["generation"].joint_every, config.tasks["translation"].every
     return (position // (2 * turn) * turn + position % turn) % every == 0  # both of a pair have its number
 
 
@@ -73,7 +73,7 @@ def pair_partners(config: Config, size: int) -> Tensor:
     place = torch.arange(size)
     if not config.generates:
         return place
-    every = config.tasks["generation"].mask_every
+    every = config.tasks["generation"].joint_every
     return torch.where(place // every % 2 == 0, place + every, place - every)
 
 

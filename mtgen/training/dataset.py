@@ -20,10 +20,10 @@ def open_data(config: Config) -> Samples:
         DataError: the data cannot be read, or a task or condition has not a single sample that carries what it needs.
     """
     index = open_samples(config.data, "train")
-    keep_labels(index, config.data.labelled, config.seed)
+    keep_labels(index, config.data.keep_labels, config.seed)
     wanted = [(f"tasks.{name}", settings.needs, "weight") for name, settings in config.task_settings().items()]
     wanted += [
-        (f"conditions.{name}", CONDITIONS[name].component, "share")
+        (f"conditions.{name}", CONDITIONS[name].component, "probability")
         for name in config.condition_settings()
         if name != "class"
     ]
@@ -32,9 +32,9 @@ def open_data(config: Config) -> Samples:
         for key, need, switch in wanted
         if need and not index.present[need].any()
     ]
-    if config.data.labelled_share is not None and index.remote and config.data.order == "auto":
+    if config.data.label_oversampling is not None and index.remote and config.data.order == "auto":
         problems.append(
-            "data.labelled_share: takes samples from all shards, which have to be fetched; set data.order=global, and data.cache to what "
+            "data.label_oversampling: takes samples from all shards, which have to be fetched; set data.order=global, and data.cache_gb to what "
             "they take, or leave it out"
         )
     if problems:
@@ -48,7 +48,7 @@ def order_facts(config: Config, samples: Samples) -> dict[str, Any]:
     if policy == "auto":
         policy = "windowed" if samples.remote else "global"
     weights = [share.weight for share in config.data.mixture]
-    window, share = config.data.window if policy == "windowed" else 0, config.data.labelled_share
+    window, share = config.data.window if policy == "windowed" else 0, config.data.label_oversampling
     tokens = open_tokenizer(config.data.tokenizer).digest if config.data.tokenizer else None
     return {
         "seed": config.seed,
@@ -57,8 +57,8 @@ def order_facts(config: Config, samples: Samples) -> dict[str, Any]:
         "weights": weights,
         "data.tokenizer": tokens,
         "conditions.caption.encoder": assets.digest(config.caption_encoder, "conditions.caption.encoder"),
-        "data.limit": config.data.limit,
-        "data.labelled_share": f"{share:g} for {favored} samples"
+        "data.max_samples": config.data.max_samples,
+        "data.label_oversampling": f"{share:g} for {favored} samples"
         if share and (favored := int(rare_label_mask(config, samples).sum()))
         else None,
     }
@@ -67,16 +67,16 @@ def order_facts(config: Config, samples: Samples) -> dict[str, Any]:
 def build_order(config: Config, samples: Samples) -> SampleOrder:
     """Which sample stands at a position."""
     data = config.data
-    if data.limit is not None:
-        return Order(min(data.limit, len(samples)), config.seed)
-    if data.labelled_share is not None and (favored := rare_label_mask(config, samples)).any():
-        return LabelOversamplingOrder(favored, data.labelled_share, config.seed)
+    if data.max_samples is not None:
+        return Order(min(data.max_samples, len(samples)), config.seed)
+    if data.label_oversampling is not None and (favored := rare_label_mask(config, samples)).any():
+        return LabelOversamplingOrder(favored, data.label_oversampling, config.seed)
     return samples.order(data.order, data.window, config.seed)
 
 
 def rare_label_mask(config: Config, samples: Samples) -> NDArray[np.bool_]:
-    """`[N]` bool: samples that `data.labelled_share` favors: with a label that a task reads and fewer have; none where enough have one."""
-    share = config.data.labelled_share or 0.0
+    """`[N]` bool: samples that `data.label_oversampling` favors: with a label that a task reads and fewer have; none where enough have one."""
+    share = config.data.label_oversampling or 0.0
     needed = {settings.needs for settings in config.task_settings().values() if settings.needs}
     rare = [samples.present[component] for component in needed if samples.present[component].mean() < share]
     found = np.logical_or.reduce(rare) if rare else np.zeros(len(samples), np.bool_)

@@ -57,7 +57,7 @@ class Engine:
             config.train.beta2,
             partitioned=config.zero_stage > 0,
             scaled=config.precision == "fp16",
-            clip=config.train.clip,
+            clip=config.train.clip_factor,
         )
         self.engine, *_ = deepspeed.initialize(
             model=step,
@@ -145,5 +145,5 @@ class Engine:
             raise CheckpointError(
                 f"the network was changed since the checkpoint: {len(changed)} parameters differ, the first is {first} "
                 f"({there.get(first, 'absent')} in the checkpoint, {here.get(first, 'absent')} now); "
-                "train under another name (train.start_from=RUN takes what fits), or use the configuration that is in the run's folder"
+                "train under another name (train.init_from=RUN takes what fits), or use the configuration that is in the run's folder"
             )

@@ -80,7 +80,7 @@ class FineTuningReport:
 def load_initial_weights(
     config: Config, networks: Networks, card: DatasetCard, control: Consensus, first: bool
 ) -> FineTuningReport | None:
-    """Load the averaged parameters of `train.start_from` into the networks; `None` where none is asked for or the run has a checkpoint.
+    """Load the averaged parameters of `train.init_from` into the networks; `None` where none is asked for or the run has a checkpoint.
 
     Averaged, since they are what `evaluate` and `sample` use: the new run begins as good as the old one was said to be. Optimizers,
     schedules and images seen begin anew. Collective: the first worker chooses the checkpoint for all.
@@ -88,7 +88,7 @@ def load_initial_weights(
     Raises:
         CheckpointError: there is no such run, its checkpoints are damaged, or a parameter is of another shape; names all of them.
     """
-    if config.train.start_from is None or control.any_rank(any((config.folder / "checkpoints").glob("[0-9]*")))[0]:
+    if config.train.init_from is None or control.any_rank(any((config.folder / "checkpoints").glob("[0-9]*")))[0]:
         return None
     chosen = control.run_collectively(lambda: _found(config) if first else None)
     folder = control.broadcast(chosen and str(chosen.folder))
@@ -98,7 +98,7 @@ def load_initial_weights(
 
 def _found(config: Config) -> Checkpoint:
     """The newest good checkpoint of the run that is to be started from; or the one that is named itself."""
-    name = str(config.train.start_from)
+    name = str(config.train.init_from)
     for folder in (Path(name), Path(config.runs) / name):
         if (folder / checkpoint.MANIFEST_FILE).is_file():
             return checkpoint.verify(folder.absolute())
@@ -108,7 +108,7 @@ def _found(config: Config) -> Checkpoint:
             return found
     known = sorted(path.parent.name for path in Path(config.runs).glob("*/checkpoints") if path.parent != config.folder)
     hint = suggest(Path(name).name, known) if known else f"there are no others in {Path(config.runs).absolute()}"
-    raise CheckpointError(f"train.start_from={name}: no run with a checkpoint there; {hint}")
+    raise CheckpointError(f"train.init_from={name}: no run with a checkpoint there; {hint}")
 
 
 @torch.no_grad()
@@ -128,7 +128,7 @@ def load(found: Checkpoint, networks: Networks, card: DatasetCard) -> FineTuning
     if wrong := [name for name in both if here[name].shape != there[name].shape]:
         shapes = ", ".join(f"{name} ({list(there[name].shape)} there, {list(here[name].shape)} here)" for name in wrong)
         raise CheckpointError(
-            f"train.start_from: {len(wrong)} parameters of {found.folder} are of another shape: {shapes}; give this run the widths, "
+            f"train.init_from: {len(wrong)} parameters of {found.folder} are of another shape: {shapes}; give this run the widths, "
             f"resolution, channels and settings that are in {found.folder / 'config.yaml'}, and data with as many classes"
         )
     for name in both:

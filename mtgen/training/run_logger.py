@@ -124,8 +124,8 @@ def _begin(config: Config, samples: Samples, networks: Networks, place: WorkerCo
     """What begins, or goes on, in words: on which data, with which networks, where."""
     begins = f"goes on from {images:,} images" if images else "begins"
     labeled = ", ".join(f"{int(samples.present[c].sum()):,} with {c}" for c in config.components)
-    if (favored := int(rare_label_mask(config, samples).sum())) and config.data.labelled_share:
-        labeled += f"; {favored:,} with rare labels get {config.data.labelled_share:.1%}"
+    if (favored := int(rare_label_mask(config, samples).sum())) and config.data.label_oversampling:
+        labeled += f"; {favored:,} with rare labels get {config.data.label_oversampling:.1%}"
     generator, side = (sum(p.numel() for p in module.parameters()) for module in (networks.generator, networks.side))
     return "\n".join(
         [

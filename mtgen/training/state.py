@@ -8,7 +8,7 @@ from torch import Tensor
 from mtgen.balancing.factory import gates_state_dict, load_gates_state_dict
 from mtgen.balancing.gate import Gate
 from mtgen.checkpointing.checkpoint import Checkpoint
-from mtgen.config import Config
+from mtgen.config import Config, legacy
 from mtgen.data.mixture import Samples
 from mtgen.errors import CheckpointError
 from mtgen.models.ema import EMA
@@ -119,7 +119,7 @@ def check_compatible(found: Checkpoint, config: Config, samples: Samples) -> Che
             f"{found.folder}: was trained on other data than data.path={samples.folder} holds now "
             f"(fingerprint {before[:12]}, now {now[:12]}); give the run another name, or the old shards back"
         )
-    ordered, wanted = found.state.get("order"), order_facts(config, samples)
+    ordered, wanted = legacy.upgrade_facts(found.state.get("order") or {}), order_facts(config, samples)
     changed = (
         [f"{key}={ordered.get(key)} then, {wanted[key]} now" for key in wanted if ordered.get(key) != wanted[key]]
         if ordered

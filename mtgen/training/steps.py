@@ -60,7 +60,7 @@ class TrainingStep(nn.Module):
         self.gate = gate
         self.strength = strength
         # Smaller noise drowns in the rounding of half precision, larger noise biases the estimate (measured: docs/decisions.md).
-        chosen = config.tasks["generation"].sigma if config.generates else None
+        chosen = config.tasks["generation"].penalty_sigma if config.generates else None
         self.sigma = chosen or (0.01 if config.precision == "fp32" else 0.1)
 
     def _autocast(self, device: torch.device) -> torch.autocast:
@@ -85,7 +85,7 @@ class TrainingStep(nn.Module):
             modality = side.conditions.modality(name)
             asked = (
                 counter_rng.uniform(self.config.seed, f"{self.purpose} ask {name}", batch.position, 1)[:, 0]
-                < settings.share
+                < settings.probability
             )
             given[name] = asked.to(device)
             if modality.component is not None:

@@ -74,7 +74,9 @@ class Trainer:
             network.to(place.device)
         self.began = load_initial_weights(config, self.networks, self.index.card, self.control, place.rank == 0)
         self._engines()
-        self.average = EMA([("generator", self.networks.generator), ("side", self.networks.side)], config.train.ema)
+        self.average = EMA(
+            [("generator", self.networks.generator), ("side", self.networks.side)], config.train.ema_half_life
+        )
         self.images = 0
         self.steps = 0
         self.seconds = 0.0
@@ -257,7 +259,7 @@ class Trainer:
         if self.images >= self.config.train.images:
             return Outcome("finished", self.images)
         problem = problem or self.writer.problem()
-        minutes = self.config.train.minutes
+        minutes = self.config.train.max_minutes
         failed, stop, late, self._resizing = self.control.any_rank(
             problem is not None,
             first and (self.folder / STOP_FILE).exists(),
@@ -268,7 +270,7 @@ class Trainer:
             return self._failed(self.control.first_error(problem))
         if stop:
             return Outcome("stopped", self.images)
-        return Outcome("out of time", self.images, f"train.minutes={minutes} are over") if late else None
+        return Outcome("out of time", self.images, f"train.max_minutes={minutes} are over") if late else None
 
     def _wait_for_resize(self, saved: int) -> Outcome | None:
         """A checkpoint, and then waiting for Ray Train to start this run's workers anew, more of them; `None`: it was called off."""

@@ -13,7 +13,7 @@ from mtgen.config import Config, validate
 from mtgen.registry import by_path
 from mtgen.tracking.journal import Journal
 
-CONFIG: Config = validate({"name": "run", "data": {"path": "set"}, "train": {"ema": 20, "warmup": 0}})
+CONFIG: Config = validate({"name": "run", "data": {"path": "set"}, "train": {"ema_half_life": 20, "warmup": 0}})
 SURE = {"loss_d/generation_adversarial": 0.005, "loss_g/generation_adversarial": 6.5}
 ALARM = Alarm(100, "collapse", "generator", "alike", "more of it")
 

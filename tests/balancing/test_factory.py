@@ -16,11 +16,11 @@ TASKS = ["generation", "classification", "segmentation"]
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"balancing__canvas": "famo"}, "balancing.canvas=famo: weighs by the tasks' losses"),
-        ({"balancing__gate": "no good"}, "balancing.gate=no good: unknown weighting; possible: none, "),
-        ({"balancing__preference": {"generation": 0}}, "a preference is above 0"),
+        ({"balancing__canvas": "famo"}, "balancing.canvas=famo: weights by the tasks' losses"),
+        ({"balancing__weighting": "no good"}, "balancing.weighting=no good: unknown weighting; possible: none, "),
+        ({"balancing__preference": {"generation": 0}}, "a preference has to be above 0"),
         ({"balancing__groups": {"a": ["clasification"]}}, "did you mean 'classification'"),
-        ({"balancing__groups": {"a": ["generation"], "b": ["generation"]}}, "one group at most"),
+        ({"balancing__groups": {"a": ["generation"], "b": ["generation"]}}, "at most one group"),
         ({"balancing__parameters": {"cagrad": {"d": 1}}}, "cagrad has no parameter 'd'; possible: c"),
     ],
 )
@@ -31,7 +31,7 @@ def test_what_cannot_be_is_said_with_its_key(changes: dict, said: str) -> None: 
 
 def test_each_gate_is_configured_by_itself() -> None:
     settings = toy.config(
-        balancing={"gate": "upgrad", "generator": "cagrad", "canvas": "none", "parameters": {"cagrad": {"c": 0.2}}}
+        balancing={"weighting": "upgrad", "generator": "cagrad", "canvas": "none", "parameters": {"cagrad": {"c": 0.2}}}
     )
     gates = build_gates(settings, TASKS, [])
     assert [type(gate.weighting).__name__ for gate in gates.values()] == ["UPGrad", "CAGrad", "NoneType"]
@@ -49,7 +49,7 @@ def test_a_weighting_of_ones_own_gets_the_parameters_that_stand_under_its_name(
         "    return gramian",
     ]
     Path("own.py").write_text("\n    ".join(["class Mine:", *body]) + "\n")
-    settings = toy.config(balancing={"gate": "own.Mine", "parameters": {"own.Mine": {"power": 3.0}}})
+    settings = toy.config(balancing={"weighting": "own.Mine", "parameters": {"own.Mine": {"power": 3.0}}})
     assert build_gates(settings, TASKS, [])["discriminator"].weighting.power == 3.0  # type: ignore[union-attr]
 
 
@@ -58,13 +58,13 @@ def test_a_weighting_that_is_not_there_is_named_when_training_starts(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("own.py").write_text("x = 1\n")
-    settings = toy.config(balancing__gate="own.Mine")  # reading it runs nothing
+    settings = toy.config(balancing__weighting="own.Mine")  # reading it runs nothing
     with pytest.raises(ConfigError, match=r"balancing\.discriminator=.*own\.py:Mine: cannot be loaded"):
         build_gates(settings, TASKS, [])
 
 
 def test_state_goes_back_into_the_same_gates_and_others_begin_anew() -> None:
-    settings = toy.config(balancing={"gate": "gradvac", "average": 100})
+    settings = toy.config(balancing={"weighting": "gradvac", "ema_half_life": 100})
     gates = build_gates(settings, TASKS, [])
     gates["discriminator"].arbitrate(torch.eye(3) * 2)
     tensors, about = gates_state_dict(gates)
@@ -81,9 +81,9 @@ def test_state_goes_back_into_the_same_gates_and_others_begin_anew() -> None:
 @pytest.mark.parametrize("gate", ["nash_mtl", "famo"])
 def test_steps_train_with_every_sight_and_each_micro_batch_is_arbitrated(sight: str, gate: str) -> None:
     changes = {
-        "gate": gate,
-        "gramian": sight,
-        "average": 100,
+        "weighting": gate,
+        "gramian_source": sight,
+        "ema_half_life": 100,
         "groups": {"reading": ["classification", "segmentation"]},
     }
     settings = toy.config(balancing=changes, train__accumulation=2)

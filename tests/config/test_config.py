@@ -43,7 +43,7 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
     [
         # unknown keys, at every level
         ("batchsize=32", "batchsize: unknown key; did you mean batch_size? " + TOP, []),
-        ("train.image=3", "train.image: unknown key; did you mean train.images? possible: images, minutes, ", []),
+        ("train.image=3", "train.image: unknown key; did you mean train.images? possible: images, max_minutes, ", []),
         ("data.chanels=rgb", "data.chanels: unknown key; did you mean data.channels? ", []),
         (
             "tasks.generation.gama=3",
@@ -84,11 +84,11 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("name=", "name=null: ", ["valid string"]),
         ("generator.widths=3", "generator.widths=3: ", ["valid list"]),
         ("generator.widths=[96, a, 64, 32]", "generator.widths.1=a: ", ["valid integer"]),
-        ("train=5", "train=5: is a section, not a single value; its keys: images, minutes", []),
+        ("train=5", "train=5: is a section, not a single value; its keys: images, max_minutes", []),
         ("tasks.generation=3", "tasks.generation=3: is a section, not a single value; its keys: weight, gamma", []),
         (
             "tasks=[generation]",
-            "tasks=['generation']: a mapping from a task's name to its settings; possible: alignment, ",
+            "tasks=['generation']: expected a mapping of a task's name to its settings; possible: alignment, ",
             [],
         ),
         # out of range
@@ -96,22 +96,22 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("batch_size=1", "batch_size=1: ", ["greater than or equal to 2"]),
         ("tasks.classification.weight=-1", "tasks.classification.weight=-1: ", ["greater than or equal to 0"]),
         ("augment.probability=1", "augment.probability=1: ", ["less than 1"]),
-        ("train.minutes=.inf", "train.minutes=.inf: ", ["valid number"]),
-        ("train.minutes=inf", "train.minutes=inf: ", ["finite number"]),
+        ("train.max_minutes=.inf", "train.max_minutes=.inf: ", ["valid number"]),
+        ("train.max_minutes=inf", "train.max_minutes=inf: ", ["finite number"]),
         ("generator.learning_rate=nan", "generator.learning_rate=nan: ", ["finite number"]),
         ("tasks.generation.gamma=inf", "tasks.generation.gamma=inf: ", ["finite number"]),
         # none of what is possible
         ("precision=fp61", "precision=fp61: did you mean 'fp16'? possible: auto, fp32, bf16, fp16", []),
         ("data.channels=RGB", "data.channels=RGB: did you mean 'rgb'? possible: rgb, gray", []),
-        ("data.labelled={clas: 1}", "data.labelled.clas=clas: did you mean 'class'? possible: class, mask, ", []),
+        ("data.keep_labels={clas: 1}", "data.keep_labels.clas=clas: did you mean 'class'? possible: class, mask, ", []),
         (
             "tasks.clasification.weight=1",
             "tasks.clasification: unknown task; did you mean 'classification'? possible: alignment, ",
             [],
         ),
         (
-            "balancing.gate=upgard",
-            "balancing.gate=upgard: unknown weighting; did you mean 'upgrad'? possible: none, aligned_mtl, ",
+            "balancing.weighting=upgard",
+            "balancing.weighting=upgard: unknown weighting; did you mean 'upgrad'? possible: none, aligned_mtl, ",
             [],
         ),
         ("balancing.canvas=x", "balancing.canvas=x: unknown weighting; possible: none, aligned_mtl, ", []),
@@ -122,14 +122,14 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ),
         (
             "balancing={preference: {segmentation: 2}, groups: {reading: [classification, segmentation]}}",
-            "balancing.preference.segmentation=2.0: is arbitrated within the group 'reading'",
+            "balancing.preference.segmentation=2.0: is in the group 'reading'",
             ["balancing.preference.reading=2.0"],
         ),
         ("balancing.parameters={imtlg: {c: 1}}", "balancing.parameters=", ["imtlg", "did you mean 'imtl_g'? possible"]),
         (
             "balancing.parameters={mine.Own: {c: 1}}",
             "balancing.parameters: no gate has the weighting 'mine.Own'",
-            ["balancing.gate"],
+            ["balancing.weighting"],
         ),
         ("balancing.parameters={fairgrad: {alpha: 0}}", "balancing.parameters", ["alpha=0", "has to be above 0"]),
         (
@@ -137,7 +137,7 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
             "balancing.parameters",
             ["temperature=0", "have to be above 0"],
         ),
-        ("tasks.generation.mask_every=1", "tasks.generation.mask_every=1: ", ["greater than or equal to 2"]),
+        ("tasks.generation.joint_every=1", "tasks.generation.joint_every=1: ", ["greater than or equal to 2"]),
         # well-formed and impossible
         ("workers={min: 3, max: 2}", "workers={min: 3, max: 2}: min is above max", []),
         ("workers={min: 0, max: 2}", "workers.min=0: input should be greater than or equal to 1", []),
@@ -156,19 +156,19 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
             ["data.mixture"],
         ),
         (
-            "data.labelled_share=0.25\ndata.order=windowed",
-            "data.labelled_share=0.25: takes samples of all shards, and data.order=windowed of a few",
+            "data.label_oversampling=0.25\ndata.order=windowed",
+            "data.label_oversampling=0.25: it needs samples of all shards, and data.order=windowed takes a few",
             ["keep one of them"],
         ),
         (
-            "data.labelled_share=0.25\ntasks={generation: {}}",
-            "data.labelled_share=0.25: no task reads labels",
+            "data.label_oversampling=0.25\ntasks={generation: {}}",
+            "data.label_oversampling=0.25: no task needs labels",
             ["switch one on"],
         ),
         (
-            "data={mixture: [{path: a}, {path: b}], labelled_share: 0.25}",
-            "data.labelled_share=0.25: a mixture has weights",
-            ["data set of their own"],
+            "data={mixture: [{path: a}, {path: b}], label_oversampling: 0.25}",
+            "data.label_oversampling=0.25: a mixture has weights",
+            ["separate data set"],
         ),
         (
             "tasks={classification: {}}\naugment.target=0.6",
@@ -176,17 +176,21 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
             ["augment.probability"],
         ),
         (
-            "batch_size=6\ntasks.generation.mask_every=4\ntasks.translation={domain: class}",
-            "batch_size=6: a micro-batch has 6 samples; pairs of samples for tasks.translation stand tasks.generation.mask_every=4 apart",
-            ["raise batch_size to 8"],
+            "batch_size=6\ntasks.generation.joint_every=4\ntasks.translation={domain: class}",
+            "batch_size=6: a micro-batch has 6 samples and needs 8",
+            ["tasks.generation.joint_every=4 apart", "raise batch_size to 8"],
         ),
         (
             "resolution=48",
             "resolution=48: generator.widths has 4 levels, ",
             ["reach 32 pixels", "possible: 8, 16, 32, 64"],
         ),
-        ("generator.widths=[]", "generator.widths=[]: one positive number of channels a level", []),
-        ("generator.widths=[8,0,8,8]", "generator.widths=[8, 0, 8, 8]: one positive number of channels a level", []),
+        ("generator.widths=[]", "generator.widths=[]: give one positive number of channels per level", []),
+        (
+            "generator.widths=[8,0,8,8]",
+            "generator.widths=[8, 0, 8, 8]: give one positive number of channels per level",
+            [],
+        ),
         ("tasks={}", "tasks: none is switched on; possible: alignment, classification, ", []),
         (
             "tasks={reconstruction: {}}",
@@ -218,13 +222,13 @@ def test_a_missing_key_is_named_with_its_meaning(lines: Any) -> None:
 
 def test_every_key_at_fault_has_one_line_and_all_come_at_once(lines: Any) -> None:
     text = WELL + "workers: -1\nprecision: x\nfoo: 1\nzero_stage: 3\nresolution: 64\n"
-    text += "train: {image: 1, minutes: a}\ntasks: {x: , generation: {gamma: b}}"
+    text += "train: {image: 1, max_minutes: a}\ntasks: {x: , generation: {gamma: b}}"
     keys = [
         "workers",
         "precision",
         "foo",
         "train.image",
-        "train.minutes",
+        "train.max_minutes",
         "tasks.x",
         "tasks.generation.gamma",
         "zero_stage",
@@ -366,14 +370,14 @@ def test_a_missing_file_suggests_the_nearest(tmp_path: Path) -> None:
 def test_text_stays_text_where_yaml_guesses(tmp_path: Path) -> None:
     config = read(
         tmp_path,
-        "name: 010\nruns: off\ndata: {path: no, train: 2024-01-01, test: 1e3}\ntracking: {experiment: 1:30, uri: true}",
+        "name: 010\nruns: off\ndata: {path: no, train_split: 2024-01-01, test_split: 1e3}\ntracking: {experiment: 1:30, uri: true}",
     )
     values = [
         config.name,
         config.runs,
         config.data.path,
-        config.data.train,
-        config.data.test,
+        config.data.train_split,
+        config.data.test_split,
         config.tracking.experiment,
         config.tracking.uri,
     ]
@@ -383,10 +387,10 @@ def test_text_stays_text_where_yaml_guesses(tmp_path: Path) -> None:
 def test_numbers_and_switches_are_read_as_they_are_meant(tmp_path: Path) -> None:
     text = (
         WELL
-        + "generator: {learning_rate: 1e-3}\ntrain: {images: 200_000, minutes: ~, final_rate: .5}\naugment:\ntasks: {generation: }\n"
+        + "generator: {learning_rate: 1e-3}\ntrain: {images: 200_000, max_minutes: ~, final_rate: .5}\naugment:\ntasks: {generation: }\n"
     )
     config = read(tmp_path, text, "data.flip=yes", "seed=010", "tasks.generation.joint_gradient=on")
-    assert (config.generator.learning_rate, config.train.images, config.train.minutes, config.train.final_rate) == (
+    assert (config.generator.learning_rate, config.train.images, config.train.max_minutes, config.train.final_rate) == (
         1e-3,
         200_000,
         None,
@@ -402,7 +406,7 @@ def test_overrides_go_over_the_file_into_any_depth(tmp_path: Path) -> None:
         tmp_path,
         text,
         "train.images=6",
-        "tasks.generation.mask_every=3",
+        "tasks.generation.joint_every=3",
         "tasks.segmentation.weight=2",
         "generator.widths=[4,4,4,4]",
         "seed=1",
@@ -411,7 +415,7 @@ def test_overrides_go_over_the_file_into_any_depth(tmp_path: Path) -> None:
     assert (config.train.images, config.train.warmup, config.seed, config.generator.widths) == (6, 7, 2, [4] * 4)
     assert (
         config.tasks["generation"].gamma,
-        config.tasks["generation"].mask_every,
+        config.tasks["generation"].joint_every,
         config.tasks["segmentation"].weight,
     ) == (2, 3, 2)
 
@@ -455,7 +459,7 @@ def test_the_resolved_configuration_reads_back_as_itself(
         "data": {"path": path, "flip": flip},
         "tracking": {"uri": uri},
         "generator": {"learning_rate": rate},
-        "train": {"minutes": minutes},
+        "train": {"max_minutes": minutes},
         "seed": seed,
         "tasks": {"generation": {"gamma": rate}, "segmentation": {}},
     }

@@ -18,7 +18,7 @@ RELATIVE = {
     "data.path": "set",
     "data.tokenizer": "tokenizer.json",
     "conditions.caption.encoder": "encoder.pt",
-    "train.start_from": "other",
+    "train.init_from": "other",
     "checkpoint.mirror": "../mirror",
     "evaluate.extractor.path": "network.pt",
     "tracking.uri": "sqlite:///tracking.db",
@@ -75,7 +75,7 @@ def test_every_key_that_says_so_is_a_path_and_every_one_is_tested_here() -> None
             if (
                 text
                 and re.search(r"\b(file|folder|path|UR[IL])\b", field.description or "")
-                and key not in ("name", "balancing.gate")
+                and key not in ("name", "balancing.weighting")
             ):
                 assert key in marked(), f"{key} reads like a path: is it to be made absolute?"
 
@@ -103,11 +103,11 @@ def test_a_path_over_the_files_is_one_too(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_urls_absolute_paths_and_names_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    stay = {key: "s3://bucket/x" for key in RELATIVE if key not in ("runs", "train.start_from", "tracking.uri")}
-    stay |= {"runs": "/shared/runs", "train.start_from": "a-name", "tracking.uri": "https://mlflow.example"}
-    for config in both(written(tmp_path, stay), ["balancing.gate=my.own.Weighting"], monkeypatch):
+    stay = {key: "s3://bucket/x" for key in RELATIVE if key not in ("runs", "train.init_from", "tracking.uri")}
+    stay |= {"runs": "/shared/runs", "train.init_from": "a-name", "tracking.uri": "https://mlflow.example"}
+    for config in both(written(tmp_path, stay), ["balancing.weighting=my.own.Weighting"], monkeypatch):
         assert {key: read(config, key) for key in stay} == stay
-        assert config.balancing.gate == "my.own.Weighting"
+        assert config.balancing.weighting == "my.own.Weighting"
 
 
 def test_a_weighting_of_ones_own_in_a_file_here_travels_by_its_path(
@@ -115,9 +115,9 @@ def test_a_weighting_of_ones_own_in_a_file_here_travels_by_its_path(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").touch()
-    words = ["balancing.gate=mine.Own", "balancing.parameters={mine.Own: {c: 1}}"]
+    words = ["balancing.weighting=mine.Own", "balancing.parameters={mine.Own: {c: 1}}"]
     for config in both(written(tmp_path, {"data.path": "set"}), words, monkeypatch):
-        assert config.balancing.gate == f"{tmp_path}/mine.py:Own" and config.balancing.parameters == {
+        assert config.balancing.weighting == f"{tmp_path}/mine.py:Own" and config.balancing.parameters == {
             f"{tmp_path}/mine.py:Own": {"c": 1}
         }
 

@@ -23,7 +23,7 @@ from mtgen.errors import DamagedSample
 
 Write = Callable[..., Path]
 Sample = Callable[..., dict[str, Any]]
-SETTINGS: dict[str, Any] = {"rank": 0, "world": 1, "resolution": 8, "channels": "grey", "seed": 5}
+SETTINGS: dict[str, Any] = {"rank": 0, "world": 1, "resolution": 8, "channels": "gray", "seed": 5}
 
 
 def slaney(hertz: np.ndarray) -> np.ndarray:

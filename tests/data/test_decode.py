@@ -124,7 +124,7 @@ def test_a_window_of_the_same_size_keeps_every_pixel(encode: Encode, decoder32: 
         ("WEBP", "RGB", {"quality": 90}),
     ],
 )
-@pytest.mark.parametrize("channels", ["rgb", "grey"])
+@pytest.mark.parametrize("channels", ["rgb", "gray"])
 @pytest.mark.parametrize("whole", [False, True])
 def test_every_kind_of_file_decodes_as_pillow_reads_it(
     form: str, mode: str, options: dict[str, Any], channels: Channels, whole: bool

@@ -223,7 +223,7 @@ def test_leaving_once_early_ends_its_thread(numbered: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "resolution", "channels"), [("digits", 32, "grey"), ("cifar10", 32, "rgb"), ("coco128", 64, "rgb")]
+    ("name", "resolution", "channels"), [("digits", 32, "gray"), ("cifar10", 32, "rgb"), ("coco128", 64, "rgb")]
 )
 def test_real_shards(name: str, resolution: int, channels: str, shared_data: Callable[[str], Path]) -> None:
     index = open_index(shared_data(name), "train")

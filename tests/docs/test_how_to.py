@@ -44,7 +44,7 @@ def run(folder: Path, words: list[str]) -> str:
 def copy(tmp_path: Path) -> Path:
     """A folder with a copy of mtgen and a small data set."""
     shutil.copytree(ROOT / "mtgen", tmp_path / "mtgen", ignore=shutil.ignore_patterns("__pycache__"))
-    make("digits", tmp_path / "data", train=24, test=8, style="grey")
+    make("digits", tmp_path / "data", train=24, test=8, style="gray")
     return tmp_path
 
 

@@ -25,7 +25,7 @@ LOGGED = [
     for name in re.findall(rf'"((?:{"|".join(NUMBERS)})/[\w{{}}.]+)"', CODE)
 ]
 """The names of numbers in the code, where `{...}` in one stands for any word."""
-FREE = re.compile(r"(balancing\.(preference|groups|parameters)|data\.labelled)\..+")
+FREE = re.compile(r"(balancing\.(preference|groups|parameters)|data\.keep_labels)\..+")
 """Keys below a mapping whose names the user chooses."""
 
 
@@ -36,7 +36,7 @@ def is_key(text: str) -> bool:
 
 
 def keys_in(source: Path) -> list[tuple[int, str]]:
-    """Line and name of whatever looks like a key: `data.path`, `train.images=...`, `balancing.gate: ...`."""
+    """Line and name of whatever looks like a key: `data.path`, `train.images=...`, `balancing.weighting: ...`."""
     found = []
     for line, code in inline(source):
         for word in re.findall(r"(?<![\w./-])([a-z_]+(?:\.[A-Za-z_]+)+)(?=$|[=:,\s}])", code):

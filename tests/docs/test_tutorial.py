@@ -140,7 +140,7 @@ def test_every_command_of_the_tutorial_works_in_a_fresh_folder(fresh: Path, monk
 def test_what_make_demo_names_to_be_done_next_works(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = {command.words[0]: list(command.words) for command in demo()}
     assert set(commands) == {"train", "sample", "ui", "evaluate", "shards"}  # ui: tests/tracking/test_mlflow_ui.py
-    run([*commands["shards"][:4], "style=grey", "train=120", "test=16"], monkeypatch)
+    run([*commands["shards"][:4], "style=gray", "train=120", "test=16"], monkeypatch)
     run(["train", "demo"], monkeypatch)
     for words in [list(command.words) for command in demo() if command.words[0] in ("evaluate", "sample")]:
         run(words, monkeypatch)

@@ -43,7 +43,7 @@ def test_train_speed_compares_with_the_plain_loop_and_writes_json(tmp_path: Path
 
 @pytest.mark.e2e
 def test_recipe_speed_trains_both_recipes_and_judges_what_they_draw(tmp_path: Path) -> None:
-    make("digits", tmp_path / "data", style="grey", train=160, test=20)
+    make("digits", tmp_path / "data", style="gray", train=160, test=20)
     small = ["batch_size=8", "resolution=16", "generator.widths=[16, 16, 16]", "discriminator.widths=[16, 16, 16]"]
     options = [
         "--data",
@@ -66,7 +66,7 @@ def test_recipe_speed_trains_both_recipes_and_judges_what_they_draw(tmp_path: Pa
 
 @pytest.mark.e2e
 def test_studies_compare_tasks_and_policies_and_keep_what_is_done(tmp_path: Path) -> None:
-    make("digits", tmp_path / "data", style="grey", train=200, test=20)
+    make("digits", tmp_path / "data", style="gray", train=200, test=20)
     small = [
         "batch_size=8",
         "resolution=8",

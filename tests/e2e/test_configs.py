@@ -22,13 +22,13 @@ def data_for(config: Path, tmp_path: Path, shared_data: Callable[[str], Path]) -
     """Shared shards for the sets that cannot be made here, else digits by their recipe; as settings."""
     name = config.stem.partition("-")[0]
     if name in ("coco128", "coco"):
-        return [f"data.path={shared_data('coco128')}", "data.test=train"]  # it has no other split
+        return [f"data.path={shared_data('coco128')}", "data.test_split=train"]  # it has no other split
     if name == "cifar10" or config.stem == "digits-all-32":  # recordings cannot be made either
         return [f"data.path={shared_data('cifar10' if name == 'cifar10' else 'digits')}"]
     if config.stem == "digits-domains-32":
-        for part, style in enumerate(("grey", "inverted")):
+        for part, style in enumerate(("gray", "inverted")):
             make("digits", tmp_path / style, train=64, test=20, style=style, part=f"{part}/2")
-        return [f"data.mixture=[{{path: {tmp_path / 'grey'}}}, {{path: {tmp_path / 'inverted'}}}]"]
+        return [f"data.mixture=[{{path: {tmp_path / 'gray'}}}, {{path: {tmp_path / 'inverted'}}}]"]
     make("digits", tmp_path / "data", train=64, test=20)
     return [f"data.path={tmp_path / 'data'}"]
 
@@ -47,7 +47,7 @@ def test_a_few_steps_of_every_configuration_give_finite_losses_of_all_its_tasks(
         "train.images=24",
         "train.log_every=8",
         "train.accumulation=1",
-        "data.limit=24",
+        "data.max_samples=24",
     ]
     command = [
         sys.executable,

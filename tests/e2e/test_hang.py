@@ -20,7 +20,7 @@ pytestmark = pytest.mark.e2e
 def test_a_stopped_worker_is_named_and_replaced(tmp_path: Path) -> None:
     place = furnish(tmp_path)
     undisturbed = trained(place, "undisturbed", 2)
-    command = Command(place, "train", "run.yaml", "name=stopped", "workers=2", "train.hang_seconds=5")
+    command = Command(place, "train", "run.yaml", "name=stopped", "workers=2", "train.heartbeat_timeout=5")
     try:
         command.until(lambda: checkpoints(place, "stopped"))
         hung = command.workers()[1]

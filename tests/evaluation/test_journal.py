@@ -75,8 +75,8 @@ def test_what_real_images_would_reach_is_not_taken_for_the_runs_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(classifier, "CLASSIFIER_TRAIN_IMAGES", 10 * classifier.CLASSIFIER_BATCH_SIZE)
-    make("digits", tmp_path / "digits", train=120, test=40, style="grey")
-    data = {"path": str(tmp_path / "digits"), "channels": "grey"}
+    make("digits", tmp_path / "digits", train=120, test=40, style="gray")
+    data = {"path": str(tmp_path / "digits"), "channels": "gray"}
     values = made(tasks=("generation",), conditions=("class",)).config.model_dump(mode="json")
     config = validate({**values, "name": "run", "runs": str(tmp_path), "data": data})
     card = open_samples(config.data, "test").card

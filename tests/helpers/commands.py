@@ -38,9 +38,9 @@ def furnish(folder: Path) -> Path:
         "discriminator": {"widths": [8, 8], "decoder": 8, "embedding": 8},
         "tasks": {name: {} for name in ("generation", "classification", "segmentation", "reconstruction")},
         "balancing": {
-            "gate": "gradvac",
+            "weighting": "gradvac",
             "discriminator": "famo",
-            "average": 50,
+            "ema_half_life": 50,
             "warmup": 100,
         },  # what they remember has to survive too
         "train": {"images": IMAGES, "warmup": 0, "log_every": LOG},

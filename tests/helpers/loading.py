@@ -13,13 +13,13 @@ from mtgen.schema import Batch
 
 def load(index: Samples, **settings: Any) -> Loader:
     view, own = _parted(
-        {"batch_size": 12, "rank": 0, "world": 1, "resolution": 8, "channels": "grey", "seed": 5} | settings
+        {"batch_size": 12, "rank": 0, "world": 1, "resolution": 8, "channels": "gray", "seed": 5} | settings
     )
     return Loader(index, view, **own)
 
 
 def once(index: Samples, **settings: Any) -> Iterator[Batch]:
-    view, own = _parted({"batch_size": 25, "resolution": 8, "channels": "grey"} | settings)
+    view, own = _parted({"batch_size": 25, "resolution": 8, "channels": "gray"} | settings)
     return loader.iterate_split(index, view, **own)
 
 

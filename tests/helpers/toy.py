@@ -34,21 +34,21 @@ TASKS: dict[str, dict[str, Any]] = {
 """Every task, with settings that 8x8 pixels allow."""
 
 CONDITIONS: dict[str, dict[str, Any]] = {
-    "class": {"share": 0.6},
-    "labels": {"share": 0.4},
-    "domain": {"share": 0.6},
+    "class": {"probability": 0.6},
+    "labels": {"probability": 0.4},
+    "domain": {"probability": 0.6},
     "caption": {"tokens": 6},
     "sound": {},
-    "image": {"share": 0.3},
-    "layout": {"share": 0.5},
-    "boxes": {"share": 0.5},
+    "image": {"probability": 0.3},
+    "layout": {"probability": 0.5},
+    "boxes": {"probability": 0.5},
 }
 """Every modality, asked for by some samples and not by others."""
 
 
 def everything(**changes: Any) -> Config:
     """All tasks and all conditions at once, and two domains."""
-    data = {"mixture": [{"path": "here"}, {"path": "there"}], "channels": "grey", "sound": {"mels": 8, "seconds": 0.08}}
+    data = {"mixture": [{"path": "here"}, {"path": "there"}], "channels": "gray", "sound": {"mels": 8, "seconds": 0.08}}
     return config(**{"data": data, "tasks": copy.deepcopy(TASKS), "conditions": copy.deepcopy(CONDITIONS), **changes})
 
 
@@ -60,7 +60,7 @@ def config(**changes: Any) -> Config:
         "batch_size": 16,
         "device": "cpu",
         "precision": "fp32",
-        "data": {"path": "nowhere", "channels": "grey"},
+        "data": {"path": "nowhere", "channels": "gray"},
         "generator": {"widths": [8, 8], "latent": 4},
         "discriminator": {"widths": [8, 8], "decoder": 8, "embedding": 8},
         "tasks": {"generation": {}, "classification": {}, "segmentation": {}, "reconstruction": {}},
@@ -157,8 +157,8 @@ def plain(settings: Config, number: int) -> dict[str, Tensor]:
                 for begin in range(0, len(whole), micro):
                     loss, _ = step(whole.rows(slice(begin, begin + micro)), (other,))
                     (loss / settings.train.accumulation).backward()
-            if settings.train.clip:
-                usual[side] = cut(optimizers[side], settings.train.clip, usual[side])
+            if settings.train.clip_factor:
+                usual[side] = cut(optimizers[side], settings.train.clip_factor, usual[side])
             optimizers[side].step()
     return parameters(networks)
 
@@ -241,7 +241,7 @@ def small_run(folder: Path, name: str, **changes: dict[str, Any]) -> Config:
             "images": 640,
             "warmup": 0,
             "log_every": 80,
-            "ema": 40,
+            "ema_half_life": 40,
             "final_rate": 1.0,
         },  # 200 images is no longer young
         "checkpoint": {"every": 160, "keep": 10},

@@ -169,7 +169,7 @@ def test_a_mask_of_another_size_is_cut_and_resized_as_in_training(model: Model, 
     path = mask_file(tmp_path / "a.png", values)
     value = parse_request(model, PromptRequest(layouts=[path])).prompt.values["layout"][0]
     view = window(np.array([31]), np.array([20]), 1.0, False, 0, np.array([0]))
-    _, mask = ImageDecoder(8, "grey", 1, "cpu", 1).decode([path.read_bytes()], [path.read_bytes()], view, str)
+    _, mask = ImageDecoder(8, "gray", 1, "cpu", 1).decode([path.read_bytes()], [path.read_bytes()], view, str)
     assert torch.equal(value.argmax(0), mask[0])
 
 

@@ -95,8 +95,8 @@ def test_equal_seeds_write_equal_bytes(model: Model, asked: ParsedPrompt, shards
 
 
 def test_gray_rectangles_are_stored_as_such(make_model: Make, tmp_path: Path) -> None:
-    model = make_model("grey", resolution=(8, 16))
-    made = sample_shards(model, tmp_path / "grey", parse_request(model, PromptRequest()), 4, 0, least=0.0)
+    model = make_model("gray", resolution=(8, 16))
+    made = sample_shards(model, tmp_path / "gray", parse_request(model, PromptRequest()), 4, 0, least=0.0)
     (tmp_path / "one.png").write_bytes(stored(made)[0]["png"])
     with Image.open(tmp_path / "one.png") as picture:
         assert picture.mode == "L" and picture.size == (16, 8)

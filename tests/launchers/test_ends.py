@@ -58,18 +58,19 @@ def test_a_stop_that_cannot_be_asked_for_interrupts_at_once(full: Path) -> None:
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     return Config.model_validate(
-        {"name": "run", "runs": str(tmp_path), "data": {"path": "data"}, "train": {"restarts": 2}}
+        {"name": "run", "runs": str(tmp_path), "data": {"path": "data"}, "train": {"max_restarts": 2}}
     )
 
 
 def test_lost_workers_are_counted(config: Config) -> None:
     error = WorkerGroupError("rank 0 failed", {0: ValueError("could not create a primitive")})
-    assert "the workers were lost 3 times (train.restarts)" in str(failure_reason(config, error))
+    assert "the workers were lost 3 times (train.max_restarts)" in str(failure_reason(config, error))
 
 
 def test_a_lost_cluster_is_not_taken_for_lost_workers(config: Config) -> None:
     said = str(failure_reason(config, ray.exceptions.ActorUnavailableError("the head is gone", b"0" * 16)))
     assert (
-        "the Ray cluster, or the node of it that this process is on, was lost" in said and "train.restarts" not in said
+        "the Ray cluster, or the node of it that this process is on, was lost" in said
+        and "train.max_restarts" not in said
     )
     assert "Start the same command again" in said

@@ -43,7 +43,7 @@ def test_a_dry_run_ends_with_the_errors_of_a_start(shared_data: Callable[[str], 
 
 def test_overfitting_tests_on_what_it_trains_on_under_another_name() -> None:
     config = overfit(load(ROOT / "configs/digits-32.yaml", SMALL), 7)
-    assert (config.name, config.data.limit, config.data.test, config.augment.probability) == (
+    assert (config.name, config.data.max_samples, config.data.test_split, config.augment.probability) == (
         "digits-32-overfit-7",
         7,
         "train",

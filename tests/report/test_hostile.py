@@ -43,7 +43,7 @@ def run(folder: Path, text: str) -> Path:
         "name": "run",
         "data": {"path": f"data/{text}"},
         "tracking": {"experiment": text, "group": text},
-        "train": {"start_from": text},
+        "train": {"init_from": text},
     }
     card = {
         "name": text,

@@ -19,7 +19,7 @@ PAGE = Path(__file__).resolve().parents[2] / "data_shards/README.md"
 SMALL = [
     ("digits", {"train": 30, "test": 10}),
     ("digits", {"train": 30, "test": 10, "digits": 4, "resolution": 48, "background": "textured"}),
-    ("digits", {"train": 30, "test": 10, "digits": 2, "style": "grey"}),
+    ("digits", {"train": 30, "test": 10, "digits": 2, "style": "gray"}),
     ("shapes", {"train": 30, "test": 10}),
     ("shapes", {"train": 30, "test": 10, "shapes": 9, "resolution": 64, "background": "textured"}),
 ]
@@ -65,7 +65,7 @@ def test_a_longer_data_set_begins_with_the_shorter_one(tmp_path: Path, recipe: s
 
 
 def test_the_card_says_what_was_made_and_how(tmp_path: Path) -> None:
-    card = make("digits", tmp_path / "set", seed=5, train=12, test=3, style="grey")
+    card = make("digits", tmp_path / "set", seed=5, train=12, test=3, style="gray")
     assert card == DatasetCard.model_validate_json((tmp_path / "set/dataset.json").read_text())
     assert {name: split.samples for name, split in card.splits.items()} == {"train": 12, "test": 3}
     assert (card.classes[7], card.mask_classes[8]) == ("seven", "seven")
@@ -79,7 +79,7 @@ def test_the_card_says_what_was_made_and_how(tmp_path: Path) -> None:
                 "test": 3,
                 "background": "plain",
                 "digits": 1,
-                "style": "grey",
+                "style": "gray",
                 "part": "0/1",
             },
         }
@@ -148,10 +148,10 @@ def test_what_another_recipe_left_behind_is_not_gone_on_with(tmp_path: Path) -> 
 
 
 def test_options_are_read_with_their_types() -> None:
-    assert parse_options("digits", ["resolution=64", "digits=2", "style=grey"]) == {
+    assert parse_options("digits", ["resolution=64", "digits=2", "style=gray"]) == {
         "resolution": 64,
         "digits": 2,
-        "style": "grey",
+        "style": "gray",
     }
     assert parse_options("shapes", ["background=textured"]) == {"background": "textured"}
     assert parse_options("shapes", []) == {}
@@ -184,8 +184,8 @@ def test_options_are_read_with_their_types() -> None:
         ("digits", ["style=negative"], "style=negative: "),
         (
             "digits",
-            ["style=grey", "background=textured"],
-            "style=grey: gray is white on black, which leaves no background=textured",
+            ["style=gray", "background=textured"],
+            "style=gray: gray is white on black, which leaves no background=textured",
         ),
         ("digits", ["background=striped"], "background=striped: possible: plain, textured"),
     ],

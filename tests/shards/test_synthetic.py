@@ -74,7 +74,7 @@ def test_caption_labels_and_class_name_what_is_in_the_boxes(name: str, seed: int
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, COUNTS)
 def test_a_gray_digits_mask_is_its_pixels_over_63(seed: int, most: int) -> None:
-    sample = draw("digits", seed, most, style="grey")
+    sample = draw("digits", seed, most, style="gray")
     assert sample.image.shape == (48, 48) and sample.mask is not None
     assert np.array_equal(sample.mask > 0, sample.image > 63)
 
@@ -161,7 +161,7 @@ def test_scenes_of_two_parts_are_no_pairs() -> None:
 def test_domains_have_names_of_their_own() -> None:
     names = [
         DigitsRecipe(DigitsRecipe.Options.model_validate({"style": style}), seed=0).name
-        for style in ("colour", "grey", "inverted")
+        for style in ("color", "gray", "inverted")
     ]
     assert names == ["digits", "digits", "digits-inverted"]
 
@@ -169,7 +169,7 @@ def test_domains_have_names_of_their_own() -> None:
 @settings(max_examples=40, deadline=None)
 @given(SEEDS, COUNTS)
 def test_inverted_digits_are_the_same_scenes_in_black_on_a_lighter_texture(seed: int, most: int) -> None:
-    plain, inverted = draw("digits", seed, most, style="grey"), draw("digits", seed, most, style="inverted")
+    plain, inverted = draw("digits", seed, most, style="gray"), draw("digits", seed, most, style="inverted")
     assert np.array_equal(plain.mask, inverted.mask)
     assert (plain.boxes, plain.caption, plain.labels) == (inverted.boxes, inverted.caption, inverted.labels)
     ink = plain.image == 255
@@ -218,6 +218,6 @@ def test_classes_come_about_equally_often(recipe: str, classes: int) -> None:
 @settings(max_examples=20, deadline=None)
 @given(SEEDS)
 def test_gray_digits_are_said_without_a_color(seed: int) -> None:
-    assert draw("digits", seed, style="grey").caption in [
+    assert draw("digits", seed, style="gray").caption in [
         f"{'an' if name == 'eight' else 'a'} {name}" for name in DigitsRecipe.classes
     ]

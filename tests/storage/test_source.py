@@ -214,7 +214,7 @@ def test_a_shard_that_was_thrown_away_stays_readable_for_who_has_it_open(tmp_pat
 
 def test_a_shard_larger_than_the_cache_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"x/a\.tar: has 2e-06 GB, the cache may hold data\.cache=1e-06; raise data\.cache"
+        DataError, match=r"x/a\.tar: has 2e-06 GB, the cache may hold data\.cache_gb=1e-06; raise data\.cache_gb"
     ):
         ShardCache(tmp_path, 1000).open(RemoteStore("http://x"), "a.tar", Version(2000, ""))
 
@@ -277,7 +277,7 @@ def test_a_full_disk_names_the_folder_and_what_sets_it(tmp_path: Path) -> None:
     assert said.startswith(
         f"{tmp_path / 'near'}: cannot keep 0.tar (the disk is full); make room, point MTGEN_CACHE at another disk"
     )
-    assert "data.cache" in said and not shards(tmp_path / "near")
+    assert "data.cache_gb" in said and not shards(tmp_path / "near")
 
 
 def test_a_child_reads_and_fetches_after_a_fork(server: Server) -> None:

@@ -15,7 +15,7 @@ from mtgen.models.model import Networks
 from mtgen.schema import IGNORE_INDEX, Canvas, Condition
 from mtgen.tasks.base import StepContext
 
-CONFIG = toy.config(augment__probability=0.4, conditions__class={"share": 0.5})
+CONFIG = toy.config(augment__probability=0.4, conditions__class={"probability": 0.5})
 MADE = networks(CONFIG)
 
 
@@ -189,7 +189,7 @@ def test_the_players_swap_their_losses_when_real_and_generated_are_swapped() -> 
 def penalized_scene(**settings: Any) -> tuple[Networks, StepContext, Tensor]:
     """A scene in double, every row penalized, some with their masks; and its R1 + R2, by double backward."""
     config = toy.config(
-        tasks__generation__penalty_every=1, tasks__generation__gamma=3.0, tasks__generation__mask_every=2, **settings
+        tasks__generation__penalty_every=1, tasks__generation__gamma=3.0, tasks__generation__joint_every=2, **settings
     )
     made = networks(config)
     made.side.double()

@@ -13,7 +13,7 @@ SLOW = {
     "generator__learning_rate": 1e-4,
 }  # Adam makes a whole step of a gradient that is rounding
 CASES = [
-    {"zero_stage": stage, "balancing__gate": gate, "balancing__canvas": gate}
+    {"zero_stage": stage, "balancing__weighting": gate, "balancing__canvas": gate}
     for stage, gate in ((0, "none"), (2, "equal"), (1, "upgrad"))
 ]
 

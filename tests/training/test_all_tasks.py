@@ -116,8 +116,8 @@ PAIRS = list(combinations([name for name in toy.TASKS if name != "generation"], 
 def test_any_two_tasks_train_together_for_20_steps(pair: tuple[str, str]) -> None:
     """Beside generation, which is always on: every number is finite, and every parameter has moved."""
     tasks: dict[str, Any] = {name: copy.deepcopy(toy.TASKS[name]) for name in ("generation", *pair)}
-    conditions = {name: {"share": 0.6} for name in ("class", "domain")}
-    config = toy.everything(tasks=tasks, conditions=conditions, balancing__gate="upgrad")
+    conditions = {name: {"probability": 0.6} for name in ("class", "domain")}
+    config = toy.everything(tasks=tasks, conditions=conditions, balancing__weighting="upgrad")
     networks, d_step, g_step = toy.steps(config)
     start = toy.parameters(networks)
     sides = {"d": (d_step, networks.side, networks.generator), "g": (g_step, networks.generator, networks.side)}

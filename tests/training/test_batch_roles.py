@@ -15,7 +15,7 @@ from mtgen.training.batch_roles import BatchRoles, assign_roles, is_penalized, s
 TRANSLATING = {"tasks__translation": {"domain": "class", "side": 4, "every": 1}}
 CONFIGS = {
     (mask, penalty): toy.config(
-        tasks__generation__mask_every=mask, tasks__generation__penalty_every=penalty, **TRANSLATING
+        tasks__generation__joint_every=mask, tasks__generation__penalty_every=penalty, **TRANSLATING
     )
     for mask in (2, 3, 4)
     for penalty in (1, 2, 4)
@@ -134,7 +134,7 @@ def pairs(layout: BatchRoles) -> set[tuple[int, int]]:
 @given(configs, st.integers(0, 10_000), st.integers(1, 40))
 def test_partners_are_of_one_turn_and_each_others(config: Config, first: int, size: int) -> None:
     layout = assign_roles(config, toy.batch(first, size), config.augment.probability)
-    every, position, alone = config.tasks["generation"].mask_every, layout.batch.position, 0
+    every, position, alone = config.tasks["generation"].joint_every, layout.batch.position, 0
     for row, partner in enumerate(layout.partner.tolist()):
         alone += row == partner
         assert int(layout.partner[partner]) == row
@@ -170,7 +170,7 @@ def test_workers_together_have_the_pairs_of_one_but_for_those_that_were_split(
     together = {(a, b) for a, b in pairs(alone) if (a - first) // share == (b - first) // share}
     assert set.union(*map(pairs, parts)) == together
     assert all(part.counts == alone.counts for part in parts)
-    if share % (2 * config.tasks["generation"].mask_every) == 0:
+    if share % (2 * config.tasks["generation"].joint_every) == 0:
         assert together == pairs(alone)
 
 
@@ -179,7 +179,7 @@ def test_where_every_sample_is_labeled_there_are_pairs_all_the_same(every: int) 
     whole = toy.batch(0, 24)
     for has in whole.present.values():
         has.fill_(True)
-    layout = assign_roles(toy.config(tasks__generation__mask_every=every, **TRANSLATING), whole, 0.0)
+    layout = assign_roles(toy.config(tasks__generation__joint_every=every, **TRANSLATING), whole, 0.0)
     assert len(layout.pairs) == layout.reading == 24 - 24 // every
 
 
@@ -188,7 +188,7 @@ def test_a_run_that_does_not_translate_has_no_pairs_and_one_of_every_third_pair_
     for has in whole.present.values():
         has.fill_(True)
     assert not len(assign_roles(toy.config(), whole, 0.0).pairs)
-    third = toy.config(tasks__generation__mask_every=4, tasks__translation={"domain": "class", "side": 4, "every": 3})
+    third = toy.config(tasks__generation__joint_every=4, tasks__translation={"domain": "class", "side": 4, "every": 3})
     assert len(assign_roles(third, whole, 0.0).pairs) == 36 // 3
 
 

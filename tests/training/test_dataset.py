@@ -33,27 +33,27 @@ def seen(settings: Config, *components: str) -> float:
 
 
 def test_few_labels_are_seen_as_often_as_is_asked_for(data: Path) -> None:
-    few = {"labelled": {"class": 0.05, "mask": 0.05, "boxes": 0.5}}
+    few = {"keep_labels": {"class": 0.05, "mask": 0.05, "boxes": 0.5}}
     assert seen(config(data, **few), "class", "mask") < 0.2
-    assert seen(config(data, **few, labelled_share=0.4), "class", "mask") == pytest.approx(
+    assert seen(config(data, **few, label_oversampling=0.4), "class", "mask") == pytest.approx(
         0.4, abs=1e-3
     )  # no task reads boxes
 
 
 def test_rare_masks_are_seen_often_where_all_have_classes(data: Path) -> None:
-    masks = {"labelled": {"mask": 0.05}}
+    masks = {"keep_labels": {"mask": 0.05}}
     assert seen(config(data, **masks), "mask") < 0.15
-    assert seen(config(data, **masks, labelled_share=0.3), "mask") == pytest.approx(0.3, abs=1e-3)
+    assert seen(config(data, **masks, label_oversampling=0.3), "mask") == pytest.approx(0.3, abs=1e-3)
 
 
 def test_labels_that_are_rarer_one_by_one_but_not_together_are_not_held_back(data: Path) -> None:
-    some = {"labelled": {"class": 0.35, "mask": 0.35}}
-    asked = config(data, **some, labelled_share=0.4)
+    some = {"keep_labels": {"class": 0.35, "mask": 0.35}}
+    asked = config(data, **some, label_oversampling=0.4)
     assert seen(asked, "class", "mask") == seen(config(data, **some), "class", "mask") > 0.45
 
 
 def test_where_all_have_labels_nothing_changes(data: Path) -> None:
-    plain, asked = (config(data, **more) for more in ({}, {"labelled_share": 0.4}))
+    plain, asked = (config(data, **more) for more in ({}, {"label_oversampling": 0.4}))
     positions = np.arange(1000)
     assert np.array_equal(
         *(build_order(settings, open_data(settings)).sample(positions) for settings in (plain, asked))
@@ -61,12 +61,12 @@ def test_where_all_have_labels_nothing_changes(data: Path) -> None:
 
 
 def test_another_share_or_other_labels_are_another_order(data: Path) -> None:
-    few, fewer = ({"labelled": {"class": share, "mask": share}} for share in (0.1, 0.05))
+    few, fewer = ({"keep_labels": {"class": share, "mask": share}} for share in (0.1, 0.05))
     kinds: list[dict[str, Any]] = [
         few,
-        few | {"labelled_share": 0.4},
-        few | {"labelled_share": 0.3},
-        fewer | {"labelled_share": 0.4},
+        few | {"label_oversampling": 0.4},
+        few | {"label_oversampling": 0.3},
+        fewer | {"label_oversampling": 0.4},
     ]
     found = [order_facts(settings, open_data(settings)) for settings in (config(data, **kind) for kind in kinds)]
     assert all(one != other for number, one in enumerate(found) for other in found[:number])
@@ -78,7 +78,8 @@ def test_shards_that_have_to_be_fetched_are_refused_unless_all_of_them_are_meant
     monkeypatch.setenv("MTGEN_CACHE", str(tmp_path))
     fsspec.filesystem("memory").put(str(data), "/few", recursive=True)
     with pytest.raises(
-        DataError, match="data.labelled_share: takes samples from all shards, which have to be fetched; set data.order"
+        DataError,
+        match="data.label_oversampling: takes samples from all shards, which have to be fetched; set data.order",
     ):
-        open_data(config("memory://few", labelled_share=0.4))
-    assert len(open_data(config("memory://few", labelled_share=0.4, order="global"))) == 200
+        open_data(config("memory://few", label_oversampling=0.4))
+    assert len(open_data(config("memory://few", label_oversampling=0.4, order="global"))) == 200

@@ -24,7 +24,7 @@ def difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return max((a[name] - b[name]).abs().max().item() for name in a)
 
 
-UNCUT = {"train__clip": 0.0}
+UNCUT = {"train__clip_factor": 0.0}
 """Without the cut of gradients that jump, which has a test of its own: its factor rounds."""
 
 CASES = [
@@ -32,7 +32,7 @@ CASES = [
         **UNCUT,
         "zero_stage": stage,
         "train__accumulation": accumulation,
-        "balancing__gate": gate,
+        "balancing__weighting": gate,
         "balancing__canvas": gate,
     }
     for stage in (0, 1, 2)
@@ -59,7 +59,7 @@ def test_two_workers_equal_a_plain_loop_over_the_whole_batch(tmp_path: Path) -> 
     cases = [
         {"workers": 2, **slow, **case}
         for case in CASES
-        if case["train__accumulation"] == 1 or case.get("balancing__gate") != "upgrad"
+        if case["train__accumulation"] == 1 or case.get("balancing__weighting") != "upgrad"
     ]
     both = toy.spawn(2, trained, tmp_path, cases, 4)
     for case, first, second in zip(cases, *both, strict=True):
@@ -72,10 +72,12 @@ def test_two_workers_equal_a_plain_loop_over_the_whole_batch(tmp_path: Path) -> 
 def test_gradients_far_beyond_the_usual_are_cut_alike_in_every_zero_stage(tmp_path: Path, workers: int) -> None:
     """The usual is taken as a hundredth of what it is, so that every step but the first is cut."""
     cases = [
-        {"workers": workers, "discriminator__learning_rate": 3e-4, "train__clip": 0.01, "zero_stage": stage}
+        {"workers": workers, "discriminator__learning_rate": 3e-4, "train__clip_factor": 0.01, "zero_stage": stage}
         for stage in (0, 1, 2)
     ]
-    whole, uncut = (toy.plain(toy.config(**{**cases[0], "workers": 1, "train__clip": clip}), 4) for clip in (0.01, 0))
+    whole, uncut = (
+        toy.plain(toy.config(**{**cases[0], "workers": 1, "train__clip_factor": clip}), 4) for clip in (0.01, 0)
+    )
     assert difference(whole, uncut) > 1e-4
     for results in toy.spawn(workers, trained, tmp_path, cases, 4):
         for case, result in zip(cases, results, strict=True):
@@ -89,7 +91,7 @@ def test_an_elastic_run_makes_the_same_steps_on_two_workers_and_on_three(tmp_pat
         "train__accumulation": 2,
         "discriminator__learning_rate": 3e-4,
     }
-    cases = [{**elastic, "zero_stage": stage, "balancing__gate": "equal"} for stage in (0, 1)]
+    cases = [{**elastic, "zero_stage": stage, "balancing__weighting": "equal"} for stage in (0, 1)]
     results = {}
     for world in (2, 3):
         (tmp_path / str(world)).mkdir()
@@ -103,8 +105,8 @@ def test_an_elastic_run_makes_the_same_steps_on_two_workers_and_on_three(tmp_pat
 
 
 def test_the_gate_with_equal_weights_only_changes_the_order_of_sums() -> None:
-    gated = toy.plain(toy.config(balancing__gate="equal", balancing__canvas="equal"), 3)
-    assert difference(gated, toy.plain(toy.config(balancing__gate="none", balancing__canvas="none"), 3)) < 1e-5
+    gated = toy.plain(toy.config(balancing__weighting="equal", balancing__canvas="equal"), 3)
+    assert difference(gated, toy.plain(toy.config(balancing__weighting="none", balancing__canvas="none"), 3)) < 1e-5
 
 
 def test_training_moves_every_parameter() -> None:

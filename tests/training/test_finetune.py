@@ -62,7 +62,7 @@ def begin(tmp_path: Path, **changes: Any) -> dict[str, Any]:
 
 def test_a_new_run_begins_with_the_averaged_parameters_bit_for_bit(tmp_path: Path) -> None:
     expected = old_run(tmp_path / "old")
-    found = begin(tmp_path, train__start_from="old")
+    found = begin(tmp_path, train__init_from="old")
     assert found["parameters"].keys() == expected.keys()
     assert all(torch.equal(found["parameters"][name], tensor) for name, tensor in expected.items())
     assert len(found["lines"]) == 1 and "(320 images)" in found["lines"][0]
@@ -71,7 +71,7 @@ def test_a_new_run_begins_with_the_averaged_parameters_bit_for_bit(tmp_path: Pat
 def test_what_is_new_is_as_in_any_new_run_and_named(tmp_path: Path) -> None:
     tasks = {"generation": {}, "classification": {}, "segmentation": {}, "reconstruction": {}, "alignment": {}}
     expected = old_run(tmp_path / "old")
-    found = begin(tmp_path, train__start_from=str(tmp_path / "old"), tasks=tasks)
+    found = begin(tmp_path, train__init_from=str(tmp_path / "old"), tasks=tasks)
     fresh = toy.parameters(build(toy.config(tasks=tasks), toy.CARD))
     new = sorted(found["parameters"].keys() - expected.keys())
     assert new and all(torch.equal(found["parameters"][name], fresh[name]) for name in new)
@@ -81,19 +81,19 @@ def test_what_is_new_is_as_in_any_new_run_and_named(tmp_path: Path) -> None:
 
 def test_what_is_not_used_is_named(tmp_path: Path) -> None:
     old_run(tmp_path / "old")
-    found = begin(tmp_path, train__start_from="old", tasks={"generation": {}, "segmentation": {}, "reconstruction": {}})
+    found = begin(tmp_path, train__init_from="old", tasks={"generation": {}, "segmentation": {}, "reconstruction": {}})
     assert "not used" in found["lines"][1] and "side.discriminator.heads.classification" in found["lines"][1]
 
 
 def test_parameters_of_another_shape_are_an_error_that_names_them_all(tmp_path: Path) -> None:
     old_run(tmp_path / "old")
-    error = begin(tmp_path, train__start_from="old", generator__latent=6)["error"]
+    error = begin(tmp_path, train__init_from="old", generator__latent=6)["error"]
     assert "generator.start.weight ([128, 12] there, [128, 14] here)" in error and "config.yaml" in error
 
 
 def test_a_run_with_a_checkpoint_of_its_own_goes_on_from_that(tmp_path: Path) -> None:
     old_run(tmp_path / "new")
-    found = begin(tmp_path, train__start_from="gone")  # not even looked for
+    found = begin(tmp_path, train__init_from="gone")  # not even looked for
     fresh = toy.parameters(build(toy.config(), toy.CARD))
     assert found["lines"] == [] and all(
         torch.equal(found["parameters"][name], tensor) for name, tensor in fresh.items()
@@ -111,12 +111,12 @@ def test_without_a_start_nothing_is_touched(tmp_path: Path) -> None:
 def test_an_unknown_run_is_an_error_with_the_nearest_right_one(tmp_path: Path) -> None:
     old_run(tmp_path / "digits")
     assert (
-        "train.start_from=digit: no run with a checkpoint there; did you mean 'digits'"
-        in begin(tmp_path, train__start_from="digit")["error"]
+        "train.init_from=digit: no run with a checkpoint there; did you mean 'digits'"
+        in begin(tmp_path, train__init_from="digit")["error"]
     )
 
 
 def test_a_damaged_checkpoint_is_an_error(tmp_path: Path) -> None:
     old_run(tmp_path / "old")
     next((tmp_path / "old").rglob("ema.safetensors")).write_bytes(b"")
-    assert "no checkpoint is whole" in begin(tmp_path, train__start_from="old")["error"]
+    assert "no checkpoint is whole" in begin(tmp_path, train__init_from="old")["error"]

@@ -20,7 +20,7 @@ def train(folder: Path, name: str, **more: Any) -> list[tuple[int, dict[str, flo
         "train": {"images": 160, **more},
         "checkpoint": {"every": 48},
         "evaluate": {"every": 10**9},
-        "balancing": {"gate": "upgrad"},
+        "balancing": {"weighting": "upgrad"},
     }
     launch(toy.small_run(folder, name, tasks={"segmentation": {}}, **changes), watch=lambda *_: None, say=print)
     rows = [row for row in read_journal(folder / "runs" / name) if "loss/d" in row.values]
@@ -49,7 +49,7 @@ def test_a_run_that_goes_on_between_two_rows_has_the_rows_of_the_undisturbed_one
 
 def test_a_run_whose_time_is_over_shows_what_the_time_was_enough_for(tmp_path: Path) -> None:
     make("shapes", tmp_path / "data", resolution=16, train=200, test=20)
-    train(tmp_path, "short", images=100_000, minutes=0.001)
+    train(tmp_path, "short", images=100_000, max_minutes=0.001)
     rows = list(read_journal(tmp_path / "runs/short"))
     last = max(row.images for row in rows)
     assert last < 100_000

@@ -101,7 +101,7 @@ def test_the_joint_judgment_trains_the_mask_and_the_image_only_if_it_may(joint: 
 @pytest.mark.parametrize("side", ["discriminator", "generator"])
 @pytest.mark.parametrize("gate", ["none", "equal", "upgrad"])
 def test_a_task_with_weight_0_changes_nothing_bit_for_bit(side: str, gate: str) -> None:
-    changes = {"balancing__gate": gate, "balancing__canvas": gate}
+    changes = {"balancing__weighting": gate, "balancing__canvas": gate}
     without = step(only("generation", "classification", **changes), side, toy.batch(0, 16))
     off = {"tasks__segmentation__weight": 0, "tasks__reconstruction__weight": 0}
     with_it = step(only(*FOUR, **changes, **off), side, toy.batch(0, 16))
@@ -120,7 +120,7 @@ def test_a_task_with_weight_0_changes_nothing_bit_for_bit(side: str, gate: str) 
 def test_a_batch_without_labels_gives_finite_gradients_and_none_to_the_heads_that_need_them(
     side: str, gate: str
 ) -> None:
-    config = only(*FOUR, balancing__gate=gate, balancing__canvas=gate)
+    config = only(*FOUR, balancing__weighting=gate, balancing__canvas=gate)
     networks, log, _ = step(config, side, unlabeled(toy.batch(0, 16)))
     for module in (networks.generator, networks.side):
         assert all(g is None or bool(torch.isfinite(g).all()) for g in gradients(module).values())

@@ -44,7 +44,7 @@ def translates(seed: int) -> bool:
             "generation": {"gamma": 0.3},
             "translation": {"side": 4, "channels": 8, "weight": 1.0, "every": 1, "identity": 0.5, "cycle": 1.0},
         },
-        conditions={"domain": {"share": 1.0}},
+        conditions={"domain": {"probability": 1.0}},
         augment__probability=0.0,
         generator={**wide, "latent": 4, "condition_scale": 1.0},
         discriminator={**wide, "decoder": 8, "embedding": 8},

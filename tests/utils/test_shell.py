@@ -73,7 +73,7 @@ def test_a_stopped_run_goes_on_by_the_command_that_it_says(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(train, "run", lambda *arguments: Outcome("stopped", 5))
-    words: list[Any] = [place / f"{ODD}.yaml", ["data.labelled={mask: 0.1}", f"data.path={place / ODD}"]]
+    words: list[Any] = [place / f"{ODD}.yaml", ["data.keep_labels={mask: 0.1}", f"data.path={place / ODD}"]]
     words[0].write_text("name: n\n")
     train.train(*words, samples=None)
     assert said_next(capsys.readouterr().out) == [["mtgen", "train", str(words[0]), *words[1]]]

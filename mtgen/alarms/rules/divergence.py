@@ -21,7 +21,7 @@ MAX_MEDIAN_ROWS, MIN_MEDIAN_ROWS = 50, 5
 """Rows whose median a loss is compared with, at most and at least."""
 
 HELP = (
-    "lower learning rates, a longer train.warmup, a smaller train.clip, a higher tasks.generation.gamma; in fp16, precision=bf16 or fp32; "
+    "lower learning rates, a longer train.warmup, a smaller train.clip_factor, a higher tasks.generation.gamma; in fp16, precision=bf16 or fp32; "
     "go on from a checkpoint from before it"
 )
 

@@ -71,6 +71,6 @@ class Stalled(AlarmRule):
             task,
             f"{metric} is {after[-1]:.3f} and has not improved since {begin:,} images, and the loss of {task} has not fallen ({was:.3g}, "
             f"now {now:.3g}){little}",
-            f"a higher tasks.{task}.weight, a gate that evens the tasks' gradients out (balancing.gate=imtl_g or nash_mtl; "
+            f"a higher tasks.{task}.weight, a gate that evens the tasks' gradients out (balancing.weighting=imtl_g or nash_mtl; "
             "`mtgen tasks` shows who hurts whom), a look at the labels (`mtgen shards view`, samples/batch-0*.png)",
         )

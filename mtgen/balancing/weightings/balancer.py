@@ -10,7 +10,7 @@ from mtgen.config import WEIGHTINGS
 class Balancer(Weighting):
     """All weighted gradients as long as the mean one, times the task's preference. Source: Defossez et al. 2022 (EnCodec), eq. 4.
 
-    So a task's weight in the loss says nothing here, its preference all. `balancing.average` smooths the lengths, as published.
+    So a task's weight in the loss says nothing here, its preference all. `balancing.ema_half_life` smooths the lengths, as published.
     """
 
     def __call__(self, gramian: Tensor) -> Tensor:

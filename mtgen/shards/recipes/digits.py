@@ -33,7 +33,7 @@ class DigitsOptions(SceneOptions):
 
     digits: Most = Field(1, description="digits in an image, at most")
     style: Style = Field(
-        "colour", description="colour; gray: white on black, one channel, as in MNIST; inverted: black on light clouds"
+        "color", description="color; gray: white on black, one channel, as in MNIST; inverted: black on light clouds"
     )
     part: str = Field(
         "0/1", description="k/n: part k of n of the handwritten digits; those of two parts are different ones"
@@ -42,7 +42,7 @@ class DigitsOptions(SceneOptions):
     @field_validator("style")
     @classmethod
     def _plain(cls, style: Style, info: ValidationInfo) -> Style:
-        if style == "grey" and info.data.get("background") == "textured":
+        if style == "gray" and info.data.get("background") == "textured":
             raise ValueError("gray is white on black, which leaves no background=textured; choose one of the two")
         return style
 

@@ -1,0 +1,185 @@
+"""Conflicts: values that are possible alone and cannot work together, or could never have an effect."""
+
+import math
+from collections.abc import Iterator
+
+from mtgen.config.messages import ConfigProblem, shown
+from mtgen.config.run import Config, ElasticConfig, resolve_device
+from mtgen.config.sections import TASKS, WEIGHTINGS
+from mtgen.registry import suggest
+
+MIN_LOWEST_LEVEL_PIXELS = 4
+"""Pixels of the shorter side of the pyramids' lowest level."""
+
+MIN_MIXTURE_FRACTION = 1 / 1000
+"""Smallest fraction of the samples that a data set of a mixture can have."""
+
+
+def find_conflicts(config: Config) -> list[ConfigProblem]:
+    """Conflicts between the values of a configuration whose keys are all valid by themselves."""
+    checks = (_networks, _system, _data, _label_oversampling, _workers, _batch_size, _tasks, _evaluation, _balancing)
+    return [problem for check in checks for problem in check(config)]
+
+
+def _networks(config: Config) -> Iterator[ConfigProblem]:
+    """Widths that do not fit the resolution."""
+    for network, widths in (("generator", config.generator.widths), ("discriminator", config.discriminator.widths)):
+        shorter, factor = min(config.size), 2 ** (len(widths) - 1)
+        if not widths or min(widths) < 1:
+            text = f"{network}.widths={widths}: give one positive number of channels per level, lowest resolution first"
+            yield ConfigProblem((network, "widths"), text)
+        elif shorter != MIN_LOWEST_LEVEL_PIXELS * factor or any(side % factor for side in config.size):
+            yield ConfigProblem(
+                ("resolution",),
+                f"resolution={shown(config.resolution)}: {network}.widths has {len(widths)} levels, which reach "
+                f"{MIN_LOWEST_LEVEL_PIXELS * factor} pixels from {MIN_LOWEST_LEVEL_PIXELS}x{MIN_LOWEST_LEVEL_PIXELS}; "
+                f"{_resolution_remedy(shorter, len(widths))}",
+            )
+
+
+def _resolution_remedy(shorter: int, levels: int) -> str:
+    """What to do where `levels` levels do not fit an image of this shorter side, in pixels."""
+    needed = math.log2(shorter / MIN_LOWEST_LEVEL_PIXELS) + 1 if shorter > 0 else 0.5
+    if needed != int(needed):
+        return "possible: 8, 16, 32, 64, 128, 256, 512, ..."
+    if needed == levels:
+        return f"the longer side has to be a multiple of {2 ** (levels - 1)}"
+    return f"give {int(needed)} widths for {shorter}"
+
+
+def _system(config: Config) -> Iterator[ConfigProblem]:
+    """What DeepSpeed or this system cannot do."""
+    if config.zero_stage > 2:
+        yield ConfigProblem(
+            ("zero_stage",),
+            f"zero_stage={config.zero_stage}: possible: 0, 1, 2; stage 3 fails where a step uses a parameter more than once "
+            '("Cannot free a ZeRO-3 parameter while it is still active in submodules")',
+        )
+    if config.precision == "fp16" and resolve_device(config) == "cpu":
+        yield ConfigProblem(("precision",), "precision=fp16: a CPU cannot train in fp16; possible here: fp32, bf16")
+    if config.device == "cuda" and resolve_device(config) == "cpu":
+        yield ConfigProblem(("device",), "device=cuda: torch finds no CUDA device here; possible here: cpu, auto")
+
+
+def _data(config: Config) -> Iterator[ConfigProblem]:
+    """No data set, or both one and a mixture; a mixture with too small a weight."""
+    data, whole = config.data, sum(member.weight for member in config.data.mixture)
+    if data.path is None and not data.mixture:
+        text = "is missing (folder with dataset.json and its shards, or its URL); give it or data.mixture"
+        yield ConfigProblem(("data", "path"), f"data.path: {text}")
+    if data.path is not None and data.mixture:
+        text = "data.mixture is given as well; keep one of them"
+        yield ConfigProblem(("data", "path"), f"data.path={data.path}: {text}")
+    if any(member.weight / whole < MIN_MIXTURE_FRACTION for member in data.mixture):
+        text = "a weight is below 0.1% of their sum; raise it or leave that data set out"
+        yield ConfigProblem(("data", "mixture"), f"data.mixture: {text}")
+
+
+def _label_oversampling(config: Config) -> Iterator[ConfigProblem]:
+    """Oversampling that could have no effect."""
+    data, key = config.data, ("data", "label_oversampling")
+    if data.label_oversampling is None:
+        return
+    given = f"data.label_oversampling={data.label_oversampling:g}"
+    if data.mixture:
+        text = "a mixture has weights instead; put the samples with labels into a separate data set"
+        yield ConfigProblem(key, f"{given}: {text}")
+    elif data.order == "windowed":
+        text = "it needs samples of all shards, and data.order=windowed takes a few at a time; keep one of them"
+        yield ConfigProblem(key, f"{given}: {text}")
+    elif not any(settings.needs for settings in config.task_settings().values()):
+        yield ConfigProblem(key, f"{given}: no task needs labels; switch one on, or leave this key out")
+
+
+def _workers(config: Config) -> Iterator[ConfigProblem]:
+    """A range of workers whose smallest number cannot share the micro-batches of a step evenly."""
+    workers = config.elastic
+    if workers is None:
+        return
+    given = f"workers={{min: {workers.min}, max: {workers.max}}}"
+    if workers.min > workers.max:
+        yield ConfigProblem(("workers",), f"{given}: min is above max; exchange them")
+    elif workers.min not in config.worker_counts:
+        yield ConfigProblem(("workers",), f"{given}: {_uneven(config, workers)}")
+
+
+def _uneven(config: Config, workers: ElasticConfig) -> str:
+    pieces = workers.max * config.train.accumulation
+    finer = next(k for k in range(1, workers.min + 1) if (workers.max * k) % workers.min == 0)
+    counts = ", ".join(map(str, config.worker_counts))
+    return (
+        f"{workers.min} workers cannot share the {pieces} micro-batches of a step evenly, only {counts} can; "
+        f"train.accumulation={finer} lets them, or set min={config.worker_counts[0]}"
+    )
+
+
+def _batch_size(config: Config) -> Iterator[ConfigProblem]:
+    """A batch that cannot be cut into micro-batches, or into micro-batches that translation can pair samples in."""
+    pieces, tasks = config.max_workers * config.train.accumulation, config.task_settings()
+    given = f"batch_size={config.batch_size}"
+    if config.batch_size % pieces or config.batch_size < 2 * pieces:
+        yield ConfigProblem(
+            ("batch_size",),
+            f"{given}: does not split evenly, at least 2 samples each, over workers={config.max_workers} with "
+            f"train.accumulation={config.train.accumulation}; nearest possible: {max(2, round(config.batch_size / pieces)) * pieces}",
+        )
+    elif config.generates and "translation" in tasks:
+        every = config.tasks["generation"].joint_every
+        if config.micro_batch < 2 * every:
+            yield ConfigProblem(
+                ("batch_size",),
+                f"{given}: a micro-batch has {config.micro_batch} samples and needs {2 * every}, since tasks.translation pairs samples "
+                f"that are tasks.generation.joint_every={every} apart; raise batch_size to {2 * every * pieces}, or lower workers "
+                "or train.accumulation",
+            )
+
+
+def _tasks(config: Config) -> Iterator[ConfigProblem]:
+    """No task, tasks without what they depend on, and a target of augmentation without a generator."""
+    tasks = config.task_settings()
+    dependent = [name for name, settings in tasks.items() if settings.needs_generator]
+    if not tasks:
+        yield ConfigProblem(("tasks",), f"tasks: none is switched on; possible: {', '.join(TASKS)}")
+    elif dependent and not config.generates:
+        yield ConfigProblem(
+            ("tasks", "generation"),
+            f"tasks.generation: has to be on: {' and '.join(dependent)} cannot learn without a generator; add tasks.generation={{}}",
+        )
+    if config.augment.target is not None and not config.generates:
+        text = "is measured on real and generated images, and tasks.generation is off; give augment.probability instead"
+        yield ConfigProblem(("augment", "target"), f"augment.target: {text}")
+    if getattr(tasks.get("translation"), "domain", None) == "domain" and len(config.data.mixture) < 2:
+        yield ConfigProblem(
+            ("tasks", "translation", "domain"),
+            "tasks.translation.domain=domain: the run has one data set and so one domain; give two or more as data.mixture, "
+            "or translate between classes with tasks.translation.domain=class",
+        )
+
+
+def _evaluation(config: Config) -> Iterator[ConfigProblem]:
+    """A best checkpoint by a metric that is measured where no checkpoint is written."""
+    if config.checkpoint.best is not None and config.evaluate.every % config.checkpoint.every:
+        yield ConfigProblem(
+            ("checkpoint", "best"),
+            f"checkpoint.best: the metric is measured every {config.evaluate.every:,} images (evaluate.every), where no checkpoint is "
+            f"written; make evaluate.every a multiple of checkpoint.every={config.checkpoint.every}",
+        )
+
+
+def _balancing(config: Config) -> Iterator[ConfigProblem]:
+    """Preferences and parameters that no gate would use."""
+    balancing = config.balancing
+    group_of = {task: group for group, tasks in balancing.groups.items() for task in tasks}
+    possible = [*TASKS, *balancing.groups, "discriminator"]
+    for name, value in balancing.preference.items():
+        if group := group_of.get(name):
+            reason = f"is in the group {group!r}, which counts as one; set balancing.preference.{group}={shown(value)}"
+        elif name not in possible:
+            reason = f"unknown task or group; {suggest(name, possible)}"
+        else:
+            continue
+        yield ConfigProblem(("balancing", "preference", name), f"balancing.preference.{name}={shown(value)}: {reason}")
+    used = {balancing.weighting, balancing.discriminator, balancing.generator, balancing.canvas}
+    if unused := [name for name in balancing.parameters if name not in WEIGHTINGS and name not in used]:
+        text = f"no gate has the weighting {unused[0]!r}; give it as balancing.weighting, or leave its parameters out"
+        yield ConfigProblem(("balancing", "parameters"), f"balancing.parameters: {text}")
