@@ -13,7 +13,6 @@ from mtgen.config.sections import CONDITIONS, TASKS
 from mtgen.errors import ConfigError
 from mtgen.utils.yaml_text import override, read_yaml
 
-
 PLACEHOLDER = "placeholder"
 """Value of a required key that is missing or wrong, while the other keys are checked against one another."""
 
