@@ -2,7 +2,7 @@
 # Submit a run with Ray's own command. It makes the same job as `mtgen submit`: the same code, environment and entrypoint.
 #   launch/ray-job.sh configs/digits-32.yaml data.path=/shared/digits runs=/shared/runs workers=2
 # Paths are those of the cluster's nodes: give absolute ones, or URLs. RAY_API_SERVER_ADDRESS names the cluster. Ray reads
-# its token from RAY_AUTH_TOKEN, or from the file that RAY_AUTH_TOKEN_PATH names. `mtgen jobs` lists and stops the job.
+# its token from RAY_AUTH_TOKEN, or from the file that RAY_AUTH_TOKEN_PATH names. `mtgen jobs list` shows the job.
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
