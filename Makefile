@@ -45,8 +45,8 @@ data_shards/demo/dataset.json: | setup
 	$(VENV)/bin/mtgen shards make digits data_shards/demo style=gray train=8000 test=1000
 
 test: setup  ## run every test, two at a time; those that start clusters after the others, and those of one file one after another
-	$(VENV)/bin/python -m pytest -n 2 -m "not e2e"
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m e2e
+	$(VENV)/bin/python -m pytest -n 2 --durations=25 --durations-min=1 -m "not e2e"
+	$(VENV)/bin/python -m pytest -n 2 --durations=25 --durations-min=1 --dist loadfile -m e2e
 
 check: setup  ## format, lint and types
 	$(VENV)/bin/ruff format --check .

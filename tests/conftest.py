@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 import hypothesis
 import pytest
 import torch
+from helpers.prerequisites import fails_in_ci, preventable
 
 hypothesis.settings.register_profile("mtgen", deadline=None)  # no test asserts a time
 hypothesis.settings.load_profile("mtgen")
@@ -27,7 +29,8 @@ def shared_data() -> Callable[[str], Path]:
 
     def find(name: str) -> Path:
         if not (root / name / "dataset.json").is_file():
-            pytest.skip(f"no shards in {root / name}; MTGEN_TEST_DATA names the folder that holds {name}/")
+            missing = f"no shards in {root / name}; MTGEN_TEST_DATA names the folder that holds {name}/"
+            pytest.skip(preventable(missing, "they belong there") if root.is_dir() else missing)
         return root / name
 
     return find
@@ -39,9 +42,47 @@ def browser() -> Iterator[Any]:
     sync = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
-        pytest.skip("no Chromium on this machine")
+        pytest.skip(preventable("no Chromium here", "apt-get install chromium"))
     words = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     with sync.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=words, timeout=180_000)
         yield browser
         browser.close()
+
+
+def reason_of(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """Why a test, or a whole file, was skipped."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return str(reason).removeprefix("Skipped: ")
+
+
+def refuse_preventable_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail") and fails_in_ci(reason_of(report)):
+        report.outcome = "failed"
+        report.longrepr = f"skipped under CI: {reason_of(report)}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    refuse_preventable_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    refuse_preventable_skip(report)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which tests were skipped: one line per reason, with the files and how many tests of each."""
+    files: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for report in terminalreporter.getreports("skipped"):
+        files[reason_of(report)][report.nodeid.partition("::")[0]] += 1
+    if files:
+        terminalreporter.section("skipped tests and why")
+    for reason, counts in sorted(files.items()):
+        where = ", ".join(f"{file} ({count})" for file, count in sorted(counts.items()))
+        terminalreporter.line(f"{sum(counts.values())} skipped: {reason}: {where}")

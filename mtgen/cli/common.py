@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mtgen.errors import UserError
+from mtgen.version import __version__
 
 app = typer.Typer(
     name="mtgen",
@@ -17,10 +18,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Draw labeled images, read them and translate them, with two networks trained on many tasks.",
+    help="Generate labeled images, predict the labels of images, translate images.",
     epilog="Exit status: 0 done, 1 an error, 2 a wrong option or configuration, 3 bad data, 4 a bad checkpoint, 5 training had to stop. "
     "Guides: docs/.",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"mtgen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and end")
+    ] = False,
+) -> None:
+    pass
+
 
 PREPARE_PANEL, TRAIN_PANEL, INSPECT_PANEL, USE_PANEL = "Prepare", "Train", "Look at a run", "Use a run"
 """The panels of `mtgen --help`: what a person wants."""

@@ -120,6 +120,7 @@ def allocation(config: Config, say: Callable[[str], None]) -> Iterator[None]:
         "--label",
     ]
     words += [f"--gpus-per-node={os.environ['SLURM_GPUS_PER_NODE']}"] if "SLURM_GPUS_PER_NODE" in os.environ else []
+    config.folder.mkdir(parents=True, exist_ok=True)  # a script that was not written here comes before its run's folder
     with log.open("a", encoding="utf-8") as file:
         step = subprocess.Popen(
             [*words, sys.executable, "-m", "mtgen.launchers.slurm", address, str(port), cpus],

@@ -19,7 +19,7 @@ TOP = typer.main.get_command(app)
 USAGE = typer.BadParameter.__mro__[1]
 """typer's class of all errors in a command's words; it has no public name."""
 STANDS_FOR = {"CONFIG": "digits-32", "FILE": "digits-32"}
-ANSWERED = ("--help", "--install-completion")
+ANSWERED = ("--help", "--install-completion", "--version")
 """Options at which the parser answers and ends."""
 SOURCES = [*PAGES, *CONFIGS, ROOT / "Makefile", *sorted((ROOT / "launch").glob("*.sh"))]
 

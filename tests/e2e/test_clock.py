@@ -4,12 +4,12 @@ The run's processes ask a library of these tests for the time of day, which is t
 how long they sleep, and Python's sleep then fails.)
 """
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from helpers.commands import Command, checkpoints, furnish, look, trained
+from helpers.prerequisites import needs
 from mlflow import MlflowClient
 
 from mtgen.config.paths import store_uri
@@ -38,7 +38,7 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
 }
 """
 
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")]
+pytestmark = [pytest.mark.e2e, needs("cc", "g++")]
 
 
 def test_a_clock_that_is_set_back_a_day_changes_nothing(tmp_path: Path) -> None:

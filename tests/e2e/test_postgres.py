@@ -16,6 +16,7 @@ import mlflow
 import pytest
 from helpers.made_models import made, saved
 from helpers.mlflow_runs import free_port, running, server, until
+from helpers.prerequisites import needs
 from mlflow import MlflowClient
 
 from mtgen.models.loading import load_run
@@ -28,7 +29,7 @@ POSTGRES = shutil.which("postgres") or next(map(str, sorted(Path("/usr/lib/postg
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(POSTGRES is None, reason="no PostgreSQL here: apt install postgresql"),
+    needs("postgres", "postgresql", POSTGRES),
 ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from helpers.commands import ROOT, Command, checkpoints, furnish, look
+from helpers.prerequisites import preventable
 from helpers.slurm_cluster import CPUS, PATH, Slurm, missing, slurm_cluster
 
 from mtgen.errors import ConfigError
@@ -24,7 +25,7 @@ SETTINGS = ("train.images=1600",)
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[Slurm]:
     if reason := missing():
-        pytest.skip(f"no Slurm: {reason}")
+        pytest.skip(reason if os.geteuid() else preventable(reason, "apt-get install slurm-wlm munge"))
     if (os.cpu_count() or 1) < 2:
         pytest.skip("two nodes need two CPUs")
     folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))

@@ -52,7 +52,7 @@ def missing() -> str | None:
     """Why there can be no Slurm here; `None`: there can."""
     absent = [program for program in PROGRAMS if shutil.which(program, path=PATH) is None]
     if absent:
-        return f"no {', '.join(absent)} here; on Debian: apt-get install slurm-wlm munge"
+        return f"no {', '.join(absent)} here"
     return "slurmd has to be started by root" if os.geteuid() else None
 
 
