@@ -39,7 +39,7 @@ demo: setup data_shards/demo/dataset.json  ## train on digits for some minutes; 
 	@echo "Three things to do next:"
 	@echo "  $(VENV)/bin/mtgen ui                                     curves, pictures and settings in MLflow"
 	@echo "  $(VENV)/bin/mtgen evaluate demo                          how good it is, in numbers"
-	@echo "  $(VENV)/bin/mtgen sample demo --n 1000 --shards made     a labeled data set of its own, to train on"
+	@echo "  $(VENV)/bin/mtgen sample demo -n 1000 --shards made     a labeled data set of its own, to train on"
 
 data_shards/demo/dataset.json: | setup
 	$(VENV)/bin/mtgen shards make digits data_shards/demo style=gray train=8000 test=1000

@@ -437,7 +437,7 @@ def read_weights(path: Path) -> AveragedWeights:
         ) from None
     except (KeyError, ValueError):
         raise CheckpointError(
-            f"{path}: is no model that mtgen exported; write one with `mtgen export RUN --to FOLDER`"
+            f"{path}: is no model that mtgen exported; write one with `mtgen export RUN --out FOLDER`"
         ) from None
     if digest(tensors) != expected:
         raise CheckpointError(f"{path}: its tensors are not those that were written: damaged; export it again")

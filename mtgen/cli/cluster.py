@@ -1,4 +1,4 @@
-"""Commands that hand a run to a cluster."""
+"""Commands that run training on a cluster: Ray jobs, Slurm scripts, Ray nodes."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from mtgen.cli.common import (
     say,
     write_json,
 )
+from mtgen.cli.renames import RenamingGroup
 from mtgen.errors import UserError
 from mtgen.utils.shell import shell_command
 
@@ -25,13 +26,13 @@ Address = Annotated[
     typer.Option(
         "--address",
         envvar="RAY_API_SERVER_ADDRESS",
-        help="the cluster's Jobs API: where the dashboard of its head listens",
+        help="address of the cluster's Jobs API, which is its dashboard's",
     ),
 ]
 DEFAULT_JOBS_ADDRESS = "http://127.0.0.1:8265"
-JobName = Annotated[str, typer.Argument(metavar="JOB", help="the job's name, as `mtgen jobs list` shows it")]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="name of the job (mtgen jobs list)")]
 
-jobs = typer.Typer(no_args_is_help=True, help="Jobs of a Ray cluster: list, read and stop them.")
+jobs = typer.Typer(cls=RenamingGroup, no_args_is_help=True, help="List, follow and stop the jobs of a Ray cluster.")
 app.add_typer(jobs, name="jobs", rich_help_panel=TRAIN_PANEL)
 
 
@@ -46,11 +47,13 @@ def _write(text: str) -> None:
 
 
 def _say_end(job: Any) -> None:
-    """The last line about a job, or the error that it ended with."""
+    """Print how a job ended.
+
+    Raises:
+        WorkerError: it failed.
+    """
     if job.status == "FAILED":
-        raise WorkerError(
-            f"job {job.id} failed: what it printed says why (mtgen jobs logs {job.id})", job.exit_status or 5
-        )
+        raise WorkerError(f"job {job.id} failed; see its output: mtgen jobs logs {job.id}", job.exit_status or 5)
     say(f"job {job.id}: {job.status.lower()}; run folder: {job.folder}")
 
 
@@ -60,32 +63,32 @@ def submit(
     overrides: Overrides = None,
     address: Address = DEFAULT_JOBS_ADDRESS,
     wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="show what the job prints until it ends; or return at once")
+        bool, typer.Option("--wait/--no-wait", help="stream the job's output until it ends, or return immediately")
     ] = True,
     json_file: Json = None,
 ) -> None:
     """Train a run as a job of a Ray cluster.
 
-    mtgen's code and the configuration are sent along, data and runs are not.
+    Sends mtgen's code and the configuration; data and runs have to be where the cluster's nodes find them.
 
     Example: `mtgen submit configs/digits-32.yaml --address http://127.0.0.1:8265 workers=8`
 
-    Ctrl-C ends the watching, not the job. The same command goes on with the run. A cluster that demands a token takes it from
-    RAY_AUTH_TOKEN, or from a file that RAY_AUTH_TOKEN_PATH names.
+    Ctrl-C stops the streaming, not the job. The same command resumes the run. For a cluster that requires a token, set
+    RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with the token.
     """
     from mtgen.launchers.ray_jobs import follow, get_job
     from mtgen.launchers.ray_jobs import submit as hand_over
 
     client = _connect(address)
     job = hand_over(client, config, overrides or [])
-    say(f"job {job.id} is submitted; run folder: {job.folder}")
+    say(f"submitted job {job.id}; run folder: {job.folder}")
     hint = f"mtgen jobs logs {job.id} --follow; mtgen jobs stop {job.id}"
     try:
         if wait:
             job = follow(client, job.id, _write)
     except KeyboardInterrupt:
         job = get_job(client, job.id)
-        say(f"the job goes on: {hint}")
+        say(f"the job continues: {hint}")
     else:
         if not wait:
             say(f"next: {hint}")
@@ -96,7 +99,7 @@ def submit(
 
 @jobs.command("list")
 def list_jobs(address: Address = DEFAULT_JOBS_ADDRESS, json_file: Json = None) -> None:
-    """All jobs that were submitted to the cluster, the newest first.
+    """List the jobs that were submitted to the cluster, newest first.
 
     Example: `mtgen jobs list --address http://127.0.0.1:8265`
     """
@@ -105,7 +108,7 @@ def list_jobs(address: Address = DEFAULT_JOBS_ADDRESS, json_file: Json = None) -
     from mtgen.launchers.ray_jobs import list_submitted
 
     found = list_submitted(_connect(address))
-    shown = Table("job", "run", "status", "began (UTC)")
+    shown = Table("job", "run", "status", "started (UTC)")
     for job in found:
         shown.add_row(job.id, job.run, job.status.lower(), f"{job.began:%Y-%m-%d %H:%M:%S}" if job.began else "-")
     console.print(shown)
@@ -118,9 +121,9 @@ def list_jobs(address: Address = DEFAULT_JOBS_ADDRESS, json_file: Json = None) -
 def show_logs(
     job: JobName,
     address: Address = DEFAULT_JOBS_ADDRESS,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the job ends")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="keep streaming until the job ends")] = False,
 ) -> None:
-    """What a job has printed so far.
+    """Print the output of a job so far.
 
     Example: `mtgen jobs logs digits-32-4f2a19 --follow`
     """
@@ -137,47 +140,53 @@ def show_logs(
 def stop_job(
     job: JobName,
     address: Address = DEFAULT_JOBS_ADDRESS,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="until it has ended; or return at once")] = True,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="wait until the job has stopped, or return immediately")
+    ] = True,
 ) -> None:
-    """Have a job write a checkpoint and end; submit the run again to go on.
+    """Stop a job after a checkpoint. Submit the run again to resume it.
 
     Example: `mtgen jobs stop digits-32-4f2a19`
     """
     from mtgen.launchers.ray_jobs import stop
 
     ended = stop(_connect(address), job, wait)
-    say(f"job {ended.id}: {ended.status.lower() if wait else 'asked to stop'}; run folder: {ended.folder}")
+    say(f"job {ended.id}: {ended.status.lower() if wait else 'stopping'}; run folder: {ended.folder}")
 
 
 @app.command(rich_help_panel=TRAIN_PANEL)
 def slurm(
     config: ConfigFile,
     overrides: Overrides = None,
-    nodes: Annotated[int, typer.Option(min=1, help="nodes of the cluster")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="number of nodes")] = 1,
     gpus_per_node: Annotated[
-        int, typer.Option(min=0, help="GPUs of each node, a worker for each; 0: train on CPUs")
+        int, typer.Option(min=0, help="GPUs per node, each with one worker; 0: train on CPUs")
     ] = 0,
-    workers_per_node: Annotated[int | None, typer.Option(min=1, help="default: one a GPU; one on CPUs")] = None,
+    workers_per_node: Annotated[
+        int | None, typer.Option(min=1, help="workers per node; default: one per GPU, or one on CPUs")
+    ] = None,
     time: Annotated[
-        str, typer.Option(help="length of one stay on the nodes; the run takes as many as it needs")
+        str, typer.Option(help="Slurm time limit per allocation; the run is requeued until it finishes")
     ] = "4:00:00",
     cpus_per_node: Annotated[
-        int | None, typer.Option(min=1, help="default: all, and the nodes for this job alone")
+        int | None, typer.Option(min=1, help="CPUs per node; default: all, and exclusive nodes")
     ] = None,
-    warn: Annotated[
-        int, typer.Option(min=10, help="seconds before the end of a stay at which it writes its checkpoint")
-    ] = 180,
+    warn: Annotated[int, typer.Option(min=10, help="seconds before the time limit at which to checkpoint")] = 180,
     sbatch: Annotated[
         list[str] | None,
-        typer.Option(help="a further option of sbatch, such as --sbatch=--partition=gpu; may be repeated"),
+        typer.Option(help="further option for sbatch, such as --sbatch=--partition=gpu; repeatable"),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="the script; default: NAME.sbatch here")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="script to write; default: NAME.sbatch in this folder"),
+    ] = None,
 ) -> None:
     """Write a Slurm script that trains a run on several nodes.
 
-    It puts itself back into the queue until the run is finished.
+    The job requeues itself until the run is finished.
 
-    Example: `mtgen slurm configs/digits-32.yaml --nodes 2 --gpus-per-node 4 --time 8:00:00`, then `sbatch digits-32.sbatch`
+    Example: `mtgen slurm configs/digits-32.yaml --nodes 2 --gpus-per-node 4 --time 8:00:00`, then
+    `sbatch digits-32.sbatch`
     """
     from mtgen.launchers.ray_jobs import pack_config
     from mtgen.launchers.slurm import SlurmResources, script
@@ -188,23 +197,23 @@ def slurm(
     _, settings = pack_config(config, [*given, f"workers={nodes * each}"])
     path = out or Path(f"{settings.name}.sbatch")
     if path.resolve() == config.resolve():
-        raise UserError(f"--out {path}: is the configuration itself; name another file for the script")
+        raise UserError(f"--out {path}: is the configuration itself; choose another file for the script")
     try:
-        settings.folder.mkdir(parents=True, exist_ok=True)  # Slurm does not, and the job's output goes there
+        settings.folder.mkdir(parents=True, exist_ok=True)  # for the job's output: Slurm makes no folders
         path.write_text(script(settings, config, given, request), encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"{error.filename or path}: cannot be written ({error.strerror}); choose another place"
+            f"{error.filename or path}: cannot be written ({error.strerror}); choose another file"
         ) from None
     say(
         f"{path}: {nodes} nodes, {settings.max_workers} workers; "
-        f"next: {shell_command('sbatch', path)}; squeue; scancel JOB writes a checkpoint too"
+        f"next: {shell_command('sbatch', path)}; squeue; scancel JOB also writes a checkpoint"
     )
 
 
 @app.command("slurm-job", hidden=True)
 def slurm_job(config: ConfigFile, overrides: Overrides = None) -> None:
-    """What the script of `mtgen slurm` runs on its first node."""
+    """Train within a Slurm allocation; the script of `mtgen slurm` runs this on its first node."""
     from mtgen.cli.train import run
     from mtgen.launchers.slurm import SlurmWarnings, allocation, requeue
 
@@ -214,46 +223,51 @@ def slurm_job(config: ConfigFile, overrides: Overrides = None) -> None:
         outcome = None if warnings.heard else run(settings, asked=lambda: warnings.heard)
     if outcome is not None and outcome.status == "finished":
         return
-    say("warned before training began" if outcome is None else f"{outcome.status} at {outcome.images:,} images")
+    say("warned before training started" if outcome is None else f"{outcome.status} at {outcome.images:,} images")
     if outcome is None or outcome.status == "stopped":
         requeue(say)
 
 
-cluster = typer.Typer(no_args_is_help=True, help="A Ray cluster of one's own: its head, and further nodes.")
+cluster = typer.Typer(cls=RenamingGroup, no_args_is_help=True, help="Start a Ray cluster: head and worker nodes.")
 app.add_typer(cluster, name="cluster", rich_help_panel=TRAIN_PANEL)
-Cpus = Annotated[int | None, typer.Option(min=0, help="CPUs of this node that runs may use; default: all")]
-Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs of this node that runs may use; default: all")]
+Cpus = Annotated[int | None, typer.Option(min=0, help="CPUs of this node to use; default: all")]
+Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs of this node to use; default: all")]
 
 
 @cluster.command()
 def head(
     span: Annotated[
-        bool, typer.Option("--span", help="let other nodes join; without it, everything listens on loopback")
+        bool, typer.Option("--span", help="let other nodes join; default: listen on loopback only")
     ] = False,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="where other nodes join")] = 6379,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port that other nodes join")] = 6379,
     dashboard_port: Annotated[
-        int, typer.Option(min=1, max=65535, help="of the dashboard and its Jobs API, on loopback")
+        int, typer.Option(min=1, max=65535, help="port of the dashboard and the Jobs API, on loopback")
     ] = 8265,
     cpus: Cpus = None,
     gpus: Gpus = None,
 ) -> None:
-    """Start a cluster's head in the foreground; Ctrl-C ends it. Whoever uses it has to show its token.
+    """Start the head node in the foreground; Ctrl-C stops it. Clients and nodes need its token.
 
-    Example: `mtgen cluster head`, and elsewhere `mtgen submit configs/digits-32.yaml`
+    Example: `mtgen cluster head`, and in another terminal `mtgen submit configs/digits-32.yaml`
     """
     from mtgen.launchers.ray_node import command, own_address, token_file
 
     say(f"the token: {token_file() or 'RAY_AUTH_TOKEN'}; submit runs with --address http://127.0.0.1:{dashboard_port}")
     if span:
         say(
-            f"other nodes, with the same token: mtgen cluster join {own_address()}:{port}. Nothing is encrypted: launch/README.md"
+            f"other nodes, with the same token: mtgen cluster join {own_address()}:{port}. "
+            "Traffic is not encrypted: launch/README.md"
         )
     _run_in_foreground(command(None, port, span, cpus, gpus, dashboard_port), span)
 
 
 @cluster.command()
-def join(address: Annotated[str, typer.Argument(metavar="HOST:PORT")], cpus: Cpus = None, gpus: Gpus = None) -> None:
-    """Add this machine to a cluster, in the foreground; Ctrl-C takes it out again.
+def join(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="address of the head node")],
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+) -> None:
+    """Join this system to a cluster in the foreground; Ctrl-C removes it again.
 
     Example: `mtgen cluster join 10.0.0.1:6379`
     """
@@ -264,11 +278,11 @@ def join(address: Annotated[str, typer.Argument(metavar="HOST:PORT")], cpus: Cpu
 
 
 def _run_in_foreground(words: list[str], span: bool) -> None:
-    """Be a node until the end; Ray gives up on a start that takes 30 s, as on a busy machine it may, so that it is tried again."""
+    """Run a node until it ends; Ray gives up on starts of over 30 s, as on a busy system, so try three times."""
     from mtgen.launchers.ray_node import run_node
 
     for _ in range(3):
         if run_node(words, span) == 0:
             break
     else:
-        raise WorkerError("Ray ended by itself: what it said is above", 1)
+        raise WorkerError("Ray exited; see its output above", 1)

@@ -1,4 +1,4 @@
-"""What all commands share: the application, its console, and the words of its arguments."""
+"""The application, its console, and the arguments and options that several commands have."""
 
 import json
 import sys
@@ -9,19 +9,26 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mtgen.cli.renames import RenamingGroup
 from mtgen.errors import UserError
 from mtgen.version import __version__
 
 app = typer.Typer(
     name="mtgen",
+    cls=RenamingGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Generate labeled images, predict the labels of images, translate images.",
-    epilog="Exit status: 0 done, 1 an error, 2 a wrong option or configuration, 3 bad data, 4 a bad checkpoint, 5 training had to stop. "
-    "Guides: docs/.",
+    help="One GAN, many vision tasks: generate labeled images, predict, translate.",
+    epilog="Exit status: 0 success, 1 error, 2 wrong option or configuration, 3 bad data, 4 bad checkpoint, "
+    "5 training had to stop. Guides: docs/.",
 )
+
+PREPARE_PANEL, TRAIN_PANEL, INSPECT_PANEL, USE_PANEL = "Prepare", "Train", "Inspect a run", "Use a run"
+"""The panels of `mtgen --help`, by what a user wants to do."""
+
+console = Console(highlight=False)
 
 
 def _print_version(asked: bool) -> None:
@@ -31,22 +38,16 @@ def _print_version(asked: bool) -> None:
 
 
 @app.callback()
-def _options(
+def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and end")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
     ] = False,
 ) -> None:
-    pass
-
-
-PREPARE_PANEL, TRAIN_PANEL, INSPECT_PANEL, USE_PANEL = "Prepare", "Train", "Look at a run", "Use a run"
-"""The panels of `mtgen --help`: what a person wants."""
-
-console = Console(highlight=False)
+    """Options of `mtgen` itself."""
 
 
 def _find_config(path: Path) -> Path:
-    """A file as it is given; a bare name is a configuration that comes with mtgen."""
+    """The file itself, or the configuration of that name that comes with mtgen."""
     from mtgen.config.presets import find_preset
 
     return find_preset(path)
@@ -55,18 +56,19 @@ def _find_config(path: Path) -> Path:
 ConfigFile = Annotated[
     Path,
     typer.Argument(
-        callback=_find_config, help="a YAML file, or the name of one that comes with mtgen (mtgen configs list)"
+        callback=_find_config,
+        help="YAML file, or the name of a configuration that comes with mtgen (mtgen configs list)",
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's, such as train.images=50000"),
+    typer.Argument(metavar="[KEY=VALUE]...", help="settings that override the file's, such as train.images=50000"),
 ]
-RunArgument = Annotated[Path, typer.Argument(help="a run's folder, or its name under runs/")]
+RunArgument = Annotated[Path, typer.Argument(help="run folder, or the run's name under runs/")]
 
 
-def _aside(command: typer.Context, path: Path | None) -> Path | None:
-    """Where standard output is to be JSON, all that is for people goes to standard error, until the command ends."""
+def _divert_console(command: typer.Context, path: Path | None) -> Path | None:
+    """Print everything but the JSON to standard error while a command writes its JSON to standard output."""
     if str(path) == "-":
         console.stderr = True
         command.call_on_close(lambda: setattr(console, "stderr", False))
@@ -76,36 +78,55 @@ def _aside(command: typer.Context, path: Path | None) -> Path | None:
 Json = Annotated[
     Path | None,
     typer.Option(
-        "--json", metavar="FILE", callback=_aside, help="also write the numbers to FILE; - for standard output"
+        "--json",
+        metavar="FILE",
+        callback=_divert_console,
+        help="also write the results as JSON to FILE; - for standard output",
     ),
 ]
-SeedOption = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="the same seed, the same pictures")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="random seed; results are reproducible")]
 CheckpointOption = Annotated[
     str | None,
     typer.Option(
-        "--checkpoint", metavar="best|IMAGES", help="which checkpoint, by checkpoint.best or by images; default: newest"
+        "--checkpoint",
+        metavar="best|IMAGES",
+        help="checkpoint to use: the best by checkpoint.best, or the one at IMAGES; default: the newest",
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto")]
 
 
+def reject_commas(names: list[str] | None) -> list[str] | None:
+    """Callback of an option that is given once per name.
+
+    Raises:
+        typer.BadParameter: a value is a list with commas.
+    """
+    for name in names or []:
+        if "," in name:
+            raise typer.BadParameter(f"{name}: give the option once per name")
+    return names
+
+
 def say(text: str) -> None:
-    """A line for the user; long paths are left whole, so that they can be copied."""
+    """Print a line for the user without wrapping it, so that paths can be copied."""
     console.print(text, soft_wrap=True, markup=False)
 
 
 def warn(text: str) -> None:
-    """The same for what went wrong and did not stop the command: on standard error, beside a progress bar."""
+    """Print a warning to standard error, or above the progress bar of a terminal."""
     if console.is_terminal:
-        console.print(
-            f"warning: {text}", soft_wrap=True, markup=False
-        )  # above the bar; it would be drawn into otherwise
+        console.print(f"warning: {text}", soft_wrap=True, markup=False)  # standard error would go through the bar
     else:
         print(f"warning: {text}", file=sys.stderr)
 
 
 def write_json(path: Path | None, values: Any) -> None:
-    """Write values as JSON into a file, or to standard output for `-`; `None`: nowhere. `UserError` where it cannot be written."""
+    """Write values as JSON into a file, or to standard output for `-`; `None` writes nothing.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     if path is None:
         return
     text = json.dumps(values, indent=1)
@@ -115,11 +136,11 @@ def write_json(path: Path | None, values: Any) -> None:
         try:
             path.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another file") from None
 
 
 def table(title: str, values: dict[str, Any]) -> None:
-    """Print names and values as a table of two columns."""
+    """Print a table of two columns, names and values."""
     shown = Table(title=title, show_header=False, title_justify="left")
     shown.add_column()
     shown.add_column(overflow="fold")
@@ -129,7 +150,11 @@ def table(title: str, values: dict[str, Any]) -> None:
 
 
 def load_config(path: Path, overrides: list[str] | None) -> Any:
-    """A `Config` with every path in it made absolute, since workers run in other folders; `ConfigError` names every key at fault."""
+    """A `Config` whose paths are absolute, since workers run in other folders.
+
+    Raises:
+        ConfigError: with one line for every key at fault.
+    """
     from mtgen.config import load
     from mtgen.config.paths import absolute
 
@@ -137,7 +162,7 @@ def load_config(path: Path, overrides: list[str] | None) -> Any:
 
 
 class WorkerError(UserError):
-    """An error that a worker met, with the exit status that it had there."""
+    """An error with the exit status that it had in a worker or a job."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Commands about configurations: those that come with mtgen, a resolved one, the schema."""
+"""Commands about configurations: list, copy and resolve them, and their JSON schema."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,15 +6,18 @@ from typing import Annotated
 import typer
 
 from mtgen.cli.common import PREPARE_PANEL, ConfigFile, Json, Overrides, app, console, say, write_json
+from mtgen.cli.renames import RenamingGroup
 from mtgen.utils.shell import shell_command
 
-configs_app = typer.Typer(no_args_is_help=True, help="Configurations: list, copy or resolve them; their JSON schema.")
+configs_app = typer.Typer(
+    cls=RenamingGroup, no_args_is_help=True, help="List, copy or resolve configurations; write their JSON schema."
+)
 app.add_typer(configs_app, name="configs", rich_help_panel=PREPARE_PANEL)
 
 
 @configs_app.command("list")
 def configs_list(json_file: Json = None) -> None:
-    """The configurations that come with mtgen, and what each is for. Every command takes their names as well as files.
+    """List the configurations that come with mtgen. Every command takes their names in place of files.
 
     Example: `mtgen configs list`
     """
@@ -23,22 +26,24 @@ def configs_list(json_file: Json = None) -> None:
     from mtgen.config.presets import list_presets, preset_summary
 
     found = {name: preset_summary(path) for name, path in list_presets().items()}
-    shown = Table("name", "what it is for")
-    for name, what in found.items():
-        shown.add_row(name, what)
+    shown = Table("name", "purpose")
+    for name, summary in found.items():
+        shown.add_row(name, summary)
     console.print(shown)
     write_json(json_file, found)
 
 
 @configs_app.command("copy")
 def configs_copy(
-    name: Annotated[str, typer.Argument(help="as `mtgen configs list` shows it")],
-    out: Annotated[Path, typer.Argument(metavar="[FILE|FOLDER]", help="where to")] = Path(),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the file that is there")] = False,
+    name: Annotated[str, typer.Argument(help="name of the configuration (mtgen configs list)")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE|FOLDER", help="file or folder to write; default: this folder")
+    ] = Path(),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing file")] = False,
 ) -> None:
-    """Copy a configuration, to change it.
+    """Copy a configuration that comes with mtgen, to edit it.
 
-    Example: `mtgen configs copy digits-32 mine.yaml`
+    Example: `mtgen configs copy digits-32 --out mine.yaml`
     """
     from mtgen.config.presets import copy_preset
 
@@ -48,7 +53,7 @@ def configs_copy(
 
 @configs_app.command("show")
 def configs_show(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Print a configuration resolved: every key, with defaults and overrides. Errors come all at once.
+    """Print a resolved configuration: every key, defaults and overrides included. All errors are reported at once.
 
     Example: `mtgen configs show digits-32 batch_size=32`
     """
@@ -60,16 +65,16 @@ def configs_show(config: ConfigFile, overrides: Overrides = None) -> None:
 @configs_app.command("schema")
 def configs_schema(
     out: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="the file to write; default: standard output")
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="file to write; default: standard output")
     ] = None,
 ) -> None:
-    """Write the JSON schema of configurations, by which editors complete and check keys.
+    """Write the JSON schema of configurations, with which editors complete and check keys.
 
-    Example: `mtgen configs schema mtgen.schema.json`, and as the first line of a configuration
+    Example: `mtgen configs schema --out mtgen.schema.json`, and as the first line of a configuration
     `# yaml-language-server: $schema=mtgen.schema.json`
     """
     from mtgen.config.json_schema import json_schema
 
     write_json(out or Path("-"), json_schema())
     if out is not None:
-        say(f"wrote {out}. The first line of a configuration beside it: # yaml-language-server: $schema={out.name}")
+        say(f"wrote {out}. First line of a configuration next to it: # yaml-language-server: $schema={out.name}")

@@ -1,4 +1,4 @@
-"""Commands that use a trained run: draw, read, translate."""
+"""Commands that use a trained run: generate, predict, translate, explore, export."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,7 @@ from mtgen.cli.common import (
     WorkerError,
     app,
     console,
+    reject_commas,
     say,
     warn,
 )
@@ -21,7 +22,8 @@ from mtgen.cli.common import (
 Images = Annotated[
     list[str], typer.Argument(help="PNG, JPEG or WebP files, folders of them, or data sets (folders or URLs of shards)")
 ]
-MAX_PRINTED_FILES = 20  # files of which each has a line on the terminal
+MAX_PRINTED_FILES = 20
+"""Largest number of files for which each has its line on the terminal."""
 
 
 @app.command(rich_help_panel=USE_PANEL)
@@ -29,67 +31,78 @@ def sample(
     run: RunArgument,
     classes: Annotated[
         list[str] | None,
-        typer.Option("--class", help="class by name or number, A+B for both in one image; default: all in turn"),
+        typer.Option("--class", help="class, by name or number; A+B for both in one image; default: all, round-robin"),
     ] = None,
     text: Annotated[list[str] | None, typer.Option("--text", help="caption")] = None,
     sound: Annotated[
-        list[Path] | None, typer.Option("--sound", metavar="FILE", help="WAV or FLAC file, of any rate")
+        list[Path] | None, typer.Option("--sound", metavar="FILE", help="WAV or FLAC file, any sample rate")
     ] = None,
-    image: Annotated[
-        list[Path] | None, typer.Option("--image", metavar="FILE", help="image that the samples should resemble")
-    ] = None,
+    image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="reference image")] = None,
     layout: Annotated[
         list[Path] | None,
         typer.Option(
             "--layout",
             metavar="FILE",
-            help="what should be where: a mask (PNG, values are mask classes, 255 is anything) or boxes (JSON, as samples have it); "
-            "one of another size is cut to the run's aspect and resized, a mask to its nearest pixels",
+            help="mask (PNG whose values are mask classes, 255 for anything) or boxes (JSON, as in shards); "
+            "cropped to the run's aspect ratio and resized",
         ),
     ] = None,
     domain: Annotated[
-        list[str] | None, typer.Option("--domain", help="data set of the run's mixture, by name or number")
+        list[str] | None, typer.Option("--domain", help="domain: data set of the run's mixture, by name or number")
     ] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="how many images")] = 64,
+    num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="number of images")] = 64,
     seed: SeedOption = 0,
-    truncation: Annotated[float, typer.Option(help="0 to 1: smaller is likelier and less diverse")] = 1.0,
+    truncation: Annotated[
+        float, typer.Option(help="0 to 1; smaller values give more typical and less diverse images")
+    ] = 1.0,
     interpolate: Annotated[
         int | None,
         typer.Option(
-            metavar="STEPS", help="rows of so many images from one latent to another, or from one condition to another"
+            metavar="STEPS", help="interpolate between latents, or between two prompts, in STEPS images per row"
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="PNG file of the grid; default: in the run's folder")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="PNG file of the grid; default: in the run's folder"),
     ] = None,
     shards: Annotated[
         Path | None,
-        typer.Option("--shards", help="write shards (image, mask, boxes, class, caption) into this folder instead"),
+        typer.Option(
+            "--shards", metavar="FOLDER", help="write shards (image, mask, boxes, class, caption) instead of a grid"
+        ),
     ] = None,
     checkpoint: CheckpointOption = None,
     device: Device = "auto",
 ) -> None:
-    """Draw images with their masks and boxes, or labeled shards.
+    """Generate images with masks and boxes, or labeled shards.
 
-    For any combination of conditions: a grid as PNG, or shards to train on.
+    Conditions can be combined; an option that is repeated is used round-robin.
 
-    What is given several times is asked for in turn.
-
-    Examples: `mtgen sample digits-32 --class seven --n 64`, `mtgen sample digits-all-32 --text "a seven" --layout mask.png`,
-    `mtgen sample digits-32 --class one --class seven --interpolate 8`, `mtgen sample digits-32 --n 50000 --shards data_shards/drawn`
+    Examples: `mtgen sample digits-32 --class seven -n 64`,
+    `mtgen sample digits-all-32 --text "a seven" --layout mask.png`,
+    `mtgen sample digits-32 --class one --class seven --interpolate 8`,
+    `mtgen sample digits-32 -n 50000 --shards data_shards/generated`
     """
     from mtgen.inference import PromptRequest, interpolate_run, sample_run
     from mtgen.tracking.progress_bar import stages
 
     if shards is not None and out is not None:
-        raise typer.BadParameter("--out is a picture, and --shards writes a data set; give one of them")
+        raise typer.BadParameter("--out writes a grid and --shards a data set; give one of them")
     request = PromptRequest(classes or (), text or (), sound or (), image or (), layout or (), domain or ())
     if interpolate is not None:
         if shards is not None:
-            raise typer.BadParameter("--interpolate draws a picture, and --shards writes a data set; give one of them")
+            raise typer.BadParameter("--interpolate writes a grid and --shards a data set; give one of them")
         say(
             interpolate_run(
-                run, request, n, interpolate, seed, out=out, truncation=truncation, device=device, checkpoint=checkpoint
+                run,
+                request,
+                num_images,
+                interpolate,
+                seed,
+                out=out,
+                truncation=truncation,
+                device=device,
+                checkpoint=checkpoint,
             )
         )
         return
@@ -97,7 +110,7 @@ def sample(
         said = sample_run(
             run,
             request,
-            n,
+            num_images,
             seed,
             out=out,
             shards=shards,
@@ -115,13 +128,17 @@ def predict(
     images: Images,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="folder for masks and overlay pictures; default: in the run's folder"),
+        typer.Option(
+            "--out", "-o", metavar="FOLDER", help="folder for masks and overlays; default: in the run's folder"
+        ),
     ] = None,
     shards: Annotated[
         Path | None,
-        typer.Option("--shards", help="write shards (image, and class, mask, boxes as read) into this folder instead"),
+        typer.Option(
+            "--shards", metavar="FOLDER", help="write shards (image, predicted class, mask, boxes) instead of pictures"
+        ),
     ] = None,
-    score: Annotated[float, typer.Option(min=0, max=1, help="score from which a box counts")] = 0.3,
+    score: Annotated[float, typer.Option(min=0, max=1, help="lowest score of a box")] = 0.3,
     checkpoint: CheckpointOption = None,
     device: Device = "auto",
     json_file: Annotated[
@@ -129,22 +146,23 @@ def predict(
         typer.Option(
             "--json",
             metavar="FILE",
-            help="write the readings, for folders and data sets a line each; - for standard output",
+            help="write the predictions, one line per image for folders and data sets; - for standard output",
         ),
     ] = None,
 ) -> None:
-    """Read images: class, tags, mask and boxes of each.
+    """Predict the class, tags, mask and boxes of images.
 
-    A damaged file is named, counted, and the others go on.
+    Damaged files are reported, counted and skipped.
 
-    Examples: `mtgen predict digits-32 photo.png --json -`, `mtgen predict digits-32 photos --json read.jsonl -o read`,
-    `mtgen predict digits-32 photos --shards data_shards/read`
+    Examples: `mtgen predict digits-32 photo.png --json -`,
+    `mtgen predict digits-32 photos --json predictions.jsonl -o predictions`,
+    `mtgen predict digits-32 photos --shards data_shards/predicted`
     """
     from mtgen.inference import json_rows, predict_run, several
     from mtgen.tracking.progress_bar import stages
 
     if shards is not None and out is not None:
-        raise typer.BadParameter("--out is for pictures, and --shards writes a data set instead; give one of them")
+        raise typer.BadParameter("--out writes pictures and --shards a data set; give one of them")
     lines = several(images) or (json_file is not None and json_file.suffix == ".jsonl")
     quiet = str(json_file) == "-" or several(images) or len(images) > MAX_PRINTED_FILES
     with stages(console) as progress, json_rows(json_file, lines) as write:
@@ -152,9 +170,8 @@ def predict(
         def seen(row: dict[str, object]) -> None:
             write(row)
             if not quiet:
-                say(
-                    f"{row['file']}: {row.get('class', '-')} ({row.get('probability', 0):.2f})  {row.get('overlay', '')}"
-                )
+                label = f"{row.get('class', '-')} ({row.get('probability', 0):.2f})"
+                say(f"{row['file']}: {label}  {row.get('overlay', '')}")
 
         summary = predict_run(
             run,
@@ -168,7 +185,7 @@ def predict(
             problem=warn,
             progress=progress,
         )
-    _print_summary("read", summary.read, summary.damaged, summary.out, str(json_file) == "-")
+    _print_summary("predicted", summary.read, summary.damaged, summary.out, str(json_file) == "-")
 
 
 @app.command(rich_help_panel=USE_PANEL)
@@ -176,18 +193,22 @@ def translate(
     run: RunArgument,
     images: Images,
     to: Annotated[
-        str, typer.Option("--to", metavar="DOMAIN", help="data set of the run's mixture, or class, by name or number")
+        str,
+        typer.Option(
+            "--to", metavar="DOMAIN", help="target: data set of the run's mixture, or class, by name or number"
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="folder for the pictures; default: in the run's folder")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FOLDER", help="folder for the images; default: in the run's folder"),
     ] = None,
     seed: SeedOption = 0,
     checkpoint: CheckpointOption = None,
     device: Device = "auto",
 ) -> None:
-    """Draw images anew in another domain.
+    """Translate images to another domain or class.
 
-    Each becomes a PNG. A damaged file is named, counted, and the others go on.
+    Writes one PNG per image. Damaged files are reported, counted and skipped.
 
     Example: `mtgen translate horses-zebras --to zebras photos -o striped`
     """
@@ -210,20 +231,20 @@ def translate(
 @app.command(rich_help_panel=USE_PANEL)
 def explore(
     run: RunArgument,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="port on this machine; the next free one is taken if it is in use")
-    ] = 8760,
-    host: Annotated[str, typer.Option(help="a name of this machine alone; another is refused")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port; the next free one if it is in use")] = 8760,
+    host: Annotated[str, typer.Option(help="loopback address to bind")] = "127.0.0.1",
     browser: Annotated[
         bool | None,
-        typer.Option("--open/--no-open", help="open the page in a browser; default: where there is a screen"),
+        typer.Option("--open/--no-open", help="open the page in a browser; default: if there is a display"),
     ] = None,
     checkpoint: CheckpointOption = None,
     device: Device = "auto",
 ) -> None:
-    """Open a page to try a run with: draw, read, translate.
+    """Serve a page to generate, predict and translate with a run.
 
-    By class, caption, sound, layout or another image, and from one wish to another. On loopback only; also while the run trains.
+    Conditions are classes, captions, sounds, layouts and images; two prompts can be interpolated. Listens on loopback
+    only, and works during training too.
+
     Example: `mtgen explore digits-all-32`, then open the address that it prints.
     """
     from mtgen.explore import serve_page
@@ -234,36 +255,43 @@ def explore(
 @app.command(rich_help_panel=USE_PANEL)
 def export(
     run: RunArgument,
-    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="a folder that is not there yet")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="new folder to write")],
     onnx: Annotated[bool, typer.Option("--onnx", help="also write generator.onnx and predictor.onnx")] = False,
     heads: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="an ONNX file for each of these heads of the predictor: class, tags, mask, boxes, latent, embedding"
+            "--heads",
+            metavar="NAME",
+            callback=reject_commas,
+            help="also write a separate ONNX file for a head of the predictor: class, tags, mask, boxes, latent, "
+            "embedding; repeatable",
         ),
     ] = None,
 ) -> None:
-    """Take a model with you: one folder, with ONNX files if wanted.
+    """Export a model to one folder, with ONNX files on request.
 
-    Weights, configuration, tokenizer and a page about it in one folder, which all commands take like a run.
+    The folder holds weights, configuration, tokenizer and a model card; all commands take it in place of a run.
 
-    Examples: `mtgen export digits-32 --to digits`, `mtgen export digits-32 --to digits --onnx --heads class,mask`
+    Examples: `mtgen export digits-32 --out digits`,
+    `mtgen export digits-32 --out digits --onnx --heads class --heads mask`
     """
     from mtgen.export import export as write
 
-    for path in write(run, to, onnx=onnx, heads=[name.strip() for name in (heads or "").split(",") if name.strip()]):
+    for path in write(run, out, onnx=onnx, heads=heads or []):
         say(f"wrote {path}")
 
 
 @app.command(rich_help_panel=USE_PANEL)
 def register(
     run: RunArgument,
-    name: Annotated[str, typer.Option("--name", help="of the registered models: NAME-generator and NAME-predictor")],
-    alias: Annotated[str | None, typer.Option(help="name that will point at these versions, such as champion")] = None,
+    name: Annotated[
+        str, typer.Option("--name", help="name of the registered models, NAME-generator and NAME-predictor")
+    ],
+    alias: Annotated[str | None, typer.Option(help="alias for these versions, such as champion")] = None,
 ) -> None:
-    """Register generator and predictor in MLflow, to be served.
+    """Register generator and predictor in MLflow for serving.
 
-    Both are logged as models to the run's MLflow run; `mlflow models serve` serves them.
+    Logs both as models to the run's MLflow run; `mlflow models serve` serves them.
 
     Example: `mtgen register digits-32 --name digits --alias champion`
     """
@@ -273,8 +301,12 @@ def register(
 
 
 def _print_summary(what: str, done: int, damaged: int, out: Path, quiet: bool) -> None:
-    """The last line; damaged files make the exit status 3."""
+    """Print the last line.
+
+    Raises:
+        WorkerError: images were damaged, status 3.
+    """
     if not quiet:
         say(f"{what} {done:,} images; results are in {out}")
     if damaged:
-        raise WorkerError(f"{damaged:,} of {done + damaged:,} images could not be read; they are named above", 3)
+        raise WorkerError(f"{damaged:,} of {done + damaged:,} images could not be read; see above", 3)

@@ -1,4 +1,4 @@
-"""Commands that look at a run."""
+"""Commands that inspect a run: progress, checkpoints, metrics, reports."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,22 +11,30 @@ from mtgen.cli.common import (
     Device,
     Json,
     RunArgument,
+    SeedOption,
     WorkerError,
     app,
     console,
+    reject_commas,
     say,
     table,
     write_json,
 )
+from mtgen.cli.renames import CheckpointsGroup
+
+checkpoints_app = typer.Typer(
+    cls=CheckpointsGroup, no_args_is_help=True, help="List, verify, prune or export a run's checkpoints."
+)
+app.add_typer(checkpoints_app, name="checkpoints", rich_help_panel=INSPECT_PANEL)
 
 
 @app.command(rich_help_panel=INSPECT_PANEL)
 def inspect(run: RunArgument, json_file: Json = None) -> None:
-    """Images seen, parameter counts and digest of a run.
+    """Show a run's progress, parameter counts and digests.
 
-    Of its newest checkpoint; the digest is a SHA-256 over the parameters.
+    They are of the newest checkpoint; a digest is the SHA-256 of all parameters, and equal runs have equal digests.
 
-    Example: `mtgen inspect digits-32` - two runs that should be equal have equal digests.
+    Example: `mtgen inspect digits-32`
     """
     from mtgen.models.loading import describe, find_run
 
@@ -35,62 +43,100 @@ def inspect(run: RunArgument, json_file: Json = None) -> None:
     write_json(json_file, values)
 
 
-@app.command(rich_help_panel=INSPECT_PANEL)
-def checkpoints(
-    run: RunArgument,
-    verify: Annotated[bool, typer.Option("--verify", help="compare every file with its checksum")] = False,
-    keep: Annotated[
-        int | None,
-        typer.Option(
-            "--keep",
-            min=1,
-            metavar="N",
-            help="remove all but the newest N, of those that are whole, and what else is kept",
-        ),
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option("--weights", metavar="FILE", help="write the averaged weights alone, as safetensors")
-    ] = None,
-    which: CheckpointOption = None,
-    json_file: Json = None,
-) -> None:
-    """List, verify and prune a run's checkpoints; take weights out.
+def _show_checkpoints(folder: Path, verified: bool, json_file: Path | None) -> None:
+    """Print a run's checkpoints, and write them as JSON.
 
-    The list says why each is kept. Exit status 4 where one is damaged.
-
-    Example: `mtgen checkpoints digits-32 --verify --weights digits.safetensors`
+    Raises:
+        WorkerError: one is damaged.
     """
     from dataclasses import asdict
 
     from rich.table import Table
 
-    from mtgen.checkpointing import checkpoint
-    from mtgen.launchers.driver import run_lock
-    from mtgen.models.loading import find_run, retention_of, select_checkpoint
+    from mtgen.checkpointing.checkpoint import list_checkpoints
+    from mtgen.models.loading import retention_of
 
-    folder = find_run(run)
-    root = folder / "checkpoints"
-    if keep is not None:
-        with run_lock(folder):  # a training run prunes by itself
-            for entry in checkpoint.prune(root, retention_of(folder, keep)):
-                say(f"removed: {entry.folder}")
-    if weights is not None:
-        found = select_checkpoint(folder, which)
-        checkpoint.export(found, weights)
-        say(f"{weights}: averaged weights at {found.images:,} images")
-    entries = checkpoint.list_checkpoints(root, verify, retention_of(folder))
-    shown = Table("images", "MB", "verified" if verify else "sizes", "kept, as")
+    entries = list_checkpoints(folder / "checkpoints", verified, retention_of(folder))
+    shown = Table("images", "MB", "checksums" if verified else "sizes", "kept as")
     for entry in entries:
-        shown.add_row(
-            f"{entry.images:,}",
-            f"{entry.bytes / 1e6:,.1f}",
-            "damaged" if entry.problem else "good",
-            "; ".join(entry.reasons),
-        )
+        state = "damaged" if entry.problem else "good"
+        shown.add_row(f"{entry.images:,}", f"{entry.bytes / 1e6:,.1f}", state, "; ".join(entry.reasons))
     console.print(shown)
     write_json(json_file, [{"images": e.images, **asdict(e), "folder": str(e.folder)} for e in entries])
     if problems := [entry.problem for entry in entries if entry.problem]:
         raise WorkerError("\n".join(problems), 4)
+
+
+@checkpoints_app.command("list")
+def checkpoints_list(run: RunArgument, json_file: Json = None) -> None:
+    """List a run's checkpoints with their sizes, and why each is kept.
+
+    Example: `mtgen checkpoints list digits-32`
+
+    Exit status 4 if one is damaged, as far as sizes tell.
+    """
+    from mtgen.models.loading import find_run
+
+    _show_checkpoints(find_run(run), False, json_file)
+
+
+@checkpoints_app.command("verify")
+def checkpoints_verify(run: RunArgument, json_file: Json = None) -> None:
+    """Compare every file of a run's checkpoints with its checksum.
+
+    Example: `mtgen checkpoints verify digits-32`
+
+    Exit status 4 if one is damaged.
+    """
+    from mtgen.models.loading import find_run
+
+    _show_checkpoints(find_run(run), True, json_file)
+
+
+@checkpoints_app.command("prune")
+def checkpoints_prune(
+    run: RunArgument,
+    keep_last: Annotated[
+        int | None,
+        typer.Option(
+            "--keep-last", min=1, metavar="N", help="newest good checkpoints to keep; default: checkpoint.keep"
+        ),
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Remove old checkpoints of a run.
+
+    Keeps the newest good ones and those that checkpoint.keep_every and checkpoint.best keep, then lists what is left.
+
+    Example: `mtgen checkpoints prune digits-32 --keep-last 1`
+    """
+    from mtgen.checkpointing.checkpoint import prune
+    from mtgen.launchers.driver import run_lock
+    from mtgen.models.loading import find_run, retention_of
+
+    folder = find_run(run)
+    with run_lock(folder):  # a run that trains prunes its own
+        for entry in prune(folder / "checkpoints", retention_of(folder, keep_last)):
+            say(f"removed: {entry.folder}")
+    _show_checkpoints(folder, False, json_file)
+
+
+@checkpoints_app.command("export")
+def checkpoints_export(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="safetensors file to write")],
+    which: CheckpointOption = None,
+) -> None:
+    """Write the averaged weights of a checkpoint to one safetensors file, which all commands take as a model.
+
+    Example: `mtgen checkpoints export digits-32 --out digits.safetensors`
+    """
+    from mtgen.checkpointing.checkpoint import export
+    from mtgen.models.loading import find_run, select_checkpoint
+
+    found = select_checkpoint(find_run(run), which)
+    export(found, out)
+    say(f"wrote {out}: averaged weights at {found.images:,} images")
 
 
 @app.command(rich_help_panel=INSPECT_PANEL)
@@ -99,29 +145,40 @@ def evaluate(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[evaluate.KEY=VALUE]...", help="settings over the run's, such as evaluate.extractor.kind=inception"
+            metavar="[evaluate.KEY=VALUE]...",
+            help="settings that override the run's, such as evaluate.extractor.kind=inception",
         ),
     ] = None,
-    data: Annotated[str | None, typer.Option("--against", help="data set to test on; default: the run's own")] = None,
-    n: Annotated[int | None, typer.Option("--n", min=1, help="images to generate; default: evaluate.samples")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="FOLDER|URL", help="data set to test on; default: the run's own")
+    ] = None,
+    num_images: Annotated[
+        int | None,
+        typer.Option("--num-images", "-n", min=1, help="number of images to generate; default: evaluate.samples"),
+    ] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="names with commas between, such as test/box_ap50,condition/sound; default: all")
+        list[str] | None,
+        typer.Option(
+            "--metrics",
+            metavar="NAME",
+            callback=reject_commas,
+            help="metric to compute, such as test/box_ap50; repeatable; default: all",
+        ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="processes that share the work, placed by Ray; 1: this process alone")
+        int, typer.Option("--workers", min=1, help="number of processes, placed by Ray; 1: this process")
     ] = 1,
-    seed: int = 0,
+    seed: SeedOption = 0,
     checkpoint: CheckpointOption = None,
     device: Device = "auto",
     json_file: Json = None,
 ) -> None:
-    """Every metric in one pass: accuracy, mIoU, AP, diversity, ...
+    """Compute every metric of a run in one pass.
 
-    The numbers are logged to the run's MLflow run too.
+    Accuracy, mIoU, AP, diversity and others. Also logs them to the run's MLflow run. The same command resumes an
+    evaluation that was interrupted.
 
-    One that is interrupted goes on where it was when the same command is given again.
-
-    Example: `mtgen evaluate digits-32 --metrics test/box_ap50,condition/sound --json metrics.json`
+    Example: `mtgen evaluate digits-32 --metrics test/box_ap50 --metrics condition/sound --json metrics.json`
     """
     from mtgen.evaluation.snapshots import evaluate_run
     from mtgen.launchers.evaluation_workers import evaluate_on_ray
@@ -129,15 +186,14 @@ def evaluate(
     from mtgen.tracking.progress_bar import stages
 
     with stages(console) as progress:
-        chosen = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
         report = evaluate_run(
             run,
             data,
-            n,
+            num_images,
             seed,
             device,
             progress,
-            chosen,
+            metrics,
             checkpoint,
             overrides,
             workers,
@@ -146,23 +202,24 @@ def evaluate(
         )
     table(str(run), dict(report))
     if report.resumed:
-        say(f"went on with an evaluation that was interrupted: {report.resumed:,} images were taken in before")
+        say(f"resumed an interrupted evaluation: {report.resumed:,} images had been processed before")
     for reason in dict.fromkeys(report.skipped.values()):
-        say(f"left out, since {reason}: {', '.join(name for name, own in report.skipped.items() if own == reason)}")
+        say(f"skipped, since {reason}: {', '.join(name for name, own in report.skipped.items() if own == reason)}")
     write_json(json_file, {**report, "skipped": report.skipped})
 
 
 @app.command(rich_help_panel=INSPECT_PANEL)
-def tasks(
+def conflicts(
     run: RunArgument,
-    last: Annotated[int, typer.Option(min=1, help="rows of the run's log that are averaged, from its end")] = 10,
+    last: Annotated[int, typer.Option("--last", min=1, metavar="N", help="average over the last N logged rows")] = 10,
     json_file: Json = None,
 ) -> None:
-    """Who hurts whom: where the tasks' gradients agree and conflict.
+    """Show where the tasks' gradients agree and conflict.
 
-    Norms and weights of the gradients, and what each adds to or takes from the others' progress.
+    Prints the gradients' norms and weights, and how much each task helps or hurts the others. Works during training
+    too.
 
-    Example: `mtgen tasks digits-32` - also while it trains.
+    Example: `mtgen conflicts digits-32`
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -195,11 +252,9 @@ def tasks(
 @app.command(rich_help_panel=INSPECT_PANEL)
 def ui(
     runs: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="port on this machine; the next free one is taken if it is in use")
-    ] = 5000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port; the next free one if it is in use")] = 5000,
 ) -> None:
-    """Open MLflow's own pages over the runs, on loopback only.
+    """Serve MLflow's pages about the runs, on loopback only.
 
     Example: `mtgen ui`, then open the address that it prints.
     """
@@ -211,32 +266,35 @@ def ui(
 @app.command(rich_help_panel=INSPECT_PANEL)
 def report(
     run: RunArgument,
-    against: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="another run, to show what differs in the configuration")
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", metavar="RUN", help="run to compare the configuration with")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="the page; default: report.html in the run's folder")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="page to write; default: report.html in the run's folder"),
     ] = None,
 ) -> None:
-    """One self-contained page about a run.
+    """Write one self-contained page about a run.
 
-    Pictures over time, curves, task conflict, metrics, data, cost, faults, configuration.
+    It shows sample grids over time, curves, task conflicts, metrics, data, cost, faults and the configuration.
+    Training updates it at each snapshot.
 
-    Training keeps it current by itself, at each snapshot. Example: `mtgen report digits-32 --against digits-all-32`
+    Example: `mtgen report digits-32 --baseline digits-all-32`
     """
     from mtgen.report import write_report
 
-    say(f"wrote {write_report(run, against, out)}")
+    say(f"wrote {write_report(run, baseline, out)}")
 
 
 @app.command(rich_help_panel=INSPECT_PANEL)
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="two runs or more: folders, or names under runs/")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="the page")] = Path("compare.html"),
+    runs: Annotated[list[Path], typer.Argument(help="two or more runs: folders, or names under runs/")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="page to write")] = Path("compare.html"),
 ) -> None:
-    """One page with several runs side by side.
+    """Write one page that compares several runs.
 
-    Curves, samples at equal images, metrics with the best marked, what differs in the configurations.
+    It shows curves, samples at equal numbers of images, metrics with the best marked, and what differs in the
+    configurations.
 
     Example: `mtgen compare digits-32 digits-all-32 --out compare.html`
     """

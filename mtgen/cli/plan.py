@@ -1,4 +1,4 @@
-"""The command that says what a configuration costs before it runs."""
+"""The command that predicts the cost of a configuration."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _card(settings: "Config", classes: int | None) -> "DatasetCard":
-    """Of the run's data set, or of one with so many classes."""
+    """The card of the run's data set, or of one with `classes` classes."""
     from mtgen.data.mixture import open_samples
     from mtgen.schema import DatasetCard
 
@@ -30,42 +30,44 @@ def _card(settings: "Config", classes: int | None) -> "DatasetCard":
 def plan(
     config: ConfigFile,
     overrides: Overrides = None,
-    gpus: Annotated[int, typer.Option(min=1, help="workers, a GPU each")] = 1,
-    gpu: Annotated[str | None, typer.Option(help=f"predict memory, speed and days on: {', '.join(GPUS)}")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="number of workers, each with one GPU")] = 1,
+    gpu: Annotated[
+        str | None, typer.Option(help=f"GPU to predict memory, speed and days for: {', '.join(GPUS)}")
+    ] = None,
     utilization: Annotated[
-        float, typer.Option(min=0.01, max=1, help="share of the GPU's peak that is reached; an assumption")
+        float, typer.Option(min=0.01, max=1, help="assumed fraction of the GPU's peak throughput that is reached")
     ] = 0.25,
     classes: Annotated[
-        int | None, typer.Option(min=1, help="of a data set that is not at hand; default: ask the data set")
+        int | None, typer.Option(min=1, help="number of classes, if the data set is not available locally")
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """What a configuration costs: parameters, operations and memory.
+    """Count a configuration's parameters, operations and memory.
 
-    With a GPU's name also what fits, and a prediction of speed and days.
+    With a GPU's name, also predicts what fits, the speed, and the days of training.
 
-    Example: `mtgen plan configs/coco-256.yaml --classes 80 --gpus 16 --gpu h100`
+    Example: `mtgen plan configs/coco-256.yaml --classes 80 --workers 16 --gpu h100`
     """
     from mtgen.preflight.cost import cost
     from mtgen.preflight.roofline import forecast
 
     if gpu is not None and gpu not in GPUS:
-        raise ConfigError(f"--gpu {gpu}: is not known; possible: {', '.join(GPUS)}")
-    settings = load_config(config, [*(overrides or []), f"workers={gpus}", "device=auto"])
+        raise ConfigError(f"--gpu {gpu}: unknown GPU; possible: {', '.join(GPUS)}")
+    settings = load_config(config, [*(overrides or []), f"workers={workers}", "device=auto"])
     found = cost(settings, _card(settings, classes))
     values: dict[str, Any] = {f"parameters, {part}": f"{number:,}" for part, number in found.parameters.items()}
     values |= {
         "parameters, all": f"{found.total:,}",
-        "GFLOPs an image: a step": f"{found.step / 1e9:.2f}",
-        "GFLOPs an image: drawing": f"{found.drawing / 1e9:.2f}",
-        "GFLOPs an image: reading": f"{found.reading / 1e9:.2f}",
-        "kernels of a micro-batch, both steps": f"{found.kernels:,}",
-        "MiB of activations an image (estimate)": f"{found.activations / 2**20:.1f}",
+        "GFLOPs per image: one step": f"{found.step / 1e9:.2f}",
+        "GFLOPs per image: generation": f"{found.drawing / 1e9:.2f}",
+        "GFLOPs per image: prediction": f"{found.reading / 1e9:.2f}",
+        "kernels per micro-batch, both steps": f"{found.kernels:,}",
+        "MiB of activations per image (estimate)": f"{found.activations / 2**20:.1f}",
         **{
-            f"MiB of state a worker, ZeRO-{stage}": f"{found.state_bytes(stage, gpus) / 2**20:.0f}"
+            f"MiB of state per worker, ZeRO-{stage}": f"{found.state_bytes(stage, workers) / 2**20:.0f}"
             for stage in (0, 1, 2)
         },
-        "MiB that a worker sends in a step": f"{found.traffic(gpus) / 2**20:.1f}",
+        "MiB that a worker sends per step": f"{found.traffic(workers) / 2**20:.1f}",
     }
     numbers: dict[str, Any] = {
         "parameters": found.parameters,
@@ -73,11 +75,11 @@ def plan(
         "drawing": found.drawing,
         "reading": found.reading,
     }
-    numbers |= {"kernels": found.kernels, "activations": found.activations, "traffic": found.traffic(gpus)}
-    numbers["state"] = [found.state_bytes(stage, gpus) for stage in (0, 1, 2)]
+    numbers |= {"kernels": found.kernels, "activations": found.activations, "traffic": found.traffic(workers)}
+    numbers["state"] = [found.state_bytes(stage, workers) for stage in (0, 1, 2)]
     if gpu is not None:
-        predicted = forecast(settings, found, GPUS[gpu], gpus, utilization)
-        values |= _shown(predicted, settings, f"{gpus} x {gpu}", utilization)
+        predicted = forecast(settings, found, GPUS[gpu], workers, utilization)
+        values |= _shown(predicted, settings, f"{workers} x {gpu}", utilization)
         numbers |= {
             "predicted_images_per_second": predicted.images_per_second,
             "predicted_days": predicted.days(settings.train.images),
@@ -89,24 +91,25 @@ def plan(
 
 
 def _shown(found: "Forecast", settings: "Config", where: str, utilization: float) -> dict[str, str]:
-    """Rows of the table."""
+    """Rows of the table that hold the prediction."""
     pieces = {
         "arithmetic": found.arithmetic,
         "memory": found.traffic,
-        "starting kernels": found.launches,
-        "reducing": found.reduction,
+        "kernel launches": found.launches,
+        "reduction": found.reduction,
     }
     most = found.most_rows * settings.max_workers * settings.train.accumulation
     fits = "fits" if found.fits else "DOES NOT FIT: raise train.accumulation or zero_stage, or lower batch_size"
+    gib = f"{found.memory / 2**30:.1f} of {found.capacity / 2**30:.0f}"
     return {
-        f"PREDICTION for {where} at {utilization:.0%} of the peak: images/s": f"{found.images_per_second:,.0f}",
+        f"PREDICTION for {where} at {utilization:.0%} of peak: images/s": f"{found.images_per_second:,.0f}",
         f"PREDICTION: days for {settings.train.images:,} images": f"{found.days(settings.train.images):.3g}",
-        "PREDICTION: GiB a GPU needs, of what it can give": f"{found.memory / 2**30:.1f} of {found.capacity / 2**30:.0f}, {fits}",
+        "PREDICTION: GiB needed per GPU, of what it has": f"{gib}, {fits}",
         f"PREDICTION: largest batch_size that fits (now {settings.batch_size})": f"{most:,}"
         if most
-        else "none: the state alone is too much",
-        "PREDICTION: ms of a step by part": ", ".join(
+        else "none: the state alone does not fit",
+        "PREDICTION: ms per step, by part": ", ".join(
             f"{name} {1e3 * seconds:.1f}" for name, seconds in pieces.items()
         ),
-        "PREDICTION: held up by": found.bound,
+        "PREDICTION: bottleneck": found.bound,
     }

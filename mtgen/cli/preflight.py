@@ -1,4 +1,4 @@
-"""Commands that look at this machine, and try it out."""
+"""Commands that check and test this system."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,19 +13,19 @@ def doctor(
     runs: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
     json_file: Json = None,
 ) -> None:
-    """What of this machine mtgen needs, and how to mend it.
+    """Check this system and print a fix for each problem.
 
-    What is there, what it means, and the command that mends it. Trains nothing, takes seconds.
+    Prints what was found, what it means, and the command that fixes it. Trains nothing and takes seconds.
 
     Example: `mtgen doctor`
 
-    Exit status 1 where a problem keeps runs from training.
+    Exit status 1 if a problem keeps runs from training.
     """
     from rich.table import Table
 
     from mtgen.preflight.doctor import PROBLEM, STATUS_COLORS, SystemUnderTest, rows, run_checks
 
-    with console.status("looking at this machine ..."):
+    with console.status("checking this system ..."):
         found = run_checks(SystemUnderTest(runs))
     shown = Table.grid(padding=(0, 2))
     shown.add_column()
@@ -35,32 +35,35 @@ def doctor(
         words = [
             one.found,
             *([f"-> {one.means}"] if one.means else []),
-            *([f"mend it: {one.remedy}"] if one.remedy else []),
+            *([f"fix: {one.remedy}"] if one.remedy else []),
         ]
         shown.add_row(f"[{STATUS_COLORS[one.state]}]{one.state}[/]", one.check, "\n".join(words).replace("[", r"\["))
     console.print(shown)
     write_json(json_file, rows(found))
     if broken := [one.check for one in found if one.state == PROBLEM]:
-        raise WorkerError(f"nothing trains here until this is mended: {', '.join(broken)}", 1)
+        raise WorkerError(f"training cannot start until these are fixed: {', '.join(broken)}", 1)
 
 
 @app.command(rich_help_panel=PREPARE_PANEL)
 def smoke(
     device: Device = "auto",
-    keep: Annotated[
-        Path | None, typer.Option(help="folder for what the test leaves behind; default: a temporary one")
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FOLDER", help="folder to keep the test's files in; default: a temporary one"
+        ),
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Try everything on this machine in under three minutes.
+    """Run an end-to-end test on this system in under three minutes.
 
-    Train in each precision, resume bit for bit, sample, track.
+    Trains in each precision, resumes bit for bit, samples and tracks.
 
     Example: `mtgen smoke --device cpu`
     """
     from mtgen.preflight.smoke_test import smoke_test
 
-    rows = smoke_test(device, keep, console)
+    rows = smoke_test(device, out, console)
     write_json(json_file, rows)
     if any(row["result"] == "failed" for row in rows):
-        raise WorkerError("the smoke test found something broken: see the table", 1)
+        raise WorkerError("the smoke test failed; see the table", 1)

@@ -5,26 +5,40 @@ from typing import Annotated
 
 import typer
 
-from mtgen.cli.common import PREPARE_PANEL, Json, WorkerError, app, console, say, write_json
+from mtgen.cli.common import PREPARE_PANEL, Json, SeedOption, WorkerError, app, console, say, write_json
+from mtgen.cli.renames import RenamingGroup
 from mtgen.utils.shell import shell_command
+from mtgen.version import PACKAGE
 
-shards_app = typer.Typer(no_args_is_help=True, help="Make, index and check data sets (WebDataset shards).")
+shards_app = typer.Typer(
+    cls=RenamingGroup, no_args_is_help=True, help="Make, index and check data sets (WebDataset shards)."
+)
 app.add_typer(shards_app, name="shards", rich_help_panel=PREPARE_PANEL)
+
+DatasetFolder = Annotated[Path, typer.Argument(help="folder with dataset.json")]
+DatasetLocation = Annotated[str, typer.Argument(help="folder with dataset.json, or its URL")]
+OutFolder = Annotated[Path, typer.Argument(help="folder to write")]
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes, which are those of their files; to import these for a help text would take a second."""
+    return sorted(path.stem for path in (PACKAGE / "shards" / "recipes").glob("[a-z]*.py"))
 
 
 @shards_app.command("make")
 def shards_make(
-    recipe: Annotated[str, typer.Argument(help="digits, shapes, folder, coco, voc")],
-    out: Annotated[Path, typer.Argument(help="folder to write")],
+    recipe: Annotated[str, typer.Argument(help=f"recipe: {', '.join(recipe_names())}")],
+    out: OutFolder,
     options: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="the recipe's options, such as resolution=64")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="options of the recipe, such as resolution=64")
     ] = None,
-    seed: int = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in the folder")] = False,
+    seed: SeedOption = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the contents of the folder")] = False,
 ) -> None:
-    """Make a data set by a recipe, the same bytes on every run. One that was interrupted goes on with the same command.
+    """Make a data set from a recipe. The same options write the same bytes, and an interrupted command resumes.
 
-    Examples: `mtgen shards make digits data_shards/digits resolution=32`, `mtgen shards make folder data_shards/pets images=photos`
+    Examples: `mtgen shards make digits data_shards/digits resolution=32`,
+    `mtgen shards make folder data_shards/pets images=photos`
     """
     from mtgen.shards.make import make, next_steps, parse_options
     from mtgen.tracking.progress_bar import bar
@@ -38,15 +52,16 @@ def shards_make(
 
 @shards_app.command("split")
 def shards_split(
-    folder: Annotated[Path, typer.Argument(help="folder with dataset.json")],
-    out: Annotated[Path, typer.Argument(help="folder to write")],
-    shares: Annotated[
-        list[str], typer.Argument(metavar="SPLIT=SHARE...", help="shares that add up to 1, such as train=0.9 test=0.1")
+    folder: DatasetFolder,
+    out: OutFolder,
+    fractions: Annotated[
+        list[str],
+        typer.Argument(metavar="SPLIT=FRACTION...", help="fractions that sum to 1, such as train=0.9 test=0.1"),
     ],
-    seed: int = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in the folder")] = False,
+    seed: SeedOption = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the contents of the folder")] = False,
 ) -> None:
-    """Deal the samples of a data set to other splits by a seeded hash of their keys, bytes unchanged.
+    """Assign the samples of a data set to new splits, by a seeded hash of their keys. Their bytes do not change.
 
     Example: `mtgen shards split data_shards/mine data_shards/mine-split train=0.8 val=0.1 test=0.1`
     """
@@ -55,38 +70,40 @@ def shards_split(
     from mtgen.tracking.progress_bar import bar
 
     with bar(console) as progress:
-        card = split(folder, out, parse_shares(shares), seed, progress, overwrite)
+        card = split(folder, out, parse_shares(fractions), seed, progress, overwrite)
     say(next_steps(out, card))
 
 
 @shards_app.command("tokenizer")
 def shards_tokenizer(
-    folder: Annotated[str, typer.Argument(help="folder with dataset.json, or its URL")],
-    vocabulary: Annotated[
-        int, typer.Option(help="numbers that a token can have, at most; 0 is the caption's end")
-    ] = 4096,
-    split: Annotated[str, typer.Option(help="whose captions")] = "train",
+    folder: DatasetLocation,
+    vocabulary: Annotated[int, typer.Option(help="largest number of tokens, the end of a caption (0) included")] = 4096,
+    split: Annotated[str, typer.Option(help="split whose captions to train on")] = "train",
     out: Annotated[
-        Path | None, typer.Option(help="the file to write; default: tokenizer.json beside dataset.json")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="file to write; default: tokenizer.json next to dataset.json"),
     ] = None,
 ) -> None:
     """Train a tokenizer (byte-level BPE) on the captions of a data set.
 
-    Example: `mtgen shards tokenizer data_shards/coco --vocabulary 8192`, then `data.tokenizer=data_shards/coco/tokenizer.json`
+    Example: `mtgen shards tokenizer data_shards/coco --vocabulary 8192`, then
+    `data.tokenizer=data_shards/coco/tokenizer.json`
     """
     from mtgen.shards.tokenizer import train_tokenizer
     from mtgen.tracking.progress_bar import bar
 
     with bar(console) as progress:
         path, made = train_tokenizer(folder, vocabulary, split, out, progress)
-    say(f"wrote {path}: {made.vocabulary:,} numbers. To train with it: data.tokenizer={path}")
+    say(f"wrote {path}: {made.vocabulary:,} tokens. To train with it: data.tokenizer={path}")
 
 
 @shards_app.command("index")
-def shards_index(folder: Annotated[str, typer.Argument(help="folder with dataset.json, or its URL")]) -> None:
-    """Write the index beside dataset.json, or of a URL into the cache; only shards that are new or changed are read.
+def shards_index(folder: DatasetLocation) -> None:
+    """Write the index of a data set next to dataset.json, or into the cache for a URL.
 
-    Training makes one in the cache by itself where there is none. Example: `mtgen shards index data_shards/digits`
+    Reads only new and changed shards. Training writes a missing index into the cache.
+
+    Example: `mtgen shards index data_shards/digits`
     """
     from mtgen.data.index_build import build_index, dataset_index_path, user_index_path
     from mtgen.storage.source import is_url
@@ -100,10 +117,8 @@ def shards_index(folder: Annotated[str, typer.Argument(help="folder with dataset
 
 
 @shards_app.command("validate")
-def shards_validate(
-    folder: Annotated[Path, typer.Argument(help="folder with dataset.json")], json_file: Json = None
-) -> None:
-    """Decode every sample and list every problem with its shard and key.
+def shards_validate(folder: DatasetFolder, json_file: Json = None) -> None:
+    """Decode every sample and list each problem with its shard and key.
 
     Example: `mtgen shards validate data_shards/digits`
     """
@@ -117,20 +132,19 @@ def shards_validate(
     if report.problems:
         raise WorkerError(f"{folder}: {len(report.problems)} problems", 3)
     if str(json_file) != "-":
-        say(
-            f"Next: {shell_command('mtgen train CONFIG', f'data.path={folder}', '--dry-run')}; configurations: mtgen configs list"
-        )
+        command = shell_command("mtgen train CONFIG", f"data.path={folder}", "--dry-run")
+        say(f"Next: {command}; configurations: mtgen configs list")
 
 
 @shards_app.command("describe")
 def shards_describe(
-    folder: Annotated[Path, typer.Argument(help="folder with tar files, in folders of their own or not")],
+    folder: Annotated[Path, typer.Argument(help="folder with tar files, in subfolders or not")],
     classes: Annotated[
-        Path | None, typer.Option("--classes", metavar="FILE", help="names of the classes, a line each, from 0")
+        Path | None, typer.Option("--classes", metavar="FILE", help="names of the classes, one per line, from 0")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the dataset.json that is there")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing dataset.json")] = False,
 ) -> None:
-    """Write dataset.json for shards that somebody else made, from what is in them.
+    """Write dataset.json for shards that another program made, from their contents.
 
     Examples: `mtgen shards describe laion-part`, `mtgen shards describe cats --classes names.txt`
     """
@@ -143,10 +157,8 @@ def shards_describe(
 
 
 @shards_app.command("stats")
-def shards_stats(
-    folder: Annotated[str, typer.Argument(help="folder with dataset.json, or its URL")], json_file: Json = None
-) -> None:
-    """Count what a data set holds: classes, sizes, missing labels, mask pixels, boxes, captions, sounds.
+def shards_stats(folder: DatasetLocation, json_file: Json = None) -> None:
+    """Count a data set's contents: classes, sizes, missing labels, mask pixels, boxes, captions, sounds.
 
     Example: `mtgen shards stats data_shards/digits --json stats.json`
     """
@@ -164,19 +176,24 @@ def shards_stats(
 
 @shards_app.command("view")
 def shards_view(
-    folder: Annotated[str, typer.Argument(help="folder with dataset.json, or its URL")],
-    split: Annotated[str | None, typer.Option(help="which split; default: the first in dataset.json")] = None,
-    n: Annotated[int, typer.Option("--n", min=1, max=5000, help="samples to show")] = 100,
-    seed: Annotated[int, typer.Option(help="another seed, other samples")] = 0,
-    out: Annotated[Path | None, typer.Option(help="the page to write; default: NAME-SPLIT.html here")] = None,
+    folder: DatasetLocation,
+    split: Annotated[str | None, typer.Option(help="split to show; default: the first in dataset.json")] = None,
+    num_images: Annotated[
+        int, typer.Option("--num-images", "-n", min=1, max=5000, help="number of samples, drawn at random by --seed")
+    ] = 100,
+    seed: SeedOption = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="page to write; default: NAME-SPLIT.html in this folder"),
+    ] = None,
 ) -> None:
-    """Write one HTML page to look at samples: masks, boxes, classes, captions, sound. It needs no network and can be sent away.
+    """Write one self-contained HTML page of samples with their masks, boxes, classes, captions and sounds.
 
-    Example: `mtgen shards view data_shards/digits --n 200`
+    Example: `mtgen shards view data_shards/digits --num-images 200`
     """
     from mtgen.shards.view import view
     from mtgen.tracking.progress_bar import stages
 
     with stages(console) as show:
-        page = view(folder, split, n, seed, out, show)
+        page = view(folder, split, num_images, seed, out, show)
     say(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB); open it in a browser")

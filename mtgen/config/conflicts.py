@@ -116,11 +116,10 @@ def _uneven(config: Config, workers: ElasticConfig) -> str:
 def _batch_size(config: Config) -> Iterator[ConfigProblem]:
     """A batch that cannot be cut into micro-batches, or into micro-batches that translation can pair samples in."""
     pieces, tasks = config.max_workers * config.train.accumulation, config.task_settings()
-    given = f"batch_size={config.batch_size}"
     if config.batch_size % pieces or config.batch_size < 2 * pieces:
         yield ConfigProblem(
             ("batch_size",),
-            f"{given}: does not split evenly, at least 2 samples each, over workers={config.max_workers} with "
+            f"batch_size={config.batch_size}: does not split evenly, at least 2 samples each, over workers={config.max_workers} with "
             f"train.accumulation={config.train.accumulation}; nearest possible: {max(2, round(config.batch_size / pieces)) * pieces}",
         )
     elif config.generates and "translation" in tasks:
@@ -128,7 +127,7 @@ def _batch_size(config: Config) -> Iterator[ConfigProblem]:
         if config.micro_batch < 2 * every:
             yield ConfigProblem(
                 ("batch_size",),
-                f"{given}: a micro-batch has {config.micro_batch} samples and needs {2 * every}, since tasks.translation pairs samples "
+                f"batch_size={config.batch_size}: a micro-batch has {config.micro_batch} samples and needs {2 * every}, since tasks.translation pairs samples "
                 f"that are tasks.generation.joint_every={every} apart; raise batch_size to {2 * every * pieces}, or lower workers "
                 "or train.accumulation",
             )

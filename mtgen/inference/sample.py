@@ -130,7 +130,7 @@ def sample_run(
         return f"wrote {n:,} samples as shards into {shards}; next: {shell_command('mtgen train CONFIG', f'data.path={shards}')}"
     if n > MAX_GRID_SAMPLES:
         raise ConfigError(
-            f"--n {n}: a picture takes {MAX_GRID_SAMPLES:,} samples at most; write more with --shards FOLDER"
+            f"--num-images {n}: a picture takes {MAX_GRID_SAMPLES:,} samples at most; write more with --shards FOLDER"
         )
     parts = []
     for part, position in generate(model, asked.prompt, seed, "sample", n=n, truncation=truncation):

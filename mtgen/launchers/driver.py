@@ -15,7 +15,7 @@ from typing import Any
 from mtgen.checkpointing import checkpoint
 from mtgen.checkpointing.mirror import CheckpointStore, restore
 from mtgen.config import Config
-from mtgen.errors import CheckpointError, TrainingError, UserError, last_line
+from mtgen.errors import CheckpointError, ConfigError, TrainingError, UserError, last_line
 from mtgen.launchers.ray_workers import run_here, run_on_ray
 from mtgen.models.model import build
 from mtgen.tracking.run_log import RunLog
@@ -101,15 +101,23 @@ class StopRequests:
             self.file.unlink(missing_ok=True)
 
 
-def _before(config: Config, resume: bool, say: DriverSay) -> int:
+def _before(config: Config, new: bool, require_checkpoint: bool, say: DriverSay) -> int:
     """Images that the run's newest good checkpoint has seen; 0 for a new run. Where the folder has none, the mirror's is fetched.
 
     Raises:
-        CheckpointError: `resume` is asked for and there is nothing to go on from; or the mirror does not answer.
-        ConfigError: checkpoint.mirror is no address.
+        CheckpointError: `require_checkpoint`, and there is none; or the mirror does not answer.
+        ConfigError: `new`, and the run exists; or checkpoint.mirror is no address.
     """
     root, mirror = config.folder / "checkpoints", config.checkpoint.mirror
     shelf = None if mirror is None else CheckpointStore(mirror, config.name)
+    if new and ((config.folder / "config.yaml").exists() or checkpoint.checkpoint_folders(root)):
+        raise ConfigError(
+            f"name={config.name}: {config.folder} exists; choose another name, or leave --new out to resume it"
+        )
+    if new and shelf is not None and shelf.names():
+        raise ConfigError(
+            f"name={config.name}: {shelf} has a run of this name; choose another name, or leave --new out to resume it"
+        )
     if (
         shelf is not None
         and not checkpoint.checkpoint_folders(root)
@@ -118,9 +126,9 @@ def _before(config: Config, resume: bool, say: DriverSay) -> int:
         say(f"the newest checkpoint comes from {shelf}")
     found = checkpoint.latest(root, warn=lambda text: None)  # the workers will name damaged ones
     if found is None:
-        if resume:
+        if require_checkpoint:
             raise CheckpointError(
-                f"{config.folder}: has no checkpoint to go on from; leave --resume out to begin the run"
+                f"{config.folder}: has no checkpoint to resume from; leave --require-checkpoint out to start the run"
             )
         return 0
     if found.images < config.train.images:
@@ -144,7 +152,8 @@ def launch(
     config: Config,
     watch: WatchCallback,
     say: DriverSay,
-    resume: bool = False,
+    new: bool = False,
+    require_checkpoint: bool = False,
     asked: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train a run, or go on with it, from this process.
@@ -154,7 +163,8 @@ def launch(
     Args:
         watch: shows progress from (the run's folder, images seen so far) until the function that it is given says that training has ended.
         say: prints a line.
-        resume: insist on a checkpoint to go on from.
+        new: insist on a new run.
+        require_checkpoint: insist on a run with a checkpoint.
         asked: whether a signal asked for the end before this function listens itself, which it does once the run is prepared.
 
     Raises:
@@ -164,7 +174,7 @@ def launch(
     with run_lock(config.folder):
         log.write(f"{_command()} (mtgen {' '.join(_version())}, on {socket.gethostname()})")
         try:
-            outcome = _train(config, watch, log.tee(say), resume, asked)
+            outcome = _train(config, watch, log.tee(say), new, require_checkpoint, asked)
         except BaseException as error:
             log.write(f"failed: {error}" if isinstance(error, UserError) else f"ended by {type(error).__name__}")
             raise
@@ -172,9 +182,16 @@ def launch(
         return outcome
 
 
-def _train(config: Config, watch: WatchCallback, say: DriverSay, resume: bool, asked: Callable[[], bool]) -> Outcome:
+def _train(
+    config: Config,
+    watch: WatchCallback,
+    say: DriverSay,
+    new: bool,
+    require_checkpoint: bool,
+    asked: Callable[[], bool],
+) -> Outcome:
     """What `launch` does within its lock and its log."""
-    start = _before(config, resume, say)
+    start = _before(config, new, require_checkpoint, say)
     if start >= config.train.images:
         return Outcome("finished", start, "it had finished before; a larger train.images goes on")
     build(config, open_data(config).card)  # what is wrong with data or tasks is said before any worker starts

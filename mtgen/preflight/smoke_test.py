@@ -237,7 +237,7 @@ class Trainings:
         """Train to the end; Ctrl-C, which a training takes as a wish to end it, ends the whole test."""
         from mtgen.launchers.driver import launch
 
-        outcome = launch(config, watch=lambda *_: None, say=lambda _: None, resume=resume)
+        outcome = launch(config, watch=lambda *_: None, say=lambda _: None, require_checkpoint=resume)
         if outcome.status == "stopped":
             raise KeyboardInterrupt
         _expect(
@@ -392,7 +392,7 @@ def smoke_test(device: str, keep: Path | None, console: Console) -> list[dict[st
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
-                f"--keep {keep}: no folder can be made there ({error.strerror}); choose another place"
+                f"--out {keep}: no folder can be made there ({error.strerror}); choose another place"
             ) from None
         checks = Checks(console)
         _run_all(checks, Trainings(folder, device))

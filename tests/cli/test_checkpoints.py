@@ -73,7 +73,7 @@ def ask(*words: str) -> tuple[BaseException | None, str]:
 
 
 def test_the_list_has_every_checkpoint_with_its_size(run: Path, tmp_path: Path) -> None:
-    problem, said = ask(str(run), "--json", str(tmp_path / "list.json"))
+    problem, said = ask("list", str(run), "--json", str(tmp_path / "list.json"))
     assert problem is None, said
     listed = json.loads((tmp_path / "list.json").read_text())
     assert [row["images"] for row in listed] == [100, 200, 300] and all(
@@ -83,20 +83,20 @@ def test_the_list_has_every_checkpoint_with_its_size(run: Path, tmp_path: Path) 
 
 def test_a_flipped_byte_is_found_by_verify_alone_and_named(run: Path) -> None:
     path = spoil(run, 200)
-    assert ask(str(run))[0] is None
-    problem, _ = ask(str(run), "--verify")
+    assert ask("list", str(run))[0] is None
+    problem, _ = ask("verify", str(run))
     assert getattr(problem, "status", None) == 4 and str(path) in str(problem)
 
 
 @pytest.mark.parametrize("name", ["ema.safetensors", "manifest.json"])
 def test_a_missing_file_is_found_without_reading_all(run: Path, name: str) -> None:
     (run / "checkpoints" / f"{200:012d}" / name).unlink()
-    problem, _ = ask(str(run))
+    problem, _ = ask("list", str(run))
     assert name in str(problem)
 
 
 def test_pruning_keeps_the_newest(run: Path) -> None:
-    problem, said = ask(str(run), "--keep", "2")
+    problem, said = ask("prune", str(run), "--keep-last", "2")
     assert problem is None and names(run) == [200, 300], said
 
 
@@ -117,13 +117,13 @@ def test_where_none_is_whole_none_is_removed(run: Path) -> None:
 
 def test_a_run_that_is_being_trained_is_not_pruned(run: Path) -> None:
     with run_lock(run):
-        problem, _ = ask(str(run), "--keep", "1")
+        problem, _ = ask("prune", str(run), "--keep-last", "1")
     assert isinstance(problem, TrainingError) and names(run) == [100, 200, 300]
 
 
 def test_the_weights_are_the_newest_averaged_ones_with_what_is_needed_to_use_them(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "weights.safetensors"
-    problem, said = ask(str(run), "--weights", str(out))
+    problem, said = ask("export", str(run), "--out", str(out))
     assert problem is None, said
     with safe_open(out, "pt") as file:
         assert {name: file.get_tensor(name).tolist() for name in file.keys()} == {
@@ -135,7 +135,7 @@ def test_the_weights_are_the_newest_averaged_ones_with_what_is_needed_to_use_the
 
 def test_weights_of_a_damaged_checkpoint_are_those_of_the_one_before(run: Path, tmp_path: Path) -> None:
     spoil(run, 300)
-    ask(str(run), "--weights", str(tmp_path / "weights.safetensors"))
+    ask("export", str(run), "--out", str(tmp_path / "weights.safetensors"))
     with safe_open(tmp_path / "weights.safetensors", "pt") as file:
         assert file.metadata()["images"] == "200"
 
@@ -148,14 +148,14 @@ def test_weights_that_cannot_be_written_are_an_error_that_names_the_file(run: Pa
 
 
 def test_the_list_says_why_each_is_kept(measured: Path, tmp_path: Path) -> None:
-    problem, said = ask(str(measured), "--json", str(tmp_path / "list.json"))
+    problem, said = ask("list", str(measured), "--json", str(tmp_path / "list.json"))
     assert problem is None and "best test/x: 0.9" in said and "of the last 1" in said
     listed = {row["images"]: row["reasons"] for row in json.loads((tmp_path / "list.json").read_text())}
     assert listed == {100: [], 200: ["best test/x: 0.9"], 300: [], 400: ["of the last 1"]}
 
 
 def test_pruning_leaves_the_best(measured: Path) -> None:
-    problem, said = ask(str(measured), "--keep", "1")
+    problem, said = ask("prune", str(measured), "--keep-last", "1")
     assert problem is None and names(measured) == [200, 400], said
 
 

@@ -62,7 +62,7 @@ def test_editors_accept_every_configuration_that_comes_with_mtgen(path: Path) ->
         ({"precision": "fp17"}, ["precision"]),
         ({"tasks": {"clasification": {}}}, ["tasks"]),
         ({"tasks": {"generation": {"gama": 1}}}, ["tasks", "generation"]),
-        ({"conditions": {"class": {"probability": 2}}}, ["conditions", "class", "share"]),
+        ({"conditions": {"class": {"probability": 2}}}, ["conditions", "class", "probability"]),
     ],
 )
 def test_editors_mark_what_mtgen_would_refuse(change: dict, at: list[str]) -> None:

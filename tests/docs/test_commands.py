@@ -54,7 +54,7 @@ def settings_of(command: Command, name: str, given: dict[str, Any]) -> None:
     if name == "shards make" and command.whole:
         parse_options(given["recipe"], [option for option in given["options"] or [] if not option.endswith(".txt")])
     if name == "evaluate" and given.get("metrics"):
-        check_names(given["metrics"].split(","))
+        check_names(given["metrics"])
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -75,12 +75,12 @@ def test_every_command_is_taken_by_the_real_parser(source: Path, monkeypatch: py
 def test_commands_are_found_in_blocks_sentences_comments_and_behind_other_programs(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
-        "Say `mtgen ui` or `mtgen train ...`.\n```bash\nA=1 mtgen tasks \\\n  RUN # why\n"
+        "Say `mtgen ui` or `mtgen train ...`.\n```bash\nA=1 mtgen conflicts \\\n  RUN # why\n"
         "ray job submit -- mtgen train x.yaml > log; .venv/bin/mtgen plan y\n```\n"
         "```python\nmtgen.load\n```\n"
     )
     assert [(c.line, c.words, c.whole) for c in commands(page)] == [
-        (3, ("tasks", "RUN"), True),
+        (3, ("conflicts", "RUN"), True),
         (5, ("train", "x.yaml"), True),
         (5, ("plan", "y"), True),
         (1, ("ui",), False),
@@ -92,7 +92,7 @@ def test_commands_are_found_in_blocks_sentences_comments_and_behind_other_progra
 
 
 @pytest.mark.parametrize(
-    "words", ["train digits-32 --nonsense", "trian digits-32", "ui 5", "sample RUN --n none", "configs show FILE x.y=1"]
+    "words", ["train digits-32 --nonsense", "trian digits-32", "ui 5", "sample RUN -n none", "configs show FILE x.y=1"]
 )
 def test_a_command_that_is_none_would_be_found(words: str) -> None:
     command = Command(ROOT / "README.md", 1, tuple(words.split()), True)

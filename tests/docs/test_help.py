@@ -67,7 +67,7 @@ def test_help_fits_a_screen_of_80_columns() -> None:
 
 def test_help_has_every_command_on_one_line_under_what_a_person_wants() -> None:
     said = run("--help").stdout
-    assert re.findall(r"╭─ ([^─]*) ─", said) == ["Options", "Prepare", "Train", "Look at a run", "Use a run"]
+    assert re.findall(r"╭─ ([^─]*) ─", said) == ["Options", "Prepare", "Train", "Inspect a run", "Use a run"]
     rows = [row[1] for row in re.finditer(r"^│ (.{11})", said.partition("Prepare")[2], re.MULTILINE)]
     assert sorted(row.strip() for row in rows) == sorted({name.split()[0] for name in COMMANDS})
 
@@ -89,7 +89,7 @@ def test_every_exit_status_is_documented_once_and_in_the_help() -> None:
     ("words", "status"),
     [
         ("configs list", 0),
-        ("tasks RUN", 1),
+        ("conflicts RUN", 1),
         ("train nothing-of-this-name", 2),
         ("train digits-32 --unknown", 2),
         ("shards validate .", 3),
@@ -179,7 +179,7 @@ def test_numbers_can_be_had_as_json(tmp_path: Path) -> None:
         "jobs list",
         "predict",
     }
-    assert looking | {"inspect", "checkpoints", "evaluate", "tasks"} <= with_json
+    assert looking | {"inspect", "checkpoints list", "evaluate", "conflicts"} <= with_json
     assert '"digits-32"' in run("configs", "list", "--json", "-").stdout
 
 

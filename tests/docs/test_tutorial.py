@@ -75,7 +75,7 @@ def shortened(words: list[str]) -> list[str]:
             *words,
             *(SHORT if not words[1].startswith("coco") else ["batch_size=2"]),
         ]  # its networks have their own widths
-    return shlex.split(re.sub(r"--n \d+", "--n 8", shlex.join(words)))
+    return shlex.split(re.sub(r"-n \d+", "-n 8", shlex.join(words)))
 
 
 def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

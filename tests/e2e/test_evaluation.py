@@ -25,6 +25,7 @@ QUICK = [
     "test/class_accuracy",
     "test/mask_miou",
 ]
+CHOSEN = [word for name in QUICK for word in ("--metrics", name)]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_three_workers_give_the_numbers_of_one_wherever_they_run(place: Path, mo
 
 
 def test_an_evaluation_that_was_killed_goes_on_and_gives_the_same_numbers(place: Path) -> None:
-    run, words = place / "runs" / "run", ["--metrics", ",".join(QUICK), "--n", "60000", "--json"]
+    run, words = place / "runs" / "run", [*CHOSEN, "-n", "60000", "--json"]
 
     def evaluate(to: str) -> Command:
         return Command(place, "evaluate", str(run), *words, str(place / to))
@@ -92,22 +93,21 @@ def test_an_evaluation_that_was_killed_goes_on_and_gives_the_same_numbers(place:
     killed.wait()
     assert not (place / "killed.json").exists() and (run / "cache").is_dir()
     again = evaluate("again.json").wait()
-    assert again.status == 0 and "went on with an evaluation that was interrupted" in again.said
+    assert again.status == 0 and "resumed an interrupted evaluation" in again.said
     assert json.loads((place / "again.json").read_text()) == json.loads((place / "whole.json").read_text())
     assert not (run / "cache").exists()
 
 
 def test_an_exported_model_is_evaluated_on_the_data_it_was_trained_on(place: Path) -> None:
-    assert Command(place, "export", str(place / "runs" / "run"), "--to", str(place / "exported")).wait().status == 0
+    assert Command(place, "export", str(place / "runs" / "run"), "--out", str(place / "exported")).wait().status == 0
     before = sorted(path.name for path in (place / "exported").iterdir())
     found = {}
     for name in ("runs/run", "exported"):
         words = [
             "evaluate",
             str(place / name),
-            "--metrics",
-            ",".join(QUICK),
-            "--n",
+            *CHOSEN,
+            "-n",
             "300",
             "--json",
             str(place / "found.json"),

@@ -170,7 +170,7 @@ def test_who_asks_all_processes_to_end_gets_a_checkpoint_and_is_told_how_to_go_o
     assert first.wait().status == 0, first.said
     stopped = look(place, name)
     assert EVERY <= stopped.facts["position"] < IMAGES
-    assert f"To go on: mtgen train run.yaml name={name} workers=2" in " ".join(first.said.split())
+    assert f"To resume: mtgen train run.yaml name={name} workers=2" in " ".join(first.said.split())
     assert "Traceback" not in first.said
     assert psutil.wait_procs(family, timeout=60)[1] == []
 
@@ -205,16 +205,16 @@ def test_a_checkpoint_goes_on_in_another_form(
 
 def test_a_finished_run_says_so_and_does_nothing(place: Path, alone: Ended, start: Callable[..., Command]) -> None:
     before = {path: path.stat().st_mtime_ns for path in checkpoints(place, "alone")}
-    command = start("train", "run.yaml", "name=alone", "--resume").wait()
+    command = start("train", "run.yaml", "name=alone", "--require-checkpoint").wait()
     assert command.status == 0 and "finished before" in " ".join(command.said.split())
     assert {path: path.stat().st_mtime_ns for path in checkpoints(place, "alone")} == before
     assert look(place, "alone").rows == alone.rows
 
 
 def test_resume_without_a_checkpoint_is_an_error(start: Callable[..., Command]) -> None:
-    command = start("train", "run.yaml", "name=fresh", "--resume").wait()
+    command = start("train", "run.yaml", "name=fresh", "--require-checkpoint").wait()
     assert command.status == 4
-    assert len(command.errors) == 1 and "--resume" in command.errors[0]
+    assert len(command.errors) == 1 and "--require-checkpoint" in command.errors[0]
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_the_end_is_the_same(

@@ -120,7 +120,7 @@ print(logits.shape, classes)
 
 
 def test_one_file_a_head_holds_that_head_alone(run: Path, exported: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["export", str(run), "--to", str(tmp_path / "heads"), "--heads", "class"])
+    result = CliRunner().invoke(app, ["export", str(run), "--out", str(tmp_path / "heads"), "--heads", "class"])
     assert result.exception is None, result.output
     given = inputs(tmp_path / "heads" / "predictor-class.onnx", 2)
     found = answers(tmp_path / "heads" / "predictor-class.onnx", given)
@@ -136,7 +136,7 @@ def test_an_exported_folder_is_used_like_the_run(run: Path, exported: Path, tmp_
     assert [image.tobytes() for image in first.images] == [image.tobytes() for image in second.images]
     first.save(tmp_path / "in")
     for words in (
-        ["sample", str(exported), "--n", "2"],
+        ["sample", str(exported), "-n", "2"],
         ["predict", str(exported), str(tmp_path / "in" / "000000.png")],
     ):
         result = CliRunner().invoke(app, words)

@@ -120,9 +120,9 @@ def lines_of(fence: Fence) -> Iterator[tuple[int, str]]:
 
 
 def copied(page: Path) -> dict[str, str]:
-    """File -> configuration that the page has the reader copy there (`mtgen configs copy NAME FILE`)."""
+    """File -> configuration that the page has the reader copy there (`mtgen configs copy NAME --out FILE`)."""
     found = [command.words for command in commands(page)]
-    return {words[3]: words[2] for words in found if words[:2] == ("configs", "copy") and len(words) > 3}
+    return {words[4]: words[2] for words in found if words[:2] == ("configs", "copy") and words[3:4] == ("--out",)}
 
 
 def commands(page: Path) -> list[Command]:

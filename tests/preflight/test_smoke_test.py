@@ -71,7 +71,7 @@ def test_the_table_shows_brackets_of_a_message_as_they_are() -> None:
 
 def test_a_folder_that_cannot_be_made_is_named_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="--keep .*file/kept: no folder can be made there"):
+    with pytest.raises(ConfigError, match="--out .*file/kept: no folder can be made there"):
         smoke_test("cpu", tmp_path / "file/kept", QUIET)
 
 

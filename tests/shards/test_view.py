@@ -239,7 +239,7 @@ def test_the_command_writes_a_page_named_for_the_split(
 ) -> None:
     folder = write({}, name="my set/1")
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["shards", "view", str(folder), "--n", "5"])
+    done = CliRunner().invoke(app, ["shards", "view", str(folder), "-n", "5"])
     assert done.exit_code == 0 and "wrote my_set_1-train.html" in done.stdout
     assert (tmp_path / "my_set_1-train.html").is_file()
 

@@ -28,8 +28,8 @@ def test_a_shell_reads_the_words_that_were_meant(words: list[str]) -> None:
 
 def said_next(text: str) -> list[list[str]]:
     """The words of each command that is said to come next."""
-    line = next(line for line in text.splitlines() if re.search("next: |To go on: ", line, re.IGNORECASE))
-    commands = re.split("(?i)next: |To go on: ", line)[1]
+    line = next(line for line in text.splitlines() if re.search("next: |To resume: ", line, re.IGNORECASE))
+    commands = re.split("(?i)next: |To resume: ", line)[1]
     return [shlex.split(command) for command in commands.split("; ") if command.startswith(("mtgen", "sbatch"))]
 
 
