@@ -120,7 +120,7 @@ def test_a_worker_that_is_killed_is_replaced_and_every_position_counts_once(
         "train run.yaml name=worker workers=2",
         "worker begins",
         "was lost: ",
-        f"worker goes on from {run.starts[1]:,} images",
+        f"worker resumes from {run.starts[1]:,} images",
         "finished at",
     ]
     assert sorted(story, key=log.index) == story, log
