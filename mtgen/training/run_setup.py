@@ -92,17 +92,7 @@ def set_up(
     engines, gates = _build_engines(config, worker, networks, augmentation)
     ema = EMA(named_networks(networks), config.train.ema_half_life)
     means = RunningMeans(consensus.group)
-    state = TrainingState(
-        config,
-        samples,
-        worker,
-        consensus.group,
-        engines=engines,
-        gates=gates,
-        ema=ema,
-        augmentation=augmentation,
-        means=means,
-    )
+    state = TrainingState(config, samples, worker, consensus.group, engines, gates, ema, augmentation, means)
     # If a resize was requested, this start has completed it.
     consensus.run_collectively(lambda: Resize(config.folder).clear() if worker.is_first else None)
     progress, seconds = _resume(config, worker, consensus, samples, state, warn_once)

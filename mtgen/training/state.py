@@ -32,7 +32,6 @@ class TrainingState:
         samples: Samples,
         worker: WorkerContext,
         group: Any,
-        *,
         engines: dict[str, Engine],
         gates: dict[str, Gate],
         ema: EMA,

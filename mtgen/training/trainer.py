@@ -57,9 +57,9 @@ class Trainer:
             return None, error
 
     def _interrupt(self, problem: DataError | None) -> Outcome | None:
-        """End training if any worker has a problem; otherwise call the callbacks that any worker's request is for.
+        """End training if any worker has a problem; otherwise call the callbacks that any worker requests.
 
-        One all-reduce per step combines what the workers know, so that all of them end, or wait, at the same step.
+        One all-reduce per step combines the requests, so that all workers end, or wait, at the same step.
         """
         parts = self.parts
         requests = [callback.wants_interrupt() for callback in self.callbacks]
@@ -105,7 +105,7 @@ class Trainer:
 
 
 def _first(outcomes: Iterable[Outcome | None]) -> Outcome | None:
-    """The first outcome that is not `None`; those behind it are not asked for."""
+    """The first outcome that is not `None`; those after it are not computed."""
     return next((outcome for outcome in outcomes if outcome is not None), None)
 
 

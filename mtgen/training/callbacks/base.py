@@ -19,7 +19,7 @@ class Callback:
         return None
 
     def on_step_end(self) -> Outcome | None:
-        """Act after a step; an outcome ends training, and the callbacks behind this one are skipped."""
+        """Act after a step; an outcome ends training, and the callbacks after this one are skipped."""
         return None
 
     def on_end(self, outcome: Outcome) -> Outcome:
