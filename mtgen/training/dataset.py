@@ -34,8 +34,8 @@ def open_data(config: Config) -> Samples:
     ]
     if config.data.label_oversampling is not None and index.remote and config.data.order == "auto":
         problems.append(
-            "data.label_oversampling: takes samples from all shards, which have to be downloaded; set data.order=global "
-            "and data.cache_gb to the size of all shards, or remove this option"
+            "data.label_oversampling: takes samples from all shards, which have to be downloaded; set "
+            "data.order=global and data.cache_gb to the size of all shards, or remove this option"
         )
     if problems:
         raise DataError("\n".join(problems))
