@@ -95,7 +95,7 @@ def test_a_task_of_weight_0_is_bit_for_bit_as_if_it_were_absent(trained: str, of
 def test_a_condition_of_probability_0_is_bit_for_bit_as_if_it_were_absent(trained: str, off: str) -> None:
     conditions = {name: value for name, value in toy.CONDITIONS.items() if name != off}
     without = stepped(toy.everything(conditions=copy.deepcopy(conditions)), trained, toy.batch(0, 16))
-    with_it = stepped(toy.everything(**{f"conditions__{off}__share": 0}), trained, toy.batch(0, 16))
+    with_it = stepped(toy.everything(**{f"conditions__{off}__probability": 0}), trained, toy.batch(0, 16))
     assert_equal(without, with_it)
 
 
