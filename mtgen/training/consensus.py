@@ -1,4 +1,4 @@
-"""How the workers of a run agree to go on or to stop: at the start, and before each step."""
+"""How the workers of a run agree to continue or to stop: during setup, and before each step."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,22 +12,22 @@ T = TypeVar("T")
 
 
 class Consensus:
-    """A few bytes on the CPU before each step, so that no worker waits in a collective for one that has stopped.
+    """Exchanges a few bytes between the CPUs, so that no worker waits in a collective for one that has stopped.
 
-    It works on a gloo group of its own: on a GPU it does not touch the stream of the step.
+    It has its own gloo group: on a GPU it does not touch the stream of the step.
     """
 
     def __init__(self) -> None:
         self.group: Any = dist.new_group(backend="gloo")
 
     def any_rank(self, *flags: bool) -> list[bool]:
-        """For each flag: whether any worker raises it."""
+        """For each flag, whether any worker raises it."""
         raised = torch.tensor(flags, dtype=torch.uint8)
         dist.all_reduce(raised, op=dist.ReduceOp.MAX, group=self.group)
         return [bool(flag) for flag in raised]
 
     def first_error(self, problem: UserError | None) -> UserError | None:
-        """The problem of the first worker that has one, on every worker."""
+        """The error of the lowest rank that has one, on every worker; `None` if none has."""
         problems: list[tuple[int, str] | None] = [None] * dist.get_world_size(self.group)
         mine = None if problem is None else (problem.status, str(problem))
         dist.all_gather_object(problems, mine, group=self.group)
@@ -35,10 +35,10 @@ class Consensus:
         return None if found is None else ERROR_BY_STATUS[found[0]](found[1])
 
     def run_collectively(self, work: Callable[[], T]) -> T:
-        """Do on every worker what needs no other worker; what one of them finds wrong is raised on all of them.
+        """Run `work` on every worker; an error of one is raised on all. `work` itself must not be collective.
 
         Raises:
-            UserError: of the first worker that met one.
+            UserError: of the lowest rank that met one.
         """
         problem: UserError | None = None
         try:
@@ -50,7 +50,7 @@ class Consensus:
         return done
 
     def broadcast(self, value: Any) -> Any:
-        """What the first worker gave, a few plain values, on every worker."""
+        """The value of the first worker, on every worker; a few plain values."""
         values = [value]
         dist.broadcast_object_list(values, group_src=0, group=self.group)
         return values[0]

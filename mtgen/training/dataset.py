@@ -1,4 +1,4 @@
-"""What a run trains on: its samples, checked against its tasks, and their order."""
+"""What a run trains on: samples that carry what its tasks need, and their order."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ from mtgen.models import assets
 
 
 def open_data(config: Config) -> Samples:
-    """The index of the split to train on (made now where there is none), checked against the tasks before any training.
+    """The samples of the training split, checked against the tasks; a missing index is made now.
 
     Raises:
-        DataError: the data cannot be read, or a task or condition has not a single sample that carries what it needs.
+        DataError: the data cannot be read, or no sample has what a task or condition needs.
     """
     index = open_samples(config.data, "train")
     keep_labels(index, config.data.keep_labels, config.seed)
@@ -34,8 +34,8 @@ def open_data(config: Config) -> Samples:
     ]
     if config.data.label_oversampling is not None and index.remote and config.data.order == "auto":
         problems.append(
-            "data.label_oversampling: takes samples from all shards, which have to be fetched; set data.order=global, and data.cache_gb to what "
-            "they take, or leave it out"
+            "data.label_oversampling: takes samples from all shards, which have to be downloaded; set "
+            "data.order=global and data.cache_gb to the size of all shards, or remove this option"
         )
     if problems:
         raise DataError("\n".join(problems))
@@ -43,12 +43,16 @@ def open_data(config: Config) -> Samples:
 
 
 def order_facts(config: Config, samples: Samples) -> dict[str, Any]:
-    """Everything but the data itself that says which sample stands at a position, and what the numbers of its caption mean."""
+    """What determines, besides the data, which sample is at a position and how its caption is encoded.
+
+    A checkpoint keeps these facts, and a run resumes from it only if they are the same.
+    """
     policy = config.data.order
     if policy == "auto":
         policy = "windowed" if samples.remote else "global"
-    weights = [share.weight for share in config.data.mixture]
-    window, share = config.data.window if policy == "windowed" else 0, config.data.label_oversampling
+    weights = [part.weight for part in config.data.mixture]
+    window = config.data.window if policy == "windowed" else 0
+    oversampling = config.data.label_oversampling
     tokens = open_tokenizer(config.data.tokenizer).digest if config.data.tokenizer else None
     return {
         "seed": config.seed,
@@ -58,14 +62,14 @@ def order_facts(config: Config, samples: Samples) -> dict[str, Any]:
         "data.tokenizer": tokens,
         "conditions.caption.encoder": assets.digest(config.caption_encoder, "conditions.caption.encoder"),
         "data.max_samples": config.data.max_samples,
-        "data.label_oversampling": f"{share:g} for {favored} samples"
-        if share and (favored := int(rare_label_mask(config, samples).sum()))
+        "data.label_oversampling": f"{oversampling:g} for {favored} samples"
+        if oversampling and (favored := int(rare_label_mask(config, samples).sum()))
         else None,
     }
 
 
 def build_order(config: Config, samples: Samples) -> SampleOrder:
-    """Which sample stands at a position."""
+    """The order of the samples: which sample is at a position."""
     data = config.data
     if data.max_samples is not None:
         return Order(min(data.max_samples, len(samples)), config.seed)
@@ -75,9 +79,13 @@ def build_order(config: Config, samples: Samples) -> SampleOrder:
 
 
 def rare_label_mask(config: Config, samples: Samples) -> NDArray[np.bool_]:
-    """`[N]` bool: samples that `data.label_oversampling` favors: with a label that a task reads and fewer have; none where enough have one."""
-    share = config.data.label_oversampling or 0.0
+    """`[N]` bool: samples that `data.label_oversampling` oversamples.
+
+    These are the samples with a label that a task needs and that less than this fraction of all samples has. No sample
+    is oversampled if at least this fraction has such a label.
+    """
+    fraction = config.data.label_oversampling or 0.0
     needed = {settings.needs for settings in config.task_settings().values() if settings.needs}
-    rare = [samples.present[component] for component in needed if samples.present[component].mean() < share]
+    rare = [samples.present[component] for component in needed if samples.present[component].mean() < fraction]
     found = np.logical_or.reduce(rare) if rare else np.zeros(len(samples), np.bool_)
-    return found & (found.mean() < share)
+    return found & (found.mean() < fraction)

@@ -1,4 +1,4 @@
-"""A DeepSpeed engine around a step, and its whole state, so that any ZeRO stage and any number of workers can load it."""
+"""A DeepSpeed engine around a step, and its complete state, which any ZeRO stage and number of workers can load."""
 
 import logging
 import os
@@ -17,13 +17,13 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def deepspeed_config(config: Config, workers: int) -> dict[str, Any]:
-    """DeepSpeed's own configuration for so many workers, made anew for each engine: DeepSpeed changes the dictionary that it is given."""
+    """DeepSpeed's configuration for `workers` workers; a new one for each engine, since DeepSpeed modifies it."""
     return {
         "train_micro_batch_size_per_gpu": config.micro_batch,
         "gradient_accumulation_steps": config.micro_batches(workers),
-        "gradient_clipping": 0.0,  # DeepSpeed clips at 1.0 unless told otherwise
-        "zero_allow_untested_optimizer": True,  # GuardedAdam is torch's Adam
-        # The guard computes the norm; a stage's own check would skip a step before the guard could count it.
+        "gradient_clipping": 0.0,  # DeepSpeed's default is 1.0
+        "zero_allow_untested_optimizer": True,  # GuardedAdam is a subclass of torch's Adam
+        # The guard computes the norm; ZeRO's own check would skip a step before the guard could count it.
         "zero_optimization": {
             "stage": config.zero_stage,
             **({"compute_grad_norm": False} if config.zero_stage else {}),
@@ -33,21 +33,21 @@ def deepspeed_config(config: Config, workers: int) -> dict[str, Any]:
 
 
 class Engine:
-    """One side of the training: a step as a DeepSpeed engine, with its optimizer.
+    """The DeepSpeed engine of one step, the discriminator's or the generator's, with its optimizer.
 
     Args:
-        step: the module whose forward takes (micro-batch, frozen other side) and returns (loss, log).
-        trained: the networks that the step trains; parameter names in checkpoints are theirs.
+        step: module whose forward takes (micro-batch, tuple of the frozen networks) and returns (loss, log).
+        trained: the networks that the step trains; checkpoints use the names of their parameters.
         learning_rate: peak, before the schedule.
     """
 
     def __init__(self, config: Config, step: nn.Module, trained: nn.Module, learning_rate: float) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu" if next(trained.parameters()).device.type == "cpu" else "cuda")
-        with hide_module("mlflow"):  # 2.4 s, for the autotuner, which nobody uses here
+        with hide_module("mlflow"):  # importing it takes 2.4 s, for an autotuner that is not used here
             import deepspeed
 
         deepspeed.utils.logger.setLevel(logging.ERROR)
-        # Compiled at the first start (half a minute, a compiler) for an all-reduce that only inference uses.
+        # Only inference uses this all-reduce, and compiling it would take half a minute at the first start.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.trained = trained
         self.learning_rate = learning_rate
@@ -66,30 +66,31 @@ class Engine:
             config=deepspeed_config(config, dist.get_world_size()),
         )
         self.optimizer.create_state()
-        if not self._direct:  # ZeRO looks once where each parameter's moments lie, after its first step, which may be one that is left out
+        if not self._direct:
+            # ZeRO maps parameters to their moments once, after the first step, which the guard may skip.
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 
-    def train(self, batch: Any, read: Any) -> dict[str, Tensor]:
-        """One micro-batch forward and backward, and, after the last of a step, the optimizer's step."""
-        loss, log = self.engine(batch, read)
+    def train(self, batch: Any, frozen: Any) -> dict[str, Tensor]:
+        """Forward and backward of one micro-batch; after the last one of a step, also the optimizer's step."""
+        loss, log = self.engine(batch, frozen)
         self.engine.backward(loss if self.optimizer.loss_scale is None else loss * self.optimizer.loss_scale)
         self.engine.step()
         return log
 
     def set_lr_factor(self, factor: float) -> None:
-        """Learning rate = peak times `factor`."""
+        """Set the learning rate to `factor` times its peak."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * factor
 
     @property
     def _direct(self) -> bool:
-        """Whether the engine uses our optimizer as it is (ZeRO-0); else ZeRO holds the state, in partitions."""
+        """Whether the engine uses our optimizer directly (ZeRO 0); otherwise ZeRO wraps it and partitions its state."""
         return self.engine.optimizer is self.optimizer
 
     def state(self, keep: bool) -> dict[str, Tensor]:
-        """Every parameter and both its Adam moments, whole, on the CPU, copied; empty where `keep` is false.
+        """Copies on the CPU of all parameters and their Adam moments, unpartitioned; empty if `keep` is false.
 
-        Collective: all workers call it together. Parameter by parameter, so that a worker holds one whole tensor beyond its share.
+        Collective. Parameters are gathered one at a time, so a worker holds one whole tensor besides its partition.
         """
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
@@ -109,15 +110,15 @@ class Engine:
 
     @property
     def steps_taken(self) -> int:
-        """Adam's own count of steps."""
+        """Number of steps that Adam has counted."""
         return max(int(state["step"]) for state in self.optimizer.state.values())
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor], steps: int, counters: dict[str, float]) -> None:
-        """Take back what `state`, `steps_taken` and `counters` gave, in any ZeRO stage and on any number of workers.
+        """Restore what `state`, `steps_taken` and `counters` returned, in any ZeRO stage and on any number of workers.
 
         Raises:
-            CheckpointError: a parameter is missing, unknown or of another shape: the network was changed.
+            CheckpointError: a parameter is missing, unknown, or has another shape: the network was changed.
         """
         self._check(tensors)
         for name, parameter in self.trained.named_parameters():
@@ -145,5 +146,6 @@ class Engine:
             raise CheckpointError(
                 f"the network was changed since the checkpoint: {len(changed)} parameters differ, the first is {first} "
                 f"({there.get(first, 'absent')} in the checkpoint, {here.get(first, 'absent')} now); "
-                "train under another name (train.init_from=RUN takes what fits), or use the configuration that is in the run's folder"
+                "train under another name (train.init_from=RUN loads the parameters that fit), or use the "
+                "configuration in the run's folder"
             )

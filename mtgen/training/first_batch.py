@@ -1,4 +1,4 @@
-"""The first samples of each data set as the network sees them: cut, augmented, with their labels drawn in."""
+"""Pictures of each data set's first samples as the network sees them: cropped, augmented, with their labels."""
 
 import re
 from collections.abc import Iterator
@@ -18,20 +18,20 @@ from mtgen.visualization.grids import caption_texts, class_names, labeled_grid
 from mtgen.visualization.layers import GridPanel, LayeredGrid, write_layered_grid
 
 SAMPLES_PER_DATASET = 16
-"""Samples of each data set."""
+"""Samples in each picture."""
 
 MAX_SEARCHED_POSITIONS = 4_000
-"""First positions of a run among which these are looked for: a mixture's exact shares come every 1,000."""
+"""Positions at the start of a run that are searched; a mixture's fractions are exact in every 1,000 positions."""
 
 
 def write_first_batch(config: Config, samples: Samples) -> list[Path]:
-    """A picture for each data set in the run's `samples/`, and the same in layers for the report; returns the pictures.
+    """Write one picture per data set into the run's `samples/`, and its layers for the report; returns the pictures.
 
     Raises:
-        DataError: a sample cannot be read, as training will find too.
+        DataError: a sample cannot be read; training will find that too.
     """
     note = (
-        " (boxes where the augmentation left the image alone)"
+        " (boxes only of images that were not augmented)"
         if "boxes" in config.components and config.augment.probability
         else ""
     )
@@ -39,35 +39,34 @@ def write_first_batch(config: Config, samples: Samples) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for number, batch in _first(config, samples):
         name = samples.domains[number]
-        texts = (
-            caption_texts(batch) if config.data.tokenizer is None else [""] * len(batch)
-        )  # other tokens have no way back
-        words = [text or name for text, name in zip(texts, class_names(batch, samples.card), strict=True)]
+        # Only the tokens of the default tokenizer, bytes, can be turned back into text.
+        texts = caption_texts(batch) if config.data.tokenizer is None else [""] * len(batch)
+        titles = [text or name for text, name in zip(texts, class_names(batch, samples.card), strict=True)]
         masks = batch.mask if batch.present["mask"].any() else None
         sheet = LayeredGrid(
             f"First samples of {name}, as the network sees them",
             [GridPanel("seen", batch.image, masks, batch.boxes)],
-            words,
+            titles,
         )
         slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or str(number)
         write_layered_grid(config.folder, 0, f"batch-{slug}", sheet, samples.card)
         paths.append(folder / f"batch-0-{slug}.png")
-        labeled_grid(batch, words, samples.card, note).save(paths[-1])
+        labeled_grid(batch, titles, samples.card, note).save(paths[-1])
     return paths
 
 
 def _first(config: Config, samples: Samples) -> Iterator[tuple[int, Batch]]:
-    """Number of a data set, and its first samples in the order of the run, as the discriminator's first step sees them.
+    """For each data set, its number and its first samples, as the discriminator's first step sees them.
 
-    Boxes of samples that the augmentation changed are left out: they are not read there.
+    Boxes of augmented samples are removed: the discriminator is not trained to predict them.
     """
-    policy = build_order(config, samples)
+    order = build_order(config, samples)
     position = np.arange(MAX_SEARCHED_POSITIONS if len(samples.domains) > 1 else SAMPLES_PER_DATASET, dtype=np.int64)
-    domain = samples.domain(policy.sample(position))
+    domain = samples.domain(order.sample(position))
     for number in np.unique(domain).tolist():
         mine = position[domain == number][:SAMPLES_PER_DATASET]
         batch, _ = BatchReader(samples, transform_spec_of(config), len(mine)).read(
-            GlobalBatch(mine, policy.sample(mine), slice(0, len(mine)))
+            GlobalBatch(mine, order.sample(mine), slice(0, len(mine)))
         )
         warp = sample_warp(
             config, config.augment.probability, batch.position, "discriminator", "real", batch.image.device

@@ -1,4 +1,4 @@
-"""Signs of life of the workers: files in the run's folder, from which the driver tells one that hangs from one that is busy."""
+"""Heartbeats of the workers: files in the run's folder, by which the driver distinguishes hung from busy workers."""
 
 import contextlib
 import json
@@ -15,20 +15,21 @@ import psutil
 from mtgen.training.protocol import WorkerContext
 
 HEARTBEAT_FOLDER = "pulse"
-HEARTBEAT_SECONDS = 0.5  # seconds between two beats
-_FILE_BYTES = 512  # bytes of a file: it is written over in place, so that a full disk stops no beat
+HEARTBEAT_SECONDS = 0.5  # between two heartbeats
+_FILE_BYTES = 512  # a file of fixed size is overwritten in place, so a full disk does not stop the heartbeats
 
 
 @dataclass(frozen=True)
 class HeartbeatRecord:
-    """What a worker says of itself.
+    """What a worker reports in one heartbeat.
 
     Attributes:
-        number: of the beat: it grows while the process lives, whatever training does.
-        steps: that it has done.
-        busy: what it is at that may take long, such as "evaluating"; "" between these.
-        pid, born: its process, and when that was started, seconds since 1970.
-        node: of the cluster, as Ray calls it; "" where there is none.
+        rank: of the worker.
+        number: of the heartbeat; it grows while the process lives, whatever training does.
+        steps: that the worker has completed.
+        busy: what it does that may take long, such as "evaluating"; "" while it trains.
+        pid, born: its process, and the time at which that was started, seconds since 1970.
+        node: ID of its node in the Ray cluster; "" without a cluster.
     """
 
     rank: int
@@ -41,19 +42,22 @@ class HeartbeatRecord:
 
 
 class Heartbeat:
-    """Beats from a thread of its own. Where nothing can be written it is silent: the next checkpoint will say what is wrong."""
+    """Writes heartbeats from a separate thread; a context manager.
 
-    def __init__(self, folder: Path, place: WorkerContext) -> None:
-        self._path = folder / HEARTBEAT_FOLDER / f"{place.rank}.json"
-        self._rank = place.rank
-        self._node = place.node
+    Where nothing can be written there are no heartbeats, and no error: the next checkpoint reports what is wrong.
+    """
+
+    def __init__(self, folder: Path, worker: WorkerContext) -> None:
+        self._path = folder / HEARTBEAT_FOLDER / f"{worker.rank}.json"
+        self._rank = worker.rank
+        self._node = worker.node
         self._pid = os.getpid()
         self._born = psutil.Process().create_time()
         self._steps = 0
         self._busy = "starting"
         self._number = 0
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -66,13 +70,13 @@ class Heartbeat:
         self._thread.join()
 
     def step(self) -> None:
-        """One step more is done."""
+        """Count one completed step."""
         self._steps += 1
         self._busy = ""
 
     @contextlib.contextmanager
     def busy(self, with_what: str) -> Iterator[None]:
-        """While this goes on, the worker is not expected to make steps."""
+        """Report inside the `with` block that the worker makes no steps; the outermost block's text is reported."""
         before, self._busy = self._busy, self._busy or with_what
         try:
             yield
@@ -88,11 +92,11 @@ class Heartbeat:
         with open(descriptor, "wb", buffering=0):
             while True:
                 self._number += 1
-                beat = HeartbeatRecord(
+                record = HeartbeatRecord(
                     self._rank, self._number, self._steps, self._busy, self._pid, self._born, self._node
                 )
                 with contextlib.suppress(OSError):
-                    os.pwrite(descriptor, json.dumps(asdict(beat)).encode().ljust(_FILE_BYTES), 0)
+                    os.pwrite(descriptor, json.dumps(asdict(record)).encode().ljust(_FILE_BYTES), 0)
                 if self._end.wait(HEARTBEAT_SECONDS):
                     break
         with contextlib.suppress(OSError):
@@ -100,10 +104,10 @@ class Heartbeat:
 
 
 def read_heartbeats(folder: Path) -> list[HeartbeatRecord]:
-    """The last beat of each worker of the run in `folder`, by rank; one that is just being written is left out."""
-    beats = []
+    """The last heartbeat of each worker of the run in `folder`, by rank; a partially written one is omitted."""
+    records = []
     for path in (folder / HEARTBEAT_FOLDER).glob("*.json"):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            said = json.loads(path.read_bytes())
-            beats.append(HeartbeatRecord(**{field.name: said[field.name] for field in fields(HeartbeatRecord)}))
-    return sorted(beats, key=lambda beat: beat.rank)
+            values = json.loads(path.read_bytes())
+            records.append(HeartbeatRecord(**{field.name: values[field.name] for field in fields(HeartbeatRecord)}))
+    return sorted(records, key=lambda record: record.rank)

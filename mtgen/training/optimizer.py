@@ -1,4 +1,4 @@
-"""Adam that leaves out a step whose gradient is not finite, and shortens one that jumps; on a GPU without a host sync."""
+"""Adam that skips steps with a non-finite gradient and clips gradients that jump, without a host sync on a GPU."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,35 +13,40 @@ from mtgen.utils.import_guards import Adam
 class GuardedAdam(Adam):
     """Adam (Kingma and Ba 2015) with a guard, and a dynamic loss scale where the precision needs one.
 
-    The guard is the squared norm of the whole gradient: it is what is logged, and it is not finite exactly when a gradient is not
-    (or when their norm overflows, which is no better). On a GPU the fused kernel reads `found_inf` there and then changes nothing;
-    on a CPU, where looking costs nothing, the step is not taken (the fused kernel there rounds by a tensor's alignment, so that
-    ZeRO's flat partitions would not equal a plain loop bit for bit).
+    The guard is the squared norm of the whole gradient. The norm is logged anyway, and it is not finite exactly when
+    an element is not, or when the norm overflows, which is as bad. On a GPU the fused kernel gets this as `found_inf`
+    and then changes nothing. On a CPU, where reading it costs nothing, the step is skipped. The fused kernel is not
+    used there: its rounding depends on a tensor's alignment, so ZeRO's flat partitions would not equal a plain loop
+    bit for bit.
 
-    A gradient longer than `clip` times what is usual is cut to that length. A step of Adam without momentum is ten rates long where a
-    gradient jumps (1 / sqrt(1 - beta2)), and its memory of the jump then makes all others short for hundreds of steps; in a game of two
-    networks one such step has ended runs. What is usual is a moving average of the cut norms, so that it follows where training goes.
-    Sources: Wang et al. 2025 (AdaGC), Kumar et al. 2025 (ZClip).
+    A gradient whose norm is more than `clip` times the usual norm is clipped to that. When a gradient jumps, Adam
+    without momentum makes a step of 1 / sqrt(1 - beta2) learning rates (10 at 0.99), and its second moment then makes
+    the next hundreds of steps short; one such step has ended GAN runs. The usual norm is a moving average of the
+    clipped norms, so it follows training. Sources: Wang et al. 2025 (AdaGC), Kumar et al. 2025 (ZClip).
 
-    It works the same under DeepSpeed's ZeRO 0, 1 and 2: in 1 and 2 a worker holds a part of the gradient, so the norms are summed.
+    It works the same in DeepSpeed's ZeRO 0, 1 and 2. In 1 and 2 each worker holds a partition of the gradient, so
+    squared norms are summed over the workers.
 
     Args:
-        partitioned: whether each worker holds its own part of the gradient (ZeRO 1 and 2).
-        scaled: keep a dynamic loss scale (fp16): halved after a step that was left out, doubled after 2,000 good ones.
-        clip: how many times the usual norm a gradient may have; 0: any.
+        parameters: to train.
+        lr: learning rate.
+        beta2: decay of the second moment; the first moment is not used.
+        partitioned: whether each worker holds its own partition of the gradient (ZeRO 1 and 2).
+        scaled: keep a dynamic loss scale (fp16), halved after a skipped step and doubled after 2,000 good ones.
+        clip: maximum norm of a gradient as a multiple of the usual norm; 0: no maximum.
 
     Attributes:
-        norm: scalar, norm of the last gradient (of the whole, unscaled), before it was cut.
+        norm: scalar, norm of the last whole gradient, unscaled, before it was clipped.
         usual: scalar, the moving average; 0 before the first step.
-        cut: scalar, steps since the start whose gradient was cut.
-        skipped: scalar, steps left out since the start.
-        in_a_row: scalar, steps left out since the last good one.
-        loss_scale: scalar that the loss has to be multiplied by, or `None`.
+        cut: scalar, steps since the start whose gradient was clipped.
+        skipped: scalar, steps skipped since the start.
+        in_a_row: scalar, steps skipped since the last good one.
+        loss_scale: scalar by which the loss has to be multiplied, or `None`.
     """
 
     GROWTH_INTERVAL = 2000
     MEMORY = 0.98
-    """What the moving average keeps in a step: it looks back some fifty steps."""
+    """Decay of the moving average per step: it looks back about fifty steps."""
 
     def __init__(
         self,
@@ -58,14 +63,16 @@ class GuardedAdam(Adam):
         super().__init__(parameters, lr=lr, betas=(0.0, beta2), weight_decay=0.0, fused=self.on_device, foreach=False)
         self.partitioned = partitioned
         self.clip = clip
-        self.norm, self.usual, self.cut, self.skipped, self.in_a_row = (
-            torch.zeros((), device=device) for _ in range(5)
-        )
+        self.norm = torch.zeros((), device=device)
+        self.usual = torch.zeros((), device=device)
+        self.cut = torch.zeros((), device=device)
+        self.skipped = torch.zeros((), device=device)
+        self.in_a_row = torch.zeros((), device=device)
         self.loss_scale = torch.full((), 2.0**16, device=device) if scaled else None
         self.good_steps = torch.zeros((), dtype=torch.int32, device=device)
 
     def create_state(self) -> None:
-        """Adam's state before its first step, so that it can be saved and loaded at any time."""
+        """Create Adam's state before its first step, so that it can be saved and loaded at any time."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 step = torch.zeros((), device=parameter.device if group["fused"] else None)
@@ -77,7 +84,7 @@ class GuardedAdam(Adam):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step for the gradients that the parameters hold; nothing changes where one of them is not finite."""
+        """One step with the gradients of the parameters; nothing changes if one of them is not finite."""
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         squared = (
             torch.stack(torch._foreach_norm(gradients)).square().sum() if gradients else torch.zeros_like(self.norm)
@@ -87,11 +94,9 @@ class GuardedAdam(Adam):
         not_finite = (~torch.isfinite(squared)).to(torch.float32)
         self.norm = squared.sqrt() if self.loss_scale is None else squared.sqrt() / self.loss_scale
         if self.clip:
-            share = (
-                self._share()
-            )  # also where this worker holds no part of the gradient: what is usual is the same on all
+            factor = self._clip_factor()  # on every worker, also without a gradient: the usual norm is the same on all
             if gradients:
-                torch._foreach_mul_(gradients, share)
+                torch._foreach_mul_(gradients, factor)
         if self.on_device:
             self.found_inf, self.grad_scale = not_finite, self.loss_scale
             super().step(closure)
@@ -104,18 +109,18 @@ class GuardedAdam(Adam):
         if self.loss_scale is not None:
             torch._amp_update_scale_(self.loss_scale, self.good_steps, not_finite, 2.0, 0.5, self.GROWTH_INTERVAL)
 
-    def _share(self) -> Tensor:
-        """Scalar, the share of the gradient that is kept: 1, or less where it is far longer than usual, which is brought up to date."""
+    def _clip_factor(self) -> Tensor:
+        """Scalar by which the gradient is multiplied, 1 or less; also updates the usual norm."""
         started = self.usual > 0
-        share = torch.where(started, (self.clip * self.usual / self.norm).clamp(max=1), 1.0)
-        followed = torch.where(started, self.MEMORY * self.usual + (1 - self.MEMORY) * share * self.norm, self.norm)
+        factor = torch.where(started, (self.clip * self.usual / self.norm).clamp(max=1), 1.0)
+        followed = torch.where(started, self.MEMORY * self.usual + (1 - self.MEMORY) * factor * self.norm, self.norm)
         finite = torch.isfinite(self.norm)
         self.usual = torch.where(finite, followed, self.usual)
-        self.cut += finite & (share < 1)
-        return torch.where(finite, share, 1.0)
+        self.cut += finite & (factor < 1)
+        return torch.where(finite, factor, 1.0)
 
     def counters(self) -> dict[str, float]:
-        """What a checkpoint keeps besides the parameters' state."""
+        """What a checkpoint stores besides the parameters and their moments."""
         scale = (
             {}
             if self.loss_scale is None
@@ -130,7 +135,7 @@ class GuardedAdam(Adam):
         }
 
     def load_counters(self, counters: dict[str, float]) -> None:
-        """Take back what `counters` gave; a run that changes its precision starts with a fresh loss scale."""
+        """Restore what `counters` returned; a run that changes its precision starts with a fresh loss scale."""
         self.skipped.fill_(counters["skipped"])
         self.usual = torch.full_like(self.usual, counters.get("usual", 0.0))
         self.cut = torch.full_like(self.cut, counters.get("cut", 0.0))

@@ -1,4 +1,4 @@
-"""Where a worker stands, and how training ended: what the loop and whoever starts it tell each other."""
+"""What the training loop and the program that starts it exchange: the worker's context, requests, and the outcome."""
 
 import json
 from collections.abc import Callable
@@ -6,10 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mtgen.errors import TrainingError
+from mtgen.errors import TrainingError, UserError
 
 SnapshotCallback = Callable[[Any, int], tuple[dict[str, float], list[Path]]]
-"""(averaged model, a `mtgen.models.model.Model`, which a driver need not import; images seen) -> numbers and pictures to keep with the run."""
+"""(averaged model, images seen) -> metrics, and pictures to keep with the run.
+
+The model is a `mtgen.models.model.Model`, whose module a driver does not need to import.
+"""
 
 ReportCallback = Callable[[Path], None]
 """Called with the run's folder; must not raise."""
@@ -22,24 +25,25 @@ OUTCOME_FILE = "outcome.json"
 
 
 class Resize:
-    """How Ray Train's controller and a run's workers agree on a change of their number, by a file in the run's folder.
+    """How Ray Train's controller and a run's workers agree to change the number of workers: a file in the run's folder.
 
-    The controller asks; the workers write a checkpoint, say that they are ready and wait to be ended, so that no image is trained on twice.
+    The controller asks. The workers write a checkpoint, report that they are ready, and wait until they are ended, so
+    that no image is trained on twice.
     """
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "resize"
 
     def ask(self) -> None:
-        """For a checkpoint, and to wait."""
+        """Ask the workers to write a checkpoint and to wait."""
         self._file.write_text("asked", encoding="utf-8")
 
     def asked(self) -> bool:
-        """Whether the workers are asked for, or wait for, a change."""
+        """Whether a change was requested and is not completed."""
         return self._file.exists()
 
     def ready(self) -> None:
-        """The checkpoint is written."""
+        """Report that the checkpoint is written."""
         self._file.write_text("ready", encoding="utf-8")
 
     def is_ready(self) -> bool:
@@ -47,23 +51,30 @@ class Resize:
         return self.asked() and self._file.read_text(encoding="utf-8") == "ready"
 
     def clear(self) -> None:
-        """It is done, or no longer wanted.
+        """Remove the request: it is completed or withdrawn.
 
         Raises:
             TrainingError: the folder cannot be written.
         """
-        if self.asked():  # a folder that is read-only refuses to remove even what is not there
+        if self.asked():  # in a read-only folder, removing fails even if there is no file
             try:
                 self._file.unlink(missing_ok=True)
             except OSError as error:
                 raise TrainingError(
-                    f"{self._file}: cannot be removed ({error.strerror}); mend the folder, and start again"
+                    f"{self._file}: cannot be removed ({error.strerror}); fix the folder's permissions, and start again"
                 ) from error
 
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """Where a worker stands: its number, how many there are, its device, its CPU threads (torch's and DALI's), its node of the cluster."""
+    """Where a worker runs.
+
+    Attributes:
+        rank, world: its number, and the number of workers.
+        device: "cpu" or "cuda".
+        threads, decoding_threads: CPU threads of torch and of DALI.
+        node: its node of the Ray cluster; "" without a cluster.
+    """
 
     rank: int
     world: int
@@ -72,18 +83,40 @@ class WorkerContext:
     decoding_threads: int
     node: str = ""
 
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the worker that writes, logs and decides for all."""
+        return self.rank == 0
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended: "finished", "stopped" (asked to), "out of time" or "failed", at how many images, and why."""
+    """How training ended.
+
+    Attributes:
+        status: "finished", "stopped" (on request), "out of time" or "failed".
+        images: images seen.
+        message: why, if there is more to say.
+        exit_status: of the command.
+    """
 
     status: str
     images: int
     message: str = ""
     exit_status: int = 0
 
+    @staticmethod
+    def failure(images: int, error: UserError) -> "Outcome":
+        """The outcome of a training that `error` ended."""
+        return Outcome("failed", images, str(error), error.status)
+
+    @property
+    def failed(self) -> bool:
+        """Whether an error ended training."""
+        return self.status == "failed"
+
     def write(self, folder: Path) -> None:
-        """Leave it where the driver looks for it; a disk that takes nothing is a warning: an error would have the workers start anew."""
+        """Write the outcome for the driver; a full disk is only a warning, since an error would restart the workers."""
         path = folder / OUTCOME_FILE
         beside = path.with_suffix(".new")
         try:
@@ -97,6 +130,6 @@ class Outcome:
 
     @staticmethod
     def read(folder: Path) -> "Outcome | None":
-        """What the last training of this run left; `None` where a worker was lost before it could."""
+        """The outcome of the run's last training; `None` if a worker was lost before it was written."""
         path = folder / OUTCOME_FILE
         return Outcome(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None

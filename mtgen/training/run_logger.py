@@ -1,10 +1,11 @@
-"""What the first worker of a run writes down: its journal, from which MLflow is fed, its log, and its alarms."""
+"""What the first worker of a run records: the journal, from which MLflow is fed, the log, alarms and the report."""
 
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mtgen.alarms import ALARMS_FILE, Alarm, AlarmMonitor
+from mtgen.balancing.conflicts import write_artifacts
 from mtgen.config import Config
 from mtgen.data.mixture import Samples
 from mtgen.errors import DataError
@@ -15,57 +16,66 @@ from mtgen.tracking.run_log import RunLog
 from mtgen.tracking.tracker import Tracker
 from mtgen.training.dataset import rare_label_mask
 from mtgen.training.first_batch import write_first_batch
-from mtgen.training.protocol import Outcome, WorkerContext
+from mtgen.training.protocol import Outcome, ReportCallback, WorkerContext
 
 MLFLOW_STATUS = {"finished": "FINISHED", "out of time": "FINISHED", "stopped": "KILLED"}
-"""How training ended -> the word that MLflow has for it; any other end is "FAILED"."""
+"""Status of an outcome -> MLflow's word for it; any other status is "FAILED"."""
 
 
 def warn(folder: Path, text: str) -> None:
-    """Say on the terminal, and in the run's log, what went wrong and does not stop the run."""
+    """Print a problem that does not stop the run in `folder`, and log it there."""
     print(f"warning: {text}", flush=True)
     RunLog(folder).write(f"warning: {text}")
 
 
 class RunLogger:
-    """A run's records while it trains, from a certain position on.
+    """Journal, log, alarms and report of a run while it trains, from a position on.
 
     Args:
-        images: position from which it goes on.
+        images: position from which the run starts or resumes.
+        report: writes the report; `None`: there is none.
     """
 
-    def __init__(self, config: Config, samples: Samples, networks: Networks, place: WorkerContext, images: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        samples: Samples,
+        networks: Networks,
+        worker: WorkerContext,
+        images: int,
+        report: ReportCallback | None = None,
+    ) -> None:
         self.config = config
         self.folder = config.folder
         self.log = RunLog(config.folder)
-        self._tracker = Tracker(config, self.folder, samples.card, samples.fingerprint, images, place.world)
-        self.log.write(_begin(config, samples, networks, place, images))
+        self._report = report
+        self._tracker = Tracker(config, self.folder, samples.card, samples.fingerprint, images, worker.world)
+        self.log.write(_describe_run(config, samples, networks, worker, images))
         if images:
-            self.phase(images, f"going on from {images:,} images on {place.world} worker{'s' * (place.world > 1)}")
+            self.phase(images, f"resuming from {images:,} images on {worker.world} worker{'s' * (worker.world > 1)}")
         self._alarms = AlarmMonitor(config, self.folder)
-        self._alarm(self._alarms.late)
-        if self._alarms.raised:  # a resume may have cut the rows that said so before they were sent
-            self._tell(images)
+        self._print_alarms(self._alarms.late)
+        if self._alarms.raised:  # a resume may have cut the journal's rows with alarms before they were sent
+            self._send_alarms(images)
 
     def first_batch(self, samples: Samples) -> None:
-        """Pictures of the first samples; what is wrong with one of them the loader will meet too, and end the run or replace it."""
+        """Write pictures of the first samples; a damaged one is only a warning, since the loader will find it too."""
         try:
             self.artifacts(0, write_first_batch(self.config, samples), "samples")
         except (DataError, OSError) as error:
             warn(self.folder, f"no picture of the first samples: {error}")
 
     def numbers(self, images: int, values: Mapping[str, float]) -> None:
-        """A row of numbers, and what they give alarm of; a line of the log."""
+        """Write one row of metrics and one line of the log, and raise the alarms that the row gives cause for."""
         written = self._tracker.row(images, values)
         row = JournalRow(images, time.time(), values=written)
         total = self.config.train.images
-        self.log.write(
-            "  ".join(filter(None, [f"{images:,}/{total:,} images", format_pace(row, None, total), format_losses(row)]))
-        )
-        self._watch(images, written)
+        parts = [f"{images:,}/{total:,} images", format_pace(row, None, total), format_losses(row)]
+        self.log.write("  ".join(filter(None, parts)))
+        self._check_alarms(images, written)
 
-    def evaluation(self, images: int, values: Mapping[str, float], seconds: float) -> None:
-        """The same for the metrics of a snapshot, which took so long."""
+    def evaluation(self, images: int, values: Mapping[str, float], seconds: float, pictures: Iterable[Path]) -> None:
+        """Record the metrics and pictures of a snapshot that took `seconds`, and plots of the gates' statistics."""
         written = self._tracker.row(images, values)
         named = [
             f"{name.rpartition('/')[2].replace('_', ' ')} {value:.3g}"
@@ -73,46 +83,54 @@ class RunLogger:
             if "system/" not in name
         ]
         self.log.write(f"evaluation at {images:,} images ({format_duration(seconds)}): {', '.join(named)}")
-        self._watch(images, written)
+        self._check_alarms(images, written)
+        self.artifacts(images, pictures, "samples")
+        self.artifacts(images, write_artifacts(self.folder), "balancing")
 
     def artifacts(self, images: int, paths: Iterable[Path], to: str = "") -> None:
-        """Files to keep with the run, in the folder `to` of its artifacts."""
+        """Keep files with the run, in the folder `to` of its artifacts."""
         for path in paths:
             self._tracker.artifact(images, path, to)
 
-    def say(self, *lines: str) -> None:
-        """Lines for the terminal and the log."""
+    def print(self, *lines: str) -> None:
+        """Print and log some lines."""
         for line in lines:
             print(line, flush=True)
             self.log.write(line)
 
     def phase(self, images: int, text: str) -> None:
-        """What the run is busy with while no numbers come; "" when it goes on."""
+        """Record what the run does while it makes no steps, such as "evaluating"; "" when it continues."""
         self._tracker.phase(images, text)
 
     def checkpoint(self, folder: Path, seconds: float) -> None:
-        """A checkpoint that is whole, and how long it took to write; from the thread that wrote it."""
-        self.log.write(f"checkpoint of {int(folder.name):,} images is whole, written in {seconds:.1f}s")
+        """Log that a checkpoint is complete, and how long writing it took; called in the writer thread."""
+        self.log.write(f"checkpoint of {int(folder.name):,} images is complete, written in {seconds:.1f}s")
+
+    def refresh_report(self) -> None:
+        """Write the run's report again."""
+        if self._report is not None:
+            self._report(self.folder)
 
     def finish(self, outcome: Outcome) -> None:
-        """The end of the records; what MLflow has not got by then is kept."""
+        """End the journal and write the last report; rows that MLflow has not received by then are kept."""
         kept = self._tracker.finish(outcome.images, MLFLOW_STATUS.get(outcome.status, "FAILED"))
         if kept:
             warn(
                 self.folder,
-                f"{kept} rows could not be sent to MLflow; they are kept in {self.folder} and sent on the next occasion",
+                f"{kept} rows could not be sent to MLflow; they are kept in {self.folder} and sent later",
             )
+        self.refresh_report()
 
-    def _watch(self, images: int, written: Mapping[str, float]) -> None:
+    def _check_alarms(self, images: int, written: Mapping[str, float]) -> None:
         if new := self._alarms.check(images, written):
-            self._alarm(new)
-            self._tell(images)
+            self._print_alarms(new)
+            self._send_alarms(images)
 
-    def _alarm(self, alarms: list[Alarm]) -> None:
-        self.say(*(f"alarm: {alarm}" for alarm in alarms))
+    def _print_alarms(self, alarms: list[Alarm]) -> None:
+        self.print(*(f"alarm: {alarm}" for alarm in alarms))
 
-    def _tell(self, images: int) -> None:
-        """Every alarm so far to MLflow: a tag for each kind, the file as an artifact."""
+    def _send_alarms(self, images: int) -> None:
+        """Send all alarms so far to MLflow: one tag per kind, and the file as an artifact."""
         kinds: dict[str, list[Alarm]] = {}
         for alarm in self._alarms.raised:
             kinds.setdefault(alarm.kind, []).append(alarm)
@@ -120,20 +138,24 @@ class RunLogger:
         self._tracker.artifact(images, self.folder / ALARMS_FILE)
 
 
-def _begin(config: Config, samples: Samples, networks: Networks, place: WorkerContext, images: int) -> str:
-    """What begins, or goes on, in words: on which data, with which networks, where."""
-    begins = f"goes on from {images:,} images" if images else "begins"
+def _describe_run(config: Config, samples: Samples, networks: Networks, worker: WorkerContext, images: int) -> str:
+    """The first lines of a log: what the run trains, on which data, and where."""
+    begins = f"resumes from {images:,} images" if images else "begins"
     labeled = ", ".join(f"{int(samples.present[c].sum()):,} with {c}" for c in config.components)
     if (favored := int(rare_label_mask(config, samples).sum())) and config.data.label_oversampling:
-        labeled += f"; {favored:,} with rare labels get {config.data.label_oversampling:.1%}"
-    generator, side = (sum(p.numel() for p in module.parameters()) for module in (networks.generator, networks.side))
+        labeled += f"; {favored:,} with rare labels are {config.data.label_oversampling:.1%} of all that training sees"
+    generator, discriminator = (
+        sum(p.numel() for p in module.parameters()) for module in (networks.generator, networks.side)
+    )
     return "\n".join(
         [
             f"{config.name} {begins}, to {config.train.images:,} images; configuration: config.yaml",
-            f"data: {samples.card.name}, {len(samples):,} samples of split {samples.split} ({labeled}), {samples.fingerprint[:12]}",
-            f"tasks: {', '.join(config.task_settings())}; conditions: {', '.join(config.condition_settings()) or 'none'}",
-            f"parameters: {generator:,} in the generator, {side:,} on the discriminator's side",
-            f"workers: {place.world} x {place.device} ({place.threads} threads each), {config.precision}, ZeRO-{config.zero_stage}, "
-            f"batches of {config.batch_size}",
+            f"data: {samples.card.name}, {len(samples):,} samples of split {samples.split} ({labeled}), "
+            f"{samples.fingerprint[:12]}",
+            f"tasks: {', '.join(config.task_settings())}; "
+            f"conditions: {', '.join(config.condition_settings()) or 'none'}",
+            f"parameters: {generator:,} in the generator, {discriminator:,} in the discriminator module",
+            f"workers: {worker.world} x {worker.device} ({worker.threads} threads each), {config.precision}, "
+            f"ZeRO-{config.zero_stage}, batches of {config.batch_size}",
         ]
     )

@@ -1,4 +1,4 @@
-"""Numbers of many steps, summed on the device and read once in a while."""
+"""Means of numbers over many steps, summed on the device."""
 
 from typing import Any
 
@@ -20,42 +20,52 @@ class RunningMeans:
         self.counts: dict[str, int] = {}
 
     def add(self, prefix: str, numbers: dict[str, Tensor]) -> None:
-        """Count one value of each name in."""
+        """Add one value to each mean `PREFIX/NAME`."""
         for name, value in numbers.items():
             key = f"{prefix}/{name}"
             self.sums[key] = self.sums[key] + value if key in self.sums else value.clone()
             self.counts[key] = self.counts.get(key, 0) + 1
 
     def state(self) -> list[dict[str, tuple[str, int]]]:
-        """What every worker has counted since the last reading, by rank: name -> sum (`float.hex`: it may be NaN) and count; collective."""
+        """Sums and counts of every worker since the last `read`, by rank: name -> (sum, count); collective.
+
+        A sum is written by `float.hex`, since it may be NaN, which JSON does not have.
+        """
         mine = {key: (float(value).hex(), self.counts[key]) for key, value in self.sums.items()}
         everyone: list[Any] = [None] * dist.get_world_size(self.group)
         dist.all_gather_object(everyone, mine, group=self.group)
         return everyone
 
     def load(self, everyone: list[dict[str, tuple[str, int]]]) -> None:
-        """Take back what `state` gave, on any number of workers: each what its own rank had, and those of ranks that are no more."""
+        """Restore what `state` returned, on any number of workers; the sums of additional ranks are distributed."""
         rank, world = dist.get_rank(self.group), dist.get_world_size(self.group)
         for counted in everyone[rank::world]:
             for key, (total, count) in counted.items():
                 self.sums[key] = self.sums.get(key, torch.zeros(())) + float.fromhex(total)
                 self.counts[key] = self.counts.get(key, 0) + count
 
-    def read(self, keys_of_all: list[str]) -> dict[str, float]:
-        """Means since the last call, over all workers; collective. A name that no worker has counted is left out.
+    def names(self) -> list[str]:
+        """Names that any worker has counted since the last `read`, in one order on all workers; collective."""
+        everyone: list[Any] = [None] * dist.get_world_size(self.group)
+        dist.all_gather_object(everyone, list(self.sums), group=self.group)
+        return sorted({key for keys in everyone for key in keys})
+
+    def read(self, names: list[str]) -> dict[str, float]:
+        """Means since the last call, over all workers; collective. A name that no worker has counted is omitted.
 
         Args:
-            keys_of_all: every name that may occur, in one order on all workers.
+            names: every name that may occur, in one order on all workers; see `names`.
         """
-        if not keys_of_all:
+        if not names:
             return {}
         zero = torch.zeros(())
         table = torch.stack(
             [
-                torch.stack([self.sums.get(k, zero).float().cpu(), torch.tensor(float(self.counts.get(k, 0)))])
-                for k in keys_of_all
+                torch.stack([self.sums.get(name, zero).float().cpu(), torch.tensor(float(self.counts.get(name, 0)))])
+                for name in names
             ]
         )
         dist.all_reduce(table, group=self.group)
-        self.sums, self.counts = {}, {}
-        return {k: (row[0] / row[1]).item() for k, row in zip(keys_of_all, table, strict=True) if row[1] > 0}
+        self.sums = {}
+        self.counts = {}
+        return {name: (row[0] / row[1]).item() for name, row in zip(names, table, strict=True) if row[1] > 0}

@@ -1,4 +1,4 @@
-"""All that a training is at one moment: taken down for a checkpoint, and taken back from one."""
+"""The whole state of a training: saved in a checkpoint, and restored from one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ from mtgen.training.running_means import RunningMeans
 
 
 class TrainingState:
-    """The parts of a training that change as it learns, beside the count of images.
+    """Everything that changes during training, except how far the run is.
 
     Args:
         group: process group on the CPU.
@@ -30,94 +30,98 @@ class TrainingState:
         self,
         config: Config,
         samples: Samples,
-        place: WorkerContext,
+        worker: WorkerContext,
         group: Any,
-        *,
         engines: dict[str, Engine],
         gates: dict[str, Gate],
-        average: EMA,
-        strength: AdaptiveAugmentation,
-        meter: RunningMeans,
+        ema: EMA,
+        augmentation: AdaptiveAugmentation,
+        means: RunningMeans,
     ) -> None:
         self.config = config
         self.samples = samples
-        self.place = place
+        self.worker = worker
         self.group = group
         self.engines = engines
         self.gates = gates
-        self.average = average
-        self.strength = strength
-        self.meter = meter
+        self.ema = ema
+        self.augmentation = augmentation
+        self.means = means
 
     def state_dict(self, progress: dict[str, Any]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-        """Tensors by what they belong to, copied, and all else as JSON; on the first worker, `None` on the others. Collective.
+        """Copies of all tensors by file, and the rest as JSON; `None` on all workers but the first. Collective.
 
         Args:
-            progress: how far the run is: what `put` gives back.
+            progress: how far the run is ("images", "steps", "seconds"); `load_state_dict` returns it.
         """
-        first = self.place.rank == 0
-        tensors = {side: engine.state(keep=first) for side, engine in self.engines.items()}
-        augmentation, counted = self.strength.state(self.group), self.meter.state()
-        if not first:
+        keep = self.worker.is_first
+        tensors = {name: engine.state(keep=keep) for name, engine in self.engines.items()}
+        augmentation, means = self.augmentation.state(self.group), self.means.state()
+        if not keep:
             return None
-        tensors["ema"] = self.average.state()
-        tensors["balancing"], about_gates = gates_state_dict(self.gates)
+        tensors["ema"] = self.ema.state()
+        tensors["balancing"], gates = gates_state_dict(self.gates)
         return tensors, {
             **progress,
-            "workers": self.place.world,
+            "workers": self.worker.world,
             "zero_stage": self.config.zero_stage,
             "precision": self.config.precision,
             "fingerprint": self.samples.fingerprint,
             "order": order_facts(self.config, self.samples),
             "card": self.samples.card.model_dump(mode="json"),
             "augmentation": augmentation,
-            "balancing": about_gates,
+            "balancing": gates,
             "since_last_row": {
-                "losses": counted,
+                "losses": means,
                 "gates": {name: gate.record.state() for name, gate in self.gates.items()},
             },
             "optimizers": {
-                side: {"steps": e.steps_taken, **e.optimizer.counters()} for side, e in self.engines.items()
+                name: {"steps": engine.steps_taken, **engine.optimizer.counters()}
+                for name, engine in self.engines.items()
             },
         }
 
     def load_state_dict(self, found: Checkpoint, warn: Callable[[str], None]) -> dict[str, Any]:
-        """Take back what a checkpoint holds; how far the run was.
+        """Restore the state of a checkpoint; returns how far the run was.
 
         Raises:
             CheckpointError: the network was changed since.
         """
         state = found.state
-        for side, engine in self.engines.items():
-            kept = dict(state["optimizers"][side])
-            engine.load(found.tensors(side), kept.pop("steps"), kept)
-        self.strength.load(state["augmentation"], self.place.rank == 0)
-        self.average.load(found.tensors("ema"))
+        for name, engine in self.engines.items():
+            counters = dict(state["optimizers"][name])
+            engine.load(found.tensors(name), counters.pop("steps"), counters)
+        self.augmentation.load(state["augmentation"], self.worker.is_first)
+        self.ema.load(found.tensors("ema"))
         fresh = (
             load_gates_state_dict(self.gates, found.tensors("balancing"), state["balancing"])
             if "balancing" in state
             else []
         )
         for gate in fresh:
-            warn(f"the gate at {gate} begins anew: its tasks or weighting are others than in {found.folder.name}")
+            warn(
+                f"the state of the gate at {gate} starts from scratch: its tasks or its weighting differ from those in "
+                f"{found.folder.name}"
+            )
         if row := state.get("since_last_row"):
-            self.meter.load(row["losses"])
+            self.means.load(row["losses"])
             for name in self.gates.keys() - fresh:
                 self.gates[name].record.load(row["gates"][name])
         return {name: state[name] for name in ("images", "steps", "seconds")}
 
 
 def check_compatible(found: Checkpoint, config: Config, samples: Samples) -> Checkpoint:
-    """`found`, if it was trained on the samples that the run has.
+    """Return `found` if it was trained on the samples that the run has now.
 
     Raises:
-        CheckpointError: on others, in another order, or with captions read by other files.
+        CheckpointError: the samples, their order, or the files that encode captions are different.
     """
     before, now = found.state["fingerprint"], samples.fingerprint
     if before != now:
         raise CheckpointError(
-            f"{found.folder}: was trained on other data than data.path={samples.folder} holds now "
-            f"(fingerprint {before[:12]}, now {now[:12]}); give the run another name, or the old shards back"
+            f"{found.folder}: was trained on different data than data.path={samples.folder} holds now "
+            f"(fingerprint {before[:12]}, now {now[:12]}); choose another name for the run, "
+            "or restore the original shards"
         )
     ordered, wanted = legacy.upgrade_facts(found.state.get("order") or {}), order_facts(config, samples)
     changed = (
@@ -127,7 +131,7 @@ def check_compatible(found: Checkpoint, config: Config, samples: Samples) -> Che
     )
     if changed:
         raise CheckpointError(
-            f"{found.folder}: was trained with its samples in another order, or its captions read by other files "
-            f"({'; '.join(changed)}); give the run another name, or the old values back"
+            f"{found.folder}: was trained with another order of samples, or with other files that encode captions "
+            f"({'; '.join(changed)}); choose another name for the run, or restore the original values"
         )
     return found

@@ -120,7 +120,7 @@ def test_a_worker_that_is_killed_is_replaced_and_every_position_counts_once(
         "train run.yaml name=worker workers=2",
         "worker begins",
         "was lost: ",
-        f"worker goes on from {run.starts[1]:,} images",
+        f"worker resumes from {run.starts[1]:,} images",
         "finished at",
     ]
     assert sorted(story, key=log.index) == story, log
@@ -252,7 +252,7 @@ def test_a_changed_network_is_refused_and_the_run_keeps_its_configuration(
 def test_other_data_is_refused(half: Path, place: Path, start: Callable[..., Command]) -> None:
     copied(half, "elsewhere")
     make("shapes", place / "other", resolution=16, train=400, test=100, seed=1)
-    assert "other data" in refused(start("train", "run.yaml", "name=elsewhere", f"data.path={place / 'other'}"), 4)
+    assert "different data than data.path=" in refused(start("train", "run.yaml", "name=elsewhere", f"data.path={place / 'other'}"), 4)
 
 
 def test_more_workers_than_cpus_are_refused(start: Callable[..., Command]) -> None:
@@ -281,7 +281,7 @@ def test_a_damaged_test_image_costs_the_test_metrics_and_not_the_run(
     ).wait()
     assert command.status == 0, command.said
     assert (
-        f"warning: no pictures and test metrics of 320 images: {folder}/test-000000.tar: {key}: image: damaged PNG"
+        f"warning: no pictures and test metrics at 320 images: {folder}/test-000000.tar: {key}: image: damaged PNG"
         in command.said
     )
     run = look(place, "untested")

@@ -1,4 +1,4 @@
-"""Real trainings that go wrong on purpose raise their alarm, once, wherever one would look; one that goes well raises none."""
+"""Real runs that fail on purpose raise their alarm once, in the log, the report and MLflow; a good run raises none."""
 
 import json
 import shutil
@@ -16,12 +16,16 @@ from mtgen.report import REPORT_FILE
 from mtgen.shards.make import make
 from mtgen.tracking.run_log import LOG_FILE
 
-STANDS_STILL = {"generator": {"learning_rate": 1e-9}}
+FROZEN_GENERATOR = {"generator": {"learning_rate": 1e-9}}
 RUNS: dict[str, dict[str, Any]] = {
     "healthy": {"train": {"images": 960}, "evaluate": {"every": 480}},
-    "collapsed": STANDS_STILL,  # an untrained generator hardly heeds its latent
+    "collapsed": FROZEN_GENERATOR,  # an untrained generator hardly depends on its latent
     "diverged": {"generator": {"learning_rate": 3.0}, "discriminator": {"learning_rate": 3.0}},
-    "saturated": {**STANDS_STILL, "discriminator": {"learning_rate": 5e-3}, "tasks": {"generation": {"gamma": 0.0}}},
+    "saturated": {
+        **FROZEN_GENERATOR,
+        "discriminator": {"learning_rate": 5e-3},
+        "tasks": {"generation": {"gamma": 0.0}},
+    },
     "stalled": {
         "discriminator": {"learning_rate": 1e-9},
         "tasks": {"generation": {"weight": 0.0}},
@@ -35,13 +39,13 @@ def train(config: Any) -> None:
     launch(config, watch=lambda *_: None, say=print)
 
 
-def trained(place: str) -> None:
-    """All the runs; the collapsed one goes on from before its alarm, with the word of it cut out of its journal."""
-    folder = Path(place)
+def train_all(data_and_runs: str) -> None:
+    """Train all runs; the collapsed one then resumes from before its alarm, whose row is cut from its journal."""
+    folder = Path(data_and_runs)
     for name, changes in RUNS.items():
         train(toy.small_run(folder, name, **changes))
     run = folder / "runs" / "collapsed"
-    for late in sorted((run / "checkpoints").iterdir())[1:]:  # only 160 images are left
+    for late in sorted((run / "checkpoints").iterdir())[1:]:  # the checkpoint of 160 images is kept
         shutil.rmtree(late)
     train(toy.small_run(folder, "collapsed", **RUNS["collapsed"], train={"images": 800}))
 
@@ -50,7 +54,7 @@ def trained(place: str) -> None:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alarms")
     make("shapes", folder / "data", resolution=16, train=400, test=100)
-    toy.spawn(1, trained, folder, str(folder))
+    toy.spawn(1, train_all, folder, str(folder))
     return folder / "runs"
 
 
@@ -58,21 +62,21 @@ def kinds(run: Path) -> set[str]:
     return {alarm.kind for alarm in read_alarms(run)}
 
 
-def test_a_run_that_goes_well_raises_none(runs: Path) -> None:
+def test_a_good_run_raises_no_alarm(runs: Path) -> None:
     assert (runs / "healthy" / "checkpoints" / f"{960:012d}").is_dir()
     assert not (runs / "healthy" / "alarms.jsonl").exists()
 
 
-def test_a_generator_that_does_not_heed_its_latent_raises_collapse(runs: Path) -> None:
+def test_a_generator_that_ignores_its_latent_raises_collapse(runs: Path) -> None:
     assert "collapse" in kinds(runs / "collapsed")
 
 
-def test_far_too_high_learning_rates_raise_divergence_before_the_run_ends_of_it(runs: Path) -> None:
+def test_far_too_high_learning_rates_raise_divergence_before_they_end_the_run(runs: Path) -> None:
     assert json.loads((runs / "diverged" / "outcome.json").read_text())["status"] == "failed"
     assert {"losses that explode", "steps left out"} <= {alarm.about for alarm in read_alarms(runs / "diverged")}
 
 
-def test_a_discriminator_without_penalties_against_a_generator_that_stands_still_raises_saturation(runs: Path) -> None:
+def test_a_discriminator_without_penalties_against_a_frozen_generator_raises_saturation(runs: Path) -> None:
     assert "saturation" in kinds(runs / "saturated")
     assert "saturation" not in kinds(runs / "collapsed")
 
@@ -88,7 +92,7 @@ def test_a_task_that_never_learns_is_named(runs: Path) -> None:
 
 def test_a_resume_from_before_an_alarm_does_not_raise_it_again(runs: Path) -> None:
     log = (runs / "collapsed" / LOG_FILE).read_text()
-    assert "goes on from 160 images" in log
+    assert "resumes from 160 images" in log
     assert [alarm.images for alarm in read_alarms(runs / "collapsed") if alarm.kind == "collapse"] == [640]
     assert log.count("alarm: collapse") == 1
 
@@ -108,7 +112,7 @@ def test_an_alarm_is_in_the_log_the_report_and_mlflow(runs: Path) -> None:
     )
 
 
-def test_the_log_of_a_run_says_what_it_is_and_what_happened(runs: Path) -> None:
+def test_the_log_of_a_run_describes_the_run_and_what_happened(runs: Path) -> None:
     log = (runs / "healthy" / LOG_FILE).read_text()
     for part in (
         "(mtgen 0.",
@@ -119,7 +123,7 @@ def test_the_log_of_a_run_says_what_it_is_and_what_happened(runs: Path) -> None:
         "img/s",
         "evaluation at 480 images",
         "class accuracy 0.",
-        "checkpoint of 480 images is whole",
+        "checkpoint of 480 images is complete",
         "finished at 960 images",
     ):
         assert part in log, part

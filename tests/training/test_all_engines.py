@@ -1,4 +1,4 @@
-"""All tasks and conditions at once: two workers, whose shares carry unequal numbers of labels, equal a plain loop over the whole batch."""
+"""All tasks and conditions: two workers with unequal numbers of labels equal a plain loop over the whole batch."""
 
 from pathlib import Path
 
@@ -8,10 +8,8 @@ from helpers import toy
 from torch import Tensor
 
 STEPS = 3
-SLOW = {
-    "discriminator__learning_rate": 1e-4,
-    "generator__learning_rate": 1e-4,
-}  # Adam makes a whole step of a gradient that is rounding
+# Adam makes a whole step even if the gradient is only a rounding error.
+SLOW = {"discriminator__learning_rate": 1e-4, "generator__learning_rate": 1e-4}
 CASES = [
     {"zero_stage": stage, "balancing__weighting": gate, "balancing__canvas": gate}
     for stage, gate in ((0, "none"), (2, "equal"), (1, "upgrad"))
@@ -19,7 +17,7 @@ CASES = [
 
 
 def trained(cases: list[dict]) -> list[dict[str, Tensor]]:
-    """Parameters after some steps of DeepSpeed engines, for each of the cases."""
+    """Parameters after some steps of DeepSpeed engines, for each case."""
     ends = []
     for case in cases:
         deep = toy.Deep(toy.everything(workers=torch.distributed.get_world_size(), **SLOW, **case))
@@ -29,7 +27,7 @@ def trained(cases: list[dict]) -> list[dict[str, Tensor]]:
     return ends
 
 
-def test_labels_are_spread_unequally() -> None:
+def test_the_workers_have_unequal_numbers_of_labels() -> None:
     for k in range(STEPS):
         whole = toy.batch(16 * k, 16)
         assert any(has[:8].sum() != has[8:].sum() for has in whole.present.values())

@@ -1,4 +1,4 @@
-"""All tasks and all conditions in one step: whom they train, what a missing label does, and that they do not disturb each other."""
+"""All tasks and conditions in one step: what they train, what missing labels do, and that tasks are independent."""
 
 import copy
 from itertools import combinations
@@ -15,22 +15,22 @@ from mtgen.models.model import Model, Networks, build
 from mtgen.schema import Batch, Prompt
 from mtgen.training.steps import build_steps, frozen
 
-SIDES = ["discriminator", "generator"]
+STEPS = ["discriminator", "generator"]
 NEEDS = {"classification": "class", "segmentation": "mask", "detection": "boxes", "tagging": "boxes"}
 MEANT = {"class": "class", "labels": "boxes", "caption": "caption", "sound": "sound"}
 
 
-def stepped(config: Config, side: str, batch: Batch) -> tuple[Networks, dict[str, Tensor]]:
-    """One step's backward with all layers at work: the networks with their gradients, and what it logged."""
+def stepped(config: Config, trained: str, batch: Batch) -> tuple[Networks, dict[str, Tensor]]:
+    """Backward of one step, with all layers active: the networks with their gradients, and the log."""
     networks = build(config, toy.CARD)
     d_step, g_step, _ = build_steps(config, networks)
     for parameter in [*networks.generator.parameters(), *networks.side.parameters()]:
         parameter.data.add_(
             0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
         )
-    trained, other = (d_step, networks.generator) if side == "discriminator" else (g_step, networks.side)
+    step, other = (d_step, networks.generator) if trained == "discriminator" else (g_step, networks.side)
     with frozen(other):
-        loss, log = trained(batch, (other,))
+        loss, log = step(batch, (other,))
         loss.backward()
     return networks, log
 
@@ -43,32 +43,32 @@ def modules(networks: Networks) -> dict[str, nn.Module]:
     return {"discriminator": networks.side, "generator": networks.generator}
 
 
-@pytest.mark.parametrize("side", SIDES)
-def test_one_step_of_all_trains_all_of_its_own_side_and_nothing_of_the_other(side: str) -> None:
-    networks, log = stepped(toy.everything(batch_size=48), side, toy.batch(0, 48))
+@pytest.mark.parametrize("trained", STEPS)
+def test_one_step_of_all_tasks_trains_all_of_its_own_network_and_nothing_of_the_other(trained: str) -> None:
+    networks, log = stepped(toy.everything(batch_size=48), trained, toy.batch(0, 48))
     assert {name.split("_")[0] for name in log} == set(toy.TASKS)
     assert all(bool(torch.isfinite(value)) for value in log.values())
     both = modules(networks)
-    still = [name for name, gradient in gradients(both.pop(side)).items() if gradient is None or not gradient.any()]
+    still = [name for name, gradient in gradients(both.pop(trained)).items() if gradient is None or not gradient.any()]
     assert still == []
     (other,) = both.values()
     assert all(gradient is None for gradient in gradients(other).values())
 
 
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("trained", STEPS)
 @pytest.mark.parametrize("missing", ["class", "mask", "boxes", "caption", "sound", "all"])
-def test_without_a_component_the_heads_and_encoders_of_it_get_exactly_no_gradient(side: str, missing: str) -> None:
+def test_without_a_component_its_heads_and_encoders_get_exactly_no_gradient(trained: str, missing: str) -> None:
     out = ("class", "mask", "boxes", "caption", "sound") if missing == "all" else (missing,)
-    networks, log = stepped(toy.everything(), side, unlabeled(toy.batch(0, 16), *out))
+    networks, log = stepped(toy.everything(), trained, unlabeled(toy.batch(0, 16), *out))
     assert all(bool(torch.isfinite(value)) for value in log.values())
-    own = gradients(modules(networks)[side])
+    own = gradients(modules(networks)[trained])
     assert all(gradient is not None and bool(torch.isfinite(gradient).all()) for gradient in own.values())
     assert all(
         log[f"alignment_{name}"] == 0
         for name, component in MEANT.items()
-        if component in out and side == "discriminator"
+        if component in out and trained == "discriminator"
     )
-    if side == "generator":
+    if trained == "generator":
         return
     heads = [networks.side.discriminator.heads[name] for name, component in NEEDS.items() if component in out]
     encoders = [networks.side.conditions.modality(name) for name, component in MEANT.items() if component in out]
@@ -76,25 +76,26 @@ def test_without_a_component_the_heads_and_encoders_of_it_get_exactly_no_gradien
         assert all(g is not None and not g.any() for g in gradients(part).values())
 
 
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("trained", STEPS)
 @pytest.mark.parametrize("off", [name for name in toy.TASKS if name != "generation"])
-def test_a_task_of_weight_0_is_bit_for_bit_as_if_it_were_not_there(side: str, off: str) -> None:
-    conditions = {name: value for name, value in toy.CONDITIONS.items() if name != "image"}  # which needs the alignment
+def test_a_task_of_weight_0_is_bit_for_bit_as_if_it_were_absent(trained: str, off: str) -> None:
+    # The condition "image" needs the alignment task.
+    conditions = {name: value for name, value in toy.CONDITIONS.items() if name != "image"}
     tasks = {name: value for name, value in toy.TASKS.items() if name != off}
     without = stepped(
-        toy.everything(tasks=copy.deepcopy(tasks), conditions=copy.deepcopy(conditions)), side, toy.batch(0, 16)
+        toy.everything(tasks=copy.deepcopy(tasks), conditions=copy.deepcopy(conditions)), trained, toy.batch(0, 16)
     )
     changes = {f"tasks__{off}__weight": 0}
-    with_it = stepped(toy.everything(conditions=copy.deepcopy(conditions), **changes), side, toy.batch(0, 16))
+    with_it = stepped(toy.everything(conditions=copy.deepcopy(conditions), **changes), trained, toy.batch(0, 16))
     assert_equal(without, with_it)
 
 
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("trained", STEPS)
 @pytest.mark.parametrize("off", [name for name in toy.CONDITIONS if name != "domain"])
-def test_a_condition_of_share_0_is_bit_for_bit_as_if_it_were_not_there(side: str, off: str) -> None:
+def test_a_condition_of_probability_0_is_bit_for_bit_as_if_it_were_absent(trained: str, off: str) -> None:
     conditions = {name: value for name, value in toy.CONDITIONS.items() if name != off}
-    without = stepped(toy.everything(conditions=copy.deepcopy(conditions)), side, toy.batch(0, 16))
-    with_it = stepped(toy.everything(**{f"conditions__{off}__share": 0}), side, toy.batch(0, 16))
+    without = stepped(toy.everything(conditions=copy.deepcopy(conditions)), trained, toy.batch(0, 16))
+    with_it = stepped(toy.everything(**{f"conditions__{off}__probability": 0}), trained, toy.batch(0, 16))
     assert_equal(without, with_it)
 
 
@@ -114,18 +115,18 @@ PAIRS = list(combinations([name for name in toy.TASKS if name != "generation"], 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_any_two_tasks_train_together_for_20_steps(pair: tuple[str, str]) -> None:
-    """Beside generation, which is always on: every number is finite, and every parameter has moved."""
+    """Together with generation: all numbers are finite, and all parameters have changed."""
     tasks: dict[str, Any] = {name: copy.deepcopy(toy.TASKS[name]) for name in ("generation", *pair)}
     conditions = {name: {"probability": 0.6} for name in ("class", "domain")}
     config = toy.everything(tasks=tasks, conditions=conditions, balancing__weighting="upgrad")
     networks, d_step, g_step = toy.steps(config)
     start = toy.parameters(networks)
-    sides = {"d": (d_step, networks.side, networks.generator), "g": (g_step, networks.generator, networks.side)}
+    pairs = {"d": (d_step, networks.side, networks.generator), "g": (g_step, networks.generator, networks.side)}
     optimizers = {
-        name: torch.optim.Adam(own.parameters(), lr=1e-3, betas=(0.0, 0.99)) for name, (_, own, _) in sides.items()
+        name: torch.optim.Adam(own.parameters(), lr=1e-3, betas=(0.0, 0.99)) for name, (_, own, _) in pairs.items()
     }
     for k in range(20):
-        for name, (step, _, other) in sides.items():
+        for name, (step, _, other) in pairs.items():
             optimizers[name].zero_grad()
             with frozen(other):
                 loss, log = step(toy.batch(16 * k, 16), (other,))
@@ -137,7 +138,7 @@ def test_any_two_tasks_train_together_for_20_steps(pair: tuple[str, str]) -> Non
     assert [name for name in start if torch.equal(start[name], end[name])] == []
 
 
-def test_rectangles_are_drawn_read_and_translated() -> None:
+def test_rectangles_are_generated_predicted_and_translated() -> None:
     widths = {"widths": [8, 8, 8]}
     config = toy.everything(
         resolution=[16, 24],
@@ -160,9 +161,13 @@ def test_rectangles_are_drawn_read_and_translated() -> None:
         (2, 2, 16, 24),
         (2, 5, 8, 12),
     )
-    read = model.predict(canvas.image)
-    assert read.mask_logits is not None and read.boxes is not None and read.content is not None
-    assert (read.mask_logits.shape, read.content.shape[2:], read.boxes.shape[2]) == ((2, 2, 16, 24), (8, 12), 6)
+    prediction = model.predict(canvas.image)
+    assert prediction.mask_logits is not None and prediction.boxes is not None and prediction.content is not None
+    assert (prediction.mask_logits.shape, prediction.content.shape[2:], prediction.boxes.shape[2]) == (
+        (2, 2, 16, 24),
+        (8, 12),
+        6,
+    )
     translated = model.translate(
         canvas.image, Prompt(2, {"domain": torch.tensor([0, 1])}, {"domain": torch.ones(2) > 0}), torch.randn(2, 4)
     )

@@ -1,4 +1,4 @@
-"""Damage is summed over workers, each sample is named once, and too many of them stop every worker."""
+"""Damage is summed over workers, each sample is logged once, and too many of them stop all workers."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from mtgen.training.bad_samples import DamageLog
 
 @pytest.fixture(autouse=True)
 def _group(tmp_path: Path) -> Iterator[None]:
-    if dist.is_initialized():  # by a test before, in this process
+    if dist.is_initialized():  # by an earlier test in this process
         dist.destroy_process_group()
     dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
     yield
@@ -31,11 +31,11 @@ def found(*samples: tuple[int, str]) -> list[tuple[int, DamagedSample]]:
     ]
 
 
-def test_each_sample_is_named_once_and_counted_every_time(tmp_path: Path) -> None:
+def test_each_sample_is_logged_once_and_counted_every_time(tmp_path: Path) -> None:
     damage = log(tmp_path)
     lines, problem = damage.count(found((3, "image"), (7, "mask")), 1000)
     assert lines == [
-        f"shard.tar: {text}; another sample takes its place" for text in ("s3: image: broken", "s7: mask: broken")
+        f"shard.tar: {text}; replaced by another sample" for text in ("s3: image: broken", "s7: mask: broken")
     ]
     assert damage.count(found((103, "image")), 2000) == ([], None) and problem is None
     assert damage.numbers() == {"data/damaged_image": 2.0, "data/damaged_mask": 1.0}
@@ -46,19 +46,19 @@ def test_each_sample_is_named_once_and_counted_every_time(tmp_path: Path) -> Non
     ]
 
 
-def test_a_resumed_run_names_only_what_is_new_also_after_half_a_line(tmp_path: Path) -> None:
+def test_a_resumed_run_logs_only_what_is_new_also_after_an_incomplete_line(tmp_path: Path) -> None:
     log(tmp_path).count(found((3, "image")), 100)
     with (tmp_path / "damaged.jsonl").open("a") as file:
         file.write('{"sample": "sha')
     lines, _ = log(tmp_path).count(found((103, "image"), (5, "image")), 100)
-    assert lines == ["shard.tar: s5: image: broken; another sample takes its place"]
+    assert lines == ["shard.tar: s5: image: broken; replaced by another sample"]
     assert [json.loads(line)["sample"] for line in (tmp_path / "damaged.jsonl").read_text().splitlines()] == [
         "shard.tar: s3",
         "shard.tar: s5",
     ]
 
 
-def test_more_than_the_limit_stops_with_the_share_the_limit_and_the_remedy(tmp_path: Path) -> None:
+def test_more_than_the_limit_stops_with_the_fraction_the_limit_and_the_remedy(tmp_path: Path) -> None:
     damage = log(tmp_path, 0.02)
     assert damage.count(found(*((i, "image") for i in range(16))), 800)[1] is None
     problem = damage.count(found((16, "mask")), 800)[1]
@@ -72,7 +72,7 @@ def test_more_than_the_limit_stops_with_the_share_the_limit_and_the_remedy(tmp_p
         assert part in str(problem)
 
 
-def test_a_few_never_stop_a_run(tmp_path: Path) -> None:
+def test_a_few_damaged_samples_never_stop_a_run(tmp_path: Path) -> None:
     damage = log(tmp_path, 0.0)
     assert damage.count(found(*((i, "image") for i in range(9))), 10)[1] is None
     assert damage.count(found((9, "image")), 11)[1] is not None

@@ -1,4 +1,4 @@
-"""What a run trains on: few labels that are seen often."""
+"""What a run trains on: rare labels that are oversampled."""
 
 from pathlib import Path
 from typing import Any
@@ -26,33 +26,32 @@ def config(data: Path | str, **changes: Any) -> Config:
 
 
 def seen(settings: Config, *components: str) -> float:
-    """Of a thousand positions, the share whose sample has any of these labels."""
+    """The fraction of a thousand positions whose sample has any of these labels."""
     samples = open_data(settings)
     row = build_order(settings, samples).sample(np.arange(1000))
     return float(np.logical_or.reduce([samples.present[component][row] for component in components]).mean())
 
 
-def test_few_labels_are_seen_as_often_as_is_asked_for(data: Path) -> None:
+def test_rare_labels_are_seen_as_often_as_configured(data: Path) -> None:
     few = {"keep_labels": {"class": 0.05, "mask": 0.05, "boxes": 0.5}}
     assert seen(config(data, **few), "class", "mask") < 0.2
-    assert seen(config(data, **few, label_oversampling=0.4), "class", "mask") == pytest.approx(
-        0.4, abs=1e-3
-    )  # no task reads boxes
+    oversampled = config(data, **few, label_oversampling=0.4)  # no task needs boxes
+    assert seen(oversampled, "class", "mask") == pytest.approx(0.4, abs=1e-3)
 
 
-def test_rare_masks_are_seen_often_where_all_have_classes(data: Path) -> None:
+def test_rare_masks_are_oversampled_where_all_samples_have_classes(data: Path) -> None:
     masks = {"keep_labels": {"mask": 0.05}}
     assert seen(config(data, **masks), "mask") < 0.15
     assert seen(config(data, **masks, label_oversampling=0.3), "mask") == pytest.approx(0.3, abs=1e-3)
 
 
-def test_labels_that_are_rarer_one_by_one_but_not_together_are_not_held_back(data: Path) -> None:
+def test_labels_that_are_rare_separately_but_not_together_are_not_seen_less_often(data: Path) -> None:
     some = {"keep_labels": {"class": 0.35, "mask": 0.35}}
     asked = config(data, **some, label_oversampling=0.4)
     assert seen(asked, "class", "mask") == seen(config(data, **some), "class", "mask") > 0.45
 
 
-def test_where_all_have_labels_nothing_changes(data: Path) -> None:
+def test_where_all_samples_have_labels_the_order_does_not_change(data: Path) -> None:
     plain, asked = (config(data, **more) for more in ({}, {"label_oversampling": 0.4}))
     positions = np.arange(1000)
     assert np.array_equal(
@@ -60,8 +59,8 @@ def test_where_all_have_labels_nothing_changes(data: Path) -> None:
     )
 
 
-def test_another_share_or_other_labels_are_another_order(data: Path) -> None:
-    few, fewer = ({"keep_labels": {"class": share, "mask": share}} for share in (0.1, 0.05))
+def test_another_fraction_or_other_labels_are_another_order(data: Path) -> None:
+    few, fewer = ({"keep_labels": {"class": kept, "mask": kept}} for kept in (0.1, 0.05))
     kinds: list[dict[str, Any]] = [
         few,
         few | {"label_oversampling": 0.4},
@@ -72,14 +71,11 @@ def test_another_share_or_other_labels_are_another_order(data: Path) -> None:
     assert all(one != other for number, one in enumerate(found) for other in found[:number])
 
 
-def test_shards_that_have_to_be_fetched_are_refused_unless_all_of_them_are_meant(
+def test_oversampling_from_remote_shards_is_refused_unless_the_order_is_global(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MTGEN_CACHE", str(tmp_path))
     fsspec.filesystem("memory").put(str(data), "/few", recursive=True)
-    with pytest.raises(
-        DataError,
-        match="data.label_oversampling: takes samples from all shards, which have to be fetched; set data.order",
-    ):
+    with pytest.raises(DataError, match="data.label_oversampling: .* have to be downloaded; set data.order=global"):
         open_data(config("memory://few", label_oversampling=0.4))
     assert len(open_data(config("memory://few", label_oversampling=0.4, order="global"))) == 200

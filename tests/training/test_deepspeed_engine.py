@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def trained(changes: list[dict], number: int) -> list[dict[str, Tensor]]:
-    """Parameters after `number` steps for each of some configurations, one after the other in one process."""
+    """Parameters after `number` steps, for each of several configurations trained in one process."""
     results = []
     for change in changes:
         deep = toy.Deep(toy.config(**change))
@@ -24,12 +24,12 @@ def difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return max((a[name] - b[name]).abs().max().item() for name in a)
 
 
-UNCUT = {"train__clip_factor": 0.0}
-"""Without the cut of gradients that jump, which has a test of its own: its factor rounds."""
+UNCLIPPED = {"train__clip_factor": 0.0}
+"""Without clipping, which has its own test: its factor rounds."""
 
 CASES = [
     {
-        **UNCUT,
+        **UNCLIPPED,
         "zero_stage": stage,
         "train__accumulation": accumulation,
         "balancing__weighting": gate,
@@ -40,7 +40,7 @@ CASES = [
     for gate in ("none", "equal", "upgrad")
 ]
 CASES += [
-    {**UNCUT, "zero_stage": stage, "train__accumulation": 2, "tasks__generation__penalty": "exact"}
+    {**UNCLIPPED, "zero_stage": stage, "train__accumulation": 2, "tasks__generation__penalty": "exact"}
     for stage in (0, 1, 2)
 ]
 
@@ -52,10 +52,8 @@ def test_one_worker_equals_a_plain_loop_exactly_in_every_zero_stage(tmp_path: Pa
 
 
 def test_two_workers_equal_a_plain_loop_over_the_whole_batch(tmp_path: Path) -> None:
-    # With accumulation a gate that weighs sees each micro-batch on its own, so only the plain sum can equal the whole batch.
-    slow = {
-        "discriminator__learning_rate": 3e-4
-    }  # where a gradient is next to nothing, Adam makes a step of its rounding
+    # With accumulation a weighting sees one micro-batch at a time, so only a plain sum equals the whole batch.
+    slow = {"discriminator__learning_rate": 3e-4}  # Adam makes a whole step even if the gradient is a rounding error
     cases = [
         {"workers": 2, **slow, **case}
         for case in CASES
@@ -69,16 +67,18 @@ def test_two_workers_equal_a_plain_loop_over_the_whole_batch(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_gradients_far_beyond_the_usual_are_cut_alike_in_every_zero_stage(tmp_path: Path, workers: int) -> None:
-    """The usual is taken as a hundredth of what it is, so that every step but the first is cut."""
+def test_gradients_far_beyond_the_usual_norm_are_clipped_alike_in_every_zero_stage(
+    tmp_path: Path, workers: int
+) -> None:
+    """The maximum is a hundredth of the usual norm, so every step but the first is clipped."""
     cases = [
         {"workers": workers, "discriminator__learning_rate": 3e-4, "train__clip_factor": 0.01, "zero_stage": stage}
         for stage in (0, 1, 2)
     ]
-    whole, uncut = (
+    whole, unclipped = (
         toy.plain(toy.config(**{**cases[0], "workers": 1, "train__clip_factor": clip}), 4) for clip in (0.01, 0)
     )
-    assert difference(whole, uncut) > 1e-4
+    assert difference(whole, unclipped) > 1e-4
     for results in toy.spawn(workers, trained, tmp_path, cases, 4):
         for case, result in zip(cases, results, strict=True):
             assert difference(result, whole) < 1e-5, case
@@ -117,7 +117,7 @@ def test_training_moves_every_parameter() -> None:
 
 
 def spoiled(change: dict) -> dict[str, float]:
-    """One good step, one in which the second worker meets NaN, one good step: what the guards counted, and what changed when."""
+    """A good step, one with NaN on the second worker, a good step: the guards' counts, and how far parameters moved."""
     deep = toy.Deep(toy.config(workers=2, **change))
     deep.step(0)
     before = toy.parameters(deep.networks)
@@ -138,9 +138,9 @@ def spoiled(change: dict) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_a_step_that_is_not_finite_on_one_worker_is_left_out_on_all(tmp_path: Path, stage: int) -> None:
+def test_a_step_that_is_not_finite_on_one_worker_is_skipped_on_all(tmp_path: Path, stage: int) -> None:
     for result in toy.spawn(2, spoiled, tmp_path, {"zero_stage": stage}):
         assert result["discriminator"] == 1 and result["in_a_row"] == 1 and result["in_a_row_after"] == 0
-        assert result["moved_during"] == 0.0, "a step that was left out changed parameters"
+        assert result["moved_during"] == 0.0, "a skipped step changed parameters"
         assert result["moved_after"] > 0.0
         assert result["steps"] == 2

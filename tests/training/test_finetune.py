@@ -1,4 +1,4 @@
-"""A run begins with another run's averaged parameters, and says what it did not find there."""
+"""A run starts from another run's averaged parameters, and reports which ones it did not find."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from mtgen.training.finetune import START_FILE, load_initial_weights
 
 
 def averaged(settings: Config) -> dict[str, Tensor]:
-    """Averaged parameters that are none of a fresh network."""
+    """Averaged parameters that differ from a fresh network's."""
     networks = build(settings, toy.CARD)
     state = EMA([("generator", networks.generator), ("side", networks.side)], 0.0).state()
     return {name: tensor + 0.5 for name, tensor in state.items()}
@@ -39,8 +39,8 @@ def old_run(folder: Path, **changes: Any) -> dict[str, Tensor]:
     return tensors
 
 
-def begun(values: dict[str, Any]) -> dict[str, Any]:
-    """What a start did, in a process group as in training."""
+def started(values: dict[str, Any]) -> dict[str, Any]:
+    """The parameters and the report of a start, in a process group as in training."""
     settings = toy.config(**values)
     networks: Networks = build(settings, toy.CARD)
     try:
@@ -54,24 +54,24 @@ def begun(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def begin(tmp_path: Path, **changes: Any) -> dict[str, Any]:
+def start(tmp_path: Path, **changes: Any) -> dict[str, Any]:
     (tmp_path / "group").mkdir()
-    (result,) = toy.spawn(1, begun, tmp_path / "group", {"runs": str(tmp_path), "name": "new", **changes})
+    (result,) = toy.spawn(1, started, tmp_path / "group", {"runs": str(tmp_path), "name": "new", **changes})
     return dict(result)
 
 
-def test_a_new_run_begins_with_the_averaged_parameters_bit_for_bit(tmp_path: Path) -> None:
+def test_a_new_run_starts_with_the_averaged_parameters_bit_for_bit(tmp_path: Path) -> None:
     expected = old_run(tmp_path / "old")
-    found = begin(tmp_path, train__init_from="old")
+    found = start(tmp_path, train__init_from="old")
     assert found["parameters"].keys() == expected.keys()
     assert all(torch.equal(found["parameters"][name], tensor) for name, tensor in expected.items())
     assert len(found["lines"]) == 1 and "(320 images)" in found["lines"][0]
 
 
-def test_what_is_new_is_as_in_any_new_run_and_named(tmp_path: Path) -> None:
+def test_new_parameters_are_initialized_as_in_any_new_run_and_named(tmp_path: Path) -> None:
     tasks = {"generation": {}, "classification": {}, "segmentation": {}, "reconstruction": {}, "alignment": {}}
     expected = old_run(tmp_path / "old")
-    found = begin(tmp_path, train__init_from=str(tmp_path / "old"), tasks=tasks)
+    found = start(tmp_path, train__init_from=str(tmp_path / "old"), tasks=tasks)
     fresh = toy.parameters(build(toy.config(tasks=tasks), toy.CARD))
     new = sorted(found["parameters"].keys() - expected.keys())
     assert new and all(torch.equal(found["parameters"][name], fresh[name]) for name in new)
@@ -79,29 +79,29 @@ def test_what_is_new_is_as_in_any_new_run_and_named(tmp_path: Path) -> None:
     assert sorted(json.loads(found["record"])["fresh"]) == new and (tmp_path / START_FILE).is_file()
 
 
-def test_what_is_not_used_is_named(tmp_path: Path) -> None:
+def test_unused_parameters_are_named(tmp_path: Path) -> None:
     old_run(tmp_path / "old")
-    found = begin(tmp_path, train__init_from="old", tasks={"generation": {}, "segmentation": {}, "reconstruction": {}})
+    found = start(tmp_path, train__init_from="old", tasks={"generation": {}, "segmentation": {}, "reconstruction": {}})
     assert "not used" in found["lines"][1] and "side.discriminator.heads.classification" in found["lines"][1]
 
 
 def test_parameters_of_another_shape_are_an_error_that_names_them_all(tmp_path: Path) -> None:
     old_run(tmp_path / "old")
-    error = begin(tmp_path, train__init_from="old", generator__latent=6)["error"]
+    error = start(tmp_path, train__init_from="old", generator__latent=6)["error"]
     assert "generator.start.weight ([128, 12] there, [128, 14] here)" in error and "config.yaml" in error
 
 
-def test_a_run_with_a_checkpoint_of_its_own_goes_on_from_that(tmp_path: Path) -> None:
+def test_a_run_with_its_own_checkpoint_resumes_from_that(tmp_path: Path) -> None:
     old_run(tmp_path / "new")
-    found = begin(tmp_path, train__init_from="gone")  # not even looked for
+    found = start(tmp_path, train__init_from="gone")  # it is not even looked for
     fresh = toy.parameters(build(toy.config(), toy.CARD))
     assert found["lines"] == [] and all(
         torch.equal(found["parameters"][name], tensor) for name, tensor in fresh.items()
     )
 
 
-def test_without_a_start_nothing_is_touched(tmp_path: Path) -> None:
-    found = begin(tmp_path)
+def test_without_a_run_to_start_from_parameters_are_fresh(tmp_path: Path) -> None:
+    found = start(tmp_path)
     fresh = toy.parameters(build(toy.config(), toy.CARD))
     assert found["lines"] == [] and all(
         torch.equal(found["parameters"][name], tensor) for name, tensor in fresh.items()
@@ -111,12 +111,12 @@ def test_without_a_start_nothing_is_touched(tmp_path: Path) -> None:
 def test_an_unknown_run_is_an_error_with_the_nearest_right_one(tmp_path: Path) -> None:
     old_run(tmp_path / "digits")
     assert (
-        "train.init_from=digit: no run with a checkpoint there; did you mean 'digits'"
-        in begin(tmp_path, train__init_from="digit")["error"]
+        "train.init_from=digit: not a run with a checkpoint; did you mean 'digits'"
+        in start(tmp_path, train__init_from="digit")["error"]
     )
 
 
 def test_a_damaged_checkpoint_is_an_error(tmp_path: Path) -> None:
     old_run(tmp_path / "old")
     next((tmp_path / "old").rglob("ema.safetensors")).write_bytes(b"")
-    assert "no checkpoint is whole" in begin(tmp_path, train__init_from="old")["error"]
+    assert "no checkpoint is whole" in start(tmp_path, train__init_from="old")["error"]

@@ -1,4 +1,4 @@
-"""The pictures of a run's first samples show what the discriminator's first step is given."""
+"""The pictures of a run's first samples show the input of the discriminator's first step."""
 
 import json
 from pathlib import Path
@@ -40,14 +40,14 @@ def config(sets: Path, runs: Path, **data: Any) -> Config:
 
 
 def layers(run: Path, name: str) -> tuple[dict[str, Any], torch.Tensor]:
-    """What the report reads: the description, and the images as `[B,H,W,3]`."""
+    """What the report loads: the description, and the images as `[B,H,W,3]`."""
     about = json.loads((run / LAYERS_FOLDER / f"{0:09d}-{name}.json").read_text())
     with Image.open(run / LAYERS_FOLDER / f"{0:09d}-{name}.webp") as picture:
         pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
     return about, pixels.view(about["rows"], about["height"], about["width"], 3)
 
 
-def test_the_picture_shows_the_images_that_the_first_step_sees(sets: Path, tmp_path: Path) -> None:
+def test_the_picture_shows_the_images_of_the_first_step(sets: Path, tmp_path: Path) -> None:
     settings = config(sets, tmp_path)
     samples = open_data(settings)
     (path,) = write_first_batch(settings, samples)
@@ -85,12 +85,12 @@ def test_every_data_set_of_a_mixture_has_a_picture_also_a_rare_one(sets: Path, t
     ]
 
 
-def test_what_stands_over_an_image_is_its_caption_else_its_class(sets: Path, tmp_path: Path) -> None:
-    over = []
+def test_the_title_of_an_image_is_its_caption_or_else_its_class(sets: Path, tmp_path: Path) -> None:
+    titles = []
     for conditions in ({"class": {}}, {"caption": {"tokens": 64}}):
         settings = config(sets, tmp_path).model_copy(
             update={"conditions": toy.config(conditions=conditions).conditions}
         )
         (path,) = write_first_batch(settings, open_data(settings))
-        over.append(layers(tmp_path / "toy", path.stem.replace("batch-0", "batch"))[0]["captions"])
-    assert all(name in text and name != text for name, text in zip(*over, strict=True)), over
+        titles.append(layers(tmp_path / "toy", path.stem.replace("batch-0", "batch"))[0]["captions"])
+    assert all(name in text and name != text for name, text in zip(*titles, strict=True)), titles

@@ -1,4 +1,4 @@
-"""Who hangs, and who is only busy."""
+"""Which workers hang, and which are only busy."""
 
 import errno
 import os
@@ -26,45 +26,45 @@ def ranks(found: list[HeartbeatRecord]) -> list[int]:
     return [one.rank for one in found]
 
 
-def test_a_worker_whose_beat_stops_hangs_while_the_one_that_waits_for_it_does_not() -> None:
-    judge = HangDetector(60)
-    assert [ranks(judge.find_hung([beat(0, t, 5), beat(1, 0, 5)], t)) for t in (0, 59, 60)] == [[], [], [1]]
+def test_a_worker_whose_heartbeat_stops_hangs_while_the_one_that_waits_for_it_does_not() -> None:
+    detector = HangDetector(60)
+    assert [ranks(detector.find_hung([beat(0, t, 5), beat(1, 0, 5)], t)) for t in (0, 59, 60)] == [[], [], [1]]
 
 
-def test_of_those_that_live_the_one_behind_hangs() -> None:
-    judge = HangDetector(60)
-    judge.find_hung([beat(0, 0, 5), beat(1, 0, 5)], 0)
-    assert ranks(judge.find_hung([beat(0, 1, 6), beat(1, 1, 5)], 1)) == []
-    assert ranks(judge.find_hung([beat(0, 2, 6), beat(1, 2, 5)], 61)) == [1]
+def test_of_workers_with_heartbeats_the_one_behind_hangs() -> None:
+    detector = HangDetector(60)
+    detector.find_hung([beat(0, 0, 5), beat(1, 0, 5)], 0)
+    assert ranks(detector.find_hung([beat(0, 1, 6), beat(1, 1, 5)], 1)) == []
+    assert ranks(detector.find_hung([beat(0, 2, 6), beat(1, 2, 5)], 61)) == [1]
 
 
 @pytest.mark.parametrize("busy", ["starting", "evaluating", "writing a checkpoint"])
-def test_a_quiet_phase_of_one_is_one_of_all_however_long(busy: str) -> None:
-    judge = HangDetector(60)
-    assert all(judge.find_hung([beat(0, t, 5, busy), beat(1, t, 5)], t) == [] for t in range(0, 10_000, 30))
-    assert judge.find_hung([beat(0, 10_000, 5), beat(1, 10_000, 5)], 10_020) == []
+def test_while_one_worker_is_busy_none_hangs_however_long(busy: str) -> None:
+    detector = HangDetector(60)
+    assert all(detector.find_hung([beat(0, t, 5, busy), beat(1, t, 5)], t) == [] for t in range(0, 10_000, 30))
+    assert detector.find_hung([beat(0, 10_000, 5), beat(1, 10_000, 5)], 10_020) == []
 
 
-def test_a_process_that_is_stopped_in_a_quiet_phase_hangs_all_the_same() -> None:
-    judge = HangDetector(60)
-    judge.find_hung([beat(0, 0, 5, "evaluating")], 0)
-    assert ranks(judge.find_hung([beat(0, 0, 5, "evaluating")], 60)) == [0]
+def test_a_process_that_is_stopped_while_busy_hangs() -> None:
+    detector = HangDetector(60)
+    detector.find_hung([beat(0, 0, 5, "evaluating")], 0)
+    assert ranks(detector.find_hung([beat(0, 0, 5, "evaluating")], 60)) == [0]
 
 
-def test_a_worker_in_the_place_of_a_lost_one_begins_anew() -> None:
-    judge = HangDetector(60)
-    judge.find_hung([beat(0, 7, 5)], 0)
+def test_a_worker_that_replaces_a_lost_one_starts_from_scratch() -> None:
+    detector = HangDetector(60)
+    detector.find_hung([beat(0, 7, 5)], 0)
     fresh = HeartbeatRecord(0, 7, 0, "", pid=999, born=2.0, node="")
-    assert judge.find_hung([fresh], 100) == []
+    assert detector.find_hung([fresh], 100) == []
 
 
-def test_a_pulse_says_what_its_worker_does_and_is_gone_with_it(tmp_path: Path) -> None:
-    with Heartbeat(tmp_path, WorkerContext(3, 4, "cpu", 1, 1, "node")) as pulse:
+def test_a_heartbeat_reports_what_its_worker_does_and_ends_with_it(tmp_path: Path) -> None:
+    with Heartbeat(tmp_path, WorkerContext(3, 4, "cpu", 1, 1, "node")) as heartbeat:
         while not (found := read_heartbeats(tmp_path)):
             time.sleep(0.01)
         assert (found[0].rank, found[0].busy, found[0].pid, found[0].node) == (3, "starting", os.getpid(), "node")
-        pulse.step()
-        with pulse.busy("evaluating"):
+        heartbeat.step()
+        with heartbeat.busy("evaluating"):
             while read_heartbeats(tmp_path)[0].busy != "evaluating":
                 time.sleep(0.01)
         while (now := read_heartbeats(tmp_path)[0]).busy:
@@ -73,27 +73,28 @@ def test_a_pulse_says_what_its_worker_does_and_is_gone_with_it(tmp_path: Path) -
     assert read_heartbeats(tmp_path) == []
 
 
-def test_where_nothing_can_be_written_a_pulse_stops_nothing(tmp_path: Path) -> None:
+def test_where_nothing_can_be_written_a_heartbeat_raises_no_error(tmp_path: Path) -> None:
     (tmp_path / HEARTBEAT_FOLDER).touch()
-    with Heartbeat(tmp_path, WorkerContext(0, 1, "cpu", 1, 1)) as pulse:
-        pulse.step()
+    with Heartbeat(tmp_path, WorkerContext(0, 1, "cpu", 1, 1)) as heartbeat:
+        heartbeat.step()
 
 
 BEATING = """
 import sys, time
 from pathlib import Path
-from mtgen.training.protocol import Place
-from mtgen.training.heartbeat import Pulse
-with Pulse(Path(sys.argv[1]), Place(0, 1, "cpu", 1, 1)):
+from mtgen.training.heartbeat import Heartbeat
+from mtgen.training.protocol import WorkerContext
+with Heartbeat(Path(sys.argv[1]), WorkerContext(0, 1, "cpu", 1, 1)):
     time.sleep(600)
 """
 
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that beat until it was stopped."""
+    """A process that wrote heartbeats until it was stopped."""
     process = subprocess.Popen([sys.executable, "-c", BEATING, str(tmp_path)])
     while not read_heartbeats(tmp_path):
+        assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGSTOP)
     while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
@@ -103,24 +104,24 @@ def stopped(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
     process.wait()
 
 
-def test_a_stopped_process_is_killed_and_named_and_one_that_is_gone_is_not(
+def test_a_stopped_process_is_killed_and_named_and_an_ended_one_is_not(
     tmp_path: Path, stopped: "subprocess.Popen[bytes]"
 ) -> None:
-    said: list[str] = []
-    watch = HangWatchdog(tmp_path, 60, lambda beat: end_process(beat.pid, beat.born), said.append)
+    messages: list[str] = []
+    watch = HangWatchdog(tmp_path, 60, lambda beat: end_process(beat.pid, beat.born), messages.append)
     watch.check(0)
     watch.check(59)
-    assert stopped.poll() is None and said == []
+    assert stopped.poll() is None and messages == []
     watch.check(60)
     assert stopped.wait() == -signal.SIGKILL
-    assert len(said) == 1 and f"worker 0 (process {stopped.pid})" in said[0] and "while starting" in said[0]
-    again = HangWatchdog(tmp_path, 60, lambda beat: end_process(beat.pid, beat.born), said.append)
+    assert len(messages) == 1 and f"worker 0 (process {stopped.pid})" in messages[0] and "while starting" in messages[0]
+    again = HangWatchdog(tmp_path, 60, lambda beat: end_process(beat.pid, beat.born), messages.append)
     for now in (0, 60, 120):
         again.check(now)
-    assert len(said) == 1
+    assert len(messages) == 1
 
 
-def test_a_process_whose_node_does_not_answer_is_killed_at_the_next_look(
+def test_a_process_whose_node_does_not_answer_is_killed_at_the_next_check(
     tmp_path: Path, stopped: "subprocess.Popen[bytes]"
 ) -> None:
     asked: list[int] = []
@@ -131,22 +132,22 @@ def test_a_process_whose_node_does_not_answer_is_killed_at_the_next_look(
             raise TimeoutError
         return end_process(beat.pid, beat.born)
 
-    said: list[str] = []
-    watch = HangWatchdog(tmp_path, 60, kill, said.append)
+    messages: list[str] = []
+    watch = HangWatchdog(tmp_path, 60, kill, messages.append)
     watch.check(0)
     watch.check(60)
-    assert stopped.poll() is None and said == []
+    assert stopped.poll() is None and messages == []
     watch.check(61)
-    assert stopped.wait() == -signal.SIGKILL and len(said) == 1
+    assert stopped.wait() == -signal.SIGKILL and len(messages) == 1
     watch.check(122)
     assert asked == [stopped.pid] * 2
 
 
-def test_another_process_of_that_number_is_left_alone() -> None:
+def test_another_process_with_the_same_number_is_not_killed() -> None:
     assert not end_process(os.getpid(), psutil.Process().create_time() - 100)
 
 
-def test_a_pulse_in_a_folder_that_was_made_read_only_ends_without_a_word(
+def test_a_heartbeat_in_a_folder_that_became_read_only_ends_without_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path, missing_ok: bool = False) -> None:

@@ -10,7 +10,7 @@ from mtgen.training.lr_schedule import lr_factor
 trains = st.builds(TrainConfig, images=st.integers(1, 10**7), warmup=st.just(0), final_rate=st.floats(1e-3, 1))
 
 
-def test_it_rises_in_a_line_over_the_warmup() -> None:
+def test_it_rises_linearly_over_the_warmup() -> None:
     train = TrainConfig(images=10**9, warmup=1000)
     assert [lr_factor(train, images) for images in (0, 250, 500, 1000)] == pytest.approx([0, 0.25, 0.5, 1], abs=1e-6)
 

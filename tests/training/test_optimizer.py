@@ -1,4 +1,4 @@
-"""Adam with a guard and a loss scale: torch's own where gradients are finite, and nothing at all where one is not."""
+"""Adam with a guard and a loss scale: torch's Adam for finite gradients, and no change at all otherwise."""
 
 import copy
 from collections.abc import Callable
@@ -62,8 +62,8 @@ def jump(gradient: Tensor) -> Tensor:
     return gradient.mul_(1e6)
 
 
-def test_a_jump_is_cut_to_a_multiple_of_the_usual_norm_and_forgotten_soon() -> None:
-    """Without the cut Adam makes a step of ten rates, and those after it are next to nothing: both are seen here."""
+def test_a_jump_is_clipped_to_a_multiple_of_the_usual_norm_and_forgotten_soon() -> None:
+    """Without clipping, Adam makes a step of ten learning rates, and the steps after it are almost zero."""
     moved = {}
     for clip in (0.0, 3.0):
         module = network()
@@ -84,7 +84,7 @@ def test_a_jump_is_cut_to_a_multiple_of_the_usual_norm_and_forgotten_soon() -> N
     assert moved[3.0][0] < moved[0.0][0] and moved[3.0][1] > 0.1
 
 
-def test_the_usual_norm_is_the_average_of_the_cut_norms_and_goes_into_checkpoints() -> None:
+def test_the_usual_norm_is_the_average_of_the_clipped_norms_and_is_checkpointed() -> None:
     module = network()
     optimizer = GuardedAdam(module.parameters(), lr=0.0, beta2=BETAS[1], partitioned=False, scaled=False, clip=2.0)
     norms, expected = [], 0.0
@@ -100,7 +100,7 @@ def test_the_usual_norm_is_the_average_of_the_cut_norms_and_goes_into_checkpoint
     assert torch.equal(other.usual, optimizer.usual)
 
 
-def test_a_gradient_that_is_not_finite_leaves_the_usual_norm_as_it_was() -> None:
+def test_a_gradient_that_is_not_finite_does_not_change_the_usual_norm() -> None:
     module = network()
     optimizer = GuardedAdam(module.parameters(), lr=1e-3, beta2=BETAS[1], partitioned=False, scaled=False, clip=2.0)
     take(module, optimizer, 0)
@@ -117,7 +117,7 @@ BAD = [float("nan"), float("inf"), -float("inf")]
 
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("bad", BAD)
-def test_one_bad_number_leaves_parameters_moments_and_step_count_untouched(bad: float, scaled: bool) -> None:
+def test_one_bad_number_does_not_change_parameters_moments_and_step_count(bad: float, scaled: bool) -> None:
     module = network()
     optimizer = guarded(module, scaled)
     take(module, optimizer, 0)
@@ -127,7 +127,7 @@ def test_one_bad_number_leaves_parameters_moments_and_step_count_untouched(bad: 
     assert (optimizer.skipped.item(), optimizer.in_a_row.item()) == (1, 1)
 
 
-def test_a_bad_step_leaves_no_trace_in_those_that_follow() -> None:
+def test_a_bad_step_has_no_effect_on_later_steps() -> None:
     ours, theirs = network(), network()
     a, b = guarded(ours), guarded(theirs)
     for step in range(4):
@@ -158,7 +158,7 @@ def test_the_norm_is_that_of_the_whole_unscaled_gradient(scaled: bool) -> None:
 
 
 def test_a_scaled_loss_trains_as_an_unscaled_one() -> None:
-    """The scale is a power of two, so that not one bit is lost, also after it was halved."""
+    """The scale is a power of two, so no bit is lost, also after it was halved."""
     ours, theirs = network(), network()
     a, b = guarded(ours, scaled=True), guarded(theirs)
     for step in range(6):
@@ -189,7 +189,7 @@ def test_without_scaling_there_is_no_loss_scale() -> None:
     assert guarded(network()).loss_scale is None
 
 
-def test_counters_go_into_a_checkpoint_and_back() -> None:
+def test_counters_are_saved_and_restored() -> None:
     module = network()
     optimizer = guarded(module, scaled=True)
     for step in range(3):

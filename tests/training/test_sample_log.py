@@ -1,4 +1,4 @@
-"""The sample log says which positions the parameters have learned from, whatever was killed in between."""
+"""The sample log tells which positions the parameters have learned from, whatever was killed in between."""
 
 import os
 from pathlib import Path
@@ -11,11 +11,11 @@ from mtgen.training.sample_log import SAMPLE_LOG_FOLDER, SampleLog, history, nex
 
 
 def trained(folder: Path, world: int, begin: int, end: int) -> None:
-    """The workers of a part that goes on from `begin`, and makes steps over four samples up to `end`."""
-    part, share = next_segment(folder), 4 // world
-    for rank, log in enumerate([SampleLog(folder, part, rank, begin) for rank in range(world)]):
+    """The workers of a segment that begins at `begin`, and makes steps over four samples up to `end`."""
+    segment, size = next_segment(folder), 4 // world
+    for rank, log in enumerate([SampleLog(folder, segment, rank, begin) for rank in range(world)]):
         for start in range(begin, end, 4):
-            log.step(torch.arange(start + rank * share, start + (rank + 1) * share))
+            log.step(torch.arange(start + rank * size, start + (rank + 1) * size))
 
 
 @pytest.fixture
@@ -25,10 +25,10 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_was_done_beyond_the_checkpoint_that_a_part_goes_on_from_is_undone(run: Path) -> None:
+def test_steps_beyond_the_checkpoint_that_a_segment_resumes_from_are_undone(run: Path) -> None:
     trained(run, 2, 0, 12)
-    trained(run, 1, 8, 20)  # of a checkpoint at 8, with a worker less
-    assert [part.begin for part in read_segments(run)] == [0, 8]
+    trained(run, 1, 8, 20)  # from a checkpoint at 8, with one worker less
+    assert [segment.begin for segment in read_segments(run)] == [0, 8]
     assert history(run) == list(range(20))
 
 
@@ -40,15 +40,15 @@ def test_a_gap_and_a_repetition_are_seen(run: Path) -> None:
     assert history(run) == [*range(8), *sorted([*range(12, 16)] * 2)]
 
 
-def test_half_a_line_of_a_killed_worker_is_no_step(run: Path) -> None:
+def test_an_incomplete_line_of_a_killed_worker_is_not_a_step(run: Path) -> None:
     trained(run, 1, 0, 8)
     path = run / SAMPLE_LOG_FOLDER / "000000-0.jsonl"
     os.truncate(path, path.stat().st_size - 3)
     assert history(run) == list(range(4))
 
 
-def test_a_log_that_cannot_be_begun_is_an_error(run: Path) -> None:
-    (run / SAMPLE_LOG_FOLDER).write_text("no folder")
+def test_a_log_that_cannot_be_created_is_an_error(run: Path) -> None:
+    (run / SAMPLE_LOG_FOLDER).write_text("not a folder")
     with pytest.raises(TrainingError, match=r"cannot be written .*train.log_samples=false"):
         trained(run, 1, 0, 4)
 

@@ -1,4 +1,4 @@
-"""A checkpoint of any ZeRO stage, precision and number of workers goes on in any other."""
+"""A checkpoint of any ZeRO stage, precision and number of workers can be resumed in any other."""
 
 from itertools import product
 from pathlib import Path
@@ -13,7 +13,7 @@ from mtgen.checkpointing import checkpoint
 from mtgen.checkpointing.retention import Retention
 from mtgen.errors import CheckpointError
 
-BEFORE, AFTER = 3, 3  # steps until the checkpoint, and from there on
+BEFORE, AFTER = 3, 3  # steps before and after the checkpoint
 FORMS = list(product((0, 1, 2), ("fp32", "bf16")))  # ZeRO stage, precision
 
 
@@ -26,7 +26,7 @@ def whole_state(deep: toy.Deep) -> dict[str, dict[str, Tensor]]:
 
 
 def saved(forms: list[tuple[int, str]], root: str) -> list[dict[str, Tensor]]:
-    """In each form: some steps, a checkpoint under `root/FORM`, some steps more; the parameters at the end."""
+    """In each form: some steps, a checkpoint in `root/FORM`, more steps; returns the parameters at the end."""
     ends = []
     for number, form in enumerate(forms):
         deep = toy.Deep(toy.config(**settings(form, dist.get_world_size())))
@@ -43,13 +43,13 @@ def saved(forms: list[tuple[int, str]], root: str) -> list[dict[str, Tensor]]:
 
 
 def resumed(pairs: list[tuple[int, tuple[int, str]]], root: str) -> list[tuple[float, dict[str, Tensor]]]:
-    """For each (number of a checkpoint, form): how far the state is from the checkpoint's once loaded, and the parameters at the end."""
+    """For each (number of a checkpoint, form): how far the loaded state is off, and the parameters at the end."""
     ends = []
     for number, form in pairs:
         found = checkpoint.latest(Path(root) / str(number), warn=pytest.fail)
         assert found is not None
         deep = toy.Deep(toy.config(**settings(form, dist.get_world_size())))
-        deep.step(99)  # so that parameters and moments are others until they are loaded
+        deep.step(99)  # so that parameters and moments differ until they are loaded
         for side, engine in deep.engines.items():
             kept = dict(found.state["optimizers"][side])
             engine.load(found.tensors(side), int(kept.pop("steps")), kept)
@@ -69,14 +69,14 @@ def difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 def source(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[int, str, list[dict[str, Tensor]]]:
-    """Number of workers, folder of the checkpoints (one a form), and where the uninterrupted runs ended."""
+    """Number of workers, folder of the checkpoints (one per form), and parameters of the uninterrupted runs."""
     folder = tmp_path_factory.mktemp(f"source{request.param}")
     ends = toy.spawn(request.param, saved, folder, FORMS, str(folder))
     return request.param, str(folder), ends[0]
 
 
 @pytest.mark.parametrize("workers", [1, 2], ids=["to 1 worker", "to 2 workers"])
-def test_any_form_goes_on_in_any_other(
+def test_any_form_resumes_in_any_other(
     source: tuple[int, str, list[dict[str, Tensor]]], workers: int, tmp_path: Path
 ) -> None:
     world, root, uninterrupted = source
@@ -88,20 +88,21 @@ def test_any_form_goes_on_in_any_other(
             if world == workers and form == FORMS[number]:
                 assert difference(end, uninterrupted[number]) == 0.0, case
             elif world == workers or form[1] == "fp32":
-                # Another stage lays parameters out otherwise in memory, and on some CPUs a product of few rows rounds by that. Another
-                # number of workers splits the batch: in bf16 gradients are rounded there, and Adam makes whole steps of that.
+                # Another stage has another memory layout of parameters, by which some CPUs round products of few rows.
+                # Another number of workers splits the batch; in bf16 this rounds gradients, and Adam makes whole steps
+                # of rounding errors.
                 assert difference(end, uninterrupted[number]) <= 1e-5, case
 
 
 def refused(change: dict[str, Any]) -> str:
-    """What is said to the state of one network by a changed one."""
+    """The error of loading the state of one network into a changed one."""
     tensors = toy.Deep(toy.config()).engines["discriminator"].state(keep=True)
     changed = toy.Deep(toy.config(**change)).engines["discriminator"]
     before = toy.parameters(toy.steps(toy.config(**change))[0])
     with pytest.raises(CheckpointError) as caught:
         changed.load(tensors, 0, {"skipped": 0, "in_a_row": 0})
     now = {f"side.{name}": parameter for name, parameter in changed.trained.named_parameters()}
-    assert all(now[name].equal(before[name]) for name in now), "a state that was refused has changed parameters"
+    assert all(now[name].equal(before[name]) for name in now), "a refused state has changed parameters"
     return str(caught.value)
 
 
@@ -117,7 +118,7 @@ def test_the_state_of_another_network_is_refused_by_the_name_of_a_parameter(
 
 
 def begun_badly(stage: int) -> float:
-    """A first step that is left out, a state taken and given to another engine, and one good step of both: how far they are apart."""
+    """Skip the first step, load the state into another engine, make a good step with both: how far they differ."""
     first, second = (toy.Deep(toy.config(zero_stage=stage, workers=2)) for _ in range(2))
     first.step(0, spoil=True)
     for side, engine in first.engines.items():
@@ -128,5 +129,5 @@ def begun_badly(stage: int) -> float:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_a_run_whose_first_step_is_left_out_can_be_saved_and_goes_on(stage: int, tmp_path: Path) -> None:
+def test_a_run_whose_first_step_is_skipped_can_be_saved_and_resumed(stage: int, tmp_path: Path) -> None:
     assert toy.spawn(2, begun_badly, tmp_path, stage) == [0.0, 0.0]

@@ -1,4 +1,4 @@
-"""A row of numbers is the mean over all its steps, also where a run was interrupted between two rows."""
+"""A row of metrics is the mean over all its steps, also if the run was interrupted between two rows."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ from mtgen.training.running_means import RunningMeans
 
 
 def train(folder: Path, name: str, **more: Any) -> list[tuple[int, dict[str, float]]]:
-    """Train, or go on, with a checkpoint after every 48 images and a row of numbers after every 80; the numbers that are no times."""
+    """Train or resume, with a checkpoint every 48 images and a row every 80; returns the rows without times."""
     changes = {
         "train": {"images": 160, **more},
         "checkpoint": {"every": 48},
@@ -30,11 +30,11 @@ def train(folder: Path, name: str, **more: Any) -> list[tuple[int, dict[str, flo
     ]
 
 
-def test_a_run_that_goes_on_between_two_rows_has_the_rows_of_the_undisturbed_one(tmp_path: Path) -> None:
+def test_a_run_that_resumes_between_two_rows_has_the_rows_of_the_uninterrupted_one(tmp_path: Path) -> None:
     make("shapes", tmp_path / "data", resolution=16, train=200, test=20)
-    calm = train(tmp_path, "calm")
-    assert [images for images, _ in calm] == [80, 160]
-    assert any(key.startswith("balancing_discriminator/cosine") for key in calm[0][1])
+    uninterrupted = train(tmp_path, "calm")
+    assert [images for images, _ in uninterrupted] == [80, 160]
+    assert any(key.startswith("balancing_discriminator/cosine") for key in uninterrupted[0][1])
     for last in (48, 96, 144):
         folder = Path(
             shutil.copytree(
@@ -44,10 +44,10 @@ def test_a_run_that_goes_on_between_two_rows_has_the_rows_of_the_undisturbed_one
         for late in (folder / "checkpoints").glob("[0-9]*"):
             if int(late.name) > last:
                 shutil.rmtree(late)
-        assert train(tmp_path, f"from-{last}") == calm
+        assert train(tmp_path, f"from-{last}") == uninterrupted
 
 
-def test_a_run_whose_time_is_over_shows_what_the_time_was_enough_for(tmp_path: Path) -> None:
+def test_a_run_that_is_out_of_time_evaluates_its_last_weights(tmp_path: Path) -> None:
     make("shapes", tmp_path / "data", resolution=16, train=200, test=20)
     train(tmp_path, "short", images=100_000, max_minutes=0.001)
     rows = list(read_journal(tmp_path / "runs/short"))
@@ -58,26 +58,26 @@ def test_a_run_whose_time_is_over_shows_what_the_time_was_enough_for(tmp_path: P
 
 
 def kept(everyone: list[dict[str, tuple[str, int]]] | None) -> Any:
-    """On each worker: count two values in and give the state away; or take a state back, and read the means."""
+    """On each worker: add two values and return the state; or restore a state, and read the means."""
     import torch.distributed as dist
 
-    meter = RunningMeans(None)
+    means = RunningMeans(None)
     if everyone is None:
-        meter.add(
+        means.add(
             "loss", {"a": torch.tensor(0.1 + dist.get_rank()), f"of{dist.get_rank()}": torch.tensor(float("nan"))}
         )
-        meter.add("loss", {"a": torch.tensor(0.7)})
-        return meter.state()
-    meter.load(everyone)
-    return meter.read(["loss/a", "loss/of0", "loss/of1", "loss/of2"])
+        means.add("loss", {"a": torch.tensor(0.7)})
+        return means.state()
+    means.load(everyone)
+    return means.read(["loss/a", "loss/of0", "loss/of1", "loss/of2"])
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_what_was_counted_goes_on_with_any_number_of_workers(tmp_path: Path, workers: int) -> None:
+def test_means_resume_on_any_number_of_workers(tmp_path: Path, workers: int) -> None:
     before, after = tmp_path / "before", tmp_path / "after"
     before.mkdir()
     after.mkdir()
     state = toy.spawn(2, kept, before, None)[0]
-    for means in toy.spawn(workers, kept, after, state):
-        assert means["loss/a"] == pytest.approx((0.1 + 0.7 + 1.1 + 0.7) / 4)
-        assert set(means) == {"loss/a", "loss/of0", "loss/of1"} and means["loss/of0"] != means["loss/of0"]
+    for found in toy.spawn(workers, kept, after, state):
+        assert found["loss/a"] == pytest.approx((0.1 + 0.7 + 1.1 + 0.7) / 4)
+        assert set(found) == {"loss/a", "loss/of0", "loss/of1"} and found["loss/of0"] != found["loss/of0"]

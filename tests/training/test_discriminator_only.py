@@ -1,4 +1,4 @@
-"""Without the generation task a run trains the discriminator's side alone, as a network that reads, and nothing else."""
+"""Without the generation task a run trains only the discriminator module: supervised learning and nothing else."""
 
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,15 @@ from mtgen.schema import Canvas
 from mtgen.training.steps import frozen
 
 
-def reading(**changes: Any) -> Config:
+def supervised_config(**changes: Any) -> Config:
     return toy.config(tasks={"classification": {}, "segmentation": {}}, augment__probability=0.0, **changes)
 
 
 def trained(stages: list[int], number: int) -> list[dict[str, Tensor]]:
-    """Parameters after `number` discriminator's steps by a DeepSpeed engine in each ZeRO stage."""
+    """Parameters after `number` discriminator steps of a DeepSpeed engine, in each ZeRO stage."""
     results = []
     for stage in stages:
-        deep = toy.Deep(reading(zero_stage=stage))
+        deep = toy.Deep(supervised_config(zero_stage=stage))
         for k in range(number):
             with frozen(deep.networks.generator):
                 deep.engines["discriminator"].train(toy.batch(16 * k, 16), (deep.networks.generator,))
@@ -31,8 +31,8 @@ def trained(stages: list[int], number: int) -> list[dict[str, Tensor]]:
 
 
 def supervised(number: int) -> dict[str, Tensor]:
-    """The same by what anybody would write: trunk, heads, two cross-entropies, Adam."""
-    settings = reading()
+    """The same in plain torch: trunk, heads, two cross-entropies, Adam."""
+    settings = supervised_config()
     networks, _, _ = toy.steps(settings)
     discriminator = networks.side.discriminator
     optimizer = torch.optim.Adam(
@@ -54,7 +54,7 @@ def supervised(number: int) -> dict[str, Tensor]:
 
 
 def test_a_run_without_generation_is_supervised_training_in_every_zero_stage(tmp_path: Path) -> None:
-    wanted, start = supervised(3), toy.parameters(toy.steps(reading())[0])
+    wanted, start = supervised(3), toy.parameters(toy.steps(supervised_config())[0])
     (results,) = toy.spawn(1, trained, tmp_path, [0, 1, 2], 3)
     for result in results:
         for name, parameter in result.items():
@@ -63,11 +63,11 @@ def test_a_run_without_generation_is_supervised_training_in_every_zero_stage(tmp
                 assert torch.equal(parameter, start[name]), name
 
 
-def test_every_real_image_is_read_and_none_is_drawn() -> None:
-    networks, d_step, _ = toy.steps(reading())
+def test_every_real_image_is_seen_and_none_is_generated() -> None:
+    networks, d_step, _ = toy.steps(supervised_config())
     seen: list[int] = []
     networks.side.discriminator.see_image.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
-    networks.generator.register_forward_hook(lambda *_: pytest.fail("the generator drew"))
+    networks.generator.register_forward_hook(lambda *_: pytest.fail("the generator was called"))
     with frozen(networks.generator):
         _, log = d_step(toy.batch(0, 16), (networks.generator,))
     assert seen == [16]

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of the order, so that a resume with another one is noticed."""
+"""What a checkpoint stores about the order of the data, so that a resume with another order is refused."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,17 +29,17 @@ def order(remote: bool = False, **data: Any) -> dict[str, Any]:
         (MIXTURE, {"mixture": [{"path": "a", "weight": 1}, {"path": "b", "weight": 3}]}),
     ],
 )
-def test_another_order_is_told_apart(one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_another_order_is_noticed(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert order(**one) != order(**other)
 
 
-def test_what_does_not_change_the_order_is_none() -> None:
+def test_settings_that_do_not_change_the_order_are_not_noticed() -> None:
     assert order(path="a") == order(path="a", order="global") == order(path="a", window=3)
     assert order(remote=True, path="a") == order(path="a", order="windowed")
 
 
-def judged(before: dict[str, Any], now: dict[str, Any]) -> Any:
-    """A checkpoint of a run with the data settings `before`, as a run with `now` judges it."""
+def check(before: dict[str, Any], now: dict[str, Any]) -> Any:
+    """Whether a run with the data settings `now` may resume from a checkpoint of one with the order `before`."""
     found: Any = SimpleNamespace(folder="000100", state={"fingerprint": "f" * 64, "order": before})
     samples: Any = SimpleNamespace(remote=False, fingerprint="f" * 64, folder="a")
     return check_compatible(found, validate({"name": "n", "data": now}), samples)
@@ -52,22 +52,22 @@ def tokenizer(path: Path, *words: str) -> str:
     return str(path)
 
 
-def test_a_run_goes_on_with_the_tokenizer_that_it_began_with_wherever_the_file_is(tmp_path: Path) -> None:
+def test_a_run_resumes_with_its_tokenizer_wherever_the_file_is(tmp_path: Path) -> None:
     one, moved = tokenizer(tmp_path / "a.json", "?", "cat"), tokenizer(tmp_path / "elsewhere" / "b.json", "?", "cat")
-    judged(order(path="a", tokenizer=one), {"path": "a", "tokenizer": moved})
+    check(order(path="a", tokenizer=one), {"path": "a", "tokenizer": moved})
 
 
-def test_a_run_does_not_go_on_with_other_tokens(tmp_path: Path) -> None:
+def test_a_run_does_not_resume_with_other_tokens(tmp_path: Path) -> None:
     one, other = tokenizer(tmp_path / "a.json", "?", "cat"), tokenizer(tmp_path / "b.json", "?", "dog")
     for before, now in ((None, one), (one, other), (one, None)):
         with pytest.raises(
-            CheckpointError, match=r"its captions read by other files \(data\.tokenizer=.* then, .* now\)"
+            CheckpointError, match=r"other files that encode captions \(data\.tokenizer=.* then, .* now\)"
         ):
-            judged(order(path="a", tokenizer=before), {"path": "a", "tokenizer": now})
+            check(order(path="a", tokenizer=before), {"path": "a", "tokenizer": now})
 
 
-def test_a_checkpoint_from_before_there_were_tokenizers_goes_on_with_bytes(tmp_path: Path) -> None:
+def test_a_checkpoint_older_than_tokenizers_resumes_with_bytes(tmp_path: Path) -> None:
     before = {key: value for key, value in order(path="a").items() if key != "data.tokenizer"}
-    judged(before, {"path": "a"})
-    with pytest.raises(CheckpointError, match="by other files"):
-        judged(before, {"path": "a", "tokenizer": tokenizer(tmp_path / "a.json", "?", "cat")})
+    check(before, {"path": "a"})
+    with pytest.raises(CheckpointError, match="other files that encode captions"):
+        check(before, {"path": "a", "tokenizer": tokenizer(tmp_path / "a.json", "?", "cat")})

@@ -1,0 +1,81 @@
+"""Guards: they end a run whose gradients or data have gone bad."""
+
+from mtgen.errors import TrainingError
+from mtgen.training.bad_samples import DamageLog
+from mtgen.training.callbacks.base import Callback
+from mtgen.training.callbacks.metrics_logging import MetricsLogging
+from mtgen.training.protocol import Outcome
+from mtgen.training.run_setup import TrainingParts
+
+CHECK_DIVERGENCE_EVERY_STEPS = 8
+"""Steps between two checks: reading the counters makes the host wait for the GPU."""
+
+
+def find_divergence(parts: TrainingParts) -> TrainingError | None:
+    """The error of a run with too many non-finite gradients in a row; the counters are the same on all workers."""
+    limit = parts.config.train.nonfinite_limit
+    for name, engine in parts.engines.items():
+        if engine.optimizer.in_a_row.item() >= limit:
+            tasks = list(dict.fromkeys(task for gate in parts.gates.values() for task in gate.record.nonfinite()))
+            first = f", first in the gradients of {', '.join(tasks)}" if tasks else ""
+            return TrainingError(
+                f"{limit} steps in a row had a non-finite gradient in the {name} (train.nonfinite_limit){first}; "
+                f"none was applied. Lower {name}.learning_rate or raise tasks.generation.gamma, and start again: "
+                f"training resumes from the last checkpoint in {parts.config.folder / 'checkpoints'}"
+            )
+    return None
+
+
+class DivergenceGuard(Callback):
+    """Ends a run in which `train.nonfinite_limit` steps in a row had a non-finite gradient.
+
+    Args:
+        logging: writes a last row, so that the alarms see the divergence.
+    """
+
+    def __init__(self, parts: TrainingParts, logging: MetricsLogging) -> None:
+        self.parts = parts
+        self.logging = logging
+
+    def on_step_end(self) -> Outcome | None:
+        if self.parts.progress.steps % CHECK_DIVERGENCE_EVERY_STEPS:
+            return None
+        problem = find_divergence(self.parts)
+        if problem is None:
+            return None
+        self.logging.write_row()
+        return Outcome.failure(self.parts.progress.images, problem)
+
+    def on_end(self, outcome: Outcome) -> Outcome:
+        problem = find_divergence(self.parts)
+        if problem is None or outcome.failed:
+            return outcome
+        return Outcome.failure(self.parts.progress.images, problem)
+
+
+class BadSampleGuard(Callback):
+    """Counts and reports damaged samples, and ends a run in which they are more than `data.damage_limit`."""
+
+    def __init__(self, parts: TrainingParts) -> None:
+        self.parts = parts
+        self.log = DamageLog(
+            parts.config.folder, parts.config.data.damage_limit, parts.samples.folder, parts.consensus.group
+        )
+        self._first_images = parts.progress.images
+        self._counted = 0
+
+    def on_step_end(self) -> Outcome | None:
+        parts, progress = self.parts, self.parts.progress
+        if not progress.due(parts.config.train.log_every):
+            return None
+        new = parts.loader.damaged[self._counted :]
+        self._counted += len(new)
+        lines, problem = self.log.count(new, progress.images - self._first_images)
+        for line in lines:
+            parts.warn(line)
+        if lines and parts.logger is not None:
+            parts.logger.artifacts(progress.images, [self.log.path])
+        return None if problem is None else Outcome.failure(progress.images, problem)
+
+    def numbers(self) -> dict[str, float]:
+        return self.log.numbers()

@@ -1,0 +1,64 @@
+"""One row of metrics every `train.log_every` images."""
+
+from collections.abc import Sequence
+
+from mtgen.training.callbacks.base import Callback
+from mtgen.training.lr_schedule import lr_factor
+from mtgen.training.protocol import Outcome
+from mtgen.training.run_setup import TrainingParts
+
+
+class MetricsLogging(Callback):
+    """Writes rows of metrics: means over the steps since the last row, over all workers.
+
+    Args:
+        sources: callbacks whose numbers belong in each row.
+    """
+
+    def __init__(self, parts: TrainingParts, sources: Sequence[Callback]) -> None:
+        self.parts = parts
+        self.sources = sources
+
+    def on_step_end(self) -> Outcome | None:
+        if self.parts.progress.due(self.parts.config.train.log_every):
+            self.write_row()
+        return None
+
+    def write_row(self) -> None:
+        """Write one row and begin new means; collective."""
+        parts, progress = self.parts, self.parts.progress
+        means = parts.means.read(parts.means.names())
+        speed = parts.timer.lap(progress.images, parts.loader.waited)
+        if parts.logger is None:
+            return
+        numbers = means | self._engines(means) | self._gates()
+        numbers["speed/images_per_second"] = speed.images_per_second
+        numbers["speed/data_wait_share"] = speed.data_wait_fraction
+        if parts.config.augment.target is not None:
+            numbers["augmentation/probability"] = parts.augmentation.probability
+            numbers["augmentation/preference"] = parts.augmentation.preference
+        numbers["learning_rate/factor"] = lr_factor(parts.config.train, progress.images)
+        for source in self.sources:
+            numbers |= source.numbers()
+        parts.logger.numbers(progress.images, numbers)
+
+    def _engines(self, means: dict[str, float]) -> dict[str, float]:
+        """Per network: the sum of its losses, and what its optimizer says about the gradients."""
+        numbers = {}
+        for name, engine in self.parts.engines.items():
+            losses = [value for key, value in means.items() if key.startswith(f"loss_{name[0]}/")]
+            optimizer = engine.optimizer
+            numbers[f"loss/{name[0]}"] = sum(losses)
+            numbers[f"gradient/{name}_norm"] = optimizer.norm.item()
+            numbers[f"gradient/{name}_nonfinite_steps"] = optimizer.skipped.item()
+            numbers[f"gradient/{name}_cut_steps"] = optimizer.cut.item()
+            if optimizer.loss_scale is not None:
+                numbers[f"gradient/{name}_loss_scale"] = optimizer.loss_scale.item()
+        return numbers
+
+    def _gates(self) -> dict[str, float]:
+        return {
+            f"balancing_{name}/{key}": value
+            for name, gate in self.parts.gates.items()
+            for key, value in gate.report().items()
+        }

@@ -1,0 +1,225 @@
+"""Everything that a worker needs before its first step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn, set_num_threads
+
+from mtgen.balancing.gate import Gate
+from mtgen.checkpointing import checkpoint
+from mtgen.config import Config
+from mtgen.data.loader import Loader
+from mtgen.data.mixture import Samples
+from mtgen.data.transform_spec import transform_spec_of
+from mtgen.errors import TrainingError
+from mtgen.models import assets
+from mtgen.models.ema import EMA
+from mtgen.models.model import Networks, build
+from mtgen.training.augment import AdaptiveAugmentation
+from mtgen.training.consensus import Consensus
+from mtgen.training.dataset import build_order, open_data
+from mtgen.training.deepspeed_engine import Engine
+from mtgen.training.finetune import FineTuningReport, load_initial_weights
+from mtgen.training.heartbeat import Heartbeat
+from mtgen.training.progress import TrainingProgress
+from mtgen.training.protocol import ReportCallback, Resize, WorkerContext
+from mtgen.training.run_logger import RunLogger, warn
+from mtgen.training.running_means import RunningMeans
+from mtgen.training.sample_log import SampleLog, next_segment
+from mtgen.training.state import TrainingState, check_compatible
+from mtgen.training.steps import build_steps
+from mtgen.training.throughput_timer import ThroughputTimer
+
+
+@dataclass(frozen=True)
+class TrainingParts:
+    """What the loop and its callbacks work with, on one worker.
+
+    Attributes:
+        samples: the data set to train on.
+        engines: "discriminator" and "generator" -> the engine that trains it.
+        gates: where gradients of several tasks meet, by name.
+        augmentation: its probability, which may adapt.
+        means: sums of losses since the last row of metrics.
+        state: takes and restores what a checkpoint holds.
+        logger: log, journal and alarms of the run; `None` on all workers but the first.
+        sample_log: log of the positions that were trained on; `None` unless `train.log_samples`.
+        warn: prints and logs a problem that does not stop the run; does nothing on all workers but the first.
+    """
+
+    config: Config
+    worker: WorkerContext
+    heartbeat: Heartbeat
+    consensus: Consensus
+    samples: Samples
+    networks: Networks
+    engines: dict[str, Engine]
+    gates: dict[str, Gate]
+    augmentation: AdaptiveAugmentation
+    ema: EMA
+    means: RunningMeans
+    state: TrainingState
+    progress: TrainingProgress
+    timer: ThroughputTimer
+    logger: RunLogger | None
+    sample_log: SampleLog | None
+    loader: Loader
+    warn: Callable[[str], None]
+
+
+def set_up(
+    config: Config, worker: WorkerContext, heartbeat: Heartbeat, report: ReportCallback | None = None
+) -> TrainingParts:
+    """Build all parts of a training run, and resume from its newest checkpoint.
+
+    Every line with `consensus` waits for all workers, as do the engines: no worker may skip one or change their order.
+    An error of one worker is raised on all of them, so that none waits for a worker that has ended.
+
+    Raises:
+        UserError: the data, the configuration, a checkpoint or the run's folder is not usable.
+    """
+    set_num_threads(worker.threads)
+    warn_once: Callable[[str], None] = partial(warn, config.folder) if worker.is_first else _ignore
+    consensus = Consensus()
+    samples = consensus.run_collectively(lambda: open_data(config))
+    networks = consensus.run_collectively(lambda: build(config, samples.card))
+    for _, network in named_networks(networks):
+        network.to(worker.device)
+    initial_weights = load_initial_weights(config, networks, samples.card, consensus, worker.is_first)
+    augmentation = AdaptiveAugmentation(config.augment)
+    engines, gates = _build_engines(config, worker, networks, augmentation)
+    ema = EMA(named_networks(networks), config.train.ema_half_life)
+    means = RunningMeans(consensus.group)
+    state = TrainingState(config, samples, worker, consensus.group, engines, gates, ema, augmentation, means)
+    # If a resize was requested, this start has completed it.
+    consensus.run_collectively(lambda: Resize(config.folder).clear() if worker.is_first else None)
+    progress, seconds = _resume(config, worker, consensus, samples, state, warn_once)
+    logger = consensus.run_collectively(
+        lambda: _open_logger(config, worker, samples, networks, progress.images, initial_weights, report)
+    )
+    sample_log = _open_sample_log(config, worker, consensus, progress.images) if config.train.log_samples else None
+    return TrainingParts(
+        config=config,
+        worker=worker,
+        heartbeat=heartbeat,
+        consensus=consensus,
+        samples=samples,
+        networks=networks,
+        engines=engines,
+        gates=gates,
+        augmentation=augmentation,
+        ema=ema,
+        means=means,
+        state=state,
+        progress=progress,
+        timer=ThroughputTimer(seconds),
+        logger=logger,
+        sample_log=sample_log,
+        loader=_open_loader(config, worker, samples, progress.images),
+        warn=warn_once,
+    )
+
+
+def named_networks(networks: Networks) -> list[tuple[str, nn.Module]]:
+    """The trained networks by the prefix of their parameters' names in checkpoints."""
+    return [("generator", networks.generator), ("side", networks.side)]
+
+
+def _ignore(text: str) -> None:
+    """A warning that only the first worker prints."""
+
+
+def _build_engines(
+    config: Config, worker: WorkerContext, networks: Networks, augmentation: AdaptiveAugmentation
+) -> tuple[dict[str, Engine], dict[str, Gate]]:
+    """The engines of both steps, and the gates in the steps; DeepSpeed broadcasts the first worker's parameters."""
+    d_step, g_step, gates = build_steps(config, networks, augmentation)
+    engines = {
+        "discriminator": Engine(config, d_step, networks.side, config.discriminator.learning_rate),
+        "generator": Engine(config, g_step, networks.generator, config.generator.learning_rate),
+    }
+    for name, gate in gates.items():  # the gradient norms that a gate reports are those of the global loss
+        gate.share = worker.world
+        gate.images = config.micro_batch * worker.world
+        gate.loss_scale = engines["discriminator" if name == "discriminator" else "generator"].optimizer.loss_scale
+    return engines, gates
+
+
+def _resume(
+    config: Config,
+    worker: WorkerContext,
+    consensus: Consensus,
+    samples: Samples,
+    state: TrainingState,
+    warn: Callable[[str], None],
+) -> tuple[TrainingProgress, float]:
+    """Restore the newest good checkpoint of the run, if there is one, which the first worker chooses for all.
+
+    Returns:
+        how far the run is, and how many seconds it has trained.
+    """
+    root, progress = config.folder / "checkpoints", TrainingProgress(config.train.images)
+    chosen = consensus.run_collectively(lambda: checkpoint.latest(root, warn=warn) if worker.is_first else None)
+    name = consensus.broadcast(chosen and chosen.folder.name)
+    if name is None:
+        return progress, 0.0
+    found = consensus.run_collectively(
+        lambda: check_compatible(chosen or checkpoint.verify(root / name), config, samples)
+    )
+    restored: dict[str, Any] = state.load_state_dict(found, warn)
+    progress.images = restored["images"]
+    progress.steps = restored["steps"]
+    return progress, restored["seconds"]
+
+
+def _open_logger(
+    config: Config,
+    worker: WorkerContext,
+    samples: Samples,
+    networks: Networks,
+    images: int,
+    initial_weights: FineTuningReport | None,
+    report: ReportCallback | None,
+) -> RunLogger | None:
+    """The run's logger, on the first worker; also saves the configuration, now that the run is certain to use it.
+
+    Raises:
+        TrainingError: the run's folder cannot be written.
+    """
+    if not worker.is_first:
+        return None
+    try:
+        (config.folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        assets.copy_assets(config, config.folder)
+    except OSError as error:
+        raise TrainingError(
+            f"{config.folder}: cannot be written ({error.strerror}); free disk space or fix the folder's permissions, "
+            "and start again"
+        ) from error
+    logger = RunLogger(config, samples, networks, worker, images, report)
+    if initial_weights is not None:
+        logger.print(*initial_weights.lines())
+        logger.artifacts(0, [initial_weights.write(config.folder)])
+    return logger
+
+
+def _open_sample_log(config: Config, worker: WorkerContext, consensus: Consensus, images: int) -> SampleLog:
+    """This worker's sample log, in the segment whose number the first worker chooses."""
+    segment = consensus.broadcast(next_segment(config.folder))
+    return consensus.run_collectively(lambda: SampleLog(config.folder, segment, worker.rank, images))
+
+
+def _open_loader(config: Config, worker: WorkerContext, samples: Samples, images: int) -> Loader:
+    """This worker's part of every global batch, from `images` on; it begins to decode at once."""
+    return Loader(
+        samples,
+        transform_spec_of(config, worker.device, worker.decoding_threads),
+        batch_size=config.batch_size,
+        rank=worker.rank,
+        world=worker.world,
+        position=images,
+        prefetch=config.data.prefetch,
+        order=build_order(config, samples),
+    )

@@ -1,0 +1,247 @@
+"""The loop and its callbacks: who is called when, and what all workers do together."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+from helpers import toy
+
+from mtgen.errors import DataError, TrainingError
+from mtgen.schema import Batch
+from mtgen.training.callbacks.base import Callback
+from mtgen.training.callbacks.stopping import ElasticResize, StopFile, TimeLimit
+from mtgen.training.consensus import Consensus
+from mtgen.training.heartbeat import Heartbeat
+from mtgen.training.progress import TrainingProgress
+from mtgen.training.protocol import STOP_FILE, Outcome, Resize, WorkerContext
+from mtgen.training.throughput_timer import ThroughputTimer
+from mtgen.training.trainer import Trainer, build_callbacks
+
+BATCH = 16
+
+
+class Batches:
+    """Data of a run, with an error in the place of one batch."""
+
+    def __init__(self, broken: int | None = None) -> None:
+        self.waited = 0.0
+        self.closed = False
+        self._broken = broken
+        self._next = 0
+
+    def __next__(self) -> Batch:
+        self._next += 1
+        if self._next - 1 == self._broken:
+            raise DataError("data.path=nowhere: damaged")
+        return toy.batch(0, BATCH)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Recorder(Callback):
+    """Writes down which of its methods are called; requests an interrupt, or ends the run, at some steps."""
+
+    def __init__(
+        self, calls: list[str], name: str, parts: Any, interrupt_at: int | None = None, end_at: int | None = None
+    ) -> None:
+        self.calls = calls
+        self.name = name
+        self.parts = parts
+        self.interrupt_at = interrupt_at
+        self.end_at = end_at
+
+    def record(self, method: str) -> None:
+        self.calls.append(f"{self.name} {method} {self.parts.progress.steps}")
+
+    def wants_interrupt(self) -> bool:
+        return self.parts.progress.steps == self.interrupt_at
+
+    def on_interrupt(self) -> Outcome | None:
+        self.record("interrupt")
+        return None
+
+    def on_step_end(self) -> Outcome | None:
+        self.record("step")
+        return Outcome("stopped", 0, self.name) if self.parts.progress.steps == self.end_at else None
+
+    def on_end(self, outcome: Outcome) -> Outcome:
+        self.record("end")
+        return outcome
+
+    def close(self) -> None:
+        self.record("close")
+
+
+class StepCounter(Trainer):
+    """The loop with steps that only count."""
+
+    def _step(self, batch: Batch) -> None:
+        self.parts.progress.advance(BATCH)
+
+
+def made_parts(folder: Path, steps: int, broken: int | None = None, **changes: Any) -> Any:
+    worker = WorkerContext(dist.get_rank(), dist.get_world_size(), "cpu", 1, 1)
+    return SimpleNamespace(
+        **{
+            "config": toy.config(runs=str(folder)),
+            "worker": worker,
+            "heartbeat": Heartbeat(folder, worker),
+            "consensus": Consensus(),
+            "progress": TrainingProgress(steps * BATCH),
+            "timer": ThroughputTimer(),
+            "loader": Batches(broken),
+            "logger": None,
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[None]:
+    if dist.is_initialized():  # by a test before, in this process
+        dist.destroy_process_group()
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+def test_callbacks_are_called_in_their_order_after_each_step_and_at_the_end(tmp_path: Path) -> None:
+    parts, calls = made_parts(tmp_path, 2), list[str]()
+    outcome = StepCounter(parts, [Recorder(calls, name, parts) for name in "ab"]).run()
+    assert outcome == Outcome("finished", 2 * BATCH) and parts.loader.closed
+    assert calls == [
+        *("a step 1", "b step 1", "a step 2", "b step 2"),
+        *("a end 2", "b end 2", "a close 2", "b close 2"),
+    ]
+
+
+@pytest.mark.usefixtures("group")
+def test_a_callback_that_ends_the_run_skips_those_behind_it(tmp_path: Path) -> None:
+    parts, calls = made_parts(tmp_path, 9), list[str]()
+    outcome = StepCounter(parts, [Recorder(calls, "a", parts, end_at=1), Recorder(calls, "b", parts)]).run()
+    assert (outcome.status, outcome.message) == ("stopped", "a")
+    assert calls == ["a step 1", "a end 1", "b end 1", "a close 1", "b close 1"]
+
+
+@pytest.mark.usefixtures("group")
+def test_a_run_that_has_seen_all_its_images_makes_no_step(tmp_path: Path) -> None:
+    parts, calls = made_parts(tmp_path, 0), list[str]()
+    assert StepCounter(parts, [Recorder(calls, "a", parts)]).run() == Outcome("finished", 0)
+    assert calls == ["a end 0", "a close 0"]
+
+
+@pytest.mark.usefixtures("group")
+def test_the_outcome_is_on_disk_when_callbacks_are_closed(tmp_path: Path) -> None:
+    finished: list[Outcome] = []
+    parts = made_parts(tmp_path, 1, logger=SimpleNamespace(first_batch=lambda _: None, finish=finished.append))
+    parts.samples = None
+    parts.config.folder.mkdir()
+
+    class Closing(Callback):
+        def on_end(self, outcome: Outcome) -> Outcome:
+            return Outcome.failure(outcome.images, TrainingError("no"))
+
+        def close(self) -> None:
+            assert Outcome.read(parts.config.folder) == finished[0] == Outcome("failed", BATCH, "no", 5)
+
+    StepCounter(parts, [Closing()]).run()
+    assert finished
+
+
+def interrupted(folder: str) -> list[str]:
+    parts, calls = made_parts(Path(folder), 2), list[str]()
+    at = {"a": 0, "b": 0} if dist.get_rank() == 0 else {"b": 1}
+    StepCounter(parts, [Recorder(calls, name, parts, interrupt_at=at.get(name)) for name in "ab"]).run()
+    return calls[:5]
+
+
+def test_what_one_worker_requests_all_of_them_do_before_the_same_step(tmp_path: Path) -> None:
+    """Worker 0 requests `a` and `b` before step 1, and worker 1 `b` before step 2."""
+    expected = ["a interrupt 0", "b interrupt 0", "a step 1", "b step 1", "b interrupt 1"]
+    assert toy.spawn(2, interrupted, tmp_path, str(tmp_path)) == [expected, expected]
+
+
+def broken(folder: str) -> list[Any]:
+    parts, calls = made_parts(Path(folder), 9, broken=1 if dist.get_rank() == 1 else None), list[str]()
+    outcome = StepCounter(parts, [Recorder(calls, "a", parts)]).run()
+    return [outcome.status, outcome.images, outcome.message, outcome.exit_status, calls[0], calls[-1]]
+
+
+def test_an_error_in_the_data_of_one_worker_ends_all_of_them_before_the_same_step(tmp_path: Path) -> None:
+    expected = ["failed", BATCH, "data.path=nowhere: damaged", DataError.status, "a step 1", "a close 1"]
+    assert toy.spawn(2, broken, tmp_path, str(tmp_path)) == [expected, expected]
+
+
+@pytest.mark.usefixtures("group")
+def test_a_stop_file_and_a_time_limit_end_a_run_before_its_next_step(tmp_path: Path) -> None:
+    parts = made_parts(tmp_path, 9, config=toy.config(runs=str(tmp_path), train__max_minutes=1))
+    callbacks = [StopFile(parts), TimeLimit(parts)]
+    assert [callback.wants_interrupt() for callback in callbacks] == [False, False]
+    parts.config.folder.mkdir()
+    (parts.config.folder / STOP_FILE).touch()
+    parts.timer = ThroughputTimer(60.0)
+    assert [callback.wants_interrupt() for callback in callbacks] == [True, True]
+    assert StepCounter(parts, callbacks).run() == Outcome("stopped", 0)
+    (parts.config.folder / STOP_FILE).unlink()
+    outcome = StepCounter(parts, callbacks).run()
+    assert (outcome.status, outcome.images) == ("out of time", 0) and "train.max_minutes=1" in outcome.message
+
+
+@pytest.mark.usefixtures("group")
+def test_an_elastic_run_saves_reports_that_it_is_ready_and_continues_when_the_request_is_withdrawn(
+    tmp_path: Path,
+) -> None:
+    config = toy.config(runs=str(tmp_path), workers={"min": 1, "max": 2})
+    config.folder.mkdir()
+    parts, events = made_parts(tmp_path, 9, config=config), list[str]()
+    controller = Resize(config.folder)
+
+    def withdraw() -> None:
+        while not controller.is_ready():
+            time.sleep(0.01)
+        events.append("ready")
+        controller.clear()
+
+    checkpoints: Any = SimpleNamespace(save_and_wait=lambda: events.append("saved"))
+    callback = ElasticResize(parts, checkpoints)
+    assert not callback.wants_interrupt()
+    controller.ask()
+    assert callback.wants_interrupt()
+    thread = threading.Thread(target=withdraw)
+    thread.start()
+    assert callback.on_interrupt() is None
+    thread.join()
+    assert events == ["saved", "ready"] and not callback.wants_interrupt()
+
+
+@pytest.mark.usefixtures("group")
+def test_a_run_of_a_fixed_number_of_workers_ignores_a_resize(tmp_path: Path) -> None:
+    parts = made_parts(tmp_path, 9)
+    parts.config.folder.mkdir()
+    Resize(parts.config.folder).ask()
+    assert not ElasticResize(parts, SimpleNamespace()).wants_interrupt()  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("group")
+def test_a_run_that_has_to_fail_is_neither_evaluated_nor_saved_and_a_row_and_a_snapshot_precede_a_checkpoint(
+    tmp_path: Path,
+) -> None:
+    parts = made_parts(tmp_path, 9, warn=print, samples=SimpleNamespace(folder="data"))
+    names = [type(callback).__name__ for callback in build_callbacks(parts, None)]
+    assert names == [
+        "DivergenceGuard",
+        "BadSampleGuard",
+        "MetricsLogging",
+        "Snapshotting",
+        "Checkpointing",
+        "StopFile",
+        "TimeLimit",
+        "ElasticResize",
+    ]
