@@ -12,12 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from mtgen.checkpointing import checkpoint
 from mtgen.checkpointing.mirror import CheckpointStore, restore
 from mtgen.config import Config
-from mtgen.errors import CheckpointError, ConfigError, TrainingError, UserError, last_line
+from mtgen.errors import ERROR_BY_STATUS, CheckpointError, ConfigError, TrainingError, UserError, last_line
 from mtgen.launchers.ray_workers import run_here, run_on_ray
 from mtgen.models.model import build
+from mtgen.tracking.progress_bar import TrainingProgress
 from mtgen.tracking.run_log import RunLog
 from mtgen.training.dataset import open_data
 from mtgen.training.protocol import OUTCOME_FILE, STOP_FILE, Outcome
@@ -146,6 +149,38 @@ def _command() -> str:
     """The command that runs here, as one would type it again."""
     program, *words = sys.argv
     return shell_command("mtgen" if Path(program).name == "__main__.py" else Path(program).name, *words)
+
+
+def train_with_progress(
+    config: Config,
+    console: Console,
+    say: DriverSay,
+    new: bool = False,
+    require_checkpoint: bool = False,
+    asked: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Train a run, or resume it, with a progress bar on `console`; the other arguments are those of `launch`.
+
+    Raises:
+        UserError: the run cannot start or resume, or training failed; its `status` is that of the worker's error.
+    """
+
+    def watch(folder: Path, start: int, alive: Callable[[], bool]) -> None:
+        with TrainingProgress(config.train.images, config.name, console) as progress:
+            progress.status("starting")
+            progress.follow(folder, start, alive)
+
+    outcome = launch(config, watch, say, new, require_checkpoint, asked)
+    if outcome.status == "failed":
+        raise ERROR_BY_STATUS.get(outcome.exit_status, TrainingError)(outcome.message)
+    return outcome
+
+
+def finished_message(config: Config, outcome: Outcome) -> str:
+    """What a finished run says: how many images it has seen, and the commands that use it."""
+    reason = f" ({outcome.message})" if outcome.message else ""
+    evaluate, sample = (shell_command(f"mtgen {command}", config.folder) for command in ("evaluate", "sample"))
+    return f"finished: {outcome.images:,} images{reason}. Next: {evaluate}; {sample}; mtgen ui"
 
 
 def launch(

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtgen.cli import train
+from mtgen.launchers import driver
 from mtgen.shards.make import make
 from mtgen.training.protocol import Outcome
 from mtgen.utils.shell import shell_command
@@ -72,7 +73,7 @@ def test_the_next_command_can_be_copied(words: list[str], next_words: list[list[
 def test_a_stopped_run_goes_on_by_the_command_that_it_says(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(train, "run", lambda *arguments: Outcome("stopped", 5))
+    monkeypatch.setattr(driver, "train_with_progress", lambda *arguments, **named: Outcome("stopped", 5))
     words: list[Any] = [place / f"{ODD}.yaml", ["data.keep_labels={mask: 0.1}", f"data.path={place / ODD}"]]
     words[0].write_text("name: n\n")
     train.train(*words, samples=None)
