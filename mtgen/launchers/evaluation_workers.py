@@ -31,11 +31,11 @@ def evaluate_on_ray(config: Config, job: EvaluationJob, cpus: int | None = None)
     with ray_cluster(config, cpus) as nodes:
         import ray
 
+        from mtgen.launchers.ray_internals import streaming_options
+
         threads, world = cpus_per_worker(config, nodes), config.max_workers
         gpus = 1 if resolve_device(config) == "cuda" else 0
-        task: Any = ray.remote(_parts).options(
-            num_cpus=threads, num_gpus=gpus, num_returns="streaming", _generator_backpressure_num_objects=PREFETCH_PARTS
-        )
+        task: Any = ray.remote(_parts).options(num_cpus=threads, num_gpus=gpus, **streaming_options(PREFETCH_PARTS))
 
         def gather(stage: str, wanted: RequestedOutputs, start: int) -> Iterator[StreamPart]:
             jobs = [replace(job, rank=rank, world=world, threads=threads) for rank in range(world)]

@@ -10,12 +10,13 @@ from typing import Any
 
 import psutil
 import ray
+import ray.train
 import torch.distributed as dist
 from ray.train import UserCallback
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 
 from mtgen.errors import last_line
+from mtgen.launchers.ray_internals import TorchBackend
 from mtgen.tracking.run_log import RunLog
 
 _listening: list[socket.socket] = []
@@ -35,6 +36,18 @@ def interface_of(address: str) -> str | None:
     return next((name for name, own in found if any(one.address.partition("%")[0] == address for one in own)), None)
 
 
+def _set_rank_variables() -> None:
+    """Set the environment variables that say which worker this is, as torchrun names them."""
+    context = ray.train.get_context()
+    os.environ |= {
+        "LOCAL_RANK": str(context.get_local_rank()),
+        "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
+        "NODE_RANK": str(context.get_node_rank()),
+        "RANK": str(context.get_world_rank()),
+        "WORLD_SIZE": str(context.get_world_size()),
+    }
+
+
 def _join(place: int, address: str, port: int, world: int, backend: str, seconds: int) -> None:
     # Unless told, gloo listens where the machine's name leads to, which in many an /etc/hosts is loopback.
     if "GLOO_SOCKET_IFNAME" not in os.environ and (interface := interface_of(ray.util.get_node_ip_address())):
@@ -46,9 +59,9 @@ def _join(place: int, address: str, port: int, world: int, backend: str, seconds
     dist.init_process_group(backend, store=store, rank=place, world_size=world, timeout=timeout)
 
 
-class _Backend(_TorchBackend):
+class _Backend(TorchBackend):
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        worker_group.execute(_set_torch_distributed_env_vars)
+        worker_group.execute(_set_rank_variables)
         address, port = worker_group.execute_single(0, _listen)
         world = len(worker_group)
         shared = {
@@ -66,7 +79,7 @@ class GroupConfig(TorchConfig):
     """Ray Train's configuration of torch, but its store is bound to the one address that Ray has; torch's own listens on every address."""
 
     @property
-    def backend_cls(self) -> type[_TorchBackend]:
+    def backend_cls(self) -> type[TorchBackend]:
         """What Ray Train makes the process group with."""
         return _Backend
 

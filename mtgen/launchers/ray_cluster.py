@@ -117,14 +117,13 @@ def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[list[dict[s
         if not address:  # the cluster's processes have it from this one, so that Ray need not start others for a run of this environment
             os.environ.update(passed | NO_DASHBOARD | {"RAY_prestart_worker_first_driver": "0"})
         import ray
-        from ray._private import ray_constants
 
-        ray_constants.ENABLE_RAY_CLUSTER = not loopback  # it is read when Ray is imported, which may have been earlier
+        from mtgen.launchers.ray_internals import check_token, restrict_to_loopback
+
+        restrict_to_loopback(loopback)
         try:
-            if (
-                address and address.rpartition(":")[2].isdigit()
-            ):  # asked first, since ray.init tries a refused token for half a minute
-                ray._raylet.GcsClient(address=address).internal_kv_keys(b"mtgen", namespace=None, timeout=30)  # type: ignore[attr-defined]
+            if address and address.rpartition(":")[2].isdigit():
+                check_token(address)
             with stop_signals_blocked():
                 ray.init(
                     address=address

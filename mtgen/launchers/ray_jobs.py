@@ -133,9 +133,8 @@ def connect(address: str, say: JobsSay) -> Any:
     with _only(address):
         from ray.job_submission import JobSubmissionClient
 
-        for name in ("modules.dashboard_sdk", "modules.job.sdk"):
-            logging.getLogger(f"ray.dashboard.{name}").setLevel(logging.WARNING)
-        logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
+        for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # the latter two have a level of their own
         try:
             return JobSubmissionClient(address, headers=headers)
         except (

@@ -81,7 +81,7 @@ def _kill(beat: HeartbeatRecord) -> bool:
 
 def failure_reason(config: Config, error: Exception) -> TrainingError:
     """What Ray Train gave up by, in a line."""
-    from ray.train.v2.api.exceptions import WorkerGroupError
+    from ray.train import WorkerGroupError
 
     if isinstance(error, WorkerGroupError):
         what = f"the workers were lost {config.train.max_restarts + 1} times (train.max_restarts)"
@@ -127,15 +127,15 @@ def run_on_ray(
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
         from mtgen.launchers.process_group import GroupConfig, LostWorkerReporter
-        from mtgen.launchers.ray_controller import RayTrainer
+        from mtgen.launchers.ray_internals import DriverTrainer
 
         gpu = resolve_device(config) == "cuda"
         counts = config.worker_counts
-        trainer = RayTrainer(
-            counts,
-            config.folder,
-            address_of(config) is None,
+        trainer = DriverTrainer(
             _worker,
+            counts=counts,
+            folder=config.folder,
+            own_cluster=address_of(config) is None,
             train_loop_config={"config": config.model_dump(mode="json"), "cpus": share, "snapshots": snapshots},
             scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as Ray Train 1's; the one at hand is 2's
                 num_workers=(counts[0], counts[-1]) if len(counts) > 1 else counts[0],  # type: ignore[arg-type]  # as above

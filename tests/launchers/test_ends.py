@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import ray.exceptions
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train import WorkerGroupError
 
 from mtgen.config import Config
 from mtgen.launchers.driver import StopRequests
