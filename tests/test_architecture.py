@@ -190,6 +190,10 @@ def test_each_way_to_touch_a_private_part_of_ray_is_found(line: str) -> None:
     assert [*private_parts_of_ray(ast.parse(line))]
 
 
+def test_nothing_is_mocked_in_production() -> None:
+    assert not [file for file in FILES if any(name.startswith("unittest") for name in imported(file))]
+
+
 def test_a_public_class_name_stands_in_one_module() -> None:
     homes: dict[str, list[str]] = {}
     for file in FILES:
