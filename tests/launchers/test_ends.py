@@ -52,7 +52,7 @@ def test_a_stop_that_cannot_be_asked_for_interrupts_at_once(full: Path) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
     finally:
         stop.end()
-    assert len(said) == 1 and "stopping at once" in said[0] and "No space left on device" in said[0]
+    assert len(said) == 1 and "stopping immediately" in said[0] and "No space left on device" in said[0]
 
 
 @pytest.fixture
