@@ -227,7 +227,7 @@ def second_driver(bed: Testbed, rng: random.Random) -> None:
         bed.place / "twice.log", bed.environment, "-m", "mtgen.cli", "train", str(bed.place / f"{bed.run.name}.yaml")
     )
     if command.wait() == 0 or not any(
-        words in command.said for words in ("is being trained already", "cannot be written")
+        words in command.said for words in ("is already being trained", "cannot be written")
     ):
         raise RuntimeError(f"a second driver of the same run was not refused: {command.said}")
 

@@ -145,6 +145,55 @@ def test_a_large_dependency_is_imported_in_its_home_alone(library: str) -> None:
     assert users, f"nothing imports {library} any more"
 
 
+def private_parts_of_ray(source: ast.Module) -> Iterator[str]:
+    """Private attributes of Ray that a file imports, reaches from `ray`, names in a string or passes as an argument."""
+
+    def is_private(name: str) -> bool:
+        return name.partition(".")[0] == "ray" and any(part.startswith("_") for part in name.split("."))
+
+    for node in ast.walk(source):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            names = [ast.unparse(node)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
+            names = [node.value]  # modules and loggers by their names
+        elif isinstance(node, ast.Call):
+            names = [
+                f"ray.{word.arg}" for word in node.keywords if word.arg and "ray" in ast.unparse(node.func).split(".")
+            ]
+        yield from filter(is_private, names)
+
+
+def test_private_parts_of_ray_are_touched_in_one_file() -> None:
+    touched = {file.relative_to(PACKAGE).as_posix(): [*private_parts_of_ray(tree(file))] for file in FILES}
+    assert touched.pop("launchers/ray_internals.py"), "nothing is found any more"
+    assert not {name: found for name, found in touched.items() if found}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import ray._private",
+        "from ray._private import ray_constants",
+        "from ray.train.torch.config import _TorchBackend",
+        "ray._raylet.GcsClient()",
+        "ray.remote(work)._options(num_cpus=1)",
+        "ray.init(_node_ip_address='127.0.0.1')",
+        "logging.getLogger('ray._private.worker')",
+    ],
+)
+def test_each_way_to_touch_a_private_part_of_ray_is_found(line: str) -> None:
+    assert [*private_parts_of_ray(ast.parse(line))]
+
+
+def test_nothing_is_mocked_in_production() -> None:
+    assert not [file for file in FILES if any(name.startswith("unittest") for name in imported(file))]
+
+
 def test_a_public_class_name_stands_in_one_module() -> None:
     homes: dict[str, list[str]] = {}
     for file in FILES:

@@ -214,14 +214,18 @@ def slurm(
 @app.command("slurm-job", hidden=True)
 def slurm_job(config: ConfigFile, overrides: Overrides = None) -> None:
     """Train within a Slurm allocation; the script of `mtgen slurm` runs this on its first node."""
-    from mtgen.cli.train import run
     from mtgen.launchers.slurm import SlurmWarnings, allocation, requeue
 
-    warnings = SlurmWarnings()
+    warnings = SlurmWarnings()  # before the slow imports, so that no signal is lost meanwhile
+    from mtgen.launchers.driver import finished_message, train_with_progress
+
     settings = load_config(config, overrides)
     with allocation(settings, say):
-        outcome = None if warnings.heard else run(settings, asked=lambda: warnings.heard)
+        outcome = None
+        if not warnings.heard:
+            outcome = train_with_progress(settings, console, say, asked=lambda: warnings.heard)
     if outcome is not None and outcome.status == "finished":
+        say(finished_message(settings, outcome))
         return
     say("warned before training started" if outcome is None else f"{outcome.status} at {outcome.images:,} images")
     if outcome is None or outcome.status == "stopped":

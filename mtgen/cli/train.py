@@ -1,6 +1,6 @@
 """The command that trains."""
 
-from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,6 @@ from mtgen.cli.common import (
     ConfigFile,
     Json,
     Overrides,
-    WorkerError,
     app,
     console,
     load_config,
@@ -74,55 +73,18 @@ def train(
     if fast:
         _fast_dev_run(settings, json_file)
         return
-    outcome = run(settings, json_file, new, require_checkpoint)
-    if outcome.status != "finished":
-        again = shell_command("mtgen train", config, *(overrides or []))
-        written = ", checkpoint written" if outcome.images else ""
-        how = (
-            "raise train.max_minutes" if outcome.status == "out of time" else again
-        )  # it counts the minutes of all starts
-        say(f"{outcome.status} at {outcome.images:,} images{written}. To resume: {how}")
+    from mtgen.launchers.driver import finished_message, train_with_progress
 
-
-def run(
-    settings: Any,
-    json_file: Path | None = None,
-    new: bool = False,
-    require_checkpoint: bool = False,
-    asked: Callable[[], bool] = lambda: False,
-) -> Any:
-    """Train, then write and print how training ended; arguments as for `mtgen.launchers.driver.launch`."""
-    from dataclasses import asdict
-
-    outcome = run_with_progress(settings, new, require_checkpoint, asked)
+    outcome = train_with_progress(settings, console, say, new=new, require_checkpoint=require_checkpoint)
     write_json(json_file, asdict(outcome))
     if outcome.status == "finished":
-        commands = "; ".join(shell_command(f"mtgen {word}", settings.folder) for word in ("evaluate", "sample"))
-        note = f" ({outcome.message})" if outcome.message else ""
-        say(f"finished: {outcome.images:,} images{note}. Next: {commands}; mtgen ui")
-    return outcome
-
-
-def run_with_progress(
-    settings: Any, new: bool = False, require_checkpoint: bool = False, asked: Callable[[], bool] = lambda: False
-) -> Any:
-    """Train with a progress bar and return how training ended.
-
-    Raises:
-        WorkerError: training failed.
-    """
-    from mtgen.launchers.driver import launch
-    from mtgen.tracking.progress_bar import TrainingProgress
-
-    def watch(folder: Path, start: int, alive: Callable[[], bool]) -> None:
-        with TrainingProgress(settings.train.images, settings.name, console) as progress:
-            progress.status("starting")
-            progress.follow(folder, start, alive)
-
-    outcome = launch(settings, watch=watch, say=say, new=new, require_checkpoint=require_checkpoint, asked=asked)
-    if outcome.status == "failed":
-        raise WorkerError(outcome.message, outcome.exit_status)
-    return outcome
+        say(finished_message(settings, outcome))
+    else:
+        again = shell_command("mtgen train", config, *(overrides or []))
+        written = ", checkpoint written" if outcome.images else ""
+        # train.max_minutes counts the minutes of all starts
+        how = "raise train.max_minutes" if outcome.status == "out of time" else again
+        say(f"{outcome.status} at {outcome.images:,} images{written}. To resume: {how}")
 
 
 def _show_dry_run(settings: Any, json_file: Path | None) -> None:
@@ -161,17 +123,16 @@ def _show_dry_run(settings: Any, json_file: Path | None) -> None:
 def _fast_dev_run(settings: Any, json_file: Path | None) -> None:
     """Train two steps with everything in a temporary folder next to the real runs."""
     import tempfile
-    from dataclasses import asdict
 
+    from mtgen.launchers.driver import train_with_progress
     from mtgen.preflight.dry_run import fast_dev_run
 
     runs = Path(settings.runs)
     runs.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix="fast-dev-run-", dir=runs
-    ) as folder:  # next to the runs, where every node sees it
+    # next to the runs, where every node sees it
+    with tempfile.TemporaryDirectory(prefix="fast-dev-run-", dir=runs) as folder:
         tried = fast_dev_run(settings, Path(folder))
-        outcome = run_with_progress(tried)
+        outcome = train_with_progress(tried, console, say)
         pictures = len(list(tried.folder.glob("samples/0*.png")))
         kept = len(list(tried.folder.glob("checkpoints/0*")))
     write_json(json_file, {**asdict(outcome), "pictures": pictures, "checkpoints": kept})

@@ -1,1 +1,1 @@
-"""Ray and Slurm: place the workers, watch them and replace lost ones. The one folder that imports ray."""
+"""Ray and Slurm: start workers, watch them and replace lost ones. The only folder that imports ray."""

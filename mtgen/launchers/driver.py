@@ -1,4 +1,4 @@
-"""A run as its driver sees it: alone with its folder, told to stop by signals, waiting for the workers."""
+"""The driver of a run: locks its folder, handles stop signals, and waits for the workers."""
 
 import contextlib
 import os
@@ -12,12 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from mtgen.checkpointing import checkpoint
 from mtgen.checkpointing.mirror import CheckpointStore, restore
 from mtgen.config import Config
-from mtgen.errors import CheckpointError, ConfigError, TrainingError, UserError, last_line
+from mtgen.errors import ERROR_BY_STATUS, CheckpointError, ConfigError, TrainingError, UserError, last_line
 from mtgen.launchers.ray_workers import run_here, run_on_ray
 from mtgen.models.model import build
+from mtgen.tracking.progress_bar import TrainingProgress
 from mtgen.tracking.run_log import RunLog
 from mtgen.training.dataset import open_data
 from mtgen.training.protocol import OUTCOME_FILE, STOP_FILE, Outcome
@@ -30,10 +33,10 @@ WatchCallback = Callable[[Path, int, Callable[[], bool]], None]
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Only one process trains a run: a lock that the system lifts when its holder dies.
+    """Hold the lock with which only one process trains a run; the system releases it when that process dies.
 
     Raises:
-        TrainingError: somebody else holds it, the folder cannot be written, or its file system has no locks.
+        TrainingError: another process holds it, the folder cannot be written, or its file system has no locks.
     """
     import fcntl
 
@@ -42,7 +45,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         file = (folder / ".lock").open("a+", encoding="utf-8")
     except OSError as error:
         raise TrainingError(
-            f"{folder}: cannot be written ({error.strerror}); give runs=FOLDER that is yours, or another name"
+            f"{folder}: cannot be written ({error.strerror}); set runs=FOLDER to a folder of yours, or use another name"
         ) from error
     with file:
         try:
@@ -51,12 +54,12 @@ def run_lock(folder: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read() or "another process"
             raise TrainingError(
-                f"{folder}: is being trained already, by {holder}; wait for it, or give another name"
+                f"{folder}: is already being trained, by {holder}; wait for it, or use another name"
             ) from error
         except OSError as error:
             raise TrainingError(
-                f"{folder}: cannot be locked, so that only one process trains it: its file system, {file_system(folder)}, refuses "
-                f"({error.strerror}); give runs=FOLDER on one with locks (NFS: without nolock)"
+                f"{folder}: cannot be locked against a second process ({error.strerror}), file system: "
+                f"{file_system(folder)}; set runs=FOLDER to a file system with locks (NFS: mounted without nolock)"
             ) from error
         file.seek(0)
         file.truncate()
@@ -66,9 +69,9 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 
 class StopRequests:
-    """The first Ctrl-C or SIGTERM asks the run for a checkpoint and its end; the second one interrupts at once.
+    """Signal handlers: the first Ctrl-C or SIGTERM stops the run after a checkpoint, the second one immediately.
 
-    SIGUSR1, with which schedulers warn, asks for the same, however often it comes.
+    SIGUSR1, with which schedulers warn, stops the run after a checkpoint, even if it is repeated.
     """
 
     def __init__(self, folder: Path, say: DriverSay) -> None:
@@ -87,44 +90,42 @@ class StopRequests:
         try:
             self.file.touch()
         except OSError as error:
-            self.say(
-                f"stopping at once: the workers cannot be asked for a checkpoint first, {self.file}: {error.strerror}"
-            )
+            self.say(f"stopping immediately, without a checkpoint: {self.file} cannot be written ({error.strerror})")
             raise KeyboardInterrupt from None
-        self.say("stopping: writing a checkpoint first (once more Ctrl-C: at once)")
+        self.say("stopping after a checkpoint (press Ctrl-C again to stop immediately)")
 
     def end(self) -> None:
-        """Put the earlier handlers back."""
+        """Restore the previous handlers."""
         for number, handler in self.earlier.items():
             signal.signal(number, handler)
-        with contextlib.suppress(OSError):  # on a disk that cannot be written the next start takes it away
+        with contextlib.suppress(OSError):  # if it cannot be removed, the next start removes it
             self.file.unlink(missing_ok=True)
 
 
 def _before(config: Config, new: bool, require_checkpoint: bool, say: DriverSay) -> int:
-    """Images that the run's newest good checkpoint has seen; 0 for a new run. Where the folder has none, the mirror's is fetched.
+    """Images seen by the run's newest good checkpoint, fetched from the mirror if the folder has none; 0 for a new run.
 
     Raises:
-        CheckpointError: `require_checkpoint`, and there is none; or the mirror does not answer.
-        ConfigError: `new`, and the run exists; or checkpoint.mirror is no address.
+        CheckpointError: `require_checkpoint` is set and there is no checkpoint; or the mirror does not answer.
+        ConfigError: `new` is set and the run exists; or checkpoint.mirror is not an address.
     """
     root, mirror = config.folder / "checkpoints", config.checkpoint.mirror
-    shelf = None if mirror is None else CheckpointStore(mirror, config.name)
+    store = None if mirror is None else CheckpointStore(mirror, config.name)
     if new and ((config.folder / "config.yaml").exists() or checkpoint.checkpoint_folders(root)):
         raise ConfigError(
             f"name={config.name}: {config.folder} exists; choose another name, or leave --new out to resume it"
         )
-    if new and shelf is not None and shelf.names():
+    if new and store is not None and store.names():
         raise ConfigError(
-            f"name={config.name}: {shelf} has a run of this name; choose another name, or leave --new out to resume it"
+            f"name={config.name}: {store} has a run of this name; choose another name, or leave --new out to resume it"
         )
     if (
-        shelf is not None
+        store is not None
         and not checkpoint.checkpoint_folders(root)
-        and restore(shelf, root, warn=lambda text: say(f"warning: {text}")) is not None
+        and restore(store, root, warn=lambda text: say(f"warning: {text}")) is not None
     ):
-        say(f"the newest checkpoint comes from {shelf}")
-    found = checkpoint.latest(root, warn=lambda text: None)  # the workers will name damaged ones
+        say(f"the newest checkpoint was fetched from {store}")
+    found = checkpoint.latest(root, warn=lambda text: None)  # the workers name damaged ones
     if found is None:
         if require_checkpoint:
             raise CheckpointError(
@@ -132,20 +133,52 @@ def _before(config: Config, new: bool, require_checkpoint: bool, say: DriverSay)
             )
         return 0
     if found.images < config.train.images:
-        say(f"going on with {config.name} from {found.images:,} images")
+        say(f"resuming {config.name} from {found.images:,} images")
     return found.images
 
 
 def _version() -> list[str]:
-    """mtgen's version and, from a checkout, the commit."""
+    """mtgen's version and, in a git checkout, its commit."""
     tags = code_version()
     return [tags["mtgen.version"], *(f"at {commit[:12]}" for name, commit in tags.items() if name.endswith("commit"))]
 
 
 def _command() -> str:
-    """The command that runs here, as one would type it again."""
+    """The command of this process, as a user would type it."""
     program, *words = sys.argv
     return shell_command("mtgen" if Path(program).name == "__main__.py" else Path(program).name, *words)
+
+
+def train_with_progress(
+    config: Config,
+    console: Console,
+    say: DriverSay,
+    new: bool = False,
+    require_checkpoint: bool = False,
+    asked: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Train a run, or resume it, with a progress bar on `console`; the other arguments are those of `launch`.
+
+    Raises:
+        UserError: the run cannot start or resume, or training failed; its `status` is that of the worker's error.
+    """
+
+    def watch(folder: Path, start: int, alive: Callable[[], bool]) -> None:
+        with TrainingProgress(config.train.images, config.name, console) as progress:
+            progress.status("starting")
+            progress.follow(folder, start, alive)
+
+    outcome = launch(config, watch, say, new, require_checkpoint, asked)
+    if outcome.status == "failed":
+        raise ERROR_BY_STATUS.get(outcome.exit_status, TrainingError)(outcome.message)
+    return outcome
+
+
+def finished_message(config: Config, outcome: Outcome) -> str:
+    """The message of a finished run: how many images it has seen, and the commands that use it."""
+    reason = f" ({outcome.message})" if outcome.message else ""
+    evaluate, sample = (shell_command(f"mtgen {command}", config.folder) for command in ("evaluate", "sample"))
+    return f"finished: {outcome.images:,} images{reason}. Next: {evaluate}; {sample}; mtgen ui"
 
 
 def launch(
@@ -156,19 +189,19 @@ def launch(
     require_checkpoint: bool = False,
     asked: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Train a run, or go on with it, from this process.
+    """Train a run, or resume it, from this process.
 
-    Training goes on in a thread (it waits for Ray's workers), while this thread shows the progress and takes signals.
+    A thread runs the training, or waits for Ray's workers, while the calling thread shows progress and handles signals.
 
     Args:
-        watch: shows progress from (the run's folder, images seen so far) until the function that it is given says that training has ended.
+        watch: shows progress, given the run's folder, the images seen so far and whether training still runs.
         say: prints a line.
-        new: insist on a new run.
-        require_checkpoint: insist on a run with a checkpoint.
-        asked: whether a signal asked for the end before this function listens itself, which it does once the run is prepared.
+        new: require that the run does not exist.
+        require_checkpoint: require a checkpoint to resume from.
+        asked: whether an earlier signal asked for a stop; this function handles signals once the run is prepared.
 
     Raises:
-        UserError: what keeps the run from going on, in one message.
+        UserError: the run cannot start, resume or continue.
     """
     log = RunLog(config.folder)
     with run_lock(config.folder):
@@ -176,7 +209,7 @@ def launch(
         try:
             outcome = _train(config, watch, log.tee(say), new, require_checkpoint, asked)
         except BaseException as error:
-            log.write(f"failed: {error}" if isinstance(error, UserError) else f"ended by {type(error).__name__}")
+            log.write(f"failed: {error}" if isinstance(error, UserError) else f"ended with {type(error).__name__}")
             raise
         log.write(f"{outcome.status} at {outcome.images:,} images{f': {outcome.message}' if outcome.message else ''}")
         return outcome
@@ -190,11 +223,11 @@ def _train(
     require_checkpoint: bool,
     asked: Callable[[], bool],
 ) -> Outcome:
-    """What `launch` does within its lock and its log."""
+    """The part of `launch` inside its lock and its log."""
     start = _before(config, new, require_checkpoint, say)
     if start >= config.train.images:
-        return Outcome("finished", start, "it had finished before; a larger train.images goes on")
-    build(config, open_data(config).card)  # what is wrong with data or tasks is said before any worker starts
+        return Outcome("finished", start, "it was finished before; raise train.images to continue")
+    build(config, open_data(config).card)  # errors in data or tasks are found before any worker starts
     (config.folder / OUTCOME_FILE).unlink(missing_ok=True)
     stop = StopRequests(config.folder, say)
     result: list[Outcome | BaseException] = []
@@ -202,13 +235,13 @@ def _train(
     def work() -> None:
         try:
             result.append(run_here(config) if config.workers == 0 else run_on_ray(config, say=say))
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+        except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
             result.append(error)
 
     thread = threading.Thread(target=work, name="training", daemon=True)
     try:
         if asked():
-            return Outcome("stopped", start, "asked to before training began")
+            return Outcome("stopped", start, "requested before training began")
         thread.start()
         watch(config.folder, start, thread.is_alive)
         while thread.is_alive():

@@ -1,4 +1,7 @@
-"""An evaluation on several of Ray's workers: they decode, draw, read and extract; metrics are fed here, in the order of the positions."""
+"""An evaluation on several Ray workers: they decode, generate, predict and extract features.
+
+Metrics are updated in this process, in the order of the positions.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,17 +16,20 @@ from mtgen.evaluation.streams import RequestedOutputs, StreamPart, StreamProduce
 from mtgen.launchers.ray_cluster import cpus_per_worker, ray_cluster
 
 PREFETCH_PARTS = 2
-"""Parts that a worker makes before the last one is taken, so that memory stays flat where the metrics are slower than the workers."""
+"""Parts that a worker computes ahead, a limit on memory where metrics are slower than workers."""
 
 
 @contextmanager
 def evaluate_on_ray(config: Config, job: EvaluationJob, cpus: int | None = None) -> Iterator[StreamSource]:
-    """`config.workers` workers of a cluster, each of which goes through its own part of every stage.
+    """Run each stage of an evaluation on `config.workers` workers, each with its own parts.
 
-    A part is a function of its position, so that a worker that is lost begins its stage again, and what was taken already is passed over.
+    A part is a function of its position: a lost worker restarts its stage, and parts that were used before are skipped.
 
     Args:
-        cpus: CPUs of a cluster on this machine; default: all.
+        cpus: CPUs of a cluster on this system; default: all.
+
+    Yields:
+        A function that iterates over a stage's parts.
 
     Raises:
         UserError: a worker failed.
@@ -31,24 +37,24 @@ def evaluate_on_ray(config: Config, job: EvaluationJob, cpus: int | None = None)
     with ray_cluster(config, cpus) as nodes:
         import ray
 
+        from mtgen.launchers.ray_internals import streaming_options
+
         threads, world = cpus_per_worker(config, nodes), config.max_workers
         gpus = 1 if resolve_device(config) == "cuda" else 0
-        task: Any = ray.remote(_parts).options(
-            num_cpus=threads, num_gpus=gpus, num_returns="streaming", _generator_backpressure_num_objects=PREFETCH_PARTS
-        )
+        task: Any = ray.remote(_parts).options(num_cpus=threads, num_gpus=gpus, **streaming_options(PREFETCH_PARTS))
 
         def gather(stage: str, wanted: RequestedOutputs, start: int) -> Iterator[StreamPart]:
             jobs = [replace(job, rank=rank, world=world, threads=threads) for rank in range(world)]
             try:
-                yield from _in_turn([task.remote(stage, wanted, start, one) for one in jobs], ray.get)
+                yield from _round_robin([task.remote(stage, wanted, start, one) for one in jobs], ray.get)
             except ray.exceptions.RayError as error:
-                raise UserError(f"a worker of the evaluation failed: {last_line(error)}") from error
+                raise UserError(f"an evaluation worker failed: {last_line(error)}") from error
 
         yield gather
 
 
-def _in_turn(streams: list[Iterator[Any]], get: Callable[[Any], StreamPart]) -> Iterator[StreamPart]:
-    """The parts of all workers, in the order of their positions: they are dealt out in turn, the last round may be short."""
+def _round_robin(streams: list[Iterator[Any]], get: Callable[[Any], StreamPart]) -> Iterator[StreamPart]:
+    """The parts of all workers in the order of their positions; the last round may be incomplete."""
     while streams:
         for stream in list(streams):
             try:
@@ -61,12 +67,12 @@ def _in_turn(streams: list[Iterator[Any]], get: Callable[[Any], StreamPart]) -> 
 
 @lru_cache(maxsize=1)
 def _work(job: EvaluationJob) -> StreamProducer:
-    """Loaded once in a worker's process, whatever the number of stages."""
+    """The worker's producer, loaded once for all stages."""
     return load_evaluation(job).work
 
 
 def _parts(stage: str, wanted: RequestedOutputs, start: int, job: EvaluationJob) -> Iterator[StreamPart]:
-    """What each of Ray's workers runs."""
+    """A worker's parts of a stage; runs in its process."""
     import torch
 
     torch.set_num_threads(job.threads)

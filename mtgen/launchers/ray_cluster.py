@@ -1,4 +1,4 @@
-"""The Ray cluster that a run trains on: one that is running, or one of our own."""
+"""The Ray cluster that a run uses: a running one, or its own on this system."""
 
 import json
 import os
@@ -15,38 +15,40 @@ from mtgen.launchers.ray_node import own_address, stop_signals_blocked, wait_for
 from mtgen.utils import glibc_malloc
 
 _TOKEN = secrets.token_hex(32)
-"""What every process of a cluster of ours has to show; it lives in the environment of these processes alone."""
+"""Token of this process's own cluster; only the environment of the cluster's processes holds it."""
 
 
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-"""Environment of a cluster that listens on loopback only, and of whoever joins it: Ray replaces a loopback address by the machine's own,
-except where it is told that this system has no clusters."""
+"""Environment of a cluster that listens on loopback only, and of processes that join it.
+
+Ray replaces a loopback address with the system's own, unless the first variable says that the system has no clusters.
+"""
 
 
-def _alone() -> dict[str, str]:
-    """Environment of a cluster of ours, which demands a token even on loopback: it keeps other users of this machine out.
+def _own_token() -> dict[str, str]:
+    """Environment that protects this process's own cluster from other users of the system, by a token.
 
-    Ray demands one of a new cluster by default (RAY_AUTH_MODE), but would keep it in a file that they may be able to read.
+    Ray requires a token by default (RAY_AUTH_MODE), but would write it to a file that others may be able to read.
     """
     given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     return {} if given else {"RAY_AUTH_TOKEN": _TOKEN}
 
 
-def _shown() -> dict[str, str]:
-    """Environment of who joins a cluster with a token: unless told, Ray finds out too late that it has one."""
+def _token_mode() -> dict[str, str]:
+    """Environment that makes Ray use a token if this user has one; by default Ray looks for it too late."""
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    there = os.environ.get("RAY_AUTH_TOKEN") or path.is_file()
-    return {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE") or ("token" if there else "disabled")}
+    has_token = os.environ.get("RAY_AUTH_TOKEN") or path.is_file()
+    return {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE") or ("token" if has_token else "disabled")}
 
 
 def _on_loopback(address: str) -> bool:
     """Whether a running cluster listens on loopback only.
 
     Raises:
-        TrainingError: nobody answers at the address.
+        TrainingError: nothing answers at the address.
     """
     host, _, port = address.rpartition(":")
-    if not port.isdigit():  # "auto", or an address of another kind: for Ray to judge
+    if not port.isdigit():  # "auto", or an address of another kind, which Ray resolves
         return False
     try:
         wait_for(host, int(port), 10)
@@ -60,7 +62,7 @@ def _on_loopback(address: str) -> bool:
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """`values` in this process's environment, for a while."""
+    """Set `values` in this process's environment within the context."""
     before = os.environ.copy()
     os.environ.update(values)
     try:
@@ -71,16 +73,19 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 NO_DASHBOARD = {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"}
-"""Environment of a cluster that has no dashboard: asked for one, Ray would take that of any other cluster on this machine, whose token it
-lacks, and its watcher of Ray Train would end with a traceback. Nobody listens on port 9 (RFC 863)."""
+"""Environment of a cluster without a dashboard: nothing listens on port 9 (RFC 863).
+
+Without it, Ray would use the dashboard of another cluster on this system, whose token it lacks, and the monitor of Ray
+Train would fail with a traceback.
+"""
 
 
 def _for_workers(loopback: bool) -> dict[str, str]:
-    """Environment variables that the workers need, but for those that a submitted job gives them already: Ray refuses them twice."""
+    """Environment variables for the workers, except those that a submitted job sets: Ray rejects duplicates."""
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     passed = ["MLFLOW_TRACKING_URI", "MTGEN_CACHE", *(["GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"] if loopback else [])]
     values = glibc_malloc.child_environment() | {name: os.environ[name] for name in passed if name in os.environ}
-    if "working_dir" not in job:  # else the code lies there, elsewhere on every node, and Ray has it on the path
+    if "working_dir" not in job:  # a job's code is in its working directory, which Ray puts on the path
         values["PYTHONPATH"] = os.pathsep.join(
             p for p in [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")] if p
         )
@@ -88,58 +93,58 @@ def _for_workers(loopback: bool) -> dict[str, str]:
 
 
 def address_of(config: Config) -> str | None:
-    """The running cluster that a run is to train on; `None`: one of its own, on this machine."""
+    """Address of the running cluster that a run uses; `None`: it starts its own on this system."""
     return config.address or os.environ.get("RAY_ADDRESS") or None
 
 
 @contextmanager
 def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[list[dict[str, float]]]:
-    """A running cluster if `config.address` or RAY_ADDRESS names one, else one on this machine that ends with us.
+    """Connect to the cluster at `config.address` or RAY_ADDRESS; without either, start one that ends with the context.
 
     Args:
-        cpus: CPUs of a cluster on this machine; default: all that this process may use.
+        cpus: CPUs of a cluster on this system; default: all that this process may use.
 
     Yields:
-        The resources of each node that lives, e.g. [{"CPU": 2.0}].
+        The resources of each live node, such as [{"CPU": 2.0}].
+
+    Raises:
+        TrainingError: the cluster cannot be reached or started.
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every print of a worker comes twice
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every line of a worker is printed twice
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    os.environ.setdefault(
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
-    )  # Ray leaves CUDA_VISIBLE_DEVICES of workers without GPUs alone
+    # Ray then does not change CUDA_VISIBLE_DEVICES of workers without GPUs.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address_of(config)
-    here: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": cpus or _bound()}
+    local: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": cpus or _bound()}
     loopback = address is None or _on_loopback(address)
-    with _environment(_shown() if address else _alone()), _environment(LOOPBACK if loopback else {}):
+    with _environment(_token_mode() if address else _own_token()), _environment(LOOPBACK if loopback else {}):
         passed = _for_workers(loopback)
-        if not address:  # the cluster's processes have it from this one, so that Ray need not start others for a run of this environment
+        if not address:  # the cluster inherits the environment, so Ray starts no further processes for a runtime_env
             os.environ.update(passed | NO_DASHBOARD | {"RAY_prestart_worker_first_driver": "0"})
         import ray
-        from ray._private import ray_constants
 
-        ray_constants.ENABLE_RAY_CLUSTER = not loopback  # it is read when Ray is imported, which may have been earlier
+        from mtgen.launchers.ray_internals import check_token, restrict_to_loopback
+
+        restrict_to_loopback(loopback)
         try:
-            if (
-                address and address.rpartition(":")[2].isdigit()
-            ):  # asked first, since ray.init tries a refused token for half a minute
-                ray._raylet.GcsClient(address=address).internal_kv_keys(b"mtgen", namespace=None, timeout=30)  # type: ignore[attr-defined]
+            if address and address.rpartition(":")[2].isdigit():
+                check_token(address)
             with stop_signals_blocked():
                 ray.init(
-                    address=address
-                    or "local",  # without an address Ray would join a cluster that it finds on this machine
+                    address=address or "local",  # without an address Ray would join any cluster on this system
                     log_to_driver=True,
-                    # Without a dashboard, Ray Train's own watcher warns every second that it cannot ask it.
+                    # Without a dashboard, Ray Train's monitor warns every second that it cannot reach it.
                     logging_config=ray.LoggingConfig(log_level="ERROR"),
                     runtime_env={"env_vars": passed} if address else None,
-                    **here,
+                    **local,
                 )
-        except (
-            Exception
-        ) as error:  # Ray raises plain ones too, such as when the machine is too busy for its cluster to start in time
-            where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
-            raise TrainingError(f"cannot reach {where}: {_reason(error)}") from error
+        except Exception as error:  # Ray also raises plain ones, for example if the cluster does not start in time
+            if address:
+                raise TrainingError(f"cannot reach the Ray cluster at {address}: {_reason(error)}") from error
+            reason = last_line(error).rstrip(".")
+            raise TrainingError(f"cannot start a Ray cluster on this system: {reason}; run `mtgen doctor`") from error
         try:
             yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
         finally:
@@ -147,46 +152,51 @@ def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[list[dict[s
 
 
 def _bound() -> int | None:
-    """CPUs that this process is bound to (taskset, Slurm), where they are fewer than the machine's, which Ray would count; else `None`."""
+    """CPUs that this process is bound to (taskset, Slurm) if fewer than the system's, which Ray counts; else `None`."""
     bound = len(os.sched_getaffinity(0))
     return bound if bound < (os.cpu_count() or bound) else None
 
 
 def workers_that_fit(nodes: list[tuple[int, int]], cpus: int, gpus: int) -> int:
-    """How many workers of so many CPUs and GPUs find room on nodes of (CPUs, GPUs): a worker lies on one node."""
-    return sum(min(own // cpus, there // gpus if gpus else own) for own, there in nodes)
+    """How many workers with `cpus` CPUs and `gpus` GPUs fit on nodes of (CPUs, GPUs); each worker is on one node."""
+    return sum(min(node_cpus // cpus, node_gpus // gpus if gpus else node_cpus) for node_cpus, node_gpus in nodes)
 
 
 def max_cpus_per_worker(nodes: list[tuple[int, int]], workers: int, gpus: int) -> int:
-    """CPUs that each of the workers gets at most, so that all find room at once; 0 where they do not with one each."""
-    most = max((own for own, _ in nodes), default=0)
-    return next((share for share in range(most, 0, -1) if workers_that_fit(nodes, share, gpus) >= workers), 0)
+    """The largest number of CPUs per worker with which all workers fit at once; 0 if they do not fit with one each."""
+    most = max((cpus for cpus, _ in nodes), default=0)
+    return next((cpus for cpus in range(most, 0, -1) if workers_that_fit(nodes, cpus, gpus) >= workers), 0)
 
 
 def cpus_per_worker(config: Config, resources: list[dict[str, float]]) -> int:
-    """CPUs that each worker gets: an equal part of the nodes; where nodes of an elastic run are missing, one is enough.
+    """CPUs of each worker: as many as fit for all; 1 if an elastic run lacks nodes for its largest number of workers.
 
     Args:
-        resources: of each node.
+        resources: resources of each node.
 
     Raises:
-        ConfigError: more workers than CPUs, or than GPUs where they train on GPUs.
+        ConfigError: there are more workers than CPUs or, when training on GPUs, than GPUs.
     """
-    nodes = [(int(own.get("CPU", 0)), int(own.get("GPU", 0))) for own in resources]
+    nodes = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in resources]
     gpus = 1 if resolve_device(config) == "cuda" else 0
     least, fit = config.worker_counts[0], workers_that_fit(nodes, 1, gpus)
-    cpus, there = (sum(numbers) for numbers in zip((0, 0), *nodes, strict=True))
+    all_cpus, all_gpus = (sum(numbers) for numbers in zip((0, 0), *nodes, strict=True))
     if least > fit and gpus:
         raise ConfigError(
-            f"workers={least}: there are {there} GPUs and {cpus} CPUs, and every worker needs one of each on the same node; "
-            f"possible: 0 to {fit}, or device=cpu"
+            f"workers={least}: there are {all_gpus} GPUs and {all_cpus} CPUs, and every worker needs one of each on "
+            f"the same node; possible: 0 to {fit}, or device=cpu"
         )
     if least > fit:
-        raise ConfigError(f"workers={least}: there are {cpus} CPUs, and every worker needs one; possible: 0 to {fit}")
+        raise ConfigError(
+            f"workers={least}: there are {all_cpus} CPUs, and every worker needs one; possible: 0 to {fit}"
+        )
     return max(1, max_cpus_per_worker(nodes, config.max_workers, gpus))
 
 
 def _reason(error: BaseException) -> str:
     if type(error).__name__ == "AuthenticationError":
-        return "it demands its token; give it in RAY_AUTH_TOKEN, or in a file that RAY_AUTH_TOKEN_PATH names"
-    return f"{last_line(error).rstrip('.')}; is it running (`ray status`), and are its TLS settings those of this process (launch/README.md)?"
+        return "the cluster requires its token; set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file that holds it"
+    return (
+        f"{last_line(error).rstrip('.')}; check that it is running (`ray status`) and that its TLS settings are those "
+        "of this process (launch/README.md)"
+    )

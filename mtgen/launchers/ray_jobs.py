@@ -1,4 +1,4 @@
-"""A run as a job of a Ray cluster: submitted over its Jobs API with code and configuration, watched, stopped."""
+"""A run as a job on a Ray cluster: submit it through the Jobs API with code and configuration, follow it, stop it."""
 
 import asyncio
 import logging
@@ -28,13 +28,13 @@ from mtgen.version import PACKAGE, __version__
 
 JobsSay = Callable[[str], None]
 STOP_GRACE_SECONDS = 600
-"""Seconds that a stopped job may take for its checkpoint before Ray kills it; Ray's own default is 3."""
+"""Seconds that a stopped job has to save its checkpoint before Ray kills it; Ray's default is 3."""
 FINAL_STATUSES = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """A submitted job as the cluster knows it; `exit_status` is its command's, once that has ended."""
+    """A submitted job as the cluster reports it; `exit_status` is that of its command, once it has ended."""
 
     id: str
     run: str
@@ -47,7 +47,7 @@ class SubmittedJob:
 
 
 def _token() -> tuple[str | None, str]:
-    """Ray's authentication token, from where Ray itself would take it, and that place's name."""
+    """Ray's authentication token, or `None`, from where Ray looks for it, and the name of that variable or file."""
     if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return token, "RAY_AUTH_TOKEN"
     given = os.environ.get("RAY_AUTH_TOKEN_PATH")
@@ -57,132 +57,128 @@ def _token() -> tuple[str | None, str]:
     except FileNotFoundError:
         if given:
             raise UserError(
-                f"RAY_AUTH_TOKEN_PATH={given}: there is no such file; copy the cluster's token there, readable by you alone"
+                f"RAY_AUTH_TOKEN_PATH={given}: the file does not exist; copy the cluster's token there and chmod 600 it"
             ) from None
         return None, str(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: Ray's token cannot be read ({getattr(error, 'strerror', None) or 'not text'})"
-        ) from None
+        reason = getattr(error, "strerror", None) or "not text"
+        raise UserError(f"{path}: Ray's token cannot be read ({reason}); fix or replace the file") from None
 
 
 def _status(address: str, token: str | None) -> int:
-    """HTTP status with which the cluster answers a question for its jobs.
+    """HTTP status of the cluster's answer to a request for its jobs.
 
     Raises:
-        UserError: nobody answers.
+        UserError: nothing answers.
     """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    question = urllib.request.Request(f"{address}/api/jobs/", headers=headers)  # noqa: S310 - http or https
+    request = urllib.request.Request(f"{address}/api/jobs/", headers=headers)  # noqa: S310 - http or https
     try:
-        with urllib.request.urlopen(question, timeout=30) as answer:  # noqa: S310 - the same
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - the same
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
-    except (OSError, HTTPException, UnicodeError) as error:  # HTTPException: what answers speaks no HTTP
+    except (OSError, HTTPException, UnicodeError) as error:  # HTTPException: the answer is not HTTP
         reason = getattr(error, "reason", None) or last_line(error)
         raise UserError(
-            f"{address}: no Ray cluster answers there ({reason}); is its head running, with its dashboard? "
-            "launch/README.md says how to start one and how to reach it"
+            f"{address}: no Ray cluster answers ({reason}); check that its head runs with a dashboard. "
+            "launch/README.md explains how to start a cluster and how to reach it"
         ) from None
 
 
 def connect(address: str, say: JobsSay) -> Any:
     """A client of the Jobs API at `address`, such as http://127.0.0.1:8265.
 
-    A cluster beyond this machine that lets everybody in is refused: whoever reaches its Jobs API runs commands on it.
+    A remote cluster without authentication is rejected: everyone who reaches its Jobs API can run commands on it.
 
     Raises:
-        UserError: nobody answers, or no Ray cluster does; the token is missing or wrong, or the cluster demands none.
+        UserError: no Ray cluster answers; the token is missing or wrong, or a remote cluster does not require one.
     """
     try:
         parts = urlsplit(address)
-        well = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # of a port that is no number, among others
-        well = False
-    if not well:
-        raise UserError(f"{address}: is no address of a Jobs API; give one such as http://127.0.0.1:8265")
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # for example, the port is not a number
+        valid = False
+    if not valid:
+        raise UserError(f"{address}: not an address of a Jobs API; use one such as http://127.0.0.1:8265")
     address = f"{parts.scheme}://{parts.netloc}"
-    near = parts.hostname in ("127.0.0.1", "::1", "localhost")
+    is_local = parts.hostname in ("127.0.0.1", "::1", "localhost")
     headers = {}
     answered = _status(address, None)
     if answered == 200:
-        if not near and os.environ.get("RAY_AUTH_MODE") != "disabled":
+        if not is_local and os.environ.get("RAY_AUTH_MODE") != "disabled":
             raise UserError(
-                f"{address}: it demands no token: whoever reaches it can run commands on it; start it with RAY_AUTH_MODE=token "
-                "(launch/README.md), or set RAY_AUTH_MODE=disabled here to use it all the same"
+                f"{address}: requires no token, so anyone who reaches it can run commands on it; start the cluster "
+                "with RAY_AUTH_MODE=token (launch/README.md), or set RAY_AUTH_MODE=disabled here to use it anyway"
             )
     elif answered == 401:
-        token, place = _token()
+        token, source = _token()
         if token is None:
             raise UserError(
-                f"{address}: the cluster demands its authentication token, and there is none here; give it in RAY_AUTH_TOKEN, "
-                f"or in a file: {place}, or the one that RAY_AUTH_TOKEN_PATH names"
+                f"{address}: the cluster requires its authentication token; set RAY_AUTH_TOKEN, or put the token into "
+                f"{source} or a file that RAY_AUTH_TOKEN_PATH names"
             )
         if _status(address, token) in (401, 403):
             raise UserError(
-                f"{address}: the cluster refuses the token from {place}; it takes the one that its head was started with"
+                f"{address}: the cluster rejects the token from {source}; use the token that its head was started with"
             )
-        if not near and parts.scheme == "http":
+        if not is_local and parts.scheme == "http":
             say(
-                f"{address}: http does not encrypt, and the token can be read on the way; use https or a tunnel (launch/README.md)"
+                f"warning: {address}: http is not encrypted, so the token can be intercepted; use https or a tunnel "
+                "(launch/README.md)"
             )
         headers["Authorization"] = f"Bearer {token}"
     else:
-        raise _stranger(address, str(answered))
-    with _only(address):
+        raise _not_a_dashboard(address, str(answered))
+    with _without_addresses():
         from ray.job_submission import JobSubmissionClient
 
-        for name in ("modules.dashboard_sdk", "modules.job.sdk"):
-            logging.getLogger(f"ray.dashboard.{name}").setLevel(logging.WARNING)
-        logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
+        for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # the latter two have a level of their own
         try:
             return JobSubmissionClient(address, headers=headers)
-        except (
-            OSError,
-            RuntimeError,
-            LookupError,
-            TypeError,
-        ) as error:  # of whatever it says when it is asked for Ray's version
-            raise _stranger(address, last_line(error)) from None
+        # depending on what it answers to a request for Ray's version
+        except (OSError, RuntimeError, LookupError, TypeError) as error:
+            raise _not_a_dashboard(address, last_line(error)) from None
 
 
-def _stranger(address: str, answer: str) -> UserError:
+def _not_a_dashboard(address: str, answer: str) -> UserError:
     return UserError(
-        f"{address}: what answers there ({answer}) is no Ray dashboard; give the one of the cluster's head, port 8265 by default"
+        f"{address}: not a Ray dashboard (answer: {answer}); use that of the cluster's head, by default on port 8265"
     )
 
 
 class _LostError(UserError):
-    """The cluster has gone away, or cannot be reached just now."""
+    """The connection to the cluster is lost."""
 
 
 @contextmanager
 def _asking(client: Any, problem: str, remedy: str = "") -> Iterator[None]:
-    """What the cluster does not answer, or refuses, in one line.
+    """Turn the errors of a request to the cluster into one line each.
 
     Args:
-        problem: what it means if it refuses; `remedy`: what then helps.
+        problem: message if the cluster refuses the request.
+        remedy: what helps in that case.
 
     Raises:
-        UserError: it does.
+        UserError: the cluster does not answer, or refuses.
     """
     from ray.exceptions import RayError
 
     try:
         yield
-    except OSError as error:  # all errors of requests are
+    except OSError as error:  # the base class of all errors of `requests`
         raise _LostError(
-            f"{client.get_address()}: the cluster does not answer any more ({last_line(error)}); is its head running, and can this "
-            "machine reach it? Its jobs may go on: mtgen jobs list"
+            f"{client.get_address()}: the cluster no longer answers ({last_line(error)}); check that its head runs and "
+            "can be reached. Jobs may still be running: mtgen jobs list"
         ) from None
-    except (RuntimeError, RayError) as error:  # of any answer that is no success, with the cluster's words in it
+    except (RuntimeError, RayError) as error:  # any unsuccessful answer, with the cluster's message
         raise UserError(f"{problem} ({str(error).strip()}){remedy and '; '}{remedy}") from None
 
 
 @contextmanager
-def _only(address: str) -> Iterator[None]:
-    """Ray prefers these variables to the address that it is given."""
+def _without_addresses() -> Iterator[None]:
+    """Hide the variables that Ray prefers over the given address."""
     hidden = {name: os.environ.pop(name) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS") if name in os.environ}
     try:
         yield
@@ -191,12 +187,12 @@ def _only(address: str) -> Iterator[None]:
 
 
 def pack_config(path: Path, assignments: list[str]) -> tuple[dict[str, Any], Config]:
-    """A configuration as it travels: the keys that were written, their paths absolute; and the same, checked as far as this machine can.
+    """A configuration to send to a cluster: the keys that are set, with absolute paths; and the validated `Config`.
 
-    Device and precision are for the cluster to resolve.
+    Device and precision are resolved on the cluster.
 
     Raises:
-        ConfigError: one line for every key at fault.
+        ConfigError: one line for each invalid key.
     """
     values = read_yaml(path)
     override(values, assignments)
@@ -208,10 +204,10 @@ def pack_config(path: Path, assignments: list[str]) -> tuple[dict[str, Any], Con
 
 
 def submit(client: Any, path: Path, assignments: list[str]) -> SubmittedJob:
-    """Hand a run to the cluster: mtgen's code and the configuration travel with it; data and runs lie where its nodes find them.
+    """Submit a run with mtgen's code and the configuration; data and runs must be in folders that the nodes can access.
 
     Raises:
-        UserError: the cluster does not take it.
+        UserError: the cluster does not accept the job.
     """
     values, config = pack_config(path, assignments)
     with tempfile.TemporaryDirectory(prefix="mtgen-") as folder:
@@ -222,8 +218,8 @@ def submit(client: Any, path: Path, assignments: list[str]) -> SubmittedJob:
         )
         with _asking(
             client,
-            f"{client.get_address()}: the cluster does not take the job",
-            "`ray status` and the logs of its head, dashboard_agent.log first, say more",
+            f"{client.get_address()}: the cluster does not accept the job",
+            "see `ray status` and the logs of its head, first dashboard_agent.log",
         ):
             job = client.submit_job(
                 entrypoint=f"python -m mtgen.cli train {config.name}.yaml",
@@ -255,7 +251,7 @@ def _job(details: Any) -> SubmittedJob:
 
 
 def list_submitted(client: Any) -> list[SubmittedJob]:
-    """All jobs that were submitted to the cluster, the newest first.
+    """All jobs that were submitted to the cluster, newest first.
 
     Raises:
         UserError: the cluster does not answer.
@@ -266,37 +262,37 @@ def list_submitted(client: Any) -> list[SubmittedJob]:
 
 
 def get_job(client: Any, job: str) -> SubmittedJob:
-    """One job as it is now.
+    """The current state of a job.
 
     Raises:
-        UserError: the cluster knows no such job, or does not answer.
+        UserError: the job does not exist, or the cluster does not answer.
     """
-    with _asking(client, f"{job}: the cluster cannot say how it is"):
+    with _asking(client, f"{job}: the cluster does not report its state"):
         try:
             return _job(client.get_job_info(job))
         except RuntimeError as error:
             if "404" not in str(error):
                 raise
     known = ", ".join(other.id for other in list_submitted(client)) or "none"
-    raise UserError(f"{job}: the cluster has no such job; it knows: {known}")
+    raise UserError(f"{job}: the job does not exist on the cluster; jobs: {known}")
 
 
 def logs(client: Any, job: str) -> str:
-    """What a job has printed so far.
+    """The output of a job so far.
 
     Raises:
-        UserError: the cluster knows no such job, or does not answer.
+        UserError: the job does not exist, or the cluster does not answer.
     """
     get_job(client, job)
-    with _asking(client, f"{job}: the cluster does not give what it has printed"):
+    with _asking(client, f"{job}: the cluster does not return its output"):
         return str(client.get_job_logs(job))
 
 
 def follow(client: Any, job: str, write: Callable[[str], None], attempts: int = 5) -> SubmittedJob:
-    """Pass on what a job prints, from its beginning, until it has ended; a connection that breaks is made again.
+    """Stream the output of a job from its beginning until it ends, and reconnect if the connection breaks.
 
     Raises:
-        UserError: the cluster went away.
+        UserError: the connection is lost for good.
     """
     from aiohttp import ClientError
 
@@ -318,24 +314,25 @@ def follow(client: Any, job: str, write: Callable[[str], None], attempts: int = 
             asyncio.run(stream())
             if (now := get_job(client, job)).status in FINAL_STATUSES:
                 return now
-        except (OSError, RuntimeError, ClientError, _LostError) as error:  # Ray's own are RuntimeErrors
+        except (OSError, RuntimeError, ClientError, _LostError) as error:  # Ray raises RuntimeError
             problem = error
         failed += problem is not None
         if failed > attempts:
             raise UserError(
-                f"{job}: the connection to the cluster is lost ({problem}); the job may go on: mtgen jobs logs {job} --follow"
+                f"{job}: the connection to the cluster is lost ({problem}); the job may still be running: "
+                f"mtgen jobs logs {job} --follow"
             )
         time.sleep(1)
 
 
 def stop(client: Any, job: str, wait: bool = True) -> SubmittedJob:
-    """Ask a job to write a checkpoint and end; what has not ended after `STOP_GRACE_SECONDS` seconds is killed by Ray.
+    """Stop a job after a checkpoint; Ray kills it if it has not ended after `STOP_GRACE_SECONDS`.
 
     Args:
-        wait: until it has.
+        wait: whether to wait until it has ended.
 
     Raises:
-        UserError: the cluster knows no such job, or does not answer, perhaps while it is waited for.
+        UserError: the job does not exist, or the cluster does not answer, possibly while this function waits.
     """
     now = get_job(client, job)
     if now.status not in FINAL_STATUSES:

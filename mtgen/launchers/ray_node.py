@@ -1,4 +1,4 @@
-"""One node of a Ray cluster that mtgen starts: on loopback, or with others; in both cases whoever talks to it has to show the token."""
+"""A node of a Ray cluster that mtgen starts, on loopback or with other nodes; in both cases it requires the token."""
 
 import ctypes
 import os
@@ -18,11 +18,11 @@ import psutil
 from mtgen.errors import UserError
 
 OBJECT_STORE_BYTES = 500_000_000
-"""Bytes of memory for Ray's objects: mtgen hands nothing large to Ray, whose default is a third of the machine."""
+"""Memory for Ray's objects: mtgen's are small, while Ray's default is a third of the system's memory."""
 
 
 def own_address() -> str:
-    """This machine's address in its network, as Ray finds it out: nothing is sent."""
+    """This system's address in its network, determined as Ray does, without sending anything."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 1))
@@ -32,17 +32,19 @@ def own_address() -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A port that is free at present."""
     with socket.create_server(("", 0)) as probe:
         return int(probe.getsockname()[1])
 
 
 def token_file() -> Path | None:
-    """The file of the token that a cluster's nodes and users share; made, for its owner alone, where there is none. `None`: it is in
-    RAY_AUTH_TOKEN.
+    """The file with the token of a cluster; created, readable by its owner only, if it does not exist.
+
+    Returns:
+        `None` if RAY_AUTH_TOKEN holds the token.
 
     Raises:
-        UserError: others can read it.
+        UserError: other users can read the file, or it cannot be written.
     """
     if os.environ.get("RAY_AUTH_TOKEN"):
         return None
@@ -54,11 +56,11 @@ def token_file() -> Path | None:
     except FileExistsError:
         if path.stat().st_mode & 0o077:
             raise UserError(
-                f"{path}: others can read this token, and with it run commands on the cluster; chmod 600 {path}"
+                f"{path}: other users can read this token, and with it run commands on the cluster; chmod 600 {path}"
             ) from None
     except OSError as error:
         raise UserError(
-            f"{path}: the token cannot be written ({error.strerror}); name another file in RAY_AUTH_TOKEN_PATH"
+            f"{path}: the token cannot be written ({error.strerror}); set RAY_AUTH_TOKEN_PATH to another file"
         ) from error
     return path
 
@@ -66,13 +68,15 @@ def token_file() -> Path | None:
 def command(
     head: str | None, port: int, span: bool, cpus: int | None, gpus: int | None, dashboard: int | None
 ) -> list[str]:
-    """The command of a node that stays in the foreground.
+    """The command that runs a node in the foreground.
 
     Args:
-        head: address and port of the head to join; `None`: this is the head.
-        port: of the head, for the other nodes.
-        span: other nodes may join; else it listens on loopback.
-        dashboard: port of the dashboard with its Jobs API, always on loopback; `None`: none.
+        head: HOST:PORT of the head to join; `None`: this node is the head.
+        port: port of the head, for the other nodes.
+        span: whether other nodes can join; otherwise the head listens on loopback.
+        cpus: CPUs of this node; `None`: all.
+        gpus: GPUs of this node; `None`: all.
+        dashboard: port of the dashboard and its Jobs API, always on loopback; `None`: no dashboard.
     """
     words = [
         sys.executable,
@@ -83,13 +87,10 @@ def command(
         "--disable-usage-stats",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
     ]
-    words += [
-        "--min-worker-port=0",
-        "--max-worker-port=0",
-    ]  # any; Ray's own range may hold the head's port, and another node's here
-    words.append(
-        "--dashboard-agent-listen-port=0"
-    )  # any; another cluster here has Ray's own, and no job starts without one
+    # 0: any free port. Ray's default range may contain ports of the head or of another node on this system.
+    words += ["--min-worker-port=0", "--max-worker-port=0"]
+    # 0 again: another cluster on this system may use Ray's default port, and no job starts without an agent.
+    words.append("--dashboard-agent-listen-port=0")
     if head:
         words.append(f"--address={head}")
     else:
@@ -101,15 +102,14 @@ def command(
         ]
         words += [f"--dashboard-port={dashboard}"] if dashboard is not None else []
         words += [f"--node-ip-address={own_address()}"] if span else []
-        words.append(
-            f"--ray-client-server-port={free_port()}"
-        )  # nobody uses it, but a head whose one is taken (10001) ends
+        # Not used, but a head whose default port (10001) is in use does not start.
+        words.append(f"--ray-client-server-port={free_port()}")
     words += [f"--num-cpus={cpus}"] if cpus is not None else []
     return words + ([f"--num-gpus={gpus}"] if gpus is not None else [])
 
 
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
-"""What asks a run for a checkpoint and its end. Ray's processes are deaf to it: they end when training has, not under it."""
+"""Signals that stop a run after a checkpoint. Ray's processes ignore them: they must outlive the training."""
 
 
 def _block_stop_signals() -> None:
@@ -118,16 +118,15 @@ def _block_stop_signals() -> None:
 
 @contextmanager
 def stop_signals_blocked() -> Iterator[None]:
-    """What is started within it is deaf to `STOP_SIGNALS`, also where a shell, `timeout` or systemd asks all processes of a run at once.
+    """Block `STOP_SIGNALS` in the processes that are started in this context.
 
-    And this process's handler of SIGTERM stays: Ray puts its own in its place, which ends the process with a crash report.
+    A shell, `timeout` or systemd may signal all processes of a run at once. The context also restores this process's
+    handler of SIGTERM, which Ray replaces with one that ends the process with a crash report.
     """
-    before, libc, kept = (
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS),
-        ctypes.CDLL(None),
-        ctypes.create_string_buffer(1024),
-    )
-    libc.sigaction(signal.SIGTERM, None, kept)  # Python would ask for the main thread
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    libc = ctypes.CDLL(None)
+    kept = ctypes.create_string_buffer(1024)
+    libc.sigaction(signal.SIGTERM, None, kept)  # signal.signal works in the main thread only
     try:
         yield
     finally:
@@ -136,20 +135,20 @@ def stop_signals_blocked() -> Iterator[None]:
 
 
 def run_node(words: list[str], span: bool, asked: Callable[[], bool] = lambda: True) -> int:
-    """Run a node until its processes end, or a signal asks for the end.
+    """Run a node until its processes end, or a signal stops it.
 
     Args:
-        words: as `command` gives them.
-        asked: called at SIGTERM, SIGINT and SIGUSR1; whether the node is to end.
+        words: the command, from `command`.
+        span: whether other nodes can join; otherwise Ray stays on loopback.
+        asked: called at SIGTERM, SIGINT and SIGUSR1; whether the node should end.
 
     Returns:
-        The exit status of Ray's command; 0 where it was asked to end.
+        The exit status of Ray's command; 0 if a signal ended it.
     """
-    alone = {} if span else {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # the only way to keep Ray on loopback
-    environment = {**os.environ, **alone, "RAY_AUTH_MODE": "token"}
-    environment["PATH"] = os.pathsep.join(
-        [str(Path(sys.executable).parent), environment.get("PATH", "")]
-    )  # a job's `python` is ours
+    loopback = {} if span else {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # the only way to keep Ray on loopback
+    environment = {**os.environ, **loopback, "RAY_AUTH_MODE": "token"}
+    # `python` in a job's command is then this one.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
     requests: list[int] = []
     for number in STOP_SIGNALS:
         signal.signal(number, lambda number, frame: requests.append(number))
@@ -167,7 +166,7 @@ def run_node(words: list[str], span: bool, asked: Callable[[], bool] = lambda: T
 
 
 def _end(ray: "subprocess.Popen[bytes]") -> None:
-    """Kill what this node started, and nothing else of Ray's on the machine."""
+    """Kill the processes of this node, and no other Ray processes on the system."""
     try:
         family = [*psutil.Process(ray.pid).children(recursive=True), psutil.Process(ray.pid)]
     except psutil.NoSuchProcess:
@@ -182,13 +181,13 @@ def _end(ray: "subprocess.Popen[bytes]") -> None:
 
 
 def wait_for(address: str, port: int, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> None:
-    """Wait until somebody listens there.
+    """Wait until something listens on a port.
 
     Args:
-        meanwhile: called again and again; what it raises ends the waiting.
+        meanwhile: called after each attempt; an exception ends the wait.
 
     Raises:
-        UserError: nobody does, after so many seconds.
+        UserError: nothing listens after `seconds`.
     """
     deadline = time.monotonic() + seconds
     problem: Any = None
@@ -201,5 +200,5 @@ def wait_for(address: str, port: int, seconds: float, meanwhile: Callable[[], No
             meanwhile()
             time.sleep(0.5)
     raise UserError(
-        f"{address}:{port}: nobody answers there ({problem}); does the head of the Ray cluster run, and can this machine reach it?"
+        f"{address}:{port}: no answer ({problem}); check that the head of the Ray cluster runs and can be reached"
     )

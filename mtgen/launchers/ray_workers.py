@@ -1,4 +1,4 @@
-"""Ray places the workers and replaces lost ones."""
+"""Training on workers that Ray places and replaces when they are lost, and in the current process."""
 
 import contextlib
 import os
@@ -16,9 +16,9 @@ from mtgen.training.protocol import Outcome, SnapshotCallback, WorkerContext
 
 
 def threads_for(cpus: int) -> tuple[int, int]:
-    """CPUs of a worker -> (threads of torch, threads of DALI); together they are the CPUs.
+    """CPUs of a worker -> (threads of torch, threads of DALI), whose sum is the number of CPUs.
 
-    On one or two CPUs decoding has no thread of its own: at the sizes that one trains there it takes under a hundredth of the time.
+    On one or two CPUs torch uses all: at the image sizes of such runs, decoding takes less than 1 % of the time.
     """
     decoding = max(1, cpus // 4)
     return (cpus if cpus <= 2 else cpus - decoding), decoding
@@ -36,7 +36,7 @@ def _snapshots(config: Config) -> SnapshotCallback:
 
 
 def _worker(arguments: dict[str, Any]) -> None:
-    """What each of Ray's workers runs."""
+    """The training function of each Ray worker."""
     import ray
     import ray.train
 
@@ -55,48 +55,48 @@ def _worker(arguments: dict[str, Any]) -> None:
 
 
 KILL_TIMEOUT_SECONDS = 60.0
-"""Seconds that a node may take to end a worker that hangs."""
+"""Seconds that a node has to kill a hung worker."""
 
 
 def _kill(beat: HeartbeatRecord) -> bool:
-    """End a worker's process on its node; whether it was there.
+    """Kill a worker's process on its node; return whether it existed.
 
     Raises:
-        TimeoutError: the node has not answered yet.
+        TimeoutError: the node has not answered in time.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    there = ray.remote(num_cpus=0, max_retries=0)(end_process)
-    there = there.options(scheduling_strategy=NodeAffinitySchedulingStrategy(beat.node, soft=False))
-    ending = there.remote(beat.pid, beat.born)
+    on_node = ray.remote(num_cpus=0, max_retries=0)(end_process)
+    on_node = on_node.options(scheduling_strategy=NodeAffinitySchedulingStrategy(beat.node, soft=False))
+    ending = on_node.remote(beat.pid, beat.born)
     try:
         return bool(ray.get(ending, timeout=KILL_TIMEOUT_SECONDS))
     except ray.exceptions.GetTimeoutError:
         ray.cancel(ending)
         raise
-    except ray.exceptions.RayError:  # its node is lost, and it with that
+    except ray.exceptions.RayError:  # its node is lost, and the worker with it
         return False
 
 
 def failure_reason(config: Config, error: Exception) -> TrainingError:
-    """What Ray Train gave up by, in a line."""
-    from ray.train.v2.api.exceptions import WorkerGroupError
+    """Why Ray Train gave up, in one line."""
+    from ray.train import WorkerGroupError
 
     if isinstance(error, WorkerGroupError):
         what = f"the workers were lost {config.train.max_restarts + 1} times (train.max_restarts)"
     else:
-        what = "the Ray cluster, or the node of it that this process is on, was lost"
+        what = "the Ray cluster, or the node of this process, was lost"
     return TrainingError(
-        f"{what}: {last_line(error)}; the whole story is in {config.folder / 'driver-error.log'}. "
-        "Start the same command again to go on from the last checkpoint"
+        f"{what}: {last_line(error)}; see {config.folder / 'driver-error.log'} for the traceback. "
+        "Run the same command again to resume from the last checkpoint"
     )
 
 
 def run_here(config: Config) -> Outcome:
-    """Train in this process, without Ray, on OMP_NUM_THREADS threads, else all CPUs: for a debugger (`workers=0`).
+    """Train in this process without Ray (`workers=0`), on OMP_NUM_THREADS threads or else all CPUs; for debugging.
 
-    Its process group stays for the next training of this process: DeepSpeed keeps what it made of the first one.
+    The process group stays open for further runs in this process, because DeepSpeed keeps references to the first one.
     """
     import torch.distributed as dist
 
@@ -115,40 +115,43 @@ def run_on_ray(
     cpus: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Outcome:
-    """Train on workers that Ray Train places; one that is lost or hangs is replaced, and training goes on from the last checkpoint.
+    """Train on workers that Ray Train places and replaces if they are lost or hang, from the last checkpoint.
 
     Args:
-        snapshots: makes, on rank 0, what is called every `evaluate.every` images; default: pictures and quick metrics.
-        cpus: CPUs of a cluster on this machine; default: all.
-        say: is told who hung.
+        snapshots: creates the callback of rank 0 for every `evaluate.every` images; default: pictures and metrics.
+        cpus: CPUs of a cluster on this system; default: all.
+        say: prints a line about each hung worker.
+
+    Raises:
+        TrainingError: the workers were lost too often, or the cluster was lost.
     """
     with ray_cluster(config, cpus) as nodes:
-        share = cpus_per_worker(config, nodes)
+        worker_cpus = cpus_per_worker(config, nodes)
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
         from mtgen.launchers.process_group import GroupConfig, LostWorkerReporter
-        from mtgen.launchers.ray_controller import RayTrainer
+        from mtgen.launchers.ray_internals import DriverTrainer
 
         gpu = resolve_device(config) == "cuda"
         counts = config.worker_counts
-        trainer = RayTrainer(
-            counts,
-            config.folder,
-            address_of(config) is None,
+        trainer = DriverTrainer(
             _worker,
-            train_loop_config={"config": config.model_dump(mode="json"), "cpus": share, "snapshots": snapshots},
-            scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as Ray Train 1's; the one at hand is 2's
+            counts=counts,
+            folder=config.folder,
+            own_cluster=address_of(config) is None,
+            train_loop_config={"config": config.model_dump(mode="json"), "cpus": worker_cpus, "snapshots": snapshots},
+            scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as Ray Train 1's class; it is 2's
                 num_workers=(counts[0], counts[-1]) if len(counts) > 1 else counts[0],  # type: ignore[arg-type]  # as above
                 use_gpu=gpu,
                 elastic_resize_monitor_interval_s=config.elastic.every if config.elastic else 60.0,
-                resources_per_worker={"CPU": share, **({"GPU": 1} if gpu else {})},
+                resources_per_worker={"CPU": worker_cpus, **({"GPU": 1} if gpu else {})},
             ),
             run_config=RunConfig(  # type: ignore[call-arg]  # as above
                 name="ray",
                 storage_path=str(config.folder),
                 failure_config=FailureConfig(max_failures=config.train.max_restarts),
                 callbacks=[LostWorkerReporter(config.folder)],  # type: ignore[list-item]  # as above
-                # Its own log has tracebacks, also about what is no trouble of the run; `LostWorkerReporter` and what `fit` raises say it in a line.
+                # Its log has tracebacks, even of harmless errors; `LostWorkerReporter` and `fit` report in one line.
                 logging_config=LoggingConfig(log_level="CRITICAL"),
             ),
             torch_config=GroupConfig(backend="nccl" if gpu else "gloo"),
@@ -157,10 +160,10 @@ def run_on_ray(
             with HangWatchdog(config.folder, config.train.heartbeat_timeout, _kill, say):
                 trainer.fit()
         except Exception as error:
-            with contextlib.suppress(OSError):  # a full disk is said to be one by what ended the workers
+            with contextlib.suppress(OSError):  # a full disk is reported by the workers' error
                 (config.folder / "driver-error.log").write_text(traceback.format_exc(), encoding="utf-8")
             raise failure_reason(config, error) from error
     outcome = Outcome.read(config.folder)
     if outcome is None:
-        raise TrainingError(f"the workers ended without a word; what they printed says why, and {config.folder}")
+        raise TrainingError(f"workers exited without reporting an outcome; see their output and {config.folder}")
     return outcome

@@ -1,4 +1,4 @@
-"""A worker that hangs is told from one that is busy, named, and killed: then Ray Train replaces it, as any worker that was lost."""
+"""Detects workers that hang, tells them from busy ones, and kills them; Ray Train then replaces them."""
 
 import os
 import shutil
@@ -16,10 +16,13 @@ from mtgen.training.heartbeat import HEARTBEAT_FOLDER, HEARTBEAT_SECONDS, Heartb
 
 
 class HangDetector:
-    """Who hangs: a worker whose beat has stopped, or those with the fewest steps where none is made and nobody is busy.
+    """Finds hung workers.
+
+    A worker hangs if its heartbeat has stopped. If no worker makes a step and none is busy, those with the fewest steps
+    hang.
 
     Args:
-        seconds: without a beat, or without a step, before somebody is said to hang.
+        seconds: time without a heartbeat, or without a step of any worker, after which workers count as hung.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -29,11 +32,11 @@ class HangDetector:
         self._moved = 0.0
 
     def find_hung(self, beats: list[HeartbeatRecord], now: float) -> list[HeartbeatRecord]:
-        """Those that hang.
+        """The latest heartbeats of hung workers.
 
         Args:
-            beats: the last of each worker whose process is not known to have ended.
-            now: by a clock of this process that is never set back: what the workers' clocks say does not matter.
+            beats: latest heartbeat of each worker whose process is not known to have ended.
+            now: seconds of a monotonic clock of this process; the workers' clocks do not matter.
         """
         for beat in beats:
             number, _ = self._beaten.get((beat.pid, beat.born), (-1, 0.0))
@@ -50,20 +53,20 @@ class HangDetector:
 
 
 class HangWatchdog:
-    """Looks at the workers' beats, from a thread of its own, and kills those that hang.
+    """Checks the workers' heartbeats in a thread and kills workers that hang.
 
     Args:
-        folder: the run's.
-        seconds: as `train.heartbeat_timeout`.
-        kill: ends a worker's process, wherever it runs; whether it was there. `TimeoutError`: nobody knows yet, and it is tried again.
-        say: is told who hung.
+        folder: folder of the run.
+        seconds: `train.heartbeat_timeout`.
+        kill: kills a worker's process on its node and returns whether it existed; `TimeoutError`: unknown, try again.
+        say: prints a line about each killed worker.
     """
 
     def __init__(
         self, folder: Path, seconds: float, kill: Callable[[HeartbeatRecord], bool], say: Callable[[str], None]
     ) -> None:
         self._folder = folder
-        self._judge = HangDetector(seconds)
+        self._detector = HangDetector(seconds)
         self._kill = kill
         self._say = say
         self._gone: set[tuple[int, float]] = set()
@@ -71,7 +74,7 @@ class HangWatchdog:
         self._thread = threading.Thread(target=self._run, name="hang", daemon=True)
 
     def __enter__(self) -> Self:
-        shutil.rmtree(self._folder / HEARTBEAT_FOLDER, ignore_errors=True)  # of workers that are no more
+        shutil.rmtree(self._folder / HEARTBEAT_FOLDER, ignore_errors=True)  # of earlier workers
         self._thread.start()
         return self
 
@@ -86,9 +89,9 @@ class HangWatchdog:
             self.check(time.monotonic())
 
     def check(self, now: float) -> None:
-        """Kill those that hang now."""
+        """Kill the workers that hang at the time `now`."""
         beats = [beat for beat in read_heartbeats(self._folder) if (beat.pid, beat.born) not in self._gone]
-        for beat in self._judge.find_hung(beats, now):
+        for beat in self._detector.find_hung(beats, now):
             try:
                 there = self._kill(beat)
             except TimeoutError:
@@ -97,13 +100,14 @@ class HangWatchdog:
             if there:
                 at = f" (while {beat.busy})" if beat.busy else ""
                 self._say(
-                    f"warning: worker {beat.rank} (process {beat.pid}) made no step for {self._judge.seconds:g} s after {beat.steps:,} "
-                    f"steps{at} (train.heartbeat_timeout): it was killed, and the run goes on from the last checkpoint"
+                    f"warning: worker {beat.rank} (process {beat.pid}) made no step for {self._detector.seconds:g} s "
+                    f"after {beat.steps:,} steps{at} (train.heartbeat_timeout): it was killed, and the run resumes from "
+                    "the last checkpoint"
                 )
 
 
 def end_process(pid: int, born: float) -> bool:
-    """Kill a process of this machine, if it is still the one that was started then."""
+    """Kill a process of this system if it started at the time `born`; return whether it did."""
     try:
         if abs(psutil.Process(pid).create_time() - born) > 1:
             return False

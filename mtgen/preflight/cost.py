@@ -3,11 +3,8 @@
 Networks and steps are built and run on torch's meta device, which has shapes and no numbers: any size is counted in seconds, in no memory.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -121,13 +118,6 @@ def _batch(config: Config, card: DatasetCard, size: int) -> Batch:
     )
 
 
-@contextmanager
-def _no_autocast() -> Iterator[None]:
-    """The meta device knows no autocast; precision changes no count."""
-    with patch("torch.autocast", lambda *arguments, **named: nullcontext()):
-        yield
-
-
 class _Operations(TorchDispatchMode):
     """Counts floating-point operations by torch's own formulas; its counter cannot be used where a step asks for gradients itself."""
 
@@ -189,20 +179,19 @@ def cost(config: Config, card: DatasetCard, rows: int = 32) -> Cost:
     d_step, g_step, _ = build_steps(fp32, networks)
     sides = [(d_step, networks.generator), (g_step, networks.side)]
     total, kept, kernels = 0.0, 0, _Kernels()
-    with _no_autocast():
-        for step, other in sides if config.generates else sides[:1]:
-            saved = _Saved(networks)
+    for step, other in sides if config.generates else sides[:1]:
+        saved = _Saved(networks)
 
-            def work(step: Any = step, other: Any = other, saved: _Saved = saved) -> None:
-                with frozen(other), torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-                    step(_batch(fp32, card, rows), (other,))[0].backward()
+        def work(step: Any = step, other: Any = other, saved: _Saved = saved) -> None:
+            with frozen(other), torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+                step(_batch(fp32, card, rows), (other,))[0].backward()
 
-            with kernels:
-                total, kept = total + flops(work), max(kept, saved.bytes)
-        model = Model(networks, fp32, card, "meta")
-        image = torch.empty(1, model.channels, *config.size, device="meta")
-        nothing = Prompt(1, {}, {})
-        drawing = flops(lambda: model.sample(nothing, torch.empty(1, model.latent_size, device="meta")))
-        reading = flops(lambda: model.predict(image))
+        with kernels:
+            total, kept = total + flops(work), max(kept, saved.bytes)
+    model = Model(networks, fp32, card, "meta")
+    image = torch.empty(1, model.channels, *config.size, device="meta")
+    nothing = Prompt(1, {}, {})
+    drawing = flops(lambda: model.sample(nothing, torch.empty(1, model.latent_size, device="meta")))
+    reading = flops(lambda: model.predict(image))
     word = BYTES_PER_VALUE.get(config.precision, 4) / 4
     return Cost(parameters(networks), total / rows, drawing, reading, kept * word / rows, kernels.count)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mtgen.config import TASKS, TaskSettings
 from mtgen.schema import Canvas, Condition
 from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures
+from mtgen.utils.autocast import autocast
 
 
 class ProjectionHead(nn.Module):
@@ -26,7 +27,7 @@ class ProjectionHead(nn.Module):
 
     def forward(self, summary: Tensor, condition: Condition) -> Tensor:
         """`[B,S]`, condition of `[B,d]` -> `[B]`, in fp32: the penalty is a difference of nearly equal logits."""
-        with torch.autocast(summary.device.type, enabled=False):
+        with autocast(summary.device, enabled=False):
             embedded = self.embed(summary.float())
             return (embedded * (self.direction + condition.pooled.float())).sum(dim=1) / math.sqrt(embedded.shape[1])
 

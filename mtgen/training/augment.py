@@ -15,6 +15,7 @@ from torch import Tensor
 from mtgen.config import AugmentConfig, Config
 from mtgen.schema import Canvas
 from mtgen.utils import counter_rng
+from mtgen.utils.autocast import autocast
 
 ADAPT_EVERY_STEPS = 8
 """Steps between two changes of an adapted share."""
@@ -129,7 +130,7 @@ class Warp:
         if not len(self.rows):
             return x
         part = x[self.rows]
-        with torch.autocast(x.device.type, enabled=False):
+        with autocast(x.device, enabled=False):
             grid = F.affine_grid(self.theta, list(part.shape), align_corners=False)
             warped = F.grid_sample(part.float(), grid, mode=mode, padding_mode="border", align_corners=False)
         return x.index_copy(0, self.rows, warped.to(x.dtype))

@@ -4,7 +4,7 @@ A step trains one side and reads the other, frozen: it is passed in a tuple, so 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import ClassVar
 
@@ -24,6 +24,7 @@ from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures
 from mtgen.training.augment import AdaptiveAugmentation, Warp, sample_warp
 from mtgen.training.batch_roles import BatchRoles, assign_roles
 from mtgen.utils import counter_rng
+from mtgen.utils.autocast import autocast
 
 Log = dict[str, Tensor]
 
@@ -63,9 +64,9 @@ class TrainingStep(nn.Module):
         chosen = config.tasks["generation"].penalty_sigma if config.generates else None
         self.sigma = chosen or (0.01 if config.precision == "fp32" else 0.1)
 
-    def _autocast(self, device: torch.device) -> torch.autocast:
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
         kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.config.precision]
-        return torch.autocast(device.type, kind, enabled=self.config.precision != "fp32")
+        return autocast(device, kind, enabled=self.config.precision != "fp32")
 
     def _normal(self, name: str, position: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
         return counter_rng.normal(self.config.seed, f"{self.purpose} {name}", position, shape, device)

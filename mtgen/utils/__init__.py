@@ -1,1 +1,1 @@
-"""Helpers that know nothing of the rest of mtgen."""
+"""Helpers that do not depend on the rest of mtgen."""

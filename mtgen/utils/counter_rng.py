@@ -1,8 +1,8 @@
-"""Random numbers without state: each is a function of (seed, purpose, position, index) and of nothing else.
+"""Counter-based random numbers: each is a function of (seed, purpose, position, index) alone, without state.
 
-A sample's latent, crop and noise are therefore the same on any number of workers, after any resume, and on a CPU or a GPU.
-The bits come from SplitMix64's finaliser (Steele, Lea and Flood 2014) applied to a Weyl sequence keyed by a hash of
-(seed, purpose, position); the numbers are for augmentation and noise, not for cryptography.
+A sample's latent, crop and noise are therefore the same on any number of workers, after any resume, and on a CPU or a
+GPU. The bits come from SplitMix64's finalizer (Steele, Lea and Flood 2014) applied to a Weyl sequence keyed by a hash
+of (seed, purpose, position). The numbers are for augmentation and noise, not for cryptography.
 """
 
 import math
@@ -11,7 +11,7 @@ import zlib
 import torch
 from torch import Tensor
 
-_GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64, the golden ratio's fraction
+_GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64, the fraction of the golden ratio
 _MIX1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX2 = -7723592293110705685  # 0x94D049BB133111EB
 
@@ -28,7 +28,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def bits(seed: int, purpose: str, position: Tensor, n: int, device: torch.device | str = "cpu") -> Tensor:
-    """`[B]` positions -> `[B,n]` int64 with all 64 bits random."""
+    """`[B]` positions -> `[B,n]` int64 with 64 random bits each."""
     stream = _mix(torch.tensor((seed << 32) + zlib.crc32(purpose.encode()), dtype=torch.int64)).to(device)
     key = _mix(position.to(device=device, dtype=torch.int64) * _GAMMA + stream)
     index = torch.arange(1, n + 1, dtype=torch.int64, device=device) * _GAMMA
@@ -43,7 +43,7 @@ def uniform(seed: int, purpose: str, position: Tensor, n: int, device: torch.dev
 def normal(
     seed: int, purpose: str, position: Tensor, shape: tuple[int, ...], device: torch.device | str = "cpu"
 ) -> Tensor:
-    """`[B]` positions -> `[B,*shape]` float32, standard normal (Box and Muller 1958: two numbers from each 64 bits)."""
+    """`[B]` positions -> `[B,*shape]` float32, standard normal (Box and Muller 1958: two from every 64 bits)."""
     count = math.prod(shape)
     random = bits(seed, purpose, position, (count + 1) // 2, device)
     radius = ((_shift(random, 40) + 1).to(torch.float32) * 2.0**-24).log_().mul_(-2).sqrt_()

@@ -1,4 +1,4 @@
-"""Ports of this machine on which pages are served."""
+"""Free ports to serve pages on."""
 
 import errno
 import socket
@@ -7,10 +7,10 @@ from mtgen.errors import UserError
 
 
 def free_port(host: str, port: int) -> int:
-    """`port`, or the next one from there that nobody listens on; 0: any.
+    """`port`, or the first free one of the 99 after it; 0: any free port.
 
     Raises:
-        UserError: where `host` is no address of this machine, or a hundred ports are taken.
+        UserError: `host` is not an address of this system, or no port is free.
     """
     for candidate in range(port, min(port + 100, 65536)):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
@@ -18,10 +18,12 @@ def free_port(host: str, port: int) -> int:
             try:
                 probe.bind((host, candidate))
             except PermissionError:
-                continue  # a port below 1024
+                continue  # ports below 1024 are for root
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
-                    raise UserError(f"{host}: no address of this machine ({error.strerror}); use 127.0.0.1") from None
+                    raise UserError(
+                        f"{host}: not an address of this system ({error.strerror}); use 127.0.0.1"
+                    ) from None
                 continue
             return int(probe.getsockname()[1])
-    raise UserError(f"ports {port} to {port + 99} are all taken; give another port")
+    raise UserError(f"ports {port} to {port + 99} are in use; choose another port")

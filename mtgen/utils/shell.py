@@ -1,8 +1,8 @@
-"""Commands that are said to be copied, as one types them into a shell."""
+"""Commands in messages, quoted so that they can be copied into a shell."""
 
 import shlex
 
 
 def shell_command(command: str, *words: object) -> str:
-    """A command with further words, which are quoted where a shell would take them apart."""
+    """A command and its arguments, quoted where a shell would split or expand them."""
     return f"{command} {shlex.join(map(str, words))}".rstrip()

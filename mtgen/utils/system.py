@@ -1,4 +1,4 @@
-"""Where a run takes place: the code that it runs, how busy its machine is, and the file system of its folder."""
+"""The system that a run uses: its load, the version of the code, and the file system of a folder."""
 
 import subprocess
 import sys
@@ -10,10 +10,10 @@ from mtgen.version import PACKAGE, __version__
 
 
 def system_metrics(folder: Path) -> dict[str, float]:
-    """How busy this machine is, under the names that MLflow's system metrics have: percent, or megabytes where named so.
+    """The system's load, under the names of MLflow's system metrics, in percent or megabytes as their names say.
 
     Args:
-        folder: where the run is written; the space left there is one of the numbers.
+        folder: folder of the run, whose disk's free space is one of the metrics.
     """
     values = {
         "system/cpu_utilization_percentage": psutil.cpu_percent(),
@@ -21,7 +21,7 @@ def system_metrics(folder: Path) -> dict[str, float]:
         "system/process_memory_usage_megabytes": psutil.Process().memory_info().rss / 1e6,
         "system/disk_available_megabytes": psutil.disk_usage(str(folder)).free / 1e6,
     }
-    torch = sys.modules.get("torch")  # who trains on a GPU has imported it
+    torch = sys.modules.get("torch")  # imported if this process trains on a GPU
     if torch is not None and torch.cuda.is_initialized():
         for device in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(device)
@@ -30,7 +30,7 @@ def system_metrics(folder: Path) -> dict[str, float]:
 
 
 def code_version() -> dict[str, str]:
-    """mtgen's version and, where it runs from a git checkout, the commit and whether files differ from it; as MLflow tags."""
+    """mtgen's version and, in a git checkout, its commit and whether files differ from it; as MLflow tags."""
     tags = {"mtgen.version": __version__}
     if _git("ls-files", "--error-unmatch", "__init__.py") is not None and (commit := _git("rev-parse", "HEAD")):
         tags["mlflow.source.git.commit"] = commit
@@ -39,7 +39,7 @@ def code_version() -> dict[str, str]:
 
 
 def _git(*words: str) -> str | None:
-    """What git says about the package's folder; `None` without git, or outside a checkout that is ours to read."""
+    """Output of a git command in the package's folder; `None` if git fails there, as outside a checkout."""
     try:
         command = ["git", "-C", str(PACKAGE), *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
@@ -48,8 +48,6 @@ def _git(*words: str) -> str | None:
 
 
 def file_system(path: Path) -> str:
-    """The file system that a path lies on, such as "nfs4 at /shared"."""
+    """The file system of a path, such as "nfs4 at /shared"."""
     mounts = [mount for mount in psutil.disk_partitions(all=True) if path.resolve().is_relative_to(mount.mountpoint)]
-    return next(
-        (f"{m.fstype} at {m.mountpoint}" for m in sorted(mounts, key=lambda m: -len(m.mountpoint))), "an unknown one"
-    )
+    return next((f"{m.fstype} at {m.mountpoint}" for m in sorted(mounts, key=lambda m: -len(m.mountpoint))), "unknown")

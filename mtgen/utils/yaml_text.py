@@ -1,4 +1,4 @@
-"""YAML as configurations use it: mappings, lists, null and text; what a text means is for the key's type to say."""
+"""The YAML of configurations: mappings, lists, null and text; the type of a key decides how its text is read."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ _KEPT = ("null", "str", "seq", "map", "merge")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its guesses (`no`, `1:30`, `010`, dates), without tags, and with no key given twice."""
+    """YAML without implicit types (`no`, `1:30`, `010`, dates), tags and duplicate keys."""
 
     yaml_constructors = {
         tag: make
@@ -30,10 +30,10 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(
-                    None, None, "a key is a word, not a list or mapping", key.start_mark
+                    None, None, "a key must be a word, not a list or mapping", key.start_mark
                 )
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value!r}", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -49,7 +49,11 @@ def _parse(text: str, where: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds, its numbers still text; `ConfigError` names the file where there is none."""
+    """The mapping in a YAML file, with numbers as text.
+
+    Raises:
+        ConfigError: the file cannot be read, or does not hold a mapping; the message names it.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -60,23 +64,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     values = _parse(text, str(path))
     if not isinstance(values, dict):
         what = {type(None): "empty", list: "a list"}.get(type(values), "plain text")
-        raise ConfigError(
-            f"{path}: a configuration is a mapping of keys to values, this is {what}; `mtgen configs list` names whole ones"
-        )
+        raise ConfigError(f"{path}: is {what}, not a mapping of keys to values; `mtgen configs list` names examples")
     return values
 
 
 def override(values: dict[str, Any], assignments: list[str]) -> None:
-    """Put `section.key=value` assignments into `values`, each value read as YAML.
+    """Set `section.key=value` assignments in `values`; each value is parsed as YAML.
 
     Raises:
-        ConfigError: with one line for every assignment that is malformed or goes into a single value.
+        ConfigError: one line for each assignment that is malformed, or sets a key inside a single value.
     """
     problems = []
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", key):
-            problems.append(f"{assignment}: an override is written key=value or section.key=value")
+            problems.append(f"{assignment}: not an override; write key=value or section.key=value")
             continue
         *parents, last = key.split(".")
         place = values
@@ -86,7 +88,7 @@ def override(values: dict[str, Any], assignments: list[str]) -> None:
                 section = place.get(parent)
                 if not isinstance(section, dict | None):
                     raise ConfigError(f"{assignment}: {parent} is a single value, not a section")
-                place[parent] = place = dict(section or {})  # a copy: in YAML, two sections may be one by `&` and `*`
+                place[parent] = place = dict(section or {})  # a copy: YAML anchors can make two sections one object
             place[last] = value
         except ConfigError as error:
             problems.append(str(error))

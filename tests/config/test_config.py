@@ -324,14 +324,14 @@ def test_what_only_a_gpu_can_do_is_refused_without_one(lines: Any, override: str
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[1, 2]", "this is a list"),
-        ("", "this is empty"),
-        ("words", "this is plain text"),
+        ("[1, 2]", "is a list, not a mapping"),
+        ("", "is empty, not a mapping"),
+        ("words", "is plain text, not a mapping"),
         (WELL + "a: [", "not readable as YAML"),
         (WELL + "\tb: 3", "not readable as YAML"),
-        (WELL + "name: m", "key 'name' is given twice at line 3"),
-        (WELL + "train: {images: 3, images: 4}", "key 'images' is given twice at line 3"),
-        (WELL + "? [a]\n: 4", "a key is a word"),
+        (WELL + "name: m", "duplicate key 'name' at line 3"),
+        (WELL + "train: {images: 3, images: 4}", "duplicate key 'images' at line 3"),
+        (WELL + "? [a]\n: 4", "a key must be a word"),
         ("[" * 5000, "nested too deeply"),
         (b"name: \xff\xfe", "not UTF-8 text"),
         (b"name: a\x00b", "not readable as YAML"),
@@ -428,10 +428,10 @@ def test_an_override_of_one_of_two_aliased_sections_leaves_the_other(tmp_path: P
 def test_malformed_overrides_come_all_at_once(lines: Any) -> None:
     found = lines(WELL, "seed", "=3", "a b=3", "a..b=1", "name.x=3", "seed=[", "seed=5")
     begins = [
-        "seed: an override is written",
-        "=3: an",
-        "a b=3: an",
-        "a..b=1: an",
+        "seed: not an override; write key=value",
+        "=3: not an",
+        "a b=3: not an",
+        "a..b=1: not an",
         "name.x=3: name is a single value",
         "seed=[: not readable as YAML",
     ]

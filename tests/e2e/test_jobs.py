@@ -125,8 +125,8 @@ def test_nobody_submits_a_command_without_the_token(head: Head) -> None:
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        (NOWHERE, "demands its authentication token"),
-        ({"RAY_AUTH_TOKEN": "another"}, "refuses the token from RAY_AUTH_TOKEN"),
+        (NOWHERE, "requires its authentication token"),
+        ({"RAY_AUTH_TOKEN": "another"}, "rejects the token from RAY_AUTH_TOKEN"),
         ({"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "/nonexistent/token"}, "no such file"),
     ],
     ids=["without a token", "with a wrong one", "with a file that is not there"],
@@ -153,7 +153,7 @@ def test_a_driver_without_the_token_cannot_join(head: Head, place: Path) -> None
         f"address=127.0.0.1:{port}",
         **{"RAY_AUTH_TOKEN": "another"},
     ).wait()
-    assert command.status == 5 and len(command.errors) == 1 and "demands its token" in command.errors[0], command.said
+    assert command.status == 5 and len(command.errors) == 1 and "requires its token" in command.errors[0], command.said
 
 
 def test_a_wrong_configuration_is_refused_before_it_travels(head: Head) -> None:
@@ -186,11 +186,11 @@ def test_a_stopped_job_writes_a_checkpoint_and_the_same_command_goes_on(head: He
     assert 0 < int(only.name) < 4000
     again = head.start(*words).wait()
     assert again.status == 0, again.said
-    assert f"going on with stopped from {int(only.name):,} images" in again.said
+    assert f"resuming stopped from {int(only.name):,} images" in again.said
     run = look(place, "stopped")
     assert run.facts["position"] == 4000 and run.starts == [0, int(only.name)]
     logs = head.start("jobs", "logs", job).wait()
-    assert "stopping: writing a checkpoint first" in logs.said
+    assert "stopping after a checkpoint" in logs.said
 
 
 def test_a_job_that_fails_gives_its_exit_status(head: Head) -> None:
@@ -250,7 +250,7 @@ def test_a_cluster_elsewhere_that_lets_everybody_in_is_refused(place: Path) -> N
     finally:
         server.shutdown()
         server.server_close()
-    assert command.status == 1 and "demands no token" in command.errors[0]
+    assert command.status == 1 and "requires no token" in command.errors[0]
 
 
 def test_a_token_that_others_can_read_starts_no_cluster(place: Path) -> None:

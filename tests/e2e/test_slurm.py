@@ -83,7 +83,7 @@ def test_a_preempted_job_requeues_itself_and_ends_as_if_undisturbed(slurm: Slurm
     slurm.ask("sbatch", "--partition=high", "--nodes=2", "--ntasks-per-node=1", "--output=/dev/null", "--wrap=true")
     until(slurm, log, lambda: slurm.job(job)["JobState"] == "PENDING")
     at = int(checkpoints(place, "preempted")[-1].name)
-    assert 0 < at < 1600 and "stopping: writing a checkpoint first" in log.read_text()
+    assert 0 < at < 1600 and "stopping after a checkpoint" in log.read_text()
     slurm.ask(
         "scontrol", "update", f"JobId={job}", "StartTime=now"
     )  # else Slurm waits two minutes before it starts a job again

@@ -112,4 +112,4 @@ def test_a_driver_with_a_certificate_of_another_authority_is_refused(cluster: Cl
 
 def test_a_certificate_does_not_replace_the_token(cluster: Cluster) -> None:
     command = cluster.train("tokenless", **cluster.tls | {"RAY_AUTH_TOKEN": "another"})
-    assert command.status == 5 and len(command.errors) == 1 and "demands its token" in command.errors[0], command.said
+    assert command.status == 5 and len(command.errors) == 1 and "requires its token" in command.errors[0], command.said

@@ -1,4 +1,4 @@
-"""How training ended is said as it was, also where the run's folder takes nothing any more."""
+"""The end of a training is reported correctly, even if the run's folder cannot be written."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import ray.exceptions
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train import WorkerGroupError
 
 from mtgen.config import Config
 from mtgen.launchers.driver import StopRequests
@@ -19,7 +19,7 @@ FAILED = Outcome("failed", 320, "the checkpoint cannot be written", 4)
 
 @pytest.fixture
 def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on a disk that is full: what was written stays, nothing new is taken."""
+    """A folder on a full disk, on which an outcome was written before."""
     FAILED.write(tmp_path)
 
     def refuse(self: Path, *arguments: object, **options: object) -> None:
@@ -52,7 +52,7 @@ def test_a_stop_that_cannot_be_asked_for_interrupts_at_once(full: Path) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
     finally:
         stop.end()
-    assert len(said) == 1 and "stopping at once" in said[0] and "No space left on device" in said[0]
+    assert len(said) == 1 and "stopping immediately" in said[0] and "No space left on device" in said[0]
 
 
 @pytest.fixture
@@ -69,8 +69,5 @@ def test_lost_workers_are_counted(config: Config) -> None:
 
 def test_a_lost_cluster_is_not_taken_for_lost_workers(config: Config) -> None:
     said = str(failure_reason(config, ray.exceptions.ActorUnavailableError("the head is gone", b"0" * 16)))
-    assert (
-        "the Ray cluster, or the node of it that this process is on, was lost" in said
-        and "train.max_restarts" not in said
-    )
-    assert "Start the same command again" in said
+    assert "the Ray cluster, or the node of this process, was lost" in said and "train.max_restarts" not in said
+    assert "Run the same command again" in said

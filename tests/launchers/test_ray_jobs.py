@@ -1,4 +1,4 @@
-"""Whatever a Jobs API does not answer is one clear error, when it is first asked and when it goes away later."""
+"""A Jobs API that does not answer is one clear error, at the first request and later."""
 
 import json
 import socket
@@ -31,11 +31,11 @@ ONE = {"/api/jobs/": [RUNNING], **ANSWERS}
 
 
 class Dashboard:
-    """As much of a Ray head's dashboard as a client asks for, until it is ended.
+    """The part of a Ray head's dashboard that a client uses.
 
     Args:
-        answers: path -> what is said there; nothing: 404.
-        most: requests after which it ends by itself.
+        answers: path -> JSON of the answer; other paths give 404.
+        most: number of requests after which it ends.
     """
 
     def __init__(self, answers: dict[str, Any], most: int = 10**9) -> None:
@@ -86,18 +86,18 @@ def begin() -> Iterator[Callable[..., Dashboard]]:
 @pytest.mark.parametrize(
     "address", ["http://127.0.0.1:82x5", "http://127.0.0.1:99999", "http://[::1", "http://127.0.0.1:0", "8265"]
 )
-def test_what_is_no_address_is_refused(address: str) -> None:
-    with pytest.raises(UserError, match=r"is no address of a Jobs API; give one such as http://127\.0\.0\.1:8265"):
+def test_an_invalid_address_is_rejected(address: str) -> None:
+    with pytest.raises(UserError, match=r"not an address of a Jobs API; use one such as http://127\.0\.0\.1:8265"):
         ray_jobs.connect(address, print)
 
 
 @pytest.mark.parametrize("host", ["a b", "a..b"])
-def test_a_host_that_cannot_be_is_one_clear_error(host: str) -> None:
-    with pytest.raises(UserError, match="no Ray cluster answers there"):
+def test_an_impossible_host_name_is_one_clear_error(host: str) -> None:
+    with pytest.raises(UserError, match="no Ray cluster answers"):
         ray_jobs.connect(f"http://{host}:8265", print)
 
 
-def test_a_port_that_speaks_no_http_is_one_clear_error() -> None:
+def test_a_port_without_http_is_one_clear_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def greet() -> None:
@@ -107,17 +107,15 @@ def test_a_port_that_speaks_no_http_is_one_clear_error() -> None:
                 connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
 
         threading.Thread(target=greet, daemon=True).start()
-        with pytest.raises(UserError, match=r"no Ray cluster answers there \(SSH-2.0-OpenSSH_9.2\)"):
+        with pytest.raises(UserError, match=r"no Ray cluster answers \(SSH-2.0-OpenSSH_9.2\)"):
             ray_jobs.connect(f"http://127.0.0.1:{server.getsockname()[1]}", print)
 
 
 @pytest.mark.parametrize(
     "answers", [{"/api/jobs/": []}, {"/api/jobs/": [], "/api/version": []}, {"/api/jobs/": [], "/api/version": {}}]
 )
-def test_a_server_of_something_else_is_one_clear_error(
-    answers: dict[str, Any], begin: Callable[..., Dashboard]
-) -> None:
-    with pytest.raises(UserError, match="is no Ray dashboard"):
+def test_another_server_is_one_clear_error(answers: dict[str, Any], begin: Callable[..., Dashboard]) -> None:
+    with pytest.raises(UserError, match="not a Ray dashboard"):
         ray_jobs.connect(begin(answers).address, print)
 
 
@@ -131,40 +129,38 @@ ASKED: dict[str, Callable[[Any, Path], object]] = {
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_a_cluster_that_has_gone_away_is_one_clear_error(
+def test_a_cluster_that_no_longer_answers_is_one_clear_error(
     name: str, begin: Callable[..., Dashboard], tmp_path: Path
 ) -> None:
     (tmp_path / "run.yaml").write_text("name: run\ndata: {path: data}\n")
     dashboard = begin(ONE)
     client = ray_jobs.connect(dashboard.address, print)
     dashboard.end()
-    with pytest.raises(
-        UserError, match=f"{dashboard.address}: the cluster does not answer any more .*Connection refused"
-    ):
+    with pytest.raises(UserError, match=f"{dashboard.address}: the cluster no longer answers .*Connection refused"):
         ASKED[name](client, tmp_path / "run.yaml")
 
 
-def test_a_cluster_that_goes_away_while_a_stopped_job_is_waited_for_is_one_clear_error(
+def test_a_cluster_that_ends_while_a_stopped_job_is_awaited_is_one_clear_error(
     begin: Callable[..., Dashboard],
 ) -> None:
     dashboard = begin(ONE, 8)
     client = ray_jobs.connect(dashboard.address, print)
-    with pytest.raises(UserError, match="the cluster does not answer any more"):
+    with pytest.raises(UserError, match="the cluster no longer answers"):
         ray_jobs.stop(client, "run-1")
     assert dashboard.asked.count("/api/jobs/run-1/stop") == 1 and dashboard.asked.count("/api/jobs/run-1") > 1
 
 
-def test_what_a_cluster_refuses_is_one_clear_error(begin: Callable[..., Dashboard]) -> None:
+def test_a_refused_request_is_one_clear_error(begin: Callable[..., Dashboard]) -> None:
     client = ray_jobs.connect(
         begin({name: answer for name, answer in ONE.items() if not name.endswith("stop")}).address, print
     )
     with pytest.raises(UserError, match=r"run-1: the cluster does not stop it \(.*404"):
         ray_jobs.stop(client, "run-1")
-    with pytest.raises(UserError, match="nobody: the cluster has no such job; it knows: run-1"):
+    with pytest.raises(UserError, match="nobody: the job does not exist on the cluster; jobs: run-1"):
         ray_jobs.get_job(client, "nobody")
 
 
-def test_a_connection_that_is_lost_while_a_job_is_watched_is_tried_again(begin: Callable[..., Dashboard]) -> None:
+def test_a_lost_connection_to_a_followed_job_is_retried(begin: Callable[..., Dashboard]) -> None:
     dashboard = begin(ONE)
     client = ray_jobs.connect(dashboard.address, print)
     dashboard.end()

@@ -88,7 +88,7 @@ def test_a_warning_while_the_run_is_prepared_stops_it_before_it_trains(
 
     def train(images: int) -> str:
         def say(text: str) -> None:
-            if "going on with" in text:
+            if "resuming run" in text:
                 os.kill(os.getpid(), signal.SIGUSR1)
 
         config = toy.small_run(

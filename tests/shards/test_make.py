@@ -167,7 +167,7 @@ def test_options_are_read_with_their_types() -> None:
             "resolutoin: unknown key; did you mean resolution? possible: resolution, train, ",
         ),
         ("digits", ["resolution=big"], "resolution=big: input should be a valid integer"),
-        ("digits", ["digits"], "digits: an override is written key=value"),
+        ("digits", ["digits"], "digits: not an override; write key=value"),
         (
             "digits",
             ["digits=3", "resolution=28"],

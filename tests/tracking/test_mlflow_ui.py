@@ -96,7 +96,7 @@ def test_port_0_is_any_that_is_free() -> None:
 
 
 def test_a_host_that_is_not_this_machine_is_one_clear_error() -> None:
-    with pytest.raises(UserError, match="192.0.2.1: no address of this machine"):
+    with pytest.raises(UserError, match="192.0.2.1: not an address of this system"):
         free_port("192.0.2.1", 5000)
 
 

@@ -1,4 +1,4 @@
-"""Numbers without state: functions of (seed, purpose, position, index), and random in every other respect."""
+"""Counter-based random numbers: functions of (seed, purpose, position, index), and random in every other respect."""
 
 import torch
 from hypothesis import given
@@ -9,7 +9,7 @@ from torch import Tensor
 from mtgen.utils import counter_rng
 
 MANY = torch.arange(20_000)
-SIGMAS = 4.5  # of the statistic's own deviation; the seeds are fixed, so that a pass stays a pass
+SIGMAS = 4.5  # standard deviations of the statistic; seeds are fixed, so a test that passes always does
 
 seeds = st.integers(0, 2**31 - 1)
 positions = st.integers(0, 2**40)
@@ -40,7 +40,7 @@ def test_normals_are_finite_and_reach_the_tails() -> None:
     assert -6.0 < float(x.min()) < -4.5
 
 
-def test_uniforms_lie_in_the_half_open_unit_interval() -> None:
+def test_uniforms_are_in_the_half_open_unit_interval() -> None:
     x = counter_rng.uniform(3, "crop", torch.arange(200_000), 4)
     assert float(x.min()) >= 0
     assert float(x.max()) < 1
@@ -66,12 +66,12 @@ def test_neighboring_positions_indices_seeds_and_purposes_are_uncorrelated() -> 
     assert {name for name, (a, b) in pairs.items() if abs(correlation(a, b)) > SIGMAS * a.numel() ** -0.5} == set()
 
 
-def test_no_two_positions_share_their_bits() -> None:
+def test_no_two_positions_have_the_same_bits() -> None:
     assert len(torch.unique(counter_rng.bits(0, "bits", torch.arange(200_000), 1))) == 200_000
 
 
 @given(seeds, st.lists(positions, min_size=1, max_size=8), st.integers(1, 9), st.integers(0, 9))
-def test_the_first_bits_and_uniforms_do_not_depend_on_how_many_are_drawn(
+def test_the_first_bits_and_uniforms_do_not_depend_on_their_number(
     seed: int, places: list[int], n: int, more: int
 ) -> None:
     position = torch.tensor(places)
@@ -82,7 +82,7 @@ def test_the_first_bits_and_uniforms_do_not_depend_on_how_many_are_drawn(
 
 
 @given(seeds, st.lists(positions, min_size=1, max_size=8), st.data())
-def test_a_sample_draws_the_same_in_any_batch(seed: int, places: list[int], data: st.DataObject) -> None:
+def test_a_sample_has_the_same_numbers_in_any_batch(seed: int, places: list[int], data: st.DataObject) -> None:
     position = torch.tensor(places)
     chosen = torch.tensor(data.draw(st.lists(st.integers(0, len(places) - 1), max_size=8)), dtype=torch.int64)
     for draw in (lambda p: counter_rng.normal(seed, "x", p, (3, 5)), lambda p: counter_rng.uniform(seed, "x", p, 3)):
@@ -90,18 +90,18 @@ def test_a_sample_draws_the_same_in_any_batch(seed: int, places: list[int], data
 
 
 @given(seeds, positions, st.lists(st.integers(1, 4), max_size=3))
-def test_normals_have_the_shape_that_is_asked_for(seed: int, place: int, shape: list[int]) -> None:
+def test_normals_have_the_requested_shape(seed: int, place: int, shape: list[int]) -> None:
     x = counter_rng.normal(seed, "x", torch.tensor([place]), tuple(shape))
     assert x.shape == (1, *shape)
     assert x.dtype == torch.float32
 
 
-def test_no_positions_draw_no_numbers() -> None:
+def test_no_positions_give_no_numbers() -> None:
     assert counter_rng.normal(0, "x", torch.arange(0), (3,)).shape == (0, 3)
 
 
-def test_the_numbers_are_those_that_every_run_so_far_has_drawn() -> None:
-    """Another generator would change every run that is resumed: these were computed apart from the code, with Python's integers."""
+def test_the_numbers_are_those_of_every_earlier_run() -> None:
+    """Other numbers would change every resumed run; these are computed independently, with Python's integers."""
 
     def mix(x: int) -> int:
         x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64

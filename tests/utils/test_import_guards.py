@@ -1,4 +1,4 @@
-"""What is left out of imports is left out, and nothing else is other for it."""
+"""Guarded imports do not happen, and everything else is as without the guards."""
 
 import subprocess
 import sys
@@ -8,9 +8,10 @@ import torch
 
 from mtgen.utils.import_guards import Adam, hide_module
 
-LEAN = """
+TRAIN = """
 import sys, torch
 from mtgen.utils.import_guards import Adam
+{change}
 parameter = torch.nn.Parameter(torch.ones(3))
 optimizer = Adam([parameter], lr=0.1)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
@@ -19,13 +20,35 @@ for _ in range(3):
     optimizer.step()
     schedule.step()
 optimizer.load_state_dict(optimizer.state_dict())
-print("torch._dynamo" in sys.modules)
+print("torch._dynamo" in sys.modules, *parameter.tolist())
+"""
+PLAIN = "Adam = torch.optim.Adam"
+NO_DECORATOR = """
+def add_param_group(self, group, inner=torch.optim.Optimizer.add_param_group.__wrapped__):
+    inner(self, group)
+torch.optim.Optimizer.add_param_group = add_param_group
+"""
+OTHER_CACHE = """
+import mtgen.utils.import_guards
+mtgen.utils.import_guards.DISABLE_ATTRIBUTE = "__renamed"
 """
 
 
-def test_an_optimizer_leaves_torchs_compiler_alone() -> None:
-    ended = subprocess.run([sys.executable, "-c", LEAN], capture_output=True, text=True, check=True)
-    assert ended.stdout.split() == ["False"]
+def trained(change: str = "") -> tuple[bool, list[str]]:
+    """Whether three steps in a new process import torch's compiler, and the parameter after them."""
+    program = TRAIN.format(change=change)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    imported, *values = ended.stdout.split()
+    return imported == "True", values
+
+
+def test_an_optimizer_does_not_import_torchs_compiler() -> None:
+    assert trained()[0] is False
+
+
+@pytest.mark.parametrize(("change", "imported"), [(NO_DECORATOR, False), (OTHER_CACHE, True), (PLAIN, True)])
+def test_a_torch_without_the_decorators_trains_the_same(change: str, imported: bool) -> None:
+    assert trained(change) == (imported, trained()[1])
 
 
 def test_its_steps_are_torchs_bit_for_bit() -> None:
@@ -47,7 +70,7 @@ def test_its_steps_are_torchs_bit_for_bit() -> None:
     assert torch.equal(*ends)
 
 
-def test_a_module_is_not_there_within_and_is_afterwards() -> None:
+def test_a_hidden_module_cannot_be_imported_and_can_be_afterwards() -> None:
     assert "tabnanny" not in sys.modules
     with hide_module("tabnanny"), pytest.raises(ImportError):
         import tabnanny

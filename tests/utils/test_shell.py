@@ -1,4 +1,4 @@
-"""What is said to be copied into a shell is what was meant, whatever the names."""
+"""Commands in messages can be copied into a shell, whatever the names in them."""
 
 import os
 import re
@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtgen.cli import train
+from mtgen.launchers import driver
 from mtgen.shards.make import make
 from mtgen.training.protocol import Outcome
 from mtgen.utils.shell import shell_command
@@ -22,12 +23,12 @@ ODD = "it's an odd {name}"
 
 
 @given(st.lists(st.text(st.characters(blacklist_categories=["Cs"]))))
-def test_a_shell_reads_the_words_that_were_meant(words: list[str]) -> None:
+def test_a_shell_parses_the_original_words(words: list[str]) -> None:
     assert shlex.split(shell_command("mtgen train", *words)) == ["mtgen", "train", *words]
 
 
 def said_next(text: str) -> list[list[str]]:
-    """The words of each command that is said to come next."""
+    """The words of each command that a message suggests next."""
     line = next(line for line in text.splitlines() if re.search("next: |To resume: ", line, re.IGNORECASE))
     commands = re.split("(?i)next: |To resume: ", line)[1]
     return [shlex.split(command) for command in commands.split("; ") if command.startswith(("mtgen", "sbatch"))]
@@ -56,7 +57,7 @@ SLURM = ["slurm", "demo", f"runs={ODD}", "name=n", "--out", f"{ODD}.sbatch"]
     ],
     ids=lambda words: words[0] if isinstance(words[0], str) else "",
 )
-def test_the_next_command_can_be_copied(words: list[str], next_words: list[list[str]], place: Path) -> None:
+def test_the_suggested_command_can_be_copied(words: list[str], next_words: list[list[str]], place: Path) -> None:
     done = subprocess.run(
         [str(MTGEN), *words],
         capture_output=True,
@@ -69,10 +70,10 @@ def test_the_next_command_can_be_copied(words: list[str], next_words: list[list[
     assert said_next(done.stdout) == next_words
 
 
-def test_a_stopped_run_goes_on_by_the_command_that_it_says(
+def test_a_stopped_run_resumes_with_the_command_that_it_suggests(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(train, "run", lambda *arguments: Outcome("stopped", 5))
+    monkeypatch.setattr(driver, "train_with_progress", lambda *arguments, **named: Outcome("stopped", 5))
     words: list[Any] = [place / f"{ODD}.yaml", ["data.keep_labels={mask: 0.1}", f"data.path={place / ODD}"]]
     words[0].write_text("name: n\n")
     train.train(*words, samples=None)
