@@ -66,7 +66,7 @@ WORDS = {
 CHOICES = {
     "device": "gpu0",
     "precision": "bfloat16",
-    "data.channels": "gray",
+    "data.channels": "grey",
     "data.order": "globl",
     "balancing.weighting": "cagrd",
 }

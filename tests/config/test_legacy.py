@@ -44,7 +44,7 @@ data:
   damage_limit: 0.01
   train: train
   test: test
-  channels: gray
+  channels: grey
   crop: 1.0
   flip: false
   colour: 0.0
@@ -92,7 +92,7 @@ tasks:
     penalty: finite
     sigma: null
     penalty_every: 4
-    joint_every: 4
+    mask_every: 4
     joint_gradient: false
   classification:
     weight: 1.0
@@ -199,8 +199,8 @@ OLD_ORDER = {
     "weights": [],
     "data.tokenizer": None,
     "conditions.caption.encoder": None,
-    "data.max_samples": None,
-    "data.label_oversampling": None,
+    "data.limit": None,
+    "data.labelled_share": None,
 }
 """`order` in `state.json` of the same run."""
 
@@ -222,7 +222,7 @@ def downgraded(values: Any, section: str = "") -> Any:
     if isinstance(values, list):
         return [downgraded(value, section) for value in values]
     if not isinstance(values, dict):
-        return {"gray": "gray"}.get(values, values) if section == "data.channels" else values
+        return {"gray": "grey"}.get(values, values) if section == "data.channels" else values
     keys = {key: f"{section}.{key}".lstrip(".") for key in values}
     return {old_name(keys[key]).split(".")[-1]: downgraded(value, keys[key]) for key, value in values.items()}
 
@@ -252,9 +252,9 @@ def test_an_old_key_in_the_wrong_section_is_understood() -> None:
 
 
 def test_an_old_value_is_an_error_that_names_the_new_one() -> None:
-    with pytest.raises(ConfigError, match="data.channels=gray: did you mean 'gray'"):
-        validate({"name": "n", "data": {"path": "a", "channels": "gray"}})
-    for old, new in (("gray", "gray"), ("colour", "color")):
+    with pytest.raises(ConfigError, match="data.channels=grey: did you mean 'gray'"):
+        validate({"name": "n", "data": {"path": "a", "channels": "grey"}})
+    for old, new in (("grey", "gray"), ("colour", "color")):
         with pytest.raises(ConfigError, match=f"style={old}: did you mean '{new}'"):
             parse_options("digits", [f"style={old}"])
 
@@ -283,11 +283,11 @@ def test_a_mixture_keeps_its_splits() -> None:
 def test_the_facts_of_an_order_are_found_under_their_new_keys() -> None:
     expected = {**OLD_ORDER, "data.max_samples": None, "data.label_oversampling": None}
     assert legacy.upgrade_facts(OLD_ORDER) == {
-        key: value for key, value in expected.items() if key not in ("data.max_samples", "data.label_oversampling")
+        key: value for key, value in expected.items() if key not in ("data.limit", "data.labelled_share")
     }
 
 
-@pytest.mark.parametrize(("style", "before"), [("gray", "gray"), ("color", "colour"), ("inverted", "inverted")])
+@pytest.mark.parametrize(("style", "before"), [("gray", "grey"), ("color", "colour"), ("inverted", "inverted")])
 def test_a_data_set_made_again_has_the_fingerprint_that_it_had(style: str, before: str, tmp_path: Path) -> None:
     make("digits", tmp_path / "new", train=4, test=2, style=style)
     shutil.copytree(tmp_path / "new", tmp_path / "old")
