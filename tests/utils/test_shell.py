@@ -47,7 +47,7 @@ SLURM = ["slurm", "demo", f"runs={ODD}", "name=n", "--out", f"{ODD}.sbatch"]
 @pytest.mark.parametrize(
     ("words", "next_words"),
     [
-        (["configs", "copy", "demo", f"{ODD}.yaml"], [["mtgen", "train", f"{ODD}.yaml"]]),
+        (["configs", "copy", "demo", "--out", f"{ODD}.yaml"], [["mtgen", "train", f"{ODD}.yaml"]]),
         (["shards", "validate", ODD], [["mtgen", "train", "CONFIG", f"data.path={ODD}", "--dry-run"]]),
         (
             ["shards", "make", "shapes", f"{ODD} 2", "train=2", "test=2"],
