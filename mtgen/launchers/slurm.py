@@ -1,4 +1,4 @@
-"""A run as a job of Slurm: the script that asks for nodes, and what runs on them once they are there."""
+"""A run as a Slurm job: the batch script, and the Ray cluster on the nodes that it gets."""
 
 import os
 import re
@@ -22,18 +22,19 @@ from mtgen.launchers.ray_cluster import ray_cluster
 from mtgen.launchers.ray_node import command, free_port, own_address, run_node, wait_for
 from mtgen.version import PACKAGE
 
-JOIN_TIMEOUT_SECONDS = 600.0  # seconds that the nodes may take to come together
+JOIN_TIMEOUT_SECONDS = 600.0
+"""Seconds in which all nodes must join the cluster."""
 
 
 @dataclass(frozen=True)
 class SlurmResources:
-    """What a run asks Slurm for.
+    """The resources that a run requests from Slurm.
 
     Attributes:
-        time: of one stay, in Slurm's notation (`4:00:00`); the run takes as many stays as it needs.
-        cpus: of each node; `None`: all of them, for this job alone.
-        warn: seconds before the end of a stay at which the run is told to write a checkpoint.
-        options: further options of sbatch, such as `--partition=gpu`.
+        time: time limit per allocation in Slurm's notation (`4:00:00`); the run is requeued until it finishes.
+        cpus: CPUs of each node; `None`: all, with exclusive use of the nodes.
+        warn: seconds before the time limit at which to save a checkpoint.
+        options: further sbatch options, such as `--partition=gpu`.
     """
 
     nodes: int
@@ -47,17 +48,19 @@ class SlurmResources:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9]+([:-][0-9]+){0,3}", self.time):
             raise ConfigError(
-                f"--time {self.time}: possible: minutes, hours:minutes:seconds, days-hours:minutes:seconds"
+                f"--time {self.time}: not a time limit; possible: minutes, hours:minutes:seconds, "
+                "days-hours:minutes:seconds"
             )
         for option in self.options:
             if not re.fullmatch(r"--[a-z][a-z-]*(=[\w.,:@%/+\[\]-]+)?", option):
                 raise ConfigError(
-                    f"--sbatch {option}: give one option of sbatch, as --name=value without spaces, such as --partition=gpu"
+                    f"--sbatch {option}: not an sbatch option; write one as --name=value without spaces, such as "
+                    "--partition=gpu"
                 )
 
 
 def script(config: Config, path: Path, assignments: list[str], request: SlurmResources) -> str:
-    """The script for sbatch."""
+    """The batch script of a run."""
     options = [
         f"--job-name={config.name}",
         f"--nodes={request.nodes}",
@@ -83,7 +86,7 @@ def script(config: Config, path: Path, assignments: list[str], request: SlurmRes
 
 
 class SlurmWarnings:
-    """What Slurm says while nobody else listens: before training and after it."""
+    """Handles Slurm's signals before and after training, when the driver does not."""
 
     def __init__(self) -> None:
         self.heard = False
@@ -96,12 +99,12 @@ class SlurmWarnings:
 
 @contextmanager
 def allocation(config: Config, say: Callable[[str], None]) -> Iterator[None]:
-    """A Ray cluster on all nodes of this job, which ends with the block; RAY_ADDRESS names it.
+    """Start a Ray cluster on all nodes of this job, and set RAY_ADDRESS to it; the cluster ends with the context.
 
-    Its token is made here and lives as long as the cluster, in the environment of the job's own processes.
+    Its token is created here; only the environment of the job's processes holds it.
 
     Raises:
-        TrainingError: the nodes do not come together.
+        TrainingError: not all nodes join.
     """
     nodes, address, port = int(os.environ["SLURM_JOB_NUM_NODES"]), own_address(), free_port()
     cpus = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ["SLURM_CPUS_ON_NODE"]
@@ -126,11 +129,11 @@ def allocation(config: Config, say: Callable[[str], None]) -> Iterator[None]:
             [*words, sys.executable, "-m", "mtgen.launchers.slurm", address, str(port), cpus],
             stdout=file,
             stderr=subprocess.STDOUT,
-            process_group=0,  # what a signal says to this process is not for the nodes
+            process_group=0,  # so that signals to this process do not reach the nodes
         )
     try:
         _together(config, nodes, step, log)
-        say(f"Ray runs on {nodes} nodes, {address}:{port}; what it says is in {log}")
+        say(f"Ray runs on {nodes} nodes at {address}:{port}; its log is {log}")
         yield
     finally:
         _scancel("--signal=KILL", f"{os.environ['SLURM_JOB_ID']}.0")
@@ -144,31 +147,31 @@ def _together(config: Config, nodes: int, step: "subprocess.Popen[bytes]", log: 
     """Wait until every node has joined.
 
     Raises:
-        TrainingError: they do not in time, or srun has ended.
+        TrainingError: the time is over, or srun has ended.
     """
     address, _, port = os.environ["RAY_ADDRESS"].partition(":")
     deadline = time.monotonic() + JOIN_TIMEOUT_SECONDS
 
-    def look() -> None:
+    def check_srun() -> None:
         if step.poll() is not None:
             raise TrainingError(
-                f"srun ended with status {step.returncode} before all nodes had joined the Ray cluster; {log} says why"
+                f"srun ended with status {step.returncode} before all nodes had joined the Ray cluster; see {log}"
             )
 
-    wait_for(address, int(port), JOIN_TIMEOUT_SECONDS, look)
-    with _joined(config, deadline, look):
+    wait_for(address, int(port), JOIN_TIMEOUT_SECONDS, check_srun)
+    with _joined(config, deadline, check_srun):
         import ray
 
-        while (there := sum(node["Alive"] for node in ray.nodes())) < nodes:
-            look()
+        while (alive := sum(node["Alive"] for node in ray.nodes())) < nodes:
+            check_srun()
             if time.monotonic() > deadline:
-                raise TrainingError(f"only {there} of {nodes} nodes joined the Ray cluster; {log} says why")
+                raise TrainingError(f"only {alive} of {nodes} nodes joined the Ray cluster; see {log}")
             time.sleep(0.5)
 
 
 @contextmanager
 def _joined(config: Config, deadline: float, meanwhile: Callable[[], None]) -> Iterator[None]:
-    """This process as a part of the cluster, as soon as that can be: its head answers before it is ready."""
+    """Connect this process to the cluster, with retries: the head answers before it is ready."""
     with ExitStack() as stack:
         while True:
             try:
@@ -183,18 +186,20 @@ def _joined(config: Config, deadline: float, meanwhile: Callable[[], None]) -> I
 
 
 def requeue(say: Callable[[str], None]) -> bool:
-    """Have Slurm start this job again when there is room; not if somebody cancelled it. Slurm then ends this process."""
+    """Requeue this job unless it is being cancelled; Slurm then ends this process.
+
+    Returns:
+        Whether the job was requeued.
+    """
     job = os.environ["SLURM_JOB_ID"]
-    known = subprocess.run(
-        ["scontrol", "--oneliner", "show", "job", job], capture_output=True, text=True, check=False
-    ).stdout
-    if "JobState=RUNNING" not in known:
-        say("the job is being cancelled, so it is not put back into the queue")
+    show = ["scontrol", "--oneliner", "show", "job", job]
+    if "JobState=RUNNING" not in subprocess.run(show, capture_output=True, text=True, check=False).stdout:
+        say("the job is being cancelled, so it is not requeued")
         return False
-    say("the job goes back into the queue, and goes on from its checkpoint")
+    say("the job is requeued and will resume from its checkpoint")
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
     if done.returncode:
-        say(f"it cannot be put back into the queue: {done.stderr.strip()}; submit it again")
+        say(f"the job cannot be requeued ({done.stderr.strip()}); submit it again")
         return False
     time.sleep(60)
     return True
@@ -205,14 +210,14 @@ def _scancel(*words: str) -> None:
 
 
 def _warn_batch() -> bool:
-    """Slurm warns the nodes of a preemption, not the script: pass it on, and stay until training has ended."""
+    """Pass on Slurm's warning of a preemption, which only nodes get, to the script; return that the node stays."""
     if os.environ["SLURM_PROCID"] == "0":
         _scancel("--batch", "--signal=USR1", os.environ["SLURM_JOB_ID"])
     return False
 
 
 def _node(address: str, port: str, cpus: str) -> int:
-    """What srun starts on each node: the head on the first one, which the script runs on too."""
+    """Run a node of the Ray cluster; srun starts this on each node. The first, where the script runs, is the head."""
     gpus = (
         len([g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g])
         if "SLURM_GPUS_PER_NODE" in os.environ
@@ -226,13 +231,12 @@ def _node(address: str, port: str, cpus: str) -> int:
         status = run_node(command(head, int(port), True, int(cpus), gpus, None), span=True, asked=_warn_batch)
         if time.monotonic() > deadline:
             return status
-        time.sleep(
-            1
-        )  # the head answers before it is ready, and Ray gives up on a node that takes 30 s, as a busy one may
+        # The head answers before it is ready, and Ray gives up on nodes that take over 30 s to start.
+        time.sleep(1)
 
 
 def available() -> bool:
-    """Whether this machine can talk to a Slurm."""
+    """Whether this system has Slurm's commands."""
     return shutil.which("sbatch") is not None
 
 

@@ -101,8 +101,8 @@ class HangWatchdog:
                 at = f" (while {beat.busy})" if beat.busy else ""
                 self._say(
                     f"warning: worker {beat.rank} (process {beat.pid}) made no step for {self._detector.seconds:g} s "
-                    f"after {beat.steps:,} steps{at} (train.heartbeat_timeout): it was killed, and the run resumes from "
-                    "the last checkpoint"
+                    f"after {beat.steps:,} steps{at} (train.heartbeat_timeout): it was killed, and the run resumes "
+                    "from the last checkpoint"
                 )
 
 

@@ -1,4 +1,4 @@
-"""A job of Slurm whose nodes cannot be started ends at once, and says where the reason stands."""
+"""A Slurm job whose nodes cannot be started ends at once and names the log with the reason."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def config(tmp_path: Path) -> Config:
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The environment of a job on one node, and a folder before all others on PATH, for what it starts."""
+    """The environment of a job on one node; returns a folder in front of PATH for the programs that it starts."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, value in {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_ON_NODE": "1"}.items():
@@ -45,13 +45,13 @@ def test_an_srun_that_fails_is_named_with_its_log(job: Path, config: Config, mon
     program(job / "srun", "echo invalid partition", "exit 3")
     program(job / "scancel", "exit 0")
     monkeypatch.setattr(slurm, "JOIN_TIMEOUT_SECONDS", 10.0)
-    said = r"srun ended with status 3 before all nodes had joined .*slurm-7-ray\.log says why"
+    said = r"srun ended with status 3 before all nodes had joined .*see .*slurm-7-ray\.log"
     with pytest.raises(TrainingError, match=said), slurm.allocation(config, print):
         pytest.fail("there are no nodes")
     assert "invalid partition" in (config.folder / "slurm-7-ray.log").read_text()
 
 
-def test_an_srun_that_ends_with_a_head_that_had_answered_is_named_too(
+def test_an_srun_that_ends_after_the_head_has_answered_is_named_too(
     job: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head = socket.create_server((own_address(), 0))
