@@ -1,4 +1,4 @@
-"""Pages of everything in mtgen, from its docstrings: `make docs`, or `python docs/build_api.py FOLDER`."""
+"""Build the API reference from the docstrings: `make docs`, or `python docs/build_api.py FOLDER`."""
 
 import os
 import pkgutil
@@ -7,23 +7,24 @@ from pathlib import Path
 
 import mtgen
 
-APART = ("mtgen.__main__", "mtgen.cli.__main__", "mtgen.serving.generator", "mtgen.serving.predictor")
-"""Run rather than imported: the commands' entry, and what MLflow runs as programs."""
-MODULES = [found.name for found in pkgutil.walk_packages(mtgen.__path__, "mtgen.") if found.name not in APART]
+ENTRY_POINTS = ("mtgen.__main__", "mtgen.cli.__main__", "mtgen.serving.generator", "mtgen.serving.predictor")
+"""Modules that are run, not imported: the command line, and the programs that MLflow serves."""
+MODULES = [found.name for found in pkgutil.walk_packages(mtgen.__path__, "mtgen.") if found.name not in ENTRY_POINTS]
 
 
 def build(folder: Path) -> None:
-    """Write a page for each module into `folder`."""
-    os.environ["PDOC_ALLOW_EXEC"] = "1"  # some libraries ask the system who it is when they are imported
+    """Write one page per module to `folder`."""
+    os.environ["PDOC_ALLOW_EXEC"] = "1"  # some libraries run a program when they are imported
     import pdoc
     from pdoc.extract import walk_specs
 
-    left_out = [f"!{name}" for name in APART]
-    specs, reached = ["mtgen", *left_out], set(walk_specs(["mtgen", *left_out]))
-    for name in MODULES:  # where a package has `__all__`, pdoc finds its modules by their names alone
-        if name not in reached:
+    excluded = [f"!{name}" for name in ENTRY_POINTS]
+    specs = ["mtgen", *excluded]
+    found = set(walk_specs(specs))
+    for name in MODULES:  # pdoc skips modules that are missing from their package's `__all__`
+        if name not in found:
             specs.append(name)
-            reached |= set(walk_specs([name, *left_out]))
+            found |= set(walk_specs([name, *excluded]))
     pdoc.render.configure(docformat="google")
     pdoc.pdoc(*specs, output_directory=folder)
 
