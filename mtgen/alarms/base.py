@@ -22,8 +22,8 @@ class Finding:
 class AlarmRule:
     """Looks at a run's rows, each once and in order, for one kind of trouble.
 
-    A rule has no other memory than what it keeps of the rows, and sees no others than those of the journal: after a resume it is shown
-    the journal again, and knows what it knew.
+    A rule has no other memory than what it keeps of the rows, and sees no others than those of the journal: after a
+    resume it is shown the journal again, and knows what it knew.
     """
 
     def __init__(self, config: Config) -> None:
@@ -40,7 +40,8 @@ ALARM_RULES: Registry[type[AlarmRule]] = Registry("alarm", "mtgen.alarms.rules")
 def grace_images(config: Config) -> int:
     """Images for which a run is too young to be judged by its metrics, and for which anything else has to last.
 
-    Metrics are measured on averaged weights, whose half-life is a fifth of the images seen until it is `train.ema`: five times that.
+    Metrics are measured on averaged weights, whose half-life is a fifth of the images seen until it is `train.ema`:
+    five times that.
     """
     return max(round(5 * config.train.ema), config.train.warmup)
 

@@ -18,8 +18,8 @@ class AlarmMonitor:
         folder: the run's; its journal is cut to where the run goes on already.
 
     Attributes:
-        raised: every alarm of the run so far, also those from before a resume. One whose kind and subject are among them is not raised
-            again, even where the resume went back to before it.
+        raised: every alarm of the run so far, also those from before a resume. One whose kind and subject are among
+            them is not raised again, even where the resume went back to before it.
         late: those of them that an earlier process wrote the rows for, but was killed before it said so.
     """
 

@@ -123,27 +123,15 @@ def evaluate(
 
     Example: `mtgen evaluate digits-32 --metrics test/box_ap50,condition/sound --json metrics.json`
     """
-    from mtgen.evaluation.snapshots import evaluate_run
+    from mtgen.evaluation.run import EvaluationOptions, evaluate_run
     from mtgen.launchers.evaluation_workers import evaluate_on_ray
     from mtgen.report import refresh_report
     from mtgen.tracking.progress_bar import stages
 
     with stages(console) as progress:
-        chosen = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
-        report = evaluate_run(
-            run,
-            data,
-            n,
-            seed,
-            device,
-            progress,
-            chosen,
-            checkpoint,
-            overrides,
-            workers,
-            evaluate_on_ray,
-            refresh_report,
-        )
+        chosen = None if metrics is None else tuple(name.strip() for name in metrics.split(",") if name.strip())
+        options = EvaluationOptions(data, n, seed, device, chosen, checkpoint, tuple(overrides or ()), workers)
+        report = evaluate_run(run, options, progress=progress, worker_pool=evaluate_on_ray, publish=refresh_report)
     table(str(run), dict(report))
     if report.resumed:
         say(f"went on with an evaluation that was interrupted: {report.resumed:,} images were taken in before")

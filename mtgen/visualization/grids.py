@@ -208,7 +208,8 @@ def sample_grid(
         labels: `[B]` the classes that were asked for; -1: none.
         card: the data set's, for the names of classes and mask classes.
         scale: whole factor of enlargement; default: so that an image is well visible.
-        boxes: `[B,N,6]` drawn with the images, see `mtgen.networks.center_maps.decode_canvas`; those of a score of `MIN_SHOWN_SCORE` are shown.
+        boxes: `[B,N,6]` drawn with the images, see `mtgen.networks.center_maps.decode_canvas`; those of a score of
+            `MIN_SHOWN_SCORE` are shown.
     """
     pixels, scale = to_pixels(canvas.image), _scale(canvas.image.shape[-1], scale)
     masks = [] if canvas.mask is None else [canvas.mask.argmax(1).cpu().numpy()]

@@ -1,7 +1,8 @@
 """A run's pictures in layers: images, masks and boxes apart, so that a page can show and hide them.
 
-A sheet is three files in the run's `samples/layers/`: `000012000-grid.webp` holds the images, a row a sample and a column a panel,
-`000012000-grid-mask.png` the masks in the same places (clear where there is none), and `000012000-grid.json` everything else.
+A sheet is three files in the run's `samples/layers/`: `000012000-grid.webp` holds the images, a row a sample and a
+column a panel, `000012000-grid-mask.png` the masks in the same places (clear where there is none), and
+`000012000-grid.json` everything else.
 """
 
 import json
