@@ -22,7 +22,7 @@ LONG_TRAINING_FACTOR = 3
 
 
 class ReferenceModels:
-    """A classifier per domain (data set of a mixture) and one for all, a segmenter, a detector; trained on first use."""
+    """Classifiers (one per domain of a mixture, one for all), a segmenter, a detector; trained on first use."""
 
     def __init__(self, context: MetricContext) -> None:
         self.context = context
