@@ -23,10 +23,11 @@ def mtgen(a: argparse.Namespace, real: Tensor, drawn: Tensor) -> Callable[[], Nu
     import hashlib
 
     from mtgen.config import ExtractorConfig
+    from mtgen.evaluation.base import Stream
     from mtgen.evaluation.evaluate import evaluate
     from mtgen.evaluation.metric import METRICS
     from mtgen.evaluation.metrics.frechet_distance import FrechetDistance, frechet_distance
-    from mtgen.evaluation.streams import GeneratedPart, RequestedOutputs, StreamPart, TrainFeatures
+    from mtgen.evaluation.streams import GeneratedPart, RequestedOutputs, Stage, StreamPart, TrainFeatures
     from mtgen.schema import Canvas, DatasetCard, Prediction
 
     @METRICS.register("distribution/fd_of_few")
@@ -34,22 +35,21 @@ def mtgen(a: argparse.Namespace, real: Tensor, drawn: Tensor) -> Callable[[], Nu
         """mtgen wants more images than a feature has numbers, the peers do not: FID of as few as there is time for."""
 
         def compute(self) -> Numbers:
-            return {
-                "distribution/fid": frechet_distance(self.features.get("train", 2), self.features.get("generated", 2))
-            }
+            train, generated = (self.features.get(stream, 2) for stream in (Stream.TRAIN, Stream.GENERATED))
+            return {"distribution/fid": frechet_distance(train, generated)}
 
     class Drawn:
         """What an evaluation asks of a model, where the images are there already."""
 
         card, conditions, translates, device = DatasetCard(name="images", splits={}), (), None, torch.device("cpu")
 
-    def gather(stage: str, wanted: RequestedOutputs, start: int) -> Iterator[StreamPart]:
-        assert wanted.extract is not None
-        images = drawn if stage == "generated" else real
+    def gather(stage: Stage, wanted: RequestedOutputs, start: int) -> Iterator[StreamPart]:
+        assert wanted.extractor is not None
+        images = drawn if stage == Stage.GENERATED else real
         for rows in torch.arange(len(images)).split(a.batch):
             image = images[rows].float() / 127.5 - 1
-            features, none = wanted.extract(image), torch.full((len(rows),), -1)
-            if stage == "seen":
+            features, none = wanted.extractor(image), torch.full((len(rows),), -1)
+            if stage == Stage.TRAIN_FEATURES:
                 yield TrainFeatures(rows, features)
             else:
                 yield GeneratedPart(rows, Canvas(image), none, Prediction(), features)
@@ -62,7 +62,7 @@ def mtgen(a: argparse.Namespace, real: Tensor, drawn: Tensor) -> Callable[[], Nu
 
     def run() -> Numbers:
         model: Any = Drawn()
-        report = evaluate(model, [], [], samples=len(drawn), seed=0, metrics=names, extractor=extractor, gather=gather)
+        report = evaluate(model, [], [], samples=len(drawn), seed=0, metrics=names, extractor=extractor, source=gather)
         return {name.partition("/")[2]: value for name, value in report.items()}
 
     return run

@@ -26,7 +26,7 @@ from published import channels_first, exact, published
 from mtgen.config import load
 from mtgen.data.index import open_index
 from mtgen.evaluation.evaluate import evaluate
-from mtgen.evaluation.snapshots import SplitBatches
+from mtgen.evaluation.splits import SplitBatches
 from mtgen.models.model import Model
 from mtgen.utils import glibc_malloc
 

@@ -9,7 +9,7 @@ from mtgen.config import Config, load
 from mtgen.data.mixture import open_samples
 from mtgen.errors import UserError
 from mtgen.evaluation.evaluate import evaluate
-from mtgen.evaluation.snapshots import SplitBatches
+from mtgen.evaluation.splits import SplitBatches
 from mtgen.launchers.ray_workers import run_here
 from mtgen.models.loading import load_run
 

@@ -36,7 +36,10 @@ def test_digits(data: Path, classes: int) -> list[tuple[NDArray[np.uint8], NDArr
 
 
 def panel(
-    image: Image.Image | None, card: DatasetCard, mask: NDArray[np.uint8] | None = None, boxes: list[PixelBox] | None = None
+    image: Image.Image | None,
+    card: DatasetCard,
+    mask: NDArray[np.uint8] | None = None,
+    boxes: list[PixelBox] | None = None,
 ) -> Image.Image:
     """An image (black: none) at `SIDE` pixels, with its mask over it and its boxes."""
     if image is None:
@@ -111,7 +114,10 @@ def main(run: str, data: Path, out: Path) -> None:
                 ["class, mask and box", "of test images"],
                 [
                     plain,
-                    [panel(*one) for one in zip(found.images, [card] * len(found), found.masks, found.boxes, strict=True)],
+                    [
+                        panel(*one)
+                        for one in zip(found.images, [card] * len(found), found.masks, found.boxes, strict=True)
+                    ],
                 ],
                 [name or "?" for name in found.classes],
             ),

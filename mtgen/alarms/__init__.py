@@ -1,4 +1,4 @@
-"""Alarms: what a run's own numbers say that nobody would wait for the end of the run to hear; each rule is one file in `rules/`."""
+"""Alarms: problems that a run's own numbers show while it trains. Each rule is one file in `rules/`."""
 
 from mtgen.alarms.log import ALARMS_FILE, Alarm, read_alarms
 from mtgen.alarms.monitor import AlarmMonitor

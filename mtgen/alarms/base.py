@@ -1,4 +1,4 @@
-"""What a rule is, and what rules share."""
+"""The base class of alarm rules, and what the rules share."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,10 +9,14 @@ from mtgen.registry import Registry
 Numbers = Mapping[str, float]
 """A row of a run's journal."""
 
+HALF_LIVES_OF_GRACE = 5
+"""Half-lives of the averaged weights until they forget the start of the run. The half-life itself is a fifth of the
+images seen until it reaches its final value."""
+
 
 @dataclass(frozen=True)
 class Finding:
-    """What a rule sees in a row; `about`, `what` and `help` as in `Alarm`."""
+    """What a rule finds in a row; `about`, `what` and `help` as in `Alarm`."""
 
     about: str
     what: str
@@ -20,40 +24,46 @@ class Finding:
 
 
 class AlarmRule:
-    """Looks at a run's rows, each once and in order, for one kind of trouble.
+    """Checks a run's rows, each once and in order, for one kind of problem.
 
-    A rule has no other memory than what it keeps of the rows, and sees no others than those of the journal: after a resume it is shown
-    the journal again, and knows what it knew.
+    A rule keeps no state except what it derives from the rows. After a resume it is given all rows of the journal
+    again, so its state is the same as before.
     """
 
     def __init__(self, config: Config) -> None:
         """For a run with this configuration."""
 
     def check(self, images: int, numbers: Numbers) -> Iterable[Finding]:
-        """What is wrong now, whether or not it was before; whoever asks says each thing once."""
+        """The problems at a row, also those found before: the caller reports each of them once."""
         raise NotImplementedError
 
 
 ALARM_RULES: Registry[type[AlarmRule]] = Registry("alarm", "mtgen.alarms.rules")
+"""Every rule, by the kind of its alarms."""
 
 
 def grace_images(config: Config) -> int:
-    """Images for which a run is too young to be judged by its metrics, and for which anything else has to last.
+    """Images until a run is judged by its metrics, and for which any other problem has to last.
 
-    Metrics are measured on averaged weights, whose half-life is a fifth of the images seen until it is `train.ema_half_life`: five times that.
+    Metrics are measured on averaged weights, so this is five half-lives, or the warm-up if that is longer.
     """
-    return max(round(5 * config.train.ema_half_life), config.train.warmup)
+    return max(round(HALF_LIVES_OF_GRACE * config.train.ema_half_life), config.train.warmup)
 
 
 class DurationTracker:
-    """For how many images something has held without a break."""
+    """Counts the images for which a condition has held without interruption."""
 
     def __init__(self) -> None:
         self._since: dict[str, int] = {}
 
-    def images(self, what: str, holds: bool, images: int) -> int:
-        """Images since `what` began to hold, at a row at `images`; 0 where it does not hold, or began here."""
+    def images(self, name: str, holds: bool, images: int) -> int:
+        """Images since the condition `name` began to hold; 0 where it does not hold, or begins at this row.
+
+        Args:
+            holds: whether it holds at this row.
+            images: the position of this row.
+        """
         if not holds:
-            self._since.pop(what, None)
+            self._since.pop(name, None)
             return 0
-        return images - self._since.setdefault(what, images)
+        return images - self._since.setdefault(name, images)

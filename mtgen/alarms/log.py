@@ -1,4 +1,4 @@
-"""The alarms of a run on disk: `alarms.jsonl`, a line each, only ever added to."""
+"""The alarms of a run on disk: `alarms.jsonl`, one per line, append-only."""
 
 import json
 import warnings
@@ -10,13 +10,14 @@ ALARMS_FILE = "alarms.jsonl"
 
 @dataclass(frozen=True)
 class Alarm:
-    """Something that is wrong with a run.
+    """A problem of a run.
 
     Attributes:
-        images: the run's position when it was noticed.
-        kind: the rule that noticed it, such as "collapse".
-        about: what of the run it is about (a side, a task); with `kind` it says which alarms are the same.
-        what: what was seen, in numbers.
+        images: the run's position when it was found.
+        kind: the rule that found it, such as "collapse".
+        about: the part of the run that it is about (a network, a task). Alarms with equal `kind` and `about` are the
+            same.
+        what: what was found, in numbers.
         help: what usually helps.
     """
 
@@ -31,7 +32,7 @@ class Alarm:
 
 
 def read_alarms(folder: Path) -> list[Alarm]:
-    """A run's alarms in the order in which they were raised; a line that is damaged, or still being written, is left out."""
+    """A run's alarms in the order in which they were raised; damaged or incomplete lines are left out."""
     try:
         lines = (folder / ALARMS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -48,7 +49,7 @@ def _parse(line: str) -> Alarm | None:
 
 
 def append(folder: Path, alarm: Alarm) -> None:
-    """Add a line, after the end of one that a killed process left half written. What cannot be written is a warning."""
+    """Append a line, on a new line even if a killed process left an incomplete one. A failed write is a warning."""
     path = folder / ALARMS_FILE
     try:
         with path.open("a+b", buffering=0) as file:

@@ -1,4 +1,4 @@
-"""One watcher runs every rule over a run's rows, and keeps what they find in `alarms.jsonl`, each thing once."""
+"""The monitor runs every rule on a run's rows and writes each alarm to `alarms.jsonl` once."""
 
 import warnings
 from collections.abc import Mapping
@@ -11,32 +11,32 @@ from mtgen.tracking.journal import read_journal
 
 
 class AlarmMonitor:
-    """The alarms of one run, for the process that writes its journal.
+    """The alarms of one run, in the process that writes its journal.
 
     Args:
-        config: of the run.
-        folder: the run's; its journal is cut to where the run goes on already.
+        config: the run's configuration.
+        folder: the run's folder; after a resume, its journal has been cut already.
 
     Attributes:
-        raised: every alarm of the run so far, also those from before a resume. One whose kind and subject are among them is not raised
-            again, even where the resume went back to before it.
-        late: those of them that an earlier process wrote the rows for, but was killed before it said so.
+        raised: every alarm of the run so far, also from before a resume. An alarm with the same kind and subject is
+            never raised again, even if the run resumes from before it.
+        late: alarms for rows that an earlier process wrote, but was killed before it raised them.
     """
 
     def __init__(self, config: Config, folder: Path) -> None:
         self.folder = folder
         self.raised = read_alarms(folder)
         self._rules = {kind: ALARM_RULES[kind](config) for kind in ALARM_RULES}
-        # what the rules knew before a resume
+        # the rules' state is restored from the rows before a resume
         self.late = [alarm for row in read_journal(folder) for alarm in self.check(row.images, row.values)]
 
     def check(self, images: int, numbers: Mapping[str, float]) -> list[Alarm]:
-        """The alarms that a new row of the journal raises; they are in the run's file when this returns."""
+        """The alarms that a new row of the journal raises; they have been written when this returns."""
         known = {(alarm.kind, alarm.about) for alarm in self.raised}
         found = [
             Alarm(images, kind, finding.about, finding.what, finding.help)
             for kind in list(self._rules)
-            for finding in self._look(kind, images, numbers)
+            for finding in self._findings(kind, images, numbers)
         ]
         new = list(
             {(alarm.kind, alarm.about): alarm for alarm in found if (alarm.kind, alarm.about) not in known}.values()
@@ -46,11 +46,11 @@ class AlarmMonitor:
         self.raised += new
         return new
 
-    def _look(self, kind: str, images: int, numbers: Mapping[str, float]) -> list[Finding]:
-        """What one rule finds; a rule that fails is left out from then on, since no alarm is worth a run."""
+    def _findings(self, kind: str, images: int, numbers: Mapping[str, float]) -> list[Finding]:
+        """What one rule finds; a rule that fails is disabled, so that it cannot stop the run."""
         try:
             return list(self._rules[kind].check(images, numbers))
-        except Exception as error:  # noqa: BLE001 - a rule may be anybody's
+        except Exception as error:  # noqa: BLE001 - a third party's rule can raise anything
             del self._rules[kind]
-            warnings.warn(f"the alarm {kind!r} failed and is off ({type(error).__name__}: {error})", stacklevel=3)
+            warnings.warn(f"the alarm {kind!r} failed and is disabled ({type(error).__name__}: {error})", stacklevel=3)
             return []

@@ -180,26 +180,15 @@ def evaluate(
 
     Example: `mtgen evaluate digits-32 --metrics test/box_ap50 --metrics condition/sound --json metrics.json`
     """
-    from mtgen.evaluation.snapshots import evaluate_run
+    from mtgen.evaluation.run import EvaluationOptions, evaluate_run
     from mtgen.launchers.evaluation_workers import evaluate_on_ray
     from mtgen.report import refresh_report
     from mtgen.tracking.progress_bar import stages
 
     with stages(console) as progress:
-        report = evaluate_run(
-            run,
-            data,
-            num_images,
-            seed,
-            device,
-            progress,
-            metrics,
-            checkpoint,
-            overrides,
-            workers,
-            evaluate_on_ray,
-            refresh_report,
-        )
+        chosen = tuple(metrics) if metrics else None
+        options = EvaluationOptions(data, num_images, seed, device, chosen, checkpoint, tuple(overrides or ()), workers)
+        report = evaluate_run(run, options, progress=progress, worker_pool=evaluate_on_ray, publish=refresh_report)
     table(str(run), dict(report))
     if report.resumed:
         say(f"resumed an interrupted evaluation: {report.resumed:,} images had been processed before")

@@ -1,1 +1,1 @@
-"""How good a run is: one pass over real and one over generated data feed every metric."""
+"""Evaluation of a model: metrics, reference models, and the snapshots of a run that trains."""

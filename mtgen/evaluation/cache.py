@@ -1,4 +1,4 @@
-"""What an evaluation keeps on disk because it takes long to make: features, networks, and how far it is."""
+"""On-disk cache of features, reference models, and the progress of an evaluation."""
 
 import hashlib
 import json
@@ -15,122 +15,127 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
+"""Version of the entries. It is part of every file name, so entries of other versions are never found."""
 STALE_FILE_SECONDS = 3600.0
-"""Seconds after which a file that is half written belongs to nobody any more."""
+"""Age at which a temporary file no longer belongs to a running process, seconds."""
 
 
 class TensorCache:
-    """A folder of tensors: a JSON with what they are of, and the name and the checksum of the safetensors beside it.
+    """A folder of cached tensors.
+
+    An entry is a JSON file with its key, its note, and the name and checksum of a safetensors file beside it.
 
     Args:
-        folder: made where missing.
+        folder: created on the first write.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def _told(self, of: Mapping[str, Any]) -> Path:
-        """The JSON, named for what the tensors are of and how they came about."""
-        return self.folder / f"{_name(of)}.json"
+    def _entry_path(self, key: Mapping[str, Any]) -> Path:
+        return self.folder / f"{_entry_name(key)}.json"
 
-    def get(self, of: Mapping[str, Any]) -> tuple[dict[str, Tensor], Any] | None:
-        """Tensors and their note; `None` where nothing is stored. What is damaged is named and passed over, so that it is made again."""
-        path = self._told(of)
+    def get(self, key: Mapping[str, Any]) -> tuple[dict[str, Tensor], Any] | None:
+        """Tensors and their note; `None` where there is no entry, or where it is damaged (with a warning)."""
+        path = self._entry_path(key)
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            data = (self.folder / told["file"]).read_bytes()
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            data = (self.folder / entry["file"]).read_bytes()
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError) as error:
-            _warn(path, str(error))
+            _warn_damaged(path, str(error))
             return None
-        if told["sha256"] != hashlib.sha256(data).hexdigest():
-            _warn(self.folder / told["file"], "it is not what its checksum says")
+        if entry["sha256"] != hashlib.sha256(data).hexdigest():
+            _warn_damaged(self.folder / entry["file"], "its checksum does not match")
             return None
-        return load(data), told["note"]
+        return load(data), entry["note"]
 
-    def put(self, of: Mapping[str, Any], tensors: dict[str, Tensor], note: Any = None) -> None:
-        """Store tensors and a note in JSON's types: these or, if it is killed, what was there before.
+    def put(self, key: Mapping[str, Any], tensors: dict[str, Tensor], note: Any = None) -> None:
+        """Store tensors and a JSON note; a process killed meanwhile leaves the previous entry in place.
 
-        A folder that cannot be written is named, and costs the time to make them again.
+        A folder that cannot be written is a warning, since the entry can be computed again.
         """
-        path, data = self._told(of), save(tensors)
+        path = self._entry_path(key)
+        data = save(tensors)
         digest = hashlib.sha256(data).hexdigest()
         file = path.with_name(f"{path.stem}-{digest[:16]}.safetensors")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write(file, data)
-            _write(path, json.dumps({"file": file.name, "sha256": digest, "of": of, "note": note}, indent=1).encode())
-            self._remove(path, but=file)
+            _write_atomically(file, data)
+            entry = {"file": file.name, "sha256": digest, "key": key, "note": note}
+            _write_atomically(path, json.dumps(entry, indent=1).encode())
+            self._remove_previous(path, current=file)
         except OSError as error:
-            warnings.warn(f"{file}: cannot be written ({error.strerror}); it is made again next time", stacklevel=2)
+            warnings.warn(
+                f"{file}: cannot be written ({error.strerror}); it will be computed again next time", stacklevel=2
+            )
 
-    def _remove(self, path: Path, but: Path | None = None) -> None:
+    def _remove_previous(self, path: Path, current: Path) -> None:
         for file in self.folder.glob(f"{path.stem}-*"):
-            if file != but:
+            if file != current:
                 file.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove the folder with all that it holds, and the one that it lies in with the last of it."""
+        """Remove the folder with its entries, and the parent folder if it is empty then."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(OSError):  # there is something else in it, or it was never made
+        with suppress(OSError):  # the parent holds something else, or never existed
             self.folder.parent.rmdir()
 
 
 @dataclass(frozen=True)
 class CacheScope:
-    """A part of a store: what has some facts in common.
+    """A cache together with a key, which callees extend by what their own entry depends on.
 
     Attributes:
-        store: `None`: nothing is kept.
-        of: the facts.
+        cache: `None`: nothing is stored.
+        key: JSON values that the entries below depend on.
     """
 
-    store: TensorCache | None = None
-    of: Mapping[str, Any] = field(default_factory=dict)
+    cache: TensorCache | None = None
+    key: Mapping[str, Any] = field(default_factory=dict)
 
-    def at(self, **more: Any) -> "CacheScope":
-        """A part of this part."""
-        return CacheScope(self.store, {**self.of, **more})
+    def extend(self, **more: Any) -> "CacheScope":
+        """The scope with a longer key."""
+        return CacheScope(self.cache, {**self.key, **more})
 
     def get(self) -> tuple[dict[str, Tensor], Any] | None:
-        """See `TensorCache.get`."""
-        return None if self.store is None else self.store.get(self.of)
+        """The entry with this key, see `TensorCache.get`."""
+        return None if self.cache is None else self.cache.get(self.key)
 
     def put(self, tensors: dict[str, Tensor], note: Any = None) -> None:
-        """See `TensorCache.put`."""
-        if self.store is not None:
-            self.store.put(self.of, tensors, note)
+        """Store the entry with this key, see `TensorCache.put`."""
+        if self.cache is not None:
+            self.cache.put(self.key, tensors, note)
 
     def nested_cache(self) -> TensorCache | None:
-        """A store of its own within the store, for what has these facts."""
-        return None if self.store is None else TensorCache(self.store.folder / _name(self.of))
+        """A separate cache in a subfolder that is named by the key."""
+        return None if self.cache is None else TensorCache(self.cache.folder / _entry_name(self.key))
 
 
 NO_CACHE = CacheScope()
-"""Nothing is kept."""
+"""A scope that stores nothing."""
 
 
-def _name(of: Mapping[str, Any]) -> str:
-    """A file's name for facts in JSON's types."""
-    return hashlib.sha256(json.dumps({**of, "format": CACHE_FORMAT}, sort_keys=True).encode()).hexdigest()[:32]
+def _entry_name(key: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps({**key, "format": CACHE_FORMAT}, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _warn(file: Path, why: str) -> None:
-    warnings.warn(f"{file}: damaged ({why}); what it holds is made again", stacklevel=4)
+def _warn_damaged(file: Path, why: str) -> None:
+    warnings.warn(f"{file}: damaged ({why}); it will be computed again", stacklevel=4)
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Beside, then renamed: another evaluation may write the same file at the same time."""
-    for left in path.parent.glob(".*.safetensors.*"):  # of evaluations that were killed
+def _write_atomically(path: Path, data: bytes) -> None:
+    """Write a temporary file and rename it: another evaluation may write the same entry at the same time."""
+    for stale in path.parent.glob(".*.safetensors.*"):  # left by evaluations that were killed
         with suppress(OSError):
-            if time.time() - left.stat().st_mtime > STALE_FILE_SECONDS:
-                left.unlink()
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+            if time.time() - stale.stat().st_mtime > STALE_FILE_SECONDS:
+                stale.unlink()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
     except OSError:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

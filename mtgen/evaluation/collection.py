@@ -1,27 +1,35 @@
-"""The metrics of an evaluation: fed together, they give one report."""
+"""The metrics of an evaluation, updated together, and their report."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from torch import Tensor
-
+from mtgen.evaluation.base import MetricContext, Skipped, Stream
+from mtgen.evaluation.collectors.base import State
+from mtgen.evaluation.collectors.features import FeatureSets
 from mtgen.evaluation.extractor import FeatureExtractor, SmallCNN
-from mtgen.evaluation.features import FeatureSets
-from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped
-from mtgen.evaluation.reference_models import ReferenceModels
-from mtgen.evaluation.serialization import packed, unpacked
-from mtgen.evaluation.streams import GeneratedPart, RequestedOutputs, TestPart
+from mtgen.evaluation.metric import METRICS, Metric
+from mtgen.evaluation.reference.models import ReferenceModels
+from mtgen.evaluation.streams import GeneratedPart, RequestedOutputs, Stage, StreamPart, TestPart, TrainFeatures
 from mtgen.schema import Batch
+
+TEST_STREAMS = (
+    Stream.TEST,
+    Stream.RECONSTRUCTIONS,
+    Stream.RECONSTRUCTION_FEATURES,
+    Stream.CONDITIONS,
+    Stream.EMBEDDINGS,
+    Stream.TRANSLATIONS,
+)
+"""The streams of the stage "test"."""
 
 
 class MetricReport(dict[str, float]):
     """Numbers by name, such as `test/class_accuracy`.
 
     Attributes:
-        skipped: why a metric is not among them, by name.
+        skipped: name of every metric that could not be computed -> the reason.
         closest: see `FeatureSets.closest`.
-        resumed: images that an evaluation which was interrupted had taken in already.
+        resumed: number of images that an interrupted evaluation had already taken in.
     """
 
     def __init__(self) -> None:
@@ -32,134 +40,174 @@ class MetricReport(dict[str, float]):
 
 
 class MetricCollection:
-    """The metrics that are being fed; one that raises `Skipped` leaves, and the report says why."""
+    """The metrics of an evaluation. One that raises `Skipped` is removed, and the report gives the reason.
 
-    def __init__(self, names: list[str], setting: MetricContext) -> None:
+    Args:
+        names: names out of `METRICS`.
+        extractor: its features are compared; default: those of `SmallCNN`, which `prepare_extractor` trains.
+
+    Attributes:
+        report: filled by `compute`.
+        features: features of the streams that any metric compares.
+    """
+
+    def __init__(self, names: list[str], context: MetricContext, extractor: FeatureExtractor | None = None) -> None:
         self.report = MetricReport()
-        self.active: dict[str, Metric] = {}
-        for name in names:
-            with self._unless_skipped(name):
-                self.active[name] = METRICS[name](setting)
-        self.reference_models = ReferenceModels(setting)
         self.features = FeatureSets("")
-        self.small = False
-        for metric in self.active.values():
-            metric.reference_models = self.reference_models
-            metric.features = self.features
-
-    def compare_by(self, extract: FeatureExtractor | None) -> FeatureExtractor | None:
-        """Let distributions be compared by an extractor's features, or by the small network's; where that cannot be trained, by none."""
-        if self.small:
-            try:
-                extract = SmallCNN(self.reference_models.classifier())
-            except Skipped as reason:
-                self._leave(
-                    [name for name, metric in self.active.items() if metric.compared],
-                    f"{reason}; or name an evaluate.extractor",
-                )
-        if extract is not None:
-            self.features.name = extract.name
-        return extract
-
-    def _leave(self, names: list[str], reason: str) -> None:
+        self._reference_models = ReferenceModels(context)
+        self._active: dict[str, Metric] = {}
         for name in names:
-            self.report.skipped[name] = reason
-            del self.active[name]
+            with self._skipping(name):
+                metric = METRICS[name](context)
+                metric.check_declarations()
+                metric.reference_models = self._reference_models
+                metric.features = self.features
+                self._active[name] = metric
+        self._extractor = extractor
+        self._uses_small_cnn = extractor is None and any(metric.compares for metric in self._active.values())
 
     @contextmanager
-    def _unless_skipped(self, name: str) -> Iterator[None]:
+    def _skipping(self, name: str) -> Iterator[None]:
+        """Remove a metric that raises `Skipped`."""
         try:
             yield
         except Skipped as reason:
-            self.report.skipped[name] = str(reason)
-            self.active.pop(name, None)
+            self._remove(name, str(reason))
 
-    def read(self, batch: Batch) -> None:
-        """Take in a part of the real training split."""
-        if self.independent:
-            self.reference_models.update_train(batch)
-        self._feed(lambda metric: metric.update_train(batch))
+    def _remove(self, name: str, reason: str) -> None:
+        self.report.skipped[name] = reason
+        self._active.pop(name, None)
 
-    def generated(self, part: GeneratedPart) -> None:
-        """Take in generated images, and what the run reads in them."""
+    def prepare_extractor(self) -> None:
+        """Train the extractor if none was given; if that is not possible, remove the metrics that compare features."""
+        if self._uses_small_cnn:
+            try:
+                self._extractor = SmallCNN(self._reference_models.classifier())
+            except Skipped as reason:
+                for name in [name for name, metric in self._active.items() if metric.compares]:
+                    self._remove(name, f"{reason}; or name an evaluate.extractor")
+        if self._extractor is not None:
+            self.features.name = self._extractor.name
+
+    def requested_outputs(self, stage: Stage) -> RequestedOutputs | None:
+        """The outputs of a stage that the metrics need; `None`: the stage is not needed at all."""
+        match stage:
+            case Stage.TRAIN:
+                needed = self._reads(Stream.TRAIN) or self._needs_reference_models
+                return RequestedOutputs() if needed else None
+            case Stage.TRAIN_FEATURES:
+                extractor = self._extractor_for(Stream.TRAIN)
+                return None if extractor is None else RequestedOutputs(extractor=extractor)
+            case Stage.GENERATED:
+                extractor, reads = self._extractor_for(Stream.GENERATED), self._reads(Stream.GENERATED)
+                return RequestedOutputs(predictions=reads, extractor=extractor) if reads or extractor else None
+            case Stage.TEST:
+                extractor = self._extractor_for(Stream.TEST)
+                if extractor is None and not any(map(self._reads, TEST_STREAMS)):
+                    return None
+                return RequestedOutputs(
+                    predictions=self._reads(Stream.TEST),
+                    reconstructions=self._reads(Stream.RECONSTRUCTIONS) or self._reads(Stream.RECONSTRUCTION_FEATURES),
+                    reconstruction_features=self._reads(Stream.RECONSTRUCTION_FEATURES),
+                    conditions=tuple(
+                        dict.fromkeys(name for metric in self._active.values() for name in metric.conditions)
+                    ),
+                    embeddings=self._reads(Stream.EMBEDDINGS),
+                    translations=self._reads(Stream.TRANSLATIONS),
+                    extractor=extractor,
+                )
+
+    def _reads(self, stream: Stream) -> bool:
+        return any(stream in metric.streams for metric in self._active.values())
+
+    def _extractor_for(self, stream: Stream) -> FeatureExtractor | None:
+        """The extractor where any metric compares features of the stream."""
+        compared = any(stream in metric.compares for metric in self._active.values())
+        return self._extractor if compared else None
+
+    @property
+    def _needs_reference_models(self) -> bool:
+        return self._uses_small_cnn or any(metric.needs_reference_models for metric in self._active.values())
+
+    def update(self, part: StreamPart) -> None:
+        """Take in a part of any stage."""
+        match part:
+            case Batch():
+                self._update_train(part)
+            case TrainFeatures():
+                self.features.update(Stream.TRAIN, part.features, part.position)
+            case GeneratedPart():
+                self._update_generated(part)
+            case TestPart():
+                self._update_test(part)
+
+    def _update_train(self, batch: Batch) -> None:
+        if self._needs_reference_models:
+            self._reference_models.update_train(batch)
+        for name, metric in self._readers(Stream.TRAIN):
+            with self._skipping(name):
+                metric.update_train(batch)
+
+    def _update_generated(self, part: GeneratedPart) -> None:
         if part.features is not None:
-            self.features.update("generated", part.features, part.position)
-        self._feed(lambda metric: metric.update_generated(part.canvas, part.labels, part.prediction))
+            self.features.update(Stream.GENERATED, part.features, part.position)
+        for name, metric in self._readers(Stream.GENERATED):
+            with self._skipping(name):
+                metric.update_generated(part.canvas, part.labels, part.prediction)
 
-    def tested(self, part: TestPart) -> None:
-        """Take in a part of the real test split, and everything that the run made of it."""
+    def _update_test(self, part: TestPart) -> None:
         if part.features is not None:
-            self.features.update("test", part.features, part.batch.position)
-        if part.rebuilt is not None:
-            features, rebuilt = part.rebuilt
-            self._feed(lambda metric: metric.update_reconstructed(features, rebuilt))
-        self._feed(lambda metric: metric.update_real(part.batch, part.prediction, part.reconstruction))
-        for condition, batch, canvas in part.conditions:
-            self._feed(lambda metric: metric.update_condition(condition, batch, canvas), condition)  # noqa: B023
-        if part.shared is not None:
-            image, asked = part.shared
-            self._feed(lambda metric: metric.update_shared(part.batch, image, asked))
-        for to, batch, canvas in part.translations:
-            self._feed(lambda metric: metric.update_translation(to, batch, canvas))  # noqa: B023
+            self.features.update(Stream.TEST, part.features, part.batch.position)
+        for name, metric in self._readers(Stream.TEST):
+            with self._skipping(name):
+                metric.update_test(part.batch, part.prediction)
+        for name, metric in self._readers(Stream.RECONSTRUCTIONS):
+            with self._skipping(name):
+                metric.update_reconstruction(part.batch, part.reconstruction)
+        if part.features is not None and part.reconstruction_features is not None:
+            for name, metric in self._readers(Stream.RECONSTRUCTION_FEATURES):
+                with self._skipping(name):
+                    metric.update_reconstruction_features(part.features, part.reconstruction_features)
+        for condition in part.conditions:
+            for name, metric in self._readers(Stream.CONDITIONS):
+                if condition.name in metric.conditions:
+                    with self._skipping(name):
+                        metric.update_condition(condition.name, condition.batch, condition.canvas)
+        if part.embeddings is not None:
+            for name, metric in self._readers(Stream.EMBEDDINGS):
+                with self._skipping(name):
+                    metric.update_embeddings(part.batch, part.embeddings.image, part.embeddings.modalities)
+        for translation in part.translations:
+            for name, metric in self._readers(Stream.TRANSLATIONS):
+                with self._skipping(name):
+                    metric.update_translation(translation.domain, translation.batch, translation.canvas)
 
-    def _feed(self, update: Callable[[Metric], None], condition: str | None = None) -> None:
-        """Update all metrics, or those that read a condition."""
-        for name, metric in list(self.active.items()):
-            if condition is None or condition in metric.conditions:
-                with self._unless_skipped(name):
-                    update(metric)
+    def _readers(self, stream: Stream) -> list[tuple[str, Metric]]:
+        """The metrics that take in a stream, by name."""
+        return [(name, metric) for name, metric in self._active.items() if stream in metric.streams]
 
     def compute(self) -> MetricReport:
-        """The numbers of all that was taken in, and why others are missing."""
-        for name, metric in list(self.active.items()):
-            with self._unless_skipped(name):
+        """The numbers of everything taken in, and the reasons for those that are missing."""
+        for name, metric in list(self._active.items()):
+            with self._skipping(name):
                 self.report.update(metric.compute())
         self.report.closest = self.features.closest
         return self.report
 
-    def packed(self, but: tuple[str, ...]) -> tuple[Any, dict[str, Tensor]]:
-        """All that was taken in, as JSON and tensors; without the features of some streams."""
-        tensors: dict[str, Tensor] = {}
-        told = {
-            "metrics": {name: metric.collected() for name, metric in self.active.items()},
+    def state_dict(self, without_features: Stream | None = None) -> State:
+        """Everything taken in; the features of one stream can be left out."""
+        return {
+            "metrics": {name: metric.state_dict() for name, metric in self._active.items()},
             "skipped": self.report.skipped,
-            "features": {kind: found for kind, found in self.features.sets.items() if kind not in but},
-            "domains": self.reference_models.domains,
+            "features": self.features.state_dict(without_features),
+            "reference_models": self._reference_models.state_dict(),
         }
-        return packed(told, tensors), tensors
 
-    def unpack(self, told: Any, tensors: dict[str, Tensor]) -> None:
-        """Go on with what `packed` gave."""
-        found = unpacked(told, tensors)
-        self.active = {name: metric for name, metric in self.active.items() if name in found["metrics"]}
-        for name, metric in self.active.items():
-            vars(metric).update(found["metrics"][name])
-        self.report.skipped |= found["skipped"]
-        self.features.sets |= found["features"]
-        self.reference_models.domains |= found["domains"]
-
-    def reads(self, stream: Callable[..., None]) -> bool:
-        """Whether any metric takes in `stream`, one of `Metric`'s update methods; a stream that none reads is not made."""
-        return any(getattr(type(metric), stream.__name__) is not stream for metric in self.active.values())
-
-    @property
-    def independent(self) -> bool:
-        """Whether the independent readers are wanted, by a metric or as the small extractor."""
-        return self.small or any(metric.independent for metric in self.active.values())
-
-    def compares(self, kind: str | None = None) -> bool:
-        """Whether any metric compares the features of a stream; `None`: of any."""
-        return any(kind in metric.compared if kind else metric.compared for metric in self.active.values())
-
-    def wanted_of_test(self, extract: FeatureExtractor | None) -> RequestedOutputs:
-        """What the metrics take in of the test split; `RequestedOutputs()`: nothing."""
-        active = self.active.values()
-        return RequestedOutputs(
-            predictions=self.reads(Metric.update_real),
-            reconstructions=any(metric.reconstructs for metric in active),
-            rebuilt=self.reads(Metric.update_reconstructed),
-            conditions=tuple(dict.fromkeys(name for metric in active for name in metric.conditions)),
-            shared=self.reads(Metric.update_shared),
-            translations=self.reads(Metric.update_translation),
-            extract=extract if self.compares("test") else None,
-        )
+    def load_state_dict(self, state: State) -> None:
+        """Restore what `state_dict` of a collection of the same metrics returned."""
+        self._active = {name: metric for name, metric in self._active.items() if name in state["metrics"]}
+        for name, metric in self._active.items():
+            metric.load_state_dict(state["metrics"][name])
+        self.report.skipped |= state["skipped"]
+        self.features.load_state_dict(state["features"])
+        self._reference_models.load_state_dict(state["reference_models"])

@@ -1,4 +1,4 @@
-"""Distances between sets of features, in parts, so that no matrix of all pairs is ever held."""
+"""Distances between sets of features, in chunks, so that the matrix of all pairs is never held."""
 
 from collections.abc import Iterator
 
@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 CHUNK_ROWS = 1024
-"""Rows and columns of a part."""
+"""Rows of a chunk."""
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """`[A,D]`, `[B,D]` -> squared Euclidean distances in parts `[n,B]` float64, and which rows of `a` they are of."""
-    center = b.double().mean(0)  # near the origin, so that the difference below keeps its digits
+    """`[A,D]`, `[B,D]` -> chunks of the squared Euclidean distances `[n,B]` float64, each with its rows of `a`."""
+    center = b.double().mean(0)  # centered, so that the difference of squares below keeps its precision
     other = b.double() - center
     length = other.square().sum(1)
     for begin in range(0, len(a), CHUNK_ROWS):
@@ -21,17 +21,16 @@ def squared_distances(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def nearest(a: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
-    """`[A,D]`, `[B,D]` -> for each of A the distance to the nearest of B and which that is, each `[A]`."""
-    found = [part.min(1) for _, part in squared_distances(a, among)]
+    """`[A,D]`, `[B,D]` -> for each row of `a` the distance to the nearest row of `among`, and its index; both `[A]`."""
+    found = [chunk.min(1) for _, chunk in squared_distances(a, among)]
     return torch.cat([value for value, _ in found]).sqrt(), torch.cat([index for _, index in found])
 
 
 def radii(a: Tensor, k: int) -> Tensor:
-    """`[A,D]` -> `[A]` float64: squared distance of each to its k-th nearest neighbor among the others."""
+    """`[A,D]` -> `[A]` float64: squared distance of each row to its k-th nearest neighbor among the others."""
     found = []
-    for rows, part in squared_distances(a, a):
-        part[torch.arange(len(part)), torch.arange(rows.start, rows.stop)] = (
-            0  # itself, exactly, so that it comes first
-        )
-        found.append(part.kthvalue(k + 1, dim=1).values)
+    for rows, chunk in squared_distances(a, a):
+        # the distance to itself is exactly 0, so that it comes first
+        chunk[torch.arange(len(chunk)), torch.arange(rows.start, rows.stop)] = 0
+        found.append(chunk.kthvalue(k + 1, dim=1).values)
     return torch.cat(found)

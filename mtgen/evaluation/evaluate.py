@@ -1,38 +1,25 @@
-"""One pass over real and one over generated data feed every metric."""
+"""Evaluation of a model: every metric, by one pass over real and one over generated data."""
 
 from collections.abc import Iterable
 
-from torch import Tensor
-
 from mtgen.config import ExtractorConfig
 from mtgen.errors import ConfigError
+from mtgen.evaluation.base import MetricContext, Stream
 from mtgen.evaluation.cache import NO_CACHE, CacheScope
 from mtgen.evaluation.collection import MetricCollection, MetricReport
-from mtgen.evaluation.extractor import FeatureExtractor, FileExtractor
-from mtgen.evaluation.metric import METRICS, Metric, MetricContext, StageProgress
-from mtgen.evaluation.resume import ResumablePass
-from mtgen.evaluation.serialization import packed, unpacked
-from mtgen.evaluation.streams import RequestedOutputs, StreamProducer, StreamSource
+from mtgen.evaluation.collectors.features import FeatureStatistics
+from mtgen.evaluation.extractor import FileExtractor
+from mtgen.evaluation.metric import METRICS
+from mtgen.evaluation.resume import ResumableStages
+from mtgen.evaluation.serialization import pack, unpack
+from mtgen.evaluation.streams import Stage, StreamProducer, StreamSource
 from mtgen.models.sampling import SamplingModel
 from mtgen.registry import suggest
 from mtgen.schema import Batch, Prompt
+from mtgen.utils.progress_callback import StageProgress, ignore_stage
 
 QUICK_SAMPLES = 500
-"""Generated images for the quick metrics: 50 a class of ten, so that a deviation within a class is right to 1 %."""
-
-
-def check_names(metrics: list[str]) -> None:
-    """Raises `ConfigError` for the name of a metric that does not exist; names the nearest, and all that there are."""
-    for name in metrics:
-        if name not in METRICS:
-            raise ConfigError(f"{name}: unknown metric; {suggest(name, METRICS.names())}")
-
-
-def _chosen(metrics: list[str] | None, quick: bool, reference: bool) -> list[str]:
-    check_names(metrics or [])
-    if metrics is None:
-        metrics = [name for name in METRICS if reference or not METRICS[name].on_request]
-    return [name for name in metrics if METRICS[name].quick or not quick]
+"""Generated images for the quick metrics: 50 for each of ten classes, so that a deviation has an error of about 1 %."""
 
 
 def evaluate(
@@ -42,51 +29,52 @@ def evaluate(
     *,
     samples: int,
     seed: int,
-    asked: Prompt | None = None,
+    prompts: Prompt | None = None,
     metrics: list[str] | None = None,
     quick: bool = False,
-    reference: bool = False,
+    on_request: bool = False,
     batch_size: int = 100,
     extractor: ExtractorConfig | None = None,
-    real: CacheScope = NO_CACHE,
-    own: CacheScope = NO_CACHE,
-    gather: StreamSource | None = None,
-    progress: StageProgress = lambda stage, done, total: None,
+    data_cache: CacheScope = NO_CACHE,
+    run_cache: CacheScope = NO_CACHE,
+    source: StreamSource | None = None,
+    progress: StageProgress = ignore_stage,
 ) -> MetricReport:
-    """Measure a model; equal seeds give equal numbers.
+    """Compute metrics of a model; equal seeds give equal numbers.
 
     Args:
-        real_test: the test split, once.
-        real_train: the training split, gone through twice: what diversity and distributions are compared with, and what `reference`
-            trains on.
-        samples: how many images are generated.
-        asked: what for, its rows in turn; default: the classes in turn.
-        metrics: names out of `METRICS`; default: all that are not made on request.
-        quick: leave out what takes long, and generate `QUICK_SAMPLES` at most: for use during training.
-        reference: also what real training images in the place of generated ones would reach (`real/cas`, `real/miou`, `real/ap50`).
-        extractor: whose features distributions are compared by; default: the small network's (`SmallCNN`).
-        real: where features and readers of the training split are kept, by what it is and how it is looked at.
-        own: where it is kept how far this evaluation is, by model and data; removed when it is done.
-        gather: does the work; default: this process. Metrics are fed here in either case.
+        real_test: the test split, iterated once.
+        real_train: the training split, iterated at most twice: generated images are compared with it, and reference
+            models are trained on it.
+        samples: number of images to generate.
+        prompts: what to condition generated images on, row by row in turn; default: every class in turn.
+        metrics: names out of `METRICS`; default: all that are not `on_request`.
+        quick: leave out slow metrics, and generate at most `QUICK_SAMPLES`; for use during training.
+        on_request: also compute metrics that are `on_request`, such as `real/cas`: the scores of real images in place
+            of generated.
+        extractor: its features are compared; default: those of a small network (`SmallCNN`).
+        data_cache: for features and reference models of the training split; its key names the data and how it is
+            transformed.
+        run_cache: for the progress of this evaluation; its key names model and data. Removed at the end.
+        source: produces the parts of each stage; default: this process. Metrics are always updated in this process.
 
     Returns:
-        The numbers; what could not be had is named in `skipped`, with the reason.
+        The numbers; metrics that could not be computed are in `skipped`, with the reasons.
 
     Raises:
-        ConfigError: for the name of a metric that does not exist, or an extractor that cannot be used.
+        ConfigError: a metric does not exist, or the extractor cannot be used.
     """
-    names = _chosen(metrics, quick, reference)
+    names = _select_metrics(metrics, quick, on_request)
     samples = min(samples, QUICK_SAMPLES) if quick else samples
-    file = _extractor(names, extractor, model)  # what is wrong with it is said first
-    how = {
-        "metrics": names,
-        "samples": samples,
-        "seed": seed,
-        "batch": batch_size,
-        "extractor": file.digest if file else None,
-    }
-    kept = own.at(**how).nested_cache()
-    setting = MetricContext(
+    file_extractor = _open_extractor(extractor, names, model)  # first, so its errors come before any work
+    progress_cache = run_cache.extend(
+        metrics=names,
+        samples=samples,
+        seed=seed,
+        batch=batch_size,
+        extractor=file_extractor.digest if file_extractor else None,
+    ).nested_cache()
+    context = MetricContext(
         model.card,
         samples,
         seed,
@@ -94,56 +82,64 @@ def evaluate(
         progress,
         tuple(model.conditions),
         model.translates,
-        real=real,
-        own=CacheScope(kept),
+        data_cache=data_cache,
+        run_cache=CacheScope(progress_cache),
     )
-    panel = MetricCollection(names, setting)
-    panel.small = panel.compares() and file is None
-    work = (
-        gather
-        or StreamProducer(
-            model, real_test, real_train, samples=samples, seed=seed, asked=asked, batch_size=batch_size
-        ).stage
-    )
-    stages = ResumablePass(work, panel, kept, progress)
+    if source is None:
+        source = StreamProducer(
+            model, real_test, real_train, samples=samples, seed=seed, prompts=prompts, batch_size=batch_size
+        ).parts
+    collection = MetricCollection(names, context, file_extractor)
+    stages = ResumableStages(source, collection, progress_cache, progress)
 
-    if real_train is not None and (panel.reads(Metric.update_train) or panel.independent):
-        stages.feed("read", RequestedOutputs(), panel.read)
-    used = panel.compare_by(file)
-    if used is not None and panel.compares("train") and real_train is not None:
-        _compare_with_train(stages, used, real)
-    if panel.reads(Metric.update_generated) or panel.compares("generated"):
-        wanted = RequestedOutputs(
-            predictions=panel.reads(Metric.update_generated), extract=used if panel.compares("generated") else None
-        )
-        stages.feed("generated", wanted, panel.generated, samples)
-    if (wanted := panel.wanted_of_test(used)) != RequestedOutputs():
-        stages.feed("tested", wanted, panel.tested)
-    report = panel.compute()
-    if kept is not None:
-        kept.remove()
+    if real_train is not None:
+        stages.run(Stage.TRAIN)
+    collection.prepare_extractor()
+    if real_train is not None:
+        _run_train_features(stages, collection, data_cache)
+    stages.run(Stage.GENERATED, samples)
+    stages.run(Stage.TEST)
+    report = collection.compute()
+    if progress_cache is not None:
+        progress_cache.remove()
     return report
 
 
-def _extractor(names: list[str], extractor: ExtractorConfig | None, model: SamplingModel) -> FileExtractor | None:
-    return (
-        FileExtractor(extractor, model.device) if extractor and any(METRICS[name].compared for name in names) else None
-    )
+def check_names(metrics: list[str]) -> None:
+    """Raise `ConfigError` for a metric that does not exist; the message suggests the nearest name, and lists all."""
+    for name in metrics:
+        if name not in METRICS:
+            raise ConfigError(f"{name}: unknown metric; {suggest(name, METRICS.names())}")
 
 
-def _compare_with_train(stages: ResumablePass, extract: FeatureExtractor, real: CacheScope) -> None:
-    """Features of the training split: those that an earlier evaluation stored, or computed and stored."""
-    shelf, sets = real.at(features=extract.digest), stages.panel.features
-    if (found := shelf.get()) is not None:
-        sets.sets["train"] = unpacked(found[1], found[0])
+def _select_metrics(metrics: list[str] | None, quick: bool, on_request: bool) -> list[str]:
+    check_names(metrics or [])
+    if metrics is None:
+        metrics = [name for name in METRICS if on_request or not METRICS[name].on_request]
+    return [name for name in metrics if METRICS[name].quick or not quick]
+
+
+def _open_extractor(extractor: ExtractorConfig | None, names: list[str], model: SamplingModel) -> FileExtractor | None:
+    if extractor is None or not any(METRICS[name].compares for name in names):
+        return None
+    return FileExtractor(extractor, model.device)
+
+
+def _run_train_features(stages: ResumableStages, collection: MetricCollection, data_cache: CacheScope) -> None:
+    """Features of the training split: from the cache, or computed and cached."""
+    outputs = collection.requested_outputs(Stage.TRAIN_FEATURES)
+    if outputs is None or outputs.extractor is None:
+        return
+    cache, sets = data_cache.extend(features=outputs.extractor.digest), collection.features.sets
+    if (cached := cache.get()) is not None:
+        tensors, state = cached
+        sets[Stream.TRAIN] = FeatureStatistics.from_state_dict(unpack(state, tensors))
     else:
-        if "train" not in sets.sets:  # nor was it with what an interrupted evaluation had
-            stages.done.pop("seen", None)
-        stages.feed(
-            "seen", RequestedOutputs(extract=extract), lambda part: sets.update("train", part.features, part.position)
-        )
-        if "train" in sets.sets:
-            tensors: dict[str, Tensor] = {}
-            note = packed(sets.sets["train"], tensors)
-            shelf.put(tensors, note)
-    stages.elsewhere = ("train",) if shelf.store is not None else ()
+        if Stream.TRAIN not in sets:  # an interrupted evaluation cached them, but that entry is gone
+            stages.restart(Stage.TRAIN_FEATURES)
+        stages.run(Stage.TRAIN_FEATURES)
+        if Stream.TRAIN in sets:
+            tensors = {}
+            state = pack(sets[Stream.TRAIN].state_dict(), tensors)
+            cache.put(tensors, state)
+    stages.cached_features = Stream.TRAIN if cache.cache is not None else None

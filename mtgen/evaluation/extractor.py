@@ -1,4 +1,4 @@
-"""Feature extractors: networks from files that are named with their checksum, or a small one that is trained on the real data."""
+"""Feature extractors: networks from files with a checksum, or a small one that is trained on the real data."""
 
 import hashlib
 from collections.abc import Callable
@@ -11,27 +11,26 @@ from torch import Tensor, nn
 
 from mtgen.config import EXTRACTORS, ExtractorConfig
 from mtgen.errors import ConfigError, last_line
-from mtgen.evaluation.classifier import Classifier, shrink_images
+from mtgen.evaluation.reference.classifier import Classifier, shrink_images
 from mtgen.registry import suggest
 from mtgen.visualization.grids import to_uint8
 
 PROBE_SIDE_PIXELS = 32
-"""Side of the two images that a file's network is tried with, pixels."""
+"""Side of the two images that the network of a file is tested with, pixels."""
 
 
 class FeatureExtractor(Protocol):
-    """Images in, features out.
+    """A network that computes features of images.
 
     Attributes:
-        name: part of the names of the metrics that use it.
-        digest: of its parameters and of what it does to an image before they see it.
+        name: part of the names of the numbers that use it.
     """
 
     name: str
 
     @property
     def digest(self) -> str:
-        """What tells its features from another extractor's: stored ones are found by it."""
+        """Identifies its features in caches: a checksum over its parameters and its preprocessing."""
         ...
 
     def __call__(self, image: Tensor) -> Tensor:
@@ -40,14 +39,15 @@ class FeatureExtractor(Protocol):
 
 
 class FileExtractor:
-    """A network from a file, see `mtgen.evaluation.extractors`; travels to another process as its settings alone.
+    """A network from a file, see `mtgen.evaluation.extractors`. Pickled without the network, which is loaded again.
 
     Args:
         settings: `evaluate.extractor`.
         device: where it computes.
 
     Raises:
-        ConfigError: an unknown kind, no such file, another checksum, or a network that does not give one vector an image.
+        ConfigError: the kind or the file does not exist, the checksum differs, or the network does not return one
+            vector per image.
     """
 
     def __init__(self, settings: ExtractorConfig, device: torch.device | str = "cpu") -> None:
@@ -58,51 +58,50 @@ class FileExtractor:
                 f"evaluate.extractor.kind={settings.kind}: unknown; {suggest(settings.kind, EXTRACTORS.names())}"
             )
         self.name = settings.name or settings.kind
-        _check_sum(Path(settings.path), settings.sha256)
-        self._try()
+        _verify_checksum(Path(settings.path), settings.sha256)
+        self._probe()
 
     @cached_property
     def network(self) -> nn.Module:
         """uint8 images `[B,3,H,W]` -> `[B,D]`."""
-        return (
-            EXTRACTORS[self.settings.kind](Path(self.settings.path), self.settings)
-            .eval()
-            .requires_grad_(False)
-            .to(self.device)
-        )
+        network = EXTRACTORS[self.settings.kind](Path(self.settings.path), self.settings)
+        return network.eval().requires_grad_(False).to(self.device)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "network"}
+        return {"settings": self.settings, "device": self.device, "name": self.name}
 
     @property
     def digest(self) -> str:
-        """Of the settings, wherever the file lies: its checksum is among them."""
+        """A checksum over the settings except the file's path: they include the checksum of its content."""
         return hashlib.sha256(self.settings.model_dump_json(exclude={"path"}).encode()).hexdigest()
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
-        pixels = to_uint8(image).expand(-1, 3, -1, -1)  # as a file would hold them: what metrics of files see, too
+        # as a file would store them, so that the numbers equal those computed from files
+        pixels = to_uint8(image).expand(-1, 3, -1, -1)
         return self.network(pixels.to(self.device)).float().cpu()
 
-    def _try(self) -> None:
-        where = f"evaluate.extractor.path={self.settings.path}"
+    def _probe(self) -> None:
+        """Check that the network works on images."""
+        key = f"evaluate.extractor.path={self.settings.path}"
         try:
             features = self(torch.zeros(2, 3, PROBE_SIDE_PIXELS, PROBE_SIDE_PIXELS))
         except ConfigError:
             raise
-        except Exception as error:  # whatever a network of somebody else's raises
-            raise ConfigError(f"{where}: cannot be used on images [B,3,H,W] ({last_line(error)})") from error
+        except Exception as error:  # a third party's network can raise anything
+            raise ConfigError(f"{key}: cannot be used on images [B,3,H,W] ({last_line(error)})") from error
         if features.dim() != 2 or len(features) != 2 or not features.isfinite().all():
             raise ConfigError(
-                f"{where}: gives {list(features.shape)} for two images; it has to be two vectors of finite numbers, [2, D]"
+                f"{key}: returns {list(features.shape)} for two images; "
+                "it must return two vectors of finite numbers, [2, D]"
             )
 
 
 class SmallCNN:
-    """What the independent classifier sees before it decides: 128 numbers, of images with sides of 32 pixels at most.
+    """The last hidden layer of the reference classifier: 128 features of images with sides of at most 32 pixels.
 
-    It knows what tells this data set's classes apart, and nothing of the world: its distances are for comparing runs on one data set,
-    and are no FID.
+    It knows what distinguishes the classes of this data set, and nothing else. Its distances compare runs on one data
+    set; they are not FID.
     """
 
     name = "small_cnn"
@@ -112,7 +111,7 @@ class SmallCNN:
 
     @cached_property
     def digest(self) -> str:
-        """Of the network's parameters."""
+        """A checksum over the network's parameters."""
         return digest_of(self.classifier.network)
 
     def __call__(self, image: Tensor) -> Tensor:
@@ -121,49 +120,52 @@ class SmallCNN:
 
 def digest_of(network: nn.Module) -> str:
     """SHA-256 over a network's parameters."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
-        found.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_strictly(
     network: nn.Module, tensors: dict[str, Tensor], path: Path, ignored: Callable[[str], bool] = lambda name: False
 ) -> None:
-    """Fill a network with the tensors of a file.
+    """Load the tensors of a file into a network.
+
+    Args:
+        ignored: whether to ignore a tensor of the file, by its name.
 
     Raises:
-        ConfigError: a tensor is missing, is too much or has another shape; names the first few.
+        ConfigError: a tensor is missing, unexpected or of another shape; names the first few.
     """
-    wanted = {
+    expected = {
         name: tuple(tensor.shape)
         for name, tensor in network.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items() if not ignored(name)}
-    wrong = [
-        f"{name}: {given.get(name, 'missing')}, not {wanted.get(name, 'wanted')}"
-        for name in sorted(wanted.keys() ^ given.keys())
-    ]
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items() if not ignored(name)}
+    wrong = [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
+    wrong += [f"{name}: unexpected" for name in sorted(found.keys() - expected.keys())]
     wrong += [
-        f"{name}: {given[name]}, not {wanted[name]}"
-        for name in wanted.keys() & given.keys()
-        if given[name] != wanted[name]
+        f"{name}: {found[name]}, not {expected[name]}"
+        for name in expected.keys() & found.keys()
+        if found[name] != expected[name]
     ]
     if wrong:
         raise ConfigError(
-            f"evaluate.extractor.path={path}: holds another network ({len(wrong)} tensors differ; {'; '.join(wrong[:3])})"
+            f"evaluate.extractor.path={path}: holds another network "
+            f"({len(wrong)} tensors differ; {'; '.join(wrong[:3])}); give the file of the configured kind"
         )
-    network.load_state_dict({name: tensors[name] for name in wanted}, strict=False)
+    network.load_state_dict({name: tensors[name] for name in expected}, strict=False)
 
 
-def _check_sum(path: Path, wanted: str) -> None:
+def _verify_checksum(path: Path, expected: str) -> None:
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ConfigError(f"evaluate.extractor.path={path}: cannot be read ({error.strerror})") from None
-    if found != wanted.lower():
+    if found != expected.lower():
         raise ConfigError(
-            f"evaluate.extractor.sha256={wanted}: {path} has {found}; give the right file, or its checksum if you trust it"
+            f"evaluate.extractor.sha256={expected}: {path} has {found}; "
+            "give the right file, or its checksum if you trust it"
         )

@@ -1,179 +1,153 @@
-"""What a metric is, and the registry that one file a metric fills."""
+"""The base class of metrics, and the registry that is filled by one file per metric."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
-import torch
 from torch import Tensor
 
-from mtgen.evaluation.cache import CacheScope
+from mtgen.evaluation.base import MetricContext, Stream
+from mtgen.evaluation.collectors.base import Collector, State
+from mtgen.evaluation.collectors.features import FeatureSets
+from mtgen.evaluation.reference.models import ReferenceModels
 from mtgen.registry import Registry
-from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
+from mtgen.schema import Batch, Canvas, Prediction
 from mtgen.tracking.journal import EVALUATION_PREFIX
 
-if TYPE_CHECKING:
-    from mtgen.evaluation.features import FeatureSets
-    from mtgen.evaluation.reference_models import ReferenceModels
-
-StageProgress = Callable[[str, int, int | None], None]
-"""Called with a stage's name, what is done of it, and its total where that is known."""
-
-
 Better = Literal["higher", "lower"] | None
-"""Which value of a number is better; `None`: neither, since the best lies between, or it says nothing of the run."""
+"""Which values of a number are better; `None`: neither, or the number does not describe the run."""
 
-
-class Skipped(Exception):
-    """A metric that cannot be had from this run or data set; the message is the reason."""
-
-
-@dataclass(frozen=True)
-class MetricContext:
-    """What a metric may have to know before the first sample.
-
-    Attributes:
-        card: the data set that the model was trained on.
-        samples: how many images are generated.
-        seed: of everything random.
-        device: where the model computes.
-        progress: to be told of work that takes long.
-        conditions: modalities that images can be asked for by.
-        translates: what the domains are that the model translates between ("domain": data sets, "class"); `None`: it does not.
-        real: where networks lie that are trained on the real training images, for every run on the same data.
-        own: where those lie that are trained for this evaluation alone.
-    """
-
-    card: DatasetCard
-    samples: int
-    seed: int = 0
-    device: torch.device = torch.device("cpu")
-    progress: StageProgress = lambda stage, done, total: None
-    conditions: tuple[str, ...] = ()
-    translates: str | None = None
-    real: CacheScope = CacheScope()
-    own: CacheScope = CacheScope()
+C = TypeVar("C", bound=Collector)
 
 
 class Metric:
-    """Collects what it needs of its streams, in memory that does not grow with their images, and ends in named numbers.
+    """Takes in one or more streams, in memory that does not grow with the number of images, and computes named numbers.
 
-    The streams come in this order: real training images, generated canvases, the real test split and what is made of it. Any
-    method may raise `Skipped`: the metric is then left out, and the reason is reported.
+    A metric declares its streams and defines the update method of each. Its state is held in collectors, registered by
+    `add_state`, so that an interrupted evaluation resumes with it.
+
+    The streams come in this order: real training samples, generated canvases, the real test split with all outputs of
+    the model on it. Any method may raise `Skipped`: the metric is then left out, and the reason is reported.
 
     Attributes:
-        numbers: the names of all that it gives, where NAME stands for the extractor's, and which value of each is better.
-        quick: whether it is cheap enough to be computed again and again during training.
-        on_request: whether it is computed only when it is asked for.
-        reconstructs: whether it reads reconstructions.
-        conditions: modalities for which it reads `update_condition`.
-        independent: whether it reads `reference_models`.
-        compared: the streams whose features it compares: "train", "generated", "test".
-        reference_models: independent readers, trained on the training split; there for metrics that are `independent`.
-        features: of the streams in `compared`, complete when `compute` is called.
+        numbers: name of every number that it computes -> which values are better. `NAME` stands for the name of the
+            extractor.
+        streams: the streams that it takes in; only their update methods are called.
+        compares: the streams ("train", "generated", "test") whose features it compares.
+        conditions: the modalities of the stream "conditions".
+        quick: whether it is cheap enough for the snapshots of a run that trains.
+        on_request: whether it is only computed when it is named.
+        needs_reference_models: whether it uses `reference_models`.
+        reference_models: networks trained on real training images; ready where `needs_reference_models` is set.
+        features: features of the streams in `compares`; complete when `compute` is called.
     """
 
     numbers: ClassVar[dict[str, Better]] = {}
+    streams: ClassVar[tuple[Stream, ...]] = ()
+    compares: ClassVar[tuple[Stream, ...]] = ()
+    conditions: ClassVar[tuple[str, ...]] = ()
     quick = True
     on_request = False
-    reconstructs = False
-    conditions: ClassVar[tuple[str, ...]] = ()
-    independent = False
-    compared: ClassVar[tuple[str, ...]] = ()
-    reference_models: "ReferenceModels"
-    features: "FeatureSets"
+    needs_reference_models = False
+    reference_models: ReferenceModels
+    features: FeatureSets
 
-    def __init__(self, setting: MetricContext) -> None:
-        self.setting = setting
+    def __init__(self, context: MetricContext) -> None:
+        self.context = context
+        self._collectors: dict[str, Collector] = {}
+
+    def add_state(self, name: str, collector: C) -> C:
+        """Register a collector as part of the metric's state; returns it."""
+        self._collectors[name] = collector
+        return collector
+
+    def state_dict(self) -> State:
+        """The state of every registered collector, by name."""
+        return {name: collector.state_dict() for name, collector in self._collectors.items()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Restore what `state_dict` returned."""
+        for name, collector in self._collectors.items():
+            collector.load_state_dict(state[name])
 
     def update_train(self, batch: Batch) -> None:
-        """Take in a part of the real training split."""
+        """Stream "train": take in real training samples."""
+        raise self._undefined(Stream.TRAIN, "update_train")
 
     def update_generated(self, canvas: Canvas, labels: Tensor, prediction: Prediction) -> None:
-        """Take in generated canvases, the classes `[B]` that were asked for, and what the model reads in the images."""
+        """Stream "generated": take in canvases, the classes `[B]` they are conditioned on, and predictions on them."""
+        raise self._undefined(Stream.GENERATED, "update_generated")
 
-    def update_real(self, batch: Batch, prediction: Prediction, reconstruction: Canvas | None) -> None:
-        """Take in a part of the real test split, and what the model reads in it."""
+    def update_test(self, batch: Batch, prediction: Prediction) -> None:
+        """Stream "test": take in real test samples, and predictions on their images."""
+        raise self._undefined(Stream.TEST, "update_test")
 
-    def update_reconstructed(self, features: Tensor, rebuilt: Tensor) -> None:
-        """Take in the features `[B,D]` of test images and those of their reconstructions."""
+    def update_reconstruction(self, batch: Batch, reconstruction: Canvas | None) -> None:
+        """Stream "reconstructions": take in test samples and reconstructions; `None` where the run has no posterior."""
+        raise self._undefined(Stream.RECONSTRUCTIONS, "update_reconstruction")
+
+    def update_reconstruction_features(self, real: Tensor, reconstructed: Tensor) -> None:
+        """Stream "reconstruction_features": take in features `[B,D]` of test images and of their reconstructions."""
+        raise self._undefined(Stream.RECONSTRUCTION_FEATURES, "update_reconstruction_features")
 
     def update_condition(self, name: str, batch: Batch, canvas: Canvas) -> None:
-        """Take in test samples that have a modality, and what the model draws when it is asked by their modality `name` alone."""
+        """Stream "conditions": take in test samples with the modality `name`, and canvases conditioned on it alone."""
+        raise self._undefined(Stream.CONDITIONS, "update_condition")
 
-    def update_shared(self, batch: Batch, image: Tensor, asked: dict[str, tuple[Tensor, Tensor]]) -> None:
-        """Take in test samples in the shared space: images `[B,d]`, and each modality's vectors `[B,d]` and which are there, `[B]`."""
+    def update_embeddings(self, batch: Batch, image: Tensor, modalities: dict[str, tuple[Tensor, Tensor]]) -> None:
+        """Stream "embeddings": take in test samples with embeddings of their images `[B,d]` and of each modality.
 
-    def update_translation(self, to: int, batch: Batch, canvas: Canvas) -> None:
-        """Take in test samples of other domains, and their images as the model translates them into the domain `to`."""
+        `modalities` maps a name to the embeddings `[B,d]` and to which samples have the modality, `[B]` bool.
+        """
+        raise self._undefined(Stream.EMBEDDINGS, "update_embeddings")
+
+    def update_translation(self, domain: int, batch: Batch, canvas: Canvas) -> None:
+        """Stream "translations": take in test samples of other domains, and their translations into `domain`."""
+        raise self._undefined(Stream.TRANSLATIONS, "update_translation")
 
     def compute(self) -> dict[str, float]:
         """The numbers, by name."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}: define compute()")
 
-    def collected(self) -> dict[str, Any]:
-        """Everything that it has taken in, for an evaluation that goes on later; see `mtgen.evaluation.serialization`."""
-        return {name: value for name, value in vars(self).items() if name not in _NOT_COLLECTED}
+    def check_declarations(self) -> None:
+        """Check that the class attributes fit together.
 
+        Raises:
+            TypeError: they do not; names the attribute to change.
+        """
+        name = type(self).__name__
+        if not self.streams and not self.compares:
+            raise TypeError(
+                f"{name}.streams: empty, so nothing is measured; name the streams that it takes in "
+                f"({', '.join(f'Stream.{stream.name}' for stream in Stream)}), or those in compares"
+            )
+        if bool(self.conditions) != (Stream.CONDITIONS in self.streams):
+            raise TypeError(f"{name}.conditions: goes with Stream.CONDITIONS in {name}.streams; set both or neither")
+        if Stream.RECONSTRUCTION_FEATURES in self.streams and Stream.TEST not in self.compares:
+            raise TypeError(f"{name}.compares: Stream.RECONSTRUCTION_FEATURES needs Stream.TEST in it; add it")
+        if self.streams and not self._collectors:
+            raise TypeError(
+                f"{name}: has no state, so it could not be resumed; register its collectors with add_state()"
+            )
 
-_NOT_COLLECTED = {"setting", "reference_models", "features", "reader"}
-"""What metrics share, and what is trained again, or comes from its shelf."""
+    def _undefined(self, stream: Stream, method: str) -> NotImplementedError:
+        name = type(self).__name__
+        return NotImplementedError(f"{name}.streams: has Stream.{stream.name}, but {name} does not define {method}()")
+
 
 METRICS: Registry[type[Metric]] = Registry("metric", "mtgen.evaluation.metrics")
 """Every metric, by the name of its (first) number."""
 
 
-def evaluated(number: str) -> str:
-    """What a number of `mtgen evaluate` is called in a run's journal: `evaluation/cas`; that of real images is `evaluation/real_cas`."""
+def journal_name(number: str) -> str:
+    """The name of a number in a run's journal, such as `evaluation/cas`; `evaluation/real_cas` for `real/cas`."""
     group, _, short = number.partition("/")
     return f"{EVALUATION_PREFIX}{'real_' if group == 'real' else ''}{short}"
 
 
 def better(number: str) -> Better:
-    """Which value of a number in a run's journal is better, as its metric says; `None` also where no metric has it."""
+    """Which values of a number in a run's journal are better; `None` also for a number of no metric."""
     for metric in map(METRICS.__getitem__, METRICS):
         for name, value in metric.numbers.items():
-            if any(re.fullmatch(known.replace("NAME", r"\w+"), number) for known in (name, evaluated(name))):
+            if any(re.fullmatch(known.replace("NAME", r"\w+"), number) for known in (name, journal_name(name))):
                 return value
     return None
-
-
-def asked_classes(setting: MetricContext) -> int:
-    """How many classes images are asked for by; `Skipped` where they are not: what is drawn is then of no class that is known."""
-    required_condition(setting, "class")
-    return required_classes(setting.card)
-
-
-def required_classes(card: DatasetCard) -> int:
-    """How many classes the data set has; `Skipped` where it names none."""
-    if not card.classes:
-        raise Skipped("the data set names no classes")
-    return len(card.classes)
-
-
-def required_mask_classes(card: DatasetCard) -> int:
-    """How many mask classes the data set has; `Skipped` where it names none."""
-    if not card.mask_classes:
-        raise Skipped("the data set names no mask classes")
-    return len(card.mask_classes)
-
-
-def required_logits(logits: Tensor | None, what: str) -> Tensor:
-    """The logits, which are there unless the run does not read `what`: then `Skipped`."""
-    if logits is None:
-        raise Skipped(f"the run does not read {what}")
-    return logits
-
-
-def required_condition(setting: MetricContext, name: str) -> None:
-    """`Skipped` where the model cannot be asked by a modality."""
-    if name not in setting.conditions:
-        raise Skipped(f"the run has no condition {name!r}")
-
-
-def share(right: int, total: int, what: str) -> float:
-    """right / total; `Skipped` where there was nothing to count."""
-    if not total:
-        raise Skipped(f"no {what}")
-    return right / total

@@ -1,9 +1,10 @@
-"""The work of an evaluation: what metrics take in, made from a model and real data; a worker makes its part of it."""
+"""Production of what metrics take in, from a model and real data; each worker produces its own part of every stage."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,36 +15,49 @@ from mtgen.schema import Batch, Canvas, Prediction, Prompt
 from mtgen.utils import counter_rng
 
 
+class Stage(StrEnum):
+    """The passes of an evaluation over its data, in this order."""
+
+    TRAIN = "train"
+    """The training split."""
+    TRAIN_FEATURES = "train_features"
+    """Features of the training split."""
+    GENERATED = "generated"
+    """Generated images."""
+    TEST = "test"
+    """The test split with all outputs of the model on it."""
+
+
 @dataclass(frozen=True)
 class RequestedOutputs:
-    """What metrics take in beside the images themselves; nothing else is made.
+    """The outputs of a stage that metrics need besides the images; nothing else is computed.
 
     Attributes:
-        predictions: what the model reads.
-        reconstructions: of test images.
-        rebuilt: features of the reconstructions.
-        conditions: modalities by which test samples are asked for.
-        shared: vectors in the shared representation space.
-        translations: test images in other domains.
-        extract: gives features; `None`: none are wanted.
+        predictions: the model's predictions.
+        reconstructions: reconstructions of test images.
+        reconstruction_features: features of the reconstructions.
+        conditions: modalities of test samples to condition generated images on.
+        embeddings: test samples in the shared representation space.
+        translations: test images translated into the other domains.
+        extractor: computes features; `None`: no features are needed.
     """
 
     predictions: bool = False
     reconstructions: bool = False
-    rebuilt: bool = False
+    reconstruction_features: bool = False
     conditions: tuple[str, ...] = ()
-    shared: bool = False
+    embeddings: bool = False
     translations: bool = False
-    extract: FeatureExtractor | None = None
+    extractor: FeatureExtractor | None = None
 
     def features(self, image: Tensor) -> Tensor | None:
-        """Images -> features `[B,D]`, where they are wanted."""
-        return None if self.extract is None else self.extract(image)
+        """Images -> features `[B,D]`, or `None` where they are not needed."""
+        return None if self.extractor is None else self.extractor(image)
 
 
 @dataclass
 class TrainFeatures:
-    """Real training images, as features."""
+    """Features `[B,D]` of real training images at the positions `[B]`."""
 
     position: Tensor
     features: Tensor
@@ -54,7 +68,7 @@ class TrainFeatures:
 
 @dataclass
 class GeneratedPart:
-    """Generated canvases, the classes asked for, and what is read in them."""
+    """Generated canvases, the classes `[B]` that they are conditioned on, and the model's predictions on them."""
 
     position: Tensor
     canvas: Canvas
@@ -67,40 +81,64 @@ class GeneratedPart:
 
 
 @dataclass
+class ConditionPart:
+    """Test samples that have a modality, and the canvases conditioned on that modality alone."""
+
+    name: str
+    batch: Batch
+    canvas: Canvas
+
+
+@dataclass
+class EmbeddingPart:
+    """Embeddings of images `[B,d]`, and of each modality: `[B,d]`, and which samples have it, `[B]` bool."""
+
+    image: Tensor
+    modalities: dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass
+class TranslationPart:
+    """Test samples of other domains, and their translations into a domain."""
+
+    domain: int
+    batch: Batch
+    canvas: Canvas
+
+
+@dataclass
 class TestPart:
-    """Real test samples and all that is made of them.
+    """Real test samples and the model's outputs on them.
 
     Attributes:
-        rebuilt: features of the images and those of their reconstructions.
-        conditions: modality, the samples that have it, and what is drawn when they are asked for by it alone.
-        shared: images `[B,d]`, and each modality's vectors `[B,d]` and which are there.
-        translations: domain, samples of other domains, and their images in it.
+        reconstruction_features: features of the reconstructions; those of the images are in `features`.
     """
 
     batch: Batch
     prediction: Prediction
-    reconstruction: Canvas | None = None
     features: Tensor | None = None
-    rebuilt: tuple[Tensor, Tensor] | None = None
-    conditions: list[tuple[str, Batch, Canvas]] = field(default_factory=list)
-    shared: tuple[Tensor, dict[str, tuple[Tensor, Tensor]]] | None = None
-    translations: list[tuple[int, Batch, Canvas]] = field(default_factory=list)
+    reconstruction: Canvas | None = None
+    reconstruction_features: Tensor | None = None
+    conditions: list[ConditionPart] = field(default_factory=list)
+    embeddings: EmbeddingPart | None = None
+    translations: list[TranslationPart] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.batch)
 
 
 StreamPart = Batch | TrainFeatures | GeneratedPart | TestPart
-StreamSource = Callable[[str, RequestedOutputs, int], Iterator[StreamPart]]
-"""(name of one of `StreamProducer`'s stages, what is wanted, n) -> the parts of that stage but for the first n, in the order of their positions."""
+"""One part of the stage "train", "train_features", "generated" or "test"."""
+StreamSource = Callable[[Stage, RequestedOutputs, int], Iterator[StreamPart]]
+"""(stage, outputs, n) -> the parts of the stage after the first n, in the order of their positions."""
 
 
 @runtime_checkable
 class SeekableBatches(Protocol):
-    """A worker's batches of a split, each time they are gone through, that can begin later than with the first without making it."""
+    """A worker's batches of a split, iterable any number of times, from any of them on."""
 
     def since(self, start: int) -> Iterator[Batch]:
-        """Those that are left without the first `start` of all workers' batches."""
+        """The batches after the first `start` of each worker."""
         ...
 
 
@@ -109,14 +147,14 @@ def _since(batches: Iterable[Batch] | SeekableBatches | None, start: int) -> Ite
 
 
 class StreamProducer:
-    """One worker's part of every stage. What it makes is a function of model, data, seed and position, not of the number of workers.
+    """One worker's part of every stage. A part depends on model, data, seed and position, not on the number of workers.
 
     Args:
-        test: this worker's part of the test split.
-        train: the same of the training split, which may be gone through twice; `None` where there is none.
-        samples: how many images all workers generate.
-        asked: what for, its rows in turn; `None`: the classes in turn.
-        batch_size: images of a part.
+        test: this worker's batches of the test split.
+        train: this worker's batches of the training split, iterated at most twice; `None` where there is none.
+        samples: number of images that all workers generate together.
+        prompts: what to condition generated images on, row by row in turn; `None`: every class in turn.
+        batch_size: images per part.
     """
 
     def __init__(
@@ -127,7 +165,7 @@ class StreamProducer:
         *,
         samples: int,
         seed: int,
-        asked: Prompt | None = None,
+        prompts: Prompt | None = None,
         batch_size: int = 100,
         rank: int = 0,
         world: int = 1,
@@ -135,66 +173,70 @@ class StreamProducer:
         self.model = model
         self.test = test
         self.train = train
-        self.asked = asked
+        self.prompts = prompts
         self.samples = samples
         self.seed = seed
         self.batch_size = batch_size
         self.rank = rank
         self.world = world
 
-    def stage(self, name: str, wanted: RequestedOutputs, start: int = 0) -> Iterator[StreamPart]:
-        """The parts of the stage "read", "seen", "generated" or "tested" from number `start` on; it is a `StreamSource` of one worker."""
-        return getattr(self, name)(wanted, start)
+    def parts(self, stage: Stage, outputs: RequestedOutputs, start: int = 0) -> Iterator[StreamPart]:
+        """The parts of a stage from number `start` on; a `StreamSource` of one worker."""
+        match stage:
+            case Stage.TRAIN:
+                return _since(self.train, start)
+            case Stage.TRAIN_FEATURES:
+                return self._train_features(outputs, start)
+            case Stage.GENERATED:
+                return self._generated(outputs, start)
+            case Stage.TEST:
+                return self._tested(outputs, start)
 
-    def read(self, wanted: RequestedOutputs, start: int) -> Iterator[Batch]:
-        """The training split."""
-        return _since(self.train, start)
-
-    def seen(self, wanted: RequestedOutputs, start: int) -> Iterator[TrainFeatures]:
-        """The training split, as features."""
+    def _train_features(self, outputs: RequestedOutputs, start: int) -> Iterator[TrainFeatures]:
         for batch in _since(self.train, start):
-            features = wanted.features(batch.image.to(self.model.device))
+            features = outputs.features(batch.image.to(self.model.device))
             if features is not None:
                 yield TrainFeatures(batch.position, features)
 
-    def generated(self, wanted: RequestedOutputs, start: int) -> Iterator[GeneratedPart]:
-        """Generated images, of what is asked for in turn."""
-        labels = balanced_labels(self.samples, [] if self.asked else list(range(len(self.model.card.classes))))
-        prompt, dealt = (
-            self.asked or Prompt.of_classes(labels),
-            {"rank": self.rank, "world": self.world, "start": start},
+    def _generated(self, outputs: RequestedOutputs, start: int) -> Iterator[GeneratedPart]:
+        labels = balanced_labels(self.samples, [] if self.prompts else list(range(len(self.model.card.classes))))
+        batches = generate(
+            self.model,
+            self.prompts or Prompt.of_classes(labels),
+            self.seed,
+            "evaluate",
+            self.batch_size,
+            n=self.samples,
+            rank=self.rank,
+            world=self.world,
+            start=start,
         )
-        for canvas, rows in generate(
-            self.model, prompt, self.seed, "evaluate", self.batch_size, n=self.samples, **dealt
-        ):
-            asked = labels[rows].to(self.model.device)
-            yield GeneratedPart(rows, canvas, asked, self._read(wanted, canvas.image), wanted.features(canvas.image))
+        for canvas, rows in batches:
+            prediction = self._predict(outputs, canvas.image)
+            yield GeneratedPart(
+                rows, canvas, labels[rows].to(self.model.device), prediction, outputs.features(canvas.image)
+            )
 
-    def tested(self, wanted: RequestedOutputs, start: int) -> Iterator[TestPart]:
-        """The test split, and what the model makes of it."""
-        for batch in _since(self.test, start):
-            here = batch.to(self.model.device)
-            made = TestPart(here, self._read(wanted, here.image), features=wanted.features(here.image))
-            if wanted.reconstructions:
-                labels = here.label.where(here.present["class"], -1)
+    def _tested(self, outputs: RequestedOutputs, start: int) -> Iterator[TestPart]:
+        for cpu_batch in _since(self.test, start):
+            batch = cpu_batch.to(self.model.device)
+            part = TestPart(batch, self._predict(outputs, batch.image), outputs.features(batch.image))
+            if outputs.reconstructions:
+                labels = batch.label.where(batch.present["class"], -1)
                 with torch.no_grad():
-                    made.reconstruction = self.model.reconstruct(here.image, Prompt.of_classes(labels))
-            if (
-                wanted.rebuilt
-                and wanted.extract is not None
-                and made.reconstruction is not None
-                and made.features is not None
-            ):
-                made.rebuilt = made.features, wanted.extract(_within_picture(made.reconstruction).image)
-            made.conditions = [part for name in wanted.conditions for part in self._condition(here, name)]
-            if wanted.shared:
-                made.shared = self._shared(here)
-            if wanted.translations:
-                made.translations = list(self._translations(here))
-            yield made
+                    part.reconstruction = self.model.reconstruct(batch.image, Prompt.of_classes(labels))
+            if outputs.reconstruction_features and part.reconstruction is not None:
+                part.reconstruction_features = outputs.features(_clamped(part.reconstruction).image)
+            for name in outputs.conditions:
+                part.conditions += self._condition(batch, name)
+            if outputs.embeddings:
+                part.embeddings = self._embeddings(batch)
+            if outputs.translations:
+                part.translations = list(self._translations(batch))
+            yield part
 
-    def _read(self, wanted: RequestedOutputs, image: Tensor) -> Prediction:
-        if not wanted.predictions:
+    def _predict(self, outputs: RequestedOutputs, image: Tensor) -> Prediction:
+        if not outputs.predictions:
             return Prediction()
         with torch.no_grad():
             return self.model.predict(image)
@@ -202,60 +244,99 @@ class StreamProducer:
     def _latent(self, batch: Batch, purpose: str) -> Tensor:
         return counter_rng.normal(self.seed, purpose, batch.position, (self.model.latent_size,), self.model.device)
 
-    def _condition(self, batch: Batch, name: str) -> Iterator[tuple[str, Batch, Canvas]]:
+    def _condition(self, batch: Batch, name: str) -> list[ConditionPart]:
         with torch.no_grad():
             prompt = self.model.prompt_from_batch(batch, name)
             rows = prompt.given[name].nonzero().flatten()
-            if len(rows):
-                asked = batch.rows(rows.cpu())
-                canvas = self.model.sample(prompt.rows(rows), self._latent(asked, f"evaluate condition {name}"))
-                yield name, asked, _within_picture(canvas)
+            if not len(rows):
+                return []
+            chosen = batch.rows(rows.cpu())
+            canvas = self.model.sample(prompt.rows(rows), self._latent(chosen, f"evaluate condition {name}"))
+        return [ConditionPart(name, chosen, _clamped(canvas))]
 
-    def _shared(self, batch: Batch) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]] | None:
+    def _embeddings(self, batch: Batch) -> EmbeddingPart | None:
         with torch.no_grad():
-            image, asked = self.model.predict(batch.image).embedding, {}
+            image = self.model.predict(batch.image).embedding
             if image is None:
                 return None
+            modalities = {}
             for name in self.model.conditions:
                 if name in ("class", "caption", "sound"):
                     prompt = self.model.prompt_from_batch(batch, name)
-                    asked[name] = (self.model.embed(prompt), prompt.given[name])
-        return image, asked
+                    modalities[name] = (self.model.embed(prompt), prompt.given[name])
+        return EmbeddingPart(image, modalities)
 
-    def _translations(self, batch: Batch) -> Iterator[tuple[int, Batch, Canvas]]:
-        """Every sample into every domain but its own; with classes as domains, the samples whose class is known."""
+    def _translations(self, batch: Batch) -> Iterator[TranslationPart]:
+        """Every sample in every domain except its own; with classes as domains, the samples whose class is known."""
         model, kind = self.model, str(self.model.translates)
         if kind == "class":
-            own, domains = batch.label.where(batch.present["class"], -1), range(len(model.card.classes))
+            own = batch.label.where(batch.present["class"], -1)
+            domains = len(model.card.classes)
         else:
-            own, domains = (
-                torch.zeros_like(batch.label) if batch.domain is None else batch.domain,
-                range(len(model.card.domains)),
-            )
-        for to in domains:
-            rows = ((own != to) & (own >= 0)).nonzero().flatten()
+            own = torch.zeros_like(batch.label) if batch.domain is None else batch.domain
+            domains = len(model.card.domains)
+        for domain in range(domains):
+            rows = ((own != domain) & (own >= 0)).nonzero().flatten()
             if len(rows):
                 others = batch.rows(rows.cpu())
-                number, there = torch.full_like(rows, to), torch.ones_like(rows, dtype=torch.bool)
+                target, given = torch.full_like(rows, domain), torch.ones_like(rows, dtype=torch.bool)
                 with torch.no_grad():
                     latent = self._latent(others, "evaluate translation")
-                    canvas = model.translate(others.image, Prompt(len(rows), {kind: number}, {kind: there}), latent)
+                    canvas = model.translate(others.image, Prompt(len(rows), {kind: target}, {kind: given}), latent)
                 if canvas is not None:
-                    yield to, others, _within_picture(canvas)
+                    yield TranslationPart(domain, others, _clamped(canvas))
 
 
-def _within_picture(canvas: Canvas) -> Canvas:
+def _clamped(canvas: Canvas) -> Canvas:
+    """A canvas whose image is in [-1, 1]."""
     return replace(canvas, image=canvas.image.float().clamp(-1, 1))
 
 
-def on_cpu(part: Any) -> Any:
-    """A part, or anything in it, with its tensors on the CPU: what travels between processes."""
-    if isinstance(part, Tensor):
-        return part.cpu()
-    if isinstance(part, list | tuple):
-        return type(part)(on_cpu(one) for one in part)
-    if isinstance(part, dict):
-        return {name: on_cpu(one) for name, one in part.items()}
-    if is_dataclass(part) and not isinstance(part, type):
-        return replace(part, **{f.name: on_cpu(getattr(part, f.name)) for f in fields(part)})
-    return part
+def to_cpu(part: StreamPart) -> StreamPart:
+    """A part with all its tensors on the CPU, to send it to another process."""
+    match part:
+        case Batch():
+            return part.to("cpu")
+        case TrainFeatures():
+            return TrainFeatures(part.position.cpu(), part.features.cpu())
+        case GeneratedPart():
+            return GeneratedPart(
+                part.position.cpu(),
+                part.canvas.map(Tensor.cpu),
+                part.labels.cpu(),
+                _prediction_to_cpu(part.prediction),
+                _optional_to_cpu(part.features),
+            )
+        case TestPart():
+            return TestPart(
+                part.batch.to("cpu"),
+                _prediction_to_cpu(part.prediction),
+                _optional_to_cpu(part.features),
+                None if part.reconstruction is None else part.reconstruction.map(Tensor.cpu),
+                _optional_to_cpu(part.reconstruction_features),
+                [ConditionPart(c.name, c.batch.to("cpu"), c.canvas.map(Tensor.cpu)) for c in part.conditions],
+                None if part.embeddings is None else _embeddings_to_cpu(part.embeddings),
+                [TranslationPart(t.domain, t.batch.to("cpu"), t.canvas.map(Tensor.cpu)) for t in part.translations],
+            )
+
+
+def _optional_to_cpu(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.cpu()
+
+
+def _prediction_to_cpu(prediction: Prediction) -> Prediction:
+    posterior = prediction.posterior
+    return Prediction(
+        class_logits=_optional_to_cpu(prediction.class_logits),
+        label_logits=_optional_to_cpu(prediction.label_logits),
+        mask_logits=_optional_to_cpu(prediction.mask_logits),
+        boxes=_optional_to_cpu(prediction.boxes),
+        posterior=None if posterior is None else (posterior[0].cpu(), posterior[1].cpu()),
+        embedding=_optional_to_cpu(prediction.embedding),
+        content=_optional_to_cpu(prediction.content),
+    )
+
+
+def _embeddings_to_cpu(part: EmbeddingPart) -> EmbeddingPart:
+    modalities = {name: (vectors.cpu(), given.cpu()) for name, (vectors, given) in part.modalities.items()}
+    return EmbeddingPart(part.image.cpu(), modalities)

@@ -16,13 +16,13 @@ from PIL import Image
 
 from mtgen.data.image_io import header
 from mtgen.errors import DataError, UserError, printable
-from mtgen.evaluation.metric import StageProgress
 from mtgen.inference.box_overlay import MIN_BOX_SCORE, PixelBox, in_pixels, with_boxes
 from mtgen.inference.inputs import CroppedImage, InputImage, Inputs, batches, overlay_base
 from mtgen.models.loading import find_run, load_run
 from mtgen.models.model import Model
 from mtgen.schema import DatasetCard
 from mtgen.shards.write import Sample, ShardWriter
+from mtgen.utils.progress_callback import StageProgress
 from mtgen.visualization.grids import enlarged_overlay
 
 PREDICT_BATCH_SIZE = 32

@@ -9,7 +9,6 @@ from PIL import Image
 from torch import Tensor
 
 from mtgen.errors import ConfigError
-from mtgen.evaluation.metric import StageProgress
 from mtgen.inference.box_overlay import MIN_BOX_SCORE, in_pixels
 from mtgen.inference.predict import save
 from mtgen.inference.prompt import ParsedPrompt, PromptRequest, parse_request
@@ -20,6 +19,7 @@ from mtgen.networks.center_maps import decode_canvas
 from mtgen.schema import Canvas, Condition, Prompt
 from mtgen.shards.write import Sample, ShardWriter
 from mtgen.utils import counter_rng
+from mtgen.utils.progress_callback import StageProgress
 from mtgen.utils.shell import shell_command
 from mtgen.visualization.grids import sample_grid, to_pixels, to_uint8
 

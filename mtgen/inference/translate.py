@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from mtgen.errors import ConfigError, DataError
-from mtgen.evaluation.metric import StageProgress
 from mtgen.inference.inputs import InputImage, Inputs, batches
 from mtgen.inference.label_names import parse_class, parse_domain
 from mtgen.inference.predict import PREDICT_BATCH_SIZE, PredictionSummary, save
@@ -14,6 +13,7 @@ from mtgen.models.loading import find_run, load_run
 from mtgen.models.model import Model
 from mtgen.schema import Canvas, Prompt
 from mtgen.utils import counter_rng
+from mtgen.utils.progress_callback import StageProgress
 from mtgen.visualization.grids import to_pictures
 
 

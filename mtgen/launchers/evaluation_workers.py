@@ -11,8 +11,8 @@ from typing import Any
 
 from mtgen.config import Config, resolve_device
 from mtgen.errors import UserError, last_line
-from mtgen.evaluation.snapshots import EvaluationJob, load_evaluation
-from mtgen.evaluation.streams import RequestedOutputs, StreamPart, StreamProducer, StreamSource, on_cpu
+from mtgen.evaluation.run import EvaluationJob, load_evaluation
+from mtgen.evaluation.streams import RequestedOutputs, Stage, StreamPart, StreamProducer, StreamSource, to_cpu
 from mtgen.launchers.ray_cluster import cpus_per_worker, ray_cluster
 
 PREFETCH_PARTS = 2
@@ -43,7 +43,7 @@ def evaluate_on_ray(config: Config, job: EvaluationJob, cpus: int | None = None)
         gpus = 1 if resolve_device(config) == "cuda" else 0
         task: Any = ray.remote(_parts).options(num_cpus=threads, num_gpus=gpus, **streaming_options(PREFETCH_PARTS))
 
-        def gather(stage: str, wanted: RequestedOutputs, start: int) -> Iterator[StreamPart]:
+        def gather(stage: Stage, wanted: RequestedOutputs, start: int) -> Iterator[StreamPart]:
             jobs = [replace(job, rank=rank, world=world, threads=threads) for rank in range(world)]
             try:
                 yield from _round_robin([task.remote(stage, wanted, start, one) for one in jobs], ray.get)
@@ -67,14 +67,14 @@ def _round_robin(streams: list[Iterator[Any]], get: Callable[[Any], StreamPart])
 
 @lru_cache(maxsize=1)
 def _work(job: EvaluationJob) -> StreamProducer:
-    """The worker's producer, loaded once for all stages."""
-    return load_evaluation(job).work
+    """Loaded once in a worker's process, whatever the number of stages."""
+    return load_evaluation(job).producer
 
 
-def _parts(stage: str, wanted: RequestedOutputs, start: int, job: EvaluationJob) -> Iterator[StreamPart]:
-    """A worker's parts of a stage; runs in its process."""
+def _parts(stage: Stage, wanted: RequestedOutputs, start: int, job: EvaluationJob) -> Iterator[StreamPart]:
+    """What each of Ray's workers runs."""
     import torch
 
     torch.set_num_threads(job.threads)
-    for part in _work(job).stage(stage, wanted, start):
-        yield on_cpu(part)
+    for part in _work(job).parts(stage, wanted, start):
+        yield to_cpu(part)

@@ -1,9 +1,9 @@
 "use strict";
-// What every page of mtgen shares: elements, the theme, and pictures in layers.
+// Shared by all pages of mtgen: elements, the theme, and pictures in layers.
 const SVG = "http://www.w3.org/2000/svg";
 const number = value => value.toLocaleString("en-US");
 
-/** An element with attributes and children; text is text, never markup. */
+/** An element with attributes and children; text is never parsed as markup. */
 function make(name, attributes = {}, ...children) {
   const svg = ["svg", "path", "line", "text", "rect"].includes(name);
   const element = svg ? document.createElementNS(SVG, name) : document.createElement(name);
@@ -12,13 +12,13 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 
-// Theme: automatic, light, dark; kept where the browser allows a file to keep anything.
+// Theme: automatic, light, dark; stored where the browser lets a local file store anything.
 const theme = document.getElementById("theme"), themes = {"": "automatic", light: "light", dark: "dark"};
 function setTheme(name) {
   if (name) document.documentElement.dataset.theme = name;
   else delete document.documentElement.dataset.theme;
   theme.textContent = `Theme: ${themes[name]}`;
-  try { localStorage.setItem("mtgen-theme", name); } catch { /* a page from a file may have no storage */ }
+  try { localStorage.setItem("mtgen-theme", name); } catch { /* a local file may have no storage */ }
 }
 let kept = "";
 try { kept = localStorage.getItem("mtgen-theme") || ""; } catch { /* as above */ }
@@ -28,7 +28,7 @@ theme.addEventListener("click", () => {
   setTheme(names[(names.indexOf(document.documentElement.dataset.theme || "") + 1) % names.length]);
 });
 
-// Pictures: an atlas of images, an atlas of masks, and boxes, drawn cell by cell.
+// Pictures: an atlas of images, an atlas of masks, and boxes; drawn cell by cell.
 const loaded = new Map();
 function picture(uri) {
   if (!loaded.has(uri)) {
@@ -39,7 +39,7 @@ function picture(uri) {
   return loaded.get(uri);
 }
 
-/** A cell of an atlas, its mask over it, its boxes over both; enlarged by a whole factor to `side` pixels at least. */
+/** Draw a cell of an atlas with its mask and boxes, enlarged by a whole factor to at least `side` pixels. */
 async function drawCell(canvas, frame, row, column, layers, side = 160) {
   const {width, height} = frame, scale = Math.max(1, Math.ceil(side / Math.max(width, height)));
   const [images, masks] = await Promise.all([picture(frame.images), frame.masks && layers.masks ? picture(frame.masks) : null]);

@@ -1,4 +1,4 @@
-"""What a page is made of: sections of blocks. The template knows each block by its `kind`; the script draws those that have `data`."""
+"""The parts of a page: sections of blocks. The template renders a block by its `kind`; the script draws its `data`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from mtgen.report.run_record import RunRecord
 
 @dataclass(frozen=True)
 class Fact:
-    """A number with its name, and a few words about it."""
+    """A value with its name, and a short note."""
 
     label: str
     value: str
@@ -35,7 +35,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Bullets:
-    """Lines, one under the other; `alarm` makes them stand out."""
+    """A list of lines; `alarm` highlights them."""
 
     kind: ClassVar[str] = "bullets"
     items: list[str]
@@ -44,7 +44,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts; the first column names them. `best` holds (row, column) of the cells to be marked."""
+    """Rows of text; the first column names them. `best` holds the (row, column) of the cells to mark."""
 
     kind: ClassVar[str] = "table"
     columns: list[str]
@@ -55,7 +55,7 @@ class Table:
 
 @dataclass(frozen=True)
 class FoldedText:
-    """A text as it stands in a file, folded away under its title."""
+    """The text of a file, collapsed under its title."""
 
     kind: ClassVar[str] = "source"
     title: str
@@ -64,7 +64,7 @@ class FoldedText:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Sheets of one kind over time, for the script: `{"tracks": [{"label", "frames"}]}`, see `mtgen.report.image_timeline`."""
+    """Grids of one kind over time: `{"tracks": [{"label", "frames"}]}`, see `mtgen.report.image_timeline`."""
 
     kind: ClassVar[str] = "pictures"
     title: str
@@ -73,7 +73,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Curves:
-    """Charts in groups, for the script, see `mtgen.report.curves`."""
+    """Charts in groups, see `mtgen.report.curves`."""
 
     kind: ClassVar[str] = "curves"
     data: dict[str, Any]
@@ -81,7 +81,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Numbers from -1 to 1 over time, a row a pair: `{"positions": [..], "rows": [[name, [..]], ..]}`."""
+    """Numbers from -1 to 1 over time, one row per pair of tasks: `{"positions": [..], "rows": [[name, [..]], ..]}`."""
 
     kind: ClassVar[str] = "heat"
     title: str
@@ -93,7 +93,7 @@ Block = Facts | Note | Bullets | Table | FoldedText | Pictures | Curves | HeatMa
 
 @dataclass(frozen=True)
 class ReportSection:
-    """A part of the page under a heading; sections stand in the order of their `order`."""
+    """A part of the page under a heading; sections are sorted by `order`."""
 
     order: int
     title: str
@@ -101,6 +101,7 @@ class ReportSection:
 
 
 SectionBuilder = Callable[[RunRecord, RunRecord | None], ReportSection | None]
-"""(the run, the run to hold it against) -> its section; `None` where it has nothing to say."""
+"""(the run, another run to compare it with) -> its section; `None` where there is no content."""
 
 SECTIONS: Registry[SectionBuilder] = Registry("section", "mtgen.report.sections")
+"""Every section, by its name."""

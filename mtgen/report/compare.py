@@ -5,20 +5,20 @@ from collections.abc import Sequence
 from mtgen.evaluation.metric import better
 from mtgen.report.blocks import Block, Curves, Note, Pictures, ReportSection, Table
 from mtgen.report.curves import charts
-from mtgen.report.image_timeline import PAGE_IMAGE_BYTES, select_positions, sheets, track
+from mtgen.report.image_timeline import grid_files, select_positions, track
 from mtgen.report.run_record import RunRecord, flat
 from mtgen.tracking.progress_bar import format_duration
 
 METRIC_GROUPS = ("test", "generated", "evaluation")
-"""Groups of the journal's numbers that are metrics."""
+"""Groups of numbers in the journal that are metrics."""
 
 
 def comparison(records: Sequence[RunRecord]) -> list[ReportSection]:
-    """Facts, samples, metrics, curves and what differs in the configurations."""
-    labels = distinct(records)
+    """Facts, pictures, metrics, curves, and the differences of the configurations."""
+    labels = distinct_labels(records)
     return [
         ReportSection(0, "Runs", [_facts(records, labels)]),
-        ReportSection(1, "Pictures at equal images", _pictures(records, labels)),
+        ReportSection(1, "Pictures at equal positions", _pictures(records, labels)),
         ReportSection(2, "Metrics", [metrics(records, labels)]),
         ReportSection(
             3, "Curves", [Curves(charts({label: record.series for label, record in zip(labels, records, strict=True)}))]
@@ -27,8 +27,8 @@ def comparison(records: Sequence[RunRecord]) -> list[ReportSection]:
     ]
 
 
-def distinct(records: Sequence[RunRecord]) -> list[str]:
-    """The runs' names; with their folders where two are the same, and numbered where that is not enough."""
+def distinct_labels(records: Sequence[RunRecord]) -> list[str]:
+    """The runs' names; with their folders where names are equal, and numbered where folders are equal, too."""
     names = [record.name for record in records]
     names = [
         name if names.count(name) == 1 else f"{name} ({record.folder})"
@@ -42,7 +42,7 @@ def _facts(records: Sequence[RunRecord], labels: list[str]) -> Table:
         "status": [record.status for record in records],
         "images": [f"{record.images:,}" for record in records],
         "time": [format_duration(record.seconds) for record in records],
-        "device hours": [f"{sum(s.seconds * s.workers for s in record.stretches) / 3600:.2f}" for record in records],
+        "device hours": [f"{record.device_hours:.2f}" for record in records],
         "data": [record.tags.get("dataset.name", "") for record in records],
         "version": [record.tags.get("mtgen.version", "") for record in records],
     }
@@ -50,11 +50,11 @@ def _facts(records: Sequence[RunRecord], labels: list[str]) -> Table:
 
 
 def _pictures(records: Sequence[RunRecord], labels: list[str]) -> list[Block]:
-    found = [sheets(record) for record in records]
+    found = [grid_files(record) for record in records]
     names = [name for name in dict.fromkeys(name for run in found for name in run) if not name.startswith("batch-")]
     if not names:
-        return [Note("None of the runs has kept pictures in layers.")]
-    positions = select_positions(found, names, PAGE_IMAGE_BYTES)
+        return [Note("None of the runs has pictures.")]
+    positions = select_positions(found, names)
     blocks: list[Block] = []
     for name in names:
         tracks = [track(label, run[name], positions) for label, run in zip(labels, found, strict=True) if name in run]
@@ -65,27 +65,26 @@ def _pictures(records: Sequence[RunRecord], labels: list[str]) -> list[Block]:
 
 
 def metrics(records: Sequence[RunRecord], labels: list[str]) -> Table:
-    """The last value of every metric; the best of a row is marked where the runs differ and its metric says what is better."""
+    """The last value of every metric; the best of a row is marked where the runs differ and one direction is better."""
     names = dict.fromkeys(
         name for record in records for name in record.series if name.partition("/")[0] in METRIC_GROUPS
     )
     rows, best = [], set()
     for number, name in enumerate(sorted(names)):
         values = [record.last(name) for record in records]
-        there = [value for value in values if value is not None]
+        known = [value for value in values if value is not None]
         rows.append([name, *("-" if value is None else f"{value:.4g}" for value in values)])
         direction = better(name)
-        if direction and len(there) > 1 and min(there) != max(there):
-            top = max(there) if direction == "higher" else min(there)
+        if direction and len(known) > 1 and min(known) != max(known):
+            top = max(known) if direction == "higher" else min(known)
             best |= {(number, column + 1) for column, value in enumerate(values) if value == top}
-    return Table(
-        ["metric", *labels], rows, "The last value of each; the best is marked, where higher or lower is better.", best
-    )
+    caption = "Last value of each metric. The best is marked where higher or lower is better."
+    return Table(["metric", *labels], rows, caption, best)
 
 
 def differences(records: Sequence[RunRecord], labels: list[str]) -> list[Block]:
-    """A row for every key whose values are not all the same."""
+    """One row per key whose values differ."""
     flats = [flat(record.config) for record in records]
     keys = [key for key in dict.fromkeys(key for one in flats for key in one) if key not in ("name", "runs")]
     rows = [[key, *(one.get(key, "-") for one in flats)] for key in keys if len({one.get(key) for one in flats}) > 1]
-    return [Table(["key", *labels], rows)] if rows else [Note("The configurations are the same.")]
+    return [Table(["key", *labels], rows)] if rows else [Note("The configurations are identical.")]

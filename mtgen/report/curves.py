@@ -1,4 +1,4 @@
-"""Numbers over images, thinned to what a page can hold, in the groups that MLflow's pages have."""
+"""Numbers over images seen, thinned to a size that a page can hold, in groups as in MLflow."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -7,15 +7,15 @@ T = TypeVar("T")
 Points = Sequence[tuple[int, float]]
 
 MAX_CURVE_POINTS = 300
-"""Points of a curve at most."""
+"""Maximal points of a curve."""
 MAX_PAGE_POINTS = 100_000
-"""Points of all curves of a page at most."""
+"""Maximal points of all curves of a page."""
 LEADING_GROUPS = ("test", "generated", "evaluation", "loss")
-"""Groups that come first, and are open."""
+"""Groups that come first and are expanded."""
 
 
 def evenly(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of the items, the first and the last among them, at even distances."""
+    """At most `most` of the items, evenly spaced, including the first and the last."""
     if len(items) <= most:
         return list(items)
     if most == 1:
@@ -24,15 +24,15 @@ def evenly(items: Sequence[T], most: int) -> list[T]:
 
 
 def charts(runs: Mapping[str, Mapping[str, Points]]) -> dict[str, Any]:
-    """`{label of a run: {number: points}}` -> the groups of charts, `{"labels", "groups", "thinned"}`; a chart has a line a run."""
+    """`{run: {number: points}}` -> groups of charts with one line per run: `{"labels", "groups", "thinned"}`."""
     names = dict.fromkeys(name for numbers in runs.values() for name in numbers)
     lines = sum(len(numbers) for numbers in runs.values())
     most = max(2, min(MAX_CURVE_POINTS, MAX_PAGE_POINTS // max(lines, 1)))
     groups: dict[str, list[dict[str, Any]]] = {}
     for name in names:
         group, _, short = name.partition("/")
-        drawn = [_line(numbers.get(name, ()), most) for numbers in runs.values()]
-        groups.setdefault(group, []).append({"name": short or group, "lines": drawn})
+        chart = [_line(numbers.get(name, ()), most) for numbers in runs.values()]
+        groups.setdefault(group, []).append({"name": short or group, "lines": chart})
     order = [*(group for group in LEADING_GROUPS if group in groups), *sorted(set(groups) - set(LEADING_GROUPS))]
     thinned = any(len(points) > most for numbers in runs.values() for points in numbers.values())
     shown = [{"name": group, "open": group in LEADING_GROUPS, "charts": groups[group]} for group in order]

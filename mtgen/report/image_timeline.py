@@ -1,4 +1,4 @@
-"""A run's sheets as a page holds them, thinned evenly over time until they fit."""
+"""A run's grids over time, embedded in a page; thinned evenly until they fit."""
 
 import base64
 import json
@@ -11,11 +11,11 @@ from mtgen.report.run_record import RunRecord
 from mtgen.visualization.layers import LAYERS_FOLDER
 
 PAGE_IMAGE_BYTES = 4_000_000
-"""Bytes of all pictures on a page, about."""
+"""Approximate size of all pictures on a page, bytes."""
 
 
-def sheets(record: RunRecord) -> dict[str, dict[int, Path]]:
-    """Kind of sheet -> position -> its description's file; what lies beyond the run's position was cut by a resume."""
+def grid_files(record: RunRecord) -> dict[str, dict[int, Path]]:
+    """Kind of grid -> position -> JSON file; without those beyond the run's position, which a resume has discarded."""
     found: dict[str, dict[int, Path]] = {}
     for path in sorted((record.folder / LAYERS_FOLDER).glob("*.json")):
         position, _, name = path.stem.partition("-")
@@ -27,7 +27,7 @@ def sheets(record: RunRecord) -> dict[str, dict[int, Path]]:
 def select_positions(
     found: Sequence[dict[str, dict[int, Path]]], names: Sequence[str], budget: int = PAGE_IMAGE_BYTES
 ) -> set[int]:
-    """The positions to show of these sheets (of several runs): as many as fit, evenly, the first and the last among them."""
+    """The positions to show of the grids of several runs: as many as fit, evenly spaced, including first and last."""
     sizes: dict[int, int] = {}
     for run in found:
         for name in names:
@@ -43,19 +43,19 @@ def select_positions(
 
 
 def track(label: str, paths: dict[int, Path], positions: set[int]) -> dict[str, Any]:
-    """One run's sheets of one kind at the positions that are kept; one that cannot be read is left out."""
+    """One run's grids of one kind at the given positions; those that cannot be read are left out."""
     frames = (_frame(position, path) for position, path in sorted(paths.items()) if position in positions)
     return {"label": label, "frames": [frame for frame in frames if frame is not None]}
 
 
 def _frame(position: int, path: Path) -> dict[str, Any] | None:
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        layers = json.loads(path.read_text(encoding="utf-8"))
         images = _uri("image/webp", _image(path))
-        masks = _uri("image/png", _mask(path)) if about["masked"] else ""
-    except (OSError, ValueError, KeyError):  # being written at this moment, or damaged
+        masks = _uri("image/png", _mask(path)) if layers["masked"] else ""
+    except (OSError, ValueError, KeyError):  # incomplete or damaged
         return None
-    return {**about, "at": position, "images": images, "masks": masks}
+    return {**layers, "at": position, "images": images, "masks": masks}
 
 
 def _image(path: Path) -> Path:

@@ -1,9 +1,9 @@
 const data = JSON.parse(document.getElementById("data").textContent);
-const FEW = 24;  // cells of a sheet that are shown before "all rows"
+const INITIAL_CELLS = 24;  // cells of a grid that are shown before "all rows"
 const short = value => value === 0 ? "0" : Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3 ? value.toExponential(2) : String(+value.toPrecision(4));
 
 function drawTrack(list, frame, layers, all) {
-  const rows = all ? frame.rows : Math.min(frame.rows, Math.max(4, Math.floor(FEW / frame.panels.length)));
+  const rows = all ? frame.rows : Math.min(frame.rows, Math.max(4, Math.floor(INITIAL_CELLS / frame.panels.length)));
   const items = [];
   for (let row = 0; row < rows; row++) {
     const caption = frame.captions[row] || "", mark = frame.marks[row] || "";
@@ -37,7 +37,7 @@ function legend(frame) {
   return list;
 }
 
-for (const bar of document.querySelectorAll("[data-moments]")) {
+for (const bar of document.querySelectorAll("[data-positions]")) {
   const section = bar.parentElement, slider = bar.querySelector("input[type=range]"), shown = bar.querySelector("output");
   const figures = [...section.querySelectorAll(".pictures")].map(figure => {
     const tracks = data[figure.dataset.block].tracks.map(({label, frames}) => {
@@ -52,24 +52,24 @@ for (const bar of document.querySelectorAll("[data-moments]")) {
     figure.append(legend(first), holder);
     return tracks;
   });
-  const moments = [...new Set(figures.flat().flatMap(track => track.frames.map(frame => frame.at)))].sort((a, b) => a - b);
+  const positions = [...new Set(figures.flat().flatMap(track => track.frames.map(frame => frame.at)))].sort((a, b) => a - b);
   const boxes = [...bar.querySelectorAll("[data-layer]")], all = bar.querySelector("[data-all]");
   const frames = figures.flat().flatMap(track => track.frames);
   const drawn = {masks: frames.some(frame => frame.masks), boxes: frames.some(frame => frame.boxes.some(Boolean))};
   boxes.forEach(box => { box.parentElement.hidden = !drawn[box.dataset.layer]; });
   let everything = false;
   function draw() {
-    const at = moments[slider.value], layers = Object.fromEntries(boxes.map(box => [box.dataset.layer, box.checked]));
+    const at = positions[slider.value], layers = Object.fromEntries(boxes.map(box => [box.dataset.layer, box.checked]));
     shown.textContent = number(at);
     slider.setAttribute("aria-valuetext", `after ${number(at)} images`);
     for (const {frames, list} of figures.flat()) {
-      // A kind that has no picture at this moment shows its last one before it, else its first.
+      // without a picture at this position: the last one before it, or the first
       drawTrack(list, frames.findLast(frame => frame.at <= at) || frames[0], layers, everything);
     }
   }
-  slider.hidden = moments.length < 2;
-  slider.max = moments.length - 1;
-  slider.value = moments.length - 1;
+  slider.hidden = positions.length < 2;
+  slider.max = positions.length - 1;
+  slider.value = positions.length - 1;
   slider.addEventListener("input", draw);
   boxes.forEach(box => box.addEventListener("change", draw));
   all.setAttribute("aria-pressed", "false");
@@ -82,14 +82,14 @@ for (const bar of document.querySelectorAll("[data-moments]")) {
   draw();
 }
 
-// Curves: a small chart a number, a line a run; pointer and arrow keys read values.
+// Curves: one small chart per number, one line per run; pointer and arrow keys show values.
 const W = 280, H = 132, LEFT = 4, RIGHT = 4, TOP = 8, BOTTOM = 16;
 function drawChart(chart, labels, log) {
   const lines = chart.lines.map(({x, y}) => x.map((at, i) => [at, y[i]]).filter(([, value]) => !log || value > 0));
   const points = lines.flat(), title = chart.name.replaceAll("_", " ");
   const output = make("output"), holder = make("div", {class: "chart"}, make("p", {}, make("span", {title}, title), output));
   if (!points.length) {
-    output.textContent = "nothing above 0";
+    output.textContent = "no positive values";
     return holder;
   }
   const value = y => log ? Math.log10(y) : y;
@@ -99,7 +99,7 @@ function drawChart(chart, labels, log) {
   if (y0 === y1) [y0, y1] = [y0 - (Math.abs(y0) || 1) * 0.1, y1 + (Math.abs(y1) || 1) * 0.1];
   const px = x => x1 === x0 ? W / 2 : LEFT + (x - x0) / (x1 - x0) * (W - LEFT - RIGHT);
   const py = y => H - BOTTOM - (value(y) - y0) / (y1 - y0) * (H - TOP - BOTTOM);
-  const text = points.length > 1 ? `from ${number(x0)} to ${number(x1)} images; arrow keys read values` : `at ${number(x0)} images`;
+  const text = points.length > 1 ? `from ${number(x0)} to ${number(x1)} images; use the arrow keys to read values` : `at ${number(x0)} images`;
   const svg = make("svg", {viewBox: `0 0 ${W} ${H}`, tabindex: "0", role: "img", "aria-label": `${title}, ${text}`});
   for (const y of [TOP, (H - BOTTOM + TOP) / 2, H - BOTTOM]) svg.append(make("line", {class: "axis", x1: 0, x2: W, y1: y, y2: y}));
   const real = y => log ? 10 ** y : y;
@@ -162,7 +162,7 @@ for (const place of document.querySelectorAll(".curves")) {
     });
     tools.append(list);
   }
-  if (thinned) tools.append(make("span", {class: "quiet"}, `${thinned} points of each curve, evenly spaced`));
+  if (thinned) tools.append(make("span", {class: "quiet"}, `${thinned} points per curve, evenly spaced`));
   place.append(tools);
   const drawn = groups.map(group => {
     const charts = make("div", {class: "charts"}), details = make("details", {}, make("summary", {}, `${group.name} (${group.charts.length})`), charts);
@@ -176,7 +176,7 @@ for (const place of document.querySelectorAll(".curves")) {
   log.addEventListener("change", () => drawn.forEach(draw => draw()));
 }
 
-// Heat maps: a strip a pair of tasks.
+// Heat maps: one strip per pair of tasks.
 for (const figure of document.querySelectorAll(".heat")) {
   const {positions, rows} = data[figure.dataset.block];
   const strips = make("div", {class: "strip"}), read = make("output");

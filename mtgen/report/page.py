@@ -1,4 +1,4 @@
-"""Sections -> one HTML page that needs no other file and may run nothing but its own script."""
+"""Rendering of sections into one HTML page that needs no other file and can run no other script than its own."""
 
 import base64
 import hashlib
@@ -10,14 +10,14 @@ from mtgen.report.blocks import ReportSection
 
 
 def render(title: str, subtitle: str, sections: list[ReportSection]) -> str:
-    """The page. Every text from a run is escaped, and a content security policy names style and script by their hashes."""
-    from jinja2 import Environment, StrictUndefined  # who only draws and reads with a model does not need it
+    """The page. All text is escaped, and a content security policy allows style and script by their hashes."""
+    from jinja2 import Environment, StrictUndefined  # not needed for inference
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     style, script = asset("page.css"), asset("base.js") + asset("page.js")
     data: list[Any] = []
 
-    def place(content: Any) -> int:
+    def add_data(content: Any) -> int:
         data.append(content)
         return len(data) - 1
 
@@ -31,13 +31,13 @@ def render(title: str, subtitle: str, sections: list[ReportSection]) -> str:
         style_hash=_hash(style),
         script_hash=_hash(script),
         written=time.strftime("%Y-%m-%d %H:%M"),
-        place=place,
+        add_data=add_data,
         data=data,
     )
 
 
 def asset(name: str) -> str:
-    """A file that pages are made of: their style and their script, of which `base.js` is not the report's alone."""
+    """The text of a template, style or script; `base.js` and `page.css` are also used by the explore page."""
     return (files("mtgen.report") / name).read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""What a run left behind, as the sections read it: its journal, its configurations, its stretches of training."""
+"""The record of a run that the sections read: its journal, its configurations, its training sessions."""
 
 import socket
 import time
@@ -17,18 +17,19 @@ from mtgen.tracking.progress_bar import format_duration
 
 STATUS_BY_MLFLOW = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
 SILENCE_SECONDS = 300.0
-"""Seconds without a row or a beat after which a run on another host has ended: it beats twice a second, but clocks and NFS may lag."""
+"""Seconds without a row or a heartbeat after which a run on another host counts as ended. A heartbeat comes twice a
+second, but clocks and NFS may lag."""
 
 
 @dataclass(frozen=True)
 class TrainingSession:
-    """One training from its start to its end, by the journal's rows.
+    """One training process from its start to its end, by the rows of the journal.
 
     Attributes:
         begin, end: positions, images.
         seconds: between its first and last row.
-        workers: processes that trained, a device each.
-        status: as the journal says; "" where it ended without a word, or has not ended.
+        workers: number of training processes, with one device each.
+        status: as in the journal; "" where it has not ended, or ended without writing a status.
     """
 
     begin: int
@@ -47,7 +48,7 @@ class RunRecord:
 
     @cached_property
     def starts(self) -> list[JournalRow]:
-        """The rows that a training began with, of the run and of each time it went on."""
+        """The first row of each training session."""
         return [row for row in self.rows if row.start]
 
     @cached_property
@@ -57,12 +58,12 @@ class RunRecord:
 
     @property
     def name(self) -> str:
-        """Of the run."""
+        """The run's name."""
         return str((self.starts[-1].start or {}).get("name", self.folder.name))
 
     @property
     def tags(self) -> dict[str, str]:
-        """What the last start said of code and data."""
+        """Tags of the last start: versions of code and data."""
         return dict((self.starts[-1].start or {}).get("tags", {}))
 
     @property
@@ -71,13 +72,13 @@ class RunRecord:
         return max(row.images for row in self.rows)
 
     @property
-    def planned(self) -> int:
-        """Images that it is to see."""
+    def planned_images(self) -> int:
+        """Images to see in total."""
         return int(self.config["train"]["images"])
 
     @cached_property
-    def _trainings(self) -> list[list[JournalRow]]:
-        """The rows of each training; what `mtgen evaluate` wrote after an end belongs to none, whether or not that end was told."""
+    def _session_rows(self) -> list[list[JournalRow]]:
+        """The rows of each session, without those that `mtgen evaluate` wrote after its end."""
         begins = [number for number, row in enumerate(self.rows) if row.start]
         found: list[list[JournalRow]] = []
         for begin, end in zip(begins, [*begins[1:], len(self.rows)], strict=True):
@@ -89,8 +90,8 @@ class RunRecord:
         return found
 
     @cached_property
-    def stretches(self) -> list[TrainingSession]:
-        """The run's trainings in order."""
+    def sessions(self) -> list[TrainingSession]:
+        """The training sessions, in order."""
         return [
             TrainingSession(
                 rows[0].images,
@@ -99,30 +100,35 @@ class RunRecord:
                 (rows[0].start or {}).get("workers", 1),
                 rows[-1].status or "",
             )
-            for rows in self._trainings
+            for rows in self._session_rows
         ]
 
     @property
     def seconds(self) -> float:
-        """Of all its trainings, by the clock."""
-        return sum(stretch.seconds for stretch in self.stretches)
+        """Wall time of all sessions."""
+        return sum(session.seconds for session in self.sessions)
+
+    @property
+    def device_hours(self) -> float:
+        """Hours of all devices in all sessions."""
+        return sum(session.seconds * session.workers for session in self.sessions) / 3600
 
     @property
     def status(self) -> str:
-        """ "finished", "failed", "stopped"; "training", or "interrupted" where it ended without a word."""
-        said = self.stretches[-1].status
-        return STATUS_BY_MLFLOW.get(said, said) or (
-            "training" if _alive(self.folder, self._trainings[-1][-1].time) else "interrupted"
-        )
+        """ "finished", "failed", "stopped", "training"; "interrupted" where it ended without writing a status."""
+        if status := self.sessions[-1].status:
+            return STATUS_BY_MLFLOW.get(status, status)
+        return "training" if _is_training(self.folder, self._session_rows[-1][-1].time) else "interrupted"
 
     @property
     def subtitle(self) -> str:
         """Status, images and time on one line."""
-        return f"{self.status} · {self.images:,} of {max(self.planned, self.images):,} images · {format_duration(self.seconds)}"
+        total = max(self.planned_images, self.images)
+        return f"{self.status} · {self.images:,} of {total:,} images · {format_duration(self.seconds)}"
 
     @cached_property
     def series(self) -> dict[str, list[tuple[int, float]]]:
-        """Every number over images; of two at one position the later counts."""
+        """Every number over images seen; of two values at one position, the later one."""
         found: dict[str, dict[int, float]] = {}
         for row in self.rows:
             for name, value in row.values.items():
@@ -136,26 +142,29 @@ class RunRecord:
 
 
 def read_record(run: str | Path, runs: Path = Path("runs")) -> RunRecord:
-    """A run, given as its folder or its name under `runs`.
+    """The record of a run, given as its folder or its name under `runs`.
 
     Raises:
-        UserError: there is no such run, or its journal does not say that it began.
+        UserError: the run does not exist, or has not started to train.
     """
     folder = find_journal(run, runs)
     record = RunRecord(folder, list(read_journal(folder)))
     if not record.starts:
         raise UserError(
-            f"{folder}: no training was recorded there (no `start` in {JOURNAL_FILE}); give the folder of a run that has begun"
+            f"{folder}: has no record of a training (no `start` in {JOURNAL_FILE}); "
+            "give the folder of a run that has started to train"
         )
     return record
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """A nested mapping as dotted keys and texts."""
+    """A nested mapping as dotted keys and text."""
     found: dict[str, str] = {}
     for key, value in values.items():
-        inner = isinstance(value, dict) and value
-        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": str(value)}
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = str(value)
     return found
 
 
@@ -164,15 +173,18 @@ def _config(row: JournalRow) -> dict[str, Any]:
 
 
 def _seconds(rows: list[JournalRow]) -> float:
-    """From the first row to the last; where the machine's clock was set back, that step counts for nothing."""
+    """From the first row to the last; a step of the clock backwards counts as 0."""
     return sum(max(0.0, after.time - before.time) for before, after in pairwise(rows))
 
 
-def _alive(folder: Path, heard: float) -> bool:
-    """Whether a process trains the run: it holds the lock, or is on another host, whose locks are perhaps not seen here, and was heard of.
+def _is_training(folder: Path, last_row: float) -> bool:
+    """Whether a process trains the run.
+
+    It holds the lock; or it is on another host, whose locks may not be visible here, and has recently written
+    something.
 
     Args:
-        heard: when training wrote its last row, seconds since 1970.
+        last_row: time of the last row of the training, seconds since 1970.
     """
     import fcntl
 
@@ -182,8 +194,8 @@ def _alive(folder: Path, heard: float) -> bool:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True
-            here = file.read().endswith(f" on {socket.gethostname()}")
+            is_local = file.read().endswith(f" on {socket.gethostname()}")
         beats = [path.stat().st_mtime for path in (folder / "pulse").glob("*.json")]
     except OSError:
         return False
-    return not here and time.time() - max([heard, *beats]) < SILENCE_SECONDS
+    return not is_local and time.time() - max([last_row, *beats]) < SILENCE_SECONDS

@@ -1,1 +1,1 @@
-"""Images for people: grids and layered pictures."""
+"""Pictures for people: grids of images, flat and in layers."""

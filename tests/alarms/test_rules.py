@@ -1,4 +1,4 @@
-"""What each rule calls an alarm, by rows as a run writes them; the numbers of good runs are measured ones."""
+"""When each rule raises an alarm, on rows as a run writes them; the numbers of good runs were measured."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,12 +8,12 @@ import pytest
 from mtgen.alarms.base import ALARM_RULES, Finding, grace_images
 from mtgen.config import Config, validate
 
-AGE = 1000  # images until a run is judged
+GRACE = 1000  # images until a run is judged
 
 
 def config(**changes: Any) -> Config:
     values = {"name": "run", "data": {"path": "set"}, "tasks": {"generation": {}, "classification": {"weight": 1.0}}}
-    return validate({**values, "train": {"ema_half_life": AGE / 5, "warmup": 0}, **changes})
+    return validate({**values, "train": {"ema": GRACE / 5, "warmup": 0}, **changes})
 
 
 def findings(kind: str, rows: Iterable[tuple[int, dict[str, float]]], **changes: Any) -> list[list[Finding]]:
@@ -23,11 +23,11 @@ def findings(kind: str, rows: Iterable[tuple[int, dict[str, float]]], **changes:
 
 
 def test_a_run_is_young_until_its_averaged_weights_have_their_half_life_or_its_warm_up_is_over() -> None:
-    assert grace_images(config()) == AGE
-    assert grace_images(config(train={"ema_half_life": 0, "warmup": 500})) == 500
+    assert grace_images(config()) == GRACE
+    assert grace_images(config(train={"ema": 0, "warmup": 500})) == 500
 
 
-def diversities(*values: float, every: int = AGE) -> list[list[Finding]]:
+def diversities(*values: float, every: int = GRACE) -> list[list[Finding]]:
     return findings("collapse", [(every * (n + 1), {"generated/diversity": value}) for n, value in enumerate(values)])
 
 
@@ -42,28 +42,28 @@ def test_diversity_that_is_low_and_stays_so_is_a_collapse() -> None:
 
 def test_diversity_that_falls_to_half_of_its_best_is_a_collapse_at_once() -> None:
     *before, (found,) = diversities(0.7, 0.9, 0.4)
-    assert not any(before) and "0.90 times at best before" in found.what
+    assert not any(before) and "down from 0.90" in found.what
 
 
 def test_without_classes_all_images_together_are_judged() -> None:
-    rows = [(AGE * n, {"generated/spread": 0.1}) for n in (1, 2)]
+    rows = [(GRACE * n, {"generated/spread": 0.1}) for n in (1, 2)]
     _, (found,) = findings("collapse", rows)
-    assert "images differ 0.10 times" in found.what and "generated/spread" in found.what
+    assert "images vary 0.10 times" in found.what and "generated/spread" in found.what
     with_classes = [(images, {**numbers, "generated/diversity": 0.8}) for images, numbers in rows]
     assert not any(findings("collapse", with_classes))
 
 
-def test_a_young_run_may_draw_alike_images() -> None:
-    assert not any(diversities(0.1, 0.1, 0.1, every=AGE // 5))
+def test_a_young_run_may_generate_similar_images() -> None:
+    assert not any(diversities(0.1, 0.1, 0.1, every=GRACE // 5))
 
 
 def games(discriminator: float, generator: float, weight: float = 1.0) -> list[list[Finding]]:
-    """Eight rows, a quarter of the age apart, with these adversarial losses."""
+    """Eight rows, a quarter of the grace period apart, with these adversarial losses."""
     numbers = {
         "loss_d/generation_adversarial": weight * discriminator,
         "loss_g/generation_adversarial": weight * generator,
     }
-    rows = [(AGE // 4 * n, {**numbers, "gradient/generator_norm": 16.0}) for n in range(1, 9)]
+    rows = [(GRACE // 4 * n, {**numbers, "gradient/generator_norm": 16.0}) for n in range(1, 9)]
     return findings("saturation", rows, tasks={"generation": {"weight": weight}})
 
 
@@ -74,16 +74,16 @@ def test_a_game_that_is_undecided_is_no_saturation(good: tuple[float, float], we
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.1])
-def test_logits_that_lie_far_apart_for_long_are_saturation(weight: float) -> None:
+def test_logits_that_are_far_apart_for_long_are_saturation(weight: float) -> None:
     found = games(0.005, 6.5, weight)
     assert [len(some) for some in found] == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert "now 6.5" in found[4][0].what
+    assert "now by 6.5" in found[4][0].what
 
 
-def test_one_undecided_row_begins_the_count_anew() -> None:
+def test_one_undecided_row_restarts_the_count() -> None:
     sure = {"loss_d/generation_adversarial": 0.005, "loss_g/generation_adversarial": 6.5}
     even = {"loss_d/generation_adversarial": 0.5, "loss_g/generation_adversarial": 1.0}
-    rows = [(AGE // 4 * n, even if n == 4 else sure) for n in range(1, 9)]
+    rows = [(GRACE // 4 * n, even if n == 4 else sure) for n in range(1, 9)]
     assert not any(findings("saturation", rows))
 
 
@@ -106,28 +106,28 @@ def test_a_loss_that_is_not_finite_is_named() -> None:
     assert found.what == "not finite: the discriminator's segmentation cross entropy"
 
 
-def left_out(*totals: float, **changes: Any) -> list[list[Finding]]:
+def skipped_steps(*totals: float, **changes: Any) -> list[list[Finding]]:
     rows = [(100 * n, {"gradient/generator_nonfinite_steps": total}) for n, total in enumerate(totals)]
     return findings("divergence", rows, **changes)
 
 
 def test_a_loss_scale_that_settles_is_no_divergence() -> None:
-    assert not any(left_out(8, 8, 9, 9, 10, 11, 11))
+    assert not any(skipped_steps(8, 8, 9, 9, 10, 11, 11))
 
 
-def test_many_steps_left_out_are_divergence_however_many_rows_they_fall_into() -> None:
-    assert [len(found) for found in left_out(0, 5, 10, 15)] == [0, 0, 1, 1]
-    assert [len(found) for found in left_out(0, 5, train={"nonfinite_limit": 4})] == [0, 1]
+def test_many_skipped_steps_are_divergence_however_many_rows_they_fall_into() -> None:
+    assert [len(found) for found in skipped_steps(0, 5, 10, 15)] == [0, 0, 1, 1]
+    assert [len(found) for found in skipped_steps(0, 5, train={"nonfinite_limit": 4})] == [0, 1]
 
 
 def test_tasks_whose_gradients_were_not_finite_are_named_with_the_steps() -> None:
     numbers = {"gradient/discriminator_nonfinite_steps": 12.0, "balancing_discriminator/nonfinite_segmentation": 12.0}
     ((found,),) = findings("divergence", [(100, numbers)])
-    assert "first in those of segmentation: 12 steps of the discriminator" in found.what
+    assert "first in segmentation: 12 steps of the discriminator" in found.what
 
 
 def lessons(accuracies: list[float], loss: float = 0.0, rate: float = 1.0) -> list[list[Finding]]:
-    """An evaluation every youth, ten rows in between; the loss falls by so much, as a share, from one row to the next."""
+    """An evaluation per grace period, ten rows in between; from row to row the loss falls by the fraction `loss`."""
     rows: list[tuple[int, dict[str, float]]] = []
     for n, accuracy in enumerate(accuracies):
         for k in range(1, 11):
@@ -140,11 +140,11 @@ def lessons(accuracies: list[float], loss: float = 0.0, rate: float = 1.0) -> li
             value = 2.3 * (1 - loss) ** (10 * n + k)
             rows.append(
                 (
-                    n * AGE + k * AGE // 10,
+                    n * GRACE + k * GRACE // 10,
                     {"loss_d/classification_cross_entropy": value, "learning_rate/factor": rate, **gate},
                 )
             )
-        rows.append(((n + 1) * AGE, {"test/class_accuracy": accuracy}))
+        rows.append(((n + 1) * GRACE, {"test/class_accuracy": accuracy}))
     return [
         found
         for (_, numbers), found in zip(rows, findings("stalled", rows), strict=True)
@@ -156,7 +156,7 @@ def test_a_task_whose_metric_is_poor_and_whose_loss_is_flat_has_stalled() -> Non
     first, (found,), _ = lessons([0.1, 0.1, 0.1])
     assert not first and found.about == "classification"
     assert "test/class_accuracy is 0.100 and has not improved since 1,000 images" in found.what
-    assert "0.1 % of the gradient at the discriminator's gate" in found.what
+    assert "its gradient is 0.1 % of the total at the discriminator's gate" in found.what
 
 
 @pytest.mark.parametrize(
@@ -174,5 +174,5 @@ def test_a_task_has_not_stalled_where(accuracies: list[float], loss: float, rate
 
 
 def test_every_alarm_says_what_usually_helps() -> None:
-    found = [*diversities(0.1, 0.1)[-1], *games(0.005, 6.5)[-1], *left_out(20)[-1], *lessons([0.1, 0.1])[-1]]
+    found = [*diversities(0.1, 0.1)[-1], *games(0.005, 6.5)[-1], *skipped_steps(20)[-1], *lessons([0.1, 0.1])[-1]]
     assert len(found) == len(ALARM_RULES.names()) and all(finding.help for finding in found)

@@ -14,7 +14,7 @@ from helpers.documents import ROOT, SHORT, Fence, demo, fences, lines_of, split
 from PIL import Image
 
 from mtgen.cli import main
-from mtgen.evaluation import classifier, segmenter
+from mtgen.evaluation.reference import classifier, segmenter
 
 PAGE = ROOT / "docs/tutorial.md"
 INSTALL = ("make setup", "source .venv/bin/activate")

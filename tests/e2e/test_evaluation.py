@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mtgen.errors import ConfigError
 from mtgen.evaluation.collection import MetricReport
-from mtgen.evaluation.snapshots import evaluate_run
+from mtgen.evaluation.run import evaluate_run
 from mtgen.launchers.evaluation_workers import evaluate_on_ray
 from mtgen.shards.make import make
 

@@ -252,7 +252,9 @@ def test_a_changed_network_is_refused_and_the_run_keeps_its_configuration(
 def test_other_data_is_refused(half: Path, place: Path, start: Callable[..., Command]) -> None:
     copied(half, "elsewhere")
     make("shapes", place / "other", resolution=16, train=400, test=100, seed=1)
-    assert "different data than data.path=" in refused(start("train", "run.yaml", "name=elsewhere", f"data.path={place / 'other'}"), 4)
+    assert "different data than data.path=" in refused(
+        start("train", "run.yaml", "name=elsewhere", f"data.path={place / 'other'}"), 4
+    )
 
 
 def test_more_workers_than_cpus_are_refused(start: Callable[..., Command]) -> None:

@@ -13,8 +13,9 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtgen.evaluation.boxes import BoxPrecision
-from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped
+from mtgen.evaluation.base import MetricContext, Skipped
+from mtgen.evaluation.collectors.box_average_precision import BoxAveragePrecision
+from mtgen.evaluation.metric import METRICS, Metric
 from mtgen.evaluation.metrics.tagging_map import average_precision
 from mtgen.networks.center_maps import encode
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
@@ -75,7 +76,7 @@ def brute_force(true: Tensor, read: Tensor, classes: int, least: float) -> float
 def test_average_precision_is_the_brute_force_one(seed: int, images: int) -> None:
     true, read = scene(seed, images)
     true[0, 0, 4] = 0  # at least one box
-    precision = BoxPrecision(2)
+    precision = BoxAveragePrecision(2)
     for rows in torch.arange(images).split(5):
         precision.update(true[rows], read[rows])
     half, mean = precision.compute()
@@ -129,30 +130,30 @@ def test_average_precision_is_that_of_pycocotools(seed: int, images: int, classe
     true, read = scene(seed, images, classes)
     true[0, 0, 4] = 0  # at least one box, and one that is read
     read[0, 0, 5] = 0.5
-    precision = BoxPrecision(classes)
+    precision = BoxAveragePrecision(classes)
     precision.update(true, read)
     assert precision.compute() == pytest.approx(pycocotools(true, read, classes), abs=1e-9)
 
 
 def test_boxes_that_are_all_found_have_precision_one() -> None:
     true, _ = scene(0, 8)
-    precision = BoxPrecision(2)
+    precision = BoxAveragePrecision(2)
     precision.update(true, torch.cat([true, (true[..., 4:] >= 0).float()], 2))
     assert precision.compute() == (pytest.approx(1), pytest.approx(1))
 
 
 def test_reading_nothing_has_precision_zero() -> None:
-    precision = BoxPrecision(2)
+    precision = BoxAveragePrecision(2)
     precision.update(scene(0, 4)[0], torch.zeros(4, 6, 6))
     assert precision.compute() == (0.0, 0.0)
 
 
 def test_without_true_boxes_there_is_no_precision() -> None:
-    precision = BoxPrecision(2)
-    with pytest.raises(Skipped, match="no box"):
+    precision = BoxAveragePrecision(2)
+    with pytest.raises(Skipped, match="no true box"):
         precision.compute()
     precision.update(torch.full((4, 2, 5), -1.0), scene(0, 4)[1])
-    with pytest.raises(Skipped, match="no box"):
+    with pytest.raises(Skipped, match="no true box"):
         precision.compute()
 
 
@@ -164,15 +165,15 @@ def with_boxes(batch: Batch, boxes: Tensor, known: Tensor, labels: Tensor | None
 
 def test_images_whose_boxes_are_not_known_do_not_count(make_card: MakeCard, make_batch: MakeBatch) -> None:
     ap, (true, _) = metric("test/box_ap50", make_card(2)), scene(0, 6)
-    read = torch.cat([true, (true[..., 4:] >= 0).float()], 2)
-    read[3:, :, :4] = 0.1
-    ap.update_real(
-        with_boxes(make_batch(torch.zeros(6, 1, 8, 8)), true, torch.arange(6) < 3), Prediction(boxes=read), None
+    predicted = torch.cat([true, (true[..., 4:] >= 0).float()], 2)
+    predicted[3:, :, :4] = 0.1
+    ap.update_test(
+        with_boxes(make_batch(torch.zeros(6, 1, 8, 8)), true, torch.arange(6) < 3), Prediction(boxes=predicted)
     )
     assert ap.compute() == {"test/box_ap50": pytest.approx(1), "test/box_ap": pytest.approx(1)}
 
 
-def test_drawn_boxes_agree_with_the_same_boxes_read(make_card: MakeCard) -> None:
+def test_generated_boxes_agree_with_equal_predicted_boxes(make_card: MakeCard) -> None:
     agreement = metric("generated/box_agreement", make_card(2))
     true = torch.tensor([[[0.25, 0.25, 0.75, 0.75, 1.0]], [[0.1, 0.2, 0.5, 0.6, 0.0]]])
     drawn = encode(true, 2, (16, 16)).canvas()
@@ -196,7 +197,7 @@ def test_average_precision_of_scores_is_scikit_learns(seed: int, n: int) -> None
 def test_classes_that_are_in_no_image_do_not_count_in_tagging(make_card: MakeCard, make_batch: MakeBatch) -> None:
     tagging, labels = metric("test/tagging_map", make_card(3)), F.one_hot(torch.arange(6) % 2, 3).bool()
     batch = with_boxes(make_batch(torch.zeros(6, 1, 8, 8)), torch.zeros(6, 1, 5), torch.arange(6) < 4, labels)
-    tagging.update_real(batch, Prediction(label_logits=labels.float()), None)
+    tagging.update_test(batch, Prediction(label_logits=labels.float()))
     assert tagging.compute() == {"test/tagging_map": pytest.approx(1)}
 
 
@@ -206,11 +207,9 @@ def test_metrics_of_boxes_need_classes(make_card: MakeCard, name: str) -> None:
         metric(name, make_card(classes=0))
 
 
-@pytest.mark.parametrize(
-    ("name", "what"), [("test/box_ap50", "boxes"), ("test/tagging_map", "the classes of whole images")]
-)
-def test_metrics_of_a_reading_of_boxes_need_that_reading(
+@pytest.mark.parametrize(("name", "what"), [("test/box_ap50", "boxes"), ("test/tagging_map", "the labels of images")])
+def test_metrics_of_predictions_of_boxes_need_those_predictions(
     make_card: MakeCard, make_batch: MakeBatch, name: str, what: str
 ) -> None:
-    with pytest.raises(Skipped, match=f"does not read {what}"):
-        metric(name, make_card()).update_real(make_batch(torch.zeros(1, 1, 8, 8)), Prediction(), None)
+    with pytest.raises(Skipped, match=f"does not predict {what}"):
+        metric(name, make_card()).update_test(make_batch(torch.zeros(1, 1, 8, 8)), Prediction())

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtgen.evaluation import classifier
-from mtgen.evaluation.classifier import Classifier, shrink_images
+from mtgen.evaluation.base import MetricContext, Skipped
 from mtgen.evaluation.evaluate import evaluate
-from mtgen.evaluation.metric import MetricContext, Skipped
 from mtgen.evaluation.metrics.cas import ClassificationAccuracyScore, RealClassificationAccuracyScore
-from mtgen.evaluation.reader_training import TrainingSpec
+from mtgen.evaluation.reference import classifier
+from mtgen.evaluation.reference.classifier import Classifier, shrink_images
+from mtgen.evaluation.reference.training import TrainingSpec
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
 
 MakeBatch = Callable[..., Batch]
@@ -36,7 +36,7 @@ def stripes(label: Tensor, seed: int = 0) -> Tensor:
 
 def score(metric: ClassificationAccuracyScore, trained_as: Tensor, shown: Tensor, batch: Batch) -> dict[str, float]:
     metric.update_generated(Canvas(stripes(shown)), trained_as, Prediction())
-    metric.update_real(batch, Prediction(), None)
+    metric.update_test(batch, Prediction())
     return metric.compute()
 
 
@@ -65,15 +65,15 @@ def test_test_images_without_a_class_are_not_counted(cas: ClassificationAccuracy
     }
 
 
-def test_it_takes_ten_images_a_class(cas: ClassificationAccuracyScore, make_batch: MakeBatch) -> None:
+def test_it_needs_ten_images_per_class(cas: ClassificationAccuracyScore, make_batch: MakeBatch) -> None:
     label = torch.arange(29) % 3
-    with pytest.raises(Skipped, match="30 images"):
+    with pytest.raises(Skipped, match="at least 30 images"):
         score(cas, label, label, make_batch(stripes(label), label))
 
 
 def test_a_test_split_without_classes_is_a_reason(cas: ClassificationAccuracyScore, make_batch: MakeBatch) -> None:
     label = torch.arange(90) % 3
-    with pytest.raises(Skipped, match="no test image carries a class"):
+    with pytest.raises(Skipped, match="no test image has a class"):
         score(cas, label, label, make_batch(stripes(label)))
 
 
@@ -127,7 +127,7 @@ def test_training_works_where_gradients_are_off(short: None) -> None:
     label = torch.arange(60) % 3
     with torch.no_grad():
         trained = Classifier(shrink_images(stripes(label)), label, 3, TrainingSpec(seed=5))
-    assert torch.equal(trained.read(shrink_images(stripes(label, 1))), label)
+    assert torch.equal(trained.predict(shrink_images(stripes(label, 1))), label)
 
 
 def test_augmentation_moves_images_without_flipping_or_emptying_them() -> None:
@@ -152,7 +152,7 @@ def test_kept_images_are_bytes_over_the_range_of_a_picture() -> None:
     ]
 
 
-def test_real_digits_teach_to_read_real_digits(
+def test_a_classifier_trained_on_real_digits_recognizes_real_digits(
     digits: Callable[[str], tuple[Tensor, ...]], make_batch: MakeBatch, make_card: MakeCard, assemble: Any
 ) -> None:
     def batches(split: str) -> Iterator[Batch]:

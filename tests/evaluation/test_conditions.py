@@ -1,4 +1,4 @@
-"""Metrics of what is asked for: independent readers, conditions, the shared space, translations."""
+"""Metrics of conditions, embeddings and translations, and the reference models that they use."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtgen.evaluation import classifier, segmenter
+from mtgen.evaluation.base import MetricContext, Skipped
 from mtgen.evaluation.evaluate import evaluate
-from mtgen.evaluation.metric import METRICS, MetricContext, Skipped
+from mtgen.evaluation.metric import METRICS
 from mtgen.evaluation.metrics.retrieval import nearest
-from mtgen.evaluation.reader_training import TrainingSpec
-from mtgen.evaluation.reference_models import ReferenceModels
-from mtgen.evaluation.segmenter import Segmenter
+from mtgen.evaluation.reference import classifier, segmenter
+from mtgen.evaluation.reference.models import ReferenceModels
+from mtgen.evaluation.reference.segmenter import Segmenter
+from mtgen.evaluation.reference.training import TrainingSpec
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction, Prompt
 
 MakeBatch = Callable[..., Batch]
@@ -50,7 +51,7 @@ def card(make_card: MakeCard) -> DatasetCard:
 
 
 @pytest.mark.parametrize(("shift", "expected"), [(0, 1.0), (1, 0.0)])
-def test_images_of_a_condition_are_read_by_a_classifier_that_saw_real_images_alone(
+def test_conditioned_images_are_classified_by_a_model_trained_on_real_images_alone(
     assemble: Any, card: DatasetCard, make_batch: MakeBatch, shift: int, expected: float
 ) -> None:
     model = assemble(card, lambda labels, latent: Canvas(stripes((labels + shift) % 3)), conditions=["class", "sound"])
@@ -60,7 +61,7 @@ def test_images_of_a_condition_are_read_by_a_classifier_that_saw_real_images_alo
     assert report == dict.fromkeys(names, expected)
 
 
-def test_only_samples_that_have_the_condition_are_drawn(
+def test_only_samples_that_have_the_condition_are_generated_for(
     assemble: Any, card: DatasetCard, make_batch: MakeBatch
 ) -> None:
     drawn = []
@@ -80,7 +81,7 @@ def test_a_condition_that_the_run_has_not_is_named(assemble: Any, card: DatasetC
     assert report.skipped == {"condition/caption": "the run has no condition 'caption'"}
 
 
-def test_without_training_images_there_is_no_independent_reader(
+def test_without_training_images_there_is_no_reference_model(
     assemble: Any, card: DatasetCard, make_batch: MakeBatch
 ) -> None:
     model = assemble(card, lambda labels, latent: Canvas(stripes(labels)))
@@ -88,7 +89,7 @@ def test_without_training_images_there_is_no_independent_reader(
     assert "no real training image" in report.skipped["condition/class"]
 
 
-def test_masks_that_were_asked_for_and_drawn_are_compared_with_the_independent_reading(
+def test_condition_masks_and_generated_masks_are_compared_with_the_reference_segmenter(
     assemble: Any, card: DatasetCard, make_batch: MakeBatch
 ) -> None:
     def draw(labels: Tensor, latent: Tensor) -> Canvas:
@@ -101,14 +102,14 @@ def test_masks_that_were_asked_for_and_drawn_are_compared_with_the_independent_r
     assert report["condition/layout_iou"] > 0.95 and report["generated/mask_iou"] > 0.95
 
 
-def test_readers_are_trained_once(card: DatasetCard, make_batch: MakeBatch) -> None:
+def test_reference_models_are_trained_once(card: DatasetCard, make_batch: MakeBatch) -> None:
     stages: list[int] = []
-    yardsticks = ReferenceModels(
+    reference_models = ReferenceModels(
         MetricContext(card, samples=90, progress=lambda stage, done, total: stages.append(done))
     )
-    yardsticks.update_train(real(make_batch))
+    reference_models.update_train(real(make_batch))
     for _ in range(2):
-        yardsticks.predict_class(stripes(torch.arange(3)))
+        reference_models.predict_class(stripes(torch.arange(3)))
     assert len(stages) == 40
 
 
@@ -126,10 +127,10 @@ def test_pixels_of_unknown_class_teach_a_segmenter_nothing() -> None:
     label = torch.arange(30) % 3
     image, mask = ((stripes(label) + 1) * 127.5).to(torch.uint8), masks(label).to(torch.uint8)
     mask[:, :, 8:] = 255
-    assert set(Segmenter(image, mask, 2, TrainingSpec()).read(image).unique().tolist()) == {0, 1}
+    assert set(Segmenter(image, mask, 2, TrainingSpec()).predict(image).unique().tolist()) == {0, 1}
 
 
-def test_retrieval_counts_what_lies_nearest(assemble: Any, card: DatasetCard, make_batch: MakeBatch) -> None:
+def test_retrieval_counts_what_is_nearest(assemble: Any, card: DatasetCard, make_batch: MakeBatch) -> None:
     label = torch.arange(8) % 3
     image = F.one_hot(torch.cat([label[:6], (label[6:] + 1) % 3]), 3).float()  # two of the eight lie at another class
     model = assemble(card, None, lambda _: Prediction(embedding=image), conditions=["class", "sound"])
@@ -147,7 +148,7 @@ def test_another_image_with_the_same_caption_is_right_too(card: DatasetCard, mak
     image = torch.eye(4)[
         [1, 0, 2, 2]
     ]  # each of the first two lies at the other's caption, which is the same; the last at the third's
-    metric.update_shared(batch, image, {"caption": (torch.eye(4), torch.ones(4, dtype=torch.bool))})
+    metric.update_embeddings(batch, image, {"caption": (torch.eye(4), torch.ones(4, dtype=torch.bool))})
     assert metric.compute() == {"retrieval/caption_to_image": 0.75}
 
 
@@ -155,21 +156,21 @@ def test_nearest_is_brute_force() -> None:
     g = torch.Generator().manual_seed(0)
     query, among = torch.randn(50, 6, generator=g), torch.randn(30, 6, generator=g)
     cosine = F.cosine_similarity(query[:, None], among[None], dim=2)
-    assert torch.equal(nearest(query, among, at_once=7), cosine.argmax(1))
+    assert torch.equal(nearest(query, among, chunk=7), cosine.argmax(1))
 
 
 def test_without_an_aligned_space_retrieval_is_skipped(assemble: Any, card: DatasetCard, make_batch: MakeBatch) -> None:
     report = evaluate(
         assemble(card, None), [real(make_batch)], None, samples=9, seed=0, metrics=["retrieval/image_to_class"]
     )
-    assert "aligns nothing" in report.skipped["retrieval/image_to_class"]
+    assert "has no alignment" in report.skipped["retrieval/image_to_class"]
 
 
 def dark(label: Tensor) -> Tensor:
     return -stripes(label)
 
 
-def test_translated_images_are_read_by_a_classifier_of_the_domain_asked_for(
+def test_translated_images_are_classified_by_a_model_of_the_target_domain(
     assemble: Any, card: DatasetCard, make_batch: MakeBatch
 ) -> None:
     card = card.model_copy(update={"domains": ["bright", "dark"]})
@@ -197,7 +198,7 @@ def test_translation_between_classes_has_to_reach_the_class(
     names = ["translation/class_reached", "translation/class_kept"]
     report = evaluate(model, [real(make_batch)], [real(make_batch)], samples=90, seed=0, metrics=names)
     assert report == {"translation/class_reached": 1.0}
-    assert "not of the kind 'domain'" in report.skipped["translation/class_kept"]
+    assert "not 'domain'" in report.skipped["translation/class_kept"]
 
 
 @pytest.mark.parametrize("name", ["condition/class", "retrieval/image_to_class", "translation/class_kept"])
@@ -206,18 +207,18 @@ def test_they_need_classes(make_card: MakeCard, name: str) -> None:
         METRICS[name](MetricContext(make_card(0), samples=9, conditions=("class",), translates="domain"))
 
 
-@pytest.mark.parametrize(("read", "reason"), [("read_class", "no classes"), ("read_mask", "no mask classes")])
-def test_without_names_of_classes_no_reader_is_trained(
-    make_card: Callable[..., DatasetCard], make_batch: Callable[..., Batch], read: str, reason: str
+@pytest.mark.parametrize(("method", "reason"), [("predict_class", "no classes"), ("predict_mask", "no mask classes")])
+def test_without_names_of_classes_no_reference_model_is_trained(
+    make_card: Callable[..., DatasetCard], make_batch: Callable[..., Batch], method: str, reason: str
 ) -> None:
-    yardsticks = ReferenceModels(MetricContext(make_card(classes=0, mask_classes=0), samples=10))
-    yardsticks.update_train(make_batch(torch.zeros(4, 3, 8, 8)))
+    reference_models = ReferenceModels(MetricContext(make_card(classes=0, mask_classes=0), samples=10))
+    reference_models.update_train(make_batch(torch.zeros(4, 3, 8, 8)))
     with pytest.raises(Skipped, match=reason):
-        getattr(yardsticks, read)(torch.zeros(1, 3, 8, 8))
+        getattr(reference_models, method)(torch.zeros(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("name", ["generated/cas", "generated/diversity", "generated/class_agreement"])
-def test_what_is_measured_by_the_class_asked_for_is_left_out_where_none_can_be(
+def test_metrics_of_conditioned_classes_are_skipped_where_there_are_none(
     name: str, make_card: Callable[..., DatasetCard]
 ) -> None:
     with pytest.raises(Skipped, match="the run has no condition 'class'"):

@@ -1,4 +1,4 @@
-"""Distances of distributions against scipy, scikit-learn and brute force, and what features keep of a stream."""
+"""Distances of distributions against scipy, scikit-learn and brute force, and the statistics of features."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from sklearn.metrics.pairwise import polynomial_kernel
 from torch import Tensor
 
-from mtgen.evaluation import features
-from mtgen.evaluation.features import Features, FeatureSets
-from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped
+from mtgen.evaluation.base import MetricContext, Skipped
+from mtgen.evaluation.collectors import features
+from mtgen.evaluation.collectors.features import FeatureSets, FeatureStatistics
+from mtgen.evaluation.metric import METRICS, Metric
 from mtgen.evaluation.metrics.frechet_distance import frechet_distance
 from mtgen.evaluation.metrics.kernel_distance import kernel_distance
 from mtgen.evaluation.metrics.precision_recall import precision_recall
@@ -24,8 +25,8 @@ def rows(seed: int, n: int, size: int, shift: float = 0.0) -> Tensor:
     return mixed + shift
 
 
-def collected(part: Tensor) -> Features:
-    made = Features(part.shape[1])
+def collected(part: Tensor) -> FeatureStatistics:
+    made = FeatureStatistics(part.shape[1])
     made.update(part, torch.arange(len(part)))
     return made
 
@@ -111,7 +112,7 @@ def test_copies_of_training_images_are_memorised_and_new_ones_are_not() -> None:
 @pytest.mark.parametrize(("name", "needed"), [("fd", 5), ("kd", 2), ("prdc", 6), ("memorisation", 10)])
 def test_too_few_images_are_named_with_the_needed_number(name: str, needed: int) -> None:
     few = metric(f"distribution/{name}", train=rows(0, 20, 4), generated=rows(1, needed - 1, 4), test=rows(2, 20, 4))
-    with pytest.raises(Skipped, match=f"it takes {needed} generated images; there are {needed - 1}"):
+    with pytest.raises(Skipped, match=f"at least {needed} generated images are needed; there are {needed - 1}"):
         few.compute()
     with pytest.raises(Skipped):
         metric(f"distribution/{name}").compute()
@@ -131,7 +132,7 @@ def test_a_stream_in_any_parts_and_order_keeps_the_same(seed: int, sizes: list[i
     positions = list(torch.randperm(len(part), generator=torch.Generator().manual_seed(seed)).split(sizes))
     most, features.MAX_ROWS_KEPT = features.MAX_ROWS_KEPT, keep
     try:
-        whole, stream = collected(part), Features(3)
+        whole, stream = collected(part), FeatureStatistics(3)
         for position in positions:
             stream.update(part[position], position)
         assert torch.equal(stream.kept, whole.kept) and torch.equal(stream.position, whole.position)

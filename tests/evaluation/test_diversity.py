@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mtgen.evaluation.metric import MetricContext, Skipped
+from mtgen.evaluation.base import MetricContext, Skipped
+from mtgen.evaluation.collectors.class_moments import ClassMoments
 from mtgen.evaluation.metrics.diversity import Diversity
 from mtgen.evaluation.metrics.spread import Spread
-from mtgen.evaluation.moments import ClassMoments
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
 
 MakeBatch = Callable[..., Batch]
@@ -91,7 +91,7 @@ def test_the_training_split_is_what_samples_are_compared_with(diversity: Diversi
     image, label = images(90, 0), classes(90)
     diversity.update_train(make_batch(image, label))
     diversity.update_generated(Canvas(image), label, Prediction())
-    diversity.update_real(make_batch(image * 2, label), Prediction(), None)
+    diversity.update_test(make_batch(image * 2, label), Prediction())
     assert diversity.compute()["generated/diversity"] == pytest.approx(1)
 
 
@@ -100,7 +100,7 @@ def test_the_test_split_takes_the_place_of_a_training_split_that_is_not_given(
 ) -> None:
     image, label = images(90, 0), classes(90)
     diversity.update_generated(Canvas(image), label, Prediction())
-    diversity.update_real(make_batch(image * 2, label), Prediction(), None)
+    diversity.update_test(make_batch(image * 2, label), Prediction())
     assert diversity.compute()["generated/diversity"] == pytest.approx(0.5)
 
 
@@ -152,5 +152,5 @@ def test_without_classes_the_spread_of_all_images_is_compared_with_numpys(make_b
 
 def test_without_images_that_differ_there_is_no_spread(make_batch: MakeBatch) -> None:
     for real in (images(9, 0), images(1, 0).expand(90, -1, -1, -1)):
-        with pytest.raises(Skipped, match="no 10 real images that differ"):
+        with pytest.raises(Skipped, match="fewer than 10 real images that differ"):
             spread_of(real, images(50, 1), make_batch)

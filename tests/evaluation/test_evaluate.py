@@ -1,4 +1,4 @@
-"""The suite: what is fed to the metrics, and what comes out."""
+"""`evaluate`: what the metrics take in, and what they report."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtgen.errors import ConfigError
-from mtgen.evaluation import classifier, segmenter
 from mtgen.evaluation.evaluate import QUICK_SAMPLES, evaluate
 from mtgen.evaluation.metric import METRICS
-from mtgen.evaluation.snapshots import evaluate_run
+from mtgen.evaluation.reference import classifier, segmenter
+from mtgen.evaluation.run import EvaluationOptions, evaluate_run
 from mtgen.models.sampling import SamplingModel
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
 
@@ -36,15 +36,15 @@ COMPARED = {
     for name in ("kd", "precision", "recall", "density", "coverage", "memorisation", "memorised")
 }
 COMPARED.add("test/reconstruction_features_small_cnn")
-NOT_DRAWN = {"generated/synthetic_ap50", "generated/drawn_ap50"}
-NOT_READ = {"test/box_ap50", "test/tagging_map", "generated/box_agreement"}
-NOT_ASKED = {"condition/caption", "condition/sound", "condition/image", "condition/layout_iou"}
-NOT_SHARED = {"retrieval/sound_to_class", "retrieval/caption_to_image", "retrieval/image_to_class"}
+NOT_GENERATED = {"generated/synthetic_ap50", "generated/drawn_ap50"}
+NOT_PREDICTED = {"test/box_ap50", "test/tagging_map", "generated/box_agreement"}
+NOT_CONDITIONED = {"condition/caption", "condition/sound", "condition/image", "condition/layout_iou"}
+NOT_EMBEDDED = {"retrieval/sound_to_class", "retrieval/caption_to_image", "retrieval/image_to_class"}
 NOT_TRANSLATED = {"translation/class_kept", "translation/class_reached"}
 
 
 class Networks(nn.Module):
-    """A generator and a reader of one layer each, for three classes and three mask classes on 8x8 images."""
+    """A generator and a predictor of one layer each, for three classes and three mask classes on 8x8 images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,13 +97,15 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_number_has_its_name(model: SamplingModel, real: Any, short: None) -> None:
     report = evaluate(model, real(), real(seed=1), samples=90, seed=0)
     assert set(report) == QUICK | SLOW | COMPARED
-    assert set(report.skipped) == NOT_READ | NOT_DRAWN | NOT_ASKED | NOT_SHARED | NOT_TRANSLATED | {"distribution/fd"}
-    assert report.skipped["distribution/fd"] == "it takes 129 real training images; there are 96"
+    assert set(report.skipped) == NOT_PREDICTED | NOT_GENERATED | NOT_CONDITIONED | NOT_EMBEDDED | NOT_TRANSLATED | {
+        "distribution/fd"
+    }
+    assert report.skipped["distribution/fd"] == "at least 129 real training images are needed; there are 96"
 
 
-def test_the_quick_subset_leaves_out_what_takes_long(model: SamplingModel, real: Any) -> None:
+def test_the_quick_subset_leaves_out_slow_metrics(model: SamplingModel, real: Any) -> None:
     report = evaluate(model, real(), real(seed=1), samples=90, seed=0, quick=True)
-    assert set(report) == QUICK and set(report.skipped) == NOT_READ
+    assert set(report) == QUICK and set(report.skipped) == NOT_PREDICTED
 
 
 def test_the_quick_subset_generates_fewer_samples(model: SamplingModel, real: Any) -> None:
@@ -131,35 +133,37 @@ def test_another_seed_draws_other_samples(model: SamplingModel, real: Any) -> No
     assert first["test/class_accuracy"] == second["test/class_accuracy"]
 
 
-def test_the_reference_is_computed_on_request(model: SamplingModel, real: Any, short: None) -> None:
-    report = evaluate(model, real(), real(seed=1), samples=60, seed=0, reference=True)
+def test_the_scores_of_real_images_are_computed_on_request(model: SamplingModel, real: Any, short: None) -> None:
+    report = evaluate(model, real(), real(seed=1), samples=60, seed=0, on_request=True)
     assert set(report) == QUICK | SLOW | COMPARED | {"real/cas", "real/miou"}
     assert set(report) <= {number.replace("NAME", "small_cnn") for name in METRICS for number in METRICS[name].numbers}
 
 
-def test_the_reference_needs_a_training_split(model: SamplingModel, real: Any, short: None) -> None:
+def test_the_scores_of_real_images_need_a_training_split(model: SamplingModel, real: Any, short: None) -> None:
     report = evaluate(model, real(), None, samples=60, seed=0, metrics=["real/cas"])
     assert not report and "there are 0" in report.skipped["real/cas"]
 
 
-def test_what_a_model_cannot_do_is_named_and_left_out(assemble: Any, make_card: MakeCard, real: Any) -> None:
+def test_metrics_that_the_model_cannot_provide_are_skipped_with_a_reason(
+    assemble: Any, make_card: MakeCard, real: Any
+) -> None:
     only_draws = assemble(make_card(), lambda labels, latent: Canvas(Networks().draw(labels, latent).image))
     report = evaluate(only_draws, real(), None, samples=90, seed=0, quick=True)
     assert set(report) == {"generated/diversity", "generated/diversity_worst", "generated/spread"}
     assert report.skipped == {
-        "test/class_accuracy": "the run does not read classes",
-        "test/mask_miou": "the run does not read masks",
+        "test/class_accuracy": "the run does not predict classes",
+        "test/mask_miou": "the run does not predict masks",
         "test/reconstruction_psnr": "the run does not reconstruct images",
         "test/reconstruction_ssim": "the run does not reconstruct images",
-        "generated/class_agreement": "the run does not read classes",
-        "generated/mask_agreement": "the run does not read masks",
-        "test/box_ap50": "the run does not read boxes",
-        "test/tagging_map": "the run does not read the classes of whole images",
-        "generated/box_agreement": "the run does not draw boxes",
+        "generated/class_agreement": "the run does not predict classes",
+        "generated/mask_agreement": "the run does not predict masks",
+        "test/box_ap50": "the run does not predict boxes",
+        "test/tagging_map": "the run does not predict the labels of images",
+        "generated/box_agreement": "the run does not generate boxes",
     }
 
 
-def test_what_a_data_set_does_not_name_is_named_and_left_out(
+def test_metrics_that_the_data_set_cannot_provide_are_skipped_with_a_reason(
     assemble: Any, make_card: MakeCard, make_batch: MakeBatch
 ) -> None:
     networks = Networks()
@@ -170,10 +174,10 @@ def test_what_a_data_set_does_not_name_is_named_and_left_out(
     skipped = (
         QUICK - {*rebuilt, "generated/diversity_worst"}
         | SLOW
-        | NOT_READ
-        | NOT_DRAWN
-        | NOT_ASKED
-        | NOT_SHARED
+        | NOT_PREDICTED
+        | NOT_GENERATED
+        | NOT_CONDITIONED
+        | NOT_EMBEDDED
         | NOT_TRANSLATED
     )
     compared = {f"distribution/{name}" for name in ("fd", "kd", "prdc", "memorisation")} | {
@@ -182,7 +186,7 @@ def test_what_a_data_set_does_not_name_is_named_and_left_out(
     assert set(report.skipped) == skipped | compared
 
 
-def test_images_without_a_class_are_reconstructed_as_of_no_class(
+def test_images_without_a_class_are_reconstructed_without_a_class(
     assemble: Any, make_card: MakeCard, make_batch: MakeBatch
 ) -> None:
     given: list[int] = []
@@ -213,9 +217,9 @@ def test_single_metrics_can_be_chosen(model: SamplingModel, real: Any) -> None:
     assert set(evaluate(model, real(), None, samples=90, seed=0, metrics=["test/mask_miou"])) == {"test/mask_miou"}
 
 
-def test_what_no_metric_reads_is_not_generated(assemble: Any, make_card: MakeCard, real: Any) -> None:
+def test_streams_that_no_metric_takes_in_are_not_produced(assemble: Any, make_card: MakeCard, real: Any) -> None:
     def refuse(labels: Tensor, latent: Tensor) -> Canvas:
-        raise AssertionError("nothing asked for samples")
+        raise AssertionError("no metric takes in samples")
 
     model = assemble(make_card(), refuse, Networks().read)
     assert evaluate(model, real(), None, samples=90, seed=0, metrics=["test/class_accuracy"])
@@ -226,7 +230,7 @@ def test_an_unknown_metric_is_an_error_with_a_suggestion(model: SamplingModel, r
         evaluate(model, real(), None, samples=90, seed=0, metrics=["test/mask_iou"])
 
 
-def test_every_class_is_asked_for_equally_often(assemble: Any, make_card: MakeCard, real: Any) -> None:
+def test_every_class_is_generated_equally_often(assemble: Any, make_card: MakeCard, real: Any) -> None:
     asked: list[int] = []
 
     def draw(labels: Tensor, latent: Tensor) -> Canvas:
@@ -257,8 +261,8 @@ def test_a_generator_that_remembers_real_digits_is_as_diverse_as_they_are(
     assert report["generated/diversity_worst"] > 0.94
 
 
-def test_names_of_metrics_are_checked_before_a_run_is_looked_for(tmp_path: Path) -> None:
+def test_names_of_metrics_are_checked_before_the_run(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"test/box_ap: unknown metric; did you mean 'test/box_ap50'\? possible: condition/caption, "
     ):
-        evaluate_run(tmp_path / "none", None, None, 0, "cpu", lambda *_: None, ["test/box_ap"])
+        evaluate_run(tmp_path / "none", EvaluationOptions(metrics=("test/box_ap",)))

@@ -1,4 +1,4 @@
-"""Feature extractors from files: what they compute, and what is refused."""
+"""Feature extractors from files: what they compute, and what they refuse."""
 
 import copy
 import hashlib
@@ -47,14 +47,14 @@ class TestTorchScript:
         assert extract.name == "means"
         assert extract(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(-1, -1, 8, 8)).tolist() == [[-2] * 3, [2] * 3]
 
-    def test_it_travels_to_another_process_without_its_network(self, scripted: Callable[[nn.Module], Path]) -> None:
+    def test_it_is_pickled_without_its_network(self, scripted: Callable[[nn.Module], Path]) -> None:
         extract, image = FileExtractor(settings(scripted(Means()), "torchscript")), torch.rand(2, 3, 8, 8)
-        other = copy.deepcopy(extract)  # by the state that travels
+        other = copy.deepcopy(extract)  # by the state that is pickled
         assert "network" not in vars(other)
         assert torch.equal(other(image), extract(image))
 
-    def test_a_network_that_gives_no_vectors_is_refused(self, scripted: Callable[[nn.Module], Path]) -> None:
-        with pytest.raises(ConfigError, match=r"gives \[2, 3, 224, 224\] for two images; it has to be two vectors"):
+    def test_a_network_that_returns_no_vectors_is_refused(self, scripted: Callable[[nn.Module], Path]) -> None:
+        with pytest.raises(ConfigError, match=r"returns \[2, 3, 224, 224\] for two images; it must return two vectors"):
             FileExtractor(settings(scripted(nn.Identity()), "torchscript"))
 
     def test_a_network_for_other_images_is_refused(self, scripted: Callable[[nn.Module], Path]) -> None:
@@ -181,13 +181,13 @@ def test_features_of_real_images_are_computed_once(
 
     batches = [make_batch(torch.rand(40, 1, 8, 8) * 2 - 1)]
     model = assemble(make_card(), lambda labels, latent: Canvas(F.pad(latent.view(-1, 1, 2, 2), (3, 3, 3, 3)).tanh()))
-    real = CacheScope(TensorCache(tmp_path / "cache"), {"fingerprint": "some data"})
+    cache = CacheScope(TensorCache(tmp_path / "cache"), {"fingerprint": "some data"})
     settings_ = settings(scripted(Means()), "torchscript", name="means", side=0)
 
     def run(train: list[Batch]) -> dict[str, float]:
         names = ["distribution/fd", "distribution/kd", "distribution/prdc", "distribution/memorisation"]
-        return evaluate(model, batches, train, samples=50, seed=0, metrics=names, extractor=settings_, real=real)
+        return evaluate(model, batches, train, samples=50, seed=0, metrics=names, extractor=settings_, data_cache=cache)
 
     first = run(batches)
     assert len(first) == 8
-    assert run([]) == first  # nothing is read a second time
+    assert run([]) == first  # the training split is not read again

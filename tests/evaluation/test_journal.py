@@ -1,4 +1,4 @@
-"""What numbers of an evaluation are called in a run's journal, and which value of each is better."""
+"""The names of an evaluation's numbers in a run's journal, and which values of each are better."""
 
 from contextlib import closing
 from pathlib import Path
@@ -8,9 +8,9 @@ from helpers.made_models import made, saved
 
 from mtgen.config import validate
 from mtgen.data.mixture import open_samples
-from mtgen.evaluation import classifier
-from mtgen.evaluation.metric import METRICS, better, evaluated
-from mtgen.evaluation.snapshots import evaluate_run
+from mtgen.evaluation.metric import METRICS, better, journal_name
+from mtgen.evaluation.reference import classifier
+from mtgen.evaluation.run import EvaluationOptions, evaluate_run
 from mtgen.models.model import Model, build
 from mtgen.shards.make import make
 from mtgen.tracking.journal import Journal, read_journal
@@ -36,12 +36,12 @@ TAGS = {"dataset.name": "digits", "dataset.fingerprint": "5eed"}
 """What a start says of the data."""
 
 
-def test_no_two_numbers_of_all_metrics_have_one_name() -> None:
-    names = [evaluated(number) for name in METRICS for number in METRICS[name].numbers]
+def test_every_number_of_every_metric_has_its_own_journal_name() -> None:
+    names = [journal_name(number) for name in METRICS for number in METRICS[name].numbers]
     assert len(set(names)) == len(names) >= len(METRICS.names())
 
 
-def test_every_metric_says_which_value_is_better() -> None:
+def test_every_metric_declares_which_values_are_better() -> None:
     said = {number: value for name in METRICS for number, value in METRICS[name].numbers.items()}
     assert all(METRICS[name].numbers for name in METRICS)
     assert {number for number, value in said.items() if value == "lower"} == LOWER
@@ -66,12 +66,12 @@ def test_every_metric_says_which_value_is_better() -> None:
         ("evaluation/unheard_of", None),
     ],
 )
-def test_a_number_in_a_journal_is_found_with_its_metric(number: str, value: str | None) -> None:
+def test_the_metric_of_a_number_in_a_journal_is_found(number: str, value: str | None) -> None:
     assert better(number) == value
 
 
 @pytest.mark.timeout(300)
-def test_what_real_images_would_reach_is_not_taken_for_the_runs_own(
+def test_the_scores_of_real_images_have_other_journal_names_than_the_runs_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(classifier, "CLASSIFIER_TRAIN_IMAGES", 10 * classifier.CLASSIFIER_BATCH_SIZE)
@@ -83,6 +83,7 @@ def test_what_real_images_would_reach_is_not_taken_for_the_runs_own(
     folder = saved(Model(build(config, card), config, card), tmp_path / "run")
     with closing(Journal(folder)) as journal:
         journal.append(0, start={"id": "1", "name": "run", "config": config.to_yaml(), "tags": TAGS})
-    report = evaluate_run(folder, None, 120, 0, "cpu", lambda *_: None, ["generated/cas", "real/cas"])
+    options = EvaluationOptions(samples=120, device="cpu", metrics=("generated/cas", "real/cas"))
+    report = evaluate_run(folder, options)
     *_, row = read_journal(folder)
     assert row.values == {"evaluation/cas": report["generated/cas"], "evaluation/real_cas": report["real/cas"]}

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from mtgen.evaluation.features import FeatureSets
-from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped
+from mtgen.evaluation.base import MetricContext, Skipped
+from mtgen.evaluation.collectors.features import FeatureSets
+from mtgen.evaluation.metric import METRICS, Metric
 from mtgen.evaluation.metrics.reconstruction_ssim import ssim
-from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
+from mtgen.schema import Batch, Canvas, DatasetCard
 
 MakeBatch = Callable[..., Batch]
 
@@ -61,7 +62,7 @@ def test_similarity_is_averaged_over_images_in_the_range_of_a_picture(make_batch
     real, rebuilt = pictures(0, 5, 1, 12, 12) * 2 - 1, pictures(1, 5, 1, 12, 12) * 3 - 1.5
     measured = metric("test/reconstruction_ssim")
     for rows in (slice(0, 3), slice(3, 5)):
-        measured.update_real(make_batch(real[rows]), Prediction(), Canvas(rebuilt[rows]))
+        measured.update_reconstruction(make_batch(real[rows]), Canvas(rebuilt[rows]))
     expected = ssim((real + 1) / 2, (rebuilt.clamp(-1, 1) + 1) / 2).mean().item()
     assert measured.compute() == {"test/reconstruction_ssim": pytest.approx(expected)}
 
@@ -71,7 +72,7 @@ def test_feature_distance_is_in_proportion_to_that_of_two_different_images(seed:
     seen, rebuilt = pictures(seed, n, 4).double(), pictures(seed + 1, n, 4).double()
     measured = metric("test/reconstruction_features")
     for rows in torch.arange(n).split(5):
-        measured.update_reconstructed(seen[rows], rebuilt[rows])
+        measured.update_reconstruction_features(seen[rows], rebuilt[rows])
         measured.features.update("test", seen[rows], rows)
     pairs = [float((a - b).square().sum()) for i, a in enumerate(seen) for j, b in enumerate(seen) if i != j]
     expected = float((seen - rebuilt).square().sum(1).mean()) / np.mean(pairs)
@@ -80,10 +81,10 @@ def test_feature_distance_is_in_proportion_to_that_of_two_different_images(seed:
 
 def test_without_reconstructions_or_with_too_few_images_there_is_a_reason(make_batch: MakeBatch) -> None:
     with pytest.raises(Skipped, match="does not reconstruct"):
-        metric("test/reconstruction_ssim").update_real(make_batch(torch.zeros(1, 1, 8, 8)), Prediction(), None)
+        metric("test/reconstruction_ssim").update_reconstruction(make_batch(torch.zeros(1, 1, 8, 8)), None)
     measured = metric("test/reconstruction_features")
     measured.features.update("test", torch.rand(1, 4), torch.arange(1))
-    with pytest.raises(Skipped, match="it takes 2 real test images; there are 1"):
+    with pytest.raises(Skipped, match="at least 2 real test images are needed; there are 1"):
         measured.compute()
     measured.features.update("test", torch.rand(3, 4), torch.arange(1, 4))
     with pytest.raises(Skipped, match="does not reconstruct"):

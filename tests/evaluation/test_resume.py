@@ -1,4 +1,4 @@
-"""An evaluation that was interrupted goes on where it was; what took long is kept."""
+"""An interrupted evaluation resumes, and slow results are cached."""
 
 import errno
 import os
@@ -12,16 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtgen.evaluation import classifier, detector, features, resume, segmenter, train_on_generated
+from mtgen.evaluation import resume, train_on_generated
 from mtgen.evaluation.cache import CacheScope, TensorCache
 from mtgen.evaluation.collection import MetricReport
+from mtgen.evaluation.collectors import features
 from mtgen.evaluation.evaluate import evaluate
 from mtgen.evaluation.metric import METRICS
 from mtgen.evaluation.metrics import box_agreement
-from mtgen.evaluation.reader_training import TrainingSpec
-from mtgen.evaluation.segmenter import Segmenter
-from mtgen.evaluation.serialization import packed
-from mtgen.evaluation.streams import RequestedOutputs, StreamPart, StreamProducer
+from mtgen.evaluation.reference import classifier, detector, segmenter
+from mtgen.evaluation.reference.segmenter import Segmenter
+from mtgen.evaluation.reference.training import TrainingSpec
+from mtgen.evaluation.serialization import pack
+from mtgen.evaluation.streams import RequestedOutputs, Stage, StreamPart, StreamProducer
 from mtgen.models.sampling import SamplingModel
 from mtgen.schema import Batch, Canvas, Prediction, Prompt
 
@@ -30,13 +32,14 @@ SAMPLES, BATCH = 90, 16
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    for reader in (classifier, detector, segmenter):
-        monkeypatch.setattr(reader, "IMAGES", 5 * reader.BATCH)
+    monkeypatch.setattr(classifier, "CLASSIFIER_TRAIN_IMAGES", 5 * classifier.CLASSIFIER_BATCH_SIZE)
+    monkeypatch.setattr(detector, "DETECTOR_TRAIN_IMAGES", 5 * detector.DETECTOR_BATCH_SIZE)
+    monkeypatch.setattr(segmenter, "SEGMENTER_TRAIN_IMAGES", 5 * segmenter.SEGMENTER_BATCH_SIZE)
 
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How far an evaluation is, is kept after every part."""
+    """The progress of an evaluation is saved after every part."""
     monkeypatch.setattr(resume, "MIN_SAVE_SECONDS", 0.0)
     monkeypatch.setattr(resume, "SAVE_TIME_FACTOR", 0)
 
@@ -48,7 +51,7 @@ def mixed(x: Tensor, size: int) -> Tensor:
 
 @pytest.fixture
 def model(assemble: Any, make_card: Any) -> SamplingModel:
-    """It can do everything: masks, boxes, a shared space, translations between classes."""
+    """A model with every output: masks, boxes, embeddings, translations between classes."""
 
     def draw(labels: Tensor, latent: Tensor) -> Canvas:
         known = torch.cat([latent, F.one_hot(labels.clamp_min(0), 3)], 1)
@@ -100,8 +103,8 @@ class Stopped(Exception):
     pass
 
 
-class Counted:
-    """The work of one process, which counts its parts, and stops before part `number` of a stage."""
+class CountingSource:
+    """A source that counts the parts it produces, and stops before part `number` of a stage."""
 
     def __init__(
         self,
@@ -111,89 +114,97 @@ class Counted:
         number: int = 0,
         samples: int = SAMPLES,
     ) -> None:
-        self.work = StreamProducer(model, real(0), real(1), samples=samples, seed=0, batch_size=BATCH)
+        self.producer = StreamProducer(model, real(0), real(1), samples=samples, seed=0, batch_size=BATCH)
         self.stop = (stage, number)
-        self.made = {"read": 0, "seen": 0, "generated": 0, "tested": 0}
+        self.produced = dict.fromkeys(Stage, 0)
 
-    def __call__(self, stage: str, wanted: RequestedOutputs, start: int) -> Iterator[StreamPart]:
-        for number, part in enumerate(self.work.stage(stage, wanted, start), start):
+    def __call__(self, stage: Stage, outputs: RequestedOutputs, start: int) -> Iterator[StreamPart]:
+        for number, part in enumerate(self.producer.parts(stage, outputs, start), start):
             if self.stop == (stage, number):
                 raise Stopped
-            self.made[stage] += 1
+            self.produced[stage] += 1
             yield part
 
 
 def measured(
-    model: SamplingModel, real: Callable[[int], list[Batch]], work: Counted, folder: Path | None = None, **more: Any
+    model: SamplingModel,
+    real: Callable[[int], list[Batch]],
+    source: CountingSource,
+    folder: Path | None = None,
+    **more: Any,
 ) -> MetricReport:
     names = [name for name in METRICS if not name.startswith("translation/class_kept")]
-    shelves = (
+    caches = (
         {}
         if folder is None
         else {
-            "real": CacheScope(TensorCache(folder / "real")),
-            "own": CacheScope(TensorCache(folder / "own"), {"model": 1}),
+            "data_cache": CacheScope(TensorCache(folder / "data")),
+            "run_cache": CacheScope(TensorCache(folder / "run"), {"model": 1}),
         }
     )
     settings: dict[str, Any] = {"samples": SAMPLES, "seed": 0, "metrics": names, "batch_size": BATCH}
-    return evaluate(model, real(0), real(1), gather=work, **(settings | shelves | more))
+    return evaluate(model, real(0), real(1), source=source, **(settings | caches | more))
 
 
 @pytest.mark.parametrize(
-    "stop", [("read", 2), ("seen", 3), ("generated", 0), ("generated", 4), ("tested", 0), ("tested", 5)]
+    "stop", [("train", 2), ("train_features", 3), ("generated", 0), ("generated", 4), ("test", 0), ("test", 5)]
 )
-def test_what_was_interrupted_ends_with_the_same_numbers(
+def test_an_interrupted_evaluation_ends_with_the_same_numbers(
     model: SamplingModel, real: Any, tmp_path: Path, always: None, stop: tuple[str, int]
 ) -> None:
-    whole = Counted(model, real)
+    whole = CountingSource(model, real)
     expected = measured(model, real, whole)
-    assert len(expected) > 30 and set(expected.skipped) == {"distribution/fd"}  # it takes more images than this
-    first, second = Counted(model, real, *stop), Counted(model, real)
+    assert len(expected) > 30 and set(expected.skipped) == {"distribution/fd"}  # it needs more images than this
+    first, second = CountingSource(model, real, *stop), CountingSource(model, real)
     with pytest.raises(Stopped):
         measured(model, real, first, tmp_path)
     found = measured(model, real, second, tmp_path)
     assert found == expected and found.skipped == expected.skipped and found.closest == expected.closest
-    assert {name: first.made[name] + second.made[name] for name in whole.made} == whole.made  # nothing twice
+    assert {stage: first.produced[stage] + second.produced[stage] for stage in Stage} == whole.produced  # nothing twice
     assert found.resumed > 0 and expected.resumed == 0
 
 
 def test_nothing_is_left_of_an_evaluation_that_has_ended(model: SamplingModel, real: Any, tmp_path: Path) -> None:
-    measured(model, real, Counted(model, real), tmp_path)
-    assert not (tmp_path / "own").exists()
+    measured(model, real, CountingSource(model, real), tmp_path)
+    assert not (tmp_path / "run").exists()
 
 
-def test_another_evaluation_does_not_go_on_with_it(
-    model: SamplingModel, real: Any, tmp_path: Path, always: None
-) -> None:
+def test_another_evaluation_does_not_resume_it(model: SamplingModel, real: Any, tmp_path: Path, always: None) -> None:
     with pytest.raises(Stopped):
-        measured(model, real, Counted(model, real, "tested", 2), tmp_path)
-    other = {"own": CacheScope(TensorCache(tmp_path / "own"), {"model": 2})}
-    assert measured(model, real, Counted(model, real), tmp_path, **other).resumed == 0
+        measured(model, real, CountingSource(model, real, "test", 2), tmp_path)
+    other = {"run_cache": CacheScope(TensorCache(tmp_path / "run"), {"model": 2})}
+    assert measured(model, real, CountingSource(model, real), tmp_path, **other).resumed == 0
 
 
-def test_what_is_held_does_not_grow_with_the_generated_images(
+def test_the_state_does_not_grow_with_the_generated_images(
     model: SamplingModel, real: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (box_agreement, features, train_on_generated):
-        monkeypatch.setattr(module, "MOST", 40)
+        monkeypatch.setattr(module, "MAX_ROWS_KEPT", 40)
     held = []
     for samples in (80, 1600):
         with pytest.raises(Stopped):
-            measured(model, real, Counted(model, real, "tested", 0, samples), tmp_path / str(samples), samples=samples)
-        (own,) = (tmp_path / str(samples) / "own").iterdir()
+            measured(
+                model, real, CountingSource(model, real, "test", 0, samples), tmp_path / str(samples), samples=samples
+            )
+        (own,) = (tmp_path / str(samples) / "run").iterdir()
         held.append(sum(file.stat().st_size for file in own.glob("*.safetensors")))
     assert held[1] < 2 * held[0]  # between 40 and 80 rows of everything, and not 1,600
 
 
-def test_readers_and_features_of_real_images_are_made_once(model: SamplingModel, real: Any, tmp_path: Path) -> None:
+def test_reference_models_and_features_of_real_images_are_computed_once(
+    model: SamplingModel, real: Any, tmp_path: Path
+) -> None:
     told: list[str] = []
 
     def again() -> MetricReport:
         told.clear()
-        return measured(model, real, Counted(model, real), tmp_path, progress=lambda stage, *_: told.append(stage))
+        return measured(
+            model, real, CountingSource(model, real), tmp_path, progress=lambda stage, *_: told.append(stage)
+        )
 
     once = {
-        *(f"train the independent {reader}" for reader in ("classifier", "segmenter", "detector")),
+        *(f"train the reference {model}" for model in ("classifier", "segmenter", "detector")),
         "features of the training split",
     }
     first, before = again(), set(told)
@@ -202,34 +213,34 @@ def test_readers_and_features_of_real_images_are_made_once(model: SamplingModel,
     assert before - set(told) == once
 
 
-def test_a_reader_from_the_shelf_is_the_one_that_was_trained(tmp_path: Path) -> None:
+def test_a_cached_reference_model_is_the_one_that_was_trained(tmp_path: Path) -> None:
     image, mask = (
         torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8),
         torch.randint(0, 3, (40, 8, 8), dtype=torch.uint8),
     )
-    shelf, seen = CacheScope(TensorCache(tmp_path)), []
+    cache, seen = CacheScope(TensorCache(tmp_path)), []
     first, second = (
-        Segmenter(image, mask, 3, TrainingSpec(progress=lambda *n: seen.append(n), kept=shelf)) for _ in range(2)
+        Segmenter(image, mask, 3, TrainingSpec(progress=lambda *n: seen.append(n), cache=cache)) for _ in range(2)
     )
-    assert torch.equal(first.read(image), second.read(image)) and len(seen) == 5
+    assert torch.equal(first.predict(image), second.predict(image)) and len(seen) == 5
 
 
-def test_what_is_stored_is_found_under_what_it_is_of_and_damage_is_noticed(tmp_path: Path) -> None:
-    shelf, tensors = CacheScope(TensorCache(tmp_path / "cache"), {"data": "a"}), {"x": torch.arange(6.0)}
-    assert shelf.get() is None
-    shelf.put(tensors, {"note": [1, 2]})
-    found = shelf.get()
+def test_an_entry_is_found_by_its_key_and_damage_is_noticed(tmp_path: Path) -> None:
+    cache, tensors = CacheScope(TensorCache(tmp_path / "cache"), {"data": "a"}), {"x": torch.arange(6.0)}
+    assert cache.get() is None
+    cache.put(tensors, {"note": [1, 2]})
+    found = cache.get()
     assert found is not None and torch.equal(found[0]["x"], tensors["x"]) and found[1] == {"note": [1, 2]}
-    assert shelf.at(more=1).get() is None and CacheScope(shelf.store, {"data": "b"}).get() is None
-    shelf.put({"x": torch.zeros(2)})
+    assert cache.extend(more=1).get() is None and CacheScope(cache.cache, {"data": "b"}).get() is None
+    cache.put({"x": torch.zeros(2)})
     assert len(list((tmp_path / "cache").iterdir())) == 2  # what it replaced is gone
     (file,) = (tmp_path / "cache").glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-1] + b"?")
-    with pytest.warns(UserWarning, match="damaged .* made again"):
-        assert shelf.get() is None
+    with pytest.warns(UserWarning, match="damaged .* computed again"):
+        assert cache.get() is None
 
 
-def test_half_a_file_is_taken_away_by_who_failed_or_by_the_next_after_an_hour(
+def test_a_temporary_file_is_removed_by_its_process_or_by_another_after_an_hour(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = (tmp_path / f".{name}.safetensors.{pid}" for name, pid in (("a", 7), ("b", 8)))
@@ -248,10 +259,10 @@ def refuse(*_: object) -> None:
 
 def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.warns(UserWarning, match="cannot be written .* made again next time"):
+    with pytest.warns(UserWarning, match="cannot be written .* computed again next time"):
         CacheScope(TensorCache(tmp_path / "file")).put({"x": torch.zeros(1)})
 
 
-def test_what_could_not_be_gone_on_with_is_refused() -> None:
-    with pytest.raises(TypeError, match="a metric cannot hold it"):
-        packed({"generator": torch.Generator()}, {})
+def test_a_state_that_could_not_be_restored_is_refused() -> None:
+    with pytest.raises(TypeError, match="Generator: cannot be saved as part of a metric's state"):
+        pack({"generator": torch.Generator()}, {})

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtgen.evaluation import classifier, detector, segmenter
-from mtgen.evaluation.detector import Detector
+from mtgen.evaluation.base import MetricContext, Skipped
 from mtgen.evaluation.evaluate import evaluate
-from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped
-from mtgen.evaluation.reader_training import TrainingSpec
+from mtgen.evaluation.metric import METRICS, Metric
+from mtgen.evaluation.reference import classifier, detector, segmenter
+from mtgen.evaluation.reference.detector import Detector
+from mtgen.evaluation.reference.training import TrainingSpec
 from mtgen.networks.center_maps import encode
 from mtgen.schema import IGNORE_INDEX, Batch, Canvas, DatasetCard, Prediction
 from mtgen.visualization.grids import to_uint8
@@ -66,7 +67,7 @@ def made(make_card: MakeCard) -> Callable[[str], Metric]:
 
 def score(metric: Metric, canvas: Canvas, batch: Batch) -> dict[str, float]:
     metric.update_generated(canvas, torch.zeros(len(canvas.image), dtype=torch.int64), Prediction())
-    metric.update_real(batch, Prediction(), None)
+    metric.update_test(batch, Prediction())
     return metric.compute()
 
 
@@ -152,7 +153,7 @@ def test_a_class_that_no_sample_has_does_not_count(make_card: MakeCard, make_bat
         canvas.boxes = torch.cat([canvas.boxes[:, :2], empty, canvas.boxes[:, 2:]], 1)
         canvas.mask = F.pad(canvas.mask, (0, 0, 0, 0, 0, 1))
         metric.update_generated(canvas, torch.arange(200) % 2, Prediction())
-        metric.update_real(real(make_batch), Prediction(), None)
+        metric.update_test(real(make_batch), Prediction())
         assert metric.compute()[name] > 0.9
 
 

@@ -1,4 +1,4 @@
-"""Whatever stands in a run's names, tags, settings and data, its page has no element and no attribute more than another run's."""
+"""Markup in a run's names, tags, settings and data adds no element and no attribute to its page."""
 
 import json
 from html.parser import HTMLParser
@@ -38,7 +38,7 @@ class Elements(HTMLParser):
 
 
 def run(folder: Path, text: str) -> Path:
-    """A run in which everything that somebody else may have written is `text`."""
+    """A run in which everything that a user can write is `text`."""
     config = {
         "name": "run",
         "data": {"path": f"data/{text}"},
@@ -86,7 +86,7 @@ def run(folder: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("text", MARKUP)
-def test_a_report_of_a_run_with_markup_everywhere_has_no_element_more(text: str, tmp_path: Path) -> None:
+def test_a_report_of_a_run_with_markup_everywhere_has_no_additional_element(text: str, tmp_path: Path) -> None:
     plain, hostile = (
         write_report(run(tmp_path / name, words)) for name, words in (("plain", HARMLESS), ("hostile", text))
     )
@@ -95,7 +95,7 @@ def test_a_report_of_a_run_with_markup_everywhere_has_no_element_more(text: str,
 
 
 @pytest.mark.parametrize("text", MARKUP)
-def test_a_comparison_of_runs_with_markup_everywhere_has_no_element_more(text: str, tmp_path: Path) -> None:
+def test_a_comparison_of_runs_with_markup_everywhere_has_no_additional_element(text: str, tmp_path: Path) -> None:
     pages = []
     for name, words in (("plain", HARMLESS), ("hostile", text)):
         two = [run(tmp_path / name / str(number), f"{words}{number}") for number in range(2)]

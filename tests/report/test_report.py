@@ -1,4 +1,4 @@
-"""The report holds what the run left, and works in a real browser without a network."""
+"""The report shows the record of a run, and works in a real browser without a network."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from mtgen.report import all_sections, refresh_report, write_comparison, write_r
 from mtgen.report.blocks import Facts
 from mtgen.report.compare import metrics
 from mtgen.report.curves import evenly
-from mtgen.report.image_timeline import select_positions, sheets
+from mtgen.report.image_timeline import grid_files, select_positions
 from mtgen.report.run_record import SILENCE_SECONDS, RunRecord, read_record
 from mtgen.report.sections.summary import gather as summary
 from mtgen.schema import DatasetCard
@@ -43,7 +43,7 @@ def start(name: str, **config: Any) -> dict[str, Any]:
 
 
 def made(folder: Path, name: str = "first", **config: Any) -> Path:
-    """A run of 2,000 images that was stopped after 1,000 and went on, with a sheet after each half."""
+    """A run of 2,000 images that was stopped after 1,000 and resumed, with a grid after each half."""
     journal = Journal(folder)
     for begin in (0, 1000):
         journal.append(begin, start=start(name, **config))
@@ -61,7 +61,7 @@ def made(folder: Path, name: str = "first", **config: Any) -> Path:
             folder,
             begin + 1000,
             "grid",
-            LayeredGrid("Samples", [GridPanel("drawn", image, mask, boxes)], [name] * 6, ["right"] * 6),
+            LayeredGrid("Samples", [GridPanel("generated", image, mask, boxes)], [name] * 6, ["right"] * 6),
             CARD,
         )
         journal.append(begin + 1000, status="KILLED" if begin == 0 else "FINISHED")
@@ -83,28 +83,28 @@ def text_of(record: RunRecord) -> str:
     )
 
 
-def test_a_record_tells_stretches_from_what_was_evaluated_after_the_end(tmp_path: Path) -> None:
+def test_a_record_tells_sessions_from_evaluations_after_their_end(tmp_path: Path) -> None:
     record = read_record(made(tmp_path / "run"))
-    assert [(part.begin, part.end, part.status) for part in record.stretches] == [
+    assert [(part.begin, part.end, part.status) for part in record.sessions] == [
         (0, 1000, "KILLED"),
         (1000, 2000, "FINISHED"),
     ]
     assert record.status == "finished" and record.images == 2000
 
 
-def test_a_run_that_ended_without_a_word_is_interrupted_unless_its_lock_is_held(tmp_path: Path) -> None:
+def test_a_run_that_ended_without_a_status_is_interrupted_unless_its_lock_is_held(tmp_path: Path) -> None:
     with closing(Journal(tmp_path)) as journal:
         journal.append(0, start=start("run"))
     assert read_record(tmp_path).status == "interrupted"
     with run_lock(tmp_path):
         assert read_record(tmp_path).status == "training"
     assert f"process {os.getpid()} on" in (tmp_path / ".lock").read_text(), (
-        "the test is of a number that a process has again"
+        "the test needs the id of a running process in the lock file"
     )
     assert read_record(tmp_path).status == "interrupted"
 
 
-def test_a_run_on_another_host_trains_as_long_as_it_writes_rows_or_beats(tmp_path: Path) -> None:
+def test_a_run_on_another_host_trains_as_long_as_it_writes_rows_or_heartbeats(tmp_path: Path) -> None:
     ago = time.time() - 2 * SILENCE_SECONDS
     rows = [
         {"images": 0, "time": ago, "start": start("run")},
@@ -121,7 +121,7 @@ def test_a_run_on_another_host_trains_as_long_as_it_writes_rows_or_beats(tmp_pat
     assert read_record(tmp_path).status == "training"
 
 
-def test_an_evaluation_days_after_a_run_was_killed_is_no_part_of_its_training(tmp_path: Path) -> None:
+def test_an_evaluation_days_after_a_run_was_killed_is_not_part_of_its_training(tmp_path: Path) -> None:
     rows = [
         {"images": 0, "time": 1000.0, "start": start("run")},
         {"images": 100, "time": 1060.0, "values": {"loss/d": 1.0, "evaluation/class_accuracy": 0.5}},
@@ -129,11 +129,11 @@ def test_an_evaluation_days_after_a_run_was_killed_is_no_part_of_its_training(tm
         {"images": 60, "time": 95_000.0, "values": {}},
     ]
     record = read_record(written(tmp_path, rows))
-    assert [(part.begin, part.end, part.seconds, part.status) for part in record.stretches] == [(0, 100, 60.0, "")]
+    assert [(part.begin, part.end, part.seconds, part.status) for part in record.sessions] == [(0, 100, 60.0, "")]
     assert record.last("evaluation/class_accuracy") == 0.5 and record.seconds == 60.0
 
 
-def test_faults_metrics_and_alarms_are_told(tmp_path: Path) -> None:
+def test_faults_metrics_and_alarms_are_shown(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
     row = {
         "images": 5,
@@ -143,11 +143,11 @@ def test_faults_metrics_and_alarms_are_told(tmp_path: Path) -> None:
         "help": "raise tasks.generation.gamma",
     }
     (folder / "alarms.jsonl").write_text(json.dumps(row) + "\n{torn")
-    told = text_of(read_record(folder))
-    assert "Went on 1 time from a checkpoint" in told and "3 steps of the generator were skipped" in told
+    text = text_of(read_record(folder))
+    assert "Resumed from a checkpoint 1 time" in text and "3 steps of the generator were skipped" in text
     assert (
-        "collapse at 5 images: samples look alike. What usually helps: raise tasks.generation.gamma" in told
-        and "0.75 at 2,000" in told
+        "collapse at 5 images: samples look alike. What usually helps: raise tasks.generation.gamma" in text
+        and "0.75 at 2,000" in text
     )
 
 
@@ -178,19 +178,19 @@ def test_pictures_are_thinned_until_they_fit_and_keep_their_ends(tmp_path: Path)
     folder = made(tmp_path / "run")
     for images in range(100, 1000, 100):
         write_layered_grid(
-            folder, images, "grid", LayeredGrid("Samples", [GridPanel("drawn", torch.zeros(1, 1, 8, 8))]), CARD
+            folder, images, "grid", LayeredGrid("Samples", [GridPanel("generated", torch.zeros(1, 1, 8, 8))]), CARD
         )
-    found = sheets(read_record(folder))
+    found = grid_files(read_record(folder))
     assert len(select_positions([found], ["grid"])) == 11
     assert {100, 2000} <= select_positions([found], ["grid"], budget=3000) < set(found["grid"])
 
 
-def test_what_a_resume_cut_away_is_not_shown(tmp_path: Path) -> None:
+def test_grids_that_a_resume_discarded_are_not_shown(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
     write_layered_grid(
-        folder, 9000, "grid", LayeredGrid("Samples", [GridPanel("drawn", torch.zeros(1, 1, 8, 8))]), CARD
+        folder, 9000, "grid", LayeredGrid("Samples", [GridPanel("generated", torch.zeros(1, 1, 8, 8))]), CARD
     )
-    assert list(sheets(read_record(folder))["grid"]) == [1000, 2000]
+    assert list(grid_files(read_record(folder))["grid"]) == [1000, 2000]
 
 
 @pytest.mark.parametrize(
@@ -211,13 +211,13 @@ def test_wrong_requests_are_clear_errors(tmp_path: Path) -> None:
         write_report(tmp_path / "nowhere")
     for rows in ([], [{"images": 5, "time": 0.0, "values": {"evaluation/cas": 0.5}}]):
         without = written(tmp_path / "without", rows)
-        with pytest.raises(UserError, match=r"without: no training was recorded there \(no `start` in metrics.jsonl\)"):
+        with pytest.raises(UserError, match=r"without: has no record of a training \(no `start` in metrics.jsonl\)"):
             write_report(without)
-        with pytest.raises(UserError, match="without: no training was recorded there"):
+        with pytest.raises(UserError, match="without: has no record of a training"):
             write_comparison([folder, without], tmp_path / "page.html")
     with pytest.raises(ConfigError, match="the page is an HTML file"):
         write_report(folder, out=folder / "config.yaml")
-    with pytest.raises(ConfigError, match="two runs or more"):
+    with pytest.raises(ConfigError, match="at least two runs"):
         write_comparison([folder], tmp_path / "page.html")
 
 
@@ -231,7 +231,7 @@ def test_a_comparison_shows_only_what_differs_and_marks_the_best(tmp_path: Path)
     assert re.findall(r'class="best">([^<]*)', page) == ["0.8"]
 
 
-def test_what_is_best_is_marked_as_the_metric_has_it(tmp_path: Path) -> None:
+def test_the_best_value_is_marked_as_its_metric_declares(tmp_path: Path) -> None:
     folders = [made(tmp_path / "a"), made(tmp_path / "b")]
     numbers = {
         "evaluation/fd_small_cnn": (1.0, 2.0),
@@ -294,7 +294,7 @@ def test_the_page_works_in_a_browser_by_mouse_and_keyboard(browser: Any, tmp_pat
 
 
 @pytest.mark.timeout(300)
-def test_what_no_picture_has_cannot_be_switched(browser: Any, tmp_path: Path) -> None:
+def test_layers_that_no_picture_has_cannot_be_switched(browser: Any, tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
     for sheet in (folder / "samples" / "layers").glob("*.json"):
         about = json.loads(sheet.read_text())

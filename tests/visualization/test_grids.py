@@ -1,4 +1,4 @@
-"""What a person looks at."""
+"""Grids of images."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ from mtgen.visualization.grids import (
     translation_grid,
 )
 
-RIGHT, WRONG, UNKNOWN = (ImageColor.getrgb(color) for color in ("#0072B2", "#D55E00", "#777777"))
+CORRECT, WRONG, UNKNOWN = (ImageColor.getrgb(color) for color in ("#0072B2", "#D55E00", "#777777"))
 MASKS = ["background", "a", "b"]
 
 
@@ -115,7 +115,7 @@ def test_a_small_picture_is_enlarged_with_its_mask() -> None:
     assert enlarged_overlay(Image.new("L", (16, 16)), np.zeros((16, 16), dtype=np.uint8), MASKS).size == (64, 64)
 
 
-def test_samples_stand_in_the_column_of_their_class() -> None:
+def test_samples_are_in_the_column_of_their_class() -> None:
     labels = torch.tensor([2, 0, 1, 1, 2, 0])
     picture = sample_grid(Canvas(torch.stack([shade(50 + 60 * k) for k in labels.tolist()])), labels, card())
     columns = [where(picture, 50 + 60 * k)[:, 1] for k in range(3)]
@@ -134,7 +134,7 @@ def test_images_are_enlarged_until_well_visible(side: int, scale: int | None, sh
     assert len(where(picture, 100)) == shown**2
 
 
-def test_a_sample_stands_beside_itself_under_its_mask() -> None:
+def test_a_sample_is_shown_beside_itself_with_its_mask() -> None:
     mask = torch.zeros(1, 32, 32, dtype=torch.int64)
     mask[:, 8:24, 8:24] = 1
     picture = sample_grid(
@@ -144,7 +144,7 @@ def test_a_sample_stands_beside_itself_under_its_mask() -> None:
     assert pixels_of(picture, tuple(mask_colors(MASKS)[1])) == 4 * 32 - 4  # its outline
 
 
-def test_the_name_of_its_class_stands_over_a_column() -> None:
+def test_the_name_of_its_class_is_above_a_column() -> None:
     canvas, labels = Canvas(torch.stack([shade(100)] * 4)), torch.tensor([0, 0, 1, 1])
     other = card().model_copy(update={"classes": ["class0", "another", "class2"]})
     first, second = (np.asarray(sample_grid(canvas, labels, names)).astype(int) for names in (card(), other))
@@ -163,7 +163,7 @@ def test_a_name_that_is_too_long_is_cut_to_its_column() -> None:
     assert len(changed) > 0
 
 
-def test_more_than_ten_classes_go_on_below() -> None:
+def test_more_than_ten_classes_continue_below() -> None:
     labels = torch.arange(25).repeat(2)
     picture = sample_grid(Canvas(torch.stack([shade(int(k) * 5 + 100) for k in labels])), labels, card(25))
     assert where(picture, 100)[:, 0].max() < where(picture, 150)[:, 0].min()
@@ -181,13 +181,13 @@ def test_samples_of_a_data_set_without_classes_are_shown() -> None:
     assert len(where(picture, 100)) == 5 * 64 * 64
 
 
-def test_samples_that_were_asked_for_without_a_class_are_shown_as_such() -> None:
+def test_samples_without_a_class_are_shown_as_such() -> None:
     labels = torch.tensor([-1, -1, 0])
     picture = sample_grid(Canvas(torch.stack([shade(50), shade(50), shade(100)])), labels, card())
     assert where(picture, 50)[:, 1].max() < where(picture, 100)[:, 1].min()
 
 
-def test_samples_without_a_class_do_not_stand_under_the_last_one() -> None:
+def test_samples_without_a_class_are_not_under_the_last_class() -> None:
     canvas, labels = Canvas(torch.stack([shade(50)] * 2)), torch.tensor([-1, -1])
     other = card().model_copy(update={"classes": ["class0", "class1", "the last"]})
     assert np.array_equal(
@@ -195,40 +195,42 @@ def test_samples_without_a_class_do_not_stand_under_the_last_one() -> None:
     )
 
 
-def read_batch(read: list[int], true: list[int]) -> tuple[Batch, Prediction]:
-    """Three-class images, class -1: unknown, with masks of class 1 that are read as class 2."""
-    n, label = len(read), torch.tensor(true)
+def predicted_batch(predicted: list[int], true: list[int]) -> tuple[Batch, Prediction]:
+    """Three-class images, class -1: unknown, with masks of class 1 that are predicted as class 2."""
+    n, label = len(predicted), torch.tensor(true)
     mask = torch.zeros(n, 32, 32, dtype=torch.int64)
     mask[:, 8:24, 8:24] = 1
     present = {"class": label >= 0, "mask": torch.ones(n, dtype=torch.bool)}
     order = torch.arange(n)
     batch = Batch(order, torch.stack([shade(100)] * n), label.clamp(min=0), mask, present, order, present)
-    logits, masks = F.one_hot(torch.tensor(read), 3).float(), F.one_hot(mask * 2, 3).movedim(-1, 1).float()
+    logits, masks = F.one_hot(torch.tensor(predicted), 3).float(), F.one_hot(mask * 2, 3).movedim(-1, 1).float()
     return batch, Prediction(class_logits=logits, mask_logits=masks)
 
 
-@pytest.mark.parametrize(("read", "true", "color"), [(1, 1, RIGHT), (2, 1, WRONG), (1, -1, UNKNOWN)])
-def test_the_class_as_read_has_the_color_of_its_verdict(read: int, true: int, color: tuple[int, ...]) -> None:
-    picture = prediction_grid(*read_batch([read], [true]), card())
-    assert [pixels_of(picture, c) > 5 for c in (RIGHT, WRONG, UNKNOWN)] == [c == color for c in (RIGHT, WRONG, UNKNOWN)]
+@pytest.mark.parametrize(("predicted", "true", "color"), [(1, 1, CORRECT), (2, 1, WRONG), (1, -1, UNKNOWN)])
+def test_the_predicted_class_has_the_color_of_its_verdict(predicted: int, true: int, color: tuple[int, ...]) -> None:
+    picture = prediction_grid(*predicted_batch([predicted], [true]), card())
+    assert [pixels_of(picture, c) > 5 for c in (CORRECT, WRONG, UNKNOWN)] == [
+        c == color for c in (CORRECT, WRONG, UNKNOWN)
+    ]
 
 
-def test_a_reading_shows_the_image_its_true_mask_and_the_mask_as_read() -> None:
-    picture = prediction_grid(*read_batch([0], [0]), card())
+def test_a_prediction_shows_the_image_its_true_mask_and_its_predicted_mask() -> None:
+    picture = prediction_grid(*predicted_batch([0], [0]), card())
     pixels, colors = np.asarray(picture), mask_colors(MASKS)
     plain = where(picture, 100)[:, 1].min()
-    true, as_read = (np.argwhere((pixels == colors[k]).all(2))[:, 1].min() for k in (1, 2))
-    assert plain < true < as_read
-    assert as_read - true == 64 + 2
+    true, predicted = (np.argwhere((pixels == colors[k]).all(2))[:, 1].min() for k in (1, 2))
+    assert plain < true < predicted
+    assert predicted - true == 64 + 2
 
 
-def test_a_reading_without_classes_and_masks_shows_the_images() -> None:
-    batch, _ = read_batch([0, 0], [-1, -1])
+def test_a_prediction_without_classes_and_masks_shows_the_images() -> None:
+    batch, _ = predicted_batch([0, 0], [-1, -1])
     batch.present["mask"][:] = False
     assert len(where(prediction_grid(batch, Prediction(), card()), 100)) == 2 * 64 * 64
 
 
-def test_a_reconstruction_stands_beside_its_image() -> None:
+def test_a_reconstruction_is_beside_its_image() -> None:
     picture = reconstruction_grid(torch.stack([shade(50)] * 3), torch.stack([shade(150)] * 3))
     first, second = where(picture, 50)[:, 1], where(picture, 150)[:, 1]
     assert len(first) == len(second) == 3 * 64 * 64
@@ -244,7 +246,7 @@ def test_color_images_keep_their_colors(make: Callable[[Tensor], Image.Image]) -
     assert pixels_of(make(image), (255, 0, 153)) >= 2 * 64 * 64
 
 
-def test_boxes_are_framed_in_the_color_of_their_class_and_unsure_ones_are_not_shown() -> None:
+def test_boxes_are_framed_in_the_color_of_their_class_and_those_of_a_low_score_are_not_shown() -> None:
     boxes = torch.tensor([[[0.25, 0.25, 0.75, 0.75, 1.0, 0.9], [0.1, 0.1, 0.9, 0.9, 0.0, 0.1]]])
     picture = sample_grid(Canvas(shade(100)[None]), torch.tensor([0]), card(), boxes=boxes)
     first, second = (tuple(color) for color in mask_colors(["0", "1"]))
@@ -253,8 +255,8 @@ def test_boxes_are_framed_in_the_color_of_their_class_and_unsure_ones_are_not_sh
     )  # a line of one pixel from 16 to 48
 
 
-def test_a_reading_shows_true_boxes_and_boxes_as_read() -> None:
-    batch, prediction = read_batch([0], [0])
+def test_a_prediction_shows_true_and_predicted_boxes() -> None:
+    batch, prediction = predicted_batch([0], [0])
     batch.boxes = torch.tensor([[[0.25, 0.25, 0.75, 0.75, 0.0], [0.0, 0.0, 0.0, 0.0, -1.0]]])
     prediction.boxes = torch.tensor([[[0.0, 0.0, 0.5, 0.5, 0.0, 0.8]]])
     batch.present["mask"][:], prediction.mask_logits = False, None
@@ -263,7 +265,7 @@ def test_a_reading_shows_true_boxes_and_boxes_as_read() -> None:
     assert np.ptp(framed[:, 1]) > 64 and len(framed) == 2 * (4 * 33 - 4)
 
 
-def test_what_was_asked_by_stands_before_what_was_drawn() -> None:
+def test_the_condition_is_before_the_generated_image() -> None:
     picture = condition_grid("", [""] * 3, torch.stack([shade(50)] * 3), Canvas(torch.stack([shade(150)] * 3)), card())
     assert where(picture, 150)[:, 1].min() - where(picture, 50)[:, 1].min() == 64 + 2
 
@@ -277,14 +279,14 @@ def test_a_layout_is_shown_in_the_colors_of_its_mask() -> None:
     )
 
 
-def test_words_alone_leave_the_drawn_image_alone() -> None:
+def test_words_do_not_change_the_generated_image() -> None:
     assert (
         len(where(condition_grid("captions", ["a", "b"], None, Canvas(torch.stack([shade(150)] * 2)), card()), 150))
         == 2 * 64 * 64
     )
 
 
-def test_translations_stand_in_the_row_of_their_original_and_the_column_of_their_domain() -> None:
+def test_translations_are_in_the_row_of_their_original_and_the_column_of_their_domain() -> None:
     picture = translation_grid(
         torch.stack([shade(50)] * 2), [("a", torch.stack([shade(100)] * 2)), ("b", torch.stack([shade(150)] * 2))]
     )

@@ -1,1 +1,1 @@
-"""The rules, one a file; each registers itself under the kind of its alarms."""
+"""The alarm rules, one file per rule; each registers itself under the kind of its alarms."""

@@ -1,4 +1,4 @@
-"""DINOv2's vision transformers, small, base and large, from the safetensors file in which they are published."""
+"""DINOv2 vision transformers (small, base, large), from the published safetensors files."""
 
 from pathlib import Path
 
@@ -11,9 +11,16 @@ from mtgen.config import EXTRACTORS, ExtractorConfig
 from mtgen.errors import ConfigError
 from mtgen.evaluation.extractor import load_strictly
 
-DINO_IMAGE_SIDE, PATCH, GRID, DINO_HEAD_DIM = 224, 14, 37, 64
-"""Pixels of the images and of a patch, patches of the trained positions along each side, numbers of an attention head."""
+DINO_IMAGE_SIDE = 224
+"""Side of the input images, pixels."""
+PATCH = 14
+"""Side of a patch, pixels."""
+GRID = 37
+"""Patches along each side that the position embeddings were trained for."""
+DINO_HEAD_DIM = 64
+"""Dimensions of an attention head."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's mean and standard deviation."""
 
 
 class _Layer(nn.Module):
@@ -41,7 +48,8 @@ class _Layer(nn.Module):
 class DINOv2(nn.Module):
     """uint8 images `[B,3,H,W]` -> the class token after the last layer, `[B,size]`.
 
-    Source: Oquab et al. 2023; for evaluation Stein et al. 2023, who resize images to 224x224 by a bicubic filter, too.
+    Source: Oquab et al. 2023; for evaluation Stein et al. 2023, who also resize images to 224x224 with a bicubic
+    filter.
     """
 
     def __init__(self, size: int, depth: int) -> None:
@@ -59,8 +67,8 @@ class DINOv2(nn.Module):
         ).clamp(0, 1)
         mean, std = (torch.tensor(values, device=x.device).view(-1, 1, 1) for values in (MEAN, STD))
         patches = self.patches((x - mean) / std)
-        place = self.position_embeddings[:, 1:].unflatten(1, (GRID, GRID)).permute(0, 3, 1, 2)
-        patches = patches + F.interpolate(place, patches.shape[2:], mode="bicubic", align_corners=False)
+        positions = self.position_embeddings[:, 1:].unflatten(1, (GRID, GRID)).permute(0, 3, 1, 2)
+        patches = patches + F.interpolate(positions, patches.shape[2:], mode="bicubic", align_corners=False)
         first = self.cls_token + self.position_embeddings[:, :1]
         x = torch.cat([first.expand(len(x), -1, -1), patches.flatten(2).transpose(1, 2)], 1)
         return self.norm(self.layers(x))[:, 0]
@@ -77,7 +85,7 @@ PARAMETER_NAMES = {
     "mlp.": "",
     "layernorm.": "norm.",
 }
-"""Parts of the parameters' names in the published files (`facebook/dinov2-base` and its kin) -> what they are called here."""
+"""Parts of parameter names in the published files (`facebook/dinov2-base` and others) -> parts of the names here."""
 
 
 def _renamed(name: str) -> str:
@@ -88,10 +96,12 @@ def _renamed(name: str) -> str:
 
 @EXTRACTORS.register("dinov2")
 def dinov2(path: Path, settings: ExtractorConfig) -> nn.Module:
-    """`DINOv2` from a safetensors file; its size and depth are read from the file."""
+    """`DINOv2` from a safetensors file, whose tensors determine its size and depth."""
     tensors = {_renamed(name): tensor for name, tensor in load_file(path).items()}
     if "cls_token" not in tensors:
-        raise ConfigError(f"evaluate.extractor.path={path}: holds another network (it has no embeddings.cls_token)")
+        raise ConfigError(
+            f"evaluate.extractor.path={path}: holds another network (no embeddings.cls_token); give a DINOv2 file"
+        )
     depth = len({name.split(".")[1] for name in tensors if name.startswith("layers.")})
     network = DINOv2(tensors["cls_token"].shape[-1], depth)
     load_strictly(network, tensors, path, lambda name: name == "mask_token")

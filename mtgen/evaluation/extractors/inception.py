@@ -1,4 +1,4 @@
-"""Inception v3 as FID is defined by: the network of 2015-12-05, and TensorFlow 1's way to resize."""
+"""Inception v3 as in the definition of FID: the network of 2015-12-05, with TensorFlow 1's resizing."""
 
 from pathlib import Path
 from typing import cast
@@ -13,13 +13,13 @@ from mtgen.config import EXTRACTORS, ExtractorConfig
 from mtgen.evaluation.extractor import load_strictly
 
 INCEPTION_SIDE_PIXELS = 299
-"""Pixels that the network sees, along each side."""
+"""Side of the input images, pixels."""
 
 POINT, THREE, FIVE = (1, 1), (3, 3), (5, 5)
 
 
 class _Conv(nn.Module):
-    """Convolution, batch normalization, ReLU; the image keeps its size where `same`, else its edges are lost."""
+    """Convolution, batch normalization, ReLU; without padding unless `same`."""
 
     def __init__(self, channels: int, width: int, kernel: tuple[int, int], stride: int = 1, same: bool = True) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class _Conv(nn.Module):
 
 
 def _average(x: Tensor) -> Tensor:
-    """The mean over the 3x3 pixels around each that are there: TensorFlow does not count what lies outside."""
+    """3x3 average pooling that ignores the padding, as TensorFlow does."""
     return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
 
@@ -104,7 +104,7 @@ class _D(nn.Module):
 
 
 class _E(nn.Module):
-    """The last block pools by maximum, as the published graph does, the one before by average."""
+    """The last block uses max pooling, as the published graph does, the one before average pooling."""
 
     def __init__(self, channels: int, last: bool) -> None:
         super().__init__()
@@ -128,10 +128,10 @@ class _E(nn.Module):
 
 
 class InceptionV3(nn.Module):
-    """uint8 images `[B,3,H,W]` -> the 2,048 numbers after the last average pooling.
+    """uint8 images `[B,3,H,W]` -> the 2,048 features after the last average pooling.
 
-    Names of parameters are those of pt_inception-2015-12-05 (pytorch-fid, torch-fidelity), whose weights come from the TensorFlow graph.
-    Source: Szegedy et al. 2016; Heusel et al. 2017.
+    Parameters are named as in pt_inception-2015-12-05 (pytorch-fid, torch-fidelity), whose weights come from the
+    TensorFlow graph. Source: Szegedy et al. 2016; Heusel et al. 2017.
     """
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ class InceptionV3(nn.Module):
         self.Mixed_7c = _E(2048, last=True)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Images `[B,3,H,W]` in 0 to 255 -> features `[B,2048]` of the last pooling."""
+        """Images `[B,3,H,W]` in 0 to 255 -> features `[B,2048]` after the last pooling."""
         x = (resized(image.float()) - 128) / 128
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, 2)))
@@ -164,20 +164,20 @@ class InceptionV3(nn.Module):
 
 
 def resized(x: Tensor, side: int = INCEPTION_SIDE_PIXELS) -> Tensor:
-    """`[B,C,H,W]` -> `[B,C,side,side]` as TensorFlow 1 resizes: bilinear, pixel i lies at i and not at i + 1/2, no antialiasing."""
+    """`[B,C,H,W]` -> `[B,C,side,side]` as in TensorFlow 1: bilinear, pixel i at i (not i + 1/2), no antialiasing."""
     for axis in (2, 3):
         n = x.shape[axis]
-        place = torch.arange(side, device=x.device, dtype=torch.float32) * (n / side)
-        low = place.long().clamp_max(n - 1)
-        share = (place - low).view([-1 if a == axis else 1 for a in range(4)])
+        source = torch.arange(side, device=x.device, dtype=torch.float32) * (n / side)
+        low = source.long().clamp_max(n - 1)
+        fraction = (source - low).view([-1 if a == axis else 1 for a in range(4)])
         before, after = x.index_select(axis, low), x.index_select(axis, (low + 1).clamp_max(n - 1))
-        x = before + (after - before) * share
+        x = before + (after - before) * fraction
     return x
 
 
 @EXTRACTORS.register("inception")
 def inception(path: Path, settings: ExtractorConfig) -> nn.Module:
-    """`InceptionV3` from a safetensors file; the classifier that follows the features (`fc.`) is passed over."""
+    """`InceptionV3` from a safetensors file; its classification layer (`fc.`) is ignored."""
     network = InceptionV3()
     load_strictly(
         network, load_file(path), path, lambda name: name.startswith("fc.") or name.endswith("num_batches_tracked")
@@ -186,7 +186,7 @@ def inception(path: Path, settings: ExtractorConfig) -> nn.Module:
 
 
 def folded(network: InceptionV3) -> nn.Module:
-    """The same function with each normalization in the weights of its convolution: a pass over the activations less for each."""
+    """The same function with each normalization folded into its convolution, which saves time."""
     for module in network.eval().modules():
         if isinstance(module, _Conv):
             module.conv, module.bn = fuse_conv_bn_eval(module.conv, cast(nn.BatchNorm2d, module.bn)), nn.Identity()

@@ -1,4 +1,4 @@
-"""Any network as a TorchScript file: images in, features out."""
+"""Any network as a TorchScript file that maps images to features."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from mtgen.networks.torchscript import read_torchscript
 
 @EXTRACTORS.register("torchscript")
 class TorchScript(nn.Module):
-    """Images are resized to `side` (bicubic, antialiased; 0: left as they are), scaled to 0..1, and normalized by `mean` and `std`."""
+    """Images are resized to `side` (bicubic, antialiased; 0: kept), scaled to 0..1, normalized by `mean` and `std`."""
 
     def __init__(self, path: Path, settings: ExtractorConfig) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class TorchScript(nn.Module):
         self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (settings.mean, settings.std))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Images `[B,3,H,W]` in 0 to 255 -> what the file's network makes of them, `[B,D]`."""
+        """Images `[B,3,H,W]` in 0 to 255 -> features `[B,D]`."""
         x = image.float() / 255
         if self.side:
             x = F.interpolate(x, (self.side, self.side), mode="bicubic", antialias=True).clamp(0, 1)

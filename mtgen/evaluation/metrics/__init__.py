@@ -1,1 +1,1 @@
-"""One file a metric; each registers itself in `mtgen.evaluation.metric.METRICS`."""
+"""The metrics, one file per metric; each registers itself under the name of its (first) number."""

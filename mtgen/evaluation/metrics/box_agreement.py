@@ -1,42 +1,44 @@
-"""How well the boxes that are drawn fit the images that are drawn with them."""
+"""Agreement of generated boxes with the boxes that the model predicts on the generated images."""
 
 from torch import Tensor
 
-from mtgen.evaluation.boxes import BoxPrecision, confident_boxes
-from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped, required_classes
-from mtgen.evaluation.subsample import MAX_ROWS_KEPT, Choice
+from mtgen.evaluation.base import MetricContext, Skipped, Stream, required_classes
+from mtgen.evaluation.collectors.box_average_precision import BoxAveragePrecision, confident_boxes
+from mtgen.evaluation.collectors.uniform_subsample import MAX_ROWS_KEPT, UniformSubsample
+from mtgen.evaluation.metric import METRICS, Metric
 from mtgen.networks.center_maps import decode_canvas
 from mtgen.schema import Canvas, Prediction
 
 
 @METRICS.register("generated/box_agreement")
 class BoxAgreement(Metric):
-    """Average precision at an overlap of 0.5 of the boxes that the model reads in its images, taking those it drew for true.
+    """Average precision at an IoU of 0.5 of the model's predicted boxes, with the generated boxes as ground truth.
 
-    Over 10,000 images at most, a uniform choice of all.
+    Computed over a uniform subsample of at most 10,000 images.
     """
 
     name = "generated/box_agreement"
     numbers = {name: "higher"}
+    streams = (Stream.GENERATED,)
 
-    def __init__(self, setting: MetricContext) -> None:
-        super().__init__(setting)
-        self.classes = required_classes(setting.card)
-        self.kept = Choice(MAX_ROWS_KEPT)
+    def __init__(self, context: MetricContext) -> None:
+        super().__init__(context)
+        self.classes = required_classes(context.card)
+        self.kept = self.add_state("kept", UniformSubsample(MAX_ROWS_KEPT))
 
-    def read(self, canvas: Canvas, prediction: Prediction) -> Tensor:
-        """`[B,M,6]` the boxes that are there in the image, as somebody reads it."""
+    def predict(self, canvas: Canvas, prediction: Prediction) -> Tensor:
+        """Predicted boxes `[B,M,6]` in the images of a canvas."""
         if prediction.boxes is None:
-            raise Skipped("the run does not read boxes")
+            raise Skipped("the run does not predict boxes")
         return prediction.boxes
 
     def update_generated(self, canvas: Canvas, labels: Tensor, prediction: Prediction) -> None:
         if canvas.boxes is None:
-            raise Skipped("the run does not draw boxes")
-        self.kept.update(confident_boxes(decode_canvas(canvas.boxes)), self.read(canvas, prediction))
+            raise Skipped("the run does not generate boxes")
+        self.kept.update(confident_boxes(decode_canvas(canvas.boxes)), self.predict(canvas, prediction))
 
     def compute(self) -> dict[str, float]:
-        precision = BoxPrecision(self.classes)
+        precision = BoxAveragePrecision(self.classes)
         if len(self.kept):
             precision.update(*self.kept.rows()[1:])
         return {self.name: precision.compute()[0]}

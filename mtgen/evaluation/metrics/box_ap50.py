@@ -1,27 +1,29 @@
-"""How well the model finds the boxes of real test images."""
+"""Detection on real test images."""
 
-from mtgen.evaluation.boxes import BoxPrecision
-from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped, required_classes
-from mtgen.schema import Batch, Canvas, Prediction
+from mtgen.evaluation.base import MetricContext, Skipped, Stream, required_classes
+from mtgen.evaluation.collectors.box_average_precision import BoxAveragePrecision
+from mtgen.evaluation.metric import METRICS, Metric
+from mtgen.schema import Batch, Prediction
 
 
 @METRICS.register("test/box_ap50")
 class BoxAP(Metric):
-    """Average precision (COCO) at an overlap of 0.5, and its mean over 0.5 to 0.95, over the test images whose boxes are known."""
+    """Average precision (COCO) at an IoU of 0.5, and its mean over 0.5 to 0.95, on the test images with known boxes."""
 
     numbers = {"test/box_ap50": "higher", "test/box_ap": "higher"}
+    streams = (Stream.TEST,)
 
-    def __init__(self, setting: MetricContext) -> None:
-        super().__init__(setting)
-        self.boxes = BoxPrecision(required_classes(setting.card))
+    def __init__(self, context: MetricContext) -> None:
+        super().__init__(context)
+        self.precision = self.add_state("precision", BoxAveragePrecision(required_classes(context.card)))
 
-    def update_real(self, batch: Batch, prediction: Prediction, reconstruction: Canvas | None) -> None:
+    def update_test(self, batch: Batch, prediction: Prediction) -> None:
         if prediction.boxes is None:
-            raise Skipped("the run does not read boxes")
+            raise Skipped("the run does not predict boxes")
         if batch.boxes is not None:
             known = batch.present["boxes"]
-            self.boxes.update(batch.boxes[known], prediction.boxes[known])
+            self.precision.update(batch.boxes[known], prediction.boxes[known])
 
     def compute(self) -> dict[str, float]:
-        half, mean = self.boxes.compute()
+        half, mean = self.precision.compute()
         return {"test/box_ap50": half, "test/box_ap": mean}

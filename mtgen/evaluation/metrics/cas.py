@@ -1,63 +1,64 @@
-"""Whether generated images teach a classifier what real ones look like."""
+"""Classification accuracy score: whether generated images teach a classifier to recognize real ones."""
 
 from torch import Tensor
 
-from mtgen.evaluation.classifier import Classifier, shrink_images
-from mtgen.evaluation.metric import METRICS, MetricContext, Skipped, asked_classes, required_classes, share
-from mtgen.evaluation.reader_training import TrainingSpec
+from mtgen.evaluation.base import MetricContext, Skipped, required_classes, required_conditioned_classes
+from mtgen.evaluation.collectors.ratio import Ratio
+from mtgen.evaluation.metric import METRICS
+from mtgen.evaluation.reference.classifier import Classifier, shrink_images
+from mtgen.evaluation.reference.training import TrainingSpec
 from mtgen.evaluation.train_on_generated import TrainedOnGenerated, TrainedOnReal, TrainedScore
 from mtgen.schema import Batch, Canvas, Prediction
 
 
-class _Accuracy(TrainedScore):
+class _ClassifierAccuracy(TrainedScore):
     """Accuracy of a classifier on the real test split."""
 
-    def __init__(self, setting: MetricContext) -> None:
-        super().__init__(setting)
-        self.classes = required_classes(setting.card)
+    def __init__(self, context: MetricContext) -> None:
+        super().__init__(context)
+        self.classes = required_classes(context.card)
         if self.classes == 1:
             raise Skipped("the data set has a single class")
-        self.right = self.total = 0
+        self.accuracy = self.add_state("accuracy", Ratio())
 
-    def train(self, image: Tensor, label: Tensor, making: TrainingSpec) -> Classifier:
-        return Classifier(image, label, self.classes, making)
+    def train(self, image: Tensor, label: Tensor, spec: TrainingSpec) -> Classifier:
+        return Classifier(image, label, self.classes, spec)
 
-    def update_real(self, batch: Batch, prediction: Prediction, reconstruction: Canvas | None) -> None:
-        label, known = self.true(batch)
+    def update_test(self, batch: Batch, prediction: Prediction) -> None:
+        label, known = self.real_labels(batch)
         if known.any():
-            read = self.trained().read(shrink_images(batch.image[known]))
-            self.right += int((read == label[known].cpu()).sum())
-            self.total += int(known.sum())
+            predicted = self.trained_model().predict(shrink_images(batch.image[known]))
+            self.accuracy.update(int((predicted == label[known].cpu()).sum()), int(known.sum()))
 
-    def true(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def real_labels(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return batch.label, batch.present["class"]
 
     def compute(self) -> dict[str, float]:
-        return {self.name: share(self.right, self.total, "test image carries a class")}
+        return {self.name: self.accuracy.compute("no test image has a class")}
 
 
 @METRICS.register("generated/cas")
-class ClassificationAccuracyScore(_Accuracy, TrainedOnGenerated):
-    """Accuracy on the real test split of a classifier trained only on generated images, with the classes asked for as labels.
+class ClassificationAccuracyScore(_ClassifierAccuracy, TrainedOnGenerated):
+    """Accuracy on the real test split of a classifier trained only on generated images.
 
-    Source: Ravuri and Vinyals 2019, with a small classifier (`mtgen.evaluation.classifier`, images of 32x32 at most) in the
-    place of their ResNet-50.
+    An image is labeled by the class that it is conditioned on. Source: Ravuri and Vinyals 2019, with a small classifier
+    (`mtgen.evaluation.reference.classifier`, images of at most 32x32) instead of their ResNet-50.
     """
 
     name = "generated/cas"
     numbers = {name: "higher"}
 
-    def __init__(self, setting: MetricContext) -> None:
-        super().__init__(setting)
-        asked_classes(setting)
+    def __init__(self, context: MetricContext) -> None:
+        super().__init__(context)
+        required_conditioned_classes(context)
 
-    def label(self, canvas: Canvas, labels: Tensor) -> Tensor:
+    def generated_labels(self, canvas: Canvas, labels: Tensor) -> Tensor:
         return labels
 
 
 @METRICS.register("real/cas")
-class RealClassificationAccuracyScore(_Accuracy, TrainedOnReal):
-    """What the classification accuracy score would be if the generated images were real."""
+class RealClassificationAccuracyScore(_ClassifierAccuracy, TrainedOnReal):
+    """The classification accuracy score of real training images in place of generated ones."""
 
     name = "real/cas"
     numbers = {name: None}

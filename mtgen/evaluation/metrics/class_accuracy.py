@@ -1,24 +1,26 @@
-"""How many real test images the model classifies rightly."""
+"""Classification of real test images."""
 
-from mtgen.evaluation.metric import METRICS, Metric, MetricContext, required_classes, required_logits, share
-from mtgen.schema import Batch, Canvas, Prediction
+from mtgen.evaluation.base import MetricContext, Stream, required_classes, required_logits
+from mtgen.evaluation.collectors.ratio import Ratio
+from mtgen.evaluation.metric import METRICS, Metric
+from mtgen.schema import Batch, Prediction
 
 
 @METRICS.register("test/class_accuracy")
 class ClassAccuracy(Metric):
-    """Share of the real test images with a class whose class has the highest logit."""
+    """Fraction of the labeled test images whose class has the highest logit."""
 
     numbers = {"test/class_accuracy": "higher"}
+    streams = (Stream.TEST,)
 
-    def __init__(self, setting: MetricContext) -> None:
-        super().__init__(setting)
-        required_classes(setting.card)
-        self.right = self.total = 0
+    def __init__(self, context: MetricContext) -> None:
+        super().__init__(context)
+        required_classes(context.card)
+        self.accuracy = self.add_state("accuracy", Ratio())
 
-    def update_real(self, batch: Batch, prediction: Prediction, reconstruction: Canvas | None) -> None:
+    def update_test(self, batch: Batch, prediction: Prediction) -> None:
         logits, labeled = required_logits(prediction.class_logits, "classes"), batch.present["class"]
-        self.right += int((logits.argmax(1) == batch.label)[labeled].sum())
-        self.total += int(labeled.sum())
+        self.accuracy.update(int((logits.argmax(1) == batch.label)[labeled].sum()), int(labeled.sum()))
 
     def compute(self) -> dict[str, float]:
-        return {"test/class_accuracy": share(self.right, self.total, "test image carries a class")}
+        return {"test/class_accuracy": self.accuracy.compute("no test image has a class")}

@@ -1,68 +1,66 @@
-"""Whether images that are asked for by one modality of a test sample alone are what that sample is."""
+"""Whether an image conditioned on one modality of a test sample is of that sample's class."""
 
-from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped, required_classes, required_condition, share
+from mtgen.evaluation.base import MetricContext, Skipped, Stream, required_classes, required_condition
+from mtgen.evaluation.collectors.ratio import Ratio
+from mtgen.evaluation.metric import METRICS, Metric
 from mtgen.schema import Batch, Canvas
 
 
-class _Reached(Metric):
-    """Share of the images that an independent classifier, trained on real training images, reads as the sample's class.
+class _ConditionAccuracy(Metric):
+    """Fraction of the generated images for which the reference classifier predicts the class of the test sample.
 
-    One image is drawn for each test sample that has the modality; nothing but that modality is asked for.
+    One image is generated for each test sample that has the modality, conditioned on that modality alone.
     """
 
+    streams = (Stream.CONDITIONS,)
     quick = False
-    independent = True
+    needs_reference_models = True
 
-    def __init__(self, setting: MetricContext) -> None:
-        super().__init__(setting)
-        if required_classes(setting.card) == 1:
+    def __init__(self, context: MetricContext) -> None:
+        super().__init__(context)
+        if required_classes(context.card) == 1:
             raise Skipped("the data set has a single class")
-        required_condition(setting, self.conditions[0])
-        self.right = self.total = 0
+        required_condition(context, self.conditions[0])
+        self.accuracy = self.add_state("accuracy", Ratio())
 
     def update_condition(self, name: str, batch: Batch, canvas: Canvas) -> None:
         labeled = batch.present["class"]
         if labeled.any():
-            read = self.reference_models.predict_class(canvas.image[labeled])
-            self.right += int((read == batch.label[labeled].cpu()).sum())
-            self.total += int(labeled.sum())
+            predicted = self.reference_models.predict_class(canvas.image[labeled])
+            self.accuracy.update(int((predicted == batch.label[labeled].cpu()).sum()), int(labeled.sum()))
 
     def compute(self) -> dict[str, float]:
         name = self.conditions[0]
-        return {
-            f"condition/{name}": share(
-                self.right, self.total, f"test sample carries a class and what {name!r} is taken from"
-            )
-        }
+        return {f"condition/{name}": self.accuracy.compute(f"no test sample has a class and the modality {name!r}")}
 
 
 @METRICS.register("condition/class")
-class ByClass(_Reached):
-    """Asked for by the class."""
+class ClassConditionAccuracy(_ConditionAccuracy):
+    """Conditioned on the class."""
 
     numbers = {"condition/class": "higher"}
     conditions = ("class",)
 
 
 @METRICS.register("condition/caption")
-class ByCaption(_Reached):
-    """Asked for by the caption."""
+class CaptionConditionAccuracy(_ConditionAccuracy):
+    """Conditioned on the caption."""
 
     numbers = {"condition/caption": "higher"}
     conditions = ("caption",)
 
 
 @METRICS.register("condition/sound")
-class BySound(_Reached):
-    """Asked for by the recording, which no training sample has."""
+class SoundConditionAccuracy(_ConditionAccuracy):
+    """Conditioned on a recording that no training sample has."""
 
     numbers = {"condition/sound": "higher"}
     conditions = ("sound",)
 
 
 @METRICS.register("condition/image")
-class ByImage(_Reached):
-    """Asked for by another image's embedding."""
+class ImageConditionAccuracy(_ConditionAccuracy):
+    """Conditioned on the embedding of another image."""
 
     numbers = {"condition/image": "higher"}
     conditions = ("image",)

@@ -1,4 +1,4 @@
-"""Whether the boxes that are drawn are those of the images, as a reader sees them that knows nothing of the model."""
+"""Agreement of generated boxes with the boxes that a reference detector predicts on the generated images."""
 
 from torch import Tensor
 
@@ -8,16 +8,17 @@ from mtgen.schema import Canvas, Prediction
 
 
 @METRICS.register("generated/drawn_ap50")
-class GeneratedAP(BoxAgreement):
-    """Average precision at an overlap of 0.5 of an independent detector's reading of the generated images, taking the drawn boxes for true.
+class GeneratedBoxAP(BoxAgreement):
+    """Average precision at an IoU of 0.5 of the reference detector's boxes, with the generated boxes as ground truth.
 
-    The detector is trained on real training images; images are reduced to sides of 32 pixels. Over 10,000 images at most, a uniform choice.
+    The detector is trained on real training images. Images are reduced to sides of 32 pixels. Computed over a uniform
+    subsample of at most 10,000 images.
     """
 
     name = "generated/drawn_ap50"
     numbers = {name: "higher"}
     quick = False
-    independent = True
+    needs_reference_models = True
 
-    def read(self, canvas: Canvas, prediction: Prediction) -> Tensor:
+    def predict(self, canvas: Canvas, prediction: Prediction) -> Tensor:
         return self.reference_models.predict_boxes(canvas.image)

@@ -1,7 +1,8 @@
-"""How far the distribution of generated images is from that of real ones, by a kernel over their features."""
+"""Kernel distance of the distributions of generated and real images."""
 
 from torch import Tensor
 
+from mtgen.evaluation.base import Stream
 from mtgen.evaluation.distances import CHUNK_ROWS
 from mtgen.evaluation.metric import METRICS, Metric
 
@@ -17,7 +18,7 @@ def _diagonal(a: Tensor) -> float:
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> float:
-    """The unbiased estimate of the squared maximum mean discrepancy of `[A,D]` and `[B,D]`; about 0, and possibly below, for equal sets."""
+    """Unbiased estimate of the squared maximum mean discrepancy of `[A,D]` and `[B,D]`; can be below 0."""
     m, n = len(a), len(b)
     within = (_kernel_sum(a, a) - _diagonal(a)) / (m * (m - 1)) + (_kernel_sum(b, b) - _diagonal(b)) / (n * (n - 1))
     return within - 2 * _kernel_sum(a, b) / (m * n)
@@ -25,20 +26,17 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
 
 @METRICS.register("distribution/kd")
 class KernelDistance(Metric):
-    """Squared maximum mean discrepancy of generated and real training features, cubic kernel; `kid` with Inception's, else `kd_NAME`.
+    """Squared maximum mean discrepancy of generated and real training features, with a cubic kernel.
 
-    Over all pairs of the features that are kept (10,000 of each at most) and not over random subsets: the same expectation, less noise.
-    Source: Binkowski et al. 2018, equation 4.
+    Named `kid` with Inception, `kd_NAME` with others. Computed over all pairs of at most 10,000 features each instead
+    of random subsets: the same expectation with less variance. Source: Binkowski et al. 2018, equation 4.
     """
 
     numbers = {"distribution/kd_NAME": "lower", "distribution/kid": "lower"}
+    compares = (Stream.TRAIN, Stream.GENERATED)
     quick = False
-    compared = ("train", "generated")
 
     def compute(self) -> dict[str, float]:
-        distance = kernel_distance(self.features.get("train", 2).kept, self.features.get("generated", 2).kept)
-        return {
-            "distribution/kid"
-            if self.features.name == "inception"
-            else f"distribution/kd_{self.features.name}": distance
-        }
+        train, generated = (self.features.get(stream, 2).kept for stream in self.compares)
+        name = "kid" if self.features.name == "inception" else f"kd_{self.features.name}"
+        return {f"distribution/{name}": kernel_distance(train, generated)}

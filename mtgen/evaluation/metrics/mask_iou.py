@@ -1,33 +1,35 @@
-"""Whether the masks that are drawn are those of the images, as a reader sees them that knows nothing of the model."""
+"""Agreement of generated masks with the masks that a reference segmenter predicts on the generated images."""
 
 from torch import Tensor
 
-from mtgen.evaluation.confusion import Confusion
-from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped, required_mask_classes
-from mtgen.evaluation.segmenter import shrink_mask
+from mtgen.evaluation.base import MetricContext, Skipped, Stream, required_mask_classes
+from mtgen.evaluation.collectors.confusion_matrix import ConfusionMatrix
+from mtgen.evaluation.metric import METRICS, Metric
+from mtgen.evaluation.reference.segmenter import shrink_mask
 from mtgen.schema import Canvas, Prediction
 
 
 @METRICS.register("generated/mask_iou")
 class GeneratedMaskIoU(Metric):
-    """Mean intersection over union of the generated masks and of an independent segmenter's reading of the generated images.
+    """Mean IoU of the generated masks and the masks that a reference segmenter predicts on the generated images.
 
     The segmenter is trained on real training images; images are reduced to sides of 32 pixels.
     """
 
     numbers = {"generated/mask_iou": "higher"}
+    streams = (Stream.GENERATED,)
     quick = False
-    independent = True
+    needs_reference_models = True
 
-    def __init__(self, setting: MetricContext) -> None:
-        super().__init__(setting)
-        self.confusion = Confusion(required_mask_classes(setting.card))
+    def __init__(self, context: MetricContext) -> None:
+        super().__init__(context)
+        self.confusion = self.add_state("confusion", ConfusionMatrix(required_mask_classes(context.card)))
 
     def update_generated(self, canvas: Canvas, labels: Tensor, prediction: Prediction) -> None:
         if canvas.mask is None:
-            raise Skipped("the run does not draw masks")
-        read = self.reference_models.predict_mask(canvas.image)
-        self.confusion.update(shrink_mask(canvas.mask.argmax(1), read[:, None]).long(), read.long())
+            raise Skipped("the run does not generate masks")
+        predicted = self.reference_models.predict_mask(canvas.image)
+        self.confusion.update(shrink_mask(canvas.mask.argmax(1), predicted[:, None]).long(), predicted.long())
 
     def compute(self) -> dict[str, float]:
         return {"generated/mask_iou": self.confusion.mean_iou()}

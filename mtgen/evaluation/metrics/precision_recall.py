@@ -1,8 +1,9 @@
-"""How many generated images look real, and how much of what is real can be generated, told apart."""
+"""Fidelity and coverage of generated images, separately."""
 
 import torch
 from torch import Tensor
 
+from mtgen.evaluation.base import Stream
 from mtgen.evaluation.distances import radii, squared_distances
 from mtgen.evaluation.metric import METRICS, Metric
 
@@ -29,18 +30,20 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = NUM_NEIGHBORS) ->
 
 @METRICS.register("distribution/prdc")
 class PrecisionRecall(Metric):
-    """Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), over the features that are kept.
+    """Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
-    Precision: generated images within the manifold of real ones. Recall: real ones within that of generated ones. Density: how many real
-    balls a generated image lies in, over k; may be above 1. Coverage: real images whose ball holds a generated one. At most 10,000 of each.
+    Computed over at most 10,000 features each. Precision: fraction of generated images within the manifold of real
+    ones. Recall: fraction of real images within the manifold of generated ones. Density: number of real balls that
+    contain a generated image, over k; can exceed 1. Coverage: fraction of real images whose ball contains a generated
+    one.
     """
 
     numbers = {f"distribution/{name}_NAME": "higher" for name in ("precision", "recall", "density", "coverage")}
+    compares = (Stream.TRAIN, Stream.GENERATED)
     quick = False
-    compared = ("train", "generated")
 
     def compute(self) -> dict[str, float]:
-        real, generated = (self.features.get(kind, NUM_NEIGHBORS + 1).kept for kind in self.compared)
+        real, generated = (self.features.get(stream, NUM_NEIGHBORS + 1).kept for stream in self.compares)
         return {
             f"distribution/{name}_{self.features.name}": value
             for name, value in precision_recall(real, generated).items()

@@ -1,4 +1,4 @@
-"""How close reconstructions of real test images come."""
+"""Peak signal-to-noise ratio of reconstructions of real test images."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from mtgen.evaluation.metric import METRICS
 from mtgen.evaluation.reconstruction_metric import ReconstructionScore
 
 MAX_PSNR_DB = 100.0
-"""dB: what an image counts that is reconstructed (almost) exactly; the ratio itself would be infinite."""
+"""Value of an (almost) exact reconstruction, dB, whose ratio would be infinite."""
 
 
 @METRICS.register("test/reconstruction_psnr")
@@ -17,6 +17,6 @@ class ReconstructionPSNR(ReconstructionScore):
     name = "test/reconstruction_psnr"
     numbers = {name: "higher"}
 
-    def score(self, image: Tensor, rebuilt: Tensor) -> Tensor:
-        error = (rebuilt.double() - image).square().flatten(1).mean(1)
+    def score(self, image: Tensor, reconstruction: Tensor) -> Tensor:
+        error = (reconstruction.double() - image).square().flatten(1).mean(1)
         return (10 * torch.log10(4 / error)).clamp(max=MAX_PSNR_DB)

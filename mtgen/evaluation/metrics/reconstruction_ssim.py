@@ -1,4 +1,4 @@
-"""How alike reconstructions of real test images look, in brightness, contrast and structure."""
+"""Structural similarity of real test images and their reconstructions: brightness, contrast and structure."""
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +10,13 @@ from mtgen.evaluation.reconstruction_metric import ReconstructionScore
 WINDOW, SIGMA = 11, 1.5
 """Side and standard deviation of the Gaussian window, pixels."""
 C1, C2 = 0.01**2, 0.03**2
-"""Constants that keep the quotients finite, for values in 0 to 1."""
+"""Constants that keep the quotients finite, for pixel values from 0 to 1."""
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """`[B,C,H,W]` twice, in 0 to 1 -> `[B]`: structural similarity, the mean over channels and the windows that lie within the image.
+    """Two `[B,C,H,W]` in 0 to 1 -> `[B]`: structural similarity, averaged over channels and the image's windows.
 
-    Source: Wang et al. 2004, equation 13. Images that are smaller than the window have a smaller one of the same deviation.
+    Source: Wang et al. 2004, equation 13. Images smaller than the window use a smaller one of the same deviation.
     """
     a, b = a.double(), b.double()
     window = [_gaussian(min(WINDOW, side - (side + 1) % 2)).to(a) for side in a.shape[2:]]
@@ -39,10 +39,10 @@ def _gaussian(side: int) -> Tensor:
 
 @METRICS.register("test/reconstruction_ssim")
 class ReconstructionSSIM(ReconstructionScore):
-    """Structural similarity of test images and their reconstructions, averaged over the images; 1: the same."""
+    """Structural similarity of test images and their reconstructions, averaged over the images; 1: identical."""
 
     name = "test/reconstruction_ssim"
     numbers = {name: "higher"}
 
-    def score(self, image: Tensor, rebuilt: Tensor) -> Tensor:
-        return ssim((image + 1) / 2, (rebuilt + 1) / 2)
+    def score(self, image: Tensor, reconstruction: Tensor) -> Tensor:
+        return ssim((image + 1) / 2, (reconstruction + 1) / 2)

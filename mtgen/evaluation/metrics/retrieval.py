@@ -1,65 +1,89 @@
-"""Whether what belongs together lies nearest in the shared representation space."""
+"""Retrieval in the shared representation space: whether what belongs together is nearest."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtgen.evaluation.metric import METRICS, Metric, MetricContext, required_classes, required_condition, share
+from mtgen.evaluation.base import MetricContext, Skipped, Stream, required_classes, required_condition
+from mtgen.evaluation.collectors.base import State
+from mtgen.evaluation.collectors.row_buffer import RowBuffer
+from mtgen.evaluation.metric import METRICS, Metric
 from mtgen.schema import Batch
 
-Asked = dict[str, tuple[Tensor, Tensor]]
+Modalities = dict[str, tuple[Tensor, Tensor]]
+"""Modality -> embeddings `[B,d]`, and which samples have it, `[B]` bool."""
 
 
-def nearest(query: Tensor, among: Tensor, at_once: int = 1024) -> Tensor:
-    """`[Q,d]`, `[N,d]` -> `[Q]`: which of the N has the largest cosine with each query."""
+def nearest(query: Tensor, among: Tensor, chunk: int = 1024) -> Tensor:
+    """`[Q,d]`, `[N,d]` -> `[Q]`: index of the candidate with the largest cosine, for each query."""
     among = F.normalize(among, dim=1)
-    return torch.cat([(F.normalize(part, dim=1) @ among.T).argmax(1) for part in query.split(at_once)])
+    return torch.cat([(F.normalize(part, dim=1) @ among.T).argmax(1) for part in query.split(chunk)])
 
 
-class _ToClass(Metric):
-    """Share of test samples whose vector lies nearest to the vector of their own class, among the classes of the test split."""
+class _ClassEmbeddings:
+    """The embedding of each class, from the first sample that has it."""
 
+    def __init__(self) -> None:
+        self.embeddings: dict[int, Tensor] = {}
+
+    def update(self, label: Tensor, embedding: Tensor) -> None:
+        """Take in classes `[B]` and their embeddings `[B,d]`."""
+        for number, vector in zip(label.tolist(), embedding, strict=True):
+            self.embeddings.setdefault(number, vector.float().cpu())
+
+    def state_dict(self) -> State:
+        return {str(number): vector for number, vector in self.embeddings.items()}
+
+    def load_state_dict(self, state: State) -> None:
+        self.embeddings = {int(number): vector for number, vector in state.items()}
+
+
+class _RetrievalToClass(Metric):
+    """Fraction of test samples whose embedding is nearest to their own class, among the classes of the test split."""
+
+    streams = (Stream.EMBEDDINGS,)
     quick = False
     source: str
 
-    def __init__(self, setting: MetricContext) -> None:
-        super().__init__(setting)
-        self.classes: dict[int, Tensor] = {}
-        required_classes(setting.card)
-        required_condition(setting, "class")
+    def __init__(self, context: MetricContext) -> None:
+        super().__init__(context)
+        required_classes(context.card)
+        required_condition(context, "class")
         if self.source != "image":
-            required_condition(setting, self.source)
-        self.query: list[Tensor] = []
-        self.label: list[Tensor] = []
+            required_condition(context, self.source)
+        self.classes = self.add_state("classes", _ClassEmbeddings())
+        self.queries = self.add_state("queries", RowBuffer())
 
-    def update_shared(self, batch: Batch, image: Tensor, asked: Asked) -> None:
-        vector, there = asked["class"]
-        for row in there.nonzero().flatten().tolist():
-            self.classes.setdefault(int(batch.label[row]), vector[row].float().cpu())
-        query, known = (image, there) if self.source == "image" else asked[self.source]
-        both = known & there
-        self.query.append(query[both].float().cpu())
-        self.label.append(batch.label[both].cpu())
+    def update_embeddings(self, batch: Batch, image: Tensor, modalities: Modalities) -> None:
+        class_embedding, labeled = modalities["class"]
+        self.classes.update(batch.label[labeled], class_embedding[labeled])
+        query, known = (image, labeled) if self.source == "image" else modalities[self.source]
+        both = known & labeled
+        self.queries.append(query[both].float(), batch.label[both])
 
     def compute(self) -> dict[str, float]:
-        total = sum(len(label) for label in self.label)
-        share(0, total, f"test sample has a class and a vector of its {self.source}, or the run aligns nothing")
-        numbers = sorted(self.classes)
-        found = torch.tensor(numbers)[nearest(torch.cat(self.query), torch.stack([self.classes[n] for n in numbers]))]
-        return {f"retrieval/{self.source}_to_class": float((found == torch.cat(self.label)).double().mean())}
+        if not len(self.queries):
+            raise Skipped(
+                f"no test sample has a class and an embedding of its {self.source}, or the run has no alignment"
+            )
+        query, label = self.queries.columns()
+        numbers = sorted(self.classes.embeddings)
+        candidates = torch.stack([self.classes.embeddings[number] for number in numbers])
+        predicted = torch.tensor(numbers)[nearest(query, candidates)]
+        return {f"retrieval/{self.source}_to_class": float((predicted == label).double().mean())}
 
 
 @METRICS.register("retrieval/sound_to_class")
-class SoundToClass(_ToClass):
-    """Recordings among class vectors."""
+class SoundToClass(_RetrievalToClass):
+    """Recordings among the classes."""
 
     numbers = {"retrieval/sound_to_class": "higher"}
     source = "sound"
 
 
 @METRICS.register("retrieval/image_to_class")
-class ImageToClass(_ToClass):
-    """Images among class vectors."""
+class ImageToClass(_RetrievalToClass):
+    """Images among the classes."""
 
     numbers = {"retrieval/image_to_class": "higher"}
     source = "image"
@@ -67,26 +91,28 @@ class ImageToClass(_ToClass):
 
 @METRICS.register("retrieval/caption_to_image")
 class CaptionToImage(Metric):
-    """Recall at 1 of test captions among all test images; an image with the very same caption is right too.
+    """Recall at 1 of test captions among all test images; an image with an identical caption counts as correct.
 
-    Holds a vector and a caption for each test sample, no images. Source: Radford et al. 2021 (retrieval).
+    Holds two embeddings and a caption per test sample. Source: Radford et al. 2021 (retrieval).
     """
 
     numbers = {"retrieval/caption_to_image": "higher"}
+    streams = (Stream.EMBEDDINGS,)
     quick = False
 
-    def __init__(self, setting: MetricContext) -> None:
-        super().__init__(setting)
-        required_condition(setting, "caption")
-        self.rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    def __init__(self, context: MetricContext) -> None:
+        super().__init__(context)
+        required_condition(context, "caption")
+        self.samples = self.add_state("samples", RowBuffer())
 
-    def update_shared(self, batch: Batch, image: Tensor, asked: Asked) -> None:
-        vector, there = asked["caption"]
-        assert batch.caption is not None  # the run is asked by captions
-        self.rows.append((vector[there].float().cpu(), image[there].float().cpu(), batch.caption[there].cpu()))
+    def update_embeddings(self, batch: Batch, image: Tensor, modalities: Modalities) -> None:
+        caption_embedding, known = modalities["caption"]
+        assert batch.caption is not None  # the run has the condition "caption"
+        self.samples.append(caption_embedding[known].float(), image[known].float(), batch.caption[known])
 
     def compute(self) -> dict[str, float]:
-        share(0, sum(len(row[0]) for row in self.rows), "test sample has a caption, or the run aligns nothing")
-        query, image, caption = (torch.cat(part) for part in zip(*self.rows, strict=True))
-        right = (caption[nearest(query, image)] == caption).all(1)
-        return {"retrieval/caption_to_image": float(right.double().mean())}
+        if not len(self.samples):
+            raise Skipped("no test sample has a caption, or the run has no alignment")
+        query, image, caption = self.samples.columns()
+        correct = (caption[nearest(query, image)] == caption).all(1)
+        return {"retrieval/caption_to_image": float(correct.double().mean())}

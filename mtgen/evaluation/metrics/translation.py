@@ -1,55 +1,62 @@
-"""Whether translated images are of the domain asked for, and still what they were."""
+"""Whether translated images are in the target domain, and keep their content."""
 
-from mtgen.evaluation.metric import METRICS, Metric, MetricContext, Skipped, required_classes, share
+from mtgen.evaluation.base import MetricContext, Skipped, Stream, required_classes
+from mtgen.evaluation.collectors.ratio import Ratio
+from mtgen.evaluation.metric import METRICS, Metric
 from mtgen.schema import Batch, Canvas
 
 
-class _Translated(Metric):
-    """Share of the test images, each translated into every domain but its own, that an independent classifier reads rightly."""
+class _TranslationAccuracy(Metric):
+    """Accuracy of a reference classifier on the test images, each translated into every domain except its own.
 
+    Attributes:
+        kind: the kind of domains, see `MetricContext.translates`.
+        name: name of the number.
+    """
+
+    streams = (Stream.TRANSLATIONS,)
     quick = False
-    independent = True
+    needs_reference_models = True
     kind: str
     name: str
 
-    def __init__(self, setting: MetricContext) -> None:
-        super().__init__(setting)
-        if required_classes(setting.card) == 1:
+    def __init__(self, context: MetricContext) -> None:
+        super().__init__(context)
+        if required_classes(context.card) == 1:
             raise Skipped("the data set has a single class")
-        if setting.translates is None:
+        if context.translates is None:
             raise Skipped("the run does not translate images")
-        if setting.translates != self.kind:
-            raise Skipped(
-                f"the domains of the run's translation are not of the kind {self.kind!r} but {setting.translates!r}"
-            )
-        self.right = self.total = 0
+        if context.translates != self.kind:
+            raise Skipped(f"the run translates between domains of the kind {context.translates!r}, not {self.kind!r}")
+        self.accuracy = self.add_state("accuracy", Ratio())
 
     def compute(self) -> dict[str, float]:
-        return {self.name: share(self.right, self.total, "test image with a class was translated")}
+        return {self.name: self.accuracy.compute("no test image with a class was translated")}
 
 
 @METRICS.register("translation/class_kept")
-class TranslationKeepsClass(_Translated):
-    """Read as their own class by a classifier that is trained on the real training images of the domain asked for."""
+class TranslationKeepsClass(_TranslationAccuracy):
+    """Between data sets: fraction for which the target domain's classifier predicts the image's own class."""
 
-    kind, name = "domain", "translation/class_kept"
+    kind = "domain"
+    name = "translation/class_kept"
     numbers = {name: "higher"}
 
-    def update_translation(self, to: int, batch: Batch, canvas: Canvas) -> None:
+    def update_translation(self, domain: int, batch: Batch, canvas: Canvas) -> None:
         labeled = batch.present["class"]
         if labeled.any():
-            read = self.reference_models.predict_class(canvas.image[labeled], to)
-            self.right += int((read == batch.label[labeled].cpu()).sum())
-            self.total += int(labeled.sum())
+            predicted = self.reference_models.predict_class(canvas.image[labeled], domain)
+            self.accuracy.update(int((predicted == batch.label[labeled].cpu()).sum()), int(labeled.sum()))
 
 
 @METRICS.register("translation/class_reached")
-class ClassReached(_Translated):
-    """Where classes are the domains: read as the class asked for by a classifier that is trained on real training images."""
+class TranslationReachesClass(_TranslationAccuracy):
+    """Between classes: fraction for which the classifier predicts the target class."""
 
-    kind, name = "class", "translation/class_reached"
+    kind = "class"
+    name = "translation/class_reached"
     numbers = {name: "higher"}
 
-    def update_translation(self, to: int, batch: Batch, canvas: Canvas) -> None:
-        self.right += int((self.reference_models.predict_class(canvas.image) == to).sum())
-        self.total += len(batch)
+    def update_translation(self, domain: int, batch: Batch, canvas: Canvas) -> None:
+        predicted = self.reference_models.predict_class(canvas.image)
+        self.accuracy.update(int((predicted == domain).sum()), len(batch))

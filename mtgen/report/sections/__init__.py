@@ -1,1 +1,1 @@
-"""The report's sections, one a file; each registers a function that gathers what it shows."""
+"""The sections of a report, one file per section; each registers a function that builds it."""

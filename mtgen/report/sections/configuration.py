@@ -1,4 +1,4 @@
-"""With which settings the run was trained."""
+"""The settings of the run."""
 
 from mtgen.report.blocks import SECTIONS, Block, FoldedText, Note, ReportSection, Table
 from mtgen.report.compare import differences
@@ -7,10 +7,10 @@ from mtgen.report.run_record import RunRecord
 
 @SECTIONS.register("configuration")
 def gather(record: RunRecord, other: RunRecord | None) -> ReportSection:
-    """Version, what differs from another run, and every setting."""
+    """Version, differences from another run, and all settings."""
     tags = record.tags
     commit = tags.get("mlflow.source.git.commit", "")
-    dirty = " with changes that are not committed" if tags.get("git.dirty") == "true" else ""
+    dirty = " with uncommitted changes" if tags.get("git.dirty") == "true" else ""
     rows = [
         ["mtgen", tags.get("mtgen.version", "-")],
         ["commit", f"{commit[:12]}{dirty}"],
@@ -18,6 +18,6 @@ def gather(record: RunRecord, other: RunRecord | None) -> ReportSection:
     ]
     blocks: list[Block] = [Table(["", ""], [row for row in rows if row[1]])]
     if other is not None:
-        blocks += [Note(f"What differs from {other.name}:"), *differences([record, other], [record.name, other.name])]
-    blocks.append(FoldedText("Every setting", str((record.starts[-1].start or {}).get("config", ""))))
+        blocks += [Note(f"Differences from {other.name}:"), *differences([record, other], [record.name, other.name])]
+    blocks.append(FoldedText("All settings", str((record.starts[-1].start or {}).get("config", ""))))
     return ReportSection(9, "Configuration", blocks)

@@ -1,4 +1,4 @@
-"""How fast it went, and what it cost."""
+"""Speed and cost of the training."""
 
 from statistics import median
 
@@ -9,24 +9,24 @@ from mtgen.tracking.progress_bar import format_duration
 
 @SECTIONS.register("cost")
 def gather(record: RunRecord, other: RunRecord | None) -> ReportSection:
-    """Throughput, the share of time that waited for data, device hours."""
-    device = "GPU" if any(name.startswith("system/gpu_") for name in record.series) else "worker on CPUs"
-    hours = sum(stretch.seconds * stretch.workers for stretch in record.stretches) / 3600
-    workers = sorted({stretch.workers for stretch in record.stretches})
+    """Throughput, time spent waiting for data, device hours."""
+    device = "GPU" if any(name.startswith("system/gpu_") for name in record.series) else "CPU worker"
+    hours = record.device_hours
+    workers = sorted({session.workers for session in record.sessions})
     facts = [Fact("device hours", f"{hours:.2f}", f"{' or '.join(map(str, workers))} × {device}")]
     if record.images:
-        facts.append(Fact("device hours for a million images", f"{1e6 * hours / record.images:.1f}"))
+        facts.append(Fact("device hours per million images", f"{1e6 * hours / record.images:.1f}"))
     if speeds := [value for _, value in record.series.get("speed/images_per_second", [])]:
         facts.append(
             Fact("throughput", f"{median(speeds):,.1f} images/s", f"median; {min(speeds):,.1f} to {max(speeds):,.1f}")
         )
     if waits := [value for _, value in record.series.get("speed/data_wait_share", [])]:
-        facts.append(Fact("waiting for data", f"{100 * sum(waits) / len(waits):.2f} %", "mean share of the time"))
+        facts.append(Fact("waiting for data", f"{100 * sum(waits) / len(waits):.2f} %", "mean fraction of the time"))
     facts.append(
         Fact(
             "wall time",
             format_duration(record.seconds),
-            f"in {len(record.stretches)} stretch{'es' if len(record.stretches) > 1 else ''}",
+            f"in {len(record.sessions)} session{'s' if len(record.sessions) > 1 else ''}",
         )
     )
     return ReportSection(7, "Speed and cost", [Facts(facts)])

@@ -1,23 +1,23 @@
-"""What the run learned from."""
+"""The data set of the run."""
 
 from mtgen.report.blocks import SECTIONS, ReportSection, Table
 from mtgen.report.run_record import RunRecord
 
 MAX_CLASS_NAMES = 24
-"""Names of classes that are written out."""
+"""Maximal class names that are listed."""
 
 
 @SECTIONS.register("dataset")
 def gather(record: RunRecord, other: RunRecord | None) -> ReportSection:
-    """The data set's card as the run found it at its start."""
+    """The data set's card at the run's last start."""
     start, data = record.starts[-1].start or {}, record.config.get("data", {})
-    card = start.get("card") or {}  # runs of earlier versions have none
+    card = start.get("card") or {}  # missing in runs of earlier versions
     rows = [
         ["name", record.tags.get("dataset.name", "-")],
         ["fingerprint", record.tags.get("dataset.fingerprint", "-")],
-        ["from", str(data.get("path") or ", ".join(str(part.get("path")) for part in data.get("mixture", [])))],
+        ["path", str(data.get("path") or ", ".join(str(part.get("path")) for part in data.get("mixture", [])))],
         ["source", card.get("source", "")],
-        ["licence", card.get("licence", "")],
+        ["license", card.get("licence", "")],
         [
             "splits",
             ", ".join(f"{name}: {split['samples']:,} samples" for name, split in card.get("splits", {}).items()),

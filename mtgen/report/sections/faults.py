@@ -1,4 +1,4 @@
-"""What went wrong on the way, and was survived."""
+"""Faults that the run recovered from."""
 
 from mtgen.report.blocks import SECTIONS, Block, Bullets, Note, ReportSection, Table
 from mtgen.report.run_record import STATUS_BY_MLFLOW, RunRecord
@@ -8,36 +8,36 @@ from mtgen.tracking.progress_bar import format_duration
 
 @SECTIONS.register("faults")
 def gather(record: RunRecord, other: RunRecord | None) -> ReportSection:
-    """Resumes, damaged samples, skipped steps and numbers that were not finite."""
+    """Resumes, damaged samples, skipped steps, and numbers that were not finite."""
     blocks: list[Block] = []
     if lines := [*_steps(record), *_damage(record), *_numbers(record)]:
         blocks.append(Bullets(lines))
-    if len(record.stretches) > 1:
+    if len(record.sessions) > 1:
         rows = [
             [
                 str(number + 1),
-                f"{part.begin:,}",
-                f"{part.end:,}",
-                format_duration(part.seconds),
-                str(part.workers),
-                STATUS_BY_MLFLOW.get(part.status, "no word"),
+                f"{session.begin:,}",
+                f"{session.end:,}",
+                format_duration(session.seconds),
+                str(session.workers),
+                STATUS_BY_MLFLOW.get(session.status, "unknown"),
             ]
-            for number, part in enumerate(record.stretches)
+            for number, session in enumerate(record.sessions)
         ]
         rows[-1][-1] = record.status
         resumes = len(rows) - 1
-        caption = f"Went on {resumes} time{'s' if resumes > 1 else ''} from a checkpoint."
-        blocks.append(Table(["stretch", "from images", "to images", "time", "workers", "ended"], rows, caption))
+        caption = f"Resumed from a checkpoint {resumes} time{'s' if resumes > 1 else ''}."
+        blocks.append(Table(["session", "first image", "last image", "time", "workers", "status"], rows, caption))
     return ReportSection(
-        8, "Faults survived", blocks or [Note("None: one stretch of training, every sample whole, every step taken.")]
+        8, "Recovered faults", blocks or [Note("None: one session, no damaged sample, no skipped step.")]
     )
 
 
 def _steps(record: RunRecord) -> list[str]:
-    names = {side: record.last(f"gradient/{side}_nonfinite_steps") for side in ("discriminator", "generator")}
+    names = {network: record.last(f"gradient/{network}_nonfinite_steps") for network in ("discriminator", "generator")}
     return [
-        f"{number:,.0f} steps of the {side} were skipped: their gradient was not finite"
-        for side, number in names.items()
+        f"{number:,.0f} steps of the {network} were skipped because their gradients were not finite"
+        for network, number in names.items()
         if number
     ]
 

@@ -6,7 +6,7 @@ from mtgen.report.run_record import RunRecord
 
 @SECTIONS.register("metrics")
 def gather(record: RunRecord, other: RunRecord | None) -> ReportSection | None:
-    """Metrics in rows: as `mtgen evaluate` measured them last, and as the quick ones were at the last snapshot."""
+    """One row per metric: its value at the last snapshot, and at the last `mtgen evaluate`."""
     names: dict[str, dict[str, str]] = {}
     for name, points in record.series.items():
         group, _, short = name.partition("/")
@@ -19,5 +19,7 @@ def gather(record: RunRecord, other: RunRecord | None) -> ReportSection | None:
         [short.replace("_", " "), values.get("snapshot", "-"), values.get("evaluate", "-")]
         for short, values in sorted(names.items())
     ]
-    caption = "Value, and images seen. Snapshots measure quickly on fewer samples, mtgen evaluate measures everything."
+    caption = (
+        "Value, and images seen. Snapshots compute quick metrics on fewer samples, mtgen evaluate computes all metrics."
+    )
     return ReportSection(3, "Metrics", [Table(["metric", "last snapshot", "mtgen evaluate"], rows, caption)])

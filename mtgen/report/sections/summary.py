@@ -1,21 +1,21 @@
-"""How it stands, at a glance."""
+"""The run at a glance."""
 
 from mtgen.report.blocks import SECTIONS, Fact, Facts, ReportSection
 from mtgen.report.run_record import RunRecord
 from mtgen.tracking.progress_bar import format_duration
 
 HEADLINES = ("class_accuracy", "mask_miou", "box_ap50", "cas", "diversity", "class_reached", "reconstruction_psnr")
-"""Metrics that are shown at the top, the most telling first."""
+"""Metrics that are shown at the top, the most informative first."""
 HEADLINE_GROUPS = ("evaluation", "test", "generated")
-"""Where they are looked for; of two values at one position, the first group's counts: it was measured on more samples."""
+"""Groups that they are looked up in. Of two values at one position, the first group wins: it has more samples."""
 MAX_HEADLINES = 4
 
 
 @SECTIONS.register("summary")
 def gather(record: RunRecord, other: RunRecord | None) -> ReportSection:
-    """Images, time, and the most telling metrics."""
+    """Images, time, and the most informative metrics."""
     facts = [
-        Fact("images", f"{record.images:,}", f"of {max(record.planned, record.images):,}"),
+        Fact("images", f"{record.images:,}", f"of {max(record.planned_images, record.images):,}"),
         Fact("time", format_duration(record.seconds), record.status),
     ]
     found = [fact for name in HEADLINES if (fact := _headline(record, name))]
@@ -23,12 +23,12 @@ def gather(record: RunRecord, other: RunRecord | None) -> ReportSection:
 
 
 def _headline(record: RunRecord, name: str) -> Fact | None:
-    """The metric's newest value, with its position where the run has gone on since."""
+    """The newest value of a metric, with its position if the run has continued since."""
     found = [
         (group, record.series[f"{group}/{name}"][-1]) for group in HEADLINE_GROUPS if f"{group}/{name}" in record.series
     ]
     if not found:
         return None
-    group, (images, value) = max(found, key=lambda one: one[1][0])  # of equals the first
+    group, (images, value) = max(found, key=lambda one: one[1][0])  # the first of equal positions
     since = f" at {images:,} images" if images < record.images else ""
     return Fact(name.replace("_", " "), f"{value:.3f}" if value < 10 else f"{value:.1f}", f"{group}{since}")

@@ -1,10 +1,10 @@
-"""The network of the independent readers that tell what is where."""
+"""The network of the reference models with dense predictions."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 WIDTHS = (32, 64, 128)
-"""Channels of the levels, each half as high and wide as the one before; the first is half as high and wide as the image."""
+"""Channels of the levels. The first has half the image's resolution, each further one half of the level before."""
 
 
 def _layer(channels: int, width: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
@@ -15,8 +15,8 @@ def _layer(channels: int, width: int, stride: int = 1, kernel: int = 3) -> nn.Se
 class UNet(nn.Module):
     """Images `[B,C,H,W]` -> `[B,out,H/2,W/2]`, sides rounded up.
 
-    Source: Ronneberger et al. 2015, with sums in the place of concatenations and nothing at the image's own resolution: most of the
-    network is where a convolution costs little and sees much.
+    Source: Ronneberger et al. 2015, with sums instead of concatenations and no level at the image's own resolution:
+    most of the computation is where a convolution is cheap and has a large receptive field.
     """
 
     def __init__(self, channels: int, out: int) -> None:

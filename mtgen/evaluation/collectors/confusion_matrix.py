@@ -1,20 +1,21 @@
-"""One confusion matrix over all pixels of a stream, and the intersection over union that it holds."""
+"""A confusion matrix over all pixels of a stream, and its mean intersection over union."""
 
 import torch
 from torch import Tensor
 
-from mtgen.evaluation.metric import Skipped
+from mtgen.evaluation.base import Skipped
+from mtgen.evaluation.collectors.base import State
 
 
-class Confusion:
-    """Counts pixels by (true, predicted) class, `[M,M]`, over as many updates as one likes."""
+class ConfusionMatrix:
+    """Pixel counts by (true, predicted) class, `[M,M]`."""
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
         self.counts = torch.zeros(classes, classes, dtype=torch.int64)
 
     def update(self, true: Tensor, predicted: Tensor) -> None:
-        """Count two `[...]` integer tensors of one shape; pixels whose true class is outside the classes (255) are ignored."""
+        """Count two `[...]` integer tensors of one shape; pixels whose true class is out of range (255) are ignored."""
         true, predicted = true.flatten(), predicted.flatten()
         known = (true >= 0) & (true < self.classes)
         cells = true[known] * self.classes + predicted[known]
@@ -24,11 +25,19 @@ class Confusion:
         """Intersection over union, averaged over the classes that occur as true or predicted (Everingham et al. 2010).
 
         Raises:
-            Skipped: where no pixel was counted.
+            Skipped: no pixel was counted.
         """
         hits = self.counts.diagonal()
         union = self.counts.sum(0) + self.counts.sum(1) - hits
         occurs = union > 0
         if not occurs.any():
-            raise Skipped("no pixel with a known mask class")
+            raise Skipped("no pixel has a known mask class")
         return (hits[occurs] / union[occurs]).mean().item()
+
+    def state_dict(self) -> State:
+        """The counts."""
+        return {"counts": self.counts}
+
+    def load_state_dict(self, state: State) -> None:
+        """Restore the counts."""
+        self.counts = state["counts"]

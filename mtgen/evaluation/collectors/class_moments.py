@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor
 
+from mtgen.evaluation.collectors.base import State
+
 
 class ClassMoments:
-    """The spread of images within each of K classes; holds one mean image a class, whatever the number of images."""
+    """Spread of the images within each of K classes; holds one mean image per class."""
 
     def __init__(self, classes: int) -> None:
         self.count = torch.zeros(classes, dtype=torch.int64)
@@ -23,6 +25,16 @@ class ClassMoments:
         self.total.index_add_(0, label, pixels)
 
     def deviation(self) -> Tensor:
-        """`[K]` float64: the root of the mean over pixels of the population variance; NaN for a class without images."""
+        """`[K]` float64: root of the mean over pixels of the population variance; NaN for a class without images."""
         variance = self.square / self.count - (self.total / self.count[:, None]).square().sum(1)
         return (variance.clamp(min=0) / self.total.shape[1]).sqrt()
+
+    def state_dict(self) -> State:
+        """The sums of each class."""
+        return {"count": self.count, "square": self.square, "total": self.total}
+
+    def load_state_dict(self, state: State) -> None:
+        """Restore the sums of each class."""
+        self.count = state["count"]
+        self.square = state["square"]
+        self.total = state["total"]

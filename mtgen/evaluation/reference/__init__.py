@@ -1,0 +1,1 @@
+"""Reference models: small networks, independent of every run, that evaluate the images of a run."""
