@@ -17,7 +17,7 @@ from mtgen.training.callbacks.base import Callback
 from mtgen.training.callbacks.stopping import ElasticResize, StopFile, TimeLimit
 from mtgen.training.consensus import Consensus
 from mtgen.training.heartbeat import Heartbeat
-from mtgen.training.progress import TrainingProgress
+from mtgen.training.progress import RunProgress
 from mtgen.training.protocol import STOP_FILE, Outcome, Resize, WorkerContext
 from mtgen.training.throughput_timer import ThroughputTimer
 from mtgen.training.trainer import Trainer, build_callbacks
@@ -93,7 +93,7 @@ def made_parts(folder: Path, steps: int, broken: int | None = None, **changes: A
             "worker": worker,
             "heartbeat": Heartbeat(folder, worker),
             "consensus": Consensus(),
-            "progress": TrainingProgress(steps * BATCH),
+            "progress": RunProgress(steps * BATCH),
             "timer": ThroughputTimer(),
             "loader": Batches(broken),
             "logger": None,
