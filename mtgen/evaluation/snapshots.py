@@ -140,7 +140,7 @@ def condition_grids(model: Model, shown: Batch, config: Config) -> dict[str, Ren
         batch = shown.rows(rows.cpu())
         latent = counter_rng.normal(config.seed, f"picture {name}", batch.position, (model.latent_size,), model.device)
         canvas = model.sample(prompt.rows(rows), latent)
-        title, words = f"conditioned on {name} alone", _condition_words(batch, name, config, model)
+        title, words = f"conditioned on the {name} alone", _condition_words(batch, name, config, model)
         generated = GridPanel("generated", canvas.image, _mask_classes(canvas))
         seen: Tensor | None = None
         panels = [generated]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from mtgen.evaluation.metric import better
 from mtgen.report.blocks import Block, Curves, Note, Pictures, ReportSection, Table
 from mtgen.report.curves import charts
-from mtgen.report.image_timeline import grid_files, select_positions, track
+from mtgen.report.image_timeline import grid_files, in_page_order, select_positions, track
 from mtgen.report.run_record import RunRecord, flat
 from mtgen.tracking.progress_bar import format_duration
 
@@ -51,7 +51,8 @@ def _facts(records: Sequence[RunRecord], labels: list[str]) -> Table:
 
 def _pictures(records: Sequence[RunRecord], labels: list[str]) -> list[Block]:
     found = [grid_files(record) for record in records]
-    names = [name for name in dict.fromkeys(name for run in found for name in run) if not name.startswith("batch-")]
+    kinds = dict.fromkeys(name for run in found for name in run)
+    names = [name for name in in_page_order(kinds) if not name.startswith("batch-")]
     if not names:
         return [Note("None of the runs has pictures.")]
     positions = select_positions(found, names)

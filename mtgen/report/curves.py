@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from mtgen.report.titles import title_of
+
 T = TypeVar("T")
 Points = Sequence[tuple[int, float]]
 
@@ -32,7 +34,7 @@ def charts(runs: Mapping[str, Mapping[str, Points]]) -> dict[str, Any]:
     for name in names:
         group, _, short = name.partition("/")
         chart = [_line(numbers.get(name, ()), most) for numbers in runs.values()]
-        groups.setdefault(group, []).append({"name": short or group, "lines": chart})
+        groups.setdefault(group, []).append({"name": title_of(short or group), "lines": chart})
     order = [*(group for group in LEADING_GROUPS if group in groups), *sorted(set(groups) - set(LEADING_GROUPS))]
     thinned = any(len(points) > most for numbers in runs.values() for points in numbers.values())
     shown = [{"name": group, "open": group in LEADING_GROUPS, "charts": groups[group]} for group in order]

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,19 @@ from mtgen.visualization.layers import LAYERS_FOLDER
 
 PAGE_IMAGE_BYTES = 4_000_000
 """Approximate size of all pictures on a page, bytes."""
+
+
+GRID_ORDER = ("grid", "reading", "asked-", "reconstruction", "translation", "batch-")
+"""Order of the kinds of grids on a page, by prefixes of their names."""
+
+
+def in_page_order(names: Iterable[str]) -> list[str]:
+    """Kinds of grids in the order of the page; unknown ones at the end."""
+
+    def rank(name: str) -> int:
+        return next((i for i, prefix in enumerate(GRID_ORDER) if name.startswith(prefix)), len(GRID_ORDER))
+
+    return sorted(names, key=rank)
 
 
 def grid_files(record: RunRecord) -> dict[str, dict[int, Path]]:

@@ -86,7 +86,7 @@ for (const bar of document.querySelectorAll("[data-positions]")) {
 const W = 280, H = 132, LEFT = 4, RIGHT = 4, TOP = 8, BOTTOM = 16;
 function drawChart(chart, labels, log) {
   const lines = chart.lines.map(({x, y}) => x.map((at, i) => [at, y[i]]).filter(([, value]) => !log || value > 0));
-  const points = lines.flat(), title = chart.name.replaceAll("_", " ");
+  const points = lines.flat(), title = chart.name;
   const output = make("output"), holder = make("div", {class: "chart"}, make("p", {}, make("span", {title}, title), output));
   if (!points.length) {
     output.textContent = "no positive values";
@@ -96,15 +96,16 @@ function drawChart(chart, labels, log) {
   const xs = points.map(point => point[0]), ys = points.map(point => value(point[1]));
   const [x0, x1] = [Math.min(...xs), Math.max(...xs)];
   let [y0, y1] = [Math.min(...ys), Math.max(...ys)];
-  if (y0 === y1) [y0, y1] = [y0 - (Math.abs(y0) || 1) * 0.1, y1 + (Math.abs(y1) || 1) * 0.1];
+  const constant = y0 === y1;
+  if (constant) [y0, y1] = [y0 - (Math.abs(y0) || 1) * 0.1, y1 + (Math.abs(y1) || 1) * 0.1];
   const px = x => x1 === x0 ? W / 2 : LEFT + (x - x0) / (x1 - x0) * (W - LEFT - RIGHT);
   const py = y => H - BOTTOM - (value(y) - y0) / (y1 - y0) * (H - TOP - BOTTOM);
   const text = points.length > 1 ? `from ${number(x0)} to ${number(x1)} images; use the arrow keys to read values` : `at ${number(x0)} images`;
   const svg = make("svg", {viewBox: `0 0 ${W} ${H}`, tabindex: "0", role: "img", "aria-label": `${title}, ${text}`});
   for (const y of [TOP, (H - BOTTOM + TOP) / 2, H - BOTTOM]) svg.append(make("line", {class: "axis", x1: 0, x2: W, y1: y, y2: y}));
   const real = y => log ? 10 ** y : y;
-  svg.append(make("text", {x: 2, y: TOP + 9}, short(real(y1))), make("text", {x: 2, y: H - BOTTOM - 3}, short(real(y0))));
-  svg.append(make("text", {x: 2, y: H - 4}, number(x0)), make("text", {x: W - 2, y: H - 4, "text-anchor": "end"}, number(x1)));
+  if (x0 === x1) svg.append(make("text", {x: W / 2, y: H - 4, "text-anchor": "middle"}, number(x0)));
+  else svg.append(make("text", {x: 2, y: H - 4}, number(x0)), make("text", {x: W - 2, y: H - 4, "text-anchor": "end"}, number(x1)));
   lines.forEach((line, i) => {
     if (!line.length) return;
     const dot = line.length === 1 ? "h0.01" : "";
@@ -113,6 +114,7 @@ function drawChart(chart, labels, log) {
     if (dot) { path.style.strokeWidth = "6"; path.style.strokeLinecap = "round"; }
     svg.append(path);
   });
+  if (!constant) svg.append(make("text", {x: 2, y: TOP + 9}, short(real(y1))), make("text", {x: 2, y: H - BOTTOM - 3}, short(real(y0))));
   const cursor = make("line", {class: "cursor", y1: TOP, y2: H - BOTTOM, visibility: "hidden"});
   svg.append(cursor);
   const steps = [...new Set(xs)].sort((a, b) => a - b);
@@ -177,6 +179,11 @@ for (const place of document.querySelectorAll(".curves")) {
 }
 
 // Heat maps: one strip per pair of tasks.
+function signed(value) {
+  const text = value.toFixed(2);
+  return Number(text) === 0 ? "0.00" : (value > 0 ? "+" : "") + text;
+}
+
 for (const figure of document.querySelectorAll(".heat")) {
   const {positions, rows} = data[figure.dataset.block];
   const strips = make("div", {class: "strip"}), read = make("output");
@@ -195,7 +202,7 @@ for (const figure of document.querySelectorAll(".heat")) {
       read.textContent = values[i] === null ? "" : `${name}: ${values[i].toFixed(3)} at ${number(positions[i])} images`;
     });
     svg.addEventListener("pointerleave", () => { read.textContent = ""; });
-    strips.append(make("span", {title: name}, name), svg, make("b", {}, last === null ? "-" : (last > 0 ? "+" : "") + last.toFixed(2)));
+    strips.append(make("span", {title: name}, name), svg, make("b", {}, last === null ? "-" : signed(last)));
   }
   const ends = [`${number(positions[0])} images`, `${number(positions[positions.length - 1])}`];
   figure.append(strips, make("div", {class: "foot"}, make("span", {}, ends[0]), read, make("span", {}, ends[1])));

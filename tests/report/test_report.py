@@ -169,8 +169,8 @@ def test_the_newest_value_of_a_metric_is_the_headline_and_an_older_one_says_how_
     assert isinstance(block, Facts)
     assert [(fact.label, fact.value, fact.note) for fact in block.items[2:]] == [
         ("class accuracy", "0.400", "test"),
-        ("mask miou", "0.600", "evaluation"),
-        ("cas", "0.300", "evaluation at 1,000 images"),
+        ("mask mIoU", "0.600", "evaluation"),
+        ("CAS", "0.300", "evaluation, at 1,000 images"),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from mtgen.report.blocks import SECTIONS, ReportSection, Table
 from mtgen.report.run_record import RunRecord
+from mtgen.report.titles import title_of
 
 
 @SECTIONS.register("metrics")
@@ -16,7 +17,7 @@ def gather(record: RunRecord, other: RunRecord | None) -> ReportSection | None:
     if not names:
         return None
     rows = [
-        [short.replace("_", " "), values.get("snapshot", "-"), values.get("evaluate", "-")]
+        [title_of(short), values.get("snapshot", "-"), values.get("evaluate", "-")]
         for short, values in sorted(names.items())
     ]
     caption = (

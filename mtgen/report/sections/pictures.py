@@ -1,21 +1,15 @@
 """Generated images and predictions over time."""
 
 from mtgen.report.blocks import SECTIONS, Block, Note, Pictures, ReportSection
-from mtgen.report.image_timeline import grid_files, select_positions, track
+from mtgen.report.image_timeline import grid_files, in_page_order, select_positions, track
 from mtgen.report.run_record import RunRecord
-
-GRID_ORDER = ("grid", "reading", "asked-", "reconstruction", "translation", "batch-")
-"""Order of the kinds of grids, by prefixes of their names."""
 
 
 @SECTIONS.register("pictures")
 def gather(record: RunRecord, other: RunRecord | None) -> ReportSection:
     """One block per kind of grid."""
     found = grid_files(record)
-    names = sorted(
-        found,
-        key=lambda name: next((i for i, prefix in enumerate(GRID_ORDER) if name.startswith(prefix)), len(GRID_ORDER)),
-    )
+    names = in_page_order(found)
     if not names:
         return ReportSection(
             2, "Pictures", [Note("No pictures yet: they come with the first snapshot (evaluate.every).")]

@@ -2,6 +2,7 @@
 
 from mtgen.report.blocks import SECTIONS, Fact, Facts, ReportSection
 from mtgen.report.run_record import RunRecord
+from mtgen.report.titles import title_of
 from mtgen.tracking.progress_bar import format_duration
 
 HEADLINES = ("class_accuracy", "mask_miou", "box_ap50", "cas", "diversity", "class_reached", "reconstruction_psnr")
@@ -30,5 +31,5 @@ def _headline(record: RunRecord, name: str) -> Fact | None:
     if not found:
         return None
     group, (images, value) = max(found, key=lambda one: one[1][0])  # the first of equal positions
-    since = f" at {images:,} images" if images < record.images else ""
-    return Fact(name.replace("_", " "), f"{value:.3f}" if value < 10 else f"{value:.1f}", f"{group}{since}")
+    since = f", at {images:,} images" if images < record.images else ""
+    return Fact(title_of(name), f"{value:.3f}" if value < 10 else f"{value:.1f}", f"{group}{since}")
