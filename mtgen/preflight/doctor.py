@@ -27,8 +27,8 @@ from urllib.parse import urlsplit
 import psutil
 from packaging.requirements import Requirement
 
-from mtgen.config.paths import store_uri
 from mtgen.storage.shard_cache import root as cache_root
+from mtgen.storage.tracking_store import store_uri
 
 GOOD, NOTE, WARNING, PROBLEM = "good", "note", "warning", "problem"
 """A note names something optional that is missing; a problem prevents training."""

@@ -36,7 +36,7 @@ LIBRARIES = {  # name -> module to import, distribution that has its version, fi
     ),
 }
 MAX_RESUME_DIFFERENCE = 0.1
-"""Largest difference of a resumed run on a GPU, whose sums have no fixed order, relative to the resumed half's change."""
+"""Largest difference of a resumed run on a GPU, relative to the resumed half's change: its sums have no fixed order."""
 
 
 class Unavailable(Exception):
@@ -290,8 +290,8 @@ class Trainings:
             "more than GPU rounding explains",
         )
         return (
-            f"25 + 25 steps differ from {SMOKE_STEPS} steps by {difference:.2%} of their change (GPU sums have no fixed "
-            "order)"
+            f"25 + 25 steps differ from {SMOKE_STEPS} steps by {difference:.2%} of their change: a GPU's sums have no "
+            "fixed order"
         )
 
     def ray(self) -> str:
