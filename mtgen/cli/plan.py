@@ -59,8 +59,8 @@ def plan(
     values |= {
         "parameters, all": f"{found.total:,}",
         "GFLOPs per image: one step": f"{found.step / 1e9:.2f}",
-        "GFLOPs per image: generation": f"{found.drawing / 1e9:.2f}",
-        "GFLOPs per image: prediction": f"{found.reading / 1e9:.2f}",
+        "GFLOPs per image: generation": f"{found.sampling / 1e9:.2f}",
+        "GFLOPs per image: prediction": f"{found.prediction / 1e9:.2f}",
         "kernels per micro-batch, both steps": f"{found.kernels:,}",
         "MiB of activations per image (estimate)": f"{found.activations / 2**20:.1f}",
         **{
@@ -72,8 +72,8 @@ def plan(
     numbers: dict[str, Any] = {
         "parameters": found.parameters,
         "step": found.step,
-        "drawing": found.drawing,
-        "reading": found.reading,
+        "drawing": found.sampling,
+        "reading": found.prediction,
     }
     numbers |= {"kernels": found.kernels, "activations": found.activations, "traffic": found.traffic(workers)}
     numbers["state"] = [found.state_bytes(stage, workers) for stage in (0, 1, 2)]

@@ -1,36 +1,17 @@
 """Files and folders that a configuration names, by paths that mean the same in every working directory."""
 
-import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from mtgen.config import ConfigSection, PathKind
 from mtgen.config.sections import SectionT
-from mtgen.errors import ConfigError
 from mtgen.storage.source import absolute_location
+from mtgen.storage.tracking_store import store_uri
 
 
 def _run(name: str) -> str:
     """A run's folder; a run's name is looked for among the runs, wherever that is done."""
     return str(Path(name).absolute()) if Path(name).is_dir() else name
-
-
-def store_uri(runs: str | Path, uri: str | None = None) -> str:
-    """Where runs are kept: `uri` (`tracking.uri`), else MLFLOW_TRACKING_URI, else SQLite in the folder of runs; paths absolute.
-
-    Raises:
-        ConfigError: where `uri` holds a password, which would be written down with the configuration.
-    """
-    if uri and urlsplit(uri).password:
-        raise ConfigError(
-            "tracking.uri: holds a password, which every copy of this file would show; set MLFLOW_TRACKING_URI instead"
-        )
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(runs).absolute()}/mlflow.db"
-    scheme, _, path = uri.partition(":///")
-    if scheme == "sqlite":
-        return f"sqlite:///{Path(path).absolute()}"
-    return uri if "://" in uri or uri == "databricks" else Path(uri.removeprefix("file:")).absolute().as_uri()
 
 
 RESOLVER_BY_KIND = {

@@ -1,1 +1,1 @@
-"""What can be known before a run: installation, a smoke test, cost and speed."""
+"""Checks before a run: installation, a smoke test, a dry run, cost and speed."""

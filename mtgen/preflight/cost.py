@@ -1,6 +1,7 @@
-"""What a configuration costs, before anything of it runs: parameters, arithmetic, memory and traffic.
+"""The cost of a configuration without running it: parameters, operations, memory and traffic.
 
-Networks and steps are built and run on torch's meta device, which has shapes and no numbers: any size is counted in seconds, in no memory.
+Networks and steps run on torch's meta device, whose tensors have shapes and no values: any size is counted in seconds
+and takes no memory.
 """
 
 from dataclasses import dataclass
@@ -21,28 +22,29 @@ _NO_KERNEL_OPS = {
     torch.ops.aten.empty.memory_format,
     torch.ops.aten._unsafe_view.default,
 }
-"""Operations that start no kernel, beside views."""
+"""Operations besides views that launch no kernel."""
 
 BYTES_PER_VALUE = {"fp32": 4, "bf16": 2, "fp16": 2}
-"""Bytes of an activation."""
+"""Bytes per activation value."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one configuration.
+    """The cost of a configuration.
 
     Attributes:
-        parameters: part ("generator", "trunk", "decoder", "conditions", "head: TASK") -> their number.
-        step: floating-point operations an image of a whole step, both sides, forward and backward; a multiply-add is two.
-        drawing, reading: of drawing one image, and of reading everything in one.
-        activations: bytes an image that the larger of both steps keeps for its backward.
-        kernels: that both steps start for one micro-batch in eager mode, whatever its size.
+        parameters: part ("generator", "trunk", "decoder", "conditions", "head: TASK") -> number of parameters.
+        step: floating-point operations per image of both steps, forward and backward; a multiply-add counts as two.
+        sampling: floating-point operations to generate one image.
+        prediction: floating-point operations to predict everything for one image.
+        activations: bytes per image that the larger of the two steps keeps for its backward.
+        kernels: kernels that both steps launch for one micro-batch in eager mode, whatever its size.
     """
 
     parameters: dict[str, int]
     step: float
-    drawing: float
-    reading: float
+    sampling: float
+    prediction: float
     activations: float
     kernels: int
 
@@ -53,20 +55,20 @@ class Cost:
 
     @property
     def total(self) -> int:
-        """Parameters of both sides."""
+        """Parameters of both networks."""
         return sum(self.parameters.values())
 
     def state_bytes(self, stage: int, workers: int) -> float:
-        """Bytes a worker of parameters, gradients, Adam's two moments and the averaged weights, all fp32, in ZeRO stage 0 to 2.
+        """Bytes per worker of parameters, gradients, Adam's moments and averaged weights, fp32, in ZeRO stage 0 to 2.
 
-        Source: Rajbhandari et al. 2020, with the average, which every worker holds whole, beside it.
+        Source: Rajbhandari et al. 2020, plus the averaged weights, of which every worker holds all.
         """
         gradients = 4 / (workers if stage == 2 else 1)
         moments = 8 / (workers if stage >= 1 else 1)
         return self.total * (4 + gradients + moments + 4)
 
     def traffic(self, workers: int) -> float:
-        """Bytes that a worker sends in a step: a ring's reduction and gathering of every gradient, fp32, whatever the ZeRO stage."""
+        """Bytes that a worker sends per step: ring reduce-scatter and all-gather of fp32 gradients, any ZeRO stage."""
         return 2 * 4 * self.total * (workers - 1) / workers
 
 
@@ -75,7 +77,7 @@ def _count(module: nn.Module | None) -> int:
 
 
 def parameters(networks: Networks) -> dict[str, int]:
-    """Part -> number of its parameters; together they are all of both sides."""
+    """Part -> number of its parameters; the parts cover both networks."""
     side, discriminator = networks.side, networks.side.discriminator
     found = {
         "generator": _count(networks.generator),
@@ -88,13 +90,13 @@ def parameters(networks: Networks) -> dict[str, int]:
 
 
 def build_on_meta(config: Config, card: DatasetCard) -> Networks:
-    """The networks without memory for their parameters."""
+    """The networks on the meta device, without memory for their parameters."""
     with torch.device("meta"):
         return build(config, card)
 
 
 def _batch(config: Config, card: DatasetCard, size: int) -> Batch:
-    """A batch of shapes alone, every label present."""
+    """A batch on the meta device with all labels present."""
     position, (height, width) = torch.arange(size), config.size
     sound = config.data.sound
     channels = 1 if config.data.channels == "gray" else 3
@@ -119,7 +121,10 @@ def _batch(config: Config, card: DatasetCard, size: int) -> Batch:
 
 
 class _Operations(TorchDispatchMode):
-    """Counts floating-point operations by torch's own formulas; its counter cannot be used where a step asks for gradients itself."""
+    """Counts floating-point operations with torch's formulas.
+
+    torch's own counter (`FlopCounterMode`) fails in steps that compute gradients themselves.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +145,7 @@ def flops(work: Any) -> float:
 
 
 class _Kernels(TorchDispatchMode):
-    """Counts the operations that compute: views and allocations start nothing."""
+    """Counts operations that launch kernels: all but views and allocations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +157,7 @@ class _Kernels(TorchDispatchMode):
 
 
 class _Saved:
-    """Bytes that autograd keeps for the backward, each storage once, parameters left out."""
+    """Bytes that autograd keeps for the backward; counts each storage once and leaves out parameters."""
 
     def __init__(self, networks: Networks) -> None:
         self.known = {p.untyped_storage()._cdata for n in (networks.generator, networks.side) for p in n.parameters()}
@@ -163,23 +168,23 @@ class _Saved:
         storage = tensor.untyped_storage()
         if storage._cdata not in self.known:
             self.known.add(storage._cdata)
-            self.kept.append(tensor)  # so that no other storage takes its place
+            self.kept.append(tensor)  # so that no other storage gets its address
             self.bytes += storage.nbytes()
         return tensor
 
 
 def cost(config: Config, card: DatasetCard, rows: int = 32) -> Cost:
-    """Count a configuration by running both steps on `rows` images, and drawing and reading on one, without numbers.
+    """Count the cost of a configuration: of both steps on `rows` images, and of sampling and prediction on one.
 
     Raises:
-        ConfigError: as `model.build`.
+        ConfigError: as `mtgen.models.model.build`.
     """
     fp32 = config.model_copy(update={"precision": "fp32", "workers": 0, "batch_size": rows})
     networks = build_on_meta(fp32, card)
     d_step, g_step, _ = build_steps(fp32, networks)
-    sides = [(d_step, networks.generator), (g_step, networks.side)]
+    steps = [(d_step, networks.generator), (g_step, networks.side)]
     total, kept, kernels = 0.0, 0, _Kernels()
-    for step, other in sides if config.generates else sides[:1]:
+    for step, other in steps if config.generates else steps[:1]:
         saved = _Saved(networks)
 
         def work(step: Any = step, other: Any = other, saved: _Saved = saved) -> None:
@@ -190,8 +195,8 @@ def cost(config: Config, card: DatasetCard, rows: int = 32) -> Cost:
             total, kept = total + flops(work), max(kept, saved.bytes)
     model = Model(networks, fp32, card, "meta")
     image = torch.empty(1, model.channels, *config.size, device="meta")
-    nothing = Prompt(1, {}, {})
-    drawing = flops(lambda: model.sample(nothing, torch.empty(1, model.latent_size, device="meta")))
-    reading = flops(lambda: model.predict(image))
-    word = BYTES_PER_VALUE.get(config.precision, 4) / 4
-    return Cost(parameters(networks), total / rows, drawing, reading, kept * word / rows, kernels.count)
+    unconditional = Prompt(1, {}, {})
+    sampling = flops(lambda: model.sample(unconditional, torch.empty(1, model.latent_size, device="meta")))
+    prediction = flops(lambda: model.predict(image))
+    precision = BYTES_PER_VALUE.get(config.precision, 4) / 4
+    return Cost(parameters(networks), total / rows, sampling, prediction, kept * precision / rows, kernels.count)

@@ -1,6 +1,7 @@
-"""`mtgen doctor`: what of this machine mtgen needs, what is there, what that means, and the command that mends it.
+"""`mtgen doctor`: checks this system's installation and names a fix for each problem.
 
-Nothing heavy is imported: versions come from the packages' metadata. Whatever may hang, a dead file system or a server, has a time limit.
+It imports no large library: versions come from package metadata. Checks that may hang, such as on a dead file system or
+server, have a time limit.
 """
 
 import errno
@@ -26,33 +27,33 @@ from urllib.parse import urlsplit
 import psutil
 from packaging.requirements import Requirement
 
-from mtgen.config.paths import store_uri
 from mtgen.storage.shard_cache import root as cache_root
+from mtgen.storage.tracking_store import store_uri
 
 GOOD, NOTE, WARNING, PROBLEM = "good", "note", "warning", "problem"
-"""A note says what is not there and need not be; a problem keeps a run from training."""
+"""A note names something optional that is missing; a problem prevents training."""
 STATUS_COLORS = {GOOD: "green", NOTE: "cyan", WARNING: "yellow", PROBLEM: "bold red"}
 CHECK_TIMEOUT_SECONDS = 10.0
-"""Seconds that a check may take."""
+"""Time limit of a check, in seconds."""
 GIB = 2**30
 ENOUGH_DISK_BYTES, MIN_DISK_BYTES = 5 * GIB, GIB
-"""Bytes free on a disk from which nothing is said, and below which training is not begun."""
+"""Free bytes of a disk: below the first a warning, below the second a problem."""
 MIN_SHARED_MEMORY_BYTES = 512 * 2**20
-"""Bytes of /dev/shm that Ray's object store and NCCL want at least; containers have 64 MiB unless told otherwise."""
+"""Bytes of /dev/shm that Ray's object store and NCCL need; containers have 64 MiB by default."""
 MIN_OPEN_FILES = 4096
-"""Open files that a node of Ray needs."""
+"""Open files that a Ray node needs."""
 
 
 @dataclass(frozen=True)
 class DoctorFinding:
-    """A line of the doctor's table.
+    """The result of a check: a row of the doctor's table.
 
     Attributes:
-        check: what was looked at.
+        check: name of the check.
         state: GOOD, NOTE, WARNING or PROBLEM.
-        found: what is there.
-        means: what that means for training.
-        remedy: the command or setting that mends it; "" where there is nothing to mend.
+        found: what was found.
+        means: consequence for training.
+        remedy: command or setting that fixes it; "" if there is nothing to fix.
     """
 
     check: str
@@ -64,12 +65,12 @@ class DoctorFinding:
 
 @dataclass
 class SystemUnderTest:
-    """What the checks look at; another one is an examination of its own.
+    """What the checks examine.
 
     Attributes:
         runs: folder of all runs.
-        cache: folder of what can be made again.
-        environment: variables.
+        cache: folder of the cache.
+        environment: environment variables.
     """
 
     runs: Path = Path("runs")
@@ -78,7 +79,7 @@ class SystemUnderTest:
 
 
 def _program_output(*words: str) -> str | None:
-    """What a program prints; `None` where it is not there, fails or does not answer."""
+    """Output of a program; `None` if it is missing, fails or does not answer in time."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=CHECK_TIMEOUT_SECONDS / 2, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -87,7 +88,7 @@ def _program_output(*words: str) -> str | None:
 
 
 def _version(*distributions: str) -> tuple[str, str] | None:
-    """(name, version) of the first of the distributions that is installed."""
+    """(name, version) of the first distribution that is installed."""
     for name in distributions:
         try:
             return name, importlib.metadata.version(name)
@@ -97,7 +98,7 @@ def _version(*distributions: str) -> tuple[str, str] | None:
 
 
 def _wanted(distribution: str) -> Requirement | None:
-    """The version of a distribution that mtgen's own metadata asks for."""
+    """The requirement for a distribution in mtgen's metadata."""
     asked = [Requirement(line) for line in importlib.metadata.requires("mtgen") or []] if _version("mtgen") else []
     return next((one for one in asked if one.name.lower() == distribution.lower()), None)
 
@@ -110,18 +111,16 @@ def _library(
         return DoctorFinding(check, state, "not installed", missing, remedy)
     wanted = _wanted(found[0])
     if wanted is not None and not wanted.specifier.contains(found[1], prereleases=True):
-        return DoctorFinding(
-            check, WARNING, f"{found[0]} {found[1]}", f"mtgen is written for {wanted.specifier}", remedy
-        )
+        return DoctorFinding(check, WARNING, f"{found[0]} {found[1]}", f"mtgen requires {wanted.specifier}", remedy)
     return DoctorFinding(check, GOOD, f"{found[0]} {found[1]}")
 
 
-def _python(machine: SystemUnderTest) -> DoctorFinding:
+def _python(system: SystemUnderTest) -> DoctorFinding:
     return DoctorFinding("Python", GOOD, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
 
 def torch_cuda() -> str | None:
-    """The CUDA version that the installed torch is built for, such as "12.8"; `None`: for CPUs alone, or there is no torch."""
+    """CUDA version of the installed torch, such as "12.8"; `None`: it is built for CPUs only, or missing."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return None
@@ -130,23 +129,23 @@ def torch_cuda() -> str | None:
     return found[1] if found else None
 
 
-def _torch(machine: SystemUnderTest) -> DoctorFinding:
-    found = _library("torch", ("torch",), "nothing trains without it")
+def _torch(system: SystemUnderTest) -> DoctorFinding:
+    found = _library("torch", ("torch",), "training is not possible")
     if found.state != GOOD:
         return found
     built = torch_cuda()
-    return DoctorFinding("torch", GOOD, f"{found.found}, built for {f'CUDA {built}' if built else 'CPUs alone'}")
+    return DoctorFinding("torch", GOOD, f"{found.found}, built for {f'CUDA {built}' if built else 'CPUs only'}")
 
 
-def _driver(machine: SystemUnderTest) -> DoctorFinding:
+def _driver(system: SystemUnderTest) -> DoctorFinding:
     listed = _program_output("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
     if not listed:
         if shutil.which("nvidia-smi"):
-            remedy = "nvidia-smi; modinfo nvidia; then reboot or mend the driver"
+            remedy = "run nvidia-smi and modinfo nvidia; reboot, or reinstall the driver"
             return DoctorFinding(
                 "GPU and driver",
                 WARNING,
-                "nvidia-smi gives no answer",
+                "nvidia-smi does not answer",
                 "the driver does not work: runs train on the CPU",
                 remedy,
             )
@@ -156,41 +155,41 @@ def _driver(machine: SystemUnderTest) -> DoctorFinding:
     if built is None:
         remedy = "install torch's CUDA build (pytorch.org), then make setup"
         return DoctorFinding(
-            "GPU and driver", WARNING, found, "this torch is built for CPUs alone, so that the GPUs stay idle", remedy
+            "GPU and driver", WARNING, found, "torch is built for CPUs only, so the GPUs are not used", remedy
         )
     able = re.search(r"CUDA Version: *(\d+)", _program_output("nvidia-smi") or "")
     if able and int(able[1]) < int(built.split(".")[0]):
-        remedy = f"update the driver, or install a torch for CUDA {able[1]}"
+        remedy = f"update the driver, or install torch for CUDA {able[1]}"
         return DoctorFinding(
-            "GPU and driver", PROBLEM, found, f"the driver knows CUDA {able[1]} and torch wants {built}", remedy
+            "GPU and driver", PROBLEM, found, f"the driver supports CUDA {able[1]}, but torch needs {built}", remedy
         )
     return DoctorFinding("GPU and driver", GOOD, found)
 
 
-def _nccl(machine: SystemUnderTest) -> DoctorFinding:
+def _nccl(system: SystemUnderTest) -> DoctorFinding:
     found = _version("nvidia-nccl-cu13", "nvidia-nccl-cu12")
     if found is not None:
         return DoctorFinding("NCCL", GOOD, " ".join(found))
     if torch_cuda() is None:
         return DoctorFinding(
-            "NCCL", NOTE, "not installed", "workers on CPUs exchange their gradients by gloo; only GPUs need NCCL"
+            "NCCL", NOTE, "not installed", "only GPUs need it: workers on CPUs reduce gradients with gloo"
         )
     return DoctorFinding(
-        "NCCL", NOTE, "no package of its own", "torch brings its own, or none: mtgen smoke --device cuda tries it"
+        "NCCL", NOTE, "not a separate package", "torch may contain it: mtgen smoke --device cuda tests it"
     )
 
 
-def _ray(machine: SystemUnderTest) -> DoctorFinding:
-    found = _library("Ray", ("ray",), "only workers=0 trains, in one process", state=WARNING)
-    address = machine.environment.get("RAY_ADDRESS")
+def _ray(system: SystemUnderTest) -> DoctorFinding:
+    found = _library("Ray", ("ray",), "training is limited to one process (workers=0)", state=WARNING)
+    address = system.environment.get("RAY_ADDRESS")
     if found.state != GOOD or address is None or not address.rpartition(":")[2].isdigit():
         return found
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=3).close()
     except OSError as error:
-        means = "mtgen train would wait for this cluster and give up"
-        remedy = "unset RAY_ADDRESS, or start it: mtgen cluster head"
+        means = "mtgen train would wait for this cluster and fail"
+        remedy = "unset RAY_ADDRESS, or start the cluster: mtgen cluster head"
         return DoctorFinding(
             "Ray",
             PROBLEM,
@@ -201,46 +200,48 @@ def _ray(machine: SystemUnderTest) -> DoctorFinding:
     return DoctorFinding("Ray", GOOD, f"{found.found}; the cluster at {address} answers")
 
 
-def _token(machine: SystemUnderTest) -> DoctorFinding:
-    if machine.environment.get("RAY_AUTH_TOKEN"):
+def _token(system: SystemUnderTest) -> DoctorFinding:
+    if system.environment.get("RAY_AUTH_TOKEN"):
         return DoctorFinding("Ray's token", GOOD, "in RAY_AUTH_TOKEN")
-    given = machine.environment.get("RAY_AUTH_TOKEN_PATH")
+    given = system.environment.get("RAY_AUTH_TOKEN_PATH")
     path = Path(given) if given else Path.home() / ".ray" / "auth_token"
     if not path.exists():
         return DoctorFinding(
             "Ray's token",
             NOTE,
             "none",
-            "a run on this machine makes its own; mtgen cluster head makes one for a cluster",
+            "runs on this system create their own; mtgen cluster head creates one for a cluster",
         )
     if path.stat().st_mode & 0o077:
-        means = "others can read it, and with it run commands on the cluster: mtgen refuses it"
+        means = "other users can read it, and with it run commands on the cluster: mtgen rejects it"
         return DoctorFinding("Ray's token", WARNING, str(path), means, f"chmod 600 {path}")
     return DoctorFinding("Ray's token", GOOD, str(path))
 
 
-def _slurm(machine: SystemUnderTest) -> DoctorFinding:
+def _slurm(system: SystemUnderTest) -> DoctorFinding:
     if shutil.which("sbatch") is None:
         return DoctorFinding(
-            "Slurm", NOTE, "no sbatch here", "mtgen slurm still writes scripts, to be submitted where there is one"
+            "Slurm", NOTE, "no sbatch", "mtgen slurm writes scripts that can be submitted on another system"
         )
     version = _program_output("sbatch", "--version")
     up = _program_output("sinfo", "--noheader", "--format=%P %a")
     if up is None:
-        remedy = "scontrol ping; ask who runs the cluster"
+        remedy = "run scontrol ping; ask the administrators of the cluster"
         return DoctorFinding(
-            "Slurm", WARNING, version or "sbatch", "its controller does not answer: jobs cannot be submitted", remedy
+            "Slurm", WARNING, version or "sbatch", "its controller does not answer, so jobs cannot be submitted", remedy
         )
     partitions = [line.split()[0] for line in up.splitlines() if line.endswith("up")]
-    return DoctorFinding("Slurm", GOOD, f"{version}, partitions: {', '.join(partitions) or 'none is up'}")
+    return DoctorFinding("Slurm", GOOD, f"{version}, partitions: {', '.join(partitions) or 'none are up'}")
 
 
-def _mlflow(machine: SystemUnderTest) -> DoctorFinding:
-    means = "runs train and keep every number in metrics.jsonl; the next run with MLflow sends them"
+def _mlflow(system: SystemUnderTest) -> DoctorFinding:
+    means = "training works and keeps all metrics in metrics.jsonl; the next run with MLflow sends them"
     found = _library("MLflow", ("mlflow",), means, state=WARNING)
-    uri = store_uri(machine.runs, machine.environment.get("MLFLOW_TRACKING_URI"))
+    uri = store_uri(system.runs, system.environment.get("MLFLOW_TRACKING_URI"))
     if found.state != GOOD or urlsplit(uri).scheme not in ("http", "https"):
-        return found if found.state != GOOD else DoctorFinding("MLflow", GOOD, f"{found.found}; runs are kept in {uri}")
+        return (
+            found if found.state != GOOD else DoctorFinding("MLflow", GOOD, f"{found.found}; runs are stored in {uri}")
+        )
     try:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CHECK_TIMEOUT_SECONDS / 2).close()  # noqa: S310 - http or https, as checked
     except OSError as error:
@@ -252,17 +253,17 @@ def _mlflow(machine: SystemUnderTest) -> DoctorFinding:
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or the first one above it that is there."""
+    """The folder itself, or its nearest parent that exists."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def _disk(check: str, folder: Path, setting: str) -> DoctorFinding:
-    there = _nearest(folder)
-    free, where = shutil.disk_usage(there).free, f"{folder.absolute()}"
+    existing = _nearest(folder)
+    free, where = shutil.disk_usage(existing).free, f"{folder.absolute()}"
     found = f"{free / GIB:,.1f} GiB free in {where}"
-    if not os.access(there, os.W_OK):
+    if not os.access(existing, os.W_OK):
         return DoctorFinding(
-            check, PROBLEM, f"{where} cannot be written", "a run could keep nothing", f"chmod u+w {there}, or {setting}"
+            check, PROBLEM, f"{where} cannot be written", "nothing can be saved", f"chmod u+w {existing}, or {setting}"
         )
     if free < ENOUGH_DISK_BYTES:
         state = WARNING if free >= MIN_DISK_BYTES else PROBLEM
@@ -270,16 +271,16 @@ def _disk(check: str, folder: Path, setting: str) -> DoctorFinding:
             check,
             state,
             found,
-            "checkpoints or shards will not fit; a run that cannot save ends",
-            f"make room, or {setting}",
+            "checkpoints or shards may not fit; a run that cannot save stops",
+            f"free disk space, or {setting}",
         )
     return DoctorFinding(check, GOOD, found)
 
 
-def _locks(machine: SystemUnderTest) -> DoctorFinding:
-    """Two locks on one file: the second has to be refused, or two processes could train one run."""
+def _locks(system: SystemUnderTest) -> DoctorFinding:
+    """Lock a file twice: the second lock must fail, or two processes could train one run."""
     with (
-        tempfile.NamedTemporaryFile(dir=_nearest(machine.runs), prefix=".mtgen-doctor-") as first,
+        tempfile.NamedTemporaryFile(dir=_nearest(system.runs), prefix=".mtgen-doctor-") as first,
         open(first.name, "rb") as second,
     ):
         try:
@@ -287,43 +288,47 @@ def _locks(machine: SystemUnderTest) -> DoctorFinding:
             fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno == errno.EWOULDBLOCK:
-                return DoctorFinding("file locks", GOOD, f"kept on {_nearest(machine.runs)}")
-            means = "no run can be locked, so none is trained here"
+                return DoctorFinding("file locks", GOOD, f"work on {_nearest(system.runs)}")
+            means = "runs cannot be locked, so training does not start"
             return DoctorFinding(
                 "file locks",
                 PROBLEM,
-                f"refused ({error.strerror})",
+                f"fail ({error.strerror})",
                 means,
-                "runs=FOLDER on a file system with locks (NFS: nolock off)",
+                "runs=FOLDER on a file system with locks (NFS: without nolock)",
             )
-    means = "two processes could train one run and spoil it"
+    means = "two processes could train one run and corrupt it"
     return DoctorFinding(
-        "file locks", PROBLEM, f"not kept on {_nearest(machine.runs)}", means, "runs=FOLDER on a file system with locks"
+        "file locks",
+        PROBLEM,
+        f"do not work on {_nearest(system.runs)}",
+        means,
+        "runs=FOLDER on a file system with locks",
     )
 
 
-def _shared_memory(machine: SystemUnderTest) -> DoctorFinding:
-    there = Path("/dev/shm")  # noqa: S108 - it is looked at, not written to
-    if not there.is_dir():
+def _shared_memory(system: SystemUnderTest) -> DoctorFinding:
+    folder = Path("/dev/shm")  # noqa: S108 - checked, not written to
+    if not folder.is_dir():
         return DoctorFinding(
             "shared memory",
             WARNING,
             "no /dev/shm",
-            "Ray keeps its objects on disk instead, slowly",
+            "Ray stores its objects on disk, which is slow",
             "mount -t tmpfs tmpfs /dev/shm",
         )
-    usage = shutil.disk_usage(there)
+    usage = shutil.disk_usage(folder)
     found = f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free in /dev/shm"
     if usage.free < MIN_SHARED_MEMORY_BYTES:
-        means = "Ray's object store and NCCL do not fit: workers die with 'bus error', or are slow"
+        means = "too little for Ray's object store and NCCL: workers fail with 'bus error', or are slow"
         return DoctorFinding(
-            "shared memory", WARNING, found, means, "docker run --shm-size=8g, or remove old files of /dev/shm"
+            "shared memory", WARNING, found, means, "docker run --shm-size=8g, or remove old files in /dev/shm"
         )
     return DoctorFinding("shared memory", GOOD, found)
 
 
-def _ports(machine: SystemUnderTest) -> DoctorFinding:
-    """What mtgen's commands listen on by default, on loopback."""
+def _ports(system: SystemUnderTest) -> DoctorFinding:
+    """Default ports of mtgen's commands, on loopback."""
     taken = []
     for port, what in ((5000, "mtgen ui"), (6379, "mtgen cluster head"), (8265, "the dashboard of mtgen cluster head")):
         with socket.socket() as probe:
@@ -333,45 +338,51 @@ def _ports(machine: SystemUnderTest) -> DoctorFinding:
             except OSError:
                 taken.append(f"{port} ({what})")
     if taken:
-        means = "mtgen ui takes the next one; for a cluster's head name another"
+        means = "mtgen ui uses the next free port; for mtgen cluster head, choose other ports"
         return DoctorFinding("ports", NOTE, f"in use: {', '.join(taken)}", means, "--port, --dashboard-port")
     return DoctorFinding("ports", GOOD, "5000, 6379 and 8265 are free")
 
 
-def _open_files(machine: SystemUnderTest) -> DoctorFinding:
+def _open_files(system: SystemUnderTest) -> DoctorFinding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= soft < MIN_OPEN_FILES:
-        means = "a Ray cluster on many CPUs, or many shards, end with 'too many open files'"
+        means = "a Ray cluster on many CPUs, or a data set of many shards, fails with 'too many open files'"
         return DoctorFinding(
             "open files", WARNING, f"{soft:,} allowed", means, f"ulimit -n {min(65536, hard) if hard > 0 else 65536}"
         )
     return DoctorFinding("open files", GOOD, f"{'unlimited' if soft < 0 else f'{soft:,}'} allowed")
 
 
-def _threads(machine: SystemUnderTest) -> DoctorFinding:
-    cpus, given = len(os.sched_getaffinity(0)), machine.environment.get("OMP_NUM_THREADS")
+def _threads(system: SystemUnderTest) -> DoctorFinding:
+    cpus, given = len(os.sched_getaffinity(0)), system.environment.get("OMP_NUM_THREADS")
     found = f"{cpus} CPUs for this process{f', OMP_NUM_THREADS={given}' if given else ''}"
     if given and given.isdigit() and int(given) > cpus:
         return DoctorFinding(
-            "threads", WARNING, found, "threads wait for each other: ten times slower is usual", "unset OMP_NUM_THREADS"
+            "threads",
+            WARNING,
+            found,
+            "threads compete for CPUs, which is often ten times slower",
+            "unset OMP_NUM_THREADS",
         )
     busy = os.getloadavg()[0]
     if busy > 1.5 * cpus:
         return DoctorFinding(
             "threads",
             NOTE,
-            f"{found}; {busy:.0f} others want them now",
-            "training shares them, and timings mean little",
+            f"{found}; load average {busy:.0f}",
+            "other processes use the CPUs too, so training is slower and timings are unreliable",
         )
     return DoctorFinding("threads", GOOD, found)
 
 
-def _memory(machine: SystemUnderTest) -> DoctorFinding:
+def _memory(system: SystemUnderTest) -> DoctorFinding:
     memory = psutil.virtual_memory()
     found = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
     if memory.available < 2 * GIB:
-        means = "a worker takes about 1.5 GiB and Ray half of one: the system may kill them"
-        return DoctorFinding("memory", WARNING, found, means, "end something else, or train in one process: workers=0")
+        means = "a worker needs about 1.5 GiB and Ray 0.5 GiB: the system may kill them"
+        return DoctorFinding(
+            "memory", WARNING, found, means, "stop other processes, or train in one process: workers=0"
+        )
     return DoctorFinding("memory", GOOD, found)
 
 
@@ -380,21 +391,19 @@ CHECKS: dict[str, Callable[[SystemUnderTest], DoctorFinding]] = {
     "torch": _torch,
     "GPU and driver": _driver,
     "NCCL": _nccl,
-    "DeepSpeed": lambda machine: _library("DeepSpeed", ("deepspeed",), "nothing trains without it"),
-    "DALI": lambda machine: _library(
+    "DeepSpeed": lambda system: _library("DeepSpeed", ("deepspeed",), "training is not possible"),
+    "DALI": lambda system: _library(
         "DALI",
         ("nvidia-dali-cuda120", "nvidia-dali-cuda130"),
-        "no image is decoded, so nothing trains (using a run works)",
+        "images cannot be decoded, so training is not possible (inference is)",
         "pip install -e '.[cuda12]' (or cuda13; both run without a GPU)",
     ),
     "Ray": _ray,
     "Ray's token": _token,
     "Slurm": _slurm,
     "MLflow": _mlflow,
-    "disk of runs": lambda machine: _disk("disk of runs", machine.runs, "runs=FOLDER on another disk"),
-    "disk of the cache": lambda machine: _disk(
-        "disk of the cache", machine.cache, "MTGEN_CACHE=FOLDER on another disk"
-    ),
+    "disk of runs": lambda system: _disk("disk of runs", system.runs, "runs=FOLDER on another disk"),
+    "disk of the cache": lambda system: _disk("disk of the cache", system.cache, "MTGEN_CACHE=FOLDER on another disk"),
     "file locks": _locks,
     "memory": _memory,
     "shared memory": _shared_memory,
@@ -405,42 +414,41 @@ CHECKS: dict[str, Callable[[SystemUnderTest], DoctorFinding]] = {
 
 
 def _check_with_timeout(limit: float, check: str, look: Callable[[], DoctorFinding]) -> DoctorFinding:
-    """A check's finding; one that does not come in time is a finding too, and its thread is left behind."""
+    """The finding of a check; a check that takes too long is a problem, and its thread is abandoned."""
     result: list[DoctorFinding] = []
 
     def work() -> None:
         try:
             result.append(look())
-        except Exception as error:  # noqa: BLE001 - whatever a check meets is a line of the table, and the next one is made
-            result.append(
-                DoctorFinding(
-                    check, PROBLEM, f"cannot be looked at: {type(error).__name__}: {error}", remedy="mend what it says"
-                )
-            )
+        except Exception as error:  # noqa: BLE001 - any error is a finding, and the other checks still run
+            failure = f"the check failed: {type(error).__name__}: {error}"
+            result.append(DoctorFinding(check, PROBLEM, failure, remedy="fix this error"))
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(limit)
     if not result:
-        means = "a file system, driver or server hangs; training would too"
-        return DoctorFinding(check, PROBLEM, f"no answer in {limit:g} s", means, "mount; nvidia-smi; dmesg | tail")
+        means = "a file system, driver or server hangs, and training would too"
+        return DoctorFinding(check, PROBLEM, f"no answer in {limit:g} s", means, "see mount, nvidia-smi and dmesg")
     return result[0]
 
 
 def run_checks(
-    machine: SystemUnderTest,
+    system: SystemUnderTest,
     checks: dict[str, Callable[[SystemUnderTest], DoctorFinding]] | None = None,
     limit: float = CHECK_TIMEOUT_SECONDS,
 ) -> list[DoctorFinding]:
-    """Every check's finding, in order; none of them can hang or end the others.
+    """The findings of all checks, in order; no check can block or stop the others.
 
     Args:
-        limit: seconds for each.
+        system: what to examine.
+        checks: name -> check; default: all.
+        limit: time limit of each check, in seconds.
     """
     chosen = CHECKS if checks is None else checks
-    return [_check_with_timeout(limit, name, lambda look=look: look(machine)) for name, look in chosen.items()]  # type: ignore[misc]
+    return [_check_with_timeout(limit, name, lambda look=look: look(system)) for name, look in chosen.items()]  # type: ignore[misc]
 
 
 def rows(found: list[DoctorFinding]) -> list[dict[str, Any]]:
-    """For JSON."""
+    """Findings for JSON."""
     return [asdict(finding) for finding in found]

@@ -1,4 +1,4 @@
-"""Trying a run out before it costs anything: everything up to the first step, two steps of everything, or a few samples learned by heart."""
+"""Trials before a run: everything up to the first step, two steps with everything, or overfitting a few samples."""
 
 import time
 from dataclasses import dataclass
@@ -18,21 +18,23 @@ from mtgen.training.dataset import open_data
 from mtgen.training.steps import build_steps, frozen
 
 MAX_TIMED_FLOPS = 5e11
-"""Floating-point operations that are spent at most to time a step: some seconds of one CPU."""
+"""Most floating-point operations to time a step with: some seconds on one CPU."""
 MAX_TIMED_IMAGES = 8
-"""Images that a step is timed with at most."""
+"""Most images to time a step with."""
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a run would begin with.
+    """What a run would start with.
 
     Attributes:
-        train, test: samples of each split.
-        labelled: task or condition -> samples of the training split that carry what it needs.
+        train: samples of the training split.
+        test: samples of the test split.
+        labelled: task or condition -> training samples with the labels that it needs.
         cost: parameters, operations, memory.
-        state: bytes a worker of parameters, gradients and optimizer; `activations`: bytes a worker of one micro-batch.
-        images_per_second: of all workers, by a step that was timed here on a few images; `None`: too large to be timed here.
+        state: bytes per worker of parameters, gradients, optimizer state and averaged weights.
+        activations: bytes per worker of a micro-batch's activations.
+        images_per_second: estimate for all workers from a step timed here; `None`: too large to time here.
     """
 
     train: int
@@ -44,17 +46,17 @@ class DryRun:
     images_per_second: float | None
 
     def hours(self, images: int) -> float | None:
-        """Training alone, without start-up, pictures and checkpoints."""
+        """Hours of training for `images` images, without startup, pictures and checkpoints; `None` if not timed."""
         return images / self.images_per_second / 3600 if self.images_per_second else None
 
 
 def dry_run(config: Config) -> DryRun:
-    """Everything up to the first step: data opened and decoded, tasks checked against it, networks built and counted, a step timed.
+    """Do everything up to the first step: open and decode data, check tasks, build and count networks, time a step.
 
-    Nothing is written but the data set's index.
+    Writes nothing but the index of the data set.
 
     Raises:
-        UserError: whatever would end the run at its start.
+        UserError: the error with which the run would fail at its start.
     """
     samples = open_data(config)
     found = cost(config, samples.card)
@@ -79,30 +81,29 @@ def _count_labels(config: Config, samples: Samples) -> dict[str, int]:
 
 
 def _timed(config: Config, samples: Samples, batch: Batch) -> float:
-    """Images a second of all workers, by the second of two steps in this process, without DeepSpeed's update."""
+    """Images per second of all workers, from the second of two steps in this process, without the optimizer."""
     device = resolve_device(config)
     networks = build(config, samples.card)
     for network in (networks.generator, networks.side):
         network.to(device)
-    alone = config.model_copy(update={"workers": 0, "batch_size": len(batch)})
-    d_step, g_step, _ = build_steps(alone, networks)
-    sides = [(d_step, networks.generator), (g_step, networks.side)]
+    in_process = config.model_copy(update={"workers": 0, "batch_size": len(batch)})
+    d_step, g_step, _ = build_steps(in_process, networks)
+    steps = [(d_step, networks.generator), (g_step, networks.side)]
     here, seconds = batch.to(device), 0.0
     for _ in range(2):
         begin = time.monotonic()
-        for step, other in sides if config.generates else sides[:1]:
+        for step, other in steps if config.generates else steps[:1]:
             with frozen(other):
                 step(here, (other,))[0].backward()
         if device == "cuda":
             torch.cuda.synchronize()
         seconds = time.monotonic() - begin
-    return (
-        len(batch) / seconds * (config.max_workers if device == "cuda" else 1)
-    )  # on CPUs, more workers have fewer threads each
+    # More workers on CPUs have fewer threads each.
+    return len(batch) / seconds * (config.max_workers if device == "cuda" else 1)
 
 
 def fast_dev_run(config: Config, runs: Path) -> Config:
-    """Two steps with a row of numbers, a checkpoint, pictures and quick metrics after each, in a folder of runs of its own."""
+    """The run cut to two steps in the folder `runs`, each with a journal row, a checkpoint, pictures and metrics."""
     batch = config.batch_size
     every: dict[str, Any] = {
         "runs": str(runs),
@@ -118,7 +119,7 @@ def fast_dev_run(config: Config, runs: Path) -> Config:
 
 
 def overfit(config: Config, samples: int) -> Config:
-    """The same run on its first `samples` training samples alone, tested on the same, without augmentation, under a name of its own."""
+    """The run on its first `samples` training samples, also for tests, without augmentation, under another name."""
     data = config.data
     mixture = [share.model_copy(update={"test_split": share.train_split or data.train_split}) for share in data.mixture]
     changed = {

@@ -1,18 +1,20 @@
-"""What data sheets say of GPUs."""
+"""GPU specifications from data sheets."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU and what connects it, as data sheets say.
+    """A GPU and its connections.
 
     Attributes:
-        half, single: dense operations a second in bf16 or fp16, and in fp32 (CUDA cores).
+        half: dense floating-point operations per second in bf16 or fp16.
+        single: floating-point operations per second in fp32 (CUDA cores).
         memory: bytes.
-        bandwidth: bytes a second of its memory.
-        link, network: bytes a second, one way, to other GPUs of its node, and to other nodes.
-        node: GPUs of a node.
+        bandwidth: bytes per second of its memory.
+        link: bytes per second and direction to other GPUs of its node.
+        network: bytes per second and direction to other nodes.
+        node: GPUs per node.
     """
 
     half: float
@@ -30,4 +32,4 @@ GPUS = {
     "a100": Gpu(312e12, 19.5e12, 80e9, 2.04e12, 300e9, 25e9),
     "l40s": Gpu(362e12, 91.6e12, 48e9, 0.864e12, 32e9, 25e9),
 }
-"""SXM modules in NVIDIA's DGX nodes (NVLink, a network card of 400 or 200 Gb/s for each GPU); L40S: PCIe 4.0."""
+"""SXM modules in NVIDIA's DGX nodes (NVLink, a network card of 400 or 200 Gb/s per GPU); L40S: PCIe 4.0."""

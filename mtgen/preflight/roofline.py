@@ -1,4 +1,4 @@
-"""How fast a run would be on GPUs that are not at hand, what fits on them, and what holds it up: a model on paper, from counted costs."""
+"""A roofline model of runs on GPUs, from counted costs: speed, memory and bottleneck, without such a GPU."""
 
 from dataclasses import dataclass
 
@@ -7,26 +7,31 @@ from mtgen.preflight.cost import Cost
 from mtgen.preflight.gpu_specs import Gpu
 
 RESERVED_BYTES = 3 * 2**30
-"""Bytes of a GPU that are not the networks': CUDA's context, NCCL's and DALI's buffers, kernels' work space. An assumption."""
+"""Bytes of a GPU for CUDA's context, buffers of NCCL and DALI, and work space of kernels. An assumption."""
 USABLE_MEMORY_FRACTION = 0.92
-"""Share of the rest that can be filled before the allocator finds no piece that is large enough. An assumption."""
+"""Fraction of the rest that can be used before fragmentation prevents further allocations. An assumption."""
 KERNEL_LAUNCH_SECONDS = 6e-6
-"""Seconds that Python, autograd and the driver take to start a kernel in eager mode. An assumption; CUDA graphs avoid most of it."""
+"""Seconds to launch a kernel in eager mode (Python, autograd, driver). An assumption; CUDA graphs avoid most."""
 ACTIVATION_PASSES = 4
-"""How often what is kept for the backward crosses the memory: written, read, and its gradient written and read. An assumption."""
+"""Passes of activations through memory: they are written and read, and so are their gradients. An assumption."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of a run on so many GPUs; everything is an estimate.
+    """Estimates for a run on a number of GPUs.
+
+    The first three times overlap; `reduction` follows them.
 
     Attributes:
-        rows: images that a GPU has in a micro-batch.
-        memory, capacity: bytes that a GPU needs, and that it can give.
-        most_rows: the most images that would fit in a micro-batch; 0: not even the state does.
-        arithmetic, traffic, launches, reduction: seconds of a step that each part would take alone, on every GPU: operations,
-            memory, starting kernels, and reducing gradients. The first three go on at once, the last after them.
-        images_per_second: of all GPUs.
+        rows: images per GPU in a micro-batch.
+        memory: bytes that a GPU needs.
+        capacity: bytes that a GPU can provide.
+        most_rows: the most images that would fit in a micro-batch; 0: not even the state fits.
+        arithmetic: seconds per step for operations.
+        traffic: seconds per step for memory accesses.
+        launches: seconds per step to launch kernels.
+        reduction: seconds per step to reduce gradients.
+        images_per_second: speed of all GPUs together.
     """
 
     rows: int
@@ -46,28 +51,31 @@ class Forecast:
 
     @property
     def bound(self) -> str:
-        """What holds a step up."""
+        """The bottleneck of a step."""
         parts = {
             "arithmetic": self.arithmetic,
             "memory": self.traffic,
-            "starting kernels": self.launches,
-            "reducing gradients": self.reduction,
+            "kernel launches": self.launches,
+            "gradient reduction": self.reduction,
         }
         return max(parts, key=lambda part: parts[part])
 
     def days(self, images: int) -> float:
-        """Days of training alone, without start-up, pictures, evaluation and checkpoints."""
+        """Days of training for `images` images, without startup, pictures, evaluation and checkpoints."""
         return images / self.images_per_second / 86400
 
 
 def forecast(config: Config, cost: Cost, gpu: Gpu, gpus: int, utilization: float) -> Forecast:
-    """Predict a run.
+    """Estimate a run's speed and memory.
 
     Args:
-        config: its batch is shared evenly by the GPUs, in `train.accumulation` micro-batches each.
-        utilization: share of the GPU's peak arithmetic that convolutions of these sizes reach, 0 to 1.
+        config: configuration, whose batch is divided evenly among GPUs and `train.accumulation` micro-batches.
+        cost: cost of the configuration.
+        gpu: the GPU.
+        gpus: number of GPUs.
+        utilization: fraction of the GPU's peak arithmetic that convolutions of these sizes reach, 0 to 1.
 
-    Source: the roofline model (Williams et al. 2009), and a ring's reduction (Patarasuk and Yuan 2009).
+    Source: roofline model (Williams et al. 2009); ring reduction (Patarasuk and Yuan 2009).
     """
     each = config.batch_size / gpus
     rows = max(1, round(each / config.train.accumulation))

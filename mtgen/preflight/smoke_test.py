@@ -1,4 +1,4 @@
-"""The smoke test: every part of mtgen on this machine, small and in order, and for what fails the command that mends it."""
+"""The smoke test: runs every part of mtgen on this system in small, and names a fix for what fails."""
 
 import importlib
 import importlib.metadata
@@ -24,28 +24,28 @@ RESULT_COLORS = {PASSED: "green", FAILED: "bold red", UNAVAILABLE: "yellow"}
 SMOKE_BATCH_SIZE, SMOKE_STEPS = 16, 50
 SMOKE_IMAGES = SMOKE_BATCH_SIZE * SMOKE_STEPS
 DATA, DALI, RAY, MLFLOW, TRAINING = "data set", "DALI", "ray", "mlflow", "training fp32, ZeRO-0"
-LIBRARIES = {  # name -> module to import, distribution to ask for its version, what mends it
+LIBRARIES = {  # name -> module to import, distribution that has its version, fix
     "torch": ("torch", "torch", "make setup"),
     "deepspeed": ("deepspeed", "deepspeed", "make setup"),
     RAY: ("ray", "ray", "make setup; until then only workers=0 trains"),
-    MLFLOW: ("mlflow", "mlflow", "make setup; until then the journal keeps every number, and the next run sends them"),
+    MLFLOW: ("mlflow", "mlflow", "make setup; until then the journal keeps all metrics, and the next run sends them"),
     DALI: (
         "nvidia.dali",
         "nvidia-dali-cuda120",
-        "pip install -e '.[cuda12]' (or cuda13); without it no image is decoded, so nothing trains",
+        "pip install -e '.[cuda12]' (or cuda13); without it images cannot be decoded, so training is not possible",
     ),
 }
 MAX_RESUME_DIFFERENCE = 0.1
-"""On a GPU sums are taken in no fixed order: the difference of a resumed run may be this share of what the resumed half changed."""
+"""Largest difference of a resumed run on a GPU, relative to the resumed half's change: its sums have no fixed order."""
 
 
 class Unavailable(Exception):
-    """What this machine cannot do, why, and what would change that."""
+    """A check cannot run on this system; the message says why, and what would change that."""
 
 
 @dataclass(frozen=True)
 class SmokeResult:
-    """A line of the table."""
+    """A row of the table."""
 
     check: str
     result: str
@@ -54,10 +54,10 @@ class SmokeResult:
 
 
 class Checks:
-    """Runs checks one after the other, each on its own feet: what goes wrong in one is a line of the table, and the next one runs.
+    """Runs checks one after another; an error in one is a row of the table, and the next one runs.
 
     Args:
-        console: says what is being checked, and shows the table at the end.
+        console: shows the running check and, at the end, the table.
     """
 
     def __init__(self, console: Console) -> None:
@@ -65,12 +65,12 @@ class Checks:
         self.rows = list[SmokeResult]()
 
     def check(self, name: str, work: Callable[[], str], needs: Sequence[str] = ()) -> None:
-        """Do `work`, which says what it saw; not where a check that it `needs` has not passed."""
+        """Run `work`, which returns what it saw, unless a check in `needs` has not passed."""
         missing = [row for row in self.rows if row.check in needs and row.result != PASSED]
         begin = time.monotonic()
         with self.console.status(f"{name} ..."):
             result, detail = (
-                (UNAVAILABLE, f"needs {missing[0].check}, which is {missing[0].result}") if missing else _attempt(work)
+                (UNAVAILABLE, f"needs {missing[0].check} ({missing[0].result})") if missing else _attempt(work)
             )
         self.rows.append(SmokeResult(name, result, round(time.monotonic() - begin, 2), detail))
 
@@ -94,7 +94,7 @@ def _attempt(work: Callable[[], str]) -> tuple[str, str]:
         return UNAVAILABLE, str(reason)
     except UserError as error:
         return FAILED, str(error)
-    except Exception as error:  # noqa: BLE001 - whatever a library raises is what the table is there to show
+    except Exception as error:  # noqa: BLE001 - the table shows the errors of libraries
         return FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
 
@@ -102,36 +102,36 @@ def _library(name: str) -> str:
     module, distribution, remedy = LIBRARIES[name]
     try:
         importlib.import_module(module)
-    except Exception as error:  # a library that is built for another machine fails in its own ways
+    except Exception as error:  # a library that is built for another system may raise anything
         raise Unavailable(
-            f"{module} cannot be imported ({' '.join(str(error).split())[:200]}); mend it: {remedy}"
+            f"{module} cannot be imported ({' '.join(str(error).split())[:200]}); fix: {remedy}"
         ) from error
-    names = [distribution, distribution.replace("120", "130")]  # DALI has a wheel for each CUDA
+    names = [distribution, distribution.replace("120", "130")]  # DALI has one wheel per CUDA version
     for candidate in names:
         try:
             return f"{candidate} {importlib.metadata.version(candidate)}"
         except importlib.metadata.PackageNotFoundError:
             continue
-    return f"{module}, of a version that it does not tell"
+    return f"{module}, unknown version"
 
 
-def _machine(device: str) -> str:
+def _system(device: str) -> str:
     import psutil
     import torch
 
     here = f"Python {platform.python_version()}, {os.cpu_count()} CPUs, {psutil.virtual_memory().total / 2**30:.0f} GiB"
     if device == "cpu":
-        return f"{here}; on the CPU: fp32, bf16"
+        return f"{here}; CPU: fp32, bf16"
     properties = torch.cuda.get_device_properties(0)
     kinds = ", ".join(["fp32", *(["bf16"] if torch.cuda.is_bf16_supported(including_emulation=False) else []), "fp16"])
     return f"{here}; {properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}: {kinds}"
 
 
 def chosen_device(device: str) -> str:
-    """ "cpu" or "cuda": what `device` ("auto", "cpu", "cuda") means on this machine.
+    """The device, "cpu" or "cuda", that `device` ("auto", "cpu", "cuda") selects on this system.
 
     Raises:
-        ConfigError: it is none of these, or there is no such device here.
+        ConfigError: it is none of these, or the system does not have it.
     """
     import torch
 
@@ -140,16 +140,16 @@ def chosen_device(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda
         why = (
-            f"torch is built for CUDA {built} and finds no driver; see nvidia-smi"
+            f"torch is built for CUDA {built} but finds no driver; see nvidia-smi"
             if built
-            else "this torch is built for CPUs alone"
+            else "torch is built for CPUs only"
         )
         raise ConfigError(f"--device cuda: torch sees no CUDA device here ({why}); possible: --device cpu")
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 class Trainings:
-    """The checks that train, each a run of its own under one folder.
+    """The checks that train, each as a separate run in one folder.
 
     Args:
         folder: for the data set and the runs.
@@ -163,7 +163,7 @@ class Trainings:
         self.runs = folder / "runs"
 
     def config(self, name: str, **changes: Any) -> Config:
-        """A run of 50 steps of 16 images of 16x16 pixels, all tasks on, with a checkpoint half-way."""
+        """A run of 50 steps with 16 images of 16x16 pixels, several tasks, and a checkpoint half-way."""
         values: dict[str, Any] = {
             "name": name,
             "runs": str(self.runs),
@@ -184,22 +184,22 @@ class Trainings:
         return validate({**values, **changes})
 
     def make_data(self) -> str:
-        """Draw a small data set and decode every sample of it."""
+        """Make a small data set and decode every sample."""
         from mtgen.data.index_build import build_index, dataset_index_path
         from mtgen.shards.make import make
         from mtgen.shards.validate import validate as validate_shards
 
         card = make("shapes", self.data, overwrite=self.data.exists(), resolution=16, train=160, test=40)
-        build_index(self.data, out=dataset_index_path(self.data))  # nothing of the test is left in the cache
+        build_index(self.data, out=dataset_index_path(self.data))  # keeps the index out of the cache
         report = validate_shards(self.data)
         _expect(
             not report.problems,
-            f"{len(report.problems)} samples of a data set that was just written are damaged: {report.text()}",
+            f"{len(report.problems)} samples of a new data set are damaged: {report.text()}",
         )
-        return f"160 + 40 samples, {len(card.classes)} classes, every one decoded by `mtgen shards validate`"
+        return f"160 + 40 samples, {len(card.classes)} classes, all decoded by `mtgen shards validate`"
 
     def decode(self) -> str:
-        """DALI against Pillow on the training images, which need no resizing."""
+        """Compare DALI with Pillow on the training images, which need no resizing."""
         import numpy as np
         import torch
         from PIL import Image
@@ -222,19 +222,19 @@ class Trainings:
                 difference, samples = max(difference, (image - expected).abs().max().item()), samples + 1
         _expect(
             difference <= 2 / 127.5,
-            f"images differ from Pillow's by up to {difference * 127.5:.0f} of 255: another DALI build may help",
+            f"images differ from Pillow's by up to {difference * 127.5:.0f} of 255; try another DALI build",
         )
-        return f"{samples} images and masks, equal to Pillow's to {difference * 127.5:.1f} of 255"
+        return f"{samples} images differ from Pillow's by at most {difference * 127.5:.1f} of 255"
 
     def train(self, precision: str, stage: int) -> str:
-        """50 steps; every number of them finite."""
+        """Train 50 steps; all losses must be finite."""
         if self.device == "cpu" and precision == "fp16":
-            raise Unavailable("fp16 is a GPU's precision; on a CPU bf16 is the fast one (precision=bf16)")
+            raise Unavailable("fp16 needs a GPU; on a CPU use precision=bf16")
         name = _name(precision, stage)
         return self._trained(self.config(name, precision=precision, zero_stage=stage))
 
     def _launch(self, config: Config, resume: bool = False) -> None:
-        """Train to the end; Ctrl-C, which a training takes as a wish to end it, ends the whole test."""
+        """Train to the end; Ctrl-C, with which a training stops after a checkpoint, ends the whole test."""
         from mtgen.launchers.driver import launch
 
         outcome = launch(config, watch=lambda *_: None, say=lambda _: None, require_checkpoint=resume)
@@ -249,24 +249,24 @@ class Trainings:
         from mtgen.models.loading import describe
         from mtgen.tracking.journal import read_journal
 
-        shutil.rmtree(config.folder, ignore_errors=True)  # of a smoke test before, in the same folder
+        shutil.rmtree(config.folder, ignore_errors=True)  # of an earlier smoke test in the same folder
         self._launch(config)
         rows = [row.values for row in read_journal(config.folder)]
         broken = sorted(
             {name for values in rows for name in values if name.startswith("loss/") and name.endswith("/nonfinite")}
         )
-        left_out = max(describe(config.folder)["nonfinite_steps"].values())
-        # fp16 starts with a large loss scale, which the first steps may have to halve
+        skipped = max(describe(config.folder)["nonfinite_steps"].values())
+        # fp16 starts with a large loss scale, and skips steps until it is small enough
         _expect(
-            not broken and left_out <= (SMOKE_STEPS // 2 if config.precision == "fp16" else 0),
-            f"not finite: {broken}; {left_out:.0f} steps left out",
+            not broken and skipped <= (SMOKE_STEPS // 2 if config.precision == "fp16" else 0),
+            f"not finite: {broken}; {skipped:.0f} steps skipped",
         )
         losses = [values["loss/d"] for values in rows if "loss/d" in values]
         speed = max(values.get("speed/images_per_second", 0.0) for values in rows)
-        return f"{SMOKE_STEPS} steps, discriminator's loss {losses[0]:.2f} -> {losses[-1]:.2f}, {speed:.0f} images/s"
+        return f"{SMOKE_STEPS} steps, discriminator loss {losses[0]:.2f} -> {losses[-1]:.2f}, {speed:.0f} images/s"
 
     def resume(self, precision: str, stage: int) -> str:
-        """From the checkpoint after 25 steps on, once more: the same parameters after 50."""
+        """Resume from the checkpoint after 25 steps: the parameters after 50 must be the same."""
         from mtgen.models.loading import describe
 
         whole = self.runs / _name(precision, stage)
@@ -277,24 +277,29 @@ class Trainings:
         self._launch(config, resume=True)
         wanted, got = describe(whole), describe(config.folder)
         if all(wanted[key] == got[key] for key in ("digest", "digest_averaged")):
-            return f"25 + 25 steps equal {SMOKE_STEPS}, bit for bit ({got['digest'][:12]})"
-        share = _share_of_change(whole, config.folder, half)
+            return f"25 + 25 steps equal {SMOKE_STEPS} steps bit for bit ({got['digest'][:12]})"
+        difference = _relative_difference(whole, config.folder, half)
         _expect(
             self.device == "cuda",
-            f"25 + 25 steps differ from {SMOKE_STEPS} by {share:.1%} of what the second half changed; on a CPU they are equal",
+            f"25 + 25 steps differ from {SMOKE_STEPS} steps by {difference:.1%} of the change in the second half; "
+            "on a CPU they must be equal",
         )
         _expect(
-            share < MAX_RESUME_DIFFERENCE,
-            f"25 + 25 steps differ from {SMOKE_STEPS} by {share:.1%} of what the second half changed, more than GPU rounding does",
+            difference < MAX_RESUME_DIFFERENCE,
+            f"25 + 25 steps differ from {SMOKE_STEPS} steps by {difference:.1%} of the change in the second half, "
+            "more than GPU rounding explains",
         )
-        return f"25 + 25 steps equal {SMOKE_STEPS} to {share:.2%} of what they changed (a GPU adds in no fixed order)"
+        return (
+            f"25 + 25 steps differ from {SMOKE_STEPS} steps by {difference:.2%} of their change: a GPU's sums have no "
+            "fixed order"
+        )
 
     def ray(self) -> str:
-        """The same on a worker that Ray places."""
+        """Train on a worker that Ray places."""
         return f"1 worker placed by Ray: {self._trained(self.config('ray', workers=1))}"
 
     def sample(self) -> str:
-        """A grid from the newest checkpoint."""
+        """Generate a grid from the newest checkpoint."""
         from PIL import Image
 
         from mtgen.inference import PromptRequest, sample_run
@@ -303,66 +308,68 @@ class Trainings:
         sample_run(self.runs / _name("fp32", 0), PromptRequest(), SMOKE_BATCH_SIZE, 0, out=path, device=self.device)
         with Image.open(path) as picture:
             lowest, highest = picture.convert("L").getextrema()
-            _expect(lowest != highest, f"{path} is of one color: the generator draws nothing")
-            return f"{SMOKE_BATCH_SIZE} images with their masks, a grid of {picture.width}x{picture.height} pixels"
+            _expect(lowest != highest, f"{path} has a single color: the generator does not work")
+            return f"{SMOKE_BATCH_SIZE} images with masks in a grid of {picture.width}x{picture.height} pixels"
 
     def predict(self) -> str:
-        """Class and mask of an image file."""
+        """Predict class and mask of an image file."""
         from mtgen.data.index import open_index
         from mtgen.inference import predict_run
 
-        path = self.folder / "to-read.png"
+        path = self.folder / "image.png"
         path.write_bytes(open_index(self.data, "test").read(0, "image"))
         rows: list[dict[str, Any]] = []
         problems: list[str] = []
         out = self.folder / "predictions"
         predict_run(self.runs / _name("fp32", 0), [path], out, self.device, seen=rows.append, problem=problems.append)
-        _expect(not problems and len(rows) == 1, f"{path.name} was not read: {'; '.join(problems)}")
+        _expect(not problems and len(rows) == 1, f"{path.name} got no prediction: {'; '.join(problems)}")
         _expect(
             0 < rows[0]["probability"] <= 1 and Path(rows[0]["overlay"]).is_file(),
-            f"a strange reading of {path.name}: {rows[0]}",
+            f"invalid prediction for {path.name}: {rows[0]}",
         )
-        return f"{rows[0]['class']} ({rows[0]['probability']:.2f}) after {SMOKE_STEPS} steps, with its mask"
+        return f"{rows[0]['class']} ({rows[0]['probability']:.2f}) and a mask, after {SMOKE_STEPS} steps"
 
     def tracking(self) -> str:
-        """The run in MLflow's SQLite store, with its curves."""
+        """Check the run and its curves in MLflow's SQLite store."""
         from mlflow import MlflowClient
 
         from mtgen.tracking.mlflow_sender import SenderState
 
         config = self.config(_name("fp32", 0))
         client, run_id = MlflowClient(config.tracking.uri), SenderState.load(config.folder).run_id
-        remedy = f"mtgen's journal has everything: see {config.folder}/metrics.jsonl"
-        _expect(bool(run_id), f"no run {config.name!r} in {config.tracking.uri}; {remedy}")
+        remedy = f"all metrics are in {config.folder}/metrics.jsonl"
+        _expect(bool(run_id), f"{config.tracking.uri} has no run {config.name!r}; {remedy}")
         run, points = client.get_run(run_id), client.get_metric_history(run_id, "loss/d")
         _expect(
             len(points) == SMOKE_STEPS // 5,
-            f"the curve loss/d has {len(points)} points, not {SMOKE_STEPS // 5}; {remedy}",
+            f"the curve loss/d has {len(points)} points instead of {SMOKE_STEPS // 5}; {remedy}",
         )
-        _expect(run.info.status == "FINISHED", f"the run is {run.info.status}, not FINISHED; {remedy}")
-        return f"run {config.name!r} finished, with {len(run.data.metrics)} curves, {len(points)} points each of the losses"
+        _expect(run.info.status == "FINISHED", f"the run is {run.info.status} instead of FINISHED; {remedy}")
+        return f"run {config.name!r} finished, {len(run.data.metrics)} curves, {len(points)} points per loss"
 
 
 def _name(precision: str, stage: int) -> str:
     return f"{precision}-zero{stage}"
 
 
-def _expect(met: bool, otherwise: str) -> None:
-    if not met:
-        raise UserError(otherwise)
+def _expect(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
 
 
-def _share_of_change(whole: Path, resumed: Path, half: str) -> float:
-    """Distance between the parameters of two runs' ends, as a share of the way from the checkpoint `half` to the end of the first."""
+def _relative_difference(whole: Path, resumed: Path, half: str) -> float:
+    """Distance between two runs' final parameters, relative to the first run's change since checkpoint `half`."""
     from mtgen.checkpointing.checkpoint import Checkpoint, verify
     from mtgen.models.loading import newest
 
     def distance(a: Checkpoint, b: Checkpoint) -> float:
         squared = 0.0
-        for side in ("generator", "discriminator"):
-            there = b.tensors(side)
+        for network in ("generator", "discriminator"):
+            others = b.tensors(network)
             squared += sum(
-                (t - there[n]).square().sum().item() for n, t in a.tensors(side).items() if n.startswith("parameter/")
+                (tensor - others[name]).square().sum().item()
+                for name, tensor in a.tensors(network).items()
+                if name.startswith("parameter/")
             )
         return squared**0.5
 
@@ -370,40 +377,38 @@ def _share_of_change(whole: Path, resumed: Path, half: str) -> float:
     return distance(end, newest(resumed)) / max(distance(end, verify(whole / "checkpoints" / half)), 1e-12)
 
 
-def smoke_test(device: str, keep: Path | None, console: Console) -> list[dict[str, Any]]:
-    """Try everything on this machine: train in each precision and ZeRO stage, resume, sample, read, track; print a table.
+def smoke_test(device: str, out: Path | None, console: Console) -> list[dict[str, Any]]:
+    """Test this system: train in each precision and ZeRO stage, resume, sample, predict, track; print a table.
 
     Args:
         device: "auto", "cpu" or "cuda".
-        keep: folder for what the test leaves behind; `None`: a temporary one that is removed.
+        out: folder for the test's files; `None`: a temporary one.
 
     Returns:
         For each check: `check`, `result` ("passed", "failed", "not available"), `seconds` and `detail`.
 
     Raises:
-        ConfigError: there is no such device here.
+        ConfigError: the system does not have the device, or the folder cannot be created.
     """
     device = chosen_device(device)
-    os.environ.setdefault("DS_ACCELERATOR", device)  # DeepSpeed settles it when it is imported
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small only wait for more threads
+    os.environ.setdefault("DS_ACCELERATOR", device)  # DeepSpeed reads it at its import
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads only slow down networks this small
     with tempfile.TemporaryDirectory(prefix="mtgen-smoke-") as temporary:
-        folder = Path(temporary) if keep is None else keep.absolute()
+        folder = Path(temporary) if out is None else out.absolute()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(
-                f"--out {keep}: no folder can be made there ({error.strerror}); choose another place"
-            ) from None
+            raise ConfigError(f"--out {out}: cannot be created ({error.strerror}); choose another folder") from None
         checks = Checks(console)
         _run_all(checks, Trainings(folder, device))
     console.print(checks.table())
-    if keep is not None:
-        console.print(f"what it made is in {folder}")
+    if out is not None:
+        console.print(f"the test's files are in {folder}")
     return [asdict(row) for row in checks.rows]
 
 
 def _run_all(checks: Checks, trainings: Trainings) -> None:
-    checks.check("machine", lambda: _machine(trainings.device))
+    checks.check("system", lambda: _system(trainings.device))
     for library in LIBRARIES:
         checks.check(library, lambda library=library: _library(library))  # type: ignore[misc]
     stack = ("torch", "deepspeed", DALI, DATA)
@@ -414,6 +419,6 @@ def _run_all(checks: Checks, trainings: Trainings) -> None:
         checks.check(f"training {kind}", partial(trainings.train, precision, stage), needs=stack)
         checks.check(f"resuming {kind}", partial(trainings.resume, precision, stage), needs=(f"training {kind}",))
     checks.check("sampling", trainings.sample, needs=(TRAINING,))
-    checks.check("reading", trainings.predict, needs=(TRAINING,))
+    checks.check("prediction", trainings.predict, needs=(TRAINING,))
     checks.check("tracking", trainings.tracking, needs=(TRAINING, MLFLOW))
     checks.check("training on Ray", trainings.ray, needs=(*stack, RAY))

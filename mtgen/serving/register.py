@@ -17,12 +17,12 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
 from PIL import Image
 
-from mtgen.config.paths import store_uri
 from mtgen.errors import UserError
 from mtgen.export import export
 from mtgen.inference import trained_model
 from mtgen.inference.trained_model import TrainedModel
 from mtgen.models.loading import find_run
+from mtgen.storage.tracking_store import store_uri
 from mtgen.tracking.mlflow_sender import SenderState
 from mtgen.tracking.tracker import send_pending
 from mtgen.version import PACKAGE

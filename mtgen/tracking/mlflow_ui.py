@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mtgen.config.paths import store_uri
 from mtgen.errors import UserError
+from mtgen.storage.tracking_store import store_uri
 from mtgen.utils.ports import free_port
 
 SERVER_START_SECONDS = 120.0  # seconds that the server may take to answer first

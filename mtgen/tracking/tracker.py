@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from mtgen.config.paths import store_uri
 from mtgen.errors import UserError
+from mtgen.storage.tracking_store import store_uri
 from mtgen.tracking.journal import JOURNAL_FILE, Journal, read_journal
 from mtgen.tracking.mlflow_sender import pending_rows
 from mtgen.utils.system import code_version, system_metrics

@@ -12,8 +12,8 @@ from helpers.commands import Command, checkpoints, furnish, look, trained
 from helpers.prerequisites import needs
 from mlflow import MlflowClient
 
-from mtgen.config.paths import store_uri
 from mtgen.report.run_record import read_record
+from mtgen.storage.tracking_store import store_uri
 from mtgen.tracking.mlflow_sender import SenderState
 
 CLOCK = r"""

@@ -21,10 +21,10 @@ from mlflow import MlflowClient
 from PIL import Image
 
 import mtgen
-from mtgen.config.paths import store_uri
 from mtgen.errors import UserError
 from mtgen.models.loading import load_run
 from mtgen.serving.register import register
+from mtgen.storage.tracking_store import store_uri
 from mtgen.tracking.mlflow_sender import SenderState
 from mtgen.tracking.tracker import Tracker
 

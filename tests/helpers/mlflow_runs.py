@@ -18,8 +18,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from mtgen.config import Config
-from mtgen.config.paths import store_uri
 from mtgen.schema import DatasetCard
+from mtgen.storage.tracking_store import store_uri
 from mtgen.tracking.tracker import Tracker
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -16,7 +16,7 @@ from mtgen.preflight.roofline import (
 )
 
 SMALL = Gpu(half=1e12, single=1e11, memory=RESERVED_BYTES + 100e6, bandwidth=1e9, link=1e8, network=1e7, node=2)
-COSTS = Cost({"generator": 400_000, "trunk": 600_000}, step=2e9, drawing=0, reading=0, activations=1e6, kernels=100)
+COSTS = Cost({"generator": 400_000, "trunk": 600_000}, step=2e9, sampling=0, prediction=0, activations=1e6, kernels=100)
 
 
 def test_each_part_of_a_step_is_its_amount_over_its_speed() -> None:
@@ -52,8 +52,8 @@ def test_what_takes_longest_is_named() -> None:
     config = toy.config(batch_size=32, workers=2)
     assert forecast(config, COSTS, replace(SMALL, bandwidth=1e6), 2, 1.0).bound == "memory"
     assert forecast(config, COSTS, replace(SMALL, half=1e6, single=1e6), 2, 1.0).bound == "arithmetic"
-    assert forecast(config, COSTS, replace(SMALL, link=1.0), 2, 1.0).bound == "reducing gradients"
-    assert forecast(config, replace(COSTS, kernels=10**9), SMALL, 2, 1.0).bound == "starting kernels"
+    assert forecast(config, COSTS, replace(SMALL, link=1.0), 2, 1.0).bound == "gradient reduction"
+    assert forecast(config, replace(COSTS, kernels=10**9), SMALL, 2, 1.0).bound == "kernel launches"
 
 
 def test_accumulation_starts_all_kernels_again() -> None:

@@ -1,4 +1,4 @@
-"""The smoke test itself: it passes on a machine that is whole, and says what is missing on one that is not."""
+"""The smoke test itself: it passes on a complete system, and names what is missing on another."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ def passing() -> str:
 
 
 def failing() -> str:
-    raise UserError("the thing is broken; mend it with `mend`")
+    raise UserError("the thing is broken; fix it with `repair`")
 
 
 def crashing() -> str:
@@ -40,7 +40,7 @@ def test_a_check_says_what_it_saw() -> None:
 @pytest.mark.parametrize(
     ("work", "result", "detail"),
     [
-        (failing, FAILED, "the thing is broken; mend it with `mend`"),
+        (failing, FAILED, "the thing is broken; fix it with `repair`"),
         (crashing, FAILED, "RuntimeError: a library has its own words"),
         (lacking, UNAVAILABLE, "no such library; install it"),
     ],
@@ -58,7 +58,7 @@ def test_a_check_is_not_available_where_one_that_it_needs_did_not_pass(work: obj
     checks.check("one", work)  # type: ignore[arg-type]
     checks.check("two", passing, needs=("one",))
     assert checks.rows[1].result == UNAVAILABLE
-    assert checks.rows[1].detail == f"needs one, which is {checks.rows[0].result}"
+    assert checks.rows[1].detail == f"needs one ({checks.rows[0].result})"
 
 
 def test_the_table_shows_brackets_of_a_message_as_they_are() -> None:
@@ -71,7 +71,7 @@ def test_the_table_shows_brackets_of_a_message_as_they_are() -> None:
 
 def test_a_folder_that_cannot_be_made_is_named_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="--out .*file/kept: no folder can be made there"):
+    with pytest.raises(ConfigError, match="--out .*file/kept: cannot be created"):
         smoke_test("cpu", tmp_path / "file/kept", QUIET)
 
 
@@ -108,5 +108,5 @@ def test_without_dali_and_ray_the_rest_is_tried(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     rows = results(tmp_path / "smoke.json")
     assert rows["DALI"]["result"] == rows["ray"]["result"] == rows["decoding"]["result"] == UNAVAILABLE
-    assert rows["training fp32, ZeRO-0"]["detail"] == "needs DALI, which is not available"
+    assert rows["training fp32, ZeRO-0"]["detail"] == "needs DALI (not available)"
     assert rows["data set"]["result"] == rows["mlflow"]["result"] == PASSED

@@ -23,8 +23,8 @@ from helpers.mlflow_runs import (
 from mlflow import MlflowClient
 
 import mtgen
-from mtgen.config.paths import store_uri
 from mtgen.errors import ConfigError, UserError
+from mtgen.storage.tracking_store import store_uri
 from mtgen.tracking.journal import Journal, read_journal
 from mtgen.tracking.mlflow_sender import pending_rows
 from mtgen.tracking.tracker import send_pending

@@ -10,10 +10,10 @@ from helpers import toy
 from mlflow import MlflowClient
 
 from mtgen.alarms import read_alarms
-from mtgen.config.paths import store_uri
 from mtgen.launchers.driver import launch
 from mtgen.report import REPORT_FILE
 from mtgen.shards.make import make
+from mtgen.storage.tracking_store import store_uri
 from mtgen.tracking.run_log import LOG_FILE
 
 FROZEN_GENERATOR = {"generator": {"learning_rate": 1e-9}}
