@@ -1,4 +1,4 @@
-"""The layers that generator, discriminator and encoders share, and the one initialization rule."""
+"""Layers of generator, discriminator and encoders, and their initialization."""
 
 import math
 
@@ -11,18 +11,19 @@ SLOPE = 0.2
 
 
 def activate(x: Tensor) -> Tensor:
-    """The one non-linearity of all networks: leaky ReLU."""
+    """Apply leaky ReLU, the activation of all networks."""
     return F.leaky_relu(x, SLOPE)
 
 
 class Conv2d(nn.Module):
-    """A convolution whose weight lies in memory as channels-last convolutions read it: `[O,k,k,I]`.
+    """A convolution whose weight is stored in the order of channels-last convolutions: `[O,k,k,I]`.
 
-    A fifth faster on a CPU than a weight of `[O,I,k,k]`, which is reordered in every call; and, unlike a parameter in torch's channels-last
-    format, it is contiguous, which DeepSpeed needs to broadcast and to partition it.
+    On a CPU it is a fifth faster than with a weight of `[O,I,k,k]`, which is reordered in every call. Unlike a
+    parameter in torch's channels-last format it is contiguous, as DeepSpeed requires to broadcast and partition it.
 
     Args:
-        gain: factor of the weight at the start: below 1 where first answers should be cautious, 0 where nothing should be added.
+        side: side of the kernel.
+        gain: factor of the initial weight: below 1 for small initial outputs, 0 for none.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Conv2d(nn.Module):
 
     @property
     def kernel(self) -> Tensor:
-        """The weight as torch's functions take it: `[O,I,k,k]`, a view."""
+        """`[O,I,k,k]`: a view of the weight in torch's order."""
         return self.weight.permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,12 +46,11 @@ class Conv2d(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two dense 3x3 convolutions without normalization; the second starts at zero, so that the block starts as the identity.
+    """Two dense 3x3 convolutions without normalization; the second starts at zero, so the block starts as the identity.
 
-    With `style` channels, a style vector scales and shifts the hidden layer: `h * (1 + a(style)) + b(style)`, so that the
-    latent reaches every block.
-    Source: Zhang et al. 2019 (Fixup); Huang et al. 2024 (R3GAN), with dense in place of grouped convolutions: in equal time on a CPU
-    they learn more (docs/performance.md).
+    A style vector of `style` channels scales and shifts the hidden layer, `h * (1 + a(style)) + b(style)`: the latent
+    reaches every block. Source: Zhang et al. 2019 (Fixup); Huang et al. 2024 (R3GAN), with dense instead of grouped
+    convolutions: in equal time on a CPU they learn more (docs/performance.md).
     """
 
     def __init__(self, channels: int, style: int = 0) -> None:
@@ -60,7 +60,7 @@ class ResidualBlock(nn.Module):
         self.style = nn.Linear(style, 2 * channels) if style else None
 
     def forward(self, x: Tensor, style: Tensor | None = None) -> Tensor:
-        """`[B,C,H,W]` (and `[B,S]`) -> `[B,C,H,W]`."""
+        """`[B,C,H,W]`, and a style `[B,S]` -> `[B,C,H,W]`."""
         hidden = self.first(activate(x))
         if self.style is not None and style is not None:
             scale, shift = self.style(style)[:, :, None, None].chunk(2, dim=1)
@@ -69,7 +69,7 @@ class ResidualBlock(nn.Module):
 
 
 class Up(nn.Module):
-    """1x1 convolution, then twice the side by bilinear interpolation: `[B,I,H,W]` -> `[B,O,2H,2W]`."""
+    """A 1x1 convolution, then bilinear upsampling by 2."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Up(nn.Module):
 
 
 class Down(nn.Module):
-    """Half the side by averaging, then a 1x1 convolution: `[B,I,H,W]` -> `[B,O,H/2,W/2]`."""
+    """Average pooling by 2, then a 1x1 convolution."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -93,10 +93,10 @@ class Down(nn.Module):
 
 
 def initialize(network: nn.Module) -> None:
-    """The one rule: He's normal for every layer, residual branches after Fixup, biases 0.
+    """Initialize all layers: He's normal distribution for weights, Fixup for residual branches, 0 for biases.
 
     With L residual blocks of two convolutions, the first of each is scaled by L^(-1/2) and the second is 0.
-    Style layers start small, so that a block starts almost unmodulated.
+    Style layers start small, so a block starts almost without modulation.
     """
     depth = max(1, sum(isinstance(m, ResidualBlock) for m in network.modules()))
     for module in network.modules():

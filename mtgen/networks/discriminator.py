@@ -1,4 +1,4 @@
-"""The one discriminator: a trunk that every task reads, a U-Net decoder for dense ones, and one head a task."""
+"""The discriminator: a trunk shared by all tasks, a U-Net decoder for dense tasks, and one head per task."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from mtgen.schema import Canvas
 
 
 class UNetDecoder(nn.Module):
-    """U-Net decoder over the trunk's levels: `[B,*,h,w] .. [B,*,H,W]` -> `[B,channels,H,W]`. Source: Ronneberger et al. 2015."""
+    """U-Net decoder over the trunk's levels. Source: Ronneberger et al. 2015."""
 
     def __init__(self, widths: list[int], channels: int) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class UNetDecoder(nn.Module):
         self.mixes = nn.ModuleList(Conv2d(channels, channels, 3, padding=1) for _ in widths)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """The trunk's levels, the lowest first -> `[B,decoder,H,W]` in the images' size."""
+        """The trunk's levels, lowest resolution first -> `[B,channels,H,W]` at the images' resolution."""
         x = self.mixes[0](activate(self.laterals[0](features[0])))
         for up, lateral, mix, skip in zip(
             self.ups, list(self.laterals)[1:], list(self.mixes)[1:], features[1:], strict=True
@@ -32,31 +32,33 @@ class UNetDecoder(nn.Module):
 class Discriminator(nn.Module):
     """Trunk, decoder and the tasks' heads.
 
-    The trunk sees an image, with its mask and boxes where the canvas says so: their input layers add nothing for the others,
-    so that one network reads images alone and judges images together with their labels.
+    The trunk sees an image, together with its mask and boxes if the canvas shows them: the input layers of hidden
+        labels add nothing.
+    So one network predicts from images alone, and judges images together with their labels.
 
     Args:
-        widths: channels of each level, from the lowest upwards.
-        blocks: residual blocks a level.
-        decoder: channels of the U-Net decoder; 0 where no task needs one.
-        drawing: what is on a canvas.
+        widths: channels of each level, lowest resolution first.
+        blocks: residual blocks per level.
+        decoder: channels of the U-Net decoder; 0 if no task needs one.
+        canvas_spec: what is on a canvas.
         heads: task -> its head.
     """
 
     def __init__(
-        self, widths: list[int], blocks: int, decoder: int, drawing: CanvasSpec, heads: dict[str, nn.Module]
+        self, widths: list[int], blocks: int, decoder: int, canvas_spec: CanvasSpec, heads: dict[str, nn.Module]
     ) -> None:
         super().__init__()
-        self.see_image = Conv2d(drawing.channels, widths[-1], 3, padding=1)
-        self.see_mask = Conv2d(drawing.mask_classes, widths[-1], 1, bias=False) if drawing.mask_classes else None
-        self.see_boxes = Conv2d(drawing.box_maps, widths[-1], 1, bias=False) if drawing.box_maps else None
+        self.see_image = Conv2d(canvas_spec.channels, widths[-1], 3, padding=1)
+        masks, boxes = canvas_spec.mask_classes, canvas_spec.box_maps
+        self.see_mask = Conv2d(masks, widths[-1], 1, bias=False) if masks else None
+        self.see_boxes = Conv2d(boxes, widths[-1], 1, bias=False) if boxes else None
         self.descent = DownsamplePyramid(widths, blocks)
         self.decoder = UNetDecoder(widths, decoder) if decoder else None
         self.heads = nn.ModuleDict(heads)
         initialize(self)
 
     def trunk(self, canvas: Canvas) -> list[Tensor]:
-        """A canvas of `[B,..,H,W]` -> features of each level, the lowest first."""
+        """A canvas of `[B,..,H,W]` -> features of each level, lowest resolution first."""
         x = self.see_image(canvas.image.contiguous(memory_format=torch.channels_last))
         if self.see_mask is not None and canvas.mask is not None and canvas.shown is not None:
             mask = canvas.mask * canvas.shown[:, None, None, None]
@@ -69,9 +71,9 @@ class Discriminator(nn.Module):
         return self.descent(x)
 
     def dense(self, features: list[Tensor]) -> Tensor:
-        """Features of each level -> the decoder's `[B,D,H,W]`."""
+        """Features of all levels -> the decoder's `[B,D,H,W]`."""
         if self.decoder is None:
-            raise ValueError("this discriminator was built without a decoder: no task asked for one")
+            raise ValueError("this discriminator was built without a decoder: none of its tasks is dense")
         return self.decoder(features)
 
     @staticmethod

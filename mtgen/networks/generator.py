@@ -1,4 +1,4 @@
-"""The one generator: a latent and a condition become a canvas, that is an image together with its mask and boxes."""
+"""The generator: from a latent and a condition to a canvas, an image together with its mask and boxes."""
 
 from dataclasses import dataclass
 
@@ -11,18 +11,18 @@ from mtgen.networks.pyramid import ConditionInjection, HeightWidth, UpsamplePyra
 from mtgen.schema import Canvas, Condition
 
 INITIAL_BOX_LOGIT = -4.0
-"""Logit of the box maps that a generator starts from."""
+"""Initial logit of generated box maps."""
 
 
 @dataclass(frozen=True)
 class CanvasSpec:
-    """What is on a canvas; a task adds to it.
+    """What is on a canvas. Tasks add to it.
 
     Attributes:
         channels: 1 (gray) or 3 (RGB).
-        mask_classes: channels of the mask; 0 for none.
-        box_maps: channels of the maps that say where boxes are; 0 for none.
-        stride: pixels of a cell of these maps.
+        mask_classes: channels of the mask; 0: no mask.
+        box_maps: channels of the box maps (`mtgen.networks.center_maps`); 0: no boxes.
+        stride: side of a cell of the box maps, pixels.
     """
 
     channels: int
@@ -33,14 +33,14 @@ class CanvasSpec:
 
 @dataclass(frozen=True)
 class ConditionSpec:
-    """What conditions bring to the levels of the generator, beside the pooled vector.
+    """What conditions provide to the levels of the generator, besides the pooled vector.
 
     Attributes:
-        tokens: dimensions of the tokens; 0: none are attended to.
-        attention: largest side of a level that attends to them.
-        layout: channels of the layout; 0: none.
+        tokens: dimensions of the tokens for cross-attention; 0: no tokens.
+        attention: largest side of a level with cross-attention, pixels.
+        layout: channels of the layout; 0: no layout.
         content: channels of the spatial latent of translation; 0: none.
-        content_level: the level at which it enters, from the lowest.
+        content_level: number of the level where the spatial latent enters, lowest resolution first.
     """
 
     tokens: int = 0
@@ -51,17 +51,17 @@ class ConditionSpec:
 
 
 class Generator(nn.Module):
-    """One pyramid from the lowest level to the full resolution; the latent and the condition reach every block.
+    """A pyramid from the lowest level to the full resolution; latent and condition modulate every block.
 
     Args:
-        widths: channels of each level, from the lowest upwards.
-        blocks: residual blocks a level.
+        widths: channels of each level, lowest resolution first.
+        blocks: residual blocks per level.
         base: height and width of the lowest level.
-        latent: size of the latent z.
-        condition: size of the shared representation space.
+        latent: dimensions of the latent z.
+        condition: dimensions of the shared representation space.
         canvas_spec: what is on the canvas.
-        guidance: what conditions bring beside the pooled vector.
-        condition_scale: factor of the condition beside the latent.
+        condition_spec: what conditions provide besides the pooled vector.
+        condition_scale: factor of the condition relative to the latent.
     """
 
     def __init__(
@@ -71,38 +71,40 @@ class Generator(nn.Module):
         base: HeightWidth,
         latent: int,
         condition: int,
-        drawing: CanvasSpec,
-        guidance: ConditionSpec,
+        canvas_spec: CanvasSpec,
+        condition_spec: ConditionSpec,
         condition_scale: float,
     ) -> None:
         super().__init__()
         self.latent = latent
         self.base = base
-        self.canvas_spec = drawing
+        self.canvas_spec = canvas_spec
         self.condition_scale = condition_scale
         self.width = widths[0]
         style = latent + condition
         self.start = nn.Linear(style, widths[0] * base[0] * base[1])
-        guides = [
+        injections = [
             ConditionInjection(
                 width,
-                guidance.tokens if max(side) <= guidance.attention else 0,
-                guidance.layout,
-                guidance.content if level == guidance.content_level else 0,
+                condition_spec.tokens if max(side) <= condition_spec.attention else 0,
+                condition_spec.layout,
+                condition_spec.content if level == condition_spec.content_level else 0,
             )
             for level, (width, side) in enumerate(zip(widths, level_sizes(base, len(widths)), strict=True))
         ]
-        self.climb = UpsamplePyramid(widths, blocks, style, guides)
-        # Starts near a blank canvas, not with noise brighter than any image, and with centers nowhere.
-        self.draw = Conv2d(widths[-1], drawing.channels + drawing.mask_classes, 3, padding=1, gain=0.1)
-        self.draw_boxes = Conv2d(widths[-1], drawing.box_maps, 3, padding=1, gain=0.1) if drawing.box_maps else None
+        self.climb = UpsamplePyramid(widths, blocks, style, injections)
+        # The small gain starts near a blank canvas without boxes, where a gain of 1 would start brighter than any
+        # image.
+        outputs, boxes = canvas_spec.channels + canvas_spec.mask_classes, canvas_spec.box_maps
+        self.draw = Conv2d(widths[-1], outputs, 3, padding=1, gain=0.1)
+        self.draw_boxes = Conv2d(widths[-1], boxes, 3, padding=1, gain=0.1) if boxes else None
         initialize(self)
-        for guide in guides:
-            if guide.attend is not None:
-                guide.attend.attention.out.weight.data.zero_()
+        for injection in injections:
+            if injection.attend is not None:
+                injection.attend.attention.out.weight.data.zero_()
 
     def forward(self, latent: Tensor, condition: Condition) -> Canvas:
-        """`[B,Z]` standard normal and a condition -> a canvas; mask, centers and sizes are given as probabilities and shares, 0 to 1."""
+        """Latents `[B,Z]`, standard normal, and a condition -> a canvas, with mask and box maps in 0 to 1."""
         style = torch.cat([latent, self.condition_scale * condition.pooled], dim=1)
         x = self.start(style).unflatten(1, (self.width, *self.base)).contiguous(memory_format=torch.channels_last)
         x = activate(self.climb(x, style, condition))

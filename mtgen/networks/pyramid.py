@@ -1,4 +1,4 @@
-"""One description of a pyramid of resolutions, which the generator climbs and the discriminator descends."""
+"""Pyramids of resolutions: upsampling in the generator, downsampling in the discriminator."""
 
 from typing import cast
 
@@ -14,16 +14,17 @@ HeightWidth = tuple[int, int]
 
 
 def level_sizes(base: HeightWidth, levels: int) -> list[HeightWidth]:
-    """Height and width of each level, from the lowest upwards."""
+    """Return height and width of each level, lowest resolution first."""
     return [(base[0] * 2**level, base[1] * 2**level) for level in range(levels)]
 
 
 class ConditionInjection(nn.Module):
-    """What a level of the climb takes from the condition beside the style; each part begins by adding nothing.
+    """Adds spatial parts of the condition to a level of the generator; each part starts as zero.
 
     Args:
-        tokens: dimensions of the tokens that it attends to; 0: it does not.
-        layout: channels of the layout; 0: none.
+        width: channels of the level.
+        tokens: dimensions of the tokens for cross-attention; 0: no cross-attention.
+        layout: channels of the layout; 0: no layout.
         content: channels of the spatial latent that enters at this level; 0: none.
     """
 
@@ -34,7 +35,7 @@ class ConditionInjection(nn.Module):
         self.content = Conv2d(content, width, 3, padding=1, bias=False, gain=0) if content else None
 
     def forward(self, x: Tensor, condition: Condition, layout: Tensor | None) -> Tensor:
-        """`[B,C,H,W]`, a layout of the same size -> the same, guided by the condition's content, layout and tokens."""
+        """`[B,C,H,W]`, a condition, and its layout `[B,L,H,W]` at this level's resolution -> `[B,C,H,W]`."""
         if self.content is not None and condition.content is not None:
             x = x + self.content(condition.content)
         if self.layout is not None and layout is not None:
@@ -45,18 +46,18 @@ class ConditionInjection(nn.Module):
 
 
 class UpsamplePyramid(nn.Module):
-    """From the lowest level to the full resolution: `blocks` residual blocks a level, modulated by the style, guided by the condition."""
+    """From the lowest level to the full resolution, with `blocks` residual blocks per level, modulated by the style."""
 
-    def __init__(self, widths: list[int], blocks: int, style: int, guides: list[ConditionInjection]) -> None:
+    def __init__(self, widths: list[int], blocks: int, style: int, injections: list[ConditionInjection]) -> None:
         super().__init__()
         self.levels = nn.ModuleList(
             nn.ModuleList(ResidualBlock(width, style) for _ in range(blocks)) for width in widths
         )
         self.ups = nn.ModuleList(Up(low, high) for low, high in zip(widths, widths[1:], strict=False))
-        self.guides = nn.ModuleList(guides)
+        self.guides = nn.ModuleList(injections)
 
     def forward(self, x: Tensor, style: Tensor, condition: Condition) -> Tensor:
-        """`[B,widths[0],h,w]` of the lowest level, `[B,S]` -> `[B,widths[-1],H,W]`."""
+        """The lowest level `[B,widths[0],h,w]`, styles `[B,S]` and a condition -> `[B,widths[-1],H,W]`."""
         layouts = [condition.layout]
         for _ in self.ups:
             layouts.append(None if layouts[-1] is None else F.avg_pool2d(layouts[-1], 2))
@@ -70,7 +71,7 @@ class UpsamplePyramid(nn.Module):
 
 
 class DownsamplePyramid(nn.Module):
-    """From the full resolution to the lowest level; keeps what every level ends with."""
+    """From the full resolution to the lowest level; returns the features of all levels."""
 
     def __init__(self, widths: list[int], blocks: int) -> None:
         super().__init__()
@@ -78,7 +79,7 @@ class DownsamplePyramid(nn.Module):
         self.downs = nn.ModuleList(Down(high, low) for low, high in zip(widths, widths[1:], strict=False))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """`[B,widths[-1],R,R]` -> features of each level, the lowest first."""
+        """`[B,widths[-1],H,W]` -> features of each level, lowest resolution first."""
         features = []
         for number in reversed(range(len(self.levels))):
             for block in cast(nn.ModuleList, self.levels[number]):

@@ -1,4 +1,4 @@
-"""Somebody else's network, from a TorchScript file."""
+"""Loading of third-party networks from TorchScript files."""
 
 from pathlib import Path
 from typing import IO, Any
@@ -9,17 +9,18 @@ from mtgen.errors import ConfigError
 
 
 def read_torchscript(file: Path | IO[bytes], named: str) -> Any:
-    """The network in a file, on the CPU, set to evaluation; called like a module.
+    """Load a network on the CPU, in evaluation mode; it is called like a module.
 
-    A TorchScript file is a program of torch's own operators; torch reads it with a reader of its own, not with Python's pickle.
+    A TorchScript file is a program of torch's operators, which torch reads without Python's pickle.
 
     Args:
-        named: what it was asked for by, as `key=path`.
+        named: how the user named the file, as `key=path`; for messages.
 
     Raises:
-        ConfigError: it is no such file.
+        ConfigError: it is not a TorchScript file.
     """
     try:
         return torch.jit.load(file, map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"{named}: is no TorchScript file ({str(error).splitlines()[0][:200]})") from None
+        reason = str(error).splitlines()[0][:200]
+        raise ConfigError(f"{named}: not a TorchScript file ({reason}); save one with torch.jit.script") from None

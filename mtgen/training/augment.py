@@ -1,7 +1,8 @@
-"""Augmentation in front of the discriminator: one affine map a sample, for image and mask alike, real and generated alike.
+"""Augmentation in front of the discriminator: one affine map per sample, the same for its image and its labels.
 
-Differentiable and the same on any number of workers: its parameters are functions of (seed, position). Because only a share
-of the samples is changed, the generator cannot learn to draw the changes (Karras et al. 2020, "Training GANs with limited data").
+It is differentiable. Its parameters are functions of (seed, position), so any number of workers computes the same. Only
+a fraction of the samples is augmented, so the generator cannot learn the augmentation (Karras et al. 2020, "Training
+GANs with limited data").
 """
 
 import math
@@ -18,26 +19,27 @@ from mtgen.utils import counter_rng
 from mtgen.utils.autocast import autocast
 
 ADAPT_EVERY_STEPS = 8
-"""Steps between two changes of an adapted share."""
+"""Steps between two changes of an adaptive probability."""
 
 MAX_ADAPTED_PROBABILITY = 0.8
-"""An adapted share stays below it: above, the generator begins to draw the changes (Karras et al. 2020, figure 4)."""
+"""Bound of an adaptive probability; above, generators learn the augmentation (Karras et al. 2020, figure 4)."""
 
 
 def is_augmented(probability: float, seed: int, purpose: str, position: Tensor) -> Tensor:
-    """`[B]` positions -> `[B]` bool: which samples are changed."""
+    """`[B]` positions -> `[B]` bool: which samples are augmented."""
     return counter_rng.uniform(seed, f"augment {purpose}", position, 1)[:, 0] < probability
 
 
 class AdaptiveAugmentation:
-    """The share of samples that is changed: fixed, or adapted to how surely the discriminator tells real from generated.
+    """The probability of augmentation: fixed, or adapted to how surely the discriminator tells real from generated.
 
-    The measure is the mean sign of (real logit - generated logit) over pairs of one condition: 0 where it cannot tell them apart, and
-    1 where it always can, which means that it knows the training set by heart. Source: Karras et al. 2020, r_t, in its relativistic
-    form. Signs are summed as whole numbers, so that any number of workers and any resume comes to the same share.
+    The measure is the mean sign of (real logit - generated logit) over pairs with the same condition. It is 0 if the
+    discriminator cannot tell them apart, and 1 if it always can, a sign that it has memorized the training set. Source:
+    Karras et al. 2020, r_t, in its relativistic form. Signs are summed as whole numbers, so any number of workers and
+    any resumed run gets the same probability.
 
     Attributes:
-        probability: the share now.
+        probability: the current probability.
         preference: the measure at the last change; 0 before the first.
     """
 
@@ -48,23 +50,29 @@ class AdaptiveAugmentation:
         self._signs: Tensor | None = None
         self._pairs = 0
 
-    def observe_logit_gap(self, ahead: Tensor) -> None:
-        """`[B]` real minus generated logits of some pairs; no host sync."""
+    def observe_logit_gap(self, gap: Tensor) -> None:
+        """Count `[B]` real minus generated logits; without a host sync."""
         if self.settings.target is not None:
-            signs = ahead.sign().sum()
+            signs = gap.sign().sum()
             self._signs = signs if self._signs is None else self._signs + signs
-            self._pairs += len(ahead)
+            self._pairs += len(gap)
 
     def adapt(self, steps: int, images: int, group: Any) -> None:
-        """After step number `steps` of `images` images each, on all workers together: change the share when it is time."""
+        """Change the probability every `ADAPT_EVERY_STEPS` steps; collective.
+
+        Args:
+            steps: number of steps so far.
+            images: images per step, over all workers.
+            group: process group on the CPU.
+        """
         if self.settings.target is None or steps % ADAPT_EVERY_STEPS:
             return
         signs, pairs = self._sums(group)
         self._signs, self._pairs = None, 0
         self.preference = signs / max(pairs, 1)
-        step = ADAPT_EVERY_STEPS * images / self.settings.ramp
-        higher = self.probability + (step if self.preference > self.settings.target else -step)
-        self.probability = min(max(higher, 0.0), MAX_ADAPTED_PROBABILITY)
+        change = ADAPT_EVERY_STEPS * images / self.settings.ramp
+        probability = self.probability + (change if self.preference > self.settings.target else -change)
+        self.probability = min(max(probability, 0.0), MAX_ADAPTED_PROBABILITY)
 
     def _sums(self, group: Any) -> list[int]:
         sums = torch.tensor([0 if self._signs is None else int(self._signs.item()), self._pairs])
@@ -72,12 +80,16 @@ class AdaptiveAugmentation:
         return [int(value) for value in sums]
 
     def state(self, group: Any) -> dict[str, float]:
-        """What a checkpoint keeps; collective."""
+        """Return the state for a checkpoint; collective."""
         signs, pairs = self._sums(group)
         return {"probability": self.probability, "signs": signs, "pairs": pairs}
 
     def load(self, state: dict[str, float], first: bool) -> None:
-        """Take back what `state` gave; the first worker goes on with the sums of all. A fixed share is the configuration's."""
+        """Restore what `state` returned; a fixed probability is that of the configuration.
+
+        Args:
+            first: whether this is the first worker, which takes over the sums of all workers.
+        """
         if self.settings.target is not None:
             self.probability = state["probability"]
             self._signs, self._pairs = (
@@ -89,13 +101,20 @@ class Warp:
     """The affine maps of one micro-batch.
 
     Args:
-        settings: largest shift, rotation and change of size.
-        probability: share of the samples that is changed.
-        size: height and width of the images; a rotation turns their pixels, so the map between shares of the sides depends on it.
+        settings: largest shift, rotation and change of scale.
+        probability: fraction of the samples that is augmented.
+        seed: of the run.
+        size: height and width of the images. A rotation acts on pixels, so in coordinates relative to the sides the map
+            depends on them.
         position: `[B]` positions, on the CPU.
-        purpose: names the draw, so that real and generated samples are changed independently.
-        which: the draw that decides which samples are changed.
+        purpose: seed of the maps, different for real and generated samples and for both steps.
+        which: seed of the choice of samples.
         device: of the tensors that will be warped.
+
+    Attributes:
+        changed: `[B]` bool, on the CPU: the samples that are augmented.
+        rows: their indices.
+        theta: `[n,2,3]` their maps, as `F.affine_grid` takes them.
     """
 
     def __init__(
@@ -111,22 +130,19 @@ class Warp:
     ) -> None:
         self.changed = is_augmented(probability, seed, which, position)
         rows = self.changed.nonzero().flatten()
-        draw = 2 * counter_rng.uniform(seed, f"warp {purpose}", position[rows], 4) - 1
-        angle, scale, tall = (
-            draw[:, 0] * math.radians(settings.rotate),
-            1 + draw[:, 1] * settings.scale,
-            size[0] / size[1],
-        )
-        shift = 2 * settings.shift * draw[:, 2:]
+        uniform = 2 * counter_rng.uniform(seed, f"warp {purpose}", position[rows], 4) - 1
+        angle = uniform[:, 0] * math.radians(settings.rotate)
+        scale = 1 + uniform[:, 1] * settings.scale
+        shift = 2 * settings.shift * uniform[:, 2:]
+        aspect = size[0] / size[1]
         cos, sin = scale * angle.cos(), scale * angle.sin()
-        theta = torch.stack(
-            [torch.stack([cos, -sin * tall, shift[:, 0]], 1), torch.stack([sin / tall, cos, shift[:, 1]], 1)], 1
-        )
+        x = torch.stack([cos, -sin * aspect, shift[:, 0]], 1)
+        y = torch.stack([sin / aspect, cos, shift[:, 1]], 1)
         self.rows = rows.to(device)
-        self.theta = theta.to(device)
+        self.theta = torch.stack([x, y], 1).to(device)
 
     def __call__(self, x: Tensor, mode: str = "bilinear") -> Tensor:
-        """`[B,C,H,W]` -> the same with its changed samples warped; beyond the border the border goes on."""
+        """Warp the augmented samples of `[B,C,H,W]`; pixels beyond the border repeat it."""
         if not len(self.rows):
             return x
         part = x[self.rows]
@@ -136,21 +152,23 @@ class Warp:
         return x.index_copy(0, self.rows, warped.to(x.dtype))
 
     def mask(self, mask: Tensor) -> Tensor:
-        """`[B,H,W]` class numbers -> the same, warped to the nearest pixel."""
+        """Warp `[B,H,W]` class numbers, to the nearest pixel."""
         return self(mask[:, None].float(), mode="nearest")[:, 0].to(mask.dtype)
 
     def canvas(self, canvas: Canvas) -> Canvas:
-        """Image, mask and box maps warped alike."""
+        """Warp image, mask and box maps alike."""
         return canvas.map_generated(lambda x, name: self(x))
 
 
 def sample_warp(
     config: Config, probability: float, position: Tensor, purpose: str, kind: str, device: torch.device
 ) -> Warp:
-    """The maps of samples of a kind ("real", "fake") in the step of `purpose`; which real ones are changed is the same in both steps.
+    """Return the maps of real or generated samples in a step. Both steps augment the same real samples.
 
     Args:
         position: `[B]` positions, on the CPU.
+        purpose: name of the step.
+        kind: "real" or "fake".
     """
     which = kind if kind == "real" else f"{purpose} {kind}"
     return Warp(config.augment, probability, config.seed, config.size, position, f"{purpose} {kind}", which, device)

@@ -63,7 +63,7 @@ class TestTorchScript:
 
     def test_another_file_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "text").write_text("no network")
-        with pytest.raises(ConfigError, match="is no TorchScript file"):
+        with pytest.raises(ConfigError, match="not a TorchScript file"):
             FileExtractor(settings(tmp_path / "text", "torchscript"))
 
 

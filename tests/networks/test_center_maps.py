@@ -1,4 +1,4 @@
-"""Boxes become maps and come back; the maps are those of CenterNet."""
+"""Conversion of boxes to center maps and back, as in CenterNet."""
 
 import math
 
@@ -17,7 +17,7 @@ Box = tuple[float, float, float, float, int]
 
 @st.composite
 def apart(draw: st.DrawFn) -> list[Box]:
-    """Boxes that share nothing: each in its own square of 4x4 cells, its center a cell away from the square's edge."""
+    """Boxes far apart: each in its own square of 4x4 cells, with its center one cell away from the square's edge."""
     found = []
     for number in draw(st.lists(st.integers(0, 5), unique=True, max_size=6)):
         wide, high = draw(st.floats(0.5, 3)), draw(st.floats(0.5, 3))
@@ -32,7 +32,7 @@ def as_tensor(boxes: list[Box], rows: int = 7) -> Tensor:
 
 
 def listed(found: Tensor) -> list[tuple[list[float], int]]:
-    """The boxes of the first image that are any, in the order of their corners."""
+    """The boxes of the first image with a score above 0, ordered by their corners."""
     return sorted((row[:4].tolist(), int(row[4])) for row in found[0] if row[5] > 0)
 
 
@@ -46,13 +46,13 @@ def compare(found: list[tuple[list[float], int]], boxes: list[Box], tolerance: f
 
 
 @given(apart())
-def test_boxes_that_lie_apart_come_back_with_their_class(boxes: list[Box]) -> None:
+def test_boxes_far_apart_are_decoded_with_their_class(boxes: list[Box]) -> None:
     maps = encode(as_tensor(boxes), CLASSES, GRID)
     compare(listed(decode(maps.heat, maps.size, maps.offset)), boxes, 1e-5)
 
 
 @given(apart())
-def test_a_drawn_canvas_gives_its_boxes_back_but_for_half_a_cell(boxes: list[Box]) -> None:
+def test_boxes_are_decoded_from_a_canvas_up_to_half_a_cell(boxes: list[Box]) -> None:
     found = listed(decode_canvas(encode(as_tensor(boxes), CLASSES, GRID).canvas()))
     compare(found, boxes, 0.5 / min(GRID) + 1e-5)
 
@@ -83,7 +83,7 @@ def test_two_classes_in_a_cell_are_two_boxes_of_one_size() -> None:
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5])
-def test_no_boxes_are_empty_maps_and_come_back_as_none(rows: int) -> None:
+def test_no_boxes_are_empty_maps_and_are_decoded_as_none(rows: int) -> None:
     maps = encode(torch.tensor([[NONE] * rows]).reshape(1, rows, 5), CLASSES, GRID)
     assert maps.heat.shape == (1, CLASSES, *GRID)
     assert not any(bool(x.any()) for x in (maps.heat, maps.size, maps.offset, maps.here, maps.around))
@@ -92,7 +92,7 @@ def test_no_boxes_are_empty_maps_and_come_back_as_none(rows: int) -> None:
     assert not found[..., 5].any()
 
 
-def test_an_empty_batch_is_an_empty_answer() -> None:
+def test_an_empty_batch_gives_empty_maps() -> None:
     assert encode(torch.zeros(0, 4, 5), CLASSES, GRID).canvas().shape == (0, CLASSES + 2, *GRID)
 
 
@@ -108,8 +108,8 @@ def test_images_of_a_batch_do_not_mix(one: list[Box], other: list[Box]) -> None:
 
 
 @given(st.floats(0.5, 40), st.floats(0.5, 40))
-def test_a_peak_is_a_gaussian_as_wide_as_a_box_may_move_and_overlap(wide: float, high: float) -> None:
-    """Moved along both axes by three deviations of the peak, a box overlaps its own by 0.7; a peak is at least 0.8 cells wide."""
+def test_the_width_of_a_peak_is_the_shift_that_keeps_an_iou_of_07(wide: float, high: float) -> None:
+    """Shifted in x and y by three standard deviations a box keeps an IoU of 0.7; a deviation is at least 0.8 cells."""
     box = (0.5 - wide / 24, 0.5 - high / 16, 0.5 + wide / 24, 0.5 + high / 16, 0)
     heat = encode(as_tensor([box]), CLASSES, GRID).heat[0, 0]
     row, column = divmod(int(heat.argmax()), GRID[1])
@@ -122,15 +122,13 @@ def test_a_peak_is_a_gaussian_as_wide_as_a_box_may_move_and_overlap(wide: float,
     assert float(heat[row + 1, column]) == pytest.approx(float(heat[row, column + 1]))
 
 
-def test_the_surest_come_first_and_what_is_faint_or_beside_a_hotter_cell_is_none() -> None:
+def test_boxes_are_sorted_by_score_and_faint_cells_and_those_next_to_hotter_ones_are_none() -> None:
     heat = torch.zeros(1, CLASSES, *GRID)
-    heat[0, 0, 1, 1], heat[0, 0, 1, 2], heat[0, 1, 5, 5], heat[0, 2, 7, 11], heat[0, 2, 3, 9] = (
-        0.9,
-        0.8,
-        0.95,
-        0.3,
-        MIN_CENTER_HEAT / 2,
-    )
+    heat[0, 0, 1, 1] = 0.9
+    heat[0, 0, 1, 2] = 0.8  # next to a hotter cell
+    heat[0, 1, 5, 5] = 0.95
+    heat[0, 2, 7, 11] = 0.3
+    heat[0, 2, 3, 9] = MIN_CENTER_HEAT / 2
     found = decode(heat, torch.full((1, 2, *GRID), 0.1), torch.full((1, 2, *GRID), 0.5), most=5)
     assert found[0, :, 5].tolist() == pytest.approx([0.95, 0.9, 0.3, 0, 0])
     assert found[0, :3, 4].tolist() == [1, 0, 2]

@@ -1,4 +1,4 @@
-"""Generator, discriminator and their layers: shapes, what they start as, and what they never hold."""
+"""Generator, discriminator and their layers: shapes, initialization, and what they do not contain."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def canvas(rows: int = 4, side: int = 16, mask_classes: int = 2, shown: list[boo
 
 
 def perturbed(network: Any) -> Any:
-    """With the layers that start at zero at work."""
+    """The network with perturbed parameters, since some layers start at zero."""
     random = torch.Generator().manual_seed(3)
     for parameter in network.parameters():
         parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=random))
@@ -44,19 +44,19 @@ def perturbed(network: Any) -> Any:
 
 @pytest.mark.parametrize(("levels", "side"), [(1, 4), (2, 8), (3, 16), (5, 64)])
 @pytest.mark.parametrize(("channels", "mask_classes", "blocks"), [(1, 0, 1), (3, 2, 2)])
-def test_the_generator_draws_a_canvas_of_the_pyramids_side(
+def test_the_generator_gives_a_canvas_of_the_pyramids_resolution(
     levels: int, side: int, channels: int, mask_classes: int, blocks: int
 ) -> None:
-    drawn = generator(levels, channels, mask_classes, blocks)(torch.randn(2, 4), Condition(torch.randn(2, 6)))
-    assert drawn.image.shape == (2, channels, side, side)
-    assert (drawn.mask is None) == (mask_classes == 0)
-    if drawn.mask is not None:
-        assert drawn.mask.shape == (2, mask_classes, side, side)
-        assert torch.allclose(drawn.mask.sum(dim=1), torch.ones(2, side, side), atol=1e-6)
+    made = generator(levels, channels, mask_classes, blocks)(torch.randn(2, 4), Condition(torch.randn(2, 6)))
+    assert made.image.shape == (2, channels, side, side)
+    assert (made.mask is None) == (mask_classes == 0)
+    if made.mask is not None:
+        assert made.mask.shape == (2, mask_classes, side, side)
+        assert torch.allclose(made.mask.sum(dim=1), torch.ones(2, side, side), atol=1e-6)
 
 
 @pytest.mark.parametrize(("levels", "side"), [(1, 4), (2, 8), (3, 16), (5, 64)])
-def test_the_trunk_gives_every_level_the_lowest_first_and_the_decoder_the_full_side(levels: int, side: int) -> None:
+def test_the_trunk_returns_levels_from_the_lowest_and_the_decoder_the_full_resolution(levels: int, side: int) -> None:
     network = discriminator(levels)
     features = network.trunk(canvas(side=side))
     assert [tuple(level.shape) for level in features] == [
@@ -66,7 +66,7 @@ def test_the_trunk_gives_every_level_the_lowest_first_and_the_decoder_the_full_s
     assert network.summary(features).shape == (4, WIDTHS[0] * 16)
 
 
-def test_a_discriminator_without_dense_tasks_has_no_decoder_and_says_so() -> None:
+def test_a_discriminator_without_dense_tasks_has_no_decoder_and_raises() -> None:
     network = discriminator(decoder=0)
     with pytest.raises(ValueError, match="built without a decoder"):
         network.dense(network.trunk(canvas()))
@@ -81,16 +81,14 @@ def test_a_residual_block_starts_as_the_identity(style: int) -> None:
 
 
 def test_the_pyramids_start_as_their_resampling_alone() -> None:
-    climb, descent = (
-        UpsamplePyramid([4, 4, 4], 2, 3, [ConditionInjection(4, 0, 0, 0) for _ in range(3)]),
-        DownsamplePyramid([4, 4, 4], 2),
-    )
-    for network in (climb, descent):
+    up = UpsamplePyramid([4, 4, 4], 2, 3, [ConditionInjection(4, 0, 0, 0) for _ in range(3)])
+    down = DownsamplePyramid([4, 4, 4], 2)
+    for network in (up, down):
         initialize(network)
     low, high = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 16, 16)
-    assert torch.equal(climb(low, torch.randn(2, 3), Condition(torch.randn(2, 6))), climb.ups[1](climb.ups[0](low)))
-    half = descent.downs[1](high)
-    assert all(torch.equal(a, b) for a, b in zip(descent(high), [descent.downs[0](half), half, high], strict=True))
+    assert torch.equal(up(low, torch.randn(2, 3), Condition(torch.randn(2, 6))), up.ups[1](up.ups[0](low)))
+    half = down.downs[1](high)
+    assert all(torch.equal(a, b) for a, b in zip(down(high), [down.downs[0](half), half, high], strict=True))
 
 
 def test_the_latent_reaches_every_block() -> None:
@@ -111,7 +109,7 @@ def test_biases_start_at_zero_and_weights_with_hes_variance() -> None:
         assert layer.weight.detach().var().item() == pytest.approx(2 / (1 + 0.2**2) / fan_in, rel=0.05)
 
 
-def test_up_doubles_a_flat_image_and_down_averages() -> None:
+def test_up_interpolates_and_down_averages() -> None:
     up, down = Up(1, 1), Down(1, 1)
     for layer in (up, down):
         nn.init.ones_(layer.project.weight)
@@ -121,7 +119,7 @@ def test_up_doubles_a_flat_image_and_down_averages() -> None:
     assert torch.allclose(down(x)[0, 0, 1, 0], x[0, 0, 2:, :2].mean())
 
 
-def test_the_mask_adds_nothing_to_rows_where_it_is_hidden() -> None:
+def test_a_hidden_mask_adds_nothing() -> None:
     network = perturbed(discriminator())
     with_mask = canvas(shown=[True, False, True, False])
     features, alone = network.trunk(with_mask), network.trunk(Canvas(with_mask.image))
@@ -130,16 +128,16 @@ def test_the_mask_adds_nothing_to_rows_where_it_is_hidden() -> None:
         assert not torch.allclose(level[[0, 2]], level_alone[[0, 2]])
 
 
-def test_a_hidden_mask_gets_no_gradient_and_its_layer_always_has_one() -> None:
+def test_a_hidden_mask_has_no_gradient_and_its_layer_always_has_one() -> None:
     network = perturbed(discriminator())
     for shown, expected in (([True, False, True, False], [True, False, True, False]), ([False] * 4, [False] * 4)):
         network.zero_grad(set_to_none=True)
-        drawn = canvas(shown=shown)
-        assert drawn.mask is not None
-        drawn.mask.requires_grad_(True)
-        network.trunk(drawn)[0].square().sum().backward()
-        assert drawn.mask.grad is not None
-        assert [bool(row.abs().sum() > 0) for row in drawn.mask.grad] == expected
+        seen = canvas(shown=shown)
+        assert seen.mask is not None
+        seen.mask.requires_grad_(True)
+        network.trunk(seen)[0].square().sum().backward()
+        assert seen.mask.grad is not None
+        assert [bool(row.abs().sum() > 0) for row in seen.mask.grad] == expected
         assert network.see_mask is not None
         assert network.see_mask.weight.grad is not None
         assert bool(network.see_mask.weight.grad.abs().sum() > 0) == any(shown)
@@ -160,19 +158,19 @@ def test_activations_are_channels_last() -> None:
     whole = [network, discriminator(5)]
     for module in (m for n in whole for m in n.modules() if isinstance(m, ResidualBlock | Up | Down)):
         module.register_forward_hook(keep)
-    drawn = network(torch.randn(2, 4), Condition(torch.randn(2, 6)))
-    whole[1].trunk(Canvas(drawn.image.contiguous()))
+    generated = network(torch.randn(2, 4), Condition(torch.randn(2, 6)))
+    whole[1].trunk(Canvas(generated.image.contiguous()))
     assert len(seen) == 5 + 4 + 5 + 4
     assert all(seen)
 
 
-def test_batches_without_rows_pass_and_leave_zero_gradients() -> None:
+def test_empty_batches_work_and_have_zero_gradients() -> None:
     network, judge = generator(), discriminator()
-    drawn = network(torch.randn(0, 4), Condition(torch.randn(0, 6)))
-    assert drawn.mask is not None
-    features = judge.trunk(Canvas(drawn.image, drawn.mask, torch.zeros(0, dtype=torch.bool)))
+    generated = network(torch.randn(0, 4), Condition(torch.randn(0, 6)))
+    assert generated.mask is not None
+    features = judge.trunk(Canvas(generated.image, generated.mask, torch.zeros(0, dtype=torch.bool)))
     (judge.dense(features).sum() + judge.summary(features).sum()).backward()
-    assert drawn.image.shape == (0, 3, 16, 16)
+    assert generated.image.shape == (0, 3, 16, 16)
     trained = [*network.parameters(), *(p for name, p in judge.named_parameters() if not name.startswith("heads."))]
     assert all(p.grad is not None and float(p.grad.abs().sum()) == 0 for p in trained)
 
