@@ -80,7 +80,7 @@ def ways(tasks: int, image: Tensor, blocks: int = 1) -> dict[str, Callable[[], N
     """Every way of one forward and backward of the trunk, by its name."""
     network = Network(tasks, WIDTHS, blocks)
     names = [f"t{k}" for k in range(tasks)]
-    taps = InputHooks([level[-1].second for level in network.trunk.levels])  # type: ignore[index]
+    input_hooks = InputHooks([level[-1].second for level in network.trunk.levels])  # type: ignore[index]
 
     def gated(gate: Gate) -> Callable[[], None]:
         def step() -> None:
@@ -108,8 +108,8 @@ def ways(tasks: int, image: Tensor, blocks: int = 1) -> dict[str, Callable[[], N
     made = {"no gate": gated(Gate(names, None))}
     made |= {f"gate, {name}": gated(Gate(names, WEIGHTINGS[name]())) for name in WEIGHTINGS}
     made |= {
-        f"gate, upgrad, {sight}": gated(Gate(names, WEIGHTINGS["upgrad"](), sight=sight, taps=taps))
-        for sight in ("pooled", "layer")
+        f"gate, upgrad, {source}": gated(Gate(names, WEIGHTINGS["upgrad"](), gramian_source=source, input_hooks=input_hooks))
+        for source in ("pooled", "layer")
     }
     return made | {"TorchJD full Jacobian, upgrad": full_jacobian, f"{tasks} separate backwards": separate}
 

@@ -17,7 +17,7 @@ from plain import Plain, batches_of
 from torch import Tensor
 
 from mtgen.balancing.gramian import GRAMIAN_SOURCES
-from mtgen.balancing.weighting import Weighting
+from mtgen.balancing.weighting import GateContext, Weighting
 from mtgen.config import load
 from mtgen.training.steps import frozen
 
@@ -29,8 +29,8 @@ class Only(Weighting):
         super().__init__()
         self.task = task
 
-    def __call__(self, gramian: Tensor) -> Tensor:
-        return (self.rows(gramian) == self.task).to(gramian)
+    def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
+        return (context.active == self.task).to(gramian)
 
 
 def cosines(products: Tensor) -> Tensor:
@@ -46,10 +46,10 @@ def probe(training: Plain, number: int) -> dict[str, Tensor]:
     gate, batch = training.gates["discriminator"], training.batches[number]
     discriminator = training.networks.side.discriminator
     shared = [p for name, p in discriminator.named_parameters() if name.startswith(("see_", "descent."))]
-    kept, found, rows = (gate.weighting, gate.sight), {}, []
+    kept, found, rows = (gate.weighting, gate.gramian_source), {}, []
 
     def backward(rule: Weighting, sight: str) -> None:
-        gate.weighting, gate.plain, gate.sight = rule, False, GRAMIAN_SOURCES[sight]
+        gate.weighting, gate.is_plain_sum, gate.gramian_source = rule, False, GRAMIAN_SOURCES[sight]
         step.zero_grad()
         with frozen(other):
             step(batch, (other,))[0].backward()
@@ -65,7 +65,7 @@ def probe(training: Plain, number: int) -> dict[str, Tensor]:
         assert gate.last is not None
         found[sight] = cosines(gate.last[0].double())
     step.zero_grad()
-    (gate.weighting, gate.sight), gate.plain = kept, True
+    (gate.weighting, gate.gramian_source), gate.is_plain_sum = kept, True
     return found
 
 

@@ -46,7 +46,7 @@ class Plain:
         self.networks = networks = networks or build(config, open_index(config.data.path, config.data.train_split).card)
         d_step, g_step, self.gates = build_steps(config, networks)
         for gate in self.gates.values():
-            gate.group = group
+            gate.process_group = group
         for network in (networks.generator, networks.side):
             network.to(device)
 

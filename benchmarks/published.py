@@ -15,7 +15,6 @@ from mtgen.models.model import Networks, build
 from mtgen.networks.blocks import SLOPE, ResidualBlock, activate
 from mtgen.networks.generator import Generator
 from mtgen.schema import Batch, Canvas, Condition
-from mtgen.training.batch_roles import assign_roles
 from mtgen.training.steps import DiscriminatorStep, Log
 
 EXPANSION = 2
@@ -65,18 +64,17 @@ def regroup(networks: Networks, layout: torch.memory_format) -> Networks:
 class ExactStep(DiscriminatorStep):
     """The discriminator's step of generation alone, with gamma/2 (R1 + R2) from the gradients themselves."""
 
-    def forward(self, batch: Batch, read: tuple[Generator]) -> tuple[Tensor, Log]:
+    def forward(self, batch: Batch, frozen_networks: tuple[Generator]) -> tuple[Tensor, Log]:
         """A micro-batch and the frozen generator -> one scalar, and its parts."""
-        (generator,) = read
-        layout = assign_roles(self.config, batch, self.strength.probability)
+        (generator,) = frozen_networks
+        roles = self.assign_roles(batch, generator)
         task = self.tasks[0]
-        with self._autocast(batch.image.device):
-            scene = self._scene(layout, self.side, generator)
+        with self.mixed_precision(batch.image.device):
+            context = self.step_context(roles, self.side, generator)
             with torch.no_grad():
-                latent = self._normal("latent", layout.batch.position, (generator.latent,), batch.image.device)
-                self._show(scene, layout, generator(latent, scene.condition))
-            images = torch.cat([scene.real.image, scene.fake.image]).requires_grad_()
-            pooled = scene.condition.pooled
+                fake, _ = self.as_seen(generator(self.latents(roles, generator), context.condition), roles)
+            images = torch.cat([context.real.image, fake.image]).requires_grad_()
+            pooled = context.condition.pooled
             discriminator = self.side.discriminator
             summary = discriminator.summary(discriminator.trunk(Canvas(images)))
             logits = discriminator.heads[task.name](summary, Condition(torch.cat([pooled, pooled])))
@@ -93,7 +91,8 @@ def exact(config: Config, batches: list[Batch], device: str, networks: Networks 
     """A plain loop with this step; the configuration has generation alone."""
     plain = Plain(config, batches, device, networks=networks)
     step, *others = plain.sides[0]
-    plain.sides[0] = (ExactStep(config, plain.networks.tasks, step.gate, step.strength, plain.networks.side), *others)
+    exact_step = ExactStep(config, plain.networks.tasks, step.gate, step.augmentation, plain.networks.side)
+    plain.sides[0] = (exact_step, *others)
     return plain
 
 

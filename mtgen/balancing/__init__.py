@@ -1,1 +1,1 @@
-"""The gradient gate, the Gramian that it forms and what they record; each weighting method is one file in `weightings/`."""
+"""The gradient gate, its Gramian and its statistics; each weighting method is one file in `weightings/`."""

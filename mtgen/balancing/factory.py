@@ -1,4 +1,4 @@
-"""The gates of a run as its configuration asks for them, and their state in checkpoints."""
+"""The gates of a run, built from its configuration, and their state in checkpoints."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,78 +14,88 @@ from mtgen.registry import by_path
 
 
 def weighting(config: Config, key: str) -> WeightingFunction | None:
-    """A weighting of its own for the gate that `balancing.KEY` configures; `None` for no gate.
+    """Build a new weighting for the gate that `balancing.KEY` configures; `None` for no gate.
 
     Raises:
-        ConfigError: a class of the user's own cannot be loaded, or does not take its parameters.
+        ConfigError: a user's class cannot be loaded or does not take its parameters.
     """
     name: str = getattr(config.balancing, key) or config.balancing.weighting
     if name == "none":
         return None
     try:
-        kind = WEIGHTINGS[name] if name in WEIGHTINGS else by_path(name)
-        rule: WeightingFunction = kind(**config.balancing.parameters.get(name, {})) if isinstance(kind, type) else kind
+        found = WEIGHTINGS[name] if name in WEIGHTINGS else by_path(name)
+        parameters = config.balancing.parameters.get(name, {})
+        made: WeightingFunction = found(**parameters) if isinstance(found, type) else found
     except (ImportError, AttributeError, OSError, SyntaxError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"balancing.{key}={name}: cannot be loaded ({error}); give FILE.CLASS or PACKAGE.MODULE:CLASS, importable by every worker"
+            f"balancing.{key}={name}: cannot be loaded ({error}); give FILE.CLASS or PACKAGE.MODULE:CLASS, "
+            "importable by every worker"
         ) from error
-    if not callable(rule):
-        raise ConfigError(f"balancing.{key}={name}: cannot be called; a weighting takes a Gramian and returns weights")
-    return rule
+    if not callable(made):
+        raise ConfigError(
+            f"balancing.{key}={name}: is not callable; a weighting takes a Gramian and returns one weight per task"
+        )
+    return made
 
 
 def build_gates(
-    config: Config, tasks: list[str], drawing: list[str], layers: Sequence[nn.Module] = ()
+    config: Config, tasks: list[str], requesting: list[str], layers: Sequence[nn.Module] = ()
 ) -> dict[str, Gate]:
-    """The gates by name: "discriminator" and "generator" at the trunk's features in either step, and "canvas".
+    """Build the gates by name: "discriminator" and "generator" at the trunk's features in either step, and "canvas".
 
     Args:
         tasks: names of all tasks.
-        drawing: those that ask the generator for canvases of their own.
-        layers: the trunk's last shared layers, one a level, the lowest first; only for `balancing.gramian_source=layer`.
+        requesting: names of the tasks that request canvases from the generator.
+        layers: the trunk's last shared layers, one per level, lowest resolution first; only for
+            `balancing.gramian_source=layer`.
     """
     settings = config.balancing
-    shared: dict[str, Any] = {
+    common: dict[str, Any] = {
         "preference": settings.preference,
         "images": config.micro_batch * config.max_workers,
         "warmup": settings.warmup,
         "average": settings.ema_half_life,
     }
     trunk = {
-        **shared,
+        **common,
         "groups": settings.groups,
-        "sight": settings.gramian_source,
-        "taps": InputHooks(layers) if settings.gramian_source == "layer" else None,
+        "gramian_source": settings.gramian_source,
+        "input_hooks": InputHooks(layers) if settings.gramian_source == "layer" else None,
     }
-    # A canvas is the last layer's output: seen through a layer's weights it would be the layer's input, which differs by sample.
-    pixels = "features" if settings.gramian_source == "features" else "pooled"
+    # The canvas is the output of the last layer, whose input differs from sample to sample: "layer" means "pooled"
+    # there.
+    canvas_source = "features" if settings.gramian_source == "features" else "pooled"
     return {
         "discriminator": Gate(tasks, weighting(config, "discriminator"), **trunk),
         "generator": Gate(tasks, weighting(config, "generator"), **trunk),
-        "canvas": Gate(["discriminator", *drawing], weighting(config, "canvas"), sight=pixels, **shared),
+        "canvas": Gate(
+            ["discriminator", *requesting], weighting(config, "canvas"), gramian_source=canvas_source, **common
+        ),
     }
 
 
 def gates_state_dict(gates: Mapping[str, Gate]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What a checkpoint keeps of the gates: tensors, and what they are about."""
+    """Return the gates' tensors for a checkpoint, and what identifies each gate: its tasks and its weighting."""
     tensors = {f"{name}/{key}": tensor for name, gate in gates.items() for key, tensor in gate.state().items()}
-    return tensors, {name: _about(gate) for name, gate in gates.items()}
+    return tensors, {name: _identity(gate) for name, gate in gates.items()}
 
 
 def load_gates_state_dict(
-    gates: Mapping[str, Gate], tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+    gates: Mapping[str, Gate], tensors: Mapping[str, Tensor], identities: Mapping[str, Any]
 ) -> list[str]:
-    """Take back what `gates_state_dict` gave; returns the gates that begin anew, since their tasks or their weighting are others now."""
+    """Restore what `gates_state_dict` returned.
+
+    Returns the names of the gates that start from scratch, since their tasks or weighting changed.
+    """
     fresh = []
     for name, gate in gates.items():
-        if about.get(name) != _about(gate):
+        if identities.get(name) != _identity(gate):
             fresh.append(name)
             continue
-        gate.load(
-            {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
-        )
+        prefix = f"{name}/"
+        gate.load({key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)})
     return fresh
 
 
-def _about(gate: Gate) -> dict[str, Any]:
+def _identity(gate: Gate) -> dict[str, Any]:
     return {"tasks": gate.tasks, "weighting": type(gate.weighting).__name__}

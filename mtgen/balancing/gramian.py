@@ -1,4 +1,8 @@
-"""What the Gramian sees of K gradients at P shared tensors: all of them, what they have in common over samples, or a layer's weights."""
+"""The K x K Gramian of K tasks' gradients at shared tensors.
+
+It is formed from one of three sources: whole gradients, gradients pooled over samples and space, or weight gradients of
+the last layer.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,73 +14,63 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 Gradients = list[list[Tensor | None]]
-"""By tensor, by task; `None` where a task does not use a tensor."""
+"""Gradients by tensor, then by task; `None` where a task does not use a tensor."""
 
 CPU_CHUNK_ELEMENTS = 1 << 15
-"""Numbers of each gradient that are multiplied at once on a CPU: K times as many stay in its cache."""
+"""Elements of each gradient that are multiplied at once on a CPU, so that K chunks stay in its cache."""
 
 
-def accumulation_dtype(kind: torch.dtype) -> torch.dtype:
-    """The type that products of gradients of type `kind` are summed in: float32, or float64 of float64."""
-    return torch.float64 if kind == torch.float64 else torch.float32
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the type that products of gradients are summed in: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def gramian(gradients: Gradients) -> Tensor:
-    """Inner products of K tasks' gradients over P tensors: `[K,K]` float32, or float64 of float64."""
+    """Inner products of K tasks' gradients over P tensors: `[K,K]` float32, or float64 for float64 gradients."""
     first = next(g for of_tasks in gradients for g in of_tasks if g is not None)
-    kind = accumulation_dtype(first.dtype)
-    products = torch.zeros(len(gradients[0]), len(gradients[0]), dtype=kind, device=first.device)
+    dtype = accumulation_dtype(first.dtype)
+    total = torch.zeros(len(gradients[0]), len(gradients[0]), dtype=dtype, device=first.device)
     for of_tasks in gradients:
-        here = [task for task, gradient in enumerate(of_tasks) if gradient is not None]
-        if not here:
+        tasks = [task for task, gradient in enumerate(of_tasks) if gradient is not None]
+        if not tasks:
             continue
         flat = _flat([g for g in of_tasks if g is not None])
         chunk = CPU_CHUNK_ELEMENTS if first.device.type == "cpu" else len(flat[0])
-        found = torch.zeros(len(here), len(here), dtype=kind, device=first.device)
+        products = torch.zeros(len(tasks), len(tasks), dtype=dtype, device=first.device)
         for begin in range(0, len(flat[0]), max(chunk, 1)):
-            rows = torch.stack([gradient[begin : begin + chunk] for gradient in flat]).to(kind)
-            found += rows @ rows.T
-        place = torch.tensor(here, device=first.device)
-        products[place[:, None], place] += found
-    lower = products.tril()
+            rows = torch.stack([gradient[begin : begin + chunk] for gradient in flat]).to(dtype)
+            products += rows @ rows.T
+        index = torch.tensor(tasks, device=first.device)
+        total[index[:, None], index] += products
+    lower = total.tril()
     return lower + lower.tril(-1).T
 
 
 def _flat(gradients: list[Tensor]) -> list[Tensor]:
-    """Every gradient as a vector, all in one order of their elements; without a copy where all lie channels-last in memory."""
+    """Flatten gradients, all in the same element order; without a copy where all are channels-last."""
     if all(g.dim() == 4 and g.is_contiguous(memory_format=torch.channels_last) for g in gradients):
         return [g.permute(0, 2, 3, 1).reshape(-1) for g in gradients]
     return [g.flatten() for g in gradients]
 
 
 @dataclass(frozen=True)
-class TensorSlice:
-    """Where a shared tensor's rows come from: `group` numbers the whole tensors (or channels of one), `first` is the row in its own."""
+class RowSlice:
+    """Which rows of a whole tensor a shared tensor holds.
+
+    Attributes:
+        group: number of the whole tensor, counted from 0 in the order of first appearance.
+        first: number of the first row.
+    """
 
     group: int
-    first: int
-    channels: int
-
-
-def find_slices(shared: Sequence[Tensor]) -> list[TensorSlice]:
-    """Which of the shared tensors are rows of the same channels of one tensor (slices along the batch): they belong together."""
-    found: list[TensorSlice] = []
-    groups: dict[tuple[int, ...], int] = {}
-    for tensor in shared:
-        base, whole, first, within = tensor._base, tensor, 0, 0
-        if base is not None and base.stride() == tensor.stride() and base.stride(0):
-            whole = base
-            first, within = divmod(int(tensor.storage_offset() - base.storage_offset()), base.stride(0))
-        group = groups.setdefault((id(whole), within, *tensor.shape[1:]), len(groups))
-        found.append(TensorSlice(group, first, tensor.shape[1] if tensor.dim() > 1 else 1))
-    return found
+    first: int = 0
 
 
 class InputHooks:
-    """The inputs of the last shared layers (convolutions with `kernel` and `padding`) in the latest forward that records gradients.
+    """The inputs of the last shared layers in the latest forward that records gradients.
 
     Args:
-        layers: one a level of features, the lowest first.
+        layers: convolutions with `kernel` and `padding`, one per feature level, lowest resolution first.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
@@ -91,75 +85,93 @@ class InputHooks:
 
 
 class FeatureGramian:
-    """Full gradients. Tasks that read different samples are orthogonal here by construction."""
+    """Gramian of the whole gradients. Tasks that use different samples are orthogonal in it by construction.
 
-    def __init__(self, shared: Sequence[Tensor], taps: InputHooks | None) -> None:
+    Args:
+        shared: P shared tensors.
+        slices: which rows of which whole tensor each of them holds.
+        input_hooks: inputs of the last shared layers; only `LayerGramian` uses them.
+    """
+
+    def __init__(
+        self, shared: Sequence[Tensor], slices: Sequence[RowSlice], input_hooks: InputHooks | None = None
+    ) -> None:
         pass
 
-    def products(self, gradients: Gradients, workers: int, group: Any) -> Tensor:
-        """The `[K,K]` Gramian, summed over the workers."""
-        products = gramian(gradients)
+    def compute(self, gradients: Gradients, workers: int, process_group: Any) -> Tensor:
+        """Return the `[K,K]` Gramian, summed over the workers."""
+        total = gramian(gradients)
         if workers > 1:
-            dist.all_reduce(products, group=group)
-        return products
+            dist.all_reduce(total, group=process_group)
+        return total
 
 
 class PooledGramian(FeatureGramian):
-    """Gradients summed over samples and space, a number a channel: what a task asks of the shared layer on the whole."""
+    """Gramian of gradients summed over samples and space, one number per channel: a task's net pull on each channel."""
 
-    def __init__(self, shared: Sequence[Tensor], taps: InputHooks | None) -> None:
-        self.parts = find_slices(shared)
+    def __init__(
+        self, shared: Sequence[Tensor], slices: Sequence[RowSlice], input_hooks: InputHooks | None = None
+    ) -> None:
+        self.slices = list(slices)
+        self.channels = [tensor.shape[1] if tensor.dim() > 1 else 1 for tensor in shared]
         self.sizes = self._sizes()
-        self.kind = accumulation_dtype(shared[0].dtype)
+        self.dtype = accumulation_dtype(shared[0].dtype)
         self.device = shared[0].device
 
     def _sizes(self) -> list[int]:
-        sizes: dict[int, int] = {part.group: part.channels for part in self.parts}
+        """Return the length of each group's vector."""
+        sizes = {part.group: channels for part, channels in zip(self.slices, self.channels, strict=True)}
         return [sizes[group] for group in range(len(sizes))]
 
-    def products(self, gradients: Gradients, workers: int, group: Any) -> Tensor:
-        """The `[K,K]` Gramian of the vectors, which are summed over the workers first."""
+    def compute(self, gradients: Gradients, workers: int, process_group: Any) -> Tensor:
+        """Return the `[K,K]` Gramian of the tasks' vectors, which are summed over the workers first."""
         begins = torch.tensor([0, *self.sizes]).cumsum(0).tolist()
-        vectors = torch.zeros(len(gradients[0]), begins[-1], dtype=self.kind, device=self.device)
-        for number, (part, of_tasks) in enumerate(zip(self.parts, gradients, strict=True)):
+        vectors = torch.zeros(len(gradients[0]), begins[-1], dtype=self.dtype, device=self.device)
+        for part, of_tasks in zip(self.slices, gradients, strict=True):
             for task, gradient in enumerate(of_tasks):
                 if gradient is not None:
-                    vectors[task, begins[part.group] : begins[part.group + 1]] += self._vector(
-                        number, gradient.to(self.kind)
-                    )
+                    place = slice(begins[part.group], begins[part.group + 1])
+                    vectors[task, place] += self._vector(part, gradient.to(self.dtype))
         if workers > 1:
-            dist.all_reduce(vectors, group=group)
+            dist.all_reduce(vectors, group=process_group)
         return gramian([list(vectors)])
 
-    def _vector(self, part: int, gradient: Tensor) -> Tensor:
+    def _vector(self, part: RowSlice, gradient: Tensor) -> Tensor:
+        """Reduce the gradient of one shared tensor to its part of the group's vector."""
         if gradient.dim() < 2:
             return gradient.sum()
         return gradient.sum(dim=[d for d in range(gradient.dim()) if d != 1])
 
 
 class LayerGramian(PooledGramian):
-    """Gradients of the last shared layer's weights, from the gradient that arrives behind it and from what went into it."""
+    """Gramian of the last shared layers' weight gradients, computed from their inputs and their outputs' gradients.
 
-    def __init__(self, shared: Sequence[Tensor], taps: InputHooks | None) -> None:
-        assert taps is not None
-        self.taps = taps
-        self.inputs = list(taps.inputs)
-        super().__init__(shared, taps)
-        for tensor, part in zip(shared, self.parts, strict=True):
+    Raises:
+        RuntimeError: a shared tensor does not fit the input of any layer.
+    """
+
+    def __init__(
+        self, shared: Sequence[Tensor], slices: Sequence[RowSlice], input_hooks: InputHooks | None = None
+    ) -> None:
+        assert input_hooks is not None
+        self.layers = input_hooks.layers
+        self.inputs = list(input_hooks.inputs)
+        super().__init__(shared, slices)
+        for tensor, part in zip(shared, self.slices, strict=True):
             x = self.inputs[part.group] if part.group < len(self.inputs) else None
             if x is None or x.shape[-2:] != tensor.shape[-2:] or len(x) < part.first + len(tensor):
                 raise RuntimeError(
-                    f"balancing.gramian_source=layer: no layer's input fits shared features of shape {tuple(tensor.shape)}"
+                    "balancing.gramian_source=layer: no layer's input fits shared features of shape "
+                    f"{tuple(tensor.shape)}; use features or pooled"
                 )
 
     def _sizes(self) -> list[int]:
-        return [layer.kernel.numel() for layer in self.taps.layers]  # type: ignore[operator]
+        return [layer.kernel.numel() for layer in self.layers]  # type: ignore[operator]
 
-    def _vector(self, part: int, gradient: Tensor) -> Tensor:
-        group, first = self.parts[part].group, self.parts[part].first
-        layer, x = self.taps.layers[group], self.inputs[group]
+    def _vector(self, part: RowSlice, gradient: Tensor) -> Tensor:
+        layer, x = self.layers[part.group], self.inputs[part.group]
         assert x is not None
-        rows = x[first : first + len(gradient)].to(gradient.dtype)
+        rows = x[part.first : part.first + len(gradient)].to(gradient.dtype)
         return conv2d_weight(rows, layer.kernel.shape, gradient, padding=layer.padding).flatten()
 
 

@@ -1,69 +1,90 @@
-"""What a weighting is: from the Gramian of the tasks' gradients to one weight a task."""
+"""Weightings: from the Gramian of the tasks' gradients to one weight per task."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-WeightingFunction = Callable[[Tensor], Tensor]
-"""The least that the gate takes for a weighting: `[K,K]` Gramian -> `[K]` weights."""
+WeightingFunction = Callable[..., Tensor]
+"""A weighting: `(gramian, context)` for subclasses of `Weighting`; anything else is called with the Gramian alone."""
+
+
+@dataclass(frozen=True)
+class GateContext:
+    """What a weighting knows about a step besides the Gramian.
+
+    Attributes:
+        active: `[K]` int64: which of the gate's tasks the Gramian's rows are. Tasks without a gradient in this step are
+            left out.
+        num_tasks: number of all tasks of the gate.
+        preference: `[K]` float64: how much each task counts; the mean over all tasks of the gate is 1.
+        images: samples of the global batch that this step stands for.
+        losses: `[K]` float64: the tasks' losses, means over the global batch, each times its `tasks.TASK.weight`;
+            `None` unless the weighting has `reads_losses`.
+    """
+
+    active: Tensor
+    num_tasks: int
+    preference: Tensor
+    images: float = 1.0
+    losses: Tensor | None = None
+
+    @staticmethod
+    def of_all(num_tasks: int, images: float = 1.0, losses: Tensor | None = None) -> "GateContext":
+        """Return the context in which all tasks have a gradient and count the same."""
+        return GateContext(
+            torch.arange(num_tasks), num_tasks, torch.ones(num_tasks, dtype=torch.float64), images, losses
+        )
+
+    @property
+    def task_losses(self) -> Tensor:
+        """`[K]` the losses.
+
+        Raises:
+            RuntimeError: the gate has none.
+        """
+        if self.losses is None:
+            raise RuntimeError("this weighting reads the tasks' losses: set `reads_losses = True` in its class")
+        return self.losses
 
 
 class Weighting:
-    """From the Gramian to one weight a task. Subclasses live in one file each and register themselves in `config.WEIGHTINGS`.
+    """From the Gramian to one weight per task. A subclass is one file that registers itself in `config.WEIGHTINGS`.
 
-    A call gets the `[K,K]` Gramian of the tasks that have a gradient in this step: on the CPU, float64, finite, its diagonal positive with
-    mean 1 (so that no weighting depends on the scale of the losses), the same on every worker. It returns `[K]` weights: by convention 1
-    for each of K equal, orthogonal gradients. Whoever draws at random seeds from the Gramian: all workers have to draw alike.
+    `gramian` has one row per task that has a gradient in this step: `[K,K]`, on the CPU, float64, finite, the same on
+        every worker. Its
+    diagonal is positive with mean 1, so no weighting depends on the scale of the losses. The result is `[K]`; by
+    convention each weight is 1 for K equal, orthogonal gradients. All workers must compute the same weights: take the
+    seed of random numbers from the Gramian.
 
     Class attributes:
-        plain: gives weight 1 to all, so that the gate need not ask.
-        reads_losses: needs `losses`; possible at the discriminator's features only.
-        takes_preference: has a use of its own for `preference`; otherwise the gate multiplies its weights by it.
+        reads_losses: whether it needs `context.losses`; possible at the discriminator's features only.
+        takes_preference: whether it uses `context.preference` itself; otherwise the gate multiplies the weights by it.
 
-    Attributes, which the gate sets before each call:
-        active: `[K]` which of all the gate's `tasks` tasks the rows are; `None`: all of them.
-        preference: `[K]` how much each counts, mean 1 over all tasks; `None`: all alike.
-        losses: `[K]` the tasks' losses, means over the global batch, each times its tasks.TASK.weight.
-        images: samples of the global batch that this call stands for.
-        memory: what is kept from call to call, one row a task of the gate; it goes into the checkpoint.
+    Attributes:
+        memory: tensors kept from call to call, with one row per task of the gate; part of the checkpoint.
     """
 
-    plain: ClassVar[bool] = False
     reads_losses: ClassVar[bool] = False
     takes_preference: ClassVar[bool] = False
-
-    active: Tensor | None = None
-    tasks: int = 0
-    preference: Tensor | None = None
-    losses: Tensor | None = None
-    images: float = 1.0
 
     def __init__(self) -> None:
         self.memory: dict[str, Tensor] = {}
 
-    def __call__(self, gramian: Tensor) -> Tensor:
+    def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
         """`[K,K]` Gramian -> `[K]` weights."""
         raise NotImplementedError
 
-    def rows(self, gramian: Tensor) -> Tensor:
-        """`[K]` numbers of the Gramian's rows among all tasks of the gate."""
-        return torch.arange(len(gramian)) if self.active is None else self.active
+    def buffer(self, name: str, context: GateContext, fill: float = 0.0, square: bool = False) -> Tensor:
+        """Return a tensor of `memory` over all tasks of the gate, to be changed in place; created at the first call.
 
-    def preference_or_ones(self, gramian: Tensor) -> Tensor:
-        """`[K]` the preference, 1 for each where there is none."""
-        return torch.ones_like(gramian[0]) if self.preference is None else self.preference.to(gramian)
-
-    def buffer(self, name: str, gramian: Tensor, fill: float = 0.0, square: bool = False) -> Tensor:
-        """A tensor of `memory` over all tasks of the gate, `[N]` or `[N,N]`, made now where there is none yet; change it in place."""
-        size = max(self.tasks, len(gramian))
+        Args:
+            fill: initial value.
+            square: `[N,N]` instead of `[N]`.
+        """
         if name not in self.memory:
-            self.memory[name] = torch.full((size, size) if square else (size,), fill, dtype=torch.float64)
+            shape = (context.num_tasks, context.num_tasks) if square else (context.num_tasks,)
+            self.memory[name] = torch.full(shape, fill, dtype=torch.float64)
         return self.memory[name]
-
-    def task_losses(self, gramian: Tensor) -> Tensor:
-        """`[K]` the losses, float64."""
-        if self.losses is None:
-            raise RuntimeError(f"{type(self).__name__} weighs by losses, and this gate was told none (Gate.set_losses)")
-        return self.losses.to(gramian)

@@ -1,1 +1,1 @@
-"""What images are generated from: each modality is one file that registers itself."""
+"""Conditions of the generator; each modality is one file that registers itself."""

@@ -1,4 +1,4 @@
-"""What a modality is: how it is taken from a batch, and how it becomes a vector (and tokens) in the shared representation space."""
+"""The interface of a modality: how it is taken from a batch and encoded in the shared representation space."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,11 +11,13 @@ from mtgen.schema import Batch
 
 @dataclass(frozen=True)
 class ConditionSizes:
-    """What a modality has to know of the data and the networks.
+    """Sizes of the data and the networks, from which a modality builds its encoder.
 
     Attributes:
-        classes, mask_classes, domains: numbers of them; 0 where the data set has none.
-        vocabulary: number of different tokens of captions, 0 (padding) counted in.
+        classes: number of classes; 0 if the data set has none.
+        mask_classes: number of mask classes; 0 if the data set has none.
+        domains: number of data sets of a mixture.
+        vocabulary: number of different tokens of captions, including 0 (padding).
         sound: bands and frames of a spectrogram.
         size: dimensions of the shared representation space.
     """
@@ -30,11 +32,12 @@ class ConditionSizes:
 
 @dataclass
 class Encoded:
-    """A modality in the shared space.
+    """A modality, encoded in the shared space.
 
     Attributes:
-        pooled: `[B,d]`, of any length: it is brought to sqrt(d).
-        tokens: `[B,T,d]`, and `present` `[B,T]` bool, for modalities of several parts.
+        pooled: `[B,d]` of any length; it is normalized to sqrt(d).
+        tokens: `[B,T,d]` for cross-attention; `None` if the modality has no tokens.
+        present: `[B,T]` bool: which tokens are there.
     """
 
     pooled: Tensor
@@ -43,15 +46,16 @@ class Encoded:
 
 
 class Modality(nn.Module):
-    """One modality: everything that is its own. Subclasses live in one file each and register themselves in `config.CONDITIONS`.
+    """One modality: everything specific to it. A subclass is one file that registers itself in `config.CONDITIONS`.
 
     Class attributes:
         Settings: the modality's section of the configuration.
-        component: what of a sample it is taken from ("class", "mask", "boxes", "caption", "sound"); `None`: every sample has it.
-        field: of the card, that has to name something ("classes", "mask_classes"); `None`: it needs no names.
-        sequence: whether it gives tokens.
-        spatial: whether it is laid out in space (a layout) and has no vector.
-        varies: how many random numbers `varied` takes for a sample; 0: a training step sees the raw form as it is.
+        component: the component of a sample that it needs ("class", "mask", "boxes", "caption", "sound"); `None`: every
+            sample has it.
+        field: the field of the data set's card that must not be empty ("classes", "mask_classes"); `None`: no field.
+        sequence: whether it has tokens.
+        spatial: whether it is a layout, a map over the image, which has no vector.
+        random_numbers: how many random numbers per sample `augment` takes; 0: the modality is not augmented.
     """
 
     Settings: ClassVar[type[ConditionSettings]] = ConditionSettings
@@ -59,7 +63,7 @@ class Modality(nn.Module):
     field: ClassVar[str | None] = None
     sequence: ClassVar[bool] = False
     spatial: ClassVar[bool] = False
-    varies: ClassVar[int] = 0
+    random_numbers: ClassVar[int] = 0
 
     def __init__(self, settings: Any, sizes: ConditionSizes) -> None:
         super().__init__()
@@ -67,22 +71,26 @@ class Modality(nn.Module):
         self.sizes = sizes
 
     def value(self, batch: Batch) -> Tensor:
-        """The raw form of a batch's samples: `[B,...]`, anything where a sample has none."""
+        """Return the raw form of a batch's samples: `[B,...]`, with arbitrary values for samples without it."""
         raise NotImplementedError
 
-    def varied(self, value: Tensor, random: Tensor) -> Tensor:
-        """Raw form, as a training step sees it: another one at every look. `random`: `[B,varies]` in [0,1)."""
+    def augment(self, value: Tensor, random: Tensor) -> Tensor:
+        """Return the augmented raw form, for training.
+
+        Args:
+            random: `[B,random_numbers]` in [0,1).
+        """
         return value
 
     def encode(self, value: Tensor) -> Encoded:
-        """Raw form -> the shared space."""
+        """Encode the raw form in the shared space."""
         raise NotImplementedError
 
     @property
     def channels(self) -> int:
-        """Maps of a spatial modality."""
+        """Number of maps of a spatial modality."""
         return 0
 
     def same(self, value: Tensor) -> Tensor | None:
-        """`[n,...]` raw -> `[n,n]` bool: which rows ask for just the same; `None`: no two rows ever do."""
+        """`[n,...]` raw form -> `[n,n]` bool: which rows are the same condition; `None`: no two rows ever are."""
         return None

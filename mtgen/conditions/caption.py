@@ -1,4 +1,4 @@
-"""Captions as conditions: a small transformer over their tokens, or over what a frozen encoder makes of them."""
+"""Captions as conditions: a small transformer over their tokens, or over the output of a frozen encoder."""
 
 from typing import Annotated
 
@@ -12,27 +12,28 @@ from mtgen.networks.attention import Sequence
 from mtgen.schema import Batch
 
 CAPTION_PADDING = 0
-"""Number of a place after a caption's end."""
+"""Token number after a caption's end."""
 
 
 @CONDITIONS.register("caption")
 class Caption(Modality):
-    """Tokens of a caption, one vector each, through a transformer. Raw form: `[B,T]` token numbers, 0 after the end.
+    """A transformer over the embeddings of a caption's tokens. Raw form: `[B,T]` token numbers, 0 after the end.
 
-    The vectors are learned, or those of a text encoder that was trained elsewhere (`encoder`), brought to the space's size by a
-    learned map.
+    The embeddings are learned, or those of a pretrained text encoder (`encoder`) with a learned projection.
     """
 
     class Settings(ConditionSettings):
         probability: float = Field(
             0.5, ge=0, le=1, description="probability that a sample with a caption is conditioned on it"
         )
-        tokens: int = Field(32, ge=1, le=1024, description="longest caption, in tokens; a longer one is cut off")
+        tokens: int = Field(
+            32, ge=1, le=1024, description="length of the longest caption, in tokens; longer ones are cut off"
+        )
         layers: int = Field(1, ge=1, description="layers of the transformer")
         encoder: Annotated[str | None, PathKind.PATH] = Field(
             None,
             min_length=1,
-            description="TorchScript file of a frozen text encoder, or its URL (data_shards/README.md); default: none",
+            description="TorchScript file or URL of a frozen text encoder (data_shards/README.md); default: none",
         )
 
     component, sequence = "caption", True
@@ -48,13 +49,13 @@ class Caption(Modality):
         self.sequence_encoder = Sequence(sizes.size, settings.tokens, settings.layers)
 
     def value(self, batch: Batch) -> Tensor:
-        assert batch.caption is not None  # the loader was asked for captions
+        assert batch.caption is not None  # the loader provides captions
         return batch.caption
 
     def encode(self, value: Tensor) -> Encoded:
         present = value != CAPTION_PADDING
-        read = value if self.frozen is None else self.frozen((value - 1).clamp_min(0), present)
-        tokens, pooled = self.sequence_encoder(self.table(read), present)
+        inputs = value if self.frozen is None else self.frozen((value - 1).clamp_min(0), present)
+        tokens, pooled = self.sequence_encoder(self.table(inputs), present)
         return Encoded(pooled, tokens, present)
 
     def same(self, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Class numbers as conditions."""
+"""Classes as conditions."""
 
 from torch import Tensor, nn
 
@@ -9,7 +9,7 @@ from mtgen.schema import Batch
 
 @CONDITIONS.register("class")
 class Class(Modality):
-    """One learned vector a class. Raw form: `[B]` class numbers."""
+    """One learned vector per class. Raw form: `[B]` class numbers."""
 
     component, field = "class", "classes"
 

@@ -1,4 +1,4 @@
-"""The data set of a mixture that an image should seem to be from, as a condition."""
+"""The data set of a mixture as a condition: generated images look like that data set."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from mtgen.schema import Batch
 
 @CONDITIONS.register("domain")
 class Domain(Modality):
-    """One learned vector a data set. Raw form: `[B]` numbers of data sets in `data.mixture`."""
+    """One learned vector per data set. Raw form: `[B]` numbers of data sets in `data.mixture`."""
 
     def __init__(self, settings: ConditionSettings, sizes: ConditionSizes) -> None:
         super().__init__(settings, sizes)

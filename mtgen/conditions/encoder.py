@@ -1,4 +1,4 @@
-"""All modalities put together in one representation space."""
+"""All modalities, combined in one representation space."""
 
 import math
 
@@ -12,10 +12,11 @@ from mtgen.schema import Condition, Prompt
 
 
 class ConditionEncoder(nn.Module):
-    """What is asked for -> one pooled vector, tokens and a layout, whichever modalities are given.
+    """Encodes any subset of modalities as one pooled vector, tokens and a layout.
 
-    Every modality's vector has length sqrt(d), that of a standard normal; the pooled vector is the mean of those that are given,
-    or a learned one where nothing is. Tokens follow each other, behind one for the pooled vector, which is always there.
+    Every modality's vector has length sqrt(d), that of a standard normal. The pooled vector is the mean of the given
+    modalities' vectors, or a learned vector if none is given. Tokens are concatenated after one for the pooled vector,
+    which is always there.
 
     Args:
         modalities: by name, in the order of the configuration.
@@ -31,36 +32,40 @@ class ConditionEncoder(nn.Module):
         initialize(self)
 
     def modality(self, name: str) -> Modality:
-        """The modality of that name."""
+        """Return the modality of that name."""
         found = self.modalities[name]
         assert isinstance(found, Modality)
         return found
 
     @property
     def names(self) -> list[str]:
-        """The modalities that have a vector."""
+        """Names of the modalities that have a vector."""
         return [name for name in self.modalities if not self.modality(name).spatial]
 
     @property
     def layout_channels(self) -> int:
-        """Channels of a condition's layout."""
+        """Channels of the layout: the maps of all spatial modalities."""
         return sum(self.modality(name).channels for name in self.modalities if self.modality(name).spatial)
 
     @property
     def sequences(self) -> bool:
-        """Whether any modality gives tokens."""
+        """Whether any modality has tokens."""
         return len(self.kind) > 0
 
     def unit(self, encoded: Encoded) -> Tensor:
-        """A modality's vector, brought to length sqrt(d): `[B,d]` float32."""
+        """Return a modality's vector, normalized to length sqrt(d): `[B,d]` float32."""
         return F.normalize(encoded.pooled.float(), dim=1) * math.sqrt(self.size)
 
     def encode(self, prompt: Prompt) -> dict[str, Encoded]:
-        """Every modality of a prompt that has a vector."""
+        """Encode every modality of a prompt that has a vector."""
         return {name: self.modality(name).encode(prompt.values[name]) for name in self.names if name in prompt.values}
 
     def forward(self, prompt: Prompt, encoded: dict[str, Encoded] | None = None) -> Condition:
-        """A prompt of B rows -> its condition; `encoded` is what `encode` made of the prompt, where that is known already."""
+        """Combine the given modalities of a prompt.
+
+        Args:
+            encoded: the result of `encode` for the prompt, if it is known already.
+        """
         encoded = self.encode(prompt) if encoded is None else encoded
         total = self.nothing.new_zeros(prompt.size, self.size)
         count = self.nothing.new_zeros(prompt.size, 1)
@@ -79,19 +84,19 @@ class ConditionEncoder(nn.Module):
         return condition
 
     def _layout(self, prompt: Prompt) -> Tensor | None:
-        """`[B,L,H,W]`: the maps of all spatial modalities, one after the other, 0 where they are not given; `None` where none is."""
+        """`[B,L,H,W]` concatenated maps of all spatial modalities, 0 if not given; `None` if the prompt has none."""
         spatial = [name for name in self.modalities if self.modality(name).spatial]
-        there = {
+        present = {
             name: prompt.values[name] * prompt.given[name][:, None, None, None]
             for name in spatial
             if name in prompt.values
         }
-        if not there:
+        if not present:
             return None
-        like = next(iter(there.values()))
+        like = next(iter(present.values()))
         empty = {
             name: like.new_zeros(prompt.size, self.modality(name).channels, *like.shape[2:])
             for name in spatial
-            if name not in there
+            if name not in present
         }
-        return torch.cat([(there | empty)[name] for name in spatial], 1)
+        return torch.cat([(present | empty)[name] for name in spatial], 1)

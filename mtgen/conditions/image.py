@@ -1,4 +1,4 @@
-"""Another image as a condition: its embedding by the shared trunk."""
+"""A reference image as a condition: its embedding by the shared trunk."""
 
 from pydantic import Field
 from torch import Tensor
@@ -10,9 +10,9 @@ from mtgen.schema import Batch
 
 @CONDITIONS.register("image")
 class Image(Modality):
-    """The alignment's embedding of an image, as it is: "more like this one". Source: Casanova et al. 2021 (instance conditioning).
+    """The alignment task's embedding of an image. Source: Casanova et al. 2021 (instance conditioning).
 
-    Raw form: `[B,d]` embeddings, which the trunk gives (`DiscriminatorSide.embed`); the alignment task has to be on.
+    Raw form: `[B,d]` embeddings from `DiscriminatorModule.embed`; the alignment task has to be on.
     """
 
     class Settings(ConditionSettings):

@@ -1,4 +1,4 @@
-"""Several classes at once as a condition: everything that is to be in the image."""
+"""Several classes at once as a condition: all classes in the image."""
 
 from torch import Tensor, nn
 
@@ -9,7 +9,7 @@ from mtgen.schema import Batch
 
 @CONDITIONS.register("labels")
 class Labels(Modality):
-    """The mean of the vectors of all classes that are there. Raw form: `[B,K]`, 1 for each of them."""
+    """The mean of the vectors of all present classes. Raw form: `[B,K]`, 1 for each present class."""
 
     component, field = "boxes", "classes"
 
@@ -18,7 +18,7 @@ class Labels(Modality):
         self.table = nn.Embedding(sizes.classes, sizes.size)
 
     def value(self, batch: Batch) -> Tensor:
-        assert batch.labels is not None  # the loader was asked for boxes
+        assert batch.labels is not None  # the loader provides boxes
         return batch.labels.to(batch.image.dtype)
 
     def encode(self, value: Tensor) -> Encoded:

@@ -1,4 +1,4 @@
-"""What should be where, as a condition: a mask, or boxes, drawn as maps that the generator sees at every level."""
+"""Layouts as conditions: a mask or boxes, as maps that enter the generator at every level."""
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +11,16 @@ from mtgen.schema import Batch
 
 
 def mask_layout(mask: Tensor, classes: int) -> Tensor:
-    """`[B,H,W]` mask classes -> `[B,M,H,W]` float32, one-hot; a pixel of unknown class (255) is all zeros."""
+    """`[B,H,W]` mask classes -> `[B,M,H,W]` float32, one-hot; 0 for pixels of unknown class (255)."""
     return F.one_hot(mask.clamp(max=classes), classes + 1)[..., :classes].permute(0, 3, 1, 2).float()
 
 
 def boxes_layout(boxes: Tensor, classes: int, height: int, width: int) -> Tensor:
-    """`[B,N,5]` boxes (shares of the sides, class; -1: none) -> `[B,K,H,W]` float32: 1 where a box of the class covers a pixel's center."""
+    """Boxes -> `[B,K,H,W]` float32: 1 where a box of the class covers a pixel's center.
+
+    Args:
+        boxes: `[B,N,5]` x0, y0, x1, y1 as fractions of the sides, and the class; class -1: no box.
+    """
     y = (torch.arange(height, device=boxes.device) + 0.5) / height
     x = (torch.arange(width, device=boxes.device) + 0.5) / width
     x0, y0, x1, y1, kind = boxes.unbind(-1)
@@ -29,9 +33,10 @@ def boxes_layout(boxes: Tensor, classes: int, height: int, width: int) -> Tensor
 
 @CONDITIONS.register("layout")
 class Layout(Modality):
-    """A mask whose classes lie where they should be drawn. Raw form: `[B,M,H,W]`, see `mask_layout`.
+    """A mask of the classes to generate. Raw form: `[B,M,H,W]`, see `mask_layout`.
 
-    It has no vector: the generator adds it, projected, at every level (after Park et al. 2019, SPADE, without its normalization).
+    It has no vector: the generator adds a projection of it at every level (after Park et al. 2019, SPADE, without
+        normalization).
     """
 
     class Settings(ConditionSettings):
@@ -51,7 +56,7 @@ class Layout(Modality):
 
 @CONDITIONS.register("boxes")
 class Boxes(Modality):
-    """Boxes of classes that should be drawn in them. Raw form: `[B,K,H,W]`, see `boxes_layout`."""
+    """Boxes of the classes to generate. Raw form: `[B,K,H,W]`, see `boxes_layout`."""
 
     class Settings(ConditionSettings):
         probability: float = Field(
@@ -65,5 +70,5 @@ class Boxes(Modality):
         return self.sizes.classes
 
     def value(self, batch: Batch) -> Tensor:
-        assert batch.boxes is not None  # the loader was asked for boxes
+        assert batch.boxes is not None  # the loader provides boxes
         return boxes_layout(batch.boxes, self.sizes.classes, *batch.image.shape[2:])

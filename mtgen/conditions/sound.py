@@ -1,4 +1,4 @@
-"""Sounds as conditions: convolutions over the spectrogram in time, then a small transformer."""
+"""Sounds as conditions: convolutions over the spectrogram, then a small transformer."""
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +11,16 @@ from mtgen.networks.attention import Sequence
 from mtgen.schema import Batch
 
 FRAMES_PER_TOKEN = 4
-"""Frames of a spectrogram that become one token: 40 ms."""
+"""Frames of a spectrogram per token: 40 ms."""
 
 
 @CONDITIONS.register("sound")
 class Sound(Modality):
-    """Two convolutions that halve the frames, then a transformer (as in Whisper: Radford et al. 2022).
+    """Two convolutions with stride 2, then a transformer (as in Whisper: Radford et al. 2022).
 
-    Raw form: `[B,mels,frames]` log-mel spectrogram, -1 (silent) to 1. In training it begins a little earlier or later, and a strip of its
-    bands and one of its frames are silent (SpecAugment: Park et al. 2019), so that no recording is learned by heart.
+    Raw form: `[B,mels,frames]` log-mel spectrogram, -1 (silent) to 1. In training it is shifted in time, and one strip
+        of bands and one of
+    frames are masked (SpecAugment: Park et al. 2019), against memorization.
     """
 
     class Settings(ConditionSettings):
@@ -28,16 +29,16 @@ class Sound(Modality):
         )
         layers: int = Field(1, ge=1, description="layers of the transformer")
         shift: float = Field(
-            0.1, ge=0, le=0.5, description="in training: largest shift in time, as a share of its length"
+            0.1, ge=0, le=0.5, description="largest random shift in time in training, as a fraction of the length"
         )
         mask: float = Field(
             0.2,
             ge=0,
             le=0.9,
-            description="in training: largest strip of bands, and of frames, that is silenced, as a share",
+            description="largest masked strip of bands, and of frames, in training, as a fraction",
         )
 
-    component, sequence, varies = "sound", True, 5
+    component, sequence, random_numbers = "sound", True, 5
 
     def __init__(self, settings: Settings, sizes: ConditionSizes) -> None:
         super().__init__(settings, sizes)
@@ -47,10 +48,10 @@ class Sound(Modality):
         self.sequence_encoder = Sequence(sizes.size, -(-frames // FRAMES_PER_TOKEN), settings.layers)
 
     def value(self, batch: Batch) -> Tensor:
-        assert batch.sound is not None  # the loader was asked for sounds
+        assert batch.sound is not None  # the loader provides sounds
         return batch.sound
 
-    def varied(self, value: Tensor, random: Tensor) -> Tensor:
+    def augment(self, value: Tensor, random: Tensor) -> Tensor:
         bands, frames = value.shape[1:]
         band, frame = (torch.arange(n, device=value.device) for n in (bands, frames))
         shift = ((2 * random[:, 0] - 1) * self.settings.shift * frames).round().long()
@@ -72,7 +73,13 @@ class Sound(Modality):
 
 
 def _strip(index: Tensor, random: Tensor, largest: float) -> Tensor:
-    """`[n]` indices, `[B,2]` random numbers -> `[B,n]` bool: a strip of at most `largest` of the n, anywhere."""
+    """Return `[B,n]` bool: a random strip of consecutive indices.
+
+    Args:
+        index: `[n]` 0 to n - 1.
+        random: `[B,2]` random numbers in [0,1), for length and position.
+        largest: largest length, as a fraction of n.
+    """
     size = len(index)
     length = (random[:, :1] * (int(largest * size) + 1)).floor()
     begin = (random[:, 1:] * (size - length + 1)).floor()

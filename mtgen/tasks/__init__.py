@@ -1,1 +1,1 @@
-"""Tasks: each is one file that registers itself."""
+"""Tasks; each is one file that registers itself."""

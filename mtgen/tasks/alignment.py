@@ -1,11 +1,9 @@
-"""Alignment: images and everything that they can be asked for by lie together in the one representation space."""
+"""Alignment: images and all their conditions are embedded in one representation space."""
 
 import math
 from itertools import combinations
-from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -13,24 +11,30 @@ from torch import Tensor, nn
 from mtgen.config import TASKS, TaskSettings
 from mtgen.networks.discriminator import Discriminator
 from mtgen.schema import Condition, Prediction
-from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures
+from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
+from mtgen.utils.distributed_math import (
+    divide_gradient,
+    divide_value,
+    gather_rows,
+    gather_rows_with_gradient,
+    world_size,
+)
 
 SIMILARITY_MODALITIES = ("caption", "labels", "class")
-"""Modalities by which two samples are told to be alike; the first that both have decides."""
+"""Modalities that decide whether two samples are positives of each other; the first that both have decides."""
 
 MAX_LOG_SCALE = math.log(100.0)
 """Logarithm of the largest factor of the cosines (Radford et al. 2021)."""
 
 
 class EmbeddingHead(nn.Module):
-    """Trunk's summary -> `[B,d]` of length 1, and the factor of the cosines, which is learned."""
+    """The trunk's summary -> `[B,d]` of length 1, with a learned factor of the cosines."""
 
     def __init__(self, summary: int, embedding: int) -> None:
         super().__init__()
         self.embed = nn.Linear(summary, embedding)
-        self.sharpness = nn.Parameter(
-            torch.tensor([math.log(10.0)])
-        )  # DeepSpeed cannot broadcast a tensor without dimensions
+        # `[1]`, since DeepSpeed cannot broadcast a tensor without dimensions
+        self.sharpness = nn.Parameter(torch.tensor([math.log(10.0)]))
 
     def forward(self, summary: Tensor) -> Tensor:
         """`[B,S]` summaries of images -> `[B,d]` of length 1."""
@@ -39,153 +43,127 @@ class EmbeddingHead(nn.Module):
 
 @TASKS.register("alignment")
 class Alignment(Task):
-    """Contrastive loss between images and each modality, and between modalities, over the joint batch of all workers, and mismatched
-    pairs for the logit.
+    """Contrastive losses between images and modalities and between modalities, and mismatched pairs as negatives.
 
-    Several samples may be asked for by just the same (a class, a caption): all of them are positives of each other.
-    Sources: Radford et al. 2021 (CLIP); Khosla et al. 2020 (several positives, L_out); Reed et al. 2016 (mismatched pairs).
+    The contrastive losses are over the joint batch of all workers. Samples with the same condition (a class, a caption)
+    are all positives of each other. Sources: Radford et al. 2021 (CLIP); Khosla et al. 2020 (several positives, L_out);
+    Reed et al. 2016 (mismatched pairs).
     """
 
     class Settings(TaskSettings):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
         between: float = Field(
-            0.5, ge=0, description="weight of each two modalities' likeness, beside that of each with the image"
+            0.5, ge=0, description="weight of the losses between modalities, relative to those with the image"
         )
         mismatched: float = Field(
-            0.5, ge=0, description="weight of real images with another one's condition, as negatives for the logit"
+            0.5, ge=0, description="weight of real images with another sample's condition, as negatives for the logit"
         )
-        agreement: float = Field(0.1, ge=0, description="weight of a generated image's likeness to what was asked for")
+        agreement: float = Field(
+            0.1, ge=0, description="weight of the cosine between a generated image and its conditions"
+        )
 
         @property
         def needs_generator(self) -> bool:
-            return self.mismatched > 0  # pairs for the logit of the generation task
+            return self.mismatched > 0  # it uses the logit of the generation task
 
     def head(self) -> nn.Module:
         return EmbeddingHead(self.sizes.summary, self.sizes.embedding)
 
-    def embed(self, discriminator: Discriminator, features: list[Tensor]) -> Tensor:
+    def embed(self, discriminator: Discriminator, levels: list[Tensor]) -> Tensor:
         """Trunk features -> `[B,d]`, of length 1."""
-        return discriminator.heads[self.name](discriminator.summary(features))
+        return discriminator.heads[self.name](discriminator.summary(levels))
 
-    def discriminator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
-        image = self.embed(scene.discriminator, views.reading[:1])
-        missing = len(scene.batch) - scene.reading
-        image = AllGatherWithGradient.of(F.pad(image, (0, 0, 0, missing)))
-        reading = torch.arange(len(scene.batch), device=image.device) < scene.reading
-        alike = self._alike(scene)
-        head = scene.discriminator.heads[self.name]
-        assert isinstance(head, EmbeddingHead)
-        sharpness = head.sharpness.clamp(max=MAX_LOG_SCALE)
-        workers = _workers()
-        sharpness = (
-            sharpness / workers + (1 - 1 / workers) * sharpness.detach()
-        )  # every worker computes its whole gradient
-        found = {}
-        for name, encoded in scene.encoded.items():
-            component = scene.side.conditions.modality(name).component
+    def discriminator_losses(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
+        image = self.embed(context.discriminator, features.image_only[:1])
+        # every worker gathers the same number of rows: joint rows, which have no embedding, are zeros and take no part
+        image = gather_rows_with_gradient(F.pad(image, (0, 0, 0, len(context.batch) - context.num_image_only)))
+        image_only = torch.arange(len(context.batch), device=image.device) < context.num_image_only
+        positive = self._positives(context)
+        log_scale = self._log_scale(context)
+        modalities: dict[str, tuple[str, Tensor, Tensor]] = {}
+        for name, encoded in context.encoded.items():
+            component = context.condition_encoder.modality(name).component
             if component is not None:
-                there = all_gather(scene.batch.present[component] & reading)
-                found[name] = component, there, AllGatherWithGradient.of(F.normalize(encoded.pooled.float(), dim=1))
+                present = gather_rows(context.batch.present[component] & image_only)
+                embedding = gather_rows_with_gradient(F.normalize(encoded.pooled.float(), dim=1))
+                modalities[name] = component, present, embedding
 
-        def likeness(one: Tensor, other: Tensor, there: Tensor, component: str) -> Tensor:
-            cosine = sharpness.exp() * one @ other.T
-            total = scene.mean((contrast(cosine, alike, there) + contrast(cosine.T, alike, there)) / 2, component)
-            return total / workers + (1 - 1 / workers) * (total - total.detach())  # its value is this worker's share
+        def loss(one: Tensor, other: Tensor, present: Tensor, component: str) -> Tensor:
+            logits = log_scale.exp() * one @ other.T
+            both_ways = contrast(logits, positive, present) + contrast(logits.T, positive, present)
+            return divide_value(context.mean(both_ways / 2, component), world_size())
 
         losses: LossDict = {
-            name: likeness(image, other, there, component) for name, (component, there, other) in found.items()
+            name: loss(image, other, present, component) for name, (component, present, other) in modalities.items()
         }
-        for (name, (component, there, one)), (second, (rival, also, other)) in combinations(found.items(), 2):
-            if self.settings.between:
-                # A share of the samples with the rarer, not a mean over those with both, so that few of them weigh little.
-                rarer = min(component, rival, key=lambda part: scene.counts[part])
-                losses[f"{name}_{second}"] = self.settings.between * likeness(one, other, there & also, rarer)
+        if self.settings.between:
+            for (name_a, a), (name_b, b) in combinations(modalities.items(), 2):
+                (component_a, present_a, one), (component_b, present_b, other) = a, b
+                # Relative to the samples with the rarer component, not to those with both: few of those weigh little.
+                rarer = min(component_a, component_b, key=lambda component: context.counts[component])
+                between = loss(one, other, present_a & present_b, rarer)
+                losses[f"{name_a}_{name_b}"] = self.settings.between * between
         if self.settings.mismatched:
-            losses["mismatched"] = self.settings.mismatched * self._mismatched(scene, views)
+            losses["mismatched"] = self.settings.mismatched * self._mismatched(context, features)
         return losses
 
+    def _log_scale(self, context: StepContext) -> Tensor:
+        """`[1]` logarithm of the cosines' factor, of which every worker computes the whole gradient."""
+        head = context.discriminator.heads[self.name]
+        assert isinstance(head, EmbeddingHead)
+        return divide_gradient(head.sharpness.clamp(max=MAX_LOG_SCALE), world_size())
+
     @staticmethod
-    def _alike(scene: StepContext) -> Tensor:
-        """`[n,n]` bool over the joint batch: the same sample, or asked for by just the same."""
-        rows = len(scene.batch) * _workers()
-        alike = torch.eye(rows, dtype=torch.bool, device=scene.batch.image.device)
-        undecided = ~alike
+    def _positives(context: StepContext) -> Tensor:
+        """`[n,n]` bool over the joint batch: the same sample, or one with the same condition."""
+        rows = len(context.batch) * world_size()
+        positive = torch.eye(rows, dtype=torch.bool, device=context.batch.image.device)
+        undecided = ~positive
         for name in SIMILARITY_MODALITIES:
-            if name in scene.prompt.values:
-                modality = scene.side.conditions.modality(name)
-                there = all_gather(scene.batch.present[str(modality.component)])
-                both = there[:, None] & there[None] & undecided
-                same = modality.same(all_gather(scene.prompt.values[name]))
+            if name in context.prompt.values:
+                modality = context.condition_encoder.modality(name)
+                present = gather_rows(context.batch.present[str(modality.component)])
+                both = present[:, None] & present[None] & undecided
+                same = modality.same(gather_rows(context.prompt.values[name]))
                 assert same is not None
-                alike, undecided = alike | (both & same), undecided & ~both
-        return alike
+                positive, undecided = positive | (both & same), undecided & ~both
+        return positive
 
-    def _mismatched(self, scene: StepContext, views: TaskFeatures) -> Tensor:
-        """Relativistic: a real image should be likelier with its own condition than with its partner's."""
-        pooled = scene.condition.pooled
-        differs = (pooled != pooled[scene.partner]).any(1)
-        summary = scene.discriminator.summary([views.lowest[: len(pooled)]])
-        logit = scene.discriminator.heads["generation"]
-        right, wrong = logit(summary, Condition(pooled)), logit(summary, Condition(pooled[scene.partner]))
-        return scene.mean(F.softplus(wrong - right) * differs, "all")
+    def _mismatched(self, context: StepContext, features: TaskFeatures) -> Tensor:
+        """Relativistic: a real image should score higher with its own condition than with its partner's."""
+        pooled = context.condition.pooled
+        differs = (pooled != pooled[context.partner]).any(1)
+        summary = context.discriminator.summary([features.lowest[: len(pooled)]])
+        logit = context.discriminator.heads["generation"]
+        right, wrong = logit(summary, Condition(pooled)), logit(summary, Condition(pooled[context.partner]))
+        return context.mean(F.softplus(wrong - right) * differs, "all")
 
-    def generator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
+    def generator_losses(self, context: GeneratorContext, features: TaskFeatures) -> LossDict:
         if not self.settings.agreement:
             return {}
-        image = self.embed(scene.discriminator, views.reading[:1])
-        wanted = F.normalize(scene.condition.pooled[: scene.reading], dim=1)
-        away = (1 - (image * wanted).sum(1)) * scene.is_conditioned[: scene.reading]
-        return {"agreement": self.settings.agreement * scene.mean(away, "reading")}
+        image = self.embed(context.discriminator, features.image_only[:1])
+        condition = F.normalize(context.condition.pooled[context.image_only], dim=1)
+        distance = (1 - (image * condition).sum(1)) * context.is_conditioned[context.image_only]
+        return {"agreement": self.settings.agreement * context.mean(distance, "image_only")}
 
-    def predict(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
-        prediction.embedding = self.embed(discriminator, features)
+    def predict(self, discriminator: Discriminator, levels: list[Tensor], prediction: Prediction) -> None:
+        prediction.embedding = self.embed(discriminator, levels)
 
 
-def contrast(logits: Tensor, alike: Tensor, there: Tensor) -> Tensor:
-    """`[n,n]` logits, which pairs are alike, and which rows and columns take part -> `[n]` losses, 0 for rows that do not.
+def contrast(logits: Tensor, positive: Tensor, present: Tensor) -> Tensor:
+    """Contrastive loss with several positives: the mean over a row's positives p of -log softmax(logits)[p].
 
-    The mean over a row's positives p of -log softmax(logits)[p]. Source: Khosla et al. 2020, equation 2.
+    Source: Khosla et al. 2020, equation 2.
+
+    Args:
+        logits: `[n,n]`.
+        positive: `[n,n]` bool: which pairs are positives.
+        present: `[n]` bool: which rows and columns take part.
+
+    Returns:
+        `[n]`, 0 for rows that do not take part.
     """
     lowest = torch.finfo(logits.dtype).min
-    log_share = logits.masked_fill(~there[None], lowest).log_softmax(1)
-    positive = alike & there[None]
-    return -(log_share.masked_fill(~positive, 0).sum(1) / positive.sum(1).clamp_min(1)) * there
-
-
-def _workers() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def all_gather(x: Tensor) -> Tensor:
-    """`[B,...]` of every worker, one after the other, without gradients; B is the same on all of them."""
-    if _workers() == 1:
-        return x
-    parts = [torch.empty_like(x) for _ in range(_workers())]
-    dist.all_gather(parts, x.detach().contiguous())
-    return torch.cat(parts)
-
-
-class AllGatherWithGradient(torch.autograd.Function):
-    """The rows of all workers, of which this worker's own carry gradients.
-
-    Every worker computes the loss of the whole joint batch, so that the gradient of its own rows is already whole: nothing is
-    exchanged on the way back.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        """This worker's rows `[n,d]` -> those of all workers in their order, `[N,d]`."""
-        ctx.rows = len(x)
-        return all_gather(x).clone() if _workers() > 1 else x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        """Of the gradient of all rows, this worker's own."""
-        (gradient,) = gradients
-        rank = dist.get_rank() if _workers() > 1 else 0
-        return gradient[rank * ctx.rows : (rank + 1) * ctx.rows]
-
-    @staticmethod
-    def of(x: Tensor) -> Tensor:
-        """`[B,...]` -> `[W*B,...]`."""
-        return AllGatherWithGradient.apply(x)
+    log_softmax = logits.masked_fill(~present[None], lowest).log_softmax(1)
+    positive = positive & present[None]
+    return -(log_softmax.masked_fill(~positive, 0).sum(1) / positive.sum(1).clamp_min(1)) * present

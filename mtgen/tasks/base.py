@@ -1,7 +1,8 @@
-"""What a task is: a head, its losses on both sides, and what it adds to a prediction."""
+"""The interface of a task: a head, its losses in both training steps, and its part of a prediction."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +15,23 @@ from mtgen.networks.generator import CanvasSpec, ConditionSpec, Generator
 from mtgen.schema import Batch, Canvas, Condition, Prediction, Prompt
 
 LossDict = dict[str, Tensor]
+"""Scalar losses by name."""
 
 
 @dataclass(frozen=True)
 class TaskSizes:
-    """What a task has to know of the data and the networks to build its head.
+    """Sizes of the data and the networks, from which a task builds its head.
 
     Attributes:
-        classes, mask_classes: numbers of classes; 0 where the data set has none.
+        classes: number of classes; 0 if the data set has none.
+        mask_classes: number of mask classes; 0 if the data set has none.
         size: height and width of the images, pixels.
-        widths: channels of the trunk's levels, from the lowest upwards.
+        widths: channels of the trunk's levels, lowest resolution first.
         sides: height and width of these levels.
         decoder: channels of the U-Net decoder.
         embedding: dimensions of the shared representation space.
-        latent: size of the latent z.
-        conditions: modalities that are switched on.
+        latent: dimensions of the latent z.
+        conditions: names of the modalities that are switched on.
     """
 
     classes: int
@@ -47,58 +50,58 @@ class TaskSizes:
         return self.widths[0] * self.sides[0][0] * self.sides[0][1]
 
 
-@dataclass
+@dataclass(frozen=True)
 class TaskFeatures:
-    """A task's own copies of the trunk's features, from the gradient gate.
+    """A task's own view of the trunk's features, from the gradient gate. Levels are ordered from the lowest resolution.
 
     Attributes:
-        reading: every level for the rows whose labels are hidden: images alone.
-        rest: the lowest level for all other rows of the step, in order.
-        submitted: every level for the canvases that the task itself submitted; empty where it submitted none.
+        image_only: all levels of the image-only rows.
+        remaining: the lowest level of all other rows of the step, in order.
+        submitted: all levels of the canvases that the task itself submitted; empty if it submitted none.
     """
 
-    reading: list[Tensor]
-    rest: Tensor
+    image_only: list[Tensor]
+    remaining: Tensor
     submitted: list[Tensor] = field(default_factory=list)
 
     @property
     def lowest(self) -> Tensor:
-        """The lowest level for all rows of the step: `[B*,C,h,w]`."""
-        return torch.cat([self.reading[0], self.rest])
+        """`[B*,C,h,w]`: the lowest level of all rows of the step, in order."""
+        return torch.cat([self.image_only[0], self.remaining])
 
 
-class DiscriminatorModuleLike(Protocol):
-    """The discriminator's side: trunk, decoder and heads, and the encoders of conditions."""
-
-    discriminator: Discriminator
-    conditions: ConditionEncoder
-
-
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class StepContext:
-    """One micro-batch as a step laid it out, for the tasks to compute their losses from.
+    """One micro-batch in a training step: real samples, their roles, the networks, and random numbers.
 
-    Rows are sorted: first those whose labels the discriminator does not see ("reading rows": images alone), then the rest.
+    Rows are sorted: first the image-only rows, whose labels the discriminator does not see, then the joint rows, which
+        it judges together
+    with their labels. `mtgen.training.batch_roles` explains the roles.
 
     Attributes:
-        batch: images and masks as the discriminator sees them (augmented); `original` is what they were.
-        prompt: what is asked for, row by row; its values are there for all samples that have them, asked for or not.
-        encoded: the prompt's values in the shared space, and `condition`, what of them is asked for; the generator draws for it.
-        real, fake: canvases as the discriminator sees them; `fake` is drawn after the rest is laid out.
-        reading: number of reading rows.
-        plain: `[P]` the reading rows that the augmentation left as they are, and `plain_position` `[P]`, their positions, on the CPU.
-        partner: `[B]` for each row another row, of another sample; itself where there is none.
+        batch: images and masks as the discriminator sees them (augmented).
+        original: the same samples before augmentation.
+        prompt: the conditions of each row. A value is there for every sample that has it; `prompt.given` says which are
+            used.
+        encoded: the prompt's values in the shared space, by modality.
+        condition: the given conditions, combined; the generator's input.
+        real: canvases of the real samples as the discriminator sees them.
+        num_image_only: number of image-only rows.
+        plain: `[P]` indices of the image-only rows that the augmentation left unchanged.
+        plain_position: `[P]` their positions, on the CPU.
+        partner: `[B]` each row's partner row, of another sample; the row itself if there is none.
         pairs: `[N]` plain rows whose partner is a plain row too.
-        penalized: `[Q]` rows with a gradient penalty; the trunk's forward ends with their noised real and fake copies.
-        side, generator: the networks; the one that the step does not train is frozen.
-        noise: a standard normal `[P,Z]` for the posterior of the plain rows; `pair_noise` `[N,2,Z]`: two latents for each pair;
-            `pair_noise_image` `[N,C,H,W]`: an image of noise for each (discriminator's step only).
-        real_features: trunk features of the real rows (generator's step only, without gradients).
-        unaugmented: `[B]` bool: the generated samples that the augmentation left as they are (set with `fake`).
-        sigma: size of the noise of the finite-difference penalty.
-        logit_gap: `[B]` real minus generated logits of this forward's pairs, detached (discriminator's step only).
-        counts: number of samples in the whole *global* batch: "all", "penalized", "plain", "pairs", "reading"; of reading rows with
-            a component, by its name ("class", "mask", ...); of plain rows with one ("plain boxes", ...).
+        penalized: `[Q]` rows with a gradient penalty. In the discriminator's step the trunk's forward ends with noisy
+            copies of these rows, real ones first.
+        discriminator: trunk, decoder and heads; frozen in the generator's step.
+        condition_encoder: encoders of the conditions; frozen in the generator's step.
+        generator: frozen in the discriminator's step.
+        posterior_noise: `[P,Z]` standard normal, for the posterior of the plain rows.
+        pair_latents: `[N,2,Z]` standard normal, two latents per pair.
+        penalty_sigma: standard deviation of the noise of the finite-difference penalty.
+        counts: number of samples in the *global* batch: "all", "penalized", "plain", "pairs", "image_only"; of
+            image-only rows with a component, by its name ("class", "mask", ...); of plain rows with one ("plain boxes",
+            ...).
     """
 
     batch: Batch
@@ -107,58 +110,93 @@ class StepContext:
     encoded: dict[str, Encoded]
     condition: Condition
     real: Canvas
-    reading: int
+    num_image_only: int
     plain: Tensor
     plain_position: Tensor
     partner: Tensor
     pairs: Tensor
     penalized: Tensor
-    side: DiscriminatorModuleLike
+    discriminator: Discriminator
+    condition_encoder: ConditionEncoder
     generator: Generator
-    noise: Tensor
-    pair_noise: Tensor
-    sigma: float
+    posterior_noise: Tensor
+    pair_latents: Tensor
+    penalty_sigma: float
     counts: dict[str, int]
-    fake: Canvas = field(init=False)
-    unaugmented: Tensor = field(init=False)
-    pair_noise_image: Tensor = field(init=False)
-    real_features: list[Tensor] | None = None
-    logit_gap: Tensor | None = None
 
     @property
-    def discriminator(self) -> Discriminator:
-        """Trunk, decoder and heads."""
-        return self.side.discriminator
+    def image_only(self) -> slice:
+        """The image-only rows."""
+        return slice(self.num_image_only)
 
     @property
     def is_conditioned(self) -> Tensor:
-        """`[B]` bool: rows for which something is asked that tells what should be in the image."""
-        some = torch.zeros(len(self.batch), dtype=torch.bool, device=self.batch.image.device)
+        """`[B]` bool: rows with a given condition on the image's content; the domain alone is none."""
+        found = torch.zeros(len(self.batch), dtype=torch.bool, device=self.batch.image.device)
         for name, given in self.prompt.given.items():
             if name != "domain":
-                some = some | given
-        return some
+                found = found | given
+        return found
 
     def mean(self, values: Tensor, of: str) -> Tensor:
-        """`[n]` values of this micro-batch -> their part of the mean over the global batch, 0 where nothing carries the label.
+        """Return this micro-batch's part of a mean over the global batch; 0 if no sample has the label.
 
-        The parts of all workers and micro-batches, averaged as DeepSpeed averages gradients, give the mean over all that carry it.
+        The parts of all workers and micro-batches, averaged as DeepSpeed averages gradients, are the mean over
+        `counts[of]` samples.
+
+        Args:
+            values: `[n]` one value per row; 0 for rows that are not among those counted.
+            of: key of `counts`.
         """
         parts = len(self.batch.step_position) / len(self.batch)
         return values.float().sum() * (parts / max(self.counts[of], 1))
 
 
-class Task:
-    """One task: everything that is its own. Subclasses live in one file each and register themselves in `config.TASKS`.
+def _ignore(_: Tensor) -> None:
+    """Default of `DiscriminatorContext.observe_logit_gap`."""
 
-    A micro-batch may have no row that a loss is about, on one worker or on all: compute the loss all the same (it is 0), so that every
-    worker has a gradient for every parameter; workers that reduced different sets of gradients would wait for each other for ever.
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorContext(StepContext):
+    """A micro-batch in the discriminator's step, with the generated samples.
+
+    Attributes:
+        fake: generated canvases as the discriminator sees them, without gradients; `None` if the run does not generate.
+        pair_images: `[N,C,H,W]` standard normal, one image of noise per pair.
+        observe_logit_gap: takes `[B]` real minus generated logits, detached; the adaptive augmentation follows them.
+    """
+
+    fake: Canvas | None
+    pair_images: Tensor
+    observe_logit_gap: Callable[[Tensor], None] = _ignore
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorContext(StepContext):
+    """A micro-batch in the generator's step, with the generated samples.
+
+    Attributes:
+        fake: generated canvases as the discriminator sees them.
+        fake_unaugmented: `[B]` bool: generated samples that the augmentation left unchanged.
+        real_features: the trunk's levels of the real rows, without gradients.
+    """
+
+    fake: Canvas
+    fake_unaugmented: Tensor
+    real_features: list[Tensor]
+
+
+class Task:
+    """One task: everything specific to it. A subclass is one file that registers itself in `config.TASKS`.
+
+    A loss is computed even if no row of this worker has its label; it is 0 then. So every worker has a gradient for
+    every parameter: workers that reduce different sets of gradients wait for each other forever.
 
     Class attributes:
-        Settings: the task's section of the configuration; its `needs` names the component that the task learns from, its
-            `metric` what tells how well.
-        dense: whether it reads the U-Net decoder.
-        requests_canvases: whether it asks the generator for canvases of its own (`request`).
+        Settings: the task's section of the configuration. Its `needs` names the component that the task learns from,
+            its `metric` the metric that measures it.
+        dense: whether the task uses the U-Net decoder.
+        requests_canvases: whether the task requests canvases from the generator (`generator_request`).
     """
 
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
@@ -166,46 +204,55 @@ class Task:
     requests_canvases: ClassVar[bool] = False
 
     def __init__(self, name: str, settings: Any, sizes: TaskSizes) -> None:
-        """Raises `ConfigError` where the settings cannot work with these sizes."""
+        """Raise `ConfigError` if the settings do not work with these sizes."""
         self.name = name
         self.settings = settings
         self.sizes = sizes
 
     def head(self) -> nn.Module | None:
-        """The task's own layers on top of the discriminator's trunk or decoder."""
+        """Build the task's layers on top of the discriminator's trunk or decoder."""
         return None
 
-    def canvas_spec(self, drawing: CanvasSpec) -> CanvasSpec:
-        """What the canvas holds when this task is on, given what it holds without."""
-        return drawing
+    def canvas_spec(self, spec: CanvasSpec) -> CanvasSpec:
+        """Return what the canvas holds with this task, given what it holds without."""
+        return spec
 
-    def condition_spec(self, guidance: ConditionSpec) -> ConditionSpec:
-        """What the generator is guided by when this task is on, given what it is without."""
-        return guidance
+    def condition_spec(self, spec: ConditionSpec) -> ConditionSpec:
+        """Return what the generator is conditioned on with this task, given what it is conditioned on without."""
+        return spec
 
-    def discriminator_canvases(self, scene: StepContext) -> Canvas | None:
-        """Canvases that the discriminator's step should read besides the step's own, drawn without gradients: its `TaskFeatures.own`."""
+    def discriminator_canvases(self, context: DiscriminatorContext) -> Canvas | None:
+        """Return extra canvases for the trunk, generated without gradients; they become `TaskFeatures.submitted`."""
         return None
 
-    def discriminator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
-        """Losses that train the discriminator's side, before the task's weight."""
+    def discriminator_losses(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
+        """Return losses that train the discriminator module, before the task's weight."""
         return {}
 
-    def generator_request(self, scene: StepContext) -> tuple[Tensor, Condition] | None:
-        """Latents and conditions for which the generator's step should draw canvases for this task alone."""
+    def generator_request(self, context: StepContext, real_features: list[Tensor]) -> tuple[Tensor, Condition] | None:
+        """Return latents and conditions of canvases that the generator's step should generate for this task.
+
+        Args:
+            context: before anything is generated.
+            real_features: the trunk's levels of the real rows, without gradients.
+        """
         return None
 
-    def discriminator_part(self, scene: StepContext, canvas: Canvas) -> Canvas | None:
-        """The part of the canvas that `request` asked for that the frozen discriminator should read: its `TaskFeatures.own`."""
+    def discriminator_part(self, context: GeneratorContext, canvas: Canvas) -> Canvas | None:
+        """Return the part of the requested canvas for the frozen trunk; it becomes `TaskFeatures.submitted`."""
         return None
 
-    def generator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
-        """Losses that train the generator through the frozen discriminator, before the task's weight."""
+    def generator_losses(self, context: GeneratorContext, features: TaskFeatures) -> LossDict:
+        """Return losses that train the generator through the frozen discriminator, before the task's weight."""
         return {}
 
-    def canvas_losses(self, scene: StepContext, canvas: Canvas) -> LossDict:
-        """Losses on the canvas that `request` asked for, before the task's weight."""
+    def canvas_losses(self, context: GeneratorContext, canvas: Canvas) -> LossDict:
+        """Return losses on the requested canvas itself, before the task's weight."""
         return {}
 
-    def predict(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
-        """Add what this task reads in images to a prediction."""
+    def predict(self, discriminator: Discriminator, levels: list[Tensor], prediction: Prediction) -> None:
+        """Add the task's predictions to `prediction`.
+
+        Args:
+            levels: the trunk's features of images alone, lowest resolution first.
+        """

@@ -1,4 +1,4 @@
-"""Classification: read the class of an image; generated images should be read as what was asked for."""
+"""Classification: predict the class of an image; that of a generated image should be its condition."""
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -7,17 +7,17 @@ from torch import Tensor, nn
 from mtgen.config import TASKS, TaskSettings
 from mtgen.networks.discriminator import Discriminator
 from mtgen.schema import Prediction
-from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures
+from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
 
 
 @TASKS.register("classification")
 class Classification(Task):
-    """Cross-entropy on real labeled images; with weight `agreement`, on generated ones for the generator (Odena et al. 2017)."""
+    """Cross-entropy on real labeled images and, with weight `agreement`, on generated ones (Odena et al. 2017)."""
 
     class Settings(TaskSettings):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
         agreement: float = Field(
-            0.1, ge=0, description="weight of the generator's agreement with the class that was asked for"
+            0.1, ge=0, description="weight of the generated image's predicted class being the sample's"
         )
         smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing")
 
@@ -32,28 +32,26 @@ class Classification(Task):
     def head(self) -> nn.Module:
         return nn.Linear(self.sizes.summary, self.sizes.classes)
 
-    def _losses(self, scene: StepContext, features: list[Tensor]) -> Tensor:
-        """`[R]` cross-entropies of the reading rows, 0 where the class is not known."""
-        logits = self.logits(scene.discriminator, features)
-        rows = slice(scene.reading)
-        losses = F.cross_entropy(
-            logits, scene.batch.label[rows], reduction="none", label_smoothing=self.settings.smoothing
-        )
-        return losses * scene.batch.present["class"][rows]
-
-    def logits(self, discriminator: Discriminator, features: list[Tensor]) -> Tensor:
+    def logits(self, discriminator: Discriminator, levels: list[Tensor]) -> Tensor:
         """Trunk features -> `[B,K]` float32."""
-        return discriminator.heads[self.name](discriminator.summary(features)).float()
+        return discriminator.heads[self.name](discriminator.summary(levels)).float()
 
-    def discriminator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
-        return {"cross_entropy": scene.mean(self._losses(scene, views.reading), "class")}
+    def _losses(self, context: StepContext, levels: list[Tensor]) -> Tensor:
+        """`[R]` cross-entropies of the image-only rows, 0 where the class is unknown."""
+        logits, rows = self.logits(context.discriminator, levels), context.image_only
+        smoothing = self.settings.smoothing
+        losses = F.cross_entropy(logits, context.batch.label[rows], reduction="none", label_smoothing=smoothing)
+        return losses * context.batch.present["class"][rows]
 
-    def generator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
-        """Only where something was asked for: of an image asked for by nothing, nobody knows the class."""
+    def discriminator_losses(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
+        return {"cross_entropy": context.mean(self._losses(context, features.image_only), "class")}
+
+    def generator_losses(self, context: GeneratorContext, features: TaskFeatures) -> LossDict:
+        """The cross-entropy of conditioned images: the class of an unconditional image is unknown."""
         if not self.settings.agreement:
             return {}
-        losses = self._losses(scene, views.reading) * scene.is_conditioned[: scene.reading]
-        return {"agreement": self.settings.agreement * scene.mean(losses, "class")}
+        losses = self._losses(context, features.image_only) * context.is_conditioned[context.image_only]
+        return {"agreement": self.settings.agreement * context.mean(losses, "class")}
 
-    def predict(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
-        prediction.class_logits = self.logits(discriminator, features)
+    def predict(self, discriminator: Discriminator, levels: list[Tensor], prediction: Prediction) -> None:
+        prediction.class_logits = self.logits(discriminator, levels)

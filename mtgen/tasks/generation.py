@@ -1,4 +1,4 @@
-"""Generation: the relativistic game between generator and discriminator, on images and on images with their masks."""
+"""Generation: the relativistic game between generator and discriminator, on images and on images with their labels."""
 
 import math
 from typing import Literal
@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from mtgen.config import TASKS, TaskSettings
 from mtgen.schema import Canvas, Condition
-from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures
+from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
 from mtgen.utils.autocast import autocast
 
 
 class ProjectionHead(nn.Module):
     """Logit with projection on the condition: `<e(x), v + c> / sqrt(d)`. Source: Miyato and Koyama 2018.
 
-    Losses and penalties use differences of logits for equal conditions only, so there is no bias: its gradient would be rounding noise.
+    There is no bias: losses and penalties use differences of logits for equal conditions, so its gradient would be
+        rounding noise.
     """
 
     def __init__(self, summary: int, embedding: int) -> None:
@@ -36,20 +37,21 @@ class ProjectionHead(nn.Module):
 class Generation(Task):
     """Relativistic pairing loss with zero-centered gradient penalties on real and generated samples.
 
-    Real and generated samples are paired row by row, with the same condition. Sources: Jolicoeur-Martineau 2018 (relativistic);
-    Mescheder et al. 2018 (R1, R2); Huang et al. 2024 (their sum makes the relativistic game converge).
+    Real and generated samples are paired row by row, with the same condition. Sources: Jolicoeur-Martineau 2018
+    (relativistic); Mescheder et al. 2018 (R1, R2); Huang et al. 2024 (their sum makes the relativistic game converge).
     """
 
     class Settings(TaskSettings):
         gamma: float = Field(10.0, ge=0, description="weight of the gradient penalties: gamma/2 (R1 + R2)")
         penalty: Literal["finite", "exact"] = Field(
             "finite",
-            description="finite: from one random difference, in the step's one forward; exact: by double backward, which costs more",
+            description="finite: from one random difference, in the step's one forward; exact: by double backward, "
+            "at a higher cost",
         )
         penalty_sigma: float | None = Field(
             None,
             gt=0,
-            description="standard deviation of the finite-difference noise; default: the smallest that the precision allows",
+            description="standard deviation of the finite-difference noise; default: the smallest the precision allows",
         )
         penalty_every: int = Field(4, ge=1, description="one sample in N is penalized")
         joint_every: int = Field(
@@ -58,50 +60,53 @@ class Generation(Task):
             description="one sample in N is judged together with its mask and boxes, the others as images alone",
         )
         joint_gradient: bool = Field(
-            False, description="let the joint judgment of image and mask train the image too, not the mask alone"
+            False, description="let the joint judgment of image and labels train the image too, not the labels alone"
         )
 
     def head(self) -> nn.Module:
         return ProjectionHead(self.sizes.summary, self.sizes.embedding)
 
-    def _logits(self, scene: StepContext, lowest: Tensor, condition: Condition) -> Tensor:
-        return scene.discriminator.heads[self.name](scene.discriminator.summary([lowest]), condition)
+    def _logits(self, context: StepContext, lowest: Tensor, condition: Condition) -> Tensor:
+        return context.discriminator.heads[self.name](context.discriminator.summary([lowest]), condition)
 
-    def discriminator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
-        """The pairing loss, and gamma/2 (R1 + R2); for finite differences the step's forward ends with noised copies."""
-        rows, pooled = len(scene.batch), scene.condition.pooled
-        near = [] if self.settings.penalty == "exact" else [pooled[scene.penalized]] * 2
-        logits = self._logits(scene, views.lowest, Condition(torch.cat([pooled, pooled, *near])))
-        real, fake, noised = logits.split([rows, rows, len(logits) - 2 * rows])
-        scene.logit_gap = (real - fake).detach()
-        if near:
-            squared = ((noised - torch.cat([real[scene.penalized], fake[scene.penalized]])) / scene.sigma).square()
+    def discriminator_losses(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
+        """The pairing loss, and gamma/2 (R1 + R2)."""
+        rows, pooled = len(context.batch), context.condition.pooled
+        finite = self.settings.penalty == "finite"
+        noisy_pooled = [pooled[context.penalized]] * 2 if finite else []
+        logits = self._logits(context, features.lowest, Condition(torch.cat([pooled, pooled, *noisy_pooled])))
+        real, fake, noisy = logits.split([rows, rows, len(logits) - 2 * rows])
+        context.observe_logit_gap((real - fake).detach())
+        if finite:
+            clean = torch.cat([real[context.penalized], fake[context.penalized]])
+            squared = ((noisy - clean) / context.penalty_sigma).square()
         else:
-            squared = self._squared_slopes(scene)
+            squared = self._squared_gradients(context)
         return {
-            "adversarial": scene.mean(F.softplus(fake - real), "all"),
-            "penalty": self.settings.gamma / 2 * scene.mean(squared, "penalized"),
+            "adversarial": context.mean(F.softplus(fake - real), "all"),
+            "penalty": self.settings.gamma / 2 * context.mean(squared, "penalized"),
         }
 
-    def _squared_slopes(self, scene: StepContext) -> Tensor:
-        """`[2Q]` squared norms of the logit's gradient at all that is seen of the penalized rows, real and generated.
+    def _squared_gradients(self, context: DiscriminatorContext) -> Tensor:
+        """`[2Q]` squared norms of the logit's gradient at everything visible of the penalized rows, real and generated.
 
-        They come from a forward of their own, past the gate: what trains the trunk through them is a second derivative, which does
-        not pass through the features alone.
+        They need a separate forward that bypasses the gate: their gradient for the trunk is a second derivative, which
+            does not pass
+        through the features alone.
         """
-        if not len(scene.penalized):
-            return scene.condition.pooled.new_zeros(0)
-        pooled = scene.condition.pooled[scene.penalized]
-        rows = [canvas.map(lambda x: x[scene.penalized]) for canvas in (scene.real, scene.fake)]
+        assert context.fake is not None
+        if not len(context.penalized):
+            return context.condition.pooled.new_zeros(0)
+        pooled = context.condition.pooled[context.penalized]
+        rows = [canvas.map(lambda x: x[context.penalized]) for canvas in (context.real, context.fake)]
         canvas = Canvas.cat(rows).map_generated(lambda x, name: x.detach().requires_grad_())
-        logits = self._logits(scene, scene.discriminator.trunk(canvas)[0], Condition(torch.cat([pooled, pooled])))
-        seen = [x for x in (canvas.image, canvas.mask, canvas.boxes) if x is not None]
-        slopes = torch.autograd.grad(logits.sum(), seen, create_graph=True)
-        return torch.stack([slope.float().flatten(1).square().sum(dim=1) for slope in slopes]).sum(dim=0)
+        logits = self._logits(context, context.discriminator.trunk(canvas)[0], Condition(torch.cat([pooled, pooled])))
+        visible = [x for x in (canvas.image, canvas.mask, canvas.boxes) if x is not None]
+        gradients = torch.autograd.grad(logits.sum(), visible, create_graph=True)
+        return torch.stack([gradient.float().flatten(1).square().sum(dim=1) for gradient in gradients]).sum(dim=0)
 
-    def generator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
-        assert scene.real_features is not None
-        fake = self._logits(scene, views.lowest, scene.condition)
+    def generator_losses(self, context: GeneratorContext, features: TaskFeatures) -> LossDict:
+        fake = self._logits(context, features.lowest, context.condition)
         with torch.no_grad():
-            real = self._logits(scene, scene.real_features[0], scene.condition)
-        return {"adversarial": scene.mean(F.softplus(real - fake), "all")}
+            real = self._logits(context, context.real_features[0], context.condition)
+        return {"adversarial": context.mean(F.softplus(real - fake), "all")}

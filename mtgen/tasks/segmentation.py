@@ -1,4 +1,4 @@
-"""Segmentation: read the mask of an image; the mask that the generator draws should be the one that is read in its image."""
+"""Segmentation: predict the mask of an image; a generated mask should be the one predicted from its image."""
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -8,22 +8,25 @@ from mtgen.config import TASKS, TaskSettings
 from mtgen.networks.blocks import Conv2d
 from mtgen.networks.discriminator import Discriminator
 from mtgen.schema import IGNORE_INDEX, Prediction
-from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures
+from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, Task, TaskFeatures
+
+MIN_PROBABILITY = 1e-4
+"""Generated probabilities are clamped to it before their logarithm."""
 
 
 @TASKS.register("segmentation")
 class Segmentation(Task):
-    """Cross-entropy a pixel, averaged over the known pixels of a sample, then over samples with a mask."""
+    """Pixelwise cross-entropy, averaged over the known pixels of a sample, then over samples with a mask."""
 
     class Settings(TaskSettings):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
         agreement: float = Field(
-            0.1, ge=0, description="weight of the agreement between drawn mask and the mask read in the drawn image"
+            0.1, ge=0, description="weight of the agreement of the generated mask and the mask predicted from the image"
         )
         distillation: float = Field(
             0.2,
             ge=0,
-            description="weight with which the drawn mask is taught the one read; the image learns nothing by it",
+            description="weight of the predicted mask as the generated mask's target; without a gradient to the image",
         )
 
         @property
@@ -39,44 +42,47 @@ class Segmentation(Task):
     def head(self) -> nn.Module:
         return Conv2d(self.sizes.decoder, self.sizes.mask_classes, 1, gain=0.1)
 
-    def logits(self, discriminator: Discriminator, features: list[Tensor]) -> Tensor:
+    def logits(self, discriminator: Discriminator, levels: list[Tensor]) -> Tensor:
         """Trunk features -> `[B,M,H,W]` float32."""
-        return discriminator.heads[self.name](discriminator.dense(features)).float()
+        return discriminator.heads[self.name](discriminator.dense(levels)).float()
 
-    def discriminator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
-        mask = scene.batch.mask[: scene.reading]
+    def discriminator_losses(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
+        mask = context.batch.mask[context.image_only]
         known = (mask != IGNORE_INDEX).sum(dim=(1, 2))
-        losses = F.cross_entropy(
-            self.logits(scene.discriminator, views.reading), mask, reduction="none", ignore_index=IGNORE_INDEX
-        )
-        return {"cross_entropy": scene.mean(losses.sum(dim=(1, 2)) / known.clamp_min(1), "mask")}
+        logits = self.logits(context.discriminator, features.image_only)
+        losses = F.cross_entropy(logits, mask, reduction="none", ignore_index=IGNORE_INDEX)
+        return {"cross_entropy": context.mean(losses.sum(dim=(1, 2)) / known.clamp_min(1), "mask")}
 
-    def generator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
-        """Drawn and read masks should agree; where a layout was asked for, both should be it."""
-        if scene.fake.mask is None or not (self.settings.agreement or self.settings.distillation):
+    def generator_losses(self, context: GeneratorContext, features: TaskFeatures) -> LossDict:
+        """Agreement of generated and predicted masks, and of both with a given layout.
+
+        Most of the agreement is distillation, whose gradient reaches the generated mask alone (see
+        `Detection.generator_losses`).
+        """
+        settings = self.settings
+        if context.fake.mask is None or not (settings.agreement or settings.distillation):
             return {}
-        reading = slice(scene.reading)
-        drawn = scene.fake.mask[reading]
-        read = self.logits(scene.discriminator, views.reading).log_softmax(dim=1)
+        generated = context.fake.mask[context.image_only]
+        predicted = self.logits(context.discriminator, features.image_only).log_softmax(dim=1)
         losses = {}
-        if self.settings.agreement:
-            losses["agreement"] = self.settings.agreement * scene.mean(_cross_entropy(drawn, read), "reading")
-        if self.settings.distillation:
-            taught = _cross_entropy(read.detach().exp(), drawn.clamp_min(1e-4).log())
-            losses["distillation"] = self.settings.distillation * scene.mean(taught, "reading")
-        if self.settings.agreement and "layout" in scene.prompt.given:
-            asked, given = (
-                scene.prompt.values["layout"][reading],
-                (scene.prompt.given["layout"] & scene.unaugmented)[reading],
+        if settings.agreement:
+            losses["agreement"] = settings.agreement * context.mean(_cross_entropy(generated, predicted), "image_only")
+        if settings.distillation:
+            distance = _cross_entropy(predicted.detach().exp(), generated.clamp_min(MIN_PROBABILITY).log())
+            losses["distillation"] = settings.distillation * context.mean(distance, "image_only")
+        if settings.agreement and "layout" in context.prompt.given:
+            layout = context.prompt.values["layout"][context.image_only]
+            given = (context.prompt.given["layout"] & context.fake_unaugmented)[context.image_only]
+            distance = _cross_entropy(layout, predicted) + _cross_entropy(
+                layout, generated.clamp_min(MIN_PROBABILITY).log()
             )
-            away = _cross_entropy(asked, read) + _cross_entropy(asked, drawn.clamp_min(1e-4).log())
-            losses["layout"] = self.settings.agreement * scene.mean(away * given, "mask")
+            losses["layout"] = settings.agreement * context.mean(distance * given, "mask")
         return losses
 
-    def predict(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
-        prediction.mask_logits = self.logits(discriminator, features)
+    def predict(self, discriminator: Discriminator, levels: list[Tensor], prediction: Prediction) -> None:
+        prediction.mask_logits = self.logits(discriminator, levels)
 
 
-def _cross_entropy(wanted: Tensor, log_probability: Tensor) -> Tensor:
+def _cross_entropy(target: Tensor, log_probability: Tensor) -> Tensor:
     """`[B,M,H,W]` each -> `[B]`, the mean over all pixels."""
-    return -(wanted * log_probability).sum(dim=1).mean(dim=(1, 2))
+    return -(target * log_probability).sum(dim=1).mean(dim=(1, 2))

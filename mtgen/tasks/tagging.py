@@ -1,4 +1,4 @@
-"""Tagging: read every class that is in an image (classification with several labels)."""
+"""Tagging: predict all classes in an image (multi-label classification)."""
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -7,22 +7,22 @@ from torch import Tensor, nn
 from mtgen.config import TASKS, TaskSettings
 from mtgen.networks.discriminator import Discriminator
 from mtgen.schema import Prediction
-from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures
+from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
 
 
 @TASKS.register("tagging")
 class Tagging(Task):
-    """Binary cross-entropy of each class, averaged over the classes; for the generator, on images that were asked for by their labels."""
+    """Binary cross-entropy per class, averaged over the classes; with weight `agreement` on generated images too."""
 
     class Settings(TaskSettings):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
         agreement: float = Field(
-            0.1, ge=0, description="weight of the generator's agreement with the labels that were asked for"
+            0.1, ge=0, description="weight of the generated image's predicted labels being the sample's"
         )
 
         @property
         def needs(self) -> str:
-            return "boxes"  # a sample's labels stand beside its boxes
+            return "boxes"  # a sample's labels come with its boxes
 
         @property
         def metric(self) -> str:
@@ -31,27 +31,26 @@ class Tagging(Task):
     def head(self) -> nn.Module:
         return nn.Linear(self.sizes.summary, self.sizes.classes)
 
-    def _loss(self, scene: StepContext, views: TaskFeatures) -> Tensor:
-        assert scene.batch.labels is not None  # the loader was asked for boxes
-        logits = self.logits(scene.discriminator, views.reading)
-        target = scene.batch.labels[: scene.reading].to(logits.dtype)
-        losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
-        return losses * scene.batch.present["boxes"][: scene.reading]
-
-    def logits(self, discriminator: Discriminator, features: list[Tensor]) -> Tensor:
+    def logits(self, discriminator: Discriminator, levels: list[Tensor]) -> Tensor:
         """Trunk features -> `[B,K]` float32."""
-        return discriminator.heads[self.name](discriminator.summary(features)).float()
+        return discriminator.heads[self.name](discriminator.summary(levels)).float()
 
-    def discriminator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
-        return {"cross_entropy": scene.mean(self._loss(scene, views), "boxes")}
+    def _losses(self, context: StepContext, features: TaskFeatures) -> Tensor:
+        """`[R]` losses of the image-only rows, 0 where the labels are unknown."""
+        assert context.batch.labels is not None  # the loader provides boxes
+        logits = self.logits(context.discriminator, features.image_only)
+        target = context.batch.labels[context.image_only].to(logits.dtype)
+        losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
+        return losses * context.batch.present["boxes"][context.image_only]
 
-    def generator_losses(self, scene: StepContext, views: TaskFeatures) -> LossDict:
+    def discriminator_losses(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
+        return {"cross_entropy": context.mean(self._losses(context, features), "boxes")}
+
+    def generator_losses(self, context: GeneratorContext, features: TaskFeatures) -> LossDict:
         if not self.settings.agreement:
             return {}
-        return {
-            "agreement": self.settings.agreement
-            * scene.mean(self._loss(scene, views) * scene.is_conditioned[: scene.reading], "boxes")
-        }
+        losses = self._losses(context, features) * context.is_conditioned[context.image_only]
+        return {"agreement": self.settings.agreement * context.mean(losses, "boxes")}
 
-    def predict(self, discriminator: Discriminator, features: list[Tensor], prediction: Prediction) -> None:
-        prediction.label_logits = self.logits(discriminator, features)
+    def predict(self, discriminator: Discriminator, levels: list[Tensor], prediction: Prediction) -> None:
+        prediction.label_logits = self.logits(discriminator, levels)

@@ -141,7 +141,7 @@ def _build_engines(
         "generator": Engine(config, g_step, networks.generator, config.generator.learning_rate),
     }
     for name, gate in gates.items():  # the gradient norms that a gate reports are those of the global loss
-        gate.share = worker.world
+        gate.gradient_factor = worker.world
         gate.images = config.micro_batch * worker.world
         gate.loss_scale = engines["discriminator" if name == "discriminator" else "generator"].optimizer.loss_scale
     return engines, gates

@@ -73,7 +73,7 @@ class TrainingState:
             "balancing": gates,
             "since_last_row": {
                 "losses": means,
-                "gates": {name: gate.record.state() for name, gate in self.gates.items()},
+                "gates": {name: gate.statistics.state() for name, gate in self.gates.items()},
             },
             "optimizers": {
                 name: {"steps": engine.steps_taken, **engine.optimizer.counters()}
@@ -106,7 +106,7 @@ class TrainingState:
         if row := state.get("since_last_row"):
             self.means.load(row["losses"])
             for name in self.gates.keys() - fresh:
-                self.gates[name].record.load(row["gates"][name])
+                self.gates[name].statistics.load(row["gates"][name])
         return {name: state[name] for name in ("images", "steps", "seconds")}
 
 

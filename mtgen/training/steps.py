@@ -1,6 +1,7 @@
-"""The two steps. Each is its engine's module: one forward, one scalar, so that two DeepSpeed engines live in one process.
+"""The two training steps: each is its engine's module, one forward that returns one scalar.
 
-A step trains one side and reads the other, frozen: it is passed in a tuple, so that it is not registered as a submodule.
+Two DeepSpeed engines live in one process, each with its own step. A step trains one network and uses the other frozen,
+which it gets as an argument in a tuple, so that it is not registered as a submodule.
 """
 
 from collections.abc import Iterator
@@ -20,18 +21,20 @@ from mtgen.models.model import DiscriminatorModule, Networks
 from mtgen.networks import center_maps
 from mtgen.networks.generator import Generator
 from mtgen.schema import Batch, Canvas, Condition, Prompt
-from mtgen.tasks.base import LossDict, StepContext, Task, TaskFeatures
+from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
 from mtgen.training.augment import AdaptiveAugmentation, Warp, sample_warp
 from mtgen.training.batch_roles import BatchRoles, assign_roles
+from mtgen.training.feature_bundle import FeatureBundle
 from mtgen.utils import counter_rng
 from mtgen.utils.autocast import autocast
 
 Log = dict[str, Tensor]
+"""Detached numbers by name."""
 
 
 @contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
-    """Within it, the networks let gradients through and collect none."""
+    """Freeze the networks within the block: gradients pass through them and none are accumulated."""
     parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -43,211 +46,233 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
 
 
 class TrainingStep(nn.Module):
-    """What both steps share: how a micro-batch is laid out, and how losses become one scalar.
+    """Common parts of both steps: from a micro-batch to a `StepContext`, and from losses to one scalar.
 
     Args:
         config: of the run.
         tasks: those that are switched on.
-        gate: where the tasks meet in the discriminator's features.
-        strength: of the augmentation, one for both steps.
+        gate: at the discriminator's features.
+        augmentation: shared by both steps.
     """
 
     purpose: ClassVar[str]
+    """Name of the step; part of the seeds of its random numbers."""
 
-    def __init__(self, config: Config, tasks: list[Task], gate: Gate, strength: AdaptiveAugmentation) -> None:
+    def __init__(self, config: Config, tasks: list[Task], gate: Gate, augmentation: AdaptiveAugmentation) -> None:
         super().__init__()
         self.config = config
         self.tasks = tasks
         self.gate = gate
-        self.strength = strength
-        # Smaller noise drowns in the rounding of half precision, larger noise biases the estimate (measured: docs/decisions.md).
-        chosen = config.tasks["generation"].penalty_sigma if config.generates else None
-        self.sigma = chosen or (0.01 if config.precision == "fp32" else 0.1)
+        self.augmentation = augmentation
+        # Smaller noise is lost in the rounding of half precision, larger noise biases the estimate (measured:
+        # docs/decisions.md).
+        sigma = config.tasks["generation"].penalty_sigma if config.generates else None
+        self.penalty_sigma = sigma or (0.01 if config.precision == "fp32" else 0.1)
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.config.precision]
-        return autocast(device, kind, enabled=self.config.precision != "fp32")
+    def mixed_precision(self, device: torch.device) -> AbstractContextManager[object]:
+        """Return the autocast context of the run's precision."""
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.config.precision]
+        return autocast(device, dtype, enabled=self.config.precision != "fp32")
 
-    def _normal(self, name: str, position: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    def normal(self, name: str, position: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """Return `[n,*shape]` standard normal numbers, a function of the seed, the step, the name and the positions."""
         return counter_rng.normal(self.config.seed, f"{self.purpose} {name}", position, shape, device)
 
-    def _warp(self, layout: BatchRoles, kind: str) -> Warp:
-        return sample_warp(
-            self.config, self.strength.probability, layout.batch.position, self.purpose, kind, layout.batch.image.device
-        )
+    def warp(self, roles: BatchRoles, kind: str) -> Warp:
+        """Return the augmentation of the micro-batch's real or generated samples (`kind`: "real" or "fake")."""
+        position, device = roles.batch.position, roles.batch.image.device
+        return sample_warp(self.config, self.augmentation.probability, position, self.purpose, kind, device)
 
-    def _prompt(self, batch: Batch, side: DiscriminatorModule) -> Prompt:
-        """What each sample can be asked for by, and what of it is asked for this time: by chance, a modality by itself."""
+    def assign_roles(self, batch: Batch, generator: Generator) -> BatchRoles:
+        """Assign the roles of a micro-batch."""
+        has_boxes = generator.canvas_spec.box_maps > 0
+        return assign_roles(self.config, batch, self.augmentation.probability, boxes=has_boxes)
+
+    def prompt(self, batch: Batch, module: DiscriminatorModule) -> Prompt:
+        """Return the samples' conditions; each modality is given independently at random, with its probability."""
         device = batch.image.device
         values, given = {}, {}
         for name, settings in self.config.condition_settings().items():
-            if name not in side.conditions.modalities:
+            if name not in module.conditions.modalities:
                 continue
-            modality = side.conditions.modality(name)
-            asked = (
-                counter_rng.uniform(self.config.seed, f"{self.purpose} ask {name}", batch.position, 1)[:, 0]
-                < settings.probability
-            )
-            given[name] = asked.to(device)
+            modality = module.conditions.modality(name)
+            uniform = counter_rng.uniform(self.config.seed, f"{self.purpose} ask {name}", batch.position, 1)[:, 0]
+            chosen = uniform < settings.probability
+            given[name] = chosen.to(device)
             if modality.component is not None:
                 given[name] = given[name] & batch.present[modality.component]
-            values[name] = (
-                self._embedded(batch, side, asked) if name == "image" else self._varied(name, modality, batch)
-            )
+            if name == "image":
+                values[name] = self._embeddings(batch, module, chosen)
+            else:
+                values[name] = self._augmented_value(name, modality, batch)
         return Prompt(len(batch), values, given)
 
-    def _varied(self, name: str, modality: Modality, batch: Batch) -> Tensor:
-        value = modality.value(batch)
-        if not modality.varies:
+    def _augmented_value(self, name: str, modality: Modality, batch: Batch) -> Tensor:
+        value, count = modality.value(batch), modality.random_numbers
+        if not count:
             return value
-        random = counter_rng.uniform(
-            self.config.seed, f"{self.purpose} vary {name}", batch.position, modality.varies, value.device
-        )
-        return modality.varied(value, random)
+        purpose = f"{self.purpose} vary {name}"
+        random = counter_rng.uniform(self.config.seed, purpose, batch.position, count, value.device)
+        return modality.augment(value, random)
 
     @staticmethod
     @torch.no_grad()
-    def _embedded(batch: Batch, side: DiscriminatorModule, rows: Tensor) -> Tensor:
+    def _embeddings(batch: Batch, module: DiscriminatorModule, rows: Tensor) -> Tensor:
         """`[B,d]` embeddings of the images in `rows` (`[B]` bool, on the CPU), 0 elsewhere."""
         index = rows.nonzero().flatten().to(batch.image.device)
-        empty = batch.image.new_zeros(len(batch), side.conditions.size)
-        return empty.index_copy(0, index, side.embed(batch.image[index]).to(empty)) if len(index) else empty
+        empty = batch.image.new_zeros(len(batch), module.conditions.size)
+        return empty.index_copy(0, index, module.embed(batch.image[index]).to(empty)) if len(index) else empty
 
-    def _scene(self, layout: BatchRoles, side: DiscriminatorModule, generator: Generator) -> StepContext:
-        """The real samples, augmented and as canvases, and what is asked for; the generated ones follow."""
-        original, device = layout.batch, layout.batch.image.device
-        warp = self._warp(layout, "real")
+    def step_context(self, roles: BatchRoles, module: DiscriminatorModule, generator: Generator) -> StepContext:
+        """Augment the real samples, turn them into canvases, and encode their conditions."""
+        original, device = roles.batch, roles.batch.image.device
+        warp = self.warp(roles, "real")
         batch = replace(original, image=warp(original.image), mask=warp.mask(original.mask))
-        drawing = generator.canvas_spec
-        mask = mask_layout(batch.mask, drawing.mask_classes) if drawing.mask_classes else None
+        spec = generator.canvas_spec
+        mask = mask_layout(batch.mask, spec.mask_classes) if spec.mask_classes else None
         boxes = None
-        if drawing.box_maps:
-            assert original.boxes is not None  # the loader was asked for boxes
-            grid = (original.image.shape[2] // drawing.stride, original.image.shape[3] // drawing.stride)
-            boxes = warp(center_maps.encode(original.boxes, drawing.box_maps - 2, grid).canvas())
-        prompt = self._prompt(original, side)
-        encoded = side.conditions.encode(prompt)
+        if spec.box_maps:
+            assert original.boxes is not None  # the loader provides boxes
+            grid = (original.image.shape[2] // spec.stride, original.image.shape[3] // spec.stride)
+            boxes = warp(center_maps.encode(original.boxes, spec.box_maps - 2, grid).canvas())
+        prompt = self.prompt(original, module)
+        encoded = module.conditions.encode(prompt)
         return StepContext(
             batch=batch,
             original=original,
             prompt=prompt,
             encoded=encoded,
-            condition=side.conditions(prompt, encoded),
-            real=Canvas(batch.image, mask, layout.shown, boxes, layout.boxed),
-            reading=layout.reading,
-            plain=layout.plain,
-            plain_position=layout.plain_position,
-            partner=layout.partner,
-            pairs=layout.pairs,
-            penalized=layout.penalized,
-            side=side,
+            condition=module.conditions(prompt, encoded),
+            real=Canvas(batch.image, mask, roles.shown, boxes, roles.boxed),
+            num_image_only=roles.num_image_only,
+            plain=roles.plain,
+            plain_position=roles.plain_position,
+            partner=roles.partner,
+            pairs=roles.pairs,
+            penalized=roles.penalized,
+            discriminator=module.discriminator,
+            condition_encoder=module.conditions,
             generator=generator,
-            noise=self._normal("posterior", layout.plain_position, (generator.latent,), device),
-            pair_noise=self._normal("pair", layout.pair_position, (2, generator.latent), device),
-            sigma=self.sigma,
-            counts=layout.counts,
+            posterior_noise=self.normal("posterior", roles.plain_position, (generator.latent,), device),
+            pair_latents=self.normal("pair", roles.pair_position, (2, generator.latent), device),
+            penalty_sigma=self.penalty_sigma,
+            counts=roles.counts,
         )
 
-    def _show(self, scene: StepContext, layout: BatchRoles, drawn: Canvas) -> None:
-        """Put what was drawn into the scene as the discriminator sees it: augmented, its labels shown where the real ones are."""
-        warp = self._warp(layout, "fake")
-        scene.fake = warp.canvas(replace(drawn, shown=layout.shown, boxed=layout.boxed))
-        scene.unaugmented = (~warp.changed).to(layout.batch.image.device)
+    def latents(self, roles: BatchRoles, generator: Generator) -> Tensor:
+        """`[B,Z]` standard normal latents of the generated samples."""
+        return self.normal("latent", roles.batch.position, (generator.latent,), roles.batch.image.device)
 
-    def _views(self, features: list[Tensor], reading: int, rows: int, own: dict[str, int]) -> dict[str, TaskFeatures]:
-        """Every task's own copies of the trunk's features.
+    def as_seen(self, generated: Canvas, roles: BatchRoles) -> tuple[Canvas, Tensor]:
+        """Augment generated canvases and show their labels where those of the real samples are shown.
+
+        Returns the canvases as the discriminator sees them, and `[B]` bool: those that the augmentation left unchanged.
+        """
+        warp = self.warp(roles, "fake")
+        canvas = warp.canvas(replace(generated, shown=roles.shown, boxed=roles.boxed))
+        return canvas, (~warp.changed).to(roles.batch.image.device)
+
+    def task_features(
+        self, levels: list[Tensor], context: StepContext, rows: int, submitted: dict[str, Canvas]
+    ) -> dict[str, TaskFeatures]:
+        """Pass the trunk's features through the gate; return each task's own view of them.
 
         Args:
-            features: of the step's own rows (the first `reading` of them are images alone), then of what tasks submitted.
+            levels: features of the step's own rows, then of the submitted canvases; lowest resolution first.
             rows: number of the step's own rows.
-            own: task -> how many rows it submitted, in order.
+            submitted: task -> its canvas.
         """
-        levels = [level.split([reading, rows - reading, *own.values()]) for level in features]
-        shared = [part for number in (0, *range(2, 2 + len(own))) for part in (level[number] for level in levels)] + [
-            levels[0][1]
-        ]
-        size, places = len(levels), {name: number + 1 for number, name in enumerate(own)}
-        found = {}
-        for name, views in self.gate(shared).items():
-            place = places.get(name)
-            found[name] = TaskFeatures(
-                views[:size], views[-1], [] if place is None else views[place * size : (place + 1) * size]
-            )
-        return found
+        sizes = {name: len(canvas.image) for name, canvas in submitted.items()}
+        bundle = FeatureBundle.of_levels(levels, context.num_image_only, rows - context.num_image_only, sizes)
+        return {name: bundle.task_features(views, name) for name, views in self.gate(*bundle.pack()).items()}
 
-    def _total(self, losses: dict[str, LossDict]) -> tuple[Tensor, Log]:
-        """The weighted sum of all losses, and each of them, weighted, to log."""
+    def total(self, losses: dict[str, LossDict]) -> tuple[Tensor, Log]:
+        """Return the weighted sum of all losses, and each of them, weighted and detached, to log."""
         log: Log = {}
         total: Tensor | None = None
         of_tasks: dict[str, Tensor] = {}
         for task in self.tasks:
             for name, loss in losses.get(task.name, {}).items():
                 weighted = loss if task.settings.weight == 1 else task.settings.weight * loss
-                log[f"{task.name}_{name}"] = weighted.detach()
                 total = weighted if total is None else total + weighted
-                of_tasks[task.name] = (
-                    of_tasks[task.name] + weighted.detach() if task.name in of_tasks else weighted.detach()
-                )
+                detached = weighted.detach()
+                log[f"{task.name}_{name}"] = detached
+                of_tasks[task.name] = of_tasks[task.name] + detached if task.name in of_tasks else detached
         self.gate.set_losses(of_tasks)
-        assert total is not None  # without generation only tasks that read are on, and the generator is not trained
+        assert total is not None  # without generation only predicting tasks are on, and the generator is not trained
         return total, log
 
 
 class DiscriminatorStep(TrainingStep):
-    """Train trunk, heads, decoder and conditions; the generator is read, never trained."""
+    """Train trunk, heads, decoder and condition encoders; the generator is frozen."""
 
     purpose = "discriminator"
 
     def __init__(
-        self, config: Config, tasks: list[Task], gate: Gate, strength: AdaptiveAugmentation, side: DiscriminatorModule
+        self,
+        config: Config,
+        tasks: list[Task],
+        gate: Gate,
+        augmentation: AdaptiveAugmentation,
+        module: DiscriminatorModule,
     ) -> None:
-        super().__init__(config, tasks, gate, strength)
-        self.side = side
+        super().__init__(config, tasks, gate, augmentation)
+        self.side = module  # the attribute's name is part of parameter names in checkpoints
 
-    def forward(self, batch: Batch, read: tuple[Generator]) -> tuple[Tensor, Log]:
+    def forward(self, batch: Batch, frozen_networks: tuple[Generator]) -> tuple[Tensor, Log]:
         """A micro-batch and the frozen generator -> one scalar, and detached numbers to log."""
-        (generator,) = read
-        layout = assign_roles(self.config, batch, self.strength.probability, boxes=generator.canvas_spec.box_maps > 0)
-        with self._autocast(layout.batch.image.device):
-            scene = self._scene(layout, self.side, generator)
-            shape = tuple(layout.batch.image.shape[1:])
-            scene.pair_noise_image = self._normal("grain", layout.pair_position, shape, layout.batch.image.device)
-            canvases = [scene.real, *(self._judged(scene, layout) if self.config.generates else [])]
+        (generator,) = frozen_networks
+        roles = self.assign_roles(batch, generator)
+        with self.mixed_precision(roles.batch.image.device):
+            context = self._context(roles, generator)
+            canvases = [context.real, *self._generated_and_noisy(context, roles)]
             submitted = {
-                task.name: canvas for task in self.tasks if (canvas := task.discriminator_canvases(scene)) is not None
+                task.name: canvas for task in self.tasks if (canvas := task.discriminator_canvases(context)) is not None
             }
-            features = self.side.discriminator.trunk(Canvas.cat([*canvases, *submitted.values()]))
+            levels = self.side.discriminator.trunk(Canvas.cat([*canvases, *submitted.values()]))
             rows = sum(len(canvas.image) for canvas in canvases)
-            views = self._views(
-                features, layout.reading, rows, {name: len(canvas.image) for name, canvas in submitted.items()}
+            features = self.task_features(levels, context, rows, submitted)
+            return self.total(
+                {task.name: task.discriminator_losses(context, features[task.name]) for task in self.tasks}
             )
-            losses = {task.name: task.discriminator_losses(scene, views[task.name]) for task in self.tasks}
-            if scene.logit_gap is not None:
-                self.strength.observe_logit_gap(scene.logit_gap)
-            return self._total(losses)
 
-    def _judged(self, scene: StepContext, layout: BatchRoles) -> list[Canvas]:
-        """What the real canvases are judged beside: the generated ones and, for finite differences, the penalized ones with some noise."""
-        with torch.no_grad():
-            latent = self._normal("latent", layout.batch.position, (scene.generator.latent,), layout.batch.image.device)
-            self._show(scene, layout, scene.generator(latent, scene.condition))
+    def _context(self, roles: BatchRoles, generator: Generator) -> DiscriminatorContext:
+        """Return the real samples and, if the run generates, the generated ones."""
+        real = self.step_context(roles, self.side, generator)
+        shape = tuple(roles.batch.image.shape[1:])
+        fake = None
+        if self.config.generates:
+            with torch.no_grad():
+                fake, _ = self.as_seen(generator(self.latents(roles, generator), real.condition), roles)
+        return DiscriminatorContext(
+            **vars(real),
+            fake=fake,
+            pair_images=self.normal("grain", roles.pair_position, shape, roles.batch.image.device),
+            observe_logit_gap=self.augmentation.observe_logit_gap,
+        )
+
+    def _generated_and_noisy(self, context: DiscriminatorContext, roles: BatchRoles) -> list[Canvas]:
+        """Return the generated canvases and, for finite differences, noisy copies of the penalized rows."""
+        if context.fake is None:
+            return []
         if self.config.tasks["generation"].penalty == "exact":
-            return [scene.fake]
-        near = [
-            self._near(scene, canvas, name, layout.penalized_position)
-            for canvas, name in ((scene.real, "real"), (scene.fake, "fake"))
+            return [context.fake]
+        position = roles.penalized_position
+        return [
+            context.fake,
+            self._noisy(context, context.real, "real", position),
+            self._noisy(context, context.fake, "fake", position),
         ]
-        return [scene.fake, *near]
 
-    def _near(self, scene: StepContext, canvas: Canvas, name: str, position: Tensor) -> Canvas:
-        """The penalized rows with a little noise on everything that the discriminator sees of them."""
+    def _noisy(self, context: StepContext, canvas: Canvas, kind: str, position: Tensor) -> Canvas:
+        """Return the penalized rows with a little noise on all components that the discriminator sees."""
         device = canvas.image.device
-        part = canvas.map(lambda x: x[scene.penalized])
 
-        def noised(x: Tensor, what: str) -> Tensor:
-            return x + scene.sigma * self._normal(f"{what} {name}", position, tuple(x.shape[1:]), device)
+        def add_noise(x: Tensor, component: str) -> Tensor:
+            noise = self.normal(f"{component} {kind}", position, tuple(x.shape[1:]), device)
+            return x + context.penalty_sigma * noise
 
-        return part.map_generated(noised)
+        return canvas.map(lambda x: x[context.penalized]).map_generated(add_noise)
 
 
 class GeneratorStep(TrainingStep):
@@ -260,81 +285,81 @@ class GeneratorStep(TrainingStep):
         config: Config,
         tasks: list[Task],
         gate: Gate,
-        strength: AdaptiveAugmentation,
+        augmentation: AdaptiveAugmentation,
         canvas_gate: Gate,
         generator: Generator,
     ) -> None:
-        super().__init__(config, tasks, gate, strength)
+        super().__init__(config, tasks, gate, augmentation)
         self.canvas_gate = canvas_gate
         self.generator = generator
 
-    def forward(self, batch: Batch, read: tuple[DiscriminatorModule]) -> tuple[Tensor, Log]:
-        """A micro-batch and the frozen discriminator's side -> one scalar, and detached numbers to log."""
-        (side,) = read
-        layout = assign_roles(
-            self.config, batch, self.strength.probability, boxes=self.generator.canvas_spec.box_maps > 0
-        )
-        device, trunk = layout.batch.image.device, side.discriminator.trunk
-        with self._autocast(device):
+    def forward(self, batch: Batch, frozen_networks: tuple[DiscriminatorModule]) -> tuple[Tensor, Log]:
+        """A micro-batch and the frozen discriminator module -> one scalar, and detached numbers to log."""
+        (module,) = frozen_networks
+        roles = self.assign_roles(batch, self.generator)
+        trunk = module.discriminator.trunk
+        with self.mixed_precision(roles.batch.image.device):
             with torch.no_grad():
-                scene = self._scene(layout, side, self.generator)
-                scene.real_features = trunk(scene.real)
-            drawn = self._draw(scene, self._normal("latent", layout.batch.position, (self.generator.latent,), device))
-            canvas = drawn.pop("discriminator")
-            if not self.config.tasks[
-                "generation"
-            ].joint_gradient:  # where labels are judged too, the judgment trains them alone
-                judged = (layout.shown | layout.boxed)[:, None, None, None]
-                canvas.image = torch.where(judged, canvas.image.detach(), canvas.image)
-            self._show(scene, layout, canvas)
-            asking = [task for task in self.tasks if task.name in drawn]
+                real = self.step_context(roles, module, self.generator)
+                real_features = trunk(real.real)
+            generated, requested = self._generate(real, real_features, self.latents(roles, self.generator))
+            fake, unaugmented = self.as_seen(self._without_joint_gradient(generated, roles), roles)
+            context = GeneratorContext(
+                **vars(real), fake=fake, fake_unaugmented=unaugmented, real_features=real_features
+            )
+            tasks = [task for task in self.tasks if task.name in requested]
             submitted = {
                 task.name: part
-                for task in asking
-                if (part := task.discriminator_part(scene, drawn[task.name])) is not None
+                for task in tasks
+                if (part := task.discriminator_part(context, requested[task.name])) is not None
             }
-            features = trunk(Canvas.cat([scene.fake, *submitted.values()]))
-            sizes = {name: len(part.image) for name, part in submitted.items()}
-            views = self._views(features, layout.reading, len(layout.batch), sizes)
-            losses = {task.name: task.generator_losses(scene, views[task.name]) for task in self.tasks}
-            for task in asking:
-                losses[task.name] |= task.canvas_losses(scene, drawn[task.name])
-            return self._total(losses)
+            levels = trunk(Canvas.cat([fake, *submitted.values()]))
+            features = self.task_features(levels, context, len(roles.batch), submitted)
+            losses = {task.name: task.generator_losses(context, features[task.name]) for task in self.tasks}
+            for task in tasks:
+                losses[task.name] |= task.canvas_losses(context, requested[task.name])
+            return self.total(losses)
 
-    def _draw(self, scene: StepContext, latent: Tensor) -> dict[str, Canvas]:
-        """One forward of the generator for the discriminator and for every task that asks for canvases of its own.
+    def _generate(
+        self, real: StepContext, real_features: list[Tensor], latents: Tensor
+    ) -> tuple[Canvas, dict[str, Canvas]]:
+        """Generate all canvases in one forward: those for the discriminator, and those that tasks request, by task.
 
-        The canvas gate arbitrates between what comes back through the discriminator and the tasks' losses on pixels.
+        The canvas gate arbitrates between the gradients from the discriminator and those of the tasks' losses on
+        canvases.
         """
-        asked = {"discriminator": (latent, scene.condition)}
-        asked |= {task.name: request for task in self.tasks if (request := task.generator_request(scene)) is not None}
-        latents, conditions = zip(*asked.values(), strict=True)
-        canvas = self.generator(torch.cat(latents), Condition.cat(list(conditions)))
-        sizes = [len(latent) for latent in latents]
-        names = [name for name in ("image", "mask", "boxes") if getattr(canvas, name) is not None]
-        pieces = [piece for name in names for piece in getattr(canvas, name).split(sizes)]
-        views = self.canvas_gate(pieces)
-        return {
-            who: Canvas(**dict(zip(names, views[who][number :: len(sizes)], strict=True)))
-            for number, who in enumerate(asked)
-        }
+        requests = {"discriminator": (latents, real.condition)}
+        for task in self.tasks:
+            if (request := task.generator_request(real, real_features)) is not None:
+                requests[task.name] = request
+        all_latents, conditions = zip(*requests.values(), strict=True)
+        canvas = self.generator(torch.cat(all_latents), Condition.cat(list(conditions)))
+        bundle = FeatureBundle.of_canvas(canvas, {name: len(rows) for name, (rows, _) in requests.items()})
+        views = self.canvas_gate(*bundle.pack())
+        canvases = {name: bundle.canvas(views[name], name) for name in requests}
+        return canvases.pop("discriminator"), canvases
+
+    def _without_joint_gradient(self, generated: Canvas, roles: BatchRoles) -> Canvas:
+        """Detach the images of joint rows unless `joint_gradient`: the joint judgment then trains the labels alone."""
+        if self.config.tasks["generation"].joint_gradient:
+            return generated
+        joint = (roles.shown | roles.boxed)[:, None, None, None]
+        return replace(generated, image=torch.where(joint, generated.image.detach(), generated.image))
 
 
 def build_steps(
-    config: Config, networks: Networks, strength: AdaptiveAugmentation | None = None
+    config: Config, networks: Networks, augmentation: AdaptiveAugmentation | None = None
 ) -> tuple[DiscriminatorStep, GeneratorStep, dict[str, Gate]]:
-    """Both steps over the networks, and the gates in them by name: "discriminator", "generator" and "canvas".
+    """Build both steps over the networks, and the gates in them by name: "discriminator", "generator" and "canvas".
 
     Args:
-        strength: of the augmentation; default: as configured.
+        augmentation: default: as configured.
     """
-    tasks, strength = networks.tasks, strength or AdaptiveAugmentation(config.augment)
-    names = [task.name for task in tasks]
-    layers = [blocks[-1].second for blocks in networks.side.discriminator.descent.levels]  # type: ignore[index]
-    gates = build_gates(config, names, [task.name for task in tasks if task.requests_canvases], layers)
-    d_step = DiscriminatorStep(config, tasks, gates["discriminator"], strength, networks.side)
-    return (
-        d_step,
-        GeneratorStep(config, tasks, gates["generator"], strength, gates["canvas"], networks.generator),
-        gates,
-    )
+    tasks, module = networks.tasks, networks.side
+    augmentation = augmentation or AdaptiveAugmentation(config.augment)
+    requesting = [task.name for task in tasks if task.requests_canvases]
+    layers = [blocks[-1].second for blocks in module.discriminator.descent.levels]  # type: ignore[index]
+    gates = build_gates(config, [task.name for task in tasks], requesting, layers)
+    d_step = DiscriminatorStep(config, tasks, gates["discriminator"], augmentation, module)
+    g_step = GeneratorStep(config, tasks, gates["generator"], augmentation, gates["canvas"], networks.generator)
+    return d_step, g_step, gates

@@ -1,4 +1,4 @@
-"""The gates of a run: what the configuration says of them, their state, and accumulation."""
+"""The gates of a run: their configuration, their state, and gradient accumulation."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ TASKS = ["generation", "classification", "segmentation"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"balancing__canvas": "famo"}, "balancing.canvas=famo: weights by the tasks' losses"),
         ({"balancing__weighting": "no good"}, "balancing.weighting=no good: unknown weighting; possible: none, "),
@@ -24,12 +24,12 @@ TASKS = ["generation", "classification", "segmentation"]
         ({"balancing__parameters": {"cagrad": {"d": 1}}}, "cagrad has no parameter 'd'; possible: c"),
     ],
 )
-def test_what_cannot_be_is_said_with_its_key(changes: dict, said: str) -> None:  # type: ignore[type-arg]
-    with pytest.raises(ConfigError, match=said.replace("(", "\\(")):
+def test_an_invalid_setting_is_an_error_with_its_key(changes: dict, message: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(ConfigError, match=message.replace("(", "\\(")):
         toy.config(**changes)
 
 
-def test_each_gate_is_configured_by_itself() -> None:
+def test_each_gate_is_configured_separately() -> None:
     settings = toy.config(
         balancing={"weighting": "upgrad", "generator": "cagrad", "canvas": "none", "parameters": {"cagrad": {"c": 0.2}}}
     )
@@ -38,9 +38,7 @@ def test_each_gate_is_configured_by_itself() -> None:
     assert gates["generator"].weighting.c == 0.2  # type: ignore[union-attr]
 
 
-def test_a_weighting_of_ones_own_gets_the_parameters_that_stand_under_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_users_weighting_gets_the_parameters_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     body = [
         "def __init__(self, power=1.0):",
@@ -53,17 +51,15 @@ def test_a_weighting_of_ones_own_gets_the_parameters_that_stand_under_its_name(
     assert build_gates(settings, TASKS, [])["discriminator"].weighting.power == 3.0  # type: ignore[union-attr]
 
 
-def test_a_weighting_that_is_not_there_is_named_when_training_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_weighting_is_an_error_when_training_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("own.py").write_text("x = 1\n")
-    settings = toy.config(balancing__weighting="own.Mine")  # reading it runs nothing
+    settings = toy.config(balancing__weighting="own.Mine")  # reading the configuration runs nothing
     with pytest.raises(ConfigError, match=r"balancing\.discriminator=.*own\.py:Mine: cannot be loaded"):
         build_gates(settings, TASKS, [])
 
 
-def test_state_goes_back_into_the_same_gates_and_others_begin_anew() -> None:
+def test_state_is_restored_into_unchanged_gates_and_others_start_from_scratch() -> None:
     settings = toy.config(balancing={"weighting": "gradvac", "ema_half_life": 100})
     gates = build_gates(settings, TASKS, [])
     gates["discriminator"].arbitrate(torch.eye(3) * 2)
@@ -77,14 +73,14 @@ def test_state_goes_back_into_the_same_gates_and_others_begin_anew() -> None:
     assert load_gates_state_dict(other, tensors, about) == ["canvas"]
 
 
-@pytest.mark.parametrize("sight", ["features", "pooled", "layer"])
+@pytest.mark.parametrize("source", ["features", "pooled", "layer"])
 @pytest.mark.parametrize("gate", ["nash_mtl", "famo"])
-def test_steps_train_with_every_sight_and_each_micro_batch_is_arbitrated(sight: str, gate: str) -> None:
+def test_steps_train_with_every_gramian_source_and_each_micro_batch_is_arbitrated(source: str, gate: str) -> None:
     changes = {
         "weighting": gate,
-        "gramian_source": sight,
+        "gramian_source": source,
         "ema_half_life": 100,
-        "groups": {"reading": ["classification", "segmentation"]},
+        "groups": {"labels": ["classification", "segmentation"]},
     }
     settings = toy.config(balancing=changes, train__accumulation=2)
     networks, d_step, g_step = toy.steps(settings)
@@ -96,4 +92,4 @@ def test_steps_train_with_every_sight_and_each_micro_batch_is_arbitrated(sight: 
                 (loss / 2).backward()
         assert all(bool(torch.isfinite(p.grad).all()) for p in own.parameters() if p.grad is not None)
         assert step.gate.memory["images"] == 16
-        assert {"norm_generation", "weight_reading"} <= set(step.gate.report())
+        assert {"norm_generation", "weight_labels"} <= set(step.gate.report())

@@ -1,4 +1,4 @@
-"""The weightings that read losses, against their papers' update rules, derived here by autograd."""
+"""Weightings that read losses, compared with their papers' update rules, derived by autograd."""
 
 from collections.abc import Iterator
 
@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtgen.balancing.weighting import Weighting
+from mtgen.balancing.weighting import GateContext, Weighting
 from mtgen.config import WEIGHTINGS
 
 TASKS, STEPS = 3, 6
 
 
 def course(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Gramians, their diagonals with mean 1, and losses that fall at rates of their own, with noise."""
+    """Gramians whose diagonals have mean 1, and losses that fall at different rates, with noise."""
     random = torch.Generator().manual_seed(seed)
     rates = torch.rand(TASKS, generator=random, dtype=torch.float64) * 0.2
     for step in range(STEPS):
@@ -23,17 +23,16 @@ def course(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield rows @ rows.T, torch.tensor([0.5, 1.0, 4.0], dtype=torch.float64) * torch.exp(-rates * step) * noise
 
 
-def asked(rule: Weighting, gramian: Tensor, losses: Tensor, images: float = 1.0) -> Tensor:
-    rule.tasks, rule.losses, rule.images = TASKS, losses, images
-    return rule(gramian)
+def weights_of(weighting: Weighting, gramian: Tensor, losses: Tensor, images: float = 1.0) -> Tensor:
+    return weighting(gramian, GateContext.of_all(TASKS, images, losses))
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_uncertainty_learns_each_log_variance_by_descent(seed: int) -> None:
-    """Kendall et al. 2018, eq. 10, as e^-s L + s a task, by gradient descent."""
-    rule, s = WEIGHTINGS["uncertainty"](rate=0.1), torch.zeros(TASKS, dtype=torch.float64)
+    """Kendall et al. 2018, eq. 10: gradient descent on e^-s L + s for each task."""
+    weighting, s = WEIGHTINGS["uncertainty"](rate=0.1), torch.zeros(TASKS, dtype=torch.float64)
     for gramian, losses in course(seed):
-        weights = asked(rule, gramian, losses)
+        weights = weights_of(weighting, gramian, losses)
         assert torch.allclose(weights / weights.sum(), torch.exp(-s) / torch.exp(-s).sum())
         s.requires_grad_(True)
         (slope,) = torch.autograd.grad((torch.exp(-s) * losses + s).sum(), s)
@@ -44,24 +43,24 @@ def test_uncertainty_learns_each_log_variance_by_descent(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_dwa_weighs_by_how_much_each_loss_fell_from_one_window_to_the_next(seed: int) -> None:
+def test_dwa_weights_by_how_much_each_loss_fell_from_one_window_to_the_next(seed: int) -> None:
     """Liu, Johns and Davison 2019, eq. 7: K softmax(r / T), r = L(t-1) / L(t-2), and 1 in the first two windows."""
-    rule, seen = WEIGHTINGS["dwa"](temperature=0.5, window=20), []
+    weighting, seen = WEIGHTINGS["dwa"](temperature=0.5, window=20), []
     for gramian, losses in course(seed):
         for part in (0.9, 1.1):  # two calls of ten images make a window
-            weights = asked(rule, gramian, part * losses, images=10)
+            weights = weights_of(weighting, gramian, part * losses, images=10)
             ratio = seen[-1] / seen[-2] if len(seen) >= 2 else torch.ones(TASKS, dtype=torch.float64)
             assert torch.allclose(weights, TASKS * torch.softmax(ratio / 0.5, 0))
         seen.append(losses)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_famo_descends_on_its_logits_by_what_the_log_losses_fell(seed: int) -> None:
+def test_famo_updates_its_logits_by_how_much_the_log_losses_fell(seed: int) -> None:
     """Liu et al. 2023, algorithm 1: xi -= beta (grad of softmax(xi) . fall + gamma xi), weights softmax(xi) / loss."""
-    rule, xi = WEIGHTINGS["famo"](rate=0.5, decay=0.01), torch.zeros(TASKS, dtype=torch.float64)
+    weighting, xi = WEIGHTINGS["famo"](rate=0.5, decay=0.01), torch.zeros(TASKS, dtype=torch.float64)
     before: Tensor | None = None
     for gramian, losses in course(seed):
-        weights = asked(rule, gramian, losses)
+        weights = weights_of(weighting, gramian, losses)
         if before is not None:
             xi.requires_grad_(True)
             (slope,) = torch.autograd.grad(torch.softmax(xi, 0) @ (before.log() - losses.log()), xi)
@@ -72,12 +71,12 @@ def test_famo_descends_on_its_logits_by_what_the_log_losses_fell(seed: int) -> N
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_gradnorm_descends_on_the_distance_of_norms_from_what_they_should_be(seed: int) -> None:
-    """Chen et al. 2018, eq. 2: sum of |w n - mean(w n) r^alpha|, the second term held fixed; weights are brought back to sum K."""
-    rule, w = WEIGHTINGS["gradnorm"](alpha=1.5, rate=0.05), torch.ones(TASKS, dtype=torch.float64)
+def test_gradnorm_descends_on_the_distance_of_norms_from_their_targets(seed: int) -> None:
+    """Chen et al. 2018, eq. 2: sum of |w n - mean(w n) r^alpha|, the second term held fixed; weights sum to K."""
+    weighting, w = WEIGHTINGS["gradnorm"](alpha=1.5, rate=0.05), torch.ones(TASKS, dtype=torch.float64)
     first: Tensor | None = None
     for gramian, losses in course(seed):
-        weights = asked(rule, gramian, losses)
+        weights = weights_of(weighting, gramian, losses)
         first = losses if first is None else first
         norms, slowness = gramian.diagonal().sqrt(), losses / first
         w.requires_grad_(True)
@@ -89,16 +88,17 @@ def test_gradnorm_descends_on_the_distance_of_norms_from_what_they_should_be(see
 
 
 @pytest.mark.parametrize("name", ["uncertainty", "dwa", "famo", "gradnorm"])
-def test_a_task_that_is_missing_in_a_step_keeps_what_was_learned_of_it(name: str) -> None:
-    rule = WEIGHTINGS[name]()
+def test_a_task_that_is_missing_in_a_step_keeps_its_state(name: str) -> None:
+    weighting = WEIGHTINGS[name]()
     for gramian, losses in course(2):
-        asked(rule, gramian, losses)
-    before = {key: tensor.clone() for key, tensor in rule.memory.items()}
-    rule.active, rule.losses = torch.tensor([0, 2]), losses[[0, 2]]
-    weights = rule(gramian[[0, 2]][:, [0, 2]])
+        weights_of(weighting, gramian, losses)
+    before = {key: tensor.clone() for key, tensor in weighting.memory.items()}
+    active = torch.tensor([0, 2])
+    context = GateContext(active, TASKS, torch.ones(2, dtype=torch.float64), losses=losses[active])
+    weights = weighting(gramian[active][:, active], context)
     assert weights.shape == (2,)
     assert all(
         torch.equal(tensor[1], before[key][1])
-        for key, tensor in rule.memory.items()
+        for key, tensor in weighting.memory.items()
         if name != "gradnorm" or key != "weights"
     )

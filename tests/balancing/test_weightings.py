@@ -1,4 +1,4 @@
-"""The weightings that TorchJD has no exact form of, against their papers' equations; preferences, memory, and a toy problem."""
+"""Weightings that TorchJD lacks, compared with their papers' equations; preferences, memory, and a toy problem."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from torch import Tensor
 from torchjd.aggregation import AlignedMTL, FairGradWeighting, SDMGradWeighting, UPGrad
 
 from mtgen.balancing.gate import Gate
+from mtgen.balancing.weighting import GateContext, Weighting
 from mtgen.config import WEIGHTINGS
 
 CASES = [(tasks, seed) for tasks in (2, 3, 5) for seed in (0, 1)]
@@ -21,7 +22,7 @@ def jacobian(tasks: int, seed: int) -> Tensor:
 
 
 def through(gate: Gate, rows: Tensor) -> Tensor:
-    """What arrives at a shared vector when task k sends row k."""
+    """The gradient of a shared vector when the gradient of task k is row k."""
     x = torch.zeros(rows.shape[1], dtype=torch.float64, requires_grad=True)
     views = gate([x])
     gate.set_losses({task: torch.tensor(1.0 + k) for k, task in enumerate(gate.tasks)})
@@ -34,17 +35,21 @@ def names(tasks: int) -> list[str]:
     return [f"t{k}" for k in range(tasks)]
 
 
+def weights_of(weighting: Weighting, gramian: Tensor) -> Tensor:
+    return weighting(gramian, GateContext.of_all(len(gramian)))
+
+
 @pytest.mark.parametrize(("tasks", "seed"), CASES)
 def test_nash_gives_every_task_the_same_gain_relative_to_its_weight(tasks: int, seed: int) -> None:
     products = jacobian(tasks, seed) @ jacobian(tasks, seed).T
-    weights = WEIGHTINGS["nash_mtl"]()(products)
+    weights = weights_of(WEIGHTINGS["nash_mtl"](), products)
     assert torch.allclose(products @ weights, 1 / weights, atol=1e-6)
 
 
 @pytest.mark.parametrize(("tasks", "seed"), CASES)
 def test_fairgrad_equals_the_published_weighting(tasks: int, seed: int) -> None:
     products = jacobian(tasks, seed) @ jacobian(tasks, seed).T
-    weights = WEIGHTINGS["fairgrad"](alpha=2.0)(products)
+    weights = weights_of(WEIGHTINGS["fairgrad"](alpha=2.0), products)
     assert torch.allclose(products @ weights, weights**-0.5, atol=1e-6)
     assert torch.allclose(weights, FairGradWeighting(2.0)(products), atol=1e-6)
 
@@ -69,33 +74,33 @@ def test_cagrad_helps_the_worst_task_most_within_its_ball(tasks: int, seed: int)
 
 
 @pytest.mark.parametrize(("tasks", "seed"), CASES)
-def test_sdmgrad_goes_on_as_the_published_weighting_does(tasks: int, seed: int) -> None:
+def test_sdmgrad_carries_its_weights_over_as_the_published_weighting_does(tasks: int, seed: int) -> None:
     ours, theirs = WEIGHTINGS["sdmgrad"](), SDMGradWeighting()
     for step in range(3):
         products = jacobian(tasks, seed + step) @ jacobian(tasks, seed + step).T
-        assert torch.allclose(ours(products), theirs(products) * tasks, atol=1e-6)
+        assert torch.allclose(weights_of(ours, products), theirs(products) * tasks, atol=1e-6)
 
 
 @pytest.mark.parametrize(("tasks", "seed"), CASES)
-def test_the_balancer_gives_every_task_its_share(tasks: int, seed: int) -> None:
-    """EnCodec's equation: the sum of g_k / |g_k| times its share, here of the mean length."""
-    rows, shares = jacobian(tasks, seed), torch.arange(1.0, tasks + 1, dtype=torch.float64)
-    shares /= shares.mean()
+def test_the_balancer_gives_every_task_its_fraction(tasks: int, seed: int) -> None:
+    """EnCodec's equation: the sum of g_k / |g_k| times its weight, here scaled by the mean norm."""
+    rows, preference = jacobian(tasks, seed), torch.arange(1.0, tasks + 1, dtype=torch.float64)
+    preference /= preference.mean()
     gate = Gate(
         names(tasks),
         WEIGHTINGS["balancer"](),
-        preference={name: float(share) for name, share in zip(names(tasks), shares, strict=True)},
+        preference=dict(zip(names(tasks), preference.tolist(), strict=True)),
     )
-    lengths = rows.norm(dim=1)
-    expected = (shares[:, None] * rows / lengths[:, None]).sum(0) * lengths.mean()
+    norms = rows.norm(dim=1)
+    expected = (preference[:, None] * rows / norms[:, None]).sum(0) * norms.mean()
     assert torch.allclose(through(gate, rows), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize(("name", "published"), [("upgrad", UPGrad), ("aligned_mtl", AlignedMTL)])
-def test_a_preference_is_the_papers_where_it_has_one(name: str, published: type) -> None:
-    rows, liked = jacobian(3, 0), torch.tensor([2.0, 0.5, 0.5], dtype=torch.float64)
+def test_a_method_with_a_preference_of_its_own_gets_ours(name: str, published: type) -> None:
+    rows, preference = jacobian(3, 0), torch.tensor([2.0, 0.5, 0.5], dtype=torch.float64)
     gate = Gate(names(3), WEIGHTINGS[name](), preference={"t0": 2.0, "t1": 0.5, "t2": 0.5})
-    assert torch.allclose(through(gate, rows), published(liked)(rows), atol=1e-6)
+    assert torch.allclose(through(gate, rows), published(preference)(rows), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", list(WEIGHTINGS))
@@ -104,12 +109,12 @@ def test_a_preferred_task_gets_more_of_orthogonal_gradients(name: str) -> None:
     through(gate, torch.eye(3, dtype=torch.float64))
     assert gate.last is not None
     weights = gate.last[1].tolist()
-    assert weights[1] > weights[0] or name == "sdmgrad"  # there the preference is a direction, not a share
+    assert weights[1] > weights[0] or name == "sdmgrad"  # its preference is a direction, not a factor
 
 
 @pytest.mark.parametrize("name", list(WEIGHTINGS))
-def test_what_is_kept_goes_on_bit_for_bit(name: str) -> None:
-    """Also where a task is missing from some steps."""
+def test_restored_state_continues_bit_for_bit(name: str) -> None:
+    """Also if a task is missing from some steps."""
     steps = [jacobian(3, seed) for seed in range(6)]
     steps[1][2] = 0
 
@@ -124,8 +129,8 @@ def test_what_is_kept_goes_on_bit_for_bit(name: str) -> None:
     assert all(torch.equal(through(second, rows), end) for rows, end in zip(steps[3:], expected[3:], strict=True))
 
 
-def test_weights_go_over_from_equal_in_the_warm_up() -> None:
-    gate = Gate(names(2), lambda products: torch.tensor([3.0, 5.0]), images=10, warmup=20)
+def test_weights_move_from_equal_to_the_weightings_in_the_warm_up() -> None:
+    gate = Gate(names(2), lambda gramian: torch.tensor([3.0, 5.0]), images=10, warmup=20)
     seen = []
     for _ in range(3):
         through(gate, torch.eye(2, dtype=torch.float64))
@@ -135,13 +140,13 @@ def test_weights_go_over_from_equal_in_the_warm_up() -> None:
 
 
 def test_the_averaged_gramian_is_the_weighted_mean_of_those_seen() -> None:
-    asked = []
-    gate = Gate(names(2), lambda products: asked.append(products) or torch.ones(2), images=10, average=10)  # type: ignore[func-returns-value]
+    seen = []
+    gate = Gate(names(2), lambda gramian: seen.append(gramian) or torch.ones(2), images=10, average=10)  # type: ignore[func-returns-value]
     a, b = jacobian(2, 0), jacobian(2, 1)
     through(gate, a)
     through(gate, b)
     mean = (a @ a.T + 2 * b @ b.T) / 3  # half-life of one step
-    assert torch.allclose(asked[1], mean / mean.diagonal().mean(), atol=1e-12)
+    assert torch.allclose(seen[1], mean / mean.diagonal().mean(), atol=1e-12)
 
 
 def test_a_group_is_arbitrated_as_one() -> None:
@@ -164,17 +169,18 @@ def test_a_loss_scale_is_divided_out() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_task_whose_gradient_is_not_finite_is_named_and_nothing_is_remembered_of_it(bad: float) -> None:
+def test_a_task_whose_gradient_is_not_finite_is_named_and_leaves_the_state_unchanged(bad: float) -> None:
     gate, rows = Gate(names(3), WEIGHTINGS["gradvac"](), average=10), jacobian(3, 0)
     through(gate, rows)
     before = gate.state()
     assert not torch.isfinite(through(gate, torch.cat([rows[:2], torch.full((1, 9), bad)]))).any()
-    assert gate.record.nonfinite() == ["t2"]
+    assert gate.statistics.nonfinite() == ["t2"]
     assert all(torch.equal(before[name], tensor) for name, tensor in gate.state().items())
     assert gate.report()["nonfinite_t2"] == 1
 
 
-# IMTL-G is not among them: its weights may be negative, and where gradients are opposite it may step beyond the front (share -0.09 here).
+# Without IMTL-G: its weights may be negative, so that it may step beyond the front where gradients are opposite
+# (fraction -0.09 here).
 STATIONARY = ("mgda", "upgrad", "cagrad", "nash_mtl", "fairgrad", "aligned_mtl", "pcgrad", "equal")
 
 
@@ -182,19 +188,20 @@ STATIONARY = ("mgda", "upgrad", "cagrad", "nash_mtl", "fairgrad", "aligned_mtl",
 def test_a_convex_problem_ends_on_its_pareto_front(name: str) -> None:
     """Losses |x - a|^2 and 4 |x - b|^2: the front is the segment from a to b.
 
-    A step is at most as long as its rate: at the front, where gradients are opposite, FairGrad's weights grow without bound, and by
-    how much depends on how the CPU rounds.
+    The length of a step is bounded by its rate: at the front, where gradients are opposite, FairGrad's weights grow
+        without bound, to
+    a value that depends on the CPU's rounding.
     """
     a, b = torch.tensor([1.0, 0.0]).double(), torch.tensor([-1.0, 0.5]).double()
     gate, x = Gate(names(2), WEIGHTINGS[name]()), torch.tensor([0.5, 2.0]).double()
     for step in range(600):
         gradient = through_losses(gate, x, a, b)
         x = x - 0.04 / (1 + step / 60) * gradient / max(1.0, float(gradient.norm()))
-    share = float((x - b) @ (a - b) / (a - b).square().sum())
-    assert (b + share * (a - b) - x).norm() < 0.02
-    assert -0.02 <= share <= 1.02
+    fraction = float((x - b) @ (a - b) / (a - b).square().sum())
+    assert (b + fraction * (a - b) - x).norm() < 0.02
+    assert -0.02 <= fraction <= 1.02
     if name == "equal":
-        assert share == pytest.approx(0.2, abs=0.01)  # the minimum of the sum
+        assert fraction == pytest.approx(0.2, abs=0.01)  # the minimum of the sum
 
 
 def test_imtl_g_makes_equal_steps_along_every_gradient() -> None:

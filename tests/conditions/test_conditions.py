@@ -1,4 +1,4 @@
-"""Class numbers, given or not, as vectors of the shared space."""
+"""Classes, given or not, as vectors of the shared space."""
 
 import torch
 
@@ -14,26 +14,26 @@ def of_classes(classes: int, size: int = 8) -> ConditionEncoder:
     return ConditionEncoder({"class": Class(ConditionSettings(), sizes)} if classes else {}, size)
 
 
-def test_equal_classes_give_equal_vectors_and_others_different_ones() -> None:
+def test_equal_classes_have_equal_vectors_and_different_ones_different_vectors() -> None:
     pooled = of_classes(3)(Prompt.of_classes(torch.tensor([0, 1, 2, 1]))).pooled
     assert pooled.shape == (4, 8)
     assert torch.equal(pooled[1], pooled[3])
     assert len(torch.unique(pooled, dim=0)) == 3
 
 
-def test_a_class_that_is_not_given_is_one_vector_of_its_own_whatever_its_number() -> None:
+def test_a_class_that_is_not_given_has_one_vector_whatever_its_number() -> None:
     given = torch.tensor([False, False, True, True, True])
     pooled = of_classes(3)(Prompt(5, {"class": torch.tensor([0, 2, 0, 1, 2])}, {"class": given})).pooled
     assert torch.equal(pooled[0], pooled[1])
     assert not any(torch.equal(pooled[0], row) for row in pooled[2:])
 
 
-def test_a_data_set_without_classes_has_the_condition_that_none_is_given() -> None:
+def test_without_modalities_there_is_one_unconditional_vector() -> None:
     pooled = of_classes(0)(Prompt(3, {}, {})).pooled
     assert len(torch.unique(pooled, dim=0)) == 1
 
 
-def test_only_the_vectors_that_are_asked_for_are_trained() -> None:
+def test_only_the_vectors_of_given_classes_are_trained() -> None:
     encoder = of_classes(3, 4)
     pooled = encoder(Prompt.of_classes(torch.tensor([1, -1]))).pooled
     (pooled * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()

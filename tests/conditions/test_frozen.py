@@ -1,4 +1,4 @@
-"""Captions read by a text encoder from a file: it is used, never trained, and goes with the model."""
+"""Captions encoded by a frozen text encoder from a file, which is copied with the model."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ LOCAL: Any = SimpleNamespace(remote=False)
 
 
 class Pretrained(nn.Module):
-    """A table of vectors, each added to the mean of all that are there: what one token gives depends on the others."""
+    """Each token's vector plus the mean of all tokens' vectors, so that tokens depend on each other."""
 
     def __init__(self, width: int = 5, seed: int = 3) -> None:
         super().__init__()
@@ -50,12 +50,12 @@ def with_encoder(encoder: str) -> Config:
     return validate(values)
 
 
-def test_captions_are_read_by_the_file_and_nothing_of_it_is_a_parameter_of_ours(encoder: str) -> None:
-    side = build(with_encoder(encoder), toy.CARD).side
-    caption = side.conditions.modality("caption")
+def test_captions_are_encoded_by_the_file_and_nothing_of_it_is_a_parameter(encoder: str) -> None:
+    module = build(with_encoder(encoder), toy.CARD).side
+    caption = module.conditions.modality("caption")
     assert isinstance(caption, Caption) and caption.frozen is not None
-    assert caption.table.weight.shape == (side.conditions.size, 5)
-    assert not [name for name, tensor in side.state_dict().items() if tensor.shape[:1] == (300,)]
+    assert caption.table.weight.shape == (module.conditions.size, 5)
+    assert not [name for name, tensor in module.state_dict().items() if tensor.shape[:1] == (300,)]
     tokens = torch.zeros(2, caption.settings.tokens, dtype=torch.int64)
     tokens[0, :3], tokens[1, :2] = torch.tensor([1, 2, 3]), torch.tensor([3, 2])
     present = tokens != 0
@@ -67,7 +67,7 @@ def test_captions_are_read_by_the_file_and_nothing_of_it_is_a_parameter_of_ours(
     assert torch.equal(found.tokens, whole) and torch.equal(found.pooled, pooled)
 
 
-def test_steps_train_what_stands_around_it_and_leave_it_alone(encoder: str) -> None:
+def test_steps_train_the_layers_around_it_and_leave_it_unchanged(encoder: str) -> None:
     config = with_encoder(encoder)
     networks, d_step, _ = toy.steps(config)
     caption = networks.side.conditions.modality("caption")
@@ -79,7 +79,7 @@ def test_steps_train_what_stands_around_it_and_leave_it_alone(encoder: str) -> N
     assert not any(p.requires_grad or p.grad is not None for p in caption.frozen.network.parameters())
 
 
-def test_it_goes_with_the_model(tmp_path: Path, encoder: str) -> None:
+def test_it_is_copied_with_the_model(tmp_path: Path, encoder: str) -> None:
     plain = made(conditions=("caption",))
     values = plain.config.model_dump(mode="json")
     values["conditions"]["caption"]["encoder"] = encoder
@@ -96,7 +96,7 @@ def test_it_goes_with_the_model(tmp_path: Path, encoder: str) -> None:
     assert not (tmp_path / "graphs").exists()
 
 
-def test_a_run_that_goes_on_knows_it_by_its_content(tmp_path: Path, encoder: str) -> None:
+def test_a_resumed_run_identifies_it_by_its_content(tmp_path: Path, encoder: str) -> None:
     key = "conditions.caption.encoder"
     moved, other = tmp_path / "moved.pt", file_of(tmp_path / "other.pt", Pretrained(seed=4))
     moved.write_bytes(Path(encoder).read_bytes())
@@ -119,13 +119,13 @@ class Images(nn.Module):
         return self.layer(image)
 
 
-def test_what_is_no_text_encoder_is_one_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "text.pt").write_text("no network")
-    with pytest.raises(ConfigError, match=r"conditions.caption.encoder=.*text.pt: is no TorchScript file"):
+def test_a_file_that_is_not_a_text_encoder_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text("not a network")
+    with pytest.raises(ConfigError, match=r"conditions.caption.encoder=.*text.pt: not a TorchScript file"):
         build(with_encoder(str(tmp_path / "text.pt")), toy.CARD)
     with pytest.raises(DataError, match=r"absent.pt: there is no such file \(conditions.caption.encoder\)"):
         build(with_encoder(str(tmp_path / "absent.pt")), toy.CARD)
-    with pytest.raises(ConfigError, match=r"gives \[2, 1\] for 2 captions of 4 tokens"):
+    with pytest.raises(ConfigError, match=r"conditions.caption.encoder=.*: returns \[2, 1\] .* shape \[2, 4, D\]"):
         build(with_encoder(file_of(tmp_path / "one.pt", OneVector())), toy.CARD)
-    with pytest.raises(ConfigError, match="cannot be used on tokens"):
+    with pytest.raises(ConfigError, match=r"conditions.caption.encoder=.*: fails on tokens \[B,T\] int64"):
         build(with_encoder(file_of(tmp_path / "images.pt", Images())), toy.CARD)

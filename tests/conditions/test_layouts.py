@@ -1,4 +1,4 @@
-"""Masks and boxes as layouts: where a class is to be, pixel by pixel."""
+"""Masks and boxes as layouts: one map per class, pixel by pixel."""
 
 import torch
 from hypothesis import given
@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from mtgen.conditions.layout import boxes_layout, mask_layout
 
 sides = st.integers(1, 9)
-shares = st.floats(-0.25, 1.25, allow_nan=False, width=32)
-boxes = st.lists(st.tuples(shares, shares, shares, shares, st.integers(-1, 2)), max_size=5)
+fractions = st.floats(-0.25, 1.25, allow_nan=False, width=32)
+boxes = st.lists(st.tuples(fractions, fractions, fractions, fractions, st.integers(-1, 2)), max_size=5)
 
 
 @given(sides, sides, boxes)
-def test_a_box_covers_the_pixels_whose_centers_are_in_it(
+def test_a_box_covers_the_pixels_whose_centers_are_inside(
     height: int, width: int, found: list[tuple[float, ...]]
 ) -> None:
     laid = boxes_layout(torch.tensor(found, dtype=torch.float64).reshape(1, len(found), 5), 3, height, width)
@@ -27,7 +27,7 @@ def test_a_box_covers_the_pixels_whose_centers_are_in_it(
 
 
 @given(st.lists(st.integers(0, 3) | st.just(255), min_size=6, max_size=6))
-def test_a_mask_is_laid_out_one_hot_and_what_is_unknown_is_nothing(pixels: list[int]) -> None:
+def test_a_mask_layout_is_one_hot_and_0_for_unknown_pixels(pixels: list[int]) -> None:
     laid = mask_layout(torch.tensor(pixels).reshape(1, 2, 3), 4)
     expected = [[float(pixel == kind) for pixel in pixels] for kind in range(4)]
     assert laid[0].flatten(1).tolist() == expected

@@ -1,4 +1,4 @@
-"""Every modality by itself, and any of them together, in one space."""
+"""Every modality alone, and any subset of them together, in one space."""
 
 import math
 from dataclasses import replace
@@ -18,8 +18,8 @@ from mtgen.models.model import build
 from mtgen.schema import Prompt
 
 CONFIG = toy.everything()
-SIDE = build(CONFIG, toy.CARD).side.requires_grad_(False)
-ENCODER = SIDE.conditions
+MODULE = build(CONFIG, toy.CARD).side.requires_grad_(False)
+ENCODER = MODULE.conditions
 SIZES = ConditionSizes(classes=3, mask_classes=2, domains=2, vocabulary=9, sound=(8, 8), size=8)
 
 
@@ -31,7 +31,7 @@ def everything(rows: int = 6) -> Prompt:
     values: dict[str, Any] = {
         name: ENCODER.modality(name).value(batch) for name in ENCODER.modalities if name != "image"
     }
-    values["image"] = SIDE.embed(batch.image)
+    values["image"] = MODULE.embed(batch.image)
     return Prompt(rows, values, {name: torch.ones(rows, dtype=torch.bool) for name in values})
 
 
@@ -39,7 +39,7 @@ WHOLE = everything()
 ALONE = {name: ENCODER(WHOLE.only(name)).pooled for name in ENCODER.names}
 
 
-def test_all_modalities_are_here() -> None:
+def test_all_modalities_are_tested() -> None:
     assert list(ENCODER.modalities) == list(CONFIG.conditions)
     assert sorted(ENCODER.modalities) == CONDITIONS.names()
 
@@ -58,7 +58,7 @@ def test_any_subset_is_finite_and_the_pooled_vector_is_the_mean_of_those_given(n
 
 @settings(max_examples=30)
 @given(st.integers(0, 2**48 - 1))
-def test_each_row_of_any_mixture_of_rows_is_that_row_alone(bits: int) -> None:
+def test_each_row_is_encoded_independently_of_the_others(bits: int) -> None:
     names = list(WHOLE.values)
     given = {name: torch.tensor([bool(bits >> (6 * k + row) & 1) for row in range(6)]) for k, name in enumerate(names)}
     whole = ENCODER(Prompt(6, WHOLE.values, given))
@@ -73,13 +73,13 @@ def test_a_vector_of_any_modality_has_the_length_of_a_standard_normal(name: str)
     assert torch.allclose(ALONE[name].norm(dim=1), torch.full((6,), math.sqrt(8)), atol=1e-4)
 
 
-def test_a_modality_that_a_prompt_lacks_is_one_that_is_not_given() -> None:
+def test_a_modality_missing_from_a_prompt_counts_as_not_given() -> None:
     without = Prompt(6, {"class": WHOLE.values["class"]}, {"class": WHOLE.given["class"]})
     off = {name: has & (name == "class") for name, has in WHOLE.given.items()}
     assert torch.equal(ENCODER(without).pooled, ENCODER(Prompt(6, WHOLE.values, off)).pooled)
 
 
-def test_tokens_are_the_pooled_vector_and_those_of_captions_and_sounds_that_are_given() -> None:
+def test_tokens_are_the_pooled_vector_and_those_of_given_captions_and_sounds() -> None:
     given = {name: has.clone() for name, has in WHOLE.given.items()}
     given["caption"][[0, 2]] = given["sound"][[0, 1]] = False
     condition = ENCODER(Prompt(6, WHOLE.values, given))
@@ -89,14 +89,14 @@ def test_tokens_are_the_pooled_vector_and_those_of_captions_and_sounds_that_are_
     assert condition.present.sum(1).tolist() == [1, 7, 3, 9, 9, 9]
 
 
-def test_a_row_of_an_empty_caption_is_finite_and_shows_no_token() -> None:
+def test_an_empty_caption_is_finite_and_has_no_token() -> None:
     empty = torch.zeros(2, 6, dtype=torch.int64)
     condition = ENCODER(Prompt(2, {"caption": empty}, {"caption": torch.tensor([True, False])}))
     assert condition.present is not None and condition.present.sum(1).tolist() == [1, 1]
     assert bool(torch.isfinite(condition.pooled).all())
 
 
-def test_what_a_row_is_not_given_has_no_influence_on_it() -> None:
+def test_values_that_are_not_given_have_no_influence() -> None:
     given = {name: has & (name == "class") for name, has in WHOLE.given.items()}
     other = {name: value if name == "class" else value.flip(0) for name, value in WHOLE.values.items()}
     one, another = ENCODER(Prompt(6, WHOLE.values, given)), ENCODER(Prompt(6, other, given))
@@ -119,7 +119,7 @@ def test_padding_does_not_change_a_captions_encoding(words: list[int]) -> None:
     assert int(other.present.sum()) == len(words)
 
 
-def test_captions_of_other_words_or_another_order_are_others() -> None:
+def test_captions_with_different_words_or_another_order_have_different_vectors() -> None:
     caption = ENCODER.modality("caption")
     words = torch.tensor([[1, 2, 3, 0, 0, 0], [1, 3, 2, 0, 0, 0], [1, 2, 0, 0, 0, 0], [1, 2, 3, 0, 0, 0]])
     pooled = caption.encode(words).pooled
@@ -129,7 +129,7 @@ def test_captions_of_other_words_or_another_order_are_others() -> None:
     assert same is not None and same.tolist() == [[a == b or {a, b} == {0, 3} for b in range(4)] for a in range(4)]
 
 
-def test_labels_are_the_mean_of_their_classes_and_nothing_of_none() -> None:
+def test_labels_are_the_mean_of_their_classes_and_0_without_any() -> None:
     labels = ENCODER.modality("labels")
     table = labels.get_parameter("table.weight")
     pooled = labels.encode(torch.tensor([[1.0, 0, 1], [0, 1, 0], [0, 0, 0]])).pooled

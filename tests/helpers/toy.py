@@ -1,4 +1,4 @@
-"""A small run on made-up batches, with the real networks: by DeepSpeed engines, and by a plain torch loop."""
+"""A small run on synthetic batches with the real networks: with DeepSpeed engines, and in a plain torch loop."""
 
 import copy
 import dataclasses
@@ -31,7 +31,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "alignment": {},
     "translation": {"side": 4, "channels": 3},
 }
-"""Every task, with settings that 8x8 pixels allow."""
+"""All tasks, with settings for 8x8 pixels."""
 
 CONDITIONS: dict[str, dict[str, Any]] = {
     "class": {"probability": 0.6},
@@ -43,17 +43,21 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "layout": {"probability": 0.5},
     "boxes": {"probability": 0.5},
 }
-"""Every modality, asked for by some samples and not by others."""
+"""All modalities, each given for some samples only."""
 
 
 def everything(**changes: Any) -> Config:
-    """All tasks and all conditions at once, and two domains."""
+    """A configuration with all tasks, all conditions and two domains."""
     data = {"mixture": [{"path": "here"}, {"path": "there"}], "channels": "gray", "sound": {"mels": 8, "seconds": 0.08}}
     return config(**{"data": data, "tasks": copy.deepcopy(TASKS), "conditions": copy.deepcopy(CONDITIONS), **changes})
 
 
 def config(**changes: Any) -> Config:
-    """A configuration of 8x8 pixels that a step takes a few milliseconds for."""
+    """A configuration of 8x8 pixels, whose steps take a few milliseconds.
+
+    Args:
+        changes: SECTION__KEY=value.
+    """
     values: dict[str, Any] = {
         "name": "toy",
         "resolution": 8,
@@ -68,15 +72,15 @@ def config(**changes: Any) -> Config:
     }
     for key, value in changes.items():
         *sections, last = key.split("__")
-        place = values
+        target = values
         for section in sections:
-            place = place.setdefault(section, {})
-        place[last] = value
+            target = target.setdefault(section, {})
+        target[last] = value
     return validate(values)
 
 
 def batch(first: int, size: int, side: tuple[int, int] = (8, 8)) -> Batch:
-    """A global batch from position `first` on; some samples lack their class, mask, boxes, caption or sound."""
+    """The global batch that starts at position `first`; some samples lack a class, mask, boxes, caption or sound."""
     random = torch.Generator().manual_seed(first)
     present = {name: torch.rand(size, generator=random) < 0.7 for name in ("class", "mask")}
     mask = torch.randint(0, 2, (size, *side), generator=random)
@@ -109,7 +113,7 @@ NO_BOX = torch.tensor([0.0, 0.0, 0.0, 0.0, -1.0])
 
 
 def some_boxes(size: int, random: torch.Generator) -> Tensor:
-    """`[B,3,5]`: two boxes, one or none a sample, and one row of padding at least."""
+    """`[B,3,5]`: zero to two boxes per sample, and at least one row of padding."""
     corner, extent = (
         torch.rand(size, 3, 2, generator=random) * 0.6,
         0.2 + 0.2 * torch.rand(size, 3, 2, generator=random),
@@ -138,11 +142,11 @@ def parameters(networks: Networks) -> dict[str, Tensor]:
 
 
 def plain(settings: Config, number: int) -> dict[str, Tensor]:
-    """`number` alternating steps of a plain torch loop over whole global batches."""
+    """The parameters after `number` alternating steps of a plain torch loop over whole global batches."""
     networks, d_step, g_step = steps(settings)
     optimizers = {
-        side: torch.optim.Adam(module.parameters(), lr=rate, betas=(0.0, settings.train.beta2), foreach=False)
-        for side, module, rate in (
+        name: torch.optim.Adam(module.parameters(), lr=rate, betas=(0.0, settings.train.beta2), foreach=False)
+        for name, module, rate in (
             ("d", networks.side, settings.discriminator.learning_rate),
             ("g", networks.generator, settings.generator.learning_rate),
         )
@@ -151,20 +155,20 @@ def plain(settings: Config, number: int) -> dict[str, Tensor]:
     usual = {"d": 0.0, "g": 0.0}
     for k in range(number):
         whole = batch(k * settings.batch_size, settings.batch_size)
-        for side, step, other in (("d", d_step, networks.generator), ("g", g_step, networks.side)):
-            optimizers[side].zero_grad()
+        for name, step, other in (("d", d_step, networks.generator), ("g", g_step, networks.side)):
+            optimizers[name].zero_grad()
             with frozen(other):
                 for begin in range(0, len(whole), micro):
                     loss, _ = step(whole.rows(slice(begin, begin + micro)), (other,))
                     (loss / settings.train.accumulation).backward()
             if settings.train.clip_factor:
-                usual[side] = cut(optimizers[side], settings.train.clip_factor, usual[side])
-            optimizers[side].step()
+                usual[name] = cut(optimizers[name], settings.train.clip_factor, usual[name])
+            optimizers[name].step()
     return parameters(networks)
 
 
 def cut(optimizer: torch.optim.Optimizer, clip: float, usual: float) -> float:
-    """Bring the gradient down to `clip` times the usual norm; the usual norm from now on, an average of the cut ones."""
+    """Clip the gradient to `clip` times the usual norm; return the new usual norm, an average of the clipped ones."""
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
     if not usual:
@@ -176,7 +180,7 @@ def cut(optimizer: torch.optim.Optimizer, clip: float, usual: float) -> float:
 
 
 class Deep:
-    """The same by two DeepSpeed engines; for one worker of however many there are."""
+    """The same with two DeepSpeed engines, on one of any number of workers."""
 
     def __init__(self, settings: Config) -> None:
         self.settings = settings
@@ -187,21 +191,25 @@ class Deep:
         }
 
     def step(self, k: int, spoil: bool = False) -> None:
-        """Global step number `k`; with `spoil`, this worker's images hold a NaN."""
-        share, micro = self.settings.batch_size // dist.get_world_size(), self.settings.micro_batch
+        """Take global step `k`.
+
+        Args:
+            spoil: fill this worker's images with NaN.
+        """
+        size, micro = self.settings.batch_size // dist.get_world_size(), self.settings.micro_batch
         mine = batch(k * self.settings.batch_size, self.settings.batch_size).rows(
-            slice(dist.get_rank() * share, (dist.get_rank() + 1) * share)
+            slice(dist.get_rank() * size, (dist.get_rank() + 1) * size)
         )
         if spoil:
             mine = dataclasses.replace(mine, image=torch.full_like(mine.image, float("nan")))
-        for side, other in (("discriminator", self.networks.generator), ("generator", self.networks.side)):
+        for network, other in (("discriminator", self.networks.generator), ("generator", self.networks.side)):
             with frozen(other):
                 for begin in range(0, len(mine), micro):
-                    self.engines[side].train(mine.rows(slice(begin, begin + micro)), (other,))
+                    self.engines[network].train(mine.rows(slice(begin, begin + micro)), (other,))
 
 
 def in_group(rank: int, world: int, work: Any, folder: str, *arguments: Any) -> None:
-    """Run `work(*arguments)` in a gloo group; its return value is left in the folder as `RANK.pt`."""
+    """Run `work(*arguments)` in a gloo group and save its return value in the folder as `RANK.pt`."""
     import os
 
     os.environ.update(
@@ -218,13 +226,13 @@ def in_group(rank: int, world: int, work: Any, folder: str, *arguments: Any) -> 
 
 
 def spawn(world: int, work: Any, folder: Path, *arguments: Any) -> list[Any]:
-    """Run `work` on `world` real processes; the return values, by rank."""
+    """Run `work` in `world` processes; return their return values, by rank."""
     torch.multiprocessing.spawn(in_group, (world, work, str(folder), *arguments), nprocs=world)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 
 def small_run(folder: Path, name: str, **changes: dict[str, Any]) -> Config:
-    """A run of a process on 8x8 images of `folder/data`; `changes`: what is other, section by section."""
+    """A single-process run on 8x8 images of `folder/data`; `changes` are merged section by section."""
     values: dict[str, Any] = {
         "name": name,
         "runs": str(folder / "runs"),
@@ -241,9 +249,9 @@ def small_run(folder: Path, name: str, **changes: dict[str, Any]) -> Config:
             "images": 640,
             "warmup": 0,
             "log_every": 80,
-            "ema_half_life": 40,
+            "ema_half_life": 40,  # alarms judge metrics from 5 half-lives on: 200 images
             "final_rate": 1.0,
-        },  # 200 images is no longer young
+        },
         "checkpoint": {"every": 160, "keep": 10},
         "evaluate": {"every": 320},
     }

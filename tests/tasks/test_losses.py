@@ -1,19 +1,28 @@
-"""Every task's losses against the formula written down again, in numpy and in double precision, sample by sample."""
+"""Losses compared with their formulas, in numpy and in double precision, sample by sample."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers import toy
-from helpers.scenes import discriminator_views, networks, scene, task, unlabeled, views
+from helpers.step_contexts import (
+    discriminator_context,
+    discriminator_features,
+    generator_context,
+    networks,
+    task,
+    task_features,
+    unlabeled,
+)
 from scipy.special import log_softmax
 from torch import Tensor
 
 from mtgen.config import TASKS
 from mtgen.models.model import Networks
 from mtgen.schema import IGNORE_INDEX, Canvas, Condition
-from mtgen.tasks.base import StepContext
+from mtgen.tasks.base import DiscriminatorContext, StepContext
 
 CONFIG = toy.config(augment__probability=0.4, conditions__class={"probability": 0.5})
 MADE = networks(CONFIG)
@@ -27,12 +36,12 @@ def softplus(x: np.ndarray) -> np.ndarray:
     return np.logaddexp(0, x)
 
 
-def logits(laid_out: StepContext, canvas: Canvas) -> np.ndarray:
+def logits(context: StepContext, canvas: Canvas) -> np.ndarray:
     """The relativistic logit of every row, by its definition: <e(x), v + c> / sqrt(d)."""
     head = MADE.side.discriminator.heads["generation"]
     summary = double(MADE.side.discriminator.summary(MADE.side.discriminator.trunk(canvas)))
     embedded = summary @ double(head.embed.weight).T  # type: ignore[union-attr,arg-type]
-    return (embedded * (double(head.direction) + double(laid_out.condition.pooled))).sum(1) / np.sqrt(8)  # type: ignore[arg-type]
+    return (embedded * (double(head.direction) + double(context.condition.pooled))).sum(1) / np.sqrt(8)  # type: ignore[arg-type]
 
 
 def close(found: Tensor, expected: float) -> None:
@@ -40,41 +49,43 @@ def close(found: Tensor, expected: float) -> None:
     assert found.item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-def test_every_task_is_specified_here() -> None:
+def test_every_task_is_tested() -> None:
     here = ["classification", "generation", "reconstruction", "segmentation"]
-    assert (
-        sorted([*here, "alignment", "detection", "tagging", "translation"]) == TASKS.names()
-    )  # those have files of their own
+    in_other_files = ["alignment", "detection", "tagging", "translation"]
+    assert sorted([*here, *in_other_files]) == TASKS.names()
 
 
-def test_classification_is_the_mean_cross_entropy_of_labeled_reading_rows() -> None:
-    laid_out = scene(CONFIG, MADE)
-    losses = task(MADE, "classification").discriminator_losses(laid_out, discriminator_views(laid_out))
+def test_classification_is_the_mean_cross_entropy_of_labeled_image_only_rows() -> None:
+    context = discriminator_context(CONFIG, MADE)
+    losses = task(MADE, "classification").discriminator_losses(context, discriminator_features(context))
     head = MADE.side.discriminator.heads["classification"]
-    read = log_softmax(
-        double(head(MADE.side.discriminator.summary(MADE.side.discriminator.trunk(Canvas(laid_out.batch.image))))),
+    predicted = log_softmax(
+        double(head(MADE.side.discriminator.summary(MADE.side.discriminator.trunk(Canvas(context.batch.image))))),
         axis=1,
     )
-    rows = [row for row in range(laid_out.reading) if laid_out.batch.present["class"][row]]
-    assert 0 < len(rows) < laid_out.reading
-    close(losses["cross_entropy"], -np.mean([read[row, laid_out.batch.label[row]] for row in rows]))
+    rows = [row for row in range(context.num_image_only) if context.batch.present["class"][row]]
+    assert 0 < len(rows) < context.num_image_only
+    close(losses["cross_entropy"], -np.mean([predicted[row, context.batch.label[row]] for row in rows]))
 
 
-def test_classes_of_generated_images_should_be_those_that_were_asked_for() -> None:
-    laid_out = scene(CONFIG, MADE)
-    losses = task(MADE, "classification").generator_losses(laid_out, views(laid_out, laid_out.fake))
+def test_predicted_classes_of_generated_images_should_be_their_conditions() -> None:
+    context = generator_context(CONFIG, MADE)
+    losses = task(MADE, "classification").generator_losses(context, task_features(context, context.fake))
     head = MADE.side.discriminator.heads["classification"]
-    read = log_softmax(
-        double(head(MADE.side.discriminator.summary(MADE.side.discriminator.trunk(Canvas(laid_out.fake.image))))),
+    predicted = log_softmax(
+        double(head(MADE.side.discriminator.summary(MADE.side.discriminator.trunk(Canvas(context.fake.image))))),
         axis=1,
     )
-    rows = [row for row in range(laid_out.reading) if laid_out.batch.present["class"][row]]
-    asked = [row for row in rows if laid_out.prompt.given["class"][row]]  # of the others nobody knows the class
-    assert 0 < len(asked) < len(rows)
-    close(losses["agreement"], -0.1 * float(sum(read[row, laid_out.batch.label[row]] for row in asked)) / len(rows))
+    rows = [row for row in range(context.num_image_only) if context.batch.present["class"][row]]
+    conditioned = [row for row in rows if context.prompt.given["class"][row]]  # the class of the others is unknown
+    assert 0 < len(conditioned) < len(rows)
+    close(
+        losses["agreement"],
+        -0.1 * float(sum(predicted[row, context.batch.label[row]] for row in conditioned)) / len(rows),
+    )
 
 
-def read_masks(image: Tensor) -> np.ndarray:
+def predicted_masks(image: Tensor) -> np.ndarray:
     discriminator = MADE.side.discriminator
     return log_softmax(
         double(discriminator.heads["segmentation"](discriminator.dense(discriminator.trunk(Canvas(image))))), axis=1
@@ -84,151 +95,154 @@ def read_masks(image: Tensor) -> np.ndarray:
 def test_segmentation_is_a_mean_over_known_pixels_and_then_over_samples() -> None:
     batch = toy.batch(0, 16)
     batch.mask[::4, :5] = IGNORE_INDEX  # partly known
-    laid_out = scene(CONFIG, MADE, batch)
-    losses = task(MADE, "segmentation").discriminator_losses(laid_out, discriminator_views(laid_out))
-    read, samples, known = read_masks(laid_out.batch.image), [], set()
-    for row in range(laid_out.reading):
-        pixels = [(i, j) for i in range(8) for j in range(8) if laid_out.batch.mask[row, i, j] != IGNORE_INDEX]
-        if laid_out.batch.present["mask"][row]:
+    context = discriminator_context(CONFIG, MADE, batch)
+    losses = task(MADE, "segmentation").discriminator_losses(context, discriminator_features(context))
+    predicted, samples, known = predicted_masks(context.batch.image), [], set()
+    for row in range(context.num_image_only):
+        pixels = [(i, j) for i in range(8) for j in range(8) if context.batch.mask[row, i, j] != IGNORE_INDEX]
+        if context.batch.present["mask"][row]:
             known.add(len(pixels))
-            samples.append(-np.mean([read[row, laid_out.batch.mask[row, i, j], i, j] for i, j in pixels]))
+            samples.append(-np.mean([predicted[row, context.batch.mask[row, i, j], i, j] for i, j in pixels]))
     assert known == {24, 64}
-    assert len(samples) < laid_out.reading
+    assert len(samples) < context.num_image_only
     close(losses["cross_entropy"], float(np.mean(samples)))
 
 
-def test_drawn_masks_should_agree_with_the_mask_that_is_read_in_the_drawn_image() -> None:
-    laid_out = scene(CONFIG, MADE)
-    image, mask = laid_out.fake.image, laid_out.fake.mask
+def test_generated_masks_should_agree_with_those_predicted_from_the_generated_images() -> None:
+    context = generator_context(CONFIG, MADE)
+    image, mask = context.fake.image, context.fake.mask
     assert mask is not None
     for tensor in (image, mask):
         tensor.requires_grad_()
-    losses = task(MADE, "segmentation").generator_losses(laid_out, views(laid_out, laid_out.fake))
-    drawn, read = double(mask)[: laid_out.reading], read_masks(laid_out.fake.image)[: laid_out.reading]
-    close(losses["agreement"], -0.1 * float((drawn * read).sum(axis=1).mean()))
-    close(losses["distillation"], -0.2 * float((np.exp(read) * np.log(drawn.clip(1e-4))).sum(axis=1).mean()))
+    losses = task(MADE, "segmentation").generator_losses(context, task_features(context, context.fake))
+    generated = double(mask)[: context.num_image_only]
+    predicted = predicted_masks(context.fake.image)[: context.num_image_only]
+    close(losses["agreement"], -0.1 * float((generated * predicted).sum(axis=1).mean()))
+    close(losses["distillation"], -0.2 * float((np.exp(predicted) * np.log(generated.clip(1e-4))).sum(axis=1).mean()))
 
     def reached(name: str) -> list[bool]:
-        slopes = torch.autograd.grad(losses[name], [image, mask], retain_graph=True, allow_unused=True)
-        return [slope is not None and bool(slope.any()) for slope in slopes]
+        gradients = torch.autograd.grad(losses[name], [image, mask], retain_graph=True, allow_unused=True)
+        return [gradient is not None and bool(gradient.any()) for gradient in gradients]
 
     assert reached("agreement") == [True, True]
     assert reached("distillation") == [False, True]
 
 
 def test_reconstruction_is_the_l1_distance_of_unaugmented_rows_and_the_divergence_from_the_prior() -> None:
-    laid_out = scene(CONFIG, MADE)
-    losses = task(MADE, "reconstruction").discriminator_losses(laid_out, discriminator_views(laid_out))
-    discriminator, plain = MADE.side.discriminator, laid_out.plain
-    assert 0 < len(plain) < laid_out.reading
-    read = discriminator.heads["reconstruction"](
-        discriminator.summary(discriminator.trunk(Canvas(laid_out.batch.image[plain])))
+    context = discriminator_context(CONFIG, MADE)
+    losses = task(MADE, "reconstruction").discriminator_losses(context, discriminator_features(context))
+    discriminator, plain = MADE.side.discriminator, context.plain
+    assert 0 < len(plain) < context.num_image_only
+    encoded = discriminator.heads["reconstruction"](
+        discriminator.summary(discriminator.trunk(Canvas(context.batch.image[plain])))
     )
-    mean, log_variance = double(read)[:, :4], double(read)[:, 4:]
-    latent = mean + np.exp(log_variance / 2) * double(laid_out.noise)
-    drawn = MADE.generator(torch.from_numpy(latent).float(), Condition(laid_out.condition.pooled[plain])).image
+    mean, log_variance = double(encoded)[:, :4], double(encoded)[:, 4:]
+    latent = mean + np.exp(log_variance / 2) * double(context.posterior_noise)
+    decoded = MADE.generator(torch.from_numpy(latent).float(), Condition(context.condition.pooled[plain])).image
     variance = np.exp(log_variance)
     close(losses["kl"], 2e-4 * float((-0.5 * (1 + log_variance - mean**2 - variance)).sum(axis=1).mean()))
-    close(losses["l1"], float(np.abs(double(drawn) - double(laid_out.batch.image[plain])).mean()))
+    close(losses["l1"], float(np.abs(double(decoded) - double(context.batch.image[plain])).mean()))
 
 
 def test_the_generator_reconstructs_from_a_sample_of_the_posterior() -> None:
-    laid_out = scene(CONFIG, MADE)
-    laid_out.real_features = MADE.side.discriminator.trunk(laid_out.real)
+    context = generator_context(CONFIG, MADE)
     reconstruction = task(MADE, "reconstruction")
-    latent, condition = reconstruction.generator_request(laid_out)
-    mean, log_variance = reconstruction.posterior(MADE.side.discriminator, [laid_out.real_features[0][laid_out.plain]])
+    latent, condition = reconstruction.generator_request(context, context.real_features)
+    mean, log_variance = reconstruction.posterior(MADE.side.discriminator, [context.real_features[0][context.plain]])
     assert np.allclose(
-        double(latent), double(mean) + np.exp(double(log_variance) / 2) * double(laid_out.noise), atol=1e-5
+        double(latent), double(mean) + np.exp(double(log_variance) / 2) * double(context.posterior_noise), atol=1e-5
     )
     assert not latent.requires_grad
-    assert torch.equal(condition.pooled, laid_out.condition.pooled[laid_out.plain])
-    drawn = Canvas(torch.rand(len(laid_out.plain), 1, 8, 8))
-    expected = np.abs(double(drawn.image) - double(laid_out.batch.image[laid_out.plain])).mean()
-    close(reconstruction.canvas_losses(laid_out, drawn)["l1"], float(expected))
+    assert torch.equal(condition.pooled, context.condition.pooled[context.plain])
+    canvas = Canvas(torch.rand(len(context.plain), 1, 8, 8))
+    expected = np.abs(double(canvas.image) - double(context.batch.image[context.plain])).mean()
+    close(reconstruction.canvas_losses(context, canvas)["l1"], float(expected))
 
 
 def test_the_game_is_relativistic_row_by_row() -> None:
-    laid_out = scene(CONFIG, MADE)
+    context = discriminator_context(CONFIG, MADE)
     generation = task(MADE, "generation")
-    real, fake = logits(laid_out, laid_out.real), logits(laid_out, laid_out.fake)
-    close(
-        generation.discriminator_losses(laid_out, discriminator_views(laid_out))["adversarial"],
-        softplus(fake - real).mean(),
-    )
-    laid_out.real_features = MADE.side.discriminator.trunk(laid_out.real)
-    close(
-        generation.generator_losses(laid_out, views(laid_out, laid_out.fake))["adversarial"],
-        softplus(real - fake).mean(),
-    )
+    real, fake = logits(context, context.real), logits(context, context.fake)
+    d_losses = generation.discriminator_losses(context, discriminator_features(context))
+    close(d_losses["adversarial"], softplus(fake - real).mean())
+    context = generator_context(CONFIG, MADE)
+    real, fake = logits(context, context.real), logits(context, context.fake)
+    g_losses = generation.generator_losses(context, task_features(context, context.fake))
+    close(g_losses["adversarial"], softplus(real - fake).mean())
 
 
 def adversarial(real: Canvas, fake: Canvas) -> tuple[float, float]:
     """The discriminator's and the generator's loss of a pair of canvases."""
-    laid_out, generation = scene(CONFIG, MADE), task(MADE, "generation")
-    laid_out.real, laid_out.fake = real, fake
-    laid_out.real_features = MADE.side.discriminator.trunk(real)
-    d_loss = generation.discriminator_losses(laid_out, discriminator_views(laid_out))["adversarial"]
-    return d_loss.item(), generation.generator_losses(laid_out, views(laid_out, fake))["adversarial"].item()
+    generation = task(MADE, "generation")
+    in_d = replace(discriminator_context(CONFIG, MADE), real=real, fake=fake)
+    # with the conditions of the discriminator's step
+    in_g = replace(
+        generator_context(CONFIG, MADE),
+        condition=in_d.condition,
+        real_features=MADE.side.discriminator.trunk(real),
+    )
+    d_loss = generation.discriminator_losses(in_d, discriminator_features(in_d))["adversarial"]
+    return d_loss.item(), generation.generator_losses(in_g, task_features(in_g, fake))["adversarial"].item()
 
 
-def test_equal_samples_are_a_draw() -> None:
-    real = scene(CONFIG, MADE).real
+def test_equal_samples_have_the_loss_of_a_coin_toss() -> None:
+    real = discriminator_context(CONFIG, MADE).real
     assert adversarial(real, real) == pytest.approx((np.log(2), np.log(2)), rel=1e-6)
 
 
 def test_the_players_swap_their_losses_when_real_and_generated_are_swapped() -> None:
-    laid_out = scene(CONFIG, MADE)
-    assert adversarial(laid_out.real, laid_out.fake) == pytest.approx(
-        adversarial(laid_out.fake, laid_out.real)[::-1], rel=1e-5
+    context = discriminator_context(CONFIG, MADE)
+    assert adversarial(context.real, context.fake) == pytest.approx(
+        adversarial(context.fake, context.real)[::-1], rel=1e-5
     )
-    difference = (logits(laid_out, laid_out.fake) - logits(laid_out, laid_out.real)).mean()
-    assert np.subtract(*adversarial(laid_out.real, laid_out.fake)) == pytest.approx(difference, rel=1e-4)
+    difference = (logits(context, context.fake) - logits(context, context.real)).mean()
+    assert np.subtract(*adversarial(context.real, context.fake)) == pytest.approx(difference, rel=1e-4)
 
 
-def penalized_scene(**settings: Any) -> tuple[Networks, StepContext, Tensor]:
-    """A scene in double, every row penalized, some with their masks; and its R1 + R2, by double backward."""
+def penalized_context(**settings: Any) -> tuple[Networks, DiscriminatorContext, Tensor]:
+    """A double-precision context with all rows penalized, some with masks; and its R1 + R2, by double backward."""
     config = toy.config(
         tasks__generation__penalty_every=1, tasks__generation__gamma=3.0, tasks__generation__joint_every=2, **settings
     )
     made = networks(config)
     made.side.double()
-    laid_out = scene(config, made)
-    laid_out.condition = Condition(laid_out.condition.pooled.double())
+    context = discriminator_context(config, made)
+    assert context.fake is not None
+    real, fake = (
+        canvas.map(lambda x: x.double() if x.is_floating_point() else x) for canvas in (context.real, context.fake)
+    )
+    context = replace(context, condition=Condition(context.condition.pooled.double()), real=real, fake=fake)
     exact = torch.zeros((), dtype=torch.float64)
-    for name in ("real", "fake"):
-        canvas = getattr(laid_out, name).map(lambda x: x.double() if x.is_floating_point() else x)
-        setattr(laid_out, name, canvas)
+    for canvas in (real, fake):
+        assert canvas.mask is not None
         seen = [canvas.image.clone().requires_grad_(True), canvas.mask.clone().requires_grad_(True)]
         features = made.side.discriminator.trunk(Canvas(seen[0], seen[1], canvas.shown))
         summary = made.side.discriminator.summary(features)
         head = made.side.discriminator.heads["generation"]
-        logit = ((summary @ head.embed.weight.T) * (head.direction + laid_out.condition.pooled)).sum() / 8**0.5  # type: ignore[union-attr,operator]
+        logit = ((summary @ head.embed.weight.T) * (head.direction + context.condition.pooled)).sum() / 8**0.5  # type: ignore[union-attr,operator]
         exact += sum(g.square().sum() for g in torch.autograd.grad(logit, seen, create_graph=True)) / 16  # type: ignore[arg-type]
     head.float()  # as in training, where the logit is computed in fp32
-    return made, laid_out, exact
+    return made, context, exact
 
 
 @pytest.mark.parametrize("sigma", [0.01, 0.003])
 def test_the_finite_difference_penalty_is_on_average_the_exact_one(sigma: float) -> None:
-    """For small noise, E[(D(x + sigma e) - D(x))^2] / sigma^2 is the squared gradient norm: here R1 + R2, by double backward."""
-    made, laid_out, exact = penalized_scene()
-    laid_out.sigma = sigma
-    draws = []
+    """For small sigma, E[(D(x + sigma e) - D(x))^2] / sigma^2 is the squared gradient norm: R1 + R2."""
+    made, context, exact = penalized_context()
+    context = replace(context, penalty_sigma=sigma)
+    penalties, generation = [], task(made, "generation")
     with torch.no_grad():
         for seed in range(300):
-            draws.append(
-                task(made, "generation").discriminator_losses(laid_out, discriminator_views(laid_out, seed))["penalty"]
-            )
-    found = torch.stack(draws).double()
-    error = 4.5 * found.std() / len(found) ** 0.5  # of the mean over draws; about 7 % of it
+            penalties.append(generation.discriminator_losses(context, discriminator_features(context, seed))["penalty"])
+    found = torch.stack(penalties).double()
+    error = 4.5 * found.std() / len(found) ** 0.5  # of the mean over seeds; about 7 % of it
     assert error < 0.1 * exact.item() * 1.5
     assert abs(found.mean() - 1.5 * exact.item()) < error + 0.01 * exact.item()
 
 
 def test_the_exact_penalty_is_exact_and_so_are_its_gradients() -> None:
-    made, laid_out, exact = penalized_scene(tasks__generation__penalty="exact")
-    losses = task(made, "generation").discriminator_losses(laid_out, views(laid_out, laid_out.real, laid_out.fake))
+    made, context, exact = penalized_context(tasks__generation__penalty="exact")
+    losses = task(made, "generation").discriminator_losses(context, task_features(context, context.real, context.fake))
     assert losses["penalty"].item() == pytest.approx(1.5 * exact.item(), rel=1e-5)
     parameters = list(made.side.discriminator.descent.parameters())
     found, expected = (
@@ -239,46 +253,47 @@ def test_the_exact_penalty_is_exact_and_so_are_its_gradients() -> None:
         assert one is other is None or torch.allclose(one, other, rtol=1e-4, atol=1e-4)  # type: ignore[arg-type]
 
 
-def test_the_exact_penalty_of_no_rows_is_none() -> None:
-    """A worker whose part of the batch has no penalized row."""
+def test_the_exact_penalty_of_no_rows_is_0() -> None:
+    """A worker may have no penalized row in its part of the batch."""
     config = toy.config(tasks__generation__penalty="exact")
-    laid_out = scene(config, MADE)
-    laid_out.penalized = laid_out.penalized[:0]
+    context = discriminator_context(config, MADE)
+    context = replace(context, penalized=context.penalized[:0])
+    assert context.fake is not None
     generation = task(networks(config), "generation")
     assert (
-        generation.discriminator_losses(laid_out, views(laid_out, laid_out.real, laid_out.fake))["penalty"].item() == 0
+        generation.discriminator_losses(context, task_features(context, context.real, context.fake))["penalty"].item()
+        == 0
     )
 
 
 @pytest.mark.parametrize("name", ["classification", "segmentation"])
-def test_without_a_label_in_the_batch_there_is_exactly_no_gradient(name: str) -> None:
-    laid_out = scene(CONFIG, MADE, unlabeled(toy.batch(0, 16)))
+def test_without_a_label_in_the_batch_the_gradient_is_exactly_0(name: str) -> None:
+    context = discriminator_context(CONFIG, MADE, unlabeled(toy.batch(0, 16)))
     MADE.side.zero_grad(set_to_none=True)
-    losses = task(MADE, name).discriminator_losses(laid_out, discriminator_views(laid_out))
+    losses = task(MADE, name).discriminator_losses(context, discriminator_features(context))
     sum(losses.values()).backward()
     assert all(loss.item() == 0 for loss in losses.values())
     head = list(MADE.side.discriminator.heads[name].parameters())
-    assert all(p.grad is not None for p in head)  # there is a gradient, so that all workers reduce the same ones
+    assert all(p.grad is not None for p in head)  # a gradient exists, so that all workers reduce the same ones
     assert all(p.grad is None or not p.grad.any() for p in MADE.side.parameters())
 
 
 @pytest.mark.parametrize("name", ["generation", "classification", "segmentation", "reconstruction"])
 @pytest.mark.parametrize("cuts", [(4, 8, 12), (8,)])
-def test_the_shares_of_a_batch_average_to_the_whole(name: str, cuts: tuple[int, ...]) -> None:
-    """Equal shares of one global batch, averaged as engines average gradients, give the mean over all that carry the label."""
+def test_the_parts_of_a_batch_average_to_the_whole(name: str, cuts: tuple[int, ...]) -> None:
+    """Parts of a global batch, averaged as engines average gradients, give the mean over all samples with the label."""
     config = toy.config(augment__probability=0.4)
     whole = toy.batch(0, 16)
 
     def losses(begin: int, end: int) -> dict[str, float]:
-        laid_out = scene(config, MADE, whole.rows(slice(begin, end)))
-        laid_out.fake = Canvas(
-            -laid_out.real.image, laid_out.real.mask, laid_out.real.shown
-        )  # random draws would differ by share
-        laid_out.noise = torch.zeros_like(laid_out.noise)
-        found = task(MADE, name).discriminator_losses(laid_out, discriminator_views(laid_out))
-        return {key: value.item() for key, value in found.items() if key != "penalty"}  # whose noise is random
+        context = discriminator_context(config, MADE, whole.rows(slice(begin, end)))
+        # random canvases and noise would differ from part to part
+        fake = Canvas(-context.real.image, context.real.mask, context.real.shown)
+        context = replace(context, fake=fake, posterior_noise=torch.zeros_like(context.posterior_noise))
+        found = task(MADE, name).discriminator_losses(context, discriminator_features(context))
+        return {key: value.item() for key, value in found.items() if key != "penalty"}  # its noise is random
 
     edges = [0, *cuts, 16]
-    shares = [losses(a, b) for a, b in zip(edges, edges[1:], strict=False)]
-    mean = {key: float(np.mean([share[key] for share in shares])) for key in shares[0]}
+    parts = [losses(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    mean = {key: float(np.mean([part[key] for part in parts])) for key in parts[0]}
     assert mean == pytest.approx(losses(0, 16), rel=1e-4)

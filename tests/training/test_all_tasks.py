@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import toy
-from helpers.scenes import unlabeled
+from helpers.step_contexts import unlabeled
 from torch import Tensor, nn
 
 from mtgen.config import Config

@@ -1,4 +1,4 @@
-"""Which sample plays which part: functions of its position, so that workers' shares put together are the whole."""
+"""Roles of samples: functions of their positions, so that the workers' parts together are the whole batch."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtgen.config import Config
-from mtgen.training.batch_roles import BatchRoles, assign_roles, is_penalized, shows_labels
+from mtgen.training.batch_roles import BatchRoles, assign_roles, is_penalized, pair_partners, shows_labels
 
 TRANSLATING = {"tasks__translation": {"domain": "class", "side": 4, "every": 1}}
 CONFIGS = {
@@ -23,66 +23,66 @@ CONFIGS = {
 configs = st.sampled_from(list(CONFIGS.values()))
 
 
-def parts(layout: BatchRoles) -> dict[str, set[int]]:
-    """Positions by the part that they play."""
-    position = layout.batch.position
+def by_role(roles: BatchRoles) -> dict[str, set[int]]:
+    """Role -> positions that have it."""
+    position = roles.batch.position
     return {
         "all": set(position.tolist()),
-        "shown": set(position[layout.shown].tolist()),
-        "reading": set(position[: layout.reading].tolist()),
-        "plain": set(position[layout.plain].tolist()),
-        "penalized": set(position[layout.penalized].tolist()),
+        "shown": set(position[roles.shown].tolist()),
+        "image_only": set(position[: roles.num_image_only].tolist()),
+        "plain": set(position[roles.plain].tolist()),
+        "penalized": set(position[roles.penalized].tolist()),
     }
 
 
 @given(configs, st.integers(0, 10_000), st.integers(1, 40), st.data())
-def test_the_shares_of_any_workers_are_together_the_whole(
+def test_the_parts_of_any_workers_are_together_the_whole(
     config: Config, first: int, size: int, data: st.DataObject
 ) -> None:
     whole = toy.batch(first, size)
     cuts = [0, *sorted(data.draw(st.lists(st.integers(0, size), max_size=4))), size]
-    shares = [
+    parts = [
         assign_roles(config, whole.rows(slice(a, b)), config.augment.probability)
         for a, b in zip(cuts, cuts[1:], strict=False)
         if a < b
     ]
     alone = assign_roles(config, whole, config.augment.probability)
-    assert all(share.counts == alone.counts for share in shares)
-    for name, members in parts(alone).items():
-        found = [parts(share)[name] for share in shares]
+    assert all(part.counts == alone.counts for part in parts)
+    for name, members in by_role(alone).items():
+        found = [by_role(part)[name] for part in parts]
         assert set.union(*found) == members
         assert sum(map(len, found)) == len(members)
 
 
 @given(configs, st.integers(0, 10_000), st.integers(1, 40))
 def test_counts_are_those_of_the_rows(config: Config, first: int, size: int) -> None:
-    layout = assign_roles(config, toy.batch(first, size), config.augment.probability)
-    found = {name: len(members) for name, members in parts(layout).items()}
-    assert found.pop("shown") == layout.counts["all"] - layout.counts["reading"]
-    assert {name: layout.counts[name] for name in found} == found
-    reading = layout.batch.rows(slice(layout.reading))
-    assert {name: layout.counts[name] for name in reading.present} == {
-        name: int(has.sum()) for name, has in reading.present.items()
+    roles = assign_roles(config, toy.batch(first, size), config.augment.probability)
+    found = {name: len(members) for name, members in by_role(roles).items()}
+    assert found.pop("shown") == roles.counts["all"] - roles.counts["image_only"]
+    assert {name: roles.counts[name] for name in found} == found
+    image_only = roles.batch.rows(slice(roles.num_image_only))
+    assert {name: roles.counts[name] for name in image_only.present} == {
+        name: int(has.sum()) for name, has in image_only.present.items()
     }
-    plain = layout.batch.rows(layout.plain)
-    assert {name: layout.counts[f"plain {name}"] for name in plain.present} == {
+    plain = roles.batch.rows(roles.plain)
+    assert {name: roles.counts[f"plain {name}"] for name in plain.present} == {
         n: int(has.sum()) for n, has in plain.present.items()
     }
 
 
 @given(configs, st.integers(0, 10_000), st.integers(1, 40))
-def test_reading_rows_come_first_and_each_kind_keeps_its_order(config: Config, first: int, size: int) -> None:
-    layout = assign_roles(config, toy.batch(first, size), config.augment.probability)
-    assert layout.shown.tolist() == [row >= layout.reading for row in range(size)]
-    for rows in (layout.batch.position[: layout.reading], layout.batch.position[layout.reading :]):
+def test_image_only_rows_come_first_and_each_kind_keeps_its_order(config: Config, first: int, size: int) -> None:
+    roles = assign_roles(config, toy.batch(first, size), config.augment.probability)
+    assert roles.shown.tolist() == [row >= roles.num_image_only for row in range(size)]
+    for rows in (roles.batch.position[: roles.num_image_only], roles.batch.position[roles.num_image_only :]):
         assert rows.tolist() == sorted(rows.tolist())
-    assert torch.equal(layout.plain_position, layout.batch.position[layout.plain])
-    assert torch.equal(layout.penalized_position, layout.batch.position[layout.penalized])
-    assert bool((layout.plain < layout.reading).all())
+    assert torch.equal(roles.plain_position, roles.batch.position[roles.plain])
+    assert torch.equal(roles.penalized_position, roles.batch.position[roles.penalized])
+    assert bool((roles.plain < roles.num_image_only).all())
 
 
 @given(configs, st.integers(0, 10_000), st.integers(1, 40))
-def test_every_row_keeps_what_belongs_to_it(config: Config, first: int, size: int) -> None:
+def test_every_row_keeps_its_data(config: Config, first: int, size: int) -> None:
     whole = toy.batch(first, size)
     sorted_batch = assign_roles(config, whole, config.augment.probability).batch
     row = sorted_batch.position - first
@@ -93,19 +93,17 @@ def test_every_row_keeps_what_belongs_to_it(config: Config, first: int, size: in
 
 
 @given(st.sampled_from(sorted(CONFIGS)), st.integers(0, 10_000), st.integers(1, 30))
-def test_the_part_of_a_position_is_the_same_in_any_batch(every: tuple[int, int], first: int, size: int) -> None:
+def test_the_roles_of_a_position_are_the_same_in_any_batch(every: tuple[int, int], first: int, size: int) -> None:
     config, whole = CONFIGS[every], toy.batch(first, size)
     one = whole.rows(slice(size // 2, size // 2 + 1))
-    one = replace(one, step_position=one.position, step_present=one.present)  # a global batch of its own
-    alone, among = (
-        parts(assign_roles(config, one, config.augment.probability)),
-        parts(assign_roles(config, whole, config.augment.probability)),
-    )
+    one = replace(one, step_position=one.position, step_present=one.present)  # a separate global batch
+    alone = by_role(assign_roles(config, one, config.augment.probability))
+    among = by_role(assign_roles(config, whole, config.augment.probability))
     assert all((first + size // 2 in among[name]) == (first + size // 2 in members) for name, members in alone.items())
 
 
 @pytest.mark.parametrize("every", sorted(CONFIGS))
-def test_shares_are_as_configured_over_any_whole_period(every: tuple[int, int]) -> None:
+def test_fractions_are_as_configured_over_a_whole_period(every: tuple[int, int]) -> None:
     config, position = CONFIGS[every], torch.arange(144)
     everyone = torch.ones(144, dtype=torch.bool)
     shown, penalized = shows_labels(config, position, everyone), is_penalized(config, position)
@@ -114,7 +112,7 @@ def test_shares_are_as_configured_over_any_whole_period(every: tuple[int, int]) 
 
 
 @pytest.mark.parametrize("every", sorted(CONFIGS))
-def test_penalties_fall_on_rows_with_and_without_their_mask_alike(every: tuple[int, int]) -> None:
+def test_joint_and_image_only_rows_are_penalized_equally_often(every: tuple[int, int]) -> None:
     config, position = CONFIGS[every], torch.arange(144)
     shown, penalized = shows_labels(config, position, torch.ones(144, dtype=torch.bool)), is_penalized(config, position)
     assert int((shown & penalized).sum()) == 144 // every[0] // every[1]
@@ -125,31 +123,31 @@ def test_a_sample_without_a_mask_is_never_shown() -> None:
     assert not shows_labels(CONFIGS[2, 1], torch.arange(12), without).any()
 
 
-def pairs(layout: BatchRoles) -> set[tuple[int, int]]:
-    """Every pair's position and that of its partner."""
-    position = layout.batch.position
-    return {(int(position[row]), int(position[layout.partner[row]])) for row in layout.pairs}
+def pairs(roles: BatchRoles) -> set[tuple[int, int]]:
+    """The positions of every pair and its partner."""
+    position = roles.batch.position
+    return {(int(position[row]), int(position[roles.partner[row]])) for row in roles.pairs}
 
 
 @given(configs, st.integers(0, 10_000), st.integers(1, 40))
-def test_partners_are_of_one_turn_and_each_others(config: Config, first: int, size: int) -> None:
-    layout = assign_roles(config, toy.batch(first, size), config.augment.probability)
-    every, position, alone = config.tasks["generation"].joint_every, layout.batch.position, 0
-    for row, partner in enumerate(layout.partner.tolist()):
+def test_partners_have_the_same_slot_and_are_each_others_partners(config: Config, first: int, size: int) -> None:
+    roles = assign_roles(config, toy.batch(first, size), config.augment.probability)
+    every, position, alone = config.tasks["generation"].joint_every, roles.batch.position, 0
+    for row, partner in enumerate(roles.partner.tolist()):
         alone += row == partner
-        assert int(layout.partner[partner]) == row
+        assert int(roles.partner[partner]) == row
         assert (position[row] - position[partner]) % every == 0
-    assert alone == sum((size // every + (turn < size % every)) % 2 for turn in range(every))
-    assert layout.counts["pairs"] == len(layout.pairs)
-    assert torch.equal(layout.pair_position, position[layout.pairs])
+    assert alone == sum((size // every + (slot < size % every)) % 2 for slot in range(every))
+    assert roles.counts["pairs"] == len(roles.pairs)
+    assert torch.equal(roles.pair_position, position[roles.pairs])
 
 
 @given(configs, st.integers(0, 10_000), st.integers(1, 40))
 def test_pairs_are_plain_rows_with_a_partner_that_is_plain_too(config: Config, first: int, size: int) -> None:
-    layout = assign_roles(config, toy.batch(first, size), config.augment.probability)
-    plain = set(layout.plain.tolist())
-    expected = [row for row in sorted(plain) if row != (partner := int(layout.partner[row])) and partner in plain]
-    assert layout.pairs.tolist() == expected
+    roles = assign_roles(config, toy.batch(first, size), config.augment.probability)
+    plain = set(roles.plain.tolist())
+    expected = [row for row in sorted(plain) if row != (partner := int(roles.partner[row])) and partner in plain]
+    assert roles.pairs.tolist() == expected
 
 
 @given(
@@ -157,33 +155,33 @@ def test_pairs_are_plain_rows_with_a_partner_that_is_plain_too(config: Config, f
     st.integers(0, 10_000),
     st.sampled_from([(8, 2), (16, 2), (24, 2), (16, 4), (20, 4), (6, 2), (18, 2), (12, 4)]),
 )
-def test_workers_together_have_the_pairs_of_one_but_for_those_that_were_split(
+def test_workers_together_have_the_pairs_of_one_except_for_split_pairs(
     config: Config, first: int, sizes: tuple[int, int]
 ) -> None:
     size, workers = sizes
-    whole, share = toy.batch(first, size), size // workers
+    whole, per_worker = toy.batch(first, size), size // workers
     alone = assign_roles(config, whole, config.augment.probability)
     parts = [
-        assign_roles(config, whole.rows(slice(w * share, (w + 1) * share)), config.augment.probability)
+        assign_roles(config, whole.rows(slice(w * per_worker, (w + 1) * per_worker)), config.augment.probability)
         for w in range(workers)
     ]
-    together = {(a, b) for a, b in pairs(alone) if (a - first) // share == (b - first) // share}
+    together = {(a, b) for a, b in pairs(alone) if (a - first) // per_worker == (b - first) // per_worker}
     assert set.union(*map(pairs, parts)) == together
     assert all(part.counts == alone.counts for part in parts)
-    if share % (2 * config.tasks["generation"].joint_every) == 0:
+    if per_worker % (2 * config.tasks["generation"].joint_every) == 0:
         assert together == pairs(alone)
 
 
 @pytest.mark.parametrize("every", [2, 3, 4])
-def test_where_every_sample_is_labeled_there_are_pairs_all_the_same(every: int) -> None:
+def test_a_fully_labeled_batch_has_pairs_too(every: int) -> None:
     whole = toy.batch(0, 24)
     for has in whole.present.values():
         has.fill_(True)
-    layout = assign_roles(toy.config(tasks__generation__joint_every=every, **TRANSLATING), whole, 0.0)
-    assert len(layout.pairs) == layout.reading == 24 - 24 // every
+    roles = assign_roles(toy.config(tasks__generation__joint_every=every, **TRANSLATING), whole, 0.0)
+    assert len(roles.pairs) == roles.num_image_only == 24 - 24 // every
 
 
-def test_a_run_that_does_not_translate_has_no_pairs_and_one_of_every_third_pair_has_a_third() -> None:
+def test_the_fraction_of_pairs_is_as_configured_and_0_without_translation() -> None:
     whole = toy.batch(0, 48)
     for has in whole.present.values():
         has.fill_(True)
@@ -192,11 +190,70 @@ def test_a_run_that_does_not_translate_has_no_pairs_and_one_of_every_third_pair_
     assert len(assign_roles(third, whole, 0.0).pairs) == 36 // 3
 
 
-def test_boxes_are_judged_where_masks_are_and_hidden_where_they_are_not_drawn() -> None:
+def test_boxes_are_shown_in_the_slot_of_masks_and_hidden_if_they_are_not_on_the_canvas() -> None:
     config, whole = CONFIGS[2, 4], toy.batch(0, 40)
     with_boxes, without = assign_roles(config, whole, 0.5, boxes=True), assign_roles(config, whole, 0.5)
     assert not without.boxed.any()
     position = with_boxes.batch.position
-    for turn, has in ((with_boxes.boxed, whole.present["boxes"]), (with_boxes.shown, whole.present["mask"])):
-        assert turn.tolist() == [bool(p % 2 and has[p]) for p in position.tolist()]
-    assert with_boxes.reading == int((~(with_boxes.shown | with_boxes.boxed)).sum())
+    for visible, has in ((with_boxes.boxed, whole.present["boxes"]), (with_boxes.shown, whole.present["mask"])):
+        assert visible.tolist() == [bool(p % 2 and has[p]) for p in position.tolist()]
+    assert with_boxes.num_image_only == int((~(with_boxes.shown | with_boxes.boxed)).sum())
+
+
+def test_the_worked_example_of_the_documentation() -> None:
+    config = toy.config(
+        tasks__generation__joint_every=4,
+        tasks__generation__penalty_every=2,
+        tasks__translation={"domain": "class", "side": 4, "every": 2},
+    )
+    position = torch.arange(16)
+    assert shows_labels(config, position, torch.ones(16) > 0).nonzero().flatten().tolist() == [3, 7, 11, 15]
+    assert is_penalized(config, position).nonzero().flatten().tolist() == [0, 2, 5, 7, 8, 10, 13, 15]
+    assert pair_partners(config, 16).tolist() == [4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11]
+    whole = toy.batch(0, 16)
+    for has in whole.present.values():
+        has.fill_(True)
+    assert pairs(assign_roles(config, whole, 0.0)) == {
+        (0, 4),
+        (4, 0),
+        (2, 6),
+        (6, 2),
+        (8, 12),
+        (12, 8),
+        (10, 14),
+        (14, 10),
+    }
+
+
+@given(st.integers(2, 9), st.integers(1, 9), st.integers(1, 9), st.integers(0, 10_000), st.integers(1, 60))
+def test_roles_are_those_of_the_closed_formulas(joint: int, penalty: int, every: int, first: int, size: int) -> None:
+    """The rules in one expression each, without blocks and slots: saved runs were trained with them."""
+    translation = {"domain": "class", "side": 4, "every": every}
+    config = toy.config(
+        batch_size=18,
+        tasks__generation__joint_every=joint,
+        tasks__generation__penalty_every=penalty,
+        tasks__translation=translation,
+    )
+    position, index = torch.arange(first, first + size), torch.arange(size)
+    labeled = torch.ones(size, dtype=torch.bool)
+    assert torch.equal(shows_labels(config, position, labeled), position % joint == joint - 1)
+    assert torch.equal(is_penalized(config, position), (position // joint - position % joint) % penalty == 0)
+    partner = torch.where(index // joint % 2 == 0, index + joint, index - joint)
+    assert torch.equal(pair_partners(config, size), partner)
+    whole = toy.batch(first, size)
+    for has in whole.present.values():
+        has.fill_(True)
+    translated = (position // (2 * joint) * joint + position % joint) % every == 0
+    expected = {
+        (int(position[row]), int(position[partner[row]]))
+        for row in range(size)
+        if partner[row] < size and translated[row] and position[row] % joint != joint - 1
+    }
+    assert pairs(assign_roles(config, whole, 0.0)) == expected
+
+
+def test_a_global_batch_of_other_than_consecutive_positions_is_refused() -> None:
+    whole = toy.batch(0, 8)
+    with pytest.raises(AssertionError, match="consecutive"):
+        assign_roles(CONFIGS[2, 1], replace(whole, step_position=whole.step_position * 2), 0.0)

@@ -63,12 +63,12 @@ def test_the_picture_shows_the_images_of_the_first_step(sets: Path, tmp_path: Pa
         world=1,
         order=build_order(settings, samples),
     ) as loader:
-        layout = assign_roles(settings, next(loader), settings.augment.probability, boxes=True)
-    seen = step._scene(layout, networks.side, networks.generator).batch
+        roles = assign_roles(settings, next(loader), settings.augment.probability, boxes=True)
+    seen = step.step_context(roles, networks.side, networks.generator).batch
     about, shown = layers(tmp_path / "toy", path.stem.replace("batch-0", "batch"))
     assert torch.equal(shown, torch.from_numpy(to_pixels(seen.image[seen.position.argsort()])))
     assert about["masked"]
-    plain = set(layout.batch.position[~step._warp(layout, "real").changed].tolist())
+    plain = set(roles.batch.position[~step.warp(roles, "real").changed].tolist())
     assert 0 < len(plain) < SAMPLES_PER_DATASET
     assert {row for row, boxes in enumerate(about["boxes"][0]) if boxes} <= plain
 

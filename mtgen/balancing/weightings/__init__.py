@@ -1,1 +1,1 @@
-"""Weighting methods: each file registers one, or several of one family."""
+"""Weighting methods; each file registers one, or several of one family."""

@@ -1,18 +1,21 @@
-"""The balancer: every task has the share of the update that it is given."""
+"""The balancer: every task contributes its given fraction of the update."""
 
 from torch import Tensor
 
-from mtgen.balancing.weighting import Weighting
+from mtgen.balancing.weighting import GateContext, Weighting
 from mtgen.config import WEIGHTINGS
 
 
 @WEIGHTINGS.register("balancer")
 class Balancer(Weighting):
-    """All weighted gradients as long as the mean one, times the task's preference. Source: Defossez et al. 2022 (EnCodec), eq. 4.
+    """Rescale every gradient to the mean norm, times the task's preference.
 
-    So a task's weight in the loss says nothing here, its preference all. `balancing.ema_half_life` smooths the lengths, as published.
+    Source: Defossez et al. 2022 (EnCodec), eq. 4.
+
+    A task's weight in the loss therefore has no effect; its preference takes that role. `balancing.ema_half_life`
+    smooths the norms, as published.
     """
 
-    def __call__(self, gramian: Tensor) -> Tensor:
+    def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
         norms = gramian.diagonal().sqrt()
         return norms.mean() / norms

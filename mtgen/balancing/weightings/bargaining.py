@@ -1,21 +1,22 @@
-"""Weights at which every task gains in proportion: the Nash bargain and alpha-fairness, solved exactly on the Gramian."""
+"""Nash bargaining and alpha-fairness, solved exactly on the Gramian: every task gains in proportion to its weight."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtgen.balancing.weighting import Weighting
+from mtgen.balancing.weighting import GateContext, Weighting
 from mtgen.config import WEIGHTINGS
 
 BARGAIN_RIDGE = 1e-9
-"""Added to the diagonal (mean 1), so that there is a solution where gradients are exactly opposite; the sum stays bounded there."""
+"""Added to the diagonal (mean 1), so that a bounded solution exists where gradients are exactly opposite."""
 
 
 def bargain(gramian: NDArray[np.float64], preference: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
-    """The weights w > 0 with G w = p w^(-1/alpha): `[K,K]`, `[K]` -> `[K]`.
+    """Solve G w = p w^(-1/alpha) for weights w > 0: `[K,K]`, `[K]` -> `[K]`.
 
-    They are the one minimum of 1/2 w'Gw - sum p f(w) with f'(w) = w^(-1/alpha), a convex function, found by Newton's method.
+    The solution is the unique minimum of the convex function 1/2 w'Gw - sum p f(w) with f'(w) = w^(-1/alpha), found by
+    Newton's method.
     """
     power = -1 / alpha
     matrix = gramian + BARGAIN_RIDGE * np.eye(len(gramian))
@@ -31,7 +32,7 @@ def bargain(gramian: NDArray[np.float64], preference: NDArray[np.float64], alpha
         decrease = float(gradient @ step)
         if decrease < 1e-22:
             break
-        size = min(1.0, 0.9 / max(float((step / w).max()), 1e-30))  # stay positive
+        size = min(1.0, 0.9 / max(float((step / w).max()), 1e-30))  # keeps w positive
         while size > 1e-12 and not value(w - size * step) <= value(w) - 0.1 * size * decrease:
             size /= 2
             if decrease < 1e-12:  # the values differ by rounding alone
@@ -43,29 +44,30 @@ def bargain(gramian: NDArray[np.float64], preference: NDArray[np.float64], alpha
 
 @WEIGHTINGS.register("nash_mtl")
 class NashMTL(Weighting):
-    """The Nash bargain: every task's gain, relative to its weight, is the same; G w = 1 / w. Source: Navon et al. 2022, eq. 3.
+    """Nash bargaining: every task's gain, relative to its weight, is the same; G w = 1 / w.
 
-    Solved exactly, where the published program approximates by a sequence of convex ones.
+    Source: Navon et al. 2022, eq. 3.
+
+    Solved exactly, where the published code approximates by a sequence of convex problems.
     """
 
     takes_preference = True
     alpha = 1.0
 
-    def __call__(self, gramian: Tensor) -> Tensor:
-        liked = self.preference_or_ones(gramian).numpy().astype(np.float64)
-        return torch.from_numpy(bargain(gramian.numpy().astype(np.float64), liked, self.alpha)).to(gramian)
+    def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
+        return torch.from_numpy(bargain(gramian.numpy(), context.preference.numpy(), self.alpha))
 
 
 @WEIGHTINGS.register("fairgrad")
 class FairGrad(NashMTL):
-    """Alpha-fair gains: G w = w^(-1/alpha). 1 is the Nash bargain, large alpha the largest least gain. Source: Ban and Ji 2024, eq. 4.
+    """Alpha-fair gains: G w = w^(-1/alpha). Source: Ban and Ji 2024, eq. 4.
 
     Args:
-        alpha: kind of fairness, above 0.
+        alpha: kind of fairness, above 0; 1 is Nash bargaining, large values approach max-min fairness.
     """
 
     def __init__(self, alpha: float = 2.0) -> None:
         super().__init__()
         if alpha <= 0:
-            raise ValueError(f"alpha={alpha}: has to be above 0; 1 is the Nash bargain")
+            raise ValueError(f"alpha={alpha}: must be above 0; 1 is Nash bargaining")
         self.alpha = alpha

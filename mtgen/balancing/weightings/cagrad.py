@@ -7,22 +7,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtgen.balancing.weighting import Weighting
+from mtgen.balancing.weighting import GateContext, Weighting
 from mtgen.config import WEIGHTINGS
 
 CAGRAD_RIDGE = 1e-10
-"""Added to the diagonal (mean 1): the solver wants a positive definite matrix."""
+"""Added to the diagonal (mean 1), since the solver needs a positive definite matrix."""
 
 
 @WEIGHTINGS.register("cagrad")
 class CAGrad(Weighting):
-    """Among all directions within c times the mean gradient's length of it, the one that helps the worst task most. Liu et al. 2021, eq. 5.
+    """The direction that helps the worst task most, at most c |g0| away from the mean gradient g0.
 
-    The dual, min over the simplex of w'Gp + c |g0| sqrt(w'Gw), is the least over t of quadratic programs with c |g0| (w'Gw / t + t) / 2,
-    and convex in t: a bisection, each point solved exactly.
+    Source: Liu et al. 2021, eq. 5.
+
+    The dual problem, min over the simplex of w'Gp + c |g0| sqrt(w'Gw), is the minimum over t of quadratic programs with
+    the last term c |g0| (w'Gw / t + t) / 2. It is convex in t: bisection over t, with each program solved exactly.
 
     Args:
-        c: radius, as a share of the mean gradient's length: 0 is the mean, 1 nears MGDA.
+        c: radius as a fraction of the mean gradient's norm; 0 gives the mean, 1 approaches MGDA.
     """
 
     takes_preference = True
@@ -31,21 +33,21 @@ class CAGrad(Weighting):
         super().__init__()
         self.c = c
 
-    def __call__(self, gramian: Tensor) -> Tensor:
-        count, matrix = len(gramian), gramian.numpy().astype(np.float64)
-        mean = self.preference_or_ones(gramian).numpy().astype(np.float64) / count
+    def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
+        count, matrix = len(gramian), gramian.numpy()
+        mean = context.preference.numpy() / count
         radius = self.c * math.sqrt(max(float(mean @ matrix @ mean), 0.0))
-        if radius < 1e-9:  # the mean gradient is 0, or has to be taken as it is
-            return torch.from_numpy(mean * count).to(gramian)
+        if radius < 1e-9:  # the mean gradient is 0, or c is
+            return torch.from_numpy(mean * count)
         worst = minimize_on_simplex(matrix + CAGRAD_RIDGE * np.eye(count), matrix @ mean, radius)
         length = math.sqrt(max(float(worst @ matrix @ worst), 0.0))
-        if length < 1e-4:  # as published: a point where no direction helps all
+        if length < 1e-4:  # as published: no direction helps all tasks
             return torch.zeros_like(gramian[0])
-        return torch.from_numpy((mean + radius / length * worst) * count / (1 + self.c)).to(gramian)
+        return torch.from_numpy((mean + radius / length * worst) * count / (1 + self.c))
 
 
 def minimize_on_simplex(matrix: NDArray[np.float64], linear: NDArray[np.float64], radius: float) -> NDArray[np.float64]:
-    """The w on the simplex that makes linear'w + radius sqrt(w'Mw) least: `[K,K]`, `[K]` -> `[K]`."""
+    """Minimize linear'w + radius sqrt(w'Mw) over w on the simplex: `[K,K]`, `[K]` -> `[K]`."""
     from quadprog import solve_qp
 
     count = len(linear)

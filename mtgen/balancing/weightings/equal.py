@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from mtgen.balancing.weighting import Weighting
+from mtgen.balancing.weighting import GateContext, Weighting
 from mtgen.config import WEIGHTINGS
 
 
@@ -10,8 +10,7 @@ from mtgen.config import WEIGHTINGS
 class Equal(Weighting):
     """Weight 1 for every task, or its preference, whatever the gradients are."""
 
-    plain = True
     takes_preference = True
 
-    def __call__(self, gramian: Tensor) -> Tensor:
-        return self.preference_or_ones(gramian)
+    def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
+        return context.preference

@@ -3,18 +3,21 @@
 import torch
 from torch import Tensor
 
-from mtgen.balancing.weighting import Weighting
+from mtgen.balancing.weighting import GateContext, Weighting
 from mtgen.config import WEIGHTINGS
 
 
 @WEIGHTINGS.register("famo")
 class FAMO(Weighting):
-    """Weights z / L, z a softmax whose logits grow for tasks whose log loss fell less. Source: Liu et al. 2023, algorithm 1.
+    """Weights z / L, with z a softmax whose logits grow for tasks whose log loss fell less.
 
-    The loss after a step is taken from the next batch, as the paper suggests, so that no second forward is needed.
+    Source: Liu et al. 2023, algorithm 1.
+
+    The loss after a step is taken from the next batch, as the paper suggests, which saves a second forward.
 
     Args:
-        rate, decay: of the logits.
+        rate: learning rate of the logits.
+        decay: weight decay of the logits.
     """
 
     reads_losses = True
@@ -24,12 +27,12 @@ class FAMO(Weighting):
         self.rate = rate
         self.decay = decay
 
-    def __call__(self, gramian: Tensor) -> Tensor:
-        rows, losses = self.rows(gramian), self.task_losses(gramian).clamp_min(1e-8)
-        logits, before = self.buffer("logits", gramian), self.buffer("log_loss", gramian, float("nan"))
-        fall = (before[rows] - losses.log()).nan_to_num(0.0)  # 0 for a task that was never seen before
+    def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
+        rows, losses = context.active, context.task_losses.clamp_min(1e-8)
+        logits, before = self.buffer("logits", context), self.buffer("log_loss", context, float("nan"))
+        fall = (before[rows] - losses.log()).nan_to_num(0.0)  # 0 for a task that appears for the first time
         z = torch.softmax(logits[rows], 0)
         logits[rows] -= self.rate * (z * (fall - (z * fall).sum()) + self.decay * logits[rows])
         before[rows] = losses.log()
         ratio = torch.softmax(logits[rows], 0) / losses
-        return (ratio / ratio.sum()).to(gramian) * len(gramian)
+        return (ratio / ratio.sum()) * len(gramian)

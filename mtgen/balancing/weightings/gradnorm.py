@@ -1,20 +1,23 @@
-"""GradNorm: all tasks' gradients of one size, larger for those that learn slowly."""
+"""GradNorm: equal gradient norms, larger for tasks that learn slowly."""
 
 from torch import Tensor
 
-from mtgen.balancing.weighting import Weighting
+from mtgen.balancing.weighting import GateContext, Weighting
 from mtgen.config import WEIGHTINGS
 
 
 @WEIGHTINGS.register("gradnorm")
 class GradNorm(Weighting):
-    """Weights that bring each weighted gradient norm to the mean norm times r^alpha. Source: Chen et al. 2018, eq. 2.
+    """Weights that move each weighted gradient norm towards the mean norm times r^alpha.
 
-    r is a task's loss, relative to its first, divided by the mean of that over the tasks. Norms are the roots of the Gramian's diagonal.
+    Source: Chen et al. 2018, eq. 2.
+
+    r is a task's loss relative to its first, divided by the mean over the tasks. Norms are the roots of the Gramian's
+    diagonal.
 
     Args:
-        alpha: 0: equal norms; above: more for tasks that learn slowly.
-        rate: learning rate of the weights, a step.
+        alpha: 0: equal norms; above: larger norms for tasks that learn slowly.
+        rate: learning rate of the weights.
     """
 
     reads_losses = True
@@ -24,13 +27,13 @@ class GradNorm(Weighting):
         self.alpha = alpha
         self.rate = rate
 
-    def __call__(self, gramian: Tensor) -> Tensor:
-        rows, losses, norms = self.rows(gramian), self.task_losses(gramian).clamp_min(1e-12), gramian.diagonal().sqrt()
-        kept, first = self.buffer("weights", gramian, 1.0), self.buffer("first_loss", gramian)
+    def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
+        rows, losses, norms = context.active, context.task_losses.clamp_min(1e-12), gramian.diagonal().sqrt()
+        kept, first = self.buffer("weights", context, 1.0), self.buffer("first_loss", context)
         first[rows] = first[rows].where(first[rows] > 0, losses)
         weights = kept[rows]
         slowness = losses / first[rows]
-        wanted = (weights * norms).mean() * (slowness / slowness.mean()) ** self.alpha
-        weights = (weights - self.rate * norms * (weights * norms - wanted).sign()).clamp_min(1e-3)
+        target = (weights * norms).mean() * (slowness / slowness.mean()) ** self.alpha
+        weights = (weights - self.rate * norms * (weights * norms - target).sign()).clamp_min(1e-3)
         kept[rows] = weights * (len(weights) / weights.sum())
-        return kept[rows].to(gramian)
+        return kept[rows]

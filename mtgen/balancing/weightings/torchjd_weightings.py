@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtgen.balancing.weighting import Weighting
+from mtgen.balancing.weighting import GateContext, Weighting
 from mtgen.config import WEIGHTINGS
 
 
 @contextmanager
 def seeded_from(gramian: Tensor) -> Iterator[None]:
-    """Within it, torch's random numbers follow from the Gramian, so that all workers and every resumed run draw the same.
+    """Seed torch's random numbers from the Gramian within the block, the same on all workers and in resumed runs.
 
-    Its entries' exponents are the seed, since their last bits depend on the number of workers.
+    The seed is taken from the exponents of its entries, since their last bits depend on the number of workers.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(zlib.crc32(torch.frexp(gramian).exponent.cpu().numpy().tobytes()))
@@ -25,21 +25,24 @@ def seeded_from(gramian: Tensor) -> Iterator[None]:
 
 @WEIGHTINGS.register("upgrad")
 class UPGrad(Weighting):
-    """Each gradient projected onto the cone of no conflict, then averaged. Source: Quinton and Rey 2024, "Jacobian descent"."""
+    """Each gradient projected onto the cone without conflict, then averaged.
+
+    Source: Quinton and Rey 2024, "Jacobian descent".
+    """
 
     takes_preference = True
 
-    def __call__(self, gramian: Tensor) -> Tensor:
+    def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
         from torchjd.aggregation import UPGradWeighting
 
-        return UPGradWeighting(self.preference_or_ones(gramian))(gramian)
+        return UPGradWeighting(context.preference)(gramian)
 
 
 @WEIGHTINGS.register("mgda")
 class MGDA(Weighting):
     """The shortest convex combination of the gradients. Source: Désidéri 2012; Sener and Koltun 2018."""
 
-    def __call__(self, gramian: Tensor) -> Tensor:
+    def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
         from torchjd.aggregation import MGDAWeighting
 
         return MGDAWeighting()(gramian) * len(gramian)
@@ -47,9 +50,12 @@ class MGDA(Weighting):
 
 @WEIGHTINGS.register("pcgrad")
 class PCGrad(Weighting):
-    """Each gradient without its part against the others, in random order, then summed. Source: Yu et al. 2020."""
+    """Each gradient without its components against the others, projected out in random order, then summed.
 
-    def __call__(self, gramian: Tensor) -> Tensor:
+    Source: Yu et al. 2020.
+    """
+
+    def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
         from torchjd.aggregation import PCGradWeighting
 
         with seeded_from(gramian):
@@ -58,24 +64,25 @@ class PCGrad(Weighting):
 
 @WEIGHTINGS.register("gradvac")
 class GradVac(Weighting):
-    """As PCGrad, but towards the cosine that each pair usually has, not towards 0. Source: Wang et al. 2021.
+    """As PCGrad, but towards each pair's usual cosine instead of towards 0. Source: Wang et al. 2021.
 
     Args:
-        beta: share of the newest cosine in the running one.
+        beta: weight of the newest cosine in the running average.
     """
 
     def __init__(self, beta: float = 0.01) -> None:
         super().__init__()
         self.beta = beta
 
-    def __call__(self, gramian: Tensor) -> Tensor:
+    def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
         from torchjd.aggregation import GradVacWeighting
 
-        weighting: Any = GradVacWeighting(
-            self.beta
-        )  # it forgets where tasks come and go, so its state is set each time
-        rows, cosines = self.rows(gramian), self.buffer("cosines", gramian, square=True)
-        weighting._phi_t, weighting._state_key = cosines[rows][:, rows].to(gramian), (len(gramian), gramian.dtype)
+        # TorchJD's object resets its state whenever the set of tasks changes, so the state is kept here and set at each
+        # call.
+        weighting: Any = GradVacWeighting(self.beta)
+        rows, cosines = context.active, self.buffer("cosines", context, square=True)
+        weighting._phi_t = cosines[rows][:, rows].to(gramian)
+        weighting._state_key = (len(gramian), gramian.dtype)
         with seeded_from(gramian):
             weights = weighting(gramian)
         cosines[rows[:, None], rows] = weighting._phi_t.double()
@@ -84,21 +91,21 @@ class GradVac(Weighting):
 
 @WEIGHTINGS.register("aligned_mtl")
 class AlignedMTL(Weighting):
-    """The gradients' matrix made orthogonal, at the scale of its smallest singular value. Source: Senushkin et al. 2023."""
+    """The gradients' matrix made orthogonal, scaled to its smallest singular value. Source: Senushkin et al. 2023."""
 
     takes_preference = True
 
-    def __call__(self, gramian: Tensor) -> Tensor:
+    def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
         from torchjd.aggregation import AlignedMTLWeighting
 
-        return AlignedMTLWeighting(self.preference_or_ones(gramian))(gramian)
+        return AlignedMTLWeighting(context.preference)(gramian)
 
 
 @WEIGHTINGS.register("imtl_g")
 class IMTLG(Weighting):
-    """The sum whose projections on all the gradients' directions are equal. Source: Liu et al. 2021; Quinton and Rey 2024."""
+    """The sum with equal projections onto all gradients' directions. Source: Liu et al. 2021; Quinton and Rey 2024."""
 
-    def __call__(self, gramian: Tensor) -> Tensor:
+    def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
         from torchjd.aggregation import IMTLGWeighting
 
         return IMTLGWeighting()(gramian) * len(gramian)
@@ -106,13 +113,18 @@ class IMTLG(Weighting):
 
 @WEIGHTINGS.register("sdmgrad")
 class SDMGrad(Weighting):
-    """MGDA drawn towards a preferred direction, its weights carried on from step to step. Source: Xiao et al. 2023.
+    """MGDA regularized towards a preferred direction, with weights carried over from step to step.
 
-    The paper multiplies the gradients of two independent batches; a gate sees one, so that its noise biases the weights as MGDA's.
+    Source: Xiao et al. 2023.
+
+    The paper multiplies the gradients of two independent batches. A gate has one batch, so noise biases the weights as
+    in MGDA.
 
     Args:
-        strength: lambda, how strongly the preferred direction draws.
-        rate, momentum, iterations: of the inner descent on the simplex.
+        strength: lambda, the strength of the regularization.
+        rate: learning rate of the inner descent on the simplex.
+        momentum: momentum of the inner descent.
+        iterations: steps of the inner descent.
     """
 
     takes_preference = True
@@ -124,12 +136,12 @@ class SDMGrad(Weighting):
         self.momentum = momentum
         self.iterations = int(iterations)
 
-    def __call__(self, gramian: Tensor) -> Tensor:
+    def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
         from torchjd.aggregation import SDMGradWeighting
 
-        count, rows, kept = len(gramian), self.rows(gramian), self.buffer("weights", gramian, 1.0)
-        liked = self.preference_or_ones(gramian) / count
-        weighting: Any = SDMGradWeighting(self.rate, self.momentum, self.iterations, self.strength, liked)
+        count, rows, kept = len(gramian), context.active, self.buffer("weights", context, 1.0)
+        preference = context.preference / count
+        weighting: Any = SDMGradWeighting(self.rate, self.momentum, self.iterations, self.strength, preference)
         before = kept[rows].to(gramian)
         weighting._w = before / before.sum() if before.sum() > 0 else torch.full_like(before, 1 / count)
         weighting._state_key = (count, gramian.dtype, gramian.device)

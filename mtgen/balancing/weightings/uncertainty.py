@@ -1,18 +1,20 @@
-"""Uncertainty weighting: a learned variance a task."""
+"""Uncertainty weighting: a learned variance per task."""
 
 import torch
 from torch import Tensor
 
-from mtgen.balancing.weighting import Weighting
+from mtgen.balancing.weighting import GateContext, Weighting
 from mtgen.config import WEIGHTINGS
 
 
 @WEIGHTINGS.register("uncertainty")
 class Uncertainty(Weighting):
-    """Weights e^-s, s learned by descent on e^-s L + s for each task's loss L. Source: Kendall et al. 2018, eq. 10.
+    """Weights e^-s, with s learned by gradient descent on e^-s L + s for each task's loss L.
+
+    Source: Kendall et al. 2018, eq. 10.
 
     Args:
-        rate: learning rate of s, a step.
+        rate: learning rate of s.
     """
 
     reads_losses = True
@@ -21,8 +23,8 @@ class Uncertainty(Weighting):
         super().__init__()
         self.rate = rate
 
-    def __call__(self, gramian: Tensor) -> Tensor:
-        rows, kept, losses = self.rows(gramian), self.buffer("log_variance", gramian), self.task_losses(gramian)
-        s = kept[rows]
-        kept[rows] = s - self.rate * (1 - torch.exp(-s) * losses).clamp(-10, 10)
-        return torch.softmax(-s, 0).to(gramian) * len(gramian)
+    def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
+        rows, log_variance = context.active, self.buffer("log_variance", context)
+        s = log_variance[rows]
+        log_variance[rows] = s - self.rate * (1 - torch.exp(-s) * context.task_losses).clamp(-10, 10)
+        return torch.softmax(-s, 0) * len(gramian)

@@ -16,7 +16,7 @@ def find_divergence(parts: TrainingParts) -> TrainingError | None:
     limit = parts.config.train.nonfinite_limit
     for name, engine in parts.engines.items():
         if engine.optimizer.in_a_row.item() >= limit:
-            tasks = list(dict.fromkeys(task for gate in parts.gates.values() for task in gate.record.nonfinite()))
+            tasks = list(dict.fromkeys(task for gate in parts.gates.values() for task in gate.statistics.nonfinite()))
             first = f", first in the gradients of {', '.join(tasks)}" if tasks else ""
             return TrainingError(
                 f"{limit} steps in a row had a non-finite gradient in the {name} (train.nonfinite_limit){first}; "
