@@ -62,8 +62,7 @@ class GateStatistics:
         """Return means over the backwards in which a task, or a pair, had a gradient, and start again from zero.
 
         Names: `norm_TASK`, `weight_TASK`, `cosine_A_B`, `conflict_A_B` (fraction of backwards with a negative cosine),
-            and, where there
-        were any, `nonfinite_TASK` (number of backwards).
+        and, where there were any, `nonfinite_TASK` (number of backwards).
         """
         if self.sums is None:
             return {}

@@ -54,10 +54,9 @@ class Weighting:
     """From the Gramian to one weight per task. A subclass is one file that registers itself in `config.WEIGHTINGS`.
 
     `gramian` has one row per task that has a gradient in this step: `[K,K]`, on the CPU, float64, finite, the same on
-        every worker. Its
-    diagonal is positive with mean 1, so no weighting depends on the scale of the losses. The result is `[K]`; by
-    convention each weight is 1 for K equal, orthogonal gradients. All workers must compute the same weights: take the
-    seed of random numbers from the Gramian.
+    every worker. Its diagonal is positive with mean 1, so no weighting depends on the scale of the losses. The result
+    is `[K]`; by convention each weight is 1 for K equal, orthogonal gradients. All workers must compute the same
+    weights: take the seed of random numbers from the Gramian.
 
     Class attributes:
         reads_losses: whether it needs `context.losses`; possible at the discriminator's features only.

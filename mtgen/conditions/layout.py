@@ -36,7 +36,7 @@ class Layout(Modality):
     """A mask of the classes to generate. Raw form: `[B,M,H,W]`, see `mask_layout`.
 
     It has no vector: the generator adds a projection of it at every level (after Park et al. 2019, SPADE, without
-        normalization).
+    normalization).
     """
 
     class Settings(ConditionSettings):

@@ -19,8 +19,7 @@ class Sound(Modality):
     """Two convolutions with stride 2, then a transformer (as in Whisper: Radford et al. 2022).
 
     Raw form: `[B,mels,frames]` log-mel spectrogram, -1 (silent) to 1. In training it is shifted in time, and one strip
-        of bands and one of
-    frames are masked (SpecAugment: Park et al. 2019), against memorization.
+    of bands and one of frames are masked (SpecAugment: Park et al. 2019), against memorization.
     """
 
     class Settings(ConditionSettings):

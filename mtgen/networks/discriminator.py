@@ -33,8 +33,7 @@ class Discriminator(nn.Module):
     """Trunk, decoder and the tasks' heads.
 
     The trunk sees an image, together with its mask and boxes if the canvas shows them: the input layers of hidden
-        labels add nothing.
-    So one network predicts from images alone, and judges images together with their labels.
+    labels add nothing. So one network predicts from images alone, and judges images together with their labels.
 
     Args:
         widths: channels of each level, lowest resolution first.

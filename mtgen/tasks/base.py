@@ -75,8 +75,7 @@ class StepContext:
     """One micro-batch in a training step: real samples, their roles, the networks, and random numbers.
 
     Rows are sorted: first the image-only rows, whose labels the discriminator does not see, then the joint rows, which
-        it judges together
-    with their labels. `mtgen.training.batch_roles` explains the roles.
+    it judges together with their labels. `mtgen.training.batch_roles` explains the roles.
 
     Attributes:
         batch: images and masks as the discriminator sees them (augmented).

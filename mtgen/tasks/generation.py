@@ -18,7 +18,7 @@ class ProjectionHead(nn.Module):
     """Logit with projection on the condition: `<e(x), v + c> / sqrt(d)`. Source: Miyato and Koyama 2018.
 
     There is no bias: losses and penalties use differences of logits for equal conditions, so its gradient would be
-        rounding noise.
+    rounding noise.
     """
 
     def __init__(self, summary: int, embedding: int) -> None:
@@ -91,8 +91,7 @@ class Generation(Task):
         """`[2Q]` squared norms of the logit's gradient at everything visible of the penalized rows, real and generated.
 
         They need a separate forward that bypasses the gate: their gradient for the trunk is a second derivative, which
-            does not pass
-        through the features alone.
+        does not pass through the features alone.
         """
         assert context.fake is not None
         if not len(context.penalized):

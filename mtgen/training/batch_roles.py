@@ -99,8 +99,7 @@ def pair_partners(config: Config, size: int) -> Tensor:
     """`[G]` index of each sample's partner in a global batch of `size` samples: the same slot of the neighboring block.
 
     Partners cannot be neighbors: with `joint_every=2` one of the two would always be joint. Beyond the batch's end
-        there may be no sample
-    at a partner's index.
+    there may be no sample at a partner's index.
     """
     index = torch.arange(size)
     if not config.generates:

@@ -46,7 +46,7 @@ class GatherRowsWithGradient(torch.autograd.Function):
     """`gather_rows` whose backward returns the gradient of this worker's own rows.
 
     The backward exchanges nothing: every worker computes the loss of the whole joint batch, so the gradient of its own
-        rows is complete.
+    rows is complete.
     """
 
     @staticmethod

@@ -189,8 +189,7 @@ def test_a_convex_problem_ends_on_its_pareto_front(name: str) -> None:
     """Losses |x - a|^2 and 4 |x - b|^2: the front is the segment from a to b.
 
     The length of a step is bounded by its rate: at the front, where gradients are opposite, FairGrad's weights grow
-        without bound, to
-    a value that depends on the CPU's rounding.
+    without bound, to a value that depends on the CPU's rounding.
     """
     a, b = torch.tensor([1.0, 0.0]).double(), torch.tensor([-1.0, 0.5]).double()
     gate, x = Gate(names(2), WEIGHTINGS[name]()), torch.tensor([0.5, 2.0]).double()
