@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from common import ROOT, digits, machine, report
-from plain import Plain, batches_of
+from plain_loop import PlainLoop, batches_of
 from torch import Tensor, nn
 from torchjd.aggregation import UPGrad
 from torchjd.autojac import jac
@@ -134,7 +134,7 @@ def whole(data: Path, tasks: int, batch: int) -> dict[str, Callable[[], None]]:
             [*words, canvas, *(["tasks.tagging.weight=0.3"] if tasks == len(TASKS) else [])],
         )
         batches = batches or batches_of(config, "cpu")
-        found["no gate" if name == "none" else f"gate, {name}"] = Plain(config, batches, "cpu").step
+        found["no gate" if name == "none" else f"gate, {name}"] = PlainLoop(config, batches, "cpu").step
     return found
 
 

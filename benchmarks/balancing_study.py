@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 from common import ROOT, machine, report
-from studies import NUMBERS, READING, Run, Study, base_settings, with_spread
+from study_runner import NUMBERS, READING, Run, Study, base_settings, with_spread
 
 from mtgen.config import Config, load
 

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
-import numbered
+import numbered_dataset
 import numpy as np
 import psutil
 import typer
@@ -30,7 +30,7 @@ FAILING = 0.02
 
 def members(sample: int) -> list[tuple[str, bytes]]:
     """A sample; every hundredth is damaged, in ten ways that take turns."""
-    image, label = numbered.png(sample), str(sample % numbered.CLASSES).encode()
+    image, label = numbered_dataset.png(sample), str(sample % numbered_dataset.CLASSES).encode()
     if sample % 100:
         return [("png", image), ("cls", label)]
     middle = len(image) - 24
@@ -85,7 +85,7 @@ def main(
     here, samples = machine(), 40_000 if quick else 200_000
     with tempfile.TemporaryDirectory(prefix="mtgen-soak-") as temporary:
         folder = Path(temporary) / "data"
-        numbered.write(folder, samples, A_SHARD, members)
+        numbered_dataset.write(folder, samples, A_SHARD, members)
         size = sum(path.stat().st_size for path in folder.glob("*.tar"))
         os.environ["MTGEN_CACHE"] = str(Path(temporary) / "cache")
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Failing, directory=str(folder)))
@@ -104,9 +104,9 @@ def main(
                 at = batch.position.numpy()
                 replaced |= {position for position, _ in loader.damaged}
                 own = np.array([position < len(index) and position not in replaced for position in at])
-                seen.update(numbered.numbers(batch.image[own]).tolist())
-                wrong = batch.label.numpy() != numbered.numbers(batch.image) % numbered.CLASSES
-                assert not wrong.any(), f"a sample has another one's label: {numbered.numbers(batch.image)[wrong]}"
+                seen.update(numbered_dataset.numbers(batch.image[own]).tolist())
+                wrong = batch.label.numpy() != numbered_dataset.numbers(batch.image) % numbered_dataset.CLASSES
+                assert not wrong.any(), f"a sample has another one's label: {numbered_dataset.numbers(batch.image)[wrong]}"
                 if step % 16 == 0:
                     memory.append(process.memory_info().rss / 1e6)
             # a damaged sample may also be drawn in the place of another, and is then met twice

@@ -3,7 +3,7 @@
 Every measurement is a process of its own, pinned to one CPU, with everything that it starts. Peers run in a virtual environment of their
 own, because their requirements break ours; without one they are left out and the table says so:
 
-    python -m venv peers && peers/bin/pip install -r benchmarks/peers.txt
+    python -m venv peers && peers/bin/pip install -r benchmarks/loaders_compared.txt
     python benchmarks/data_speed.py --peers peers
 """
 
@@ -35,7 +35,7 @@ def measure(name: str, python: str, data: Path, work: Path, options: list[str], 
     """Run one contender; what it prints, or why it could not run."""
     command = [
         python,
-        str(ROOT / "benchmarks/contenders.py"),
+        str(ROOT / "benchmarks/loaders_compared.py"),
         name,
         "--data",
         str(data),
@@ -59,7 +59,7 @@ def measure(name: str, python: str, data: Path, work: Path, options: list[str], 
 def main(
     data: Annotated[Path, typer.Option(help="folder with the data sets coco128, cifar10 and digits")] = ROOT.parent
     / "shared/data",
-    peers: Annotated[Path | None, typer.Option(help="virtual environment with benchmarks/peers.txt")] = None,
+    peers: Annotated[Path | None, typer.Option(help="virtual environment with benchmarks/loaders_compared.txt")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="one short round")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="default: 3, quick 1")] = None,

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import numbered
+import numbered_dataset
 import typer
 from common import machine, report
 
@@ -40,7 +40,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="mtgen-data-start-") as temporary:
         for samples in (1_000, 100_000 if quick else 1_000_000):
             folder = Path(temporary) / str(samples)
-            numbered.write(folder, samples, 10_000, numbered.plain)
+            numbered_dataset.write(folder, samples, 10_000, numbered_dataset.plain)
             begin = time.monotonic()
             build_index(folder, out=dataset_index_path(folder))
             indexing = time.monotonic() - begin

@@ -52,7 +52,7 @@ def prepare(folder: Path, count: int) -> None:
 
 def measure(name: str, python: str, folder: Path, metrics: int) -> dict[str, Any]:
     """Run one contender; what it prints, or why it could not run."""
-    command = [python, str(ROOT / "benchmarks/evaluate_contenders.py"), name, "--metrics", str(metrics)]
+    command = [python, str(ROOT / "benchmarks/evaluate_peers.py"), name, "--metrics", str(metrics)]
     command += ["--images", str(folder / "images.safetensors"), "--weights", str(folder / "inception.safetensors")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=3600, check=False)

@@ -1,7 +1,7 @@
 """A step of mtgen's networks beside one of the published recipe at equal widths and depth, and what both have learned after equal minutes.
 
 mtgen's blocks are two dense 3x3 convolutions, its penalties finite differences on a quarter of the images; the published recipe
-(`published.py`) has grouped bottleneck blocks and exact R1 + R2. Both draw digits for their class in plain loops of the same losses,
+(`r3gan_reference.py`) has grouped bottleneck blocks and exact R1 + R2. Both draw digits for their class in plain loops of the same losses,
 learning rates, augmentation and averaging, with the training split in memory. "dense, exact" says what the penalties alone do.
 "channels first" is torch's usual layout in memory; all else is channels last. Ways take turns, four steps each, so that a machine that
 others use too slows all alike; a ratio is the median over rounds. Then each way is trained for `--minutes` on one thread, two at a time
@@ -20,8 +20,8 @@ from typing import Annotated, Any
 import torch
 import typer
 from common import ROOT, digits, machine, report
-from plain import Plain, batches_of
-from published import channels_first, exact, published
+from plain_loop import PlainLoop, batches_of
+from r3gan_reference import channels_first, exact, published
 
 from mtgen.config import load
 from mtgen.data.index import open_index
@@ -36,13 +36,13 @@ WAYS = {
     "published: grouped, exact R1 + R2": published,
     "published, channels first": channels_first,
     "dense, exact R1 + R2": exact,
-    "mtgen: dense, finite differences": Plain,
+    "mtgen: dense, finite differences": PlainLoop,
 }
 METRICS = ["generated/cas", "generated/diversity", "distribution/fd"]
 SAMPLES = 2_000
 
 
-def loop(way: str, precision: str, overrides: list[str], kept: int | None = None) -> Plain:
+def loop(way: str, precision: str, overrides: list[str], kept: int | None = None) -> PlainLoop:
     """A plain loop of one way; `kept` batches in memory, by default the whole split."""
     config = load(ROOT / "configs/digits-32.yaml", [*overrides, f"precision={precision}"])
     count = kept or len(open_index(config.data.path, config.data.train_split)) // config.batch_size

@@ -1,4 +1,4 @@
-"""One run of a study (`studies.py`), in its own process: train, then measure on the test split; the last line of the output is JSON."""
+"""One run of a study (`study_runner.py`), in its own process: train, then measure on the test split; the last line of the output is JSON."""
 
 import argparse
 import json

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 from common import ROOT, digits, machine, report
-from plain import Plain, batches_of
+from plain_loop import PlainLoop, batches_of
 
 from mtgen.config import Config, load
 from mtgen.errors import UserError
@@ -35,7 +35,7 @@ def plain_loop(config: Config, share: int) -> Any:
     if share == 1 and config.workers == 1:  # one CPU is one CPU, DALI's thread and the sender of the numbers included
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
     device = resolve_device(config)
-    plain = Plain(
+    plain = PlainLoop(
         config, batches_of(config, device), device, torch.distributed.new_group([0], use_local_synchronization=True)
     )
     ended = [time.process_time()]

@@ -6,7 +6,7 @@ Source: Huang et al. 2024, "The GAN is dead; long live the GAN!" (R3GAN): its bl
 
 import torch
 import torch.nn.functional as F
-from plain import Plain
+from plain_loop import PlainLoop
 from torch import Tensor, nn
 
 from mtgen.config import Config
@@ -89,9 +89,9 @@ class ExactStep(DiscriminatorStep):
         return adversarial + penalty, {"adversarial": adversarial.detach(), "penalty": penalty.detach()}
 
 
-def exact(config: Config, batches: list[Batch], device: str, networks: Networks | None = None) -> Plain:
+def exact(config: Config, batches: list[Batch], device: str, networks: Networks | None = None) -> PlainLoop:
     """A plain loop with this step; the configuration has generation alone."""
-    plain = Plain(config, batches, device, networks=networks)
+    plain = PlainLoop(config, batches, device, networks=networks)
     step, *others = plain.sides[0]
     plain.sides[0] = (ExactStep(config, plain.networks.tasks, step.gate, step.strength, plain.networks.side), *others)
     return plain
@@ -99,12 +99,12 @@ def exact(config: Config, batches: list[Batch], device: str, networks: Networks 
 
 def published(
     config: Config, batches: list[Batch], device: str, layout: torch.memory_format = torch.channels_last
-) -> Plain:
+) -> PlainLoop:
     """The same, with these blocks too."""
     networks = build(config, open_index(config.data.path, config.data.train_split).card)
     return exact(config, batches, device, regroup(networks, layout))
 
 
-def channels_first(config: Config, batches: list[Batch], device: str) -> Plain:
+def channels_first(config: Config, batches: list[Batch], device: str) -> PlainLoop:
     """The published one in torch's usual layout, as its authors' code has it."""
     return published(config, batches, device, torch.contiguous_format)

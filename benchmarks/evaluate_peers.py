@@ -158,7 +158,7 @@ def _torchvision() -> None:
 
 
 _KEPT: list[Any] = []
-CONTENDERS: dict[str, Callable[[argparse.Namespace, Tensor, Tensor], Callable[[], Numbers]]] = {
+EVALUATIONS: dict[str, Callable[[argparse.Namespace, Tensor, Tensor], Callable[[], Numbers]]] = {
     "mtgen": mtgen,
     "torch-fidelity": torch_fidelity,
     "torchmetrics": lambda a, real, drawn: _torchmetrics(a, real, drawn, False),
@@ -174,7 +174,7 @@ def _used() -> float:
 def main() -> None:
     """Run one contender, and print its numbers and what they cost."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=CONTENDERS)
+    parser.add_argument("name", choices=EVALUATIONS)
     parser.add_argument("--images", required=True, help="safetensors with the tensors real and drawn")
     parser.add_argument("--weights", required=True, help="safetensors of the Inception; beside it the same as .pth")
     parser.add_argument("--metrics", type=int, choices=(1, 4), required=True)
@@ -182,7 +182,7 @@ def main() -> None:
     a = parser.parse_args()
     torch.set_num_threads(1)
     images = load_file(a.images)
-    run = CONTENDERS[a.name](a, images["real"], images["drawn"])
+    run = EVALUATIONS[a.name](a, images["real"], images["drawn"])
     begin, used = time.monotonic(), _used()
     numbers = run()
     print(json.dumps({"seconds": time.monotonic() - begin, "cpu_seconds": _used() - used, "numbers": numbers}))

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from common import ROOT, digits, machine, report
-from plain import Plain, batches_of
+from plain_loop import PlainLoop, batches_of
 from torch import Tensor
 
 from mtgen.balancing.gramian import GRAMIAN_SOURCES
@@ -40,7 +40,7 @@ def cosines(products: Tensor) -> Tensor:
     return (products / (norms[:, None] * norms))[below[0], below[1]]
 
 
-def probe(training: Plain, number: int) -> dict[str, Tensor]:
+def probe(training: PlainLoop, number: int) -> dict[str, Tensor]:
     """Cosines of all pairs of tasks in the discriminator's step over batch `number`: "truth", and what each sight sees."""
     step, other, _ = training.sides[0]
     gate, batch = training.gates["discriminator"], training.batches[number]
@@ -113,7 +113,7 @@ def main(
             "balancing.gramian_source=layer",
         ]
         settings = load(config, words)
-        training = Plain(settings, batches_of(settings, "cpu", 8 if quick else 64), "cpu")
+        training = PlainLoop(settings, batches_of(settings, "cpu", 8 if quick else 64), "cpu")
         steps = steps or (20 if quick else 1000)
         moments = [0, 0, steps] if quick else [0, 0, steps // 20, steps // 4, steps]
         for before, now in pairwise(moments):

@@ -259,7 +259,7 @@ def mtgen(a: Any) -> Iterator[int]:
             yield len(batch)
 
 
-CONTENDERS: dict[str, Callable[[Any], Iterator[int]]] = {
+LOADERS: dict[str, Callable[[Any], Iterator[int]]] = {
     "mtgen": mtgen,
     "webdataset + Pillow": webdataset_pillow,
     "DALI's webdataset reader": dali_reader,
@@ -273,7 +273,7 @@ CONTENDERS: dict[str, Callable[[Any], Iterator[int]]] = {
 def main() -> None:
     """Print images per second and CPU time an image of one contender as JSON."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("name", choices=CONTENDERS)
+    parser.add_argument("name", choices=LOADERS)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for data in the contender's own format")
     parser.add_argument("--size", type=int, required=True)
@@ -288,7 +288,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    batches = CONTENDERS[a.name](a)
+    batches = LOADERS[a.name](a)
     begin = time.monotonic()
     next(batches)
     first = time.monotonic() - begin

@@ -26,7 +26,7 @@ def batches_of(config: Config, device: str, count: int = KEPT) -> list[Batch]:
         return [next(loader).to(device) for _ in range(count)]
 
 
-class Plain:
+class PlainLoop:
     """Both networks of a run and what trains them, without Ray, DeepSpeed, DALI and tracking.
 
     Args:
