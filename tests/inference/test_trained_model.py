@@ -1,4 +1,4 @@
-"""`mtgen.load`: what a program gets of a trained model, and how little it needs for that."""
+"""`mtgen.load`: a trained model in a program, and how little that needs."""
 
 import json
 import subprocess
@@ -49,7 +49,7 @@ print(model.predict(photo).classes, len(mtgen.load({str(translating)!r}).transla
     assert done.stdout.endswith("1\n") and len(list((tmp_path / "drawn").glob("*-mask.png"))) == 4
 
 
-def test_samples_are_those_of_the_networks_with_what_was_asked_for(trained: TrainedModel, model: Model) -> None:
+def test_samples_are_those_of_the_networks_with_their_prompts(trained: TrainedModel, model: Model) -> None:
     drawn = trained.sample(6, ["one", "7"], seed=3, score=0.0)
     canvas, _ = next(generate(model, Prompt.of_classes(torch.tensor([1, 3] * 3)), 3, "sample"))
     assert drawn.classes == ["one", "7"] * 3 and [row["class"] for row in drawn.rows] == drawn.classes
@@ -60,17 +60,17 @@ def test_samples_are_those_of_the_networks_with_what_was_asked_for(trained: Trai
     assert any(drawn.boxes) and all(0 <= box.x0 < box.x1 <= 8 for boxes in drawn.boxes for box in boxes or [])
 
 
-def test_what_is_read_is_what_the_command_reads(trained: TrainedModel, run: Path, draw: Draw, tmp_path: Path) -> None:
+def test_predictions_are_those_of_the_command(trained: TrainedModel, run: Path, draw: Draw, tmp_path: Path) -> None:
     draw(20, 10, 1).save(tmp_path / "wide.png")
     rows: list[dict[str, object]] = []
-    predict_run(run, [tmp_path / "wide.png"], tmp_path / "out", "cpu", seen=rows.append)
+    predict_run(run, [tmp_path / "wide.png"], tmp_path / "out", "cpu", on_result=rows.append)
     read = trained.predict(tmp_path / "wide.png")
     assert read.rows == [{key: value for key, value in rows[0].items() if key not in ("mask", "overlay")}]
     assert read.images[0].size == (10, 10) and read.masks[0] is not None and read.masks[0].shape == (10, 10)
     assert read.boxes[0] and all(0 <= box.x0 < box.x1 <= 10 for box in read.boxes[0])
 
 
-def test_files_pictures_and_arrays_of_one_image_are_read_alike(
+def test_files_pictures_and_arrays_of_one_image_are_predicted_alike(
     trained: TrainedModel, draw: Draw, tmp_path: Path
 ) -> None:
     picture = draw(8, 8, 2)
@@ -87,14 +87,14 @@ def test_a_picture_that_lies_on_its_side_is_put_upright(trained: TrainedModel) -
     assert trained.predict(turned).rows[0]["probability"] == trained.predict(pixels).rows[0]["probability"]
 
 
-def test_a_translation_is_what_the_command_draws(translating: Path, draw: Draw, tmp_path: Path) -> None:
+def test_a_translation_is_that_of_the_command(translating: Path, draw: Draw, tmp_path: Path) -> None:
     draw(8, 8, 1).save(tmp_path / "a.png")
     translate_run(translating, "zebras", [tmp_path / "a.png"], tmp_path / "out", 3, "cpu")
     (image,) = mtgen.load(translating).translate(tmp_path / "a.png", to="zebras", seed=3).images
     assert np.array_equal(np.asarray(image), np.asarray(Image.open(tmp_path / "out" / "a.png")))
 
 
-def test_what_was_drawn_is_saved_with_its_labels(trained: TrainedModel, tmp_path: Path) -> None:
+def test_samples_are_saved_with_their_labels(trained: TrainedModel, tmp_path: Path) -> None:
     drawn = trained.sample(2, "zero", seed=1, score=0.0)
     rows = [json.loads(line) for line in (drawn.save(tmp_path / "out") / "labels.jsonl").read_text().splitlines()]
     assert rows[1] == drawn.rows[1] | {"image": "000001.png", "mask": "000001-mask.png"}
@@ -107,12 +107,12 @@ def test_what_is_no_image_is_one_clear_error(trained: TrainedModel, given: objec
         trained.predict([given])  # type: ignore[list-item]
 
 
-def test_impossible_wishes_are_the_commands_errors(trained: TrainedModel, make_model: Callable[..., Model]) -> None:
+def test_impossible_prompts_are_the_commands_errors(trained: TrainedModel, make_model: Callable[..., Model]) -> None:
     with pytest.raises(ConfigError, match="did you mean 'zero'"):
         trained.sample(class_="zeros")
     with pytest.raises(ConfigError, match="truncation"):
         trained.sample(truncation=2)
-    with pytest.raises(ConfigError, match="n=0: possible: 1 or more"):
+    with pytest.raises(ConfigError, match="n=0: is out of range; possible: 1 or more"):
         trained.sample(0)
     with pytest.raises(ConfigError, match=r"was not trained on this condition \(caption\)"):
         TrainedModel(make_model(conditions=("class",)), 0).sample(caption="it")
@@ -161,9 +161,7 @@ def test_a_model_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
         mtgen.load(tmp_path / "nothing")
 
 
-def test_files_are_asked_for_by_path_by_name_or_by_their_bytes(
-    trained: TrainedModel, draw: Draw, tmp_path: Path
-) -> None:
+def test_files_are_given_by_path_by_name_or_by_their_bytes(trained: TrainedModel, draw: Draw, tmp_path: Path) -> None:
     draw(8, 8, 2).save(tmp_path / "a.png")
     given = [tmp_path / "a.png", str(tmp_path / "a.png"), InMemoryFile("a.png", (tmp_path / "a.png").read_bytes())]
     drawn = [np.asarray(trained.sample(image=one).images[0]) for one in given]
@@ -172,7 +170,7 @@ def test_files_are_asked_for_by_path_by_name_or_by_their_bytes(
     assert len({row["probability"] for row in read.rows}) == 1 and read.rows[2]["file"] == "a.png"
 
 
-def test_a_way_begins_and_ends_at_the_samples_of_its_seeds(trained: TrainedModel) -> None:
+def test_an_interpolation_begins_and_ends_at_the_samples_of_its_seeds(trained: TrainedModel) -> None:
     way = trained.interpolate(PromptRequest(classes=["one"]), PromptRequest(texts=["it"]), 5, seeds=(3, 4))
     for end, sample in (
         (way.images[0], trained.sample(1, "one", seed=3)),
@@ -180,11 +178,11 @@ def test_a_way_begins_and_ends_at_the_samples_of_its_seeds(trained: TrainedModel
     ):
         assert np.abs(np.asarray(end).astype(int) - np.asarray(sample.images[0])).max() <= 1
     assert len(way) == 5 and all(mask is not None for mask in way.masks)
-    with pytest.raises(ConfigError, match="n=1: a way has two ends"):
+    with pytest.raises(ConfigError, match="n=1: interpolation needs at least 2 images"):
         trained.interpolate(PromptRequest(), PromptRequest(), 1)
 
 
-def test_a_reconstruction_is_drawn_from_what_was_read_in_the_image(
+def test_a_reconstruction_is_generated_from_the_predicted_latent(
     trained: TrainedModel, model: Model, draw: Draw, translating: Path
 ) -> None:
     pixels = np.asarray(draw(8, 8, 2))
