@@ -113,7 +113,7 @@ def test_images_in_class_mask_and_boxes_out(servers: dict[str, str], run: Path) 
 def test_what_is_no_image_is_an_error_that_names_the_row(servers: dict[str, str]) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         call(servers["predictor"], [{"image": "no image"}])
-    assert "row 0: `image` is no PNG" in refused.value.read().decode()
+    assert "row 0: `image` is not a PNG" in refused.value.read().decode()
 
 
 def test_the_models_are_the_runs_with_signature_example_and_pinned_requirements(
@@ -126,7 +126,7 @@ def test_the_models_are_the_runs_with_signature_example_and_pinned_requirements(
             mlflow.artifacts.download_artifacts(f"models:/toy-{part}@champion", tracking_uri=store_uri(run.parent))
         )
         kept = {path.name for path in folder.rglob("*")}
-        assert {"input_example.json", "requirements.txt", "model.safetensors", "trained.py"} <= kept
+        assert {"input_example.json", "requirements.txt", "model.safetensors", "trained_model.py"} <= kept
         assert not any(name.endswith((".pkl", ".pickle")) for name in kept)
         lines = (folder / "requirements.txt").read_text().split()
         assert all("==" in line for line in lines) and not any(line.startswith(("ray", "deepspeed")) for line in lines)
