@@ -48,6 +48,7 @@ HEADERS = {
 }
 SCRIPTS = (
     "page.js",
+    "controls.js",
     "prompt.js",
     "sound.js",
     "layout.js",

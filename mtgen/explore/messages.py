@@ -73,7 +73,7 @@ class PaintedMask(Message):
             raise DataError(f"layout: has {len(self.data)} bytes; should have {self.width}x{self.height}")
         out = io.BytesIO()
         Image.fromarray(np.frombuffer(self.data, np.uint8).reshape(self.height, self.width)).save(out, "PNG")
-        return InMemoryFile("layout.png", out.getvalue())
+        return InMemoryFile("mask.png", out.getvalue())
 
 
 class DrawnBox(Message):

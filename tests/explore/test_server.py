@@ -80,7 +80,17 @@ def same(frames: list[dict[str, Any]], images: list[Image.Image]) -> bool:
 def test_the_page_and_all_that_it_is_made_of_are_there_and_come_with_a_strict_policy(port: int) -> None:
     status, page = answer(port, "/")
     assert status == 200 and b"mtgen explore" in page
-    for name in ("base.css", "page.css", "base.js", "page.js", "prompt.js", "predict.js", "server.js", "icon.svg"):
+    for name in (
+        "base.css",
+        "page.css",
+        "base.js",
+        "page.js",
+        "controls.js",
+        "prompt.js",
+        "predict.js",
+        "server.js",
+        "icon.svg",
+    ):
         assert answer(port, f"/{name}")[0] == 200
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/")

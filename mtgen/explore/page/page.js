@@ -1,4 +1,5 @@
 // The page: facts about the run, the three views, and the prompt of each.
+import {button} from "./controls.js";
 import {interpolateView, FRAMES} from "./interpolate.js";
 import {dropUnused, grid, layers, redraw, showDetail} from "./pictures.js";
 import {predictView} from "./predict.js";
@@ -6,7 +7,8 @@ import {emptyPrompt, promptInWords, promptMessage, promptPanel} from "./prompt.j
 import {get, oneAtATime, pictureMessage, post} from "./server.js";
 
 const element = id => document.getElementById(id), views = ["generate", "interpolate", "predict"];
-const DELAY = 120, POLL = 20000;  // milliseconds from a change to the request, and between two checks for a newer checkpoint
+const DELAY = 120;  // milliseconds from a change to the request
+const POLL = 20000;  // milliseconds between two checks for a newer checkpoint
 const MAX_COLORS = 24;  // in the legend
 const PREDICTING = ["classification", "tagging", "segmentation", "detection", "reconstruction", "translation"];
 
@@ -33,8 +35,10 @@ function showFacts() {
   element("run").textContent = run;
   document.title = `${run} · mtgen explore`;
   element("facts").textContent = [
-    images < total_images ? `${number(images)} of ${number(total_images)} images seen` : `${number(images)} images seen`,
-    `${width} × ${height} ${channels === 1 ? "gray" : "color"}`, `${(parameters / 1e6).toFixed(2)}M parameters`, device,
+    `${number(images)} ${images < total_images ? `of ${number(total_images)} ` : ""}images seen`,
+    `${width} × ${height} ${channels === 1 ? "gray" : "color"}`,
+    `${(parameters / 1e6).toFixed(2)}M parameters`,
+    device,
   ].join(" · ");
   element("reload").hidden = newer === null;
   element("reload").textContent = newer === null ? "" : `Load the newest checkpoint: ${number(newer)} images`;
@@ -50,9 +54,9 @@ let view = "generate", end = "first", generated = [];
 const panel = promptPanel(about, changed, fail), form = element("panel");
 const ends = make("div", {class: "segments ends", role: "group", "aria-label": "End of the interpolation"});
 for (const [name, label] of [["first", "From"], ["last", "To"]]) {
-  const button = make("button", {type: "button", "data-end": name}, label);
-  button.addEventListener("click", () => { end = name; showPanel(); });
-  ends.append(button);
+  const choice = button(label, {"data-end": name});
+  choice.addEventListener("click", () => { end = name; showPanel(); });
+  ends.append(choice);
 }
 
 function slider(label, key, min, max, step, format) {
@@ -78,9 +82,7 @@ function showPanel() {
   form.hidden = view === "predict";
   ends.hidden = view !== "interpolate";
   count.hidden = view !== "generate";
-  for (const button of ends.querySelectorAll("button")) {
-    button.setAttribute("aria-pressed", String(button.dataset.end === end));
-  }
+  for (const choice of ends.children) choice.setAttribute("aria-pressed", String(choice.dataset.end === end));
   panel.show(current());
 }
 

@@ -1,4 +1,5 @@
 // Pictures with masks and boxes that can be hidden, and the dialog with the details of one.
+import {button} from "./controls.js";
 
 export const layers = {masks: true, boxes: true};
 const shown = new Set();  // pictures on the page, which are redrawn when a layer is switched
@@ -33,28 +34,28 @@ export function dropUnused() {
 export function grid(frames, detail, list) {
   const several = new Set(frames.map(frame => frame.caption)).size > 1;
   list.replaceChildren(...frames.map((frame, i) => {
-    const caption = frame.caption || "", label = [caption, `image ${i + 1} of ${frames.length}`].filter(Boolean).join(", ");
-    const title = caption ? `${caption}: show details` : "Show details";
-    const button = make("button", {type: "button", class: "cell", title}, pictureCanvas(frame, label));
-    button.addEventListener("click", () => detail(frame));
-    return make("li", {}, button, ...(several && caption ? [make("p", {title: caption}, caption)] : []));
+    const caption = frame.caption || "", position = `image ${i + 1} of ${frames.length}`;
+    const canvas = pictureCanvas(frame, caption ? `${caption}, ${position}` : position);
+    const opener = button(canvas, {class: "cell", title: caption ? `${caption}: show details` : "Show details"});
+    opener.addEventListener("click", () => detail(frame));
+    return make("li", {}, opener, ...(several && caption ? [make("p", {title: caption}, caption)] : []));
   }));
   return list;
 }
 
 /** Open the details of a picture; `actions` are [label, function of the picture] pairs. */
 export function showDetail(frame, actions) {
-  const dialog = document.getElementById("detail");
-  const close = make("button", {type: "button", class: "plain", "aria-label": "Close"}, "×");
+  const dialog = document.getElementById("detail"), close = button("×", {class: "plain", "aria-label": "Close"});
   const buttons = actions.map(([label, act]) => {
-    const button = make("button", {type: "button"}, label);
-    button.addEventListener("click", () => {
+    const choice = button(label);
+    choice.addEventListener("click", () => {
       dialog.close();
       act(frame);
     });
-    return button;
+    return choice;
   });
-  const save = make("a", {href: frame.images, download: `${frame.caption || "generated"}.png`, class: "button"}, "Save PNG");
+  const download = `${frame.caption || "generated"}.png`;
+  const save = make("a", {href: frame.images, download, class: "button"}, "Save PNG");
   close.addEventListener("click", () => dialog.close());
   dialog.replaceChildren(
     make("div", {class: "top"}, make("b", {}, frame.caption || "Image"), close),
@@ -67,7 +68,7 @@ export function showDetail(frame, actions) {
 
 function factsOf(frame) {
   const boxes = frame.boxes[0][0].map(([, , , , kind, score]) => `${frame.box_legend[kind][0]} ${score.toFixed(2)}`);
-  return [`${frame.width} × ${frame.height} pixels`, boxes.length ? `boxes: ${boxes.join(", ")}` : ""].filter(Boolean).join(" · ");
+  return `${frame.width} × ${frame.height} pixels${boxes.length ? ` · boxes: ${boxes.join(", ")}` : ""}`;
 }
 
 document.getElementById("detail").addEventListener("click", event => {

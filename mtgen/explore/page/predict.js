@@ -1,4 +1,5 @@
 // The prediction for an image: its labels, its reconstruction and its translations.
+import {button, fileInput, IMAGE_TYPES, link} from "./controls.js";
 import {dropUnused, grid, pictureCanvas} from "./pictures.js";
 import {fileMessage, oneAtATime} from "./server.js";
 
@@ -7,10 +8,11 @@ const MAX_ROWS = 12;  // rows of predictions, and translations shown at once; of
 const percent = value => value < 0.001 ? "<0.1%" : `${(100 * value).toFixed(value > 0.0995 ? 0 : 1)}%`;
 
 export function predictView(section, about, {detail, fail, done, anyGenerated, showLegend}) {
-  const choose = make("input", {type: "file", accept: "image/png,image/jpeg,image/webp", class: "sr", id: "predict-file", tabindex: "-1"});
-  const chooser = make("button", {type: "button", class: "plain"}, "open a file");
-  const generated = make("button", {type: "button", class: "plain"}, "use a generated image");
-  const drop = make("div", {class: "drop"}, make("p", {}, "Drop or paste an image here, ", chooser, ", or ", generated, "."), choose);
+  const open = link("open a file"), generated = link("use a generated image");
+  const take = async file => predict(await fileMessage(file, about.limits.file));
+  const input = fileInput("predict-file", IMAGE_TYPES, open, take, fail);
+  const words = make("p", {}, "Drop or paste an image here, ", open, ", or ", generated, ".");
+  const drop = make("div", {class: "drop"}, words, input);
   const found = make("div", {class: "found"}), translated = make("div", {class: "translated"});
   section.append(drop, found, translated);
   let message = null, targets = about.translation_targets.slice(0, MAX_ROWS);
@@ -31,15 +33,17 @@ export function predictView(section, about, {detail, fail, done, anyGenerated, s
     const list = make("dl", {class: "bars"}, ...rows.flatMap(([name, value]) => {
       const bar = make("i");
       bar.style.width = `${(100 * value).toFixed(1)}%`;
-      return [make("dt", {title: name}, name), make("dd", {}, make("span", {class: "track"}, bar), make("b", {}, format(value)))];
+      const track = make("span", {class: "track"}, bar);
+      return [make("dt", {title: name}, name), make("dd", {}, track, make("b", {}, format(value)))];
     }));
-    return make("div", {class: "group"}, make("h3", {}, title), rows.length ? list : make("p", {class: "quiet small"}, "none"));
+    const none = make("p", {class: "quiet small"}, "none");
+    return make("div", {class: "group"}, make("h3", {}, title), rows.length ? list : none);
   }
 
   function figure(frame, caption) {
-    const button = make("button", {type: "button", class: "cell", title: "Show details"}, pictureCanvas(frame, caption, 512));
-    button.addEventListener("click", () => detail({...frame, caption}));
-    return make("figure", {}, button, make("figcaption", {}, caption));
+    const opener = button(pictureCanvas(frame, caption, 512), {class: "cell", title: "Show details"});
+    opener.addEventListener("click", () => detail({...frame, caption}));
+    return make("figure", {}, opener, make("figcaption", {}, caption));
   }
 
   function show(answer, name) {
@@ -49,10 +53,14 @@ export function predictView(section, about, {detail, fail, done, anyGenerated, s
     if (reconstruction) figures.push(figure(reconstruction, "reconstruction"));
     if (classes.length) groups.push(bars("Class", classes, percent));
     if (tags) groups.push(bars("Tags", tags.slice(0, MAX_ROWS), percent));
-    if (boxes) groups.push(bars("Boxes", boxes.slice(0, MAX_ROWS).map(box => [box.class, box.score]), score => score.toFixed(2)));
-    const cropped = whole[0] !== seen[0] || whole[1] !== seen[1];
+    if (boxes) {
+      const scores = boxes.slice(0, MAX_ROWS).map(box => [box.class, box.score]);
+      groups.push(bars("Boxes", scores, score => score.toFixed(2)));
+    }
     const note = make("p", {class: "note"}, make("b", {}, name));
-    if (cropped) note.append(`: the model sees the center, ${seen[0]} × ${seen[1]} of ${whole[0]} × ${whole[1]} pixels`);
+    if (whole[0] !== seen[0] || whole[1] !== seen[1]) {
+      note.append(`: the model sees the center, ${seen[0]} × ${seen[1]} of ${whole[0]} × ${whole[1]} pixels`);
+    }
     found.replaceChildren(note, make("div", {class: "figures"}, ...figures, make("div", {class: "groups"}, ...groups)));
   }
 
@@ -77,29 +85,21 @@ export function predictView(section, about, {detail, fail, done, anyGenerated, s
   }
 
   function showTranslated(pictures) {
-    grid(pictures.map(frame => ({...frame, box_legend: about.legend.boxes})), detail, translated.querySelector(".cells"));
+    const frames = pictures.map(frame => ({...frame, box_legend: about.legend.boxes}));
+    grid(frames, detail, translated.querySelector(".cells"));
   }
 
-  const take = async file => {
-    try {
-      predict(await fileMessage(file, about.limits.file));
-    } catch (error) {
-      fail(error);
-    }
-  };
-  chooser.addEventListener("click", () => choose.click());
   generated.addEventListener("click", () => anyGenerated().then(predict, fail));
-  choose.addEventListener("change", () => { if (choose.files[0]) take(choose.files[0]); choose.value = ""; });
   section.addEventListener("dragover", event => { event.preventDefault(); drop.classList.add("over"); });
   section.addEventListener("dragleave", () => drop.classList.remove("over"));
   section.addEventListener("drop", event => {
     event.preventDefault();
     drop.classList.remove("over");
-    if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+    if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]).catch(fail);
   });
   document.addEventListener("paste", event => {
     const file = [...event.clipboardData.files].find(one => one.type.startsWith("image/"));
-    if (file && !section.hidden) take(file);
+    if (file && !section.hidden) take(file).catch(fail);
   });
   return {predict};
 }

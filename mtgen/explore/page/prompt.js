@@ -1,4 +1,5 @@
 // The prompt: the panel that shows and edits one, and its form as a message.
+import {button, fileInput, IMAGE_TYPES, link} from "./controls.js";
 import {layoutControl} from "./layout.js";
 import {base64, fileMessage} from "./server.js";
 import {soundControl} from "./sound.js";
@@ -6,7 +7,8 @@ import {soundControl} from "./sound.js";
 const MAX_CHIPS = 40;  // up to this many names are all shown; of more, those chosen by typing
 
 export const emptyPrompt = () => ({
-  classes: [], together: false, captions: "", sound: null, image: null, tool: "", mask: null, boxes: [], domains: [], seed: 0,
+  classes: [], together: false, captions: "", sound: null, image: null, domains: [], seed: 0,
+  tool: "", mask: null, boxes: [],  // the layout: see layout.js
 });
 
 export function promptMessage(prompt, about) {
@@ -30,10 +32,15 @@ function layoutInWords({tool, mask, boxes}) {
 export const promptInWords = prompt => [
   prompt.classes.join(prompt.together ? " + " : ", "),
   prompt.captions.trim() && `“${prompt.captions.trim().replaceAll("\n", "”, “")}”`,
-  prompt.sound && prompt.sound.name, prompt.image && `like ${prompt.image.name}`, layoutInWords(prompt), prompt.domains.join(", "),
+  prompt.sound && prompt.sound.name,
+  prompt.image && `like ${prompt.image.name}`,
+  layoutInWords(prompt),
+  prompt.domains.join(", "),
 ].filter(Boolean).join(" · ");
 
-const control = (name, ...children) => make("div", {class: "control", role: "group", "aria-label": name}, make("h3", {}, name), ...children);
+function control(name, ...children) {
+  return make("div", {class: "control", role: "group", "aria-label": name}, make("h3", {}, name), ...children);
+}
 
 /** A collapsible part of the panel, whose summary line says what is in it. */
 function folded(name, inner, inWords) {
@@ -48,7 +55,7 @@ function folded(name, inner, inWords) {
 
 /** Names as chips that are switched on and off. */
 function chipsControl(name, names, key, change, extra = []) {
-  const list = make("div", {class: "chips"}), clear = make("button", {type: "button", class: "plain"}, "clear");
+  const list = make("div", {class: "chips"}), clear = link("clear");
   const id = `names-${key}`, placeholder = `type one of ${names.length} names`;
   const entry = make("input", {type: "text", list: id, placeholder, "aria-label": `Add: ${name}`});
   const known = make("datalist", {id}, ...names.map(one => make("option", {value: one})));
@@ -65,8 +72,8 @@ function chipsControl(name, names, key, change, extra = []) {
     const chosen = prompt[key], offered = names.length > MAX_CHIPS ? chosen : names;
     const focused = [...list.children].indexOf(document.activeElement);
     list.replaceChildren(...offered.map(one => {
-      const chip = make("button", {type: "button", class: "chip", "aria-pressed": String(chosen.includes(one))}, one);
-      chip.addEventListener("click", () => set(chosen.includes(one) ? chosen.filter(other => other !== one) : [...chosen, one]));
+      const on = chosen.includes(one), chip = button(one, {class: "chip", "aria-pressed": String(on)});
+      chip.addEventListener("click", () => set(on ? chosen.filter(other => other !== one) : [...chosen, one]));
       return chip;
     }));
     if (list.children[focused]) list.children[focused].focus();
@@ -118,9 +125,7 @@ function captionControl(about, change) {
 }
 
 function imageControl(about, change, fail) {
-  const choose = make("input", {type: "file", accept: "image/png,image/jpeg,image/webp", class: "sr", id: "reference-file", tabindex: "-1"});
-  const chooser = make("button", {type: "button"}, "Open"), clear = make("button", {type: "button", class: "plain"}, "clear");
-  const thumb = make("img", {class: "thumb", alt: "reference image"});
+  const open = button("Open"), clear = link("clear"), thumb = make("img", {class: "thumb", alt: "reference image"});
   let prompt = null;
   function show(other) {
     prompt = other;
@@ -132,24 +137,16 @@ function imageControl(about, change, fail) {
     show(prompt);
     change();
   }
-  chooser.addEventListener("click", () => choose.click());
+  const take = async file => set({...await fileMessage(file, about.limits.file), url: URL.createObjectURL(file)});
+  const input = fileInput("reference-file", IMAGE_TYPES, open, take, fail);
   clear.addEventListener("click", () => set(null));
-  choose.addEventListener("change", async () => {
-    const [file] = choose.files;
-    choose.value = "";
-    if (!file) return;
-    try {
-      set({...await fileMessage(file, about.limits.file), url: URL.createObjectURL(file)});
-    } catch (error) {
-      fail(error);
-    }
-  });
-  return {element: make("div", {class: "control"}, thumb, make("div", {class: "tools"}, chooser, clear), choose), show};
+  return {element: make("div", {class: "control"}, thumb, make("div", {class: "tools"}, open, clear), input), show};
 }
 
 function seedControl(about, change) {
-  const field = make("input", {type: "number", min: "0", max: String(about.limits.seed), step: "1", "aria-label": "Seed"});
-  const random = make("button", {type: "button", title: "Choose a random seed"}, "Random");
+  const range = {min: "0", max: String(about.limits.seed), step: "1"};
+  const field = make("input", {type: "number", ...range, "aria-label": "Seed"});
+  const random = button("Random", {title: "Choose a random seed"});
   let prompt = null;
   field.addEventListener("input", () => {
     if (!field.validity.valid || field.value === "") return;
@@ -177,11 +174,10 @@ export function promptPanel(about, change, fail) {
   if (has("class") || has("labels")) parts.push(classControl(about, change));
   if (has("caption")) parts.push(captionControl(about, change));
   if (has("domain")) parts.push(chipsControl("Domain", about.domains, "domains", change));
-  if (has("sound")) parts.push(folded("Sound", soundControl(about, changed, fail), prompt => prompt.sound && prompt.sound.name));
+  const name = key => prompt => prompt[key] && prompt[key].name;
+  if (has("sound")) parts.push(folded("Sound", soundControl(about, changed, fail), name("sound")));
   if (has("layout") || has("boxes")) parts.push(folded("Layout", layoutControl(about, changed, fail), layoutInWords));
-  if (has("image")) {
-    parts.push(folded("Reference image", imageControl(about, changed, fail), prompt => prompt.image && prompt.image.name));
-  }
+  if (has("image")) parts.push(folded("Reference image", imageControl(about, changed, fail), name("image")));
   parts.push(seedControl(about, change));
   return {element: make("div", {class: "prompt"}, ...parts.map(part => part.element)), show(prompt) {
     shown = prompt;

@@ -2,7 +2,8 @@
 
 /** Post a message and return the answer; throws an error with the server's text. */
 export async function post(path, message = {}) {
-  return answered(fetch(`/api/${path}`, {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(message)}));
+  const headers = {"Content-Type": "application/json"};
+  return answered(fetch(`/api/${path}`, {method: "POST", headers, body: JSON.stringify(message)}));
 }
 
 export const get = path => answered(fetch(`/api/${path}`));
@@ -47,7 +48,9 @@ export function base64(bytes) {
 
 /** An opened file as a message. */
 export async function fileMessage(file, maxBytes) {
-  if (file.size > maxBytes) throw new Error(`${file.name}: is ${(file.size / 1e6).toFixed(1)} MB; possible: up to ${maxBytes / 1e6} MB`);
+  if (file.size > maxBytes) {
+    throw new Error(`${file.name}: is ${(file.size / 1e6).toFixed(1)} MB; possible: up to ${maxBytes / 1e6} MB`);
+  }
   return {name: file.name || "image.png", data: base64(new Uint8Array(await file.arrayBuffer()))};
 }
 

@@ -1,4 +1,5 @@
 // A sound from a file or the microphone: played, shown as a waveform, and sent as WAV.
+import {button, fileInput, link} from "./controls.js";
 import {base64, fileMessage} from "./server.js";
 
 const MAX_SECONDS = 10;  // of a recording
@@ -10,13 +11,13 @@ const audio = () => context ??= new AudioContext();
 
 /** The control: `prompt.sound` is `{name, data, samples, rate}` or null. */
 export function soundControl(about, change, fail) {
-  const choose = make("input", {type: "file", accept: "audio/*,.wav,.flac", class: "sr", id: "sound-file", tabindex: "-1"});
-  const chooser = make("button", {type: "button", title: "Open a WAV, FLAC or other sound file"}, "Open");
-  const record = make("button", {type: "button"}, "● Record");
-  const play = make("button", {type: "button"}, "▶ Play"), clear = make("button", {type: "button", class: "plain"}, "clear");
+  const open = button("Open", {title: "Open a WAV, FLAC or other sound file"});
+  const record = button("● Record"), play = button("▶ Play"), clear = link("clear");
+  const input = fileInput("sound-file", "audio/*,.wav,.flac", open, take, fail);
   const wave = make("canvas", {class: "wave", width: 600, height: 96, role: "img"});
   const facts = make("p", {class: "quiet small"});
-  const holder = make("div", {class: "control"}, make("div", {class: "tools"}, chooser, record, play, clear), choose, wave, facts);
+  const tools = make("div", {class: "tools"}, open, record, play, clear);
+  const holder = make("div", {class: "control"}, tools, input, wave, facts);
   let prompt = null, recorder = null;
 
   function show(other) {
@@ -39,7 +40,8 @@ export function soundControl(about, change, fail) {
     context.clearRect(0, 0, width, height);
     wave.setAttribute("aria-label", `waveform of ${name}`);
     if (!samples) return;
-    const peak = samples.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-6), perPixel = samples.length / width;
+    const peak = samples.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-6);
+    const perPixel = samples.length / width;
     const end = Math.min(1, about.sound_seconds * rate / samples.length) * width;
     for (let x = 0; x < width; x += 3) {
       let most = 0;
@@ -68,11 +70,7 @@ export function soundControl(about, change, fail) {
     set({...message, samples, rate});
   }
 
-  choose.addEventListener("change", () => {
-    if (choose.files[0]) take(choose.files[0]).catch(fail);
-    choose.value = "";
-  });
-  chooser.addEventListener("click", () => choose.click());
+
   clear.addEventListener("click", () => set(null));
   play.addEventListener("click", async () => {
     if (!prompt.sound.samples) return;
@@ -88,7 +86,8 @@ export function soundControl(about, change, fail) {
   async function begin() {
     let stream;
     try {
-      stream = await navigator.mediaDevices.getUserMedia({audio: {channelCount: 1, echoCancellation: false, noiseSuppression: false}});
+      const track = {channelCount: 1, echoCancellation: false, noiseSuppression: false};
+      stream = await navigator.mediaDevices.getUserMedia({audio: track});
     } catch (error) {
       throw new Error(`The microphone is not available (${error.name}). Allow it for this page, or open a file.`);
     }
