@@ -1,4 +1,4 @@
-"""A hundred wrong configurations, made by a program from the real ones: each is refused with its key and what would be right."""
+"""A hundred invalid configurations, generated from the real ones: each is refused with its key and a remedy."""
 
 import pytest
 from config_mistakes import Mistake, judge, mistakes
