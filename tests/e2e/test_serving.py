@@ -90,12 +90,14 @@ def opened(text: str) -> np.ndarray:
 
 
 def test_conditions_in_images_with_their_labels_out(servers: dict[str, str], run: Path) -> None:
-    drawn = call(servers["generator"], [{"class": "one"}, {"class": "7", "caption": "it"}], seed=3)
+    samples = call(servers["generator"], [{"class": "one"}, {"class": "7", "caption": "it"}], seed=3)
     expected = mtgen.load(run, "cpu").sample(1, "7", caption="it", seed=4)
-    assert [row["class"] for row in drawn] == ["one", "7"]
-    assert np.abs(opened(drawn[1]["image"]).astype(int) - np.asarray(expected.images[0])).max() <= 1
+    assert [row["class"] for row in samples] == ["one", "7"]
+    assert np.abs(opened(samples[1]["image"]).astype(int) - np.asarray(expected.images[0])).max() <= 1
     assert (
-        opened(drawn[1]["mask"]).shape == (8, 8) and drawn[1]["caption"] == "it" and isinstance(drawn[0]["boxes"], list)
+        opened(samples[1]["mask"]).shape == (8, 8)
+        and samples[1]["caption"] == "it"
+        and isinstance(samples[0]["boxes"], list)
     )
 
 

@@ -15,7 +15,7 @@ FIRST = "() => document.querySelector('#generated canvas').toDataURL()"
 
 
 class Opened:
-    """A page, and what it said or asked for that it should not have."""
+    """A page, with its console messages, errors and requests to other servers in `trouble`."""
 
     def __init__(self, browser: Any, port: int, view: str, **context: Any) -> None:
         self.page = browser.new_context(viewport={"width": 1200, "height": 900}, **context).new_page()
@@ -35,10 +35,10 @@ class Opened:
             self.trouble.append(request.url)
 
     def after(self, path: str, act: Any, with_: str = "") -> dict[str, Any]:
-        """What the page asks for when something is done, once it has been answered.
+        """The message that the page sends after an action, once it has been answered.
 
         Args:
-            with_: what has to be in the prompt, where the page may still ask for something before.
+            with_: key that the prompt must have, if the page may send other messages before.
         """
 
         def is_it(response: Any) -> bool:
@@ -70,18 +70,18 @@ def test_conditions_are_chosen_and_masks_and_boxes_are_switched(opened: Any) -> 
     one = opened(color_scheme="dark")
     page = one.page
     assert page.locator("#generated li").count() == 8 and page.locator("h1").inner_text() == "test"
-    asked = one.after("sample", page.get_by_role("button", name="one", exact=True).first.click)
-    assert asked["prompt"]["classes"] == [["one"]]
+    sent = one.after("sample", page.get_by_role("button", name="one", exact=True).first.click)
+    assert sent["prompt"]["classes"] == [["one"]]
     page.wait_for_function("() => document.querySelector('#generated canvas').ariaLabel.startsWith('one,')")
-    asked = one.after("sample", lambda: page.get_by_label("Caption", exact=True).get_by_role("textbox").fill("it"))
-    assert asked["prompt"]["captions"] == ["it"]
+    sent = one.after("sample", lambda: page.get_by_label("Caption", exact=True).get_by_role("textbox").fill("it"))
+    assert sent["prompt"]["captions"] == ["it"]
     for layer in ("masks", "boxes"):
         before = page.evaluate(FIRST)
         page.locator(f"[data-layer={layer}]").uncheck()
         if layer == "masks":  # a picture may have no box
             page.wait_for_function(f"before => ({FIRST})() !== before", arg=before)
-    asked = one.after("sample", page.get_by_role("button", name="Random").click)
-    assert asked["seed"] > 0
+    sent = one.after("sample", page.get_by_role("button", name="Random").click)
+    assert sent["seed"] > 0
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.locator("#theme").click()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
@@ -101,8 +101,8 @@ def test_a_layout_is_painted_with_the_pointer_and_sounds_come_from_the_microphon
         page.mouse.up()
 
     mask = one.after("sample", lambda: drag((0.2, 0.5), (0.8, 0.5)), "mask")["prompt"]["mask"]
-    drawn = base64.b64decode(mask["data"])
-    assert len(drawn) == 64 and set(drawn) == {0, 2} and drawn[4 * 8 + 4] == 2  # the rest is background
+    painted = base64.b64decode(mask["data"])
+    assert len(painted) == 64 and set(painted) == {0, 2} and painted[4 * 8 + 4] == 2  # the rest is background
     page.get_by_role("button", name="Boxes", exact=True).click()
     (box,) = one.after("sample", lambda: drag((0.25, 0.25), (0.75, 0.75)), "boxes")["prompt"]["boxes"]
     assert (
@@ -130,8 +130,8 @@ def test_a_slider_interpolates_between_two_images(opened: Any) -> None:
     page.keyboard.press("End")
     page.wait_for_function(f"before => ({large})() !== before", arg=before)
     page.get_by_role("button", name="To", exact=True).click()
-    asked = one.after("interpolate", page.get_by_role("button", name="7", exact=True).click)
-    assert asked["last"]["prompt"]["classes"] == [["one"], ["7"]] and asked["first"]["prompt"]["classes"] == [["zero"]]
+    sent = one.after("interpolate", page.get_by_role("button", name="7", exact=True).click)
+    assert sent["last"]["prompt"]["classes"] == [["one"], ["7"]] and sent["first"]["prompt"]["classes"] == [["zero"]]
 
 
 def test_an_image_is_predicted_and_a_file_that_is_none_is_a_clear_error(opened: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The page's server over real HTTP: what it answers, and what it refuses."""
+"""The page's server over real HTTP: its answers, and what it rejects."""
 
 import base64
 import http.client
@@ -37,7 +37,7 @@ def trained(run: Path) -> TrainedModel:
 
 
 def answer(port: int, path: str, message: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
-    """Status and content, from JSON where it is that; a message is posted, none is a GET."""
+    """Status and content, decoded if it is JSON; a message is sent by POST, `None` is a GET."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     body = message if message is None or isinstance(message, bytes) else json.dumps(message).encode()
     connection.request(
@@ -175,8 +175,8 @@ def test_an_image_is_predicted_reconstructed_and_translated(port: int, trained: 
         pixels(found["picture"], "masks")[..., 3] > 0, expected.masks[0] > 0
     )
     assert same([found["reconstruction"]], trained.reconstruct(image).images)
-    _, drawn = answer(port, "/api/translate", {"image": file("a.png", png(image)), "to": ["zero", "7"], "seed": 2})
-    assert same(drawn["pictures"], [trained.translate(image, to, seed=2).images[0] for to in ("zero", "7")])
+    _, translated = answer(port, "/api/translate", {"image": file("a.png", png(image)), "to": ["zero", "7"], "seed": 2})
+    assert same(translated["pictures"], [trained.translate(image, to, seed=2).images[0] for to in ("zero", "7")])
 
 
 @pytest.mark.parametrize(

@@ -97,8 +97,8 @@ def test_a_condition_that_is_not_given_changes_nothing(exported: Path) -> None:
     other = given | {f"{CONDITION_PREFIX}caption": given[f"{CONDITION_PREFIX}caption"] + 1}
     first, second = (answers(exported / "generator.onnx", some)["image"] for some in (given, other))
     assert np.array_equal(first, second)
-    asked = {f"{CONDITION_PREFIX}caption_given": np.ones(3, bool)}
-    assert not np.array_equal(answers(exported / "generator.onnx", given | asked)["image"], first)
+    given_caption = {f"{CONDITION_PREFIX}caption_given": np.ones(3, bool)}
+    assert not np.array_equal(answers(exported / "generator.onnx", given | given_caption)["image"], first)
 
 
 def test_the_files_run_without_mtgen_and_torch(exported: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from mtgen.models.model import Model
 from mtgen.shards.validate import validate as check
 
 Make = Callable[..., Model]
-Draw = Callable[..., Image.Image]
+MakePicture = Callable[..., Image.Image]
 
 
 def predictions(model: Model, *paths: Path, size: int = 32) -> list[ImagePrediction]:
@@ -42,26 +42,26 @@ def crop(path: Path, channels: int, size: tuple[int, int] = (8, 8)) -> CroppedIm
     ("size", "box"), [((8, 8), (5, 0, 25, 20)), ((8, 16), (0, 2, 30, 17)), ((16, 8), (10, 0, 20, 20))]
 )
 def test_an_image_is_cut_to_the_runs_aspect(
-    tmp_path: Path, draw: Draw, size: tuple[int, int], box: tuple[int, ...]
+    tmp_path: Path, make_picture: MakePicture, size: tuple[int, int], box: tuple[int, ...]
 ) -> None:
-    draw(30, 20).save(tmp_path / "a.png")
+    make_picture(30, 20).save(tmp_path / "a.png")
     seen = crop(tmp_path / "a.png", 3, size)
-    assert np.array_equal(seen.picture, np.asarray(draw(30, 20))[box[1] : box[3], box[0] : box[2]])
+    assert np.array_equal(seen.picture, np.asarray(make_picture(30, 20))[box[1] : box[3], box[0] : box[2]])
     assert (seen.left, seen.top, seen.whole) == (box[0], box[1], (30, 20))
 
 
-def test_exif_rotation_is_applied(tmp_path: Path, draw: Draw) -> None:
+def test_exif_rotation_is_applied(tmp_path: Path, make_picture: MakePicture) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
-    draw(20, 20).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(crop(tmp_path / "a.png", 3).picture, np.rot90(np.asarray(draw(20, 20)), -1))
+    make_picture(20, 20).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(crop(tmp_path / "a.png", 3).picture, np.rot90(np.asarray(make_picture(20, 20)), -1))
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "1"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_kind_of_pixel_is_taken(tmp_path: Path, draw: Draw, mode: str, channels: int) -> None:
+def test_every_kind_of_pixel_is_taken(tmp_path: Path, make_picture: MakePicture, mode: str, channels: int) -> None:
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
-    draw(16, 16).convert(mode).save(path)
+    make_picture(16, 16).convert(mode).save(path)
     assert crop(path, channels).picture.mode == ("L" if channels == 1 else "RGB")
 
 
@@ -78,18 +78,23 @@ def decoder(request: pytest.FixtureRequest) -> ImageDecoder:
 @settings(max_examples=20)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 100))
 def test_any_image_becomes_what_the_training_decoder_makes_of_it(
-    tmp_path_factory: pytest.TempPathFactory, draw: Draw, decoder: ImageDecoder, width: int, height: int, seed: int
+    tmp_path_factory: pytest.TempPathFactory,
+    make_picture: MakePicture,
+    decoder: ImageDecoder,
+    width: int,
+    height: int,
+    seed: int,
 ) -> None:
     path = tmp_path_factory.mktemp("file") / "a.png"
-    draw(width, height, seed).save(path)
+    make_picture(width, height, seed).save(path)
     aspect = decoder.size[1] / decoder.size[0]
     view = window(np.array([width]), np.array([height]), 1.0, False, 0, np.array([0]), aspect)
     decoded, _ = decoder.decode([path.read_bytes()], [None], view, str)
     torch.testing.assert_close(to_input(crop(path, 3, decoder.size).picture, decoder.size), decoded[0], atol=0, rtol=0)
 
 
-def test_predictions_are_the_models(model: Model, draw: Draw, tmp_path: Path) -> None:
-    draw(50, 40).save(tmp_path / "a.png")
+def test_predictions_are_the_models(model: Model, make_picture: MakePicture, tmp_path: Path) -> None:
+    make_picture(50, 40).save(tmp_path / "a.png")
     (prediction,) = predictions(model, tmp_path / "a.png")
     expected = model.predict(to_input(crop(tmp_path / "a.png", 3).picture, (8, 8))[None])
     assert expected.class_logits is not None and expected.mask_logits is not None and expected.boxes is not None
@@ -110,17 +115,17 @@ def test_predictions_are_the_models(model: Model, draw: Draw, tmp_path: Path) ->
     ("side", "shown"), [((20, 20), (80, 80)), ((100, 100), (100, 100)), ((1500, 750), (1024, 512))]
 )
 def test_an_overlay_is_large_enough_to_see_and_never_huge(
-    make_model: Make, draw: Draw, tmp_path: Path, side: tuple[int, int], shown: tuple[int, int]
+    make_model: Make, make_picture: MakePicture, tmp_path: Path, side: tuple[int, int], shown: tuple[int, int]
 ) -> None:
     model = make_model(resolution=(8, 16) if side[0] != side[1] else 8)
-    draw(*side).save(tmp_path / "a.png")
+    make_picture(*side).save(tmp_path / "a.png")
     (prediction,) = predictions(model, tmp_path / "a.png")
     overlay, mask = prediction.overlay(model.card), prediction.mask_picture()
     assert overlay is not None and overlay.size == shown and mask is not None and mask.size == side
 
 
-def test_only_what_the_run_predicts_is_returned(make_model: Make, draw: Draw, tmp_path: Path) -> None:
-    draw(8, 8).save(tmp_path / "a.png")
+def test_only_what_the_run_predicts_is_returned(make_model: Make, make_picture: MakePicture, tmp_path: Path) -> None:
+    make_picture(8, 8).save(tmp_path / "a.png")
     model = make_model(tasks=("generation", "segmentation"), conditions=("class",))
     (prediction,) = predictions(model, tmp_path / "a.png")
     assert set(prediction.row(model.card)) == {"file", "width", "height", "seen"} and prediction.mask is not None
@@ -130,10 +135,10 @@ def test_only_what_the_run_predicts_is_returned(make_model: Make, draw: Draw, tm
 
 
 @pytest.fixture
-def mixed(tmp_path: Path, model: Model, draw: Draw) -> list[ImagePrediction]:
+def mixed(tmp_path: Path, model: Model, make_picture: MakePicture) -> list[ImagePrediction]:
     """Predictions for: a good file, two cut short, a missing one, a text, a folder, an empty file, another good one."""
-    draw(64, 64).save(tmp_path / "good.png")
-    draw(64, 64).save(tmp_path / "photo.jpg")
+    make_picture(64, 64).save(tmp_path / "good.png")
+    make_picture(64, 64).save(tmp_path / "photo.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "photo.jpg").read_bytes()[:1000])
     (tmp_path / "end.png").write_bytes((tmp_path / "good.png").read_bytes()[:-12])
     (tmp_path / "text.png").write_text("no image")
@@ -165,17 +170,19 @@ def test_files_around_a_bad_one_are_read(mixed: list[ImagePrediction]) -> None:
     assert mixed[0].number is not None and mixed[7].number is not None and len(mixed) == 8
 
 
-def test_predictions_do_not_depend_on_the_batches_they_are_made_in(model: Model, draw: Draw, tmp_path: Path) -> None:
+def test_predictions_do_not_depend_on_the_batches_they_are_made_in(
+    model: Model, make_picture: MakePicture, tmp_path: Path
+) -> None:
     files = [tmp_path / f"{i}.png" for i in range(5)]
     for i, path in enumerate(files):
-        draw(8, 8, i).save(path)
+        make_picture(8, 8, i).save(path)
     one, all_ = (predictions(model, *files, size=size) for size in (1, 5))
     assert [r.number for r in one] == [r.number for r in all_]
     assert [r.probability for r in one] == pytest.approx([r.probability for r in all_], rel=1e-5)
 
 
-def test_no_more_inputs_are_loaded_than_a_batch_needs(model: Model, draw: Draw, tmp_path: Path) -> None:
-    draw(8, 8).save(tmp_path / "a.png")
+def test_no_more_inputs_are_loaded_than_a_batch_needs(model: Model, make_picture: MakePicture, tmp_path: Path) -> None:
+    make_picture(8, 8).save(tmp_path / "a.png")
 
     def endless() -> Iterator[InputImage]:
         while True:
@@ -186,15 +193,15 @@ def test_no_more_inputs_are_loaded_than_a_batch_needs(model: Model, draw: Draw, 
 
 
 @pytest.fixture
-def folder(tmp_path: Path, draw: Draw) -> Path:
+def folder(tmp_path: Path, make_picture: MakePicture) -> Path:
     root = tmp_path / "photos"
     for number, name in enumerate(["b.png", "a.png", "a.jpg", "sub/c.webp", "sub/deep/d.PNG"]):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        draw(12, 8, number).save(root / name)
-    draw(8, 8).save(root / "b.mask.png")
+        make_picture(12, 8, number).save(root / name)
+    make_picture(8, 8).save(root / "b.mask.png")
     (root / "notes.txt").write_text("mine")
     (root / "bad.png").write_text("no image")
-    draw(8, 8).save(root / "sub/..png", "PNG")
+    make_picture(8, 8).save(root / "sub/..png", "PNG")
     return root
 
 
@@ -226,17 +233,19 @@ def test_results_may_not_go_among_the_images(folder: Path, above: bool) -> None:
         Inputs([folder], folder.parent if above else folder)
 
 
-def test_results_may_not_go_beside_a_file_that_is_read(draw: Draw, tmp_path: Path) -> None:
-    draw(16, 16).save(tmp_path / "x.png")
+def test_results_may_not_go_beside_a_file_that_is_read(make_picture: MakePicture, tmp_path: Path) -> None:
+    make_picture(16, 16).save(tmp_path / "x.png")
     with pytest.raises(
         ConfigError, match=r"the results would be written beside .*x\.png and could replace it; choose another folder"
     ):
         Inputs([tmp_path / "x.png"], tmp_path)
 
 
-def test_a_file_whose_name_is_not_text_is_predicted_and_written_down(run: Path, draw: Draw, tmp_path: Path) -> None:
+def test_a_file_whose_name_is_not_text_is_predicted_and_written_down(
+    run: Path, make_picture: MakePicture, tmp_path: Path
+) -> None:
     (tmp_path / "in").mkdir()
-    draw(16, 16).save(tmp_path / "in/y.png")
+    make_picture(16, 16).save(tmp_path / "in/y.png")
     os.rename(tmp_path / "in/y.png", os.fsencode(tmp_path / "in") + b"/caf\xe9.png")
     with json_rows(tmp_path / "read.jsonl", lines=True) as write:
         predict_run(run, [tmp_path / "in"], tmp_path / "out", "cpu", on_result=write)
@@ -269,11 +278,11 @@ def test_a_run_predicts_a_folder_and_counts_what_is_damaged(run: Path, folder: P
     assert json.loads(json.dumps(rows)) == rows
 
 
-def test_files_of_one_name_do_not_overwrite_each_other(run: Path, draw: Draw, tmp_path: Path) -> None:
+def test_files_of_one_name_do_not_overwrite_each_other(run: Path, make_picture: MakePicture, tmp_path: Path) -> None:
     files = [tmp_path / name / "x.png" for name in ("a", "b")]
     for path in files:
         path.parent.mkdir()
-        draw(16, 16).save(path)
+        make_picture(16, 16).save(path)
     predict_run(run, files, tmp_path / "out", "cpu")
     assert len(list((tmp_path / "out").iterdir())) == 4
 
@@ -288,14 +297,14 @@ def test_a_folder_becomes_a_data_set_that_validates(run: Path, folder: Path, tmp
 
 
 def test_a_data_set_is_predicted_split_by_split(run: Path, model: Model, tmp_path: Path) -> None:
-    drawn = sample_shards(model, tmp_path / "drawn", parse_request(model, PromptRequest()), 12, 0)
+    samples = sample_shards(model, tmp_path / "samples", parse_request(model, PromptRequest()), 12, 0)
     rows: list[dict[str, Any]] = []
-    predict_run(run, [drawn], None, "cpu", shards=tmp_path / "read", on_result=rows.append)
+    predict_run(run, [samples], None, "cpu", shards=tmp_path / "read", on_result=rows.append)
     assert len(rows) == 12 and (
         len(open_index(tmp_path / "read", "train")),
         len(open_index(tmp_path / "read", "test")),
     ) == (11, 1)
-    before, after = open_index(drawn, "test"), open_index(tmp_path / "read", "test")
+    before, after = open_index(samples, "test"), open_index(tmp_path / "read", "test")
     assert before.read(0, "image") == after.read(0, "image")
 
 

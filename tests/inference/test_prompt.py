@@ -65,25 +65,25 @@ def test_an_unknown_domain_is_an_error_with_the_nearest_right_one(model: Model) 
 
 
 def test_an_empty_request_is_one_row_per_class(model: Model) -> None:
-    asked = parse_request(model, PromptRequest())
-    assert asked.names == ["zero", "one", "Two", "7"] and asked.labels.tolist() == [0, 1, 2, 3]
+    parsed = parse_request(model, PromptRequest())
+    assert parsed.names == ["zero", "one", "Two", "7"] and parsed.labels.tolist() == [0, 1, 2, 3]
 
 
 def test_an_empty_request_to_a_run_without_classes_is_unconditional(make_model: Make) -> None:
-    asked = parse_request(make_model(classes=0, tasks=("generation",), conditions=("domain",)), PromptRequest())
-    assert len(asked) == 1 and asked.prompt.values == {}
+    parsed = parse_request(make_model(classes=0, tasks=("generation",), conditions=("domain",)), PromptRequest())
+    assert len(parsed) == 1 and parsed.prompt.values == {}
 
 
 def test_several_values_are_combined(model: Model) -> None:
-    asked = parse_request(model, PromptRequest(classes=["one", "7", "one"], texts=["a", "b"]))
-    assert asked.labels.tolist() == [1, 1, 3, 3] and asked.captions == ["a", "b", "a", "b"]
-    assert asked.prompt.values["caption"][:, 0].tolist() == [98, 99, 98, 99] and asked.prompt.given["class"].all()
+    parsed = parse_request(model, PromptRequest(classes=["one", "7", "one"], texts=["a", "b"]))
+    assert parsed.labels.tolist() == [1, 1, 3, 3] and parsed.captions == ["a", "b", "a", "b"]
+    assert parsed.prompt.values["caption"][:, 0].tolist() == [98, 99, 98, 99] and parsed.prompt.given["class"].all()
 
 
 def test_two_classes_in_one_image_are_labels(model: Model) -> None:
-    asked = parse_request(model, PromptRequest(classes=["zero+7", "one"]))
-    assert asked.prompt.values["labels"].tolist() == [[1, 0, 0, 1], [0, 0, 0, 0]]
-    assert asked.prompt.given["labels"].tolist() == [True, False] and asked.prompt.given["class"].tolist() == [
+    parsed = parse_request(model, PromptRequest(classes=["zero+7", "one"]))
+    assert parsed.prompt.values["labels"].tolist() == [[1, 0, 0, 1], [0, 0, 0, 0]]
+    assert parsed.prompt.given["labels"].tolist() == [True, False] and parsed.prompt.given["class"].tolist() == [
         False,
         True,
     ]
@@ -145,9 +145,11 @@ def test_an_empty_or_damaged_sound_is_an_error_that_names_it(
         parse_request(model, PromptRequest(sounds=[path]))
 
 
-def test_a_reference_image_is_its_embedding(model: Model, draw: Callable[..., Image.Image], tmp_path: Path) -> None:
-    draw(8, 8).save(tmp_path / "a.png")
-    pixels = torch.from_numpy(np.array(draw(8, 8))).permute(2, 0, 1).float() / 127.5 - 1
+def test_a_reference_image_is_its_embedding(
+    model: Model, make_picture: Callable[..., Image.Image], tmp_path: Path
+) -> None:
+    make_picture(8, 8).save(tmp_path / "a.png")
+    pixels = torch.from_numpy(np.array(make_picture(8, 8))).permute(2, 0, 1).float() / 127.5 - 1
     value = parse_request(model, PromptRequest(images=[tmp_path / "a.png"])).prompt.values["image"]
     torch.testing.assert_close(value, model.networks.side.embed(pixels[None]), atol=1e-4, rtol=0)
 

@@ -25,13 +25,13 @@ Make = Callable[..., Model]
 
 
 @pytest.fixture(scope="module")
-def asked(model: Model) -> ParsedPrompt:
+def parsed(model: Model) -> ParsedPrompt:
     return parse_request(model, PromptRequest(texts=["it"], classes=["zero", "one", "two", "7"]))
 
 
 @pytest.fixture(scope="module")
-def shards(model: Model, asked: ParsedPrompt, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sample_shards(model, tmp_path_factory.mktemp("made") / "set", asked, 40, 3, min_score=0.0)
+def shards(model: Model, parsed: ParsedPrompt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sample_shards(model, tmp_path_factory.mktemp("made") / "set", parsed, 40, 3, min_score=0.0)
 
 
 def stored(folder: Path, shard: str = "train-000000.tar") -> list[dict[str, bytes]]:
@@ -46,11 +46,11 @@ def test_sampled_shards_have_a_training_and_a_test_split(shards: Path) -> None:
     assert (len(open_index(shards, "train")), len(open_index(shards, "test"))) == (36, 4)
 
 
-def test_the_loader_decodes_what_the_model_generated(shards: Path, model: Model, asked: ParsedPrompt) -> None:
+def test_the_loader_decodes_what_the_model_generated(shards: Path, model: Model, parsed: ParsedPrompt) -> None:
     index = open_index(shards, "train")
     view = TransformSpec(8, "rgb", ("class", "mask", "boxes", "caption"))
     batch = next(iter(iterate_split(index, view, batch_size=36)))
-    canvas, _ = next(generate(model, asked.prompt, 3, "shards", n=40))
+    canvas, _ = next(generate(model, parsed.prompt, 3, "shards", n=40))
     order = torch.tensor([int(index.key(row)) for row in range(36)])
     torch.testing.assert_close(batch.image, canvas.image[order], atol=0.6 / 127.5, rtol=0)
     assert canvas.mask is not None and torch.equal(batch.mask, canvas.mask.argmax(1)[order])
@@ -85,8 +85,8 @@ def test_sampled_shards_say_where_they_come_from(shards: Path, model: Model) -> 
     assert about["classes"] == model.card.classes and about["mask_classes"] == ["background", "a", "b"]
 
 
-def test_equal_seeds_write_equal_bytes(model: Model, asked: ParsedPrompt, shards: Path, tmp_path: Path) -> None:
-    again = sample_shards(model, tmp_path / "again", asked, 40, 3, min_score=0.0)
+def test_equal_seeds_write_equal_bytes(model: Model, parsed: ParsedPrompt, shards: Path, tmp_path: Path) -> None:
+    again = sample_shards(model, tmp_path / "again", parsed, 40, 3, min_score=0.0)
     first, second = (
         [hashlib.sha256(path.read_bytes()).digest() for path in sorted(folder.glob("*.tar"))]
         for folder in (shards, again)
@@ -108,16 +108,16 @@ def test_samples_without_a_class_are_stored_without_one(model: Model, tmp_path: 
     assert "cls" not in stored(made)[0] and {"png", "mask.png", "json"} <= stored(made)[0].keys()
 
 
-def test_a_folder_that_is_taken_is_left_alone(model: Model, asked: ParsedPrompt, tmp_path: Path) -> None:
+def test_a_folder_that_is_taken_is_left_alone(model: Model, parsed: ParsedPrompt, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(DataError, match="is not empty"):
-        sample_shards(model, tmp_path, asked, 4, 0)
+        sample_shards(model, tmp_path, parsed, 4, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_one_sample_is_no_data_set(model: Model, asked: ParsedPrompt, tmp_path: Path) -> None:
+def test_one_sample_is_no_data_set(model: Model, parsed: ParsedPrompt, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least 2 samples"):
-        sample_shards(model, tmp_path / "set", asked, 1, 0)
+        sample_shards(model, tmp_path / "set", parsed, 1, 0)
 
 
 def test_without_truncation_samples_differ_and_at_zero_they_are_alike(model: Model) -> None:
@@ -161,8 +161,8 @@ def test_slerp_begins_and_ends_at_its_ends_and_keeps_the_length() -> None:
 
 
 def test_between_two_conditions_both_ends_are_exactly_theirs(model: Model) -> None:
-    asked = parse_request(model, PromptRequest(texts=["a", "abcdef"]))
-    ends = model.condition(asked.prompt)
+    parsed = parse_request(model, PromptRequest(texts=["a", "abcdef"]))
+    ends = model.condition(parsed.prompt)
     way = interpolate_conditions(ends, torch.linspace(0, 1, 5))
     for row, end in ((0, 0), (4, 1)):
         assert torch.equal(way.pooled[row], ends.pooled[end])

@@ -19,11 +19,11 @@ TASKS = ("generation", "translation")
 
 
 def test_a_folder_is_translated_and_damaged_files_are_counted(
-    translating: Path, translator: Model, draw: Callable[..., Image.Image], tmp_path: Path
+    translating: Path, translator: Model, make_picture: Callable[..., Image.Image], tmp_path: Path
 ) -> None:
     (tmp_path / "in" / "sub").mkdir(parents=True)
-    draw(8, 8, 1).save(tmp_path / "in" / "b.png")
-    draw(8, 8, 2).save(tmp_path / "in" / "sub" / "c.jpg")
+    make_picture(8, 8, 1).save(tmp_path / "in" / "b.png")
+    make_picture(8, 8, 2).save(tmp_path / "in" / "sub" / "c.jpg")
     (tmp_path / "in" / "a.png").write_text("no image")
     problems: list[str] = []
     summary = translate_run(
