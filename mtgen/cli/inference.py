@@ -223,7 +223,16 @@ def translate(
                 say(f"{name}: {path}")
 
         summary = translate_run(
-            run, to, images, out, seed, device, checkpoint=checkpoint, on_result=on_result, on_error=warn, progress=progress
+            run,
+            to,
+            images,
+            out,
+            seed,
+            device,
+            checkpoint=checkpoint,
+            on_result=on_result,
+            on_error=warn,
+            progress=progress,
         )
     _print_summary("translated", summary.processed, summary.damaged, summary.out, False)
 
