@@ -1,13 +1,17 @@
-"""What arbitrating between tasks costs a step: no gate, the gate with each weighting, TorchJD's full Jacobian, K separate backwards.
+"""Cost of gradient balancing per step: no gate, the gate with each weighting, TorchJD, and K backward passes.
 
-Two steps are measured. "whole": a step of `configs/digits-all-32.yaml` with K of its tasks (and tagging), both networks, all losses,
-penalties and Adam: what a user pays. "trunk": forward and backward of a 32x32 trunk of the default widths that K tasks read on every level,
-each with a small head: nothing else stands beside the gate there, and TorchJD and K backwards can be put beside it.
-The ways take turns, a round of each in an order that is drawn anew, so that a machine that others use too slows all alike; a ratio is the
-median over rounds, and lies between `at_least` and `at_most` with 95 % confidence (Hettmansperger and Sheather 1986: from the ordered
-rounds alone). `in_gate` is the share of a step's time that is spent in the gates, forward and backward, by the clock around them; what
-autograd would add up without them is not taken off, so it is an upper bound, and a far sharper one than the difference of two steps.
-Memory is the most that tensors hold above what is held before the step, by torch's own record of allocations.
+Two kinds of steps are measured:
+
+- "whole": a training step of `configs/digits-all-32.yaml` with K of its tasks (and tagging): both networks, all losses,
+  penalties and Adam. This is what a user pays.
+- "trunk": forward and backward pass of a 32x32 trunk of the default widths with K small heads that use every level.
+  Nothing else dilutes the gate's cost, and TorchJD and K backward passes can be compared.
+
+The methods run once per round in a new random order, so that other work on the machine slows all of them alike. A ratio
+is the median over rounds; its 95 % confidence interval is `at_least` to `at_most` (from order statistics,
+Hettmansperger and Sheather 1986). `in_gate` is the fraction of the step's time inside the gates, forward and backward.
+It includes the sum that autograd would compute anyway, so it is an upper bound, but a much tighter one than the
+difference of two steps. Memory is the peak of tensors above what was allocated before the step, as recorded by torch.
 """
 
 import math
@@ -23,8 +27,8 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from common import ROOT, digits, machine, report
-from plain import Plain, batches_of
+from common import ROOT, DataOption, JsonOption, digits, machine, quick_option, report
+from plain_loop import PlainLoop, load_batches
 from torch import Tensor, nn
 from torchjd.aggregation import UPGrad
 from torchjd.autojac import jac
@@ -49,7 +53,7 @@ TASKS = [
 
 
 class Network(nn.Module):
-    """A trunk, and K heads that each read all its levels."""
+    """A trunk with K heads, each of which uses all levels."""
 
     def __init__(self, tasks: int, widths: list[int], blocks: int = 1) -> None:
         super().__init__()
@@ -68,19 +72,19 @@ class Network(nn.Module):
         return self.trunk(self.see(image.contiguous(memory_format=torch.channels_last)))
 
     def loss(self, task: int, features: list[Tensor]) -> Tensor:
-        """A loss of its own for every task: another target."""
-        read = [
+        """A different loss for every task."""
+        parts = [
             head(level).square().mean() if task % 2 else head(level).sin().mean()
             for head, level in zip(self.heads[task], features, strict=False)
         ]
-        return torch.stack(read).sum()
+        return torch.stack(parts).sum()
 
 
-def ways(tasks: int, image: Tensor, blocks: int = 1) -> dict[str, Callable[[], None]]:
-    """Every way of one forward and backward of the trunk, by its name."""
+def trunk_methods(tasks: int, image: Tensor, blocks: int = 1) -> dict[str, Callable[[], None]]:
+    """Forward and backward pass of the trunk by every method, as functions by name."""
     network = Network(tasks, WIDTHS, blocks)
     names = [f"t{k}" for k in range(tasks)]
-    input_hooks = InputHooks([level[-1].second for level in network.trunk.levels])  # type: ignore[index]
+    hooks = InputHooks([level[-1].second for level in network.trunk.levels])  # type: ignore[index]
 
     def gated(gate: Gate) -> Callable[[], None]:
         def step() -> None:
@@ -99,27 +103,27 @@ def ways(tasks: int, image: Tensor, blocks: int = 1) -> dict[str, Callable[[], N
             network.loss(task, features).backward(retain_graph=task + 1 < tasks)
 
     def full_jacobian() -> None:
-        """As `mtl_backward` does, which itself cannot be used here: its features may not depend on each other, and levels do."""
+        """As `mtl_backward` does; that function needs features that do not depend on each other, which levels do."""
         features = network.features(image)
         losses = [network.loss(task, features) for task in range(tasks)]
         rows = torch.cat([part.flatten(1) for part in jac(losses, network.shared, parallel_chunk_size=1)], dim=1)
         UPGrad()(rows)
 
-    made = {"no gate": gated(Gate(names, None))}
-    made |= {f"gate, {name}": gated(Gate(names, WEIGHTINGS[name]())) for name in WEIGHTINGS}
-    made |= {
-        f"gate, upgrad, {source}": gated(Gate(names, WEIGHTINGS["upgrad"](), gramian_source=source, input_hooks=input_hooks))
+    methods = {"no gate": gated(Gate(names, None))}
+    methods |= {f"gate, {name}": gated(Gate(names, WEIGHTINGS[name]())) for name in WEIGHTINGS}
+    methods |= {
+        f"gate, upgrad, {source}": gated(Gate(names, WEIGHTINGS["upgrad"](), gramian_source=source, input_hooks=hooks))
         for source in ("pooled", "layer")
     }
-    return made | {"TorchJD full Jacobian, upgrad": full_jacobian, f"{tasks} separate backwards": separate}
+    return methods | {"TorchJD full Jacobian, upgrad": full_jacobian, f"{tasks} separate backwards": separate}
 
 
-def whole(data: Path, tasks: int, batch: int) -> dict[str, Callable[[], None]]:
-    """A whole step of the configuration's first tasks under every policy, by its name."""
+def whole_methods(data: Path, tasks: int, batch: int) -> dict[str, Callable[[], None]]:
+    """A whole step with the first tasks of the configuration under every weighting, as functions by name."""
     batches, found = [], {}
     for name in ["none", *WEIGHTINGS]:
         off = [f"tasks.{task}.weight=0" for task in TASKS[tasks:]]
-        words = [
+        overrides = [
             f"data.path={data.absolute()}",
             f"batch_size={batch}",
             "workers=0",
@@ -131,55 +135,57 @@ def whole(data: Path, tasks: int, batch: int) -> dict[str, Callable[[], None]]:
         canvas = "balancing.canvas=none" if name == "none" else "balancing.canvas=equal"
         config = load(
             ROOT / "configs/digits-all-32.yaml",
-            [*words, canvas, *(["tasks.tagging.weight=0.3"] if tasks == len(TASKS) else [])],
+            [*overrides, canvas, *(["tasks.tagging.weight=0.3"] if tasks == len(TASKS) else [])],
         )
-        batches = batches or batches_of(config, "cpu")
-        found["no gate" if name == "none" else f"gate, {name}"] = Plain(config, batches, "cpu").step
+        batches = batches or load_batches(config, "cpu")
+        found["no gate" if name == "none" else f"gate, {name}"] = PlainLoop(config, batches, "cpu").step
     return found
 
 
 @contextmanager
-def clock_of_gates() -> Iterator[list[float]]:
-    """CPU time that is spent in gates while it is open, ms: the list's only number."""
-    spent, whole = [0.0], (Gate.__call__, GradientGate.backward)
+def gate_clock() -> Iterator[list[float]]:
+    """Measure the CPU time in gates: the only element of the yielded list, in ms."""
+    spent, forward, backward = [0.0], Gate.__call__, GradientGate.backward
 
-    def timed(part: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*given: Any) -> Any:
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
             begin = time.process_time()
-            found = part(*given)
+            result = function(*arguments)
             spent[0] += 1000 * (time.process_time() - begin)
-            return found
+            return result
 
         return run
 
-    Gate.__call__, GradientGate.backward = timed(whole[0]), staticmethod(timed(whole[1]))  # type: ignore[method-assign, assignment]
+    Gate.__call__ = timed(forward)  # type: ignore[method-assign]
+    GradientGate.backward = staticmethod(timed(backward))  # type: ignore[method-assign, assignment]
     try:
         yield spent
     finally:
-        Gate.__call__, GradientGate.backward = whole[0], staticmethod(whole[1])  # type: ignore[method-assign, assignment]
+        Gate.__call__ = forward  # type: ignore[method-assign]
+        GradientGate.backward = staticmethod(backward)  # type: ignore[method-assign, assignment]
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Where the median lies with 95 % confidence."""
+    """95 % confidence interval of the median."""
     ordered = sorted(values)
     outside = max(math.floor((len(values) - 1.96 * math.sqrt(len(values))) / 2), 0)
     return ordered[outside], ordered[-1 - outside]
 
 
-def measure(step: str, chosen: dict[str, Callable[[], None]], rounds: int, **about: int) -> list[dict[str, Any]]:
-    """A row for each way: CPU time of a step, the gates' part of it, and the most memory that it holds."""
-    times: dict[str, list[float]] = {name: [] for name in chosen}
-    inside: dict[str, list[float]] = {name: [] for name in chosen}
-    drawn = random.Random(0)
-    with clock_of_gates() as spent:
+def measure(step: str, methods: dict[str, Callable[[], None]], rounds: int, **about: int) -> list[dict[str, Any]]:
+    """Measure CPU time, time in gates and peak memory of each method, after one warm-up round; one row per method."""
+    times: dict[str, list[float]] = {name: [] for name in methods}
+    inside: dict[str, list[float]] = {name: [] for name in methods}
+    rng = random.Random(0)
+    with gate_clock() as spent:
         for number in range(rounds + 1):
-            for name in drawn.sample(list(chosen), len(chosen)):
-                spent[0], begin = 0.0, time.process_time()  # others on the machine do not count
-                chosen[name]()
+            for name in rng.sample(list(methods), len(methods)):
+                spent[0], begin = 0.0, time.process_time()  # CPU time: other processes do not count
+                methods[name]()
                 if number:
                     times[name].append(1000 * (time.process_time() - begin))
                     inside[name].append(spent[0] / times[name][-1])
-    plain, held = times["no gate"], {name: most_held(way) for name, way in chosen.items()}
+    plain, held = times["no gate"], {name: peak_memory(method) for name, method in methods.items()}
     rows = []
     for name, own in times.items():
         ratios = [a / b for a, b in zip(own, plain, strict=True)]
@@ -202,8 +208,8 @@ def measure(step: str, chosen: dict[str, Callable[[], None]], rounds: int, **abo
     return rows
 
 
-def most_held(step: Callable[[], None]) -> float:
-    """The most that tensors hold within a step above what they held before it, MB."""
+def peak_memory(step: Callable[[], None]) -> float:
+    """Peak memory of tensors within a step, above what was allocated before it, MB."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()
     kineto = profile.profiler.kineto_results  # type: ignore[union-attr]
@@ -212,30 +218,27 @@ def most_held(step: Callable[[], None]) -> float:
 
 
 def main(
-    quick: Annotated[bool, typer.Option("--quick", help="fewer rounds of a smaller batch")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="rounds; default: 15, quick 3")] = None,
-    batch: Annotated[int | None, typer.Option(min=8, help="samples; default: 32, quick 16")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")
-    ] = None,
+    quick: Annotated[bool, quick_option("fewer rounds, a smaller batch")] = False,
+    json_file: JsonOption = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="number of rounds; default: 15, quick: 3")] = None,
+    batch: Annotated[int | None, typer.Option(min=8, help="batch size; default: 32, quick: 16")] = None,
+    data: DataOption = None,
 ) -> None:
-    """Time a step at 2, 4 and 8 tasks."""
+    """Measure a step with 2, 4 and 8 tasks."""
     here = machine()
     rounds, batch = rounds or (3 if quick else 15), batch or (16 if quick else 32)
     rows = []
     with tempfile.TemporaryDirectory(prefix="mtgen-balancing-") as temporary:
         folder = digits(data, Path(temporary))
         for tasks in (2, 4, len(TASKS)):
-            rows += measure("whole", whole(folder, tasks, batch), rounds, tasks=tasks)
+            rows += measure("whole", whole_methods(folder, tasks, batch), rounds, tasks=tasks)
     image = torch.randn(batch, 3, 32, 32)
     for tasks in (2, 4, 8):
-        rows += measure("trunk", ways(tasks, image), rounds, tasks=tasks, blocks=1)
-    deep = ways(4, image, blocks=4)
-    rows += measure(
-        "trunk", {name: deep[name] for name in ("no gate", "gate, equal", "gate, upgrad")}, rounds, tasks=4, blocks=4
-    )
-    report(f"A step, batch {batch}, medians of {rounds} rounds, CPU time", here, rows, json_file)
+        rows += measure("trunk", trunk_methods(tasks, image), rounds, tasks=tasks, blocks=1)
+    deep = trunk_methods(4, image, blocks=4)
+    chosen = {name: deep[name] for name in ("no gate", "gate, equal", "gate, upgrad")}
+    rows += measure("trunk", chosen, rounds, tasks=4, blocks=4)
+    report(f"CPU time of a step, batch {batch}, medians of {rounds} rounds", here, rows, json_file)
 
 
 if __name__ == "__main__":

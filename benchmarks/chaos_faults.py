@@ -1,4 +1,4 @@
-"""Faults, each injected for real into a run that trains on a `Testbed`, and what takes each away again."""
+"""Faults that are injected into a run on a `Testbed`, and their repairs."""
 
 import contextlib
 import os
@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from chaos_testbed import SAVE, Testbed
+from chaos_testbed import SAVE, Process, Testbed
 
-Strike = Callable[[Testbed, random.Random], None]
-Mend = Callable[[Testbed], None]
+Inject = Callable[[Testbed, random.Random], None]
+Repair = Callable[[Testbed], None]
 SHARDS = "*.tar"
+SECOND_DRIVER_ERRORS = ("is already being trained", "cannot be written")
+"""Words of which the error message of a second driver has one."""
 
 
 def nothing(bed: Testbed) -> None:
-    """There is nothing to be mended."""
+    """Repair of a fault that does not last."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,16 @@ class Kind:
     """A kind of fault.
 
     Attributes:
-        strike: makes it happen.
-        ends: exit statuses of the driver of which one shows that the run has ended by it; none for what does not last.
-        mend: takes it away then; calling it twice does no harm.
-        interrupts: whether the workers have to begin again; else training has to go on beside it.
+        inject: makes it happen.
+        exit_statuses: for a lasting fault, the driver's possible exit statuses when the fault has ended the run.
+        repair: undoes a lasting fault then; may be called twice.
+        interrupts: whether the workers must restart; otherwise training must continue during the fault.
     """
 
     name: str
-    strike: Strike
-    ends: tuple[int, ...] = ()
-    mend: Mend = nothing
+    inject: Inject
+    exit_statuses: tuple[int, ...] = ()
+    repair: Repair = nothing
     interrupts: bool = True
 
 
@@ -46,33 +48,32 @@ def _kill(pid: int, number: int = signal.SIGKILL) -> None:
 
 
 def one_worker(bed: Testbed, rng: random.Random) -> None:
-    _kill(rng.choice(bed.beats()).pid)
+    _kill(rng.choice(bed.heartbeats()).pid)
 
 
 def all_workers(bed: Testbed, rng: random.Random) -> None:
-    for beat in bed.beats():
-        _kill(beat.pid)
+    for heartbeat in bed.heartbeats():
+        _kill(heartbeat.pid)
 
 
 def stopped(bed: Testbed, rng: random.Random) -> None:
-    _kill(rng.choice(bed.beats()).pid, signal.SIGSTOP)
+    _kill(rng.choice(bed.heartbeats()).pid, signal.SIGSTOP)
 
 
 def without_memory(bed: Testbed, rng: random.Random) -> None:
-    """From now on the kernel refuses a worker every page more, so that it raises."""
+    """The kernel refuses a worker any further page from now on, so that it raises an error."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(rng.choice(bed.beats()).pid).rlimit(psutil.RLIMIT_AS, (2**20, 2**20))
+        psutil.Process(rng.choice(bed.heartbeats()).pid).rlimit(psutil.RLIMIT_AS, (2**20, 2**20))
 
 
 def out_of_memory(bed: Testbed, rng: random.Random) -> None:
-    """A worker's control group may hold no page more, so that the kernel kills it."""
-    root = Path("/sys/fs/cgroup")
-    there, limit = (
-        (root, "memory.max") if (root / "cgroup.controllers").exists() else (root / "memory", "memory.limit_in_bytes")
-    )
-    group = there / f"mtgen{os.getpid()}"
+    """A worker's control group may not get any further page, so that the kernel kills it."""
+    root, limit = Path("/sys/fs/cgroup"), "memory.max"
+    if not (root / "cgroup.controllers").exists():  # cgroup version 1
+        root, limit = root / "memory", "memory.limit_in_bytes"
+    group = root / f"mtgen{os.getpid()}"
     group.mkdir(exist_ok=True)
-    victim = psutil.Process(rng.choice(bed.beats()).pid)
+    victim = psutil.Process(rng.choice(bed.heartbeats()).pid)
     with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
         (group / "cgroup.procs").write_text(str(victim.pid), encoding="utf-8")
         (group / limit).write_text("4096", encoding="utf-8")
@@ -81,10 +82,10 @@ def out_of_memory(bed: Testbed, rng: random.Random) -> None:
 
 
 def network_cut(bed: Testbed, rng: random.Random) -> None:
-    """The second node hears and says nothing for 30 seconds."""
+    """The second node is unreachable for 30 seconds."""
     bed.network.cut()
     time.sleep(30)
-    bed.network.mend()
+    bed.network.repair()
 
 
 def driver(bed: Testbed, rng: random.Random) -> None:
@@ -94,47 +95,47 @@ def driver(bed: Testbed, rng: random.Random) -> None:
 
 
 def driver_twice(bed: Testbed, rng: random.Random) -> None:
-    """Killed, started again, and killed once more before or while its workers start."""
+    """The driver is killed, restarted, and killed again before or while its workers start."""
     driver(bed, rng)
     bed.keep_going()
     time.sleep(rng.uniform(1, 20))
     driver(bed, rng)
 
 
-def asked(bed: Testbed, rng: random.Random) -> None:
+def terminated(bed: Testbed, rng: random.Random) -> None:
     assert bed.driver is not None
     bed.driver.signal(signal.SIGTERM)
 
 
 def preempted(bed: Testbed, rng: random.Random) -> None:
-    """SIGTERM, and ten seconds later SIGKILL to what is left."""
-    asked(bed, rng)
+    """SIGTERM to the driver, and SIGKILL ten seconds later if it is still running."""
+    terminated(bed, rng)
     deadline = time.monotonic() + 10
     while bed.driver is not None and bed.driver.status is None and time.monotonic() < deadline:
         time.sleep(0.1)
     driver(bed, rng)
 
 
-def _of(node: str) -> Strike:
-    def strike(bed: Testbed, rng: random.Random) -> None:
+def _node_killed(node: str) -> Inject:
+    def inject(bed: Testbed, rng: random.Random) -> None:
         program, process = {"head": ("gcs_server", bed.head), "second": ("raylet", bed.second)}[node]
-        for member in process.family():
+        for member in process.descendants():
             with contextlib.suppress(psutil.NoSuchProcess):
                 if member.name() == program:
                     member.kill()
 
-    return strike
+    return inject
 
 
-def full(bed: Testbed, rng: random.Random) -> None:
-    """All of the disk is taken, or all but a few KB, less than a checkpoint needs."""
+def disk_full(bed: Testbed, rng: random.Random) -> None:
+    """The disk is full, or has only a few KB left, less than a checkpoint needs."""
     size = bed.disk.stat().st_blksize
     free = os.statvfs(bed.disk).f_bavail * size
     with (bed.disk / "ballast").open("wb") as file, contextlib.suppress(OSError):
         file.write(bytes(max(free - rng.randrange(12) * size, 0)))
 
 
-def emptied(bed: Testbed) -> None:
+def disk_emptied(bed: Testbed) -> None:
     (bed.disk / "ballast").unlink(missing_ok=True)
 
 
@@ -149,9 +150,9 @@ def writable(bed: Testbed) -> None:
 
 
 def _newest_file(bed: Testbed, rng: random.Random) -> Path:
-    bed.until(lambda: len(bed.checkpoints()) > 1, bed.keep_going, "there are two checkpoints")
+    bed.until(lambda: len(bed.checkpoints()) > 1, bed.keep_going, "two checkpoints exist")
     driver(bed, rng)
-    time.sleep(3)  # until its workers have ended too
+    time.sleep(3)  # until its workers have exited too
     return rng.choice(sorted(bed.checkpoints()[-1].iterdir()))
 
 
@@ -172,24 +173,24 @@ def missing(bed: Testbed, rng: random.Random) -> None:
 
 
 def all_lost(bed: Testbed, rng: random.Random) -> None:
-    """Driver and checkpoints: what is left lies in the mirror."""
+    """The driver is killed and all local checkpoints are deleted; the mirror still has them."""
     _newest_file(bed, rng)
     subprocess.run(["rm", "-rf", str(bed.run / "checkpoints")], check=True)
 
 
 def damaged_data(bed: Testbed, rng: random.Random) -> None:
-    """What the shards hold is zeros for a while; their sizes and times stay."""
-    for shard in sorted((bed.place / "data").glob(SHARDS)):
+    """The shards contain zeros for a while; their sizes and times stay."""
+    for shard in sorted((bed.folder / "data").glob(SHARDS)):
         kept = shard.with_suffix(".kept")
         content, status = shard.read_bytes(), shard.stat()
         kept.write_bytes(content)
-        with shard.open("r+b") as file:  # in place: whoever has it open reads this
+        with shard.open("r+b") as file:  # in place, so that processes that have it open see the zeros
             file.write(bytes(len(content)))
         os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def mended_data(bed: Testbed) -> None:
-    for kept in sorted((bed.place / "data").glob("*.kept")):
+def repaired_data(bed: Testbed) -> None:
+    for kept in sorted((bed.folder / "data").glob("*.kept")):
         shard = kept.with_suffix(".tar")
         status = shard.stat()
         with shard.open("r+b") as file:
@@ -198,38 +199,36 @@ def mended_data(bed: Testbed) -> None:
         kept.unlink()
 
 
-def _beside(bed: Testbed, images: int) -> None:
-    """Training goes on for so many images."""
+def _train_on(bed: Testbed, images: int) -> None:
+    """Wait until training has continued for this many images."""
     begin = bed.position
-    bed.until(lambda: bed.position >= begin + images or bed.ended, bed.keep_going, "training goes on beside the fault")
+    bed.until(lambda: bed.position >= begin + images or bed.ended, bed.keep_going, "training continues with the fault")
 
 
 def store_killed(bed: Testbed, rng: random.Random) -> None:
-    for process in bed.store.family():
+    for process in bed.store.descendants():
         process.kill()
     bed.store.signal(signal.SIGKILL)
     bed.store.wait()
-    _beside(bed, SAVE)
+    _train_on(bed, SAVE)
     time.sleep(rng.uniform(0, 5))
     bed.store.start()
 
 
 def mirror_fails(bed: Testbed, rng: random.Random) -> None:
     bed.mirror.failing, before = True, bed.mirror.refused
-    bed.until(lambda: bed.mirror.refused > before or bed.ended, bed.keep_going, "a checkpoint is refused by the mirror")
-    _beside(bed, SAVE)
+    bed.until(lambda: bed.mirror.refused > before or bed.ended, bed.keep_going, "the mirror refuses a checkpoint")
+    _train_on(bed, SAVE)
     bed.mirror.failing = False
 
 
 def second_driver(bed: Testbed, rng: random.Random) -> None:
-    """Somebody starts the same run once more: refused, be it because an earlier fault still has the folder full or read-only."""
-    command = type(bed.head)(
-        bed.place / "twice.log", bed.environment, "-m", "mtgen.cli", "train", str(bed.place / f"{bed.run.name}.yaml")
-    )
-    if command.wait() == 0 or not any(
-        words in command.said for words in ("is already being trained", "cannot be written")
-    ):
-        raise RuntimeError(f"a second driver of the same run was not refused: {command.said}")
+    """A second driver must be refused, also while an earlier fault keeps the run's folder full or read-only."""
+    file = str(bed.folder / f"{bed.run.name}.yaml")
+    command = Process(bed.folder / "twice.log", bed.environment, "-m", "mtgen.cli", "train", file)
+    status, output = command.wait(), command.output
+    if status == 0 or not any(words in output for words in SECOND_DRIVER_ERRORS):
+        raise RuntimeError(f"a second driver of the same run was not refused: {output}")
 
 
 KINDS = (
@@ -240,18 +239,18 @@ KINDS = (
     Kind("worker killed by the kernel: out of memory", out_of_memory),
     Kind("driver killed", driver),
     Kind("driver killed, again while it starts", driver_twice),
-    Kind("SIGTERM to the driver", asked),
+    Kind("SIGTERM to the driver", terminated),
     Kind("preempted, 10 s of grace", preempted),
-    Kind("second node killed", _of("second")),
-    Kind("head killed", _of("head")),
+    Kind("second node killed", _node_killed("second")),
+    Kind("head killed", _node_killed("head")),
     Kind("network between the nodes cut for 30 s", network_cut),
-    Kind("disk full in a checkpoint", full, (1, 4, 5), emptied),
+    Kind("disk full in a checkpoint", disk_full, (1, 4, 5), disk_emptied),
     Kind("run folder read-only", read_only, (1, 4, 5), writable),
     Kind("killed, byte of newest checkpoint flipped", flipped),
     Kind("killed, newest checkpoint cut short", cut_short),
     Kind("killed, file of newest checkpoint missing", missing),
     Kind("killed, all checkpoints here lost", all_lost),
-    Kind("shards damaged", damaged_data, (3,), mended_data),
+    Kind("shards damaged", damaged_data, (3,), repaired_data),
     Kind("MLflow's server killed", store_killed, interrupts=False),
     Kind("mirror answers 503", mirror_fails, interrupts=False),
     Kind("second driver started", second_driver, interrupts=False),

@@ -1,9 +1,10 @@
-"""Every point at which writing a checkpoint can be interrupted.
+"""Interrupt writing a checkpoint at every possible point.
 
-The file operations of a checkpoint are counted: open, write, fsync, rename, unlink, rmdir, mkdir. Then, in a process of its own each, at
-each of them: the process is killed before it, after it, or in the middle of it; the power fails (what was not synced is zeros); the
-operation is refused (no room, an error of the disk); or a byte of a file is flipped behind the writer's back. After each such end the
-newest good checkpoint has to be there, bit for bit, and the next one has to be written.
+The file operations of writing a checkpoint are counted: open, write, fsync, rename, unlink, rmdir, mkdir. Then each of
+them is disturbed in a separate process: the process is killed before it, after it, or in the middle; the power fails
+(data that was not synced becomes zeros); the operation fails (disk full, disk error); or a byte of a file is flipped
+behind the writer's back. After each interruption the newest good checkpoint must be intact, bit for bit, and the next
+one must be writable.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from common import machine, report
+from common import JsonOption, machine, quick_option, report
 
 from mtgen.checkpointing import checkpoint
 from mtgen.checkpointing.checkpoint import METRICS_KEY, latest, save
@@ -32,9 +33,11 @@ from mtgen.errors import CheckpointError
 OPERATIONS = ("open", "write", "fsync", "rename", "unlink", "rmdir", "mkdir")
 WAYS = ("killed before", "killed after", "killed within", "power cut", "no room", "disk error", "byte flipped")
 NEXT = 300
+"""Images of the checkpoint that is interrupted."""
 
 
 def write(root: Path, images: int, keep: Retention) -> Path:
+    """Write a small checkpoint whose values are all `images`."""
     tensors = {name: {"weight": torch.full((64,), float(images))} for name in ("generator", "discriminator", "ema")}
     return save(
         root,
@@ -47,21 +50,21 @@ def write(root: Path, images: int, keep: Retention) -> Path:
 
 
 def plain(root: Path) -> Retention:
-    """Two checkpoints, of which the older goes."""
+    """Two checkpoints, of which the older one is removed."""
     for images in (100, 200):
         write(root, images, Retention(2))
     return Retention(2)
 
 
 def best(root: Path) -> Retention:
-    """Three checkpoints: one goes that is neither the best nor the newest."""
+    """Three checkpoints, of which the one that is neither the best nor the newest is removed."""
     for images in (100, 150, 200):
         write(root, images, Retention(3))
     return Retention(2, best=BestCriterion("x"))
 
 
 def littered(root: Path) -> Retention:
-    """Beside two checkpoints lies what a killed process had half written and half removed."""
+    """Two checkpoints, and the leftovers of a killed process: one half written and one half removed."""
     keep = plain(root)
     shutil.copytree(root / f"{200:012d}", root / f".{250:012d}.partial")
     shutil.copytree(root / f"{200:012d}", root / f".{50:012d}.removed")
@@ -69,7 +72,7 @@ def littered(root: Path) -> Retention:
 
 
 def damaged(root: Path) -> Retention:
-    """The run went back, and comes again to where a damaged checkpoint lies."""
+    """The run went back to an earlier checkpoint, and replaces a damaged one."""
     keep = plain(root)
     write(root, NEXT, Retention(9))
     (root / f"{NEXT:012d}" / "ema.safetensors").write_bytes(b"")
@@ -77,20 +80,23 @@ def damaged(root: Path) -> Retention:
 
 
 def spaced(root: Path) -> Retention:
-    """More were kept before: now two go at once, and one stays that is neither the newest nor the best, since one every so many does."""
+    """More were kept before: two are removed at once, and one stays since every n-th is kept."""
     for images in (100, 150, 200):
         write(root, images, Retention(9))
     return Retention(1, every=200)
 
 
 SITUATIONS: tuple[Callable[[Path], Retention], ...] = (plain, best, littered, damaged, spaced)
+"""Functions that prepare a folder of checkpoints, and return which are kept when the next one is written."""
 
 
 @dataclass
 class Fault:
-    """Counts the file operations, and ends operation number `at` in one of the ways.
+    """Counts the file operations, and disturbs operation number `at`.
 
     Attributes:
+        at: number of the operation; `None`: none is disturbed.
+        way: one of `WAYS`.
         done: names of the operations so far.
     """
 
@@ -102,14 +108,14 @@ class Fault:
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[None]:
-        """The system's calls go through this."""
-        true = {name: getattr(os, name) for name in OPERATIONS}
-        for name, call in true.items():
+        """Route the system calls through this object."""
+        originals = {name: getattr(os, name) for name in OPERATIONS}
+        for name, call in originals.items():
             setattr(os, name, functools.partial(self._call, name, call))
         try:
             yield
         finally:
-            for name, call in true.items():
+            for name, call in originals.items():
                 setattr(os, name, call)
 
     def _call(self, name: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -140,7 +146,7 @@ class Fault:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _note(self, name: str, arguments: tuple[Any, ...], result: Any) -> None:
-        """Which file a number stands for, and which are not synced."""
+        """Keep track of the file of each descriptor, and of the files that are not synced."""
         if name == "open" and arguments[1] & os.O_CREAT:
             self._paths[result] = str(arguments[0])
             self._unsynced.add(str(arguments[0]))
@@ -148,16 +154,16 @@ class Fault:
             self._unsynced.discard(self._paths.get(arguments[0], ""))
 
     def _flip(self) -> None:
-        """Flip the middle bit of the file that was written last."""
+        """Flip a bit in the middle of the file that was written last, before or after its folder was renamed."""
         path = next((Path(p) for p in reversed(self._paths.values())), None)
-        for place in (path, path and path.parent.with_name(f"{NEXT:012d}") / path.name):
-            if place is not None and place.is_file() and (content := bytearray(place.read_bytes())):
+        for file in (path, path and path.parent.with_name(f"{NEXT:012d}") / path.name):
+            if file is not None and file.is_file() and (content := bytearray(file.read_bytes())):
                 content[len(content) // 2] ^= 1
-                place.write_bytes(content)
+                file.write_bytes(content)
 
 
 def operations(situation: Callable[[Path], Retention], folder: Path) -> list[str]:
-    """The file operations of a checkpoint that nothing disturbs."""
+    """The file operations of writing a checkpoint without a fault."""
     fault, keep = Fault(), situation(folder)
     with fault.injected():
         write(folder, NEXT, keep)
@@ -166,7 +172,14 @@ def operations(situation: Callable[[Path], Retention], folder: Path) -> list[str
 
 @dataclass(frozen=True)
 class End:
-    """How one interrupted checkpoint ended: "killed", "refused" (an error said so), "written", or "silent": neither."""
+    """Outcome of one interruption.
+
+    Attributes:
+        how: "killed", "refused" (a clear error), "written", or "silent" (neither).
+        loaded: images of the checkpoint that is loaded afterwards.
+        named: number of damaged checkpoints that were reported.
+        wrong: what is wrong; empty if nothing.
+    """
 
     how: str
     loaded: int | None
@@ -175,7 +188,7 @@ class End:
 
 
 def end(situation: Callable[[Path], Retention], folder: Path, at: int, way: str) -> End:
-    """Interrupt one checkpoint in a process of its own, and look at what is left."""
+    """Interrupt writing one checkpoint in a child process, and check what is left."""
     keep = situation(folder)
     child = os.fork()
     if child == 0:
@@ -190,50 +203,47 @@ def end(situation: Callable[[Path], Retention], folder: Path, at: int, way: str)
             os._exit(status)
     _, code = os.waitpid(child, 0)
     how = "killed" if os.WIFSIGNALED(code) else {0: "written", 4: "refused"}.get(os.WEXITSTATUS(code), "silent")
-    said: list[str] = []
+    messages: list[str] = []
     try:
-        found = latest(folder, said.append)
+        found = latest(folder, messages.append)
     except CheckpointError as error:
-        return End(how, None, len(said), str(error))
-    return End(how, found and found.images, len(said), _wrong(how, way, found, folder, keep, said))
+        return End(how, None, len(messages), str(error))
+    return End(how, found and found.images, len(messages), _wrong(how, way, found, folder, keep, messages))
 
 
 def _wrong(
-    how: str, way: str, found: checkpoint.Checkpoint | None, folder: Path, keep: Retention, said: list[str]
+    how: str, way: str, found: checkpoint.Checkpoint | None, folder: Path, keep: Retention, messages: list[str]
 ) -> str:
-    """What is not as it has to be; "" if everything is."""
+    """What is wrong after an interruption; empty if nothing."""
     if found is None or found.images not in (200, NEXT):
         return f"the newest good checkpoint is {found and found.folder.name}"
-    if any(
-        not torch.equal(found.tensors(name)["weight"], torch.full((64,), float(found.images)))
-        for name in ("generator", "ema")
-    ):
-        return "it holds other numbers than were written"
-    if how == "silent" or (how == "written" and found.images != NEXT and not said):
-        return "nobody said that the checkpoint is lost"
-    if (how == "refused") != (found.images == 200) and how == "refused" and way != "disk error" and way != "no room":
-        return "a checkpoint that is there was said to be lost"
+    expected = torch.full((64,), float(found.images))
+    if any(not torch.equal(found.tensors(name)["weight"], expected) for name in ("generator", "ema")):
+        return "its values differ from those that were written"
+    if how == "silent" or (how == "written" and found.images != NEXT and not messages):
+        return "the loss of a checkpoint was not reported"
+    if how == "refused" and found.images != 200 and way not in ("disk error", "no room"):
+        return "an intact checkpoint was reported as lost"
     try:
         write(folder, NEXT + 100, keep)
-        after = latest(folder, said.append)
+        after = latest(folder, messages.append)
     except CheckpointError as error:
         return f"the next checkpoint cannot be written: {error}"
     return "" if after is not None and after.images == NEXT + 100 else "the next checkpoint is not used"
 
 
 def cases(situation: Callable[[Path], Retention], done: list[str]) -> Iterator[tuple[int, str]]:
-    """Every operation, in every way that there is for it."""
+    """Yield every operation with every way to disturb it."""
     for at, name in enumerate(done):
         yield from ((at, way) for way in WAYS if way != "killed within" or name == "write")
 
 
 def main(
-    quick: Annotated[bool, typer.Option("--quick", help="one situation instead of all")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
+    quick: Annotated[bool, quick_option("one situation instead of all")] = False, json_file: JsonOption = None
 ) -> None:
-    """Interrupt a checkpoint at every file operation in every way."""
+    """Interrupt writing a checkpoint at every file operation in every way."""
     here, rows, wrong = machine(), [], []
-    torch.set_num_threads(1)  # this process is copied (fork)
+    torch.set_num_threads(1)  # this process forks
     with tempfile.TemporaryDirectory(prefix="mtgen-chaos-") as temporary:
         for situation in SITUATIONS[:1] if quick else SITUATIONS:
             done = operations(situation, Path(temporary) / situation.__name__)
@@ -248,9 +258,8 @@ def main(
                 shutil.rmtree(folder, ignore_errors=True)
             rows += [_row(situation.__name__, len(done), way, count) for way, count in counts.items()]
     report("Interrupted checkpoints", here, rows, json_file)
-    print(
-        f"{sum(row['ends'] for row in rows):,} ends, {sum(row['unloadable'] for row in rows)} unloadable, {len(wrong)} wrong or silent"
-    )
+    total, unloadable = (sum(row[key] for row in rows) for key in ("ends", "unloadable"))
+    print(f"{total:,} interruptions, {unloadable} unloadable, {len(wrong)} wrong or silent")
     if wrong:
         print("\n".join(wrong), file=sys.stderr)
         raise SystemExit(1)

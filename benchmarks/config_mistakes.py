@@ -1,7 +1,8 @@
-"""Mistakes made by a program in real configurations: does each get an error that names the key and the remedy?
+"""Generate mistakes in real configurations, and check that each error message names the key and a remedy.
 
-Every mistake is one that a person makes: letters lost, doubled or swapped, a word for a number, a value out of range, another trainer's
-name for a key, a line too few, brackets left open. The last column is the share of misspelled words for which the right one is suggested.
+The mistakes are those that people make: missing, doubled or swapped letters, a word instead of a number, a value out of
+range, another framework's name for a key, a missing line, an open bracket. The last column is the fraction of
+misspelled words for which the right word is suggested.
 """
 
 import random
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from common import machine, report
+from common import machine, quick_option, report
 
 from mtgen.config import load
 from mtgen.config.messages import KEY_ALIASES
@@ -38,6 +39,7 @@ REMEDIES = (
     "configs list",
     "leave ",
 )
+"""Phrases of which every remedy has at least one."""
 OUT_OF_RANGE = {
     "batch_size": 1,
     "seed": -1,
@@ -70,8 +72,13 @@ CHOICES = {
     "data.order": "globl",
     "balancing.weighting": "cagrd",
 }
-CHOSEN = {"precision": "bf16", "data.channels": "gray", "data.order": "global", "balancing.weighting": "cagrad"}
-CONTRADICTIONS = [  # settings that are well-formed alone -> the key that the message has to name
+INTENDED_CHOICES = {
+    "precision": "bf16",
+    "data.channels": "gray",
+    "data.order": "global",
+    "balancing.weighting": "cagrad",
+}
+CONTRADICTIONS = [  # settings that are each valid but not together -> the key that the message must name
     (["batch_size=33", "workers=2"], "batch_size"),
     (["resolution=48"], "resolution"),
     (["generator.widths=[8, 8]"], "resolution"),
@@ -95,14 +102,14 @@ BROKEN = {
 
 @dataclass(frozen=True)
 class Mistake:
-    """One wrong configuration.
+    """One invalid configuration.
 
     Attributes:
-        kind: of mistake.
-        config: name of the real configuration that it was made in.
-        text: the file.
-        names: what the message has to begin a line with, or where the file itself is at fault: its name.
-        meant: the right word, where one was misspelled.
+        kind: kind of mistake.
+        config: name of the real configuration with the mistake.
+        text: content of the file.
+        names: key that a line of the message must begin with, or the file's name if the file itself is invalid.
+        meant: the right word, if one was misspelled.
     """
 
     kind: str
@@ -113,7 +120,7 @@ class Mistake:
 
 
 def paths(values: dict[str, Any], parent: str = "") -> Iterator[str]:
-    """Every key of a configuration, dotted, sections too."""
+    """Yield every key of a configuration, dotted, sections included."""
     for key, value in values.items():
         name = f"{parent}.{key}" if parent else key
         yield name
@@ -121,17 +128,17 @@ def paths(values: dict[str, Any], parent: str = "") -> Iterator[str]:
             yield from paths(value, name)
 
 
-def misspelled(word: str, chance: random.Random) -> str:
-    """A word as a person mistypes it: a letter lost, doubled, wrong, or two swapped; never the word itself."""
+def misspelled(word: str, rng: random.Random) -> str:
+    """A typo of a word: a missing, doubled or wrong letter, or two swapped letters; never the word itself."""
     while True:
-        at = chance.randrange(len(word) - 1) if len(word) > 1 else 0
-        typed = chance.choice(
+        at = rng.randrange(len(word) - 1) if len(word) > 1 else 0
+        typed = rng.choice(
             [
                 word[:at] + word[at + 1 :],
                 word[:at] + word[at] + word[at:],
-                word[:at] + chance.choice("aeionrst") + word[at + 1 :],
+                word[:at] + rng.choice("aeionrst") + word[at + 1 :],
                 word[:at] + word[at + 1 : at + 2] + word[at] + word[at + 2 :],
-                word.replace("_", chance.choice(["", "-"])),
+                word.replace("_", rng.choice(["", "-"])),
             ]
         )
         if typed and typed != word:
@@ -139,7 +146,7 @@ def misspelled(word: str, chance: random.Random) -> str:
 
 
 def _changed(values: dict[str, Any], key: str, value: Any, new_name: str | None = None) -> str:
-    """The file with `key` set to a value (or renamed, its value kept); sections that are missing are made."""
+    """Text of the file with `key` set to a value, or renamed to `new_name`; missing sections are created."""
     copy: dict[str, Any] = yaml.safe_load(yaml.safe_dump(values))
     *parents, last = key.split(".")
     place = copy
@@ -156,34 +163,42 @@ def _changed(values: dict[str, Any], key: str, value: Any, new_name: str | None 
 
 
 def mistakes(each: int = 6, seed: int = 0) -> Iterator[Mistake]:
-    """`each` misspelled keys of every real configuration, and all other kinds dealt over them."""
-    chance = random.Random(seed)
+    """Generate `each` misspelled keys of every real configuration, and all other kinds distributed over them."""
+    rng = random.Random(seed)
     files = {path.stem: read_yaml(path) for path in CONFIGS}
     for name, values in files.items():
-        for key in chance.choices(sorted(paths(values)), k=each):
-            typed = misspelled(key.rpartition(".")[2], chance)
+        for key in rng.choices(sorted(paths(values)), k=each):
+            typed = misspelled(key.rpartition(".")[2], rng)
             wrong = f"{key.rpartition('.')[0]}.{typed}".lstrip(".")
             yield Mistake("misspelled key", name, _changed(values, key, None, typed), wrong, key)
-    names = sorted(files)
+    yield from _wrong_values(files)
+    yield from _wrong_files(files)
 
-    def on(number: int) -> tuple[str, dict[str, Any]]:
-        name = names[number % len(names)]
-        return name, {key: value for key, value in files[name].items() if key != "conditions"}
 
+def _config(files: dict[str, Any], number: int) -> tuple[str, dict[str, Any]]:
+    """Name and values of one of the configurations, chosen by turns, without its conditions."""
+    name = sorted(files)[number % len(files)]
+    return name, {key: value for key, value in files[name].items() if key != "conditions"}
+
+
+def _wrong_values(files: dict[str, Any]) -> Iterator[Mistake]:
     for number, (key, value) in enumerate(OUT_OF_RANGE.items()):
-        name, values = on(number)
+        name, values = _config(files, number)
         yield Mistake("out of range", name, _changed(values, key, value), key)
     for number, (key, value) in enumerate(WORDS.items()):
-        name, values = on(number)
+        name, values = _config(files, number)
         yield Mistake("wrong type", name, _changed(values, key, value), key)
     for number, (key, value) in enumerate(CHOICES.items()):
-        name, values = on(number)
-        yield Mistake("no such choice", name, _changed(values, key, value), key, CHOSEN.get(key))
+        name, values = _config(files, number)
+        yield Mistake("unknown choice", name, _changed(values, key, value), key, INTENDED_CHOICES.get(key))
     for number, (word, right) in enumerate(KEY_ALIASES.items()):
-        name, values = on(number)
-        yield Mistake("another trainer's key", name, _changed(values, word, 1), word, right[0])
+        name, values = _config(files, number)
+        yield Mistake("another framework's key", name, _changed(values, word, 1), word, right[0])
+
+
+def _wrong_files(files: dict[str, Any]) -> Iterator[Mistake]:
     for number, key in enumerate(("name", "data", "data.path")):
-        name, values = on(number)
+        name, values = _config(files, number)
         *parents, last = key.split(".")
         left = yaml.safe_load(yaml.safe_dump(values))
         (left[parents[0]] if parents else left).pop(last)
@@ -195,19 +210,20 @@ def mistakes(each: int = 6, seed: int = 0) -> Iterator[Mistake]:
             text = _changed(yaml.safe_load(text), path, yaml.safe_load(value))
         yield Mistake("contradiction", "digits-32", text, key)
     for number, (kind, broken) in enumerate(BROKEN.items()):
-        name = names[number % len(names)]
+        name = sorted(files)[number % len(files)]
         yield Mistake(f"broken YAML: {kind}", name, broken(yaml.safe_dump(files[name])), "config.yaml")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a mistake.
+    """How a mistake was reported.
 
     Attributes:
-        refused: as the user's error, never as a traceback.
-        named: a line begins with the key at fault.
-        remedy: that line says what would be right.
-        suggested: the right word is the first that is suggested; `None`: no word was misspelled.
+        refused: a user error was raised, not a traceback.
+        named: a line of the message begins with the key.
+        remedy: that line has a remedy.
+        suggested: the right word is suggested; `None`: no word was misspelled.
+        message: that line.
     """
 
     refused: bool
@@ -218,14 +234,14 @@ class Verdict:
 
 
 def judge(mistake: Mistake, folder: Path) -> Verdict:
-    """Load the file and read the message."""
+    """Load the file and judge the error message."""
     path = folder / "config.yaml"
     path.write_text(mistake.text, encoding="utf-8")
     try:
         load(path, ["device=cpu"] if mistake.names != "device" else [])
     except ConfigError as error:
         lines = str(error).splitlines()
-    except Exception:  # noqa: BLE001 - a traceback is what this program looks for
+    except Exception:  # noqa: BLE001 - this program looks for tracebacks
         return Verdict(False, False, False, None, traceback.format_exc())
     else:
         return Verdict(False, False, False, None, "accepted")
@@ -239,16 +255,17 @@ def judge(mistake: Mistake, folder: Path) -> Verdict:
 
 
 def main(
-    quick: Annotated[bool, typer.Option("--quick", help="one misspelled key of each configuration")] = False,
+    quick: Annotated[bool, quick_option("one misspelled key per configuration")] = False,
     each: Annotated[
-        int | None, typer.Option(min=1, help="misspelled keys of each configuration; default: 6, quick 1")
+        int | None, typer.Option(min=1, help="misspelled keys per configuration; default: 6, quick: 1")
     ] = None,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="random seed of the misspelled keys")] = 0,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="also write the numbers and every mistake with its message")
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="also write the numbers and every mistake with its message"),
     ] = None,
 ) -> None:
-    """Make mistakes in the configurations that come with mtgen, and read what is said of each."""
+    """Make mistakes in the configurations that come with mtgen, and judge the error message of each."""
     here = machine()
     with tempfile.TemporaryDirectory() as folder:
         found = [(mistake, judge(mistake, Path(folder))) for mistake in mistakes(each or (1 if quick else 6), seed)]
@@ -267,19 +284,19 @@ def main(
             print(f"not suggested: {mistake.meant} for {verdict.message[:100]}")
     bad = [(m, v) for m, v in found if not (v.refused and v.named and v.remedy)]
     for mistake, verdict in bad:
-        print(f"NOT MET: {mistake.kind} of {mistake.config}, {mistake.names}: {verdict.message}", file=sys.stderr)
+        print(f"FAILED: {mistake.kind} in {mistake.config}, {mistake.names}: {verdict.message}", file=sys.stderr)
     asked = [v for _, v in found if v.suggested is not None]
     right = sum(bool(v.suggested) for v in asked)
     print(
-        f"{len(found)} mistakes, {len(found) - len(bad)} named with a remedy; right word suggested for {right} of {len(asked)} "
-        f"({right / len(asked):.0%})"
+        f"{len(found)} mistakes, {len(found) - len(bad)} named with a remedy; "
+        f"right word suggested for {right} of {len(asked)} ({right / len(asked):.0%})"
     )
     if bad:
         raise SystemExit(1)
 
 
 def _row(kind: str, pairs: list[tuple[Mistake, Verdict]]) -> dict[str, Any]:
-    """Of one kind of mistakes: how many, and how they were met."""
+    """One row with the counts of one kind of mistakes."""
     verdicts = [verdict for _, verdict in pairs]
     asked = [v.suggested for v in verdicts if v.suggested is not None]
     return {

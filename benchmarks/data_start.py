@@ -1,4 +1,4 @@
-"""How long a training waits for its first batch, and what memory the index takes, by the number of samples. Shards are made here."""
+"""Time to the first batch and memory of the index, by the number of samples; the shards are generated here."""
 
 import json
 import os
@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import numbered
+import numbered_dataset
 import typer
-from common import machine, report
+from common import JsonOption, machine, quick_option, report
 
 from mtgen.data.index_build import build_index, dataset_index_path
 
@@ -19,9 +19,9 @@ PROBE = """
 import json, sys, time, psutil
 from mtgen.data.loader import Loader
 from mtgen.data.index import open_index
-from mtgen.data.transform_spec import View
+from mtgen.data.transform_spec import TransformSpec
 begin = time.monotonic()
-loader = Loader(open_index(sys.argv[1], "train"), View(8, "rgb"), batch_size=64, rank=0, world=1)
+loader = Loader(open_index(sys.argv[1], "train"), TransformSpec(8, "rgb"), batch_size=64, rank=0, world=1)
 next(loader)
 first = time.monotonic() - begin
 for _ in range(50):
@@ -29,18 +29,18 @@ for _ in range(50):
 print(json.dumps({"first_batch_seconds": first, "memory_mb": psutil.Process().memory_info().rss / 1e6}))
 loader.close()
 """
+"""Program of one measurement, which runs in its own process."""
 
 
 def main(
-    quick: Annotated[bool, typer.Option("--quick", help="100,000 samples instead of 1,000,000")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
+    quick: Annotated[bool, quick_option("100,000 samples instead of 1,000,000")] = False, json_file: JsonOption = None
 ) -> None:
-    """Measure first batch and memory with 1,000 samples and with many."""
+    """Measure the time to the first batch and the memory, with 1,000 and with 1,000,000 samples."""
     here, rows = machine(), []
     with tempfile.TemporaryDirectory(prefix="mtgen-data-start-") as temporary:
         for samples in (1_000, 100_000 if quick else 1_000_000):
             folder = Path(temporary) / str(samples)
-            numbered.write(folder, samples, 10_000, numbered.plain)
+            numbered_dataset.write(folder, samples, 10_000, numbered_dataset.image_and_class)
             begin = time.monotonic()
             build_index(folder, out=dataset_index_path(folder))
             indexing = time.monotonic() - begin
@@ -62,7 +62,7 @@ def main(
                 "indexed_per_second": samples / indexing,
             }
             rows.append({**row, "index_file_mb": dataset_index_path(folder).stat().st_size / 1e6})
-    report("First batch and memory, by the size of the data set", here, rows, json_file)
+    report("Time to the first batch and memory, by the size of the data set", here, rows, json_file)
 
 
 if __name__ == "__main__":

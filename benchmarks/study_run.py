@@ -1,9 +1,8 @@
-"""One run of a study (`studies.py`), in its own process: train, then measure on the test split; the last line of the output is JSON."""
+"""Train and evaluate one run of a study (see `study_runner.py`); the last line of the output is JSON."""
 
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from mtgen.config import Config, load
 from mtgen.data.mixture import open_samples
@@ -13,17 +12,25 @@ from mtgen.evaluation.splits import SplitBatches
 from mtgen.launchers.ray_workers import run_here
 from mtgen.models.loading import load_run
 
-READ = {"classification": "test/class_accuracy", "segmentation": "test/mask_miou", "detection": "test/box_ap50"}
-DRAWN = ["generated/cas", "generated/diversity"]
+METRIC_BY_TASK = {
+    "classification": "test/class_accuracy",
+    "segmentation": "test/mask_miou",
+    "detection": "test/box_ap50",
+}
+GENERATION_METRICS = ["generated/cas", "generated/diversity"]
 
 
-def measured(config: Config, samples: int) -> dict[str, float]:
-    """Every number that the run's tasks have, on the test split: `classification`, `segmentation`, `detection`, `cas`, `diversity`."""
+def evaluate_run(config: Config, samples: int) -> dict[str, float]:
+    """Evaluate a run on the test split.
+
+    Returns:
+        Those of `classification`, `segmentation`, `detection`, `cas` and `diversity` that its tasks have.
+    """
     model, _ = load_run(config.folder, "cpu")
     test, train = open_samples(config.data, "test"), open_samples(config.data, "train")
     tasks = config.task_settings()
-    names = {name: metric for name, metric in READ.items() if name in tasks}
-    names |= {metric.rpartition("/")[2]: metric for metric in DRAWN if "generation" in tasks}
+    names = {name: metric for name, metric in METRIC_BY_TASK.items() if name in tasks}
+    names |= {metric.rpartition("/")[2]: metric for metric in GENERATION_METRICS if "generation" in tasks}
     report = evaluate(
         model,
         SplitBatches(config, test),
@@ -36,7 +43,7 @@ def measured(config: Config, samples: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Train what the arguments say, from its last checkpoint where there is one, and print the numbers."""
+    """Train a run, resuming from its last checkpoint if there is one, and print its metrics."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument("overrides", nargs="*")
@@ -47,8 +54,7 @@ def main() -> None:
     outcome = run_here(config)
     if outcome.status != "finished":
         raise UserError(f"{config.name}: the training {outcome.status}: {outcome.message}")
-    row: dict[str, Any] = measured(config, arguments.samples)
-    print(json.dumps(row))
+    print(json.dumps(evaluate_run(config, arguments.samples)))
 
 
 if __name__ == "__main__":

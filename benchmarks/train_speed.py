@@ -1,8 +1,8 @@
-"""Training speed of the whole stack (Ray, DeepSpeed, DALI, tracking) against a plain torch loop, image for image.
+"""Training speed of the whole stack (Ray, DeepSpeed, DALI, tracking) compared with a plain torch loop.
 
-The plain loop has the same networks, steps and Adam, averaged weights, and its batches in memory. It runs inside the worker
-that Ray placed, in turns with the training itself: a round of one, a round of the other, on the same CPU and threads. So a machine that
-others use too slows both alike, and the ratio is taken pair by pair. Images per second of CPU time leave the others out altogether.
+The plain loop has the same networks, steps, Adam and averaged weights, and its batches in memory. It runs inside the
+worker that Ray placed, alternating with the training round by round on the same CPU and threads. So other work on the
+machine slows both alike, and the ratio is taken pair by pair. Images per second of CPU time exclude other work.
 """
 
 import os
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from common import ROOT, digits, machine, report
-from plain import Plain, batches_of
+from common import ROOT, DataOption, JsonOption, OverridesArgument, digits, machine, quick_option, report
+from plain_loop import PlainLoop, load_batches
 
 from mtgen.config import Config, load
 from mtgen.errors import UserError
@@ -22,30 +22,30 @@ from mtgen.launchers.ray_workers import run_on_ray
 from mtgen.tracking.journal import read_journal
 
 
-def plain_loop(config: Config, share: int) -> Any:
-    """Rounds of a plain torch loop: called as `snapshots` is, between two rounds of the training.
+def plain_rounds(config: Config, cpus_per_worker: int) -> Any:
+    """Rounds of a plain torch loop, which take the place of snapshots between two rounds of the training.
 
     Returns:
-        A function of (model, images seen) that trains `evaluate.every` images and gives its speed, and that of the round before.
+        A function of (model, images seen) that trains `evaluate.every` images with the plain loop, and returns its
+        speed and that of the training's last round.
     """
     import torch
 
     from mtgen.config import resolve_device
 
-    if share == 1 and config.workers == 1:  # one CPU is one CPU, DALI's thread and the sender of the numbers included
+    if cpus_per_worker == 1 and config.workers == 1:  # pin everything to one CPU: DALI's thread and the metrics' sender
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1]})
     device = resolve_device(config)
-    plain = Plain(
-        config, batches_of(config, device), device, torch.distributed.new_group([0], use_local_synchronization=True)
-    )
+    group = torch.distributed.new_group([0], use_local_synchronization=True)
+    loop = PlainLoop(config, load_batches(config, device), device, group)
     ended = [time.process_time()]
 
-    def round_of(model: Any, images: int) -> tuple[dict[str, float], list[Path]]:
+    def plain_round(model: Any, images: int) -> tuple[dict[str, float], list[Path]]:
         before, threads = time.process_time(), torch.get_num_threads()
-        torch.set_num_threads(share * config.workers)
+        torch.set_num_threads(cpus_per_worker * config.workers)
         begin = time.monotonic()
         for _ in range(config.evaluate.every // config.batch_size):
-            plain.step()
+            loop.step()
         if device == "cuda":
             torch.cuda.synchronize()
         wall, cpu = time.monotonic() - begin, time.process_time() - before
@@ -58,11 +58,11 @@ def plain_loop(config: Config, share: int) -> Any:
         ended[0] = time.process_time()
         return numbers, []
 
-    return round_of
+    return plain_round
 
 
 def measure(config: Config, workers: int, cpus: int, rounds: int, images: int) -> list[dict[str, Any]]:
-    """Rows for the training with so many workers on so many CPUs, and for the plain loop beside it; the first round warms up."""
+    """Measure the training and the plain loop, after one warm-up round; returns one row for each."""
     changes = {
         "name": f"speed-{workers}-{cpus}-{config.batch_size}",
         "workers": workers,
@@ -72,18 +72,18 @@ def measure(config: Config, workers: int, cpus: int, rounds: int, images: int) -
         "checkpoint": config.checkpoint.model_copy(update={"every": 2 * rounds * images}),
         "evaluate": config.evaluate.model_copy(update={"every": images}),
     }
-    config, share = config.model_copy(update=changes), cpus // workers
+    config, cpus_per_worker = config.model_copy(update=changes), cpus // workers
     config.folder.mkdir(parents=True)
-    outcome = run_on_ray(config, snapshots=lambda settings: plain_loop(settings, share), cpus=cpus)
+    outcome = run_on_ray(config, snapshots=lambda settings: plain_rounds(settings, cpus_per_worker), cpus=cpus)
     if outcome.status != "finished":
-        raise UserError(f"the training {outcome.status}: {outcome.message}")
+        raise UserError(f"{config.name}: training {outcome.status}: {outcome.message}")
     values = [row.values for row in read_journal(config.folder)]
 
-    def of(name: str) -> list[float]:
+    def logged(name: str) -> list[float]:
         return [row[name] for row in values if name in row][1:]
 
-    ours, plain = of("speed/images_per_second"), of("plain/images_per_second")
-    ours_cpu, plain_cpu = of("cpu/images_per_cpu_second"), of("plain/images_per_cpu_second")
+    ours, plain = logged("speed/images_per_second"), logged("plain/images_per_second")
+    ours_cpu, plain_cpu = logged("cpu/images_per_cpu_second"), logged("plain/images_per_cpu_second")
     threads = {"workers": workers, "cpus": cpus, "batch": config.batch_size, "precision": config.precision}
     return [
         {
@@ -93,7 +93,7 @@ def measure(config: Config, workers: int, cpus: int, rounds: int, images: int) -
             "images_per_cpu_second": statistics.median(ours_cpu),
             "share_of_plain": statistics.median(a / b for a, b in zip(ours, plain, strict=True)),
             "share_of_plain_in_cpu_time": statistics.median(a / b for a, b in zip(ours_cpu, plain_cpu, strict=True)),
-            "data_wait_share": statistics.median(of("speed/data_wait_share")),
+            "data_wait_share": statistics.median(logged("speed/data_wait_share")),
             "rounds": ours,
         },
         {
@@ -108,21 +108,17 @@ def measure(config: Config, workers: int, cpus: int, rounds: int, images: int) -
 
 
 def main(
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings over the file's")
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="fewer and shorter rounds, a few minutes")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write the numbers to this file")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="data set; default: ../shared/data/digits, else drawn digits")
-    ] = None,
-    config: Annotated[Path, typer.Option(help="what is trained")] = ROOT / "configs/digits-32.yaml",
-    steps: Annotated[int | None, typer.Option(min=1, help="steps of a round; default: 50, quick 30")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="pairs of rounds; default: 15, quick 5")] = None,
+    overrides: OverridesArgument = None,
+    quick: Annotated[bool, quick_option("fewer and shorter rounds")] = False,
+    json_file: JsonOption = None,
+    data: DataOption = None,
+    config: Annotated[Path, typer.Option(help="configuration")] = ROOT / "configs/digits-32.yaml",
+    steps: Annotated[int | None, typer.Option(min=1, help="steps per round; default: 50, quick: 30")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="pairs of rounds; default: 15, quick: 5")] = None,
 ) -> None:
-    """Compare mtgen with a plain torch loop on this machine: 1 worker on 1 CPU and, where there are 2, 2 workers on 2 CPUs.
+    """Compare mtgen with a plain torch loop on this machine: one worker on one CPU, and two workers on two CPUs.
 
-    The two share the batch of one worker first, then have as much each.
+    Two workers first share the batch of one worker, then each gets a batch of that size.
     """
     here = machine()
     rounds, steps = rounds or (5 if quick else 15), steps or (30 if quick else 50)

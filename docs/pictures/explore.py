@@ -1,4 +1,4 @@
-"""Takes the pictures of docs/explore.md in Chromium, while `mtgen explore RUN` serves ADDRESS.
+"""Take the pictures of docs/explore.md in Chromium, while `mtgen explore RUN` serves ADDRESS.
 
 python docs/pictures/explore.py ADDRESS IMAGE
 """
@@ -16,24 +16,24 @@ SIZE = {"width": 1180, "height": 940}
 
 
 def take(page: Page, name: str) -> None:
-    """What the page shows, once everything is drawn, as a small PNG."""
+    """Save a screenshot as a small PNG, once everything is drawn."""
     page.wait_for_timeout(1500)
     Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(HERE / name, optimize=True)
 
 
 def main(address: str, image: str) -> None:
-    """Both pictures: light and dark."""
+    """Take both pictures: one in light, one in dark."""
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_context(viewport=SIZE, color_scheme="light").new_page()  # type: ignore[arg-type]
         page.goto(address)
-        page.locator("#drawn canvas").first.wait_for()
-        take(page, "explore-draw.png")
+        page.locator("#generated canvas").first.wait_for()
+        take(page, "explore-generate.png")
         page = browser.new_context(viewport=SIZE, color_scheme="dark").new_page()  # type: ignore[arg-type]
-        page.goto(f"{address}/#read")
-        page.locator("#read-file").set_input_files(image)
+        page.goto(f"{address}/#predict")
+        page.locator("#predict-file").set_input_files(image)
         page.locator(".translated canvas").first.wait_for()
-        take(page, "explore-read.png")
+        take(page, "explore-predict.png")
         browser.close()
 
 

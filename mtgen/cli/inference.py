@@ -158,16 +158,16 @@ def predict(
     `mtgen predict digits-32 photos --json predictions.jsonl -o predictions`,
     `mtgen predict digits-32 photos --shards data_shards/predicted`
     """
-    from mtgen.inference import json_rows, predict_run, several
+    from mtgen.inference import has_many_inputs, json_rows, predict_run
     from mtgen.tracking.progress_bar import stages
 
     if shards is not None and out is not None:
         raise typer.BadParameter("--out writes pictures and --shards a data set; give one of them")
-    lines = several(images) or (json_file is not None and json_file.suffix == ".jsonl")
-    quiet = str(json_file) == "-" or several(images) or len(images) > MAX_PRINTED_FILES
+    lines = has_many_inputs(images) or (json_file is not None and json_file.suffix == ".jsonl")
+    quiet = str(json_file) == "-" or has_many_inputs(images) or len(images) > MAX_PRINTED_FILES
     with stages(console) as progress, json_rows(json_file, lines) as write:
 
-        def seen(row: dict[str, object]) -> None:
+        def on_result(row: dict[str, object]) -> None:
             write(row)
             if not quiet:
                 label = f"{row.get('class', '-')} ({row.get('probability', 0):.2f})"
@@ -180,12 +180,12 @@ def predict(
             device,
             checkpoint=checkpoint,
             shards=shards,
-            least=score,
-            seen=seen,
-            problem=warn,
+            min_score=score,
+            on_result=on_result,
+            on_error=warn,
             progress=progress,
         )
-    _print_summary("predicted", summary.read, summary.damaged, summary.out, str(json_file) == "-")
+    _print_summary("predicted", summary.processed, summary.damaged, summary.out, str(json_file) == "-")
 
 
 @app.command(rich_help_panel=USE_PANEL)
@@ -212,20 +212,29 @@ def translate(
 
     Example: `mtgen translate horses-zebras --to zebras photos -o striped`
     """
-    from mtgen.inference import several, translate_run
+    from mtgen.inference import has_many_inputs, translate_run
     from mtgen.tracking.progress_bar import stages
 
-    quiet = several(images) or len(images) > MAX_PRINTED_FILES
+    quiet = has_many_inputs(images) or len(images) > MAX_PRINTED_FILES
     with stages(console) as progress:
 
-        def seen(name: str, path: Path) -> None:
+        def on_result(name: str, path: Path) -> None:
             if not quiet:
                 say(f"{name}: {path}")
 
         summary = translate_run(
-            run, to, images, out, seed, device, checkpoint=checkpoint, seen=seen, problem=warn, progress=progress
+            run,
+            to,
+            images,
+            out,
+            seed,
+            device,
+            checkpoint=checkpoint,
+            on_result=on_result,
+            on_error=warn,
+            progress=progress,
         )
-    _print_summary("translated", summary.read, summary.damaged, summary.out, False)
+    _print_summary("translated", summary.processed, summary.damaged, summary.out, False)
 
 
 @app.command(rich_help_panel=USE_PANEL)

@@ -1,4 +1,4 @@
-"""A page on loopback to try a trained run with: draw by any condition, lead from one image to another, read, reconstruct, translate."""
+"""A local web page to try a trained run: generate, interpolate, predict, reconstruct, translate."""
 
 from mtgen.explore.serve import serve_page
 

@@ -1,4 +1,4 @@
-"""The page's server: files that are named one by one, questions as JSON, and nothing for anybody but this page on this machine."""
+"""The page's server: a fixed list of files and a JSON API, for this page on this machine only."""
 
 import asyncio
 import re
@@ -26,12 +26,12 @@ from mtgen.explore.messages import (
     PredictMessage,
     SampleMessage,
     TranslateMessage,
-    explained,
+    first_problem,
 )
 from mtgen.report.page import asset
 
 HOSTS = ["127.0.0.1", "localhost"]
-"""Names by which a browser on this machine reaches the page; another name that leads here (DNS rebinding) is refused."""
+"""Host names that requests may use; any other name that resolves to this machine (DNS rebinding) is rejected."""
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -46,17 +46,27 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
-SCRIPTS = ("page.js", "wish.js", "sound.js", "layout.js", "pictures.js", "between.js", "read.js", "server.js")
+SCRIPTS = (
+    "page.js",
+    "controls.js",
+    "prompt.js",
+    "sound.js",
+    "layout.js",
+    "pictures.js",
+    "interpolate.js",
+    "predict.js",
+    "server.js",
+)
 
 M = TypeVar("M", bound=BaseModel)
 
 
 class MessageTooLargeError(UserError):
-    """A message that is larger than any that the page sends."""
+    """A message that is larger than the page ever sends."""
 
 
 class SameOriginMiddleware:
-    """Refuses what another site's page sends, and gives every answer the headers that keep the page to itself."""
+    """Rejects requests from other sites' pages, and adds the security headers to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -68,13 +78,16 @@ class SameOriginMiddleware:
             await send(message)
 
         app: ASGIApp = self.app
-        if scope["type"] == "http" and _foreign(scope):
-            app = JSONResponse({"error": "this page answers nobody but itself"}, 403)
+        if scope["type"] == "http" and _is_cross_origin(scope):
+            app = JSONResponse({"error": "requests from other sites are not accepted"}, 403)
         await app(scope, receive, with_headers)
 
 
-def _foreign(scope: Scope) -> bool:
-    """Whether a page of another origin asks: by `Origin`, which browsers send with every post, and by the site that they tell of."""
+def _is_cross_origin(scope: Scope) -> bool:
+    """Whether a request comes from a page of another origin.
+
+    Browsers send `Origin` with every POST request, and `Sec-Fetch-Site` with every request.
+    """
     headers = Headers(scope=scope)
     if headers.get("origin") not in (None, f"http://{headers.get('host')}"):
         return True
@@ -85,49 +98,12 @@ def _foreign(scope: Scope) -> bool:
 
 
 def build_app(explorer: Explorer) -> Starlette:
-    """The server around a run; one question is answered at a time, in a thread, so that the page stays awake."""
-    thread, turn = ThreadPoolExecutor(1, "explorer"), asyncio.Lock()
+    """The ASGI application for a run.
 
-    async def answer(request: Request, work: Callable[[], Any]) -> Response:
-        async with turn:
-            if await request.is_disconnected():  # the page has asked for something else since
-                return Response(status_code=204)
-            return JSONResponse(await asyncio.get_running_loop().run_in_executor(thread, work))
-
-    def asking(kind: type[M], work: Callable[[M], Any]) -> Callable[[Request], Awaitable[Response]]:
-        async def endpoint(request: Request) -> Response:
-            message = kind.model_validate_json(await _body(request))
-            return await answer(request, lambda: work(message))
-
-        return endpoint
-
-    async def about(request: Request) -> Response:
-        return await answer(request, explorer.about)
-
-    async def newer(request: Request) -> Response:
-        return JSONResponse({"newer": explorer.newer_checkpoint()})
-
-    async def newest(request: Request) -> Response:
-        await _body(request)
-        return await answer(request, explorer.reload)
-
+    Requests are answered one at a time, in a thread, so that the event loop is never blocked.
+    """
     return Starlette(
-        routes=[
-            Route("/", _file("page.html", "text/html")),
-            Route("/base.css", _text(asset("page.css"), "text/css")),
-            Route("/base.js", _text(asset("base.js"), "text/javascript")),
-            Route("/page.css", _file("page.css", "text/css")),
-            Route("/icon.svg", _file("icon.svg", "image/svg+xml")),
-            *[Route(f"/{name}", _file(name, "text/javascript")) for name in SCRIPTS],
-            Route("/api/about", about),
-            Route("/api/newer", newer),
-            Route("/api/newest", newest, methods=["POST"]),
-            Route("/api/draw", asking(SampleMessage, explorer.sample), methods=["POST"]),
-            Route("/api/between", asking(InterpolateMessage, explorer.interpolate), methods=["POST"]),
-            Route("/api/read", asking(PredictMessage, explorer.predict), methods=["POST"]),
-            Route("/api/translate", asking(TranslateMessage, explorer.translate), methods=["POST"]),
-            Route("/api/layout", asking(LayoutMessage, explorer.layout), methods=["POST"]),
-        ],
+        routes=[*_files(), *_api(explorer)],
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False),
             Middleware(SameOriginMiddleware),
@@ -135,10 +111,59 @@ def build_app(explorer: Explorer) -> Starlette:
         exception_handlers={
             UserError: _user_error_response,
             ValidationError: _user_error_response,
-            ModuleNotFoundError: _missing,
-            Exception: _failed,
+            ModuleNotFoundError: _missing_module_response,
+            Exception: _server_error_response,
         },
     )
+
+
+def _files() -> list[Route]:
+    return [
+        Route("/", _file("page.html", "text/html")),
+        Route("/base.css", _text(asset("page.css"), "text/css")),
+        Route("/base.js", _text(asset("base.js"), "text/javascript")),
+        Route("/page.css", _file("page.css", "text/css")),
+        Route("/icon.svg", _file("icon.svg", "image/svg+xml")),
+        *[Route(f"/{name}", _file(name, "text/javascript")) for name in SCRIPTS],
+    ]
+
+
+def _api(explorer: Explorer) -> list[Route]:
+    thread, lock = ThreadPoolExecutor(1, "explorer"), asyncio.Lock()
+
+    async def answer(request: Request, work: Callable[[], Any]) -> Response:
+        async with lock:
+            if await request.is_disconnected():  # the page has sent another request since
+                return Response(status_code=204)
+            return JSONResponse(await asyncio.get_running_loop().run_in_executor(thread, work))
+
+    def post(path: str, kind: type[M], work: Callable[[M], Any]) -> Route:
+        async def endpoint(request: Request) -> Response:
+            message = kind.model_validate_json(await _body(request))
+            return await answer(request, lambda: work(message))
+
+        return Route(path, endpoint, methods=["POST"])
+
+    async def about(request: Request) -> Response:
+        return await answer(request, explorer.about)
+
+    async def newer(request: Request) -> Response:
+        return JSONResponse({"newer": explorer.newer_checkpoint()})
+
+    async def reload(request: Request) -> Response:
+        await _body(request)
+        return await answer(request, explorer.reload)
+
+    return [
+        Route("/api/about", about),
+        Route("/api/newer", newer),
+        Route("/api/reload", reload, methods=["POST"]),
+        post("/api/sample", SampleMessage, explorer.sample),
+        post("/api/interpolate", InterpolateMessage, explorer.interpolate),
+        post("/api/predict", PredictMessage, explorer.predict),
+        post("/api/translate", TranslateMessage, explorer.translate),
+        post("/api/layout", LayoutMessage, explorer.layout),
+    ]
 
 
 def _file(name: str, kind: str) -> Callable[[Request], Awaitable[Response]]:
@@ -153,11 +178,11 @@ def _text(text: str, kind: str) -> Callable[[Request], Awaitable[Response]]:
 
 
 async def _body(request: Request) -> bytes:
-    """The message, which has to be JSON by its type: a form of another site cannot send that.
+    """Body of a request, whose content type must be JSON: a form on another site cannot send that.
 
     Raises:
-        TooLarge: it is; what is too much is read, so that the answer arrives, and not kept.
-        UserError: it is not JSON by its type.
+        MessageTooLargeError: the body is too large; it is read to its end, so that the error reaches the page.
+        UserError: the content type is not JSON.
     """
     parts, total = [], 0
     async for part in request.stream():
@@ -165,30 +190,26 @@ async def _body(request: Request) -> bytes:
         if total <= MAX_BODY_BYTES:
             parts.append(part)
     if total > MAX_BODY_BYTES:
-        raise MessageTooLargeError(
-            f"{total / 1e6:,.0f} MB are too much for a message; possible: {MAX_BODY_BYTES / 1e6:,.0f} MB"
-        )
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise UserError("a message has to be application/json")
+        raise MessageTooLargeError(f"message: is {total / 1e6:,.0f} MB; possible: up to {MAX_BODY_BYTES / 1e6:,.0f} MB")
+    if (kind := request.headers.get("content-type", "").partition(";")[0].strip()) != "application/json":
+        raise UserError(f"content-type={kind}: is not accepted; send application/json")
     return b"".join(parts)
 
 
 async def _user_error_response(request: Request, error: Exception) -> Response:
-    """An error of the user's in the page's words: the options of the command line are its fields."""
+    """A user error, in which the command line's options are renamed to the page's fields."""
     if isinstance(error, ValidationError):
-        return JSONResponse({"error": explained(error)}, 422)
-    text = re.sub(r"--text\b", "caption", str(error))
-    return JSONResponse(
-        {"error": re.sub(r"--(?=[a-z])", "", text)}, 413 if isinstance(error, MessageTooLargeError) else 422
-    )
+        return JSONResponse({"error": first_problem(error)}, 422)
+    text = re.sub(r"--(?=[a-z])", "", re.sub(r"--text\b", "caption", str(error)))
+    return JSONResponse({"error": text}, 413 if isinstance(error, MessageTooLargeError) else 422)
 
 
-async def _missing(request: Request, error: Exception) -> Response:
+async def _missing_module_response(request: Request, error: Exception) -> Response:
     name = getattr(error, "name", None)
-    return JSONResponse({"error": f"{name} is not installed, which this needs: pip install 'mtgen[train]'"}, 501)
+    return JSONResponse({"error": f"{name}: is not installed and is needed here; pip install 'mtgen[train]'"}, 501)
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def _server_error_response(request: Request, error: Exception) -> Response:
     return JSONResponse(
-        {"error": f"{type(error).__name__}: this should not have happened; what did is in the terminal"}, 500
+        {"error": f"internal error ({type(error).__name__}); the terminal in which mtgen runs shows the details"}, 500
     )

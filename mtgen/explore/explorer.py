@@ -1,4 +1,4 @@
-"""A run that is tried out: what the page may ask it for, and its answers. One call at a time."""
+"""The page's operations on a run."""
 
 import base64
 from pathlib import Path
@@ -32,31 +32,31 @@ from mtgen.schema import IGNORE_INDEX
 
 
 class Explorer:
-    """Answers what the page asks, with the checkpoint that was loaded last.
+    """A run with one loaded checkpoint, which answers the page's requests. Not thread-safe.
 
     Args:
-        run: a run's folder or its name under `runs/`; or an exported model.
+        run: a run's folder or its name under `runs/`, or an exported model.
         device: "cpu", "cuda", or "auto".
-        which: a checkpoint, as `mtgen.models.loading.select_checkpoint`; default: the newest that is whole.
+        which: a checkpoint, as `mtgen.models.loading.select_checkpoint`; default: the newest intact one.
 
     Raises:
-        CheckpointError: there is no such run or checkpoint, or it is damaged.
+        CheckpointError: the run or checkpoint does not exist, or is damaged.
     """
 
     def __init__(self, run: str | Path, device: str = "auto", which: str | None = None) -> None:
         self.folder = find_run(run)
         self.device = device
         self.trained = TrainedModel(*load_run(self.folder, device, which))
-        self._tried = self.trained.images
+        self._newest_tried = self.trained.images
 
     def about(self) -> dict[str, Any]:
-        """What the page offers: nothing but what the run was trained on."""
+        """Facts about the run, from which the page decides what to offer."""
         model, card = self.trained.model, self.trained.card
         sound, networks = model.config.data.sound, (model.networks.generator, model.networks.side)
         return {
             "run": self.folder.name,
             "images": self.trained.images,
-            "of_images": model.config.train.images,
+            "total_images": model.config.train.images,
             "height": model.size[0],
             "width": model.size[1],
             "channels": model.channels,
@@ -68,97 +68,90 @@ class Explorer:
             "mask_classes": card.mask_classes,
             "legend": legends(card),
             "domains": domain_names(model.config) if "domain" in self.trained.conditions else [],
-            "targets": self._targets(),
+            "translation_targets": self._translation_targets(),
             "sound_seconds": sound.seconds,
             "limits": {"n": MAX_IMAGES, "file": MAX_FILE_BYTES, "sound": MAX_SOUND_SECONDS, "seed": MAX_SEED},
             "newer": self.newer_checkpoint(),
         }
 
-    def _targets(self) -> list[str]:
-        """What images can be translated into."""
-        by = self.trained.model.translates
-        return (
-            []
-            if by is None
-            else self.trained.card.classes
-            if by == "class"
-            else domain_names(self.trained.model.config)
-        )
+    def _translation_targets(self) -> list[str]:
+        """Names of the domains that images can be translated into."""
+        modality = self.trained.model.translates
+        if modality is None:
+            return []
+        return self.trained.card.classes if modality == "class" else domain_names(self.trained.model.config)
 
     def newer_checkpoint(self) -> int | None:
-        """Images seen at the run's newest checkpoint, where that is newer than those that were loaded or found damaged."""
-        newest = max(
-            (int(folder.name) for folder in checkpoint.checkpoint_folders(self.folder / "checkpoints")), default=0
-        )
-        return newest if newest > self._tried else None
+        """Images seen at the newest checkpoint, if it is newer than all that were loaded or found damaged."""
+        folders = checkpoint.checkpoint_folders(self.folder / "checkpoints")
+        newest = max((int(folder.name) for folder in folders), default=0)
+        return newest if newest > self._newest_tried else None
 
     def reload(self) -> dict[str, Any]:
-        """Load the newest checkpoint that is whole; damaged ones are named in the terminal. Says what `about` does."""
-        newest = self.newer_checkpoint() or self._tried
+        """Load the newest intact checkpoint and return `about`; the terminal names damaged ones."""
+        newest = self.newer_checkpoint() or self._newest_tried
         self.trained = TrainedModel(*load_run(self.folder, self.device))
-        self._tried = max(newest, self.trained.images)
+        self._newest_tried = max(newest, self.trained.images)
         return self.about()
 
-    def sample(self, asked: SampleMessage) -> dict[str, Any]:
-        """Samples; without any wish, every class in turn."""
-        request = asked.wish.to_prompt_request(self.trained.model.size)
-        drawn = self.trained.sample_prompt(request, asked.n, seed=asked.seed, truncation=asked.truncation)
-        return {
-            "pictures": [
-                shown | {"caption": name} for shown, name in zip(self._frames(drawn), drawn.names, strict=True)
-            ]
-        }
+    def sample(self, message: SampleMessage) -> dict[str, Any]:
+        """Generate samples; without conditions they cycle through all classes."""
+        request = message.prompt.to_prompt_request(self.trained.model.size)
+        samples = self.trained.sample_prompt(request, message.n, seed=message.seed, truncation=message.truncation)
+        frames = zip(self._frames(samples), samples.names, strict=True)
+        return {"pictures": [shown | {"caption": name} for shown, name in frames]}
 
-    def interpolate(self, asked: InterpolateMessage) -> dict[str, Any]:
-        """The way from one sample to another."""
-        first, last = (end.wish.to_prompt_request(self.trained.model.size) for end in (asked.first, asked.last))
-        seeds = (asked.first.seed, asked.last.seed)
-        return {
-            "pictures": self._frames(
-                self.trained.interpolate(first, last, asked.n, seeds=seeds, truncation=asked.truncation)
-            )
-        }
+    def interpolate(self, message: InterpolateMessage) -> dict[str, Any]:
+        """Interpolate between two samples."""
+        ends = (message.first, message.last)
+        first, last = (end.prompt.to_prompt_request(self.trained.model.size) for end in ends)
+        seeds = (message.first.seed, message.last.seed)
+        samples = self.trained.interpolate(first, last, message.n, seeds=seeds, truncation=message.truncation)
+        return {"pictures": self._frames(samples)}
 
-    def predict(self, asked: PredictMessage) -> dict[str, Any]:
-        """Class, tags, mask and boxes of an image, and, where the run reconstructs, the image drawn from its latent."""
-        image, card = asked.image.to_file(), self.trained.card
+    def predict(self, message: PredictMessage) -> dict[str, Any]:
+        """Predict class, tags, mask and boxes of an image, and reconstruct it if the run was trained to."""
+        image, card = message.image.to_file(), self.trained.card
         (found,) = predict_images(self.trained.model, [InputImage(image.name, Path(), image.read_bytes)])
-        if found.cut is None:
+        if found.crop is None:
             raise DataError(str(found.error))
-        mask, boxes = found.mask_picture(), None
+        mask, boxes, tags = found.mask_picture(), None, None
         if found.boxes is not None:
-            boxes = [box.moved(-found.cut.left, -found.cut.top) for box in found.boxes]
-        again = self._frames(self.trained.reconstruct(image))[0] if "reconstruction" in self.trained.tasks else None
+            boxes = [box.shifted(-found.crop.left, -found.crop.top) for box in found.boxes]
+        if found.tags is not None:
+            tags = [[card.classes[number], probability] for number, probability in found.tags]
+        reconstructs = "reconstruction" in self.trained.tasks
         return {
-            "picture": frame(found.cut.picture, None if mask is None else np.asarray(mask), boxes, card),
-            "reconstruction": again,
-            "whole": list(found.cut.whole),
-            "seen": list(found.cut.picture.size),
-            "classes": [[card.classes[number], share] for number, share in found.likely],
-            "tags": None if found.tags is None else [[card.classes[number], share] for number, share in found.tags],
+            "picture": frame(found.crop.picture, None if mask is None else np.asarray(mask), boxes, card),
+            "reconstruction": self._frames(self.trained.reconstruct(image))[0] if reconstructs else None,
+            "whole": list(found.crop.whole),
+            "seen": list(found.crop.picture.size),
+            "classes": [[card.classes[number], probability] for number, probability in found.top_classes],
+            "tags": tags,
             "boxes": None if found.boxes is None else [box.row(card.classes) for box in found.boxes],
         }
 
-    def translate(self, asked: TranslateMessage) -> dict[str, Any]:
-        """An image drawn anew in each of the domains."""
-        image = asked.image.to_file()
-        drawn = [
-            self._frames(self.trained.translate(image, to, seed=asked.seed))[0] | {"caption": to} for to in asked.to
-        ]
-        return {"pictures": drawn}
+    def translate(self, message: TranslateMessage) -> dict[str, Any]:
+        """Translate an image into each of the domains."""
+        image = message.image.to_file()
+        pictures = []
+        for domain in message.to:
+            (shown,) = self._frames(self.trained.translate(image, domain, seed=message.seed))
+            pictures.append(shown | {"caption": domain})
+        return {"pictures": pictures}
 
-    def layout(self, asked: LayoutMessage) -> dict[str, Any]:
-        """A mask's file as a layout of the run's size: mask classes row by row, 255 where anything may be."""
-        model, file = self.trained.model, asked.file.to_file()
+    def layout(self, message: LayoutMessage) -> dict[str, Any]:
+        """Decode a mask file as a layout of the run's size: mask classes row by row, 255 is anything."""
+        model, file = self.trained.model, message.file.to_file()
         require(model, "layout", file)
         maps = read_mask_layout(file, model.card, model.size)
         classes = torch.where(maps.amax(0) > 0, maps.argmax(0), IGNORE_INDEX)
         return {"mask": classes.flatten().tolist()}
 
-    def _frames(self, drawn: LabeledImages) -> list[dict[str, Any]]:
-        """Drawn images as the page has them; `mask`: mask classes row by row, to be asked for as a layout."""
-        frames = [frame(*one, self.trained.card) for one in zip(drawn.images, drawn.masks, drawn.boxes, strict=True)]
-        for shown, mask in zip(frames, drawn.masks, strict=True):
+    def _frames(self, images: LabeledImages) -> list[dict[str, Any]]:
+        """Generated images in the page's form, with their `mask` (classes row by row) for use as a layout."""
+        frames = [frame(*one, self.trained.card) for one in zip(images.images, images.masks, images.boxes, strict=True)]
+        for shown, mask in zip(frames, images.masks, strict=True):
             if mask is not None:
                 shown["mask"] = base64.b64encode(mask.tobytes()).decode()
         return frames

@@ -1,4 +1,4 @@
-"""What the page asks of the server: JSON, checked before anything of it is used."""
+"""Messages from the page to its server: JSON, validated before use."""
 
 import io
 import json
@@ -13,17 +13,17 @@ from mtgen.inference.inputs import InMemoryFile
 from mtgen.inference.prompt import PromptRequest
 
 MAX_IMAGES = 64
-"""Images that are drawn at a time, at most."""
+"""Maximum number of images per request."""
 MAX_FILE_BYTES = 20_000_000
-"""Bytes of a file, at most."""
+"""Maximum size of a file."""
 MAX_BODY_BYTES = MAX_FILE_BYTES * 4 // 3 + 3_000_000
-"""Bytes of a message, at most: a file in base64, and the rest."""
+"""Maximum size of a message: a file in base64, and the rest."""
 MAX_SEED = 2**31 - 1
-"""The largest seed."""
+"""Largest seed."""
 MAX_LAYOUT_SIDE = 4096
-"""Pixels of a drawn layout's sides, at most."""
+"""Maximum side of a painted layout in pixels."""
 MAX_SOUND_SECONDS = 60
-"""Seconds of a sound, at most. A run hears its beginning alone: nobody means a longer one."""
+"""Maximum length of a sound. A run hears only its beginning, so a longer one is a mistake."""
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Truncation = Annotated[float, Field(ge=0, le=1)]
@@ -32,22 +32,22 @@ Name = Annotated[str, Field(max_length=500)]
 
 
 class Message(BaseModel):
-    """Fields that nobody knows are refused."""
+    """Base of all messages; unknown fields are rejected."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class UploadedFile(Message):
-    """A file that the user chose, recorded or drew."""
+    """A file that the user opened or recorded, or a generated image."""
 
     name: str = Field(max_length=255)
     data: Base64Bytes
 
     def to_file(self) -> InMemoryFile:
-        """The file for those who read files.
+        """Convert to a file in memory.
 
         Raises:
-            DataError: it is too large.
+            DataError: the file is too large.
         """
         if len(self.data) > MAX_FILE_BYTES:
             raise DataError(
@@ -56,28 +56,28 @@ class UploadedFile(Message):
         return InMemoryFile(self.name, self.data)
 
 
-class DrawnMask(Message):
-    """A mask that was drawn on the page: a byte a pixel, row by row; 255 is anything."""
+class PaintedMask(Message):
+    """A mask painted on the page: one byte per pixel, row by row; 255 is anything."""
 
     width: int = Field(ge=1, le=MAX_LAYOUT_SIDE)
     height: int = Field(ge=1, le=MAX_LAYOUT_SIDE)
     data: Base64Bytes
 
     def to_file(self) -> InMemoryFile:
-        """The mask as a file, so that it is judged like any other.
+        """Convert to a PNG file in memory, so that it is validated like any other mask.
 
         Raises:
-            DataError: it has too few or too many bytes.
+            DataError: the number of bytes does not match width and height.
         """
         if len(self.data) != self.width * self.height:
-            raise DataError(f"layout: {len(self.data)} bytes are not {self.width}x{self.height} pixels")
+            raise DataError(f"layout: has {len(self.data)} bytes; should have {self.width}x{self.height}")
         out = io.BytesIO()
         Image.fromarray(np.frombuffer(self.data, np.uint8).reshape(self.height, self.width)).save(out, "PNG")
-        return InMemoryFile("layout.png", out.getvalue())
+        return InMemoryFile("mask.png", out.getvalue())
 
 
 class DrawnBox(Message):
-    """A box that was drawn on the page, in shares of the image's sides."""
+    """A box drawn on the page, with its corners as fractions of the image's sides and its class by name."""
 
     x0: UnitFraction
     y0: UnitFraction
@@ -87,10 +87,10 @@ class DrawnBox(Message):
 
 
 class PromptMessage(Message):
-    """What images are asked for by. Several classes, captions or domains are asked for in turn.
+    """The conditions of generated images; they cycle through several classes, captions or domains.
 
     Attributes:
-        classes: names; those of one list in one image.
+        classes: lists of names; those of one list are in one image.
     """
 
     classes: list[Annotated[list[Name], Field(min_length=1, max_length=MAX_IMAGES)]] = Field(
@@ -99,18 +99,18 @@ class PromptMessage(Message):
     captions: list[Annotated[str, Field(max_length=5_000)]] = Field(default_factory=list, max_length=MAX_IMAGES)
     sound: UploadedFile | None = None
     image: UploadedFile | None = None
-    mask: DrawnMask | None = None
+    mask: PaintedMask | None = None
     boxes: list[DrawnBox] = Field(default_factory=list, max_length=200)
     domains: list[Name] = Field(default_factory=list, max_length=MAX_IMAGES)
 
     def to_prompt_request(self, size: tuple[int, int]) -> PromptRequest:
-        """The wish as `mtgen sample` has it; a mask and boxes together are asked for in turn.
+        """Convert to the request of `mtgen sample`; a mask and boxes are separate layouts.
 
         Args:
             size: height and width of the run's images.
 
         Raises:
-            DataError: a file is too large, or a sound too long.
+            DataError: a file is too large, or a sound is too long.
         """
         layouts = [] if self.mask is None else [self.mask.to_file()]
         if self.boxes:
@@ -122,44 +122,44 @@ class PromptMessage(Message):
         return PromptRequest(
             ["+".join(some) for some in self.classes],
             self.captions,
-            [_audible(self.sound.to_file())] if self.sound else [],
+            [_check_sound(self.sound.to_file())] if self.sound else [],
             [self.image.to_file()] if self.image else [],
             layouts,
             self.domains,
         )
 
 
-def _audible(file: InMemoryFile) -> InMemoryFile:
-    """The sound, if it is not too long; one that is damaged is left to those who decode it."""
-    from mtgen.data.audio import sound_info  # brings DALI, which nothing else here needs
+def _check_sound(file: InMemoryFile) -> InMemoryFile:
+    """Return a sound that is not too long; the decoder reports a damaged one."""
+    from mtgen.data.audio import sound_info  # imports DALI, which nothing else here needs
 
     try:
         seconds, _, _ = sound_info(file.data)
     except ValueError:
         return file
     if seconds > MAX_SOUND_SECONDS:
-        raise DataError(f"sound {file.name}: is {seconds:,.0f} seconds long; give one of up to {MAX_SOUND_SECONDS}")
+        raise DataError(f"sound {file.name}: is {seconds:,.0f} s long; possible: up to {MAX_SOUND_SECONDS} s")
     return file
 
 
 class SampleMessage(Message):
-    """Draw samples."""
+    """Request for samples."""
 
-    wish: PromptMessage = Field(default_factory=PromptMessage)
+    prompt: PromptMessage = Field(default_factory=PromptMessage)
     n: int = Field(16, ge=1, le=MAX_IMAGES)
     seed: Seed = 0
     truncation: Truncation = 1.0
 
 
 class InterpolationEnd(Message):
-    """One end of a way."""
+    """One end of an interpolation."""
 
-    wish: PromptMessage = Field(default_factory=PromptMessage)
+    prompt: PromptMessage = Field(default_factory=PromptMessage)
     seed: Seed = 0
 
 
 class InterpolateMessage(Message):
-    """Draw the way from one sample to another."""
+    """Request for an interpolation between two samples."""
 
     first: InterpolationEnd
     last: InterpolationEnd
@@ -168,13 +168,13 @@ class InterpolateMessage(Message):
 
 
 class PredictMessage(Message):
-    """Read an image, and draw it anew."""
+    """Request for the prediction and reconstruction of an image."""
 
     image: UploadedFile
 
 
 class TranslateMessage(Message):
-    """Draw an image anew in other domains, or as other classes."""
+    """Request for translations of an image into other domains or classes."""
 
     image: UploadedFile
     to: list[Name] = Field(min_length=1, max_length=MAX_IMAGES)
@@ -182,13 +182,13 @@ class TranslateMessage(Message):
 
 
 class LayoutMessage(Message):
-    """Read a mask's file."""
+    """Request to decode a mask file."""
 
     file: UploadedFile
 
 
-def explained(error: ValidationError) -> str:
-    """What is wrong with a message, in one line."""
+def first_problem(error: ValidationError) -> str:
+    """The first problem of an invalid message, in one line."""
     first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place or 'message'}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+    key = ".".join(str(part) for part in first["loc"])
+    return f"{key or 'message'}: {first['msg'][:1].lower()}{first['msg'][1:]}"

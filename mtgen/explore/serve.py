@@ -1,4 +1,4 @@
-"""The page's address, from the first free port to Ctrl-C."""
+"""Serve the page on a local port until Ctrl-C."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from mtgen.utils.ports import free_port
 
 PORT = 8760
 SHUTDOWN_SECONDS = 2
-"""Seconds that an answer may still take when the page ends."""
+"""Seconds that a pending answer may take after Ctrl-C."""
 
 
 def serve_page(
@@ -31,21 +31,22 @@ def serve_page(
     browser: bool | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serve the page over a run until Ctrl-C, on loopback alone; the next free port is taken where `port` is not, and the address is said.
+    """Serve the page for a run on loopback until Ctrl-C, and print its address.
 
     Args:
-        checkpoint: as `mtgen.models.loading.select_checkpoint`; default: the newest that is whole.
-        browser: whether to open the page in a browser; default: where there is a screen.
-        say: where the lines for the user go.
+        port: the next free port is taken if it is in use.
+        checkpoint: as `mtgen.models.loading.select_checkpoint`; default: the newest intact one.
+        browser: whether to open the page in a browser; default: if there is a display.
+        say: called with each line for the user.
 
     Raises:
-        CheckpointError: there is no such run or checkpoint.
-        UserError: `host` is not this machine alone, or no port is free.
+        CheckpointError: the run or checkpoint does not exist.
+        UserError: `host` is not a loopback name, or no port is free.
     """
     if host not in HOSTS:
         raise UserError(
-            f"{host}: the page has no password, so it is for this machine alone ({' or '.join(HOSTS)}); "
-            f"from another one: ssh -L {port}:127.0.0.1:{port} THIS_MACHINE"
+            f"--host {host}: the page has no password, so it is served on this machine only ({' or '.join(HOSTS)}); "
+            f"to use it from another machine: ssh -L {port}:127.0.0.1:{port} THIS_MACHINE"
         )
     explorer = Explorer(run, device, checkpoint)
     server = uvicorn.Server(
@@ -57,11 +58,11 @@ def serve_page(
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
     )
-    if threading.current_thread() is threading.main_thread():  # a shell's background jobs begin with SIGINT ignored
+    if threading.current_thread() is threading.main_thread():  # a shell starts background jobs with SIGINT ignored
         signal.signal(signal.SIGINT, signal.default_int_handler)
     with socket.create_server(("127.0.0.1", free_port("127.0.0.1", port))) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        say(f"{explorer.folder.name} at {explorer.trained.images:,} images: explore it at {address} (Ctrl-C ends it)")
+        say(f"{explorer.folder.name} at {explorer.trained.images:,} images: explore it at {address} (Ctrl-C stops it)")
         if _has_screen() if browser is None else browser:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         try:
@@ -71,5 +72,5 @@ def serve_page(
 
 
 def _has_screen() -> bool:
-    """Whether somebody sits in front of this machine: a browser in a terminal is of no use."""
+    """Whether there is a display; a text browser in the terminal would be of no use."""
     return sys.stdout.isatty() and bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

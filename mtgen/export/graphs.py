@@ -1,6 +1,6 @@
-"""The generator and the predictor as ONNX: tensors in, tensors out, any batch size; nothing of mtgen or torch is needed to run them.
+"""ONNX export of the generator and the predictor: tensors in and out, any batch size, without mtgen or torch.
 
-Gates and other autograd functions stand in training alone, so none of them is in the way.
+Gradient gates and other custom autograd functions exist in training only, so nothing here needs to replace them.
 """
 
 import copy
@@ -22,7 +22,7 @@ from mtgen.registry import suggest
 from mtgen.schema import Batch, Canvas, Prediction, Prompt
 
 OPSET = 20
-"""Of ONNX's operators; onnxruntime reads it from 1.17 on."""
+"""Version of the ONNX operator set; supported by onnxruntime since 1.17."""
 
 HEAD_OUTPUTS = {
     "class": "class_logits",
@@ -32,37 +32,37 @@ HEAD_OUTPUTS = {
     "latent": "latent",
     "embedding": "embedding",
 }
-"""Head -> the output that it gives."""
+"""Head -> name of its output tensor."""
 
 EXAMPLE_ROWS = 2
-"""Rows of the example that a graph is traced with."""
+"""Batch size of the example that a graph is traced with."""
 
 CONDITION_PREFIX = "condition_"
-"""What the names of conditions begin with, since an image or boxes also come out."""
+"""Prefix of condition inputs; it keeps the inputs image and boxes apart from the outputs of these names."""
 
 Shapes = dict[str, str]
 
 
 def outputs(prediction: Prediction) -> dict[str, Tensor]:
-    """Head -> what it reads, of those that the model has; rows of boxes with score 0 are all 0."""
+    """Predictions by head, for the heads that the model has; boxes with score 0 are set to 0."""
     found = {
         "class": prediction.class_logits,
         "tags": prediction.label_logits,
         "mask": prediction.mask_logits,
-        "boxes": None if prediction.boxes is None else _known(prediction.boxes),
+        "boxes": None if prediction.boxes is None else _zero_empty_boxes(prediction.boxes),
         "latent": None if prediction.posterior is None else prediction.posterior[0],
         "embedding": prediction.embedding,
     }
     return {head: tensor for head, tensor in found.items() if tensor is not None}
 
 
-def _known(boxes: Tensor) -> Tensor:
-    """Which empty cell a row without a box points at is left to the runtime's sorting of equal scores."""
+def _zero_empty_boxes(boxes: Tensor) -> Tensor:
+    """Set rows without a box to 0, since the cell that they point at depends on how the runtime sorts equal scores."""
     return boxes * (boxes[..., 5:] > 0)
 
 
 class PredictorGraph(nn.Module):
-    """`[B,C,H,W]` in [-1, 1] -> the outputs of some heads."""
+    """The predictor with some of its heads: images `[B,C,H,W]` in [-1, 1] -> the outputs of `heads`, in order."""
 
     def __init__(self, model: Model, heads: Sequence[str]) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class PredictorGraph(nn.Module):
         self.heads = heads
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Images `[B,C,H,W]` in [-1, 1] -> what each of `heads` reads in them, in order."""
+        """Images `[B,C,H,W]` in [-1, 1] -> the output of each of `heads`."""
         features, prediction = self.discriminator.trunk(Canvas(image)), Prediction()
         for task in self.tasks:
             task.predict(self.discriminator, features, prediction)
@@ -80,41 +80,51 @@ class PredictorGraph(nn.Module):
 
 
 class GeneratorGraph(nn.Module):
-    """Latents `[B,Z]`, and for every modality its raw form and which rows are asked for by it -> image, mask, box maps, boxes."""
+    """The generator with the condition encoders: latents and conditions -> image, mask, box maps, boxes."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.generator = model.networks.generator
         self.conditions = copy.copy(model.networks.side.conditions)
-        # Tracing writes Python with the modules' names in it, among which `class` is none.
+        # Tracing generates Python code with the modules' names in it, where `class` is a keyword.
         self.conditions._modules = dict(self.conditions._modules)
-        self.conditions.modalities = nn.ModuleDict({_word(name): m for name, m in self.conditions.modalities.items()})
+        modalities = self.conditions.modalities.items()
+        self.conditions.modalities = nn.ModuleDict({_identifier(name): module for name, module in modalities})
 
-    def forward(self, latent: Tensor, *asked: Tensor) -> tuple[Tensor, ...]:
-        """Latents `[B,Z]`, and raw values and `[B]` which are given of each modality -> image, mask, box maps, boxes, if drawn."""
+    def forward(self, latent: Tensor, *conditions: Tensor) -> tuple[Tensor, ...]:
+        """Generate a canvas.
+
+        Args:
+            latent: `[B,Z]`.
+            conditions: for each modality in turn its raw values and `[B]` bool, the rows in which it is given.
+
+        Returns:
+            Image in [-1, 1], and mask, box maps and boxes if the model generates them.
+        """
         names = list(self.conditions.modalities)
-        prompt = Prompt(
-            latent.shape[0], dict(zip(names, asked[::2], strict=True)), dict(zip(names, asked[1::2], strict=True))
-        )
-        canvas = self.generator(latent, self.conditions(prompt))
-        boxes = () if canvas.boxes is None else (canvas.boxes, _known(decode_canvas(canvas.boxes)))
+        values, given = (dict(zip(names, conditions[start::2], strict=True)) for start in (0, 1))
+        canvas = self.generator(latent, self.conditions(Prompt(latent.shape[0], values, given)))
+        boxes = () if canvas.boxes is None else (canvas.boxes, _zero_empty_boxes(decode_canvas(canvas.boxes)))
         return (canvas.image.clamp(-1, 1), *(() if canvas.mask is None else (canvas.mask,)), *boxes)
 
 
-def _word(name: str) -> str:
+def _identifier(name: str) -> str:
     return f"{name}_" if name == "class" else name
 
 
 def check_heads(model: Model, heads: Sequence[str]) -> list[str]:
-    """The heads that are asked for, or all that the model has.
+    """Check that a model has these heads and that ONNX files can be written.
+
+    Returns:
+        `heads`, or all heads of the model if it is empty.
 
     Raises:
-        ConfigError: it has no such head.
-        UserError: what writes ONNX is not installed.
+        ConfigError: the model has no such head.
+        UserError: the packages that write ONNX are not installed.
     """
-    known = list(outputs(model.predict(_blank(model).image)))
+    known = list(outputs(model.predict(_blank_batch(model).image)))
     if unknown := [head for head in heads if head not in known]:
-        raise ConfigError(f"--heads {unknown[0]}: the model has no such head; {suggest(unknown[0], known)}")
+        raise ConfigError(f"--heads {unknown[0]}: is not a head of this model; {suggest(unknown[0], known)}")
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
         raise UserError(
             f"ONNX files are written with {missing[0]}, which is not installed: pip install 'mtgen[export]'"
@@ -123,46 +133,47 @@ def check_heads(model: Model, heads: Sequence[str]) -> list[str]:
 
 
 def write_predictor(model: Model, path: Path, heads: Sequence[str] = ()) -> tuple[Shapes, Shapes]:
-    """Write the predictor with these heads, or all; what goes in and what comes out."""
+    """Write the predictor with these heads, or all of them; returns the shapes of inputs and outputs."""
     some = check_heads(model, heads)
-    return _write(
-        model, PredictorGraph(model, some), {"image": _blank(model).image}, [HEAD_OUTPUTS[head] for head in some], path
-    )
+    image = _blank_batch(model).image
+    return _write(model, PredictorGraph(model, some), {"image": image}, [HEAD_OUTPUTS[head] for head in some], path)
 
 
 def write_generator(model: Model, path: Path) -> tuple[Shapes, Shapes]:
-    """Write the generator with the conditions' encoders; what goes in and what comes out.
+    """Write the generator with the condition encoders; returns the shapes of inputs and outputs.
 
     Raises:
-        ConfigError: captions are read by a TorchScript file, which is no part of what can be traced.
+        ConfigError: the caption encoder is a TorchScript file, which cannot be traced.
     """
     if "caption" in model.conditions and model.config.caption_encoder:
         raise ConfigError(
-            "conditions.caption.encoder: a frozen encoder cannot go into an ONNX file; export without --onnx and --heads"
+            "conditions.caption.encoder: a frozen encoder cannot be exported to ONNX; export without --onnx and --heads"
         )
-    blank = _blank(model)
+    blank = _blank_batch(model)
     inputs = {"latent": torch.zeros(EXAMPLE_ROWS, model.latent_size)}
     for name in model.conditions:
         inputs[f"{CONDITION_PREFIX}{name}"] = model.prompt_from_batch(blank, name).values[name].clone()
         inputs[f"{CONDITION_PREFIX}{name}_given"] = torch.ones(EXAMPLE_ROWS, dtype=torch.bool)
-    drawing = model.networks.generator.canvas_spec
-    names = ["image", *(["mask"] if drawing.mask_classes else []), *(["box_maps", "boxes"] if drawing.box_maps else [])]
+    spec = model.networks.generator.canvas_spec
+    names = ["image", *(["mask"] if spec.mask_classes else []), *(["box_maps", "boxes"] if spec.box_maps else [])]
     return _write(model, GeneratorGraph(model), inputs, names, path)
 
 
 def _write(
     model: Model, network: nn.Module, inputs: dict[str, Tensor], names: list[str], path: Path
 ) -> tuple[Shapes, Shapes]:
-    """Trace a network and write it as one file, what classes are called in its metadata; the shapes of inputs and outputs."""
+    """Trace a network and write it as one file, with the class names as metadata.
+
+    Returns:
+        The shapes of inputs and outputs by name.
+    """
     batch = torch.export.Dim("batch", min=1)
     dynamic: Any = tuple({0: batch} for _ in inputs)
     dynamic = (dynamic[0], dynamic[1:]) if isinstance(network, GeneratorGraph) else dynamic
     network.eval()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of torch's exporter about itself
-        logging.getLogger("torch.onnx").setLevel(
-            logging.ERROR
-        )  # torchvision, which it would like to have, is not needed
+        warnings.simplefilter("ignore")  # torch's exporter warns about its own deprecations
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # else it asks for torchvision, which is not needed
         program: Any = torch.onnx.export(
             network,
             tuple(inputs.values()),
@@ -184,12 +195,11 @@ def _shape(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} [{', '.join(['B', *map(str, tensor.shape[1:])])}]"
 
 
-def _blank(model: Model) -> Batch:
-    """A batch that has every component, all of it empty."""
+def _blank_batch(model: Model) -> Batch:
+    """An example batch in which every component is present and blank."""
     rows, (height, width), data = EXAMPLE_ROWS, model.size, model.config.data
     number = torch.zeros(rows, dtype=torch.int64)
-    here = torch.ones(rows, dtype=torch.bool)
-    present = {name: here for name in ("class", "mask", "boxes", "caption", "sound")}
+    present = {name: torch.ones(rows, dtype=torch.bool) for name in ("class", "mask", "boxes", "caption", "sound")}
     return Batch(
         position=number,
         image=torch.zeros(rows, model.channels, height, width),

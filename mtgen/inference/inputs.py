@@ -1,4 +1,4 @@
-"""Images that a run is to read: files, folders of any number of them and data sets, one after the other in flat memory."""
+"""Images to predict or translate: files, folders and data sets, streamed one after another in bounded memory."""
 
 import io
 import os
@@ -27,43 +27,43 @@ if TYPE_CHECKING:
     from mtgen.data.index import Index
 
 SORT_CHUNK_ENTRIES = 10_000
-"""Entries of a folder that are put in order at a time: memory does not grow with the folder."""
+"""Folder entries sorted at a time, so that memory does not grow with the folder."""
 
 MAX_OVERLAY_PIXELS = 1024
-"""Pixels of an overlay picture's longer side; a larger image is shown reduced."""
+"""Longer side of an overlay picture; a larger image is reduced."""
 
 
 @dataclass(frozen=True)
 class InputImage:
-    """One image that is to be read.
+    """One image to process.
 
     Attributes:
-        name: where it is, for messages and JSON.
-        place: where its results go, below their folder, without a suffix.
-        load: gives its bytes; `DataError` names it where it cannot be read.
-        split: of the data set that it is in; `None` for files.
+        name: its path or sample name, for messages and JSON.
+        result_path: path of its results without a suffix, relative to the output folder.
+        load: returns its bytes; raises a `DataError` that names it if it cannot be read.
+        split: split of the data set that it belongs to; `None` for files.
     """
 
     name: str
-    place: Path
+    result_path: Path
     load: Callable[[], bytes]
     split: str | None = None
 
 
 @dataclass(frozen=True)
 class InMemoryFile:
-    """A file in memory, with the name that it had where it came from."""
+    """A file in memory, with its original name."""
 
     name: str
     data: bytes
 
     @property
     def suffix(self) -> str:
-        """Of its name, such as ".png"."""
+        """Suffix of its name, such as ".png"."""
         return PurePath(self.name).suffix
 
     def read_bytes(self) -> bytes:
-        """What is in it."""
+        """Content of the file."""
         return self.data
 
     def __str__(self) -> str:
@@ -72,12 +72,13 @@ class InMemoryFile:
 
 @dataclass
 class CroppedImage:
-    """What a run sees of an image.
+    """The part of an image that a run sees.
 
     Attributes:
-        data: the file's bytes.
-        picture: the image as displayed, cut to the run's aspect.
-        left, top: where that lies in the whole image, and `whole`, width and height of that, pixels.
+        data: bytes of the file.
+        picture: the image as displayed, cropped to the run's aspect ratio.
+        left, top: position of the crop in the whole image, pixels.
+        whole: width and height of the whole image, pixels.
     """
 
     data: bytes
@@ -88,25 +89,32 @@ class CroppedImage:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing was cut off."""
+        """Whether nothing was cropped."""
         return self.picture.size == self.whole
 
 
-def file(path: FileLike) -> bytes:
-    """The bytes of an image file; `DataError` names it."""
+def read_file(path: FileLike) -> bytes:
+    """Bytes of an image file.
+
+    Raises:
+        DataError: the file cannot be read; names it.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); give a PNG, JPEG or WebP file that is whole"
-        ) from None
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give an intact PNG, JPEG or WebP file") from None
 
 
-def opened(data: bytes, name: str, channels: int, size: tuple[int, int]) -> CroppedImage:
-    """An image as it is meant to be seen (EXIF rotation), gray or RGB, cut to the aspect of `size` (height, width) as in training.
+def open_cropped(data: bytes, name: str, channels: int, size: tuple[int, int]) -> CroppedImage:
+    """Decode an image, apply its EXIF rotation, convert it to gray or RGB, and crop it as training does.
+
+    Args:
+        name: for error messages, which begin with it.
+        channels: 1 (gray) or 3 (RGB).
+        size: height and width of the run's images, which give the aspect ratio.
 
     Raises:
-        DataError: it is damaged, or is no image; begins with `name`.
+        DataError: the data is damaged or not an image.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as file:
@@ -114,58 +122,65 @@ def opened(data: bytes, name: str, channels: int, size: tuple[int, int]) -> Crop
                 raise ValueError(reason)
             picture = to_eight_bits(ImageOps.exif_transpose(file)).convert("L" if channels == 1 else "RGB")
     except UnidentifiedImageError:
-        raise DataError(f"{name}: is no PNG, JPEG or WebP file; convert it to one of these") from None
-    except Exception as error:  # noqa: BLE001 - Pillow's readers raise whatever damaged bytes lead them to
+        raise DataError(f"{name}: is not a PNG, JPEG or WebP file; convert it to one of these") from None
+    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise whatever damaged bytes lead them to
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{name}: cannot be read as an image ({reason}); give a PNG, JPEG or WebP file that is whole"
+            f"{name}: cannot be read as an image ({reason}); give an intact PNG, JPEG or WebP file"
         ) from None
     view = center_window(*picture.size, size)
     (left, top), (wide, high) = view.start[0].tolist(), view.size[0].tolist()
     return CroppedImage(data, picture.crop((left, top, left + wide, top + high)), left, top, picture.size)
 
 
-def as_input(picture: Image.Image, size: tuple[int, int]) -> Tensor:
-    """A cut picture -> `[C,H,W]` float32 in [-1, 1], resized as in training on a CPU; DALI on a GPU comes within a gray level or two."""
+def to_input(picture: Image.Image, size: tuple[int, int]) -> Tensor:
+    """Convert a cropped picture to `[C,H,W]` float32 in [-1, 1], resized as in training on a CPU.
+
+    DALI on a GPU differs from it by one or two gray levels.
+    """
     pixels = torch.from_numpy(np.array(picture)).reshape(picture.height, picture.width, -1)
     return to_unit_range(pixels if picture.size == (size[1], size[0]) else resized(pixels, *size))
 
 
-def batches(
+def load_batches(
     sources: Iterator[InputImage], channels: int, size: tuple[int, int], batch_size: int
 ) -> Iterator[tuple[list[tuple[InputImage, CroppedImage | DataError]], Tensor]]:
-    """Sources, opened, in batches: each with its picture or with what is wrong with it, and the good ones' inputs `[B,C,H,W]`."""
+    """Open images in batches.
+
+    Yields:
+        Each image of the batch with its crop or its error; and the inputs `[B,C,H,W]` of those without an error.
+    """
     while some := list(islice(sources, batch_size)):
         found: list[tuple[InputImage, CroppedImage | DataError]] = []
         inputs = []
         for source in some:
             try:
-                cut = opened(source.load(), source.name, channels, size)
+                crop = open_cropped(source.load(), source.name, channels, size)
             except DataError as error:
                 found.append((source, error))
                 continue
-            found.append((source, cut))
-            inputs.append(as_input(cut.picture, size))
+            found.append((source, crop))
+            inputs.append(to_input(crop.picture, size))
         yield found, torch.stack(inputs) if inputs else torch.empty(0, channels, *size)
 
 
-def several(paths: Sequence[str | Path]) -> bool:
-    """Whether there may be any number of images: folders and data sets, not files alone."""
+def has_many_inputs(paths: Sequence[str | Path]) -> bool:
+    """Whether the paths include a folder or a data set, which may hold any number of images."""
     return any(_is_data_set(str(path)) or Path(path).is_dir() for path in paths)
 
 
 class Inputs:
-    """Everything that a user names: image files, folders of them (searched through and through) and data sets (all their splits).
+    """All images that a user names: files, folders (searched recursively) and data sets (all splits).
 
-    Iterating gives a `InputImage` each, without holding more than a piece of a folder.
+    Iterating yields an `InputImage` per image and never holds more than one chunk of a folder.
 
     Args:
-        paths: files, folders, or folders and URLs of data sets.
-        out: where results go, which is not read.
+        paths: image files, folders, or folders and URLs of data sets.
+        out: output folder, which is skipped.
 
     Raises:
-        ConfigError: results would go among the files that are read.
-        DataError: a data set cannot be opened, or there is no image at all.
+        ConfigError: the results would be written among the inputs.
+        DataError: a data set cannot be opened, or no image was found.
     """
 
     def __init__(self, paths: Sequence[str | Path], out: Path) -> None:
@@ -175,23 +190,24 @@ class Inputs:
         for path in self.folders:
             if self.out == Path(path).resolve() or self.out in Path(path).resolve().parents:
                 raise ConfigError(
-                    f"{out}: results would lie among the images of {path}, and be read as images; choose another folder"
+                    f"{out}: the results would be written among the images of {path} and be taken for images; "
+                    "choose another folder"
                 )
         for path in self.arguments:
             if Path(path).is_file() and Path(path).resolve().parent == self.out:
                 raise ConfigError(
-                    f"{out}: results would lie beside {path}, and could replace it; choose another folder"
+                    f"{out}: the results would be written beside {path} and could replace it; choose another folder"
                 )
         if not len(self):
-            raise DataError(f"{', '.join(self.arguments)}: no image in it ({', '.join(STORED_IMAGE_SUFFIXES)})")
+            raise DataError(f"{', '.join(self.arguments)}: no image found ({', '.join(STORED_IMAGE_SUFFIXES)})")
 
     @property
     def folders(self) -> list[str]:
-        """The folders of files."""
+        """Arguments that are folders of files."""
         return [path for path in self.arguments if path not in self.cards and Path(path).is_dir()]
 
     def __len__(self) -> int:
-        """How many images there are, damaged ones counted in."""
+        """Number of images, damaged ones included."""
         files = len(self.arguments) - len(self.cards) - len(self.folders)
         samples = sum(split.samples for card in self.cards.values() for split in card.splits.values())
         return files + samples + sum(1 for folder in self.folders for _ in self._walk(Path(folder)))
@@ -205,18 +221,21 @@ class Inputs:
             elif path in folders:
                 base = self._base(path, taken)
                 for found, problem in self._walk(Path(path)):
-                    place = base / found.relative_to(path)
-                    load = partial(file, found) if problem is None else partial(_refuse, problem)
-                    yield InputImage(printable(str(found)), place.with_name(_stem(found)), load)
+                    result = base / found.relative_to(path)
+                    load = partial(read_file, found) if problem is None else partial(_refuse, problem)
+                    yield InputImage(printable(str(found)), result.with_name(_result_stem(found)), load)
             else:
-                yield InputImage(path, Path(_free(Path(path).stem, taken)), partial(file, Path(path)))
+                yield InputImage(path, Path(_unique(Path(path).stem, taken)), partial(read_file, Path(path)))
 
     def _base(self, path: str, taken: set[str]) -> Path:
-        """The folder of an argument's results: one of its own where there are several arguments."""
-        return Path(_free(Path(path.rstrip("/")).resolve().name, taken)) if len(self.arguments) > 1 else Path()
+        """Folder of an argument's results: a separate one if there are several arguments."""
+        return Path(_unique(Path(path.rstrip("/")).resolve().name, taken)) if len(self.arguments) > 1 else Path()
 
     def _walk(self, folder: Path) -> Iterator[tuple[Path, str | None]]:
-        """Image files below a folder, and folders that cannot be listed, with the reason; links to folders are not followed."""
+        """Yield the image files below a folder, and with a reason the folders that cannot be listed.
+
+        Links to folders are not followed.
+        """
         try:
             with os.scandir(folder) as entries:
                 while some := sorted(islice(entries, SORT_CHUNK_ENTRIES), key=lambda entry: entry.name):
@@ -225,16 +244,14 @@ class Inputs:
                         if entry.is_dir(follow_symlinks=False):
                             if path.resolve() != self.out:
                                 yield from self._walk(path)
-                        elif path.suffix.lower() in STORED_IMAGE_SUFFIXES and not path.stem.lower().endswith(
-                            ".mask"
-                        ):  # masks lie beside images
+                        elif _is_image(path):
                             yield path, None
         except OSError as error:
             yield folder, f"{folder}: cannot be listed ({error.strerror})"
 
     def _samples(self, path: str, base: Path) -> Iterator[InputImage]:
-        """The samples of a data set, split by split; the index leaves out damaged ones, which are named."""
-        from mtgen.data.index import open_index  # brings pyarrow, which files and folders do not need
+        """Yield the samples of a data set, split by split; damaged ones, which the index omits, come as errors."""
+        from mtgen.data.index import open_index  # imports pyarrow, which files and folders do not need
 
         for split in self.cards[path].splits:
             index = open_index(path, split, on_damage="skip", damage_limit=1.0)
@@ -242,19 +259,25 @@ class Inputs:
                 text = f"{path}/{problem}"
                 yield InputImage(text, base, partial(_refuse, text), split)
             for row in range(len(index)):
-                place = base / Path(index.shard(row)).stem / re.sub(r"[^A-Za-z0-9_-]", "_", index.key(row))
-                yield InputImage(index.name(row), place, partial(_stored, index, row), split)
+                result = base / Path(index.shard(row)).stem / re.sub(r"[^A-Za-z0-9_-]", "_", index.key(row))
+                yield InputImage(index.name(row), result, partial(_read_sample, index, row), split)
 
 
 def _is_data_set(path: str) -> bool:
     if path.endswith((".tar", ".tgz")):
         raise ConfigError(
-            f"{path}: give the folder of the shards, with its {CARD_FILE} (`mtgen shards describe FOLDER` writes one)"
+            f"{path}: is a single shard; give the folder of the shards, which has a {CARD_FILE} "
+            "(`mtgen shards describe FOLDER` writes one)"
         )
     return is_url(path) or (Path(path) / CARD_FILE).is_file()
 
 
-def _stored(index: "Index", row: int) -> bytes:
+def _is_image(path: Path) -> bool:
+    """Whether a file is an image by its suffix, and not the mask (NAME.mask.png) of another one."""
+    return path.suffix.lower() in STORED_IMAGE_SUFFIXES and not path.stem.lower().endswith(".mask")
+
+
+def _read_sample(index: "Index", row: int) -> bytes:
     return index.read(row, "image")
 
 
@@ -262,20 +285,18 @@ def _refuse(problem: str) -> bytes:
     raise DataError(problem)
 
 
-def _stem(path: Path) -> str:
-    """A file's name without its suffix, unless another image beside it has the same."""
+def _result_stem(path: Path) -> str:
+    """File name without its suffix; with the suffix if another image in the folder has the same stem."""
     others = [
         path.with_suffix(s) for suffix in STORED_IMAGE_SUFFIXES for s in (suffix, suffix.upper()) if s != path.suffix
     ]
-    return (
-        path.name.replace(".", "-")
-        if not path.stem.strip(".") or any(other.exists() for other in others)
-        else path.stem
-    )
+    if not path.stem.strip(".") or any(other.exists() for other in others):
+        return path.name.replace(".", "-")
+    return path.stem
 
 
-def _free(stem: str, taken: set[str]) -> str:
-    """`stem`, numbered where another argument has it already."""
+def _unique(stem: str, taken: set[str]) -> str:
+    """`stem`, with a number appended if another argument has it already."""
     name, number = stem, 1
     while name in taken:
         number += 1
@@ -284,10 +305,10 @@ def _free(stem: str, taken: set[str]) -> str:
     return name
 
 
-def overlay_base(cut: CroppedImage) -> Image.Image:
-    """A cut picture, reduced where it is large."""
-    longest = max(cut.picture.size)
+def shrink_for_overlay(crop: CroppedImage) -> Image.Image:
+    """The cropped picture, reduced if its longer side exceeds `MAX_OVERLAY_PIXELS`."""
+    longest = max(crop.picture.size)
     if longest <= MAX_OVERLAY_PIXELS:
-        return cut.picture
-    sides = [max(1, round(side * MAX_OVERLAY_PIXELS / longest)) for side in cut.picture.size]
-    return cut.picture.resize((sides[0], sides[1]), Image.Resampling.BILINEAR)
+        return crop.picture
+    sides = [max(1, round(side * MAX_OVERLAY_PIXELS / longest)) for side in crop.picture.size]
+    return crop.picture.resize((sides[0], sides[1]), Image.Resampling.BILINEAR)

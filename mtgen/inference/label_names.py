@@ -1,4 +1,4 @@
-"""Classes and domains as a user names them."""
+"""Classes and domains by the names that users give."""
 
 from mtgen.config import Config
 from mtgen.errors import ConfigError
@@ -7,23 +7,25 @@ from mtgen.schema import DatasetCard
 
 
 def parse_class(text: str, card: DatasetCard) -> int:
-    """A class's number, given as its name, in any case, or as its number.
+    """Number of a class that is given by name (case-insensitive) or by number.
 
     Raises:
-        ConfigError: there is no such class; the nearest name is suggested.
+        ConfigError: the class does not exist; suggests the nearest name.
     """
     if not card.classes:
-        raise ConfigError(f"class {text!r}: data set {card.name!r} names no classes; ask for samples without a class")
+        raise ConfigError(f"class {text!r}: data set {card.name!r} has no classes; sample without a class")
     found = _number(text, card.classes)
     if found is not None:
         return found
     last = len(card.classes) - 1
     hint = suggest(text.strip().lower(), card.classes)
-    raise ConfigError(f"class {text!r}: data set {card.name!r} has no such class; {hint}, or 0 to {last}")
+    raise ConfigError(f"class {text!r}: is not a class of data set {card.name!r}; {hint}, or 0 to {last}")
 
 
 def parse_classes(text: str, card: DatasetCard) -> list[int]:
-    """One class, or several that are to be in one image, joined by `+` ("dog+person"); a name that holds a `+` goes before.
+    """Numbers of one class, or of several for one image, joined by `+` ("dog+person").
+
+    A class whose own name contains a `+` takes precedence.
 
     Raises:
         ConfigError: as `parse_class`.
@@ -34,24 +36,25 @@ def parse_classes(text: str, card: DatasetCard) -> list[int]:
 
 
 def domain_names(config: Config) -> list[str]:
-    """What a run's domains are called, by number: the last part of the paths of its data sets; whole paths where two end alike."""
+    """Names of a run's domains: the last component of each data set's path, or whole paths if those are not unique."""
     paths = [share.path.rstrip("/") for share in config.data.mixture] or [str(config.data.path).rstrip("/")]
     names = [path.rpartition("/")[2] for path in paths]
     return names if len(set(names)) == len(names) else paths
 
 
 def parse_domain(text: str, config: Config) -> int:
-    """A domain's number, given as the name of its data set, in any case, or as its number.
+    """Number of a domain that is given by the name of its data set (case-insensitive) or by number.
 
     Raises:
-        ConfigError: there is no such domain; the nearest name is suggested.
+        ConfigError: the domain does not exist; suggests the nearest name.
     """
     names = domain_names(config)
     found = _number(text, names)
     if found is None:
         hint = suggest(text.strip().lower(), names)
         raise ConfigError(
-            f"domain {text!r}: the run has no such domain; {hint}, or 0 to {len(names) - 1} (the data sets in data.mixture)"
+            f"domain {text!r}: is not a domain of the run; {hint}, "
+            f"or 0 to {len(names) - 1} (the data sets in data.mixture)"
         )
     return found
 

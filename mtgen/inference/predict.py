@@ -1,4 +1,4 @@
-"""Read images: class, tags, mask and boxes of each, as numbers, as pictures, or as a data set."""
+"""Predict the labels of images (class, tags, mask, boxes) as numbers, as pictures or as a data set."""
 
 import contextlib
 import io
@@ -16,8 +16,8 @@ from PIL import Image
 
 from mtgen.data.image_io import header
 from mtgen.errors import DataError, UserError, printable
-from mtgen.inference.box_overlay import MIN_BOX_SCORE, PixelBox, in_pixels, with_boxes
-from mtgen.inference.inputs import CroppedImage, InputImage, Inputs, batches, overlay_base
+from mtgen.inference.box_overlay import MIN_BOX_SCORE, PixelBox, draw_boxes, to_pixel_boxes
+from mtgen.inference.inputs import CroppedImage, InputImage, Inputs, load_batches, shrink_for_overlay
 from mtgen.models.loading import find_run, load_run
 from mtgen.models.model import Model
 from mtgen.schema import DatasetCard
@@ -27,46 +27,47 @@ from mtgen.visualization.grids import enlarged_overlay
 
 PREDICT_BATCH_SIZE = 32
 TOP_CLASSES = 5
+"""Number of most probable classes that are kept for each image."""
 MIN_TAG_PROBABILITY = 0.5
-"""Probability from which a class counts as being in the image."""
+"""Minimum probability of a tag."""
 TEST_SPLIT_EVERY = 10
-"""Of so many files one goes into the test split, which a run needs beside its training split."""
+"""Every n-th file goes into the test split; training needs a train and a test split."""
 
 
 @dataclass
 class ImagePrediction:
-    """What was read in one image.
+    """Predictions for one image; those of tasks that the run was not trained on are empty.
 
     Attributes:
-        source: which image.
-        error: one line, where it cannot be read; everything else is empty then.
-        cut: what the run saw of it; boxes and mask belong to that part.
-        number, probability: its class, where the run reads classes.
-        likely: numbers and probabilities of its five likeliest classes, the likeliest first, where the run reads classes.
-        tags: numbers and probabilities of the classes that are in it, where the run tags; the surest first.
-        boxes: in pixels of the whole image, where the run detects.
-        mask: `[h,w]` uint8 mask classes at the run's resolution, where the run segments.
+        source: the image.
+        error: one line if the image cannot be read; everything else is empty then.
+        crop: the part of the image that the run saw, to which mask and boxes belong.
+        number, probability: the predicted class.
+        top_classes: numbers and probabilities of the `TOP_CLASSES` most probable classes, in descending order.
+        tags: numbers and probabilities of the classes that are in the image, in descending order.
+        boxes: in pixels of the whole image.
+        mask: `[h,w]` uint8 mask classes at the run's resolution.
     """
 
     source: InputImage
     error: str | None = None
-    cut: CroppedImage | None = None
+    crop: CroppedImage | None = None
     number: int | None = None
     probability: float = 0.0
-    likely: list[tuple[int, float]] = field(default_factory=list)
+    top_classes: list[tuple[int, float]] = field(default_factory=list)
     tags: list[tuple[int, float]] | None = None
     boxes: list[PixelBox] | None = None
     mask: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     def row(self, card: DatasetCard) -> dict[str, Any]:
-        """The reading as JSON: names, numbers and pixels. `seen` is the part of the image that the run saw, as x0, y0, x1, y1."""
+        """The prediction as a JSON object; `seen` is the part that the run saw: x0, y0, x1, y1 in pixels."""
         row: dict[str, Any] = {"file": self.source.name}
-        if self.cut is None:
+        if self.crop is None:
             return row | {"error": self.error}
-        (width, height), left, top = self.cut.picture.size, self.cut.left, self.cut.top
+        (width, height), left, top = self.crop.picture.size, self.crop.left, self.crop.top
         row |= {
-            "width": self.cut.whole[0],
-            "height": self.cut.whole[1],
+            "width": self.crop.whole[0],
+            "height": self.crop.whole[1],
             "seen": [left, top, left + width, top + height],
         }
         if self.number is not None:
@@ -78,16 +79,16 @@ class ImagePrediction:
         return row
 
     def mask_picture(self) -> Image.Image | None:
-        """The mask at the size of the part that was seen, `L` with class numbers."""
-        if self.mask is None or self.cut is None:
+        """The mask at the size of the crop, mode `L` with class numbers."""
+        if self.mask is None or self.crop is None:
             return None
-        return Image.fromarray(self.mask).resize(self.cut.picture.size, Image.Resampling.NEAREST)
+        return Image.fromarray(self.mask).resize(self.crop.picture.size, Image.Resampling.NEAREST)
 
     def overlay(self, card: DatasetCard) -> Image.Image | None:
-        """The part that was seen, under its mask and boxes; `None` where the run reads neither."""
-        if self.cut is None or (self.mask is None and self.boxes is None):
+        """The crop with its mask and boxes drawn over it; `None` if the run predicts neither."""
+        if self.crop is None or (self.mask is None and self.boxes is None):
             return None
-        picture = overlay_base(self.cut)
+        picture = shrink_for_overlay(self.crop)
         mask = np.zeros(picture.size[::-1], np.uint8)
         if self.mask is not None:
             mask = np.asarray(Image.fromarray(self.mask).resize(picture.size, Image.Resampling.NEAREST))
@@ -95,27 +96,30 @@ class ImagePrediction:
         drawn = enlarged_overlay(picture, mask, names)
         if not self.boxes:
             return drawn
-        x, y = drawn.width / self.cut.picture.width, drawn.height / self.cut.picture.height
-        left, top = self.cut.left, self.cut.top
-        moved = [
+        x, y = drawn.width / self.crop.picture.width, drawn.height / self.crop.picture.height
+        left, top = self.crop.left, self.crop.top
+        scaled = [
             b._replace(x0=(b.x0 - left) * x, y0=(b.y0 - top) * y, x1=(b.x1 - left) * x, y1=(b.y1 - top) * y)
             for b in self.boxes
         ]
-        return with_boxes(drawn, moved, card.classes)
+        return draw_boxes(drawn, scaled, card.classes)
 
-    def sample(self, key: str) -> Sample:
-        """The image with everything that was read in it, as it is stored. What was cut off is left out: nothing is known of it."""
-        assert self.cut is not None
-        left, top, labels = self.cut.left, self.cut.top, set()
+    def to_sample(self, key: str) -> Sample:
+        """The crop with its predictions as labels, ready to be written to a shard.
+
+        What was cropped away is left out, since nothing was predicted for it.
+        """
+        assert self.crop is not None
+        left, top, labels = self.crop.left, self.crop.top, set()
         boxes = None
         if self.boxes is not None:
-            boxes = [[*b.moved(-left, -top)[:4], b.number] for b in self.boxes]
+            boxes = [[*b.shifted(-left, -top)[:4], b.number] for b in self.boxes]
             labels |= {b.number for b in self.boxes}
         labels |= {number for number, _ in self.tags or []} | ({self.number} if self.number is not None else set())
         mask = self.mask_picture()
         return Sample(
             key,
-            self.cut.data if self.cut.is_whole else _encoded(self.cut),
+            self.crop.data if self.crop.is_whole else _encode(self.crop),
             self.number,
             None if mask is None else np.asarray(mask),
             boxes,
@@ -123,59 +127,65 @@ class ImagePrediction:
         )
 
 
-def _encoded(cut: CroppedImage) -> bytes:
-    """What was seen of an image as a file of its own: PNG, or JPEG where the image was one."""
+def _encode(crop: CroppedImage) -> bytes:
+    """Encode a crop as JPEG if the image was one, else as PNG."""
     out = io.BytesIO()
-    if header(cut.data)[0] == "jpeg":
-        cut.picture.save(out, "JPEG", quality=95)
+    if header(crop.data)[0] == "jpeg":
+        crop.picture.save(out, "JPEG", quality=95)
     else:
-        cut.picture.save(out, "PNG")
+        crop.picture.save(out, "PNG")
     return out.getvalue()
 
 
 def predict_images(
-    model: Model, sources: Iterable[InputImage], least: float = MIN_BOX_SCORE, batch_size: int = PREDICT_BATCH_SIZE
+    model: Model, sources: Iterable[InputImage], min_score: float = MIN_BOX_SCORE, batch_size: int = PREDICT_BATCH_SIZE
 ) -> Iterator[ImagePrediction]:
-    """Read images, in order and a batch at a time; one that cannot be read gives its error, and the others go on.
+    """Predict images in order, one batch at a time; an image that cannot be read yields its error.
 
     Args:
-        least: score from which a box counts.
+        min_score: boxes with a lower score are discarded.
     """
-    for found, images in batches(iter(sources), model.channels, model.size, batch_size):
+    for found, images in load_batches(iter(sources), model.channels, model.size, batch_size):
         some = [
-            ImagePrediction(s, error=str(c)) if isinstance(c, DataError) else ImagePrediction(s, cut=c)
+            ImagePrediction(s, error=str(c)) if isinstance(c, DataError) else ImagePrediction(s, crop=c)
             for s, c in found
         ]
         if len(images):
-            _read(model, images, [reading for reading in some if reading.cut is not None], least)
+            _fill(model, images, [prediction for prediction in some if prediction.crop is not None], min_score)
         yield from some
 
 
-def _read(model: Model, images: torch.Tensor, good: Sequence[ImagePrediction], least: float) -> None:
-    """Put what the model reads in the images into their readings."""
-    prediction = model.predict(images)
-    for row, reading in enumerate(good):
-        if prediction.class_logits is not None:
-            share, order = prediction.class_logits[row].float().softmax(0).sort(descending=True)
-            reading.likely = list(zip(order[:TOP_CLASSES].tolist(), share[:TOP_CLASSES].tolist(), strict=True))
-            reading.number, reading.probability = reading.likely[0]
-        if prediction.label_logits is not None:
-            share, order = prediction.label_logits[row].float().sigmoid().sort(descending=True)
-            reading.tags = [
-                (n, p) for n, p in zip(order.tolist(), share.tolist(), strict=True) if p >= MIN_TAG_PROBABILITY
+def _fill(model: Model, images: torch.Tensor, some: Sequence[ImagePrediction], min_score: float) -> None:
+    """Run the model on `images` and fill in the predictions, one for each of them."""
+    found = model.predict(images)
+    for row, one in enumerate(some):
+        if found.class_logits is not None:
+            probability, order = found.class_logits[row].float().softmax(0).sort(descending=True)
+            one.top_classes = list(zip(order[:TOP_CLASSES].tolist(), probability[:TOP_CLASSES].tolist(), strict=True))
+            one.number, one.probability = one.top_classes[0]
+        if found.label_logits is not None:
+            probability, order = found.label_logits[row].float().sigmoid().sort(descending=True)
+            one.tags = [
+                (n, p) for n, p in zip(order.tolist(), probability.tolist(), strict=True) if p >= MIN_TAG_PROBABILITY
             ]
-        if prediction.mask_logits is not None:
-            reading.mask = prediction.mask_logits[row].argmax(0).to("cpu", torch.uint8).numpy()
-        if prediction.boxes is not None and reading.cut is not None:
-            cut = reading.cut
-            reading.boxes = in_pixels(prediction.boxes[row], *cut.picture.size, least, cut.left, cut.top)
+        if found.mask_logits is not None:
+            one.mask = found.mask_logits[row].argmax(0).to("cpu", torch.uint8).numpy()
+        if found.boxes is not None and one.crop is not None:
+            crop = one.crop
+            one.boxes = to_pixel_boxes(found.boxes[row], *crop.picture.size, min_score, crop.left, crop.top)
 
 
 @dataclass
 class PredictionSummary:
-    """What became of the images: how many were read, how many could not be, and where the results are."""
+    """Outcome of a prediction or translation.
 
-    read: int
+    Attributes:
+        processed: images that have results.
+        damaged: images that could not be read.
+        out: folder of the results.
+    """
+
+    processed: int
     damaged: int
     out: Path
 
@@ -188,19 +198,26 @@ def predict_run(
     *,
     checkpoint: str | None = None,
     shards: Path | None = None,
-    least: float = MIN_BOX_SCORE,
-    seen: Callable[[dict[str, Any]], None] = lambda row: None,
-    problem: Callable[[str], None] = lambda text: None,
+    min_score: float = MIN_BOX_SCORE,
+    on_result: Callable[[dict[str, Any]], None] = lambda row: None,
+    on_error: Callable[[str], None] = lambda text: None,
     progress: StageProgress = lambda stage, done, total: None,
 ) -> PredictionSummary:
-    """Read images with a run's checkpoint (default: the newest); masks and overlays are written as PNG, or everything as a data set.
+    """Predict images with a run, and write masks and overlays as PNG files, or everything as a data set.
 
     Args:
         paths: image files, folders of them, data sets.
         out: folder for the pictures; default: in the run's folder.
-        shards: folder for a data set of the images and what was read in them, instead of pictures.
-        seen: is given a row for each image that was read, in which `mask` and `overlay` are paths.
-        problem: is given a line for each that was not.
+        checkpoint: default: the newest.
+        shards: folder for a data set of the images with their predictions as labels, instead of pictures.
+        min_score: boxes with a lower score are discarded.
+        on_result: called with the JSON row of each image; `mask` and `overlay` are paths.
+        on_error: called with one line for each image that cannot be read.
+
+    Raises:
+        ConfigError: the results would be written among the images.
+        DataError: no image was found, or too few for a data set.
+        CheckpointError: the run has no such checkpoint, or it is damaged.
     """
     folder = find_run(run)
     into = shards or out or folder / "predictions"
@@ -209,61 +226,72 @@ def predict_run(
     summary, total = PredictionSummary(0, 0, into), len(inputs)
     with contextlib.ExitStack() as stack:
         writer = None if shards is None else stack.enter_context(_writer(model.card, into))
-        for reading in predict_images(model, inputs, least):
-            if reading.error is not None:
+        for prediction in predict_images(model, inputs, min_score):
+            if prediction.error is not None:
                 summary.damaged += 1
-                problem(reading.error)
+                on_error(prediction.error)
             else:
-                split = reading.source.split or ("test" if summary.read % TEST_SPLIT_EVERY == 1 else "train")
-                summary.read += 1
+                number = summary.processed
+                split = prediction.source.split or ("test" if number % TEST_SPLIT_EVERY == 1 else "train")
+                summary.processed += 1
                 if writer is not None:
-                    writer.write(split, reading.sample(f"{summary.read - 1:08d}"))
-                    seen(reading.row(model.card))
+                    writer.write(split, prediction.to_sample(f"{number:08d}"))
+                    on_result(prediction.row(model.card))
                 else:
-                    seen(reading.row(model.card) | _pictures(reading, model.card, into))
-            progress("read images", summary.read + summary.damaged, total)
-        if writer is not None and summary.read < 2:
+                    on_result(prediction.row(model.card) | _save_pictures(prediction, model.card, into))
+            progress("predict images", summary.processed + summary.damaged, total)
+        if writer is not None and summary.processed < 2:
             raise DataError(
-                f"{summary.read} images could be read; a data set takes 2 at least, one to train on and one to test on"
+                f"--shards {into}: only {summary.processed} images could be read; a data set needs at least 2, "
+                "one to train on and one to test on"
             )
     return summary
 
 
 def _writer(card: DatasetCard, folder: Path) -> ShardWriter:
-    source = f"labels as read by a model that was trained on {card.name!r}"
-    return ShardWriter(folder, f"{folder.name}-read", card.classes, card.mask_classes, source=source)
+    source = f"labels predicted by a model that was trained on {card.name!r}"
+    return ShardWriter(folder, f"{folder.name}-predicted", card.classes, card.mask_classes, source=source)
 
 
-def _pictures(reading: ImagePrediction, card: DatasetCard, into: Path) -> dict[str, str]:
-    """Mask and overlay as files -> their paths."""
+def _save_pictures(prediction: ImagePrediction, card: DatasetCard, into: Path) -> dict[str, str]:
+    """Write mask and overlay; returns their paths by kind."""
     paths = {}
-    for kind, picture in (("mask", reading.mask_picture()), ("overlay", reading.overlay(card))):
+    for kind, picture in (("mask", prediction.mask_picture()), ("overlay", prediction.overlay(card))):
         if picture is not None:
-            place = into / reading.source.place
-            path = place.with_name(f"{place.name}-{kind}.png")
-            save(picture, path)
+            base = into / prediction.source.result_path
+            path = base.with_name(f"{base.name}-{kind}.png")
+            save_picture(picture, path)
             paths[kind] = str(path)
     return paths
 
 
-def save(picture: Image.Image, path: Path) -> None:
-    """Write a picture, and the folders that it lies in.
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture and create its folders.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); choose another place or name"
+            f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); choose another folder or name"
         ) from None
 
 
 @contextlib.contextmanager
 def json_rows(path: Path | None, lines: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A file, or standard output (`-`), that rows are written to as they come: a line each, or as one JSON list.
+    """Open a file, or standard output (`-`), for JSON rows.
+
+    An existing file is emptied at the first row only, so that a mistyped run does not erase earlier results.
+
+    Args:
+        path: `None`: rows are discarded.
+        lines: write one row per line (JSON Lines) instead of one JSON list.
+
+    Yields:
+        A function that writes one row.
 
     Raises:
         UserError: the file cannot be written.
@@ -284,9 +312,7 @@ def json_rows(path: Path | None, lines: bool) -> Iterator[Callable[[dict[str, An
                 written += 1
 
             def empty() -> None:
-                if (
-                    file is not sys.stdout and path.is_file()
-                ):  # and only now: a mistyped run must not empty the results of another
+                if file is not sys.stdout and path.is_file():
                     file.truncate(0)
 
             yield write
@@ -295,4 +321,4 @@ def json_rows(path: Path | None, lines: bool) -> Iterator[Callable[[dict[str, An
             if not lines:
                 file.write("\n]\n" if written else "[]\n")
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another file") from None

@@ -1,4 +1,4 @@
-"""What a user asks for, in words and files, as the prompt that a run was trained to read."""
+"""Conversion of a user's request, in words and files, to the prompt that a model takes."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtgen.data.tokenizer import open_tokenizer
 from mtgen.errors import ConfigError, DataError
-from mtgen.inference.inputs import as_input, file, opened
+from mtgen.inference.inputs import open_cropped, read_file, to_input
 from mtgen.inference.label_names import domain_names, parse_classes, parse_domain
 from mtgen.inference.layouts import MODALITY_BY_SUFFIX, read_boxes_layout, read_mask_layout
 from mtgen.models.model import Model
@@ -29,19 +29,19 @@ OPTION_BY_MODALITY = {
     "boxes": "--layout BOXES.json",
     "domain": "--domain",
 }
-"""Modality -> what a user asks for it by."""
+"""Modality -> the command line's option for it."""
 
 
 @dataclass(frozen=True)
 class PromptRequest:
-    """What is asked for, as typed. Several values of one kind are asked for in turn, in every combination with the other kinds.
+    """Conditions to generate for, as typed; several values of one kind are combined with every value of the others.
 
     Attributes:
         classes: names or numbers; "a+b": both in one image.
         texts: captions.
         sounds: WAV or FLAC files.
         images: image files that the samples should resemble.
-        layouts: masks (PNG) or boxes (JSON).
+        layouts: mask files (PNG) or box files (JSON).
         domains: names or numbers of data sets in the run's mixture.
     """
 
@@ -55,13 +55,14 @@ class PromptRequest:
 
 @dataclass(frozen=True)
 class PromptPart:
-    """One condition, read.
+    """One parsed condition.
 
     Attributes:
-        modality, value: its raw form, without the batch's dimension.
-        name: what it is called over pictures.
-        classes: numbers of the classes that it asks for.
-        caption: the caption that it is.
+        modality: name of the modality.
+        value: its raw form, without the batch dimension.
+        name: label in pictures.
+        classes: numbers of the classes in it.
+        caption: the text of a caption; else `None`.
     """
 
     modality: str
@@ -73,13 +74,13 @@ class PromptPart:
 
 @dataclass
 class ParsedPrompt:
-    """A request, read.
+    """A parsed request.
 
     Attributes:
-        prompt: a row for each combination.
-        names: what each row is called.
-        classes: the classes that each row asks for.
-        captions: the caption that each row asks for.
+        prompt: one row for each combination of conditions.
+        names: label of each row.
+        classes: numbers of the classes of each row.
+        captions: caption of each row.
     """
 
     prompt: Prompt
@@ -92,34 +93,36 @@ class ParsedPrompt:
 
     @property
     def labels(self) -> Tensor:
-        """`[R]` the one class that a row asks for; -1 where it asks for none or for several."""
+        """`[R]` class of each row; -1 if it has none or several."""
         return torch.tensor([some[0] if len(some) == 1 else -1 for some in self.classes])
 
 
 def parse_request(model: Model, request: PromptRequest) -> ParsedPrompt:
-    """Read everything that is asked for; where nothing is, all classes in turn, if the run was trained on classes.
+    """Parse a request; an empty one becomes one row per class if the run was trained on classes.
 
     Raises:
-        ConfigError: the run was not trained on a condition, or knows no such class or domain; or a caption is too long.
-        DataError: a file cannot be read as what it should be.
+        ConfigError: the run was not trained on a condition, a class or domain does not exist, or a caption is too long.
+        DataError: a file cannot be read.
     """
-    rows = _rows(model, request)
+    rows = _combinations(model, request)
     if rows == [()] and {"class", "labels"} & set(model.conditions):
         rows = [(_class(model, str(number)),) for number in range(len(model.card.classes))]
-    return _asked(rows)
+    return _parsed(rows)
 
 
 def parse_interpolation_ends(model: Model, first: PromptRequest, last: PromptRequest) -> ParsedPrompt:
-    """Two requests as the ends of a way, a row each: the first combination of each; nothing asked for is a row without a condition.
+    """Parse two requests as the ends of an interpolation: two rows, each the first combination of its request.
+
+    The row of an empty request is unconditional.
 
     Raises:
         ConfigError, DataError: as `parse_request`.
     """
-    return _asked([_rows(model, first)[0], _rows(model, last)[0]])
+    return _parsed([_combinations(model, first)[0], _combinations(model, last)[0]])
 
 
-def _rows(model: Model, request: PromptRequest) -> list[tuple[PromptPart, ...]]:
-    """Every combination of what is asked for; one without a part where nothing is."""
+def _combinations(model: Model, request: PromptRequest) -> list[tuple[PromptPart, ...]]:
+    """Every combination of the request's conditions; one empty combination for an empty request."""
     kinds: list[list[PromptPart]] = [
         _parts(request.classes, lambda text: _class(model, text)),
         _parts(request.texts, lambda text: _caption(model, text)),
@@ -131,27 +134,27 @@ def _rows(model: Model, request: PromptRequest) -> list[tuple[PromptPart, ...]]:
     return list(product(*[parts for parts in kinds if parts]))
 
 
-def _asked(rows: Sequence[tuple[PromptPart, ...]]) -> ParsedPrompt:
+def _parsed(rows: Sequence[tuple[PromptPart, ...]]) -> ParsedPrompt:
     return ParsedPrompt(
-        _prompt(rows),
+        _to_prompt(rows),
         [" ".join(part.name for part in row) for row in rows],
         [tuple(number for part in row for number in part.classes) for row in rows],
         [next((part.caption for part in row if part.caption is not None), None) for row in rows],
     )
 
 
-def _parts(values: Iterable[T], read: Callable[[T], PromptPart]) -> list[PromptPart]:
-    """The values, read; what is given twice, if under another name ("two", "2"), once."""
+def _parts(values: Iterable[T], parse: Callable[[T], PromptPart]) -> list[PromptPart]:
+    """Parse values and drop duplicates, also those under another name ("two", "2")."""
     parts: list[PromptPart] = []
     for value in dict.fromkeys(values):
-        part = read(value)
+        part = parse(value)
         if not any(part.modality == other.modality and torch.equal(part.value, other.value) for other in parts):
             parts.append(part)
     return parts
 
 
-def _prompt(rows: Sequence[Sequence[PromptPart]]) -> Prompt:
-    """Parts of each row -> a prompt, 0 where a row has no such part."""
+def _to_prompt(rows: Sequence[Sequence[PromptPart]]) -> Prompt:
+    """Stack the parts of all rows into a prompt; a modality is 0 and not given in rows that lack it."""
     values: dict[str, Tensor] = {}
     given: dict[str, Tensor] = {}
     for part in (part for row in rows for part in row):
@@ -165,15 +168,21 @@ def _prompt(rows: Sequence[Sequence[PromptPart]]) -> Prompt:
 
 
 def require(model: Model, modality: str, value: str | FileLike) -> None:
-    """Raises:
-    ConfigError: the run was not trained on `modality`; names those that it was trained on.
+    """Check that a run was trained on a modality.
+
+    Raises:
+        ConfigError: it was not; names the conditions that it was trained on.
     """
     if modality in model.conditions:
         return
     possible = ", ".join(OPTION_BY_MODALITY.get(name, name) for name in model.conditions)
     raise ConfigError(
-        f"{OPTION_BY_MODALITY[modality]} {str(value)!r}: the run was not trained on this condition ({modality}); "
-        + (f"it was trained on: {possible}" if possible else "it was trained on none, so ask for nothing")
+        f"{OPTION_BY_MODALITY[modality]} {str(value)!r}: "
+        + (
+            f"the run was not trained on this condition ({modality}); it was trained on: {possible}"
+            if possible
+            else "the run is unconditional; remove this option"
+        )
     )
 
 
@@ -190,7 +199,7 @@ def _class(model: Model, text: str) -> PromptPart:
 def _caption(model: Model, text: str) -> PromptPart:
     require(model, "caption", text)
     if not text.strip():
-        raise ConfigError("--text: is empty; leave it out to ask for no caption")
+        raise ConfigError("--text: is empty; remove this option to generate without a caption")
     try:
         found = open_tokenizer(model.config.data.tokenizer).encode(text, model.config.caption_tokens, whole=True)
     except ValueError as reason:
@@ -199,39 +208,39 @@ def _caption(model: Model, text: str) -> PromptPart:
 
 
 def _sounds(model: Model, paths: Sequence[FileLike]) -> list[PromptPart]:
-    """Sounds as the run was trained on them: any rate is resampled, a long one cut, a short one filled up with silence."""
+    """Decode sounds as in training: resampled, cut if too long, padded with silence if too short."""
     if not paths:
         return []
     require(model, "sound", paths[0])
     from mtgen.data.audio import SoundDecoder
-    from mtgen.data.pipeline import DamagedBatch  # these bring DALI, which nothing else here needs
+    from mtgen.data.pipeline import DamagedBatch  # both import DALI, which nothing else here needs
 
     decoder, parts = SoundDecoder(model.config.data.sound, 1, 1), []
     for path in dict.fromkeys(paths):
-        data = file(path)
+        data = read_file(path)
         try:
             if not data:
-                raise DataError(f"--sound {path}: is empty; give a WAV or FLAC file that can be heard")
+                raise DataError(f"--sound {path}: is empty; give a playable WAV or FLAC file")
             (value,) = decoder.decode([data], str)
         except DamagedBatch as damaged:
             reason = damaged.found[0].what.removeprefix("sound: ").rpartition(";")[0]
-            raise DataError(f"--sound {path}: {reason}; give a WAV or FLAC file that can be heard") from None
+            raise DataError(f"--sound {path}: {reason}; give a playable WAV or FLAC file") from None
         parts.append(PromptPart("sound", value, path.name))
     return parts
 
 
 def _image(model: Model, path: FileLike) -> PromptPart:
     require(model, "image", path)
-    cut = opened(file(path), str(path), model.channels, model.size)
+    crop = open_cropped(read_file(path), str(path), model.channels, model.size)
     with torch.no_grad():
-        embedding = model.networks.side.embed(as_input(cut.picture, model.size)[None].to(model.device))
+        embedding = model.networks.side.embed(to_input(crop.picture, model.size)[None].to(model.device))
     return PromptPart("image", embedding[0].float().cpu(), path.name)
 
 
 def _layout(model: Model, path: FileLike) -> PromptPart:
     modality = MODALITY_BY_SUFFIX.get(path.suffix.lower())
     if modality is None:
-        raise ConfigError(f"--layout {path}: is neither a mask (.png) nor boxes (.json)")
+        raise ConfigError(f"--layout {path}: is neither a mask nor boxes; give a .png (mask) or .json (boxes) file")
     require(model, modality, path)
     if modality == "layout":
         return PromptPart(modality, read_mask_layout(path, model.card, model.size), path.name)

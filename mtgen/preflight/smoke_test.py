@@ -321,7 +321,9 @@ class Trainings:
         rows: list[dict[str, Any]] = []
         problems: list[str] = []
         out = self.folder / "predictions"
-        predict_run(self.runs / _name("fp32", 0), [path], out, self.device, seen=rows.append, problem=problems.append)
+        predict_run(
+            self.runs / _name("fp32", 0), [path], out, self.device, on_result=rows.append, on_error=problems.append
+        )
         _expect(not problems and len(rows) == 1, f"{path.name} got no prediction: {'; '.join(problems)}")
         _expect(
             0 < rows[0]["probability"] <= 1 and Path(rows[0]["overlay"]).is_file(),

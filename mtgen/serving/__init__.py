@@ -1,1 +1,1 @@
-"""The generator and the predictor as models of MLflow: logged, registered, served."""
+"""The generator and the predictor as MLflow models: logged, registered, served."""

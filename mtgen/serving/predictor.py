@@ -1,4 +1,7 @@
-"""The predictor as MLflow runs it: a row is one image to read. MLflow copies this file into the model and runs it there."""
+"""The predictor as an MLflow model: each input row is one image.
+
+MLflow copies this file into the logged model and runs it from there.
+"""
 
 import base64
 import binascii
@@ -14,33 +17,36 @@ from mtgen.errors import DataError
 from mtgen.inference import trained_model
 
 
-def decoded(text: str, number: int) -> Image.Image:
-    """An image file in base64.
+def decode(text: str, number: int) -> Image.Image:
+    """Open an image file in base64.
 
     Raises:
-        DataError: it is no base64, or no image; names the row.
+        DataError: it is not base64, or not an image; names the row.
     """
     try:
         return Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
     except (binascii.Error, OSError) as error:
-        raise DataError(f"row {number}: `image` is no PNG, JPEG or WebP file in base64 ({error})") from None
+        raise DataError(f"row {number}: `image` is not a PNG, JPEG or WebP file in base64 ({error})") from None
 
 
 class ServedPredictor(PythonModel):
-    """Rows with an `image`, a file in base64 -> class, tags, mask (PNG, base64) and boxes in pixels, of those that the model reads."""
+    """Rows with an `image` (a file in base64) -> class, tags, mask (PNG in base64) and boxes in pixels per row.
+
+    Only what the model was trained to predict is present.
+    """
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the model that lies among the artifacts."""
+        """Load the model from the artifacts."""
         self.trained = trained_model.load(context.artifacts["model"])
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """A dictionary for each row."""
-        given = {"score": 0.3, **(params or {})}
-        images = [decoded(text, number) for number, text in enumerate(model_input["image"])]
-        read = self.trained.predict(images, score=given["score"])
-        return [self._answer(row, mask) for row, mask in zip(read.rows, read.masks, strict=True)]
+        """Predict each row's image; returns one dictionary per row."""
+        settings = {"score": 0.3, **(params or {})}
+        images = [decode(text, number) for number, text in enumerate(model_input["image"])]
+        predictions = self.trained.predict(images, score=settings["score"])
+        return [self._answer(row, mask) for row, mask in zip(predictions.rows, predictions.masks, strict=True)]
 
     @staticmethod
     def _answer(row: dict[str, Any], mask: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Log a run's generator and predictor to its MLflow run, and register them."""
+"""Log a run's generator and predictor as MLflow models and register them."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import Array, Object, Property
 from PIL import Image
 
@@ -39,7 +39,7 @@ PINNED_PACKAGES = (
     "torch",
     "typer",
 )
-"""What `pip install mtgen` brings: pinned in the model, whose code of mtgen is its own copy."""
+"""Dependencies of `pip install mtgen`, pinned in the logged model; mtgen itself is included as code."""
 
 BOX_SCHEMA = Object(
     [
@@ -49,24 +49,26 @@ BOX_SCHEMA = Object(
         Property("box", Array(DataType.double)),
     ]
 )
-"""A box as it comes out: x0, y0, x1, y1 in pixels."""
+"""Schema of an output box; `box` is x0, y0, x1, y1 in pixels."""
+Columns = list[ColSpec | TensorSpec]
+SERVE_COMMAND = "MLFLOW_TRACKING_URI={uri} mlflow models serve -m {model} --env-manager local"
 
 
 def register(
     run: str | Path, name: str, alias: str | None = None, say: Callable[[str], None] = print
 ) -> dict[str, str]:
-    """Log generator and predictor as pyfunc models to the run's MLflow run, and register them as NAME-generator and NAME-predictor.
+    """Register a run's models as NAME-generator and NAME-predictor, logged as pyfunc models to its MLflow run.
 
     Args:
-        alias: name that points at the new versions, such as "champion".
-        say: is given a line for each model, with the command that serves it.
+        alias: alias of the new versions, such as "champion".
+        say: called with one line for each model, which has the command that serves it.
 
     Returns:
-        Name of each registered model -> its version.
+        Version of each registered model by name.
 
     Raises:
-        UserError: MLflow has no such run, does not answer, or refuses the name.
-        CheckpointError: there is no such run, or it is damaged.
+        UserError: MLflow does not have the run, does not respond, or rejects the name.
+        CheckpointError: the run does not exist or is damaged.
     """
     folder = find_run(run)
     trained = trained_model.load(folder, "cpu")
@@ -75,43 +77,47 @@ def register(
     run_id, uri = SenderState.load(folder).run_id, store_uri(folder.parent, config.tracking.uri)
     if not run_id:
         raise UserError(
-            f"{folder}: MLflow does not have this run yet; start {uri}, or set MLFLOW_TRACKING_URI, and try again"
+            f"{folder}: MLflow does not have this run yet; start the server at {uri} or set MLFLOW_TRACKING_URI, "
+            "then try again"
         )
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     versions = {}
-    with tempfile.TemporaryDirectory() as place, _words():
-        export(folder, Path(place) / "model")
-        parts = ["generator", "predictor"] if config.generates else ["predictor"]
-        for part, signature, example in [(part, *_interface(trained, part)) for part in parts]:
-            with _continued(run_id):
-                found = mlflow.pyfunc.log_model(
-                    name=part,
-                    python_model=str(Path(__file__).with_name(f"{part}.py")),
-                    artifacts={"model": str(Path(place) / "model")},
-                    code_paths=[str(PACKAGE)],
-                    pip_requirements=[
-                        f"{package}=={metadata.version(package)}" for package in ("mlflow", "pandas", *PINNED_PACKAGES)
-                    ],
-                    signature=signature,
-                    input_example=example,
-                    registered_model_name=f"{name}-{part}",
-                )
-            version = str(found.registered_model_version)
-            versions[f"{name}-{part}"] = version
+    with tempfile.TemporaryDirectory() as temporary, _clear_errors():
+        exported = Path(temporary) / "model"
+        export(folder, exported)
+        for part in ["generator", "predictor"] if config.generates else ["predictor"]:
+            registered = f"{name}-{part}"
+            version = versions[registered] = _log(trained, part, exported, run_id, registered)
             if alias:
-                mlflow.MlflowClient().set_registered_model_alias(f"{name}-{part}", alias, version)
-            at = f"models:/{name}-{part}" + (f"@{alias}" if alias else f"/{version}")
-            say(
-                f"registered version {version}; to serve it: MLFLOW_TRACKING_URI={uri} mlflow models serve -m {at} --env-manager local"
-            )
+                mlflow.MlflowClient().set_registered_model_alias(registered, alias, version)
+            at = f"models:/{registered}" + (f"@{alias}" if alias else f"/{version}")
+            say(f"registered version {version}; to serve it: {SERVE_COMMAND.format(uri=uri, model=at)}")
     return versions
 
 
+def _log(trained: TrainedModel, part: str, exported: Path, run_id: str, registered: str) -> str:
+    """Log one part as a model to the run and register it; returns its version."""
+    signature, example = _interface(trained, part)
+    packages = ("mlflow", "pandas", *PINNED_PACKAGES)
+    with _reopened(run_id):
+        logged = mlflow.pyfunc.log_model(
+            name=part,
+            python_model=str(Path(__file__).with_name(f"{part}.py")),
+            artifacts={"model": str(exported)},
+            code_paths=[str(PACKAGE)],
+            pip_requirements=[f"{package}=={metadata.version(package)}" for package in packages],
+            signature=signature,
+            input_example=example,
+            registered_model_name=registered,
+        )
+    return str(logged.registered_model_version)
+
+
 @contextmanager
-def _words() -> Iterator[None]:
-    """MLflow's errors as one clear error."""
+def _clear_errors() -> Iterator[None]:
+    """Turn errors of MLflow into one-line user errors."""
     try:
         yield
     except mlflow.exceptions.MlflowException as error:
@@ -119,8 +125,8 @@ def _words() -> Iterator[None]:
 
 
 @contextmanager
-def _continued(run_id: str) -> Iterator[None]:
-    """The run, active; afterwards it has ended as and when it had before."""
+def _reopened(run_id: str) -> Iterator[None]:
+    """Make a finished run active, and restore its status and end time afterwards."""
     client = mlflow.MlflowClient()
     before = client.get_run(run_id).info
     try:
@@ -131,32 +137,40 @@ def _continued(run_id: str) -> Iterator[None]:
 
 
 def _interface(trained: TrainedModel, part: str) -> tuple[ModelSignature, tuple[pd.DataFrame, dict[str, Any]]]:
-    """What goes in and what comes out of a part, and an example of what goes in."""
-    tasks = set(trained.tasks)
-    outputs: list[Any] = [ColSpec("string", "class", required=False)]
+    """Signature of a part, and an example of its input with the default parameters."""
+    params: dict[str, Any]
     if part == "predictor":
-        picture, out = (
-            Image.new("L" if trained.model.channels == 1 else "RGB", trained.model.size[::-1], 128),
-            io.BytesIO(),
-        )
-        picture.save(out, "PNG")
-        inputs: list[Any] = [ColSpec("string", "image")]
-        example = pd.DataFrame({"image": [base64.b64encode(out.getvalue()).decode()]})
-        params: dict[str, Any] = {"score": 0.3}
-        outputs += [ColSpec("long", name) for name in ("width", "height")] + [ColSpec(Array(DataType.long), "seen")]
-        outputs += [ColSpec("long", "number"), ColSpec("double", "probability")] if "classification" in tasks else []
-        masks, boxes = "segmentation" in tasks, "detection" in tasks
+        inputs, outputs, example = _predictor_interface(trained)
+        params = {"score": 0.3}
+        masks, boxes = "segmentation" in trained.tasks, "detection" in trained.tasks
     else:
-        known = [name for name in ("class", "caption", "domain") if name in trained.conditions] or ["class"]
-        inputs = [ColSpec("string", name, required=False) for name in known]
-        example = pd.DataFrame(
-            [{known[0]: trained.card.classes[0] if known[0] == "class" and trained.card.classes else ""}]
-        )
+        inputs, outputs, example = _generator_interface(trained)
         params = {"seed": 0, "truncation": 1.0}
-        outputs += [ColSpec("string", "image"), ColSpec("string", "caption", required=False)]
-        drawing = trained.model.networks.generator.canvas_spec
-        masks, boxes = drawing.mask_classes > 0, drawing.box_maps > 0
+        spec = trained.model.networks.generator.canvas_spec
+        masks, boxes = spec.mask_classes > 0, spec.box_maps > 0
+    outputs = [ColSpec("string", "class", required=False), *outputs]
     outputs += [ColSpec("string", "mask")] if masks else []
     outputs += [ColSpec(Array(BOX_SCHEMA), "boxes")] if boxes else []
     schema = ParamSchema([ParamSpec(name, "long" if isinstance(v, int) else "double", v) for name, v in params.items()])
     return ModelSignature(Schema(inputs), Schema(outputs), schema), (example, params)
+
+
+def _predictor_interface(trained: TrainedModel) -> tuple[Columns, Columns, pd.DataFrame]:
+    """Input and output columns of the predictor, and an example of its input."""
+    picture, out = Image.new("L" if trained.model.channels == 1 else "RGB", trained.model.size[::-1], 128), io.BytesIO()
+    picture.save(out, "PNG")
+    example = pd.DataFrame({"image": [base64.b64encode(out.getvalue()).decode()]})
+    outputs: Columns = [*(ColSpec("long", name) for name in ("width", "height")), ColSpec(Array(DataType.long), "seen")]
+    if "classification" in trained.tasks:
+        outputs += [ColSpec("long", "number"), ColSpec("double", "probability")]
+    return [ColSpec("string", "image")], outputs, example
+
+
+def _generator_interface(trained: TrainedModel) -> tuple[Columns, Columns, pd.DataFrame]:
+    """Input and output columns of the generator, and an example of its input."""
+    names = [name for name in ("class", "caption", "domain") if name in trained.conditions] or ["class"]
+    example = pd.DataFrame(
+        [{names[0]: trained.card.classes[0] if names[0] == "class" and trained.card.classes else ""}]
+    )
+    outputs: Columns = [ColSpec("string", "image"), ColSpec("string", "caption", required=False)]
+    return [ColSpec("string", name, required=False) for name in names], outputs, example

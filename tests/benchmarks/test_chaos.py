@@ -1,4 +1,4 @@
-"""What the chaos program says of a run: its schedule, what faults cost, and whether the end is as undisturbed."""
+"""The chaos benchmark: its schedule, the cost of faults, and the comparison with the undisturbed run."""
 
 import importlib
 import random
@@ -24,8 +24,8 @@ def steps(begin: int, end: int, at: float) -> list[tuple[float, list[int]]]:
 
 
 @pytest.fixture
-def parts() -> dict[int, LogSegment]:
-    """Killed at 20, on from 8; a part that never made a step; on from 8 again, to 24."""
+def segments() -> dict[int, LogSegment]:
+    """Killed at 20 and resumed from 8; a segment without steps; resumed from 8 again, to 24."""
     return {0: LogSegment(0, 0, steps(0, 20, 100.0)), 1: LogSegment(1, 8), 2: LogSegment(2, 8, steps(8, 24, 130.0))}
 
 
@@ -43,23 +43,23 @@ def test_a_schedule_has_every_kind_equally_often_and_depends_on_its_seed_alone(c
 
 
 def test_time_to_recover_is_from_the_fault_or_from_the_last_step_that_came_after_it_to_the_first_new_one(
-    chaos: Any, parts: dict[int, LogSegment]
+    chaos: Any, segments: dict[int, LogSegment]
 ) -> None:
     fault = chaos.Fault(chaos.KINDS[0], 0, 0.0, before=0, after=2)
     fault.struck = 110.0
-    assert fault.recovered(parts) == 20.0
-    fault.struck = 101.0  # it took a while to be felt: there was a step at 104
-    assert fault.recovered(parts) == 26.0
+    assert fault.recovery_seconds(segments) == 20.0
+    fault.struck = 101.0  # training outlived it for a while: there was a step at 104
+    assert fault.recovery_seconds(segments) == 26.0
 
 
 def test_what_was_learned_twice_is_counted_once_for_each_time_it_was_lost(
-    chaos: Any, parts: dict[int, LogSegment]
+    chaos: Any, segments: dict[int, LogSegment]
 ) -> None:
-    assert chaos.recomputed(parts, 0, 2) == 20 - 8
+    assert chaos.recomputed_images(segments, 0, 2) == 20 - 8
 
 
-def test_only_the_time_of_steps_that_were_kept_is_useful(chaos: Any, parts: dict[int, LogSegment]) -> None:
-    assert chaos.useful(parts) == 1.0 + 3.0  # positions 0 to 8, then 8 to 24
+def test_only_the_time_of_steps_that_were_kept_is_useful(chaos: Any, segments: dict[int, LogSegment]) -> None:
+    assert chaos.useful_seconds(segments) == 1.0 + 3.0  # positions 0 to 8, then 8 to 24
 
 
 @pytest.mark.parametrize(
@@ -69,14 +69,14 @@ def test_only_the_time_of_steps_that_were_kept_is_useful(chaos: Any, parts: dict
         ({"facts": {"digest": "b"}}, ["digest"]),
         ({"learned": [0, 1, 2]}, ["1 positions were never learned from"]),
         ({"learned": [0, 1, 2, 2, 3]}, ["0 positions were never learned from, 1 more than once"]),
-        ({"points": {"loss/d": [(2, 0.5)]}}, ["curve of loss/d is another"]),
+        ({"points": {"loss/d": [(2, 0.5)]}}, ["curve of loss/d differs"]),
         (
             {"points": {"loss/d": [(2, 0.5), (4, 0.4), (4, 0.4)]}},
-            ["points of loss/d twice", "curve of loss/d is another"],
+            ["duplicate points of loss/d", "curve of loss/d differs"],
         ),
         (
             {"points": {"loss/d": [(2, 0.5), (4, 0.4)], "system/cpu": [(2, 1.0), (2, 1.0)]}},
-            ["points of system/cpu twice"],
+            ["duplicate points of system/cpu"],
         ),
     ],
     ids=[
@@ -86,7 +86,7 @@ def test_only_the_time_of_steps_that_were_kept_is_useful(chaos: Any, parts: dict
         "twice",
         "a point is missing",
         "a point twice",
-        "a point of the machine's twice",
+        "a system metric twice",
     ],
 )
 def test_every_difference_to_the_undisturbed_run_is_named(chaos: Any, change: dict[str, Any], said: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""A checkpoint interrupted at every one of its file operations: killed, refused, damaged; the newest good one is always there."""
+"""A checkpoint that is interrupted at every file operation: the newest good one is always intact."""
 
 import importlib
 from pathlib import Path

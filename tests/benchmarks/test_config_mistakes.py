@@ -1,4 +1,4 @@
-"""A hundred wrong configurations, made by a program from the real ones: each is refused with its key and what would be right."""
+"""A hundred invalid configurations, generated from the real ones: each is refused with its key and a remedy."""
 
 import pytest
 from config_mistakes import Mistake, judge, mistakes
@@ -25,6 +25,6 @@ def test_every_mistake_is_refused_and_named_with_a_remedy(verdicts: list) -> Non
 
 
 def test_the_right_word_is_suggested_for_nineteen_of_twenty(verdicts: list) -> None:
-    asked = [v.suggested for _, v in verdicts if v.suggested is not None]
-    assert len(asked) > 60
-    assert sum(asked) >= 0.95 * len(asked)
+    suggested = [v.suggested for _, v in verdicts if v.suggested is not None]
+    assert len(suggested) > 60
+    assert sum(suggested) >= 0.95 * len(suggested)

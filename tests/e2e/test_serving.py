@@ -90,12 +90,14 @@ def opened(text: str) -> np.ndarray:
 
 
 def test_conditions_in_images_with_their_labels_out(servers: dict[str, str], run: Path) -> None:
-    drawn = call(servers["generator"], [{"class": "one"}, {"class": "7", "caption": "it"}], seed=3)
+    samples = call(servers["generator"], [{"class": "one"}, {"class": "7", "caption": "it"}], seed=3)
     expected = mtgen.load(run, "cpu").sample(1, "7", caption="it", seed=4)
-    assert [row["class"] for row in drawn] == ["one", "7"]
-    assert np.abs(opened(drawn[1]["image"]).astype(int) - np.asarray(expected.images[0])).max() <= 1
+    assert [row["class"] for row in samples] == ["one", "7"]
+    assert np.abs(opened(samples[1]["image"]).astype(int) - np.asarray(expected.images[0])).max() <= 1
     assert (
-        opened(drawn[1]["mask"]).shape == (8, 8) and drawn[1]["caption"] == "it" and isinstance(drawn[0]["boxes"], list)
+        opened(samples[1]["mask"]).shape == (8, 8)
+        and samples[1]["caption"] == "it"
+        and isinstance(samples[0]["boxes"], list)
     )
 
 
@@ -113,7 +115,7 @@ def test_images_in_class_mask_and_boxes_out(servers: dict[str, str], run: Path) 
 def test_what_is_no_image_is_an_error_that_names_the_row(servers: dict[str, str]) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         call(servers["predictor"], [{"image": "no image"}])
-    assert "row 0: `image` is no PNG" in refused.value.read().decode()
+    assert "row 0: `image` is not a PNG" in refused.value.read().decode()
 
 
 def test_the_models_are_the_runs_with_signature_example_and_pinned_requirements(
@@ -126,7 +128,7 @@ def test_the_models_are_the_runs_with_signature_example_and_pinned_requirements(
             mlflow.artifacts.download_artifacts(f"models:/toy-{part}@champion", tracking_uri=store_uri(run.parent))
         )
         kept = {path.name for path in folder.rglob("*")}
-        assert {"input_example.json", "requirements.txt", "model.safetensors", "trained.py"} <= kept
+        assert {"input_example.json", "requirements.txt", "model.safetensors", "trained_model.py"} <= kept
         assert not any(name.endswith((".pkl", ".pickle")) for name in kept)
         lines = (folder / "requirements.txt").read_text().split()
         assert all("==" in line for line in lines) and not any(line.startswith(("ray", "deepspeed")) for line in lines)

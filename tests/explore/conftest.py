@@ -1,4 +1,4 @@
-"""A run that knows nearly everything, and the command that serves its page, as a process of its own."""
+"""A run with nearly all tasks and conditions, and the command that serves its page, in its own process."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def serving() -> Callable[[Path], object]:
-    """`with serving(run) as (process, port)`: the command's process, and the port that it said."""
+    """`with serving(run) as (process, port)`: the command's process, and the port that it printed."""
 
     @contextmanager
     def serve(run: Path) -> Iterator[tuple["subprocess.Popen[str]", int]]:

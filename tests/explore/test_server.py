@@ -1,4 +1,4 @@
-"""The page's server over real HTTP: what it answers, and what it refuses."""
+"""The page's server over real HTTP: its answers, and what it rejects."""
 
 import base64
 import http.client
@@ -37,7 +37,7 @@ def trained(run: Path) -> TrainedModel:
 
 
 def answer(port: int, path: str, message: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
-    """Status and content, from JSON where it is that; a message is posted, none is a GET."""
+    """Status and content, decoded if it is JSON; a message is sent by POST, `None` is a GET."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     body = message if message is None or isinstance(message, bytes) else json.dumps(message).encode()
     connection.request(
@@ -80,7 +80,17 @@ def same(frames: list[dict[str, Any]], images: list[Image.Image]) -> bool:
 def test_the_page_and_all_that_it_is_made_of_are_there_and_come_with_a_strict_policy(port: int) -> None:
     status, page = answer(port, "/")
     assert status == 200 and b"mtgen explore" in page
-    for name in ("base.css", "page.css", "base.js", "page.js", "wish.js", "server.js", "icon.svg"):
+    for name in (
+        "base.css",
+        "page.css",
+        "base.js",
+        "page.js",
+        "controls.js",
+        "prompt.js",
+        "predict.js",
+        "server.js",
+        "icon.svg",
+    ):
         assert answer(port, f"/{name}")[0] == 200
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/")
@@ -90,16 +100,16 @@ def test_the_page_and_all_that_it_is_made_of_are_there_and_come_with_a_strict_po
 
 def test_what_is_offered_is_what_the_run_was_trained_on(port: int, tmp_path: Path) -> None:
     about = answer(port, "/api/about")[1]
-    assert {"class", "caption", "sound", "layout", "domain"} <= set(about["conditions"]) and about["targets"] == about[
-        "classes"
-    ]
+    assert {"class", "caption", "sound", "layout", "domain"} <= set(about["conditions"]) and about[
+        "translation_targets"
+    ] == about["classes"]
     assert (
         about["classes"] == ["zero", "one", "Two", "7"]
         and about["domains"] == ["horses", "zebras"]
         and about["newer"] is None
     )
     small = Explorer(saved(made(tasks=("generation",), conditions=("class",)), tmp_path / "small"), "cpu").about()
-    assert (small["conditions"], small["tasks"], small["targets"], small["domains"]) == (
+    assert (small["conditions"], small["tasks"], small["translation_targets"], small["domains"]) == (
         ["class"],
         ["generation"],
         [],
@@ -108,15 +118,15 @@ def test_what_is_offered_is_what_the_run_was_trained_on(port: int, tmp_path: Pat
 
 
 def test_samples_of_classes_captions_and_domains_are_those_of_the_model(port: int, trained: TrainedModel) -> None:
-    wish = {"classes": [["one"], ["zero", "7"]], "captions": ["it"], "domains": ["zebras"]}
-    status, found = answer(port, "/api/draw", {"wish": wish, "n": 4, "seed": 3, "truncation": 0.5})
+    prompt = {"classes": [["one"], ["zero", "7"]], "captions": ["it"], "domains": ["zebras"]}
+    status, found = answer(port, "/api/sample", {"prompt": prompt, "n": 4, "seed": 3, "truncation": 0.5})
     expected = trained.sample(4, ["one", "zero+7"], caption="it", domain="zebras", seed=3, truncation=0.5)
     assert status == 200 and same(found["pictures"], expected.images)
     first, mask = found["pictures"][0], expected.masks[0]
     assert first["caption"] == "one 'it' zebras" and mask is not None
     assert (
         base64.b64decode(first["mask"]) == mask.tobytes()
-        and first["kinds"] == np.unique(mask).tolist()
+        and first["mask_classes"] == np.unique(mask).tolist()
         and np.array_equal(pixels(first, "masks")[..., 3] > 0, mask > 0)
     )
     assert [len(f["boxes"][0][0]) for f in found["pictures"]] == [len(boxes or []) for boxes in expected.boxes]
@@ -125,36 +135,36 @@ def test_samples_of_classes_captions_and_domains_are_those_of_the_model(port: in
 def test_a_sound_is_heard_and_an_image_is_resembled(port: int, trained: TrainedModel, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(wav(0.3))
     picture(9, 7).save(tmp_path / "b.png")
-    wish = {"sound": file("a.wav", wav(0.3)), "image": file("b.png", (tmp_path / "b.png").read_bytes())}
-    _, found = answer(port, "/api/draw", {"wish": wish, "n": 2})
+    prompt = {"sound": file("a.wav", wav(0.3)), "image": file("b.png", (tmp_path / "b.png").read_bytes())}
+    _, found = answer(port, "/api/sample", {"prompt": prompt, "n": 2})
     assert same(found["pictures"], trained.sample(2, sound=tmp_path / "a.wav", image=tmp_path / "b.png").images)
 
 
-def test_a_drawn_mask_and_drawn_boxes_are_layouts(port: int, trained: TrainedModel, tmp_path: Path) -> None:
+def test_a_painted_mask_and_drawn_boxes_are_layouts(port: int, trained: TrainedModel, tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 3, (8, 8), dtype=np.uint8)
     values[0] = 255
     Image.fromarray(values).save(tmp_path / "a.png")
     mask = {"width": 8, "height": 8, "data": base64.b64encode(values.tobytes()).decode()}
-    _, found = answer(port, "/api/draw", {"wish": {"mask": mask}, "n": 2})
+    _, found = answer(port, "/api/sample", {"prompt": {"mask": mask}, "n": 2})
     assert same(found["pictures"], trained.sample(2, layout=tmp_path / "a.png").images)
     (tmp_path / "b.json").write_text(json.dumps({"boxes": [[2, 0, 6, 4, "one"]]}))
     box = {"x0": 0.25, "y0": 0, "x1": 0.75, "y1": 0.5, "name": "one"}
-    _, found = answer(port, "/api/draw", {"wish": {"boxes": [box]}, "n": 2})
+    _, found = answer(port, "/api/sample", {"prompt": {"boxes": [box]}, "n": 2})
     assert same(found["pictures"], trained.sample(2, layout=tmp_path / "b.json").images)
     status, read = answer(port, "/api/layout", {"file": file("a.png", (tmp_path / "a.png").read_bytes())})
     assert status == 200 and read["mask"] == values.flatten().tolist()
 
 
-def test_the_way_leads_from_one_wish_to_another(port: int, trained: TrainedModel) -> None:
-    first, last = {"wish": {"classes": [["one"]]}, "seed": 1}, {"wish": {"captions": ["it"]}, "seed": 2}
-    _, found = answer(port, "/api/between", {"first": first, "last": last, "n": 5})
+def test_an_interpolation_leads_from_one_prompt_to_another(port: int, trained: TrainedModel) -> None:
+    first, last = {"prompt": {"classes": [["one"]]}, "seed": 1}, {"prompt": {"captions": ["it"]}, "seed": 2}
+    _, found = answer(port, "/api/interpolate", {"first": first, "last": last, "n": 5})
     expected = trained.interpolate(PromptRequest(classes=["one"]), PromptRequest(texts=["it"]), 5, seeds=(1, 2))
     assert same(found["pictures"], expected.images)
 
 
-def test_an_image_is_read_reconstructed_and_translated(port: int, trained: TrainedModel) -> None:
+def test_an_image_is_predicted_reconstructed_and_translated(port: int, trained: TrainedModel) -> None:
     image = picture(20, 10, 1)
-    status, found = answer(port, "/api/read", {"image": file("a.png", png(image))})
+    status, found = answer(port, "/api/predict", {"image": file("a.png", png(image))})
     expected, row = trained.predict(image), trained.predict(image).rows[0]
     assert status == 200 and (found["whole"], found["seen"]) == ([20, 10], [10, 10])
     assert found["classes"][0] == [row["class"], row["probability"]] and len(found["classes"]) == 4
@@ -165,31 +175,35 @@ def test_an_image_is_read_reconstructed_and_translated(port: int, trained: Train
         pixels(found["picture"], "masks")[..., 3] > 0, expected.masks[0] > 0
     )
     assert same([found["reconstruction"]], trained.reconstruct(image).images)
-    _, drawn = answer(port, "/api/translate", {"image": file("a.png", png(image)), "to": ["zero", "7"], "seed": 2})
-    assert same(drawn["pictures"], [trained.translate(image, to, seed=2).images[0] for to in ("zero", "7")])
+    _, translated = answer(port, "/api/translate", {"image": file("a.png", png(image)), "to": ["zero", "7"], "seed": 2})
+    assert same(translated["pictures"], [trained.translate(image, to, seed=2).images[0] for to in ("zero", "7")])
 
 
 @pytest.mark.parametrize(
     ("path", "message", "word"),
     [
-        ("read", {"image": file("notes.png", b"no image")}, "notes.png: is no PNG, JPEG or WebP file"),
-        ("read", {"image": file("cut.png", png(picture(20, 20))[:200])}, "cut.png: cannot be read as an image"),
-        ("translate", {"image": file("notes.png", b"no image"), "to": ["zero"]}, "notes.png: is no PNG"),
+        ("predict", {"image": file("notes.png", b"no image")}, "notes.png: is not a PNG, JPEG or WebP file"),
+        ("predict", {"image": file("cut.png", png(picture(20, 20))[:200])}, "cut.png: cannot be read as an image"),
+        ("translate", {"image": file("notes.png", b"no image"), "to": ["zero"]}, "notes.png: is not a PNG"),
         ("translate", {"image": file("a.png", png(picture(8, 8))), "to": ["zeros"]}, "did you mean 'zero'"),
-        ("draw", {"wish": {"classes": [["zeros"]]}}, "did you mean 'zero'"),
-        ("draw", {"wish": {"captions": ["longer than eight bytes"]}}, "caption 'longer than eight bytes': is"),
-        ("draw", {"wish": {"sound": file("a.wav", b"noise")}}, "sound a.wav: not a readable WAV or FLAC"),
+        ("sample", {"prompt": {"classes": [["zeros"]]}}, "did you mean 'zero'"),
+        ("sample", {"prompt": {"captions": ["longer than eight bytes"]}}, "caption 'longer than eight bytes': is"),
+        ("sample", {"prompt": {"sound": file("a.wav", b"noise")}}, "sound a.wav: not a readable WAV or FLAC"),
         (
-            "draw",
-            {"wish": {"sound": file("long.wav", wav(61))}},
-            "sound long.wav: is 61 seconds long; give one of up to 60",
+            "sample",
+            {"prompt": {"sound": file("long.wav", wav(61))}},
+            "sound long.wav: is 61 s long; possible: up to 60 s",
         ),
-        ("draw", {"wish": {"image": file("b.png", b"")}}, "b.png: is no PNG"),
-        ("draw", {"wish": {"mask": {"width": 8, "height": 8, "data": "AAAA"}}}, "3 bytes are not 8x8 pixels"),
-        ("draw", {"n": 65}, "n: input should be less than or equal to 64"),
-        ("draw", {"truncation": 2}, "truncation: input should be less than or equal to 1"),
-        ("draw", {"wish": {"colour": "red"}}, "wish.colour: extra inputs are not permitted"),
-        ("draw", b"{", "message: invalid JSON"),
+        ("sample", {"prompt": {"image": file("b.png", b"")}}, "b.png: is not a PNG"),
+        (
+            "sample",
+            {"prompt": {"mask": {"width": 8, "height": 8, "data": "AAAA"}}},
+            "layout: has 3 bytes; should have 8x8",
+        ),
+        ("sample", {"n": 65}, "n: input should be less than or equal to 64"),
+        ("sample", {"truncation": 2}, "truncation: input should be less than or equal to 1"),
+        ("sample", {"prompt": {"colour": "red"}}, "prompt.colour: extra inputs are not permitted"),
+        ("sample", b"{", "message: invalid JSON"),
         (
             "layout",
             {"file": file("colors.png", png(picture(8, 8)))},
@@ -203,8 +217,8 @@ def test_bad_input_is_one_clear_error(port: int, path: str, message: Any, word: 
 
 
 def test_a_message_that_is_too_large_is_refused(port: int) -> None:
-    status, found = answer(port, "/api/read", b" " * (MAX_BODY_BYTES + 1))
-    assert status == 413 and "are too much for a message" in found["error"]
+    status, found = answer(port, "/api/predict", b" " * (MAX_BODY_BYTES + 1))
+    assert status == 413 and "message: is " in found["error"]
 
 
 @pytest.mark.parametrize(
@@ -212,15 +226,15 @@ def test_a_message_that_is_too_large_is_refused(port: int) -> None:
     [
         ("/", None, {"Host": "mtgen.example"}, 400),
         ("/api/about", None, {"Host": "mtgen.example:80"}, 400),
-        ("/api/draw", {}, {"Host": "192.0.2.7"}, 400),
-        ("/api/draw", {}, {"Origin": "https://mtgen.example"}, 403),
-        ("/api/draw", {}, {"Origin": "http://127.0.0.1:1"}, 403),
-        ("/api/draw", {}, {"Origin": "null"}, 403),
-        ("/api/newest", {}, {"Origin": "http://mtgen.example"}, 403),
+        ("/api/sample", {}, {"Host": "192.0.2.7"}, 400),
+        ("/api/sample", {}, {"Origin": "https://mtgen.example"}, 403),
+        ("/api/sample", {}, {"Origin": "http://127.0.0.1:1"}, 403),
+        ("/api/sample", {}, {"Origin": "null"}, 403),
+        ("/api/reload", {}, {"Origin": "http://mtgen.example"}, 403),
         ("/api/about", None, {"Sec-Fetch-Site": "cross-site"}, 403),
-        ("/api/draw", {}, {"Sec-Fetch-Site": "same-site"}, 403),
-        ("/api/draw", {}, {"Content-Type": "text/plain"}, 422),
-        ("/api/draw", None, {}, 405),
+        ("/api/sample", {}, {"Sec-Fetch-Site": "same-site"}, 403),
+        ("/api/sample", {}, {"Content-Type": "text/plain"}, 422),
+        ("/api/sample", None, {}, 405),
     ],
 )
 def test_nobody_else_is_answered(port: int, path: str, message: Any, headers: dict[str, str], expected: int) -> None:
@@ -230,7 +244,7 @@ def test_nobody_else_is_answered(port: int, path: str, message: Any, headers: di
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_the_page_itself_is_answered_by_both_of_its_names(port: int, host: str) -> None:
     headers = {"Host": f"{host}:{port}", "Origin": f"http://{host}:{port}", "Sec-Fetch-Site": "same-origin"}
-    assert answer(port, "/api/draw", {"n": 1}, headers)[0] == 200
+    assert answer(port, "/api/sample", {"n": 1}, headers)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -258,9 +272,9 @@ def test_the_page_needs_nothing_but_the_core_and_its_own_extra(run: Path) -> Non
     program = f"""{refusing(outside_of_the_core("explore"))}
 from mtgen.explore.app import build_app
 from mtgen.explore.explorer import Explorer
-from mtgen.explore.messages import Draw
+from mtgen.explore.messages import SampleMessage
 explorer = Explorer({str(run)!r}, "cpu")
-print(len(build_app(explorer).routes) > 10, len(explorer.draw(Draw(n=2))["pictures"]))
+print(len(build_app(explorer).routes) > 10, len(explorer.sample(SampleMessage(n=2))["pictures"]))
 """
     assert {"mlflow", "ray", "deepspeed", "nvidia", "psutil"} <= outside_of_the_core("explore")
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)

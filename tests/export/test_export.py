@@ -21,7 +21,7 @@ from mtgen.config import validate
 from mtgen.errors import CheckpointError, ConfigError, DataError, UserError
 from mtgen.export import export
 from mtgen.export.graphs import CONDITION_PREFIX, GeneratorGraph, outputs
-from mtgen.export.page import page
+from mtgen.export.model_card import model_card
 from mtgen.models.loading import load_run, weights_of
 from mtgen.models.model import Model, build
 from mtgen.tracking.journal import Journal
@@ -97,8 +97,8 @@ def test_a_condition_that_is_not_given_changes_nothing(exported: Path) -> None:
     other = given | {f"{CONDITION_PREFIX}caption": given[f"{CONDITION_PREFIX}caption"] + 1}
     first, second = (answers(exported / "generator.onnx", some)["image"] for some in (given, other))
     assert np.array_equal(first, second)
-    asked = {f"{CONDITION_PREFIX}caption_given": np.ones(3, bool)}
-    assert not np.array_equal(answers(exported / "generator.onnx", given | asked)["image"], first)
+    given_caption = {f"{CONDITION_PREFIX}caption_given": np.ones(3, bool)}
+    assert not np.array_equal(answers(exported / "generator.onnx", given | given_caption)["image"], first)
 
 
 def test_the_files_run_without_mtgen_and_torch(exported: Path, tmp_path: Path) -> None:
@@ -160,11 +160,11 @@ def test_weights_configuration_and_card_stand_in_files_that_other_tools_read(run
     assert (exported / "config.yaml").read_text() == weights_of(run).config
 
 
-def test_the_page_says_what_the_model_is_and_how_good(run: Path, model: Model) -> None:
+def test_the_model_card_says_what_the_model_is_and_how_good(run: Path, model: Model) -> None:
     journal = Journal(run)
     journal.row(64, {"test/class_accuracy": 0.5, "evaluation/class_accuracy": 0.25})
     journal.close()
-    text = page(model, weights_of(run), run, "samples.png", {}, 20)
+    text = model_card(model, weights_of(run), run, "samples.png", {}, 20)
     for words in (
         "# test",
         "| classes | zero, one, Two, 7 |",
@@ -195,7 +195,7 @@ def test_a_tokenizer_goes_with_the_model(tmp_path: Path) -> None:
 
 def test_an_export_replaces_nothing(run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ConfigError, match="mine: is there already"):
+    with pytest.raises(ConfigError, match="mine: exists already"):
         export(run, tmp_path / "mine")
     assert not list((tmp_path / "mine").iterdir())
 

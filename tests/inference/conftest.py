@@ -1,4 +1,4 @@
-"""A model that knows every condition and task, and runs."""
+"""Models with every condition and task, and runs of them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def save_run() -> Callable[[Model, Path], Path]:
 
 
 @pytest.fixture(scope="session")
-def draw() -> Callable[..., Image.Image]:
+def make_picture() -> Callable[..., Image.Image]:
     return picture
 
 

@@ -32,7 +32,7 @@ def test_a_class_is_known_by_name_in_any_case_and_by_number(model: Model, text: 
     assert parse_class(text, model.card) == number
 
 
-def test_a_name_goes_before_a_number(model: Model) -> None:
+def test_a_name_takes_precedence_over_a_number(model: Model) -> None:
     assert parse_class("7", model.card) == 3
 
 
@@ -44,8 +44,8 @@ def test_an_unknown_class_is_an_error_that_says_what_is_possible(model: Model, t
         parse_class(text, model.card)
 
 
-def test_without_classes_none_can_be_asked_for() -> None:
-    with pytest.raises(ConfigError, match="names no classes"):
+def test_without_classes_no_class_exists() -> None:
+    with pytest.raises(ConfigError, match="has no classes"):
         parse_class("one", DatasetCard(name="set", splits={}))
 
 
@@ -64,26 +64,26 @@ def test_an_unknown_domain_is_an_error_with_the_nearest_right_one(model: Model) 
         parse_request(model, PromptRequest(domains=["zebra"]))
 
 
-def test_nothing_asked_for_is_every_class_in_turn(model: Model) -> None:
-    asked = parse_request(model, PromptRequest())
-    assert asked.names == ["zero", "one", "Two", "7"] and asked.labels.tolist() == [0, 1, 2, 3]
+def test_an_empty_request_is_one_row_per_class(model: Model) -> None:
+    parsed = parse_request(model, PromptRequest())
+    assert parsed.names == ["zero", "one", "Two", "7"] and parsed.labels.tolist() == [0, 1, 2, 3]
 
 
-def test_nothing_is_asked_of_a_run_without_classes(make_model: Make) -> None:
-    asked = parse_request(make_model(classes=0, tasks=("generation",), conditions=("domain",)), PromptRequest())
-    assert len(asked) == 1 and asked.prompt.values == {}
+def test_an_empty_request_to_a_run_without_classes_is_unconditional(make_model: Make) -> None:
+    parsed = parse_request(make_model(classes=0, tasks=("generation",), conditions=("domain",)), PromptRequest())
+    assert len(parsed) == 1 and parsed.prompt.values == {}
 
 
-def test_several_values_are_asked_for_in_every_combination(model: Model) -> None:
-    asked = parse_request(model, PromptRequest(classes=["one", "7", "one"], texts=["a", "b"]))
-    assert asked.labels.tolist() == [1, 1, 3, 3] and asked.captions == ["a", "b", "a", "b"]
-    assert asked.prompt.values["caption"][:, 0].tolist() == [98, 99, 98, 99] and asked.prompt.given["class"].all()
+def test_several_values_are_combined(model: Model) -> None:
+    parsed = parse_request(model, PromptRequest(classes=["one", "7", "one"], texts=["a", "b"]))
+    assert parsed.labels.tolist() == [1, 1, 3, 3] and parsed.captions == ["a", "b", "a", "b"]
+    assert parsed.prompt.values["caption"][:, 0].tolist() == [98, 99, 98, 99] and parsed.prompt.given["class"].all()
 
 
 def test_two_classes_in_one_image_are_labels(model: Model) -> None:
-    asked = parse_request(model, PromptRequest(classes=["zero+7", "one"]))
-    assert asked.prompt.values["labels"].tolist() == [[1, 0, 0, 1], [0, 0, 0, 0]]
-    assert asked.prompt.given["labels"].tolist() == [True, False] and asked.prompt.given["class"].tolist() == [
+    parsed = parse_request(model, PromptRequest(classes=["zero+7", "one"]))
+    assert parsed.prompt.values["labels"].tolist() == [[1, 0, 0, 1], [0, 0, 0, 0]]
+    assert parsed.prompt.given["labels"].tolist() == [True, False] and parsed.prompt.given["class"].tolist() == [
         False,
         True,
     ]
@@ -106,6 +106,11 @@ def test_a_condition_that_the_run_was_not_trained_on_is_an_error_that_names_thos
     model = make_model(tasks=("generation",), conditions=("class", "domain"))
     with pytest.raises(ConfigError, match=f"^{option}.*not trained on.*it was trained on: --class, --domain"):
         parse_request(model, request_)
+
+
+def test_a_condition_for_an_unconditional_run_is_an_error_that_says_to_remove_it(make_model: Make) -> None:
+    with pytest.raises(ConfigError, match="^--text 'x': the run is unconditional; remove this option"):
+        parse_request(make_model(tasks=("generation",), conditions=()), PromptRequest(texts=["x"]))
 
 
 def test_a_caption_longer_than_the_context_is_refused_not_cut(model: Model) -> None:
@@ -136,13 +141,15 @@ def test_an_empty_or_damaged_sound_is_an_error_that_names_it(
 ) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(data) if data is not None else wav(path, 8_000, 0.0)
-    with pytest.raises(DataError, match=rf"--sound .*a\.wav: .*{word}.*; give a WAV"):
+    with pytest.raises(DataError, match=rf"--sound .*a\.wav: .*{word}.*; give a playable WAV"):
         parse_request(model, PromptRequest(sounds=[path]))
 
 
-def test_an_image_is_asked_for_by_its_embedding(model: Model, draw: Callable[..., Image.Image], tmp_path: Path) -> None:
-    draw(8, 8).save(tmp_path / "a.png")
-    pixels = torch.from_numpy(np.array(draw(8, 8))).permute(2, 0, 1).float() / 127.5 - 1
+def test_a_reference_image_is_its_embedding(
+    model: Model, make_picture: Callable[..., Image.Image], tmp_path: Path
+) -> None:
+    make_picture(8, 8).save(tmp_path / "a.png")
+    pixels = torch.from_numpy(np.array(make_picture(8, 8))).permute(2, 0, 1).float() / 127.5 - 1
     value = parse_request(model, PromptRequest(images=[tmp_path / "a.png"])).prompt.values["image"]
     torch.testing.assert_close(value, model.networks.side.embed(pixels[None]), atol=1e-4, rtol=0)
 
@@ -152,7 +159,7 @@ def mask_file(path: Path, values: np.ndarray) -> Path:
     return path
 
 
-def test_a_mask_becomes_one_map_a_class(model: Model, tmp_path: Path) -> None:
+def test_a_mask_becomes_one_map_per_class(model: Model, tmp_path: Path) -> None:
     values = np.zeros((8, 8))
     values[2:4, 5] = 2
     values[0, 0] = 255
@@ -162,7 +169,7 @@ def test_a_mask_becomes_one_map_a_class(model: Model, tmp_path: Path) -> None:
     assert value.shape == (3, 8, 8) and value[2].nonzero().tolist() == [[2, 5], [3, 5]] and value[:, 0, 0].sum() == 0
 
 
-def test_a_mask_of_another_size_is_cut_and_resized_as_in_training(model: Model, tmp_path: Path) -> None:
+def test_a_mask_of_another_size_is_cropped_and_resized_as_in_training(model: Model, tmp_path: Path) -> None:
     from mtgen.data.decode import ImageDecoder
 
     values = np.random.default_rng(0).integers(0, 3, (20, 31))
@@ -175,11 +182,11 @@ def test_a_mask_of_another_size_is_cut_and_resized_as_in_training(model: Model, 
 
 def test_a_mask_with_an_unknown_class_is_an_error_that_says_what_is_possible(model: Model, tmp_path: Path) -> None:
     path = mask_file(tmp_path / "a.png", np.full((8, 8), 9))
-    with pytest.raises(DataError, match="a.png: holds mask class 9.*possible: 0 background, 1 a, 2 b, 255"):
+    with pytest.raises(DataError, match="a.png: contains mask class 9.*possible: 0 background, 1 a, 2 b, 255"):
         parse_request(model, PromptRequest(layouts=[path]))
 
 
-def test_boxes_become_maps_by_the_same_cut_as_images(model: Model, tmp_path: Path) -> None:
+def test_boxes_become_maps_by_the_same_crop_as_images(model: Model, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"width": 32, "height": 16, "boxes": [[8, 0, 16, 8, "one"]]}))
     value = parse_request(model, PromptRequest(layouts=[tmp_path / "a.json"])).prompt.values["boxes"][0]
     expected = torch.zeros(4, 8, 8)
@@ -193,8 +200,8 @@ def test_boxes_become_maps_by_the_same_cut_as_images(model: Model, tmp_path: Pat
         ('{"boxes": [[0, 0, 4, 4, "sero"]]}', ConfigError, "class 'sero'.*did you mean"),
         ('{"boxes": [[0, 0, 4, 4, 9]]}', DataError, "there are classes 0 to 3"),
         ('{"boxes": [[0, 0, 40, 4, 1]]}', DataError, "outside its image of 8x8"),
-        ('{"boxes": []}', DataError, "holds no boxes"),
-        ('{"width": 80, "height": 8, "boxes": [[0, 0, 4, 4, 1]]}', DataError, "none of its boxes lies in the part"),
+        ('{"boxes": []}', DataError, "contains no boxes"),
+        ('{"width": 80, "height": 8, "boxes": [[0, 0, 4, 4, 1]]}', DataError, "no box is inside the part"),
         (
             '{"width": 3000000000, "height": 8, "boxes": [[0, 0, 4, 4, 1]]}',
             DataError,

@@ -25,13 +25,13 @@ Make = Callable[..., Model]
 
 
 @pytest.fixture(scope="module")
-def asked(model: Model) -> ParsedPrompt:
+def parsed(model: Model) -> ParsedPrompt:
     return parse_request(model, PromptRequest(texts=["it"], classes=["zero", "one", "two", "7"]))
 
 
 @pytest.fixture(scope="module")
-def shards(model: Model, asked: ParsedPrompt, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sample_shards(model, tmp_path_factory.mktemp("made") / "set", asked, 40, 3, least=0.0)
+def shards(model: Model, parsed: ParsedPrompt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sample_shards(model, tmp_path_factory.mktemp("made") / "set", parsed, 40, 3, min_score=0.0)
 
 
 def stored(folder: Path, shard: str = "train-000000.tar") -> list[dict[str, bytes]]:
@@ -46,11 +46,11 @@ def test_sampled_shards_have_a_training_and_a_test_split(shards: Path) -> None:
     assert (len(open_index(shards, "train")), len(open_index(shards, "test"))) == (36, 4)
 
 
-def test_the_loader_reads_what_the_model_drew(shards: Path, model: Model, asked: ParsedPrompt) -> None:
+def test_the_loader_decodes_what_the_model_generated(shards: Path, model: Model, parsed: ParsedPrompt) -> None:
     index = open_index(shards, "train")
     view = TransformSpec(8, "rgb", ("class", "mask", "boxes", "caption"))
     batch = next(iter(iterate_split(index, view, batch_size=36)))
-    canvas, _ = next(generate(model, asked.prompt, 3, "shards", n=40))
+    canvas, _ = next(generate(model, parsed.prompt, 3, "shards", n=40))
     order = torch.tensor([int(index.key(row)) for row in range(36)])
     torch.testing.assert_close(batch.image, canvas.image[order], atol=0.6 / 127.5, rtol=0)
     assert canvas.mask is not None and torch.equal(batch.mask, canvas.mask.argmax(1)[order])
@@ -69,7 +69,7 @@ def test_a_training_accepts_sampled_shards_unchanged(shards: Path, model: Model)
     assert len(index) == 36
 
 
-def test_a_sample_says_what_was_asked_for(shards: Path) -> None:
+def test_a_sample_has_its_prompt_as_labels(shards: Path) -> None:
     for sample in stored(shards):
         about = json.loads(sample["json"])
         assert sample["txt"] == b"it" and int(sample["cls"]) in about["labels"]
@@ -85,8 +85,8 @@ def test_sampled_shards_say_where_they_come_from(shards: Path, model: Model) -> 
     assert about["classes"] == model.card.classes and about["mask_classes"] == ["background", "a", "b"]
 
 
-def test_equal_seeds_write_equal_bytes(model: Model, asked: ParsedPrompt, shards: Path, tmp_path: Path) -> None:
-    again = sample_shards(model, tmp_path / "again", asked, 40, 3, least=0.0)
+def test_equal_seeds_write_equal_bytes(model: Model, parsed: ParsedPrompt, shards: Path, tmp_path: Path) -> None:
+    again = sample_shards(model, tmp_path / "again", parsed, 40, 3, min_score=0.0)
     first, second = (
         [hashlib.sha256(path.read_bytes()).digest() for path in sorted(folder.glob("*.tar"))]
         for folder in (shards, again)
@@ -96,7 +96,7 @@ def test_equal_seeds_write_equal_bytes(model: Model, asked: ParsedPrompt, shards
 
 def test_gray_rectangles_are_stored_as_such(make_model: Make, tmp_path: Path) -> None:
     model = make_model("gray", resolution=(8, 16))
-    made = sample_shards(model, tmp_path / "gray", parse_request(model, PromptRequest()), 4, 0, least=0.0)
+    made = sample_shards(model, tmp_path / "gray", parse_request(model, PromptRequest()), 4, 0, min_score=0.0)
     (tmp_path / "one.png").write_bytes(stored(made)[0]["png"])
     with Image.open(tmp_path / "one.png") as picture:
         assert picture.mode == "L" and picture.size == (16, 8)
@@ -108,16 +108,16 @@ def test_samples_without_a_class_are_stored_without_one(model: Model, tmp_path: 
     assert "cls" not in stored(made)[0] and {"png", "mask.png", "json"} <= stored(made)[0].keys()
 
 
-def test_a_folder_that_is_taken_is_left_alone(model: Model, asked: ParsedPrompt, tmp_path: Path) -> None:
+def test_a_folder_that_is_taken_is_left_alone(model: Model, parsed: ParsedPrompt, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(DataError, match="is not empty"):
-        sample_shards(model, tmp_path, asked, 4, 0)
+        sample_shards(model, tmp_path, parsed, 4, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_one_sample_is_no_data_set(model: Model, asked: ParsedPrompt, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="2 samples at least"):
-        sample_shards(model, tmp_path / "set", asked, 1, 0)
+def test_one_sample_is_no_data_set(model: Model, parsed: ParsedPrompt, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least 2 samples"):
+        sample_shards(model, tmp_path / "set", parsed, 1, 0)
 
 
 def test_without_truncation_samples_differ_and_at_zero_they_are_alike(model: Model) -> None:
@@ -135,14 +135,14 @@ def test_a_truncation_outside_of_0_to_1_is_an_error(run: Path, truncation: float
 @pytest.mark.parametrize(
     "request_", [PromptRequest(), PromptRequest(classes=["one"], texts=["a", "b"]), PromptRequest(domains=["zebras"])]
 )
-def test_a_grid_of_any_request_goes_into_the_runs_folder_by_itself(run: Path, request_: PromptRequest) -> None:
+def test_a_grid_of_any_request_goes_into_the_runs_folder_by_default(run: Path, request_: PromptRequest) -> None:
     path = run / "samples" / "000000064-sample-5.png"
     path.unlink(missing_ok=True)
     assert sample_run(run, request_, 4, 5, device="cpu") == f"wrote 4 samples to {path}"
     assert path.is_file()
 
 
-def test_only_the_classes_that_are_asked_for_are_drawn(run: Path, tmp_path: Path) -> None:
+def test_only_the_prompted_classes_are_generated(run: Path, tmp_path: Path) -> None:
     sample_run(run, PromptRequest(classes=["two", "2", "one"]), 20, 0, shards=tmp_path / "set", device="cpu")
     label = [open_index(tmp_path / "set", split).label.tolist() for split in ("train", "test")]
     assert sorted(label[0] + label[1]) == [1] * 10 + [2] * 10
@@ -161,8 +161,8 @@ def test_slerp_begins_and_ends_at_its_ends_and_keeps_the_length() -> None:
 
 
 def test_between_two_conditions_both_ends_are_exactly_theirs(model: Model) -> None:
-    asked = parse_request(model, PromptRequest(texts=["a", "abcdef"]))
-    ends = model.condition(asked.prompt)
+    parsed = parse_request(model, PromptRequest(texts=["a", "abcdef"]))
+    ends = model.condition(parsed.prompt)
     way = interpolate_conditions(ends, torch.linspace(0, 1, 5))
     for row, end in ((0, 0), (4, 1)):
         assert torch.equal(way.pooled[row], ends.pooled[end])
@@ -191,10 +191,10 @@ def test_an_interpolation_is_rows_of_steps(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("steps", [1, 100_000])
 def test_an_interpolation_of_an_impossible_number_of_steps_is_an_error(run: Path, steps: int) -> None:
-    with pytest.raises(ConfigError, match=f"--interpolate {steps}: possible: 2 to 200 images a row"):
+    with pytest.raises(ConfigError, match=f"--interpolate {steps}: is out of range; possible: 2 to 200 images per row"):
         interpolate_run(run, PromptRequest(), 8, steps, 0, device="cpu")
 
 
 def test_an_interpolation_between_three_conditions_is_an_error(run: Path) -> None:
-    with pytest.raises(ConfigError, match="3 are asked for"):
+    with pytest.raises(ConfigError, match="3 combinations"):
         interpolate_run(run, PromptRequest(classes=["zero", "one", "7"]), 8, 4, 0, device="cpu")

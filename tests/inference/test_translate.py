@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from mtgen.errors import ConfigError
-from mtgen.inference.inputs import as_input, opened
+from mtgen.inference.inputs import open_cropped, to_input
 from mtgen.inference.translate import target_prompt, translate_run
 from mtgen.models.model import Model
 from mtgen.schema import Prompt
@@ -19,22 +19,22 @@ TASKS = ("generation", "translation")
 
 
 def test_a_folder_is_translated_and_damaged_files_are_counted(
-    translating: Path, translator: Model, draw: Callable[..., Image.Image], tmp_path: Path
+    translating: Path, translator: Model, make_picture: Callable[..., Image.Image], tmp_path: Path
 ) -> None:
     (tmp_path / "in" / "sub").mkdir(parents=True)
-    draw(8, 8, 1).save(tmp_path / "in" / "b.png")
-    draw(8, 8, 2).save(tmp_path / "in" / "sub" / "c.jpg")
+    make_picture(8, 8, 1).save(tmp_path / "in" / "b.png")
+    make_picture(8, 8, 2).save(tmp_path / "in" / "sub" / "c.jpg")
     (tmp_path / "in" / "a.png").write_text("no image")
     problems: list[str] = []
     summary = translate_run(
-        translating, "zebras", [tmp_path / "in"], tmp_path / "out", 3, "cpu", problem=problems.append
+        translating, "zebras", [tmp_path / "in"], tmp_path / "out", 3, "cpu", on_error=problems.append
     )
-    assert (summary.read, summary.damaged) == (2, 1) and "a.png" in problems[0]
+    assert (summary.processed, summary.damaged) == (2, 1) and "a.png" in problems[0]
     assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png")) == [
         "b.png",
         "sub/c.png",
     ]
-    image = as_input(opened((tmp_path / "in" / "b.png").read_bytes(), "b", 3, (8, 8)).picture, (8, 8))[None]
+    image = to_input(open_cropped((tmp_path / "in" / "b.png").read_bytes(), "b", 3, (8, 8)).picture, (8, 8))[None]
     prompt = Prompt(1, {"domain": torch.tensor([1])}, {"domain": torch.tensor([True])})
     canvas = translator.translate(image, prompt, counter_rng.normal(3, "translate", torch.tensor([1]), (4,), "cpu"))
     assert canvas is not None

@@ -1,9 +1,10 @@
-// Pictures with masks and boxes that can be shown and hidden, and a closer look at one.
+// Pictures with masks and boxes that can be hidden, and the dialog with the details of one.
+import {button} from "./controls.js";
 
 export const layers = {masks: true, boxes: true};
-const shown = new Set();  // what is on the page, to be drawn again
+const shown = new Set();  // pictures on the page, which are redrawn when a layer is switched
 
-/** A canvas with one picture; it follows the switches. */
+/** A canvas with one picture, which follows the layer switches. */
 export function pictureCanvas(frame, label, side = 256) {
   const canvas = make("canvas", {role: "img", "aria-label": label, width: frame.width, height: frame.height});
   const entry = {canvas, frame, side};
@@ -23,51 +24,53 @@ export function redraw() {
   }
 }
 
-/** Forget the decoded pictures that are no longer on the page. */
-export function forget() {
+/** Free the decoded pictures that are no longer on the page. */
+export function dropUnused() {
   loaded.clear();
   for (const entry of shown) if (!entry.canvas.isConnected) shown.delete(entry);
 }
 
-/** A list of pictures, each a button that opens a closer look; what they are stands under them where that differs. */
-export function grid(frames, look, list) {
+/** Fill a list with pictures, each a button that opens its details; captions are shown if they differ. */
+export function grid(frames, detail, list) {
   const several = new Set(frames.map(frame => frame.caption)).size > 1;
   list.replaceChildren(...frames.map((frame, i) => {
-    const caption = frame.caption || "", label = [caption, `picture ${i + 1} of ${frames.length}`].filter(Boolean).join(", ");
-    const button = make("button", {type: "button", class: "cell", title: caption ? `${caption}: a closer look` : "a closer look"}, pictureCanvas(frame, label));
-    button.addEventListener("click", () => look(frame));
-    return make("li", {}, button, ...(several && caption ? [make("p", {title: caption}, caption)] : []));
+    const caption = frame.caption || "", position = `image ${i + 1} of ${frames.length}`;
+    const canvas = pictureCanvas(frame, caption ? `${caption}, ${position}` : position);
+    const opener = button(canvas, {class: "cell", title: caption ? `${caption}: show details` : "Show details"});
+    opener.addEventListener("click", () => detail(frame));
+    return make("li", {}, opener, ...(several && caption ? [make("p", {title: caption}, caption)] : []));
   }));
   return list;
 }
 
-/** A closer look at a picture, with what can be done with it: [label, what to do] pairs. */
-export function closer(frame, actions) {
-  const dialog = document.getElementById("closer"), close = make("button", {type: "button", class: "plain", "aria-label": "Close"}, "×");
+/** Open the details of a picture; `actions` are [label, function of the picture] pairs. */
+export function showDetail(frame, actions) {
+  const dialog = document.getElementById("detail"), close = button("×", {class: "plain", "aria-label": "Close"});
   const buttons = actions.map(([label, act]) => {
-    const button = make("button", {type: "button"}, label);
-    button.addEventListener("click", () => {
+    const choice = button(label);
+    choice.addEventListener("click", () => {
       dialog.close();
       act(frame);
     });
-    return button;
+    return choice;
   });
-  const save = make("a", {href: frame.images, download: `${frame.caption || "drawn"}.png`, class: "button"}, "Save PNG");
+  const download = `${frame.caption || "generated"}.png`;
+  const save = make("a", {href: frame.images, download, class: "button"}, "Save PNG");
   close.addEventListener("click", () => dialog.close());
   dialog.replaceChildren(
-    make("div", {class: "top"}, make("b", {}, frame.caption || "A closer look"), close),
-    pictureCanvas(frame, frame.caption || "picture", 768),
-    make("p", {class: "quiet"}, boxesInWords(frame)),
+    make("div", {class: "top"}, make("b", {}, frame.caption || "Image"), close),
+    pictureCanvas(frame, frame.caption || "image", 768),
+    make("p", {class: "quiet"}, factsOf(frame)),
     make("div", {class: "tools"}, ...buttons, save),
   );
   dialog.showModal();
 }
 
-function boxesInWords(frame) {
+function factsOf(frame) {
   const boxes = frame.boxes[0][0].map(([, , , , kind, score]) => `${frame.box_legend[kind][0]} ${score.toFixed(2)}`);
-  return [`${frame.width} × ${frame.height}`, boxes.length ? `boxes: ${boxes.join(", ")}` : ""].filter(Boolean).join(" · ");
+  return `${frame.width} × ${frame.height} pixels${boxes.length ? ` · boxes: ${boxes.join(", ")}` : ""}`;
 }
 
-document.getElementById("closer").addEventListener("click", event => {
-  if (event.target === event.currentTarget) event.currentTarget.close();  // beside the picture
+document.getElementById("detail").addEventListener("click", event => {
+  if (event.target === event.currentTarget) event.currentTarget.close();  // the backdrop
 });

@@ -1,8 +1,9 @@
-// The page's questions to its server.
+// Requests to the page's server.
 
-/** The answer to a question; an error's message says what is wrong with it. */
+/** Post a message and return the answer; throws an error with the server's text. */
 export async function post(path, message = {}) {
-  return answered(fetch(`/api/${path}`, {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(message)}));
+  const headers = {"Content-Type": "application/json"};
+  return answered(fetch(`/api/${path}`, {method: "POST", headers, body: JSON.stringify(message)}));
 }
 
 export const get = path => answered(fetch(`/api/${path}`));
@@ -13,13 +14,13 @@ async function answered(request) {
     response = await request;
     answer = await response.json();
   } catch {
-    throw new Error("The page's server does not answer: start `mtgen explore` again, then load this page anew.");
+    throw new Error("The server does not respond. Start `mtgen explore` again, then reload this page.");
   }
   if (!response.ok) throw new Error(answer.error);
   return answer;
 }
 
-/** Ask one question at a time: while it is answered, only the last of those that come up waits. */
+/** A function that posts messages one at a time; while one is answered, only the latest other message waits. */
 export function oneAtATime(path, show, fail) {
   let waiting = null, busy = false;
   return async message => {
@@ -27,10 +28,10 @@ export function oneAtATime(path, show, fail) {
     if (busy) return;
     busy = true;
     while (waiting !== null) {
-      const asked = waiting, begun = performance.now();
+      const sent = waiting, begin = performance.now();
       waiting = null;
       try {
-        show(await post(path, asked), (performance.now() - begun) / 1000, asked);
+        show(await post(path, sent), (performance.now() - begin) / 1000, sent);
       } catch (error) {
         if (waiting === null) fail(error);
       }
@@ -45,11 +46,13 @@ export function base64(bytes) {
   return btoa(text);
 }
 
-/** A chosen file as it is sent. */
-export async function fileMessage(file, most) {
-  if (file.size > most) throw new Error(`${file.name}: is ${(file.size / 1e6).toFixed(1)} MB; possible: up to ${most / 1e6} MB`);
+/** An opened file as a message. */
+export async function fileMessage(file, maxBytes) {
+  if (file.size > maxBytes) {
+    throw new Error(`${file.name}: is ${(file.size / 1e6).toFixed(1)} MB; possible: up to ${maxBytes / 1e6} MB`);
+  }
   return {name: file.name || "image.png", data: base64(new Uint8Array(await file.arrayBuffer()))};
 }
 
-/** A drawn picture's pixels as a file that is sent. */
+/** The pixels of a picture as a message. */
 export const pictureMessage = (frame, name) => ({name, data: frame.images.slice(frame.images.indexOf(",") + 1)});

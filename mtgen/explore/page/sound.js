@@ -1,52 +1,57 @@
-// A sound from a file or the microphone: heard, seen, and sent as a WAV that is made here.
+// A sound from a file or the microphone: played, shown as a waveform, and sent as WAV.
+import {button, fileInput, link} from "./controls.js";
 import {base64, fileMessage} from "./server.js";
 
-const LONGEST = 10;  // seconds of a recording
-const QUIET = 0.06;  // share of a recording's loudest sample below which its beginning is silence
-const BEFORE = 0.03;  // seconds that are kept before it
-const RATE = 16000;
+const MAX_SECONDS = 10;  // of a recording
+const SILENCE = 0.06;  // fraction of the peak below which the beginning of a recording is silence
+const LEAD_SECONDS = 0.03;  // of silence that are kept
+const RATE = 16000;  // of a recording, samples per second
 let context = null;
 const audio = () => context ??= new AudioContext();
 
-/** The control: `wish.sound` is `{name, data, samples, rate}` or null. */
+/** The control: `prompt.sound` is `{name, data, samples, rate}` or null. */
 export function soundControl(about, change, fail) {
-  const choose = make("input", {type: "file", accept: "audio/*,.wav,.flac", class: "sr", id: "sound-file", tabindex: "-1"});
-  const chooser = make("button", {type: "button", title: "a WAV, FLAC or other sound"}, "Open"), record = make("button", {type: "button"}, "● Record");
-  const play = make("button", {type: "button"}, "▶ Play"), clear = make("button", {type: "button", class: "plain"}, "clear");
+  const open = button("Open", {title: "Open a WAV, FLAC or other sound file"});
+  const record = button("● Record"), play = button("▶ Play"), clear = link("clear");
+  const input = fileInput("sound-file", "audio/*,.wav,.flac", open, take, fail);
   const wave = make("canvas", {class: "wave", width: 600, height: 96, role: "img"});
-  const about_it = make("p", {class: "quiet small"});
-  const holder = make("div", {class: "control"}, make("div", {class: "tools"}, chooser, record, play, clear), choose, wave, about_it);
-  let wish = null, recorder = null;
+  const facts = make("p", {class: "quiet small"});
+  const tools = make("div", {class: "tools"}, open, record, play, clear);
+  const holder = make("div", {class: "control"}, tools, input, wave, facts);
+  let prompt = null, recorder = null;
 
   function show(other) {
-    wish = other;
-    const sound = wish.sound;
+    prompt = other;
+    const sound = prompt.sound;
     for (const element of [play, clear, wave]) element.hidden = !sound;
-    const heard = `The run hears the first ${about.sound_seconds} s.`;
-    about_it.textContent = sound ? `${sound.name}${sound.samples ? `, ${(sound.samples.length / sound.rate).toFixed(2)} s` : ""}. ${heard}` : heard;
+    const length = sound && sound.samples ? `, ${(sound.samples.length / sound.rate).toFixed(2)} s` : "";
+    facts.textContent = `${sound ? `${sound.name}${length}. ` : ""}The model hears the first ${about.sound_seconds} s.`;
     if (sound) drawWave(sound);
   }
 
   function set(sound) {
-    wish.sound = sound;
-    show(wish);
+    prompt.sound = sound;
+    show(prompt);
     change();
   }
 
   function drawWave({samples, rate, name}) {
-    const draw = wave.getContext("2d"), {width, height} = wave, style = getComputedStyle(wave);
-    draw.clearRect(0, 0, width, height);
+    const context = wave.getContext("2d"), {width, height} = wave, style = getComputedStyle(wave);
+    context.clearRect(0, 0, width, height);
     wave.setAttribute("aria-label", `waveform of ${name}`);
     if (!samples) return;
-    const peak = samples.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-6), each = samples.length / width;
+    const peak = samples.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-6);
+    const perPixel = samples.length / width;
     const end = Math.min(1, about.sound_seconds * rate / samples.length) * width;
     for (let x = 0; x < width; x += 3) {
       let most = 0;
-      for (let i = Math.floor(x * each); i < (x + 2) * each && i < samples.length; i++) most = Math.max(most, Math.abs(samples[i]));
+      for (let i = Math.floor(x * perPixel); i < (x + 2) * perPixel && i < samples.length; i++) {
+        most = Math.max(most, Math.abs(samples[i]));
+      }
       const tall = Math.max(2, most / peak * (height - 8));
-      draw.globalAlpha = x < end ? 1 : 0.25;
-      draw.fillStyle = style.color;
-      draw.fillRect(x, (height - tall) / 2, 2, tall);
+      context.globalAlpha = x < end ? 1 : 0.25;
+      context.fillStyle = style.color;
+      context.fillRect(x, (height - tall) / 2, 2, tall);
     }
   }
 
@@ -56,24 +61,23 @@ export function soundControl(about, change, fail) {
     try {
       decoded = await audio().decodeAudioData(await file.arrayBuffer());
     } catch {
-      if (!/\.(wav|flac)$/i.test(file.name)) throw new Error(`${file.name}: is no sound that this browser can read; give a WAV or FLAC file`);
+      if (!/\.(wav|flac)$/i.test(file.name)) {
+        throw new Error(`${file.name}: is not a sound that this browser can decode; open a WAV or FLAC file`);
+      }
     }
     const samples = decoded && mono(decoded), rate = decoded && decoded.sampleRate;
     if (samples && !/\.(wav|flac)$/i.test(file.name)) message.data = base64(wav(samples, rate));
     set({...message, samples, rate});
   }
 
-  choose.addEventListener("change", () => {
-    if (choose.files[0]) take(choose.files[0]).catch(fail);
-    choose.value = "";
-  });
-  chooser.addEventListener("click", () => choose.click());
+
   clear.addEventListener("click", () => set(null));
   play.addEventListener("click", async () => {
-    if (!wish.sound.samples) return;
+    if (!prompt.sound.samples) return;
     await audio().resume();
-    const buffer = audio().createBuffer(1, wish.sound.samples.length, wish.sound.rate), source = audio().createBufferSource();
-    buffer.copyToChannel(wish.sound.samples, 0);
+    const buffer = audio().createBuffer(1, prompt.sound.samples.length, prompt.sound.rate);
+    const source = audio().createBufferSource();
+    buffer.copyToChannel(prompt.sound.samples, 0);
     source.buffer = buffer;
     source.connect(audio().destination);
     source.start();
@@ -82,9 +86,10 @@ export function soundControl(about, change, fail) {
   async function begin() {
     let stream;
     try {
-      stream = await navigator.mediaDevices.getUserMedia({audio: {channelCount: 1, echoCancellation: false, noiseSuppression: false}});
+      const track = {channelCount: 1, echoCancellation: false, noiseSuppression: false};
+      stream = await navigator.mediaDevices.getUserMedia({audio: track});
     } catch (error) {
-      throw new Error(`The microphone cannot be used (${error.name}): allow it for this page, or choose a file.`);
+      throw new Error(`The microphone is not available (${error.name}). Allow it for this page, or open a file.`);
     }
     const parts = [];
     recorder = new MediaRecorder(stream);
@@ -97,16 +102,16 @@ export function soundControl(about, change, fail) {
       recorder = null;
       try {
         const decoded = await audio().decodeAudioData(await new Blob(parts).arrayBuffer());
-        const samples = await resampled(fromItsBeginning(mono(decoded), decoded.sampleRate), decoded.sampleRate);
+        const samples = await resampled(trimmed(mono(decoded), decoded.sampleRate), decoded.sampleRate);
         set({name: "recording.wav", data: base64(wav(samples, RATE)), samples, rate: RATE});
       } catch {
-        fail(new Error("Nothing was recorded: hold the recording a little longer."));
+        fail(new Error("Nothing was recorded. Try a longer recording."));
       }
     });
     recorder.start();
     record.textContent = "■ Stop";
     record.classList.add("on");
-    const timer = setTimeout(() => recorder && recorder.stop(), LONGEST * 1000);
+    const timer = setTimeout(() => recorder && recorder.stop(), MAX_SECONDS * 1000);
   }
   record.addEventListener("click", () => recorder ? recorder.stop() : begin().catch(fail));
   return {element: holder, show};
@@ -120,11 +125,11 @@ function mono(buffer) {
   return out;
 }
 
-/** Without the silence before it: a run hears a sound's first moments alone. */
-function fromItsBeginning(samples, rate) {
+/** Cut off the silence at the beginning, since the model hears only the first moments of a sound. */
+function trimmed(samples, rate) {
   const peak = samples.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
-  const first = samples.findIndex(value => Math.abs(value) > QUIET * peak);
-  return samples.slice(Math.max(0, first - Math.round(BEFORE * rate)));
+  const first = samples.findIndex(value => Math.abs(value) > SILENCE * peak);
+  return samples.slice(Math.max(0, first - Math.round(LEAD_SECONDS * rate)));
 }
 
 async function resampled(samples, rate) {
@@ -137,7 +142,7 @@ async function resampled(samples, rate) {
   return (await offline.startRendering()).getChannelData(0);
 }
 
-/** Samples in [-1, 1] as a WAV of 16 bits (RIFF: Microsoft and IBM 1991). */
+/** Encode samples in [-1, 1] as 16-bit WAV (RIFF: Microsoft and IBM 1991). */
 function wav(samples, rate) {
   const bytes = new Uint8Array(44 + 2 * samples.length), view = new DataView(bytes.buffer);
   const text = (at, word) => [...word].forEach((letter, i) => view.setUint8(at + i, letter.charCodeAt(0)));

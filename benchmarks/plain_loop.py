@@ -1,4 +1,4 @@
-"""A training as a plain torch loop: the run's networks, steps and Adam, averaged weights, its batches in memory."""
+"""Training as a plain torch loop: a run's networks, steps, Adam and averaged weights, with its batches in memory."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,25 +15,25 @@ from mtgen.schema import Batch
 from mtgen.training.optimizer import GuardedAdam
 from mtgen.training.steps import build_steps, frozen
 
-KEPT = 8
-"""Batches that the loop has in memory."""
+BATCHES_IN_MEMORY = 8
+"""Default number of batches that the loop cycles through."""
 
 
-def batches_of(config: Config, device: str, count: int = KEPT) -> list[Batch]:
-    """The first batches of a run's data, with everything that its tasks and conditions ask for."""
+def load_batches(config: Config, device: str, count: int = BATCHES_IN_MEMORY) -> list[Batch]:
+    """Load the first batches of a run's data, with all components that its tasks and conditions need."""
     index = open_index(config.data.path, config.data.train_split)
     with Loader(index, transform_spec_of(config, device), batch_size=config.batch_size, rank=0, world=1) as loader:
         return [next(loader).to(device) for _ in range(count)]
 
 
-class Plain:
-    """Both networks of a run and what trains them, without Ray, DeepSpeed, DALI and tracking.
+class PlainLoop:
+    """Training of both networks of a run without Ray, DeepSpeed, DALI and tracking.
 
     Args:
-        config: of the run.
-        batches: that it goes through again and again.
-        group: process group of the gates; `None`: the default one, where there is one.
-        networks: to train; default: the configuration's.
+        config: configuration of the run.
+        batches: training batches, cycled through.
+        group: process group of the gates; `None`: the default group, if there is one.
+        networks: networks to train; default: those of the configuration.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Plain:
         self.average = EMA([("generator", networks.generator), ("side", networks.side)], config.train.ema_half_life)
 
     def step(self) -> None:
-        """A step of the discriminator's side, one of the generator, and the average."""
+        """Update the discriminator module, the generator and the averaged weights once each."""
         batch = replace(self.batches[self.number % len(self.batches)])
         for step, other, optimizer in self.sides:
             optimizer.zero_grad()

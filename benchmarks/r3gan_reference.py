@@ -1,12 +1,13 @@
-"""The published recipe of a GAN without normalization, in mtgen's frame: grouped bottleneck blocks, and R1 and R2 by double backward.
+"""The R3GAN recipe in mtgen's framework: grouped bottleneck blocks, and exact R1 and R2 penalties by double backward.
 
-Source: Huang et al. 2024, "The GAN is dead; long live the GAN!" (R3GAN): its block is 1x1 - grouped 3x3 - 1x1 at twice the width with
-16 channels a group; relativistic pairing loss, both penalties exactly and on every image of every step.
+Source: Huang et al. 2024, "The GAN is dead; long live the GAN!" (R3GAN). Its block is 1x1 - grouped 3x3 - 1x1 at twice
+the width, with 16 channels per group. The loss is relativistic pairing; both penalties are exact and apply to every
+image of every step.
 """
 
 import torch
 import torch.nn.functional as F
-from plain import Plain
+from plain_loop import PlainLoop
 from torch import Tensor, nn
 
 from mtgen.config import Config
@@ -18,17 +19,18 @@ from mtgen.schema import Batch, Canvas, Condition
 from mtgen.training.steps import DiscriminatorStep, Log
 
 EXPANSION = 2
-GROUP = 16
-"""Channels of a group."""
+"""Width of the grouped convolution relative to the block's."""
+GROUP_CHANNELS = 16
+"""Channels per group."""
 
 
 class GroupedBlock(nn.Module):
-    """1x1 to `EXPANSION` times the channels, grouped 3x3, 1x1 back, on a residual branch that starts at zero.
+    """Residual block: 1x1 to `EXPANSION` times the channels, grouped 3x3, 1x1 back; its branch is zero at first.
 
-    The latent enters at the lowest level alone, as published: the style is not used.
+    As published, the latent enters at the lowest level only, so the style is not used.
 
     Args:
-        layout: in which its tensors lie in memory.
+        layout: memory format of its tensors.
     """
 
     def __init__(self, channels: int, layout: torch.memory_format) -> None:
@@ -36,7 +38,7 @@ class GroupedBlock(nn.Module):
         self.layout = layout
         wide = EXPANSION * channels
         self.first = nn.Conv2d(channels, wide, 1)
-        self.second = nn.Conv2d(wide, wide, 3, padding=1, groups=max(1, wide // GROUP))
+        self.second = nn.Conv2d(wide, wide, 3, padding=1, groups=max(1, wide // GROUP_CHANNELS))
         self.third = nn.Conv2d(wide, channels, 1)
 
     def forward(self, x: Tensor, style: Tensor | None = None) -> Tensor:
@@ -46,7 +48,7 @@ class GroupedBlock(nn.Module):
 
 
 def regroup(networks: Networks, layout: torch.memory_format) -> Networks:
-    """The networks with a grouped block in the place of every dense one, initialized after the same rule (Zhang et al. 2019, Fixup)."""
+    """Replace every dense block by a grouped one, initialized by the same rule (Fixup, Zhang et al. 2019)."""
     for network in (networks.generator, networks.side):
         parents = [(parent, name, block) for parent in network.modules() for name, block in parent.named_children()]
         dense = [(parent, name, block) for parent, name, block in parents if isinstance(block, ResidualBlock)]
@@ -62,10 +64,10 @@ def regroup(networks: Networks, layout: torch.memory_format) -> Networks:
 
 
 class ExactStep(DiscriminatorStep):
-    """The discriminator's step of generation alone, with gamma/2 (R1 + R2) from the gradients themselves."""
+    """The discriminator step of the generation task alone, with the exact penalty gamma/2 (R1 + R2)."""
 
     def forward(self, batch: Batch, frozen_networks: tuple[Generator]) -> tuple[Tensor, Log]:
-        """A micro-batch and the frozen generator -> one scalar, and its parts."""
+        """A micro-batch and the frozen generator -> the scalar loss, and its parts."""
         (generator,) = frozen_networks
         roles = self.assign_roles(batch, generator)
         task = self.tasks[0]
@@ -81,29 +83,27 @@ class ExactStep(DiscriminatorStep):
             (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
             real, fake = logits.chunk(2)
             adversarial = F.softplus(fake - real).mean()
-            penalty = (
-                task.settings.gamma / 2 * slope.square().sum() / len(real)
-            )  # R1 and R2, each a mean over its images
+            # R1 and R2 are each a mean over their images
+            penalty = task.settings.gamma / 2 * slope.square().sum() / len(real)
         return adversarial + penalty, {"adversarial": adversarial.detach(), "penalty": penalty.detach()}
 
 
-def exact(config: Config, batches: list[Batch], device: str, networks: Networks | None = None) -> Plain:
-    """A plain loop with this step; the configuration has generation alone."""
-    plain = Plain(config, batches, device, networks=networks)
-    step, *others = plain.sides[0]
-    exact_step = ExactStep(config, plain.networks.tasks, step.gate, step.augmentation, plain.networks.side)
-    plain.sides[0] = (exact_step, *others)
-    return plain
+def exact_penalties(config: Config, batches: list[Batch], device: str, networks: Networks | None = None) -> PlainLoop:
+    """A plain loop with exact penalties; generation must be the only task of the configuration."""
+    loop = PlainLoop(config, batches, device, networks=networks)
+    step, *others = loop.sides[0]
+    loop.sides[0] = (ExactStep(config, loop.networks.tasks, step.gate, step.augmentation, loop.networks.side), *others)
+    return loop
 
 
-def published(
+def r3gan(
     config: Config, batches: list[Batch], device: str, layout: torch.memory_format = torch.channels_last
-) -> Plain:
-    """The same, with these blocks too."""
+) -> PlainLoop:
+    """A plain loop with exact penalties and grouped blocks."""
     networks = build(config, open_index(config.data.path, config.data.train_split).card)
-    return exact(config, batches, device, regroup(networks, layout))
+    return exact_penalties(config, batches, device, regroup(networks, layout))
 
 
-def channels_first(config: Config, batches: list[Batch], device: str) -> Plain:
-    """The published one in torch's usual layout, as its authors' code has it."""
-    return published(config, batches, device, torch.contiguous_format)
+def r3gan_channels_first(config: Config, batches: list[Batch], device: str) -> PlainLoop:
+    """`r3gan` in torch's default memory format, which the authors' code uses."""
+    return r3gan(config, batches, device, torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Data sets whose images say which sample they are: 8x8 pixels of one color, the sample's number in its three bytes."""
+"""Data sets whose images encode the sample's number: 8x8 pixels of one color, whose three bytes are the number."""
 
 import io
 import json
@@ -23,22 +23,22 @@ def png(number: int) -> bytes:
 
 
 def numbers(image: Tensor) -> NDArray[np.int64]:
-    """`[B,3,H,W]` in [-1,1] -> `[B]` the samples' numbers."""
+    """Decode images `[B,3,H,W]` in [-1,1] to the samples' numbers `[B]`."""
     red, green, blue = np.rint((image[:, :, 0, 0].numpy() + 1) * 127.5).astype(np.int64).T
     return (red << 16) + (green << 8) + blue
 
 
-def write(folder: Path, samples: int, a_shard: int, members: Callable[[int], list[tuple[str, bytes]]]) -> None:
-    """Write `dataset.json` and shards of `a_shard` samples each.
+def write(folder: Path, samples: int, shard_size: int, members: Callable[[int], list[tuple[str, bytes]]]) -> None:
+    """Write `dataset.json` and shards of `shard_size` samples.
 
     Args:
-        members: number of a sample -> its (suffix, bytes).
+        members: function of a sample's number that returns its (suffix, bytes) pairs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = [f"train-{number:06d}.tar" for number in range(-(-samples // a_shard))]
+    names = [f"train-{number:06d}.tar" for number in range(-(-samples // shard_size))]
     for number, name in enumerate(names):
         with (folder / name).open("wb") as file:
-            for sample in range(number * a_shard, min((number + 1) * a_shard, samples)):
+            for sample in range(number * shard_size, min((number + 1) * shard_size, samples)):
                 for suffix, data in members(sample):
                     info = tarfile.TarInfo(f"{sample:08d}.{suffix}")
                     info.size = len(data)
@@ -52,6 +52,6 @@ def write(folder: Path, samples: int, a_shard: int, members: Callable[[int], lis
     (folder / "dataset.json").write_text(json.dumps(card), encoding="utf-8")
 
 
-def plain(sample: int) -> list[tuple[str, bytes]]:
+def image_and_class(sample: int) -> list[tuple[str, bytes]]:
     """Image and class of a sample."""
     return [("png", png(sample)), ("cls", str(sample % CLASSES).encode())]

@@ -1,8 +1,8 @@
-"""One loader of images, measured alone on one CPU; `data_speed.py` runs this file once for each, with the Python that has it.
+"""Measure one image loader on one CPU; `data_speed.py` runs this file once for each loader.
 
-It imports nothing of mtgen but where mtgen itself is measured, so that loaders with other requirements run in an environment of their own.
-What every loader does: decode JPEG or PNG and mask, cut the window, resize with antialiasing (masks to the nearest pixel), mirror, scale to
-[-1, 1], and stack to batches.
+It imports mtgen only to measure mtgen, so that loaders with conflicting requirements can run in another environment.
+Every loader does the same work: decode JPEG or PNG and the mask, crop, resize with antialiasing (masks to the nearest
+pixel), mirror, scale to [-1, 1], and stack to batches.
 """
 
 import argparse
@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 ASPECT = (3 / 4, 4 / 3)
+"""Range of the aspect ratio of random crops."""
 
 
 def tar_samples(folder: Path, split: str = "train") -> Iterator[dict[str, Any]]:
-    """Every sample of a split as stored: `image`, `mask` or b"", `label` or -1, `key`."""
+    """Yield every sample of a split as stored: `image`, `mask` or b"", `label` or -1, `key`."""
     import webdataset
 
     for sample in webdataset.WebDataset(shards(folder, split), shardshuffle=False, empty_check=False):
@@ -35,57 +36,58 @@ def tar_samples(folder: Path, split: str = "train") -> Iterator[dict[str, Any]]:
 
 
 def shards(folder: Path, split: str = "train") -> list[str]:
-    """The shards of a split, by name."""
+    """Paths of the shards of a split, sorted."""
     return sorted(str(path) for path in folder.glob(f"{split}-*.tar"))
 
 
-def window(width: int, height: int, crop: float, draw: random.Random) -> tuple[int, int, int, int]:
-    """A random-resized crop (Szegedy et al. 2015), or the largest centered square where `crop` is 1: left, top, right, bottom."""
+def window(width: int, height: int, crop: float, rng: random.Random) -> tuple[int, int, int, int]:
+    """A random resized crop (Szegedy et al. 2015), or the largest centered square if `crop` is 1.
+
+    Returns:
+        Left, top, right, bottom.
+    """
     if crop == 1:
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         return left, top, left + side, top + side
-    area = draw.uniform(crop, 1) * width * height
-    aspect = math.exp(draw.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
+    area = rng.uniform(crop, 1) * width * height
+    aspect = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
     w = min(width, max(1, round(math.sqrt(area * aspect))))
     h = min(height, max(1, round(math.sqrt(area / aspect))))
-    left, top = draw.randint(0, width - w), draw.randint(0, height - h)
+    left, top = rng.randint(0, width - w), rng.randint(0, height - h)
     return left, top, left + w, top + h
 
 
 class Pillow:
-    """Decode and transform one sample with Pillow, as most training scripts do."""
+    """Decodes and transforms one sample with Pillow, as most training scripts do."""
 
     def __init__(self, size: int, crop: float, flip: bool) -> None:
         self.size = size
         self.crop = crop
         self.flip = flip
-        self.draw = random.Random(0)
+        self.rng = random.Random(0)
 
     def __call__(self, image: bytes, mask: bytes) -> tuple[Any, Any]:
         import numpy as np
         from PIL import Image
 
         picture = Image.open(io.BytesIO(image)).convert("RGB")
-        box = window(*picture.size, self.crop, self.draw)
-        mirror = self.flip and self.draw.random() < 0.5
-        to = (self.size, self.size)
-        pixels = (
-            np.asarray(picture.resize(to, Image.Resampling.BILINEAR, box=box), np.float32).transpose(2, 0, 1) / 127.5
-            - 1
-        )
-        classes = (
-            np.asarray(Image.open(io.BytesIO(mask)).resize(to, Image.Resampling.NEAREST, box=box), np.int64)
-            if mask
-            else None
-        )
+        box = window(*picture.size, self.crop, self.rng)
+        mirror = self.flip and self.rng.random() < 0.5
+        size = (self.size, self.size)
+        picture = picture.resize(size, Image.Resampling.BILINEAR, box=box)
+        pixels = np.asarray(picture, np.float32).transpose(2, 0, 1) / 127.5 - 1
+        classes = None
+        if mask:
+            resized = Image.open(io.BytesIO(mask)).resize(size, Image.Resampling.NEAREST, box=box)
+            classes = np.asarray(resized, np.int64)
         if mirror:
             pixels, classes = pixels[..., ::-1], None if classes is None else classes[..., ::-1]
         return pixels, classes
 
 
 def stacked(samples: Iterator[tuple[Any, Any]], batch: int) -> Iterator[int]:
-    """Samples -> batches of torch tensors; yields how many samples a batch has."""
+    """Stack samples to batches of torch tensors; yields the number of samples in each batch."""
     import numpy as np
     import torch
 
@@ -147,7 +149,7 @@ def litdata_pillow(a: Any) -> Iterator[int]:
 
 
 def _dali(a: Any, source: Callable[[], tuple[Any, Any]], masks: bool) -> Iterator[int]:
-    """A DALI pipeline over encoded images and masks; its tensors are copied out, as training needs them."""
+    """Run a DALI pipeline over encoded images and masks, and copy its tensors out, as training must do."""
     import numpy as np
     import torch
     from nvidia.dali import fn, types
@@ -213,10 +215,10 @@ def dali_memory(a: Any) -> Iterator[int]:
     kept = [
         (np.frombuffer(s["image"], np.uint8), np.frombuffer(s["mask"] or b"\0", np.uint8)) for s in tar_samples(a.data)
     ]
-    draw = random.Random(0)
+    rng = random.Random(0)
 
     def rows() -> tuple[list[Any], list[Any]]:
-        chosen = [kept[draw.randrange(len(kept))] for _ in range(a.batch)]
+        chosen = [kept[rng.randrange(len(kept))] for _ in range(a.batch)]
         return [image for image, _ in chosen], [mask for _, mask in chosen]
 
     def source() -> tuple[Any, Any]:
@@ -241,25 +243,14 @@ def mtgen(a: Any) -> Iterator[int]:
     from mtgen.data.loader import Loader
     from mtgen.data.transform_spec import TransformSpec
 
-    loader = Loader(
-        open_index(a.data, "train"),
-        TransformSpec(
-            a.size,
-            "rgb",
-            tuple(a.components.split(",")) if a.components else TransformSpec.components,
-            crop=a.crop,
-            flip=a.flip,
-        ),
-        batch_size=a.batch,
-        rank=0,
-        world=1,
-    )
-    with loader:
+    components = tuple(a.components.split(",")) if a.components else TransformSpec.components
+    spec = TransformSpec(a.size, "rgb", components, crop=a.crop, flip=a.flip)
+    with Loader(open_index(a.data, "train"), spec, batch_size=a.batch, rank=0, world=1) as loader:
         for batch in loader:
             yield len(batch)
 
 
-CONTENDERS: dict[str, Callable[[Any], Iterator[int]]] = {
+LOADERS: dict[str, Callable[[Any], Iterator[int]]] = {
     "mtgen": mtgen,
     "webdataset + Pillow": webdataset_pillow,
     "DALI's webdataset reader": dali_reader,
@@ -268,14 +259,15 @@ CONTENDERS: dict[str, Callable[[Any], Iterator[int]]] = {
     "limit: libjpeg-turbo decoding alone": jpeg_alone,
     "limit: the DALI graph on bytes in memory": dali_memory,
 }
+"""Loader -> a generator that yields the number of images of each batch."""
 
 
 def main() -> None:
-    """Print images per second and CPU time an image of one contender as JSON."""
+    """Measure one loader; print images per second and CPU time per image as JSON."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("name", choices=CONTENDERS)
+    parser.add_argument("name", choices=LOADERS)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="folder for data in the contender's own format")
+    parser.add_argument("--work", type=Path, required=True, help="folder for data in the loader's own format")
     parser.add_argument("--size", type=int, required=True)
     parser.add_argument("--crop", type=float, default=1.0)
     parser.add_argument("--flip", action="store_true")
@@ -288,7 +280,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    batches = CONTENDERS[a.name](a)
+    batches = LOADERS[a.name](a)
     begin = time.monotonic()
     next(batches)
     first = time.monotonic() - begin
@@ -299,12 +291,10 @@ def main() -> None:
     while time.monotonic() < begin + a.seconds:
         count += next(batches)
     speed = count / (time.monotonic() - begin)
-    cpu = (
-        (time.process_time() - used) / count * 1e6
-    )  # of all threads: what a machine that is busy with other work does not change
+    cpu = (time.process_time() - used) / count * 1e6  # of all threads; independent of other work on the machine
     print(json.dumps({"images_per_second": speed, "cpu_us_per_image": cpu, "first_batch_seconds": first}), flush=True)
     sys.stdout.flush()
-    os._exit(0)  # some loaders' threads do not end by themselves
+    os._exit(0)  # the threads of some loaders never end
 
 
 if __name__ == "__main__":
