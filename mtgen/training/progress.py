@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass
-class TrainingProgress:
+class RunProgress:
     """Images and steps of a run so far; the same on all workers.
 
     Attributes:

@@ -23,7 +23,7 @@ from mtgen.training.dataset import build_order, open_data
 from mtgen.training.deepspeed_engine import Engine
 from mtgen.training.finetune import FineTuningReport, load_initial_weights
 from mtgen.training.heartbeat import Heartbeat
-from mtgen.training.progress import TrainingProgress
+from mtgen.training.progress import RunProgress
 from mtgen.training.protocol import ReportCallback, Resize, WorkerContext
 from mtgen.training.run_logger import RunLogger, warn
 from mtgen.training.running_means import RunningMeans
@@ -61,7 +61,7 @@ class TrainingParts:
     ema: EMA
     means: RunningMeans
     state: TrainingState
-    progress: TrainingProgress
+    progress: RunProgress
     timer: ThroughputTimer
     logger: RunLogger | None
     sample_log: SampleLog | None
@@ -154,13 +154,13 @@ def _resume(
     samples: Samples,
     state: TrainingState,
     warn: Callable[[str], None],
-) -> tuple[TrainingProgress, float]:
+) -> tuple[RunProgress, float]:
     """Restore the newest good checkpoint of the run, if there is one, which the first worker chooses for all.
 
     Returns:
         how far the run is, and how many seconds it has trained.
     """
-    root, progress = config.folder / "checkpoints", TrainingProgress(config.train.images)
+    root, progress = config.folder / "checkpoints", RunProgress(config.train.images)
     chosen = consensus.run_collectively(lambda: checkpoint.latest(root, warn=warn) if worker.is_first else None)
     name = consensus.broadcast(chosen and chosen.folder.name)
     if name is None:

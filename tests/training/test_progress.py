@@ -3,14 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtgen.training.progress import TrainingProgress
+from mtgen.training.progress import RunProgress
 
 whole = st.integers(1, 1000)
 
 
 def images_at(batch_size: int, every: int, total: int, name: str) -> list[int]:
     """Images after the steps for which a method says yes."""
-    progress, found = TrainingProgress(total), []
+    progress, found = RunProgress(total), []
     while not progress.finished:
         progress.advance(batch_size)
         if getattr(progress, name)(every):
@@ -38,6 +38,6 @@ def test_no_multiple_is_missed_and_each_counts_once(batch_size: int, every: int,
 
 
 def test_a_step_counts_once() -> None:
-    progress = TrainingProgress(100, images=32, steps=2)
+    progress = RunProgress(100, images=32, steps=2)
     progress.advance(16)
     assert (progress.images, progress.steps, progress.previous_images) == (48, 3, 32)
