@@ -12,7 +12,7 @@ from mtgen.training.callbacks.checkpointing import Checkpointing
 from mtgen.training.callbacks.guards import BadSampleGuard, DivergenceGuard
 from mtgen.training.callbacks.metrics_logging import MetricsLogging
 from mtgen.training.callbacks.snapshotting import Snapshotting
-from mtgen.training.callbacks.stopping import ElasticResize, StopFile, TimeLimit
+from mtgen.training.callbacks.stopping import ResizeRequest, StopFile, TimeLimit
 from mtgen.training.heartbeat import Heartbeat
 from mtgen.training.lr_schedule import lr_factor
 from mtgen.training.protocol import Outcome, ReportCallback, SnapshotCallback, WorkerContext
@@ -129,7 +129,7 @@ def build_callbacks(parts: TrainingParts, snapshot: SnapshotCallback | None) -> 
         checkpointing,
         StopFile(parts),
         TimeLimit(parts),
-        ElasticResize(parts, checkpointing),
+        ResizeRequest(parts, checkpointing),
     ]
 
 

@@ -14,7 +14,7 @@ from helpers import toy
 from mtgen.errors import DataError, TrainingError
 from mtgen.schema import Batch
 from mtgen.training.callbacks.base import Callback
-from mtgen.training.callbacks.stopping import ElasticResize, StopFile, TimeLimit
+from mtgen.training.callbacks.stopping import ResizeRequest, StopFile, TimeLimit
 from mtgen.training.consensus import Consensus
 from mtgen.training.heartbeat import Heartbeat
 from mtgen.training.progress import RunProgress
@@ -210,7 +210,7 @@ def test_an_elastic_run_saves_reports_that_it_is_ready_and_continues_when_the_re
         controller.clear()
 
     checkpoints: Any = SimpleNamespace(save_and_wait=lambda: events.append("saved"))
-    callback = ElasticResize(parts, checkpoints)
+    callback = ResizeRequest(parts, checkpoints)
     assert not callback.wants_interrupt()
     controller.ask()
     assert callback.wants_interrupt()
@@ -226,7 +226,7 @@ def test_a_run_of_a_fixed_number_of_workers_ignores_a_resize(tmp_path: Path) -> 
     parts = made_parts(tmp_path, 9)
     parts.config.folder.mkdir()
     Resize(parts.config.folder).ask()
-    assert not ElasticResize(parts, SimpleNamespace()).wants_interrupt()  # type: ignore[arg-type]
+    assert not ResizeRequest(parts, SimpleNamespace()).wants_interrupt()  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("group")
@@ -243,5 +243,5 @@ def test_a_run_that_has_to_fail_is_neither_evaluated_nor_saved_and_a_row_and_a_s
         "Checkpointing",
         "StopFile",
         "TimeLimit",
-        "ElasticResize",
+        "ResizeRequest",
     ]

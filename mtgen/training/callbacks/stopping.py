@@ -38,7 +38,7 @@ class TimeLimit(Callback):
         return Outcome("out of time", self.parts.progress.images, f"train.max_minutes={self.minutes} are over")
 
 
-class ElasticResize(Callback):
+class ResizeRequest(Callback):
     """Saves and waits when Ray Train wants to restart the run with more workers, so that no image is used twice."""
 
     POLL_SECONDS = 0.2
