@@ -1,4 +1,4 @@
-"""The benchmarks run and report; what they measure is no test's business."""
+"""The benchmarks run and report; their measurements are not tested."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def test_train_speed_compares_with_the_plain_loop_and_writes_json(tmp_path: Path
 
 
 @pytest.mark.e2e
-def test_recipe_speed_trains_both_recipes_and_judges_what_they_draw(tmp_path: Path) -> None:
+def test_recipe_speed_trains_both_recipes_and_evaluates_their_images(tmp_path: Path) -> None:
     make("digits", tmp_path / "data", style="gray", train=160, test=20)
     small = ["batch_size=8", "resolution=16", "generator.widths=[16, 16, 16]", "discriminator.widths=[16, 16, 16]"]
     options = [
@@ -65,7 +65,7 @@ def test_recipe_speed_trains_both_recipes_and_judges_what_they_draw(tmp_path: Pa
 
 
 @pytest.mark.e2e
-def test_studies_compare_tasks_and_policies_and_keep_what_is_done(tmp_path: Path) -> None:
+def test_studies_compare_tasks_and_policies_and_keep_finished_runs(tmp_path: Path) -> None:
     make("digits", tmp_path / "data", style="gray", train=200, test=20)
     small = [
         "batch_size=8",
@@ -107,8 +107,10 @@ def test_studies_compare_tasks_and_policies_and_keep_what_is_done(tmp_path: Path
         assert row["each_gain"] == [b - a for a, b in zip(row["each_alone"], row["each_together"], strict=True)]
     assert study("multitask", "--shares", "1.0") == (rows, kept)
 
-    rows, more = study("balancing_study", "--policies", "equal,balancer", at_once=2)  # they share the runs between them
-    assert more.items() >= kept.items() and len(more) == 8  # what was trained alone is there already
+    rows, more = study(
+        "balancing_study", "--policies", "equal,balancer", at_once=2
+    )  # they divide the runs among themselves
+    assert more.items() >= kept.items() and len(more) == 8  # the single-task runs exist already
     assert [row["name"] for row in rows] == ["each task alone", "equal", "balancer", "tuned fixed weights, best of 1"]
     alone = {
         key: row[key]
@@ -129,7 +131,7 @@ def test_studies_compare_tasks_and_policies_and_keep_what_is_done(tmp_path: Path
     subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True).returncode != 0,
     reason="no git checkout",
 )
-def test_a_benchmark_is_compared_between_two_checkouts_by_turns(tmp_path: Path) -> None:
+def test_a_benchmark_is_compared_between_two_checkouts_alternately(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "benchmarks/compare.py",
