@@ -9,15 +9,15 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 PIP := $(VENV)/bin/python -m pip install --quiet --constraint requirements.lock
 
-help:  ## show this list
+help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## make .venv with everything in it (about 4 minutes; does nothing when it is up to date)
+setup: $(STAMP)  ## install everything into .venv (about 4 minutes; does nothing if it is up to date)
 
 $(STAMP): setup.cfg requirements.lock
-	@command -v $(PYTHON) >/dev/null || { echo "mtgen needs Python 3.11 or newer, and there is no $(PYTHON) here; name one: make setup PYTHON=python3.12"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "mtgen needs Python 3.11 or newer, and $(PYTHON) is not installed; name another: make setup PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mtgen needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version); name another: make setup PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot create virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@echo "Installing into $(VENV); this takes some minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) setuptools wheel ninja packaging
@@ -29,22 +29,22 @@ $(STAMP): setup.cfg requirements.lock
 
 WORKERS := $(shell [ "$$(nproc)" -gt 1 ] && echo 2 || echo 1)
 
-demo: setup data_shards/demo/dataset.json  ## train on digits for some minutes; prints where the result is
+demo: setup data_shards/demo/dataset.json  ## train on digits for 7 to 15 minutes and print where the results are
 	$(VENV)/bin/mtgen train configs/demo.yaml workers=$(WORKERS)
 	$(VENV)/bin/mtgen sample demo --out runs/demo/grid.png
 	@echo
-	@echo "What it draws     runs/demo/grid.png: each digit beside itself under its mask"
-	@echo "How it got there  runs/demo/samples/: drawn, read and reconstructed images, again and again during training"
+	@echo "Generated digits   runs/demo/grid.png: each one without and with its mask"
+	@echo "Training progress  runs/demo/samples/: generated images, predictions and reconstructions at each snapshot"
 	@echo
 	@echo "Three things to do next:"
 	@echo "  $(VENV)/bin/mtgen ui                                     curves, pictures and settings in MLflow"
-	@echo "  $(VENV)/bin/mtgen evaluate demo                          how good it is, in numbers"
-	@echo "  $(VENV)/bin/mtgen sample demo -n 1000 --shards made     a labeled data set of its own, to train on"
+	@echo "  $(VENV)/bin/mtgen evaluate demo                          metrics"
+	@echo "  $(VENV)/bin/mtgen sample demo -n 1000 --shards made     a labeled data set to train on"
 
 data_shards/demo/dataset.json: | setup
 	$(VENV)/bin/mtgen shards make digits data_shards/demo style=gray train=8000 test=1000
 
-test: setup  ## run every test, two at a time; those that start clusters after the others, and those of one file one after another
+test: setup  ## run all tests, two at a time; last those that start clusters, one file at a time per process
 	$(VENV)/bin/python -m pytest -n 2 --durations=25 --durations-min=1 -m "not e2e"
 	$(VENV)/bin/python -m pytest -n 2 --durations=25 --durations-min=1 --dist loadfile -m e2e
 
@@ -56,9 +56,9 @@ check: setup  ## format, lint and types
 BENCH := train_speed
 BASE := HEAD~1
 
-bench-compare: setup  ## a benchmark here and in another checkout, by turns: make bench-compare BENCH=train_speed BASE=main
+bench-compare: setup  ## run a benchmark here and in another checkout, alternating: make bench-compare BENCH=train_speed BASE=main
 	$(VENV)/bin/python benchmarks/compare.py $(BENCH) --base $(BASE) $(if $(JSON),--json $(JSON)) $(if $(OPTIONS),-- $(OPTIONS))
 
-docs: setup  ## pages of everything in mtgen, from its docstrings, into docs/api
+docs: setup  ## build the API reference from the docstrings, in docs/api
 	$(VENV)/bin/python docs/build_api.py docs/api
 	@echo "open docs/api/index.html"
