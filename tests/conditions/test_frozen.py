@@ -123,7 +123,7 @@ def test_what_is_no_text_encoder_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("no network")
     with pytest.raises(ConfigError, match=r"conditions.caption.encoder=.*text.pt: is no TorchScript file"):
         build(with_encoder(str(tmp_path / "text.pt")), toy.CARD)
-    with pytest.raises(DataError, match=r"absent.pt: there is no such file \(conditions.caption.encoder\)"):
+    with pytest.raises(DataError, match=r"absent.pt: the file does not exist \(conditions.caption.encoder\)"):
         build(with_encoder(str(tmp_path / "absent.pt")), toy.CARD)
     with pytest.raises(ConfigError, match=r"gives \[2, 1\] for 2 captions of 4 tokens"):
         build(with_encoder(file_of(tmp_path / "one.pt", OneVector())), toy.CARD)

@@ -189,7 +189,7 @@ def test_a_tokenizer_goes_with_the_model(tmp_path: Path) -> None:
     assert (
         mtgen.load(tmp_path / "model", "cpu").sample(1, caption="cat").images[0].tobytes() == before.images[0].tobytes()
     )
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="the file does not exist"):
         mtgen.load(run, "cpu")
 
 

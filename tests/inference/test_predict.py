@@ -142,7 +142,7 @@ def mixed(tmp_path: Path, model: Model, draw: Draw) -> list[ImagePrediction]:
 
 
 def test_files_that_cannot_be_read_are_named_each_in_one_line(mixed: list[ImagePrediction]) -> None:
-    words = ["cut short", "cut short", "No such file", "no PNG, JPEG or WebP", "directory", "no PNG, JPEG or WebP"]
+    words = ["truncated", "truncated", "No such file", "no PNG, JPEG or WebP", "directory", "no PNG, JPEG or WebP"]
     for reading, word in zip(mixed[1:7], words, strict=True):
         assert reading.error is not None and reading.cut is None
         assert reading.error.startswith(reading.source.name) and "\n" not in reading.error and word in reading.error

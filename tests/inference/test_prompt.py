@@ -191,7 +191,7 @@ def test_boxes_become_maps_by_the_same_cut_as_images(model: Model, tmp_path: Pat
     ("content", "error", "word"),
     [
         ('{"boxes": [[0, 0, 4, 4, "sero"]]}', ConfigError, "class 'sero'.*did you mean"),
-        ('{"boxes": [[0, 0, 4, 4, 9]]}', DataError, "there are classes 0 to 3"),
+        ('{"boxes": [[0, 0, 4, 4, 9]]}', DataError, "class 9; possible: 0 to 3"),
         ('{"boxes": [[0, 0, 40, 4, 1]]}', DataError, "outside its image of 8x8"),
         ('{"boxes": []}', DataError, "holds no boxes"),
         ('{"width": 80, "height": 8, "boxes": [[0, 0, 4, 4, 1]]}', DataError, "none of its boxes lies in the part"),
