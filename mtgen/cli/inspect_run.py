@@ -65,6 +65,7 @@ def checkpoints(
     from rich.table import Table
 
     from mtgen.checkpointing import checkpoint
+    from mtgen.checkpointing.averaged_weights import export_weights
     from mtgen.launchers.driver import run_lock
     from mtgen.models.loading import find_run, retention_of, select_checkpoint
 
@@ -76,7 +77,7 @@ def checkpoints(
                 say(f"removed: {entry.folder}")
     if weights is not None:
         found = select_checkpoint(folder, which)
-        checkpoint.export(found, weights)
+        export_weights(found, weights)
         say(f"{weights}: averaged weights at {found.images:,} images")
     entries = checkpoint.list_checkpoints(root, verify, retention_of(folder))
     shown = Table("images", "MB", "verified" if verify else "sizes", "kept, as")

@@ -13,7 +13,7 @@ from mtgen.evaluation.metric import METRICS, Metric, MetricContext, StageProgres
 from mtgen.evaluation.resume import ResumablePass
 from mtgen.evaluation.serialization import packed, unpacked
 from mtgen.evaluation.streams import RequestedOutputs, StreamProducer, StreamSource
-from mtgen.models.sampling import SamplingModel
+from mtgen.models.model import Model
 from mtgen.registry import suggest
 from mtgen.schema import Batch, Prompt
 
@@ -36,7 +36,7 @@ def _chosen(metrics: list[str] | None, quick: bool, reference: bool) -> list[str
 
 
 def evaluate(
-    model: SamplingModel,
+    model: Model,
     real_test: Iterable[Batch],
     real_train: Iterable[Batch] | None,
     *,
@@ -125,7 +125,7 @@ def evaluate(
     return report
 
 
-def _extractor(names: list[str], extractor: ExtractorConfig | None, model: SamplingModel) -> FileExtractor | None:
+def _extractor(names: list[str], extractor: ExtractorConfig | None, model: Model) -> FileExtractor | None:
     return (
         FileExtractor(extractor, model.device) if extractor and any(METRICS[name].compared for name in names) else None
     )

@@ -252,8 +252,12 @@ class RemoteStore:
             return sync(fs.loop, getattr(fs, coroutine), *args, timeout=RETRY_POLICY.total, **kwargs)
         return getattr(fs, blocking)(*args, **kwargs)
 
-    def _retry(self, name: str, request: Callable[[Any, str], T]) -> T | None:
-        """Repeat `request` until it succeeds or fails permanently; `None` if the file does not exist."""
+    def _retry(self, name: str, request: Callable[[Any, str], T], action: str = "read") -> T | None:
+        """Repeat `request` until it succeeds or fails permanently; `None` if the file does not exist.
+
+        Args:
+            action: past participle of what the request does, for the error.
+        """
         import tenacity  # imported here: only remote stores need it
 
         fs, path = self._files()
@@ -280,7 +284,9 @@ class RemoteStore:
                 if _is_transient(error)
                 else "check the URL and its access permissions"
             )
-            raise DataError(f"{self.url}/{name}: cannot be read{tried}: {_server_message(error)}; {remedy}") from None
+            raise DataError(
+                f"{self.url}/{name}: cannot be {action}{tried}: {_server_message(error)}; {remedy}"
+            ) from None
 
 
 class _WrongLengthError(Exception):
@@ -316,7 +322,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _missing(error: BaseException) -> bool:
-    """Whether a file does not exist. fsspec raises `FileNotFoundError` for other failures too, with a cause."""
+    """Whether a file does not exist; fsspec also raises `FileNotFoundError` for other failures, with a cause."""
     if _status(error) is not None:
         return _status(error) in (404, 410)
     return isinstance(error, FileNotFoundError) and error.__cause__ is None

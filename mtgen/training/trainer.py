@@ -109,7 +109,7 @@ class Trainer:
         self._named = 0
         self._resumed_at = self.images
         self.mirror = self._mirror()
-        self.writer = CheckpointWriter(whole=self._on_checkpoint_written)
+        self.writer = CheckpointWriter(self._on_checkpoint_written)
         self._stall = 0.0
         self._measured = (-1, dict[str, float]())
         self._resizing = False

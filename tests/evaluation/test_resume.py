@@ -22,7 +22,7 @@ from mtgen.evaluation.reader_training import TrainingSpec
 from mtgen.evaluation.segmenter import Segmenter
 from mtgen.evaluation.serialization import packed
 from mtgen.evaluation.streams import RequestedOutputs, StreamPart, StreamProducer
-from mtgen.models.sampling import SamplingModel
+from mtgen.models.model import Model
 from mtgen.schema import Batch, Canvas, Prediction, Prompt
 
 SAMPLES, BATCH = 90, 16
@@ -47,7 +47,7 @@ def mixed(x: Tensor, size: int) -> Tensor:
 
 
 @pytest.fixture
-def model(assemble: Any, make_card: Any) -> SamplingModel:
+def model(assemble: Any, make_card: Any) -> Model:
     """It can do everything: masks, boxes, a shared space, translations between classes."""
 
     def draw(labels: Tensor, latent: Tensor) -> Canvas:
@@ -105,7 +105,7 @@ class Counted:
 
     def __init__(
         self,
-        model: SamplingModel,
+        model: Model,
         real: Callable[[int], list[Batch]],
         stage: str = "",
         number: int = 0,
@@ -124,7 +124,7 @@ class Counted:
 
 
 def measured(
-    model: SamplingModel, real: Callable[[int], list[Batch]], work: Counted, folder: Path | None = None, **more: Any
+    model: Model, real: Callable[[int], list[Batch]], work: Counted, folder: Path | None = None, **more: Any
 ) -> MetricReport:
     names = [name for name in METRICS if not name.startswith("translation/class_kept")]
     shelves = (
@@ -143,7 +143,7 @@ def measured(
     "stop", [("read", 2), ("seen", 3), ("generated", 0), ("generated", 4), ("tested", 0), ("tested", 5)]
 )
 def test_what_was_interrupted_ends_with_the_same_numbers(
-    model: SamplingModel, real: Any, tmp_path: Path, always: None, stop: tuple[str, int]
+    model: Model, real: Any, tmp_path: Path, always: None, stop: tuple[str, int]
 ) -> None:
     whole = Counted(model, real)
     expected = measured(model, real, whole)
@@ -157,14 +157,12 @@ def test_what_was_interrupted_ends_with_the_same_numbers(
     assert found.resumed > 0 and expected.resumed == 0
 
 
-def test_nothing_is_left_of_an_evaluation_that_has_ended(model: SamplingModel, real: Any, tmp_path: Path) -> None:
+def test_nothing_is_left_of_an_evaluation_that_has_ended(model: Model, real: Any, tmp_path: Path) -> None:
     measured(model, real, Counted(model, real), tmp_path)
     assert not (tmp_path / "own").exists()
 
 
-def test_another_evaluation_does_not_go_on_with_it(
-    model: SamplingModel, real: Any, tmp_path: Path, always: None
-) -> None:
+def test_another_evaluation_does_not_go_on_with_it(model: Model, real: Any, tmp_path: Path, always: None) -> None:
     with pytest.raises(Stopped):
         measured(model, real, Counted(model, real, "tested", 2), tmp_path)
     other = {"own": CacheScope(TensorCache(tmp_path / "own"), {"model": 2})}
@@ -172,7 +170,7 @@ def test_another_evaluation_does_not_go_on_with_it(
 
 
 def test_what_is_held_does_not_grow_with_the_generated_images(
-    model: SamplingModel, real: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Model, real: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (box_agreement, features, train_on_generated):
         monkeypatch.setattr(module, "MOST", 40)
@@ -185,7 +183,7 @@ def test_what_is_held_does_not_grow_with_the_generated_images(
     assert held[1] < 2 * held[0]  # between 40 and 80 rows of everything, and not 1,600
 
 
-def test_readers_and_features_of_real_images_are_made_once(model: SamplingModel, real: Any, tmp_path: Path) -> None:
+def test_readers_and_features_of_real_images_are_made_once(model: Model, real: Any, tmp_path: Path) -> None:
     told: list[str] = []
 
     def again() -> MetricReport:

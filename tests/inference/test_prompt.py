@@ -109,7 +109,7 @@ def test_a_condition_that_the_run_was_not_trained_on_is_an_error_that_names_thos
 
 
 def test_a_caption_longer_than_the_context_is_refused_not_cut(model: Model) -> None:
-    with pytest.raises(ConfigError, match="--text 'nine bytes': is 10 tokens long, 8 fit"):
+    with pytest.raises(ConfigError, match="--text 'nine bytes': is 10 tokens long, the limit is 8"):
         parse_request(model, PromptRequest(texts=["nine bytes"]))
 
 
@@ -129,7 +129,7 @@ def test_a_sound_of_another_rate_is_resampled(model: Model, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("data", "word"), [(b"", "is empty"), (b"RIFF", "not a readable WAV"), (None, "has no samples in it")]
+    ("data", "word"), [(b"", "is empty"), (b"RIFF", "not a readable WAV"), (None, "has no samples")]
 )
 def test_an_empty_or_damaged_sound_is_an_error_that_names_it(
     model: Model, tmp_path: Path, data: bytes | None, word: str
