@@ -1,1 +1,1 @@
-"""Checkpoints of a run: written, verified, kept, mirrored, and written beside training."""
+"""Checkpoints of a run: written in the background, verified, retained and mirrored."""

@@ -1,4 +1,4 @@
-"""Checkpoints are written by a thread of their own while training goes on."""
+"""Writing checkpoints in a background thread while training continues."""
 
 import time
 from collections.abc import Callable
@@ -11,32 +11,32 @@ from mtgen.errors import UserError
 
 
 class CheckpointWriter:
-    """Writes at most one checkpoint at a time; for the first worker. What a failed one met stays its `problem`: none is written after it.
+    """Writes one checkpoint at a time; used by the first worker. After a failure no more checkpoints are written.
 
     Args:
-        whole: called in that thread after each checkpoint that is whole, with its folder and how long it took to write.
+        on_written: called in the thread after each complete checkpoint, with its folder and the seconds it took.
 
     Attributes:
-        seconds: how long the last one took to write.
+        seconds: how long writing the last checkpoint took.
     """
 
-    def __init__(self, whole: Callable[[Path, float], None]) -> None:
+    def __init__(self, on_written: Callable[[Path, float], None]) -> None:
         self.seconds = 0.0
-        self._whole = whole
+        self._on_written = on_written
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._last: Future[None] | None = None
 
     def begin(self, *arguments: Any) -> None:
-        """Wait for the checkpoint before, then write this one, as `checkpoint.save` does.
+        """Wait for the previous checkpoint, then start writing this one.
 
         Args:
-            arguments: `save`'s. Nobody changes them after this call: tensors are copies of those that training goes on with.
+            arguments: those of `checkpoint.save`. They must not change after this call: pass copies of the tensors.
         """
         if self.problem(wait=True) is None:
             self._last = self._thread.submit(self._write, *arguments)
 
     def problem(self, wait: bool = False) -> UserError | None:
-        """What the last checkpoint met; without `wait` it may be too early to tell."""
+        """The error of the last checkpoint; without `wait`, `None` also means that it is still being written."""
         if self._last is None or not (wait or self._last.done()):
             return None
         error = self._last.exception()
@@ -45,11 +45,11 @@ class CheckpointWriter:
         raise error
 
     def close(self) -> None:
-        """End the thread, after what it is writing."""
+        """Wait for the checkpoint that is being written, then end the thread."""
         self._thread.shutdown()
 
     def _write(self, root: Path, *arguments: Any) -> None:
         begin = time.monotonic()
         folder = checkpoint.save(root, *arguments)
         self.seconds = time.monotonic() - begin
-        self._whole(folder, self.seconds)
+        self._on_written(folder, self.seconds)

@@ -1,12 +1,11 @@
-"""Checkpoints on disk: tensors as safetensors, the rest as JSON and YAML, nothing pickled; a manifest of checksums over all of it.
+"""Checkpoints on disk: tensors as safetensors, the rest as JSON and YAML, never pickled, with a manifest of checksums.
 
-A checkpoint is a folder `checkpoints/000000120000` named by the images seen. It is written under another name beside, made durable, read
-back, and renamed; a damaged one is named and the one before it is used. One that goes is renamed first, so that no half of it is ever
-taken for a checkpoint.
+A checkpoint is a folder `checkpoints/000000120000`, named by the images seen. It is written under a temporary name,
+flushed to the disk, verified and renamed. If a checkpoint is damaged, a warning names it and the one before it is used.
+A checkpoint is renamed before it is removed, so that an interrupted removal never looks like a checkpoint.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -18,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, field_validator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from safetensors.torch import save as encoded
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from mtgen.checkpointing.durable_files import file_digest, sync, write_durable
 from mtgen.checkpointing.retention import Retention
 from mtgen.errors import CheckpointError
 
@@ -30,38 +30,40 @@ CHECKPOINT_FORMAT = 1
 MANIFEST_FILE = "manifest.json"
 STATE_FILE = "state.json"
 METRICS_KEY = "metrics"
-"""In the state: what was measured at these images, name -> number."""
-UNFINISHED_SUFFIX, REMOVED_SUFFIX = ".partial", ".removed"
-WEIGHTS_FILE = "model.safetensors"
-"""In an exported folder: the averaged weights, with all that is needed to use them in the file's header."""
+"""Key of the state for the metrics of a snapshot at this checkpoint: name -> number."""
+
+UNFINISHED_SUFFIX = ".partial"
+REMOVED_SUFFIX = ".removed"
 
 
-class _File(BaseModel):
+class FileRecord(BaseModel):
+    """A file in the manifest: its size and SHA-256."""
+
     bytes: int
     sha256: str
 
 
 class _Manifest(BaseModel):
-    """What a checkpoint's manifest says."""
+    """The content of a checkpoint's manifest."""
 
     images: int
-    files: dict[str, _File]
+    files: dict[str, FileRecord]
 
     @field_validator("files")
     @classmethod
-    def _inside(cls, value: dict[str, _File]) -> dict[str, _File]:
+    def _inside(cls, value: dict[str, FileRecord]) -> dict[str, FileRecord]:
         if any(name != Path(name).name or name in ("", ".", "..", MANIFEST_FILE) for name in value):
-            raise ValueError("a file of a checkpoint lies in its folder")
+            raise ValueError("a file of a checkpoint is in its folder")
         return value
 
 
 @dataclass
 class Checkpoint:
-    """One good checkpoint: every file's checksum has been verified.
+    """A checkpoint whose checksums have been verified.
 
     Attributes:
-        folder: where it lies.
-        state: everything that is not a tensor (images seen, counters, data set's fingerprint, ...).
+        folder: its folder.
+        state: everything that is not a tensor (images seen, counters, fingerprint of the data set, ...).
     """
 
     folder: Path
@@ -73,80 +75,31 @@ class Checkpoint:
         return int(self.folder.name)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one file: "generator", "discriminator" or "ema".
+        """Read the tensors of one file: "generator", "discriminator" or "ema".
 
         Raises:
-            CheckpointError: the file is none of safetensors, whatever its manifest says.
+            CheckpointError: it is not a safetensors file, although its checksum is right.
         """
         path = self.folder / f"{name}.safetensors"
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise CheckpointError(
-                f"{path}: is no safetensors file ({error}); nothing else is read, and nothing is unpickled"
-            ) from error
+            raise CheckpointError(f"{path}: not a safetensors file ({error}); mtgen reads no other format") from error
 
     def config(self) -> str:
         """The resolved configuration, YAML."""
         return (self.folder / "config.yaml").read_text(encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class AveragedWeights:
-    """Averaged weights with what is needed to use them.
-
-    Attributes:
-        path: the checkpoint or the file that they are from.
-        images: images seen by then.
-        config: the resolved configuration, YAML.
-        card: of the data set, as JSON has it.
-        tensors: by name.
-    """
-
-    path: Path
-    images: int
-    config: str
-    card: dict[str, Any]
-    tensors: dict[str, Tensor]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """A new file, on the disk when this returns, and read back.
-
-    By the system's own calls, each of which `benchmarks/chaos_writes.py` interrupts.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    if _digest(path) != hashlib.sha256(content).hexdigest():
-        raise OSError(errno.EIO, f"{path.name} reads back otherwise than it was written")
-
-
 def save(
     root: Path, images: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], config: str, keep: Retention
 ) -> Path:
-    """Write one checkpoint under `root`, then drop those that `keep` has no reason for. Takes what is in the tensors while it runs.
+    """Write one checkpoint under `root`, then remove the checkpoints that `keep` does not retain.
+
+    The tensors must not change while this runs.
 
     Raises:
-        CheckpointError: the disk is full or cannot be written; what was written of it is removed, and all earlier ones stay.
+        CheckpointError: the disk is full or not writable. The incomplete checkpoint is removed, earlier ones are kept.
     """
     final = root / f"{images:012d}"
     partial = root / f".{final.name}{UNFINISHED_SUFFIX}"
@@ -156,69 +109,70 @@ def save(
         os.mkdir(partial)
         files = {}
         for name, content in _contents(tensors, state, config):
-            _write(partial / name, content)
+            write_durable(partial / name, content)
             files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        about = {"format": CHECKPOINT_FORMAT, "images": images, "files": dict(sorted(files.items()))}
-        _write(partial / MANIFEST_FILE, json.dumps(about, indent=1).encode())
-        _sync(partial)
-        if final.exists():  # a damaged one
+        entries = {"format": CHECKPOINT_FORMAT, "images": images, "files": dict(sorted(files.items()))}
+        write_durable(partial / MANIFEST_FILE, json.dumps(entries, indent=1).encode())
+        sync(partial)
+        if final.exists():  # a damaged checkpoint
             _remove(final)
         finalize(partial, final)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         last = max((p.name for p in checkpoint_folders(root)), default="none yet")
+        reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
-            f"{final}: the checkpoint cannot be written ({getattr(error, 'strerror', None) or error}); make room or mend the folder, "
-            f"then start the same command again: it goes on from the last good checkpoint ({last})"
+            f"{final}: the checkpoint cannot be written ({reason}); free disk space or fix the folder's permissions, "
+            f"then run the same command again: it resumes from the last good checkpoint ({last})"
         ) from error
-    _drop(root, final, keep)
+    _remove_old(root, final, keep)
     return final
 
 
 def _contents(tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], config: str) -> Iterator[tuple[str, bytes]]:
-    """Name and content of a checkpoint's files, one after the other, so that memory holds one of them."""
+    """Yield name and content of a checkpoint's files, one at a time, so that only one of them is in memory."""
     for name, group in tensors.items():
-        yield f"{name}.safetensors", encoded(group)
+        yield f"{name}.safetensors", to_safetensors(group)
     yield STATE_FILE, json.dumps(state, indent=1, allow_nan=False).encode()
     yield "config.yaml", config.encode()
 
 
 def remove_leftovers(root: Path) -> None:
-    """Take away what a killed process left: a checkpoint half written, or half removed."""
+    """Remove what a killed process left behind: a checkpoint half written or half removed."""
     for left in [*root.glob(f".*{UNFINISHED_SUFFIX}"), *root.glob(f".*{REMOVED_SUFFIX}")]:
         shutil.rmtree(left)
 
 
 def finalize(folder: Path, final: Path) -> None:
-    """Give a checkpoint that is whole its name, for good."""
+    """Give a complete checkpoint its final name, durably."""
     os.rename(folder, final)
-    _sync(final.parent)
+    sync(final.parent)
 
 
 def _remove(folder: Path) -> None:
-    """Take a checkpoint away; a process that is killed in here leaves all of it, or nothing that looks like one."""
-    gone = folder.with_name(f".{folder.name}{REMOVED_SUFFIX}")
-    os.rename(folder, gone)
-    shutil.rmtree(gone)
+    """Remove a checkpoint; a process killed meanwhile leaves all of it, or nothing that looks like a checkpoint."""
+    removed = folder.with_name(f".{folder.name}{REMOVED_SUFFIX}")
+    os.rename(folder, removed)
+    shutil.rmtree(removed)
 
 
-def _drop(root: Path, newest: Path, keep: Retention) -> None:
-    """Remove the checkpoints that nothing speaks for."""
-    there = checkpoint_folders(root)
-    newer = (
-        there.index(newest) + 1
-    )  # damaged ones, from which the run went back: it will write them again, or never comes there
-    why = keep.reasons({int(folder.name): snapshot_metrics(folder) for folder in there[:newer]})
-    for folder in there:
-        if not why.get(int(folder.name)):
-            with contextlib.suppress(
-                OSError
-            ):  # then it stays whole, or hidden until the next checkpoint; the new one is good
+def _remove_old(root: Path, newest: Path, keep: Retention) -> None:
+    """Remove the checkpoints that `keep` does not retain.
+
+    Checkpoints after `newest` are damaged ones, before which the run has resumed; they are removed too.
+    """
+    folders = checkpoint_folders(root)
+    current = folders[: folders.index(newest) + 1]
+    reasons = keep.reasons({int(folder.name): snapshot_metrics(folder) for folder in current})
+    for folder in folders:
+        if not reasons.get(int(folder.name)):
+            # after an error the old one stays complete, or hidden until the next checkpoint; the new one is good
+            with contextlib.suppress(OSError):
                 _remove(folder)
 
 
 def snapshot_metrics(folder: Path) -> dict[str, float]:
-    """What a snapshot measured when this checkpoint was written; nothing where there was none, or its state cannot be read."""
+    """Metrics of the snapshot at a checkpoint; empty if there was none, or the state cannot be read."""
     try:
         return metrics_in_state((folder / STATE_FILE).read_bytes())
     except OSError:
@@ -226,84 +180,94 @@ def snapshot_metrics(folder: Path) -> dict[str, float]:
 
 
 def metrics_in_state(state: bytes) -> dict[str, float]:
-    """The same, of what a state's file holds."""
+    """Like `snapshot_metrics`, from the content of a state file."""
     try:
-        numbers = json.loads(state).get(METRICS_KEY) or {}
-        return {str(name): float(value) for name, value in numbers.items()}
+        metrics = json.loads(state).get(METRICS_KEY) or {}
+        return {str(name): float(value) for name, value in metrics.items()}
     except (ValueError, TypeError, AttributeError):
         return {}
 
 
 def is_checkpoint_name(name: str) -> bool:
-    """Whether a folder is named like a checkpoint."""
+    """Whether a folder of this name is a checkpoint."""
     return re.fullmatch("[0-9]{12}", name, re.ASCII) is not None
 
 
 def checkpoint_folders(root: Path) -> list[Path]:
-    """Folders that are named like checkpoints, the oldest first."""
+    """Folders whose names are those of checkpoints, the oldest first."""
     return sorted(p for p in root.iterdir() if p.is_dir() and is_checkpoint_name(p.name)) if root.is_dir() else []
 
 
 def verify(folder: Path) -> Checkpoint:
-    """Check every file of a checkpoint against its manifest.
+    """Compare every file of a checkpoint with its manifest.
 
     Raises:
-        CheckpointError: names the file that is missing, cut short or changed.
+        CheckpointError: names the file that is missing, truncated or changed.
     """
     for name, expected in manifest(folder).items():
         path = folder / name
         try:
-            size, digest = path.stat().st_size, _digest(path)
+            size, digest = path.stat().st_size, file_digest(path)
         except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror}): lost or damaged") from error
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror}): missing or damaged") from error
         if size != expected.bytes:
-            raise CheckpointError(f"{path}: {size} bytes, {MANIFEST_FILE} says {expected.bytes}: cut short or changed")
+            raise CheckpointError(
+                f"{path}: has {size} bytes, {expected.bytes} in {MANIFEST_FILE}: truncated or changed"
+            )
         if digest != expected.sha256:
-            raise CheckpointError(f"{path}: its SHA-256 is not the one in {MANIFEST_FILE}: damaged")
+            raise CheckpointError(f"{path}: its SHA-256 differs from that in {MANIFEST_FILE}: damaged")
     try:
         return Checkpoint(folder, json.loads((folder / STATE_FILE).read_bytes()))
     except ValueError as error:
         raise CheckpointError(
-            f"{folder / STATE_FILE}: is no JSON ({error}); nothing else is read, and nothing is unpickled"
+            f"{folder / STATE_FILE}: not a JSON file ({error}); mtgen reads no other format"
         ) from error
 
 
-def manifest(folder: Path) -> dict[str, _File]:
-    """The files of a checkpoint, as its manifest names them."""
+def manifest(folder: Path) -> dict[str, FileRecord]:
+    """Read the manifest of a checkpoint: file name -> its size and checksum.
+
+    Raises:
+        CheckpointError: it is missing or damaged, or has another format.
+    """
     path = folder / MANIFEST_FILE
     try:
         content = json.loads(path.read_bytes())
-        if (written := content.get("format")) != CHECKPOINT_FORMAT:
-            raise CheckpointError(f"{path}: format {written}, this version of mtgen reads format {CHECKPOINT_FORMAT}")
-        about = _Manifest.model_validate(content)
+        if (version := content.get("format")) != CHECKPOINT_FORMAT:
+            raise CheckpointError(f"{path}: format {version}, this version of mtgen reads format {CHECKPOINT_FORMAT}")
+        parsed = _Manifest.model_validate(content)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}): lost or damaged") from error
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}): missing or damaged") from error
     except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: is not a checkpoint's manifest: damaged") from error
-    if about.images != int(folder.name) or STATE_FILE not in about.files:
-        raise CheckpointError(f"{path}: is the manifest of another checkpoint, or damaged")
-    return about.files
+        raise CheckpointError(f"{path}: not the manifest of a checkpoint: damaged") from error
+    if parsed.images != int(folder.name) or STATE_FILE not in parsed.files:
+        raise CheckpointError(f"{path}: the manifest of another checkpoint, or damaged")
+    return parsed.files
 
 
 def latest(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest good checkpoint under `root`; damaged newer ones are named through `warn`; `None` where there is none at all.
+    """Open the newest good checkpoint under `root`; `None` if there are no checkpoints.
+
+    Args:
+        warn: called with a message for every newer checkpoint that is damaged.
 
     Raises:
-        CheckpointError: there are checkpoints, and all of them are damaged.
+        CheckpointError: there are checkpoints, but all of them are damaged.
     """
     problems: list[str] = []
     for folder in reversed(checkpoint_folders(root)):
         try:
-            found = verify(folder)
+            checkpoint = verify(folder)
         except CheckpointError as error:
             problems.append(str(error))
             continue
         for problem in problems:
-            warn(f"{problem}; the checkpoint before it is used, {found.folder.name}")
-        return found
+            warn(f"{problem}; using the checkpoint before it, {checkpoint.folder.name}")
+        return checkpoint
     if problems:
         raise CheckpointError(
-            f"{root}: no checkpoint is whole; begin again under another name, or bring back a copy: {'; '.join(problems)}"
+            f"{root}: all checkpoints are damaged; restore a copy, or start a new run with another name: "
+            f"{'; '.join(problems)}"
         )
     return None
 
@@ -313,8 +277,10 @@ class CheckpointEntry:
     """A checkpoint in a run's list.
 
     Attributes:
-        problem: what is wrong with it, as far as it was looked for.
-        reasons: why it stays when the next one is written.
+        folder: its folder.
+        bytes: its size on disk.
+        problem: what is wrong with it, as far as it was checked.
+        reasons: why it is kept when the next checkpoint is written.
     """
 
     folder: Path
@@ -329,21 +295,21 @@ class CheckpointEntry:
 
 
 def list_checkpoints(root: Path, whole: bool, keep: Retention | None = None) -> list[CheckpointEntry]:
-    """Every checkpoint under `root`, the oldest first.
+    """List every checkpoint under `root`, the oldest first.
 
     Args:
-        whole: compare every file with its checksum; else the manifest and the files' sizes are looked at.
-        keep: what the reasons are given by.
+        whole: compare every file with its checksum; otherwise only the manifest and the sizes are checked.
+        keep: the retention that gives the reasons.
     """
     problems = {folder: _problem(folder, whole) for folder in checkpoint_folders(root)}
     good = {int(folder.name): snapshot_metrics(folder) for folder, problem in problems.items() if problem is None}
-    why = keep.reasons(good) if keep else {}
+    reasons = keep.reasons(good) if keep else {}
     return [
         CheckpointEntry(
             folder,
             sum(path.stat().st_size for path in folder.glob("*") if path.is_file()),
             problem,
-            why.get(int(folder.name), []),
+            reasons.get(int(folder.name), []),
         )
         for folder, problem in problems.items()
     ]
@@ -356,21 +322,21 @@ def _problem(folder: Path, whole: bool) -> str | None:
         else:
             for name, expected in manifest(folder).items():
                 if not (folder / name).is_file() or (folder / name).stat().st_size != expected.bytes:
-                    return f"{folder / name}: missing, cut short or changed"
+                    return f"{folder / name}: missing, truncated or changed"
     except CheckpointError as error:
         return str(error)
     return None
 
 
 def prune(root: Path, keep: Retention) -> list[CheckpointEntry]:
-    """Remove all checkpoints but those that are whole and that `keep` has a reason for; what was removed, the oldest first.
+    """Remove the checkpoints that are damaged or not retained by `keep`; returns the removed ones, the oldest first.
 
     Raises:
-        CheckpointError: none is whole, so that none is removed; or one cannot be removed.
+        CheckpointError: all checkpoints are damaged, so that none is removed; or one cannot be removed.
     """
     entries = list_checkpoints(root, whole=True, keep=keep)
     if entries and all(entry.problem for entry in entries):
-        raise CheckpointError(f"{root}: no checkpoint is whole, so none is removed: {entries[-1].problem}")
+        raise CheckpointError(f"{root}: all checkpoints are damaged, so none is removed: {entries[-1].problem}")
     removed = [entry for entry in entries if not entry.reasons]
     try:
         remove_leftovers(root)
@@ -379,76 +345,3 @@ def prune(root: Path, keep: Retention) -> list[CheckpointEntry]:
     except OSError as error:
         raise CheckpointError(f"{error.filename or root}: cannot be removed ({error.strerror})") from error
     return removed
-
-
-def export(found: Checkpoint, path: Path) -> None:
-    """The averaged weights of a checkpoint alone, as one safetensors file; configuration and data set card are in its header.
-
-    Raises:
-        CheckpointError: the file cannot be written; one of that name that was there before stays.
-    """
-    write_weights(weights(found), path)
-
-
-def weights(found: Checkpoint) -> AveragedWeights:
-    """The averaged weights of a checkpoint."""
-    return AveragedWeights(found.folder, found.images, found.config(), found.state["card"], found.tensors("ema"))
-
-
-def write_weights(some: AveragedWeights, path: Path) -> None:
-    """Weights as one safetensors file, everything else in its header; `read_weights` gives them back.
-
-    Raises:
-        CheckpointError: the file cannot be written; one of that name that was there before stays.
-    """
-    header = {"format": "pt", "images": str(some.images), "config": some.config, "card": json.dumps(some.card)}
-    partial = path.with_name(f".{path.name}{UNFINISHED_SUFFIX}")
-    try:
-        save_file(some.tensors, partial, metadata=header | {"digest": digest(some.tensors)})
-        _sync(partial)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); name another file"
-        ) from error
-
-
-def read_weights(path: Path) -> AveragedWeights:
-    """What `write_weights` wrote.
-
-    Raises:
-        CheckpointError: it cannot be read, is damaged, or is a safetensors file of something else.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        images, config, card, expected = (
-            int(header["images"]),
-            header["config"],
-            json.loads(header["card"]),
-            header["digest"],
-        )
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise CheckpointError(
-            f"{path}: cannot be read as a model ({reason}): lost or damaged; export it again"
-        ) from None
-    except (KeyError, ValueError):
-        raise CheckpointError(
-            f"{path}: is no model that mtgen exported; write one with `mtgen export RUN --out FOLDER`"
-        ) from None
-    if digest(tensors) != expected:
-        raise CheckpointError(f"{path}: its tensors are not those that were written: damaged; export it again")
-    return AveragedWeights(path, images, config, card, tensors)
-
-
-def digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, shapes, types and bytes of tensors: equal exactly when two runs' parameters are."""
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        total.update(tensor.numpy().tobytes())
-    return total.hexdigest()

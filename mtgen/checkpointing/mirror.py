@@ -1,6 +1,7 @@
-"""A run's checkpoints once more in another place: a folder, or a store that fsspec knows. Nothing that goes wrong there stops a run.
+"""A copy of a run's checkpoints in another folder or a store that fsspec supports. Errors there never stop a run.
 
-There they lie as here, `URL/NAME/000000120000/...`; the manifest comes last, so that one without it is known to be half a checkpoint.
+The layout is that of the run, `URL/NAME/000000120000/...`. The manifest is uploaded last, so that a checkpoint without
+one is known to be incomplete.
 """
 
 import shutil
@@ -17,188 +18,190 @@ from mtgen.errors import CheckpointError, ConfigError, DataError
 from mtgen.storage.source import STORE_PACKAGES, RemoteStore, absolute_location, is_url
 
 SCHEMES = ("file", *(scheme for scheme in STORE_PACKAGES if scheme not in ("http", "https")))
-"""Stores that can be written to."""
+"""URL schemes of stores that can be written to."""
 
 
 class CheckpointStore(RemoteStore):
-    """A run's folder of checkpoints behind a URL, or in another folder of this machine.
+    """A run's folder of checkpoints at a URL or in another local folder.
 
     Raises:
-        ConfigError: the address is of a kind that is not written to, such as `pipe:` or a chained one.
+        ConfigError: the scheme of the URL is not supported, such as `pipe:` or a chained one.
     """
 
     def __init__(self, url: str, run: str) -> None:
         scheme = urlsplit(url).scheme if "://" in url else ""
         if is_url(url) and (scheme not in SCHEMES or "::" in url):
             raise ConfigError(
-                f"checkpoint.mirror={url}: is no address that checkpoints are written to (commands are never run); "
-                f"possible: a folder, or a URL that begins with {', '.join(f'{s}://' for s in SCHEMES)}"
+                f"checkpoint.mirror={url}: not a supported URL (commands are never run); "
+                f"possible: a folder, or a URL that starts with {', '.join(f'{s}://' for s in SCHEMES)}"
             )
         super().__init__(f"{absolute_location(url).rstrip('/')}/{run}")
         self.local = scheme in ("", "file")
 
     def names(self) -> list[str]:
-        """The checkpoints that are there, whole or not, the oldest first."""
+        """Names of the checkpoints in the store, complete or not, the oldest first."""
 
-        def listed(fs: Any, path: str) -> list[str]:
+        def request(fs: Any, path: str) -> list[str]:
             fs.invalidate_cache()
-            return [
-                str(entry).rstrip("/").rpartition("/")[2]
-                for entry in self._call(fs, "_ls", "ls", path.rstrip("/"), detail=False)
-            ]
+            entries = self._call(fs, "_ls", "ls", path.rstrip("/"), detail=False)
+            return [str(entry).rstrip("/").rpartition("/")[2] for entry in entries]
 
-        return sorted(name for name in self._try("", listed) or [] if checkpoint.is_checkpoint_name(name))
+        return sorted(name for name in self._retry("", request) or [] if checkpoint.is_checkpoint_name(name))
 
     def put(self, name: str, file: Path) -> None:
-        """Upload a file, over what is there.
+        """Upload a file, replacing one of the same name.
 
         Raises:
-            DataError: the store does not take it.
+            DataError: the store refuses it.
             OSError: `file` cannot be read.
         """
 
-        def send(fs: Any, path: str) -> bool:
+        def request(fs: Any, path: str) -> bool:
             if self.local:
                 fs.makedirs(path.rpartition("/")[0], exist_ok=True)
             self._call(fs, "_put_file", "put_file", str(file), path)
             return True
 
-        if self._try(name, send, "written") is None:
-            raise DataError(f"{self.url}/{name}: cannot be written: the store says that there is no such place")
+        if self._retry(name, request, "written") is None:
+            raise DataError(f"{self.url}/{name}: cannot be written: the store answers that it does not exist")
 
     def remove(self, name: str) -> None:
-        """Remove a checkpoint, or one of its files; what is not there is no error."""
-        self._try(name, lambda fs, path: self._call(fs, "_rm", "rm", path, recursive=True), "removed")
+        """Remove a checkpoint, or one of its files; a missing one is not an error."""
+        self._retry(name, lambda fs, path: self._call(fs, "_rm", "rm", path, recursive=True), "removed")
 
 
 class Mirror:
-    """Brings a run's place elsewhere up to what is here, in a thread of its own, whenever it is told of a new checkpoint.
+    """Keeps a copy of a run's checkpoints up to date, in a background thread.
 
     Args:
+        store: the copy.
         root: the run's folder of checkpoints.
-        keep: which stay there; the same as here.
-        warn: is told what went wrong. It is tried again with the next checkpoint.
+        keep: retention of the copy; the same as that of the run.
+        warn: called with a message for every failure; the next checkpoint is another attempt.
     """
 
-    def __init__(self, shelf: CheckpointStore, root: Path, keep: Retention, warn: Callable[[str], None]) -> None:
-        self._shelf = shelf
+    def __init__(self, store: CheckpointStore, root: Path, keep: Retention, warn: Callable[[str], None]) -> None:
+        self._store = store
         self._root = root
         self._keep = keep
         self._warn = warn
-        self._sent: dict[str, bytes] = {}
-        self._numbers: dict[str, dict[str, float]] = {}
-        self._wanted = threading.Event()
-        self._last = False
+        self._manifests: dict[str, bytes] = {}
+        self._metrics: dict[str, dict[str, float]] = {}
+        self._requested = threading.Event()
+        self._closing = False
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
         self._thread.start()
 
     def notify(self) -> None:
-        """There is a new checkpoint."""
-        self._wanted.set()
+        """Request an update; called after a new checkpoint."""
+        self._requested.set()
 
     def close(self) -> None:
-        """Look once more, and wait for the end of that: as long as the store is waited for, at most."""
-        self._last = True
-        self._wanted.set()
+        """Update once more and wait until that is done, at most as long as the retry policy of stores allows."""
+        self._closing = True
+        self._requested.set()
         self._thread.join()
 
     def _run(self) -> None:
         last = False
         while not last:
-            self._wanted.wait()
-            self._wanted.clear()
-            last = self._last
+            self._requested.wait()
+            self._requested.clear()
+            last = self._closing
             try:
                 self.sync()
             except (DataError, OSError) as error:
-                self._warn(
-                    f"checkpoint.mirror: {error}. Training goes on, and it is tried again with the next checkpoint"
-                )
+                self._warn(f"checkpoint.mirror: {error}. Training continues; the next checkpoint is another attempt")
 
     def sync(self) -> None:
-        """Upload what is missing there, the newest first; remove what is kept no longer.
+        """Upload the checkpoints that are missing in the copy, the newest first, and remove those not retained.
 
         Raises:
             DataError: the store does not answer, or refuses.
-            OSError: a folder in its place cannot be written.
+            OSError: the folder of a local copy cannot be written.
         """
-        there, here = (
-            set(self._shelf.names()),
-            {folder.name: folder for folder in checkpoint.checkpoint_folders(self._root)},
-        )
-        for name, folder in sorted(here.items(), reverse=True):
-            self._numbers[name] = checkpoint.snapshot_metrics(folder)
+        remote = set(self._store.names())
+        local = {folder.name: folder for folder in checkpoint.checkpoint_folders(self._root)}
+        for name, folder in sorted(local.items(), reverse=True):
+            self._metrics[name] = checkpoint.snapshot_metrics(folder)
             try:
                 manifest = (folder / MANIFEST_FILE).read_bytes()
-                if not (
-                    name in there and manifest in (self._sent.get(name), self._shelf.read(f"{name}/{MANIFEST_FILE}"))
-                ):
+                if name not in remote or not self._is_uploaded(name, manifest):
                     self._upload(folder)
-                self._sent[name] = manifest
+                self._manifests[name] = manifest
             except FileNotFoundError:
                 if folder.exists():
                     raise
-                here.pop(name)  # removed here meanwhile, since newer ones have come
-        numbers = {int(name): self._measured(name) for name in there | set(here)}
-        for images, why in self._keep.reasons(numbers).items():
+                local.pop(name)  # the run has removed it meanwhile, after newer checkpoints
+        metrics = {int(name): self._metrics_of(name) for name in remote | set(local)}
+        for images, reasons in self._keep.reasons(metrics).items():
             name = f"{images:012d}"
-            if not why and name not in here:
-                self._shelf.remove(name)
+            if not reasons and name not in local:
+                self._store.remove(name)
+
+    def _is_uploaded(self, name: str, manifest: bytes) -> bool:
+        return manifest in (self._manifests.get(name), self._store.read(f"{name}/{MANIFEST_FILE}"))
 
     def _upload(self, folder: Path) -> None:
-        self._shelf.remove(f"{folder.name}/{MANIFEST_FILE}")
+        self._store.remove(f"{folder.name}/{MANIFEST_FILE}")
         for name in [*sorted(path.name for path in folder.iterdir() if path.name != MANIFEST_FILE), MANIFEST_FILE]:
-            self._shelf.put(f"{folder.name}/{name}", folder / name)
+            self._store.put(f"{folder.name}/{name}", folder / name)
 
-    def _measured(self, name: str) -> dict[str, float]:
-        """What was measured at a checkpoint that may be there alone."""
-        if name not in self._numbers:
-            self._numbers[name] = checkpoint.metrics_in_state(self._shelf.read(f"{name}/{STATE_FILE}") or b"")
-        return self._numbers[name]
+    def _metrics_of(self, name: str) -> dict[str, float]:
+        """Metrics of a checkpoint, which may exist in the store only."""
+        if name not in self._metrics:
+            self._metrics[name] = checkpoint.metrics_in_state(self._store.read(f"{name}/{STATE_FILE}") or b"")
+        return self._metrics[name]
 
 
-def restore(shelf: CheckpointStore, root: Path, warn: Callable[[str], None]) -> int | None:
-    """Fetch the newest whole checkpoint into a run's empty folder of checkpoints; its images seen, `None` where there are none.
+def restore(store: CheckpointStore, root: Path, warn: Callable[[str], None]) -> int | None:
+    """Download the newest good checkpoint to a run's empty folder of checkpoints.
+
+    Args:
+        warn: called with a message for every newer checkpoint that is incomplete or damaged.
+
+    Returns:
+        The images seen of the checkpoint; `None` if the store has no checkpoints.
 
     Raises:
-        CheckpointError: the store does not answer, so that nobody knows; all are damaged; or there is no room here.
+        CheckpointError: the store does not answer, all checkpoints are damaged, or the local disk is full.
     """
     try:
-        names = shelf.names()
+        names = store.names()
         for name in reversed(names):
-            if (problem := _fetch(shelf, name, root)) is None:
+            if (problem := _download(store, name, root)) is None:
                 return int(name)
-            warn(f"{problem}; the checkpoint before it is looked at")
+            warn(f"{problem}; trying the checkpoint before it")
     except (DataError, OSError) as error:
         raise CheckpointError(
-            f"checkpoint.mirror: {error}. {root.parent} has no checkpoint of its own, and whether one is there is not known: start again "
-            "when the store answers, or without checkpoint.mirror to begin anew"
+            f"checkpoint.mirror: {error}. {root.parent} has no local checkpoint, and whether the mirror has one is not "
+            "known; start again when the store answers, or without checkpoint.mirror to start from scratch"
         ) from error
     if names:
         raise CheckpointError(
-            f"{shelf}: no checkpoint is whole there; bring back a copy, or begin again under another name"
+            f"{store}: all checkpoints there are damaged; restore a copy, or start a new run with another name"
         )
     return None
 
 
-def _fetch(shelf: CheckpointStore, name: str, root: Path) -> str | None:
-    """Fetch one checkpoint; what is wrong with it, `None` if it is whole."""
-    content = shelf.read(f"{name}/{MANIFEST_FILE}")
+def _download(store: CheckpointStore, name: str, root: Path) -> str | None:
+    """Download one checkpoint; returns what is wrong with it, `None` if it is good."""
+    content = store.read(f"{name}/{MANIFEST_FILE}")
     if content is None:
-        return f"{shelf}/{name}: has no {MANIFEST_FILE}: its upload was interrupted"
+        return f"{store}/{name}: has no {MANIFEST_FILE}: its upload was interrupted"
     root.mkdir(parents=True, exist_ok=True)
     checkpoint.remove_leftovers(root)
-    beside = root / f".{name}{checkpoint.UNFINISHED_SUFFIX}"
-    folder = beside / name
+    temporary = root / f".{name}{checkpoint.UNFINISHED_SUFFIX}"
+    folder = temporary / name
     folder.mkdir(parents=True)
     try:
         (folder / MANIFEST_FILE).write_bytes(content)
         for file, expected in checkpoint.manifest(folder).items():
-            shelf.fetch(f"{name}/{file}", expected.bytes, folder / file)
+            store.fetch(f"{name}/{file}", expected.bytes, folder / file)
         checkpoint.verify(folder)
         checkpoint.finalize(folder, root / name)
     except CheckpointError as error:
-        return str(error).replace(str(folder), f"{shelf}/{name}")
+        return str(error).replace(str(folder), f"{store}/{name}")
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return None

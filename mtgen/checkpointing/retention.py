@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay, and why."""
+"""Which checkpoints of a run are kept, and why."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,43 +6,49 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BestCriterion:
-    """A metric of the snapshots by which one checkpoint is the best: the largest value (`largest`) or the smallest."""
+    """The metric that determines the best checkpoint: the one with the largest value (`largest`) or the smallest."""
 
     metric: str
     largest: bool = True
 
-    def select(self, numbers: Mapping[int, Mapping[str, float]]) -> int | None:
-        """Images seen of the best checkpoint, of equals the earliest; `None` where the metric was measured at none.
+    def select(self, metrics: Mapping[int, Mapping[str, float]]) -> int | None:
+        """Images seen of the best checkpoint, the earliest in a tie; `None` if no checkpoint has the metric.
 
         Args:
-            numbers: images seen -> what was measured there.
+            metrics: images seen -> metrics of the checkpoint.
         """
-        measured = {images: values[self.metric] for images, values in sorted(numbers.items()) if self.metric in values}
+        measured = {images: values[self.metric] for images, values in sorted(metrics.items()) if self.metric in values}
         return (max if self.largest else min)(measured, key=measured.__getitem__, default=None)
 
 
 @dataclass(frozen=True)
 class Retention:
-    """What is kept: the newest `last`, one every `every` images (the first at or after each multiple), and the best."""
+    """Which checkpoints to keep.
+
+    Attributes:
+        last: the number of newest ones.
+        every: additionally one every this many images: the first at or after each multiple.
+        best: additionally the best one by this criterion.
+    """
 
     last: int
     every: int | None = None
     best: BestCriterion | None = None
 
-    def reasons(self, numbers: Mapping[int, Mapping[str, float]]) -> dict[int, list[str]]:
-        """Images seen -> why that checkpoint stays, in a few words each; without one it goes.
+    def reasons(self, metrics: Mapping[int, Mapping[str, float]]) -> dict[int, list[str]]:
+        """Images seen -> the reasons to keep that checkpoint, in a few words each; without reasons it is removed.
 
         Args:
-            numbers: of every checkpoint: images seen -> what was measured there.
+            metrics: images seen -> metrics, for every checkpoint.
         """
-        there = sorted(numbers)
-        why: dict[int, list[str]] = {images: [] for images in there}
-        for images in there[-self.last :]:
-            why[images].append(f"of the last {self.last}")
+        checkpoints = sorted(metrics)
+        reasons: dict[int, list[str]] = {images: [] for images in checkpoints}
+        for images in checkpoints[-self.last :]:
+            reasons[images].append(f"of the last {self.last}")
         if self.every is not None:
-            firsts = {images // self.every: images for images in reversed(there) if images >= self.every}
+            firsts = {images // self.every: images for images in reversed(checkpoints) if images >= self.every}
             for images in firsts.values():
-                why[images].append(f"one every {self.every:,} images")
-        if self.best is not None and (best := self.best.select(numbers)) is not None:
-            why[best].append(f"best {self.best.metric}: {numbers[best][self.best.metric]:.4g}")
-        return why
+                reasons[images].append(f"one every {self.every:,} images")
+        if self.best is not None and (best := self.best.select(metrics)) is not None:
+            reasons[best].append(f"best {self.best.metric}: {metrics[best][self.best.metric]:.4g}")
+        return reasons

@@ -131,11 +131,11 @@ def checkpoints_export(
 
     Example: `mtgen checkpoints export digits-32 --out digits.safetensors`
     """
-    from mtgen.checkpointing.checkpoint import export
+    from mtgen.checkpointing.averaged_weights import export_weights
     from mtgen.models.loading import find_run, select_checkpoint
 
     found = select_checkpoint(find_run(run), which)
-    export(found, out)
+    export_weights(found, out)
     say(f"wrote {out}: averaged weights at {found.images:,} images")
 
 

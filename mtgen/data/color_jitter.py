@@ -1,4 +1,4 @@
-"""Colors that vary from one look at an image to the next."""
+"""Random brightness, contrast and saturation, different each time an image is read."""
 
 import torch
 from numpy.typing import NDArray
@@ -7,20 +7,23 @@ from torch import Tensor
 from mtgen.utils import counter_rng
 
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
-"""Luma of red, green and blue (ITU-R BT.601)."""
+"""Weights of red, green and blue in the luma (ITU-R BT.601)."""
 
 
 def color_jitter(image: Tensor, strength: float, seed: int, position: NDArray) -> Tensor:
-    """Brightness, then contrast, then saturation, each times a factor in [1 - strength, 1 + strength]. Source: Howard 2013.
+    """Scale brightness, then contrast, then saturation by random factors in [1 - strength, 1 + strength].
+
+    Source: Howard 2013.
 
     Args:
-        image: `[B,C,H,W]` in [-1,1]; one channel has no saturation.
+        image: `[B,C,H,W]` in [-1,1]; with one channel, saturation does not change it.
         strength: 0 to 1.
-        seed, position: `[B]`; key of the random numbers.
+        seed, position: key of the random numbers; positions are `[B]`.
 
     Returns:
         `[B,C,H,W]` in [-1,1].
     """
+    # "colour" is part of the seed: another spelling would change the random numbers of every run
     factor = 1 + strength * (2 * counter_rng.uniform(seed, "colour", torch.from_numpy(position), 3) - 1)
     brightness, contrast, saturation = factor.to(image.device)[:, :, None, None, None].unbind(1)
     x = ((image + 1) / 2 * brightness).clamp(0, 1)
@@ -31,9 +34,7 @@ def color_jitter(image: Tensor, strength: float, seed: int, position: NDArray) -
 
 
 def _gray(x: Tensor) -> Tensor:
-    """`[B,C,H,W]` -> `[B,1,H,W]`."""
-    return (
-        x
-        if x.shape[1] == 1
-        else sum(weight * channel for weight, channel in zip(LUMA_WEIGHTS, x.split(1, dim=1), strict=True))
-    )
+    """`[B,C,H,W]` -> its luma, `[B,1,H,W]`."""
+    if x.shape[1] == 1:
+        return x
+    return sum(weight * channel for weight, channel in zip(LUMA_WEIGHTS, x.split(1, dim=1), strict=True))

@@ -1,4 +1,4 @@
-"""`dataset.json`: reading it, and the shards that it names."""
+"""Reading `dataset.json`, the data set's card, and listing the shards that it names."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -8,34 +8,26 @@ from pydantic import ValidationError
 from mtgen.errors import DataError
 from mtgen.schema import DatasetCard
 from mtgen.storage.source import LocalFolder, open_source
+from mtgen.utils.shell import shell_command
 
 CARD_FILE = "dataset.json"
 
 
 def read_card(folder: str | Path) -> DatasetCard:
-    """The card of the data set in `folder`.
+    """Read the card of the data set in `folder`.
 
     Raises:
-        DataError: no folder, no `dataset.json`, or one that is not valid; a line for every key at fault.
+        DataError: the folder or its `dataset.json` does not exist, or the card is invalid; one line per invalid key.
     """
     source = open_source(folder)
     path = f"{folder}/{CARD_FILE}"
     if isinstance(source, LocalFolder) and not source.path.is_dir():
-        raise DataError(f"{folder}: there is no such folder; give the folder that holds {CARD_FILE} and its shards")
+        raise DataError(f"{folder}: the folder does not exist; give the one with {CARD_FILE} and its shards")
     text = source.read(CARD_FILE)
     if text is None and isinstance(source, LocalFolder):
-        found = (
-            "the folder is empty"
-            if not any(source.path.iterdir())
-            else f"it has {len(list(source.path.glob('*.tar')))} tar files"
-        )
-        raise DataError(
-            f"{folder}: no {CARD_FILE} in this folder ({found}); every data set needs one beside its shards"
-        )
+        raise DataError(_without_card(source.path))
     if text is None:
-        raise DataError(
-            f"{path}: there is no such file; give the URL of the folder that holds {CARD_FILE} and its shards"
-        )
+        raise DataError(f"{path}: the file does not exist; give the URL of the folder with {CARD_FILE} and its shards")
     try:
         card = DatasetCard.model_validate_json(text)
     except ValidationError as error:
@@ -43,20 +35,31 @@ def read_card(folder: str | Path) -> DatasetCard:
         raise DataError("\n".join(lines)) from None
     if not card.splits:
         raise DataError(
-            f'{path}: splits: names no split; write for example {{"train": {{"samples": 100, "shards": "train-000000.tar"}}}}'
+            f"{path}: splits: is empty; "
+            'write for example {"train": {"samples": 100, "shards": "train-{000000..000003}.tar"}}'
         )
     if not 0 <= card.ignore_index <= 255:
-        raise DataError(f"{path}: ignore_index={card.ignore_index}: masks are 8-bit, so it is between 0 and 255")
+        raise DataError(f"{path}: ignore_index={card.ignore_index}: masks are 8-bit, so possible: 0 to 255")
     return card
 
 
+def _without_card(folder: Path) -> str:
+    """The error of a folder without a card; what is in the folder decides the remedy."""
+    problem = f"{folder}: no {CARD_FILE} in this folder"
+    if tars := len(list(folder.glob("*.tar"))):
+        command = shell_command("mtgen shards describe", folder)
+        return f"{problem} ({tars} tar files); `{command}` writes one from the shards"
+    found = "no tar files" if any(folder.iterdir()) else "the folder is empty"
+    return f"{problem} ({found}); give the one with {CARD_FILE} and its shards, or make a data set: `mtgen shards make`"
+
+
 def shard_names(folder: Path | str, card: DatasetCard, split: str) -> list[str]:
-    """The shards of a split, `{000000..000003}` written out.
+    """The shards of a split, with `{000000..000003}` expanded.
 
     Raises:
         DataError: the split names no shards, or one outside the folder.
     """
-    from braceexpand import braceexpand  # here, so that a model is used without it
+    from braceexpand import braceexpand  # imported here: inference does without it
 
     where = f"{folder}/{CARD_FILE}: splits.{split}.shards"
     patterns = card.splits[split].shards
@@ -73,10 +76,8 @@ def shard_names(folder: Path | str, card: DatasetCard, split: str) -> list[str]:
     for name in names:
         if name.startswith("|") or re.match("[A-Za-z][A-Za-z0-9+.-]*:", name) or "::" in name:
             raise DataError(
-                f"{where}: {name!r} is an address or a command, not a file's name; name shards relative to {CARD_FILE}"
+                f"{where}: {name!r} is a URL or a command, not a file name; give paths relative to {CARD_FILE}"
             )
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise DataError(
-                f"{where}: {name!r} lies outside the data set's folder; name shards relative to {CARD_FILE}"
-            )
+            raise DataError(f"{where}: {name!r} is outside the data set's folder; give paths relative to {CARD_FILE}")
     return names

@@ -1,4 +1,4 @@
-"""The part of an image that a position sees: one window for the image and everything that lies on it."""
+"""Crop windows: one window per position, shared by the image, its mask and its boxes."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 from mtgen.utils import counter_rng
 
 ASPECT_RANGE = (3 / 4, 4 / 3)
-"""Range of a random crop's width over height, times that of what comes out (Szegedy et al. 2015)."""
+"""Range of a random crop's aspect ratio, relative to that of the output (Szegedy et al. 2015)."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """What is cut out of each image as displayed, in its pixels, and whether it is mirrored afterwards.
+    """Crop windows in pixels of the images as displayed, and whether each crop is mirrored afterwards.
 
     Attributes:
-        start: `[B,2]` int32, x and y of the first pixel.
+        start: `[B,2]` int32, x and y of the upper left pixel.
         size: `[B,2]` int32, width and height, at least 1.
-        mirror: `[B]` bool, left to right.
+        mirror: `[B]` bool, whether left and right are swapped.
     """
 
     start: NDArray[np.int32]
@@ -27,7 +27,7 @@ class Window:
     mirror: NDArray[np.bool_]
 
     def row(self, i: int) -> "Window":
-        """The window of sample `i` alone."""
+        """The window of sample `i` alone, with a batch size of 1."""
         return Window(self.start[i : i + 1], self.size[i : i + 1], self.mirror[i : i + 1])
 
 
@@ -40,14 +40,14 @@ def window(
     position: NDArray[np.int64],
     aspect: float = 1.0,
 ) -> Window:
-    """The window of each sample, a function of its size, the seed and its position alone.
+    """The crop window of each sample, a function of its size, the seed and its position alone.
 
     Args:
-        width, height: `[B]`, of the images as displayed, pixels.
-        crop: smallest share of the image's area that is kept; 1: the largest centered window of `aspect`, never random.
-        flip: mirror half of the samples.
-        seed, position: `[B]`; key of the random numbers.
-        aspect: width over height of what comes out; random crops vary around it.
+        width, height: `[B]`, sizes of the images as displayed, pixels.
+        crop: smallest fraction of the image's area that is kept; 1: the largest centered window of `aspect`.
+        flip: mirror half of the samples, at random.
+        seed, position: key of the random numbers; positions are `[B]`.
+        aspect: width / height of the output; random crops vary around it.
     """
     random = np.zeros((len(position), 5))
     if crop < 1 or flip:

@@ -1,4 +1,4 @@
-"""The index of a data set: one row a sample, in columns; what to read where, and what to expect there."""
+"""The index of a data set: one row per sample, stored in columns: where its components are and what is in them."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import os
 import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -43,24 +44,38 @@ from mtgen.storage.source import open_source
 from mtgen.utils.shell import shell_command
 
 MAX_OPEN_SHARDS = 256
-"""Shards that are held open at once."""
+"""Shards that are open at the same time."""
 
 MAX_OPEN_CACHED_SHARDS = 32
-"""The same of shards in the cache: the space of one that is thrown away is free when it is closed."""
+"""The same limit for shards in the cache: the space of an evicted shard is freed only when it is closed."""
+
+
+@dataclass(frozen=True)
+class _Prefetcher:
+    """Threads that download shards ahead of their use.
+
+    Attributes:
+        process: id of the process that started the threads.
+        requested: numbers of the shards requested last.
+    """
+
+    process: int
+    pool: ThreadPoolExecutor
+    requested: list[int]
 
 
 class Index:
-    """One split: where every component lies, and what is known without decoding. Safe to use after a fork.
+    """One split: where every component is stored, and what is known without decoding. Safe to use after a fork.
 
     Attributes:
         card: the data set's `dataset.json`.
-        folder, split: what was opened.
+        folder, split: the arguments of `open_index`.
         label: `[N]` int64 class number, -1 where missing.
         width, height: `[N]` int32, pixels of the image as displayed.
         present: component ("class", "mask", "boxes", "caption", "sound") -> `[N]` bool.
-        problems: what is wrong with the split; the samples at fault are left out.
-        remote: whether its shards have to be fetched.
-        domains: names of the data sets that samples are from: the card's, one.
+        problems: what is wrong with the split; the samples concerned are left out.
+        remote: whether its shards have to be downloaded.
+        domains: names of the data sets that the samples come from: here one, the card's name.
     """
 
     def __init__(
@@ -78,30 +93,27 @@ class Index:
         self.sizes = np.array([shard["rows"] for shard in self._state], dtype=np.int64)
         self._file = file
         self._groups = state["groups"][split]
-        self._columns: dict[str, NDArray[Any]] = {}
-        for name in (
-            "label",
-            "width",
-            "height",
-            *(n for n in file.schema_arrow.names if n.endswith(("_offset", "_size", "_crc"))),
-        ):
-            self._columns[name] = file.read_row_groups(self._groups, columns=[name])[name].to_numpy()
-        self._shard = np.repeat(np.arange(len(numbers), dtype=np.int32), self.sizes)
-        self.label: NDArray[np.int64] = self._columns["label"]
-        self.width: NDArray[np.int32] = self._columns["width"]
-        self.height: NDArray[np.int32] = self._columns["height"]
-        nowhere = np.zeros(len(self.label), dtype=np.bool_)
-        self.present: dict[str, NDArray[np.bool_]] = {
-            c: self._columns[f"{c}_offset"] >= 0 if f"{c}_offset" in self._columns else nowhere for c in COMPONENTS
+        stored = [name for name in file.schema_arrow.names if name.endswith(("_offset", "_size", "_crc"))]
+        columns: dict[str, NDArray[Any]] = {
+            name: file.read_row_groups(self._groups, columns=[name])[name].to_numpy()
+            for name in ("label", "width", "height", *stored)
         }
-        self._places = {
-            part: [self._columns[f"{part}_{column}"] for column in ("offset", "size", "crc")]
+        self._shard = np.repeat(np.arange(len(numbers), dtype=np.int32), self.sizes)
+        self.label: NDArray[np.int64] = columns["label"]
+        self.width: NDArray[np.int32] = columns["width"]
+        self.height: NDArray[np.int32] = columns["height"]
+        absent = np.zeros(len(self.label), dtype=np.bool_)
+        self.present: dict[str, NDArray[np.bool_]] = {
+            c: columns[f"{c}_offset"] >= 0 if f"{c}_offset" in columns else absent for c in COMPONENTS
+        }
+        self._locations = {
+            part: [columns[f"{part}_{column}"] for column in ("offset", "size", "crc")]
             for part in STORED_PARTS
-            if f"{part}_offset" in self._columns
+            if f"{part}_offset" in columns
         }
         self._fetch = shards.open
         self._open = lru_cache(maxsize=MAX_OPEN_CACHED_SHARDS if self.remote else MAX_OPEN_SHARDS)(shards.open)
-        self._ahead: tuple[int, ThreadPoolExecutor, list[int]] | None = None
+        self._prefetcher: _Prefetcher | None = None
 
     @property
     def shards(self) -> list[str]:
@@ -113,7 +125,7 @@ class Index:
 
     @cached_property
     def _keys(self) -> pa.ChunkedArray:
-        """Only wanted for messages, so not read at the start."""
+        """Keys of the samples; read on first use, because only messages need them."""
         return self._file.read_row_groups(self._groups, columns=["key"])["key"]
 
     @property
@@ -131,70 +143,68 @@ class Index:
         return str(self._state[self._shard[i]]["name"])
 
     def name(self, i: int) -> str:
-        """Where the sample is, for errors: its shard and its key."""
+        """The sample's shard and key, for errors."""
         return f"{self.folder}/{self.shard(i)}: {self.key(i)}"
 
     def mask_table(self, i: int) -> NDArray[np.int64]:
-        """`[256]`: a mask value of sample `i` as stored -> its mask class in `card`; 255: unknown; -1: the card names no such class."""
+        """`[256]`: mask value as stored in sample `i` -> mask class of `card`; 255: unknown; -1: not in the card."""
         return _mask_table(len(self.card.mask_classes), self.card.ignore_index)
 
     def class_table(self, i: int) -> NDArray[np.int64]:
-        """`[K]`: a class number that is stored with sample `i` -> its number in `card`."""
+        """`[K]`: class number as stored in sample `i` -> class number of `card`."""
         return np.arange(len(self.card.classes))
 
     def read(self, i: int, component: str) -> bytes:
-        """The bytes of a component ("image", "class", "mask", "boxes", "caption", "sound") of sample `i`.
+        """Read the bytes of a component ("image", "class", "mask", "boxes", "caption", "sound") of sample `i`.
 
         Raises:
-            KeyError: the sample does not have it.
-            DamagedSample: the shard holds other bytes there than when it was indexed.
-            DataError: the shard is gone, or cannot be read.
+            KeyError: the sample does not have the component.
+            DamagedSample: the bytes differ from those that were indexed.
+            DataError: the shard is missing or cannot be read.
         """
         if component != "image" and not self.present[component][i]:
             raise KeyError(f"{self.key(i)} has no {component}")
-        offset, size, crc = (column.item(i) for column in self._places[component])
+        offset, size, crc = (column.item(i) for column in self._locations[component])
         shard = self._state[self._shard.item(i)]
         try:
-            file = self._open(
-                shard["name"], shard["size"], shard["tag"]
-            )  # held while it is read: it closes with its last holder
+            # the local reference keeps the file open: it closes with its last reference
+            file = self._open(shard["name"], shard["size"], shard["tag"])
             data = os.pread(file.descriptor, size, offset)
         except OSError as error:
             raise DataError(f"{self.name(i)}: cannot be read ({error.strerror})") from None
         if zlib.crc32(data) != crc:
-            what = f"{component} is not what was indexed; the shard changed while it was in use or is damaged"
-            raise DamagedSample("checksum", self.name(i), f"{what}: run `mtgen shards validate`, then start again")
+            what = f"{component} differs from what was indexed: the shard was changed while in use, or is damaged"
+            raise DamagedSample("checksum", self.name(i), f"{what}; run `mtgen shards validate`, then start again")
         return data
 
     def prefetch(self, sample: NDArray[np.int64]) -> None:
-        """Begin to fetch the shards of samples that will be read soon, in the background; nothing where the data is local."""
+        """Start downloading the shards of samples that will be read soon, in the background; no-op for local data."""
         if not self.remote:
             return
-        if self._ahead is None or self._ahead[0] != os.getpid():  # threads do not survive a fork
-            self._ahead = os.getpid(), ThreadPoolExecutor(MAX_PARALLEL_DOWNLOADS, "mtgen fetch"), []
-        _, pool, asked = self._ahead
+        if self._prefetcher is None or self._prefetcher.process != os.getpid():  # threads do not survive a fork
+            self._prefetcher = _Prefetcher(os.getpid(), ThreadPoolExecutor(MAX_PARALLEL_DOWNLOADS, "mtgen fetch"), [])
+        requested = self._prefetcher.requested
         for number in dict.fromkeys(self._shard[sample].tolist()):
-            if number not in asked:
-                asked.append(number)
-                del asked[:-MAX_OPEN_SHARDS]
+            if number not in requested:
+                requested.append(number)
+                del requested[:-MAX_OPEN_SHARDS]
                 shard = self._state[number]
-                pool.submit(
-                    self._fetch, shard["name"], shard["size"], shard["tag"]
-                )  # who reads it meets the same error
+                # its error is not looked at: `read` will raise the same one
+                self._prefetcher.pool.submit(self._fetch, shard["name"], shard["size"], shard["tag"])
 
     def domain(self, sample: NDArray[np.int64]) -> NDArray[np.int64]:
-        """`[B]`: which of `domains` samples are from."""
+        """`[B]`: the number of each sample's data set in `domains`."""
         return np.zeros(len(sample), np.int64)
 
     def order(self, policy: str, window: int, seed: int, purpose: str = "order") -> SampleOrder:
-        """Which sample stands at a position; "auto" is "windowed" where shards have to be fetched, else "global"."""
+        """The sample order of a policy; "auto" is "windowed" for shards that have to be downloaded, else "global"."""
         if policy == "windowed" or (policy == "auto" and self.remote):
             return WindowedOrder(self.sizes, window, seed, purpose)
         return Order(len(self), seed, purpose)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, hexadecimal, over the card and the checksums of every component of the split, shard by shard."""
+        """SHA-256 (hexadecimal) over the card and the checksums of every component of the split, shard by shard."""
         card = card_for_fingerprint(self.card.model_dump(mode="json", exclude={"domains"}))
         digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
         for shard in self._state:
@@ -211,13 +221,13 @@ def open_index(
     damage_limit: float = 0.01,
     cache: float = DEFAULT_CACHE_GB,
 ) -> Index:
-    """The index of a split: the one beside `dataset.json` or in the cache if it is up to date, else built into the cache.
+    """Open the index of a split; if neither the one beside `dataset.json` nor the cached one is up to date, build it.
 
     Args:
-        folder: a folder, or a URL.
-        on_damage: "stop": anything wrong is an error; "skip": samples at fault are left out, `Index.problems` names them.
-        damage_limit: share of the split's samples that may be left out.
-        cache: GB of the local disk that remote shards may take.
+        folder: a folder or a URL.
+        on_damage: "stop": any problem is an error; "skip": samples with problems are left out, see `Index.problems`.
+        damage_limit: fraction of the split's samples that may be left out.
+        cache: GB of local disk that remote shards may take.
 
     Raises:
         DataError: an unknown split, too much damage, or anything that `build_index` raises.
@@ -226,38 +236,41 @@ def open_index(
     card = read_card(str(source))
     if split not in card.splits:
         raise DataError(
-            f"{source}/{CARD_FILE}: no split {split!r}; {suggest(split, list(card.splits))}; `mtgen shards split` makes others"
+            f"{source}/{CARD_FILE}: no split {split!r}; {suggest(split, list(card.splits))}; "
+            "`mtgen shards split` makes new ones"
         )
     state = index_state(source, card)
-    places = (
-        [user_index_path(str(source))]
-        if source.remote
-        else [dataset_index_path(str(source)), user_index_path(str(source))]
-    )
-    opened = next((found for path in places if (found := read_index(path, state)) is not None), None)
+    paths = [user_index_path(str(source))]
+    if not source.remote:
+        paths.insert(0, dataset_index_path(str(source)))
+    opened = next((found for path in paths if (found := read_index(path, state)) is not None), None)
     if opened is None:
-        opened = read_index(
-            build_index(str(source), progress=progress, on_damage="skip", cache=cache), index_state(source, card)
-        )
+        built = build_index(str(source), progress=progress, on_damage="skip", cache=cache)
+        opened = read_index(built, index_state(source, card))
     if opened is None:
         raise DataError(f"{source}: its shards changed while they were indexed; start again when they are complete")
     if on_damage == "stop":
         raise_problems(str(source), problems_of(opened[0]))
     index = Index(Shards(source, cache), split, card, *opened)
-    claimed = card.splits[split].samples
-    lost = claimed - len(index)
-    if index.problems and (not len(index) or lost > damage_limit * claimed):
-        kinds = ", ".join(
-            f"{count} {kind}" for kind, count in Counter(problem.kind for problem in index.problems).most_common()
-        )
-        first = [f"{source}/{problem}" for problem in index.problems[:MAX_PROBLEMS_SHOWN]]
-        what = f"{lost:,} of {claimed:,} samples of split {split!r} cannot be used ({kinds}), more than damage_limit={damage_limit:g}"
-        raise DataError(
-            "\n".join(
-                [f"{source}: {what}", *first, f"`{shell_command('mtgen shards validate', source)}` lists every problem"]
-            )
-        )
+    _check_damage(index, damage_limit)
     return index
+
+
+def _check_damage(index: Index, limit: float) -> None:
+    """Raise `DataError` if more than a fraction `limit` of the split's samples cannot be used, or all of them."""
+    claimed = index.card.splits[index.split].samples
+    lost = claimed - len(index)
+    if not index.problems or (len(index) and lost <= limit * claimed):
+        return
+    kinds = Counter(problem.kind for problem in index.problems)
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    problem = f"{lost:,} of {claimed:,} samples of split {index.split!r} cannot be used ({counts})"
+    lines = [
+        f"{index.folder}: {problem}, more than damage_limit={limit:g}",
+        *(f"{index.folder}/{found}" for found in index.problems[:MAX_PROBLEMS_SHOWN]),
+        f"`{shell_command('mtgen shards validate', index.folder)}` lists every problem",
+    ]
+    raise DataError("\n".join(lines))
 
 
 @lru_cache(maxsize=64)

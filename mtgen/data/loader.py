@@ -1,4 +1,4 @@
-"""Batches of one worker: the order says which samples, a thread reads and decodes them ahead."""
+"""Batches of one worker: the order determines the samples, a background thread reads and decodes them."""
 
 import queue
 import threading
@@ -20,31 +20,32 @@ from mtgen.data.transform_spec import TransformSpec
 from mtgen.schema import Batch
 
 POSITIONS_PER_ORDER_CALL = 2048
-"""Positions that the order is asked for at once: a call costs as much for a few as for many."""
+"""Positions per call of `SampleOrder.sample`: a call takes about the same time for few positions as for many."""
 
 
 class Loader:
-    """This worker's part of every global batch, from `position` on and without end; decoding runs ahead in one thread.
+    """An endless iterator over this worker's part of every global batch; one thread decodes ahead.
 
     Args:
         index: the split to read.
-        view: what is read of a sample, and how.
-        batch_size: samples of a global batch; a multiple of `world`.
-        rank, world: this worker's number and how many there are; it reads rows `[rank*b, (rank+1)*b)`, `b = batch_size / world`.
-        position: samples that all workers together have consumed since the start of the run.
-        prefetch: batches that are decoded ahead.
-        order: which sample stands at a position; default: a permutation of the whole split for every epoch.
+        spec: components to read of each sample, and how to transform them.
+        batch_size: size of a global batch; a multiple of `world`.
+        rank, world: this worker's number and the number of workers; with `b = batch_size / world`, the worker reads
+            rows `[rank*b, (rank+1)*b)` of every global batch.
+        position: number of samples that all workers together have consumed since the start of the run.
+        prefetch: number of batches that are decoded ahead.
+        order: position -> sample; default: a new permutation of the whole split for every epoch.
 
     Attributes:
-        damaged: positions of the batches handed out whose sample was damaged and replaced, and what was wrong with it.
+        damaged: positions in the returned batches whose sample was damaged and replaced, and what was wrong with it.
         waited: seconds that the consumer has waited for data so far.
-        position: where the next batch begins that is handed out.
+        position: first position of the next batch.
     """
 
     def __init__(
         self,
         index: Samples,
-        view: TransformSpec,
+        spec: TransformSpec,
         *,
         batch_size: int,
         rank: int,
@@ -54,37 +55,24 @@ class Loader:
         order: SampleOrder | None = None,
     ) -> None:
         if batch_size % world or not 0 <= rank < world:
-            raise ValueError(f"worker {rank} of {world} cannot have an equal part of {batch_size} samples")
+            given = f"rank={rank}, world={world}, batch_size={batch_size}"
+            raise ValueError(f"{given}: needs 0 <= rank < world, and a batch_size divisible by world")
         self.waited = 0.0
         self.position = position
         self.batch_size = batch_size
-        share = batch_size // world
-        policy: SampleOrder = order or Order(len(index), view.seed)
-        mine = slice(rank * share, (rank + 1) * share)
-
-        def steps() -> Iterator[GlobalBatch]:
-            together = max(POSITIONS_PER_ORDER_CALL // batch_size, 1) * batch_size
-            for begin in count(position, together):
-                at = np.arange(begin, begin + together, dtype=np.int64)
-                sample = policy.sample(at)
-                later = policy.sample(at + policy.reach) if index.remote else sample
-                for part in range(0, together, batch_size):
-                    step = slice(part, part + batch_size)
-                    index.prefetch(sample[step][mine])
-                    index.prefetch(later[step][mine])
-                    yield GlobalBatch(at[step].copy(), sample[step], mine)
-
-        reader = BatchReader(index, view, share)
+        rows = batch_size // world
+        mine = slice(rank * rows, (rank + 1) * rows)
+        batches = _global_batches(index, order or Order(len(index), spec.seed), batch_size, mine, position)
         self.damaged: Damage = []
-        self._reader = reader
-        self._ahead = _Ahead(reader, steps(), prefetch)
+        self._reader = BatchReader(index, spec, rows)
+        self._prefetched = _Prefetched(self._reader, batches, prefetch)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Batch:
         begin = time.monotonic()
-        batch, damaged = next(self._ahead)
+        batch, damaged = next(self._prefetched)
         self.damaged += damaged
         self.waited += time.monotonic() - begin
         self.position += self.batch_size
@@ -92,12 +80,12 @@ class Loader:
 
     @property
     def rebuilds(self) -> int:
-        """How often the decoders' pipelines failed on damaged samples and were built again."""
+        """How many times the decoders' pipelines failed on damaged samples and were rebuilt."""
         return self._reader.rebuilds
 
     def close(self) -> None:
-        """Stop reading ahead and end the thread."""
-        self._ahead.close()
+        """Stop the background thread."""
+        self._prefetched.close()
 
     def __enter__(self) -> Self:
         return self
@@ -108,9 +96,25 @@ class Loader:
         self.close()
 
 
+def _global_batches(
+    index: Samples, order: SampleOrder, batch_size: int, mine: slice, position: int
+) -> Iterator[GlobalBatch]:
+    """Endless global batches from `position` on. Requests the shards of this worker's rows before they are read."""
+    chunk = max(POSITIONS_PER_ORDER_CALL // batch_size, 1) * batch_size
+    for begin in count(position, chunk):
+        positions = np.arange(begin, begin + chunk, dtype=np.int64)
+        samples = order.sample(positions)
+        later = order.sample(positions + order.reach) if index.remote else samples
+        for start in range(0, chunk, batch_size):
+            batch = slice(start, start + batch_size)
+            index.prefetch(samples[batch][mine])
+            index.prefetch(later[batch][mine])
+            yield GlobalBatch(positions[batch].copy(), samples[batch], mine)
+
+
 def iterate_split(
     index: Samples,
-    view: TransformSpec,
+    spec: TransformSpec,
     *,
     batch_size: int,
     limit: int | None = None,
@@ -118,40 +122,45 @@ def iterate_split(
     world: int = 1,
     start: int = 0,
 ) -> Iterator[Batch]:
-    """The split once, in the index's order, as `view.plain` shows it; the last batch may be smaller. For evaluation.
+    """Iterate over a split once, in the index's order, transformed by `spec.plain`. For evaluation.
 
-    Batches are dealt out whole, in turn: the worker `rank` has every `world`-th. So each batch is the same for any number of workers.
-    `position` is the sample's number in the index. `limit` stops after so many samples; the first `start` batches are passed over.
+    Whole batches are distributed round-robin over workers, so that a batch does not depend on the number of workers.
+    A batch's `position` holds the samples' numbers in the index.
+
+    Args:
+        batch_size: samples per batch; the last one may be smaller.
+        limit: stop after this number of samples.
+        rank, world: this worker's number and the number of workers.
+        start: number of batches to skip.
     """
     total = min(len(index), limit if limit is not None else len(index))
 
-    def steps() -> Iterator[GlobalBatch]:
+    def batches() -> Iterator[GlobalBatch]:
         for begin in range((start + rank) * batch_size, total, batch_size * world):
-            at = np.arange(begin, min(begin + batch_size, total), dtype=np.int64)
-            yield GlobalBatch(at, at, slice(0, len(at)))
+            samples = np.arange(begin, min(begin + batch_size, total), dtype=np.int64)
+            yield GlobalBatch(samples, samples, slice(0, len(samples)))
 
-    reader = BatchReader(index, view.plain, batch_size)
-    ahead = _Ahead(reader, steps(), 2)
+    prefetched = _Prefetched(BatchReader(index, spec.plain, batch_size), batches(), depth=2)
     try:
-        yield from (batch for batch, _ in ahead)
+        yield from (batch for batch, _ in prefetched)
     finally:
-        ahead.close()
+        prefetched.close()
 
 
-class _Ahead:
-    """Runs a reader over steps in a thread, `depth` finished batches ahead; what goes wrong there is raised to the consumer."""
+class _Prefetched:
+    """Reads batches in a background thread, up to `depth` ahead; errors are raised to the consumer."""
 
-    def __init__(self, reader: BatchReader, steps: Iterator[GlobalBatch], depth: int) -> None:
+    def __init__(self, reader: BatchReader, batches: Iterator[GlobalBatch], depth: int) -> None:
         self._queue: _Queue = queue.Queue(depth)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
-        torch.get_num_threads()  # settles the number of the thread that consumes, before the other one settles its own
+        torch.get_num_threads()  # initializes the consumer's number of threads before the new thread sets its own
         thread = threading.Thread(
-            target=_work, args=(reader, steps, self._queue, self._stop), name="mtgen loader", daemon=True
+            target=_read_all, args=(reader, batches, self._queue, self._stop), name="mtgen loader", daemon=True
         )
         thread.start()
-        # also when nobody closes it: a thread inside DALI while Python shuts down ends the process with a crash
-        self.close = weakref.finalize(self, _end, self._stop, thread)
+        # finalize also runs if nobody calls close: a thread inside DALI crashes the process when Python shuts down
+        self.close = weakref.finalize(self, _stop_thread, self._stop, thread)
 
     def __iter__(self) -> Self:
         return self
@@ -171,28 +180,28 @@ _Item = tuple[Batch, Damage] | BaseException
 _Queue = queue.Queue[_Item]
 
 
-def _work(reader: BatchReader, steps: Iterator[GlobalBatch], ready: _Queue, stop: threading.Event) -> None:
+def _read_all(reader: BatchReader, batches: Iterator[GlobalBatch], output: _Queue, stop: threading.Event) -> None:
     single_threaded()
     try:
-        for step in steps:
-            if not _put(reader.read(step), ready, stop):
+        for batch in batches:
+            if not _put(reader.read(batch), output, stop):
                 return
-        _put(StopIteration(), ready, stop)
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the consumer has to hear of it
-        _put(error, ready, stop)
+        _put(StopIteration(), output, stop)
+    except BaseException as error:  # noqa: BLE001 - every error is passed on to the consumer
+        _put(error, output, stop)
 
 
-def _put(item: _Item, ready: _Queue, stop: threading.Event) -> bool:
-    """Wait for room; `False` when the consumer has closed."""
+def _put(item: _Item, output: _Queue, stop: threading.Event) -> bool:
+    """Put an item as soon as there is room; `False` if the consumer has closed the loader."""
     while not stop.is_set():
         try:
-            ready.put(item, timeout=0.1)
+            output.put(item, timeout=0.1)
             return True
         except queue.Full:
             continue
     return False
 
 
-def _end(stop: threading.Event, thread: threading.Thread) -> None:
+def _stop_thread(stop: threading.Event, thread: threading.Thread) -> None:
     stop.set()
     thread.join()

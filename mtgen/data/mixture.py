@@ -1,4 +1,4 @@
-"""Several data sets as one: their samples numbered one data set after the other, their classes united by name."""
+"""Several data sets as one: their samples are concatenated, classes of the same name are merged."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from mtgen.utils import counter_rng
 
 
 class Samples(Protocol):
-    """What can be read and learned from: an `Index`, or a `Mixture` of several."""
+    """What a loader can read: an `Index`, or a `Mixture` of several."""
 
     folder: str
     split: str
@@ -41,45 +41,45 @@ class Samples(Protocol):
         ...
 
     def name(self, i: int) -> str:
-        """Where the sample is, for errors."""
+        """The sample's shard and key, for errors."""
         ...
 
     def mask_table(self, i: int) -> NDArray[np.int64]:
-        """`[256]`: a mask value as stored with the sample -> mask class; 255: unknown; -1: no such class."""
+        """`[256]`: mask value as stored in the sample -> mask class; 255: unknown; -1: not in the card."""
         ...
 
     def class_table(self, i: int) -> NDArray[np.int64]:
-        """`[K]`: a class number as stored with the sample -> class."""
+        """`[K]`: class number as stored in the sample -> class number of `card`."""
         ...
 
     def read(self, i: int, component: str) -> bytes:
-        """The bytes of a component of the sample."""
+        """Read the bytes of a component of the sample."""
         ...
 
     def prefetch(self, sample: NDArray[np.int64]) -> None:
-        """Begin to fetch what these samples lie in."""
+        """Start downloading the shards of these samples."""
         ...
 
     def domain(self, sample: NDArray[np.int64]) -> NDArray[np.int64]:
-        """`[B]`: which of `domains` samples are from."""
+        """`[B]`: the number of each sample's data set in `domains`."""
         ...
 
     def order(self, policy: str, window: int, seed: int) -> SampleOrder:
-        """Which sample stands at a position."""
+        """The sample order of a policy."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all that is learned from."""
+        """SHA-256 over everything that is trained on."""
         ...
 
 
 class Mixture:
-    """The splits of several data sets; the interface is that of `Index`, numbers of classes are those of the united card.
+    """The splits of several data sets, with the interface of `Index`. Class numbers are those of the merged card.
 
     Args:
         members: the splits, in the order of their numbers.
-        weights: their shares of the training samples; only their ratios matter.
+        weights: their proportions in the training samples; only the ratios matter.
     """
 
     def __init__(self, members: Sequence[Index], weights: Sequence[float]) -> None:
@@ -88,9 +88,9 @@ class Mixture:
         cards = [member.card for member in members]
         self.card = DatasetCard(
             name=" + ".join(card.name for card in cards),
-            classes=_united([card.classes for card in cards]),
-            mask_classes=_united([card.mask_classes for card in cards], first="background"),
-            domains=_distinct([card.name for card in cards]),
+            classes=_merged([card.classes for card in cards]),
+            mask_classes=_merged([card.mask_classes for card in cards], first="background"),
+            domains=_unique([card.name for card in cards]),
             source="; ".join(card.source for card in cards),
             licence="; ".join(card.licence for card in cards),
             splits={
@@ -120,8 +120,8 @@ class Mixture:
         table[[card.ignore_index, IGNORE_INDEX]] = IGNORE_INDEX
         return table
 
-    def _which(self, i: int) -> tuple[int, int]:
-        """The data set that holds sample `i`, and the sample's number in it."""
+    def _locate(self, i: int) -> tuple[int, int]:
+        """The number of the data set of sample `i`, and the sample's number in it."""
         member = int(np.searchsorted(self._begin, i, side="right")) - 1
         return member, int(i - self._begin[member])
 
@@ -130,45 +130,45 @@ class Mixture:
 
     def key(self, i: int) -> str:
         """The sample's key in its own data set."""
-        member, own = self._which(i)
+        member, own = self._locate(i)
         return self.members[member].key(own)
 
     def shard(self, i: int) -> str:
         """File name of the shard that holds the sample."""
-        member, own = self._which(i)
+        member, own = self._locate(i)
         return self.members[member].shard(own)
 
     def name(self, i: int) -> str:
-        """Where the sample is, for errors."""
-        member, own = self._which(i)
+        """The sample's shard and key, for errors."""
+        member, own = self._locate(i)
         return self.members[member].name(own)
 
     def mask_table(self, i: int) -> NDArray[np.int64]:
-        """`[256]`: see `Index.mask_table`; numbers are those of the united card."""
-        return self._masks[self._which(i)[0]]
+        """`[256]`: see `Index.mask_table`; mask classes are those of the merged card."""
+        return self._masks[self._locate(i)[0]]
 
     def class_table(self, i: int) -> NDArray[np.int64]:
-        """`[K]`: a class number that is stored with sample `i` -> its number in the united card."""
-        return self._classes[self._which(i)[0]]
+        """`[K]`: class number as stored in sample `i` -> class number of the merged card."""
+        return self._classes[self._locate(i)[0]]
 
     def read(self, i: int, component: str) -> bytes:
         """See `Index.read`."""
-        member, own = self._which(i)
+        member, own = self._locate(i)
         return self.members[member].read(own, component)
 
     def prefetch(self, sample: NDArray[np.int64]) -> None:
-        """See `Index.ahead`."""
-        which = self.domain(sample)
+        """See `Index.prefetch`."""
+        domain = self.domain(sample)
         for number, member in enumerate(self.members):
             if member.remote:
-                member.prefetch(sample[which == number] - self._begin[number])
+                member.prefetch(sample[domain == number] - self._begin[number])
 
     def domain(self, sample: NDArray[np.int64]) -> NDArray[np.int64]:
-        """`[B]`: which data set samples are from, by its number in `domains`."""
+        """`[B]`: the number of each sample's data set in `domains`."""
         return np.searchsorted(self._begin, sample, side="right").astype(np.int64) - 1
 
     def order(self, policy: str, window: int, seed: int) -> SampleOrder:
-        """Exact shares of each data set, each in an order and with epochs of its own."""
+        """The data sets in exact proportions, each with its own order and epochs."""
         orders = [
             member.order(policy, window, seed, f"order of {number}") for number, member in enumerate(self.members)
         ]
@@ -176,55 +176,61 @@ class Mixture:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the fingerprints of all data sets in their order."""
+        """SHA-256 over the fingerprints of all data sets, in order."""
         return hashlib.sha256(" ".join(member.fingerprint for member in self.members).encode()).hexdigest()
 
 
-def _distinct(names: list[str]) -> list[str]:
-    """A name that comes again gets a number behind it: two data sets are two domains."""
+def _unique(names: list[str]) -> list[str]:
+    """Append a number to names that occur again: two data sets of one name are two domains."""
     return [
         name if (before := names[:number].count(name)) == 0 else f"{name} {before + 1}"
         for number, name in enumerate(names)
     ]
 
 
-def _united(names: list[list[str]], first: str = "") -> list[str]:
-    found = list(dict.fromkeys(name for some in names for name in some))
-    return sorted(found, key=lambda name: name != first)
+def _merged(lists: list[list[str]], first: str = "") -> list[str]:
+    """The names of all lists without duplicates, `first` at the front."""
+    names = list(dict.fromkeys(name for names in lists for name in names))
+    return sorted(names, key=lambda name: name != first)
 
 
-def _numbers(own: list[str], united: list[str]) -> NDArray[np.int64]:
-    return np.array([united.index(name) for name in own], dtype=np.int64)
+def _numbers(own: list[str], merged: list[str]) -> NDArray[np.int64]:
+    return np.array([merged.index(name) for name in own], dtype=np.int64)
 
 
-def keep_labels(samples: Samples, shares: Mapping[Any, float], seed: int) -> None:
-    """Forget what all but a share of the samples carry: component -> share. Which ones is a function of seed, component and number.
+def keep_labels(samples: Samples, fractions: Mapping[Any, float], seed: int) -> None:
+    """Hide the labels of all but a fraction of the samples.
 
-    A smaller share is a part of a larger one.
+    Which samples keep theirs is a function of seed, component and sample number; a smaller fraction is a subset of a
+    larger one.
+
+    Args:
+        samples: changed in place.
+        fractions: component -> fraction of the samples that keep it, 0 to 1.
     """
     number = torch.arange(len(samples))
-    for component, share in shares.items():
-        if share < 1:
-            kept = counter_rng.uniform(seed, f"labelled {component}", number, 1)[:, 0].numpy() < share
+    for component, fraction in fractions.items():
+        if fraction < 1:
+            kept = counter_rng.uniform(seed, f"labelled {component}", number, 1)[:, 0].numpy() < fraction
             samples.present[component] = samples.present[component] & kept
 
 
 def open_samples(data: DataConfig, part: str, progress: IndexProgress | None = None) -> Samples:
-    """What the configuration names to train on (`part="train"`) or to evaluate on ("test"): one data set, or a mixture of several.
+    """Open the configured data for training (`part="train"`) or evaluation ("test"): one data set, or a mixture.
 
     Raises:
         DataError: anything that `open_index` raises.
     """
-    shares = data.mixture or [MixtureConfig(path=str(data.path))]
+    sources = data.mixture or [MixtureConfig(path=str(data.path))]
     members = [
         open_index(
-            share.path,
-            getattr(share, f"{part}_split") or getattr(data, f"{part}_split"),
+            source.path,
+            getattr(source, f"{part}_split") or getattr(data, f"{part}_split"),
             progress,
             on_damage=data.on_damage,
             damage_limit=data.damage_limit,
             cache=data.cache_gb,
         )
-        for share in shares
+        for source in sources
     ]
-    return Mixture(members, [share.weight for share in shares]) if data.mixture else members[0]
+    return Mixture(members, [source.weight for source in sources]) if data.mixture else members[0]

@@ -1,4 +1,4 @@
-"""DALI pipelines that outlive damaged samples: DALI fails on a batch as a whole, and cannot go on with a pipeline that failed."""
+"""DALI pipelines that survive damaged samples: DALI fails on a whole batch, and a pipeline that failed is unusable."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class DamagedBatch(DataError):
-    """Samples of a batch that cannot be decoded; its message is the first one's.
+    """Samples of a batch that cannot be decoded; the message is that of the first one.
 
     Args:
         found: row of the batch -> what is wrong with its sample.
@@ -26,14 +26,14 @@ class DamagedBatch(DataError):
 
 
 class Pipelines:
-    """A pipeline for batches, and one for samples alone; each is built again after it has failed.
+    """A pipeline for batches and one for single samples; each is rebuilt after a failure.
 
     Args:
-        build: a pipeline for so many samples at once.
-        batch: largest number of samples at once.
+        build: builds a pipeline for the given batch size.
+        batch: largest number of samples in a batch.
 
     Attributes:
-        rebuilds: how often the one for batches was built again.
+        rebuilds: how many times the pipeline for batches was rebuilt.
     """
 
     def __init__(self, build: Callable[[int], Pipeline], batch: int) -> None:
@@ -47,35 +47,36 @@ class Pipelines:
         self,
         run: Callable[[Pipeline], T],
         rows: Sequence[int],
-        damage: Callable[[int], DamagedSample | None],
+        check: Callable[[int], DamagedSample | None],
         name: Callable[[int], str],
     ) -> T:
-        """What `run` makes of a batch.
+        """Run the pipeline for batches and return the result of `run`.
 
         Args:
-            rows: of the batch that are in it.
-            damage: what is wrong with a row, looked at alone.
-            name: says which sample a row is, for errors.
+            rows: rows of the batch that `run` feeds to the pipeline.
+            check: runs one row alone and returns what is wrong with it.
+            name: returns the name of a row's sample, for errors.
 
         Raises:
             DamagedBatch: holds every row that is damaged.
-            DataError: the samples run alone and not together.
+            DataError: the samples run one at a time, but not together.
         """
         try:
             return run(self._whole)
         except RuntimeError as error:
             self._whole = self._build(self._batch)
             self.rebuilds += 1
-            whole = error
-        gc.collect()  # the failed pipeline holds itself, and several of them together much memory
-        found = {row: wrong for row in rows if (wrong := damage(row))}
+            failure = error
+        gc.collect()  # a failed pipeline is in a reference cycle, and several of them hold much memory
+        found = {row: damage for row in rows if (damage := check(row))}
         if not found:
-            others = f"{name(rows[0])} and the {len(rows) - 1} after it"
-            raise DataError(f"{others}: DALI fails on them together, not alone: {dali_reason(whole)}") from None
+            samples = f"{name(rows[0])} and the {len(rows) - 1} after it"
+            problem = f"DALI fails on them together, but not one at a time ({dali_reason(failure)})"
+            raise DataError(f"{samples}: {problem}; start again, with a smaller batch_size if it persists") from None
         raise DamagedBatch(found)
 
     def run_one(self, run: Callable[[Pipeline], T]) -> T:
-        """What `run` makes of one sample; the pipeline for batches is not touched. Raises what `run` does, as often as it is called."""
+        """Run the pipeline for single samples and return the result of `run`, or raise its error."""
         self._single = self._single or self._build(1)
         try:
             return run(self._single)
@@ -85,7 +86,6 @@ class Pipelines:
 
 
 def dali_reason(error: RuntimeError) -> str:
-    """What DALI's message says went wrong, without the pipeline's traceback, in one line."""
-    return " ".join(
-        str(error).rpartition("encountered:")[2].partition("Current pipeline")[0].partition("C++ context:")[0].split()
-    )
+    """The reason in a DALI error message, without the pipeline's traceback, in one line."""
+    reason = str(error).rpartition("encountered:")[2].partition("Current pipeline")[0].partition("C++ context:")[0]
+    return " ".join(reason.split())

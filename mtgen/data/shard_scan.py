@@ -1,4 +1,4 @@
-"""Reading one shard from front to back: its samples, their components, and everything that is wrong with them."""
+"""Scanning one shard from front to back: its samples, their components, and everything that is wrong with them."""
 
 import json
 import os
@@ -26,19 +26,28 @@ COMPONENT_BY_SUFFIX = {
     "wav": "sound",
     "flac": "sound",
 }
-"""What a member's name after its first dot says about it; members with other suffixes are left alone."""
+"""Suffix of a member (its name after the first dot) -> component; members with other suffixes are ignored."""
 
-_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # WebDataset's own rule for key and suffix
-_MAX_INT32 = 2**31 - 1
+_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # WebDataset's rule for key and suffix
+MAX_MEMBER_BYTES = 2**31 - 1
+"""Largest member of a shard: the index stores sizes as int32."""
+
 MAX_IMAGE_PIXELS = 2**26
-"""Pixels of the largest image that is decoded (64 million): a small file can claim any number of them."""
+"""Largest image that is decoded, pixels (64 million): a small file can claim any number of them."""
 
 _REWRITE_HINT = "copy or write this shard again"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong in a data set: where (the key is empty when it is the whole file), what, and the component or "shard" it is about."""
+    """Something wrong in a data set.
+
+    Attributes:
+        file: the shard, or `dataset.json`.
+        key: key of the sample; empty if the problem concerns the whole file.
+        what: the problem and its remedy.
+        kind: the component concerned, or "shard".
+    """
 
     file: str
     key: str
@@ -51,7 +60,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class StoredComponent:
-    """One component of a sample as it lies in the tar."""
+    """One component of a sample as stored in the tar; `offset` is that of its data, bytes."""
 
     suffix: str
     offset: int
@@ -59,13 +68,13 @@ class StoredComponent:
 
     @property
     def crc(self) -> int:
-        """CRC-32 of its bytes, as the index keeps it."""
+        """CRC-32 of the bytes, which the index stores."""
         return zlib.crc32(self.data)
 
 
 @dataclass
 class StoredSample:
-    """The components with one key that follow each other in a shard."""
+    """Consecutive members of a shard with the same key."""
 
     key: str
     parts: dict[str, StoredComponent] = field(default_factory=dict)
@@ -73,7 +82,7 @@ class StoredSample:
 
 @dataclass
 class Header:
-    """What a sample says about itself without being decoded; -1 or empty where it does not."""
+    """What is known of a sample without decoding it; -1 or empty if unknown."""
 
     format: str = ""
     width: int = -1
@@ -82,23 +91,23 @@ class Header:
 
 
 def key_of(member: str) -> str:
-    """The key of the sample that a member belongs to, by its name."""
+    """The key of the sample that a member belongs to, from the member's name."""
     match = _NAME.fullmatch(member)
     return match[1] if match else member
 
 
 def samples(path: Path, name: str | None = None, others: bool = False) -> Iterator[StoredSample | Problem]:
-    """Samples of a shard in their order, between them what is wrong with its structure. Never raises for bad content.
+    """Yield the samples of a shard in order, and the problems of its structure. Never raises for bad content.
 
     Args:
-        name: what the shard is called in problems; default: the file's own name.
-        others: members with suffixes that say nothing here come too, as components of that name.
+        name: name of the shard in problems; default: the name of the file.
+        others: also yield members with unknown suffixes, as components named by the suffix.
     """
     sample: StoredSample | None = None
     name = name or path.name
     for item in _members(path, name, others):
         if isinstance(item, Problem):
-            if not item.key:  # the shard cannot be read on: the sample at that place is not whole
+            if not item.key:  # the rest of the shard is unreadable, so the current sample may be incomplete
                 sample = None
             yield item
             continue
@@ -109,16 +118,11 @@ def samples(path: Path, name: str | None = None, others: bool = False) -> Iterat
             sample = StoredSample(key)
         component = COMPONENT_BY_SUFFIX.get(part.suffix, part.suffix)
         if component in sample.parts:
-            yield Problem(
-                name,
-                key,
-                f"{component} twice (.{sample.parts[component].suffix} and .{part.suffix}); keep one",
-                component,
-            )
+            suffixes = f".{sample.parts[component].suffix} and .{part.suffix}"
+            yield Problem(name, key, f"{component} twice ({suffixes}); keep one", component)
         elif not part.data and part.suffix in COMPONENT_BY_SUFFIX:
-            yield Problem(
-                name, key, f".{part.suffix} is empty (0 bytes); leave it out of the shard or write it again", component
-            )
+            what = f".{part.suffix} is empty (0 bytes); remove it from the shard or write it again"
+            yield Problem(name, key, what, component)
         else:
             sample.parts[component] = part
     if sample is not None:
@@ -127,11 +131,8 @@ def samples(path: Path, name: str | None = None, others: bool = False) -> Iterat
 
 def _members(path: Path, name: str, others: bool) -> Iterator[tuple[str, StoredComponent] | Problem]:
     if not path.is_file():
-        yield Problem(
-            name,
-            "",
-            f"dataset.json names this shard, {path.parent} does not have it; bring it back or correct dataset.json",
-        )
+        what = f"dataset.json names this shard, but it is not in {path.parent}; restore it or correct dataset.json"
+        yield Problem(name, "", what)
         return
     try:
         with path.open("rb") as file:
@@ -141,13 +142,13 @@ def _members(path: Path, name: str, others: bool) -> Iterator[tuple[str, StoredC
 
 
 def _read(shard: str, file: BinaryIO, others: bool) -> Iterator[tuple[str, StoredComponent] | Problem]:
-    length, offset, wrong = os.fstat(file.fileno()).st_size, 0, None
+    length, offset, problem = os.fstat(file.fileno()).st_size, 0, None
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # memory must not grow with the number of members
                 if tar.offset > length:
-                    wrong = f"cut short at byte {length:,}: {member.name} begins at byte {member.offset:,} and ends after it"
+                    problem = f"truncated at byte {length:,}, inside {member.name}"
                     break
                 if (refusal := _refusal(member)) is not None:
                     yield Problem(shard, printable(member.name), refusal)
@@ -158,91 +159,90 @@ def _read(shard: str, file: BinaryIO, others: bool) -> Iterator[tuple[str, Store
                         yield match[1], StoredComponent(suffix, member.offset_data, file.read(member.size))
                 offset = tar.offset
             else:
-                wrong = _end(file, tar.offset, length)
-    except (
-        tarfile.TarError,
-        ValueError,
-        OverflowError,
-    ) as error:  # the last two from headers that contradict themselves
+                problem = _end_problem(file, tar.offset, length)
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # the last two: inconsistent headers
         if length and file.tell() >= length:
-            wrong = f"cut short at byte {length:,}: {error}"
+            problem = f"truncated at byte {length:,}: {error}"
         elif offset:
-            wrong = f"damaged header at byte {offset:,} ({error}), what follows it cannot be read"
+            problem = f"damaged header at byte {offset:,} ({error}), the rest cannot be read"
         else:
-            wrong = f"not a readable tar ({error}; the file has {length:,} bytes)"
-    if wrong is not None:
-        yield Problem(shard, "", f"{wrong}; {_REWRITE_HINT}")
+            problem = f"not a readable tar file ({error}; it has {length:,} bytes)"
+    if problem is not None:
+        yield Problem(shard, "", f"{problem}; {_REWRITE_HINT}")
 
 
 def _refusal(member: tarfile.TarInfo) -> str | None:
-    """Why a member may not be in a shard, if it may not; folders do no harm."""
+    """Why a member is not allowed in a shard; folders are harmless."""
     if not (member.isreg() or member.isdir()) or member.issparse():
         return "is a link or another special file; shards hold plain files only"
     if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
         return "its name is absolute or has '..'; name members by key and suffix"
-    if any("\ud800" <= letter <= "\udfff" for letter in member.name):  # how tarfile hands over bytes that are no text
-        return "its name is not UTF-8"
-    return "is larger than 2 GiB" if member.size > _MAX_INT32 else None
+    if any("\ud800" <= letter <= "\udfff" for letter in member.name):  # tarfile decodes other bytes to surrogates
+        return "its name is not UTF-8; rename it"
+    return "is larger than 2 GiB; make it smaller" if member.size > MAX_MEMBER_BYTES else None
 
 
-def _end(file: BinaryIO, offset: int, length: int) -> str | None:
-    """What is wrong with a tar's end: tarfile takes a damaged or missing header for it; a real one is zeros and nothing else."""
+def _end_problem(file: BinaryIO, offset: int, length: int) -> str | None:
+    """What is wrong with the end of a tar; a valid end is nothing but zeros.
+
+    `tarfile` also stops at a damaged or missing header.
+    """
     file.seek(offset)
     block = file.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE:
-        return f"cut short at byte {length:,} (no end-of-archive block)"
+        return f"truncated at byte {length:,} (no end-of-archive block)"
     if block.strip(b"\0"):
-        return f"damaged header at byte {offset:,}, what follows it cannot be read"
+        return f"damaged header at byte {offset:,}, the rest cannot be read"
     while rest := file.read(1 << 20):
         if rest.strip(b"\0"):
-            return f"its end is at byte {offset:,}, and data follows (two tars in one file?)"
+            return f"it ends at byte {offset:,}, but more data follows (two tar files in one?)"
     return None
 
 
 def header(sample: StoredSample, shard: str, card: DatasetCard) -> tuple[Header, list[Problem]]:
-    """Read a sample's headers and class number, without decoding anything."""
+    """Read the headers of a sample's image and mask, and its class number, without decoding anything."""
     found = Header()
     problems: list[tuple[str, str]] = []
     if (image := sample.parts.get("image")) is None:
-        problems.append(("image", "a sample without an image; every sample needs a .jpg, .png or .webp"))
+        problems.append(("image", "has no image; every sample needs a .jpg, .png or .webp"))
     else:
         try:
             found.format, found.width, found.height = image_io.header(image.data)
         except ValueError as error:
             problems.append(("image", f"image: {error}"))
         else:
-            if unusable := list(_unusable(image.data, found.width, found.height)):
-                problems += [("image", f"image: {what}") for what in unusable]
+            if image_problems := list(_image_problems(image.data, found.width, found.height)):
+                problems += [("image", f"image: {what}") for what in image_problems]
                 found = Header()
     if (mask := sample.parts.get("mask")) is not None:
         if not card.mask_classes:
-            problems.append(("mask", "a mask, and dataset.json names no mask_classes"))
+            problems.append(("mask", "has a mask, but dataset.json names no mask_classes; name them there"))
         elif (what := _mask_problem(mask.data, found)) is not None:
             problems.append(("mask", f"mask: {what}"))
     if (label := sample.parts.get("class")) is not None:
         text = label.data.strip()
         if not re.fullmatch(rb"-?[0-9]{1,18}", text):
-            problems.append(("class", f".cls holds {text[:20]!r}; a class number is written in digits, such as 7"))
+            problems.append(("class", f".cls contains {text[:20]!r}; it has to be a class number in digits, such as 7"))
         elif not 0 <= int(text) < len(card.classes):
             named = f"names 0 to {len(card.classes) - 1}" if card.classes else "names no classes"
-            problems.append(("class", f"class number {int(text)}, dataset.json {named}"))
+            problems.append(("class", f"class number {int(text)}, dataset.json {named}; correct one of them"))
         else:
             found.label = int(text)
     return found, [Problem(shard, sample.key, what, kind) for kind, what in problems]
 
 
-def _unusable(data: bytes, width: int, height: int) -> Iterator[str]:
-    """What a look at an image's size and its last bytes shows."""
+def _image_problems(data: bytes, width: int, height: int) -> Iterator[str]:
+    """Problems that an image's size and its last bytes show."""
     if width * height > MAX_IMAGE_PIXELS:
-        yield f"{width}x{height} pixels, more than the {MAX_IMAGE_PIXELS:,} that are decoded; make it smaller"
+        yield f"{width}x{height} pixels, the limit is {MAX_IMAGE_PIXELS:,}; make it smaller"
     if reason := image_io.truncation_problem(data) or image_io.dali_problem(data):
         yield reason
 
 
 def is_annotation(data: bytes) -> bool:
-    """Whether a sample's JSON is about boxes or labels; what others write beside an image (img2dataset: url, caption) is not.
+    """Whether a sample's JSON has boxes or labels. That of other tools (img2dataset: url, caption) has neither.
 
-    What cannot be read counts as if it were: damage is to be named, not passed over.
+    An unreadable JSON counts as one with boxes, so that the damage is reported and not ignored.
     """
     try:
         values = json.loads(data)
@@ -252,16 +252,16 @@ def is_annotation(data: bytes) -> bool:
 
 
 def _mask_problem(data: bytes, image: Header) -> str | None:
-    """A PNG's first chunk says all that matters about a mask (PNG specification, 11.2.2 IHDR)."""
+    """What is wrong with a mask, by the first chunk of its PNG (PNG specification, 11.2.2 IHDR)."""
     if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR" or len(data) < 33:
-        return f"not a PNG file (it begins with {data[:8]!r})"
+        return f"not a PNG file (it starts with {data[:8]!r})"
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     if image.width > 0 and (width, height) != (image.width, image.height):
-        return f"{width}x{height} pixels, its image has {image.width}x{image.height}; they have to be of one size"
-    if cut := image_io.truncation_problem(data):
-        return cut
+        return f"{width}x{height} pixels, its image has {image.width}x{image.height}; make them the same size"
+    if problem := image_io.truncation_problem(data):
+        return problem
     if (data[24], data[25]) != (8, 0):
         return (
-            f"bit depth {data[24]}, color type {data[25]}; a mask is an 8-bit gray PNG with the class number as value"
+            f"bit depth {data[24]}, color type {data[25]}; save masks as 8-bit gray PNG with the class number as value"
         )
     return None

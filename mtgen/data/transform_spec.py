@@ -1,4 +1,4 @@
-"""How samples are looked at: everything but which of them, and when."""
+"""How samples are transformed into rows of a batch: everything but which samples, and when."""
 
 from dataclasses import dataclass, field, replace
 
@@ -10,21 +10,22 @@ from mtgen.data.tokenizer import BYTE_TOKENIZER, Tokenizer, open_tokenizer
 
 @dataclass(frozen=True)
 class TransformSpec:
-    """What is read of a sample and what becomes of it on its way into a batch.
+    """The components to read of a sample, and how to transform them.
 
     Attributes:
-        resolution: of the images that come out: a square's side or (height, width), pixels.
+        resolution: size of the output images: side of a square or (height, width), pixels.
         channels: "rgb" or "gray".
-        components: what is read besides the image: "class", "mask", "boxes", "caption", "sound".
-        seed: key of everything that varies from one look to the next.
+        components: components to read besides the image: "class", "mask", "boxes", "caption", "sound".
+        seed: key of the random numbers of all augmentations.
         crop, flip: see `mtgen.data.geometry.window`.
-        colour: see `mtgen.data.color_jitter.color_jitter`; 0 for none.
-        boxes, tokens: how many boxes of an image, and tokens of a caption, are kept at most.
-        tokenizer: what captions are turned into numbers by.
-        sound: what sounds are turned into.
-        on_damage: "stop" raises `DamagedSample`; "skip" puts another sample with the same components in its place.
+        color_jitter: strength, see `mtgen.data.color_jitter.color_jitter`; 0 for none.
+        max_boxes: largest number of boxes of an image that are kept.
+        max_tokens: largest number of tokens of a caption that are kept.
+        tokenizer: tokenizer of the captions.
+        sound: settings of the spectrograms.
+        on_damage: "stop" raises `DamagedSample`; "skip" replaces the sample by another one with the same components.
         device: "cpu", or "cuda" to decode on the GPU.
-        threads: that DALI decodes with.
+        threads: number of threads that DALI decodes with.
     """
 
     resolution: int | tuple[int, int]
@@ -33,9 +34,9 @@ class TransformSpec:
     seed: int = 0
     crop: float = 1.0
     flip: bool = False
-    colour: float = 0.0
-    boxes: int = 32
-    tokens: int = 64
+    color_jitter: float = 0.0
+    max_boxes: int = 32
+    max_tokens: int = 64
     tokenizer: Tokenizer = BYTE_TOKENIZER
     sound: SoundConfig = field(default_factory=SoundConfig)
     on_damage: OnDamage = "stop"
@@ -44,15 +45,15 @@ class TransformSpec:
 
     @property
     def plain(self) -> "TransformSpec":
-        """The same without anything that varies, and with no sample in another's place: every look at a sample is the same."""
-        return replace(self, crop=1.0, flip=False, colour=0.0, on_damage="stop")
+        """The same without augmentation and replacements: a sample is the same each time it is read."""
+        return replace(self, crop=1.0, flip=False, color_jitter=0.0, on_damage="stop")
 
 
 def transform_spec_of(config: Config, device: str = "cpu", threads: int = 1) -> TransformSpec:
-    """How a run looks at its data: what its tasks and conditions read.
+    """The transform of a run, with the components that its tasks and conditions need.
 
     Raises:
-        DataError: its tokenizer cannot be read.
+        DataError: the tokenizer cannot be read.
     """
     data = config.data
     return TransformSpec(
@@ -62,9 +63,9 @@ def transform_spec_of(config: Config, device: str = "cpu", threads: int = 1) -> 
         seed=config.seed,
         crop=data.crop,
         flip=data.flip,
-        colour=data.color_jitter,
-        boxes=data.max_boxes,
-        tokens=config.caption_tokens,
+        color_jitter=data.color_jitter,
+        max_boxes=data.max_boxes,
+        max_tokens=config.caption_tokens,
         tokenizer=open_tokenizer(data.tokenizer),
         sound=data.sound,
         on_damage=data.on_damage,

@@ -13,7 +13,7 @@ from mtgen.evaluation.metric import METRICS
 from mtgen.evaluation.resume import ResumableStages
 from mtgen.evaluation.serialization import pack, unpack
 from mtgen.evaluation.streams import Stage, StreamProducer, StreamSource
-from mtgen.models.sampling import SamplingModel
+from mtgen.models.model import Model
 from mtgen.registry import suggest
 from mtgen.schema import Batch, Prompt
 from mtgen.utils.progress_callback import StageProgress, ignore_stage
@@ -23,7 +23,7 @@ QUICK_SAMPLES = 500
 
 
 def evaluate(
-    model: SamplingModel,
+    model: Model,
     real_test: Iterable[Batch],
     real_train: Iterable[Batch] | None,
     *,
@@ -119,7 +119,7 @@ def _select_metrics(metrics: list[str] | None, quick: bool, on_request: bool) ->
     return [name for name in metrics if METRICS[name].quick or not quick]
 
 
-def _open_extractor(extractor: ExtractorConfig | None, names: list[str], model: SamplingModel) -> FileExtractor | None:
+def _open_extractor(extractor: ExtractorConfig | None, names: list[str], model: Model) -> FileExtractor | None:
     if extractor is None or not any(METRICS[name].compares for name in names):
         return None
     return FileExtractor(extractor, model.device)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mtgen.evaluation.extractor import FeatureExtractor
-from mtgen.models.sampling import SamplingModel, balanced_labels, generate
+from mtgen.models.model import Model
+from mtgen.models.sampling import balanced_labels, generate
 from mtgen.schema import Batch, Canvas, Prediction, Prompt
 from mtgen.utils import counter_rng
 
@@ -159,7 +160,7 @@ class StreamProducer:
 
     def __init__(
         self,
-        model: SamplingModel,
+        model: Model,
         test: Iterable[Batch],
         train: Iterable[Batch] | None,
         *,

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from mtgen.checkpointing import checkpoint
-from mtgen.checkpointing.checkpoint import UNFINISHED_SUFFIX, WEIGHTS_FILE
+from mtgen.checkpointing.averaged_weights import WEIGHTS_FILE, write_weights
+from mtgen.checkpointing.checkpoint import UNFINISHED_SUFFIX
 from mtgen.errors import ConfigError, UserError
 from mtgen.export.graphs import OPSET, check_heads, write_generator, write_predictor
 from mtgen.export.model_card import model_card
@@ -60,7 +60,7 @@ def export(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        checkpoint.write_weights(weights, partial / WEIGHTS_FILE)
+        write_weights(weights, partial / WEIGHTS_FILE)
         (partial / "config.yaml").write_text(weights.config, encoding="utf-8")
         (partial / "card.json").write_text(
             json.dumps(weights.card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"

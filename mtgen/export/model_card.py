@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mtgen.checkpointing.checkpoint import AveragedWeights
+from mtgen.checkpointing.averaged_weights import AveragedWeights
 from mtgen.models.model import Model
 from mtgen.tracking.journal import read_journal
 from mtgen.version import DESCRIPTION

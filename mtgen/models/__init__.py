@@ -1,1 +1,1 @@
-"""The networks of a run put together, averaged, loaded and sampled, and the files that go with them."""
+"""The networks of a run: assembling, averaging, loading and sampling them, and the files that belong to them."""

@@ -1,4 +1,4 @@
-"""Files that a model needs beside its weights: copied into the folders of runs and exports, and found there when the model is used."""
+"""Files that a model needs besides its weights, copied to the folders of runs and exports."""
 
 import functools
 import hashlib
@@ -9,26 +9,26 @@ from mtgen.config import Config
 from mtgen.storage.source import read_file
 
 ASSET_FILES = {("data", "tokenizer"): "tokenizer.json", ("conditions", "caption", "encoder"): "caption_encoder.pt"}
-"""Where the configuration names such a file, by path or URL -> what its copy is called."""
+"""Configuration key of such a file -> the name of its copy."""
 
 
 def _section(values: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    """The section that holds the last of the keys; empty where there is none."""
+    """The section with the last of the keys; empty if it does not exist."""
     for key in keys[:-1]:
         values = values.get(key) or {}
     return values
 
 
 def _named(values: dict[str, Any]) -> dict[tuple[str, ...], str]:
-    """The files that a configuration, as plain values, names: where -> path or URL."""
+    """The files in a configuration of plain values: key -> path or URL."""
     return {keys: path for keys in ASSET_FILES if (path := _section(values, keys).get(keys[-1]))}
 
 
 def copy_assets(config: Config, folder: Path) -> None:
-    """Copy what the configuration names into a folder, so that the model can be moved without what it was made of.
+    """Copy the files in a configuration to a folder, so that the model does not depend on the originals.
 
     Raises:
-        DataError: a file is not there, or cannot be read.
+        DataError: a file does not exist or cannot be read.
         OSError: the folder cannot be written.
     """
     for keys, path in _named(config.model_dump(mode="json")).items():
@@ -36,7 +36,7 @@ def copy_assets(config: Config, folder: Path) -> None:
 
 
 def with_copied_assets(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A model's configuration, as plain values, with the copies in `folder` in place of the files that it was trained with."""
+    """Replace the files in a configuration of plain values by their copies in `folder`, where there are copies."""
     for keys in _named(values):
         if (copy := folder / ASSET_FILES[keys]).is_file():
             _section(values, keys)[keys[-1]] = str(copy)
@@ -45,5 +45,5 @@ def with_copied_assets(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 @functools.lru_cache
 def digest(path: str | None, key: str) -> str | None:
-    """SHA-256 of a file's content, by which a resumed run knows it again; `None` where none is named. Read once a process."""
+    """SHA-256 of a file, which a resumed run compares; `None` without a file. Each file is read once per process."""
     return None if path is None else hashlib.sha256(read_file(path, key)).hexdigest()

@@ -1,4 +1,4 @@
-"""The two networks, the conditions and the tasks as a configuration and a data set ask for them; for training and inference alike."""
+"""The networks, conditions and tasks of a configuration and a data set, for training and for inference."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from mtgen.tasks.base import Task, TaskSizes
 
 
 class DiscriminatorModule(nn.Module):
-    """Everything that the discriminator's step trains: trunk, heads, decoder and the conditions' encoders."""
+    """All modules that the discriminator's step trains: trunk, heads, decoder, and the encoders of the conditions."""
 
     def __init__(self, discriminator: Discriminator, conditions: ConditionEncoder) -> None:
         super().__init__()
@@ -26,14 +26,20 @@ class DiscriminatorModule(nn.Module):
         self.conditions = conditions
 
     def embed(self, image: Tensor) -> Tensor:
-        """`[B,C,H,W]` in [-1, 1] -> `[B,d]`, of length 1, in the shared representation space."""
+        """Images `[B,C,H,W]` in [-1, 1] -> unit vectors `[B,d]` in the shared representation space."""
         discriminator = self.discriminator
         return discriminator.heads["alignment"](discriminator.summary(discriminator.trunk(Canvas(image))))
 
 
 @dataclass
 class Networks:
-    """What a run trains: the generator, the discriminator's side, and the tasks that meet in them."""
+    """What a run trains.
+
+    Attributes:
+        generator: the generator.
+        side: the discriminator module; its name is part of the parameter names in checkpoints.
+        tasks: the tasks that train both.
+    """
 
     generator: Generator
     side: DiscriminatorModule
@@ -41,22 +47,21 @@ class Networks:
 
 
 def _problems(config: Config, card: DatasetCard) -> list[str]:
-    """What tasks and conditions need and the data set, or the rest of the configuration, does not have."""
+    """Requirements of tasks and conditions that the data set or the rest of the configuration does not meet."""
     fields = {"class": "classes", "mask": "mask_classes", "boxes": "classes"}
-    found = [
-        f"tasks.{name}: data set {card.name!r} names no {field} in dataset.json; switch the task off with tasks.{name}.weight=0"
+    problems = [
+        f"tasks.{name}: data set {card.name!r} names no {field} in dataset.json; "
+        f"switch the task off with tasks.{name}.weight=0"
         for name, settings in config.task_settings().items()
         if (field := fields.get(settings.needs or "")) and not getattr(card, field)
     ]
     if "image" in config.condition_settings() and "alignment" not in config.task_settings():
-        found.append(
-            "conditions.image: an image is asked for by its embedding, which the alignment task learns; add tasks.alignment={}"
-        )
-    return found
+        problems.append("conditions.image: needs the embedding that the alignment task trains; add tasks.alignment={}")
+    return problems
 
 
 def _modalities(config: Config, card: DatasetCard) -> dict[str, Modality]:
-    """The modalities that are switched on and for which the data set names something."""
+    """The modalities that are switched on, except those whose names the data set does not have."""
     sizes = ConditionSizes(
         classes=len(card.classes),
         mask_classes=len(card.mask_classes),
@@ -65,21 +70,21 @@ def _modalities(config: Config, card: DatasetCard) -> dict[str, Modality]:
         sound=(config.data.sound.mels, config.data.sound.frames),
         size=config.discriminator.embedding,
     )
-    chosen = config.condition_settings().items()
     return {
         name: CONDITIONS[name](settings, sizes)
-        for name, settings in chosen
+        for name, settings in config.condition_settings().items()
         if CONDITIONS[name].field is None or getattr(card, CONDITIONS[name].field)
     }
 
 
 def build(config: Config, card: DatasetCard) -> Networks:
-    """Freshly initialized networks; the same for the same seed on every worker.
+    """Initialize the networks; the result is a function of configuration and card, hence equal on every worker.
 
-    Activations are channels-last, which the convolutions take over; parameters are not, since DeepSpeed cannot broadcast them so.
+    Activations are channels-last, as the convolutions propagate; parameters are not, because DeepSpeed cannot broadcast
+    channels-last tensors.
 
     Raises:
-        ConfigError: a task needs labels for which the data set names no classes, or what the rest of the configuration does not have.
+        ConfigError: a task or condition needs something that the data set or the configuration does not have.
         DataError: the tokenizer cannot be read.
     """
     if problems := _problems(config, card):
@@ -100,38 +105,39 @@ def build(config: Config, card: DatasetCard) -> Networks:
             conditions=tuple(conditions.modalities),
         )
         tasks: list[Task] = [TASKS[name](name, own, sizes) for name, own in config.task_settings().items()]
-        drawing = CanvasSpec(1 if config.data.channels == "gray" else 3, sizes.mask_classes)
-        guidance = ConditionSpec(
+        canvas_spec = CanvasSpec(1 if config.data.channels == "gray" else 3, sizes.mask_classes)
+        condition_spec = ConditionSpec(
             settings.embedding * conditions.sequences, config.generator.attention, conditions.layout_channels
         )
         for task in tasks:
-            drawing, guidance = task.canvas_spec(drawing), task.condition_spec(guidance)
+            canvas_spec = task.canvas_spec(canvas_spec)
+            condition_spec = task.condition_spec(condition_spec)
         generator = Generator(
             config.generator.widths,
             config.generator.blocks,
             config.base,
             config.generator.latent,
             settings.embedding,
-            drawing,
-            guidance,
+            canvas_spec,
+            condition_spec,
             config.generator.condition_scale,
         )
         heads = {task.name: head for task in tasks if (head := task.head()) is not None}
         decoder = settings.decoder if any(task.dense for task in tasks) else 0
-        discriminator = Discriminator(settings.widths, settings.blocks, decoder, drawing, heads)
+        discriminator = Discriminator(settings.widths, settings.blocks, decoder, canvas_spec, heads)
     return Networks(generator, DiscriminatorModule(discriminator, conditions), tasks)
 
 
 class Model:
-    """A run's networks for use: sample, read, reconstruct, translate. Nothing of Ray, DeepSpeed, DALI or MLflow is needed.
+    """A run's networks for inference: sample, predict, reconstruct, translate. Needs no Ray, DeepSpeed, DALI or MLflow.
 
     Attributes:
-        card: what the classes are called.
+        card: the data set's card, with the names of the classes.
         size: height and width of the images, pixels.
         channels: 1 (gray) or 3 (RGB).
         latent_size: size of the latent z.
-        conditions: modalities that images can be asked for by.
-        translates: the modality that names the domains to translate between; `None` without that task.
+        conditions: modalities that images can be conditioned on.
+        translates: the modality whose values are the domains to translate between; `None` without that task.
     """
 
     def __init__(
@@ -152,33 +158,34 @@ class Model:
 
     @torch.no_grad()
     def condition(self, prompt: Prompt) -> Condition:
-        """What is asked for, in the shared representation space; modalities that the run was not trained on are left out."""
+        """Encode a prompt in the shared representation space, without modalities that the run was not trained on."""
         known = [name for name in prompt.values if name in self.conditions]
         values, given = ({name: part[name] for name in known} for part in (prompt.values, prompt.given))
         return self.networks.side.conditions(Prompt(prompt.size, values, given).to(self.device))
 
     @torch.no_grad()
     def prompt_from_batch(self, batch: Batch, name: str) -> Prompt:
-        """Each sample of a batch asked for by its own modality `name` alone, where it has that; an image by its embedding."""
+        """A prompt from one modality of a batch, for the samples that have it; images are given by their embeddings."""
         modality = self.networks.side.conditions.modality(name)
         value = self.networks.side.embed(batch.image.to(self.device)) if name == "image" else modality.value(batch)
-        everywhere = torch.ones(len(batch), dtype=torch.bool, device=batch.image.device)
-        return Prompt(
-            len(batch), {name: value}, {name: batch.present[modality.component] if modality.component else everywhere}
-        )
+        if modality.component:
+            given = batch.present[modality.component]
+        else:
+            given = torch.ones(len(batch), dtype=torch.bool, device=batch.image.device)
+        return Prompt(len(batch), {name: value}, {name: given})
 
     def embed(self, prompt: Prompt) -> Tensor:
-        """A prompt -> `[B,d]`: the mean of its modalities in the shared representation space."""
+        """A prompt of B rows -> `[B,d]`: the mean of its modalities in the shared representation space."""
         return self.condition(prompt).pooled
 
     @torch.no_grad()
     def sample(self, prompt: Prompt, latent: Tensor) -> Canvas:
-        """A prompt of B rows, `[B,Z]` standard normal -> a canvas, image about [-1, 1]."""
+        """A prompt of B rows, latents `[B,Z]` (standard normal) -> canvas, with images about -1 to 1."""
         return self.networks.generator(latent.to(self.device), self.condition(prompt))
 
     @torch.no_grad()
     def predict(self, image: Tensor) -> Prediction:
-        """`[B,C,H,W]` in [-1, 1] -> everything that the run's tasks read in it."""
+        """Images `[B,C,H,W]` in [-1, 1] -> the predictions of all tasks of the run."""
         features = self.networks.side.discriminator.trunk(Canvas(image.to(self.device)))
         prediction = Prediction()
         for task in self.networks.tasks:
@@ -186,13 +193,16 @@ class Model:
         return prediction
 
     def reconstruct(self, image: Tensor, prompt: Prompt) -> Canvas | None:
-        """Images and what is known of them -> what the generator draws from the posterior's mean; `None` without that task."""
+        """Generate images again from their posterior's mean and a prompt; `None` without the reconstruction task."""
         posterior = self.predict(image).posterior
         return None if posterior is None else self.sample(prompt, posterior[0])
 
     @torch.no_grad()
     def translate(self, image: Tensor, prompt: Prompt, latent: Tensor) -> Canvas | None:
-        """Images `[B,C,H,W]`, a prompt with their new domain, `[B,Z]` -> the images in that domain; `None` without that task."""
+        """Images, a prompt with the target domain, latents `[B,Z]` -> translated images.
+
+        Returns `None` without the translation task.
+        """
         content = self.predict(image).content
         if content is None:
             return None

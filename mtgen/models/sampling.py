@@ -1,59 +1,23 @@
-"""A trained model as those who use it see it, and the one way to draw samples from it."""
+"""Sampling from a trained model in batches."""
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mtgen.schema import Batch, Canvas, DatasetCard, Prediction, Prompt
+from mtgen.models.model import Model
+from mtgen.schema import Canvas, Prompt
 from mtgen.utils import counter_rng
 
 
-class SamplingModel(Protocol):
-    """An inference view of a run: averaged weights, in evaluation mode."""
-
-    card: DatasetCard
-    size: tuple[int, int]
-    channels: int
-    device: torch.device
-    latent_size: int
-    conditions: list[str]
-    translates: str | None
-
-    def sample(self, prompt: Prompt, latent: Tensor) -> Canvas:
-        """A prompt of B rows, latents `[B,Z]` -> image `[B,C,H,W]` about [-1, 1], with mask and boxes where the run draws them."""
-        ...
-
-    def predict(self, image: Tensor) -> Prediction:
-        """Images `[B,C,H,W]` in [-1, 1] -> what is read in them."""
-        ...
-
-    def prompt_from_batch(self, batch: Batch, name: str) -> Prompt:
-        """Each sample of a batch asked for by its own modality `name` alone, where it has that."""
-        ...
-
-    def embed(self, prompt: Prompt) -> Tensor:
-        """A prompt of B rows -> `[B,d]` in the shared representation space."""
-        ...
-
-    def reconstruct(self, image: Tensor, prompt: Prompt) -> Canvas | None:
-        """Images and what is known of them through the posterior's mean and the generator; `None` without a posterior."""
-        ...
-
-    def translate(self, image: Tensor, prompt: Prompt, latent: Tensor) -> Canvas | None:
-        """Images and the domain asked for, latents `[B,Z]` -> the images in that domain; `None` where the run does not translate."""
-        ...
-
-
 def balanced_labels(n: int, classes: list[int]) -> Tensor:
-    """`[n]` int64: `classes` in turn, so that their counts differ by one at most; -1 ("no class") where there are none."""
+    """`[n]` int64: `classes` repeated in order, so that their counts differ by at most one; -1 (none) without classes."""
     return torch.tensor(classes or [-1])[torch.arange(n) % max(len(classes), 1)]
 
 
-def class_prompts(model: SamplingModel, labels: Tensor) -> Prompt:
-    """`[B]` classes (-1: none) -> the prompt for one of each, as the model can be asked for it; for nothing, where it cannot."""
+def class_prompts(model: Model, labels: Tensor) -> Prompt:
+    """Classes `[B]` (-1: none) -> a prompt by class, by labels, or an empty one, as the model's conditions allow."""
     if "class" in model.conditions:
         return Prompt.of_classes(labels)
     if "labels" not in model.conditions:
@@ -63,7 +27,7 @@ def class_prompts(model: SamplingModel, labels: Tensor) -> Prompt:
 
 
 def generate(
-    model: SamplingModel,
+    model: Model,
     prompt: Prompt,
     seed: int,
     purpose: str,
@@ -75,14 +39,16 @@ def generate(
     world: int = 1,
     start: int = 0,
 ) -> Iterator[tuple[Canvas, Tensor]]:
-    """Draw samples, the prompt's rows in turn; yields canvases of up to `batch_size` samples, and which samples they are.
+    """Generate samples in batches; yields canvases of up to `batch_size` samples, and the numbers of these samples.
 
-    Sample i's latent is a function of (seed, purpose, i) alone. Images are clamped to [-1, 1], the range that a picture has.
+    Sample i has row `i % len(prompt)` of the prompt. Its latent is a function of (seed, purpose, i) alone. Images are
+    clamped to [-1, 1].
 
     Args:
-        n: how many; default: one for each row of the prompt.
+        n: number of samples; default: one per row of the prompt.
         truncation: factor of the latents, 0 (all at their mean) to 1.
-        rank, world, start: draw this worker's batches alone, from number `start` on, as `mtgen.data.loader.iterate_split` deals them out.
+        rank, world, start: generate this worker's batches only, from batch `start` on, distributed as in
+            `mtgen.data.loader.iterate_split`.
     """
     total = len(prompt) if n is None else n
     for begin in range((start + rank) * batch_size, total, batch_size * world):

@@ -171,7 +171,7 @@ def _sound(data: bytes) -> list[str]:
         return []
     if not hasattr(_own, "sounds"):
         _own.sounds = reader(threads=1, batch=1)
-    reason = _own.sounds.fault(data)
+    reason = _own.sounds.problem(data)
     return [f"sound: {reason}"] if reason else []
 
 

@@ -1,1 +1,1 @@
-"""Files on this system and behind URLs, and their local cache."""
+"""Local and remote files, and the local cache of remote ones."""

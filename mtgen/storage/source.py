@@ -1,4 +1,4 @@
-"""Where a data set's files lie: a folder of this machine, or a URL of a store that fsspec knows."""
+"""Where the files of a data set are: a local folder, or the URL of a store that fsspec supports."""
 
 import errno
 import logging
@@ -26,9 +26,9 @@ STORE_PACKAGES = {
     "az": "adlfs",
     "memory": "fsspec",
 }
-"""Stores that data may lie in, and the package that reads each; nothing else is asked, so that no address can run a command."""
+"""URL scheme of a store -> the package that reads it. Other schemes are refused, so that no URL can run a command."""
 
-_VERSIONS = (
+_VERSION_KEYS = (
     "ETag",
     "etag",
     "md5Hash",
@@ -40,18 +40,17 @@ _VERSIONS = (
     "updated",
     "created",
 )
-_PERMANENT_HTTP_ERRORS = (401, 403, 404, 410)
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a store is waited for.
+    """How often a request to a store is repeated, and how long.
 
     Attributes:
-        attempts: tries of one request.
-        first, longest: seconds between two of them; they double, with jitter (exponential back-off).
-        stall: seconds without a byte after which a try is given up.
-        total: seconds after which everything is given up.
+        attempts: largest number of attempts.
+        first, longest: first and longest pause between attempts, seconds; pauses double, with jitter.
+        stall: seconds without a byte after which an attempt is given up.
+        total: seconds after which the request is given up.
     """
 
     attempts: int = 8
@@ -66,32 +65,32 @@ RETRY_POLICY = RetryPolicy()
 
 @dataclass(frozen=True)
 class Version:
-    """What tells that a file is still the same: its size in bytes and its time or the store's own tag."""
+    """Identifies the version of a file: its size in bytes, and its modification time or the store's tag."""
 
     size: int
     tag: str
 
 
 class DataSource(Protocol):
-    """A folder of files; `str()` of it is what the user called it.
+    """A folder of files; `str()` gives the path or URL.
 
     Attributes:
-        remote: whether its files have to be fetched.
+        remote: whether its files have to be downloaded.
     """
 
     remote: bool
 
     def version(self, name: str) -> Version | None:
-        """A file's version, `None` where there is no such file; `DataError` where the store does not answer."""
+        """The version of a file, `None` if it does not exist; `DataError` if the store does not answer."""
         ...
 
     def read(self, name: str) -> bytes | None:
-        """A small file whole, `None` where there is none."""
+        """Read a whole small file; `None` if it does not exist."""
         ...
 
 
 def is_url(path: str) -> bool:
-    """Whether a path names a store and not a folder; anything with a scheme does, known or not."""
+    """Whether a path is a URL: anything with a scheme, known or not."""
     return (
         "://" in path
         or "::" in path
@@ -101,15 +100,15 @@ def is_url(path: str) -> bool:
 
 
 def absolute_location(path: str) -> str:
-    """A path that means the same in every working directory; URLs stay as they are."""
+    """Make a path absolute; URLs are returned unchanged."""
     return path if is_url(path) else str(Path(path).absolute())
 
 
 def open_source(path: str | Path) -> "LocalFolder | RemoteStore":
-    """The source that a path or URL names.
+    """Open a folder, given by path or URL.
 
     Raises:
-        DataError: an address of another kind, such as `pipe:`, or one whose package is not installed.
+        DataError: a URL with another scheme, such as `pipe:`.
     """
     text = str(path)
     if not is_url(text):
@@ -119,30 +118,31 @@ def open_source(path: str | Path) -> "LocalFolder | RemoteStore":
         return LocalFolder(Path(unquote(urlsplit(text).path)))
     if scheme not in STORE_PACKAGES or "::" in text:
         raise DataError(
-            f"{text}: is no address that data is read from (commands are never run); "
-            f"possible: a folder, or a URL that begins with {', '.join(f'{s}://' for s in STORE_PACKAGES)}"
+            f"{text}: not a supported URL (commands are never run); "
+            f"possible: a folder, or a URL that starts with {', '.join(f'{s}://' for s in STORE_PACKAGES)}"
         )
     return RemoteStore(text)
 
 
 def read_file(path: str, key: str, hint: str = "") -> bytes:
-    """A file, given by path or URL.
+    """Read a file, given by path or URL.
 
     Args:
-        key: the setting that names it, for the error; `hint`: what else helps.
+        key: configuration key that names the file, for the error.
+        hint: an additional remedy for the error.
 
     Raises:
-        DataError: it is not there, or cannot be read.
+        DataError: the file does not exist or cannot be read.
     """
     folder, _, name = path.rpartition("/")
     data = open_source(folder or ("/" if path.startswith("/") else ".")).read(name)
     if data is None:
-        raise DataError(f"{path}: there is no such file ({key}){hint and '; '}{hint}")
+        raise DataError(f"{path}: the file does not exist ({key}){hint and '; '}{hint}")
     return data
 
 
 class LocalFolder:
-    """A folder of this machine."""
+    """A local folder."""
 
     remote = False
 
@@ -153,7 +153,7 @@ class LocalFolder:
         return str(self.path)
 
     def version(self, name: str) -> Version | None:
-        """Size and time of the last change."""
+        """Size and modification time of a file."""
         path = self.path / name
         if not path.is_file():
             return None
@@ -161,7 +161,7 @@ class LocalFolder:
         return Version(status.st_size, str(status.st_mtime_ns))
 
     def read(self, name: str) -> bytes | None:
-        """A file whole."""
+        """Read a whole file; `None` if it does not exist."""
         try:
             return (self.path / name).read_bytes()
         except FileNotFoundError:
@@ -171,7 +171,7 @@ class LocalFolder:
 
 
 class RemoteStore:
-    """A folder behind a URL. Requests are repeated while there is hope (5xx, lost connections, wrong lengths), with growing pauses."""
+    """A folder at a URL. Requests are retried after transient errors: 5xx, lost connections, wrong lengths."""
 
     remote = True
 
@@ -183,53 +183,51 @@ class RemoteStore:
         return self.url
 
     def version(self, name: str) -> Version | None:
-        """Size and the store's tag of a file.
+        """Size of a file and the store's tag; `None` if it does not exist.
 
         Raises:
-            DataError: the store does not say how long the file is, or does not answer.
+            DataError: the store does not report the size of the file, or does not answer.
         """
 
-        def ask(fs: Any, path: str) -> Version:
+        def request(fs: Any, path: str) -> Version:
             info = self._call(fs, "_info", "info", path)
             if info.get("size") is None:
                 raise DataError(
-                    f"{self.url}/{name}: the server does not say how long it is (no Content-Length); use one that does"
+                    f"{self.url}/{name}: the server does not report its size (no Content-Length); use one that does"
                 )
-            return Version(int(info["size"]), next((str(info[key]) for key in _VERSIONS if info.get(key)), ""))
+            return Version(int(info["size"]), next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), ""))
 
-        return self._try(name, ask)
+        return self._retry(name, request)
 
     def read(self, name: str) -> bytes | None:
-        """A small file whole."""
-        return self._try(name, lambda fs, path: bytes(self._call(fs, "_cat_file", "cat_file", path)))
+        """Read a whole small file; `None` if it does not exist."""
+        return self._retry(name, lambda fs, path: bytes(self._call(fs, "_cat_file", "cat_file", path)))
 
     def fetch(self, name: str, size: int, out: Path) -> None:
-        """Download a file of `size` bytes to `out`, over what is there.
+        """Download a file of `size` bytes and overwrite `out`.
 
         Raises:
-            DataError: it is not there, or cannot be had whole.
+            DataError: it does not exist, or cannot be downloaded completely.
             OSError: `out` cannot be written.
         """
 
-        def get(fs: Any, path: str) -> bool:
-            watch = _Watch(self._deadline(), size)
-            self._call(fs, "_get_file", "get_file", path, str(out), callback=watch)
+        def request(fs: Any, path: str) -> bool:
+            callback = _DownloadLimit(self._deadline(), size)
+            self._call(fs, "_get_file", "get_file", path, str(out), callback=callback)
             if (length := out.stat().st_size) != size:
-                raise _WrongLengthError(f"{length:,} bytes came, {size:,} should have")
+                raise _WrongLengthError(f"received {length:,} bytes instead of {size:,}")
             return True
 
-        if self._try(name, get) is None:
-            raise DataError(
-                f"{self.url}/{name}: is not there (any more); bring it back, or start again with a corrected dataset.json"
-            )
+        if self._retry(name, request) is None:
+            raise DataError(f"{self.url}/{name}: does not exist (any more); restore it, or correct dataset.json")
 
     def _deadline(self) -> float:
         return time.monotonic() + RETRY_POLICY.total
 
     def _files(self) -> tuple[Any, str]:
-        """fsspec's file system for this thread and process, and the path in it."""
+        """fsspec's file system for this thread and process, and the path of the folder in it."""
         options: dict[str, Any] = {}
-        if self.scheme == "s3":  # else where it found its credentials is said among a run's own lines, by every worker
+        if self.scheme == "s3":  # otherwise every worker logs where it found the credentials
             for name in ("botocore", "aiobotocore"):
                 logging.getLogger(name).setLevel(logging.WARNING)
         if self.scheme in ("http", "https"):
@@ -249,18 +247,18 @@ class RemoteStore:
         return fs, path
 
     def _call(self, fs: Any, coroutine: str, blocking: str, *args: Any, **kwargs: Any) -> Any:
-        """One request, ended after the total time however little trickles in."""
+        """Make one request, with a time limit even if data keeps trickling in."""
         if fs.async_impl:
             return sync(fs.loop, getattr(fs, coroutine), *args, timeout=RETRY_POLICY.total, **kwargs)
         return getattr(fs, blocking)(*args, **kwargs)
 
-    def _try(self, name: str, request: Callable[[Any, str], T], what: str = "read") -> T | None:
-        """`request`, again and again while it may yet succeed; `None` where the file is not there.
+    def _retry(self, name: str, request: Callable[[Any, str], T], action: str = "read") -> T | None:
+        """Repeat `request` until it succeeds or fails permanently; `None` if the file does not exist.
 
         Args:
-            what: is done, for the message.
+            action: past participle of what the request does, for the error.
         """
-        import tenacity  # here, so that a model is used without what stores alone need
+        import tenacity  # imported here: only remote stores need it
 
         fs, path = self._files()
         retrying = tenacity.Retrying(
@@ -282,36 +280,38 @@ class RemoteStore:
                 return None
             tried = f" after {retrying.statistics.get('attempt_number', 1)} attempts" if _is_transient(error) else ""
             remedy = (
-                "look whether the server is up, then start again"
+                "check that the server is up, then start again"
                 if _is_transient(error)
-                else "look at the address and who may read it"
+                else "check the URL and its access permissions"
             )
-            raise DataError(f"{self.url}/{name}: cannot be {what}{tried}: {_server_message(error)}; {remedy}") from None
+            raise DataError(
+                f"{self.url}/{name}: cannot be {action}{tried}: {_server_message(error)}; {remedy}"
+            ) from None
 
 
 class _WrongLengthError(Exception):
-    """A file came shorter or longer than the store had said."""
+    """A file is shorter or longer than the store reported."""
 
 
-class _Watch(Callback):
-    """Ends a download that takes too long or is longer than it should be."""
+class _DownloadLimit(Callback):
+    """Ends a download that takes too long or is larger than expected."""
 
     def __init__(self, deadline: float, size: int) -> None:
         super().__init__()
         self.deadline = deadline
-        self.most = size
+        self.max_bytes = size
 
     def relative_update(self, inc: int = 1) -> None:
-        """Called with the bytes of each piece."""
+        """Called with the number of bytes of each chunk."""
         super().relative_update(inc)
         if time.monotonic() > self.deadline:
-            raise TimeoutError(f"not whole after {RETRY_POLICY.total:g} s")
-        if self.value > self.most:
-            raise _WrongLengthError(f"more than the {self.most:,} bytes that it should have")
+            raise TimeoutError(f"not complete after {RETRY_POLICY.total:g} s")
+        if self.value > self.max_bytes:
+            raise _WrongLengthError(f"received more than the expected {self.max_bytes:,} bytes")
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status in an error or in what caused it."""
+    """The HTTP status of an error or of its cause."""
     cause = error if error.__cause__ is None else error.__cause__
     status = (
         getattr(error, "status", None)
@@ -322,18 +322,19 @@ def _status(error: BaseException) -> int | None:
 
 
 def _missing(error: BaseException) -> bool:
-    """No such file; fsspec says so too where a server fails, and keeps what it said as the cause."""
+    """Whether a file does not exist; fsspec also raises `FileNotFoundError` for other failures, with a cause."""
     if _status(error) is not None:
         return _status(error) in (404, 410)
     return isinstance(error, FileNotFoundError) and error.__cause__ is None
 
 
 def _local(error: OSError) -> bool:
+    """Whether an error is about the local disk."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Whether another attempt may succeed."""
+    """Whether another attempt could succeed."""
     if isinstance(error, DataError | PermissionError | NotADirectoryError) or _missing(error):
         return False
     if isinstance(error, OSError) and _local(error):
@@ -343,7 +344,7 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def _server_message(error: BaseException) -> str:
-    """What the server or its client said, in one line."""
+    """The message of the server or of its client, in one line."""
     cause = error if error.__cause__ is None else error.__cause__
     if (status := _status(error)) is not None:
         return f"the server answered {status} {' '.join(str(getattr(cause, 'message', '')).split())}".strip()

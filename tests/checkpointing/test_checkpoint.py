@@ -1,4 +1,4 @@
-"""Checkpoints on a real disk: what is damaged is named and not used, what is whole is never lost."""
+"""Checkpoints on a real disk: damaged ones are named and not used, good ones are never lost."""
 
 import ast
 import errno
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mtgen.checkpointing import checkpoint
+from mtgen.checkpointing.averaged_weights import tensor_digest
 from mtgen.checkpointing.checkpoint import latest, save, verify
 from mtgen.checkpointing.retention import Retention
 from mtgen.errors import CheckpointError, TrainingError
@@ -36,7 +37,7 @@ FILES = [
 
 
 def tensors(seed: int, size: int = 16) -> dict[str, dict[str, Tensor]]:
-    """Three small groups of tensors, as a run has them."""
+    """Three small groups of tensors, like those of a run."""
     random = torch.Generator().manual_seed(seed)
     return {
         name: {"parameter/weight": torch.randn(size, 4, generator=random)}
@@ -49,7 +50,7 @@ def write(root: Path, images: int, keep: int = 3, size: int = 16) -> Path:
 
 
 def names(root: Path) -> list[str]:
-    """Everything in the folder of checkpoints, hidden files too."""
+    """Everything in the folder of checkpoints, including hidden files."""
     return sorted(path.name for path in root.iterdir())
 
 
@@ -59,25 +60,25 @@ def two(tmp_path: Path) -> tuple[Path, Path, Path]:
     return tmp_path, write(tmp_path, 100), write(tmp_path, 200)
 
 
-def flip(path: Path) -> None:
+def flip_bit(path: Path) -> None:
     """Change one bit in the middle of a file."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def cut(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def test_what_is_saved_comes_back_exactly(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_is_loaded_exactly(tmp_path: Path) -> None:
     found = verify(write(tmp_path, 100))
     for name, group in tensors(100).items():
-        assert checkpoint.digest(found.tensors(name)) == checkpoint.digest(group)
+        assert tensor_digest(found.tensors(name)) == tensor_digest(group)
     assert (found.images, found.state, found.config()) == (100, {"images": 100}, "name: test\n")
 
 
-@pytest.mark.parametrize("damage", [flip, cut, Path.unlink], ids=["one bit flipped", "cut short", "missing"])
+@pytest.mark.parametrize("damage", [flip_bit, truncate, Path.unlink], ids=["one bit flipped", "truncated", "missing"])
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     two: tuple[Path, Path, Path], name: str, damage: Callable[[Path], None]
@@ -85,10 +86,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     root, older, newer = two
     assert sorted(path.name for path in newer.iterdir()) == FILES
     damage(newer / name)
-    said: list[str] = []
-    found = latest(root, said.append)
+    warnings: list[str] = []
+    found = latest(root, warnings.append)
     assert found is not None and found.folder == older
-    assert len(said) == 1 and str(newer) in said[0] and name in said[0] and older.name in said[0]
+    (warning,) = warnings
+    assert str(newer) in warning and name in warning and older.name in warning
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +103,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_no_flipped_bit_goes_unnoticed(whole: Path, name: str, at: int, bit: int) -> None:
     path = whole / name
     content = path.read_bytes()
-    spoiled = bytearray(content)
-    spoiled[at % len(content)] ^= 1 << bit
-    path.write_bytes(spoiled)
+    damaged = bytearray(content)
+    damaged[at % len(content)] ^= 1 << bit
+    path.write_bytes(damaged)
     try:
         with pytest.raises(CheckpointError):
             verify(whole)
@@ -115,14 +117,14 @@ def test_no_flipped_bit_goes_unnoticed(whole: Path, name: str, at: int, bit: int
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "null", '{"format": 1}', '{"format": 1, "images": 200, "files": []}', "\x00" * 64]
 )
-def test_a_manifest_that_is_none_is_named(two: tuple[Path, Path, Path], content: str) -> None:
+def test_an_invalid_manifest_is_named(two: tuple[Path, Path, Path], content: str) -> None:
     _, _, newer = two
     (newer / "manifest.json").write_text(content, encoding="utf-8")
     with pytest.raises(CheckpointError, match="manifest.json"):
         verify(newer)
 
 
-def test_a_manifest_vouches_for_the_files_of_a_whole_checkpoint(two: tuple[Path, Path, Path]) -> None:
+def test_a_manifest_is_that_of_its_own_checkpoint(two: tuple[Path, Path, Path]) -> None:
     _, older, newer = two
     (newer / "manifest.json").write_text('{"format": 1, "images": 200, "files": {}}', encoding="utf-8")
     with pytest.raises(CheckpointError, match="manifest.json"):
@@ -132,7 +134,7 @@ def test_a_manifest_vouches_for_the_files_of_a_whole_checkpoint(two: tuple[Path,
         verify(newer)
 
 
-def test_a_checkpoint_of_another_format_says_which_format_it_has(two: tuple[Path, Path, Path]) -> None:
+def test_an_unsupported_format_is_named(two: tuple[Path, Path, Path]) -> None:
     _, _, newer = two
     manifest = json.loads((newer / "manifest.json").read_text(encoding="utf-8"))
     (newer / "manifest.json").write_text(json.dumps({**manifest, "format": 99}), encoding="utf-8")
@@ -140,49 +142,51 @@ def test_a_checkpoint_of_another_format_says_which_format_it_has(two: tuple[Path
         verify(newer)
 
 
-def test_when_all_are_damaged_one_error_names_each(two: tuple[Path, Path, Path]) -> None:
+def test_if_all_are_damaged_one_error_names_each(two: tuple[Path, Path, Path]) -> None:
     root, older, newer = two
-    flip(older / "ema.safetensors")
-    cut(newer / "state.json")
+    flip_bit(older / "ema.safetensors")
+    truncate(newer / "state.json")
     with pytest.raises(CheckpointError) as caught:
         latest(root, warn=pytest.fail)
     assert str(older / "ema.safetensors") in str(caught.value) and str(newer / "state.json") in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_there_is_no_latest_where_there_are_none(tmp_path: Path) -> None:
+def test_without_checkpoints_there_is_no_latest(tmp_path: Path) -> None:
     assert latest(tmp_path / "nothing", warn=pytest.fail) is None
     (tmp_path / "notes").mkdir()
     assert latest(tmp_path, warn=pytest.fail) is None
 
 
-def test_the_last_n_are_kept(tmp_path: Path) -> None:
+def test_the_newest_are_kept(tmp_path: Path) -> None:
     for images in (100, 200, 300, 400):
         write(tmp_path, images, keep=2)
     assert names(tmp_path) == ["000000000300", "000000000400"]
 
 
-def test_a_damaged_newer_one_does_not_push_out_what_a_run_writes_after_going_back(two: tuple[Path, Path, Path]) -> None:
+def test_a_damaged_newer_one_does_not_displace_those_of_a_run_that_resumed_before_it(
+    two: tuple[Path, Path, Path],
+) -> None:
     root, _, newer = two
-    cut(newer / "state.json")
+    truncate(newer / "state.json")
     write(root, 150, keep=1)
     assert names(root) == ["000000000150"]
     verify(root / "000000000150")
 
 
-def test_a_damaged_one_is_replaced_when_the_run_comes_there_again(two: tuple[Path, Path, Path]) -> None:
+def test_a_damaged_one_is_replaced_when_the_run_reaches_it_again(two: tuple[Path, Path, Path]) -> None:
     root, _, newer = two
-    cut(newer / "state.json")
+    truncate(newer / "state.json")
     write(root, 200)
     verify(newer)
 
 
-def test_what_a_killed_process_left_is_never_used_and_goes_with_the_next_checkpoint(
+def test_leftovers_of_a_killed_process_are_never_used_and_removed_with_the_next_checkpoint(
     two: tuple[Path, Path, Path],
 ) -> None:
     root, _, newer = two
-    left = root / ".000000000250.partial"
-    shutil.copytree(newer, left)
+    leftover = root / ".000000000250.partial"
+    shutil.copytree(newer, leftover)
     found = latest(root, warn=pytest.fail)
     assert found is not None and found.folder == newer
     write(root, 300)
@@ -191,7 +195,7 @@ def test_what_a_killed_process_left_is_never_used_and_goes_with_the_next_checkpo
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own of 256 KiB."""
+    """A separate disk of 256 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -205,30 +209,30 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def small_files(tmp_path: Path) -> Iterator[Path]:
-    """A folder while no file may grow beyond 64 KiB."""
+    """A folder, with a limit of 64 KiB per file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, before[1]))
     yield tmp_path
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("place", ["small_disk", "small_files"])
-def test_without_room_earlier_checkpoints_stay_and_the_error_names_folder_and_remedy(
-    place: str, request: pytest.FixtureRequest
+@pytest.mark.parametrize("folder", ["small_disk", "small_files"])
+def test_on_a_full_disk_earlier_checkpoints_are_kept_and_the_error_names_folder_and_remedy(
+    folder: str, request: pytest.FixtureRequest
 ) -> None:
-    root = request.getfixturevalue(place) / "checkpoints"
+    root = request.getfixturevalue(folder) / "checkpoints"
     write(root, 100)
     with pytest.raises(CheckpointError) as caught:
         write(root, 200, keep=1, size=100_000)
     message = str(caught.value)
     assert len(message.splitlines()) == 1
-    assert str(root / "000000000200") in message and "make room" in message and "000000000100" in message
+    assert str(root / "000000000200") in message and "free disk space" in message and "000000000100" in message
     assert names(root) == ["000000000100"]
-    write(root, 300)  # with room again it goes on
-    assert [verify(folder).images for folder in sorted(root.iterdir())] == [100, 300]
+    write(root, 300)  # with enough space, writing works again
+    assert [verify(path).images for path in sorted(root.iterdir())] == [100, 300]
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_writable_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="file/checkpoints"):
         write(tmp_path / "file" / "checkpoints", 100)
@@ -246,7 +250,7 @@ def test_a_run_folder_on_a_read_only_disk_is_refused(small_disk: Path) -> None:
         pytest.fail("the lock was given")
 
 
-def test_a_second_holder_of_a_run_is_told_the_first_one(tmp_path: Path) -> None:
+def test_a_locked_run_names_the_process_that_has_the_lock(tmp_path: Path) -> None:
     with run_lock(tmp_path), pytest.raises(TrainingError, match=f"process {os.getpid()} on"), run_lock(tmp_path):
         pytest.fail("the lock was given twice")
     with run_lock(tmp_path):
@@ -254,9 +258,7 @@ def test_a_second_holder_of_a_run_is_told_the_first_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_not_taken_for_another_holder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def refuse(file: object, operation: int) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -265,13 +267,13 @@ def test_a_file_system_without_locks_is_not_taken_for_another_holder(
         ["stat", "--file-system", "--format=%T", tmp_path], capture_output=True, text=True, check=True
     ).stdout
     kind = where.split("/")[0].strip()  # stat says ext2/ext3 of ext4, too
-    said = rf"cannot be locked.* {kind[:3]}\S* at /.*{os.strerror(number)}.*runs=FOLDER"
-    with pytest.raises(TrainingError, match=said), run_lock(tmp_path):
+    message = rf"cannot be locked.* {kind[:3]}\S* at /.*{os.strerror(number)}.*runs=FOLDER"
+    with pytest.raises(TrainingError, match=message), run_lock(tmp_path):
         pytest.fail("the lock was given")
 
 
 class Hostile:
-    """Runs a command where it is unpickled."""
+    """Runs a command when it is unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, ("owned",)
@@ -288,12 +290,12 @@ def test_a_pickle_with_a_matching_manifest_is_an_error_and_not_run(
     manifest = json.loads((newer / "manifest.json").read_text(encoding="utf-8"))
     manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     (newer / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=f"{name}: is no .*nothing is unpickled"):
+    with pytest.raises(CheckpointError, match=f"{name}: not a .*reads no other format"):
         verify(newer).tensors("generator")
     assert not Path("owned").exists()
 
 
-def test_nothing_is_pickled_anywhere() -> None:
+def test_the_package_never_pickles() -> None:
     unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "torch.save", "torch.load"}
     for path in Path(checkpoint.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

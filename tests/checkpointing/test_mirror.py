@@ -1,4 +1,4 @@
-"""Checkpoints in another place: a real S3-compatible server, or a folder; that fails, goes away, and comes back."""
+"""Mirrored checkpoints on a real S3-compatible server or in a folder, through failures, outages and recovery."""
 
 import json
 import logging
@@ -16,6 +16,7 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 from mtgen.checkpointing import checkpoint
+from mtgen.checkpointing.averaged_weights import tensor_digest
 from mtgen.checkpointing.checkpoint import METRICS_KEY, checkpoint_folders, save, verify
 from mtgen.checkpointing.mirror import CheckpointStore, Mirror, restore
 from mtgen.checkpointing.retention import BestCriterion, Retention
@@ -32,43 +33,43 @@ def write(root: Path, images: int, keep: Retention = TWO, accuracy: float = 0.5)
 
 
 def digest(folder: Path) -> str:
-    return checkpoint.digest(verify(folder).tensors("ema"))
+    return tensor_digest(verify(folder).tensors("ema"))
 
 
 @pytest.fixture(autouse=True)
-def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         source, "RETRY_POLICY", RetryPolicy(attempts=3, first=0.01, longest=0.05, stall=1.0, total=20.0)
     )
 
 
 class S3:
-    """A server on loopback that can be told to answer 503, and to go away and come back.
+    """A local server that can answer 503, be stopped and be started again.
 
     Attributes:
-        failing: how many of the next uploads are answered by a 503.
+        failures: how many of the next uploads are answered with 503.
     """
 
     def __init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
-        self.failing = 0
+        self.failures = 0
         self._app = DomainDispatcherApplication(create_backend_app)
-        self.come_back()
+        self.start()
 
     def _answer(self, environ: Any, start: Any) -> Any:
-        if self.failing and environ["REQUEST_METHOD"] == "PUT":
-            self.failing -= 1
+        if self.failures and environ["REQUEST_METHOD"] == "PUT":
+            self.failures -= 1
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start("503 Service Unavailable", [("Content-Length", "0")])
             return []
         return self._app(environ, start)
 
-    def come_back(self) -> None:
+    def start(self) -> None:
         self._server = make_server("127.0.0.1", self.port, self._answer, threaded=True)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def go_away(self) -> None:
+    def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
 
@@ -82,11 +83,11 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     monkeypatch.setattr(fsspec.get_filesystem_class("s3"), "retries", 1)
     files = fsspec.filesystem("s3")
-    if files.exists("bucket"):  # the server's content is the process's
+    if files.exists("bucket"):  # moto keeps the content for the whole process
         files.rm("bucket", recursive=True)
     files.mkdir("bucket")
     yield server
-    server.go_away()
+    server.stop()
     fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
@@ -99,15 +100,15 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def mirrored(url: str, root: Path, keep: Retention = TWO) -> list[str]:
-    """Bring the place up to date; what went wrong."""
-    said: list[str] = []
-    mirror = Mirror(CheckpointStore(url, "run"), root, keep, said.append)
+    """Update the mirror; returns its warnings."""
+    warnings: list[str] = []
+    mirror = Mirror(CheckpointStore(url, "run"), root, keep, warnings.append)
     mirror.notify()
     mirror.close()
-    return said
+    return warnings
 
 
-def test_what_is_copied_comes_back_into_an_empty_folder(url: str, tmp_path: Path) -> None:
+def test_mirrored_checkpoints_are_restored_to_an_empty_folder(url: str, tmp_path: Path) -> None:
     for images in (100, 200):
         write(tmp_path / "here", images)
     assert mirrored(url, tmp_path / "here") == []
@@ -117,9 +118,7 @@ def test_what_is_copied_comes_back_into_an_empty_folder(url: str, tmp_path: Path
 
 
 @pytest.mark.usefixtures("s3")
-def test_what_a_store_logs_of_its_own_is_not_among_a_runs_lines(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_log_messages_of_the_store_are_suppressed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     for name in ("botocore", "aiobotocore"):
         logging.getLogger(name).setLevel(logging.NOTSET)
@@ -129,7 +128,9 @@ def test_what_a_store_logs_of_its_own_is_not_among_a_runs_lines(
     assert [record.name for record in caplog.records if "boto" in record.name] == []
 
 
-def test_there_the_same_stay_as_here_and_the_best_survives_the_loss_of_the_folder(url: str, tmp_path: Path) -> None:
+def test_the_mirror_keeps_the_same_checkpoints_and_the_best_survives_the_loss_of_the_folder(
+    url: str, tmp_path: Path
+) -> None:
     keep = Retention(1, best=BestCriterion("test/x"))
     for images, accuracy in ((100, 0.9), (200, 0.5), (300, 0.6)):
         write(tmp_path / "here", images, keep, accuracy)
@@ -142,7 +143,7 @@ def test_there_the_same_stay_as_here_and_the_best_survives_the_loss_of_the_folde
     assert CheckpointStore(url, "run").names() == [f"{100:012d}", f"{400:012d}"]
 
 
-def test_a_checkpoint_that_is_written_again_is_copied_again(url: str, tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_written_again_is_uploaded_again(url: str, tmp_path: Path) -> None:
     write(tmp_path / "here", 100, accuracy=0.1)
     assert mirrored(url, tmp_path / "here") == []
     write(tmp_path / "here", 100, accuracy=0.2)
@@ -151,98 +152,98 @@ def test_a_checkpoint_that_is_written_again_is_copied_again(url: str, tmp_path: 
     assert checkpoint.snapshot_metrics(tmp_path / "new" / f"{100:012d}") == {"test/x": 0.2}
 
 
-def test_where_nothing_is_nothing_comes_back(url: str, tmp_path: Path) -> None:
+def test_an_empty_mirror_restores_nothing(url: str, tmp_path: Path) -> None:
     assert restore(CheckpointStore(url, "run"), tmp_path / "new", warn=pytest.fail) is None
 
 
-def test_a_few_503_are_waited_out(s3: S3, tmp_path: Path) -> None:
+def test_a_few_503_are_retried(s3: S3, tmp_path: Path) -> None:
     write(tmp_path / "here", 100)
-    s3.failing = 2
+    s3.failures = 2
     assert mirrored("s3://bucket/runs", tmp_path / "here") == []
-    assert (
-        s3.failing == 0
-        and restore(CheckpointStore("s3://bucket/runs", "run"), tmp_path / "new", warn=pytest.fail) == 100
-    )
+    assert s3.failures == 0
+    assert restore(CheckpointStore("s3://bucket/runs", "run"), tmp_path / "new", warn=pytest.fail) == 100
 
 
-def test_a_server_that_only_answers_503_is_named_and_tried_again_with_the_next_checkpoint(
+def test_a_server_that_always_answers_503_is_named_and_the_next_checkpoint_is_another_attempt(
     s3: S3, tmp_path: Path
 ) -> None:
     write(tmp_path / "here", 100)
-    s3.failing = 10**9
-    (said,) = mirrored("s3://bucket/runs", tmp_path / "here")
-    assert "s3://bucket/runs/run/" in said and "Training goes on" in said and "attempts" in said
-    s3.failing = 0
+    s3.failures = 10**9
+    (warning,) = mirrored("s3://bucket/runs", tmp_path / "here")
+    assert "s3://bucket/runs/run/" in warning and "Training continues" in warning and "attempts" in warning
+    s3.failures = 0
     write(tmp_path / "here", 200)
     assert mirrored("s3://bucket/runs", tmp_path / "here") == []
     assert CheckpointStore("s3://bucket/runs", "run").names() == [f"{100:012d}", f"{200:012d}"]
 
 
-def test_a_server_that_goes_away_and_comes_back_has_everything_in_the_end(s3: S3, tmp_path: Path) -> None:
-    said: list[str] = []
-    mirror = Mirror(CheckpointStore("s3://bucket/runs", "run"), tmp_path / "here", TWO, said.append)
+def test_after_an_outage_the_server_has_all_checkpoints(s3: S3, tmp_path: Path) -> None:
+    warnings: list[str] = []
+    mirror = Mirror(CheckpointStore("s3://bucket/runs", "run"), tmp_path / "here", TWO, warnings.append)
     write(tmp_path / "here", 100)
-    s3.go_away()
+    s3.stop()
     with pytest.raises(DataError, match="s3://bucket/runs/run"):
         mirror.sync()
-    s3.come_back()
+    s3.start()
     write(tmp_path / "here", 200)
     mirror.notify()
     mirror.close()
-    assert said == [] and CheckpointStore("s3://bucket/runs", "run").names() == [f"{100:012d}", f"{200:012d}"]
+    assert warnings == [] and CheckpointStore("s3://bucket/runs", "run").names() == [f"{100:012d}", f"{200:012d}"]
 
 
-def test_with_the_server_away_an_empty_folder_begins_nothing_anew(s3: S3, tmp_path: Path) -> None:
-    s3.go_away()
-    with pytest.raises(CheckpointError, match="not known: start again when the store answers"):
+def test_during_an_outage_an_empty_folder_does_not_start_from_scratch(s3: S3, tmp_path: Path) -> None:
+    s3.stop()
+    with pytest.raises(CheckpointError, match="not known; start again when the store answers"):
         restore(CheckpointStore("s3://bucket/runs", "run"), tmp_path / "new", warn=pytest.fail)
-    s3.come_back()
+    s3.start()
 
 
-def test_half_an_upload_is_passed_over(url: str, tmp_path: Path) -> None:
+def test_an_incomplete_upload_is_skipped(url: str, tmp_path: Path) -> None:
     for images in (100, 200):
         write(tmp_path / "here", images)
     assert mirrored(url, tmp_path / "here") == []
     CheckpointStore(url, "run").remove(f"{200:012d}/manifest.json")
-    said: list[str] = []
-    assert restore(CheckpointStore(url, "run"), tmp_path / "new", said.append) == 100
-    assert len(said) == 1 and f"{200:012d}" in said[0] and "interrupted" in said[0]
+    warnings: list[str] = []
+    assert restore(CheckpointStore(url, "run"), tmp_path / "new", warnings.append) == 100
+    (warning,) = warnings
+    assert f"{200:012d}" in warning and "interrupted" in warning
 
 
-def test_a_flipped_byte_there_is_found_and_named(tmp_path: Path) -> None:
+def test_a_flipped_byte_in_the_mirror_is_found_and_named(tmp_path: Path) -> None:
     for images in (100, 200):
         write(tmp_path / "here", images)
     assert mirrored(str(tmp_path / "far"), tmp_path / "here") == []
-    spoiled = tmp_path / "far" / "run" / f"{200:012d}" / "ema.safetensors"
-    spoiled.write_bytes(spoiled.read_bytes()[:-1] + b"x")
-    said: list[str] = []
-    assert restore(CheckpointStore(str(tmp_path / "far"), "run"), tmp_path / "new", said.append) == 100
-    assert len(said) == 1 and str(spoiled) in said[0] and "SHA-256" in said[0]
+    damaged = tmp_path / "far" / "run" / f"{200:012d}" / "ema.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    warnings: list[str] = []
+    assert restore(CheckpointStore(str(tmp_path / "far"), "run"), tmp_path / "new", warnings.append) == 100
+    (warning,) = warnings
+    assert str(damaged) in warning and "SHA-256" in warning
     assert [folder.name for folder in checkpoint_folders(tmp_path / "new")] == [f"{100:012d}"]
 
 
-def test_a_manifest_that_names_files_elsewhere_is_damaged(tmp_path: Path) -> None:
+def test_a_manifest_that_names_files_outside_is_damaged(tmp_path: Path) -> None:
     write(tmp_path / "here", 100)
     assert mirrored(str(tmp_path / "far"), tmp_path / "here") == []
     manifest = tmp_path / "far" / "run" / f"{100:012d}" / "manifest.json"
-    about = json.loads(manifest.read_text())
-    about["files"]["../../../owned"] = about["files"].pop("ema.safetensors")
-    manifest.write_text(json.dumps(about))
-    with pytest.raises(CheckpointError, match="no checkpoint is whole there"):
+    content = json.loads(manifest.read_text())
+    content["files"]["../../../owned"] = content["files"].pop("ema.safetensors")
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="all checkpoints there are damaged"):
         restore(CheckpointStore(str(tmp_path / "far"), "run"), tmp_path / "new", warn=lambda text: None)
     assert not list(tmp_path.rglob("owned"))
 
 
-def test_a_full_disk_in_its_place_stops_nothing(tmp_path: Path) -> None:
+def test_a_mirror_that_is_not_writable_does_not_stop_the_run(tmp_path: Path) -> None:
     write(tmp_path / "here", 100)
-    (tmp_path / "far").touch()  # where a folder should be
-    (said,) = mirrored(str(tmp_path / "far"), tmp_path / "here")
-    assert str(tmp_path / "far") in said and "Training goes on" in said
+    (tmp_path / "far").touch()  # a file instead of the folder
+    (warning,) = mirrored(str(tmp_path / "far"), tmp_path / "here")
+    assert str(tmp_path / "far") in warning and "Training continues" in warning
 
 
 @pytest.mark.parametrize(
-    "address", ["pipe:cat", "http://a/b", "ssh://host/x", "simplecache::s3://a/b", "|rm x", "github://a:b@c/d"]
+    "url", ["pipe:cat", "http://a/b", "ssh://host/x", "simplecache::s3://a/b", "|rm x", "github://a:b@c/d"]
 )
-def test_an_address_that_is_not_written_to_is_refused(address: str) -> None:
+def test_an_unsupported_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="checkpoint.mirror=.*commands are never run"):
-        CheckpointStore(address, "run")
+        CheckpointStore(url, "run")

@@ -8,8 +8,8 @@ import torch
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from mtgen.checkpointing import checkpoint
-from mtgen.checkpointing.checkpoint import METRICS_KEY, list_checkpoints, prune, save, verify
+from mtgen.checkpointing.averaged_weights import export_weights
+from mtgen.checkpointing.checkpoint import METRICS_KEY, latest, list_checkpoints, prune, save, verify
 from mtgen.checkpointing.retention import Retention
 from mtgen.cli import app
 from mtgen.errors import CheckpointError, TrainingError
@@ -141,10 +141,10 @@ def test_weights_of_a_damaged_checkpoint_are_those_of_the_one_before(run: Path, 
 
 
 def test_weights_that_cannot_be_written_are_an_error_that_names_the_file(run: Path, tmp_path: Path) -> None:
-    found = checkpoint.latest(run / "checkpoints", warn=pytest.fail)
+    found = latest(run / "checkpoints", warn=pytest.fail)
     assert found is not None
     with pytest.raises(CheckpointError, match="nowhere"):
-        checkpoint.export(found, tmp_path / "nowhere" / "weights.safetensors")
+        export_weights(found, tmp_path / "nowhere" / "weights.safetensors")
 
 
 def test_the_list_says_why_each_is_kept(measured: Path, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_a_file_that_is_not_a_text_encoder_is_a_clear_error(tmp_path: Path) -> N
     (tmp_path / "text.pt").write_text("not a network")
     with pytest.raises(ConfigError, match=r"conditions.caption.encoder=.*text.pt: not a TorchScript file"):
         build(with_encoder(str(tmp_path / "text.pt")), toy.CARD)
-    with pytest.raises(DataError, match=r"absent.pt: there is no such file \(conditions.caption.encoder\)"):
+    with pytest.raises(DataError, match=r"absent.pt: the file does not exist \(conditions.caption.encoder\)"):
         build(with_encoder(str(tmp_path / "absent.pt")), toy.CARD)
     with pytest.raises(ConfigError, match=r"conditions.caption.encoder=.*: returns \[2, 1\] .* shape \[2, 4, D\]"):
         build(with_encoder(file_of(tmp_path / "one.pt", OneVector())), toy.CARD)

@@ -1,4 +1,4 @@
-"""A sound's spectrogram is what numpy and scipy compute of it; a damaged one harms no other."""
+"""Spectrograms equal those computed by NumPy and SciPy; a damaged sound does not affect others."""
 
 import io
 import wave
@@ -47,15 +47,15 @@ def reference(values: np.ndarray, rate: int = 16_000, mels: int = 64, seconds: f
     return np.maximum(10 * np.log10(np.maximum(bands @ power.T / (size / 4) ** 2, 1e-30)), -80) / 40 + 1
 
 
-def one(data: bytes, **settings: Any) -> np.ndarray:
+def spectrogram(data: bytes, **settings: Any) -> np.ndarray:
     return SoundDecoder(SoundConfig(**settings), 1, 1).decode([data], str)[0].numpy()
 
 
 @pytest.mark.parametrize("settings", [{}, {"rate": 8_000, "mels": 40}, {"rate": 44_100, "mels": 128, "seconds": 0.3}])
-def test_a_wav_becomes_the_spectrogram_that_numpy_computes(settings: dict[str, Any]) -> None:
+def test_the_spectrogram_of_a_wav_is_that_of_numpy(settings: dict[str, Any]) -> None:
     rate = settings.get("rate", 16_000)
     values = samples(1.2, rate, 300, 1500, 3100, noise=0.01)
-    found = one(wav(values, rate), **settings)
+    found = spectrogram(wav(values, rate), **settings)
     assert found.dtype == np.float32 and found.shape == (
         settings.get("mels", 64),
         round(100 * settings.get("seconds", 1)),
@@ -63,48 +63,50 @@ def test_a_wav_becomes_the_spectrogram_that_numpy_computes(settings: dict[str, A
     np.testing.assert_allclose(found, reference(values / 32768, **settings), atol=2e-3)
 
 
-def test_a_wav_of_floats_becomes_what_its_samples_become() -> None:
+def test_a_float_wav_equals_a_16_bit_wav_with_the_same_samples() -> None:
     values = samples(0.5, 16_000, 300, noise=0.1)
-    np.testing.assert_array_equal(one(float_wav(values / np.float32(32768), 16_000)), one(wav(values, 16_000)))
+    np.testing.assert_array_equal(
+        spectrogram(float_wav(values / np.float32(32768), 16_000)), spectrogram(wav(values, 16_000))
+    )
 
 
-def test_a_flac_becomes_what_its_samples_become_as_wav() -> None:
+def test_a_flac_equals_a_wav_with_the_same_samples() -> None:
     values = samples(0.7, 16_000, 440, noise=0.05)
-    np.testing.assert_array_equal(one(flac(values, 16_000)), one(wav(values, 16_000)))
+    np.testing.assert_array_equal(spectrogram(flac(values, 16_000)), spectrogram(wav(values, 16_000)))
 
 
 def test_a_stereo_sound_of_another_rate_is_averaged_and_resampled() -> None:
     left, right = samples(1.1, 44_100, 500, noise=0.02), samples(1.1, 44_100, 2500)
     mean = (left / 32768 + right / 32768) / 2
     expected = reference(scipy.signal.resample_poly(mean, 160, 441))
-    found = one(wav(np.stack([left, right], 1), 44_100))
+    found = spectrogram(wav(np.stack([left, right], 1), 44_100))
     np.testing.assert_allclose(found, expected, atol=0.01)
 
 
 @pytest.mark.parametrize("hertz", [12_000, 15_000, 20_000])
-def test_tones_above_half_the_rate_are_not_folded_into_audible_ones(hertz: int) -> None:
-    assert one(wav(samples(1.2, 44_100, hertz), 44_100))[:, 3:-3].max() < -0.2
+def test_tones_above_half_the_rate_are_not_aliased(hertz: int) -> None:
+    assert spectrogram(wav(samples(1.2, 44_100, hertz), 44_100))[:, 3:-3].max() < -0.2
 
 
-def test_a_sine_of_full_scale_reaches_one_and_silence_is_minus_one() -> None:
-    loud = one(wav(samples(1.1, 16_000, 1000, loud=1.0), 16_000))
+def test_a_full_scale_sine_reaches_one_and_silence_is_minus_one() -> None:
+    loud = spectrogram(wav(samples(1.1, 16_000, 1000, loud=1.0), 16_000))
     assert 0.9 < loud.max() < 1.05
-    assert (one(wav(np.zeros(16_000, np.int16), 16_000)) == -1).all()
+    assert (spectrogram(wav(np.zeros(16_000, np.int16), 16_000)) == -1).all()
 
 
-def test_a_short_sound_is_followed_by_silence() -> None:
+def test_a_short_sound_is_padded_with_silence() -> None:
     values = samples(0.5, 16_000, 700, noise=0.1)
-    found = one(wav(values, 16_000))
+    found = spectrogram(wav(values, 16_000))
     assert (found[:, 50:] == -1).all() and (found[:, :47] > -1).all()
 
 
-def test_what_comes_after_the_end_of_the_last_window_is_not_read() -> None:
+def test_samples_after_the_last_window_are_ignored() -> None:
     values = samples(3, 16_000, 700)
-    np.testing.assert_array_equal(one(wav(values, 16_000)), one(wav(values[:16_240], 16_000)))
+    np.testing.assert_array_equal(spectrogram(wav(values, 16_000)), spectrogram(wav(values[:16_240], 16_000)))
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_a_damaged_sound_is_named_and_the_others_decode_on(kind: str) -> None:
+def test_a_damaged_sound_is_named_and_the_others_still_decode(kind: str) -> None:
     data, message = DAMAGED[kind]
     decoder = SoundDecoder(SoundConfig(), 1, 3)
     whole = decoder.decode([GOOD, None, GOOD], str)
@@ -125,10 +127,10 @@ def test_a_sample_without_a_sound_has_zeros_and_is_not_present(write: Write, sam
     assert batch.sound is not None and batch.sound.shape == (12, 64, 100) and batch.sound.dtype == torch.float32
     there = batch.present["sound"]
     assert int(there.sum()) == 8 and (batch.sound[~there] == 0).all()
-    np.testing.assert_array_equal(batch.sound[there], np.stack([one(GOOD)] * 8))
+    np.testing.assert_array_equal(batch.sound[there], np.stack([spectrogram(GOOD)] * 8))
 
 
-def test_sounds_are_not_read_where_nobody_asks(write: Write, sample: Sample) -> None:
+def test_sounds_are_not_read_unless_they_are_among_the_components(write: Write, sample: Sample) -> None:
     folder = write({"train": [[sample(i, wav=b"x") for i in range(12)]]})
     with load(open_index(folder, "train"), batch_size=12, **SETTINGS) as loader:
         assert next(loader).sound is None
@@ -144,7 +146,7 @@ def test_a_sample_with_a_damaged_sound_is_replaced_by_one_with_the_same_componen
         batches = list(islice(loader, 3))
     for batch in batches:
         assert batch.sound is not None and int(batch.present["sound"].sum()) == 8
-        np.testing.assert_array_equal(batch.sound[batch.present["sound"]], np.stack([one(GOOD)] * 8))
+        np.testing.assert_array_equal(batch.sound[batch.present["sound"]], np.stack([spectrogram(GOOD)] * 8))
     assert {damage.kind for _, damage in loader.damaged} == {"sound"} and len({str(d) for _, d in loader.damaged}) == 1
     with (
         load(index, batch_size=12, components=("sound",), **SETTINGS) as loader,
@@ -153,7 +155,7 @@ def test_a_sample_with_a_damaged_sound_is_replaced_by_one_with_the_same_componen
         next(loader)
 
 
-def test_the_digits_sounds_are_those_of_their_shards(shared_data: Callable[[str], Path]) -> None:
+def test_sounds_of_the_digits_are_those_of_their_shards(shared_data: Callable[[str], Path]) -> None:
     index = open_index(shared_data("digits"), "test")
     with load(
         index,
@@ -190,6 +192,6 @@ def test_length_rate_and_channels_are_read_from_the_header(rate: int) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"x" * 60, GOOD[:30], GOOD[:44], wav(np.zeros(0, np.int16), 8_000), b"fLaC", b"RIFF" + bytes(60)]
 )
-def test_a_header_that_says_nothing_is_a_value_error(data: bytes) -> None:
+def test_a_header_without_the_length_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match="without samples"):
         sound_info(data)

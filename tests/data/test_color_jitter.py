@@ -1,4 +1,4 @@
-"""Color augmentation: Pillow's brightness, contrast and saturation, by factors that follow from (seed, position)."""
+"""Color jitter equals Pillow's brightness, contrast and saturation; its factors are a function of (seed, position)."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ def images(rows: int, channels: int = 3) -> torch.Tensor:
     )
 
 
-def test_it_is_what_pillow_does_with_the_same_factors() -> None:
+def test_it_equals_pillow_with_the_same_factors() -> None:
     position = np.arange(20)
     found = color_jitter(images(20), 0.4, 7, position)
     factors = 1 + 0.4 * (2 * counter_rng.uniform(7, "colour", torch.from_numpy(position), 3).double() - 1)
@@ -30,7 +30,7 @@ def test_it_is_what_pillow_does_with_the_same_factors() -> None:
         assert np.abs(difference).max() < 3.5, "Pillow rounds to whole gray levels after each of the three"
 
 
-def test_each_position_has_its_own_colors_and_keeps_them() -> None:
+def test_colors_are_a_function_of_seed_and_position() -> None:
     same = images(1).expand(6, -1, -1, -1)
     found = color_jitter(same, 0.5, 1, np.arange(6))
     assert len({tuple(image.flatten().tolist()) for image in found}) == 6
@@ -38,7 +38,7 @@ def test_each_position_has_its_own_colors_and_keeps_them() -> None:
     assert not torch.equal(found, color_jitter(same, 0.5, 2, np.arange(6)))
 
 
-def test_no_strength_changes_nothing_and_gray_stays_gray() -> None:
+def test_zero_strength_is_the_identity_and_gray_stays_gray() -> None:
     assert torch.allclose(color_jitter(images(4), 0.0, 1, np.arange(4)), images(4), atol=1e-6)
     gray = color_jitter(images(4, 1), 0.5, 1, np.arange(4))
     assert gray.shape == (4, 1, 12, 10) and gray.min() >= -1 and gray.max() <= 1

@@ -1,4 +1,4 @@
-"""What a damaged sample does to the batches around it: nothing but be replaced, the same way everywhere, or stop."""
+"""A damaged sample is replaced in the same way on every worker, or stops the run; its neighbors are not affected."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -26,7 +26,7 @@ SETTINGS: dict[str, Any] = {"batch_size": 12, "rank": 0, "world": 1, "resolution
 
 
 def read(index: Index, steps: int, **changes: Any) -> tuple[list[Batch], Damage, int]:
-    """Batches, damage, and how often the pipeline was built again."""
+    """Batches, damage, and how many times the pipeline was rebuilt."""
     with load(index, **SETTINGS | {"on_damage": "skip"} | changes) as loader:
         batches = list(islice(loader, steps))
         return batches, loader.damaged, loader.rebuilds
@@ -34,7 +34,7 @@ def read(index: Index, steps: int, **changes: Any) -> tuple[list[Batch], Damage,
 
 @pytest.fixture
 def damaged(write: Write, sample: Sample, encode: Encode) -> Index:
-    """36 samples of noise: three PNGs whose pixels are damaged, a mask with a class that does not exist; every fourth without a mask."""
+    """36 samples of noise: three have damaged pixels, one a mask with an unknown class; every fourth has no mask."""
     random = np.random.default_rng(0)
 
     def one(i: int) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def same(one: list[Batch], other: list[Batch]) -> None:
             assert torch.equal(getattr(a, name), getattr(b, name)), name
 
 
-def test_all_good_samples_of_an_epoch_are_seen_and_every_damaged_one_is_named(damaged: Index) -> None:
+def test_an_epoch_has_all_good_samples_and_names_every_damaged_one(damaged: Index) -> None:
     good, found, _ = read(damaged, 3)
     order = Order(36, 5).sample(np.arange(36))
     assert {damaged.name(i) for i in BROKEN} <= {damage.where for _, damage in found}
@@ -75,7 +75,7 @@ def test_all_good_samples_of_an_epoch_are_seen_and_every_damaged_one_is_named(da
         assert i in BROKEN or labels[row] == damaged.label[i]
 
 
-def test_kinds_say_what_of_a_sample_is_damaged(damaged: Index) -> None:
+def test_the_kind_is_the_damaged_component(damaged: Index) -> None:
     _, found, _ = read(damaged, 3)
     kinds = {damage.where.rpartition(" ")[2]: damage.kind for _, damage in found}
     assert kinds == {"s00003": "image", "s00011": "image", "s00012": "image", "s00025": "mask"}
@@ -98,7 +98,7 @@ def test_any_number_of_workers_sees_the_same_replacements(world: int, crop: floa
 
 
 @pytest.mark.parametrize("crop", [1.0, 0.2])
-def test_a_resume_that_has_forgotten_the_damage_sees_the_same_pixels(crop: float, damaged: Index) -> None:
+def test_a_resumed_loader_that_does_not_know_the_damage_sees_the_same_pixels(crop: float, damaged: Index) -> None:
     whole, found, _ = read(damaged, 9, crop=crop)
     for begin in (1, 4, 7):
         again, later, _ = read(damaged, 9 - begin, crop=crop, position=12 * begin)
@@ -108,25 +108,25 @@ def test_a_resume_that_has_forgotten_the_damage_sees_the_same_pixels(crop: float
         ]
 
 
-def test_later_epochs_keep_the_pipeline_that_the_first_one_left(damaged: Index) -> None:
+def test_the_pipeline_is_rebuilt_in_the_first_epoch_only(damaged: Index) -> None:
     first, later = read(damaged, 3)[2], read(damaged, 12)[2]
     assert 1 <= first <= 3 and first == later
 
 
-def test_damage_is_reported_with_the_batch_that_it_was_in(damaged: Index) -> None:
+def test_damage_is_reported_with_its_batch(damaged: Index) -> None:
     with load(damaged, **SETTINGS, on_damage="skip", prefetch=5) as loader:
         for step in range(6):
             next(loader)
             assert all(at < 12 * (step + 1) for at, _ in loader.damaged)
 
 
-def test_stop_names_shard_and_key(damaged: Index) -> None:
+def test_with_stop_the_error_names_shard_and_key(damaged: Index) -> None:
     with pytest.raises(DamagedSample, match=r"train-000000\.tar: s000(03|11|12|25): ") as raised:
         read(damaged, 3, on_damage="stop")
     assert raised.value.kind in ("image", "mask") and raised.value.where.startswith(str(damaged.folder))
 
 
-def test_bytes_that_are_not_those_indexed_are_skipped(damaged: Index) -> None:
+def test_bytes_that_differ_from_the_indexed_ones_are_skipped(damaged: Index) -> None:
     shard = Path(damaged.folder) / "train-000000.tar"
     data = bytearray(shard.read_bytes())
     image = damaged.read(7, "image")
@@ -136,27 +136,29 @@ def test_bytes_that_are_not_those_indexed_are_skipped(damaged: Index) -> None:
     assert {damage.kind for _, damage in found if damage.where.endswith("s00007")} == {"checksum"}
 
 
-def test_a_shard_that_is_gone_stops_even_when_damage_is_skipped(damaged: Index) -> None:
+def test_a_missing_shard_is_an_error_even_with_skip(damaged: Index) -> None:
     (Path(damaged.folder) / "train-000000.tar").unlink()
     with pytest.raises(DataError, match=r"train-000000\.tar: s\d+: cannot be read \(No such file"):
         read(damaged, 1)
 
 
-def test_samples_that_are_all_damaged_end_with_an_error_and_not_in_a_loop(write: Write, sample: Sample) -> None:
+def test_if_all_samples_are_damaged_it_is_an_error_and_no_endless_loop(write: Write, sample: Sample) -> None:
     png = sample(0, 40)["png"]
     png = png[:45] + bytes(8) + png[53:]
     index = open_index(write({"train": [[sample(i, 40, png=png) for i in range(4)]]}), "train")
-    with pytest.raises(DataError, match="drawn in its place, are damaged too: .*mtgen shards validate"):
+    with pytest.raises(
+        DataError, match="replacements with the same components are damaged too: .*mtgen shards validate"
+    ):
         read(index, 1, batch_size=4)
 
 
-def test_a_jpeg_cut_at_every_tenth_byte_is_counted_or_decoded_with_its_own_label(
+def test_a_jpeg_truncated_at_every_tenth_byte_is_counted_or_decoded_with_its_own_label(
     write: Write, sample: Sample, encode: Encode
 ) -> None:
     pixels = np.full((24, 24, 3), 200, np.uint8)
     pixels[::5, ::3] = 90
     jpeg = encode(pixels, "JPEG")
-    end = b"\xff\xd9"  # one without its end marker is refused by the index already, as is one without a whole header
+    end = b"\xff\xd9"  # without the end marker or a complete header, indexing already refuses the image
     cuts = [cut for cut in range(0, len(jpeg), 10) if has_header(jpeg[:cut] + end)]
     assert len(cuts) > 10
     parts = [sample(i, 24, png=None, jpg=jpeg[:cut] + end, cls=b"1") for i, cut in enumerate(cuts)]

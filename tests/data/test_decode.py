@@ -1,4 +1,4 @@
-"""Pixels after the pipeline against the same done slowly with Pillow and NumPy."""
+"""The pipeline's pixels equal those of a slow reference with Pillow and NumPy."""
 
 import io
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Encode = Callable[..., bytes]
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth color with some texture, so that a shifted or mirrored result is far away."""
+    """Smooth colors with some texture, so that a shifted or mirrored result differs clearly."""
     y, x = np.mgrid[:height, :width] / max(height, width)
     noise = np.random.default_rng(seed).integers(0, 30, (height, width, 3))
     return (np.stack([200 * x, 200 * y, 200 * (1 - x) * y], 2) + noise).astype(np.uint8)
@@ -32,22 +32,22 @@ def classes(height: int, width: int) -> np.ndarray:
     return ((7 * x + 13 * y) % 11).astype(np.uint8)
 
 
-def nearest(mask: np.ndarray, view: Window, side: int) -> np.ndarray:
-    (x0, y0), (w, h) = view.start[0], view.size[0]
+def nearest(mask: np.ndarray, region: Window, side: int) -> np.ndarray:
+    (x0, y0), (w, h) = region.start[0], region.size[0]
     y = y0 + np.floor((np.arange(side) + 0.5) * h / side).astype(int)
     x = x0 + np.floor((np.arange(side) + 0.5) * w / side).astype(int)
     cut = mask[np.ix_(y, x)]
-    return cut[:, ::-1] if view.mirror[0] else cut
+    return cut[:, ::-1] if region.mirror[0] else cut
 
 
-def triangular(image: np.ndarray, view: Window, side: int) -> np.ndarray:
-    (x0, y0), (w, h) = view.start[0], view.size[0]
+def triangular(image: np.ndarray, region: Window, side: int) -> np.ndarray:
+    (x0, y0), (w, h) = region.start[0], region.size[0]
     cut = Image.fromarray(image).crop((x0, y0, x0 + w, y0 + h)).resize((side, side), Image.Resampling.BILINEAR)
     pixels = np.asarray(cut).astype(np.float32) / 127.5 - 1
-    return pixels[:, ::-1] if view.mirror[0] else pixels
+    return pixels[:, ::-1] if region.mirror[0] else pixels
 
 
-def view_of(x: int, y: int, w: int, h: int, mirror: bool = False) -> Window:
+def window_at(x: int, y: int, w: int, h: int, mirror: bool = False) -> Window:
     return Window(np.array([[x, y]], np.int32), np.array([[w, h]], np.int32), np.array([mirror]))
 
 
@@ -59,13 +59,12 @@ def test_image_and_mask_equal_the_reference_for_any_window(
     width, height = data.draw(st.integers(2, 90)), data.draw(st.integers(2, 90))
     x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     w, h = data.draw(st.integers(1, width - x)), data.draw(st.integers(1, height - y))
-    view = view_of(x, y, w, h, data.draw(st.booleans()))
+    region = window_at(x, y, w, h, data.draw(st.booleans()))
     image, mask = picture(height, width), classes(height, width)
-    out, labels = decoder32.decode([encode(image)], [encode(mask)], view, str)
-    assert (
-        np.abs(out[0].permute(1, 2, 0).numpy() - triangular(image, view, 32)).max() <= 2.1 / 127.5
-    )  # each rounds to 8 bits, twice
-    wrong = labels[0].numpy() != nearest(mask, view, 32)
+    out, labels = decoder32.decode([encode(image)], [encode(mask)], region, str)
+    difference = np.abs(out[0].permute(1, 2, 0).numpy() - triangular(image, region, 32))
+    assert difference.max() <= 2.1 / 127.5  # both round to 8 bits, twice
+    wrong = labels[0].numpy() != nearest(mask, region, 32)
     ties = w % 32 and h % 32  # where a pixel's center falls on an edge, rounding may choose either side
     assert wrong.mean() <= (0.07 if ties else 0.0)
 
@@ -81,16 +80,16 @@ def test_the_mask_is_exact_at_integer_scales(
     factor: int, mirror: bool, encode: Encode, decoder32: ImageDecoder
 ) -> None:
     side = 32 * factor
-    mask, view = classes(side + 5, side + 9), view_of(3, 2, side, side, mirror)
-    _, labels = decoder32.decode([encode(picture(side + 5, side + 9))], [encode(mask)], view, str)
-    assert np.array_equal(labels[0].numpy(), nearest(mask, view, 32))
+    mask, region = classes(side + 5, side + 9), window_at(3, 2, side, side, mirror)
+    _, labels = decoder32.decode([encode(picture(side + 5, side + 9))], [encode(mask)], region, str)
+    assert np.array_equal(labels[0].numpy(), nearest(mask, region, 32))
 
 
 @pytest.mark.parametrize("factor", [1, 2])
-def test_rectangles_come_out_with_the_height_and_width_asked_for(factor: int, encode: Encode) -> None:
+def test_rectangular_output_has_the_requested_height_and_width(factor: int, encode: Encode) -> None:
     image, mask = picture(50, 110), classes(50, 110)
-    view = view_of(7, 1, 48 * factor, 24 * factor, True)
-    out, labels = ImageDecoder((24, 48), "rgb", 1, "cpu", 1).decode([encode(image)], [encode(mask)], view, str)
+    region = window_at(7, 1, 48 * factor, 24 * factor, True)
+    out, labels = ImageDecoder((24, 48), "rgb", 1, "cpu", 1).decode([encode(image)], [encode(mask)], region, str)
     cut = (
         Image.fromarray(image)
         .crop((7, 1, 7 + 48 * factor, 1 + 24 * factor))
@@ -103,7 +102,7 @@ def test_rectangles_come_out_with_the_height_and_width_asked_for(factor: int, en
 
 def test_a_window_of_the_same_size_keeps_every_pixel(encode: Encode, decoder32: ImageDecoder) -> None:
     image, mask = picture(40, 50), classes(40, 50)
-    out, labels = decoder32.decode([encode(image)], [encode(mask)], view_of(11, 3, 32, 32, True), str)
+    out, labels = decoder32.decode([encode(image)], [encode(mask)], window_at(11, 3, 32, 32, True), str)
     assert np.allclose(out[0].permute(1, 2, 0).numpy(), image[3:35, 11:43][:, ::-1] / 127.5 - 1, atol=1e-6)
     assert np.array_equal(labels[0].numpy(), mask[3:35, 11:43][:, ::-1])
 
@@ -126,7 +125,7 @@ def test_a_window_of_the_same_size_keeps_every_pixel(encode: Encode, decoder32: 
 )
 @pytest.mark.parametrize("channels", ["rgb", "gray"])
 @pytest.mark.parametrize("whole", [False, True])
-def test_every_kind_of_file_decodes_as_pillow_reads_it(
+def test_every_file_format_and_mode_decodes_as_by_pillow(
     form: str, mode: str, options: dict[str, Any], channels: Channels, whole: bool
 ) -> None:
     file = io.BytesIO()
@@ -135,14 +134,14 @@ def test_every_kind_of_file_decodes_as_pillow_reads_it(
         32, 32, -1
     )
     out, _ = ImageDecoder(32, channels, 1, "cpu", 1, masks=False, whole=whole).decode(
-        [file.getvalue()], [None], view_of(0, 0, 32, 32), str
+        [file.getvalue()], [None], window_at(0, 0, 32, 32), str
     )
     assert np.abs((out[0].permute(1, 2, 0).numpy() + 1) * 127.5 - reference).max() <= 1.01
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-def test_windows_lie_on_images_as_they_are_displayed(orientation: int, form: str) -> None:
+def test_windows_are_in_coordinates_of_the_image_as_displayed(orientation: int, form: str) -> None:
     exif, file = Image.Exif(), io.BytesIO()
     exif[0x112] = orientation
     options: dict[str, Any] = {"JPEG": {"quality": 100, "subsampling": 0}, "PNG": {}, "WEBP": {"lossless": True}}[form]
@@ -150,13 +149,13 @@ def test_windows_lie_on_images_as_they_are_displayed(orientation: int, form: str
     displayed = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
     assert header(file.getvalue())[1:] == displayed.size
     out, _ = ImageDecoder(32, "rgb", 1, "cpu", 1, masks=False).decode(
-        [file.getvalue()], [None], view_of(5, 9, 32, 32), str
+        [file.getvalue()], [None], window_at(5, 9, 32, 32), str
     )
     reference = np.asarray(displayed.crop((5, 9, 37, 41)), dtype=np.float32)
     assert np.abs((out[0].permute(1, 2, 0).numpy() + 1) * 127.5 - reference).max() <= 1.01
 
 
-def test_a_webp_that_dali_cannot_read_is_known_without_decoding_it() -> None:
+def test_a_webp_that_dali_cannot_read_is_detected_without_decoding() -> None:
     exif, seen = Image.Exif(), set()
     exif[0x112] = 6
     for side, lossless in product(range(8, 20), (False, True)):
@@ -164,19 +163,19 @@ def test_a_webp_that_dali_cannot_read_is_known_without_decoding_it() -> None:
         Image.fromarray(picture(side, side)).save(file, "WEBP", exif=exif, lossless=lossless)
         data = file.getvalue()
         try:
-            ImageDecoder(8, "rgb", 1, "cpu", 1, masks=False).decode([data], [None], view_of(0, 0, 8, 8), str)
+            ImageDecoder(8, "rgb", 1, "cpu", 1, masks=False).decode([data], [None], window_at(0, 0, 8, 8), str)
         except DataError:
             readable = False
         else:
             readable = True
         assert (dali_problem(data) is None) == readable, f"{side}, lossless: {lossless}"
         seen.add(readable)
-    assert seen == {True, False}, "DALI reads them all now: beyond_dali can go"
+    assert seen == {True, False}, "DALI reads all of them now: delete `dali_problem`"
 
 
 @pytest.mark.parametrize("factor", [1, 2])
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_whole_images_are_the_same_with_and_without_being_cut(factor: int, orientation: int, encode: Encode) -> None:
+def test_whole_images_are_equal_with_and_without_cropping(factor: int, orientation: int, encode: Encode) -> None:
     exif = Image.Exif()
     exif[0x112] = orientation
     shape = (
@@ -185,35 +184,35 @@ def test_whole_images_are_the_same_with_and_without_being_cut(factor: int, orien
     images = [encode(picture(*shape), exif=exif) for _ in range(3)]
     masks = [encode(classes(24 * factor, 48 * factor)), None, encode(classes(24 * factor, 48 * factor))]
     size = np.array([[48 * factor, 24 * factor]] * 3, np.int32)
-    view = Window(np.zeros((3, 2), np.int32), size, np.array([True, False, False]))
+    region = Window(np.zeros((3, 2), np.int32), size, np.array([True, False, False]))
     cut, whole = (
-        ImageDecoder((24, 48), "rgb", 1, "cpu", 3, whole=whole).decode(images, masks, view, str)
+        ImageDecoder((24, 48), "rgb", 1, "cpu", 3, whole=whole).decode(images, masks, region, str)
         for whole in (False, True)
     )
     assert torch.equal(cut[0], whole[0]) and torch.equal(cut[1], whole[1])
     assert not torch.equal(whole[0][0], whole[0][1]) and torch.equal(whole[0][1], whole[0][2])
 
 
-def test_sixteen_bits_a_channel_become_eight(decoder32: ImageDecoder) -> None:
+def test_16_bits_per_channel_become_8(decoder32: ImageDecoder) -> None:
     file = io.BytesIO()
     values = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
     Image.fromarray(values).save(file, "PNG")
-    out, _ = decoder32.decode([file.getvalue()], [None], view_of(0, 0, 32, 32), str)
+    out, _ = decoder32.decode([file.getvalue()], [None], window_at(0, 0, 32, 32), str)
     assert np.abs((out[0].permute(1, 2, 0).numpy() + 1) * 127.5 - (values // 257)[..., None]).max() <= 1.01
 
 
-def test_a_missing_mask_is_unknown_everywhere_and_leaves_its_neighbors_alone(
+def test_a_missing_mask_is_unknown_everywhere_and_does_not_affect_its_neighbors(
     encode: Encode, decoder32: ImageDecoder
 ) -> None:
     images, mask = [encode(picture(40, 40)) for _ in range(3)], encode(classes(40, 40))
     side = np.full(3, 40)
-    view = window(side, side, 1.0, False, 0, np.arange(3))
-    _, labels = decoder32.decode(images, [mask, None, mask], view, str)
+    region = window(side, side, 1.0, False, 0, np.arange(3))
+    _, labels = decoder32.decode(images, [mask, None, mask], region, str)
     assert (labels[1] == 255).all()
     assert torch.equal(labels[0], labels[2]) and labels[0].max() == 10
 
 
-def test_a_batch_may_be_smaller_than_the_one_before(encode: Encode, decoder32: ImageDecoder) -> None:
+def test_batch_sizes_may_vary(encode: Encode, decoder32: ImageDecoder) -> None:
     data = encode(picture(32, 32))
     for count in (4, 1, 3):
         side = np.full(count, 32)
@@ -223,16 +222,16 @@ def test_a_batch_may_be_smaller_than_the_one_before(encode: Encode, decoder32: I
         assert out.shape == (count, 3, 32, 32)
 
 
-def test_results_stay_as_they_are_while_the_next_batch_is_decoded(encode: Encode, decoder32: ImageDecoder) -> None:
-    view = view_of(0, 0, 32, 32)
-    first, _ = decoder32.decode([encode(picture(32, 32, 1))], [None], view, str)
+def test_the_next_batch_does_not_overwrite_results(encode: Encode, decoder32: ImageDecoder) -> None:
+    region = window_at(0, 0, 32, 32)
+    first, _ = decoder32.decode([encode(picture(32, 32, 1))], [None], region, str)
     before = first.clone()
-    decoder32.decode([encode(255 - picture(32, 32, 2))], [None], view, str)
+    decoder32.decode([encode(255 - picture(32, 32, 2))], [None], region, str)
     assert torch.equal(first, before)
 
 
 @pytest.mark.parametrize(
-    ("form", "harm", "says"),
+    ("form", "harm", "message"),
     [
         ("JPEG", lambda data: data[: len(data) // 2], "damaged JPEG"),
         ("JPEG", lambda data: data[:-2], "damaged JPEG"),
@@ -243,26 +242,26 @@ def test_results_stay_as_they_are_while_the_next_batch_is_decoded(encode: Encode
     ],
 )
 def test_a_damaged_image_is_named_among_its_neighbors(
-    form: str, harm: Callable[[bytes], bytes], says: str, encode: Encode, decoder32: ImageDecoder
+    form: str, harm: Callable[[bytes], bytes], message: str, encode: Encode, decoder32: ImageDecoder
 ) -> None:
     whole = encode(picture(32, 32), form)
     side = np.full(3, 32)
-    view = window(side, side, 1.0, False, 0, np.arange(3))
-    with pytest.raises(DataError, match=rf"^shard: key1: image: {says}.*mtgen shards validate") as raised:
-        decoder32.decode([whole, harm(whole), whole], [None] * 3, view, lambda row: f"shard: key{row}")
+    region = window(side, side, 1.0, False, 0, np.arange(3))
+    with pytest.raises(DataError, match=rf"^shard: key1: image: {message}.*mtgen shards validate") as raised:
+        decoder32.decode([whole, harm(whole), whole], [None] * 3, region, lambda row: f"shard: key{row}")
     assert "\n" not in str(raised.value)
 
 
 def test_a_damaged_mask_is_named_as_the_mask(encode: Encode, decoder32: ImageDecoder) -> None:
     with pytest.raises(DataError, match="^row 0: mask: damaged PNG"):
         decoder32.decode(
-            [encode(picture(32, 32))], [encode(classes(32, 32))[:60]], view_of(0, 0, 32, 32), lambda row: f"row {row}"
+            [encode(picture(32, 32))], [encode(classes(32, 32))[:60]], window_at(0, 0, 32, 32), lambda row: f"row {row}"
         )
 
 
-def test_decoding_goes_on_after_a_damaged_image(encode: Encode, decoder32: ImageDecoder) -> None:
-    view, whole = view_of(0, 0, 32, 32), encode(picture(32, 32))
-    before, _ = decoder32.decode([whole], [None], view, str)
+def test_decoding_continues_after_a_damaged_image(encode: Encode, decoder32: ImageDecoder) -> None:
+    region, whole = window_at(0, 0, 32, 32), encode(picture(32, 32))
+    before, _ = decoder32.decode([whole], [None], region, str)
     with pytest.raises(DataError):
-        decoder32.decode([whole[:90]], [None], view, str)
-    assert torch.equal(decoder32.decode([whole], [None], view, str)[0], before)
+        decoder32.decode([whole[:90]], [None], region, str)
+    assert torch.equal(decoder32.decode([whole], [None], region, str)[0], before)

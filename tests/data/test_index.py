@@ -1,4 +1,4 @@
-"""The index finds every byte again, notices every change, and says what is wrong in one go."""
+"""The index locates every byte, notices every change, and reports all problems at once."""
 
 import io
 import json
@@ -26,7 +26,7 @@ Sample = Callable[..., dict[str, Any]]
 Encode = Callable[..., bytes]
 
 
-def complaint(folder: Path, split: str = "train") -> str:
+def error_message(folder: Path, split: str = "train") -> str:
     with pytest.raises(DataError) as raised:
         open_index(folder, split)
     return str(raised.value)
@@ -64,7 +64,7 @@ def test_rows_are_the_samples_that_webdataset_reads(numbered: Path) -> None:
                 assert index.read(i, component) == sample[suffix]
 
 
-def test_columns_say_what_is_there(numbered: Path) -> None:
+def test_columns_have_labels_sizes_and_present_components(numbered: Path) -> None:
     index = open_index(numbered, "train")
     number = np.arange(60)
     assert np.array_equal(index.label, np.where(number % 3 == 0, -1, number % 10))
@@ -92,17 +92,17 @@ def test_every_component_is_found(write: Write, encode: Encode) -> None:
         assert index.read(0, "sound") == b"fLaC" and index.read(0, "caption") == b"a word"
 
 
-def test_what_a_sample_does_not_have_cannot_be_read(numbered: Path) -> None:
+def test_a_missing_component_cannot_be_read(numbered: Path) -> None:
     with pytest.raises(KeyError, match="s00000 has no mask"):
         open_index(numbered, "train").read(0, "mask")
 
 
-def test_splits_are_apart(numbered: Path) -> None:
+def test_splits_are_separate(numbered: Path) -> None:
     test = open_index(numbered, "test")
     assert len(test) == 7 and test.key(0) == "s00060" and test.shard(0) == "test-000000.tar"
 
 
-def test_opening_writes_into_the_cache_and_not_into_the_data(numbered: Path) -> None:
+def test_opening_writes_to_the_cache_and_not_to_the_data_set(numbered: Path) -> None:
     before = sorted(numbered.iterdir())
     open_index(numbered, "train")
     assert sorted(numbered.iterdir()) == before
@@ -111,9 +111,9 @@ def test_opening_writes_into_the_cache_and_not_into_the_data(numbered: Path) -> 
 
 def test_an_index_that_is_up_to_date_is_used(numbered: Path) -> None:
     open_index(numbered, "train")
-    (made,) = [user_index_path(numbered).stat().st_mtime_ns]
+    written = user_index_path(numbered).stat().st_mtime_ns
     open_index(numbered, "train")
-    assert user_index_path(numbered).stat().st_mtime_ns == made
+    assert user_index_path(numbered).stat().st_mtime_ns == written
 
 
 def test_an_index_beside_the_data_is_used(numbered: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_changed_shard_is_indexed_again(numbered: Path, write: Write, sample: 
 def test_a_changed_card_is_checked_again(numbered: Path) -> None:
     open_index(numbered, "train")
     edit(numbered, classes=["only one"])
-    assert "class number 1, dataset.json names 0 to 0" in complaint(numbered)
+    assert "class number 1, dataset.json names 0 to 0" in error_message(numbered)
 
 
 def test_a_damaged_index_is_built_again(numbered: Path) -> None:
@@ -144,18 +144,18 @@ def test_a_damaged_index_is_built_again(numbered: Path) -> None:
         assert len(open_index(numbered, "train")) == 60
 
 
-def test_bytes_that_changed_since_the_index_was_opened_are_an_error(numbered: Path) -> None:
+def test_bytes_that_changed_after_the_index_was_opened_are_an_error(numbered: Path) -> None:
     index = open_index(numbered, "train")
     shard = numbered / "train-000000.tar"
     shard.write_bytes(shard.read_bytes().replace(index.read(7, "image"), bytes(len(index.read(7, "image")))))
     assert index.read(6, "image")
     with pytest.raises(
-        DataError, match=r"train-000000\.tar: s00007: image is not what was indexed.*mtgen shards validate"
+        DataError, match=r"train-000000\.tar: s00007: image differs from what was indexed.*mtgen shards validate"
     ):
         index.read(7, "image")
 
 
-def test_a_shard_that_goes_away_is_an_error(numbered: Path) -> None:
+def test_a_shard_that_disappears_is_an_error(numbered: Path) -> None:
     index = open_index(numbered, "train")
     (numbered / "train-000001.tar").unlink()
     with pytest.raises(DataError, match=r"train-000001\.tar: s00050: cannot be read \(No such file"):
@@ -168,7 +168,7 @@ def _first_bytes(folder: Path, cache: str) -> tuple[int, bytes]:
     return len(index), index.read(41, "image")
 
 
-def test_processes_side_by_side_make_the_same_index_as_one(write: Write, sample: Sample, tmp_path: Path) -> None:
+def test_several_processes_build_the_same_index_as_one(write: Write, sample: Sample, tmp_path: Path) -> None:
     folder = write({"train": [[sample(10 * s + i) for i in range(10)] for s in range(5)], "test": [[sample(90)]]})
     counts: list[int] = []
     one, several = (
@@ -179,15 +179,15 @@ def test_processes_side_by_side_make_the_same_index_as_one(write: Write, sample:
     assert pq.read_schema(one).metadata == pq.read_schema(several).metadata
 
 
-def test_a_shard_that_a_process_finds_damaged_is_named(write: Write, sample: Sample) -> None:
+def test_a_shard_that_another_process_finds_damaged_is_named(write: Write, sample: Sample) -> None:
     folder = write({"train": [[sample(10 * s + i) for i in range(3)] for s in range(3)]})
     shard = folder / "train-000001.tar"
     shard.write_bytes(shard.read_bytes()[:-2000])
-    with pytest.raises(DataError, match=r"train-000001\.tar: cut short"):
+    with pytest.raises(DataError, match=r"train-000001\.tar: truncated"):
         build_index(folder, processes=2)
 
 
-def test_several_processes_may_build_at_once(numbered: Path) -> None:
+def test_several_processes_can_build_the_index_at_the_same_time(numbered: Path) -> None:
     with ProcessPoolExecutor(4) as pool:
         found = [
             work.result() for work in [pool.submit(_first_bytes, numbered, os.environ["MTGEN_CACHE"]) for _ in range(8)]
@@ -206,7 +206,7 @@ def test_an_index_can_be_read_after_a_fork(numbered: Path) -> None:
     assert index.read(5, "image") == expected
 
 
-def test_no_shard_stays_open(numbered: Path) -> None:
+def test_no_shard_stays_open_after_the_index_is_deleted(numbered: Path) -> None:
     def held() -> list[str]:
         links = (os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink())
         return [link for link in links if link.startswith(str(numbered))]
@@ -219,7 +219,7 @@ def test_no_shard_stays_open(numbered: Path) -> None:
     assert held() == []
 
 
-def test_the_fingerprint_does_not_depend_on_place_and_time(write: Write, sample: Sample) -> None:
+def test_the_fingerprint_does_not_depend_on_path_and_time(write: Write, sample: Sample) -> None:
     one, two = (write({"train": [[sample(i) for i in range(5)]]}, name="set") for _ in range(2))
     first = open_index(one, "train").fingerprint
     moved = one.rename(one.parent / "elsewhere")
@@ -237,52 +237,56 @@ def test_the_fingerprint_depends_on_every_component(change: dict[str, Any], writ
     assert open_index(folders[0], "train").fingerprint != open_index(folders[1], "train").fingerprint
 
 
-def test_progress_counts_to_the_end(numbered: Path) -> None:
+def test_progress_counts_up_to_the_total(numbered: Path) -> None:
     seen: list[tuple[int, int]] = []
     build_index(numbered, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(35, 67), (60, 67), (67, 67)]
 
 
-def test_an_unknown_split_is_answered_with_the_nearest(numbered: Path) -> None:
-    assert complaint(numbered, "trian").endswith(
-        "no split 'trian'; did you mean 'train'? possible: train, test; `mtgen shards split` makes others"
+def test_an_unknown_split_suggests_the_nearest(numbered: Path) -> None:
+    assert error_message(numbered, "trian").endswith(
+        "no split 'trian'; did you mean 'train'? possible: train, test; `mtgen shards split` makes new ones"
     )
 
 
-def test_a_shard_that_is_not_there(numbered: Path) -> None:
+def test_a_missing_shard(numbered: Path) -> None:
     (numbered / "train-000001.tar").unlink()
-    assert complaint(numbered).splitlines()[0].startswith(f"{numbered}/train-000001.tar: dataset.json names this shard")
+    assert (
+        error_message(numbered)
+        .splitlines()[0]
+        .startswith(f"{numbered}/train-000001.tar: dataset.json names this shard")
+    )
 
 
-def test_a_wrong_number_of_samples_names_both(numbered: Path) -> None:
+def test_a_wrong_number_of_samples_names_both_numbers(numbered: Path) -> None:
     edit(numbered, splits={"train": {"samples": 61, "shards": "train-{000000..000001}.tar"}})
-    assert "splits.train.samples=61, its shards hold 60 samples" in complaint(numbered)
+    assert "splits.train.samples=61, but its shards have 60 samples" in error_message(numbered)
 
 
 def test_a_split_without_samples(write: Write) -> None:
-    assert "splits.train: its shards hold no samples" in complaint(write({"train": [[]]}))
+    assert "splits.train: its shards have no samples" in error_message(write({"train": [[]]}))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(share=st.floats(0.001, 0.999))
-def test_a_tar_that_is_cut_short_is_named_with_its_length(share: float, write: Write, sample: Sample) -> None:
+@given(fraction=st.floats(0.001, 0.999))
+def test_a_truncated_tar_is_named_with_its_length(fraction: float, write: Write, sample: Sample) -> None:
     folder = write({"train": [[sample(i) for i in range(10)]]})
     shard = folder / "train-000000.tar"
     with tarfile.open(shard) as tar:
-        length = int(share * (tar.getmembers()[-1].offset_data + 512))
+        length = int(fraction * (tar.getmembers()[-1].offset_data + 512))
     os.truncate(shard, length)
-    assert f"train-000000.tar: cut short at byte {length:,}" in complaint(folder) or length == 0
+    assert f"train-000000.tar: truncated at byte {length:,}" in error_message(folder) or length == 0
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+@given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_one_error_or_harmless_and_never_a_traceback(
-    place: float, bit: int, write: Write, sample: Sample
+    position: float, bit: int, write: Write, sample: Sample
 ) -> None:
     folder = write({"train": [[sample(i, txt=b"a word") for i in range(10)]]})
     shard = folder / "train-000000.tar"
     data = bytearray(shard.read_bytes())
-    data[int(place * len(data))] ^= 1 << bit
+    data[int(position * len(data))] ^= 1 << bit
     shard.write_bytes(data)
     try:
         assert len(open_index(folder, "train")) == 10
@@ -290,17 +294,17 @@ def test_a_flipped_bit_is_one_error_or_harmless_and_never_a_traceback(
         assert "train-000000.tar: " in str(error).splitlines()[0]
 
 
-def test_a_file_that_is_no_tar(numbered: Path) -> None:
-    (numbered / "train-000000.tar").write_bytes(b"no tar" * 1000)
-    assert "train-000000.tar: not a readable tar" in complaint(numbered)
+def test_a_file_that_is_not_a_tar(numbered: Path) -> None:
+    (numbered / "train-000000.tar").write_bytes(b"not a tar" * 1000)
+    assert "train-000000.tar: not a readable tar" in error_message(numbered)
 
 
-def test_an_empty_file_is_no_tar(numbered: Path) -> None:
+def test_an_empty_file_is_not_a_tar(numbered: Path) -> None:
     (numbered / "train-000000.tar").write_bytes(b"")
-    assert "train-000000.tar: not a readable tar (empty file; the file has 0 bytes)" in complaint(numbered)
+    assert "train-000000.tar: not a readable tar file (empty file; it has 0 bytes)" in error_message(numbered)
 
 
-def test_a_damaged_header_is_no_end_of_the_tar(write: Write, sample: Sample) -> None:
+def test_a_damaged_header_does_not_count_as_the_end_of_the_tar(write: Write, sample: Sample) -> None:
     folder = write({"train": [[sample(i) for i in range(10)]]})
     shard = folder / "train-000000.tar"
     data = bytearray(shard.read_bytes())
@@ -308,7 +312,7 @@ def test_a_damaged_header_is_no_end_of_the_tar(write: Write, sample: Sample) -> 
         at = tar.getmembers()[6].offset
     data[at + 20] ^= 0xFF
     shard.write_bytes(data)
-    assert f"train-000000.tar: damaged header at byte {at:,}, what follows" in complaint(folder)
+    assert f"train-000000.tar: damaged header at byte {at:,}, the rest" in error_message(folder)
 
 
 def test_a_header_with_a_size_beyond_the_file(write: Write, sample: Sample) -> None:
@@ -316,14 +320,14 @@ def test_a_header_with_a_size_beyond_the_file(write: Write, sample: Sample) -> N
     info = tarfile.TarInfo("s9.png")
     info.size = 10**9
     (folder / "train-000000.tar").write_bytes(info.tobuf() + bytes(10240))
-    assert "cut short at byte 10,752: s9.png begins at byte 0 and ends after it" in complaint(folder)
+    assert "truncated at byte 10,752, inside s9.png" in error_message(folder)
 
 
 def test_two_tars_in_one_file(write: Write, sample: Sample) -> None:
     folder = write({"train": [[sample(0)]]})
     shard = folder / "train-000000.tar"
     shard.write_bytes(shard.read_bytes() * 2)
-    assert "and data follows (two tars in one file?)" in complaint(folder)
+    assert "but more data follows (two tar files in one?)" in error_message(folder)
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
@@ -332,26 +336,26 @@ def test_links_and_special_files_are_refused(kind: bytes, write: Write, sample: 
     link, _ = member("s1.png", b"", kind)
     link.linkname = "/etc/passwd"
     raw_tar(folder / "train-000000.tar", [member("s0.png", encode(np.zeros((2, 2), np.uint8))), (link, b"")])
-    assert "train-000000.tar: s1.png: is a link or another special file" in complaint(folder)
+    assert "train-000000.tar: s1.png: is a link or another special file" in error_message(folder)
 
 
 @pytest.mark.parametrize("name", ["../s1.png", "a/../../s1.png", "/s1.png"])
-def test_names_that_lead_out_are_refused(name: str, write: Write, sample: Sample, encode: Encode) -> None:
+def test_names_that_lead_outside_are_refused(name: str, write: Write, sample: Sample, encode: Encode) -> None:
     folder = write({"train": [[sample(0)]]})
     raw_tar(folder / "train-000000.tar", [member(name, encode(np.zeros((2, 2), np.uint8)))])
-    assert f"{name}: its name is absolute or has '..'" in complaint(folder)
+    assert f"{name}: its name is absolute or has '..'" in error_message(folder)
 
 
-def test_names_that_are_no_text_are_refused(write: Write, sample: Sample, encode: Encode) -> None:
+def test_names_that_are_not_utf8_are_refused(write: Write, sample: Sample, encode: Encode) -> None:
     folder = write({"train": [[sample(0)]]})
     info, data = member("sX.png", encode(np.zeros((2, 2), np.uint8)))
     with tarfile.open(folder / "train-000000.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
         info.name = "s\xff.png"
         tar.addfile(info, io.BytesIO(data))
-    assert r"s\udcff.png: its name is not UTF-8" in complaint(folder)
+    assert r"s\udcff.png: its name is not UTF-8" in error_message(folder)
 
 
-def test_folders_in_a_tar_do_no_harm(write: Write, sample: Sample, encode: Encode) -> None:
+def test_folders_in_a_tar_are_ignored(write: Write, sample: Sample, encode: Encode) -> None:
     folder = write({"train": [[sample(0)]]})
     raw_tar(
         folder / "train-000000.tar",
@@ -361,14 +365,14 @@ def test_folders_in_a_tar_do_no_harm(write: Write, sample: Sample, encode: Encod
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
-        ({"png": None}, "s00001: a sample without an image"),
-        ({"png": b"junk" * 20}, "s00001: image: not a JPEG, PNG or WebP file (it begins with b'junkjunk')"),
+        ({"png": None}, "s00001: has no image"),
+        ({"png": b"junk" * 20}, "s00001: image: not a JPEG, PNG or WebP file (it starts with b'junkjunk')"),
         ({"png": b"\x89PNG\r\n\x1a\n" + b"junk" * 20}, "s00001: image: damaged PNG"),
         ({"cls": b"10"}, "s00001: class number 10, dataset.json names 0 to 9"),
         ({"cls": b"-1"}, "s00001: class number -1, dataset.json names 0 to 9"),
-        ({"cls": b"seven"}, "s00001: .cls holds b'seven'"),
+        ({"cls": b"seven"}, "s00001: .cls contains b'seven'"),
         ({"cls": b""}, "s00001: .cls is empty (0 bytes)"),
         ({"png": b""}, "s00001: .png is empty (0 bytes)"),
         ({"jpg": b"another"}, "s00001: image twice (.jpg and .png)"),
@@ -376,26 +380,26 @@ def test_folders_in_a_tar_do_no_harm(write: Write, sample: Sample, encode: Encod
     ],
 )
 def test_a_sample_that_cannot_be_used_is_named(
-    changes: dict[str, Any], says: str, write: Write, sample: Sample
+    changes: dict[str, Any], message: str, write: Write, sample: Sample
 ) -> None:
     folder = write({"train": [[sample(0), sample(1, **changes), sample(2)]]})
-    lines = complaint(folder).splitlines()
-    assert f"{folder}/train-000000.tar: {says}" in "\n".join(lines)
+    lines = error_message(folder).splitlines()
+    assert f"{folder}/train-000000.tar: {message}" in "\n".join(lines)
     assert lines[-1].startswith("`mtgen shards validate")
 
 
 def test_a_mask_of_another_size_names_both_sizes(write: Write, sample: Sample, encode: Encode) -> None:
     folder = write({"train": [[sample(0), sample(1, **{"mask.png": encode(np.zeros((8, 9), np.uint8))})]]})
-    assert "s00001: mask: 9x8 pixels, its image has 8x8" in complaint(folder)
+    assert "s00001: mask: 9x8 pixels, its image has 8x8" in error_message(folder)
 
 
 def test_a_mask_in_color_is_refused(write: Write, sample: Sample, encode: Encode) -> None:
     folder = write({"train": [[sample(0, **{"mask.png": encode(np.zeros((8, 8, 3), np.uint8))})]]})
-    assert "s00000: mask: bit depth 8, color type 2; a mask is an 8-bit gray PNG" in complaint(folder)
+    assert "s00000: mask: bit depth 8, color type 2; save masks as 8-bit gray PNG" in error_message(folder)
 
 
 def test_masks_without_names_for_their_classes_are_refused(write: Write, sample: Sample) -> None:
-    assert "s00000: a mask, and dataset.json names no mask_classes" in complaint(
+    assert "s00000: has a mask, but dataset.json names no mask_classes" in error_message(
         write({"train": [[sample(0)]]}, mask_classes=0)
     )
 
@@ -404,18 +408,19 @@ def test_masks_without_names_for_their_classes_are_refused(write: Write, sample:
 def test_two_samples_with_one_key_are_named(shards: list[list[int]], write: Write, sample: Sample) -> None:
     folder = write({"train": [[sample(i) for i in shard] for shard in shards]})
     last = f"train-{len(shards) - 1:06d}.tar"
-    assert f"train-000000.tar: s00000: 2 samples of split 'train' have this key, the next in {last}" in complaint(
-        folder
+    assert (
+        f"train-000000.tar: s00000: 2 samples of split 'train' have this key, the second is in {last}"
+        in error_message(folder)
     )
 
 
-def test_one_key_in_two_splits_is_no_problem(write: Write, sample: Sample) -> None:
+def test_two_splits_may_have_the_same_key(write: Write, sample: Sample) -> None:
     assert len(open_index(write({"train": [[sample(0)]], "test": [[sample(0)]]}), "train")) == 1
 
 
-def test_all_problems_come_at_once_up_to_twenty(write: Write, sample: Sample) -> None:
+def test_up_to_twenty_problems_are_listed_at_once(write: Write, sample: Sample) -> None:
     folder = write({"train": [[sample(i, cls=b"77") for i in range(30)]], "test": [[sample(0, png=None)]]})
-    lines = complaint(folder).splitlines()
+    lines = error_message(folder).splitlines()
     assert len(lines) == 22 and lines[20] == "and 11 more problems"
 
 
@@ -424,7 +429,7 @@ def test_a_cache_that_cannot_be_written_is_one_error(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MTGEN_CACHE", str(tmp_path / "file"))
-    assert "the index cannot be written (Not a directory); point MTGEN_CACHE at" in complaint(numbered)
+    assert "the index cannot be written (Not a directory); set MTGEN_CACHE to" in error_message(numbered)
 
 
 @pytest.mark.parametrize(
@@ -440,21 +445,21 @@ def test_only_new_and_changed_shards_are_read_again(numbered: Path, write: Write
     open_index(numbered, "train")
     first, second = numbered / "train-000000.tar", numbered / "train-000001.tar"
     status = first.stat()
-    first.write_bytes(bytes(status.st_size))  # would be no tar at all if it were read
+    first.write_bytes(bytes(status.st_size))  # an error, if it were read
     os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))
     os.utime(second, (1, 1))
     index = open_index(numbered, "train")
     assert len(index) == 60 and index.read(41, "image") and index.label[1] == 1
 
 
-def test_an_index_with_kept_rows_equals_one_made_anew(numbered: Path) -> None:
+def test_an_index_with_reused_rows_equals_a_new_one(numbered: Path) -> None:
     open_index(numbered, "test")
     os.utime(numbered / "train-000001.tar", (1, 1))
-    kept = open_index(numbered, "train")
+    reused = open_index(numbered, "train")
     user_index_path(numbered).unlink()
-    anew = open_index(numbered, "train")
-    assert kept.fingerprint == anew.fingerprint and np.array_equal(kept.label, anew.label)
-    assert [kept.key(i) for i in range(60)] == [anew.key(i) for i in range(60)]
+    new = open_index(numbered, "train")
+    assert reused.fingerprint == new.fingerprint and np.array_equal(reused.label, new.label)
+    assert [reused.key(i) for i in range(60)] == [new.key(i) for i in range(60)]
 
 
 BAD = [{"cls": b"77"}, {"png": b""}, {"mask.png": b"junk" * 20}, {"png": None}]
@@ -463,22 +468,22 @@ BAD = [{"cls": b"77"}, {"png": b""}, {"mask.png": b"junk" * 20}, {"png": None}]
 @pytest.mark.parametrize("changes", BAD)
 def test_skipping_leaves_a_bad_sample_out_and_names_it(changes: dict[str, Any], write: Write, sample: Sample) -> None:
     folder = write({"train": [[sample(0), sample(1, **changes), sample(2)], [sample(3)]]})
-    for _ in range(2):  # when it is built, and when it is read again
+    for _ in range(2):  # when the index is built, and when it is opened again
         index = open_index(folder, "train", on_damage="skip", damage_limit=0.5)
         assert [index.key(i) for i in range(len(index))] == ["s00000", "s00002", "s00003"]
         assert {problem.key for problem in index.problems} == {"s00001"}
         assert index.read(1, "class") == b"2"
-    assert "s00001" in complaint(folder)
+    assert "s00001" in error_message(folder)
 
 
-def test_skipping_keeps_what_stands_before_a_cut(write: Write, sample: Sample) -> None:
+def test_skipping_keeps_the_samples_before_a_truncation(write: Write, sample: Sample) -> None:
     folder = write({"train": [[sample(i) for i in range(10)], [sample(10)]]})
     shard = folder / "train-000000.tar"
     with tarfile.open(shard) as tar:
         os.truncate(shard, tar.getmembers()[13].offset_data + 10)
     index = open_index(folder, "train", on_damage="skip", damage_limit=0.9)
     assert [index.key(i) for i in range(len(index))] == ["s00000", "s00001", "s00002", "s00003", "s00010"]
-    assert "cut short" in index.problems[0].what
+    assert "truncated" in index.problems[0].what
 
 
 def test_skipping_keeps_the_first_of_two_samples_with_one_key(write: Write, sample: Sample) -> None:
@@ -497,7 +502,9 @@ def test_more_damage_than_the_limit_is_an_error_with_counts(write: Write, sample
 
 
 @pytest.mark.parametrize("name", ["../s1.png", "/s1.png"])
-def test_skipping_never_takes_a_member_from_outside(name: str, write: Write, sample: Sample, encode: Encode) -> None:
+def test_skipping_never_reads_a_member_with_an_outside_path(
+    name: str, write: Write, sample: Sample, encode: Encode
+) -> None:
     folder = write({"train": [[sample(0)]]})
     raw_tar(
         folder / "train-000000.tar",
@@ -507,7 +514,7 @@ def test_skipping_never_takes_a_member_from_outside(name: str, write: Write, sam
     assert [index.key(i) for i in range(len(index))] == ["s0"] and "absolute or has '..'" in index.problems[0].what
 
 
-def test_skipping_leaves_a_sample_out_of_which_a_member_is_a_link(write: Write, encode: Encode) -> None:
+def test_skipping_leaves_out_a_sample_with_a_link(write: Write, encode: Encode) -> None:
     image = encode(np.zeros((2, 2), np.uint8))
     folder = write({"train": [[{"__key__": "a", "png": image}, {"__key__": "b", "png": image}]]})
     raw_tar(
@@ -518,12 +525,12 @@ def test_skipping_leaves_a_sample_out_of_which_a_member_is_a_link(write: Write, 
     assert [index.key(i) for i in range(len(index))] == ["b"]
 
 
-def test_a_header_that_claims_ten_gigabytes_is_a_cut(write: Write, sample: Sample) -> None:
+def test_a_header_that_claims_ten_gigabytes_is_a_truncation(write: Write, sample: Sample) -> None:
     folder = write({"train": [[sample(0)]]})
     info = tarfile.TarInfo("s1.png")
     info.size = 10 * 2**30
     (folder / "train-000000.tar").write_bytes(info.tobuf() + bytes(2048))
-    assert "train-000000.tar: cut short at byte 3,584: s1.png" in complaint(folder)
+    assert "train-000000.tar: truncated at byte 3,584, inside s1.png" in error_message(folder)
 
 
 @pytest.mark.parametrize("side", [9000, 20_000, 60_000])
@@ -534,8 +541,9 @@ def test_an_image_that_claims_absurd_dimensions_is_refused(
     data[16:24] = side.to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     folder = write({"train": [[sample(0), sample(1, png=bytes(data), **{"mask.png": None})]]})
-    said = complaint(folder)
-    assert f"s00001: image: {side}x{side} pixels, more than" in said or "s00001: image: damaged PNG (Image size" in said
+    message = error_message(folder)
+    refused = f"s00001: image: {side}x{side} pixels, the limit is" in message
+    assert refused or "s00001: image: damaged PNG (Image size" in message
 
 
 @pytest.mark.parametrize(("form", "suffix"), [("JPEG", "jpg"), ("PNG", "png")])
@@ -544,4 +552,4 @@ def test_an_image_without_its_end_is_noticed_when_indexing(
 ) -> None:
     noise = encode(np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8), form)
     folder = write({"train": [[sample(1, **{"png": None, suffix: noise[:-20]})]]})
-    assert f"s00001: image: damaged {form} (cut short" in complaint(folder)
+    assert f"s00001: image: damaged {form} (truncated" in error_message(folder)

@@ -1,4 +1,4 @@
-"""Every worker gets its own samples, whole and with their labels, from any position on."""
+"""Every worker gets its own samples with their labels, from any position on."""
 
 import json
 import threading
@@ -41,11 +41,11 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 
 def number(batch: Batch) -> np.ndarray:
-    """The samples' numbers, read from their pixels."""
+    """The samples' numbers, from their pixels."""
     return np.rint((batch.image[:, 0, 0, 0].numpy() + 1) * 127.5).astype(int)
 
 
-def test_batches_have_the_shapes_and_types_that_they_promise(numbered: Path) -> None:
+def test_batches_have_the_documented_shapes_and_types(numbered: Path) -> None:
     (batch,) = batches(open_index(numbered, "train"), 1, channels="rgb", resolution=16)
     assert batch.image.shape == (12, 3, 16, 16) and batch.image.dtype == torch.float32
     assert batch.mask.shape == (12, 16, 16) and batch.mask.dtype == torch.int64
@@ -69,14 +69,14 @@ def test_labels_and_masks_stay_with_their_images(numbered: Path) -> None:
         assert (batch.image == batch.image[:, :, :1, :1]).all()
 
 
-def test_an_epoch_is_every_sample_once_in_the_orders_order(numbered: Path) -> None:
+def test_an_epoch_has_every_sample_once_in_the_given_order(numbered: Path) -> None:
     found = np.concatenate([number(batch) for batch in batches(open_index(numbered, "train"), 10)])
     assert np.array_equal(found, Order(60, 5).sample(np.arange(120)))
     assert sorted(found[:60]) == sorted(found[60:]) == list(range(60))
 
 
 @pytest.mark.parametrize("position", [12, 60, 84, 7])
-def test_starting_at_a_position_equals_having_come_to_it(position: int, numbered: Path) -> None:
+def test_starting_at_a_position_equals_reaching_it(position: int, numbered: Path) -> None:
     index = open_index(numbered, "train")
     long = batches(index, 12, crop=0.4, flip=True, position=position % 12)
     for one, other in zip(
@@ -92,15 +92,15 @@ def test_any_number_of_workers_sees_the_same_samples_and_pixels(
     pixels = np.random.default_rng(0).integers(0, 256, (30, 23, 31, 3), dtype=np.uint8)
     none = {"mask.png": None}
     index = open_index(write({"train": [[sample(i, png=encode(pixels[i]), **none) for i in range(30)]]}), "train")
-    settings: dict[str, Any] = {"crop": 0.3, "flip": True, "colour": 0.4, "channels": "rgb", "resolution": 16}
+    settings: dict[str, Any] = {"crop": 0.3, "flip": True, "color_jitter": 0.4, "channels": "rgb", "resolution": 16}
     alone = batches(index, 5, **settings)
-    shared = [batches(index, 5, **settings, rank=rank, world=world) for rank in range(world)]
+    workers = [batches(index, 5, **settings, rank=rank, world=world) for rank in range(world)]
     for step, whole in enumerate(alone):
-        parts = [tensors(worker[step]) for worker in shared]
+        parts = [tensors(worker[step]) for worker in workers]
         assert_equal(tensors(whole), {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
-def test_every_worker_knows_what_the_whole_step_holds(numbered: Path) -> None:
+def test_every_worker_knows_the_components_of_the_global_batch(numbered: Path) -> None:
     index = open_index(numbered, "train")
     (whole,) = batches(index, 1)
     for rank in range(3):
@@ -114,21 +114,21 @@ def test_seeds_differ(numbered: Path) -> None:
     assert not torch.equal(batches(index, 1, seed=1)[0].image, batches(index, 1, seed=2)[0].image)
 
 
-def test_more_decoding_threads_change_nothing(numbered: Path) -> None:
+def test_the_number_of_decoding_threads_does_not_matter(numbered: Path) -> None:
     index = open_index(numbered, "train")
     for one, other in zip(batches(index, 3), batches(index, 3, threads=3, prefetch=1), strict=True):
         assert_equal(tensors(one), tensors(other))
 
 
-def test_position_is_where_the_next_batch_begins(numbered: Path) -> None:
+def test_position_is_that_of_the_next_batch(numbered: Path) -> None:
     with load(open_index(numbered, "train"), rank=1, world=2, position=24) as loader:
         assert loader.position == 24
         next(loader)
         assert loader.position == 36 and loader.waited > 0
 
 
-def test_a_batch_that_the_workers_cannot_share_is_refused(numbered: Path) -> None:
-    with pytest.raises(ValueError, match="worker 0 of 5 cannot have an equal part of 12 samples"):
+def test_a_batch_size_that_the_workers_do_not_divide_is_refused(numbered: Path) -> None:
+    with pytest.raises(ValueError, match="world=5, batch_size=12: .*divisible"):
         batches(open_index(numbered, "train"), 1, world=5)
 
 
@@ -140,7 +140,7 @@ def test_images_alone_need_no_masks(write: Write, sample: Sample) -> None:
     assert (batch.mask == 255).all() and not batch.present["mask"].any() and not batch.step_present["class"].any()
 
 
-def test_the_cards_number_for_unknown_becomes_255(write: Write, sample: Sample, encode: Encode) -> None:
+def test_ignore_index_of_the_card_becomes_255(write: Write, sample: Sample, encode: Encode) -> None:
     mask = np.zeros((8, 8), np.uint8)
     mask[2, 3] = 77
     index = open_index(write({"train": [[sample(0, **{"mask.png": encode(mask)})]]}, ignore_index=77), "train")
@@ -156,7 +156,7 @@ def test_a_mask_class_outside_the_card_names_the_sample(write: Write, sample: Sa
         batches(open_index(folder, "train"), 1, batch_size=2)
 
 
-def test_a_damaged_image_names_shard_and_key_and_keeps_being_an_error(
+def test_a_damaged_image_names_shard_and_key_and_the_error_repeats(
     write: Write, sample: Sample, encode: Encode
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
@@ -174,15 +174,15 @@ def test_a_shard_that_changes_while_it_is_read_is_an_error(numbered: Path) -> No
     index = open_index(numbered, "train")
     shard = numbered / "train-000001.tar"
     shard.write_bytes(bytes(shard.stat().st_size))
-    with pytest.raises(DataError, match=r"train-000001\.tar: s000\d\d: \w+ is not what was indexed"):
+    with pytest.raises(DataError, match=r"train-000001\.tar: s000\d\d: \w+ differs from what was indexed"):
         batches(index, 5)
 
 
-@pytest.mark.parametrize("taken", [0, 1, 5])
-def test_closing_ends_the_thread(taken: int, numbered: Path) -> None:
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_closing_ends_the_thread(count: int, numbered: Path) -> None:
     before = threading.active_count()
     loader = load(open_index(numbered, "train"))
-    assert len(list(islice(loader, taken))) == taken
+    assert len(list(islice(loader, count))) == count
     loader.close()
     loader.close()
     assert threading.active_count() == before
@@ -190,20 +190,20 @@ def test_closing_ends_the_thread(taken: int, numbered: Path) -> None:
         next(loader)
 
 
-def test_once_gives_the_split_once_in_order_with_a_smaller_last_batch(numbered: Path) -> None:
+def test_iterating_over_a_split_gives_it_once_in_order_with_a_smaller_last_batch(numbered: Path) -> None:
     parts = list(once(open_index(numbered, "train")))
     assert [len(part) for part in parts] == [25, 25, 10]
     assert np.concatenate([number(part) for part in parts]).tolist() == list(range(60))
     assert torch.cat([part.position for part in parts]).tolist() == list(range(60))
 
 
-def test_once_stops_at_its_limit(numbered: Path) -> None:
+def test_iterating_over_a_split_stops_at_its_limit(numbered: Path) -> None:
     parts = once(open_index(numbered, "train"), limit=31)
     assert [len(part) for part in parts] == [25, 6]
 
 
 @pytest.mark.parametrize(("world", "start"), [(2, 0), (3, 0), (7, 0), (1, 2), (3, 4)])
-def test_once_deals_its_batches_to_the_workers_in_turn(world: int, start: int, numbered: Path) -> None:
+def test_whole_batches_are_distributed_round_robin(world: int, start: int, numbered: Path) -> None:
     index = open_index(numbered, "train")
     alone = [number(part).tolist() for part in once(index, batch_size=9)][start:]
     workers = [
@@ -214,7 +214,7 @@ def test_once_deals_its_batches_to_the_workers_in_turn(world: int, start: int, n
     assert [workers[n % world][n // world] for n in range(len(alone))] == alone
 
 
-def test_leaving_once_early_ends_its_thread(numbered: Path) -> None:
+def test_leaving_the_iteration_early_ends_its_thread(numbered: Path) -> None:
     before = threading.active_count()
     parts = once(open_index(numbered, "train"), batch_size=5)
     next(iter(parts))
@@ -238,29 +238,30 @@ def test_real_shards(name: str, resolution: int, channels: str, shared_data: Cal
         )
 
 
-def test_the_mask_of_a_real_digit_lies_on_it(shared_data: Callable[[str], Path]) -> None:
+def test_the_mask_of_a_real_digit_covers_its_pixels(shared_data: Callable[[str], Path]) -> None:
     for batch in batches(open_index(shared_data("digits"), "train"), 4, resolution=28, batch_size=32):
         assert torch.equal(
             batch.mask, torch.where(batch.image[:, 0] > 63.5 / 127.5 - 1, batch.label[:, None, None] + 1, 0)
         )
 
 
-def test_once_hands_out_every_component_that_is_asked_for(write: Write, sample: Sample) -> None:
+def test_iterating_over_a_split_returns_all_components(write: Write, sample: Sample) -> None:
     boxes = json.dumps({"width": 8, "height": 8, "boxes": [[0, 0, 4, 8, 3]]}).encode()
     full = [sample(i, json=boxes, txt=b"hi", wav=wav(samples(0.5, 8_000, 440), 8_000)) for i in range(5)]
     index = open_index(write({"test": [[*full, sample(5)]]}), "test")
-    asked = {"components": COMPONENTS, "boxes": 2, "tokens": 4, "sound": SoundConfig(mels=16, seconds=0.5)}
-    (batch,) = once(index, **asked, crop=0.2, flip=True, colour=0.5)
+    sound = SoundConfig(mels=16, seconds=0.5)
+    settings: dict[str, Any] = {"components": COMPONENTS, "max_boxes": 2, "max_tokens": 4, "sound": sound}
+    (batch,) = once(index, **settings, crop=0.2, flip=True, color_jitter=0.5)
     assert batch.present.keys() == batch.step_present.keys() == set(COMPONENTS)
     assert batch.boxes is not None and batch.boxes[0].tolist() == [[0, 0, 0.5, 1, 3], [0, 0, 0, 0, -1]]
     assert batch.labels is not None and batch.labels.sum(1).tolist() == [1] * 5 + [0]
     assert batch.caption is not None and batch.caption.tolist() == [[ord("h") + 1, ord("i") + 1, 0, 0]] * 5 + [[0] * 4]
     assert batch.sound is not None and batch.sound.shape == (6, 16, 50) and (batch.sound[5] == 0).all()
-    (again,) = once(index, **asked)  # nothing varies: an evaluation sees the same, whatever the run is trained with
+    (again,) = once(index, **settings)  # no augmentation: an evaluation does not depend on the training's
     assert torch.equal(again.image, batch.image) and torch.equal(again.boxes, batch.boxes)
 
 
-def test_a_damaged_sample_ends_an_evaluation_also_where_training_replaces_it(write: Write, sample: Sample) -> None:
+def test_a_damaged_sample_is_an_error_in_evaluation_even_with_skip(write: Write, sample: Sample) -> None:
     folder = write({"test": [[sample(i, txt=b"\xff" if i == 2 else b"x") for i in range(4)]]})
     with pytest.raises(DataError, match="s00002: caption: not UTF-8"):
         list(once(open_index(folder, "test"), components=("caption",), on_damage="skip"))

@@ -1,4 +1,4 @@
-"""Several data sets are learned from as one, and none of their labels is taken for another's."""
+"""A mixture trains on several data sets as one; labels are matched by class name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,23 +19,23 @@ Sample = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def mixture(write: Write, sample: Sample) -> Mixture:
-    """`cats, dogs` and `dogs, birds`; 6 and 4 samples; sample i of each has class and mask value i % 2."""
-    shares = []
+    """Classes cat, dog and dog, bird; 6 and 4 samples; sample i of each has class and mask value i % 2."""
+    sources = []
     for name, classes, n, weight in (("one", ["cat", "dog"], 6, 3.0), ("two", ["dog", "bird"], 4, 1.0)):
-        made = [sample(i % 2, __key__=f"{name}{i}") for i in range(n)]
+        samples = [sample(i % 2, __key__=f"{name}{i}") for i in range(n)]
         half = n // 2
         folder = write(
-            {"train": [made[:half], made[half:]]},
+            {"train": [samples[:half], samples[half:]]},
             name=name,
             named={"classes": classes, "mask_classes": ["background", classes[1]]},
         )
-        shares.append(MixtureConfig(path=str(folder), weight=weight))
-    found = open_samples(DataConfig(mixture=shares), "train")
+        sources.append(MixtureConfig(path=str(folder), weight=weight))
+    found = open_samples(DataConfig(mixture=sources), "train")
     assert isinstance(found, Mixture)
     return found
 
 
-def test_classes_are_united_by_name(mixture: Mixture) -> None:
+def test_classes_are_merged_by_name(mixture: Mixture) -> None:
     assert mixture.card.classes == ["cat", "dog", "bird"]
     assert mixture.card.mask_classes == ["background", "dog", "bird"]
     assert mixture.label.tolist() == [0, 1, 0, 1, 0, 1, 1, 2, 1, 2]
@@ -43,7 +43,7 @@ def test_classes_are_united_by_name(mixture: Mixture) -> None:
     assert mixture.mask_table(9)[[0, 1, 2, 255]].tolist() == [0, 2, -1, 255]
 
 
-def test_a_sample_is_the_one_of_its_data_set(mixture: Mixture) -> None:
+def test_a_sample_equals_that_of_its_data_set(mixture: Mixture) -> None:
     for i in range(10):
         member, own = (mixture.members[0], i) if i < 6 else (mixture.members[1], i - 6)
         assert mixture.key(i) == member.key(own) and mixture.name(i) == member.name(own)
@@ -52,13 +52,13 @@ def test_a_sample_is_the_one_of_its_data_set(mixture: Mixture) -> None:
 
 
 @pytest.mark.parametrize("policy", ["global", "windowed"])
-def test_shares_are_exact(policy: str, mixture: Mixture) -> None:
+def test_proportions_are_exact(policy: str, mixture: Mixture) -> None:
     samples = mixture.order(policy, 1, 7).sample(np.arange(4000))
     assert (samples < 6).reshape(4, 1000).sum(1).tolist() == [750] * 4
     assert set(np.bincount(samples, minlength=10)[:6]) == {500} and set(np.bincount(samples, minlength=10)[6:]) == {250}
 
 
-def test_a_batch_has_the_united_numbers(mixture: Mixture) -> None:
+def test_a_batch_has_the_merged_class_numbers(mixture: Mixture) -> None:
     order = mixture.order("global", 1, 7)
     with load(mixture, batch_size=20, seed=7, order=order) as loader:
         batch, samples = next(loader), order.sample(np.arange(20))
@@ -66,12 +66,12 @@ def test_a_batch_has_the_united_numbers(mixture: Mixture) -> None:
     assert batch.mask[:, 0, 0].tolist() == [[0, 1, 0, 1, 0, 1, 0, 2, 0, 2][i] for i in samples]
 
 
-def test_the_fingerprint_is_of_all_in_their_order(mixture: Mixture) -> None:
-    turned = Mixture(mixture.members[::-1], mixture.weights)
-    assert len({mixture.fingerprint, turned.fingerprint, mixture.members[0].fingerprint}) == 3
+def test_the_fingerprint_depends_on_all_members_and_their_order(mixture: Mixture) -> None:
+    reversed_mixture = Mixture(mixture.members[::-1], mixture.weights)
+    assert len({mixture.fingerprint, reversed_mixture.fingerprint, mixture.members[0].fingerprint}) == 3
 
 
-def test_a_batch_says_which_data_set_each_sample_is_from(mixture: Mixture) -> None:
+def test_a_batch_has_the_data_set_of_each_sample(mixture: Mixture) -> None:
     order = mixture.order("global", 1, 7)
     with load(mixture, batch_size=20, order=order) as loader:
         batch, samples = next(loader), order.sample(np.arange(20))
@@ -83,7 +83,7 @@ def test_a_batch_says_which_data_set_each_sample_is_from(mixture: Mixture) -> No
     assert batch.to("cpu").domain.tolist() == batch.domain.tolist() and batch.to("meta").domain.device.type == "meta"
 
 
-def test_data_sets_of_one_name_are_two_domains(write: Write, sample: Sample) -> None:
+def test_two_data_sets_of_one_name_are_two_domains(write: Write, sample: Sample) -> None:
     folder = str(write({"train": [[sample(0)]], "test": [[sample(1)]]}, name="digits"))
     found = open_samples(
         DataConfig(mixture=[MixtureConfig(path=folder), MixtureConfig(path=folder, train="test")]), "train"
@@ -91,7 +91,7 @@ def test_data_sets_of_one_name_are_two_domains(write: Write, sample: Sample) -> 
     assert found.domains == ["digits", "digits 2"] and found.domain(np.arange(2)).tolist() == [0, 1]
 
 
-def test_a_damaged_sample_is_replaced_by_one_of_its_own_data_set(write: Write, sample: Sample) -> None:
+def test_a_damaged_sample_is_replaced_by_one_of_the_same_data_set(write: Write, sample: Sample) -> None:
     damaged = {2: b"\xff"}
     folders = [
         write({"train": [[sample(i, txt=damaged.get(i, b"x")) for i in range(4)]]}, name=name)

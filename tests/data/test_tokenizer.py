@@ -1,4 +1,4 @@
-"""A caption's numbers say its text."""
+"""Token numbers represent the text of a caption."""
 
 from pathlib import Path
 
@@ -16,16 +16,16 @@ CAPTIONS = ["a photo of a frog", "a photo of a cat", "das Bild eines BÃ¤ren", "ç
 
 
 def trained(special: tuple[str, ...] = (), captions: list[str] = CAPTIONS) -> tokenizers.Tokenizer:
-    made = tokenizers.Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel()
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=320,
         special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator(captions, trainer)
-    return made
+    tokenizer.train_from_iterator(captions, trainer)
+    return tokenizer
 
 
 TOKENIZER = trained()
@@ -33,7 +33,7 @@ TRAINED = FileTokenizer(TOKENIZER.to_str().encode())
 
 
 def kept(found: np.ndarray) -> np.ndarray:
-    """The numbers before the padding, of which nothing but padding follows."""
+    """The numbers before the padding; asserts that nothing but padding follows."""
     ends = np.flatnonzero(found == 0)
     count = int(ends[0]) if len(ends) else len(found)
     assert (found[count:] == 0).all()
@@ -41,24 +41,24 @@ def kept(found: np.ndarray) -> np.ndarray:
 
 
 @given(text=st.text(st.characters(codec="utf-8"), max_size=40), length=st.integers(1, 60))
-def test_bytes_are_the_longest_whole_beginning_that_fits(text: str, length: int) -> None:
+def test_bytes_are_truncated_to_the_longest_prefix_of_whole_characters(text: str, length: int) -> None:
     found = BYTE_TOKENIZER.encode(text.encode(), length)
     text = text.strip()
-    beginning = (kept(found) - 1).astype(np.uint8).tobytes().decode()
-    following = text[len(beginning) : len(beginning) + 1]
+    prefix = (kept(found) - 1).astype(np.uint8).tobytes().decode()
+    following = text[len(prefix) : len(prefix) + 1]
     assert found.shape == (length,) and found.dtype == np.int64
-    assert text.startswith(beginning) and (not following or len((beginning + following).encode()) > length)
+    assert text.startswith(prefix) and (not following or len((prefix + following).encode()) > length)
 
 
 @given(text=st.text(st.characters(codec="utf-8"), max_size=40), length=st.integers(1, 60))
-def test_trained_tokens_are_those_of_the_library_cut_at_a_token(text: str, length: int) -> None:
+def test_trained_tokens_are_those_of_the_library_truncated(text: str, length: int) -> None:
     found = TRAINED.encode(text.encode(), length)
     assert found.shape == (length,) and found.dtype == np.int64 and found.max() < TRAINED.vocabulary
     assert kept(found).tolist() == [number + 1 for number in TOKENIZER.encode(text.strip()).ids][:length]
 
 
 @given(text=st.text(st.characters(codec="utf-8"), max_size=20))
-def test_text_and_its_bytes_are_the_same_and_white_space_around_it_is_nothing(text: str) -> None:
+def test_text_and_bytes_are_encoded_equally_and_surrounding_white_space_is_stripped(text: str) -> None:
     for tokenizer in (BYTE_TOKENIZER, TRAINED):
         expected = tokenizer.encode(text, 100).tolist()
         assert tokenizer.encode(text.encode(), 100).tolist() == tokenizer.encode(f" {text}\n", 100).tolist() == expected
@@ -66,24 +66,24 @@ def test_text_and_its_bytes_are_the_same_and_white_space_around_it_is_nothing(te
 
 @pytest.mark.parametrize("tokenizer", [BYTE_TOKENIZER, TRAINED], ids=["bytes", "trained"])
 @pytest.mark.parametrize("data", [b"caf\xe9", b"ab\xff" + b"c" * 100, b"c" * 100 + b"\xff"])
-def test_what_is_not_utf8_is_damage_also_beyond_the_cut(data: bytes, tokenizer: FileTokenizer) -> None:
+def test_invalid_utf8_is_an_error_even_beyond_the_truncation(data: bytes, tokenizer: FileTokenizer) -> None:
     with pytest.raises(ValueError, match="not UTF-8 at byte"):
         tokenizer.encode(data, 10)
 
 
 @pytest.mark.parametrize("tokenizer", [BYTE_TOKENIZER, TRAINED], ids=["bytes", "trained"])
-def test_half_a_character_is_refused(tokenizer: FileTokenizer) -> None:
-    with pytest.raises(ValueError, match="character 1 is none that UTF-8 can write"):
+def test_a_lone_surrogate_is_refused(tokenizer: FileTokenizer) -> None:
+    with pytest.raises(ValueError, match="character 1 cannot be encoded in UTF-8"):
         tokenizer.encode("a\ud800", 10)
 
 
 @pytest.mark.parametrize("tokenizer", [BYTE_TOKENIZER, TRAINED], ids=["bytes", "trained"])
-def test_a_caption_that_has_to_be_whole_is_not_cut(tokenizer: FileTokenizer) -> None:
+def test_a_whole_caption_is_not_truncated(tokenizer: FileTokenizer) -> None:
     count = len(kept(tokenizer.encode("a photo of a frog", 100)))
     assert np.array_equal(
         tokenizer.encode("a photo of a frog", count, whole=True), tokenizer.encode("a photo of a frog", count)
     )
-    with pytest.raises(ValueError, match=f"is {count} tokens long, {count - 1} fit"):
+    with pytest.raises(ValueError, match=f"is {count} tokens long, the limit is {count - 1}"):
         tokenizer.encode("a photo of a frog", count - 1, whole=True)
 
 
@@ -91,24 +91,24 @@ def test_trained_tokens_are_fewer_than_bytes() -> None:
     assert len(kept(TRAINED.encode("a photo of a frog", 100))) < len("a photo of a frog") / 2
 
 
-def test_of_a_file_with_special_tokens_and_a_length_of_its_own_only_the_text_counts() -> None:
-    made = trained(("<pad>", "<start>"))
-    plain = [number + 1 for number in made.encode("a cat").ids]
-    made.post_processor = processors.TemplateProcessing(single="<start> $A", special_tokens=[("<start>", 1)])
-    made.enable_truncation(2)
-    made.enable_padding(length=30)
-    found = FileTokenizer(made.to_str().encode())
+def test_special_tokens_truncation_and_padding_of_a_file_are_ignored() -> None:
+    tokenizer = trained(("<pad>", "<start>"))
+    plain = [number + 1 for number in tokenizer.encode("a cat").ids]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<start> $A", special_tokens=[("<start>", 1)])
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=30)
+    found = FileTokenizer(tokenizer.to_str().encode())
     assert found.encode("a cat", 8).tolist() == plain + [0] * (8 - len(plain))
-    assert found.vocabulary == made.get_vocab_size() + 1
+    assert found.vocabulary == tokenizer.get_vocab_size() + 1
 
 
-def test_digests_differ_with_the_file_alone() -> None:
+def test_digests_depend_on_the_file_alone() -> None:
     other = FileTokenizer(trained(captions=["something else"] * 4).to_str().encode())
     assert len({BYTE_TOKENIZER.digest, TRAINED.digest, other.digest}) == 3
     assert TRAINED.digest == FileTokenizer(TOKENIZER.to_str().encode()).digest
 
 
-def test_no_file_is_bytes_and_a_file_is_what_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_file_the_tokens_are_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tokenizer.json").write_text(TOKENIZER.to_str())
     monkeypatch.chdir(tmp_path)
     assert open_tokenizer(None).vocabulary == 257
@@ -119,14 +119,14 @@ def test_no_file_is_bytes_and_a_file_is_what_is_in_it(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "there is no such file"),
-        (b"\xff", "no tokenizer"),
-        (b"", "no tokenizer"),
-        (b"{}", "no tokenizer"),
-        (b"[1]", "no tokenizer"),
+        (None, "the file does not exist"),
+        (b"\xff", "not a tokenizer"),
+        (b"", "not a tokenizer"),
+        (b"{}", "not a tokenizer"),
+        (b"[1]", "not a tokenizer"),
     ],
 )
-def test_a_bad_file_is_named_with_the_remedy(content: bytes | None, message: str, tmp_path: Path) -> None:
+def test_an_invalid_file_is_named_with_the_remedy(content: bytes | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     if content is not None:
         path.write_bytes(content)
@@ -136,5 +136,5 @@ def test_a_bad_file_is_named_with_the_remedy(content: bytes | None, message: str
 
 def test_an_untrained_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(tokenizers.Tokenizer(models.BPE()).to_str())
-    with pytest.raises(DataError, match=r"t\.json: a tokenizer that has no tokens"):
+    with pytest.raises(DataError, match=r"t\.json: the tokenizer has no tokens"):
         open_tokenizer(str(tmp_path / "t.json"))

@@ -24,7 +24,7 @@ def _labels(prompt: Prompt) -> Tensor:
 
 @dataclass
 class Assembled:
-    """A model put together from functions of class numbers (-1: none); it satisfies `mtgen.models.sampling.SamplingModel`."""
+    """A model put together from functions of class numbers (-1: none); it has the interface of `mtgen.models.model.Model`."""
 
     card: DatasetCard
     draw: Callable[[Tensor, Tensor], Canvas]

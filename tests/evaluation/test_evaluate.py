@@ -14,7 +14,7 @@ from mtgen.evaluation.evaluate import QUICK_SAMPLES, evaluate
 from mtgen.evaluation.metric import METRICS
 from mtgen.evaluation.reference import classifier, segmenter
 from mtgen.evaluation.run import EvaluationOptions, evaluate_run
-from mtgen.models.sampling import SamplingModel
+from mtgen.models.model import Model
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
 
 MakeBatch = Callable[..., Batch]
@@ -67,7 +67,7 @@ class Networks(nn.Module):
 
 
 @pytest.fixture
-def model(assemble: Any, make_card: MakeCard) -> SamplingModel:
+def model(assemble: Any, make_card: MakeCard) -> Model:
     networks = Networks()
     return assemble(make_card(), networks.draw, networks.read, networks.rebuild)
 
@@ -94,7 +94,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segmenter, "SEGMENTER_TRAIN_IMAGES", 10 * segmenter.SEGMENTER_BATCH_SIZE)
 
 
-def test_every_number_has_its_name(model: SamplingModel, real: Any, short: None) -> None:
+def test_every_number_has_its_name(model: Model, real: Any, short: None) -> None:
     report = evaluate(model, real(), real(seed=1), samples=90, seed=0)
     assert set(report) == QUICK | SLOW | COMPARED
     assert set(report.skipped) == NOT_PREDICTED | NOT_GENERATED | NOT_CONDITIONED | NOT_EMBEDDED | NOT_TRANSLATED | {
@@ -103,18 +103,18 @@ def test_every_number_has_its_name(model: SamplingModel, real: Any, short: None)
     assert report.skipped["distribution/fd"] == "at least 129 real training images are needed; there are 96"
 
 
-def test_the_quick_subset_leaves_out_slow_metrics(model: SamplingModel, real: Any) -> None:
+def test_the_quick_subset_leaves_out_slow_metrics(model: Model, real: Any) -> None:
     report = evaluate(model, real(), real(seed=1), samples=90, seed=0, quick=True)
     assert set(report) == QUICK and set(report.skipped) == NOT_PREDICTED
 
 
-def test_the_quick_subset_generates_fewer_samples(model: SamplingModel, real: Any) -> None:
+def test_the_quick_subset_generates_fewer_samples(model: Model, real: Any) -> None:
     told: list[tuple[str, int, int | None]] = []
     evaluate(model, real(), None, samples=4000, seed=0, quick=True, progress=lambda *what: told.append(what))
     assert [told for told in told if told[0] == "generate"][-1] == ("generate", QUICK_SAMPLES, QUICK_SAMPLES)
 
 
-def test_streaming_equals_one_batch_with_everything(model: SamplingModel, real: Any) -> None:
+def test_streaming_equals_one_batch_with_everything(model: Model, real: Any) -> None:
     whole = evaluate(model, real(96), real(96, 1), samples=90, seed=0, quick=True, batch_size=90)
     for size in (1, 7, 40):
         assert evaluate(
@@ -122,24 +122,24 @@ def test_streaming_equals_one_batch_with_everything(model: SamplingModel, real: 
         ) == pytest.approx(whole)
 
 
-def test_equal_seeds_give_equal_numbers(model: SamplingModel, real: Any, short: None) -> None:
+def test_equal_seeds_give_equal_numbers(model: Model, real: Any, short: None) -> None:
     first, second = (evaluate(model, real(), real(seed=1), samples=90, seed=3) for _ in range(2))
     assert first == second
 
 
-def test_another_seed_draws_other_samples(model: SamplingModel, real: Any) -> None:
+def test_another_seed_draws_other_samples(model: Model, real: Any) -> None:
     first, second = (evaluate(model, real(), None, samples=90, seed=seed, quick=True) for seed in (0, 1))
     assert first["generated/diversity"] != second["generated/diversity"]
     assert first["test/class_accuracy"] == second["test/class_accuracy"]
 
 
-def test_the_scores_of_real_images_are_computed_on_request(model: SamplingModel, real: Any, short: None) -> None:
+def test_the_scores_of_real_images_are_computed_on_request(model: Model, real: Any, short: None) -> None:
     report = evaluate(model, real(), real(seed=1), samples=60, seed=0, on_request=True)
     assert set(report) == QUICK | SLOW | COMPARED | {"real/cas", "real/miou"}
     assert set(report) <= {number.replace("NAME", "small_cnn") for name in METRICS for number in METRICS[name].numbers}
 
 
-def test_the_scores_of_real_images_need_a_training_split(model: SamplingModel, real: Any, short: None) -> None:
+def test_the_scores_of_real_images_need_a_training_split(model: Model, real: Any, short: None) -> None:
     report = evaluate(model, real(), None, samples=60, seed=0, metrics=["real/cas"])
     assert not report and "there are 0" in report.skipped["real/cas"]
 
@@ -201,7 +201,7 @@ def test_images_without_a_class_are_reconstructed_without_a_class(
     assert given == [2, -1, 0]
 
 
-def test_an_empty_test_split_gives_reasons_instead_of_numbers(model: SamplingModel) -> None:
+def test_an_empty_test_split_gives_reasons_instead_of_numbers(model: Model) -> None:
     report = evaluate(
         model,
         [],
@@ -213,7 +213,7 @@ def test_an_empty_test_split_gives_reasons_instead_of_numbers(model: SamplingMod
     assert not report and len(report.skipped) == 3
 
 
-def test_single_metrics_can_be_chosen(model: SamplingModel, real: Any) -> None:
+def test_single_metrics_can_be_chosen(model: Model, real: Any) -> None:
     assert set(evaluate(model, real(), None, samples=90, seed=0, metrics=["test/mask_miou"])) == {"test/mask_miou"}
 
 
@@ -225,7 +225,7 @@ def test_streams_that_no_metric_takes_in_are_not_produced(assemble: Any, make_ca
     assert evaluate(model, real(), None, samples=90, seed=0, metrics=["test/class_accuracy"])
 
 
-def test_an_unknown_metric_is_an_error_with_a_suggestion(model: SamplingModel, real: Any) -> None:
+def test_an_unknown_metric_is_an_error_with_a_suggestion(model: Model, real: Any) -> None:
     with pytest.raises(ConfigError, match="test/mask_iou: unknown metric; did you mean 'test/mask_miou'"):
         evaluate(model, real(), None, samples=90, seed=0, metrics=["test/mask_iou"])
 

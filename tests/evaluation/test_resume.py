@@ -24,7 +24,7 @@ from mtgen.evaluation.reference.segmenter import Segmenter
 from mtgen.evaluation.reference.training import TrainingSpec
 from mtgen.evaluation.serialization import pack
 from mtgen.evaluation.streams import RequestedOutputs, Stage, StreamPart, StreamProducer
-from mtgen.models.sampling import SamplingModel
+from mtgen.models.model import Model
 from mtgen.schema import Batch, Canvas, Prediction, Prompt
 
 SAMPLES, BATCH = 90, 16
@@ -50,7 +50,7 @@ def mixed(x: Tensor, size: int) -> Tensor:
 
 
 @pytest.fixture
-def model(assemble: Any, make_card: Any) -> SamplingModel:
+def model(assemble: Any, make_card: Any) -> Model:
     """A model with every output: masks, boxes, embeddings, translations between classes."""
 
     def draw(labels: Tensor, latent: Tensor) -> Canvas:
@@ -108,7 +108,7 @@ class CountingSource:
 
     def __init__(
         self,
-        model: SamplingModel,
+        model: Model,
         real: Callable[[int], list[Batch]],
         stage: str = "",
         number: int = 0,
@@ -127,7 +127,7 @@ class CountingSource:
 
 
 def measured(
-    model: SamplingModel,
+    model: Model,
     real: Callable[[int], list[Batch]],
     source: CountingSource,
     folder: Path | None = None,
@@ -150,7 +150,7 @@ def measured(
     "stop", [("train", 2), ("train_features", 3), ("generated", 0), ("generated", 4), ("test", 0), ("test", 5)]
 )
 def test_an_interrupted_evaluation_ends_with_the_same_numbers(
-    model: SamplingModel, real: Any, tmp_path: Path, always: None, stop: tuple[str, int]
+    model: Model, real: Any, tmp_path: Path, always: None, stop: tuple[str, int]
 ) -> None:
     whole = CountingSource(model, real)
     expected = measured(model, real, whole)
@@ -164,12 +164,12 @@ def test_an_interrupted_evaluation_ends_with_the_same_numbers(
     assert found.resumed > 0 and expected.resumed == 0
 
 
-def test_nothing_is_left_of_an_evaluation_that_has_ended(model: SamplingModel, real: Any, tmp_path: Path) -> None:
+def test_nothing_is_left_of_an_evaluation_that_has_ended(model: Model, real: Any, tmp_path: Path) -> None:
     measured(model, real, CountingSource(model, real), tmp_path)
     assert not (tmp_path / "run").exists()
 
 
-def test_another_evaluation_does_not_resume_it(model: SamplingModel, real: Any, tmp_path: Path, always: None) -> None:
+def test_another_evaluation_does_not_resume_it(model: Model, real: Any, tmp_path: Path, always: None) -> None:
     with pytest.raises(Stopped):
         measured(model, real, CountingSource(model, real, "test", 2), tmp_path)
     other = {"run_cache": CacheScope(TensorCache(tmp_path / "run"), {"model": 2})}
@@ -177,7 +177,7 @@ def test_another_evaluation_does_not_resume_it(model: SamplingModel, real: Any, 
 
 
 def test_the_state_does_not_grow_with_the_generated_images(
-    model: SamplingModel, real: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Model, real: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (box_agreement, features, train_on_generated):
         monkeypatch.setattr(module, "MAX_ROWS_KEPT", 40)
@@ -193,7 +193,7 @@ def test_the_state_does_not_grow_with_the_generated_images(
 
 
 def test_reference_models_and_features_of_real_images_are_computed_once(
-    model: SamplingModel, real: Any, tmp_path: Path
+    model: Model, real: Any, tmp_path: Path
 ) -> None:
     told: list[str] = []
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models
 from typer.testing import CliRunner
 
 import mtgen
-from mtgen.checkpointing.checkpoint import digest
+from mtgen.checkpointing.averaged_weights import tensor_digest
 from mtgen.cli import app
 from mtgen.config import validate
 from mtgen.errors import CheckpointError, ConfigError, DataError, UserError
@@ -142,12 +142,12 @@ def test_an_exported_folder_is_used_like_the_run(run: Path, exported: Path, tmp_
         result = CliRunner().invoke(app, words)
         assert result.exception is None, result.output
     result = CliRunner().invoke(app, ["inspect", str(exported)])
-    assert isinstance(result.exception, CheckpointError) and "is an exported model; give the run that it is of" in str(
-        result.exception
-    )
+    assert isinstance(
+        result.exception, CheckpointError
+    ) and "an exported model; give the run that it was exported from" in str(result.exception)
     export(exported, tmp_path / "again")  # and exported again
     again, before = (weights_of(folder) for folder in (tmp_path / "again", exported))
-    assert digest(again.tensors) == digest(before.tensors) and (again.config, again.card) == (
+    assert tensor_digest(again.tensors) == tensor_digest(before.tensors) and (again.config, again.card) == (
         before.config,
         before.card,
     )
@@ -189,7 +189,7 @@ def test_a_tokenizer_goes_with_the_model(tmp_path: Path) -> None:
     assert (
         mtgen.load(tmp_path / "model", "cpu").sample(1, caption="cat").images[0].tobytes() == before.images[0].tobytes()
     )
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="the file does not exist"):
         mtgen.load(run, "cpu")
 
 

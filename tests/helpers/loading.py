@@ -1,4 +1,4 @@
-"""A loader as tests like to write it: the settings of its view and its own side by side."""
+"""Loaders for tests: the fields of the `TransformSpec` and the loader's own arguments are given together."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -12,19 +12,18 @@ from mtgen.schema import Batch
 
 
 def load(index: Samples, **settings: Any) -> Loader:
-    view, own = _parted(
+    spec, own = _separate(
         {"batch_size": 12, "rank": 0, "world": 1, "resolution": 8, "channels": "gray", "seed": 5} | settings
     )
-    return Loader(index, view, **own)
+    return Loader(index, spec, **own)
 
 
 def once(index: Samples, **settings: Any) -> Iterator[Batch]:
-    view, own = _parted({"batch_size": 25, "resolution": 8, "channels": "gray"} | settings)
-    return loader.iterate_split(index, view, **own)
+    spec, own = _separate({"batch_size": 25, "resolution": 8, "channels": "gray"} | settings)
+    return loader.iterate_split(index, spec, **own)
 
 
-def _parted(settings: dict[str, Any]) -> tuple[TransformSpec, dict[str, Any]]:
-    mine = {field.name for field in fields(TransformSpec)}
-    return TransformSpec(**{k: v for k, v in settings.items() if k in mine}), {
-        k: v for k, v in settings.items() if k not in mine
-    }
+def _separate(settings: dict[str, Any]) -> tuple[TransformSpec, dict[str, Any]]:
+    names = {field.name for field in fields(TransformSpec)}
+    spec = TransformSpec(**{name: value for name, value in settings.items() if name in names})
+    return spec, {name: value for name, value in settings.items() if name not in names}

@@ -1,4 +1,4 @@
-"""A real HTTP server over a folder that can be told to fail."""
+"""A real HTTP server for a folder; it can be made to fail."""
 
 import threading
 import time
@@ -12,18 +12,19 @@ from typing import Any
 
 
 class Server:
-    """What the server does, and what it was asked.
+    """Controls the server's faults and counts its requests.
 
     Attributes:
-        url: of the folder.
-        faults: what goes wrong with a file's next GETs: ("status", 500), ("dies", bytes), ("short", bytes), ("slow", seconds a KB).
-        asked: file name -> finished and failed GETs.
+        url: URL of the folder.
+        faults: file name -> the faults of its next GETs, each one of ("status", code), ("dies", bytes sent before),
+            ("short", announced length) and ("slow", seconds per KB). A fault whose name ends in "!" repeats forever.
+        requests: file name -> number of GETs, failed ones included.
     """
 
     def __init__(self) -> None:
         self.url = ""  # type: ignore[var-annotated]
         self.faults = {}
-        self.asked = Counter()
+        self.requests = Counter()
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -34,11 +35,11 @@ class _Handler(SimpleHTTPRequestHandler):
         super().__init__(*args, **kwargs)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing on the screen."""
+        """Print nothing."""
 
     def do_GET(self) -> None:
         name = self.path.lstrip("/")
-        self.state.asked[name] += 1
+        self.state.requests[name] += 1
         faults = self.state.faults.get(name, [])
         fault = faults[0] if faults and faults[0][0].endswith("!") else faults.pop(0) if faults else None
         if fault is None:
@@ -65,14 +66,14 @@ class _Handler(SimpleHTTPRequestHandler):
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Server]:
-    """A server over `folder` on a free port of this machine, until the block ends."""
+    """Serve `folder` on a free local port until the block ends."""
     state = Server()
 
     class Quiet(ThreadingHTTPServer):
         daemon_threads = True
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that has gone away is what some tests are about."""
+            """Ignore errors: in some tests the client closes the connection."""
 
     server = Quiet(("127.0.0.1", 0), partial(_Handler, state, directory=str(folder)))
     state.url = f"http://127.0.0.1:{server.server_port}"

@@ -1,4 +1,4 @@
-"""Small data sets in real shards, written with webdataset."""
+"""Small data sets in real shards, written by webdataset."""
 
 import io
 import json
@@ -22,7 +22,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="session")
 def encode() -> Callable[..., bytes]:
-    """`encode(pixels, "PNG", **options)`: an image file."""
+    """`encode(pixels, "PNG", **options)`: the bytes of an image file."""
 
     def encoded(pixels: np.ndarray, form: str = "PNG", **options: Any) -> bytes:
         file = io.BytesIO()
@@ -34,7 +34,10 @@ def encode() -> Callable[..., bytes]:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """`write({"train": [samples of one shard, ...]}, ...)`: a data set's folder; a sample is `{"__key__": k, suffix: bytes}`."""
+    """`write({"train": [samples of one shard, ...]}, ...)`: the folder of a data set.
+
+    A sample is `{"__key__": key, suffix: bytes, ...}`.
+    """
 
     def written(
         splits: dict[str, list[Samples]],
@@ -46,16 +49,16 @@ def write(tmp_path: Path) -> Write:
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        about: dict[str, Any] = {"name": name, "classes": [f"class {i}" for i in range(classes)]}
-        about |= {"mask_classes": [f"mask {i}" for i in range(mask_classes)], "splits": {}} | (named or {}) | card
+        content: dict[str, Any] = {"name": name, "classes": [f"class {i}" for i in range(classes)]}
+        content |= {"mask_classes": [f"mask {i}" for i in range(mask_classes)], "splits": {}} | (named or {}) | card
         for split, shards in splits.items():
             for number, samples in enumerate(shards):
                 with webdataset.TarWriter(str(folder / f"{split}-{number:06d}.tar"), encoder=False) as tar:
                     for sample in samples:
                         tar.write(sample)
             pattern = f"{split}-{{000000..{len(shards) - 1:06d}}}.tar" if len(shards) > 1 else f"{split}-000000.tar"
-            about["splits"][split] = {"samples": sum(map(len, shards)), "shards": pattern}
-        (folder / "dataset.json").write_text(json.dumps(about))
+            content["splits"][split] = {"samples": sum(map(len, shards)), "shards": pattern}
+        (folder / "dataset.json").write_text(json.dumps(content))
         return folder
 
     return written
@@ -63,7 +66,7 @@ def write(tmp_path: Path) -> Write:
 
 @pytest.fixture
 def sample(encode: Callable[..., bytes]) -> Callable[..., dict[str, Any]]:
-    """`sample(i)`: a sample with image, class and mask whose pixels say its number: value `i` in every pixel of both."""
+    """`sample(i)`: a sample with class, image and mask; its number is the value of every pixel of both."""
 
     def made(i: int, side: int = 8, **changes: Any) -> dict[str, Any]:
         parts: dict[str, Any] = {
@@ -79,7 +82,7 @@ def sample(encode: Callable[..., bytes]) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def numbered(write: Write, sample: Callable[..., dict[str, Any]]) -> Path:
-    """60 samples in two shards, numbered in their pixels; every third without a class, every fourth without a mask."""
+    """60 samples in two shards, with their numbers as pixel values; every third has no class, every fourth no mask."""
 
     def one(i: int) -> dict[str, Any]:
         changes = {"cls": None} if i % 3 == 0 else {}

@@ -114,7 +114,7 @@ def test_a_condition_for_an_unconditional_run_is_an_error_that_says_to_remove_it
 
 
 def test_a_caption_longer_than_the_context_is_refused_not_cut(model: Model) -> None:
-    with pytest.raises(ConfigError, match="--text 'nine bytes': is 10 tokens long, 8 fit"):
+    with pytest.raises(ConfigError, match="--text 'nine bytes': is 10 tokens long, the limit is 8"):
         parse_request(model, PromptRequest(texts=["nine bytes"]))
 
 
@@ -134,7 +134,7 @@ def test_a_sound_of_another_rate_is_resampled(model: Model, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("data", "word"), [(b"", "is empty"), (b"RIFF", "not a readable WAV"), (None, "has no samples in it")]
+    ("data", "word"), [(b"", "is empty"), (b"RIFF", "not a readable WAV"), (None, "has no samples")]
 )
 def test_an_empty_or_damaged_sound_is_an_error_that_names_it(
     model: Model, tmp_path: Path, data: bytes | None, word: str
@@ -198,7 +198,7 @@ def test_boxes_become_maps_by_the_same_crop_as_images(model: Model, tmp_path: Pa
     ("content", "error", "word"),
     [
         ('{"boxes": [[0, 0, 4, 4, "sero"]]}', ConfigError, "class 'sero'.*did you mean"),
-        ('{"boxes": [[0, 0, 4, 4, 9]]}', DataError, "there are classes 0 to 3"),
+        ('{"boxes": [[0, 0, 4, 4, 9]]}', DataError, "class 9; possible: 0 to 3"),
         ('{"boxes": [[0, 0, 40, 4, 1]]}', DataError, "outside its image of 8x8"),
         ('{"boxes": []}', DataError, "contains no boxes"),
         ('{"width": 80, "height": 8, "boxes": [[0, 0, 4, 4, 1]]}', DataError, "no box is inside the part"),

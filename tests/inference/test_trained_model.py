@@ -14,6 +14,7 @@ from PIL import Image
 
 import mtgen
 from mtgen.checkpointing import checkpoint
+from mtgen.checkpointing.averaged_weights import export_weights
 from mtgen.checkpointing.retention import Retention
 from mtgen.errors import CheckpointError, ConfigError, DataError
 from mtgen.inference.inputs import InMemoryFile
@@ -126,7 +127,7 @@ def test_one_checkpoint_or_the_file_of_its_weights_is_a_model_too(
     trained: TrainedModel, run: Path, tmp_path: Path
 ) -> None:
     (folder,) = (run / "checkpoints").glob("0*")
-    checkpoint.export(checkpoint.verify(folder), tmp_path / "weights.safetensors")
+    export_weights(checkpoint.verify(folder), tmp_path / "weights.safetensors")
     expected = trained.sample(2).images
     for path in (folder, tmp_path / "weights.safetensors"):
         assert [np.asarray(i).tolist() for i in mtgen.load(path).sample(2).images] == [
@@ -136,7 +137,7 @@ def test_one_checkpoint_or_the_file_of_its_weights_is_a_model_too(
 
 def test_damaged_weights_are_named(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
-    checkpoint.export(checkpoint.verify(next((run / "checkpoints").glob("0*"))), path)
+    export_weights(checkpoint.verify(next((run / "checkpoints").glob("0*"))), path)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -161,7 +162,7 @@ def test_weights_of_another_version_are_one_clear_error(
 
 
 def test_a_model_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no run with checkpoints there"):
+    with pytest.raises(CheckpointError, match="not a run with checkpoints"):
         mtgen.load(tmp_path / "nothing")
 
 

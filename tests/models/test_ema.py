@@ -1,4 +1,4 @@
-"""Averaged weights, counted in images."""
+"""Averaged weights, with a half-life in images."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def value(average: EMA) -> float:
     return low.item()
 
 
-def test_after_one_half_life_half_of_the_old_weights_is_left() -> None:
+def test_after_one_half_life_the_old_weights_count_half() -> None:
     live = network(8.0)
     average = EMA([("g", live)], 1000)
     for parameter in live.parameters():
@@ -30,7 +30,7 @@ def test_after_one_half_life_half_of_the_old_weights_is_left() -> None:
     assert value(average) == pytest.approx(4.0)
 
 
-def test_it_is_the_weighted_mean_of_all_weights_so_far() -> None:
+def test_it_is_the_exponentially_weighted_mean_of_all_weights() -> None:
     live, half_life, size = network(1.0), 700.0, 64
     average = EMA([("g", live)], half_life)
     history = [1.0, 3.0, -2.0, 0.5, 4.0]
@@ -44,12 +44,12 @@ def test_it_is_the_weighted_mean_of_all_weights_so_far() -> None:
     assert value(average) == pytest.approx(closed)
 
 
-def test_in_the_first_images_the_half_life_is_a_fifth_of_those_seen() -> None:
+def test_the_half_life_is_at_most_a_fifth_of_the_images_seen() -> None:
     live = network(1.0)
     average = EMA([("g", live)], 10**6)
     for parameter in live.parameters():
         nn.init.zeros_(parameter)
-    average.update(50, 50)  # a half-life of 10 images, five of them in a step
+    average.update(50, 50)  # a half-life of 10 images, so five in a step
     assert value(average) == pytest.approx(0.5**5)
 
 
@@ -62,7 +62,7 @@ def test_a_half_life_of_zero_is_the_live_weights() -> None:
     assert value(average) == 7.0
 
 
-def test_smaller_batches_average_the_same_images_alike() -> None:
+def test_the_average_does_not_depend_on_the_batch_size() -> None:
     live = network(1.0)
     averages = {size: EMA([("g", live)], 500) for size in (20, 100)}
     for parameter in live.parameters():
@@ -73,7 +73,7 @@ def test_smaller_batches_average_the_same_images_alike() -> None:
     assert value(averages[20]) == pytest.approx(value(averages[100])) == pytest.approx(0.25)
 
 
-def test_what_it_gives_is_a_copy_under_the_names_of_all_networks_and_goes_back_in() -> None:
+def test_state_is_a_copy_with_the_names_of_all_networks_that_can_be_loaded() -> None:
     first, second = network(1.0), network(2.0)
     average = EMA([("generator", first), ("side", second)], 100)
     state = average.state()

@@ -1,4 +1,4 @@
-"""Data behind a URL: what a server may do, and what comes of it."""
+"""Remote data: what servers do wrong, and what happens then."""
 
 import json
 import multiprocessing
@@ -39,7 +39,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(numbered: Path) -> Iterator[Server]:
-    """The numbered data set behind HTTP."""
+    """An HTTP server for the numbered data set."""
     with serving(numbered) as state:
         yield state
 
@@ -49,13 +49,13 @@ def shards(folder: Path | None = None) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.name != "lock")
 
 
-def test_what_is_read_over_http_is_what_lies_in_the_folder(server: Server, numbered: Path) -> None:
-    here, there = open_index(numbered, "train"), open_index(server.url, "train")
-    assert there.remote and there.fingerprint == here.fingerprint and len(there) == 60
-    assert [there.read(i, "image") for i in range(60)] == [here.read(i, "image") for i in range(60)]
+def test_data_read_over_http_equals_that_of_the_folder(server: Server, numbered: Path) -> None:
+    local, remote = open_index(numbered, "train"), open_index(server.url, "train")
+    assert remote.remote and remote.fingerprint == local.fingerprint and len(remote) == 60
+    assert [remote.read(i, "image") for i in range(60)] == [local.read(i, "image") for i in range(60)]
 
 
-def test_a_store_in_memory_is_read_like_any_other(numbered: Path) -> None:
+def test_a_store_in_memory_can_be_read(numbered: Path) -> None:
     fsspec.filesystem("memory").put(str(numbered), "/here", recursive=True)
     index = open_index("memory://here", "train")
     assert index.read(41, "image") == open_index(numbered, "train").read(41, "image")
@@ -65,60 +65,60 @@ def test_a_file_url_is_a_folder(numbered: Path) -> None:
     assert not open_index(f"file://{numbered}", "train").remote
 
 
-def test_each_shard_is_fetched_once_for_all_that_read_it(server: Server) -> None:
+def test_each_shard_is_downloaded_once_for_all_readers(server: Server) -> None:
     for _ in range(3):
         index = open_index(server.url, "train")
         assert all(index.read(i, "image") for i in range(60))
-    assert [server.asked[f"train-00000{i}.tar"] for i in range(2)] == [1, 1]
+    assert [server.requests[f"train-00000{i}.tar"] for i in range(2)] == [1, 1]
 
 
 @pytest.mark.parametrize("fault", [("status", 500), ("status", 503), ("dies", 700), ("short", 700), ("slow", 5)])
-def test_a_server_that_fails_for_a_while_is_asked_again(fault: tuple[str, float], server: Server) -> None:
+def test_transient_errors_are_retried(fault: tuple[str, float], server: Server) -> None:
     server.faults[SHARD] = [fault, fault]
     assert open_index(server.url, "train").read(3, "image")
-    assert server.asked[SHARD] == 3
+    assert server.requests[SHARD] == 3
 
 
 @pytest.mark.parametrize(
-    ("fault", "says"),
+    ("fault", "message"),
     [
         (("status!", 500), "the server answered 500"),
         (("dies!", 700), "cannot be read after 4 attempts"),
-        (("short!", 700), "700 bytes came"),
+        (("short!", 700), "received 700 bytes"),
         (("slow!", 0.3), "cannot be read after"),
     ],
 )
-def test_a_server_that_keeps_failing_is_one_error_with_its_words(
-    fault: tuple[str, float], says: str, server: Server
+def test_a_server_that_keeps_failing_is_one_error_with_its_message(
+    fault: tuple[str, float], message: str, server: Server
 ) -> None:
     server.faults[SHARD] = [fault]
     with pytest.raises(DataError) as raised:
         open_index(server.url, "train")
-    assert str(raised.value).startswith(f"{server.url}/{SHARD}: cannot be read after") and says in str(raised.value)
-    assert "look whether the server is up" in str(raised.value)
+    assert str(raised.value).startswith(f"{server.url}/{SHARD}: cannot be read after") and message in str(raised.value)
+    assert "check that the server is up" in str(raised.value)
     assert not [path for path in shards() if path.suffix]
 
 
 @pytest.mark.parametrize("status", [403, 401])
-def test_a_refusal_is_not_asked_again(status: int, server: Server) -> None:
+def test_permanent_errors_are_not_retried(status: int, server: Server) -> None:
     server.faults[SHARD] = [("status!", status)]
-    with pytest.raises(DataError, match=f"cannot be read: the server answered {status}.*who may read it"):
+    with pytest.raises(DataError, match=f"cannot be read: the server answered {status}.*access permissions"):
         open_index(server.url, "train")
-    assert server.asked[SHARD] == 1
+    assert server.requests[SHARD] == 1
 
 
-def test_a_shard_that_is_not_there_is_named_as_in_a_folder(server: Server, numbered: Path) -> None:
+def test_a_missing_shard_is_named_as_in_a_folder(server: Server, numbered: Path) -> None:
     (numbered / SHARD).unlink()
     with pytest.raises(DataError, match=rf"{server.url}/{SHARD}: dataset.json names this shard"):
         open_index(server.url, "train")
 
 
-def test_an_address_without_a_data_set(server: Server) -> None:
-    with pytest.raises(DataError, match=r"nowhere/dataset\.json: there is no such file"):
+def test_a_url_without_a_data_set(server: Server) -> None:
+    with pytest.raises(DataError, match=r"nowhere/dataset\.json: the file does not exist"):
         read_card(f"{server.url}/nowhere")
 
 
-def test_nobody_answers() -> None:
+def test_no_server() -> None:
     with pytest.raises(
         DataError, match=r"http://127\.0\.0\.1:9/dataset\.json: cannot be read after 4 attempts: .*server is up"
     ):
@@ -129,7 +129,7 @@ def test_nobody_answers() -> None:
     "address",
     ["pipe:cat x", "pipe:curl http://a/b", "|cat x", "cmd:ls", "pipe://ls", "ssh://host/x", "simplecache::http://a/b"],
 )
-def test_an_address_that_could_run_a_command_is_refused(address: str) -> None:
+def test_a_url_that_could_run_a_command_is_refused(address: str) -> None:
     with pytest.raises(DataError, match="commands are never run"):
         open_index(address, "train")
 
@@ -142,11 +142,11 @@ def test_a_shard_list_that_names_a_command_is_refused(name: str, write: Write, s
     (folder / "dataset.json").write_text(
         json.dumps({"name": "x", "splits": {"train": {"samples": 1, "shards": [name]}}})
     )
-    with pytest.raises(DataError, match="is an address or a command, not a file's name"):
+    with pytest.raises(DataError, match="is a URL or a command, not a file name"):
         open_index(folder, "train")
 
 
-def test_a_missing_package_is_named_with_the_command_that_installs_it() -> None:
+def test_a_missing_package_is_named_with_its_install_command() -> None:
     with pytest.raises(DataError, match="gs:// needs the package gcsfs: pip install gcsfs"):
         read_card("gs://bucket/set")
 
@@ -187,7 +187,7 @@ def opened(cache: ShardCache, store: RemoteStore, name: str) -> bytes:
     return os.pread(file.descriptor, version.size + 1, 0)
 
 
-def test_the_cache_keeps_to_its_limit_and_throws_the_longest_unused_away(tmp_path: Path) -> None:
+def test_the_cache_respects_its_limit_and_evicts_the_least_recently_used(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     files = store_of(tmp_path / "far", 5, 1000)
     cache = ShardCache(tmp_path / "near", 3000)
@@ -196,10 +196,10 @@ def test_the_cache_keeps_to_its_limit_and_throws_the_longest_unused_away(tmp_pat
         for name, data in [*files[:3], files[0], *files[3:], files[0]]:
             assert opened(cache, store, name) == data
             assert sum(path.stat().st_size for path in shards(cache.folder)) <= 3000
-        assert [server.asked[name] for name, _ in files] == [1, 1, 1, 1, 1]
+        assert [server.requests[name] for name, _ in files] == [1, 1, 1, 1, 1]
 
 
-def test_a_shard_that_was_thrown_away_stays_readable_for_who_has_it_open(tmp_path: Path) -> None:
+def test_an_evicted_shard_stays_readable_while_it_is_open(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     files = store_of(tmp_path / "far", 3, 1000)
     cache = ShardCache(tmp_path / "near", 1000)
@@ -214,7 +214,7 @@ def test_a_shard_that_was_thrown_away_stays_readable_for_who_has_it_open(tmp_pat
 
 def test_a_shard_larger_than_the_cache_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"x/a\.tar: has 2e-06 GB, the cache may hold data\.cache_gb=1e-06; raise data\.cache_gb"
+        DataError, match=r"x/a\.tar: has 2e-06 GB, more than data\.cache_gb=1e-06; raise data\.cache_gb"
     ):
         ShardCache(tmp_path, 1000).open(RemoteStore("http://x"), "a.tar", Version(2000, ""))
 
@@ -228,20 +228,20 @@ def test_threads_and_processes_download_a_shard_once(tmp_path: Path) -> None:
         with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as processes, ThreadPoolExecutor(3) as threads:
             work = [pool.submit(opened, cache, store, name) for pool in (processes, threads) for _ in range(3)]
             assert all(each.result() == data for each in work)
-        assert server.asked[name] == 1
+        assert server.requests[name] == 1
 
 
 DOWNLOAD = """
 import sys
 from pathlib import Path
-from mtgen.storage.shard_cache import Cache
-from mtgen.storage.source import Store
-store = Store(sys.argv[1])
-Cache(Path(sys.argv[2]), 10**6).open(store, "0.tar", store.version("0.tar"))
+from mtgen.storage.shard_cache import ShardCache
+from mtgen.storage.source import RemoteStore
+store = RemoteStore(sys.argv[1])
+ShardCache(Path(sys.argv[2]), 10**6).open(store, "0.tar", store.version("0.tar"))
 """
 
 
-def test_a_download_that_was_killed_is_cleaned_up_and_done_again(tmp_path: Path) -> None:
+def test_a_killed_download_is_cleaned_up_and_repeated(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     files, near = store_of(tmp_path / "far", 2, 200_000), tmp_path / "near"
     with serving(tmp_path / "far") as server:
@@ -259,7 +259,7 @@ def test_a_download_that_was_killed_is_cleaned_up_and_done_again(tmp_path: Path)
         assert opened(cache, store, "0.tar") == files[0][1]
 
 
-def _into_a_full_disk(cache: ShardCache, url: str) -> str:
+def _open_on_a_full_disk(cache: ShardCache, url: str) -> str:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     store = RemoteStore(url)
     try:
@@ -269,18 +269,18 @@ def _into_a_full_disk(cache: ShardCache, url: str) -> str:
     return "no error"
 
 
-def test_a_full_disk_names_the_folder_and_what_sets_it(tmp_path: Path) -> None:
+def test_a_full_disk_names_the_folder_and_the_remedies(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     store_of(tmp_path / "far", 1, 300_000)
     with serving(tmp_path / "far") as server, ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
-        said = pool.submit(_into_a_full_disk, ShardCache(tmp_path / "near", 10**6), server.url).result()
-    assert said.startswith(
-        f"{tmp_path / 'near'}: cannot keep 0.tar (the disk is full); make room, point MTGEN_CACHE at another disk"
+        message = pool.submit(_open_on_a_full_disk, ShardCache(tmp_path / "near", 10**6), server.url).result()
+    assert message.startswith(
+        f"{tmp_path / 'near'}: cannot store 0.tar (the disk is full); free disk space, set MTGEN_CACHE to another disk"
     )
-    assert "data.cache_gb" in said and not shards(tmp_path / "near")
+    assert "data.cache_gb" in message and not shards(tmp_path / "near")
 
 
-def test_a_child_reads_and_fetches_after_a_fork(server: Server) -> None:
+def test_a_child_reads_and_downloads_after_a_fork(server: Server) -> None:
     index = open_index(server.url, "train")
     expected = index.read(0, "image")
     shutil.rmtree(Path(os.environ["MTGEN_CACHE"]) / "shards")
@@ -293,15 +293,15 @@ def test_a_child_reads_and_fetches_after_a_fork(server: Server) -> None:
 def test_a_loader_over_http_reads_every_sample_once_and_each_shard_once(server: Server) -> None:
     index = open_index(server.url, "train")
     shutil.rmtree(Path(os.environ["MTGEN_CACHE"]) / "shards")
-    server.asked.clear()
+    server.requests.clear()
     order = index.order("auto", 1, 5)
     with load(index, batch_size=10, order=order) as loader:
         seen = [(next(loader).image[:, 0, 0, 0] * 127.5 + 127.5).round().int().tolist() for _ in range(6)]
     assert sorted(np.concatenate(seen)) == list(range(60))
-    assert [server.asked[f"train-00000{i}.tar"] for i in range(2)] == [1, 1]
+    assert [server.requests[f"train-00000{i}.tar"] for i in range(2)] == [1, 1]
 
 
-def test_reading_ahead_brings_shards_before_they_are_read(server: Server) -> None:
+def test_prefetching_downloads_shards_before_they_are_read(server: Server) -> None:
     index = open_index(server.url, "train")
     shutil.rmtree(Path(os.environ["MTGEN_CACHE"]) / "shards")
     index.prefetch(np.array([40]))
@@ -311,15 +311,15 @@ def test_reading_ahead_brings_shards_before_they_are_read(server: Server) -> Non
         time.sleep(0.02)
 
 
-def test_sources_are_told_apart(tmp_path: Path) -> None:
+def test_urls_and_folders_are_distinguished(tmp_path: Path) -> None:
     assert isinstance(open_source("https://a/b"), RemoteStore) and not open_source(tmp_path).remote
 
 
-def test_a_command_line_path_that_is_a_url_is_left_alone(server: Server, tmp_path: Path) -> None:
+def test_a_url_in_a_configuration_is_left_alone(server: Server, tmp_path: Path) -> None:
     from mtgen.cli.common import load_config
 
     (tmp_path / "c.yaml").write_text("name: n\ndata: {mixture: [{path: 'https://h/b'}, {path: rel}]}\n")
     mixture = load_config(tmp_path / "c.yaml", []).data.mixture
-    assert [share.path for share in mixture] == ["https://h/b", str(Path("rel").absolute())]
+    assert [source.path for source in mixture] == ["https://h/b", str(Path("rel").absolute())]
     (tmp_path / "c.yaml").write_text("name: n\ndata: {path: 's3://bucket/set'}\n")
     assert load_config(tmp_path / "c.yaml", []).data.path == "s3://bucket/set"
