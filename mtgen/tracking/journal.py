@@ -1,13 +1,15 @@
-"""A run's journal, `metrics.jsonl`: one JSON object a line, in the order in which things happened.
+"""A run's journal, `metrics.jsonl`: one JSON object per line, in the order of events.
 
-Every line has `images` (the run's position when it was written) and `time` (seconds since 1970), and one of:
+Each line has `images` (the run's position when it was written), `time` (seconds since 1970) and one of:
 
 - `values`: name -> number, such as `{"loss/d": 0.7}`;
-- `artifact`: a file to keep with the run, `{"path": "samples/000012000.png", "to": "samples"}`, the path relative to the run's folder;
-- `tags`: name -> text, what is to be said of the run as a whole, such as `{"alarm.collapse": "images of a class ..."}`;
-- `phase`: what the run is busy with while no numbers come, such as "evaluating"; "" when it goes on;
-- `start`: a process began to write here: `{"id": ..., "name": ..., "config": YAML, "card": of the data set, "workers": N, "tags": {...}}`;
-- `status`: it ended: "FINISHED", "FAILED" or "KILLED".
+- `artifact`: a file that belongs to the run, `{"path": "samples/000012000.png", "to": "samples"}`; the path is relative
+  to the run's folder;
+- `tags`: name -> text about the whole run, such as `{"alarm.collapse": "images of a class ..."}`;
+- `phase`: what the run does while it logs no metrics, such as "evaluating"; "" when training continues;
+- `start`: a process starts to write:
+  `{"id": ..., "name": ..., "config": YAML, "card": of the data set, "workers": N, "tags": {...}}`;
+- `status`: the process ended: "FINISHED", "FAILED" or "KILLED".
 """
 
 import json
@@ -25,12 +27,12 @@ from mtgen.errors import UserError
 JOURNAL_FILE = "metrics.jsonl"
 NONFINITE_SUFFIX = "/nonfinite"
 EVALUATION_PREFIX = "evaluation/"
-"""What names of numbers begin with that `mtgen evaluate` writes, at the position of the checkpoint that it measured."""
+"""Prefix of the metrics of `mtgen evaluate`, which it writes at the position of the evaluated checkpoint."""
 
 
 @dataclass(frozen=True)
 class JournalRow:
-    """One line of the journal; `begin` and `end` are its place in the file, in bytes."""
+    """A line of the journal; `begin` and `end` are its position in the file, in bytes."""
 
     images: int
     time: float
@@ -45,27 +47,27 @@ class JournalRow:
 
     @property
     def is_evaluation(self) -> bool:
-        """Whether `mtgen evaluate` wrote it, and not the training; where nothing could be measured, it has no numbers."""
-        told = self.start or self.status or self.artifact or self.tags or self.phase is not None
-        return not told and all(name.startswith(EVALUATION_PREFIX) for name in self.values)
+        """Whether `mtgen evaluate` wrote it, not training; it has no values if no metric could be computed."""
+        has_event = self.start or self.status or self.artifact or self.tags or self.phase is not None
+        return not has_event and all(name.startswith(EVALUATION_PREFIX) for name in self.values)
 
 
 def find_journal(run: str | Path, runs: Path = Path("runs")) -> Path:
-    """The folder of a run that has a journal, given as that folder or as its name under `runs`.
+    """The folder of a run with a journal, given as a folder or as the run's name under `runs`.
 
     Raises:
-        UserError: there is no such run.
+        UserError: the run does not exist.
     """
     folder = next((f for f in (Path(run), runs / run) if (f / JOURNAL_FILE).is_file()), None)
     if folder is None:
         raise UserError(
-            f"{run}: no run there (no {JOURNAL_FILE}); give a run's folder, or its name under {runs.absolute()}"
+            f"{run}: not a run (no {JOURNAL_FILE}); use a run's folder, or its name under {runs.absolute()}"
         )
     return folder.absolute()
 
 
 def read_journal(folder: str | Path, offset: int = 0) -> Iterator[JournalRow]:
-    """The complete rows of a run's journal from byte `offset` on; none where there is no journal yet."""
+    """The complete rows of a run's journal from byte `offset` on; none if it does not exist yet."""
     try:
         file = open(Path(folder) / JOURNAL_FILE, "rb")
     except FileNotFoundError:
@@ -75,9 +77,9 @@ def read_journal(folder: str | Path, offset: int = 0) -> Iterator[JournalRow]:
 
 
 def read_rows(file: BinaryIO, offset: int = 0) -> Iterator[JournalRow]:
-    """The complete rows of an open journal from byte `offset` on; a last line that is still being written waits.
+    """The complete rows of an open journal from byte `offset` on, without a last line that is still being written.
 
-    A line that is no row (a disk's fault) is passed over with a warning that names it.
+    A damaged line is skipped with a warning that names it.
     """
     file.seek(offset)
     for line in file:
@@ -86,7 +88,7 @@ def read_rows(file: BinaryIO, offset: int = 0) -> Iterator[JournalRow]:
             return
         row = _parse(line, begin)
         if row is None:
-            warnings.warn(f"{file.name}: the line at byte {begin} is damaged and was passed over", stacklevel=2)
+            warnings.warn(f"{file.name}: the line at byte {begin} is damaged and was skipped", stacklevel=2)
         else:
             yield row
 
@@ -107,7 +109,7 @@ def _is_json(line: bytes) -> bool:
 
 
 class JournalReader:
-    """The rows that a training appends to a journal from now on, also when it first cuts the journal for a resume."""
+    """Reads the rows that a training appends to a journal from now on, even if a resume cuts the journal first."""
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
@@ -117,7 +119,7 @@ class JournalReader:
     def new(self) -> list[JournalRow]:
         """The rows since the last call."""
         number, size = self._stat()
-        if number != self._file_number or size < self._offset:  # cut for a resume: what follows its start is new
+        if number != self._file_number or size < self._offset:  # cut by a resume, whose start is the first new row
             self._file_number = number
             self._offset = max((row.begin for row in read_journal(self._folder) if row.start), default=0)
         rows = list(read_journal(self._folder, self._offset))
@@ -133,13 +135,13 @@ class JournalReader:
 
 
 class Journal:
-    """Append to the journal of a run; what a killed process left of its last line is cut off when it is opened.
+    """Appends to the journal of a run; a partial last line, left by a killed process, is removed on opening.
 
     Args:
-        folder: the run's folder; made where missing.
+        folder: folder of the run; created if missing.
 
     Raises:
-        UserError: where the journal cannot be written.
+        UserError: the journal cannot be written.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -152,15 +154,15 @@ class Journal:
             self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise UserError(
-                f"{self.path}: cannot be written ({error.strerror}); give a `runs` folder that is yours"
+                f"{self.path}: cannot be written ({error.strerror}); set runs=FOLDER to a folder of yours"
             ) from None
         self._cut_torn_end()
         self._count()
 
     def row(self, images: int, values: Mapping[str, float]) -> dict[str, float]:
-        """Append named numbers; returns them as they are written.
+        """Append metrics by name, and return them as written.
 
-        One that is not finite is left out and counted under `name/nonfinite` instead.
+        A value that is not finite is left out and counted under `name/nonfinite`.
         """
         finite = {name: float(value) for name, value in values.items()}
         for name in [name for name, value in finite.items() if not math.isfinite(value)]:
@@ -171,23 +173,23 @@ class Journal:
         return finite
 
     def tags(self, images: int, texts: Mapping[str, str]) -> None:
-        """Append what is to be said of the run as a whole, by name."""
+        """Append texts about the whole run, by name."""
         self.append(images, tags=dict(texts))
 
     def artifact(self, images: int, path: str | Path, to: str = "") -> None:
-        """Append that the file `path` belongs to the run, to be kept in the folder `to` of its artifacts."""
+        """Append a file of the run, for the folder `to` of its artifacts."""
         path = Path(path).absolute()
         inside = path.relative_to(self.folder) if path.is_relative_to(self.folder) else path
         self.append(images, artifact={"path": inside.as_posix(), "to": to})
 
     def phase(self, images: int, text: str) -> None:
-        """Append what the run is busy with while no numbers come ("" when it goes on)."""
+        """Append what the run does while it logs no metrics; "" when training continues."""
         self.append(images, phase=text)
 
     def append(self, images: int, **content: Any) -> None:
-        """Append one row and hand it to the operating system.
+        """Append a row and pass it to the operating system.
 
-        A disk without space does not stop the run: the row is kept in memory and written with the next one.
+        A full disk does not stop the run: the row stays in memory and is written with the next one.
         """
         row = {"images": int(images), "time": round(time.time(), 3)} | content
         self._unwritten += json.dumps(row, allow_nan=False, separators=(",", ":")).encode() + b"\n"
@@ -196,40 +198,41 @@ class Journal:
                 self._unwritten = self._unwritten[os.write(self._file, self._unwritten) :]
         except OSError as error:
             warnings.warn(
-                f"{self.path}: not written yet ({error.strerror}); kept in memory until the next row", stacklevel=3
+                f"{self.path}: not written yet ({error.strerror}); rows are kept in memory until the next one",
+                stacklevel=3,
             )
 
     def rewind(self, images: int) -> list[JournalRow]:
-        """Cut everything from the first row beyond `images`: a run that resumes there writes those rows again.
+        """Remove everything from the first row after `images`: a run that resumes there writes those rows again.
 
-        The shorter journal replaces the old one under its name, so a process that still reads the old one is not disturbed.
+        The shorter journal is a new file, so a process that still reads the old one is not disturbed.
 
         Returns:
-            What was cut and nobody would write again: evaluations of checkpoints up to there.
+            Removed rows that the run does not write again: evaluations of checkpoints up to `images`.
         """
         cut = next((row.begin for row in read_journal(self.folder) if row.images > images), None)
         if cut is None:
             return []
         lost = [row for row in read_journal(self.folder, cut) if row.images <= images and row.is_evaluation]
-        beside = self.path.with_suffix(".new")
+        new = self.path.with_suffix(".new")
         try:
-            beside.write_bytes(self.path.read_bytes()[:cut])
-            os.replace(beside, self.path)
+            new.write_bytes(self.path.read_bytes()[:cut])
+            os.replace(new, self.path)
         except OSError as error:
-            raise UserError(f"{beside}: cannot be written ({error.strerror}); make room and resume again") from None
+            raise UserError(f"{new}: cannot be written ({error.strerror}); free disk space and resume again") from None
         os.close(self._file)
         self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         self._count()
         return lost
 
     def close(self) -> None:
-        """Close the file; a second call does nothing."""
+        """Close the file; further calls do nothing."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
     def _cut_torn_end(self) -> None:
-        """Cut what stands after the last good row: half a line, or the zeros that a power cut leaves."""
+        """Remove what follows the last valid row: a partial line, or the zeros that a power cut leaves."""
         size = os.fstat(self._file).st_size
         good = 0
         with open(self.path, "rb") as file:
@@ -242,7 +245,7 @@ class Journal:
             os.ftruncate(self._file, good)
 
     def _count(self) -> None:
-        """Take up the counts of non-finite numbers where the journal left them."""
+        """Restore the counts of non-finite values from the journal."""
         self._nonfinite = {
             name.removesuffix(NONFINITE_SUFFIX): int(value)
             for row in read_journal(self.folder)

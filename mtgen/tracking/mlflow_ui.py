@@ -1,4 +1,4 @@
-"""MLflow's own pages over the runs, on loopback."""
+"""MLflow's pages of the runs, served on loopback."""
 
 import ctypes
 import os
@@ -17,9 +17,12 @@ from mtgen.errors import UserError
 from mtgen.storage.tracking_store import store_uri
 from mtgen.utils.ports import free_port
 
-SERVER_START_SECONDS = 120.0  # seconds that the server may take to answer first
-EXPERIMENTS_PAGE = "/#/experiments?workflowType=machine_learning"  # the mode without pages for language models, which is not MLflow's default
-SERVER_STOP_SECONDS = 10.0  # seconds that it may take to end
+SERVER_START_SECONDS = 120.0
+"""Seconds until the server must answer."""
+SERVER_STOP_SECONDS = 10.0
+"""Seconds until the server must have stopped."""
+EXPERIMENTS_PAGE = "/#/experiments?workflowType=machine_learning"
+"""The page in MLflow's mode without pages for language models, which is not its default."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -30,34 +33,36 @@ def serve_ui(
     tracking_uri: str | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serve MLflow's pages over the runs until Ctrl-C; the next free port is taken where `port` is not, and the address is said.
+    """Serve MLflow's pages of the runs until Ctrl-C, on `port` or the next free one, and print their address.
 
     Args:
-        runs: folder of the runs.
-        tracking_uri: as `tracking.uri` in the configuration.
-        say: where the lines for the user go.
+        runs: folder of all runs.
+        host: address to bind.
+        port: first port to try.
+        tracking_uri: `tracking.uri` of the configuration.
+        say: prints a line.
 
     Raises:
-        UserError: where there are no runs, or the server does not come up.
+        UserError: there are no runs, or the server does not start.
     """
     uri = store_uri(runs, tracking_uri)
     if urlsplit(uri).scheme in ("http", "https"):
-        say(f"The runs are on a tracking server: {uri}")
+        say(f"the runs are on a tracking server: {uri}")
         return
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise UserError(
-            f"{uri.removeprefix('sqlite:///')}: no run has been recorded there yet; train one first, or give its folder of runs"
+            f"{uri.removeprefix('sqlite:///')}: contains no runs yet; train one first, or use the folder that has runs"
         )
     port = free_port(host, port)
     address = f"http://{host}:{port}"
     if host not in ("127.0.0.1", "localhost", "::1"):
-        say(f"{host}:{port} has no password: whoever can reach it can read, change and delete the runs")
-    if threading.current_thread() is threading.main_thread():  # a shell's background jobs begin with SIGINT ignored
+        say(f"warning: {host}:{port} has no password: anyone who reaches it can read, change and delete runs")
+    if threading.current_thread() is threading.main_thread():  # shells start background jobs with SIGINT ignored
         signal.signal(signal.SIGINT, signal.default_int_handler)
     server = _start(uri, host, port)
     try:
         _wait_for(server, address)
-        say(f"MLflow shows the runs of {Path(runs).absolute()} at {address}{EXPERIMENTS_PAGE} (Ctrl-C ends it)")
+        say(f"MLflow shows the runs in {Path(runs).absolute()} at {address}{EXPERIMENTS_PAGE} (Ctrl-C stops it)")
         server.wait()
     except KeyboardInterrupt:
         say("")
@@ -66,17 +71,17 @@ def serve_ui(
 
 
 def _start(uri: str, host: str, port: int) -> "subprocess.Popen[bytes]":
-    """The server, in a session of its own so that Ctrl-C reaches it once, through us; it ends when this process does, however that ends."""
+    """Start the server, which ends with this process; in its own session, so that Ctrl-C does not reach it directly."""
     libc = ctypes.CDLL(None)
 
     def die_with_parent() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
     environment = {
-        "MLFLOW_BACKEND_STORE_URI": uri,  # not an argument: those are for all to read, and an address may hold a password
+        "MLFLOW_BACKEND_STORE_URI": uri,  # all users can read arguments, and an address may hold a password
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PYTHONWARNINGS": "ignore",  # its libraries' deprecations are not the user's
+        "PYTHONWARNINGS": "ignore",  # deprecations in its libraries
     }
     return subprocess.Popen(
         [
@@ -104,15 +109,15 @@ def _wait_for(server: "subprocess.Popen[bytes]", address: str) -> None:
     deadline = time.monotonic() + SERVER_START_SECONDS
     while server.poll() is None and time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"{address}/health", timeout=5):  # noqa: S310 - the server that we started
+            with urllib.request.urlopen(f"{address}/health", timeout=5):  # noqa: S310 - the server started above
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    raise UserError(f"MLflow's server did not come up at {address}; what it said is above")
+    raise UserError(f"MLflow's server did not start at {address}; see its output above")
 
 
 def _end(server: "subprocess.Popen[bytes]") -> None:
-    """MLflow hands a SIGTERM on to its workers; what does not heed it is killed with all that it started."""
+    """Stop the server with SIGTERM, which it passes to its workers; kill all its processes if it does not stop."""
     server.terminate()
     try:
         server.wait(SERVER_STOP_SECONDS)

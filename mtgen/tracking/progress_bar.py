@@ -1,4 +1,4 @@
-"""How far a training run is, on the terminal: a bar where there is one, else a line now and then."""
+"""Progress of a training run: a bar on a terminal, otherwise a line at intervals."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,12 +14,14 @@ from rich.text import Text
 
 from mtgen.tracking.journal import JournalReader, JournalRow
 
-PROGRESS_POLL_SECONDS = 0.5  # seconds between two looks at the journal
-PLAIN_LINE_SECONDS = 10.0  # seconds between two plain lines, at least
+PROGRESS_POLL_SECONDS = 0.5
+"""Seconds between two reads of the journal."""
+PLAIN_LINE_SECONDS = 10.0
+"""Shortest interval between two lines without a terminal."""
 
 
 class _TwoLines(Bar):
-    """The bar, and under it the latest losses."""
+    """The bar and, below it, the latest losses."""
 
     below = ""
 
@@ -30,13 +32,13 @@ class _TwoLines(Bar):
 
 
 class TrainingProgress:
-    """Images seen, speed, time left and the latest losses of a run, fed from its journal.
+    """Shows images seen, speed, time left and latest losses of a run, from its journal.
 
     Args:
         total_images: length of the run.
-        name: the run's name.
-        console: where to; default: standard error.
-        every: seconds between two lines, at least, where that is not a terminal.
+        name: name of the run.
+        console: where to print; default: standard error.
+        every: shortest interval between two lines if the console is not a terminal, in seconds.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class TrainingProgress:
             self._bar = _TwoLines(*columns, console=self._console, expand=True)
             self._task = self._bar.add_task(name, total=total_images, pace="")
         self._printed = float("-inf")
-        self._latest: JournalRow | None = None  # read, and not printed yet
+        self._latest: JournalRow | None = None  # not printed yet
         self._before: JournalRow | None = None
         self._text = ""
 
@@ -72,14 +74,14 @@ class TrainingProgress:
         self.close()
 
     def close(self) -> None:
-        """Print what is not shown yet and leave the terminal as it was; a second call does nothing."""
+        """Print the latest row if it has not been shown, and restore the terminal; further calls do nothing."""
         if self._bar:
             self._bar.stop()
         elif self._latest:
             self._print()
 
     def status(self, text: str) -> None:
-        """What is going on while no images are seen ("starting workers"); "" when it goes on."""
+        """Show what happens while no images are seen, such as "starting workers"; "" when training continues."""
         if text == self._text:
             return
         self._text = text
@@ -89,7 +91,7 @@ class TrainingProgress:
             self._console.print(f"{self.name}: {text}", highlight=False, markup=False, soft_wrap=True)
 
     def update(self, row: JournalRow) -> None:
-        """Show one row of the journal."""
+        """Show a row of the journal."""
         if row.phase is not None:
             self.status(row.phase)
         if not any(key.startswith("loss/") for key in row.values):
@@ -106,21 +108,23 @@ class TrainingProgress:
     def follow(
         self, folder: str | Path, start: int, alive: Callable[[], bool], poll: float = PROGRESS_POLL_SECONDS
     ) -> None:
-        """Show what a training writes into the journal of `folder` from now on, as long as `alive()`, and what it wrote last.
+        """Show the rows that a training writes to the journal of `folder` from now on, until it ends.
 
         Args:
-            start: images seen where the run starts, or goes on.
-            alive: whether the training is still at work; asked every `poll` seconds. What it raises ends the following.
+            folder: folder of the run.
+            start: images seen at the start, or where the run resumes.
+            alive: whether the training still runs; called every `poll` seconds. An exception ends this method.
+            poll: seconds between two reads of the journal.
         """
         if self._bar:
             self._bar.update(self._task, completed=start)
         reader = JournalReader(folder)
-        going = True
-        while going:
-            going = alive()  # asked before the last look, so that nothing written meanwhile is missed
+        running = True
+        while running:
+            running = alive()  # before the last read, so that no row is missed
             for row in reader.new():
                 self.update(row)
-            if going:
+            if running:
                 time.sleep(poll)
 
     def _print(self) -> None:
@@ -131,7 +135,7 @@ class TrainingProgress:
 
 
 def format_pace(row: JournalRow, before: JournalRow | None, total: int) -> str:
-    """`142 img/s  22m left`: the speed that `row` tells, or that follows from the row `before` it; empty where neither says."""
+    """`142 img/s  22m left`, from the speed in `row` or the time since the row `before`; "" if neither is known."""
     speed = row.values.get("speed/images_per_second", 0.0)
     if not speed and before and row.time > before.time:
         speed = (row.images - before.images) / (row.time - before.time)
@@ -166,14 +170,14 @@ def format_losses(row: JournalRow) -> str:
 
 @contextmanager
 def bar(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for a command; yields what is to be called with (done, in all). Nothing is shown where there is no terminal."""
+    """A progress bar for a command; yields a function of (done, total). Nothing is shown without a terminal."""
     with stages(console) as show:
         yield lambda done, total: show("samples", done, total)
 
 
 @contextmanager
 def stages(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
-    """A progress bar for each stage of a command; yields what is to be called with (stage, done, in all or `None`)."""
+    """A progress bar per stage of a command; yields a function of (stage, done, total or `None`)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         tasks: dict[str, TaskID] = {}

@@ -1,4 +1,4 @@
-"""A run's log, `log.txt`: what happened and when, in plain lines that are only ever added to."""
+"""A run's log, `log.txt`: plain lines with the time of each event, to which lines are only appended."""
 
 import re
 import time
@@ -12,19 +12,19 @@ _ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colors and the like, ECMA-48
 
 
 class RunLog:
-    """Adds lines to the log of a run; several processes may, since a line is written at once.
+    """Appends lines to the log of a run, also from several processes, since each entry is a single write.
 
-    What cannot be written is a warning: no line is worth a run.
+    A line that cannot be written is a warning and does not stop the run.
 
     Args:
-        folder: the run's.
+        folder: folder of the run.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / LOG_FILE
 
     def write(self, text: str) -> None:
-        """Add a line with the time of day; what follows a line break is indented, colors and control characters are left out."""
+        """Append a line with the date and time; further lines are indented, control characters and colors removed."""
         stamp = time.strftime(_STAMP)
         lines = [
             "".join(c for c in line.expandtabs() if c.isprintable()) for line in _ESCAPE.sub("", text).splitlines()
@@ -33,10 +33,10 @@ class RunLog:
             with self.path.open("ab", buffering=0) as file:
                 file.write((stamp + f"\n{' ' * len(stamp)}".join(lines) + "\n").encode("utf-8", "replace"))
         except OSError as error:
-            warnings.warn(f"{self.path}: a line is lost ({error.strerror}): {text}", stacklevel=2)
+            warnings.warn(f"{self.path}: a line could not be written ({error.strerror}): {text}", stacklevel=2)
 
     def tee(self, say: Callable[[str], None]) -> Callable[[str], None]:
-        """A function that says a line as `say` does, and writes it down."""
+        """A function that passes a line to `say` and appends it to the log."""
 
         def both(text: str) -> None:
             say(text)

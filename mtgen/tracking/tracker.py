@@ -1,6 +1,6 @@
-"""What a training run leaves behind: its journal, from which a process of its own feeds MLflow.
+"""Records a training run in its journal, which a separate process sends to MLflow.
 
-Training writes the journal and nothing else, so MLflow can neither slow nor stop it: see `sender`.
+Training writes only the journal, so MLflow can neither slow nor stop it; see `mlflow_sender`.
 """
 
 import os
@@ -25,20 +25,22 @@ if TYPE_CHECKING:
     from mtgen.config import Config
     from mtgen.schema import DatasetCard
 
-SENDER_RESTART_SECONDS = 60.0  # seconds between two starts of a sender that somebody killed
+SENDER_RESTART_SECONDS = 60.0
+"""Shortest interval between two starts of the sender after it was killed, in seconds."""
 
 
 class Tracker:
-    """What one training run leaves behind: its journal and, in a process of its own, its way to MLflow. For rank 0.
+    """The journal of a training run and the process that sends it to MLflow; used on rank 0.
 
-    No call waits for MLflow. A run that resumes goes on in its MLflow run.
+    No method waits for MLflow, except `finish`. A resumed run continues its MLflow run.
 
     Args:
-        config: the resolved configuration; its keys become MLflow's params, its text the artifact `config.yaml`.
-        folder: the run's folder.
-        card, fingerprint: which data set it learns from.
-        images: position from which it goes on; the journal's rows beyond it are cut.
-        workers: how many train.
+        config: resolved configuration; its keys become MLflow's params, its text the artifact `config.yaml`.
+        folder: folder of the run.
+        card: description of the data set.
+        fingerprint: fingerprint of the data set.
+        images: position from which the run starts or resumes; later rows of the journal are removed.
+        workers: number of workers.
     """
 
     def __init__(
@@ -75,43 +77,44 @@ class Tracker:
         self.journal.append(images, start=start)
         for row in evaluations:
             self.journal.append(row.images, time=row.time, values=row.values)
-        system_metrics(self.folder)  # the CPU's share is counted since the last call, so the first says nothing
+        system_metrics(
+            self.folder
+        )  # CPU utilization is measured since the last call, so the first value is meaningless
         self._system_at = -1
         self._sender = _start_sender(self.folder, self._uri, self._experiment)
         self._started = time.monotonic()
 
     def row(self, images: int, values: Mapping[str, float]) -> dict[str, float]:
-        """Record named numbers at a position; returns them as the journal has them.
+        """Record metrics by name at a position, and return them as written.
 
-        The first row of a position also says how busy the machine is (`system/...`).
+        The first row at a position also has the system's load (`system/...`).
         """
         if images > self._system_at:
             values = {**values, **system_metrics(self.folder)}
             self._system_at = images
         written = self.journal.row(images, values)
-        if (
-            self._sender.poll() is not None and time.monotonic() - self._started > SENDER_RESTART_SECONDS
-        ):  # somebody killed it
+        was_killed = self._sender.poll() is not None
+        if was_killed and time.monotonic() - self._started > SENDER_RESTART_SECONDS:
             self._sender, self._started = _start_sender(self.folder, self._uri, self._experiment), time.monotonic()
         return written
 
     def tags(self, images: int, texts: Mapping[str, str]) -> None:
-        """Say something of the run as a whole, by name; said again, it replaces what was said before."""
+        """Record texts about the whole run, by name; a later text replaces an earlier one."""
         self.journal.tags(images, texts)
 
     def artifact(self, images: int, path: str | Path, to: str = "") -> None:
-        """Keep the file `path` with the run, in the folder `to` of its artifacts."""
+        """Record the file `path` as an artifact of the run, in the folder `to`."""
         self.journal.artifact(images, path, to)
 
     def phase(self, images: int, text: str) -> None:
-        """Say what the run is busy with while no numbers come, for whoever watches it; "" when it goes on."""
+        """Record what the run does while it logs no metrics, for progress displays; "" when training continues."""
         self.journal.phase(images, text)
 
     def finish(self, images: int, status: str = "FINISHED", timeout: float = 30.0) -> int:
-        """End the run in MLflow as FINISHED, FAILED or KILLED; wait `timeout` seconds at most for what is not sent yet.
+        """End the run as FINISHED, FAILED or KILLED, and wait at most `timeout` seconds until everything is sent.
 
         Returns:
-            How many rows are still kept; a resume or `send_pending` sends them.
+            Number of rows that are not sent yet; a resume or `send_pending` sends them.
         """
         self.journal.append(images, status=status)
         self.journal.close()
@@ -121,20 +124,23 @@ class Tracker:
 
 
 def send_pending(config: "Config", folder: str | Path, timeout: float = 30.0) -> int:
-    """Send what the journal of a run holds that MLflow has not got yet; returns how many rows are still kept after `timeout` seconds.
+    """Send the rows of a run's journal that MLflow does not have yet.
+
+    Returns:
+        Number of rows that are not sent after `timeout` seconds.
 
     Raises:
-        UserError: where `folder` holds no run.
+        UserError: `folder` has no run.
     """
     folder = Path(folder).absolute()
     if not any(row.start for row in read_journal(folder)):
-        raise UserError(f"{folder}: no run was recorded there (no `start` in {JOURNAL_FILE}); give the folder of a run")
+        raise UserError(f"{folder}: not a run (no `start` in {JOURNAL_FILE}); use the folder of a run")
     sender = _start_sender(folder, store_uri(folder.parent, config.tracking.uri), config.tracking.experiment)
     return _end_sender(sender, folder, timeout)
 
 
 def _start_sender(folder: Path, uri: str, experiment: str) -> "subprocess.Popen[str]":
-    """The sender, in a session of its own (Ctrl-C is training's affair) and bounded where MLflow's client would wait for many minutes."""
+    """Start the sender in its own session, out of reach of Ctrl-C, with short timeouts for MLflow's client."""
     defaults = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -158,10 +164,10 @@ def _start_sender(folder: Path, uri: str, experiment: str) -> "subprocess.Popen[
 
 
 def _end_sender(sender: "subprocess.Popen[str]", folder: Path, timeout: float) -> int:
-    """Give the sender `timeout` seconds for the rest; returns the number of rows that are kept."""
+    """Give the sender `timeout` seconds for the rest, and return the number of rows that are not sent."""
     try:
         sender.communicate(f"{timeout}\n", timeout=timeout + 1)
     except subprocess.TimeoutExpired:
-        sender.kill()  # safe at any moment: its state is renamed into place
+        sender.kill()  # safe at any time: its state file is replaced atomically
         sender.wait()
     return pending_rows(folder)

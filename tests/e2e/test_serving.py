@@ -148,5 +148,5 @@ def test_a_run_whose_registration_is_refused_has_ended_as_before(run: Path, clie
 
 
 def test_a_run_that_mlflow_does_not_know_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no run was recorded there"):
+    with pytest.raises(UserError, match="not a run"):
         register(saved(made(), tmp_path / "runs" / "test"), "toy")

@@ -207,7 +207,7 @@ def test_a_report_that_cannot_be_written_stops_no_training(tmp_path: Path) -> No
 
 def test_wrong_requests_are_clear_errors(tmp_path: Path) -> None:
     folder = made(tmp_path / "run")
-    with pytest.raises(UserError, match="nowhere: no run there"):
+    with pytest.raises(UserError, match="nowhere: not a run"):
         write_report(tmp_path / "nowhere")
     for rows in ([], [{"images": 5, "time": 0.0, "values": {"evaluation/cas": 0.5}}]):
         without = written(tmp_path / "without", rows)

@@ -1,4 +1,4 @@
-"""MLflow's pages over the runs: they come up on loopback, and nothing stays behind."""
+"""MLflow's pages of the runs: they are served on loopback, and no process is left."""
 
 import json
 import os
@@ -44,8 +44,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def pages(runs: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], str, list[psutil.Process]]]:
-    """A process that serves the pages: itself, its address, and all that it started."""
-    program = f"from mtgen.tracking.mlflow_ui import serve_ui; serve_ui({str(runs)!r}, port={port}, say=lambda text: print(text, flush=True))"
+    """A process that serves the pages; yields it, its address and its child processes."""
+    program = f"""
+from mtgen.tracking.mlflow_ui import serve_ui
+serve_ui({str(runs)!r}, port={port}, say=lambda text: print(text, flush=True))
+"""
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment
@@ -79,34 +82,34 @@ def test_the_pages_show_the_runs_of_the_folder_and_end_with_ctrl_c(runs: Path) -
         assert started and all_end(started)
 
 
-def test_nothing_stays_behind_when_the_command_is_killed(runs: Path) -> None:
+def test_no_process_is_left_when_the_command_is_killed(runs: Path) -> None:
     with pages(runs, free_port("127.0.0.1", 5300)) as (process, _, started):
         process.kill()
         assert started and all_end(started)
 
 
-def test_a_port_that_is_taken_is_passed_over() -> None:
+def test_a_port_in_use_is_skipped() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert free_port("127.0.0.1", port) > port
 
 
-def test_port_0_is_any_that_is_free() -> None:
+def test_port_0_is_any_free_port() -> None:
     assert free_port("127.0.0.1", 0) > 0
 
 
-def test_a_host_that_is_not_this_machine_is_one_clear_error() -> None:
+def test_a_host_of_another_system_is_one_clear_error() -> None:
     with pytest.raises(UserError, match="192.0.2.1: not an address of this system"):
         free_port("192.0.2.1", 5000)
 
 
 def test_a_folder_without_runs_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(UserError, match="mlflow.db: no run has been recorded there yet"):
+    with pytest.raises(UserError, match="mlflow.db: contains no runs yet"):
         serve_ui(tmp_path)
 
 
 def test_a_tracking_server_is_named_and_not_served_again(tmp_path: Path) -> None:
     said: list[str] = []
     serve_ui(tmp_path, tracking_uri="http://server:5000", say=said.append)
-    assert said == ["The runs are on a tracking server: http://server:5000"]
+    assert said == ["the runs are on a tracking server: http://server:5000"]
