@@ -81,7 +81,7 @@ def command(
     words = [
         sys.executable,
         "-m",
-        "ray.scripts.scripts",
+        "ray.scripts.scripts",  # the `ray` command
         "start",
         "--block",
         "--disable-usage-stats",

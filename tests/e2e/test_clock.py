@@ -1,7 +1,7 @@
-"""A machine's clock that is set back while a run trains: nothing of the run depends on it.
+"""The system's clock is set back while a run trains: nothing of the run depends on it.
 
-The run's processes ask a library of these tests for the time of day, which is the kernel's plus what a file says. (libfaketime also changes
-how long they sleep, and Python's sleep then fails.)
+A library of this test gives the run's processes the time of day: the kernel's plus an offset in a file. (libfaketime
+also changes how long they sleep, which breaks Python's sleep.)
 """
 
 import subprocess
@@ -41,7 +41,7 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
 pytestmark = [pytest.mark.e2e, needs("cc", "g++")]
 
 
-def test_a_clock_that_is_set_back_a_day_changes_nothing(tmp_path: Path) -> None:
+def test_a_clock_that_is_set_back_by_a_day_changes_nothing(tmp_path: Path) -> None:
     place, clock = furnish(tmp_path), tmp_path / "clock"
     expected = trained(place, "alone", 0)
     (tmp_path / "clock.c").write_text(CLOCK)

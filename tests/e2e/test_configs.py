@@ -1,4 +1,4 @@
-"""Every configuration in `configs/` up to 64 pixels trains: a few real steps, in a process of its own, on the data that it is meant for."""
+"""Every configuration up to 64 pixels trains a few real steps, in a separate process, on the data that it is for."""
 
 import json
 import subprocess
@@ -15,15 +15,15 @@ from mtgen.tracking.journal import read_journal
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if min(load(path, ["device=cpu"]).size) <= 64)
-"""Those that a CPU can take a step of; tests/preflight/test_cost.py builds the others without memory and counts them."""
+"""Configurations small enough for a CPU; tests/preflight/test_cost.py counts the others on the meta device."""
 
 
 def data_for(config: Path, tmp_path: Path, shared_data: Callable[[str], Path]) -> list[str]:
-    """Shared shards for the sets that cannot be made here, else digits by their recipe; as settings."""
+    """Overrides with the data: shared shards where data cannot be made here, otherwise digits from their recipe."""
     name = config.stem.partition("-")[0]
     if name in ("coco128", "coco"):
         return [f"data.path={shared_data('coco128')}", "data.test_split=train"]  # it has no other split
-    if name == "cifar10" or config.stem == "digits-all-32":  # recordings cannot be made either
+    if name == "cifar10" or config.stem == "digits-all-32":  # it needs recordings
         return [f"data.path={shared_data('cifar10' if name == 'cifar10' else 'digits')}"]
     if config.stem == "digits-domains-32":
         for part, style in enumerate(("gray", "inverted")):
@@ -43,7 +43,7 @@ def test_a_few_steps_of_every_configuration_give_finite_losses_of_all_its_tasks(
         f"runs={tmp_path / 'runs'}",
         "name=tried",
         "workers=0",
-        "batch_size=8",  # the fewest in which two samples of one turn can be a pair
+        "batch_size=8",  # the smallest batch in which a sample and its partner can be a pair
         "train.images=24",
         "train.log_every=8",
         "train.accumulation=1",

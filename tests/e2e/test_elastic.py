@@ -1,4 +1,4 @@
-"""Runs on several nodes: the run goes on with two workers where one of three is lost, then with three; a worker lies on one node."""
+"""Elastic runs on several nodes: a run of three workers continues with two after a loss, and later grows back."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from mtgen.tracking.journal import JournalRow, read_journal
 pytestmark = pytest.mark.e2e
 
 TOKEN = "a-token-of-this-test-" + "x" * 32
-ENOUGH = 96  # images that each number of workers trains on before the next thing happens
+ENOUGH = 96  # images that each number of workers trains on before the next event
 WORDS = (
     "train",
     "run.yaml",
@@ -28,10 +28,10 @@ WORDS = (
 
 
 class Nodes:
-    """The head and further nodes on this machine, each in a process of its own.
+    """The head and further nodes on this system, each in a separate process.
 
     Args:
-        cpus: of each node, as Ray is told.
+        cpus: CPUs of each node, as given to Ray.
     """
 
     def __init__(self, place: Path, cpus: int) -> None:
@@ -73,18 +73,18 @@ def journal(place: Path) -> list[JournalRow]:
 
 
 def workers_of(place: Path) -> list[int]:
-    """Numbers of workers with which the run has begun and gone on so far."""
+    """Worker counts with which the run has started and resumed so far."""
     return [row.start["workers"] for row in journal(place) if row.start]
 
 
 def trained(place: Path) -> int:
-    """Images that the workers who train now have trained on."""
+    """Images seen by the current workers since they started."""
     rows = journal(place)
     begin = next((row.images for row in reversed(rows) if row.start), 0)
     return rows[-1].images - begin if rows else 0
 
 
-def test_a_run_goes_on_with_two_workers_of_three_and_grows_back(nodes: Nodes) -> None:
+def test_a_run_continues_with_two_of_three_workers_and_grows_back(nodes: Nodes) -> None:
     place, lost = nodes.place, nodes.join()
     nodes.join()
     command = Command(
@@ -98,7 +98,7 @@ def test_a_run_goes_on_with_two_workers_of_three_and_grows_back(nodes: Nodes) ->
     )
     try:
         command.until(lambda: workers_of(place) == [3] and trained(place) >= ENOUGH)
-        for process in [*lost.family(), lost.process]:  # the whole node, as when its power fails
+        for process in [*lost.family(), lost.process]:  # the whole node, as in a power failure
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         command.until(lambda: workers_of(place) == [3, 2] and trained(place) >= ENOUGH)
@@ -122,7 +122,7 @@ def test_a_run_goes_on_with_two_workers_of_three_and_grows_back(nodes: Nodes) ->
 
 
 @pytest.mark.parametrize("nodes", [2], indirect=True)
-def test_one_worker_takes_the_cpus_of_one_node_of_two(nodes: Nodes) -> None:
+def test_a_single_worker_uses_the_cpus_of_one_of_two_nodes(nodes: Nodes) -> None:
     nodes.join()
     words = ("train", "run.yaml", "name=alone", "workers=1", f"address={nodes.address}", "train.images=160")
     command = Command(nodes.place, *words, RAY_AUTH_TOKEN=TOKEN)

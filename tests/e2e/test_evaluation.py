@@ -1,4 +1,4 @@
-"""`mtgen evaluate` on the real stack: any number of workers, killed, of an exported model, on other data."""
+"""`mtgen evaluate` on the real stack: with any number of workers, after a kill, of an exported model, on other data."""
 
 import json
 from functools import partial
@@ -37,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Edges(nn.Module):
-    """An extractor: 12 numbers an image."""
+    """A feature extractor: 12 numbers per image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,14 +69,14 @@ def measured(place: Path, workers: int, samples: int) -> MetricReport:
     )
 
 
-def test_three_workers_give_the_numbers_of_one_wherever_they_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)  # by which data and network are named
+def test_three_workers_give_the_metrics_of_one_wherever_they_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)  # data and extractor have relative paths
     one, three = (measured(place, workers, 950) for workers in (1, 3))
     assert len(one) == 17 and not one.skipped
     assert three == pytest.approx(one, rel=1e-6, abs=1e-6)
 
 
-def test_an_evaluation_that_was_killed_goes_on_and_gives_the_same_numbers(place: Path) -> None:
+def test_a_killed_evaluation_resumes_and_gives_the_same_metrics(place: Path) -> None:
     run, words = place / "runs" / "run", [*CHOSEN, "-n", "60000", "--json"]
 
     def evaluate(to: str) -> Command:
@@ -119,7 +119,7 @@ def test_an_exported_model_is_evaluated_on_the_data_it_was_trained_on(place: Pat
     assert sorted(path.name for path in (place / "exported").iterdir()) == before
 
 
-def test_data_of_other_classes_are_refused_by_name(place: Path) -> None:
+def test_data_of_other_classes_are_rejected_by_name(place: Path) -> None:
     make("digits", place / "digits", train=20, test=20)
     with pytest.raises(
         ConfigError, match=r"digits: number 0 of its classes is 'zero', where the run was trained on 'circle'"
@@ -127,7 +127,7 @@ def test_data_of_other_classes_are_refused_by_name(place: Path) -> None:
         evaluate_run(place / "runs" / "run", str(place / "digits"), 100, 0, "cpu", lambda *_: None, QUICK)
 
 
-def test_more_data_of_the_same_classes_are_tested_on_and_leave_the_runs_journal_alone(place: Path) -> None:
+def test_other_data_of_the_same_classes_are_evaluated_without_changing_the_runs_journal(place: Path) -> None:
     make("shapes", place / "more", resolution=16, train=200, test=100, seed=7)
     journal = place / "runs" / "run" / "metrics.jsonl"
     before = journal.read_bytes()

@@ -1,4 +1,4 @@
-"""A worker that is stopped for good, as a hang is: found, named, replaced, and the run ends as if nothing had happened."""
+"""A worker that is stopped, as in a hang, is found, named and replaced, and the run ends as an undisturbed one."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Runs as jobs of a real Ray head that demands a token: handed over, watched, stopped, gone on with; and nobody else let in."""
+"""Runs as jobs of a real Ray head with a token: submitted, followed, stopped, resumed; other clients are rejected."""
 
 import http.server
 import json
@@ -28,7 +28,7 @@ NOWHERE = {"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "", "HOME": "/nonexisten
 
 @dataclass
 class Head:
-    """A head that runs, the address of its Jobs API, and how to start a command that knows its token."""
+    """A running head, the address of its Jobs API, and a function that starts a command with its token."""
 
     command: Command
     address: str
@@ -49,7 +49,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def answer(address: str, token: str | None = None) -> int:
-    """The status with which the Jobs API lets somebody submit a command, or does not."""
+    """HTTP status of the Jobs API's answer to a submitted command."""
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
     request = urllib.request.Request(f"{address}/api/jobs/", json.dumps({"entrypoint": "true"}).encode(), headers)
     try:
@@ -63,7 +63,7 @@ def answer(address: str, token: str | None = None) -> int:
 
 @pytest.fixture(scope="module")
 def neighbor() -> Iterator[None]:
-    """The port of the agent that starts jobs, where Ray would put it, is taken: as beside any other cluster on the machine."""
+    """Occupy the default port of the agent that starts jobs, as another cluster on the system would."""
     try:
         listener = socket.create_server(("127.0.0.1", DEFAULT_DASHBOARD_AGENT_LISTEN_PORT))
     except OSError:  # by a cluster of another test
@@ -93,7 +93,7 @@ def head(place: Path, neighbor: None) -> Iterator[Head]:
 
 
 def listening(processes: list[psutil.Process]) -> set[str]:
-    """Addresses on which any of these processes listens."""
+    """Addresses on which any of the processes listens."""
     family = {process.pid for process in processes}
     return {c.laddr.ip for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.pid in family}
 
@@ -101,7 +101,7 @@ def listening(processes: list[psutil.Process]) -> set[str]:
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
-def test_a_cluster_of_a_run_listens_on_loopback_alone(place: Path) -> None:
+def test_the_cluster_of_a_run_listens_on_loopback_only(place: Path) -> None:
     command = Command(place, "train", "run.yaml", "name=quiet", "workers=2", "train.images=100000")
     try:
         command.until(lambda: checkpoints(place, "quiet"))
@@ -113,11 +113,11 @@ def test_a_cluster_of_a_run_listens_on_loopback_alone(place: Path) -> None:
         command.wait()
 
 
-def test_a_head_listens_on_loopback_alone(head: Head) -> None:
+def test_a_head_listens_on_loopback_only(head: Head) -> None:
     assert listening(head.command.family()) and listening(head.command.family()) <= LOOPBACK
 
 
-def test_nobody_submits_a_command_without_the_token(head: Head) -> None:
+def test_a_command_cannot_be_submitted_without_the_token(head: Head) -> None:
     assert answer(head.address) == 401
     assert answer(head.address, "another") == 403
 
@@ -131,7 +131,7 @@ def test_nobody_submits_a_command_without_the_token(head: Head) -> None:
     ],
     ids=["without a token", "with a wrong one", "with a file that is not there"],
 )
-def test_submit_is_refused_and_says_why(head: Head, place: Path, variables: dict[str, str], said: str) -> None:
+def test_submit_is_rejected_with_the_reason(head: Head, place: Path, variables: dict[str, str], said: str) -> None:
     command = head.start("submit", "run.yaml", "name=refused", **variables).wait()
     assert command.status == 1
     assert len(command.errors) == 1 and said in command.errors[0] and "Traceback" not in command.said, command.said
@@ -156,12 +156,12 @@ def test_a_driver_without_the_token_cannot_join(head: Head, place: Path) -> None
     assert command.status == 5 and len(command.errors) == 1 and "requires its token" in command.errors[0], command.said
 
 
-def test_a_wrong_configuration_is_refused_before_it_travels(head: Head) -> None:
+def test_an_invalid_configuration_is_rejected_before_it_is_sent(head: Head) -> None:
     command = head.start("submit", "run.yaml", "batch_sise=8").wait()
     assert command.status == 2 and "batch_size" in command.errors[0]
 
 
-def test_a_submitted_run_shows_its_progress_and_equals_the_run_at_home(head: Head, place: Path) -> None:
+def test_a_submitted_run_shows_its_progress_and_equals_a_local_run(head: Head, place: Path) -> None:
     command = head.start("submit", "run.yaml", "name=away", "workers=2", "--json", "job.json").wait()
     assert command.status == 0, command.said
     assert f"{IMAGES:,}/{IMAGES:,} images" in command.said and "finished" in command.said
@@ -174,7 +174,7 @@ def test_a_submitted_run_shows_its_progress_and_equals_the_run_at_home(head: Hea
     }
 
 
-def test_a_stopped_job_writes_a_checkpoint_and_the_same_command_goes_on(head: Head, place: Path) -> None:
+def test_a_stopped_job_saves_a_checkpoint_and_the_same_command_resumes(head: Head, place: Path) -> None:
     words = ("submit", "run.yaml", "name=stopped", "workers=2", "checkpoint.every=100000", "train.images=4000")
     watching = head.start(*words, "--json", "stopped.json")
     watching.until(lambda: "left" in watching.said)  # it trains
@@ -199,7 +199,7 @@ def test_a_job_that_fails_gives_its_exit_status(head: Head) -> None:
     assert "Traceback" not in command.said and "/nonexistent" in command.said
 
 
-def test_an_unknown_job_is_an_error_that_names_those_there_are(head: Head) -> None:
+def test_an_unknown_job_is_an_error_that_names_the_existing_ones(head: Head) -> None:
     command = head.start("jobs", "stop", "nobody").wait()
     assert command.status == 1 and len(command.errors) == 1 and "nobody" in command.errors[0], command.said
 
@@ -235,7 +235,7 @@ class _Open(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_cluster_elsewhere_that_lets_everybody_in_is_refused(place: Path) -> None:
+def test_a_remote_cluster_without_authentication_is_rejected(place: Path) -> None:
     if own_address() == "127.0.0.1":
         pytest.skip("this machine has no address but loopback")
     with socket.socket() as probe:
@@ -253,7 +253,7 @@ def test_a_cluster_elsewhere_that_lets_everybody_in_is_refused(place: Path) -> N
     assert command.status == 1 and "requires no token" in command.errors[0]
 
 
-def test_a_token_that_others_can_read_starts_no_cluster(place: Path) -> None:
+def test_no_cluster_starts_with_a_token_that_others_can_read(place: Path) -> None:
     token = place / "token"
     token.write_text("x" * 32, encoding="utf-8")
     token.chmod(0o644)
@@ -261,7 +261,7 @@ def test_a_token_that_others_can_read_starts_no_cluster(place: Path) -> None:
     assert command.status == 1 and "chmod 600" in command.errors[0]
 
 
-def test_a_token_is_made_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_token_is_readable_by_its_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mtgen.launchers.ray_node import token_file
 
     monkeypatch.setenv("RAY_AUTH_TOKEN", "")

@@ -1,4 +1,4 @@
-"""MLflow as teams run it: a server over PostgreSQL that keeps files in an S3-compatible store. All three are real."""
+"""MLflow as teams run it: a server with PostgreSQL and an S3-compatible store for files. All three are real."""
 
 import os
 import pwd
@@ -35,7 +35,7 @@ pytestmark = [
 
 @contextmanager
 def postgres(port: int) -> Iterator[str]:
-    """A database server on loopback; it refuses to run as root, so root hands it to its own user."""
+    """A database server on loopback; it refuses to run as root, so root starts it as its own user."""
     assert POSTGRES is not None
     user = "postgres" if os.getuid() == 0 else None
     with tempfile.TemporaryDirectory(prefix="mtgen-postgres-", ignore_cleanup_errors=True) as folder:
@@ -62,7 +62,7 @@ def postgres(port: int) -> Iterator[str]:
 
 @dataclass
 class Team:
-    """The tracking server's address, the store's, and what a user of the store has in the environment."""
+    """Addresses of the tracking server and the store, and the environment of the store's users."""
 
     uri: str
     store: str
@@ -95,7 +95,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
 
 @pytest.fixture(scope="module")
 def run(team: Team, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with some rows, recorded and registered there."""
+    """A run with some rows, recorded and registered on the server."""
     folder = saved(made(), tmp_path_factory.mktemp("runs") / "test")
     model, images = load_run(folder)
     tracker = Tracker(model.config, folder, model.card, "5eed")

@@ -1,4 +1,4 @@
-"""A run is registered under an alias, served by MLflow's own command, and called over HTTP."""
+"""A run is registered under an alias, served by MLflow's command, and called over HTTP."""
 
 import base64
 import io
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that MLflow knows, registered."""
+    """A registered run in MLflow."""
     folder = saved(made(), tmp_path_factory.mktemp("runs") / "test")
     model, images = load_run(folder)
     assert Tracker(model.config, folder, model.card, "5eed").finish(images, timeout=100.0) == 0
@@ -48,7 +48,7 @@ def client(run: Path) -> MlflowClient:
 
 @contextmanager
 def served(run: Path, name: str, store: str) -> Iterator[str]:
-    """A registered model behind MLflow's own command."""
+    """A registered model, served by MLflow's command."""
     port = free_port()
     command = [
         sys.executable,
@@ -61,7 +61,7 @@ def served(run: Path, name: str, store: str) -> Iterator[str]:
         "--env-manager",
         "local",
     ]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # of an environment that is active
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as in an active environment
     address = f"http://127.0.0.1:{port}"
     with running(
         [*command, "-h", "127.0.0.1", "-p", str(port)], f"{address}/ping", run, PATH=path, MLFLOW_TRACKING_URI=store
@@ -112,7 +112,7 @@ def test_images_in_class_mask_and_boxes_out(servers: dict[str, str], run: Path) 
     assert opened(read["mask"]).shape == (8, 8) and len(read["boxes"]) == len(expected.rows[0]["boxes"]) > 0
 
 
-def test_what_is_no_image_is_an_error_that_names_the_row(servers: dict[str, str]) -> None:
+def test_data_that_is_not_an_image_is_an_error_that_names_the_row(servers: dict[str, str]) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         call(servers["predictor"], [{"image": "no image"}])
     assert "row 0: `image` is not a PNG" in refused.value.read().decode()
@@ -134,12 +134,12 @@ def test_the_models_are_the_runs_with_signature_example_and_pinned_requirements(
         assert all("==" in line for line in lines) and not any(line.startswith(("ray", "deepspeed")) for line in lines)
 
 
-def test_the_run_has_ended_as_before(run: Path, client: MlflowClient) -> None:
+def test_the_runs_end_is_unchanged(run: Path, client: MlflowClient) -> None:
     info = client.get_run(SenderState.load(run).run_id).info
     assert info.status == "FINISHED"
 
 
-def test_a_run_whose_registration_is_refused_has_ended_as_before(run: Path, client: MlflowClient) -> None:
+def test_the_end_of_a_run_whose_registration_is_rejected_is_unchanged(run: Path, client: MlflowClient) -> None:
     before = client.get_run(SenderState.load(run).run_id).info
     with pytest.raises(UserError, match="MLflow: "):
         register(run, "no/name", say=lambda text: None)

@@ -1,4 +1,4 @@
-"""A run as a job of a real Slurm of two nodes: preempted in the middle, put back into the queue, and finished as if nothing had been."""
+"""A run as a job on a real Slurm of two nodes: preempted, requeued, and finished like an undisturbed run."""
 
 import os
 import shutil
@@ -42,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(place: Path, name: str, *settings: str) -> Path:
-    """The script of a run on both nodes."""
+    """The batch script of a run on both nodes."""
     words = (
         "slurm",
         "run.yaml",
@@ -73,8 +73,8 @@ def until(slurm: Slurm, log: Path, reached: Callable[[], object], seconds: float
         time.sleep(0.2)
 
 
-@pytest.mark.timeout(2400)  # it waits for a machine that others use too
-def test_a_preempted_job_requeues_itself_and_ends_as_if_undisturbed(slurm: Slurm, place: Path) -> None:
+@pytest.mark.timeout(2400)  # other processes use the system too
+def test_a_preempted_job_requeues_itself_and_ends_like_an_undisturbed_one(slurm: Slurm, place: Path) -> None:
     script = write(place, "preempted", *SETTINGS)
     variables = {"PYTHONPATH": str(ROOT), "MTGEN_CACHE": str(place / "cache"), "OMP_WAIT_POLICY": "PASSIVE"}
     job = slurm.ask("sbatch", "--parsable", str(script), **variables)
@@ -86,7 +86,7 @@ def test_a_preempted_job_requeues_itself_and_ends_as_if_undisturbed(slurm: Slurm
     assert 0 < at < 1600 and "stopping after a checkpoint" in log.read_text()
     slurm.ask(
         "scontrol", "update", f"JobId={job}", "StartTime=now"
-    )  # else Slurm waits two minutes before it starts a job again
+    )  # by default Slurm waits two minutes before it restarts a job
     until(slurm, log, lambda: slurm.job(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"))
     known = slurm.job(job)
     assert (known["JobState"], known["Restarts"]) == ("COMPLETED", "1"), log.read_text()
@@ -104,18 +104,18 @@ def test_a_preempted_job_requeues_itself_and_ends_as_if_undisturbed(slurm: Slurm
 
 
 @pytest.mark.parametrize("option", ["--partition=gpu\n#SBATCH --uid=0", "--wrap=a b", "partition", "--x=$(id)"])
-def test_an_option_that_would_add_another_is_refused(option: str) -> None:
+def test_an_option_that_would_add_another_is_rejected(option: str) -> None:
     with pytest.raises(ConfigError, match="sbatch"):
         SlurmResources(1, 0, 1, "10", 1, 30, (option,))
 
 
 @pytest.mark.parametrize("time", ["soon", "10\n#SBATCH --uid=0", "1h"])
-def test_a_time_that_slurm_does_not_know_is_refused(time: str) -> None:
+def test_an_invalid_time_is_rejected(time: str) -> None:
     with pytest.raises(ConfigError, match="--time"):
         SlurmResources(1, 0, 1, time, 1, 30)
 
 
-def test_the_script_is_one_that_bash_reads_whatever_the_names(place: Path) -> None:
+def test_bash_parses_the_script_whatever_the_names(place: Path) -> None:
     odd = place / "it's an odd $(place)"
     odd.mkdir(exist_ok=True)
     script = write(place, "odd", f"runs={odd}")

@@ -1,4 +1,4 @@
-"""Whatever is killed and whenever, the same command goes on, and the run ends as if nothing had happened. The whole stack is real."""
+"""Whatever is killed and when, the same command resumes, and the run ends as an undisturbed one. The stack is real."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def start(place: Path) -> Iterator[Callable[..., Command]]:
-    """Start commands; whatever is left of them after the test is ended."""
+    """Start commands; their processes are ended after the test."""
     started: list[Command] = []
 
     def begin(*words: str) -> Command:
@@ -43,7 +43,7 @@ def start(place: Path) -> Iterator[Callable[..., Command]]:
             command.process.wait()
 
 
-def test_a_run_counts_the_cpus_that_it_is_bound_to(place: Path, start: Callable[..., Command]) -> None:
+def test_a_run_uses_the_cpus_that_it_is_bound_to(place: Path, start: Callable[..., Command]) -> None:
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
@@ -128,7 +128,7 @@ def test_a_worker_that_is_killed_is_replaced_and_every_position_counts_once(
     assert [part.begin for part in read_segments(folder)] == run.starts and history(folder) == list(range(IMAGES))
 
 
-def test_the_same_command_goes_on_after_the_driver_was_killed(
+def test_the_same_command_resumes_after_the_driver_was_killed(
     place: Path, both: Ended, start: Callable[..., Command]
 ) -> None:
     words = ("train", "run.yaml", "name=driver", "workers=2")
@@ -157,10 +157,10 @@ def test_the_same_command_goes_on_after_the_driver_was_killed(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_who_asks_all_processes_to_end_gets_a_checkpoint_and_is_told_how_to_go_on(
+def test_a_signal_to_all_processes_saves_a_checkpoint_and_names_the_command_that_resumes(
     place: Path, both: Ended, start: Callable[..., Command], number: signal.Signals
 ) -> None:
-    """As a terminal does at Ctrl-C, and `timeout` and systemd with SIGTERM."""
+    """A terminal sends such a signal at Ctrl-C; `timeout` and systemd send SIGTERM."""
     name = f"asked-{number.name}"
     words = ("train", "run.yaml", f"name={name}", "workers=2")
     first = start(*words)
@@ -181,7 +181,7 @@ def test_who_asks_all_processes_to_end_gets_a_checkpoint_and_is_told_how_to_go_o
     assert run.starts == [0, stopped.facts["position"]], "it did not go on from where it was stopped"
 
 
-def test_a_checkpoint_of_two_workers_goes_on_with_one_of_ray(
+def test_a_checkpoint_of_two_workers_resumes_with_one_ray_worker(
     half: Path, place: Path, start: Callable[..., Command]
 ) -> None:
     copied(half, "fewer")
@@ -191,7 +191,7 @@ def test_a_checkpoint_of_two_workers_goes_on_with_one_of_ray(
 
 
 @pytest.mark.parametrize("change", ["zero_stage=1", "zero_stage=2", "precision=bf16"])
-def test_a_checkpoint_goes_on_in_another_form(
+def test_a_checkpoint_resumes_in_another_form(
     half: Path, place: Path, start: Callable[..., Command], change: str
 ) -> None:
     name = change.replace("=", "-")
@@ -233,13 +233,13 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_end_is_the_same(
 
 
 def refused(command: Command, status: int) -> str:
-    """The one line with which a command ended."""
+    """The error line of a command that failed."""
     assert command.wait().status == status, command.said
     assert len(command.errors) == 1 and "Traceback" not in command.said, command.said
     return command.errors[0]
 
 
-def test_a_changed_network_is_refused_and_the_run_keeps_its_configuration(
+def test_a_changed_network_is_rejected_and_the_run_keeps_its_configuration(
     half: Path, start: Callable[..., Command]
 ) -> None:
     folder = copied(half, "wider")
@@ -249,7 +249,7 @@ def test_a_changed_network_is_refused_and_the_run_keeps_its_configuration(
     assert (folder / "config.yaml").read_text(encoding="utf-8") == before
 
 
-def test_other_data_is_refused(half: Path, place: Path, start: Callable[..., Command]) -> None:
+def test_other_data_is_rejected(half: Path, place: Path, start: Callable[..., Command]) -> None:
     copied(half, "elsewhere")
     make("shapes", place / "other", resolution=16, train=400, test=100, seed=1)
     assert "different data than data.path=" in refused(
@@ -257,7 +257,7 @@ def test_other_data_is_refused(half: Path, place: Path, start: Callable[..., Com
     )
 
 
-def test_more_workers_than_cpus_are_refused(start: Callable[..., Command]) -> None:
+def test_more_workers_than_cpus_are_rejected(start: Callable[..., Command]) -> None:
     line = refused(start("train", "run.yaml", "name=many", "workers=64", "batch_size=128"), 2)
     assert f"{os.cpu_count()} CPUs" in line
 
@@ -273,7 +273,7 @@ def spoil(folder: Path, split: str, sample: int) -> str:
     return index.key(sample)
 
 
-def test_a_damaged_test_image_costs_the_test_metrics_and_not_the_run(
+def test_a_damaged_test_image_affects_the_test_metrics_and_not_the_run(
     place: Path, start: Callable[..., Command]
 ) -> None:
     folder = Path(shutil.copytree(place / "data", place / "spoiled-test"))

@@ -1,4 +1,4 @@
-"""A cluster whose connections Ray encrypts: a run trains on it, and nobody without a certificate of its authority is let in."""
+"""A cluster with TLS: a run trains on it, and clients without a certificate of its authority are rejected."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ TOKEN = "a-token-of-these-tests-" + "x" * 32
 
 
 def certificates(folder: Path) -> dict[str, str]:
-    """An authority and a node's certificate, made by the commands in launch/README.md; Ray's variables that name them."""
+    """Ray's variables for an authority and a node's certificate, created with the commands in launch/README.md."""
     folder.mkdir()
     readme = (ROOT / "launch" / "README.md").read_text(encoding="utf-8")
     commands = next(block for block in readme.split("```bash\n") if block.startswith("openssl")).partition("```")[0]
@@ -37,12 +37,12 @@ def certificates(folder: Path) -> dict[str, str]:
 
 @dataclass
 class Cluster:
-    """A head on loopback that speaks TLS and demands a token.
+    """A head on loopback that uses TLS and requires a token.
 
     Attributes:
-        place: the folder of its users' runs.
-        tls: variables of a process that has a certificate.
-        port: where drivers and nodes join.
+        place: folder of its users' runs.
+        tls: environment variables of a process with a certificate.
+        port: port that drivers and nodes join.
     """
 
     place: Path
@@ -71,14 +71,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         psutil.wait_procs(family, timeout=60)
 
 
-def test_a_run_trains_on_a_cluster_that_encrypts(cluster: Cluster) -> None:
+def test_a_run_trains_on_a_cluster_with_tls(cluster: Cluster) -> None:
     command = cluster.train("encrypted", RAY_AUTH_TOKEN=TOKEN, **cluster.tls)
     assert command.status == 0, command.said
     assert look(cluster.place, "encrypted").facts["position"] == IMAGES
 
 
 @pytest.mark.parametrize(("certificate", "answers"), [(True, True), (False, False)], ids=["with one", "without one"])
-def test_the_head_answers_nobody_without_a_certificate(cluster: Cluster, certificate: bool, answers: bool) -> None:
+def test_the_head_answers_no_client_without_a_certificate(cluster: Cluster, certificate: bool, answers: bool) -> None:
     context = ssl.create_default_context(cafile=cluster.tls["RAY_TLS_CA_CERT"])
     context.set_alpn_protocols(["h2"])
     if certificate:
@@ -102,11 +102,11 @@ def refused(command: Command) -> None:
     assert "Traceback" not in command.said
 
 
-def test_a_driver_with_the_token_but_without_a_certificate_is_refused(cluster: Cluster) -> None:
+def test_a_driver_with_the_token_but_without_a_certificate_is_rejected(cluster: Cluster) -> None:
     refused(cluster.train("plain", RAY_AUTH_TOKEN=TOKEN))
 
 
-def test_a_driver_with_a_certificate_of_another_authority_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_driver_with_a_certificate_of_another_authority_is_rejected(cluster: Cluster, tmp_path: Path) -> None:
     refused(cluster.train("strange", RAY_AUTH_TOKEN=TOKEN, **certificates(tmp_path / "others")))
 
 
