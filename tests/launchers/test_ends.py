@@ -30,19 +30,19 @@ def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_an_outcome_is_read_as_it_was_written_and_leaves_nothing_beside(tmp_path: Path) -> None:
+def test_an_outcome_is_read_as_it_was_written_and_leaves_no_other_file(tmp_path: Path) -> None:
     FAILED.write(tmp_path)
     assert Outcome.read(tmp_path) == FAILED and [path.name for path in tmp_path.iterdir()] == [OUTCOME_FILE]
 
 
-def test_an_outcome_that_a_full_disk_does_not_take_is_said(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_outcome_that_does_not_fit_on_a_full_disk_is_printed(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Outcome("failed", 640, "no room for a checkpoint", 4).write(full)
     said = capsys.readouterr().out
     assert "No space left on device" in said and "Training failed: no room for a checkpoint" in said
-    assert Outcome.read(full) == FAILED, "half an outcome lies there"
+    assert Outcome.read(full) == FAILED, "a partial outcome was written"
 
 
-def test_a_stop_that_cannot_be_asked_for_interrupts_at_once(full: Path) -> None:
+def test_a_stop_request_that_cannot_be_written_interrupts_immediately(full: Path) -> None:
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "unlink", lambda self, missing_ok: None)
@@ -67,7 +67,7 @@ def test_lost_workers_are_counted(config: Config) -> None:
     assert "the workers were lost 3 times (train.max_restarts)" in str(failure_reason(config, error))
 
 
-def test_a_lost_cluster_is_not_taken_for_lost_workers(config: Config) -> None:
+def test_a_lost_cluster_is_not_reported_as_lost_workers(config: Config) -> None:
     said = str(failure_reason(config, ray.exceptions.ActorUnavailableError("the head is gone", b"0" * 16)))
     assert "the Ray cluster, or the node of this process, was lost" in said and "train.max_restarts" not in said
     assert "Run the same command again" in said

@@ -1,4 +1,4 @@
-"""Where a worker's process group listens."""
+"""The network interface on which a worker's process group listens."""
 
 import psutil
 
@@ -6,7 +6,7 @@ from mtgen.launchers.process_group import interface_of
 from mtgen.launchers.ray_node import own_address
 
 
-def test_the_interface_is_the_one_that_has_the_address() -> None:
+def test_the_interface_is_the_one_with_the_address() -> None:
     for name, addresses in psutil.net_if_addrs().items():
         for one in addresses:
             found = interface_of(one.address.partition("%")[0])
@@ -14,5 +14,5 @@ def test_the_interface_is_the_one_that_has_the_address() -> None:
     assert interface_of(own_address()) is not None and interface_of("127.0.0.1") == "lo"
 
 
-def test_an_address_of_another_machine_has_none() -> None:
+def test_an_address_of_another_system_has_no_interface() -> None:
     assert interface_of("203.0.113.7") is None

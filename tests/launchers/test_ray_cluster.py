@@ -1,4 +1,4 @@
-"""The part of a cluster that each worker gets lies on one node."""
+"""CPUs and GPUs of workers, each of which is on one node of the cluster."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ NODES = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 4)), max_size=5)
 
 
 def placed(nodes: list[tuple[int, int]], workers: int, cpus: int, gpus: int) -> bool:
-    """Whether all workers find room, one after the other, each on the first node that has enough left."""
+    """Whether all workers fit when each is placed on the first node with enough left."""
     left = [list(node) for node in nodes]
     for _ in range(workers):
         node = next((own for own in left if own[0] >= cpus and own[1] >= gpus), None)
@@ -23,12 +23,12 @@ def placed(nodes: list[tuple[int, int]], workers: int, cpus: int, gpus: int) -> 
 
 
 @given(NODES, st.integers(1, 12), st.sampled_from([0, 1]))
-def test_all_workers_find_room_with_the_share_and_with_no_larger_one(
+def test_all_workers_fit_with_the_cpus_that_each_gets_and_not_with_more(
     nodes: list[tuple[int, int]], workers: int, gpus: int
 ) -> None:
-    share = max_cpus_per_worker(nodes, workers, gpus)
-    assert share == 0 or placed(nodes, workers, share, gpus)
-    assert not any(placed(nodes, workers, cpus, gpus) for cpus in range(share + 1, 21))
+    cpus_each = max_cpus_per_worker(nodes, workers, gpus)
+    assert cpus_each == 0 or placed(nodes, workers, cpus_each, gpus)
+    assert not any(placed(nodes, workers, cpus, gpus) for cpus in range(cpus_each + 1, 21))
 
 
 def config(workers: object) -> Config:
@@ -38,19 +38,19 @@ def config(workers: object) -> Config:
 
 
 @pytest.mark.parametrize(
-    ("cpus", "workers", "share"),
+    ("cpus", "workers", "cpus_each"),
     [([8], 2, 4), ([8], 3, 2), ([8, 8], 1, 8), ([4, 4, 4], 2, 4), ([8, 2], 2, 4), ([4], {"min": 2, "max": 8}, 1)],
 )
-def test_a_worker_asks_for_no_more_than_a_node_has(cpus: list[int], workers: object, share: int) -> None:
-    assert cpus_per_worker(config(workers), [{"CPU": float(own), "memory": 1e9} for own in cpus]) == share
+def test_a_worker_gets_no_more_than_a_node_has(cpus: list[int], workers: object, cpus_each: int) -> None:
+    assert cpus_per_worker(config(workers), [{"CPU": float(own), "memory": 1e9} for own in cpus]) == cpus_each
 
 
-def test_a_node_without_cpus_has_room_for_no_worker() -> None:
+def test_no_worker_fits_on_a_node_without_cpus() -> None:
     with pytest.raises(ConfigError, match="workers=3: there are 2 CPUs, and every worker needs one; possible: 0 to 2"):
         cpus_per_worker(config(3), [{"CPU": 2.0}, {"memory": 1e9}])
 
 
-def test_a_gpu_is_of_use_where_a_cpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_needs_a_cpu_on_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mtgen.launchers.ray_cluster.resolve_device", lambda config: "cuda")
     nodes = [{"CPU": 64.0}, {"CPU": 64.0, "GPU": 8.0}, {"CPU": 1.0, "GPU": 2.0}]
     assert cpus_per_worker(config(8), nodes) == 8

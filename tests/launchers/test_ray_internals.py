@@ -1,4 +1,4 @@
-"""Each private attribute of Ray is there and does what mtgen uses it for; one that is gone is one clear error."""
+"""Each private attribute of Ray exists and does what mtgen uses it for; a missing one is one clear error."""
 
 import configparser
 import importlib.util
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOUR = {"four": {"CPU": 4.0}}
 
 
-def test_ray_is_pinned_to_the_version_that_this_is_written_against() -> None:
+def test_ray_is_pinned_to_the_version_of_ray_internals() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     extra = [Requirement(line) for line in setup["options.extras_require"]["train"].split("\n") if line]
@@ -41,7 +41,7 @@ def test_ray_is_pinned_to_the_version_that_this_is_written_against() -> None:
 
 
 @pytest.mark.parametrize("attribute", PRIVATE_ATTRIBUTES, ids=lambda attribute: attribute.path.rpartition(".")[2])
-def test_each_attribute_is_there_and_says_why_it_is_used(attribute: PrivateAttribute) -> None:
+def test_each_attribute_exists_and_has_a_purpose(attribute: PrivateAttribute) -> None:
     require(attribute)
     assert attribute.purpose and attribute.until
 
@@ -51,13 +51,13 @@ def test_each_attribute_is_there_and_says_why_it_is_used(attribute: PrivateAttri
     ["ray.no_such_module:Thing", "ray.train.torch.config:_NoBackend", "ray.train.torch.config:_TorchBackend.no_method"],
 )
 @pytest.mark.parametrize("set_by_constructor", [False, True])
-def test_an_attribute_that_is_gone_is_one_clear_error(path: str, set_by_constructor: bool) -> None:
+def test_a_missing_attribute_is_one_clear_error(path: str, set_by_constructor: bool) -> None:
     missing = PrivateAttribute(path, "", "", set_by_constructor)
     with pytest.raises(UserError, match=rf"ray=={ray.__version__}: {path} does not exist.*ray\[default,train\]==2\.60"):
         require(missing)
 
 
-def test_a_module_that_is_gone_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_module_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray.train.v2._internal.execution.controller", None)
     spec = importlib.util.spec_from_file_location("again", ray_internals.__file__)
     assert spec is not None and spec.loader is not None
@@ -67,7 +67,7 @@ def test_a_module_that_is_gone_is_one_clear_error(monkeypatch: pytest.MonkeyPatc
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-def test_a_token_is_checked_with_a_question_that_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_checked_with_a_read_only_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """That a real cluster rejects a wrong token is tested in tests/e2e/test_tls.py."""
     asked: list[Any] = []
 
@@ -85,7 +85,7 @@ def test_a_token_is_checked_with_a_question_that_changes_nothing(monkeypatch: py
 
 
 @pytest.mark.parametrize("loopback", [True, False])
-def test_a_cluster_on_loopback_has_the_address_of_loopback(loopback: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_on_loopback_uses_the_loopback_address(loopback: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         ray_internals.ray_constants, "ENABLE_RAY_CLUSTER", ray_internals.ray_constants.ENABLE_RAY_CLUSTER
     )
@@ -103,14 +103,14 @@ def test_ray_knows_the_option_that_limits_a_generator() -> None:
         ray.remote(count).options(_no_such_option=2)
 
 
-def test_the_process_groups_backend_is_ray_trains_own_but_for_its_start() -> None:
+def test_the_backend_of_the_process_group_differs_from_ray_trains_only_in_its_start() -> None:
     backend = GroupConfig(backend="gloo").backend_cls
     assert issubclass(backend, ray_internals.TorchBackend) and issubclass(backend, Backend)
     assert {name for name in vars(backend) if not name.startswith("_")} == {"on_start"}
     assert backend.share_cuda_visible_devices
 
 
-def test_a_fixed_policy_asks_no_autoscaler() -> None:
+def test_a_fixed_policy_does_not_contact_the_autoscaler() -> None:
     policy = ray_internals.NoAutoscaling(ScalingConfig(num_workers=2))
     policy.after_controller_start(None)  # which starts the client in Ray's own
     policy.before_controller_abort()
@@ -121,7 +121,7 @@ def test_a_fixed_policy_asks_no_autoscaler() -> None:
 
 @pytest.fixture
 def elastic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ray_internals.ElasticPolicy:
-    """A policy of 1, 2 or 4 workers that looks at every call, on a cluster with room for 4."""
+    """A policy for 1, 2 or 4 workers, without a monitoring interval, on a cluster with room for 4."""
     scaling = ScalingConfig(
         num_workers=(1, 4), resources_per_worker={"CPU": 1}, elastic_resize_monitor_interval_s=0.001
     )
@@ -131,7 +131,7 @@ def elastic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ray_internals.El
     return policy
 
 
-def test_an_elastic_run_begins_with_the_largest_count_that_has_room(
+def test_an_elastic_run_starts_with_the_largest_count_that_fits(
     elastic: ray_internals.ElasticPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(elastic, "_get_reserved_resources", lambda: {"one": {"CPU": 2.0}, "two": {"CPU": 1.0}})
@@ -151,7 +151,7 @@ def test_an_elastic_run_grows_once_its_workers_have_saved_a_checkpoint(
     assert elastic.make_decision_for_running_worker_group(running, None).num_workers == 4
 
 
-def test_an_elastic_run_that_lost_its_workers_has_no_resize_to_wait_for(
+def test_an_elastic_run_that_lost_its_workers_drops_its_resize(
     elastic: ray_internals.ElasticPolicy, tmp_path: Path
 ) -> None:
     elastic.make_decision_for_running_worker_group(SimpleNamespace(num_workers=2, start_time=float("-inf")), None)
@@ -161,7 +161,7 @@ def test_an_elastic_run_that_lost_its_workers_has_no_resize_to_wait_for(
     assert isinstance(elastic.make_decision_for_running_worker_group(full, None), ray_internals.NoopDecision)
 
 
-def test_workers_are_given_no_controller_and_all_else_that_ray_gives_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_get_no_controller_but_everything_else_that_ray_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, Any]] = []
 
     def worker(rank: int) -> Any:

@@ -1,4 +1,4 @@
-"""What a configuration costs, against sums that one can do by hand and networks that are really built."""
+"""The cost of a configuration, compared with calculations by hand and with real networks."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_backward_counts_twice_the_forward_where_inputs_and_weights_have_gradien
     assert flops(lambda: linear(vector).sum().backward()) == 3 * 2 * 2 * 7 * 11
 
 
-def test_parameters_are_those_of_the_networks_that_are_built() -> None:
+def test_parameters_are_those_of_real_networks() -> None:
     settings = toy.config()
     built = build(settings, toy.CARD)
     found = cost(settings, toy.CARD)
@@ -38,7 +38,7 @@ def test_parameters_are_those_of_the_networks_that_are_built() -> None:
     )
 
 
-def test_a_reading_run_costs_less_and_zero_divides_what_it_divides() -> None:
+def test_a_run_without_generation_costs_less_and_zero_shards_its_state() -> None:
     whole, reading = cost(toy.config(), toy.CARD), cost(toy.config(tasks={"classification": {}}), toy.CARD)
     assert reading.step < whole.step
     assert whole.state_bytes(0, 4) == 20 * whole.total
@@ -57,7 +57,7 @@ def test_an_exact_penalty_costs_more_than_a_difference() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_activations_take_half_in_half_precision(precision: str) -> None:
+def test_activations_take_half_the_bytes_in_half_precision(precision: str) -> None:
     share = {"fp32": 1.0, "bf16": 0.5}[precision]
     assert (
         cost(toy.config(precision=precision), toy.CARD).activations == share * cost(toy.config(), toy.CARD).activations
@@ -70,7 +70,7 @@ STATED = sorted(
 
 
 @pytest.mark.parametrize("path", STATED, ids=lambda path: path.stem)
-def test_the_head_comment_of_a_configuration_says_what_it_costs(path: Path) -> None:
+def test_the_head_comment_of_a_configuration_has_its_cost(path: Path) -> None:
     card = toy.CARD.model_copy(
         update={"classes": [str(n) for n in range(80)], "mask_classes": [str(n) for n in range(81)]}
     )
@@ -78,5 +78,5 @@ def test_the_head_comment_of_a_configuration_says_what_it_costs(path: Path) -> N
     assert f"{found.total / 1e6:.2f}M parameters, {found.step / 1e9:.2f} GFLOPs an image and step" in path.read_text()
 
 
-def test_the_sizes_that_are_made_for_gpus_are_among_them() -> None:
+def test_the_configurations_for_gpus_have_such_a_comment() -> None:
     assert {"coco-64", "coco-128", "coco-256", "coco-256x384", "coco-512"} <= {path.stem for path in STATED}

@@ -86,13 +86,13 @@ def test_more_threads_than_cpus_and_a_port_in_use_are_named(system: SystemUnderT
         assert "6379 (mtgen cluster head)" in look("ports", system).found
 
 
-def test_a_check_that_hangs_is_a_finding_and_the_next_one_is_made(system: SystemUnderTest) -> None:
+def test_a_check_that_hangs_is_a_finding_and_the_next_one_runs(system: SystemUnderTest) -> None:
     found = run_checks(system, {"a disk": lambda system: time.sleep(3600), "Python": CHECKS["Python"]}, limit=0.05)  # type: ignore[arg-type,return-value]
     assert [(one.check, one.state) for one in found] == [("a disk", PROBLEM), ("Python", GOOD)]
     assert "no answer in 0.05 s" in found[0].found
 
 
-def test_the_command_exits_with_1_where_there_is_a_problem_and_writes_json(tmp_path: Path) -> None:
+def test_the_command_exits_with_1_if_there_is_a_problem_and_writes_json(tmp_path: Path) -> None:
     environment = {
         "PYTHONPATH": str(ROOT),
         "PATH": "/usr/bin:/bin",

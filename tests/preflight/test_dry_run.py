@@ -1,4 +1,4 @@
-"""A run is tried out on real data before it costs anything."""
+"""Trials of a run on real data before it starts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,13 +35,13 @@ def test_a_dry_run_counts_labels_and_parameters_and_writes_no_run(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_dry_run_ends_with_the_errors_of_a_start(shared_data: Callable[[str], Path]) -> None:
+def test_a_dry_run_has_the_errors_of_a_start(shared_data: Callable[[str], Path]) -> None:
     config = load(ROOT / "configs/digits-32.yaml", [*SMALL, f"data.path={shared_data('cifar10')}"])
     with pytest.raises(DataError, match="tasks.segmentation: no sample of split 'train'"):
         dry_run(config)
 
 
-def test_overfitting_tests_on_what_it_trains_on_under_another_name() -> None:
+def test_overfitting_tests_on_its_training_samples_under_another_name() -> None:
     config = overfit(load(ROOT / "configs/digits-32.yaml", SMALL), 7)
     assert (config.name, config.data.max_samples, config.data.test_split, config.augment.probability) == (
         "digits-32-overfit-7",
@@ -51,7 +51,7 @@ def test_overfitting_tests_on_what_it_trains_on_under_another_name() -> None:
     )
 
 
-def test_a_fast_dev_run_is_two_steps_of_everything_away_from_the_runs(tmp_path: Path) -> None:
+def test_a_fast_dev_run_is_two_steps_with_everything_outside_the_runs(tmp_path: Path) -> None:
     config = fast_dev_run(load(ROOT / "configs/digits-32.yaml", SMALL), tmp_path)
     assert (config.train.images, config.checkpoint.every, config.evaluate.every, config.train.log_every) == (8, 4, 4, 4)
     assert config.folder == tmp_path / "digits-32"

@@ -31,7 +31,7 @@ def lacking() -> str:
     raise Unavailable("no such library; install it")
 
 
-def test_a_check_says_what_it_saw() -> None:
+def test_a_check_has_its_detail() -> None:
     checks = Checks(QUIET)
     checks.check("one", passing)
     assert [(row.result, row.detail) for row in checks.rows] == [(PASSED, "seen")]
@@ -45,7 +45,7 @@ def test_a_check_says_what_it_saw() -> None:
         (lacking, UNAVAILABLE, "no such library; install it"),
     ],
 )
-def test_what_goes_wrong_in_a_check_is_a_line_and_the_next_check_runs(work: object, result: str, detail: str) -> None:
+def test_an_error_in_a_check_is_a_row_and_the_next_check_runs(work: object, result: str, detail: str) -> None:
     checks = Checks(QUIET)
     checks.check("one", work)  # type: ignore[arg-type]
     checks.check("two", passing)
@@ -53,7 +53,7 @@ def test_what_goes_wrong_in_a_check_is_a_line_and_the_next_check_runs(work: obje
 
 
 @pytest.mark.parametrize("work", [failing, lacking])
-def test_a_check_is_not_available_where_one_that_it_needs_did_not_pass(work: object) -> None:
+def test_a_check_is_not_available_if_one_that_it_needs_did_not_pass(work: object) -> None:
     checks = Checks(QUIET)
     checks.check("one", work)  # type: ignore[arg-type]
     checks.check("two", passing, needs=("one",))
@@ -61,7 +61,7 @@ def test_a_check_is_not_available_where_one_that_it_needs_did_not_pass(work: obj
     assert checks.rows[1].detail == f"needs one ({checks.rows[0].result})"
 
 
-def test_the_table_shows_brackets_of_a_message_as_they_are() -> None:
+def test_the_table_shows_brackets_in_messages_unchanged() -> None:
     checks = Checks(QUIET)
     checks.check("one", lambda: "shape [2, 3] [bold]")
     console = Console(record=True, width=120, quiet=False, file=open("/dev/null", "w"))
@@ -69,7 +69,7 @@ def test_the_table_shows_brackets_of_a_message_as_they_are() -> None:
     assert "shape [2, 3] [bold]" in console.export_text()
 
 
-def test_a_folder_that_cannot_be_made_is_named_before_anything_runs(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_named_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="--out .*file/kept: cannot be created"):
         smoke_test("cpu", tmp_path / "file/kept", QUIET)
@@ -85,7 +85,7 @@ def results(path: Path) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.e2e
-def test_the_script_tries_everything_on_this_machine(tmp_path: Path) -> None:
+def test_the_script_tests_everything_on_this_system(tmp_path: Path) -> None:
     command = [str(ROOT / "launch/smoke_gpu.sh"), "--device", "cpu", "--json", str(tmp_path / "smoke.json")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -101,7 +101,7 @@ def test_the_script_tries_everything_on_this_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
-def test_without_dali_and_ray_the_rest_is_tried(tmp_path: Path) -> None:
+def test_without_dali_and_ray_the_rest_is_tested(tmp_path: Path) -> None:
     hide = "import sys; sys.modules['nvidia.dali'] = sys.modules['ray'] = None; from mtgen.cli import main; main()"
     command = [sys.executable, "-c", hide, "smoke", "--device", "cpu", "--json", str(tmp_path / "smoke.json")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580)

@@ -1,4 +1,4 @@
-"""The journal of a run: what was written is read back, whatever was killed when."""
+"""The journal of a run: rows are read back as written, whatever is killed and when."""
 
 import math
 import os
@@ -41,7 +41,7 @@ def test_rewind_leaves_exactly_the_rows_up_to_the_position(images: list[int], po
         assert images_of(Path(folder)) == [number for number in images if number <= position] + [position + 1]
 
 
-def test_rewind_gives_back_evaluations_of_checkpoints_up_to_the_position_and_nothing_else(tmp_path: Path) -> None:
+def test_rewind_returns_evaluations_of_checkpoints_up_to_the_position_and_nothing_else(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for images, name in ((1, "loss/d"), (1, "evaluation/a"), (3, "loss/d"), (2, "evaluation/b"), (3, "evaluation/c")):
         journal.row(images, {name: 0.5})
@@ -51,7 +51,7 @@ def test_rewind_gives_back_evaluations_of_checkpoints_up_to_the_position_and_not
 
 
 @given(st.binary(max_size=40).filter(lambda rest: not rest.endswith(b"\n")))
-def test_an_unfinished_last_line_is_cut_when_the_journal_is_opened(rest: bytes) -> None:
+def test_a_partial_last_line_is_removed_when_the_journal_is_opened(rest: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Journal(folder).row(1, {"loss/d": 1.0})
         path = Path(folder) / "metrics.jsonl"
@@ -61,7 +61,7 @@ def test_an_unfinished_last_line_is_cut_when_the_journal_is_opened(rest: bytes) 
         assert path.read_bytes() == whole
 
 
-def test_every_length_of_a_torn_row_is_cut_and_the_next_row_stands_alone(tmp_path: Path) -> None:
+def test_a_partial_row_of_any_length_is_removed_before_the_next_row(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.row(1, {"loss/d": 1.0})
     first = journal.path.stat().st_size
@@ -73,7 +73,7 @@ def test_every_length_of_a_torn_row_is_cut_and_the_next_row_stands_alone(tmp_pat
         assert images_of(tmp_path) == [1, 3]
 
 
-def test_a_reader_leaves_a_line_that_is_still_being_written(tmp_path: Path) -> None:
+def test_a_reader_skips_a_line_that_is_still_being_written(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.row(1, {"loss/d": 1.0})
     with open(journal.path, "ab") as file:
@@ -94,7 +94,7 @@ def test_a_number_that_is_not_finite_is_counted_and_left_out(tmp_path: Path, val
     ]
 
 
-def test_the_count_of_non_finite_numbers_goes_on_after_a_rewind(tmp_path: Path) -> None:
+def test_the_count_of_non_finite_values_continues_after_a_rewind(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for images in (1, 2, 3):
         journal.row(images, {"loss/d": math.nan})
@@ -136,7 +136,7 @@ def test_a_journal_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> 
         Journal(tmp_path / "runs" / "digits")
 
 
-def test_an_artifact_is_named_relative_to_the_run_where_it_lies_inside(tmp_path: Path) -> None:
+def test_the_path_of_an_artifact_inside_the_run_is_relative(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run")
     journal.artifact(1, tmp_path / "run" / "samples" / "1.png", "samples")
     journal.artifact(1, tmp_path / "other.png")
@@ -146,7 +146,7 @@ def test_an_artifact_is_named_relative_to_the_run_where_it_lies_inside(tmp_path:
     ]
 
 
-def test_a_follower_sees_each_new_row_once(tmp_path: Path) -> None:
+def test_a_reader_returns_each_new_row_once(tmp_path: Path) -> None:
     reader = JournalReader(tmp_path)
     assert reader.new() == []
     journal = Journal(tmp_path)
@@ -158,7 +158,7 @@ def test_a_follower_sees_each_new_row_once(tmp_path: Path) -> None:
     assert reader.new() == []
 
 
-def test_a_follower_of_a_resumed_run_sees_what_comes_after_the_cut(tmp_path: Path) -> None:
+def test_a_reader_of_a_resumed_run_returns_the_rows_after_the_cut(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.append(0, start={"id": "first"})
     for images in (1, 2, 3):

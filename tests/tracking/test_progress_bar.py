@@ -1,4 +1,4 @@
-"""What a training shows on the terminal."""
+"""The progress of a training on the terminal."""
 
 import io
 import threading
@@ -30,7 +30,7 @@ def test_a_plain_line_has_images_speed_time_left_and_losses() -> None:
     assert text.getvalue() == "12,000/200,000 images  142 img/s  22m left  D 0.712  G 0.8\n"
 
 
-def test_plain_lines_come_no_oftener_than_asked_and_the_last_always() -> None:
+def test_plain_lines_come_at_intervals_and_the_last_one_always() -> None:
     console, text = plain()
     with TrainingProgress(100, "digits", console, every=1e9) as progress:
         for images in (10, 20, 30):
@@ -38,7 +38,7 @@ def test_plain_lines_come_no_oftener_than_asked_and_the_last_always() -> None:
     assert [line.split("/")[0] for line in text.getvalue().splitlines()] == ["10", "30"]
 
 
-def test_a_quiet_phase_is_said_once() -> None:
+def test_a_phase_is_printed_once() -> None:
     console, text = plain()
     progress = TrainingProgress(100, "digits", console)
     for _ in range(3):
@@ -54,11 +54,11 @@ def test_rows_without_losses_are_not_shown_as_progress() -> None:
     assert text.getvalue() == ""
 
 
-def test_without_a_speed_in_the_row_it_follows_from_the_row_before() -> None:
+def test_without_a_speed_in_the_row_it_is_computed_from_the_row_before() -> None:
     assert format_pace(row(3_000, 20.0), row(1_000, 10.0), 13_000) == "200 img/s  50s left"
 
 
-def test_one_row_without_a_speed_says_nothing_of_time() -> None:
+def test_a_single_row_without_a_speed_has_no_time_left() -> None:
     assert format_pace(row(3_000, 20.0), None, 13_000) == ""
 
 
@@ -71,7 +71,7 @@ def test_losses_have_short_names() -> None:
 
 
 @given(st.floats(0, 1e7))
-def test_a_duration_is_right_to_the_unit_it_shows(seconds: float) -> None:
+def test_a_duration_is_correct_to_the_unit_that_it_shows(seconds: float) -> None:
     unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     shown = format_duration(seconds)
     digits = "".join(c if c.isdigit() else f" {unit[c]} " for c in shown).split()
@@ -95,7 +95,7 @@ def test_on_a_terminal_the_bar_and_the_losses_under_it_are_drawn() -> None:
 
 
 @pytest.mark.timeout(60)
-def test_follow_shows_every_row_that_a_training_writes_meanwhile_and_ends_with_it(tmp_path: Path) -> None:
+def test_follow_shows_every_row_of_a_training_and_ends_with_it(tmp_path: Path) -> None:
     console, text = plain()
     journal = Journal(tmp_path / "run")
 
@@ -117,7 +117,7 @@ def test_follow_shows_every_row_that_a_training_writes_meanwhile_and_ends_with_i
 
 
 @pytest.mark.timeout(60)
-def test_follow_does_not_show_what_an_earlier_session_wrote(tmp_path: Path) -> None:
+def test_follow_does_not_show_rows_of_an_earlier_session(tmp_path: Path) -> None:
     console, text = plain()
     journal = Journal(tmp_path)
     journal.append(0, start={"id": "first"})
@@ -139,7 +139,7 @@ def test_follow_does_not_show_what_an_earlier_session_wrote(tmp_path: Path) -> N
 
 
 @pytest.mark.timeout(60)
-def test_what_alive_raises_ends_the_following() -> None:
+def test_an_exception_of_alive_ends_follow() -> None:
     def alive() -> bool:
         raise KeyboardInterrupt
 
