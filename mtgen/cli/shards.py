@@ -66,11 +66,11 @@ def shards_split(
     Example: `mtgen shards split data_shards/mine data_shards/mine-split train=0.8 val=0.1 test=0.1`
     """
     from mtgen.shards.make import next_steps
-    from mtgen.shards.split import parse_shares, split
+    from mtgen.shards.split import parse_fractions, split
     from mtgen.tracking.progress_bar import bar
 
     with bar(console) as progress:
-        card = split(folder, out, parse_shares(fractions), seed, progress, overwrite)
+        card = split(folder, out, parse_fractions(fractions), seed, progress, overwrite)
     say(next_steps(out, card))
 
 

@@ -48,7 +48,7 @@ def _without_card(folder: Path) -> str:
     problem = f"{folder}: no {CARD_FILE} in this folder"
     if tars := len(list(folder.glob("*.tar"))):
         command = shell_command("mtgen shards describe", folder)
-        return f"{problem} ({tars} tar files); `{command}` writes one from the shards"
+        return f"{problem} ({tars} tar file{'s' * (tars > 1)}); `{command}` writes one from the shards"
     found = "no tar files" if any(folder.iterdir()) else "the folder is empty"
     return f"{problem} ({found}); give the one with {CARD_FILE} and its shards, or make a data set: `mtgen shards make`"
 

@@ -1,1 +1,1 @@
-"""Data sets made, split, checked, described and shown; each recipe is one file in `recipes/`."""
+"""Making, splitting, validating, describing and viewing data sets; each recipe is one file in `recipes/`."""

@@ -1,4 +1,4 @@
-"""Make a data set by a recipe: a file in `recipes/` that registers itself."""
+"""Making data sets by recipes; a recipe is a file in `recipes/` that registers itself."""
 
 import json
 import multiprocessing
@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import webdataset
 
@@ -26,34 +26,37 @@ from mtgen.utils.yaml_text import override
 from mtgen.version import __version__
 
 MAX_IN_PROCESS_SAMPLES = 2_000
-"""Up to so many samples are made in this process: starting others would take longer."""
-MAX_FAULTS_SHOWN = 20
-"""So many of the samples that cannot be stored are named; the rest is counted."""
+"""Smaller data sets are made in this process: that is faster than starting other processes."""
+
+MAX_PROBLEMS_SHOWN = 20
+"""Problems that one error lists; the others are counted."""
+
 UNNAMED_CLASS_PREFIX = "class "
-"""What a mask class that nobody has named is called, before its number."""
+"""Prefix of the names of unnamed mask classes, before their number."""
 
 
 def next_steps(folder: Path, card: DatasetCard) -> str:
-    """What to do with a data set that was just made; says so where its mask classes have no names yet."""
+    """The message after a data set was made: its size, the next commands, and whether mask classes lack names."""
     counts = ", ".join(f"{split.samples:,} {name}" for name, split in card.splits.items())
     commands = "; ".join(shell_command(f"mtgen shards {what}", folder) for what in ("validate", "view"))
-    said = f"made {folder}: {counts}. Next: {commands}"
+    message = f"made {folder}: {counts}. Next: {commands}"
     if not any(name == f"{UNNAMED_CLASS_PREFIX}{number}" for number, name in enumerate(card.mask_classes)):
-        return said
-    last = len(card.mask_classes) - 1
+        return message
+    names = f"{UNNAMED_CLASS_PREFIX}0 to {UNNAMED_CLASS_PREFIX}{len(card.mask_classes) - 1}"
     return (
-        f"{said}\nThe mask classes are called {UNNAMED_CLASS_PREFIX}0 to {UNNAMED_CLASS_PREFIX}{last}. To name them, make it again with --overwrite and "
-        "mask_classes=FILE, a name in each line; one called background is drawn clear"
+        f"{message}\nThe mask classes have no names yet ({names}). To name them, run it again with --overwrite and "
+        "mask_classes=FILE, one name per line; a class named background is shown transparent"
     )
 
 
 class Recipe(ABC):
-    """What a file in `recipes/` registers: it says how many samples each split has, and makes any of them.
+    """A recipe, registered by a file in `recipes/`: it knows the size of each split and makes any of its samples.
 
     Attributes:
-        name: of the data set; empty: the recipe's. Domains of a mixture are told apart by it.
-        sources: what the samples are made from besides the options, as JSON can hold it (files with their sizes and times); an
-            interrupted run goes on only where it is the same.
+        name: name of the data set, which is its domain in a mixture; empty: the name of the recipe.
+        classes, mask_classes, source, licence: see `DatasetCard`.
+        sources: everything the samples are made from besides the options, as JSON (files with their sizes and times);
+            an interrupted run is only resumed if it is unchanged.
     """
 
     Options: ClassVar[type[ConfigSection]]
@@ -75,10 +78,10 @@ class Recipe(ABC):
 
     @abstractmethod
     def make(self, split: str, number: int) -> Sample:
-        """Sample `number` of a split: a function of the options, the seed and the sources alone."""
+        """Make sample `number` of a split: a function of the options, the seed and the sources alone."""
 
     def origin(self, split: str, number: int) -> str:
-        """The file that this sample is made from, for messages; empty where there is none."""
+        """The file that a sample is made from, for messages; empty if there is none."""
         return ""
 
 
@@ -92,10 +95,10 @@ def _recipe(name: str) -> type[Recipe]:
 
 
 def parse_options(recipe: str, assignments: list[str]) -> dict[str, Any]:
-    """`["resolution=64", ...]` -> `{"resolution": 64, ...}`, checked against the recipe's options.
+    """Parse `["resolution=64", ...]` -> `{"resolution": 64, ...}`, validated against the recipe's options.
 
     Raises:
-        ConfigError: unknown recipe, unknown option, impossible value; one line for each, all at once.
+        ConfigError: an unknown recipe, unknown options or invalid values; one line per problem.
     """
     values: dict[str, Any] = {}
     override(values, assignments)
@@ -117,11 +120,16 @@ class _Shard:
 
 
 @dataclass(frozen=True)
-class _Made:
-    """What became of a shard: the keys of its samples in their order, empty where one has a fault, and the faults, a line each."""
+class _ShardResult:
+    """The result of making a shard.
+
+    Attributes:
+        keys: keys of its samples in order; empty for samples with problems.
+        problems: one line per sample that cannot be stored.
+    """
 
     keys: list[str]
-    faults: list[str]
+    problems: list[str]
 
 
 def _shards(splits: dict[str, int], size: int) -> list[_Shard]:
@@ -132,91 +140,94 @@ def _shards(splits: dict[str, int], size: int) -> list[_Shard]:
     ]
 
 
-class _Worker:
-    """What makes shards in a process: the recipe comes into it once."""
+class _ShardMaker:
+    """Makes shards in one process; it is sent to the process once, with the recipe."""
 
-    def __init__(self, maker: Recipe, draft: Draft, card: DatasetCard) -> None:
-        self.maker = maker
+    def __init__(self, recipe: Recipe, draft: Draft, card: DatasetCard) -> None:
+        self.recipe = recipe
         self.draft = draft
         self.card = card
 
-    def __call__(self, shard: _Shard) -> _Made:
-        """Make a shard, where a run before has not. All its samples are tried, so that everything wrong with them is said at once."""
+    def __call__(self, shard: _Shard) -> _ShardResult:
+        """Make a shard unless an interrupted run has made it; tries all samples, to report all problems at once."""
         path = self.draft.path / shard.name
         with self.draft.disk():
             if path.is_file():
                 with tarfile.open(path) as tar:
-                    return _Made(list(dict.fromkeys(name.partition(".")[0] for name in tar.getnames())), [])
-            part, made = path.with_suffix(".part"), _Made([], [])
+                    return _ShardResult(list(dict.fromkeys(name.partition(".")[0] for name in tar.getnames())), [])
+            part = path.with_suffix(".part")
             with part.open("wb") as file:
-                with webdataset.TarWriter(file, **TAR_OPTIONS) as tar:
-                    for number in range(shard.first, shard.last):
-                        try:
-                            sample = self.maker.make(shard.split, number)
-                            where = (
-                                self.maker.origin(shard.split, number)
-                                or f"{self.draft.folder}, sample {sample.key!r} of {shard.split}"
-                            )
-                            content = encoded(where, sample, self.card)
-                        except DataError as error:
-                            made.faults.append(str(error))
-                            made.keys.append("")
-                        else:
-                            tar.write(content)
-                            made.keys.append(sample.key)
+                result = self._write_samples(shard, file)
                 file.flush()
-                os.fsync(file.fileno())  # a name without .part promises that the bytes are there, after a power cut too
-            if not made.faults:
+                os.fsync(file.fileno())  # a name without .part promises that the bytes survive a power failure
+            if not result.problems:
                 part.rename(path)
-            return made
+            return result
+
+    def _write_samples(self, shard: _Shard, file: IO[bytes]) -> _ShardResult:
+        result = _ShardResult([], [])
+        with webdataset.TarWriter(file, **TAR_OPTIONS) as tar:
+            for number in range(shard.first, shard.last):
+                try:
+                    sample = self.recipe.make(shard.split, number)
+                    default = f"{self.draft.folder}, sample {sample.key!r} of {shard.split}"
+                    content = encoded(self.recipe.origin(shard.split, number) or default, sample, self.card)
+                except DataError as error:
+                    result.problems.append(str(error))
+                    result.keys.append("")
+                else:
+                    tar.write(content)
+                    result.keys.append(sample.key)
+        return result
 
 
 class _Keys:
-    """Every key so far, and the sample that has it: a number, counted over all splits, since there may be millions."""
+    """All keys so far, and their samples, numbered over all splits: numbers, because there may be millions."""
 
-    def __init__(self, maker: Recipe) -> None:
-        self.maker = maker
-        self.splits = maker.splits
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.splits = recipe.splits
         self.begin = dict(zip(self.splits, accumulate(self.splits.values(), initial=0), strict=False))
-        self.of: dict[str, int] = {}
+        self.sample_of: dict[str, int] = {}
 
-    def take(self, shard: _Shard, keys: list[str]) -> Iterator[str]:
-        """The keys of a shard's samples, in order -> a line for each that an earlier sample has."""
+    def add(self, shard: _Shard, keys: list[str]) -> Iterator[str]:
+        """Add the keys of a shard's samples, in order; yields one line per key that an earlier sample has."""
         for number, key in enumerate(keys, self.begin[shard.split] + shard.first):
-            if key and (other := self.of.setdefault(key, number)) != number:
+            if key and (other := self.sample_of.setdefault(key, number)) != number:
                 first, second = self._name(other), self._name(number)
-                remedy = "name it once" if first == second else "give one of them another name"
+                remedy = "list it once" if first == second else "rename one of them"
                 yield f"{second}: its key would be {key!r}, which {first} has; {remedy}"
 
     def _name(self, number: int) -> str:
         split = next(split for split in reversed(self.splits) if self.begin[split] <= number)
-        return self.maker.origin(split, number - self.begin[split]) or f"{split} {number - self.begin[split]}"
+        return self.recipe.origin(split, number - self.begin[split]) or f"{split} {number - self.begin[split]}"
 
 
-_worker: _Worker
+_shard_maker: _ShardMaker
+"""The shard maker of a worker process."""
 
 
-def _start(worker: _Worker) -> None:
-    global _worker
-    _worker = worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+def _init_worker(shard_maker: _ShardMaker) -> None:
+    global _shard_maker
+    _shard_maker = shard_maker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
 
 
-def _work(shard: _Shard) -> _Made:
-    return _worker(shard)
+def _make_shard(shard: _Shard) -> _ShardResult:
+    return _shard_maker(shard)
 
 
-def _made(worker: _Worker, shards: list[_Shard], processes: int) -> Iterator[_Made]:
-    """What became of each shard, in order, as they are made."""
+def _make_shards(shard_maker: _ShardMaker, shards: list[_Shard], processes: int) -> Iterator[_ShardResult]:
+    """Make all shards; yields their results in order."""
     if processes == 1:
-        yield from map(worker, shards)
+        yield from map(shard_maker, shards)
         return
-    context, others = multiprocessing.get_context("forkserver"), set(multiprocessing.active_children())
-    with ProcessPoolExecutor(processes, context, _start, (worker,)) as pool:
+    context, earlier = multiprocessing.get_context("forkserver"), set(multiprocessing.active_children())
+    with ProcessPoolExecutor(processes, context, _init_worker, (shard_maker,)) as pool:
         try:
-            yield from pool.map(_work, shards)
-        except BaseException:  # whoever is interrupted does not wait for the shards that are half made
-            for process in set(multiprocessing.active_children()) - others:
+            yield from pool.map(_make_shard, shards)
+        except BaseException:  # do not wait for unfinished shards
+            for process in set(multiprocessing.active_children()) - earlier:
                 process.terminate()
             raise
         finally:
@@ -233,41 +244,31 @@ def make(
     samples_per_shard: int = 1000,
     **options: Any,
 ) -> DatasetCard:
-    """Write the data set that `recipe` makes into the folder `out`; the same arguments give the same bytes.
+    """Make a data set by a recipe and write it to the folder `out`; the same arguments give the same bytes.
 
-    A run that is interrupted or killed leaves its finished shards in a hidden folder beside `out`, and the same call goes on from them.
+    If it is interrupted or killed, finished shards stay in a hidden folder beside `out`, and the same call resumes.
 
     Args:
         recipe: name of a file in `recipes/`.
-        out: folder, not there yet or empty.
-        seed: another seed, other scenes, or other samples in the test split.
-        progress: called with (samples done, samples in all) after each shard.
-        overwrite: replace the data set that is in `out`.
-        processes: how many make shards at the same time; default: the CPUs that this process has, for small data sets one. A program
-            that asks for several keeps its own work under `if __name__ == "__main__":`, as always with multiprocessing.
-        samples_per_shard: at most so many samples a tar.
-        **options: the recipe's own.
+        out: a folder that does not exist or is empty.
+        seed: seed of the scenes, or of the choice of test samples.
+        progress: called with (samples done, samples in total) after each shard.
+        overwrite: replace the data set in `out`.
+        processes: number of processes; default: one per available CPU, one for small data sets. With several, the
+            calling program needs `if __name__ == "__main__":`, as always with multiprocessing.
+        samples_per_shard: largest number of samples per shard.
+        **options: options of the recipe.
 
     Raises:
-        ConfigError: unknown recipe, unknown option, impossible value.
-        DataError: `out` is taken, or cannot be written; or files that samples are made from cannot be used: a line for each, all at once.
+        ConfigError: an unknown recipe, unknown options or invalid values.
+        DataError: `out` is not empty or cannot be written, or input files cannot be used; one line per problem.
     """
     kind = _recipe(recipe)
     settings = check(kind.Options, options)
     made_by = {"recipe": recipe, "seed": seed, "options": settings.model_dump(mode="json")}
     maker = kind(settings, seed)
     shards = _shards(maker.splits, samples_per_shard)
-    total, done = sum(maker.splits.values()), 0
-    splits = {
-        split: Split(samples=n, shards=pattern(split, -(-n // samples_per_shard))) for split, n in maker.splits.items()
-    }
-    about = {
-        "classes": maker.classes,
-        "mask_classes": maker.mask_classes,
-        "source": maker.source,
-        "licence": maker.licence,
-    }
-    card = DatasetCard.model_validate({"name": maker.name or recipe, "splits": splits, **about, "made_by": made_by})
+    card = _card(maker, maker.name or recipe, samples_per_shard, made_by)
     state = {
         "mtgen": __version__,
         "size": samples_per_shard,
@@ -276,23 +277,18 @@ def make(
     }
     draft = Draft(out, overwrite, json.dumps(state))
     if processes is None:
-        processes = min(len(os.sched_getaffinity(0)), len(shards)) if total > MAX_IN_PROCESS_SAMPLES else 1
+        large = sum(maker.splits.values()) > MAX_IN_PROCESS_SAMPLES
+        processes = min(len(os.sched_getaffinity(0)), len(shards)) if large else 1
     draft.claim()
     try:
-        faults: list[str] = []
-        keys = _Keys(maker)
-        for shard, made in zip(shards, _made(_Worker(maker, draft, card), shards, processes), strict=True):
-            faults += [*made.faults, *keys.take(shard, made.keys)]
-            done += shard.last - shard.first
-            if progress:
-                progress(done, total)
-        if faults:
-            raise DataError("\n".join(summarize_lines(faults, MAX_FAULTS_SHOWN)))
+        results = _make_shards(_ShardMaker(maker, draft, card), shards, processes)
+        if problems := _collect_problems(maker, shards, results, progress):
+            raise DataError("\n".join(summarize_lines(problems, MAX_PROBLEMS_SHOWN)))
         draft.finish(card)
     except BrokenProcessPool:
         draft.pause()
         raise DataError(
-            f"{draft.folder}: a process that made shards was killed (out of memory?); the same command goes on"
+            f"{draft.folder}: a process that makes shards was killed (out of memory?); run the same command to resume"
         ) from None
     except DataError:
         draft.abandon()
@@ -301,3 +297,38 @@ def make(
         draft.pause()
         raise
     return card
+
+
+def _card(recipe: Recipe, name: str, samples_per_shard: int, made_by: dict[str, Any]) -> DatasetCard:
+    splits = {
+        split: Split(samples=n, shards=pattern(split, -(-n // samples_per_shard))) for split, n in recipe.splits.items()
+    }
+    return DatasetCard.model_validate(
+        {
+            "name": name,
+            "splits": splits,
+            "classes": recipe.classes,
+            "mask_classes": recipe.mask_classes,
+            "source": recipe.source,
+            "licence": recipe.licence,
+            "made_by": made_by,
+        }
+    )
+
+
+def _collect_problems(
+    recipe: Recipe,
+    shards: list[_Shard],
+    results: Iterator[_ShardResult],
+    progress: Callable[[int, int], None] | None,
+) -> list[str]:
+    """Wait for the results of all shards; returns the problems of their samples and duplicate keys, one line each."""
+    problems: list[str] = []
+    keys = _Keys(recipe)
+    done, total = 0, sum(recipe.splits.values())
+    for shard, result in zip(shards, results, strict=True):
+        problems += [*result.problems, *keys.add(shard, result.keys)]
+        done += shard.last - shard.first
+        if progress:
+            progress(done, total)
+    return problems

@@ -1,4 +1,4 @@
-"""Dealing the samples of a data set to other splits, bytes unchanged."""
+"""Distributing the samples of a data set to new splits, bytes unchanged."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,53 +8,62 @@ from mtgen.data.dataset_card import read_card, shard_names
 from mtgen.data.shard_scan import COMPONENT_BY_SUFFIX, Problem, samples
 from mtgen.errors import ConfigError, DataError
 from mtgen.schema import DatasetCard
-from mtgen.shards.input_files import share
+from mtgen.shards.input_files import unit_hash
 from mtgen.shards.write import ShardWriter
 from mtgen.utils.shell import shell_command
 
 
-def parse_shares(assignments: list[str]) -> dict[str, float]:
-    """`["train=0.8", "test=0.2"]` -> `{"train": 0.8, "test": 0.2}`; `ConfigError` unless they are positive and add up to 1."""
-    shares: dict[str, float] = {}
+def parse_fractions(assignments: list[str]) -> dict[str, float]:
+    """Parse `["train=0.8", "test=0.2"]` -> `{"train": 0.8, "test": 0.2}`.
+
+    Raises:
+        ConfigError: a fraction is not positive, or they do not add up to 1.
+    """
+    fractions: dict[str, float] = {}
     for assignment in assignments:
         name, _, number = assignment.partition("=")
         try:
-            shares[name] = float(number)
+            fractions[name] = float(number)
         except ValueError:
-            raise ConfigError(f"{assignment}: a share is written split=number, such as train=0.9") from None
-        if not 0 < shares[name] <= 1:
-            raise ConfigError(f"{assignment}: a share is above 0 and at most 1")
-    if abs(sum(shares.values()) - 1) > 1e-6:
-        raise ConfigError(f"{' '.join(assignments)}: the shares add up to {sum(shares.values()):g}; make it 1")
-    return shares
+            raise ConfigError(f"{assignment}: not SPLIT=FRACTION; write for example train=0.9") from None
+        if not 0 < fractions[name] <= 1:
+            raise ConfigError(f"{assignment}: the fraction has to be above 0 and at most 1")
+    if abs(sum(fractions.values()) - 1) > 1e-6:
+        raise ConfigError(f"{' '.join(assignments)}: the fractions add up to {sum(fractions.values()):g}; make it 1")
+    return fractions
 
 
-def dealt(seed: int, key: str, shares: dict[str, float]) -> str:
-    """The split of a sample: a function of seed, key and shares alone."""
-    place = share(seed, key)
-    for name, part in shares.items():
-        if (place := place - part) < 0:
+def assign_split(seed: int, key: str, fractions: dict[str, float]) -> str:
+    """The split of a sample, a function of seed, key and fractions alone."""
+    position = unit_hash(seed, key)
+    for name, fraction in fractions.items():
+        if (position := position - fraction) < 0:
             return name
-    return list(shares)[-1]
+    return list(fractions)[-1]
 
 
 def split(
     folder: str | Path,
     out: str | Path,
-    shares: dict[str, float],
+    fractions: dict[str, float],
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     overwrite: bool = False,
 ) -> DatasetCard:
-    """Write the samples of all splits of `folder` into `out`, dealt to the splits in `shares` by a seeded hash of their keys.
+    """Write the samples of all splits of `folder` to `out`, distributed to new splits by a seeded hash of their keys.
+
+    Args:
+        fractions: new split -> its fraction of the samples.
+        progress: called with (samples done, samples in total).
+        overwrite: replace the data set in `out`.
 
     Raises:
-        DataError: a shard is damaged, two samples have one key, or `out` is taken or cannot be written.
+        DataError: a shard is damaged, two samples have the same key, or `out` is not empty or cannot be written.
     """
     folder = Path(folder)
     card = read_card(folder)
-    more: dict[str, Any] = (card.model_extra or {}) | {"ignore_index": card.ignore_index}
-    more["split_by"] = {"shares": shares, "seed": seed}
+    extra: dict[str, Any] = (card.model_extra or {}) | {"ignore_index": card.ignore_index}
+    extra["split_by"] = {"shares": fractions, "seed": seed}
     done, total = 0, sum(part.samples for part in card.splits.values())
     writer = ShardWriter(
         out,
@@ -64,10 +73,10 @@ def split(
         source=card.source,
         licence=card.licence,
         overwrite=overwrite,
-        **more,
+        **extra,
     )
     with writer:
-        for name in (name for old in card.splits for name in shard_names(folder, card, old)):
+        for name in (name for old_split in card.splits for name in shard_names(folder, card, old_split)):
             for item in samples(folder / name, others=True):
                 if isinstance(item, Problem):
                     raise DataError(
@@ -76,11 +85,10 @@ def split(
                 if not COMPONENT_BY_SUFFIX.keys() & {part.suffix for part in item.parts.values()}:
                     others = ", ".join(f".{name}" for name in item.parts)
                     raise DataError(
-                        f"{folder / name}, sample {item.key!r}: {others} belongs to no image; take it out, or bring its image back"
+                        f"{folder / name}, sample {item.key!r}: {others} without an image; remove it or add its image"
                     )
-                writer.copy(
-                    dealt(seed, item.key, shares), item.key, {part.suffix: part.data for part in item.parts.values()}
-                )
+                files = {part.suffix: part.data for part in item.parts.values()}
+                writer.copy(assign_split(seed, item.key, fractions), item.key, files)
                 done += 1
                 if progress:
                     progress(done, total)

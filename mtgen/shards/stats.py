@@ -1,4 +1,4 @@
-"""What a data set holds, in numbers."""
+"""Statistics of a data set."""
 
 import os
 from collections import Counter
@@ -22,18 +22,18 @@ from mtgen.data.index import Index, open_index
 from mtgen.schema import COMPONENTS, IGNORE_INDEX
 
 SAMPLES_PER_CHUNK = 256
-"""Samples that a thread takes at once."""
+"""Number of samples in one unit of work of a thread."""
 
 MAX_CLASSES_LISTED = 40
-"""Classes that a table has lines for; of more, the most frequent are listed."""
+"""Largest number of classes in a table; if there are more, the most frequent are listed."""
 
 StatsProgress = Callable[[str, int, int | None], None]
-"""Called with (what is being done, done, in all)."""
+"""Called with (name of the stage, items done, items in total)."""
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """How numbers are spread."""
+    """Summary statistics of numbers."""
 
     count: int
     min: float
@@ -44,7 +44,7 @@ class Distribution:
 
     @classmethod
     def of(cls, values: ArrayLike) -> "Distribution | None":
-        """`None` of no numbers at all."""
+        """Summarize numbers; `None` if there are none."""
         v = np.asarray(values, dtype=np.float64)
         if not v.size:
             return None
@@ -53,13 +53,13 @@ class Distribution:
     def text(self, form: str = ",.0f") -> str:
         """Smallest, median and largest."""
         if self.min == self.max:
-            return f"{self.min:{form}}, all of them"
+            return f"all {self.min:{form}}"
         return f"{self.min:{form}} to {self.max:{form}}, median {self.median:{form}}"
 
 
 @dataclass(frozen=True)
 class ClassFrequency:
-    """One class, how often it comes, and which share of all that is."""
+    """A class, how often it occurs, and the fraction (`share`) of the total that is."""
 
     number: int
     name: str
@@ -69,25 +69,25 @@ class ClassFrequency:
 
 @dataclass(frozen=True)
 class SplitStats:
-    """What one split holds; what cannot be known, since no sample has it, is `None` or empty.
+    """Statistics of one split; those of components that no sample has are `None` or empty.
 
     Attributes:
-        samples, shards: how many.
-        missing: component -> samples without it.
-        formats: image format -> samples.
+        samples, shards: their numbers.
+        missing: component -> number of samples without it.
+        formats: image format -> number of samples.
         width, height: pixels.
-        aspect: width by height.
-        classes: samples of each class.
-        mask: pixels of each mask class, with shares of the known ones.
-        unknown: share of the masks' pixels whose class is not known.
-        boxes: number of boxes in an image.
-        box_classes: boxes of each class.
-        labels: images that have each class in them, by their labels or boxes.
+        aspect: width / height.
+        classes: samples per class.
+        mask: pixels per mask class; fractions are of the known pixels.
+        unknown: fraction of the masks' pixels whose class is unknown.
+        boxes: boxes per image.
+        box_classes: boxes per class.
+        labels: images that contain each class, by their labels or boxes.
         caption: characters.
         sound: seconds.
-        rates: "8,000 Hz, 1 channel" -> sounds.
-        problems: kind -> how many the index knows of; their samples are left out.
-        damaged: component -> how many could not be decoded and are left out.
+        rates: "8,000 Hz, 1 channel" -> number of sounds.
+        problems: kind -> number of problems in the index; their samples are left out.
+        damaged: component -> number that could not be decoded; they are left out.
     """
 
     samples: int
@@ -112,7 +112,7 @@ class SplitStats:
 
 @dataclass
 class _Counts:
-    """What is counted in some samples of a split; `values` are mask values as stored."""
+    """Counts over some samples of a split; `values` counts mask values as stored."""
 
     classes: int
     values: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
@@ -125,7 +125,7 @@ class _Counts:
     damaged: Counter[str] = field(default_factory=Counter)
 
     def add(self, index: Index, i: int) -> None:
-        """Read what sample `i` has besides its image."""
+        """Count the components of sample `i` other than its image."""
         for component, count in (
             ("mask", self._mask),
             ("boxes", self._boxes),
@@ -144,7 +144,7 @@ class _Counts:
     def _boxes(self, data: bytes, index: Index, i: int) -> None:
         stored = annotation(data, int(index.width[i]), int(index.height[i]), index.class_table(i))
         self.labels.update(set(stored.labels))
-        if b'"boxes"' in data:  # labels alone say nothing of how many boxes there are
+        if b'"boxes"' in data:  # with labels alone, the number of boxes is unknown
             self.boxes.append(len(stored.boxes))
             self.box_classes.update(stored.boxes[:, 4].astype(int).tolist())
 
@@ -157,7 +157,7 @@ class _Counts:
         self.rates[f"{rate:,} Hz, {channels} channel{'s' * (channels > 1)}"] += 1
 
     def merge(self, other: "_Counts") -> None:
-        """Take in what was counted in other samples."""
+        """Add the counts over other samples."""
         self.values += other.values
         for mine, theirs in ((self.boxes, other.boxes), (self.caption, other.caption), (self.sound, other.sound)):
             mine.extend(theirs)  # type: ignore[arg-type]
@@ -168,25 +168,25 @@ class _Counts:
 
 
 def stats(folder: str | Path, show: StatsProgress | None = None) -> dict[str, SplitStats]:
-    """Split -> its numbers: from the index, and one pass over everything but the images; threads take samples in turn.
+    """Compute the statistics of each split, from its index and one parallel pass over everything but the images.
 
     Raises:
-        DataError: no sample of a split can be used; a shard changes while it is read.
+        DataError: a split has no usable samples, or a shard changes while it is read.
     """
     return {split: _stats(folder, split, show) for split in read_card(folder).splits}
 
 
-def opened(folder: str | Path, split: str, show: StatsProgress | None) -> Index:
-    """The index of a split for looking at it: however many samples are damaged, the others can be seen."""
+def open_for_inspection(folder: str | Path, split: str, show: StatsProgress | None) -> Index:
+    """Open the index of a split without its damaged samples, however many these are."""
     progress = None if show is None else lambda done, total: show("index", done, total)
     return open_index(folder, split, progress, on_damage="skip", damage_limit=1)
 
 
 def _stats(folder: str | Path, split: str, show: StatsProgress | None) -> SplitStats:
-    index = opened(folder, split, show)
+    index = open_for_inspection(folder, split, show)
     card, size = index.card, len(index)
 
-    def part(first: int) -> _Counts:
+    def count_chunk(first: int) -> _Counts:
         counts = _Counts(len(card.classes))
         for i in range(first, min(first + SAMPLES_PER_CHUNK, size)):
             counts.add(index, i)
@@ -194,8 +194,8 @@ def _stats(folder: str | Path, split: str, show: StatsProgress | None) -> SplitS
 
     counts = _Counts(len(card.classes))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for number, found in enumerate(pool.map(part, range(0, size, SAMPLES_PER_CHUNK)), 1):
-            counts.merge(found)
+        for number, chunk in enumerate(pool.map(count_chunk, range(0, size, SAMPLES_PER_CHUNK)), 1):
+            counts.merge(chunk)
             if show is not None:
                 show(split, min(number * SAMPLES_PER_CHUNK, size), size)
     ignored = sorted({card.ignore_index, IGNORE_INDEX})
@@ -211,14 +211,16 @@ def _stats(folder: str | Path, split: str, show: StatsProgress | None) -> SplitS
         width=Distribution.of(index.width),
         height=Distribution.of(index.height),
         aspect=Distribution.of(index.width / index.height),
-        classes=_shares(np.bincount(label, minlength=len(card.classes)).tolist(), card.classes) if len(label) else [],
-        mask=_shares(counts.values.tolist(), card.mask_classes) if pixel_count else [],
+        classes=_frequencies(np.bincount(label, minlength=len(card.classes)).tolist(), card.classes)
+        if len(label)
+        else [],
+        mask=_frequencies(counts.values.tolist(), card.mask_classes) if pixel_count else [],
         unknown=unknown / pixel_count if pixel_count else None,
         boxes=Distribution.of(counts.boxes),
-        box_classes=_shares([counts.box_classes[n] for n in range(len(card.classes))], card.classes)
+        box_classes=_frequencies([counts.box_classes[n] for n in range(len(card.classes))], card.classes)
         if counts.boxes
         else [],
-        labels=_shares([counts.labels[n] for n in range(len(card.classes))], card.classes, size)
+        labels=_frequencies([counts.labels[n] for n in range(len(card.classes))], card.classes, size)
         if counts.labels
         else [],
         caption=Distribution.of(counts.caption),
@@ -229,81 +231,83 @@ def _stats(folder: str | Path, split: str, show: StatsProgress | None) -> SplitS
     )
 
 
-def _shares(count: Sequence[int], names: Sequence[str], of: int | None = None) -> list[ClassFrequency]:
-    """Every class that has a name, and what comes without one; shares are of all that is counted, or of another number."""
-    total = of or max(1, int(sum(count)))
-    named = [*names, *(f"{number} (has no name)" for number in range(len(names), len(count)))]
-    return [ClassFrequency(n, named[n], int(c), int(c) / total) for n, c in enumerate(count) if c or n < len(names)]
+def _frequencies(counts: Sequence[int], names: Sequence[str], total: int | None = None) -> list[ClassFrequency]:
+    """Frequencies of all named classes, and of unnamed ones that occur.
+
+    Args:
+        total: denominator of the fractions; default: the sum of the counts.
+    """
+    total = total or max(1, int(sum(counts)))
+    named = [*names, *(f"{number} (unnamed)" for number in range(len(names), len(counts)))]
+    return [ClassFrequency(n, named[n], int(c), int(c) / total) for n, c in enumerate(counts) if c or n < len(names)]
 
 
-def tables(found: dict[str, SplitStats]) -> list[RenderableType]:
-    """The numbers as tables for a terminal."""
-    shown: list[RenderableType] = []
-    for name, split in found.items():
-        about = Table.grid(padding=(0, 2))
-        about.title, about.title_justify, about.title_style = Text(name), "left", "bold"
-        for row in _lines(split):
-            about.add_row(*map(Text, row))
-        shown += ["", about]
-        for title, shares, unit in (
+def tables(statistics: dict[str, SplitStats]) -> list[RenderableType]:
+    """Render statistics as tables for a terminal."""
+    rendered: list[RenderableType] = []
+    for name, split in statistics.items():
+        summary = Table.grid(padding=(0, 2))
+        summary.title, summary.title_justify, summary.title_style = Text(name), "left", "bold"
+        for row in _summary_rows(split):
+            summary.add_row(*map(Text, row))
+        rendered += ["", summary]
+        for title, frequencies, unit in (
             ("class", split.classes, "samples"),
             ("mask class", split.mask, "pixels"),
-            ("class of boxes", split.box_classes, "boxes"),
-            ("class in an image", split.labels if split.labels != split.classes else [], "images"),
+            ("class of the box", split.box_classes, "boxes"),
+            ("class in the image", split.labels if split.labels != split.classes else [], "images"),
         ):
-            if shares:
-                shown.append(_bars(title, shares, unit))
-    return shown
+            if frequencies:
+                rendered.append(_bars(title, frequencies, unit))
+    return rendered
 
 
-def _lines(split: SplitStats) -> list[tuple[str, str]]:
+def _summary_rows(split: SplitStats) -> list[tuple[str, str]]:
     missing = ", ".join(f"{name} {count:,}" for name, count in split.missing.items() if count)
     lines = [
         ("samples", f"{split.samples:,} in {split.shards:,} shard{'s' * (split.shards > 1)}"),
         ("missing", missing or "nothing"),
         ("images", ", ".join(f"{form} {count:,}" for form, count in split.formats.items())),
     ]
-    spreads = (
+    distributions = (
         ("width", split.width, ",.0f"),
         ("height", split.height, ",.0f"),
         ("width / height", split.aspect, ".2f"),
     )
-    lines += [(name, spread.text(form)) for name, spread, form in spreads if spread is not None]
+    lines += [(name, values.text(form)) for name, values, form in distributions if values is not None]
     if split.unknown is not None:
         lines.append(("mask pixels", f"{split.unknown:.2%} unknown"))
     if split.boxes is not None:
-        lines.append(("boxes in an image", f"{split.boxes.text()}; {split.boxes.total:,.0f} in all"))
+        lines.append(("boxes per image", f"{split.boxes.text()}; {split.boxes.total:,.0f} in total"))
     if split.caption is not None:
         lines.append(("caption, characters", split.caption.text()))
     if split.sound is not None:
         rates = "; ".join(f"{rate}: {count:,}" for rate, count in split.rates.items())
         lines.append(
-            ("sound, seconds", f"{split.sound.text('.2f')}; {split.sound.total / 3600:.2f} hours in all; {rates}")
+            ("sound, seconds", f"{split.sound.text('.2f')}; {split.sound.total / 3600:.2f} hours in total; {rates}")
         )
-    for name, found in (("problems", split.problems), ("damaged", split.damaged)):
-        if found:
-            lines.append(
-                (name, ", ".join(f"{kind} {count:,}" for kind, count in found.items()) + ": run mtgen shards validate")
-            )
+    for name, counts in (("problems", split.problems), ("damaged", split.damaged)):
+        if counts:
+            listed = ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
+            lines.append((name, f"{listed}; `mtgen shards validate` lists them"))
     return lines
 
 
-def _bars(title: str, shares: list[ClassFrequency], unit: str) -> Table:
-    """A line a class; of very many the most frequent, and how many more there are."""
+def _bars(title: str, frequencies: list[ClassFrequency], unit: str) -> Table:
+    """One line per class; if there are very many, the most frequent ones and the number of others."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column(title, overflow="fold")
     table.add_column(unit, justify="right")
-    table.add_column("share", justify="right")
+    table.add_column("fraction", justify="right")
     table.add_column("")
-    listed = (
-        shares
-        if len(shares) <= MAX_CLASSES_LISTED
-        else sorted(shares, key=lambda share: -share.count)[:MAX_CLASSES_LISTED]
-    )
-    for share in listed:
-        bar = Bar(max(s.count for s in shares) or 1, 0, share.count, width=24)
-        table.add_row(Text(share.name), f"{share.count:,}", f"{share.share:.2%}", bar)
-    if rest := len(shares) - len(listed):
-        empty = sum(not share.count for share in shares)
-        table.add_row(Text(f"and {rest} rarer ones, {empty} of them without any", style="dim"))
+    listed = frequencies
+    if len(frequencies) > MAX_CLASSES_LISTED:
+        listed = sorted(frequencies, key=lambda frequency: -frequency.count)[:MAX_CLASSES_LISTED]
+    largest = max(frequency.count for frequency in frequencies) or 1
+    for frequency in listed:
+        bar = Bar(largest, 0, frequency.count, width=24)
+        table.add_row(Text(frequency.name), f"{frequency.count:,}", f"{frequency.share:.2%}", bar)
+    if rest := len(frequencies) - len(listed):
+        empty = sum(not frequency.count for frequency in frequencies)
+        table.add_row(Text(f"and {rest} less frequent ones, {empty} of them with no {unit}", style="dim"))
     return table

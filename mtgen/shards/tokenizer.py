@@ -1,4 +1,4 @@
-"""A tokenizer made of a data set's own captions."""
+"""Training a tokenizer on the captions of a data set."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,16 +9,16 @@ from mtgen.data.index import open_index
 from mtgen.data.index_build import IndexProgress
 from mtgen.data.tokenizer import FileTokenizer
 from mtgen.errors import DataError
-from mtgen.shards.input_files import write_whole
+from mtgen.shards.input_files import write_atomic
 from mtgen.storage.source import is_url
 
 TOKENIZER_FILE = "tokenizer.json"
 
 MIN_VOCABULARY = 257
-"""Numbers that bytes and padding take: every text has to have tokens."""
+"""Smallest vocabulary: all bytes, so that every text has tokens, and padding."""
 
 MIN_PAIR_COUNT = 2
-"""A pair of tokens that comes less often is not joined: what stands in one caption is no part of the language."""
+"""Pairs of tokens that occur less often are not merged: a single caption does not establish a word."""
 
 
 def train_tokenizer(
@@ -28,33 +28,34 @@ def train_tokenizer(
     out: Path | None = None,
     progress: IndexProgress | None = None,
 ) -> tuple[Path, FileTokenizer]:
-    """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019) of a split's captions, the same for the same captions.
+    """Train byte-level byte-pair encoding on the captions of a split; the same captions give the same tokenizer.
+
+    Source: Sennrich et al. 2016; Radford et al. 2019.
 
     Args:
-        folder: with `dataset.json`, or its URL.
-        vocabulary: numbers at most, padding included; captions of few words have fewer.
+        folder: folder with `dataset.json`, or its URL.
+        vocabulary: largest size of the vocabulary, including padding; captions with few words need less.
         out: the file to write; default: `tokenizer.json` beside `dataset.json`.
 
     Raises:
-        DataError: the data cannot be read, a caption is not UTF-8 (its sample is named), no sample has one, or the file cannot be written.
+        DataError: the data cannot be read, a caption is not UTF-8, no sample has one, or the file cannot be written.
     """
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
     if vocabulary < MIN_VOCABULARY:
         raise DataError(
-            f"--vocabulary={vocabulary}: bytes and padding alone take {MIN_VOCABULARY}; give that or more, such as 4096"
+            f"--vocabulary={vocabulary}: bytes and padding alone need {MIN_VOCABULARY}; give more, such as 4096"
         )
     if out is None and is_url(folder):
-        raise DataError(
-            f"{folder}: nothing can be written beside a data set behind a URL; say where to with --out FILE"
-        )
+        raise DataError(f"{folder}: the tokenizer cannot be written to a URL; choose a local file with --out FILE")
     path = out or Path(folder) / TOKENIZER_FILE
     index = open_index(folder, split)
     rows = np.flatnonzero(index.present["caption"])
     if not len(rows):
         raise DataError(
-            f"{folder}: no sample of split {split!r} has a caption (KEY.txt), so there is nothing to train a tokenizer on"
+            f"{folder}: no sample of split {split!r} has a caption (KEY.txt) to train on; "
+            "choose another split with --split, or use the default tokenizer (bytes)"
         )
 
     def captions() -> Iterator[str]:
@@ -69,18 +70,17 @@ def train_tokenizer(
             if progress is not None:
                 progress(done + 1, len(rows))
 
-    made = tokenizers.Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(
-        add_prefix_space=True
-    )  # the first word is the same token as later in a sentence
-    made.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(
-        captions(),
-        trainers.BpeTrainer(
-            vocab_size=vocabulary - 1, min_frequency=MIN_PAIR_COUNT, initial_alphabet=alphabet, show_progress=False
-        ),
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    # the prefix space makes the first word the same token as later in a sentence
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - 1,
+        min_frequency=MIN_PAIR_COUNT,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
-    text = made.to_str(pretty=True)
-    write_whole(path, text)
+    tokenizer.train_from_iterator(captions(), trainer)
+    text = tokenizer.to_str(pretty=True)
+    write_atomic(path, text)
     return path, FileTokenizer(text.encode("utf-8"))

@@ -1,4 +1,4 @@
-"""Looking at every byte of a data set: decode all of it, and list everything that is wrong."""
+"""Validating a data set: decode every component and list every problem."""
 
 import os
 import threading
@@ -22,13 +22,13 @@ from mtgen.schema import COMPONENTS, DatasetCard
 
 
 @dataclass(frozen=True)
-class Count:
-    """What a split holds.
+class SplitCounts:
+    """The content of a split.
 
     Attributes:
-        samples: how many could be read.
-        components: "class", "mask", ... -> how many samples carry it.
-        classes: class name -> how many samples are of it.
+        samples: number of readable samples.
+        components: "class", "mask", ... -> number of samples that have it.
+        classes: class name -> number of samples of the class.
     """
 
     samples: int
@@ -38,29 +38,33 @@ class Count:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """Everything that is wrong in a data set, and how much of it there is, by split."""
+    """Everything that is wrong with a data set, and the content of its splits.
+
+    Attributes:
+        sounds_judged: whether sounds were checked, which needs DALI.
+    """
 
     folder: Path
     problems: list[Problem]
-    splits: dict[str, Count]
+    splits: dict[str, SplitCounts]
     sounds_judged: bool = True
 
     def text(self) -> str:
-        """The report in lines: problems, then what each split holds."""
+        """The report in lines: problems, then the content of each split."""
         lines = [str(problem) for problem in self.problems]
         for name, count in self.splits.items():
-            carried = ", ".join(
-                f"{number:,} with {component}" for component, number in count.components.items() if number
-            )
-            lines.append(f"{name}: {count.samples:,} samples" + (f", {carried}" if carried else ""))
+            components = [f"{number:,} with {component}" for component, number in count.components.items() if number]
+            lines.append(", ".join([f"{name}: {count.samples:,} samples", *components]))
         if not self.sounds_judged:
             lines.append(
-                "sounds were not judged: DALI cannot be imported; `make setup`, or pip install -e '.[cuda12]' (or cuda13)"
+                "sounds were not checked: DALI is not installed; run `make setup`, "
+                "or pip install -e '.[cuda12]' (or cuda13)"
             )
-        return "\n".join([*lines, f"{len(self.problems):,} problems" if self.problems else "no problems"])
+        problems = len(self.problems)
+        return "\n".join([*lines, f"{problems:,} problem{'s' * (problems > 1)}" if problems else "no problems"])
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON can hold it."""
+        """The report for JSON."""
         return {
             "folder": str(self.folder),
             "problems": [asdict(problem) for problem in self.problems],
@@ -70,15 +74,18 @@ class ValidationReport:
 
 
 def validate(folder: str | Path, progress: IndexProgress | None = None) -> ValidationReport:
-    """Decode every component of every sample; threads take a shard each, as many as this process has CPUs.
+    """Decode every component of every sample, with one thread per available CPU.
+
+    Args:
+        progress: called with (samples done, samples in total).
 
     Raises:
-        DataError: there is no `dataset.json` to judge the shards by, or it is not valid.
+        DataError: `dataset.json` does not exist or is invalid.
     """
     folder = Path(folder)
     card = read_card(folder)
     shards = [(split, name) for split in card.splits for name in shard_names(folder, card, split)]
-    sounds = _sound_reader() is not None  # imported here, once, not by all threads together
+    has_dali = _sound_reader() is not None  # imported here once, not by all threads at the same time
     done, total = 0, sum(split.samples for split in card.splits.values())
     problems: list[Problem] = []
     tables: list[pa.Table] = []
@@ -97,15 +104,14 @@ def validate(folder: str | Path, progress: IndexProgress | None = None) -> Valid
     table = joined(tables)
     problems += split_problems(table, card, shards, problems)
     counts = {split: _count(table, split, card) for split in card.splits}
-    return ValidationReport(
-        folder, problems, counts, sounds or not any(count.components["sound"] for count in counts.values())
-    )
+    has_sounds = any(count.components["sound"] for count in counts.values())
+    return ValidationReport(folder, problems, counts, has_dali or not has_sounds)
 
 
-def _count(table: pa.Table, split: str, card: DatasetCard) -> Count:
+def _count(table: pa.Table, split: str, card: DatasetCard) -> SplitCounts:
     part = table.filter(pc.equal(table["split"].cast(pa.string()), split))
     label = part["label"].to_numpy()
-    return Count(
+    return SplitCounts(
         samples=part.num_rows,
         components={name: int((part[f"{name}_offset"].to_numpy() >= 0).sum()) for name in COMPONENTS},
         classes={name: int((label == number).sum()) for number, name in enumerate(card.classes)},
@@ -113,48 +119,48 @@ def _count(table: pa.Table, split: str, card: DatasetCard) -> Count:
 
 
 def inspect(sample: StoredSample, header: Header, card: DatasetCard) -> list[str]:
-    """What is wrong with a sample that its headers do not show."""
+    """Problems of a sample that its headers do not show."""
     problems: list[str] = []
     if "image" in sample.parts and header.width > 0:
-        problems += _undecodable("image", sample.parts["image"].data)
+        problems += _image_problems(sample.parts["image"].data)
     if "mask" in sample.parts and card.mask_classes:
-        problems += _mask(sample.parts["mask"].data, card)
+        problems += _mask_problems(sample.parts["mask"].data, card)
     if "boxes" in sample.parts:
         found = annotation_problems(sample.parts["boxes"].data, header.width, header.height, len(card.classes))
-        problems += [f"json: {fault}" for fault in found]
+        problems += [f"json: {problem}" for problem in found]
     if "caption" in sample.parts:
         try:
             sample.parts["caption"].data.decode("utf-8")
         except UnicodeDecodeError as error:
             problems.append(f"caption: not UTF-8 at byte {error.start}; write captions in UTF-8")
     if "sound" in sample.parts:
-        problems += _sound(sample.parts["sound"].data)
+        problems += _sound_problems(sample.parts["sound"].data)
     return problems
 
 
-def _undecodable(what: str, data: bytes) -> list[str]:
+def _image_problems(data: bytes) -> list[str]:
     try:
         pixels(data)
     except ValueError as error:
-        return [f"{what}: {error}"]
+        return [f"image: {error}"]
     return []
 
 
-def _mask(data: bytes, card: DatasetCard) -> list[str]:
-    if not data.startswith(b"\x89PNG"):  # the header's check has said so
+def _mask_problems(data: bytes, card: DatasetCard) -> list[str]:
+    if not data.startswith(b"\x89PNG"):  # the check of the header has reported this
         return []
     try:
         values = np.unique(pixels(data))
     except ValueError as error:
         return [f"mask: {error}"]
-    wrong = [int(v) for v in values if v >= len(card.mask_classes) and v != card.ignore_index]
+    invalid = [int(v) for v in values if v >= len(card.mask_classes) and v != card.ignore_index]
     named = f"dataset.json names 0 to {len(card.mask_classes) - 1} (and {card.ignore_index} for unknown)"
-    return [f"mask: class {', '.join(map(str, wrong))}; {named}"] if wrong else []
+    return [f"mask: class {', '.join(map(str, invalid))}; {named}"] if invalid else []
 
 
 @cache
 def _sound_reader() -> Any:
-    """What training reads sounds with; `None` where DALI is missing."""
+    """The class that reads sounds in training; `None` without DALI."""
     try:
         from mtgen.data.audio import SoundReader
     except ModuleNotFoundError as error:
@@ -164,15 +170,15 @@ def _sound_reader() -> Any:
     return SoundReader
 
 
-def _sound(data: bytes) -> list[str]:
-    """As training judges it; each thread has a pipeline of its own."""
+def _sound_problems(data: bytes) -> list[str]:
+    """What training would find wrong with a sound; each thread has its own pipeline."""
     reader = _sound_reader()
     if reader is None:
         return []
-    if not hasattr(_own, "sounds"):
-        _own.sounds = reader(threads=1, batch=1)
-    reason = _own.sounds.problem(data)
-    return [f"sound: {reason}"] if reason else []
+    if not hasattr(_thread_local, "sounds"):
+        _thread_local.sounds = reader(threads=1, batch=1)
+    problem = _thread_local.sounds.problem(data)
+    return [f"sound: {problem}"] if problem else []
 
 
-_own = threading.local()
+_thread_local = threading.local()

@@ -1,4 +1,4 @@
-"""One HTML page to look at samples of a data set."""
+"""A single HTML page for viewing samples of a data set."""
 
 import base64
 import hashlib
@@ -7,9 +7,10 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -24,25 +25,25 @@ from mtgen.data.image_io import decode_upright, pixels
 from mtgen.data.index import Index
 from mtgen.errors import ConfigError, DataError
 from mtgen.schema import IGNORE_INDEX
-from mtgen.shards.stats import StatsProgress, opened
+from mtgen.shards.stats import StatsProgress, open_for_inspection
 from mtgen.visualization.grids import mask_colors
 
 MAX_VIEW_SIDE_PIXELS = 384
-"""Images with a longer side are made smaller, pixels."""
+"""Images with a longer side are reduced to this, pixels."""
 
 MAX_LOSSLESS_SIDE_PIXELS = 128
-"""Images up to so many pixels a side are stored without loss: their pixels are seen one by one."""
+"""Images up to this side are stored without loss, because their single pixels are visible, pixels."""
 
 MAX_SOUND_BYTES = 2_000_000
-"""Bytes of a sound that is put into the page."""
+"""Largest sound that is embedded in the page, bytes."""
 
 UNKNOWN_CLASS_COLOR = "#888888"
-"""Color of a class that has none of its own, and of pixels whose class is not known."""
+"""Color of classes without a color and of pixels of unknown class."""
 
 
 @dataclass(frozen=True)
 class CssBox:
-    """A box in shares of its image, per cent, for CSS."""
+    """A box in percent of its image, for CSS."""
 
     left: float
     top: float
@@ -54,14 +55,15 @@ class CssBox:
 
 @dataclass
 class Cell:
-    """One sample on the page; images and sound are data URIs, empty where there is none.
+    """One sample on the page; images and sound are data URIs, empty if there is none.
 
     Attributes:
-        classes: numbers of every class that it has, as its class, a label or a box.
-        labels: names of its labels and of its boxes' classes, where they say more than its class does.
-        unknown: whether there are pixels in its mask whose class is not known.
-        masks: numbers of the mask classes in it.
-        faults: what could not be shown, and why.
+        classes: numbers of all its classes: of the sample, its labels and its boxes.
+        name: name of its class.
+        labels: names of the classes of its labels and boxes, unless they only repeat `name`.
+        masks: numbers of the classes in its mask.
+        unknown: whether its mask has pixels of unknown class.
+        problems: what cannot be shown, and why.
     """
 
     key: str
@@ -78,7 +80,7 @@ class Cell:
     unknown: bool = False
     caption: str = ""
     sound: str = ""
-    faults: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     @property
     def exact(self) -> bool:
@@ -94,20 +96,23 @@ def view(
     out: str | Path | None = None,
     show: StatsProgress | None = None,
 ) -> Path:
-    """Write a page with `n` samples of a split, chosen by `seed`, that needs no other file and no network; returns where it is.
+    """Write a self-contained HTML page with samples of a split; returns its path.
 
     Args:
-        split: default: the first that `dataset.json` names.
-        out: the file, `.html`; default: name and split of the data set, in this folder.
+        split: the split; default: the first one in `dataset.json`.
+        n: number of samples.
+        seed: seed of the random choice of samples.
+        out: the HTML file; default: NAME-SPLIT.html in the current folder.
+        show: called with the progress.
 
     Raises:
-        ConfigError: `out` is no HTML file by its name.
-        DataError: an unknown split, or none of its samples can be used; the page cannot be written.
+        ConfigError: the name of `out` does not end with .html.
+        DataError: the split does not exist or has no usable samples, or the page cannot be written.
     """
     split = split or next(iter(read_card(folder).splits))
     if out is not None and Path(out).suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--out {out}: the page is an HTML file; give a name that ends with .html")
-    index = opened(folder, split, show)
+        raise ConfigError(f"--out {out}: the page is an HTML file; choose a name that ends with .html")
+    index = open_for_inspection(folder, split, show)
     chosen = sorted(random.Random(seed).sample(range(len(index)), min(n, len(index))))
     keys = [index.key(i) for i in chosen]
     colors = _Colors(index.card.classes, index.card.mask_classes)
@@ -121,12 +126,12 @@ def view(
     try:
         path.write_text(_page(index, cells, colors), encoding="utf-8")
     except OSError as error:
-        raise DataError(f"{path}: the page cannot be written ({error.strerror})") from None
+        raise DataError(f"{path}: cannot be written ({error.strerror}); choose another file with --out") from None
     return path
 
 
 class _Colors:
-    """A color for every class; a mask class and a class of one name have the same."""
+    """A color for every class; a class and a mask class with the same name share their color."""
 
     def __init__(self, classes: Sequence[str], mask_classes: Sequence[str]) -> None:
         self.mask = mask_colors(mask_classes)
@@ -145,88 +150,105 @@ def _css(color: NDArray[np.integer]) -> str:
 
 
 def _cell(index: Index, i: int, key: str, colors: _Colors) -> Cell:
+    """Read sample `i`; components that cannot be shown are named in the cell."""
     cell = Cell(key, index.shard(i), int(index.width[i]), int(index.height[i]))
-    names = index.card.classes
     if index.label[i] >= 0:
-        cell.name = names[index.label[i]]
+        cell.name = index.card.classes[index.label[i]]
         cell.classes.add(int(index.label[i]))
-
-    def image(data: bytes) -> None:
-        picture = decode_upright(data)
-        if cell.exact:
-            cell.image = _encoded(picture, "PNG")
-        else:
-            picture.thumbnail((MAX_VIEW_SIDE_PIXELS, MAX_VIEW_SIDE_PIXELS), Image.Resampling.LANCZOS)
-            cell.image = _encoded(picture, "JPEG", quality=85)
-
-    def mask(data: bytes) -> None:
-        values = index.mask_table(i)[pixels(data)]
-        values[values < 0] = IGNORE_INDEX  # a value without a name: `validate` says so
-        *cell.masks, last = np.unique(values).tolist()
-        cell.unknown = last == IGNORE_INDEX
-        cell.masks += [] if cell.unknown else [last]
-        drawn = Image.fromarray(values.astype(np.uint8))
-        drawn.putpalette(colors.palette.tobytes(), "RGBA")
-        drawn.thumbnail((MAX_VIEW_SIDE_PIXELS, MAX_VIEW_SIDE_PIXELS), Image.Resampling.NEAREST)
-        cell.mask = _encoded(drawn, "PNG")
-
-    def boxes(data: bytes) -> None:
-        stored = annotation(data, cell.width, cell.height, index.class_table(i))
-        numbers = stored.boxes[:, 4].astype(int).tolist()
-        cell.boxes = []
-        for (x0, y0, x1, y1), number in zip(stored.boxes[:, :4].tolist(), numbers, strict=True):
-            left, top, width, height = (
-                x0 / cell.width,
-                y0 / cell.height,
-                (x1 - x0) / cell.width,
-                (y1 - y0) / cell.height,
-            )
-            place = [round(100 * share, 2) for share in (left, top, width, height)]
-            cell.boxes.append(CssBox(place[0], place[1], place[2], place[3], names[number], colors.classes[number]))
-        cell.classes.update(numbers, stored.labels)
-        count = Counter([*numbers, *(set(stored.labels) - set(numbers))])
-        shown = [
-            names[number] + (f" \N{MULTIPLICATION SIGN}{times}" if times > 1 else "")
-            for number, times in count.most_common()
-        ]
-        cell.labels = [] if shown == [cell.name] else shown
-
-    def caption(data: bytes) -> None:
-        cell.caption = data.decode("utf-8").strip()
-
-    def sound(data: bytes) -> None:
-        if len(data) > MAX_SOUND_BYTES:
-            raise ValueError(f"{len(data) / 1e6:.1f} MB are too much for this page")
-        cell.sound = _uri("audio/flac" if data.startswith(b"fLaC") else "audio/wav", data)
-
-    for component, add in (("image", image), ("mask", mask), ("boxes", boxes), ("caption", caption), ("sound", sound)):
+    readers: dict[str, Callable[[bytes], None]] = {
+        "image": partial(_add_image, cell),
+        "mask": partial(_add_mask, cell, index.mask_table(i), colors),
+        "boxes": partial(_add_boxes, cell, index.class_table(i), index.card.classes, colors),
+        "caption": partial(_add_caption, cell),
+        "sound": partial(_add_sound, cell),
+    }
+    for component, add in readers.items():
         if component == "image" or index.present[component][i]:
             try:
                 add(index.read(i, component))
             except (ValueError, OSError) as error:
-                cell.faults.append(f"{component}: {error}")
+                cell.problems.append(f"{component}: {error}")
     return cell
 
 
-def _encoded(picture: Image.Image, form: str, **options: int) -> str:
+def _add_image(cell: Cell, data: bytes) -> None:
+    picture = decode_upright(data)
+    if cell.exact:
+        cell.image = _encoded(picture, "PNG")
+    else:
+        picture.thumbnail((MAX_VIEW_SIDE_PIXELS, MAX_VIEW_SIDE_PIXELS), Image.Resampling.LANCZOS)
+        cell.image = _encoded(picture, "JPEG", quality=85)
+
+
+def _add_mask(cell: Cell, table: NDArray[np.int64], colors: _Colors, data: bytes) -> None:
+    values = table[pixels(data)]
+    values[values < 0] = IGNORE_INDEX  # values without a name; `validate` reports them
+    *cell.masks, last = np.unique(values).tolist()
+    cell.unknown = last == IGNORE_INDEX
+    cell.masks += [] if cell.unknown else [last]
+    picture = Image.fromarray(values.astype(np.uint8))
+    picture.putpalette(colors.palette.tobytes(), "RGBA")
+    picture.thumbnail((MAX_VIEW_SIDE_PIXELS, MAX_VIEW_SIDE_PIXELS), Image.Resampling.NEAREST)
+    cell.mask = _encoded(picture, "PNG")
+
+
+def _add_boxes(cell: Cell, table: NDArray[np.int64], names: Sequence[str], colors: _Colors, data: bytes) -> None:
+    stored = annotation(data, cell.width, cell.height, table)
+    numbers = stored.boxes[:, 4].astype(int).tolist()
+    cell.boxes = []
+    for (x0, y0, x1, y1), number in zip(stored.boxes[:, :4].tolist(), numbers, strict=True):
+        cell.boxes.append(
+            CssBox(
+                left=_percent(x0, cell.width),
+                top=_percent(y0, cell.height),
+                width=_percent(x1 - x0, cell.width),
+                height=_percent(y1 - y0, cell.height),
+                name=names[number],
+                color=colors.classes[number],
+            )
+        )
+    cell.classes.update(numbers, stored.labels)
+    counts = Counter([*numbers, *(set(stored.labels) - set(numbers))])
+    labels = [
+        names[number] + (f" \N{MULTIPLICATION SIGN}{count}" if count > 1 else "")
+        for number, count in counts.most_common()
+    ]
+    cell.labels = [] if labels == [cell.name] else labels
+
+
+def _percent(part: float, whole: float) -> float:
+    return round(100 * (part / whole), 2)
+
+
+def _add_caption(cell: Cell, data: bytes) -> None:
+    cell.caption = data.decode("utf-8").strip()
+
+
+def _add_sound(cell: Cell, data: bytes) -> None:
+    if len(data) > MAX_SOUND_BYTES:
+        raise ValueError(f"{len(data) / 1e6:.1f} MB, too large for this page")
+    cell.sound = _uri("audio/flac" if data.startswith(b"fLaC") else "audio/wav", data)
+
+
+def _encoded(picture: Image.Image, image_format: str, **options: int) -> str:
     file = io.BytesIO()
-    picture.save(file, form, **options)
-    return _uri(f"image/{form.lower()}", file.getvalue())
+    picture.save(file, image_format, **options)
+    return _uri(f"image/{image_format.lower()}", file.getvalue())
 
 
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+def _uri(media_type: str, data: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
 def _page(index: Index, cells: list[Cell], colors: _Colors) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    text = (files("mtgen.shards") / "contact_sheet.html").read_text(encoding="utf-8")
-    script = text.partition("<script>")[2].partition("</script>")[0]
+    template = (files("mtgen.shards") / "contact_sheet.html").read_text(encoding="utf-8")
+    script = template.partition("<script>")[2].partition("</script>")[0]
     classes = Counter(number for cell in cells for number in cell.classes)
     masks = sorted({number for cell in cells for number in cell.masks})
     legend = [(index.card.mask_classes[n], _css(colors.mask[n])) for n in masks if colors.mask[n][0] >= 0]
     legend += [("unknown", UNKNOWN_CLASS_COLOR)] if any(cell.unknown for cell in cells) else []
-    return environment.from_string(text).render(
+    return environment.from_string(template).render(
         card=index.card,
         split=index.split,
         total=len(index),

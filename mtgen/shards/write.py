@@ -1,4 +1,4 @@
-"""Write samples as WebDataset shards: checked on the way in, the same bytes every time, nothing half-made left behind."""
+"""Writing samples to WebDataset shards: checked, reproducible to the byte, and never left half finished."""
 
 import contextlib
 import fcntl
@@ -24,17 +24,17 @@ from mtgen.schema import IGNORE_INDEX, DatasetCard, Split
 
 @dataclass
 class Sample:
-    """One sample on its way to disk; what is `None` is not known, and is left out.
+    """A sample to be written; components that are `None` are unknown and left out.
 
     Attributes:
         key: its name, unique in the data set: letters, digits, "_" and "-".
-        image: `[H,W]` or `[H,W,3]` uint8, or a JPEG, PNG or WebP file, which is stored as it is.
+        image: `[H,W]` or `[H,W,3]` uint8; or a JPEG, PNG or WebP file, which is stored unchanged.
         label: class number.
         mask: `[H,W]` integers: mask class; 255 (`IGNORE_INDEX`) where unknown.
-        boxes: rows of `[x0,y0,x1,y1,class]` in pixels, x1 and y1 exclusive; no rows: it is known that there is nothing.
-        labels: the class numbers of all that is in the image.
-        caption: what the image shows, in words.
-        sound: `[T]` int16, one channel, and its samples a second; or a WAV or FLAC file, which is stored as it is.
+        boxes: rows `[x0,y0,x1,y1,class]` in pixels, x1 and y1 exclusive; no rows: the image has no objects.
+        labels: class numbers of everything in the image.
+        caption: description of the image.
+        sound: `[T]` int16, one channel, and its samples per second; or a WAV or FLAC file, stored unchanged.
     """
 
     key: str
@@ -64,7 +64,7 @@ def _wav(sound: np.ndarray, rate: int) -> bytes:
 
 
 def components(sample: Sample) -> dict[str, bytes]:
-    """Extension -> bytes of each component that the sample has."""
+    """Suffix -> bytes of each component that the sample has."""
     if isinstance(sample.image, bytes):
         form, width, height = image_io.header(sample.image)
         parts = {form.replace("jpeg", "jpg"): sample.image}
@@ -76,14 +76,13 @@ def components(sample: Sample) -> dict[str, bytes]:
     if sample.mask is not None:
         parts["mask.png"] = _png(sample.mask.astype(np.uint8))
     if sample.boxes is not None or sample.labels is not None:
-        about: dict[str, Any] = {"width": width, "height": height}
+        annotation: dict[str, Any] = {"width": width, "height": height}
         if sample.boxes is not None:
-            about["boxes"] = [
-                [*corners, int(label)] for *corners, label in np.asarray(sample.boxes).reshape(-1, 5).tolist()
-            ]
+            rows = np.asarray(sample.boxes).reshape(-1, 5).tolist()
+            annotation["boxes"] = [[*corners, int(label)] for *corners, label in rows]
         if sample.labels is not None:
-            about["labels"] = [int(label) for label in sample.labels]
-        parts["json"] = json.dumps(about).encode()
+            annotation["labels"] = [int(label) for label in sample.labels]
+        parts["json"] = json.dumps(annotation).encode()
     if sample.caption is not None:
         parts["txt"] = sample.caption.encode()
     if isinstance(sample.sound, bytes):
@@ -93,69 +92,76 @@ def components(sample: Sample) -> dict[str, bytes]:
     return parts
 
 
-def _faults(sample: Sample, classes: int, mask_classes: int) -> Iterator[str]:
-    """What the sample cannot be stored with."""
+def _problems(sample: Sample, classes: int, mask_classes: int) -> Iterator[str]:
+    """Why the sample cannot be stored."""
     if not re.fullmatch(r"[A-Za-z0-9_-]+", sample.key):
-        yield "its key may hold letters, digits, '_' and '-' only"
-    image = sample.image
-    if isinstance(image, bytes):
-        try:
-            _, *sides = image_io.header(image)
-            if reason := image_io.truncation_problem(image) or image_io.dali_problem(image):
-                raise ValueError(reason)
-        except ValueError as error:
-            yield f"its image: {error}"
-            return
-        size = (sides[1], sides[0])
-    elif image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or image.size == 0:
-        yield f"its image is {image.dtype} {list(image.shape)}; possible: uint8 [H,W] or [H,W,3]"
+        yield "its key may only have letters, digits, '_' and '-'"
+    try:
+        height, width = _image_size(sample.image)
+    except ValueError as error:
+        yield str(error)
         return
-    else:
-        size = image.shape[:2]
-    named = [] if sample.label is None else [sample.label]
-    named += list(sample.labels or [])
-    if sample.boxes is not None:
-        for box in sample.boxes:
-            if len(box) != 5 or not (0 <= box[0] < box[2] <= size[1] and 0 <= box[1] < box[3] <= size[0]):
-                yield f"its box {list(box)} is not [x0,y0,x1,y1,class] inside an image {size[1]} wide and {size[0]} high"
-            else:
-                named.append(int(box[4]))
-    if outside := sorted({n for n in named if not 0 <= n < classes}):
-        yield f"it names class {outside[0]}, and the data set has {classes} classes (0 to {classes - 1})"
+    numbers = [] if sample.label is None else [sample.label]
+    numbers += list(sample.labels or [])
+    for box in [] if sample.boxes is None else sample.boxes:
+        if len(box) != 5 or not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
+            yield f"its box {list(box)} is not [x0,y0,x1,y1,class] inside an image of {width}x{height}"
+        else:
+            numbers.append(int(box[4]))
+    if outside := sorted({n for n in numbers if not 0 <= n < classes}):
+        possible = f"possible: 0 to {classes - 1}" if classes else "the data set names no classes"
+        yield f"it has class {outside[0]}; {possible}"
     mask = sample.mask
     if mask is not None:
-        if mask.shape != size or not np.issubdtype(mask.dtype, np.integer):
-            yield f"its mask is {mask.dtype} {list(mask.shape)}; its image asks for integers {list(size)}"
-        elif len(wrong := mask[(mask != IGNORE_INDEX) & ((mask < 0) | (mask >= mask_classes))]):
-            yield f"its mask holds {wrong[0]}, and the data set has {mask_classes} mask classes (and {IGNORE_INDEX} for unknown)"
+        if mask.shape != (height, width) or not np.issubdtype(mask.dtype, np.integer):
+            yield f"its mask is {mask.dtype} {list(mask.shape)}; possible: integers {[height, width]}, like its image"
+        elif len(invalid := mask[(mask != IGNORE_INDEX) & ((mask < 0) | (mask >= mask_classes))]):
+            named = f"0 to {mask_classes - 1} and " if mask_classes else ""
+            yield f"its mask has class {invalid[0]}; possible: {named}{IGNORE_INDEX} for unknown"
     if isinstance(sample.sound, bytes):
         if not sample.sound.startswith((b"RIFF", b"fLaC")):
-            yield f"its sound is no WAV or FLAC file (it begins with {sample.sound[:8]!r})"
+            yield f"its sound is not a WAV or FLAC file (it starts with {sample.sound[:8]!r})"
     elif sample.sound is not None and (sample.sound[0].dtype != np.int16 or sample.sound[0].ndim != 1):
         yield f"its sound is {sample.sound[0].dtype} {list(sample.sound[0].shape)}; possible: int16 [T]"
 
 
-def _of_data_set(path: Path) -> bool:
-    """Whether a data set's folder holds this of itself: what is written anew when it is made again."""
+def _image_size(image: np.ndarray | bytes) -> tuple[int, int]:
+    """Height and width of an image to be stored; `ValueError` if it cannot be."""
+    if isinstance(image, bytes):
+        try:
+            _, width, height = image_io.header(image)
+            if reason := image_io.truncation_problem(image) or image_io.dali_problem(image):
+                raise ValueError(reason)
+        except ValueError as error:
+            raise ValueError(f"its image: {error}") from None
+        return height, width
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or image.size == 0:
+        raise ValueError(f"its image is {image.dtype} {list(image.shape)}; possible: uint8 [H,W] or [H,W,3]")
+    return image.shape[0], image.shape[1]
+
+
+def _belongs_to_data_set(path: Path) -> bool:
+    """Whether a file is one of those that making the data set again replaces."""
     return path.name in ("dataset.json", "index.parquet") or (path.suffix == ".tar" and path.is_file())
 
 
 class Draft:
-    """A data set that is being written: a hidden folder beside `folder`, which becomes `folder` when `finish` is called.
+    """A data set that is being written: a hidden folder beside `folder`, which is renamed to `folder` by `finish`.
 
-    So `folder` is either complete or not there. One process at a time may hold a draft; the kernel lets go of it when that is killed.
+    So `folder` is either complete or does not exist. Only one process can hold a draft; the kernel releases its lock
+    when the process is killed.
 
     Args:
-        folder: where the data set shall be; not there yet, or empty.
-        overwrite: replace the data set that is in `folder`.
-        recipe: what the shards are made from, as JSON. Shards that a killed run finished from the very same are kept; all else is
-            removed, and without a recipe everything is.
+        folder: folder of the data set; it must not exist, or be empty.
+        overwrite: replace the data set in `folder`.
+        recipe: everything the shards are made from, as JSON. Finished shards of a killed run with the same recipe are
+            kept, everything else is removed; without a recipe, nothing is kept.
     """
 
     def __init__(self, folder: str | Path, overwrite: bool = False, recipe: str = "") -> None:
         self.folder = Path(folder).resolve()
         if not self.folder.name:
-            raise DataError(f"{self.folder}: is the root of all folders; choose a folder in it")
+            raise DataError(f"{self.folder}: is the root of the file system; choose a folder in it")
         self.path = self.folder.with_name(f".{self.folder.name}.partial")
         self.overwrite = overwrite
         self.recipe = recipe
@@ -163,14 +169,16 @@ class Draft:
 
     @contextlib.contextmanager
     def disk(self) -> Iterator[None]:
-        """What the disk refuses in the `with` block becomes a `DataError`."""
+        """Turn an `OSError` in the `with` block into a `DataError`."""
         try:
             yield
         except OSError as error:
-            raise DataError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
+            raise DataError(
+                f"{self.folder}: cannot be written ({error.strerror or error}); free space or choose another folder"
+            ) from error
 
     def claim(self) -> None:
-        """Take the folder, and clear away what a killed writer left; `DataError` where it is taken."""
+        """Lock the folder and remove what a killed writer left behind; `DataError` if it is locked or not empty."""
         with self.disk():
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             self.path.mkdir(exist_ok=True)
@@ -191,9 +199,9 @@ class Draft:
     def _clear(self) -> None:
         note = self.path / "recipe.json"
         same = bool(self.recipe) and note.is_file() and note.read_bytes() == self.recipe.encode()
-        for left in self.path.iterdir():
-            if not (same and (left == note or left.suffix == ".tar")):
-                left.unlink()
+        for file in self.path.iterdir():
+            if not (same and (file == note or file.suffix == ".tar")):
+                file.unlink()
         if self.recipe and not same:
             note.write_text(self.recipe, encoding="utf-8")
         if self._replaced.exists():
@@ -202,23 +210,24 @@ class Draft:
             else:
                 self._replaced.rename(self.folder)
         if self.folder.exists() and not self.folder.is_dir():
-            raise DataError(f"{self.folder}: is a file; choose another name for the folder of the shards")
+            raise DataError(f"{self.folder}: is a file; choose another name for the folder")
         if self.folder.exists() and any(self.folder.iterdir()):
             if not self.overwrite:
                 raise DataError(
-                    f"{self.folder}: is not empty; choose another folder, or ask to overwrite the data set in it"
+                    f"{self.folder}: is not empty; choose another folder, or overwrite the data set in it (--overwrite)"
                 )
             if not (self.folder / "dataset.json").is_file():
                 raise DataError(
-                    f"{self.folder}: holds no dataset.json, so it is no data set to overwrite; choose another folder"
+                    f"{self.folder}: has no dataset.json, so it is not a data set to overwrite; choose another folder"
                 )
-            if other := [path.name for path in sorted(self.folder.iterdir()) if not _of_data_set(path)]:
+            if other := [path.name for path in sorted(self.folder.iterdir()) if not _belongs_to_data_set(path)]:
                 raise DataError(
-                    f"{self.folder}: {other[0]} in it is no part of a data set and would be lost; move it away, then overwrite"
+                    f"{self.folder}: {other[0]} does not belong to the data set and would be lost; "
+                    "move it elsewhere, then overwrite"
                 )
 
     def finish(self, card: DatasetCard) -> None:
-        """Write the card and put the data set in its place."""
+        """Write the card and rename the draft to its final name."""
         with self.disk():
             (self.path / "recipe.json").unlink(missing_ok=True)
             (self.path / "dataset.json").write_text(card_text(card), encoding="utf-8")
@@ -229,56 +238,59 @@ class Draft:
         os.close(self._lock)
 
     def pause(self) -> None:
-        """Leave the finished shards for the next run of the same recipe."""
+        """Keep the finished shards for the next run of the same recipe."""
         os.close(self._lock)
 
     def abandon(self) -> None:
-        """Remove what was written."""
+        """Remove everything that was written."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
 
 def card_text(card: DatasetCard) -> str:
-    """A card as `dataset.json` holds it."""
+    """The content of `dataset.json`."""
     return json.dumps(card.model_dump(mode="json", exclude={"domains"}), indent=1, ensure_ascii=False) + "\n"
 
 
 def pattern(split: str, shards: int) -> str:
-    """The names of a split's shards, as `dataset.json` gives them."""
+    """The names of a split's shards, as in `dataset.json`."""
     return f"{split}-{{000000..{shards - 1:06d}}}.tar"
 
 
 def encoded(where: str, sample: Sample, card: DatasetCard) -> dict[str, Any]:
-    """A sample as WebDataset's writers take it; `DataError` says what is wrong with it and begins with `where`."""
-    if faults := list(_faults(sample, len(card.classes), len(card.mask_classes))):
-        raise DataError(f"{where}: {'; '.join(faults)}")
+    """Encode a sample for WebDataset's writers.
+
+    Raises:
+        DataError: the sample is invalid; the message starts with `where`.
+    """
+    if problems := list(_problems(sample, len(card.classes), len(card.mask_classes))):
+        raise DataError(f"{where}: {'; '.join(problems)}")
     return {"__key__": sample.key, **components(sample)}
 
 
 TAR_OPTIONS: dict[str, Any] = {"encoder": False, "mtime": 0, "user": "mtgen", "group": "mtgen"}
-"""How WebDataset writes tars here: bytes as given, and nothing in the headers that differs from run to run."""
+"""Options of WebDataset's writers: bytes are stored as given, and headers do not differ from run to run."""
 
 
 class ShardWriter:
-    """Write a data set: `with ShardWriter(...) as writer: writer.write("train", sample)`.
+    """Writes a data set: `with ShardWriter(...) as writer: writer.write("train", sample)`.
 
-    The shards grow in a hidden folder beside `folder`, which becomes `folder` when the `with` block ends without an error. So
-    `folder` is either complete or not there; what a killed run leaves behind is removed by the next one.
+    The shards are written to a hidden folder beside `folder`, which is renamed to `folder` when the `with` block ends
+    without an error. So `folder` is either complete or does not exist; the next run removes what a killed one left.
 
     Args:
-        folder: where the data set shall be; not there yet, or empty.
-        name: what it is called in `dataset.json`.
+        folder: folder of the data set; it must not exist, or be empty.
+        name: name of the data set.
         classes: names of the classes, by number.
-        mask_classes: names of the mask's classes, by number.
+        mask_classes: names of the mask classes, by number.
         source: where the images come from.
-        licence: under which licence.
-        samples_per_shard: at most so many samples a tar.
-        overwrite: replace the data set that is in `folder`.
-        **extra: further keys of `dataset.json`.
+        licence: license of the images.
+        samples_per_shard: largest number of samples per shard.
+        overwrite: replace the data set in `folder`.
+        **extra: additional keys of `dataset.json`.
 
     Raises:
-        DataError: on entering, where `folder` is taken; on writing, for a sample that contradicts itself or the data set,
-            and where the disk refuses.
+        DataError: on entering, if `folder` is not empty; on writing, if a sample is invalid or cannot be written.
     """
 
     def __init__(
@@ -314,18 +326,18 @@ class ShardWriter:
         return self
 
     def write(self, split: str, sample: Sample) -> None:
-        """Add a sample to a split; `DataError` names the sample and what is wrong with it."""
+        """Add a sample to a split; `DataError` if it is invalid."""
         content = encoded(f"{self.folder}, sample {sample.key!r} of {split}", sample, self.card)
         self.copy(split, content.pop("__key__"), content)
 
     def copy(self, split: str, key: str, parts: dict[str, bytes]) -> None:
-        """Add a sample whose components (suffix -> bytes) are stored as they are; `DataError` where its key is taken."""
+        """Add a sample whose components (suffix -> bytes) are stored unchanged; `DataError` if its key exists."""
         if not re.fullmatch(r"[A-Za-z0-9_]+", split):
-            raise DataError(f"{self.folder}: split {split!r} cannot begin a shard's name; use letters, digits and '_'")
+            raise DataError(f"{self.folder}: split {split!r} is not a valid name; use letters, digits and '_'")
         if key in self._keys:
-            raise DataError(f"{self.folder}, sample {key!r} of {split}: another sample has the same key")
+            raise DataError(f"{self.folder}, sample {key!r} of {split}: another sample has the same key; rename one")
         self._keys.add(key)
-        import webdataset  # here, so that a model is used without it
+        import webdataset  # imported here: inference does without it
 
         with self._draft.disk():
             if split not in self._shards:
@@ -337,7 +349,7 @@ class ShardWriter:
 
     def _finish(self) -> None:
         if not self._shards:
-            raise DataError(f"{self.folder}: no sample was written, so there is no data set to keep")
+            raise DataError(f"{self.folder}: no sample was written, so there is no data set")
         with self._draft.disk():
             for split, shards in self._shards.items():
                 self.card.splits[split] = Split(samples=shards.total, shards=pattern(split, shards.shard))
@@ -346,9 +358,8 @@ class ShardWriter:
 
     def _abandon(self) -> None:
         for shards in self._shards.values():
-            with contextlib.suppress(
-                OSError, AttributeError
-            ):  # closing flushes, in vain: on a full disk, or closed already
+            # closing flushes, which fails on a full disk; AttributeError: it is already closed
+            with contextlib.suppress(OSError, AttributeError):
                 shards.close()
         self._draft.abandon()
 

@@ -1,4 +1,4 @@
-"""Shards that others made get a `dataset.json` that validates, from what is in them alone."""
+"""`dataset.json` for existing shards is valid, and written from their content alone."""
 
 import io
 import json
@@ -22,11 +22,6 @@ from mtgen.shards.split import split
 from mtgen.shards.validate import validate
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MTGEN_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 def picture(value: int = 0, form: str = "PNG") -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.full((8, 12), value, np.uint8)).save(file, form)
@@ -48,16 +43,16 @@ def tar(path: Path, *samples: dict[str, Any]) -> Path:
 
 
 def img2dataset(number: int) -> dict[str, Any]:
-    """A sample as img2dataset writes it."""
-    about = {
+    """A sample as written by img2dataset."""
+    values = {
         "caption": "a cat",
         "url": f"https://example.org/{number}.jpg",
         "key": f"{number:09d}",
         "status": "success",
         "exif": "{}",
     }
-    about |= {"error_message": None, "width": 12, "height": 8, "original_width": 600, "original_height": 400}
-    return {"jpg": picture(form="JPEG"), "txt": b"a cat", "json": json.dumps(about).encode()}
+    values |= {"error_message": None, "width": 12, "height": 8, "original_width": 600, "original_height": 400}
+    return {"jpg": picture(form="JPEG"), "txt": b"a cat", "json": json.dumps(values).encode()}
 
 
 def test_shards_of_img2dataset_validate_and_no_boxes_are_invented(tmp_path: Path) -> None:
@@ -71,7 +66,7 @@ def test_shards_of_img2dataset_validate_and_no_boxes_are_invented(tmp_path: Path
     assert "6 .json without boxes or labels" in found.text()
 
 
-def test_what_is_left_alone_is_still_there_after_a_split(tmp_path: Path) -> None:
+def test_ignored_members_are_kept_by_a_split(tmp_path: Path) -> None:
     describe(tar(tmp_path / "in/0.tar", img2dataset(0)))
     split(tmp_path / "in", tmp_path / "out", {"test": 1.0})
     with tarfile.open(tmp_path / "out/test-000000.tar") as out:
@@ -79,7 +74,7 @@ def test_what_is_left_alone_is_still_there_after_a_split(tmp_path: Path) -> None
         assert content is not None and content.read() == img2dataset(0)["json"]
 
 
-def test_json_of_any_other_kind_is_no_boxes_either_while_an_empty_list_is(tmp_path: Path) -> None:
+def test_an_empty_list_of_boxes_counts_as_boxes_but_other_json_does_not(tmp_path: Path) -> None:
     empty = {"json": b'{"boxes": []}'}
     tar(
         tmp_path / "a.tar",
@@ -106,7 +101,7 @@ def test_plain_webdataset_is_described(tmp_path: Path) -> None:
     assert validate(tmp_path).problems == []
 
 
-def test_shards_in_folders_are_found_and_those_in_hidden_folders_are_not(tmp_path: Path) -> None:
+def test_shards_in_subfolders_are_found_except_in_hidden_ones(tmp_path: Path) -> None:
     for folder in ("train", "validation", ".partial"):
         tar(tmp_path / folder / "0001.tar", {})
     (tmp_path / "unpacked.tar").mkdir()
@@ -117,7 +112,7 @@ def test_shards_in_folders_are_found_and_those_in_hidden_folders_are_not(tmp_pat
     assert validate(tmp_path).problems == []
 
 
-def test_names_of_classes_come_from_a_file(tmp_path: Path) -> None:
+def test_class_names_are_read_from_a_file(tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("cat\ndog\nbird\n\n")
     folder = tar(tmp_path / "set/x.tar", {"cls": b"1"})
@@ -127,13 +122,13 @@ def test_names_of_classes_come_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("cat\n", r"names 1 classes \(0 to 0\), and x.tar: x0000 has class 2; add the others"),
+        ("cat\n", r"names 1 classes \(0 to 0\), but x.tar: x0000 has class 2; add the missing"),
         ("cat\n\ndog\n", "line 2 is empty"),
-        ("cat\ndog\ncat\n", "line 3 'cat' is in line 1 too"),
+        ("cat\ndog\ncat\n", "line 3 repeats 'cat' of line 1"),
         ("", "is empty"),
     ],
 )
-def test_a_list_of_classes_that_cannot_be_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+def test_an_invalid_list_of_classes_is_one_line(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text(text)
     folder = tar(tmp_path / "set/x.tar", {"cls": b"2"})
     with pytest.raises(DataError, match=message) as error:
@@ -141,17 +136,17 @@ def test_a_list_of_classes_that_cannot_be_is_one_line(text: str, message: str, t
     assert "\n" not in str(error.value) and not (folder / "dataset.json").exists()
 
 
-def test_a_dataset_json_is_replaced_only_when_asked(tmp_path: Path) -> None:
+def test_an_existing_dataset_json_is_only_replaced_with_overwrite(tmp_path: Path) -> None:
     tar(tmp_path / "x.tar", {})
     describe(tmp_path)
     (tmp_path / "dataset.json").write_text("mine")
-    with pytest.raises(DataError, match=r"dataset.json: is there already"):
+    with pytest.raises(DataError, match=r"dataset.json: exists already"):
         describe(tmp_path)
     assert (tmp_path / "dataset.json").read_text() == "mine"
     assert describe(tmp_path, overwrite=True).card.splits["train"].samples == 1
 
 
-def test_what_cannot_be_used_is_named_and_the_rest_described(tmp_path: Path) -> None:
+def test_unusable_samples_are_named_and_the_rest_is_described(tmp_path: Path) -> None:
     bad = {"cls": b"cat"}, {"cls": b"9999999999"}, {"json": b"["}, {"mask.png": picture(form="JPEG")}, {"png": b"x"}
     tar(tmp_path / "x.tar", {"cls": b"1"}, *bad)
     found = describe(tmp_path)
@@ -182,12 +177,12 @@ def _braced(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("fill", "message"),
     [
-        (_nothing, "no .tar files in it; give the folder"),
-        (_compressed, "x.tar.gz is compressed: unpack it"),
-        (_empty, "no sample in its 1 tar files"),
+        (_nothing, "has no .tar files; give the folder"),
+        (_compressed, "x.tar.gz is compressed: gunzip it"),
+        (_empty, "no samples in its 1 tar files"),
         (_garbage, "x.tar: not a readable tar"),
-        (_braced, r"x\{0..3\}.tar: braces stand for number ranges"),
-        (Path.rmdir, "there is no such folder"),
+        (_braced, r"x\{0..3\}.tar: braces denote ranges of numbers"),
+        (Path.rmdir, "the folder does not exist"),
     ],
 )
 def test_a_folder_without_samples_is_one_clear_error(
@@ -210,7 +205,7 @@ def test_a_folder_without_samples_is_one_clear_error(
         ("latest.tar", "train"),
     ],
 )
-def test_a_split_is_a_word_of_the_name(file: str, name: str) -> None:
+def test_the_split_is_a_word_of_the_name(file: str, name: str) -> None:
     assert split_of(file) == name
 
 
@@ -220,9 +215,9 @@ def test_a_split_is_a_word_of_the_name(file: str, name: str) -> None:
         min_size=1,
     )
 )
-def test_patterns_stand_for_exactly_the_files(parts: list[tuple[str, int, str]]) -> None:
+def test_patterns_expand_to_exactly_the_files(parts: list[tuple[str, int, str]]) -> None:
     files = [f"{name}{form % number if form else number}.tar" for name, number, form in parts]
-    short = patterns(files)
+    found = patterns(files)
     assert [
-        file for pattern in ([short] if isinstance(short, str) else short) for file in braceexpand(pattern)
+        file for pattern in ([found] if isinstance(found, str) else found) for file in braceexpand(pattern)
     ] == files

@@ -1,4 +1,4 @@
-"""Making data sets by recipe: seeded, identical on every run, and clear about what cannot be made."""
+"""Making data sets by recipes: seeded, reproducible, with clear errors."""
 
 import hashlib
 import os
@@ -45,7 +45,7 @@ def test_two_processes_make_the_same_bytes(tmp_path: Path, recipe: str, options:
 
 
 @pytest.mark.parametrize("recipe", ["digits", "shapes"])
-def test_another_seed_makes_other_scenes(tmp_path: Path, recipe: str) -> None:
+def test_another_seed_makes_different_scenes(tmp_path: Path, recipe: str) -> None:
     images = []
     for seed in (0, 1):
         make(recipe, tmp_path / str(seed), seed=seed, train=10, test=0)
@@ -54,7 +54,7 @@ def test_another_seed_makes_other_scenes(tmp_path: Path, recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["digits", "shapes"])
-def test_a_longer_data_set_begins_with_the_shorter_one(tmp_path: Path, recipe: str) -> None:
+def test_a_larger_data_set_starts_with_the_smaller_one(tmp_path: Path, recipe: str) -> None:
     make(recipe, tmp_path / "short", train=5, test=5)
     make(recipe, tmp_path / "long", train=9, test=5)
     for split in ("train", "test"):
@@ -64,7 +64,7 @@ def test_a_longer_data_set_begins_with_the_shorter_one(tmp_path: Path, recipe: s
         ]
 
 
-def test_the_card_says_what_was_made_and_how(tmp_path: Path) -> None:
+def test_the_card_records_what_was_made_and_how(tmp_path: Path) -> None:
     card = make("digits", tmp_path / "set", seed=5, train=12, test=3, style="gray")
     assert card == DatasetCard.model_validate_json((tmp_path / "set/dataset.json").read_text())
     assert {name: split.samples for name, split in card.splits.items()} == {"train": 12, "test": 3}
@@ -115,7 +115,7 @@ def test_any_number_of_processes_makes_the_same_bytes(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from mtgen.shards.make import make
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with SIGINT ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
 def stop(done, total):
     if done >= 14:
         os.kill(os.getpid(), getattr(signal, sys.argv[2]))
@@ -124,7 +124,7 @@ make("digits", sys.argv[1], progress=stop, seed=3, samples_per_shard=7, train=40
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
-def test_an_interrupted_make_goes_on_where_it_was_and_ends_with_the_same_bytes(tmp_path: Path, how: str) -> None:
+def test_an_interrupted_make_resumes_and_gives_the_same_bytes(tmp_path: Path, how: str) -> None:
     make("digits", tmp_path / "whole", **SHARDED)
     subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "set"), how], check=False, capture_output=True, timeout=120
@@ -137,7 +137,7 @@ def test_an_interrupted_make_goes_on_where_it_was_and_ends_with_the_same_bytes(t
     assert not (tmp_path / ".set.partial").exists()
 
 
-def test_what_another_recipe_left_behind_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_shards_of_another_recipe_are_not_reused(tmp_path: Path) -> None:
     make("digits", tmp_path / "whole", **SHARDED)
     program = KILLED.replace("seed=3", "seed=4")
     subprocess.run(
@@ -147,7 +147,7 @@ def test_what_another_recipe_left_behind_is_not_gone_on_with(tmp_path: Path) -> 
     assert contents(tmp_path / "set") == contents(tmp_path / "whole")
 
 
-def test_options_are_read_with_their_types() -> None:
+def test_options_are_parsed_with_their_types() -> None:
     assert parse_options("digits", ["resolution=64", "digits=2", "style=gray"]) == {
         "resolution": 64,
         "digits": 2,
@@ -171,44 +171,44 @@ def test_options_are_read_with_their_types() -> None:
         (
             "digits",
             ["digits=3", "resolution=28"],
-            "digits=3: so many need a resolution of at least 32 to be readable, and it is 28",
+            "digits=3: 3 objects need a resolution of at least 32, it is 28",
         ),
         ("shapes", ["shapes=10"], "shapes=10: input should be less than or equal to 9"),
         (
             "digits",
             ["part=2/2"],
-            "part=2/2: a part is k/n with k counted from 0 and n at most 20; the two halves are 0/2 and 1/2",
+            "part=2/2: not k/n with 0 <= k < n <= 20; the two halves are 0/2 and 1/2",
         ),
-        ("digits", ["part=half"], "part=half: a part is k/n"),
-        ("digits", ["part=0/0"], "part=0/0: a part is k/n"),
+        ("digits", ["part=half"], "part=half: not k/n"),
+        ("digits", ["part=0/0"], "part=0/0: not k/n"),
         ("digits", ["style=negative"], "style=negative: "),
         (
             "digits",
             ["style=gray", "background=textured"],
-            "style=gray: gray is white on black, which leaves no background=textured",
+            "style=gray: gray is white on black and has no background=textured",
         ),
         ("digits", ["background=striped"], "background=striped: possible: plain, textured"),
     ],
 )
-def test_an_impossible_option_is_one_line_that_names_it(recipe: str, assignments: list[str], message: str) -> None:
+def test_an_invalid_option_is_named_in_one_line(recipe: str, assignments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match="^" + re.escape(message)) as error:
         parse_options(recipe, assignments)
     assert "\n" not in str(error.value)
 
 
-def test_all_impossible_options_come_at_once() -> None:
+def test_all_invalid_options_are_named_at_once() -> None:
     with pytest.raises(ConfigError) as error:
         parse_options("digits", ["train=0", "colour=red"])
     assert [line.split(":")[0] for line in str(error.value).splitlines()] == ["train=0", "colour"]
 
 
-def test_make_checks_its_options_before_it_touches_the_disk(tmp_path: Path) -> None:
+def test_make_validates_its_options_before_it_writes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="colour: unknown key"):
         make("shapes", tmp_path / "set", colour="red")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_make_does_not_write_into_a_folder_that_is_taken(tmp_path: Path) -> None:
+def test_make_does_not_write_to_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     make("shapes", tmp_path / "set", train=2, test=0)
     before = contents(tmp_path / "set")
     with pytest.raises(DataError, match="set: is not empty"):
@@ -217,7 +217,7 @@ def test_make_does_not_write_into_a_folder_that_is_taken(tmp_path: Path) -> None
     assert make("shapes", tmp_path / "set", overwrite=True, train=3, test=0).splits["train"].samples == 3
 
 
-def test_the_pages_example_writes_shards_that_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_page_writes_readable_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     [example] = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     exec(compile(example, str(PAGE), "exec"), {})  # noqa: S102 - the page's own example

@@ -1,4 +1,4 @@
-"""Splitting deals every sample once, by its key alone, and changes none of its bytes."""
+"""Splitting assigns every sample to one split by its key alone, and does not change its bytes."""
 
 import io
 import tarfile
@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from mtgen.errors import ConfigError, DataError
 from mtgen.shards.make import make
-from mtgen.shards.split import dealt, parse_shares, split
+from mtgen.shards.split import assign_split, parse_fractions, split
 from mtgen.shards.validate import validate
 
-SHARES = {"train": 0.5, "val": 0.25, "test": 0.25}
+FRACTIONS = {"train": 0.5, "val": 0.25, "test": 0.25}
 
 
 def members(folder: Path) -> dict[str, bytes]:
@@ -24,16 +24,16 @@ def members(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def test_every_sample_is_in_one_split_with_its_bytes(tmp_path: Path) -> None:
+def test_every_sample_is_in_one_split_unchanged(tmp_path: Path) -> None:
     make("shapes", tmp_path / "in", train=30, test=10)
-    card = split(tmp_path / "in", tmp_path / "out", SHARES)
+    card = split(tmp_path / "in", tmp_path / "out", FRACTIONS)
     assert members(tmp_path / "out") == members(tmp_path / "in")
-    assert set(card.splits) == set(SHARES) and sum(part.samples for part in card.splits.values()) == 40
-    assert card.model_extra is not None and card.model_extra["split_by"] == {"shares": SHARES, "seed": 0}
+    assert set(card.splits) == set(FRACTIONS) and sum(part.samples for part in card.splits.values()) == 40
+    assert card.model_extra is not None and card.model_extra["split_by"] == {"shares": FRACTIONS, "seed": 0}
     assert validate(tmp_path / "out").problems == []
 
 
-def test_members_that_say_nothing_here_go_with_their_sample(tmp_path: Path) -> None:
+def test_members_with_unknown_suffixes_stay_with_their_sample(tmp_path: Path) -> None:
     make("shapes", tmp_path / "in", train=4, test=0)
     shard = tmp_path / "in/train-000000.tar"
     before = members(tmp_path / "in")
@@ -46,44 +46,44 @@ def test_members_that_say_nothing_here_go_with_their_sample(tmp_path: Path) -> N
                 tar.addfile(info, io.BytesIO(content))
     full = members(tmp_path / "in")
     assert len(full) == len(before) + 4
-    split(tmp_path / "in", tmp_path / "in", SHARES, overwrite=True)
+    split(tmp_path / "in", tmp_path / "in", FRACTIONS, overwrite=True)
     assert members(tmp_path / "in") == full
 
 
-def test_members_that_belong_to_no_image_are_named(tmp_path: Path) -> None:
+def test_members_without_an_image_are_named(tmp_path: Path) -> None:
     make("shapes", tmp_path / "in", train=2, test=0)
     with tarfile.open(tmp_path / "in/train-000000.tar", "a") as tar:
         tar.addfile(tarfile.TarInfo("alone.emb.npy"))
-    with pytest.raises(DataError, match=r"sample 'alone': \.emb\.npy belongs to no image"):
-        split(tmp_path / "in", tmp_path / "out", SHARES)
+    with pytest.raises(DataError, match=r"sample 'alone': \.emb\.npy without an image"):
+        split(tmp_path / "in", tmp_path / "out", FRACTIONS)
 
 
 @given(st.integers(0, 9), st.lists(st.integers(1, 9), min_size=1, max_size=4))
-def test_splits_get_their_shares(seed: int, weights: list[int]) -> None:
-    shares = {f"s{i}": weight / sum(weights) for i, weight in enumerate(weights)}
-    counts = dict.fromkeys(shares, 0)
+def test_splits_get_their_fractions(seed: int, weights: list[int]) -> None:
+    fractions = {f"s{i}": weight / sum(weights) for i, weight in enumerate(weights)}
+    counts = dict.fromkeys(fractions, 0)
     for i in range(2000):
-        counts[dealt(seed, str(i), shares)] += 1
-    assert all(abs(counts[name] / 2000 - part) < 0.06 for name, part in shares.items())
+        counts[assign_split(seed, str(i), fractions)] += 1
+    assert all(abs(counts[name] / 2000 - part) < 0.06 for name, part in fractions.items())
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("train=0.5 test=0.4", "add up to 0.9"),
-        ("train", "a share is written"),
-        ("train=-1 test=2", "train=-1: a share is above 0"),
+        ("train", "not SPLIT=FRACTION"),
+        ("train=-1 test=2", "train=-1: the fraction has to be above 0"),
     ],
 )
-def test_shares_that_cannot_be_are_one_line(text: str, message: str) -> None:
+def test_invalid_fractions_are_one_line(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_shares(text.split())
+        parse_fractions(text.split())
 
 
-def test_a_damaged_shard_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+def test_a_damaged_shard_is_named_and_nothing_is_left_behind(tmp_path: Path) -> None:
     make("shapes", tmp_path / "in", train=5, test=0)
     shard = tmp_path / "in/train-000000.tar"
     shard.write_bytes(shard.read_bytes()[:5000])
-    with pytest.raises(DataError, match=r"train-000000.tar: cut short"):
-        split(tmp_path / "in", tmp_path / "out", SHARES)
+    with pytest.raises(DataError, match=r"train-000000.tar: truncated"):
+        split(tmp_path / "in", tmp_path / "out", FRACTIONS)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]

@@ -1,4 +1,4 @@
-"""The numbers of a data set are those of its samples."""
+"""Statistics of a data set are those of its samples."""
 
 import io
 import json
@@ -26,11 +26,6 @@ CARD = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MTGEN_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 def picture(width: int = 4, height: int = 4, form: str = "PNG", values: Any = 0) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.broadcast_to(np.array(values, np.uint8), (height, width)).copy()).save(file, form)
@@ -48,8 +43,8 @@ def wav(frames: int, rate: int = 8000) -> bytes:
 
 
 def flac(frames: int, rate: int = 16000, channels: int = 2) -> bytes:
-    about = rate << 44 | (channels - 1) << 41 | 15 << 36 | frames
-    return b"fLaC" + bytes([0x80, 0, 0, 34]) + bytes(10) + about.to_bytes(8, "big") + bytes(16)
+    info = rate << 44 | (channels - 1) << 41 | 15 << 36 | frames
+    return b"fLaC" + bytes([0x80, 0, 0, 34]) + bytes(10) + info.to_bytes(8, "big") + bytes(16)
 
 
 @pytest.fixture
@@ -84,21 +79,21 @@ def test_classes_missing_labels_formats_and_sizes_are_counted(write: Callable[..
     assert train.mask == [] and train.boxes is None and train.caption is None and train.sound is None
 
 
-def test_pixels_of_a_mask_class_are_a_share_of_the_known_ones(write: Callable[..., Path]) -> None:
+def test_fractions_of_mask_classes_are_of_the_known_pixels(write: Callable[..., Path]) -> None:
     known, partly = picture(values=[0, 0, 0, 1]), picture(values=[1, 1, 254, 255])
     train = stats(write({"png": picture(), "mask.png": known}, {"png": picture(), "mask.png": partly}))["train"]
     assert [(row.name, row.count, row.share) for row in train.mask] == [("background", 12, 0.5), ("cat", 12, 0.5)]
     assert train.unknown == 0.25
 
 
-def test_a_mask_value_without_a_name_is_shown(write: Callable[..., Path]) -> None:
+def test_an_unnamed_mask_value_is_shown(write: Callable[..., Path]) -> None:
     (*_, last) = stats(write({"png": picture(), "mask.png": picture(values=7)}))["train"].mask
-    assert (last.number, last.name, last.share) == (7, "7 (has no name)", 1.0)
+    assert (last.number, last.name, last.share) == (7, "7 (unnamed)", 1.0)
 
 
 def test_boxes_captions_and_sounds_are_measured(write: Callable[..., Path]) -> None:
-    about = json.dumps({"boxes": [[0, 0, 2, 2, 0], [1, 1, 3, 3, 2]]}).encode()
-    first = {"png": picture(), "json": about, "txt": "ein Wörtchen\n".encode(), "wav": wav(4000)}
+    boxes = json.dumps({"boxes": [[0, 0, 2, 2, 0], [1, 1, 3, 3, 2]]}).encode()
+    first = {"png": picture(), "json": boxes, "txt": "ein Wörtchen\n".encode(), "wav": wav(4000)}
     train = stats(
         write(
             first, {"png": picture(), "json": b'{"boxes": []}', "txt": b"cat", "flac": flac(32000)}, {"png": picture()}
@@ -111,7 +106,7 @@ def test_boxes_captions_and_sounds_are_measured(write: Callable[..., Path]) -> N
     assert train.rates == {"8,000 Hz, 1 channel": 1, "16,000 Hz, 2 channels": 1}
 
 
-def test_labels_are_counted_by_image_and_say_nothing_of_boxes(write: Callable[..., Path]) -> None:
+def test_labels_are_counted_per_image_and_do_not_count_as_boxes(write: Callable[..., Path]) -> None:
     boxed = json.dumps({"boxes": [[0, 0, 2, 2, 0], [1, 1, 3, 3, 0]]}).encode()
     train = stats(
         write({"png": picture(), "json": boxed}, {"png": picture(), "json": b'{"labels": [0, 2]}'}, {"png": picture()})
@@ -120,7 +115,7 @@ def test_labels_are_counted_by_image_and_say_nothing_of_boxes(write: Callable[..
     assert train.boxes is not None and (train.boxes.count, train.boxes.total) == (1, 2)
 
 
-def test_what_is_damaged_is_counted_and_left_out(write: Callable[..., Path]) -> None:
+def test_damaged_components_are_counted_and_left_out(write: Callable[..., Path]) -> None:
     mask = picture().replace(b"IDAT", b"IDAT\xff\xff")
     bad = {"png": picture(), "mask.png": mask, "json": b"{", "txt": b"\xff", "wav": b"RIFF"}
     train = stats(write(bad, {"png": picture(), "txt": b"fine"}))["train"]
@@ -128,7 +123,7 @@ def test_what_is_damaged_is_counted_and_left_out(write: Callable[..., Path]) -> 
     assert train.caption is not None and train.caption.count == 1
 
 
-def test_tables_show_names_as_they_are_and_the_rest_of_many(write: Callable[..., Path]) -> None:
+def test_tables_do_not_interpret_names_and_summarize_many_classes(write: Callable[..., Path]) -> None:
     folder = write({"png": picture(), "cls": b"1", "wav": wav(80)})
     card = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps(card | {"classes": [*CARD["classes"], *map(str, range(60))]}))
@@ -136,30 +131,31 @@ def test_tables_show_names_as_they_are_and_the_rest_of_many(write: Callable[...,
     console.print(*tables(stats(folder)))
     text = console.export_text()
     assert (
-        "[red]dog" in text and "and 23 rarer ones, 62 of them without any" in text and "8,000 Hz, 1 channel: 1" in text
+        "[red]dog" in text
+        and "and 23 less frequent ones, 62 of them with no samples" in text
+        and "8,000 Hz, 1 channel: 1" in text
     )
 
 
-def test_the_command_writes_the_same_numbers_as_json(write: Callable[..., Path]) -> None:
+def test_the_command_writes_the_same_statistics_as_json(write: Callable[..., Path]) -> None:
     folder = write({"png": picture(), "cls": b"1"})
     done = CliRunner().invoke(app, ["shards", "stats", str(folder), "--json", "-"])
     assert done.exit_code == 0
     assert json.loads(done.stdout)["train"]["classes"][1] == {"number": 1, "name": "[red]dog", "count": 1, "share": 1.0}
     checked = CliRunner().invoke(app, ["shards", "validate", str(folder), "--json", "-"])
-    assert (
-        json.loads(checked.stdout)["problems"] == [] and "no problems" in checked.stderr
-    )  # what is for people stands beside it
-    assert "no problems" in CliRunner().invoke(app, ["shards", "validate", str(folder)]).stdout  # and not for good
+    # with JSON on standard output, text goes to standard error
+    assert json.loads(checked.stdout)["problems"] == [] and "no problems" in checked.stderr
+    assert "no problems" in CliRunner().invoke(app, ["shards", "validate", str(folder)]).stdout
 
 
-def test_samples_at_fault_are_left_out_and_their_problems_counted(write: Callable[..., Path]) -> None:
+def test_samples_with_problems_are_left_out_and_counted(write: Callable[..., Path]) -> None:
     train = stats(write({"png": picture()}, {"png": b"x", "cls": b"0"}, {"png": picture(), "cls": b"7"}))["train"]
     assert train.samples == 1 and train.problems == {"image": 1, "class": 1}
 
 
-def test_a_split_without_a_sample_to_count_is_one_clear_error(write: Callable[..., Path]) -> None:
+def test_a_split_without_usable_samples_is_one_clear_error(write: Callable[..., Path]) -> None:
     folder = write({"png": picture()})
     shard = folder / "train-0.tar"
     shard.write_bytes(shard.read_bytes()[:700])
-    with pytest.raises(DataError, match=r"train-0.tar: cut short"):
+    with pytest.raises(DataError, match=r"train-0.tar: truncated"):
         stats(folder)

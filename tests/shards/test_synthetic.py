@@ -1,4 +1,4 @@
-"""What the recipes draw: image, mask, boxes, class, labels, caption and sound tell the same story."""
+"""Synthetic scenes: image, mask, boxes, class, labels, caption and sound are consistent."""
 
 import re
 from random import Random
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mtgen.shards.make import RECIPES
 from mtgen.shards.recipes.digits import DigitsRecipe
 from mtgen.shards.recipes.shapes import SEMITONES
-from mtgen.shards.synthetic import CONTRAST, THING_COLORS, luminance
+from mtgen.shards.synthetic import CONTRAST, OBJECT_COLORS, luminance
 from mtgen.shards.write import Sample
 
 SEEDS = st.integers(0, 10_000)
@@ -20,9 +20,9 @@ COUNTS = st.integers(1, 4)
 RECIPE_NAMES = st.sampled_from(["digits", "shapes"])
 
 
-def draw(name: str, seed: int, most: int = 1, **options: Any) -> Sample:
+def draw(name: str, seed: int, limit: int = 1, **options: Any) -> Sample:
     kind = RECIPES[name]
-    recipe: Any = kind(kind.Options.model_validate({name: most, "resolution": 48, **options}), seed)
+    recipe: Any = kind(kind.Options.model_validate({name: limit, "resolution": 48, **options}), seed)
     return recipe.sample("train", "key", Random(seed))
 
 
@@ -32,7 +32,7 @@ def bounds(inside: np.ndarray) -> list[int]:
 
 
 def far_from_box(sample: Sample) -> np.ndarray:
-    """`[H,W]` bool: the pixels that no partly covered fringe of the one thing can reach."""
+    """`[H,W]` bool: the pixels that the antialiased edge of the single object cannot reach."""
     assert sample.boxes is not None
     left, top, right, bottom = (int(v) for v in sample.boxes[0][:4])
     outside = np.ones(sample.image.shape[:2], bool)
@@ -42,10 +42,10 @@ def far_from_box(sample: Sample) -> np.ndarray:
 
 @settings(max_examples=60, deadline=None)
 @given(RECIPE_NAMES, SEEDS, COUNTS, st.sampled_from(["plain", "textured"]))
-def test_boxes_are_the_bounds_of_the_masks(name: str, seed: int, most: int, background: str) -> None:
-    sample = draw(name, seed, most, background=background)
+def test_boxes_are_the_bounds_of_the_masks(name: str, seed: int, limit: int, background: str) -> None:
+    sample = draw(name, seed, limit, background=background)
     assert sample.mask is not None and sample.boxes is not None
-    assert 1 <= len(sample.boxes) <= most
+    assert 1 <= len(sample.boxes) <= limit
     covered = np.zeros_like(sample.mask, bool)
     for label in {box[4] for box in sample.boxes}:
         corners = np.array([box[:4] for box in sample.boxes if box[4] == label])
@@ -59,29 +59,29 @@ def test_boxes_are_the_bounds_of_the_masks(name: str, seed: int, most: int, back
 
 @settings(max_examples=60, deadline=None)
 @given(RECIPE_NAMES, SEEDS, COUNTS, st.booleans())
-def test_caption_labels_and_class_name_what_is_in_the_boxes(name: str, seed: int, most: int, textured: bool) -> None:
-    sample = draw(name, seed, most, background="textured" if textured else "plain")
+def test_caption_labels_and_class_agree_with_the_boxes(name: str, seed: int, limit: int, textured: bool) -> None:
+    sample = draw(name, seed, limit, background="textured" if textured else "plain")
     assert sample.boxes is not None and sample.caption is not None
     in_boxes = [int(box[4]) for box in sample.boxes]
-    said = re.findall(r"\b(an?) (\w+) (\w+)", sample.caption)
-    assert [RECIPES[name].classes.index(what) for _, _, what in said] == in_boxes  # both from left to right
+    phrases = re.findall(r"\b(an?) (\w+) (\w+)", sample.caption)
+    assert [RECIPES[name].classes.index(noun) for _, _, noun in phrases] == in_boxes  # both from left to right
     assert [box[0] for box in sample.boxes] == sorted(box[0] for box in sample.boxes)
-    assert all((article == "an") == (color == "orange") and color in THING_COLORS for article, color, _ in said)
+    assert all((article == "an") == (color == "orange") and color in OBJECT_COLORS for article, color, _ in phrases)
     assert sample.labels == sorted(set(in_boxes))
     assert sample.label == (in_boxes[0] if len(in_boxes) == 1 else None)
 
 
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, COUNTS)
-def test_a_gray_digits_mask_is_its_pixels_over_63(seed: int, most: int) -> None:
-    sample = draw("digits", seed, most, style="gray")
+def test_the_mask_of_a_gray_digit_has_its_pixels_above_63(seed: int, limit: int) -> None:
+    sample = draw("digits", seed, limit, style="gray")
     assert sample.image.shape == (48, 48) and sample.mask is not None
     assert np.array_equal(sample.mask > 0, sample.image > 63)
 
 
 @settings(max_examples=60, deadline=None)
 @given(SEEDS)
-def test_a_shapes_mask_is_where_it_covers_half_the_pixel_or_more(seed: int) -> None:
+def test_the_mask_of_a_shape_has_the_pixels_covered_by_half_or_more(seed: int) -> None:
     sample = draw("shapes", seed)
     assert sample.mask is not None
     image = sample.image.astype(float)
@@ -94,26 +94,26 @@ def test_a_shapes_mask_is_where_it_covers_half_the_pixel_or_more(seed: int) -> N
 
 @settings(max_examples=60, deadline=None)
 @given(RECIPE_NAMES, SEEDS, st.sampled_from(["plain", "textured"]))
-def test_what_is_drawn_stands_out_from_every_pixel_of_its_background(name: str, seed: int, background: str) -> None:
+def test_objects_contrast_with_every_pixel_of_their_background(name: str, seed: int, background: str) -> None:
     sample = draw(name, seed, background=background)
     assert sample.mask is not None
     around = luminance(sample.image[far_from_box(sample)].astype(float)) + 0.05
-    thing = luminance(sample.image[sample.mask > 0].astype(float)) + 0.05
+    inside = luminance(sample.image[sample.mask > 0].astype(float)) + 0.05
     assume(len(around))
-    best = max(thing.max() / around.max(), around.min() / thing.min())
-    assert best >= CONTRAST * 0.97  # a thin stroke may not cover any pixel wholly
+    best = max(inside.max() / around.max(), around.min() / inside.min())
+    assert best >= CONTRAST * 0.97  # a thin stroke may not cover any pixel completely
 
 
 @settings(max_examples=40, deadline=None)
 @given(RECIPE_NAMES, SEEDS)
-def test_one_thing_alone_fills_most_of_the_canvas(name: str, seed: int) -> None:
+def test_a_single_object_fills_most_of_the_canvas(name: str, seed: int) -> None:
     left, top, right, bottom, _ = draw(name, seed).boxes[0]  # type: ignore[index]
     assert 0.6 * 48 <= max(right - left, bottom - top) <= 48
 
 
 @settings(max_examples=40, deadline=None)
 @given(RECIPE_NAMES, SEEDS)
-def test_things_do_not_touch(name: str, seed: int) -> None:
+def test_objects_do_not_touch(name: str, seed: int) -> None:
     sample = draw(name, seed, 4)
     assert sample.mask is not None and sample.boxes is not None
     padded = np.pad(sample.mask, 1)
@@ -132,7 +132,7 @@ def test_no_digit_is_in_both_splits(digits: DigitsRecipe) -> None:
     assert sorted(digits.pools["train"] + digits.pools["test"]) == list(range(5000))
 
 
-def test_scenes_of_a_split_take_their_digits_from_its_pool() -> None:
+def test_scenes_of_a_split_use_digits_of_its_pool() -> None:
     maker = DigitsRecipe(DigitsRecipe.Options.model_validate({"train": 10, "test": 10}), seed=0)
     for split, label in (("train", 3), ("test", 7)):
         maker.pools[split] = [i for i in maker.pools[split] if maker.labels[i] == label]
@@ -142,7 +142,7 @@ def test_scenes_of_a_split_take_their_digits_from_its_pool() -> None:
     }
 
 
-def test_parts_share_no_digit_and_are_all_of_them_with_every_class_alike(digits: DigitsRecipe) -> None:
+def test_parts_are_a_balanced_partition_of_the_digits(digits: DigitsRecipe) -> None:
     parts = [DigitsRecipe(DigitsRecipe.Options.model_validate({"part": f"{k}/3"}), seed=0) for k in range(3)]
     for split in ("train", "test"):
         pools = [part.pools[split] for part in parts]
@@ -152,13 +152,13 @@ def test_parts_share_no_digit_and_are_all_of_them_with_every_class_alike(digits:
             assert counts.max() - counts.min() <= 1
 
 
-def test_scenes_of_two_parts_are_no_pairs() -> None:
+def test_scenes_of_two_parts_are_not_paired() -> None:
     parts = [DigitsRecipe(DigitsRecipe.Options.model_validate({"part": f"{k}/2"}), seed=0) for k in range(2)]
     same = np.mean([parts[0].make("train", i).label == parts[1].make("train", i).label for i in range(200)])
     assert 0.02 < same < 0.25
 
 
-def test_domains_have_names_of_their_own() -> None:
+def test_domains_have_different_names() -> None:
     names = [
         DigitsRecipe(DigitsRecipe.Options.model_validate({"style": style}), seed=0).name
         for style in ("color", "gray", "inverted")
@@ -168,17 +168,17 @@ def test_domains_have_names_of_their_own() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(SEEDS, COUNTS)
-def test_inverted_digits_are_the_same_scenes_in_black_on_a_lighter_texture(seed: int, most: int) -> None:
-    plain, inverted = draw("digits", seed, most, style="gray"), draw("digits", seed, most, style="inverted")
+def test_inverted_digits_are_the_same_scenes_in_black_on_a_lighter_texture(seed: int, limit: int) -> None:
+    plain, inverted = draw("digits", seed, limit, style="gray"), draw("digits", seed, limit, style="inverted")
     assert np.array_equal(plain.mask, inverted.mask)
     assert (plain.boxes, plain.caption, plain.labels) == (inverted.boxes, inverted.caption, inverted.labels)
     ink = plain.image == 255
     assert inverted.image.shape == (48, 48, 3) and inverted.image[ink].max(initial=0) <= 27
-    around = inverted.image[far_from_box(inverted)] if most == 1 else inverted.image[plain.image == 0]
+    around = inverted.image[far_from_box(inverted)] if limit == 1 else inverted.image[plain.image == 0]
     if len(around) and ink.any():
         light = luminance(around.astype(float)) + 0.05
         assert light.min() >= CONTRAST * 0.97 * (luminance(inverted.image[ink].astype(float)).max() + 0.05)
-        assert len(np.unique(around, axis=0)) > min(len(around), 100) / 4  # clouds and grain, not one color
+        assert len(np.unique(around, axis=0)) > min(len(around), 100) / 4  # a texture, not a single color
 
 
 def test_digits_of_the_two_splits_differ_in_their_pixels_too(digits: DigitsRecipe) -> None:
@@ -186,16 +186,16 @@ def test_digits_of_the_two_splits_differ_in_their_pixels_too(digits: DigitsRecip
     assert not train & test
 
 
-def test_every_class_gives_the_same_share_to_the_test_split(digits: DigitsRecipe) -> None:
+def test_every_class_has_equally_many_test_digits(digits: DigitsRecipe) -> None:
     assert np.bincount(digits.labels[digits.pools["test"]]).tolist() == [100] * 10
 
 
-def test_another_seed_holds_the_same_digits_back(digits: DigitsRecipe) -> None:
+def test_the_test_digits_do_not_depend_on_the_seed(digits: DigitsRecipe) -> None:
     assert DigitsRecipe(digits.options, seed=9).pools == digits.pools
 
 
 @pytest.mark.parametrize("label", range(8))
-def test_a_shapes_tone_has_the_pitch_of_its_class(label: int) -> None:
+def test_the_tone_of_a_shape_has_the_pitch_of_its_class(label: int) -> None:
     sample = next(sample for seed in range(200) if (sample := draw("shapes", seed)).label == label)
     assert sample.sound is not None
     sound, rate = sample.sound
@@ -206,7 +206,7 @@ def test_a_shapes_tone_has_the_pitch_of_its_class(label: int) -> None:
 
 
 @pytest.mark.parametrize(("recipe", "classes"), [("digits", 10), ("shapes", 8)])
-def test_classes_come_about_equally_often(recipe: str, classes: int) -> None:
+def test_classes_are_about_equally_frequent(recipe: str, classes: int) -> None:
     kind = RECIPES[recipe]
     maker = kind(kind.Options.model_validate({"train": 1000, "resolution": 16}), seed=0)
     counts = np.bincount(
@@ -217,7 +217,7 @@ def test_classes_come_about_equally_often(recipe: str, classes: int) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(SEEDS)
-def test_gray_digits_are_said_without_a_color(seed: int) -> None:
+def test_captions_of_gray_digits_have_no_color(seed: int) -> None:
     assert draw("digits", seed, style="gray").caption in [
         f"{'an' if name == 'eight' else 'a'} {name}" for name in DigitsRecipe.classes
     ]

@@ -1,4 +1,4 @@
-"""A tokenizer made of the captions of a data set, by the command."""
+"""Training a tokenizer on the captions of a data set."""
 
 import io
 from pathlib import Path
@@ -14,11 +14,6 @@ from mtgen.data.tokenizer import open_tokenizer
 from mtgen.errors import DataError
 from mtgen.shards.tokenizer import train_tokenizer
 from mtgen.shards.write import Sample, ShardWriter
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MTGEN_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def written(folder: Path, captions: list[str | None]) -> Path:
@@ -37,19 +32,18 @@ CAPTIONS = [
 ]
 
 
-def test_words_that_come_often_are_one_token_each(tmp_path: Path) -> None:
+def test_frequent_words_are_single_tokens(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    path, made = train_tokenizer(
+    path, tokenizer = train_tokenizer(
         str(written(tmp_path / "set", [*CAPTIONS, None])), progress=lambda done, total: seen.append((done, total))
     )
     assert path == tmp_path / "set" / "tokenizer.json" and seen == [(n, 8) for n in range(1, 9)]
-    assert np.count_nonzero(made.encode("a small red star", 64)) == 4
-    assert np.count_nonzero(made.encode("star", 64)) == 1  # the same token wherever in the caption it stands
-    assert open_tokenizer(str(path)).digest == made.digest
+    assert np.count_nonzero(tokenizer.encode("a small red star", 64)) == 4
+    assert np.count_nonzero(tokenizer.encode("star", 64)) == 1  # the same token at any position in the caption
+    assert open_tokenizer(str(path)).digest == tokenizer.digest
     read = tokenizers.Tokenizer.from_file(str(path))
-    assert (
-        read.decode([n - 1 for n in made.encode("ein rotes ☆", 64).tolist() if n]).strip() == "ein rotes ☆"
-    )  # what was never seen
+    unseen = "ein rotes ☆"
+    assert read.decode([n - 1 for n in tokenizer.encode(unseen, 64).tolist() if n]).strip() == unseen
 
 
 def test_the_same_captions_give_the_same_file(tmp_path: Path) -> None:
@@ -60,14 +54,14 @@ def test_the_same_captions_give_the_same_file(tmp_path: Path) -> None:
     assert one == other
 
 
-def test_the_vocabulary_is_not_larger_than_asked(tmp_path: Path) -> None:
+def test_the_vocabulary_is_limited(tmp_path: Path) -> None:
     folder = str(written(tmp_path / "set", list(CAPTIONS)))
     assert train_tokenizer(folder, 257)[1].vocabulary == 257 < train_tokenizer(folder, 265)[1].vocabulary == 265
-    with pytest.raises(DataError, match="--vocabulary=256: bytes and padding alone take 257"):
+    with pytest.raises(DataError, match="--vocabulary=256: bytes and padding alone need 257"):
         train_tokenizer(folder, 256)
 
 
-def test_without_captions_there_is_nothing_to_train_on(tmp_path: Path) -> None:
+def test_a_split_without_captions_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no sample of split 'test' has a caption"):
         train_tokenizer(str(written(tmp_path / "set", list(CAPTIONS))), split="test")
 
@@ -88,7 +82,7 @@ def test_a_url_needs_a_file_to_write_to() -> None:
         train_tokenizer("http://127.0.0.1:1/set")
 
 
-def test_the_command_says_what_it_made(tmp_path: Path) -> None:
+def test_the_command_names_the_file_it_wrote(tmp_path: Path) -> None:
     folder = written(tmp_path / "set", list(CAPTIONS))
     found = CliRunner().invoke(app, ["shards", "tokenizer", str(folder), "--vocabulary", "300"])
     assert found.exit_code == 0 and f"data.tokenizer={folder}/tokenizer.json" in found.output.replace("\n", "")

@@ -1,4 +1,4 @@
-"""The page shows what is in the samples, needs nothing but itself, and runs nothing that a data set brings along."""
+"""The page shows the samples, is self-contained, and runs no code of the data set."""
 
 import base64
 import hashlib
@@ -24,11 +24,6 @@ Write = Callable[..., Path]
 RNG = np.random.default_rng(0)
 SMALL = RNG.integers(0, 256, (8, 12, 3), np.uint8)
 CARD = {"name": "set", "classes": ["cat", "dog"], "mask_classes": ["background", "cat"]}
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MTGEN_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def encoded(pixels: np.ndarray, form: str = "PNG", **options: Any) -> bytes:
@@ -63,15 +58,15 @@ def write(tmp_path: Path) -> Write:
                 tar.write(
                     {"__key__": f"{number:03d}", **({} if "jpg" in sample else {"png": encoded(SMALL)}), **sample}
                 )
-        about = {**CARD, "splits": {"train": {"samples": len(samples), "shards": "train-0.tar"}}, **card}
-        (folder / "dataset.json").write_text(json.dumps(about))
+        content = {**CARD, "splits": {"train": {"samples": len(samples), "shards": "train-0.tar"}}, **card}
+        (folder / "dataset.json").write_text(json.dumps(content))
         return folder
 
     return written
 
 
 class Page(HTMLParser):
-    """What a browser would find: elements with their attributes, and all text outside of scripts and styles."""
+    """The parsed page: elements with their attributes, and all text outside scripts and styles."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -95,17 +90,17 @@ class Page(HTMLParser):
         elif self.inside != "style":
             self.text += data
 
-    def all(self, tag: str, kind: str | None = None) -> list[dict[str, str | None]]:
-        """The attributes of every such element, of a class where one is given."""
+    def all(self, tag: str, css_class: str | None = None) -> list[dict[str, str | None]]:
+        """The attributes of all elements with a tag and, if given, a CSS class."""
         return [
-            about
-            for name, about in self.elements
-            if name == tag and (kind is None or kind in (about.get("class") or "").split())
+            attributes
+            for name, attributes in self.elements
+            if name == tag and (css_class is None or css_class in (attributes.get("class") or "").split())
         ]
 
-    def file(self, tag: str, kind: str | None = None) -> bytes:
-        """The bytes in the first such element's data URI."""
-        return base64.b64decode((self.all(tag, kind)[0]["src"] or "").partition(",")[2])
+    def file(self, tag: str, css_class: str | None = None) -> bytes:
+        """The bytes in the data URI of the first such element."""
+        return base64.b64decode((self.all(tag, css_class)[0]["src"] or "").partition(",")[2])
 
 
 def page(folder: Path, **options: Any) -> Page:
@@ -119,30 +114,30 @@ def pixels(data: bytes) -> np.ndarray:
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> {{ 7*7 }} &amp;"
 
 
-def test_hostile_text_is_text_and_only_the_pages_own_script_may_run(write: Write) -> None:
+def test_hostile_text_is_escaped_and_only_the_pages_script_may_run(write: Write) -> None:
     sample = {"__key__": 'k"><script>', "cls": b"0", "txt": HOSTILE.encode(), "json": boxes([0, 0, 4, 4, 0])}
     shown = page(write(sample, name=HOSTILE, classes=[HOSTILE], mask_classes=[], source=HOSTILE, licence=HOSTILE))
     assert shown.text.count(HOSTILE) >= 5 and 'k"><script>' in shown.text
     assert len(shown.all("script")) == 1 and "alert" not in shown.script
-    assert not [name for _, about in shown.elements for name in about if name.startswith("on")]
+    assert not [name for _, attributes in shown.elements for name in attributes if name.startswith("on")]
     digest = base64.b64encode(hashlib.sha256(shown.script.encode()).digest()).decode()
     policy = shown.all("meta")[1]["content"] or ""
     assert "default-src 'none'" in policy and f"script-src 'sha256-{digest}'" in policy
 
 
-def test_the_page_needs_no_other_file(write: Write) -> None:
+def test_the_page_is_self_contained(write: Write) -> None:
     shown = page(write({"txt": b"see https://example.org/x.png", "wav": wav(), "mask.png": encoded(SMALL[..., 0] % 2)}))
     links = [
         value
-        for _, about in shown.elements
-        for name, value in about.items()
+        for _, attributes in shown.elements
+        for name, value in attributes.items()
         if name in ("src", "href", "srcset", "poster", "data")
     ]
     assert len(links) == 3 and all((link or "").startswith("data:") for link in links)
     assert "url(" not in shown.source and "@import" not in shown.source and "fetch" not in shown.script
 
 
-def test_a_small_image_is_shown_to_the_pixel_and_a_large_one_made_smaller(write: Write) -> None:
+def test_a_small_image_is_lossless_and_a_large_one_is_reduced(write: Write) -> None:
     shown = page(write({}, {"jpg": encoded(np.zeros((600, 1200), np.uint8), "JPEG")}))
     assert (pixels(shown.file("img")) == SMALL).all()
     large = base64.b64decode((shown.all("img")[1]["src"] or "").partition(",")[2])
@@ -150,7 +145,7 @@ def test_a_small_image_is_shown_to_the_pixel_and_a_large_one_made_smaller(write:
     assert "aspect-ratio:1200/600" in (shown.all("div", "picture")[1]["style"] or "")
 
 
-def test_a_photograph_that_exif_turns_is_shown_upright_as_its_labels_refer_to_it(write: Write) -> None:
+def test_exif_orientation_is_applied(write: Write) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     shown = page(write({"jpg": encoded(SMALL, "JPEG", exif=exif)}))
@@ -158,7 +153,7 @@ def test_a_photograph_that_exif_turns_is_shown_upright_as_its_labels_refer_to_it
     assert upright.size == (8, 12) and 0x0112 not in upright.getexif()
 
 
-def test_background_is_clear_and_other_mask_classes_have_their_color(write: Write) -> None:
+def test_background_is_transparent_and_other_mask_classes_are_colored(write: Write) -> None:
     mask = np.array([[0, 1, 255]] * 8, np.uint8).repeat(4, 1)
     shown = page(write({"mask.png": encoded(mask)}))
     drawn = np.asarray(Image.open(io.BytesIO(shown.file("img", "mask"))).convert("RGBA"))
@@ -171,24 +166,24 @@ def test_background_is_clear_and_other_mask_classes_have_their_color(write: Writ
     ]
 
 
-def test_boxes_are_drawn_where_they_are(write: Write) -> None:
+def test_boxes_are_drawn_at_their_coordinates(write: Write) -> None:
     shown = page(write({"json": boxes([3, 2, 9, 8, 1])}, {"json": boxes()}, {}))
-    (about,) = [about for about in shown.all("rect") if "stroke" in about]
-    assert [about[name] for name in ("x", "y", "width", "height")] == ["25.0", "25.0", "50.0", "75.0"]
-    assert shown.text.count("nothing to be found") == 1
-    assert [about["data-classes"] for about in shown.all("li") if "data-classes" in about] == [" 1 ", "  ", "  "]
+    (rect,) = [attributes for attributes in shown.all("rect") if "stroke" in attributes]
+    assert [rect[name] for name in ("x", "y", "width", "height")] == ["25.0", "25.0", "50.0", "75.0"]
+    assert shown.text.count("no objects") == 1
+    assert [item["data-classes"] for item in shown.all("li") if "data-classes" in item] == [" 1 ", "  ", "  "]
 
 
-def test_sound_is_in_the_page_as_stored_unless_it_is_long(write: Write) -> None:
+def test_sound_is_embedded_as_stored_unless_it_is_too_large(write: Write) -> None:
     shown = page(write({"wav": wav()}, {"wav": wav(MAX_SOUND_BYTES)}))
     assert shown.file("audio") == wav() and len(shown.all("audio")) == 1
-    assert "sound: 4.0 MB are too much for this page" in shown.text
+    assert "sound: 4.0 MB, too large for this page" in shown.text
 
 
-def test_what_is_damaged_says_so_and_the_rest_is_shown(write: Write) -> None:
+def test_damaged_components_are_named_and_the_rest_is_shown(write: Write) -> None:
     image, mask = encoded(SMALL), encoded(SMALL[..., 0] % 2)
-    spoilt = {"png": image.replace(b"IDAT", b"IDAT\xff\xff"), "mask.png": mask.replace(b"IDAT", b"IDAT\xff\xff")}
-    bad = {**spoilt, "json": b"{", "txt": b"\xff"}
+    damaged = {"png": image.replace(b"IDAT", b"IDAT\xff\xff"), "mask.png": mask.replace(b"IDAT", b"IDAT\xff\xff")}
+    bad = {**damaged, "json": b"{", "txt": b"\xff"}
     shown = page(write(bad, {"txt": b"a whole one"}))
     assert [kind for kind in ("image", "mask", "boxes", "caption") if f"{kind}: " in shown.text] == [
         "image",
@@ -199,17 +194,17 @@ def test_what_is_damaged_says_so_and_the_rest_is_shown(write: Write) -> None:
     assert "a whole one" in shown.text and len(shown.all("img")) == 1
 
 
-def test_samples_that_cannot_be_used_are_left_out_and_the_page_says_so(write: Write) -> None:
+def test_samples_with_problems_are_left_out_and_counted(write: Write) -> None:
     shown = page(write({}, {"png": b"x"}))
-    assert "1 problem; the samples at fault are not shown" in shown.text and len(shown.all("div", "picture")) == 1
+    assert "1 problem: mtgen shards validate lists it" in shown.text and len(shown.all("div", "picture")) == 1
 
 
 @pytest.mark.parametrize(
     "form", [np.zeros((8, 12, 4), np.uint8), np.zeros((8, 12), np.uint16), np.zeros((8, 12), np.bool_)]
 )
-def test_images_of_other_depths_can_be_looked_at(form: np.ndarray, write: Write) -> None:
+def test_images_of_other_bit_depths_are_shown(form: np.ndarray, write: Write) -> None:
     shown = page(write({"png": encoded(form)}))
-    assert pixels(shown.file("img")).dtype == np.uint8 and not shown.all("p", "fault")
+    assert pixels(shown.file("img")).dtype == np.uint8 and not shown.all("p", "problem")
 
 
 @pytest.mark.parametrize(("mode", "form"), [("P", "png"), ("CMYK", "jpg"), ("L", "png"), ("RGBA", "png")])
@@ -226,7 +221,7 @@ def test_images_are_shown_in_their_colors(mode: str, form: str, write: Write) ->
         assert np.abs(found[8, column].astype(int) - np.asarray(colors)[8, column]).max() < 30
 
 
-def test_a_seed_chooses_the_samples_and_the_same_seed_the_same(write: Write) -> None:
+def test_the_choice_of_samples_is_a_function_of_the_seed(write: Write) -> None:
     folder = write(*({"txt": f"sample-{number};".encode()} for number in range(40)))
     one, again, other = (page(folder, n=10, seed=seed) for seed in (0, 0, 1))
     assert one.source == again.source and one.text != other.text
@@ -244,7 +239,7 @@ def test_the_command_writes_a_page_named_for_the_split(
     assert (tmp_path / "my_set_1-train.html").is_file()
 
 
-def test_only_a_page_is_written_over_and_never_a_data_set(write: Write) -> None:
+def test_files_other_than_html_are_never_overwritten(write: Write) -> None:
     folder = write({})
     before = (folder / "dataset.json").read_bytes()
     with pytest.raises(ConfigError, match=r"dataset.json: the page is an HTML file"):
@@ -252,8 +247,8 @@ def test_only_a_page_is_written_over_and_never_a_data_set(write: Write) -> None:
     assert (folder / "dataset.json").read_bytes() == before
 
 
-def test_a_page_that_cannot_be_written_is_one_clear_error(write: Write, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"page.html: the page cannot be written \(No such file or directory\)"):
+def test_a_page_that_is_not_writable_is_one_clear_error(write: Write, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"page.html: cannot be written \(No such file or directory\)"):
         view(write({}), out=tmp_path / "nowhere/page.html")
 
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models
 
 from mtgen.config import Config, validate
 from mtgen.errors import CheckpointError
-from mtgen.shards.input_files import write_whole
+from mtgen.shards.input_files import write_atomic
 from mtgen.training.dataset import order_facts
 from mtgen.training.state import check_compatible
 
@@ -46,7 +46,7 @@ def check(before: dict[str, Any], now: dict[str, Any]) -> Any:
 
 
 def tokenizer(path: Path, *words: str) -> str:
-    write_whole(
+    write_atomic(
         path, Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, words[0])).to_str()
     )
     return str(path)

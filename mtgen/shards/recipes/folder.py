@@ -1,4 +1,4 @@
-"""folder: images in class folders, with masks, captions, boxes and sounds beside them; files are stored as they are."""
+"""folder: images in class folders, with masks, captions, boxes and sounds beside them; files are stored unchanged."""
 
 import os
 from pathlib import Path
@@ -7,11 +7,13 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from mtgen.config import ConfigSection
+from mtgen.data.boxes import ANNOTATION_EXAMPLE
 from mtgen.errors import DataError
 from mtgen.schema import IGNORE_INDEX
 from mtgen.shards.input_files import (
     CONVERTED_IMAGE_SUFFIXES,
     STORED_IMAGE_SUFFIXES,
+    file_state,
     key_of,
     read,
     read_image,
@@ -19,9 +21,8 @@ from mtgen.shards.input_files import (
     read_mask,
     read_names,
     read_text,
-    share,
     size_of,
-    state,
+    unit_hash,
 )
 from mtgen.shards.make import RECIPES, UNNAMED_CLASS_PREFIX, Recipe
 from mtgen.shards.write import Sample
@@ -35,18 +36,18 @@ class FolderOptions(ConfigSection):
 
     images: str = Field(min_length=1, description="folder of images, [train|test|val/][CLASS/]FILE")
     masks: str | None = Field(
-        None, description="folder of masks, laid out as the images; default: FILE.mask.png beside each image"
+        None, description="folder of masks with the same paths as the images; default: FILE.mask.png beside each image"
     )
     mask_classes: list[str] = Field(
         [],
-        description="names of the masks' classes, or a text file with a name in each line; default: as many as their values need",
+        description="names of the mask classes, or a text file with one name per line; default: class 0, class 1, ...",
     )
     classes: list[str] = Field(
         [],
-        description="names of the classes, in order, or a file of them; default: the class folders in alphabetical order",
+        description="names of the classes, in order, or a file of them; default: the class folders, alphabetically",
     )
     test: float = Field(
-        0.1, ge=0, lt=1, description="share split off for the test split, where there are no split folders"
+        0.1, ge=0, lt=1, description="fraction of the samples in the test split, if there are no split folders"
     )
 
     @field_validator("mask_classes", "classes", mode="before")
@@ -57,7 +58,7 @@ class FolderOptions(ConfigSection):
 
 @RECIPES.register("folder")
 class FolderRecipe(Recipe):
-    """One sample an image: `x.jpg`, and beside it `x.mask.png`, `x.txt` (caption), `x.json` (boxes), `x.wav` or `x.flac`."""
+    """One sample per image `x.jpg`, with `x.mask.png`, `x.txt` (caption), `x.json` (boxes), `x.wav` or `x.flac`."""
 
     Options = FolderOptions
     licence = ""
@@ -66,43 +67,45 @@ class FolderRecipe(Recipe):
         super().__init__(options, seed)
         self.root = Path(options.images).resolve()
         if not self.root.is_dir():
-            raise DataError(f"images={options.images}: there is no such folder; give the one that holds the images")
+            raise DataError(f"images={options.images}: the folder does not exist; give the one with the images")
         if options.masks is not None and not Path(options.masks).is_dir():
-            raise DataError(f"masks={options.masks}: there is no such folder; give the one that holds the masks")
+            raise DataError(f"masks={options.masks}: the folder does not exist; give the one with the masks")
         pictures = self._pictures()
         files = [path.relative_to(self.root) for path in pictures if not path.stem.lower().endswith(".mask")]
         if not files:
             raise DataError(
-                f"images={options.images}: no images in it ({', '.join(STORED_IMAGE_SUFFIXES + CONVERTED_IMAGE_SUFFIXES)})"
+                f"images={options.images}: no images in it "
+                f"({', '.join(STORED_IMAGE_SUFFIXES + CONVERTED_IMAGE_SUFFIXES)}); give the folder with the images"
             )
-        apart = [path for path in files if path.parts[0] not in FOLDER_SPLITS]
-        split_folders = not apart
-        if apart and {path.parts[0] for path in files} >= {"train", "test"}:
+        outside = [path for path in files if path.parts[0] not in FOLDER_SPLITS]
+        if outside and {path.parts[0] for path in files} >= {"train", "test"}:
             raise DataError(
-                f"{self.root / apart[0]}: lies outside of the folders train and test beside it; move it into one, or away"
+                f"{self.root / outside[0]}: is outside the folders train and test; move it into one, or elsewhere"
             )
-        self.files: dict[str, list[Path]] = {}
-        found: set[str] = set()
-        for path in files:
-            inner = path.parts[int(split_folders) :]
-            found.update(inner[:1] if len(inner) > 1 else [])
-            split = (
-                path.parts[0] if split_folders else "test" if share(seed, path.as_posix()) < options.test else "train"
-            )
-            self.files.setdefault(split, []).append(path)
-        self.files = {split: self.files[split] for split in ("train", "val", "test") if split in self.files}
-        self.depth = int(split_folders)
-        self.classes = options.classes or sorted(found)
-        if unknown := sorted(found - set(self.classes)):
+        self.depth = 0 if outside else 1  # of the class folders
+        self.files = self._split(files)
+        folders = {path.parts[self.depth] for path in files if len(path.parts) > self.depth + 1}
+        self.classes = options.classes or sorted(folders)
+        if unknown := sorted(folders - set(self.classes)):
             raise DataError(
-                f"classes={self.classes}: {self.root} has a class folder {unknown[0]!r} too; name it, or take it away"
+                f"classes={self.classes}: {self.root} also has a class folder {unknown[0]!r}; name it or remove it"
             )
         self.source = f"files of the folder {self.root.name}"
         masks = self._masks(files, pictures)
-        self.mask_classes = options.mask_classes or self._values(masks)
-        self.sources = [
-            state(path) for path in sorted({beside for file in files for beside in self._beside(file)} | set(masks))
-        ]
+        self.mask_classes = options.mask_classes or self._generated_names(masks)
+        inputs = {path for file in files for path in self._with_labels(file)} | set(masks)
+        self.sources = [file_state(path) for path in sorted(inputs)]
+
+    def _split(self, files: list[Path]) -> dict[str, list[Path]]:
+        """Split -> its images: by their split folders or, if there are none, by a hash of their paths."""
+        splits: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
+        for path in files:
+            if self.depth:
+                split = path.parts[0]
+            else:
+                split = "test" if unit_hash(self.seed, path.as_posix()) < self.options.test else "train"
+            splits[split].append(path)
+        return {split: members for split, members in splits.items() if members}
 
     @property
     def splits(self) -> dict[str, int]:
@@ -110,45 +113,43 @@ class FolderRecipe(Recipe):
         return {split: len(files) for split, files in self.files.items()}
 
     def _pictures(self) -> list[Path]:
-        """All image files, masks among them, links to folders followed; `DataError` names a link that leads nowhere or in a circle."""
-        named: list[Path] = []
-        for folder, inner, names in os.walk(self.root, followlinks=True):
-            for link in (path for name in inner if (path := Path(folder, name)).is_symlink()):
+        """All image files, including masks, following links to folders; `DataError` if a link is broken or circular."""
+        paths: list[Path] = []
+        for folder, subfolders, names in os.walk(self.root, followlinks=True):
+            for link in (path for name in subfolders if (path := Path(folder, name)).is_symlink()):
                 if Path(folder).resolve().is_relative_to(link.resolve()):
-                    raise DataError(f"{link}: is a link to a folder that it lies in; remove it")
-            named += [
+                    raise DataError(f"{link}: is a link to a folder that contains it; remove it")
+            paths += [
                 path
                 for name in names
                 if (path := Path(folder, name)).suffix.lower() in STORED_IMAGE_SUFFIXES + CONVERTED_IMAGE_SUFFIXES
             ]
-        named.sort()
-        found = [path for path in named if path.is_file()]
-        if len(found) < len(named) and (lost := [path for path in named if not path.exists()]):
-            raise DataError(f"{lost[0]}: is a link to a file that is not there; bring it back, or remove the link")
-        return found
+        paths.sort()
+        files = [path for path in paths if path.is_file()]
+        if len(files) < len(paths) and (broken := [path for path in paths if not path.exists()]):
+            raise DataError(f"{broken[0]}: is a link to a missing file; restore the file or remove the link")
+        return files
 
     def _masks(self, files: list[Path], pictures: list[Path]) -> list[Path]:
-        """The masks of the images `files`; `DataError` where there seem to be some among all `pictures` that would not be read."""
-        found = [mask for path in files if (mask := self._mask(path)) is not None]
-        if self.options.masks is not None and not found:
+        """The masks of the images `files`; `DataError` if some of `pictures` look like masks but would be ignored."""
+        masks = [mask for path in files if (mask := self._mask(path)) is not None]
+        if self.options.masks is not None and not masks:
             first = files[0].with_suffix(".png")
             raise DataError(
-                f"masks={self.options.masks}: has no {first}, nor a mask for any other image; name them alike"
+                f"masks={self.options.masks}: has no {first}, nor a mask for any other image; "
+                "masks need the paths of their images, with the suffix .png"
             )
         if self.options.masks is None:
             for path in pictures:
                 if path.stem.lower().endswith(".mask") and path.suffix != ".png":
-                    raise DataError(
-                        f"{path}: masks are PNG files named x.mask.png; save it as {Path(path.stem).stem}.mask.png"
-                    )
-        return found
+                    raise DataError(f"{path}: a mask has to be a PNG; save it as {Path(path.stem).stem}.mask.png")
+        return masks
 
-    def _beside(self, file: Path) -> list[Path]:
-        own = self.root / file
-        return [
-            own,
-            *(path for suffix in (".txt", ".json", *SOUND_SUFFIXES) if (path := own.with_suffix(suffix)).is_file()),
-        ]
+    def _with_labels(self, file: Path) -> list[Path]:
+        """An image file and the caption, annotation and sound beside it."""
+        image = self.root / file
+        labels = [image.with_suffix(suffix) for suffix in (".txt", ".json", *SOUND_SUFFIXES)]
+        return [image, *(path for path in labels if path.is_file())]
 
     def _mask(self, file: Path) -> Path | None:
         if self.options.masks is not None:
@@ -158,8 +159,8 @@ class FolderRecipe(Recipe):
         return path if path.is_file() else None
 
     @staticmethod
-    def _values(masks: list[Path]) -> list[str]:
-        """Names for the mask classes that are found: as many as the largest value needs."""
+    def _generated_names(masks: list[Path]) -> list[str]:
+        """Names for all mask classes up to the largest value in the masks."""
         largest = -1
         for path in masks:
             values = read_mask(path)
@@ -171,45 +172,44 @@ class FolderRecipe(Recipe):
         return str(self.root / self.files[split][number])
 
     def make(self, split: str, number: int) -> Sample:
-        """The sample of one image file."""
+        """Make the sample of one image file."""
         file = self.files[split][number]
         path = self.root / file
         parts = file.parts[self.depth :]
-        mask, caption, about = self._mask(file), path.with_suffix(".txt"), path.with_suffix(".json")
+        mask, caption, annotation = self._mask(file), path.with_suffix(".txt"), path.with_suffix(".json")
         image = read_image(path)
         sounds = [sound for suffix in SOUND_SUFFIXES if (sound := path.with_suffix(suffix)).is_file()]
-        boxes = read_boxes(about) if about.is_file() else {}
-        if "width" in boxes or "height" in boxes:
+        values = read_annotation(annotation) if annotation.is_file() else {}
+        if "width" in values or "height" in values:
             width, height = size_of(path, image)
-            said = boxes.get("width", width), boxes.get("height", height)
-            if said != (width, height):
+            annotated = values.get("width", width), values.get("height", height)
+            if annotated != (width, height):
                 raise DataError(
-                    f"{about}: is about an image of {said[0]}x{said[1]}, and {path.name} has {width}x{height}"
+                    f"{annotation}: is for {annotated[0]}x{annotated[1]} pixels, but {path.name} has "
+                    f"{width}x{height}; use the image that was annotated"
                 )
         return Sample(
             key=key_of(file.with_suffix("").as_posix()),
             image=image,
             label=self.classes.index(parts[0]) if len(parts) > 1 else None,
             mask=None if mask is None else read_mask(mask),
-            boxes=boxes.get("boxes"),
-            labels=boxes.get("labels"),
+            boxes=values.get("boxes"),
+            labels=values.get("labels"),
             caption=(read_text(caption) or None) if caption.is_file() else None,
             sound=read(sounds[0]) if sounds else None,
         )
 
 
-def read_boxes(path: Path) -> dict[str, Any]:
-    """What an `x.json` says of boxes and labels; `DataError` where it is no object with lists of them."""
-    about = read_json(path)
-    if not isinstance(about, dict) or not all(isinstance(about.get(name, []), list) for name in ("boxes", "labels")):
-        raise DataError(
-            f'{path}: has to be an object such as {{"boxes": [[x0, y0, x1, y1, class]], "labels": [class]}}'
-        )
-    numbers = [box if isinstance(box, list) else [box] for box in about.get("boxes", [])]
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) for box in numbers for v in box):
+def read_annotation(path: Path) -> dict[str, Any]:
+    """Read boxes and labels of an `x.json`; `DataError` if it is not an object with lists of them."""
+    values = read_json(path)
+    if not isinstance(values, dict) or not all(isinstance(values.get(key, []), list) for key in ("boxes", "labels")):
+        raise DataError(f"{path}: has to be an object such as {ANNOTATION_EXAMPLE}")
+    boxes = [box if isinstance(box, list) else [box] for box in values.get("boxes", [])]
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) for box in boxes for v in box):
         raise DataError(f"{path}: a box is [x0, y0, x1, y1, class], five numbers")
-    if wrong := [box for box in numbers if len(box) == 5 and not float(box[4]).is_integer()]:
-        raise DataError(f"{path}: box {wrong[0]}: its last number is its class, a whole number")
-    if not all(isinstance(label, int) and not isinstance(label, bool) for label in about.get("labels", [])):
-        raise DataError(f"{path}: labels are class numbers")
-    return about
+    if invalid := [box for box in boxes if len(box) == 5 and not float(box[4]).is_integer()]:
+        raise DataError(f"{path}: box {invalid[0]}: the last number, its class, has to be an integer")
+    if not all(isinstance(label, int) and not isinstance(label, bool) for label in values.get("labels", [])):
+        raise DataError(f"{path}: labels have to be class numbers, integers")
+    return values

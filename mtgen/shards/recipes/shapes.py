@@ -1,4 +1,4 @@
-"""shapes: drawn figures with every component, sound included; nothing is downloaded."""
+"""shapes: drawn shapes with all components, including sound; nothing is downloaded."""
 
 import math
 from random import Random
@@ -8,20 +8,21 @@ from PIL import Image, ImageDraw
 from pydantic import Field
 
 from mtgen.shards.make import RECIPES
-from mtgen.shards.synthetic import Most, SceneObject, SceneOptions, SceneRecipe, scene
+from mtgen.shards.synthetic import ObjectLimit, SceneObject, SceneOptions, SceneRecipe, scene
 from mtgen.shards.write import Sample
 
 Point = tuple[float, float]
 SAMPLE_RATE_HZ = 8_000
-"""Sound samples a second."""
+"""Sample rate of the sounds."""
+
 SUPERSAMPLING = 8
-"""Each pixel's coverage is the mean of so many points in each direction."""
+"""Points per pixel and direction of which its coverage is the mean."""
 
 
 def _arc(radius: float = 1.0, corners: int = 96, start: float = 0.0, center: Point = (0.0, 0.0)) -> list[Point]:
-    """Corners of a regular polygon, the first one `start` degrees from the top."""
-    turns = [math.radians(start) + 2 * math.pi * i / corners for i in range(corners)]
-    return [(center[0] + radius * math.sin(t), center[1] - radius * math.cos(t)) for t in turns]
+    """Corners of a regular polygon; the first one is `start` degrees from the top."""
+    angles = [math.radians(start) + 2 * math.pi * i / corners for i in range(corners)]
+    return [(center[0] + radius * math.sin(t), center[1] - radius * math.cos(t)) for t in angles]
 
 
 def _star() -> list[Point]:
@@ -33,14 +34,14 @@ def _cross(a: float = 0.34) -> list[Point]:
 
 
 def _heart() -> list[Point]:
-    turns = [2 * math.pi * i / 96 for i in range(96)]
+    angles = [2 * math.pi * i / 96 for i in range(96)]
     return [
         (math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 16)
-        for t in turns
+        for t in angles
     ]
 
 
-# name -> outline, and the outline that is cut out of it
+# name -> outline, and the outline of its hole
 SHAPES: dict[str, tuple[list[Point], list[Point]]] = {
     "circle": (_arc(), []),
     "square": (_arc(corners=4, start=45), []),
@@ -52,11 +53,11 @@ SHAPES: dict[str, tuple[list[Point], list[Point]]] = {
     "crescent": (_arc(), _arc(0.85, center=(0.5, 0.0))),
 }
 SEMITONES = [0, 2, 4, 5, 7, 9, 11, 12]
-"""Pitch of each class above middle C: a major scale."""
+"""Pitch of each class above middle C, semitones: a major scale."""
 
 
 def _coverage(name: str, degrees: float, side: int) -> np.ndarray:
-    """`[h,w]` uint8: how much of each pixel the shape covers, its longer side being `side` pixels."""
+    """`[h,w]` uint8: coverage of each pixel by a shape whose longer side is `side` pixels."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     outline, hole = ([(x * cos - y * sin, x * sin + y * cos) for x, y in points] for points in SHAPES[name])
     left, top = (min(p[i] for p in outline) for i in (0, 1))
@@ -72,7 +73,7 @@ def _coverage(name: str, degrees: float, side: int) -> np.ndarray:
 
 
 def tone(labels: list[int], rng: Random, seconds: float = 0.5) -> np.ndarray:
-    """`[T]` int16: a plucked note for each class, together; loudness and tuning vary a little."""
+    """`[T]` int16: a chord of one plucked note per class; loudness and tuning vary slightly."""
     time = np.arange(round(SAMPLE_RATE_HZ * seconds)) / SAMPLE_RATE_HZ
     envelope = np.minimum(time / 0.02, 1) * np.exp(-4 * time) * np.minimum((seconds - time) / 0.02, 1)
     pitches = [261.63 * 2 ** (SEMITONES[label] / 12) * rng.uniform(0.99, 1.01) for label in labels]
@@ -83,12 +84,12 @@ def tone(labels: list[int], rng: Random, seconds: float = 0.5) -> np.ndarray:
 class ShapesOptions(SceneOptions):
     """Options of the recipe `shapes`."""
 
-    shapes: Most = Field(1, description="shapes in an image, at most")
+    shapes: ObjectLimit = Field(1, description="largest number of shapes in an image")
 
 
 @RECIPES.register("shapes")
 class ShapesRecipe(SceneRecipe):
-    """Colored shapes, turned by up to 20 degrees, each with its note of a scale."""
+    """Colored shapes, rotated by up to 20 degrees, each with its note of a scale."""
 
     Options = ShapesOptions
     classes = list(SHAPES)
@@ -101,9 +102,9 @@ class ShapesRecipe(SceneRecipe):
         return SceneObject(label, lambda side: _coverage(self.classes[label], degrees, side))
 
     def sample(self, split: str, key: str, rng: Random) -> Sample:
-        """One to `shapes` shapes."""
+        """A scene with one to `shapes` shapes."""
         options = self.options
-        things = [self._shape(rng) for _ in range(rng.randint(1, options.shapes))]
-        sample = scene(key, rng, things, self.classes, options.resolution, 127, options.background)
-        sample.sound = tone([thing.label for thing in things], rng), SAMPLE_RATE_HZ
+        shapes = [self._shape(rng) for _ in range(rng.randint(1, options.shapes))]
+        sample = scene(key, rng, shapes, self.classes, options.resolution, 127, options.background)
+        sample.sound = tone([shape.label for shape in shapes], rng), SAMPLE_RATE_HZ
         return sample
