@@ -18,13 +18,13 @@ def _nothing(image: Tensor) -> Prediction:
 
 
 def _labels(prompt: Prompt) -> Tensor:
-    """`[B]` the classes that are asked for; -1: none."""
+    """`[B]` the classes of the prompt; -1: none."""
     return prompt.values["class"].where(prompt.given["class"], -1)
 
 
 @dataclass
 class Assembled:
-    """A model put together from functions of class numbers (-1: none); it satisfies `mtgen.models.sampling.SamplingModel`."""
+    """A `mtgen.models.sampling.SamplingModel` that is assembled from functions of class numbers (-1: none)."""
 
     card: DatasetCard
     draw: Callable[[Tensor, Tensor], Canvas]
@@ -42,7 +42,7 @@ class Assembled:
         return self.draw(_labels(prompt), latent)
 
     def prompt_from_batch(self, batch: Batch, name: str) -> Prompt:
-        """By class, whatever the modality: this model knows nothing else."""
+        """By class, whatever the modality: this model has no other condition."""
         return Prompt(
             len(batch),
             {name: batch.label, "class": batch.label},
@@ -81,7 +81,7 @@ def make_card() -> Callable[..., DatasetCard]:
 
 @pytest.fixture(scope="session")
 def make_batch() -> Callable[..., Batch]:
-    """`make_batch(image, label, mask)`: a batch as the loader makes it; a label of -1 and a mask of `None` are missing."""
+    """`make_batch(image, label, mask)`: a batch as from the loader; a label of -1 or a mask of `None` is missing."""
 
     def make(
         image: Tensor, label: Tensor | None = None, mask: Tensor | None = None, has_mask: Tensor | None = None

@@ -31,7 +31,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def boxes_of(n: int) -> Tensor:
-    """`[n,1,5]`: squares of 6 pixels here and there, classes in turn, 0: dark, 1: bright."""
+    """`[n,1,5]`: squares of 6 pixels at varying positions, of alternating classes, 0: dark, 1: bright."""
     corner = torch.stack([torch.arange(n) * 2 % 10, torch.arange(n) * 3 % 10], 1)
     return torch.cat([corner / SIDE, (corner + 6) / SIDE, torch.arange(n)[:, None] % 2], 1)[:, None].float()
 
@@ -133,7 +133,8 @@ def test_a_generator_without_boxes_is_a_reason(made: Callable[[str], Metric], ma
 def test_too_few_images_are_named_with_the_needed_number(
     made: Callable[[str], Metric], make_batch: MakeBatch, name: str, needed: int
 ) -> None:
-    with pytest.raises(Skipped, match=f"at least {needed} images to train on are needed, 10 per class; there are {needed - 1}"):
+    reason = f"at least {needed} images to train on are needed, 10 per class; there are {needed - 1}"
+    with pytest.raises(Skipped, match=reason):
         score(made(name), canvas_of(boxes_of(needed - 1)), real(make_batch))
 
 
