@@ -49,7 +49,7 @@ def overlap(a: list[float], b: list[float]) -> float:
 
 
 def brute_force(true: Tensor, read: Tensor, classes: int, least: float) -> float:
-    """Average precision by definition: by score, each box takes the free true box of its image that it overlaps most."""
+    """Average precision by definition: by score, each box takes the free true box that it overlaps most."""
     found = []
     for k in range(classes):
         truth = [(i, box) for i, boxes in enumerate(true.tolist()) for box in boxes if box[4] == k]
