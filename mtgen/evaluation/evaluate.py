@@ -47,7 +47,8 @@ def evaluate(
         real_train: the training split, iterated at most twice: generated images are compared with it, and reference
             models are trained on it.
         samples: number of images to generate.
-        prompts: what to condition generated images on, row by row in turn; default: every class in turn.
+        prompts: what generated images are conditioned on, cycling through the rows; default: cycling through the
+            classes.
         metrics: names out of `METRICS`; default: all that are not `on_request`.
         quick: leave out slow metrics, and generate at most `QUICK_SAMPLES`; for use during training.
         on_request: also compute metrics that are `on_request`, such as `real/cas`: the scores of real images in place

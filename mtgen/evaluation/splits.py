@@ -49,7 +49,7 @@ class SplitBatches:
 
 
 def evaluation_prompts(model: Model, test: Iterable[Batch]) -> Prompt | None:
-    """The prompts that an evaluation generates images for; `None`: every class in turn.
+    """The prompts that an evaluation generates images for; `None`: cycling through the classes.
 
     A run that is conditioned on several labels at once generates images for the label combinations of the test samples.
     """

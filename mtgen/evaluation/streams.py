@@ -154,7 +154,8 @@ class StreamProducer:
         test: this worker's batches of the test split.
         train: this worker's batches of the training split, iterated at most twice; `None` where there is none.
         samples: number of images that all workers generate together.
-        prompts: what to condition generated images on, row by row in turn; `None`: every class in turn.
+        prompts: what generated images are conditioned on, cycling through the rows; `None`: cycling through the
+            classes.
         batch_size: images per part.
     """
 

@@ -55,8 +55,8 @@ for (const bar of document.querySelectorAll("[data-positions]")) {
   const positions = [...new Set(figures.flat().flatMap(track => track.frames.map(frame => frame.at)))].sort((a, b) => a - b);
   const boxes = [...bar.querySelectorAll("[data-layer]")], all = bar.querySelector("[data-all]");
   const frames = figures.flat().flatMap(track => track.frames);
-  const drawn = {masks: frames.some(frame => frame.masks), boxes: frames.some(frame => frame.boxes.some(Boolean))};
-  boxes.forEach(box => { box.parentElement.hidden = !drawn[box.dataset.layer]; });
+  const available = {masks: frames.some(frame => frame.masks), boxes: frames.some(frame => frame.boxes.some(Boolean))};
+  boxes.forEach(box => { box.parentElement.hidden = !available[box.dataset.layer]; });
   let everything = false;
   function draw() {
     const at = positions[slider.value], layers = Object.fromEntries(boxes.map(box => [box.dataset.layer, box.checked]));
@@ -166,7 +166,7 @@ for (const place of document.querySelectorAll(".curves")) {
   }
   if (thinned) tools.append(make("span", {class: "quiet"}, `${thinned} points per curve, evenly spaced`));
   place.append(tools);
-  const drawn = groups.map(group => {
+  const redraws = groups.map(group => {
     const charts = make("div", {class: "charts"}), details = make("details", {}, make("summary", {}, `${group.name} (${group.charts.length})`), charts);
     const draw = () => { if (details.open) charts.replaceChildren(...group.charts.map(chart => drawChart(chart, labels, log.checked))); };
     details.open = group.open;
@@ -175,7 +175,7 @@ for (const place of document.querySelectorAll(".curves")) {
     draw();
     return draw;
   });
-  log.addEventListener("change", () => drawn.forEach(draw => draw()));
+  log.addEventListener("change", () => redraws.forEach(redraw => redraw()));
 }
 
 // Heat maps: one strip per pair of tasks.
@@ -186,24 +186,24 @@ function signed(value) {
 
 for (const figure of document.querySelectorAll(".heat")) {
   const {positions, rows} = data[figure.dataset.block];
-  const strips = make("div", {class: "strip"}), read = make("output");
+  const strips = make("div", {class: "strip"}), readout = make("output");
   for (const [name, values] of rows) {
     const known = values.filter(value => value !== null), last = known.length ? known[known.length - 1] : null;
     const svg = make("svg", {viewBox: `0 0 ${values.length} 1`, preserveAspectRatio: "none", role: "img",
       "aria-label": `${name}: last cosine ${last === null ? "unknown" : last.toFixed(2)}`});
     values.forEach((value, i) => {
       if (value === null) return;
-      const rect = make("rect", {x: i, y: 0, width: 1.02, height: 1}), share = Math.min(100, 100 * Math.sqrt(Math.abs(value)));
-      rect.style.fill = `color-mix(in oklab, var(${value > 0 ? "--agree" : "--against"}) ${share.toFixed(0)}%, var(--card))`;
+      const rect = make("rect", {x: i, y: 0, width: 1.02, height: 1}), percent = Math.min(100, 100 * Math.sqrt(Math.abs(value)));
+      rect.style.fill = `color-mix(in oklab, var(${value > 0 ? "--agree" : "--against"}) ${percent.toFixed(0)}%, var(--card))`;
       svg.append(rect);
     });
     svg.addEventListener("pointermove", event => {
       const area = svg.getBoundingClientRect(), i = Math.min(values.length - 1, Math.floor((event.clientX - area.left) / area.width * values.length));
-      read.textContent = values[i] === null ? "" : `${name}: ${values[i].toFixed(3)} at ${number(positions[i])} images`;
+      readout.textContent = values[i] === null ? "" : `${name}: ${values[i].toFixed(3)} at ${number(positions[i])} images`;
     });
-    svg.addEventListener("pointerleave", () => { read.textContent = ""; });
+    svg.addEventListener("pointerleave", () => { readout.textContent = ""; });
     strips.append(make("span", {title: name}, name), svg, make("b", {}, last === null ? "-" : signed(last)));
   }
   const ends = [`${number(positions[0])} images`, `${number(positions[positions.length - 1])}`];
-  figure.append(strips, make("div", {class: "foot"}, make("span", {}, ends[0]), read, make("span", {}, ends[1])));
+  figure.append(strips, make("div", {class: "foot"}, make("span", {}, ends[0]), readout, make("span", {}, ends[1])));
 }

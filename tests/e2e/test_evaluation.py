@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mtgen.errors import ConfigError
 from mtgen.evaluation.collection import MetricReport
-from mtgen.evaluation.run import evaluate_run
+from mtgen.evaluation.run import EvaluationOptions, evaluate_run
 from mtgen.launchers.evaluation_workers import evaluate_on_ray
 from mtgen.shards.make import make
 
@@ -60,13 +60,10 @@ def measured(place: Path, workers: int, samples: int) -> MetricReport:
         "path": network.name,
         "sha256": sha256(network.read_bytes()).hexdigest(),
     }
-    assignments = [f"evaluate.extractor.{key}={value}" for key, value in extractor.items()]
-    names = [*COMPARED, *QUICK, "test/reconstruction_psnr", "test/reconstruction_ssim", "test/reconstruction_features"]
-    hire = partial(evaluate_on_ray, cpus=workers)
-    quiet = lambda *_: None  # noqa: E731
-    return evaluate_run(
-        place / "runs" / "run", "data", samples, 0, "cpu", quiet, names, None, assignments, workers, hire
-    )
+    assignments = tuple(f"evaluate.extractor.{key}={value}" for key, value in extractor.items())
+    names = (*COMPARED, *QUICK, "test/reconstruction_psnr", "test/reconstruction_ssim", "test/reconstruction_features")
+    options = EvaluationOptions("data", samples, 0, "cpu", names, None, assignments, workers)
+    return evaluate_run(place / "runs" / "run", options, worker_pool=partial(evaluate_on_ray, cpus=workers))
 
 
 def test_three_workers_give_the_metrics_of_one_wherever_they_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,13 +121,13 @@ def test_data_of_other_classes_are_rejected_by_name(place: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"digits: number 0 of its classes is 'zero', where the run was trained on 'circle'"
     ):
-        evaluate_run(place / "runs" / "run", str(place / "digits"), 100, 0, "cpu", lambda *_: None, QUICK)
+        evaluate_run(place / "runs" / "run", EvaluationOptions(str(place / "digits"), 100, 0, "cpu", tuple(QUICK)))
 
 
 def test_other_data_of_the_same_classes_are_evaluated_without_changing_the_runs_journal(place: Path) -> None:
     make("shapes", place / "more", resolution=16, train=200, test=100, seed=7)
     journal = place / "runs" / "run" / "metrics.jsonl"
     before = journal.read_bytes()
-    report = evaluate_run(place / "runs" / "run", str(place / "more"), 100, 0, "cpu", lambda *_: None, QUICK)
+    report = evaluate_run(place / "runs" / "run", EvaluationOptions(str(place / "more"), 100, 0, "cpu", tuple(QUICK)))
     assert report["test/class_accuracy"] >= 0 and not report.skipped
     assert journal.read_bytes() == before

@@ -29,7 +29,7 @@ def metric(name: str, card: DatasetCard) -> Metric:
 
 
 def scene(seed: int, images: int, classes: int = 2) -> tuple[Tensor, Tensor]:
-    """True boxes `[B,3,5]`, some of them none, and read ones `[B,6,6]`: some near the true ones, some anywhere, some none."""
+    """True boxes `[B,3,5]` and predicted ones `[B,6,6]`: some near the true ones, some anywhere, some padding."""
     g = torch.Generator().manual_seed(seed)
     corner, size = torch.rand(images, 3, 2, generator=g) * 0.5, torch.rand(images, 3, 2, generator=g) * 0.3 + 0.1
     kind = torch.randint(-1, classes, (images, 3, 1), generator=g)
@@ -49,7 +49,7 @@ def overlap(a: list[float], b: list[float]) -> float:
 
 
 def brute_force(true: Tensor, read: Tensor, classes: int, least: float) -> float:
-    """Average precision by its definition: the surest first, each takes the free true box of its image that it overlaps most."""
+    """Average precision by definition: by score, each box takes the free true box that it overlaps most."""
     found = []
     for k in range(classes):
         truth = [(i, box) for i, boxes in enumerate(true.tolist()) for box in boxes if box[4] == k]

@@ -1,4 +1,4 @@
-"""The prompts of an evaluation: every class in turn, or the labels of test samples for a run that is conditioned on labels."""
+"""The prompts of an evaluation: the classes, or the labels of test samples for a run that is conditioned on labels."""
 
 from collections.abc import Callable
 from dataclasses import replace

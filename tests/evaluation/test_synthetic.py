@@ -1,4 +1,4 @@
-"""Readers of masks and boxes that are trained on generated images alone."""
+"""Metrics that train a segmenter or a detector on generated images alone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +31,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def boxes_of(n: int) -> Tensor:
-    """`[n,1,5]`: squares of 6 pixels here and there, classes in turn, 0: dark, 1: bright."""
+    """`[n,1,5]`: squares of 6 pixels at varying positions, of alternating classes, 0: dark, 1: bright."""
     corner = torch.stack([torch.arange(n) * 2 % 10, torch.arange(n) * 3 % 10], 1)
     return torch.cat([corner / SIDE, (corner + 6) / SIDE, torch.arange(n)[:, None] % 2], 1)[:, None].float()
 
@@ -85,7 +85,7 @@ def test_masks_of_other_images_teach_nothing(made: Callable[[str], Metric], make
     assert score(made("generated/synthetic_miou"), other, real(make_batch))["generated/synthetic_miou"] < 0.6
 
 
-def test_boxes_that_fit_their_images_teach_to_find_real_ones(
+def test_boxes_that_fit_their_images_teach_to_detect_real_ones(
     made: Callable[[str], Metric], make_batch: MakeBatch
 ) -> None:
     found = score(made("generated/synthetic_ap50"), canvas_of(boxes_of(200)), real(make_batch))
@@ -107,7 +107,7 @@ def test_boxes_of_the_other_class_find_nothing(made: Callable[[str], Metric], ma
     )
 
 
-def test_real_images_in_the_place_of_generated_ones_teach_the_same(
+def test_real_images_in_place_of_generated_ones_teach_the_same(
     made: Callable[[str], Metric], make_batch: MakeBatch, assemble: Any, make_card: MakeCard
 ) -> None:
     model, batch = assemble(make_card(2, 3), None), real(make_batch, 200)
@@ -115,14 +115,14 @@ def test_real_images_in_the_place_of_generated_ones_teach_the_same(
     assert report["real/miou"] > 0.9 and report["real/ap50"] > 0.9
 
 
-def test_a_run_that_draws_neither_is_told_so(made: Callable[[str], Metric]) -> None:
+def test_metrics_of_generated_labels_need_generated_labels(made: Callable[[str], Metric]) -> None:
     only = Canvas(torch.zeros(4, 1, SIDE, SIDE))
     for name, what in (("synthetic_miou", "masks"), ("synthetic_ap50", "boxes")):
-        with pytest.raises(Skipped, match=f"does not draw {what}"):
+        with pytest.raises(Skipped, match=f"does not generate {what}"):
             made(f"generated/{name}").update_generated(only, torch.zeros(4), Prediction())
 
 
-def test_boxes_that_were_never_drawn_are_a_reason(made: Callable[[str], Metric], make_batch: MakeBatch) -> None:
+def test_a_generator_without_boxes_is_a_reason(made: Callable[[str], Metric], make_batch: MakeBatch) -> None:
     nothing = boxes_of(40)
     nothing[..., 4] = -1
     with pytest.raises(Skipped, match="have no boxes"):
@@ -133,18 +133,19 @@ def test_boxes_that_were_never_drawn_are_a_reason(made: Callable[[str], Metric],
 def test_too_few_images_are_named_with_the_needed_number(
     made: Callable[[str], Metric], make_batch: MakeBatch, name: str, needed: int
 ) -> None:
-    with pytest.raises(Skipped, match=f"it takes {needed} images to train on, 10 a class; there are {needed - 1}"):
+    reason = f"at least {needed} images to train on are needed, 10 per class; there are {needed - 1}"
+    with pytest.raises(Skipped, match=reason):
         score(made(name), canvas_of(boxes_of(needed - 1)), real(make_batch))
 
 
 def test_masks_without_a_known_pixel_do_not_count(made: Callable[[str], Metric], make_batch: MakeBatch) -> None:
     batch = real(make_batch)
     batch.mask = torch.full_like(batch.mask, IGNORE_INDEX)
-    with pytest.raises(Skipped, match="no pixel with a known mask class"):
+    with pytest.raises(Skipped, match="no pixel has a known mask class"):
         score(made("generated/synthetic_miou"), canvas_of(boxes_of(40)), batch)
 
 
-def test_a_class_that_no_sample_has_does_not_count(make_card: MakeCard, make_batch: MakeBatch) -> None:
+def test_a_class_without_samples_does_not_count(make_card: MakeCard, make_batch: MakeBatch) -> None:
     for name in ("generated/synthetic_miou", "generated/synthetic_ap50", "generated/cas"):
         metric = METRICS[name](MetricContext(make_card(3, 4), samples=200, conditions=("class",)))
         canvas = canvas_of(boxes_of(200))
@@ -158,7 +159,7 @@ def test_a_class_that_no_sample_has_does_not_count(make_card: MakeCard, make_bat
 
 
 @pytest.mark.parametrize("shifted", [False, True])
-def test_drawn_boxes_are_compared_with_those_that_an_independent_detector_reads(
+def test_generated_boxes_are_compared_with_those_that_the_reference_detector_predicts(
     assemble: Any, make_card: MakeCard, make_batch: MakeBatch, shifted: bool
 ) -> None:
     boxes = boxes_of(90)
@@ -174,7 +175,7 @@ def test_drawn_boxes_are_compared_with_those_that_an_independent_detector_reads(
     assert report["generated/drawn_ap50"] < 0.1 if shifted else report["generated/drawn_ap50"] > 0.9
 
 
-def test_where_no_boxes_are_known_there_is_no_independent_detector(
+def test_where_no_boxes_are_known_there_is_no_reference_detector(
     assemble: Any, make_card: MakeCard, make_batch: MakeBatch
 ) -> None:
     boxes, batch = boxes_of(90), real(make_batch, 90)

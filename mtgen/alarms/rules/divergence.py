@@ -23,8 +23,8 @@ MAX_MEDIAN_ROWS, MIN_MEDIAN_ROWS = 50, 5
 """Most and fewest rows of the median that a loss is compared with."""
 
 HELP = (
-    "lower learning rates, a longer train.warmup, a smaller train.clip_factor, a higher tasks.generation.gamma; in fp16, "
-    "precision=bf16 or fp32; resume from an earlier checkpoint"
+    "lower learning rates, a longer train.warmup, a smaller train.clip_factor, a higher tasks.generation.gamma; "
+    "in fp16, precision=bf16 or fp32; resume from an earlier checkpoint"
 )
 
 

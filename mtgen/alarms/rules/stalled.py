@@ -68,7 +68,7 @@ class Stalled(AlarmRule):
             task,
             f"{metric} is {after[-1]:.3f} and has not improved since {begin:,} images, and the loss of {task} has not "
             f"fallen ({was:.3g}, now {now:.3g}){note}",
-            f"a higher tasks.{task}.weight, a weighting that equalizes the tasks' gradients (balancing.weighting=imtl_g or "
-            "nash_mtl; `mtgen conflicts` shows which tasks conflict), a look at the labels (`mtgen shards view`, "
-            "samples/batch-0*.png)",
+            f"a higher tasks.{task}.weight, a weighting that equalizes the tasks' gradients "
+            "(balancing.weighting=imtl_g or nash_mtl; `mtgen conflicts` shows which tasks conflict), "
+            "a look at the labels (`mtgen shards view`, samples/batch-0*.png)",
         )
