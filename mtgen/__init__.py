@@ -1,7 +1,7 @@
 """mtgen: one generator and one discriminator, trained on many tasks at once.
 
 model = mtgen.load("digits-32")
-model.sample(n=16, class_="seven").save("drawn")
+model.sample(n=16, class_="seven").save("generated")
 model.predict("photo.png").rows
 """
 
@@ -18,15 +18,15 @@ __all__ = ["__version__", "load"]
 
 
 def load(path: "str | Path", device: str = "auto") -> "TrainedModel":
-    """A trained model for use: a run by its folder or its name under `runs/`, an exported folder or file, or one checkpoint.
+    """Load a trained model: a run (folder, or name under `runs/`), an exported folder or file, or one checkpoint.
 
-    Needs torch, NumPy, Pillow, pydantic, PyYAML and safetensors; and DALI only where a sound is given.
+    Needs torch, NumPy, Pillow, pydantic, PyYAML and safetensors; DALI only for sounds.
 
     Args:
-        device: "cpu", "cuda", or "auto": cuda where there is one.
+        device: "cpu", "cuda", or "auto": cuda if available.
 
     Raises:
-        CheckpointError: there is no such model, it is damaged, or another version of mtgen wrote it.
+        CheckpointError: the model does not exist, is damaged, or was written by an incompatible version of mtgen.
     """
     from mtgen.inference import trained_model
 

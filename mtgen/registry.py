@@ -1,4 +1,4 @@
-"""Registries: a file that is dropped into a package registers what it holds, and nothing else needs a change."""
+"""Registries: a file added to a package registers its objects, and nothing else has to change."""
 
 import importlib
 import importlib.util
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def suggest(name: str, possible: "list[str]") -> str:
-    """The end of an error message: the nearest right name, if one is near, and all that are possible."""
+    """The end of an error message: the nearest possible name, if one is near, and all possible names."""
     near = get_close_matches(name, possible, n=1, cutoff=0.6) or get_close_matches(
         name.lower(), possible, n=1, cutoff=0.6
     )
@@ -23,10 +23,13 @@ def suggest(name: str, possible: "list[str]") -> str:
 
 
 def find_path(path: str) -> str | None:
-    """A dotted path (`module.Name`, `package.module:Name`) or `FILE.py:Name`, as every process can load it; `None`: it is no such path.
+    """A dotted path (`module.Name`, `package.module:Name`) or `FILE.py:Name`, in a form that every process can load.
 
-    A module that is a file in the current folder is named by that file's absolute path, since workers run in other folders.
+    A module that is a file in the current folder becomes that file's absolute path, since workers run in other folders.
     Nothing is imported: reading a configuration must not run code.
+
+    Returns:
+        The path, or `None` if the text is not one.
     """
     module, colon, name = path.rpartition(":") if ":" in path else path.rpartition(".")
     if not module or not re.fullmatch(r"[A-Za-z_]\w*", name):
@@ -40,17 +43,17 @@ def find_path(path: str) -> str | None:
 
 
 def by_path(path: str) -> Any:
-    """What `find_path` found, imported.
+    """Import the object of a path that `find_path` returned.
 
     Raises:
-        ImportError, AttributeError, OSError, SyntaxError: it is not there, or its file cannot be run.
+        ImportError, AttributeError, OSError, SyntaxError: it does not exist, or its file fails to run.
     """
     module, colon, name = path.rpartition(":") if ":" in path else path.rpartition(".")
     if not module.endswith(".py"):
         return getattr(importlib.import_module(module), name)
     spec = importlib.util.spec_from_file_location(Path(module).stem, module)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{module} is no Python file")
+        raise ImportError(f"{module} is not a Python file")
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
     return getattr(loaded, name)
@@ -60,7 +63,7 @@ class Registry(Generic[T]):
     """Names -> objects of one kind, filled by the modules of `package` when the first name is looked up.
 
     Args:
-        kind: what it holds, in the singular, for messages ("task").
+        kind: singular noun for its objects, for messages ("task").
         package: dotted name of the package whose modules register themselves.
     """
 
@@ -72,7 +75,7 @@ class Registry(Generic[T]):
         self._loading = threading.RLock()
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator: keep the decorated object under `name`."""
+        """Decorator: register the decorated object under `name`."""
 
         def keep(entry: T) -> T:
             if name in self._entries:
@@ -83,9 +86,8 @@ class Registry(Generic[T]):
         return keep
 
     def _load(self) -> None:
-        with (
-            self._loading
-        ):  # another thread waits for all names; a module that asks while it is imported finds those so far
+        # Another thread waits for all names; a module that looks a name up while it is imported finds those so far.
+        with self._loading:
             if self._loaded:
                 return
             self._loaded = True
@@ -105,7 +107,7 @@ class Registry(Generic[T]):
         return name in self.names()
 
     def __getitem__(self, name: str) -> T:
-        """The object called `name`; `KeyError` with the possible names where there is none."""
+        """The object of that name; `KeyError` with the possible names if there is none."""
         self._load()
         if name not in self._entries:
             raise KeyError(f"unknown {self.kind} {name!r}; {suggest(name, self.names())}")

@@ -1,4 +1,4 @@
-"""The only things that data, networks, tasks and evaluation exchange."""
+"""Everything that data, networks, tasks and evaluation exchange."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -13,7 +13,7 @@ IGNORE_INDEX = 255
 """Mask value of a pixel whose class is unknown: no loss, no metric."""
 
 COMPONENTS = ("class", "mask", "boxes", "caption", "sound")
-"""What a sample may carry besides its image; each may be missing in any sample."""
+"""What a sample may have besides its image; each may be missing in any sample."""
 
 
 class Split(BaseModel):
@@ -40,24 +40,24 @@ class DatasetCard(BaseModel):
 
 @dataclass
 class Batch:
-    """A worker's part of one global batch. What is missing is masked in `present`, never invented.
+    """One worker's part of a global batch. Missing components are masked in `present`, never invented.
 
     Attributes:
-        position: `[B]` int64, on the CPU: each sample's place in the order, counted since the start of the run.
+        position: `[B]` int64, on the CPU: positions in the order of samples, counted since the start of the run.
         image: `[B,C,H,W]` float32 in [-1, 1].
         label: `[B]` int64 class number; 0 where missing.
         mask: `[B,H,W]` int64 mask class; 255 (`IGNORE_INDEX`) where unknown or missing.
-        present: component -> `[B]` bool, for the components that were asked for.
+        present: component -> `[B]` bool, for the requested components.
         step_position: `[G]` int64, on the CPU: positions of the whole global batch, the same on every worker.
-        step_present: component -> `[G]` bool, on the CPU: which samples of the whole global batch carry it. Losses are
-            normalized by these counts, so that a mean is over the global batch and no worker has to ask another.
-        boxes: `[B,N,5]` float32: x0, y0, x1, y1 as shares of the image's sides, 0 to 1, and the class; the class of padded rows is -1.
-        labels: `[B,K]` bool: which classes are in the image as a whole, also where its box was cut off.
+        step_present: component -> `[G]` bool, on the CPU: which samples of the whole global batch have it. Losses
+            are normalized by these counts, so that means are over the global batch without communication.
+        boxes: `[B,N,5]` float32: x0, y0, x1, y1 as fractions of the image's sides, 0 to 1, and the class; -1 in padded
+            rows.
+        labels: `[B,K]` bool: which classes are in the whole image, including those whose box was cropped away.
         caption: `[B,T]` int64 tokens, 0 after the caption's end.
         sound: `[B,mels,frames]` float32, about -1 (silent) to 1; 0 where missing.
-            These four are `None` where they were not asked for.
-        domain: `[B]` int64: the number of the data set of a mixture that each sample is from; 0 without a mixture. Always filled by
-            loaders.
+            These four are `None` unless they are requested.
+        domain: `[B]` int64: number of the data set within a mixture; 0 without a mixture. Loaders always fill it.
     """
 
     position: Tensor
@@ -74,7 +74,7 @@ class Batch:
     domain: Tensor | None = None
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """`change` applied to what lies on the batch's device."""
+        """Apply `change` to the tensors on the batch's device."""
         found = {
             name: getattr(self, name)
             for name in ("image", "label", "mask", "boxes", "labels", "caption", "sound", "domain")
@@ -90,13 +90,13 @@ class Batch:
         return replace(self, **self._map(lambda value: value.to(device, non_blocking=True)))
 
     def rows(self, index: Tensor | slice) -> "Batch":
-        """The samples that `index` selects (a tensor on the CPU, or a slice); the global counts stay the whole step's."""
+        """The samples that `index` (a tensor on the CPU, or a slice) selects; the global counts are unchanged."""
         on = index if isinstance(index, slice) else index.to(self.image.device)
         return replace(self, position=self.position[index], **self._map(lambda value: value[on]))
 
 
 def _joined(parts: list[Tensor | None], sizes: list[int]) -> Tensor | None:
-    """One tensor with the rows of all parts in order; a part that is missing is zeros of its size; `None` where all are."""
+    """The rows of all parts in order; zeros for a missing part; `None` if all are missing."""
     there = [part for part in parts if part is not None]
     if not there:
         return None
@@ -108,11 +108,11 @@ def _joined(parts: list[Tensor | None], sizes: list[int]) -> Tensor | None:
 
 @dataclass
 class Prompt:
-    """What is asked for, as a user or a sample gives it. Any part may be missing in any row; a row with none asks for nothing.
+    """Raw conditions, as a user or a sample gives them. Any may be missing in any row; a row without is unconditional.
 
     Attributes:
         size: number of rows B.
-        values: modality -> its raw form, see the modality's file in `mtgen.conditions`; 0 where it is not given.
+        values: modality -> its raw form (see the modality's file in `mtgen.conditions`); 0 where it is not given.
         given: modality -> `[B]` bool.
     """
 
@@ -130,7 +130,7 @@ class Prompt:
 
     @staticmethod
     def cat(parts: "list[Prompt]") -> "Prompt":
-        """The rows of several prompts that ask by the same modalities."""
+        """The rows of several prompts with the same modalities."""
         joined = [
             {name: torch.cat([part[name] for part in some]) for name in some[0]}
             for some in ([prompt.values for prompt in parts], [prompt.given for prompt in parts])
@@ -138,7 +138,7 @@ class Prompt:
         return Prompt(sum(map(len, parts)), *joined)
 
     def only(self, name: str) -> "Prompt":
-        """The same rows with one modality alone."""
+        """The same rows with only one modality."""
         return Prompt(self.size, {name: self.values[name]}, {name: self.given[name]})
 
     def to(self, device: torch.device | str) -> "Prompt":
@@ -148,20 +148,21 @@ class Prompt:
 
     @staticmethod
     def of_classes(labels: Tensor) -> "Prompt":
-        """`[B]` class numbers (-1: none asked for) -> the prompt."""
+        """`[B]` class numbers (-1: unconditional) -> the prompt."""
         return Prompt(len(labels), {"class": labels.clamp_min(0)}, {"class": labels >= 0})
 
 
 @dataclass
 class Condition:
-    """What is asked for, in the shared representation space, and what is laid out in space.
+    """Encoded conditions: vectors in the shared representation space, and spatial maps.
 
     Attributes:
         pooled: `[B,d]`.
-        tokens: `[B,T,d]` for cross-attention, and `present` `[B,T]` bool: which of them are there; `None` where no
-            modality has several tokens.
-        layout: `[B,L,H,W]` what should be where, see `mtgen.conditions.layout`; 0 in rows without; `None` where no row has any.
-        content: `[B,S,h,w]` spatial latent of an image that is to be drawn anew; 0 in rows without; `None` where no row has any.
+        tokens: `[B,T,d]` for cross-attention; `None` if no modality has several tokens.
+        present: `[B,T]` bool: which tokens exist.
+        layout: `[B,L,H,W]` maps of what should be where (see `mtgen.conditions.layout`); 0 in rows without one; `None`
+            if no row has one.
+        content: `[B,S,h,w]` spatial latent of an image to translate; 0 in rows without one; `None` if no row has one.
     """
 
     pooled: Tensor
@@ -181,14 +182,14 @@ class Condition:
         return self._map(lambda value: value[index])
 
     def detach(self) -> "Condition":
-        """The condition without its graph."""
+        """The condition, detached from the graph."""
         return self._map(Tensor.detach)
 
     @staticmethod
     def cat(conditions: "list[Condition]") -> "Condition":
-        """One condition with the rows of all, in order; a layout or content that only some have is 0 in the others' rows.
+        """The rows of all conditions in order; a layout or content that only some have is 0 in the rows of the others.
 
-        Where some have tokens, the others have one: their pooled vector.
+        If some have tokens, the others have one token: their pooled vector.
         """
         sizes = [len(condition.pooled) for condition in conditions]
         joined: dict[str, Any] = {
@@ -210,13 +211,14 @@ class Condition:
 
 @dataclass
 class Canvas:
-    """What the generator draws, and what a real sample looks like in the same form.
+    """The output of the generator, and a real sample in the same form.
 
     Attributes:
         image: `[B,C,H,W]`, values around [-1, 1].
         mask: `[B,M,H,W]` probabilities of the mask classes (one-hot for real samples); `None` without mask classes.
         shown: `[B]` bool: whether the discriminator sees the mask of a sample.
-        boxes: `[B,K+2,h,w]` center maps of the classes and the size maps, see `mtgen.networks.center_maps`; `None` where boxes are not drawn.
+        boxes: `[B,K+2,h,w]` center maps of the classes and size maps (see `mtgen.networks.center_maps`); `None` if the
+            run generates no boxes.
         boxed: `[B]` bool: whether the discriminator sees the boxes of a sample.
     """
 
@@ -227,14 +229,14 @@ class Canvas:
     boxed: Tensor | None = None
 
     def map(self, change: Any) -> "Canvas":
-        """The canvas with `change` applied to each of its tensors."""
+        """Apply `change` to each tensor."""
         changed: dict[str, Any] = {
             f.name: None if (v := getattr(self, f.name)) is None else change(v) for f in fields(self)
         }
         return Canvas(**changed)
 
     def map_generated(self, change: Any) -> "Canvas":
-        """The canvas with `change(tensor, name)` applied to what is drawn: image, mask and boxes."""
+        """Apply `change(tensor, name)` to image, mask and boxes."""
         changed = {
             name: change(v, name) for name in ("image", "mask", "boxes") if (v := getattr(self, name)) is not None
         }
@@ -242,7 +244,7 @@ class Canvas:
 
     @staticmethod
     def cat(canvases: "list[Canvas]") -> "Canvas":
-        """One canvas with the samples of all, in order; labels that only some have are 0, and not shown, in the others' rows."""
+        """The samples of all canvases in order; labels that only some have are 0 and hidden in the other rows."""
         sizes = [len(canvas.image) for canvas in canvases]
         joined: dict[str, Any] = {
             f.name: _joined([getattr(c, f.name) for c in canvases], sizes) for f in fields(Canvas)
@@ -252,13 +254,14 @@ class Canvas:
 
 @dataclass
 class Prediction:
-    """What the discriminator reads in images; a part is `None` where the run has no such task.
+    """Predictions of the discriminator for images; a part is `None` if the run does not have its task.
 
     Attributes:
         class_logits: `[B,K]`.
-        label_logits: `[B,K]`: of every class by itself, whether it is in the image.
+        label_logits: `[B,K]`: independent logits of each class being in the image.
         mask_logits: `[B,M,H,W]`.
-        boxes: `[B,N,6]`: x0, y0, x1, y1 as shares of the image's sides, class, score; best first, rows of score 0 are none.
+        boxes: `[B,N,6]`: x0, y0, x1, y1 as fractions of the image's sides, class, score; best first, padded with
+            rows of score 0.
         posterior: mean and log variance of the latent, each `[B,Z]`.
         embedding: `[B,d]` in the shared representation space, of length 1.
         content: `[B,S,h,w]` spatial latent for translation.

@@ -47,7 +47,7 @@ def root(
 
 
 def _find_config(path: Path) -> Path:
-    """The file itself, or the configuration of that name that comes with mtgen."""
+    """The file itself, or the shipped configuration of that name."""
     from mtgen.config.presets import find_preset
 
     return find_preset(path)
@@ -57,7 +57,7 @@ ConfigFile = Annotated[
     Path,
     typer.Argument(
         callback=_find_config,
-        help="YAML file, or the name of a configuration that comes with mtgen (mtgen configs list)",
+        help="YAML file, or the name of a configuration that ships with mtgen (mtgen configs list)",
     ),
 ]
 Overrides = Annotated[

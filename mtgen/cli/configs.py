@@ -41,7 +41,7 @@ def configs_copy(
     ] = Path(),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing file")] = False,
 ) -> None:
-    """Copy a configuration that comes with mtgen, to edit it.
+    """Copy a configuration that ships with mtgen, to edit it.
 
     Example: `mtgen configs copy digits-32 --out mine.yaml`
     """

@@ -1,4 +1,4 @@
-"""Typed configuration: defaults < YAML < `key=value`. Every error names the key, its value, and the possible values or a remedy."""
+"""Typed configuration: defaults < YAML < `key=value`. Errors name the key, its value and a remedy."""
 
 from mtgen.config.messages import check
 from mtgen.config.run import Config, resolve_device

@@ -52,7 +52,8 @@ def _system(config: Config) -> Iterator[ConfigProblem]:
     if config.zero_stage > 2:
         yield ConfigProblem(
             ("zero_stage",),
-            f"zero_stage={config.zero_stage}: possible: 0, 1, 2; stage 3 fails where a step uses a parameter more than once "
+            f"zero_stage={config.zero_stage}: possible: 0, 1, 2; stage 3 fails where a step uses a parameter more "
+            "than once "
             '("Cannot free a ZeRO-3 parameter while it is still active in submodules")',
         )
     if config.precision == "fp16" and resolve_device(config) == "cpu":
@@ -119,16 +120,20 @@ def _batch_size(config: Config) -> Iterator[ConfigProblem]:
     if config.batch_size % pieces or config.batch_size < 2 * pieces:
         yield ConfigProblem(
             ("batch_size",),
-            f"batch_size={config.batch_size}: does not split evenly, at least 2 samples each, over workers={config.max_workers} with "
-            f"train.accumulation={config.train.accumulation}; nearest possible: {max(2, round(config.batch_size / pieces)) * pieces}",
+            f"batch_size={config.batch_size}: does not split evenly, at least 2 samples each, over "
+            f"workers={config.max_workers} with "
+            f"train.accumulation={config.train.accumulation}; nearest possible: "
+            f"{max(2, round(config.batch_size / pieces)) * pieces}",
         )
     elif config.generates and "translation" in tasks:
         every = config.tasks["generation"].joint_every
         if config.micro_batch < 2 * every:
             yield ConfigProblem(
                 ("batch_size",),
-                f"batch_size={config.batch_size}: a micro-batch has {config.micro_batch} samples and needs {2 * every}, since tasks.translation pairs samples "
-                f"that are tasks.generation.joint_every={every} apart; raise batch_size to {2 * every * pieces}, or lower workers "
+                f"batch_size={config.batch_size}: a micro-batch has {config.micro_batch} samples and needs "
+                f"{2 * every}, since tasks.translation pairs samples "
+                f"that are tasks.generation.joint_every={every} apart; raise batch_size to {2 * every * pieces}, or "
+                "lower workers "
                 "or train.accumulation",
             )
 
@@ -142,7 +147,8 @@ def _tasks(config: Config) -> Iterator[ConfigProblem]:
     elif dependent and not config.generates:
         yield ConfigProblem(
             ("tasks", "generation"),
-            f"tasks.generation: has to be on: {' and '.join(dependent)} cannot learn without a generator; add tasks.generation={{}}",
+            f"tasks.generation: has to be on: {' and '.join(dependent)} cannot learn without a generator; add "
+            f"tasks.generation={{}}",
         )
     if config.augment.target is not None and not config.generates:
         text = "is measured on real and generated images, and tasks.generation is off; give augment.probability instead"
@@ -150,7 +156,8 @@ def _tasks(config: Config) -> Iterator[ConfigProblem]:
     if getattr(tasks.get("translation"), "domain", None) == "domain" and len(config.data.mixture) < 2:
         yield ConfigProblem(
             ("tasks", "translation", "domain"),
-            "tasks.translation.domain=domain: the run has one data set and so one domain; give two or more as data.mixture, "
+            "tasks.translation.domain=domain: the run has one data set and so one domain; give two or more as "
+            "data.mixture, "
             "or translate between classes with tasks.translation.domain=class",
         )
 
@@ -160,7 +167,8 @@ def _evaluation(config: Config) -> Iterator[ConfigProblem]:
     if config.checkpoint.best is not None and config.evaluate.every % config.checkpoint.every:
         yield ConfigProblem(
             ("checkpoint", "best"),
-            f"checkpoint.best: the metric is measured every {config.evaluate.every:,} images (evaluate.every), where no checkpoint is "
+            f"checkpoint.best: the metric is measured every {config.evaluate.every:,} images (evaluate.every), where "
+            "no checkpoint is "
             f"written; make evaluate.every a multiple of checkpoint.every={config.checkpoint.every}",
         )
 

@@ -1,4 +1,4 @@
-"""A JSON schema of configurations, for editors: completion, descriptions and errors while one types."""
+"""A JSON schema of configurations, for editors: completion, descriptions and errors while typing."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ NUMBER_PATTERNS = {"integer": r"^[0-9_]+$", "number": r"^[0-9_.eE+-]+$"}
 
 
 def json_schema() -> dict[str, Any]:
-    """Of a configuration file, every key with its description, range and default (JSON Schema 2020-12)."""
+    """The schema of a configuration file: every key with description, range and default (JSON Schema 2020-12)."""
     schema = Config.model_json_schema()
     for key, registry in (("tasks", TASKS), ("conditions", CONDITIONS)):
         names = {}

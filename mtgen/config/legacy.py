@@ -60,7 +60,7 @@ def _upgraded(value: Any, section: str) -> Any:
 
 
 def upgrade_facts(facts: dict[str, Any]) -> dict[str, Any]:
-    """Values by dotted key, as a checkpoint stores them to describe its order of samples, under today's keys."""
+    """The facts by which a checkpoint describes its order of samples, under today's keys."""
     upgraded = {}
     for key, value in facts.items():
         section, _, last = key.rpartition(".")
@@ -69,7 +69,7 @@ def upgrade_facts(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def card_for_fingerprint(card: dict[str, Any]) -> dict[str, Any]:
-    """A data set's card as its fingerprint has always spelled it, so that a data set made again matches the checkpoints of before."""
+    """A data set's card as fingerprints spell it, so that a data set made again matches older checkpoints."""
     made_by = card.get("made_by")
     if not isinstance(made_by, dict) or not isinstance(options := made_by.get("options"), dict):
         return card

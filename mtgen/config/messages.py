@@ -69,10 +69,10 @@ def sections() -> dict[str, type[BaseModel]]:
 
 
 def _meant(key: str, section: str, sections: dict[str, type[BaseModel]]) -> list[str]:
-    """The keys that an unknown key may stand for.
+    """Likely meanings of an unknown key.
 
-    The first of: the key for another trainer's name; the nearest key of its section; keys of this name, or once of this name, in
-    other sections; the nearest key of all sections.
+    The first of: the key for another trainer's name; the nearest key of its section; keys of this name, today's or an
+    older one, in other sections; the nearest key of all sections.
     """
     word, place = key.lower().replace("-", "_"), _without_numbers(section)
     own = [get_close_matches(word, sections[place].model_fields, n=1, cutoff=cutoff) for cutoff in (0.75, 0.6)]

@@ -1,4 +1,4 @@
-"""Files and folders that a configuration names, by paths that mean the same in every working directory."""
+"""Absolute paths for the files and folders that a configuration names."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from mtgen.storage.tracking_store import store_uri
 
 
 def _run(name: str) -> str:
-    """A run's folder; a run's name is looked for among the runs, wherever that is done."""
+    """A run's folder as an absolute path; a run's name is unchanged."""
     return str(Path(name).absolute()) if Path(name).is_dir() else name
 
 
@@ -22,9 +22,9 @@ RESOLVER_BY_KIND = {
 
 
 def absolute(section: SectionT) -> SectionT:
-    """The section with every path in it, and in the sections within, absolute; URLs and names stay.
+    """The section with every path in it, and in nested sections, absolute; URLs and names are unchanged.
 
-    Which keys are paths is said where they are declared (`mtgen.config.Place`).
+    Keys declare themselves as paths with `mtgen.config.PathKind`.
 
     Raises:
         ConfigError: `tracking.uri` holds a password.

@@ -1,4 +1,4 @@
-"""The configurations that come with mtgen, by name: `mtgen/configs/` is `configs/`, in a repository and in an installed package."""
+"""The configurations that ship with mtgen, by name: `mtgen/configs/`, in a repository and in an installed package."""
 
 import shutil
 from itertools import takewhile
@@ -12,47 +12,47 @@ PRESETS_FOLDER = PACKAGE / "configs"
 
 
 def list_presets() -> dict[str, Path]:
-    """Name -> file, by alphabet."""
+    """Name -> file, in alphabetical order."""
     return {path.stem: path for path in sorted(PRESETS_FOLDER.glob("*.yaml"))}
 
 
 def preset_summary(path: Path) -> str:
-    """What a configuration is for: the first sentence of its head comment."""
+    """The purpose of a configuration: the first sentence of its leading comment."""
     lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
     return " ".join(line.lstrip("# ") for line in lines).partition(". ")[0].rstrip(".") + "."
 
 
 def find_preset(path: Path) -> Path:
-    """The file itself, or the configuration of that name that comes with mtgen.
+    """The file itself, or the shipped configuration of that name.
 
     Raises:
-        ConfigError: it is a bare name and neither of them.
+        ConfigError: a bare name that is neither.
     """
     if path.exists() or path.name != str(path) or path.suffix:
         return path
     known = list_presets()
     if path.name not in known:
         raise ConfigError(
-            f"{path}: is no file here, and no configuration that comes with mtgen; {suggest(path.name, list(known))}"
+            f"{path}: neither a file here nor a configuration that ships with mtgen; {suggest(path.name, list(known))}"
         )
     return known[path.name]
 
 
 def copy_preset(name: str, out: Path, overwrite: bool = False) -> Path:
-    """Copy a configuration that comes with mtgen to a file, or into a folder; its new path.
+    """Copy a shipped configuration to a file or into a folder; returns the new path.
 
     Raises:
-        ConfigError: there is no such configuration, or a file of that name is there already.
+        ConfigError: the configuration does not exist, or the file already exists.
     """
     known = list_presets()
     if name not in known:
-        raise ConfigError(f"{name}: no configuration of that name comes with mtgen; {suggest(name, list(known))}")
+        raise ConfigError(f"{name}: not a configuration that ships with mtgen; {suggest(name, list(known))}")
     path = out / known[name].name if out.is_dir() else out
     if path.exists() and not overwrite:
-        raise ConfigError(f"{path}: is there already; give another name, or --overwrite")
+        raise ConfigError(f"{path}: already exists; give another name, or --overwrite")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(known[name], path)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}); give another place") from error
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); give another path") from error
     return path

@@ -28,35 +28,39 @@ from mtgen.schema import COMPONENTS
 
 
 class ElasticConfig(ConfigSection):
-    """A run that goes on with fewer workers where nodes are lost, and with more where they come back."""
+    """A run that continues with fewer workers when nodes are lost, and with more when they return."""
 
-    min: int = Field(ge=1, description="fewer than this: it waits")
-    max: int = Field(ge=1, description="more than this are not used; micro-batches are cut for it")
+    min: int = Field(ge=1, description="with fewer workers than this the run waits")
+    max: int = Field(ge=1, description="most workers that the run uses; micro-batches are sized for it")
     every: float = Field(
-        60, gt=0, description="seconds between two looks for room for more; they begin anew for it, from a checkpoint"
+        60,
+        gt=0,
+        description="seconds between two checks for more workers; the run then restarts from a checkpoint with more",
     )
 
 
 class Config(ConfigSection):
     """Everything that shapes a run."""
 
-    name: str = Field(description="name of the run, and of its folder")
+    name: str = Field(description="name of the run and of its folder")
     runs: Annotated[str, PathKind.PATH] = Field("runs", description="folder of all runs")
     seed: int = Field(0, ge=0, lt=2**31)
     workers: int | ElasticConfig = Field(
         1,
-        description="training processes that Ray places; 0: in this process, for a debugger; or {min: 2, max: 64}: as many as there are",
+        description="training processes, placed by Ray; 0: train in this process, for debugging; {min: 2, max: 64}: "
+        "as many as fit",
     )
     address: str | None = Field(
         None, description="address of a running Ray cluster; default: RAY_ADDRESS, else a local one"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if available")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="arithmetic of the networks; parameters stay fp32; auto: bf16 where the device computes it natively, else fp32",
+        description="arithmetic of the networks; parameters stay fp32; auto: bf16 if the device computes it "
+        "natively, else fp32",
     )
     zero_stage: int = Field(0, ge=0, description="DeepSpeed ZeRO stage: 0, 1 or 2")
-    batch_size: int = Field(64, ge=2, description="samples a step, over all workers and micro-batches")
+    batch_size: int = Field(64, ge=2, description="samples per step, over all workers and micro-batches")
     resolution: int | tuple[int, int] = Field(32, description="side of the images, pixels; or [height, width]")
     data: DataConfig
     generator: GeneratorConfig = GeneratorConfig()
@@ -68,7 +72,7 @@ class Config(ConfigSection):
     conditions: dict[str, Any] = Field(
         default_factory=lambda: {"class": {}},
         validate_default=True,
-        description="what images are asked for by -> its settings",
+        description="condition -> its settings",
     )
     balancing: BalancingConfig = BalancingConfig()
     train: TrainConfig = TrainConfig()
@@ -81,7 +85,7 @@ class Config(ConfigSection):
     def _name(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
             raise ValueError(
-                "a run's name is made of letters, digits, '.', '_' and '-', and begins with a letter or digit"
+                "a run's name consists of letters, digits, '.', '_' and '-', and starts with a letter or digit"
             )
         return value
 
@@ -135,7 +139,7 @@ class Config(ConfigSection):
 
     @property
     def components(self) -> tuple[str, ...]:
-        """What of the samples the tasks and conditions read, beside the image; class and mask always, for metrics and pictures."""
+        """Components that tasks and conditions need besides the image; always class and mask, for metrics and grids."""
         conditions = [CONDITIONS[name].component for name in self.condition_settings()]
         wanted = {"class", "mask", *(s.needs for s in self.task_settings().values()), *conditions}
         return tuple(c for c in COMPONENTS if c in wanted)
@@ -172,7 +176,7 @@ class Config(ConfigSection):
 
     @property
     def worker_counts(self) -> list[int]:
-        """Numbers of workers that the run may go on with, ascending: those by which a step's micro-batches can be divided evenly."""
+        """Possible numbers of workers, ascending: those that divide the micro-batches of a step evenly."""
         if self.elastic is None:
             return [self.max_workers]
         pieces = self.max_workers * self.train.accumulation
@@ -192,7 +196,7 @@ class Config(ConfigSection):
 
     @property
     def generates(self) -> bool:
-        """Whether a generator is trained; without the generation task, the discriminator's side alone is, on real images alone."""
+        """Whether a generator is trained; without the generation task, only the discriminator is, on real images."""
         return "generation" in self.task_settings()
 
     def to_yaml(self) -> str:

@@ -30,7 +30,7 @@ SectionT = TypeVar("SectionT", bound=ConfigSection)
 
 
 class PathKind(Enum):
-    """Marks a key whose value is a path, and of what. `mtgen.config.paths` makes such paths absolute where they were typed."""
+    """Marks a key whose value is a path; `mtgen.config.paths` makes it absolute where it was typed."""
 
     PATH = "a file or folder, or the URL of one"
     RUN = "a run, by its folder or name"
@@ -67,7 +67,8 @@ class ConditionSettings(ConfigSection):
         0.95,
         ge=0,
         le=1,
-        description="probability that a sample which has this condition is conditioned on it; 0 switches the condition off",
+        description="probability that a sample which has this condition is conditioned on it; 0 switches the "
+        "condition off",
     )
 
 
@@ -111,7 +112,8 @@ class DataConfig(ConfigSection):
     )
     order: Literal["auto", "global", "windowed"] = Field(
         "auto",
-        description="global: shuffle all samples; windowed: shuffle a few shards at a time; auto: windowed for remote shards, else global",
+        description="global: shuffle all samples; windowed: shuffle a few shards at a time; auto: windowed for "
+        "remote shards, else global",
     )
     window: int = Field(8, ge=1, description="number of shards shuffled together in the windowed order")
     cache_gb: float = Field(
@@ -152,14 +154,16 @@ class DataConfig(ConfigSection):
     keep_labels: dict[Literal["class", "mask", "boxes", "caption", "sound"], Annotated[float, Field(ge=0, le=1)]] = (
         Field(
             {},
-            description="fraction of the training samples that keep their class, mask, ..., to train with fewer labels; default: 1 each",
+            description="fraction of the training samples that keep their class, mask, ..., to train with fewer "
+            "labels; default: 1 each",
         )
     )
     label_oversampling: float | None = Field(
         None,
         ge=0.001,
         le=0.999,
-        description="least fraction of the training samples that carry a label which a task needs; such samples are oversampled up to "
+        description="least fraction of the training samples that carry a label which a task needs; such samples are "
+        "oversampled up to "
         "it where fewer carry one; default: no oversampling",
     )
 
@@ -210,7 +214,8 @@ class AugmentConfig(ConfigSection):
         None,
         gt=-1,
         lt=1,
-        description="adapt the probability to hold the mean sign of the discriminator's logit gap at this value (0.6 is usual); "
+        description="adapt the probability to hold the mean sign of the discriminator's logit gap at this value (0.6 "
+        "is usual); "
         "default: fixed",
     )
     ramp: int = Field(100_000, ge=1, description="images over which an adapted probability can rise from 0 to 1")
@@ -224,7 +229,8 @@ class BalancingConfig(ConfigSection):
 
     weighting: str = Field(
         "equal",
-        description="weighting at the discriminator's features, by name or as the path of your own class; none: no gate",
+        description="weighting at the discriminator's features, by name or as the path of your own class; none: no "
+        "gate",
     )
     discriminator: str | None = Field(
         None, description="weighting in the discriminator's step; default: balancing.weighting"
@@ -233,7 +239,8 @@ class BalancingConfig(ConfigSection):
     canvas: str = Field("equal", description="weighting at the generator's canvas; none: no gate")
     gramian_source: Literal["features", "pooled", "layer"] = Field(
         "features",
-        description="gradients that are compared: features: at all shared features; pooled: summed over samples and space; "
+        description="gradients that are compared: features: at all shared features; pooled: summed over samples and "
+        "space; "
         "layer: of the last shared layer's weights",
     )
     preference: dict[str, float] = Field({}, description="task or group -> its relative importance; default: 1 each")
@@ -278,7 +285,8 @@ class BalancingConfig(ConfigSection):
             raise ValueError(f"unknown task {unknown[0]!r}; {suggest(unknown[0], TASKS.names())}")
         if len(set(members)) != len(members) or any(name in TASKS for name in value):
             raise ValueError(
-                "a task is in at most one group, and a group's name is not a task's; leave the task in one group, or rename the group"
+                "a task is in at most one group, and a group's name is not a task's; leave the task in one group, or "
+                "rename the group"
             )
         return value
 
@@ -316,7 +324,8 @@ class TrainConfig(ConfigSection):
     init_from: Annotated[str | None, PathKind.RUN] = Field(
         None,
         min_length=1,
-        description="run (folder or name) or checkpoint whose averaged parameters initialize a new run (fine-tuning); default: none",
+        description="run (folder or name) or checkpoint whose averaged parameters initialize a new run "
+        "(fine-tuning); default: none",
     )
     accumulation: int = Field(1, ge=1, description="micro-batches per step and worker")
     warmup: int = Field(1_000, ge=0, description="images over which the learning rates rise to their peak")
@@ -338,7 +347,8 @@ class TrainConfig(ConfigSection):
     heartbeat_timeout: float = Field(
         60,
         ge=2,
-        description="seconds without a step, evaluation and checkpoints aside, after which a worker counts as hung and is replaced",
+        description="seconds without a step, evaluation and checkpoints aside, after which a worker counts as hung "
+        "and is replaced",
     )
     log_samples: bool = Field(
         False, description="record the positions of every step's samples under RUN/consumed, to verify the order"
@@ -360,7 +370,8 @@ class CheckpointConfig(ConfigSection):
     keep_every: int | None = Field(None, ge=1, description="also keep one checkpoint every N images; default: none")
     best: BestMetricConfig | None = Field(
         None,
-        description="also keep the best checkpoint by a metric; evaluate.every has to be a multiple of checkpoint.every; default: none",
+        description="also keep the best checkpoint by a metric; evaluate.every has to be a multiple of "
+        "checkpoint.every; default: none",
     )
     mirror: Annotated[str | None, PathKind.PATH] = Field(
         None,
@@ -420,7 +431,8 @@ class EvaluateConfig(ConfigSection):
     samples: int = Field(4_000, ge=100, description="number of images that `mtgen evaluate` generates")
     extractor: ExtractorConfig | None = Field(
         None,
-        description="feature extractor for FID and similar metrics; default: a small network trained on the real images",
+        description="feature extractor for FID and similar metrics; default: a small network trained on the real "
+        "images",
     )
 
 

@@ -43,7 +43,7 @@ def test_a_file_goes_before_a_name_and_a_wrong_name_suggests_the_nearest(
 def test_a_copy_loads_as_the_original_and_nothing_is_replaced_unasked(tmp_path: Path) -> None:
     path = copy_preset("coco-64", tmp_path)
     assert load(path, ["device=cpu"]) == load(ROOT / "configs/coco-64.yaml", ["device=cpu"])
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         copy_preset("coco-64", tmp_path)
     assert copy_preset("demo", path, overwrite=True).read_text() == (ROOT / "configs/demo.yaml").read_text()
 

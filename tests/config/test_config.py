@@ -1,4 +1,4 @@
-"""A configuration is refused with one line for every key at fault, all at once, and resolved to nothing but what was written."""
+"""A wrong configuration is refused with one line per key at fault, and a right one resolves to what was written."""
 
 import re
 import subprocess
@@ -117,7 +117,8 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("balancing.canvas=x", "balancing.canvas=x: unknown weighting; possible: none, aligned_mtl, ", []),
         (
             "balancing.preference={segmentaton: 2}",
-            "balancing.preference.segmentaton=2.0: unknown task or group; did you mean 'segmentation'? possible: alignment, ",
+            "balancing.preference.segmentaton=2.0: unknown task or group; did you mean 'segmentation'? possible: "
+            "alignment, ",
             [],
         ),
         (
@@ -200,8 +201,8 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         ("data.path=", "data.path: is missing", ["data.mixture"]),
         ("data.mixture=[{path: b}]", "data.path=", ["keep one of them"]),
         ("data.path=''", "data.path=: ", ["at least 1 character"]),
-        ("name=../x", "name=../x: a run's name is made of letters, digits, ", []),
-        ("name=.hidden", "name=.hidden: a run's name is made of letters, digits, ", []),
+        ("name=../x", "name=../x: a run's name consists of letters, digits, ", []),
+        ("name=.hidden", "name=.hidden: a run's name consists of letters, digits, ", []),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_possible(lines: Any, override: str, begin: str, parts: list[str]) -> None:
@@ -370,7 +371,8 @@ def test_a_missing_file_suggests_the_nearest(tmp_path: Path) -> None:
 def test_text_stays_text_where_yaml_guesses(tmp_path: Path) -> None:
     config = read(
         tmp_path,
-        "name: 010\nruns: off\ndata: {path: no, train_split: 2024-01-01, test_split: 1e3}\ntracking: {experiment: 1:30, uri: true}",
+        "name: 010\nruns: off\ndata: {path: no, train_split: 2024-01-01, test_split: 1e3}\ntracking: {experiment: "
+        "1:30, uri: true}",
     )
     values = [
         config.name,
@@ -387,7 +389,8 @@ def test_text_stays_text_where_yaml_guesses(tmp_path: Path) -> None:
 def test_numbers_and_switches_are_read_as_they_are_meant(tmp_path: Path) -> None:
     text = (
         WELL
-        + "generator: {learning_rate: 1e-3}\ntrain: {images: 200_000, max_minutes: ~, final_rate: .5}\naugment:\ntasks: {generation: }\n"
+        + "generator: {learning_rate: 1e-3}\ntrain: {images: 200_000, max_minutes: ~, final_rate: .5}\n"
+        + "augment:\ntasks: {generation: }\n"
     )
     config = read(tmp_path, text, "data.flip=yes", "seed=010", "tasks.generation.joint_gradient=on")
     assert (config.generator.learning_rate, config.train.images, config.train.max_minutes, config.train.final_rate) == (

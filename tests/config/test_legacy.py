@@ -212,7 +212,11 @@ def old_name(key: str) -> str:
     for section, old, new in RENAMED:
         pattern = section.split(".")
         *parents, last = key.split(".")
-        if last == new and len(parents) == len(pattern) and all(p in ("*", q) for p, q in zip(pattern, parents)):
+        if (
+            last == new
+            and len(parents) == len(pattern)
+            and all(p in ("*", q) for p, q in zip(pattern, parents, strict=True))
+        ):
             return ".".join([*parents, old])
     return key
 
@@ -299,7 +303,7 @@ def test_a_data_set_made_again_has_the_fingerprint_that_it_had(style: str, befor
 
 
 def as_before(folder: Path) -> None:
-    """Rewrite a run's folder as the version before would have left it: configurations, checkpoints' states and journal."""
+    """Rewrite a run's folder as an older version left it: configurations, states of checkpoints and journal."""
     file = folder / "config.yaml"
     text = yaml.safe_dump(downgraded(yaml.safe_load(file.read_text())), sort_keys=False)
     file.write_text(text)

@@ -1,4 +1,4 @@
-"""Every path in a configuration is made absolute where it is typed, for runs here and for those that travel; nothing else is touched."""
+"""Every path in a configuration becomes absolute where it is typed, also in submitted jobs; nothing else changes."""
 
 import re
 from pathlib import Path
@@ -61,7 +61,7 @@ def read(config: Config, key: str) -> Any:
 
 
 def both(path: Path, assignments: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Config, Config]:
-    """A configuration as it is loaded here, and as another machine reads, in another folder, what a job brings along."""
+    """A configuration as loaded here, and as a submitted job loads it in another folder."""
     here, (values, _) = load_config(path, assignments), pack_config(path, assignments)
     monkeypatch.chdir("/")
     return here, validate(yaml.safe_load(yaml.safe_dump(values)))

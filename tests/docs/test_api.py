@@ -47,7 +47,7 @@ def members(owner: str, kind: type) -> Iterator[tuple[str, Any, type | None]]:
 
 
 def documented(name: str, value: Any, kind: type | None) -> bool:
-    """Whether it has a docstring, or is an override of what has one in mtgen: a task's losses are described once, in their base."""
+    """Whether it has a docstring, or overrides a method of mtgen that has one."""
     if inspect.isclass(value):
         return bool(vars(value).get("__doc__")) and not vars(value)["__doc__"].startswith(
             f"{value.__name__}("

@@ -25,7 +25,7 @@ SOURCES = [*PAGES, *CONFIGS, ROOT / "Makefile", *sorted((ROOT / "launch").glob("
 
 
 def parsed(command: Command) -> tuple[str, dict[str, Any]]:
-    """The name of a command, as typer's own parser finds it, and what its words give; none of what a sentence leaves out."""
+    """The name of a command and its parameters, as typer's own parser finds them."""
     words = [STANDS_FOR.get(word, word) for word in command.words if word not in ANSWERED]
     context, name = TOP.make_context("mtgen", words, resilient_parsing=not words), list[str]()
     while hasattr(context.command, "commands"):
@@ -43,7 +43,7 @@ def added(page: Path) -> list[str]:
 
 
 def settings_of(command: Command, name: str, given: dict[str, Any]) -> None:
-    """Whatever judges the settings of a command has to take them; but for what the page itself shows how to add, and the reader's files."""
+    """The settings of a command must be valid, except for plug-ins that the page adds and files of the user."""
     if any(own in word for own in added(command.page) for word in command.words):
         return
     if given.get("config") and name in ("train", "plan", "submit", "slurm", "configs show"):

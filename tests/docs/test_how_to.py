@@ -1,4 +1,4 @@
-"""The examples of docs/how-to.md and docs/balancing.md work as they stand: each is put where its first line says, and its command run."""
+"""The examples of docs/how-to.md and docs/balancing.md work: each is written to its file, and its command is run."""
 
 import json
 import os
@@ -17,7 +17,8 @@ from mtgen.tracking.journal import read_journal
 
 PAGE = ROOT / "docs/how-to.md"
 SHORT = (
-    "workers=0 batch_size=8 train.images=16 train.log_every=8 checkpoint.every=16 evaluate.every=1000000 device=cpu precision=fp32 "
+    "workers=0 batch_size=8 train.images=16 train.log_every=8 checkpoint.every=16 evaluate.every=1000000 device=cpu "
+    "precision=fp32 "
     "generator.widths=[8,8,8,8] discriminator.widths=[8,8,8,8] data.path=data"
 ).split()
 

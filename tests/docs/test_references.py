@@ -30,7 +30,7 @@ FREE = re.compile(r"(balancing\.(preference|groups|parameters)|data\.keep_labels
 
 
 def is_key(text: str) -> bool:
-    """Whether `a.b.c` is a key of a configuration, a section, or has a placeholder in capitals where a name may stand."""
+    """Whether `a.b.c` is a key or section of a configuration, possibly with a placeholder in capitals for a name."""
     pattern = re.compile("[^.]+".join(re.escape(part) for part in re.split(r"[A-Z]+", text)))
     return FREE.fullmatch(text) is not None or any(pattern.fullmatch(key) for key in KEYS)
 

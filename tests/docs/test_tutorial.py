@@ -1,4 +1,4 @@
-"""Every command of docs/tutorial.md is run, in its order, on a few small images; trainings are shortened, nothing else is changed."""
+"""Every command of docs/tutorial.md runs, in order, on a few small images; only the trainings are shortened."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def run_shell(fence: Fence, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with nothing in it, in which the test is; the independent readers of `mtgen evaluate` learn for a moment only."""
+    """An empty working directory; the reference models of `mtgen evaluate` are trained for a moment only."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MTGEN_CACHE", str(tmp_path / "cache"))
     for reader in (classifier, segmenter):

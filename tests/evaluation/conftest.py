@@ -24,7 +24,7 @@ def _labels(prompt: Prompt) -> Tensor:
 
 @dataclass
 class Assembled:
-    """A model put together from functions of class numbers (-1: none); it has the interface of `mtgen.models.model.Model`."""
+    """A model made of functions of class numbers (-1: none), with the interface of `mtgen.models.model.Model`."""
 
     card: DatasetCard
     draw: Callable[[Tensor, Tensor], Canvas]
@@ -81,7 +81,7 @@ def make_card() -> Callable[..., DatasetCard]:
 
 @pytest.fixture(scope="session")
 def make_batch() -> Callable[..., Batch]:
-    """`make_batch(image, label, mask)`: a batch as the loader makes it; a label of -1 and a mask of `None` are missing."""
+    """`make_batch(image, label, mask)`: a batch as from the loader; a label of -1 or a mask of `None` is missing."""
 
     def make(
         image: Tensor, label: Tensor | None = None, mask: Tensor | None = None, has_mask: Tensor | None = None

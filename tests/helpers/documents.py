@@ -40,7 +40,8 @@ class Command:
 
 
 SHORT = (
-    "workers=0 batch_size=8 train.images=16 train.log_every=8 checkpoint.every=8 evaluate.every=16 evaluate.samples=100 "
+    "workers=0 batch_size=8 train.images=16 train.log_every=8 checkpoint.every=8 evaluate.every=16 "
+    "evaluate.samples=100 "
     "device=cpu precision=fp32 generator.widths=[8,8,8,8] discriminator.widths=[8,8,8,8]"
 ).split()
 """What trainings of documents are shortened by."""

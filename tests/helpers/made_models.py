@@ -1,4 +1,4 @@
-"""Real models of two levels that know every condition and task, as they are before training, and runs that hold them."""
+"""Real, untrained models of two levels with every condition and task, and runs that hold them."""
 
 from pathlib import Path
 from typing import Any

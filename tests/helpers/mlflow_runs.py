@@ -54,7 +54,7 @@ def the_run(runs: Path, uri: str | None = None) -> tuple[MlflowClient, Run]:
 
 
 def steps(runs: Path, uri: str | None = None, key: str = "loss/d") -> list[int]:
-    """The steps of a metric, in the order in which the store got them where it keeps one, each as often as it is there."""
+    """All steps of a metric, duplicates included, in the order in which the store received them."""
     client, run = the_run(runs, uri)
     points = client.get_metric_history(run.info.run_id, key)
     if key == "loss/d":
@@ -84,7 +84,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(command: list[str], health: str, cwd: Path, **variables: str) -> Iterator[None]:
-    """A server in a process group of its own, once its address `health` answers; killed at the end, as by a power cut."""
+    """A server in its own process group, once its address `health` answers; killed at the end, as by a power cut."""
     quiet = subprocess.DEVNULL
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", **variables}
     process = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet, start_new_session=True, cwd=cwd)

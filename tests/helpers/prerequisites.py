@@ -1,4 +1,4 @@
-"""What tests need beside Python packages; under CI, where `.ci/run` provides it, a test without it fails instead of being skipped."""
+"""What tests need besides Python packages; under CI, which provides it, a test without it fails and is not skipped."""
 
 import os
 import shutil

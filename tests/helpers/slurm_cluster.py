@@ -1,4 +1,4 @@
-"""A real Slurm of two nodes on this machine: its own configuration, its own munge, its own ports; it ends with the test."""
+"""A real Slurm of two local nodes with its own configuration, munge and ports; it ends with the test."""
 
 import os
 import shutil
