@@ -13,7 +13,7 @@ GRACE = 1000  # images until a run is judged
 
 def config(**changes: Any) -> Config:
     values = {"name": "run", "data": {"path": "set"}, "tasks": {"generation": {}, "classification": {"weight": 1.0}}}
-    return validate({**values, "train": {"ema": GRACE / 5, "warmup": 0}, **changes})
+    return validate({**values, "train": {"ema_half_life": GRACE / 5, "warmup": 0}, **changes})
 
 
 def findings(kind: str, rows: Iterable[tuple[int, dict[str, float]]], **changes: Any) -> list[list[Finding]]:
@@ -24,7 +24,7 @@ def findings(kind: str, rows: Iterable[tuple[int, dict[str, float]]], **changes:
 
 def test_a_run_is_young_until_its_averaged_weights_have_their_half_life_or_its_warm_up_is_over() -> None:
     assert grace_images(config()) == GRACE
-    assert grace_images(config(train={"ema": 0, "warmup": 500})) == 500
+    assert grace_images(config(train={"ema_half_life": 0, "warmup": 500})) == 500
 
 
 def diversities(*values: float, every: int = GRACE) -> list[list[Finding]]:

@@ -86,7 +86,7 @@ def test_a_batch_has_the_data_set_of_each_sample(mixture: Mixture) -> None:
 def test_two_data_sets_of_one_name_are_two_domains(write: Write, sample: Sample) -> None:
     folder = str(write({"train": [[sample(0)]], "test": [[sample(1)]]}, name="digits"))
     found = open_samples(
-        DataConfig(mixture=[MixtureConfig(path=folder), MixtureConfig(path=folder, train="test")]), "train"
+        DataConfig(mixture=[MixtureConfig(path=folder), MixtureConfig(path=folder, train_split="test")]), "train"
     )
     assert found.domains == ["digits", "digits 2"] and found.domain(np.arange(2)).tolist() == [0, 1]
 
