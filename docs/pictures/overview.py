@@ -25,7 +25,7 @@ SKIPPED = 3
 """Test digits of each class that are passed over, so that the figure is not chosen by looking."""
 
 
-def test_digits(data: Path, classes: int) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+def one_per_class(data: Path, classes: int) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     """Image and mask of one test sample per class, `[H,W]` uint8."""
     found: dict[int, list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]] = {number: [] for number in range(classes)}
     shards = sorted(str(path) for path in data.glob("test-*.tar"))
@@ -83,7 +83,7 @@ def main(run: str, data: Path, out: Path) -> None:
     """Write the figure."""
     model = mtgen.load(run, "cpu")
     card, classes = model.card, model.card.classes
-    digits = test_digits(data, len(classes))
+    digits = one_per_class(data, len(classes))
     images, masks = [image for image, _ in digits], [mask for _, mask in digits]
 
     made = model.sample(len(classes), classes)
