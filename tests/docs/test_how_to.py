@@ -88,7 +88,7 @@ def test_a_recipe_is_one_file(copy: Path) -> None:
     words = written(copy, "data recipe")
     shutil.copytree(ROOT / "docs/pictures", copy / "photos")
     (copy / "photos/list.csv").write_text(
-        "file,class,caption\ndigits.png,grid,many digits\nlayouts.png,pairs,masks and digits\n"
+        "file,class,caption\noverview.png,grid,many digits\nexplore-generate.png,pairs,masks and digits\n"
     )
     run(copy, [*words, "test=0"])
     card = json.loads((copy / "data_shards/listed/dataset.json").read_text())
