@@ -36,7 +36,7 @@ def test_a_file_goes_before_a_name_and_a_wrong_name_suggests_the_nearest(
     assert find_preset(Path("digits-32")) == PRESETS_FOLDER / "digits-32.yaml"
     Path("digits-32").write_text("name: mine")
     assert find_preset(Path("digits-32")) == Path("digits-32")
-    with pytest.raises(ConfigError, match="digit-32: is no file here, .* did you mean 'digits-32'"):
+    with pytest.raises(ConfigError, match="digit-32: neither a file here .* did you mean 'digits-32'"):
         find_preset(Path("digit-32"))
 
 

@@ -127,7 +127,7 @@ def test_a_command_cannot_be_submitted_without_the_token(head: Head) -> None:
     [
         (NOWHERE, "requires its authentication token"),
         ({"RAY_AUTH_TOKEN": "another"}, "rejects the token from RAY_AUTH_TOKEN"),
-        ({"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "/nonexistent/token"}, "no such file"),
+        ({"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "/nonexistent/token"}, "does not exist"),
     ],
     ids=["without a token", "with a wrong one", "with a file that is not there"],
 )
