@@ -51,7 +51,7 @@ def rows(
             problems.append(item)
             continue
         if "boxes" in item.parts and not is_annotation(item.parts["boxes"].data):
-            item.parts["about"] = item.parts.pop("boxes")  # the boxes are unknown, which is not "there are none"
+            item.parts["other_json"] = item.parts.pop("boxes")  # the boxes are unknown, which is not "there are none"
         found, header_problems = header(item, shard, card)
         problems += header_problems
         if check is not None:

@@ -12,7 +12,7 @@ from mtgen.utils import counter_rng
 
 
 def balanced_labels(n: int, classes: list[int]) -> Tensor:
-    """`[n]` int64: `classes` repeated in order, so that their counts differ by at most one; -1 (none) without classes."""
+    """`[n]` int64: `classes` repeated in order, so that counts differ by at most one; -1 (none) without classes."""
     return torch.tensor(classes or [-1])[torch.arange(n) % max(len(classes), 1)]
 
 

@@ -220,7 +220,7 @@ def _read(path: Path) -> _Shard:
 
     def inspect(sample: StoredSample, header: Header, _: DatasetCard) -> list[str]:
         nonlocal other_json
-        other_json += "about" in sample.parts
+        other_json += "other_json" in sample.parts
         numbers, problems = [header.label], []
         if "boxes" in sample.parts:
             data = sample.parts["boxes"].data

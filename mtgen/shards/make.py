@@ -217,8 +217,11 @@ def _make_shard(shard: _Shard) -> _ShardResult:
     return _shard_maker(shard)
 
 
-def _make_shards(shard_maker: _ShardMaker, shards: list[_Shard], processes: int) -> Iterator[_ShardResult]:
+def _make_shards(shard_maker: _ShardMaker, shards: list[_Shard], processes: int | None) -> Iterator[_ShardResult]:
     """Make all shards; yields their results in order."""
+    if processes is None:
+        large = sum(shard.last - shard.first for shard in shards) > MAX_IN_PROCESS_SAMPLES
+        processes = min(len(os.sched_getaffinity(0)), len(shards)) if large else 1
     if processes == 1:
         yield from map(shard_maker, shards)
         return
@@ -276,9 +279,6 @@ def make(
         "sources": maker.sources,
     }
     draft = Draft(out, overwrite, json.dumps(state))
-    if processes is None:
-        large = sum(maker.splits.values()) > MAX_IN_PROCESS_SAMPLES
-        processes = min(len(os.sched_getaffinity(0)), len(shards)) if large else 1
     draft.claim()
     try:
         results = _make_shards(_ShardMaker(maker, draft, card), shards, processes)

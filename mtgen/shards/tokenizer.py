@@ -40,9 +40,6 @@ def train_tokenizer(
     Raises:
         DataError: the data cannot be read, a caption is not UTF-8, no sample has one, or the file cannot be written.
     """
-    import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-
     if vocabulary < MIN_VOCABULARY:
         raise DataError(
             f"--vocabulary={vocabulary}: bytes and padding alone need {MIN_VOCABULARY}; give more, such as 4096"
@@ -70,6 +67,16 @@ def train_tokenizer(
             if progress is not None:
                 progress(done + 1, len(rows))
 
+    text = _train_bpe(captions(), vocabulary)
+    write_atomic(path, text)
+    return path, FileTokenizer(text.encode("utf-8"))
+
+
+def _train_bpe(captions: Iterator[str], vocabulary: int) -> str:
+    """Train on captions; returns the content of `tokenizer.json`."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
     tokenizer = tokenizers.Tokenizer(models.BPE())
     # the prefix space makes the first word the same token as later in a sentence
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -80,7 +87,5 @@ def train_tokenizer(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(captions(), trainer)
-    text = tokenizer.to_str(pretty=True)
-    write_atomic(path, text)
-    return path, FileTokenizer(text.encode("utf-8"))
+    tokenizer.train_from_iterator(captions, trainer)
+    return str(tokenizer.to_str(pretty=True))
