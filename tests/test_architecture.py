@@ -28,7 +28,7 @@ LAYERS = [  # a folder imports from the layers above its line and from itself, n
     {"cli"},
 ]
 LAYER = {unit: number for number, layer in enumerate(LAYERS) for unit in layer}
-RUN_TIME = {  # a registry imports the package that it is filled from when a name is first looked up: declared here or refused
+RUN_TIME = {  # packages that registries import when a name is first looked up; others are not allowed
     "config": {"tasks", "conditions", "balancing", "evaluation"},
 }
 HOMES = {
