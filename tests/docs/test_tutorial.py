@@ -100,8 +100,8 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory; the reference models of `mtgen evaluate` are trained for a moment only."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MTGEN_CACHE", str(tmp_path / "cache"))
-    for reader in (classifier, segmenter):
-        monkeypatch.setattr(reader, "IMAGES", 10 * reader.BATCH)
+    monkeypatch.setattr(classifier, "CLASSIFIER_TRAIN_IMAGES", 10 * classifier.CLASSIFIER_BATCH_SIZE)
+    monkeypatch.setattr(segmenter, "SEGMENTER_TRAIN_IMAGES", 10 * segmenter.SEGMENTER_BATCH_SIZE)
     return tmp_path
 
 
@@ -124,13 +124,13 @@ def test_every_command_of_the_tutorial_works_in_a_fresh_folder(fresh: Path, monk
     assert measured and not [name for name in measured if name not in numbers and name not in numbers["skipped"]]
     for made in (
         "mine.html",
-        "drawn.png",
+        "generated.png",
         "cats.png",
         "painted.png",
         "boats.png",
         "masks.html",
         "mine.sbatch",
-        "read.jsonl",
+        "predicted.jsonl",
     ):
         assert (fresh / made).stat().st_size, made
     assert list((fresh / "sixteen").glob("*.png"))
