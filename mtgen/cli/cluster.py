@@ -81,7 +81,7 @@ def submit(
 
     client = _connect(address)
     job = hand_over(client, config, overrides or [])
-    say(f"submitted job {job.id}; run folder: {job.folder}")
+    say(f"job {job.id}: submitted; run folder: {job.folder}")
     hint = f"mtgen jobs logs {job.id} --follow; mtgen jobs stop {job.id}"
     try:
         if wait:

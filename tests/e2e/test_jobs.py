@@ -178,7 +178,7 @@ def test_a_stopped_job_saves_a_checkpoint_and_the_same_command_resumes(head: Hea
     words = ("submit", "run.yaml", "name=stopped", "workers=2", "checkpoint.every=100000", "train.images=4000")
     watching = head.start(*words, "--json", "stopped.json")
     watching.until(lambda: "left" in watching.said)  # it trains
-    job = watching.said.split()[1]
+    job = watching.said.split()[1].rstrip(":")
     stop = head.start("jobs", "stop", job).wait()
     assert stop.status == 0 and "stopped" in stop.said, stop.said
     assert watching.wait().status == 0, watching.said
