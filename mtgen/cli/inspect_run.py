@@ -127,7 +127,7 @@ def checkpoints_export(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="safetensors file to write")],
     which: CheckpointOption = None,
 ) -> None:
-    """Write the averaged weights of a checkpoint to one safetensors file, which all commands take as a model.
+    """Write the averaged weights of a checkpoint to one safetensors file, which every command accepts as a model.
 
     Example: `mtgen checkpoints export digits-32 --out digits.safetensors`
     """
@@ -178,7 +178,7 @@ def evaluate(
     Accuracy, mIoU, AP, diversity and others. Also logs them to the run's MLflow run. The same command resumes an
     evaluation that was interrupted.
 
-    Example: `mtgen evaluate digits-32 --metrics test/box_ap50 --metrics condition/sound --json metrics.json`
+    Example: `mtgen evaluate digits-32 --metrics test/mask_miou --metrics generated/cas --json metrics.json`
     """
     from mtgen.evaluation.run import EvaluationOptions, evaluate_run
     from mtgen.launchers.evaluation_workers import evaluate_on_ray

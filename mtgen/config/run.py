@@ -1,4 +1,4 @@
-"""Everything that shapes a run, as one section of sections."""
+"""The root section of the configuration: everything that determines a run."""
 
 import re
 from pathlib import Path

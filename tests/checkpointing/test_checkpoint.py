@@ -267,7 +267,7 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
         ["stat", "--file-system", "--format=%T", tmp_path], capture_output=True, text=True, check=True
     ).stdout
     kind = where.split("/")[0].strip()  # stat says ext2/ext3 of ext4, too
-    message = rf"cannot be locked.* {kind[:3]}\S* at /.*{os.strerror(number)}.*runs=FOLDER"
+    message = rf"cannot be locked.*{os.strerror(number)}.* {kind[:3]}\S* at /.*runs=FOLDER"
     with pytest.raises(TrainingError, match=message), run_lock(tmp_path):
         pytest.fail("the lock was given")
 

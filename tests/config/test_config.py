@@ -132,11 +132,11 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
             "balancing.parameters: no gate has the weighting 'mine.Own'",
             ["balancing.weighting"],
         ),
-        ("balancing.parameters={fairgrad: {alpha: 0}}", "balancing.parameters", ["alpha=0", "has to be above 0"]),
+        ("balancing.parameters={fairgrad: {alpha: 0}}", "balancing.parameters", ["alpha=0", "must be above 0"]),
         (
             "balancing.parameters={dwa: {temperature: 0}}",
             "balancing.parameters",
-            ["temperature=0", "have to be above 0"],
+            ["temperature=0", "must be above 0"],
         ),
         ("tasks.generation.joint_every=1", "tasks.generation.joint_every=1: ", ["greater than or equal to 2"]),
         # well-formed and impossible

@@ -83,7 +83,7 @@ def test_a_missing_file_and_an_unknown_kind_are_named(tmp_path: Path) -> None:
 
 def test_numbers_of_another_network_cannot_take_inceptions_name() -> None:
     extractor = {"kind": "torchscript", "path": "x", "sha256": "0" * 64, "name": "inception"}
-    with pytest.raises(ConfigError, match="inception is another extractor's"):
+    with pytest.raises(ConfigError, match="inception is reserved for the built-in extractor"):
         validate({"name": "run", "data": {"path": "d"}, "evaluate": {"extractor": extractor}})
 
 

@@ -150,8 +150,8 @@ def mixed(tmp_path: Path, model: Model, make_picture: MakePicture) -> list[Image
 
 def test_files_that_cannot_be_read_are_named_each_in_one_line(mixed: list[ImagePrediction]) -> None:
     words = [
-        "cut short",
-        "cut short",
+        "truncated",
+        "truncated",
         "No such file",
         "not a PNG, JPEG or WebP",
         "directory",

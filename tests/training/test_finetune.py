@@ -119,4 +119,4 @@ def test_an_unknown_run_is_an_error_with_the_nearest_right_one(tmp_path: Path) -
 def test_a_damaged_checkpoint_is_an_error(tmp_path: Path) -> None:
     old_run(tmp_path / "old")
     next((tmp_path / "old").rglob("ema.safetensors")).write_bytes(b"")
-    assert "no checkpoint is whole" in start(tmp_path, train__init_from="old")["error"]
+    assert "all checkpoints are damaged" in start(tmp_path, train__init_from="old")["error"]
