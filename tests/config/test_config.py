@@ -132,11 +132,11 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
             "balancing.parameters: no gate has the weighting 'mine.Own'",
             ["balancing.weighting"],
         ),
-        ("balancing.parameters={fairgrad: {alpha: 0}}", "balancing.parameters", ["alpha=0", "has to be above 0"]),
+        ("balancing.parameters={fairgrad: {alpha: 0}}", "balancing.parameters", ["alpha=0", "must be above 0"]),
         (
             "balancing.parameters={dwa: {temperature: 0}}",
             "balancing.parameters",
-            ["temperature=0", "have to be above 0"],
+            ["temperature=0", "must be above 0"],
         ),
         ("tasks.generation.joint_every=1", "tasks.generation.joint_every=1: ", ["greater than or equal to 2"]),
         # well-formed and impossible
@@ -213,7 +213,7 @@ def test_a_wrong_value_is_named_with_what_is_possible(lines: Any, override: str,
 
 def test_a_missing_key_is_named_with_its_meaning(lines: Any) -> None:
     assert lines("seed: 1") == [
-        "name: is missing (name of the run, and of its folder); give it in the file or as name=...",
+        "name: is missing (name of the run and of its folder); give it in the file or as name=...",
         "data: is missing; give it in the file or as data=...",
     ]
     assert lines("name: n\ndata:\n") == [
