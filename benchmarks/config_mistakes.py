@@ -33,7 +33,7 @@ REMEDIES = (
     "has to be",
     "keep one",
     "keys:",
-    "is made of",
+    "consists of",
     "YAML",
     "raise ",
     "configs list",

@@ -213,7 +213,7 @@ def test_a_wrong_value_is_named_with_what_is_possible(lines: Any, override: str,
 
 def test_a_missing_key_is_named_with_its_meaning(lines: Any) -> None:
     assert lines("seed: 1") == [
-        "name: is missing (name of the run, and of its folder); give it in the file or as name=...",
+        "name: is missing (name of the run and of its folder); give it in the file or as name=...",
         "data: is missing; give it in the file or as data=...",
     ]
     assert lines("name: n\ndata:\n") == [
