@@ -123,7 +123,7 @@ def allocation(config: Config, say: Callable[[str], None]) -> Iterator[None]:
         "--label",
     ]
     words += [f"--gpus-per-node={os.environ['SLURM_GPUS_PER_NODE']}"] if "SLURM_GPUS_PER_NODE" in os.environ else []
-    config.folder.mkdir(parents=True, exist_ok=True)  # a script that was not written here comes before its run's folder
+    config.folder.mkdir(parents=True, exist_ok=True)  # missing if the script was written elsewhere
     with log.open("a", encoding="utf-8") as file:
         step = subprocess.Popen(
             [*words, sys.executable, "-m", "mtgen.launchers.slurm", address, str(port), cpus],
@@ -132,7 +132,7 @@ def allocation(config: Config, say: Callable[[str], None]) -> Iterator[None]:
             process_group=0,  # so that signals to this process do not reach the nodes
         )
     try:
-        _together(config, nodes, step, log)
+        _wait_for_nodes(config, nodes, step, log)
         say(f"Ray runs on {nodes} nodes at {address}:{port}; its log is {log}")
         yield
     finally:
@@ -143,7 +143,7 @@ def allocation(config: Config, say: Callable[[str], None]) -> Iterator[None]:
             step.kill()
 
 
-def _together(config: Config, nodes: int, step: "subprocess.Popen[bytes]", log: Path) -> None:
+def _wait_for_nodes(config: Config, nodes: int, step: "subprocess.Popen[bytes]", log: Path) -> None:
     """Wait until every node has joined.
 
     Raises:

@@ -64,7 +64,7 @@ def test_an_srun_that_ends_after_the_head_has_answered_is_named_too(
 
     threading.Thread(target=answer_once, daemon=True).start()
     with subprocess.Popen(["true"]) as step, pytest.raises(TrainingError, match="srun ended with status 0"):
-        slurm._together(config, 1, step, config.folder / "log")
+        slurm._wait_for_nodes(config, 1, step, config.folder / "log")
 
 
 @pytest.fixture
