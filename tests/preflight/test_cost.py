@@ -75,7 +75,7 @@ def test_the_head_comment_of_a_configuration_has_its_cost(path: Path) -> None:
         update={"classes": [str(n) for n in range(80)], "mask_classes": [str(n) for n in range(81)]}
     )
     found = cost(load(path, ["device=cpu"]), card)
-    assert f"{found.total / 1e6:.2f}M parameters, {found.step / 1e9:.2f} GFLOPs an image and step" in path.read_text()
+    assert f"{found.total / 1e6:.2f}M parameters, {found.step / 1e9:.2f} GFLOPs per image and step" in path.read_text()
 
 
 def test_the_configurations_for_gpus_have_such_a_comment() -> None:
