@@ -14,6 +14,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 import hypothesis
 import pytest
 import torch
+import torch.distributed as dist
 from helpers.prerequisites import fails_in_ci, preventable
 
 hypothesis.settings.register_profile("mtgen", deadline=None)  # no test asserts a time
@@ -34,6 +35,13 @@ def shared_data() -> Callable[[str], Path]:
         return root / name
 
     return find
+
+
+@pytest.fixture
+def process_group() -> None:
+    """A process group of this process alone. It stays open, because DeepSpeed keeps references to the first one."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")

@@ -27,16 +27,7 @@ def adapted(rank_parts: list[list[Tensor]], **settings: Any) -> float:
     return strength.probability
 
 
-@pytest.fixture
-def single_worker() -> Any:
-    if dist.is_initialized():  # by an earlier test in this process
-        dist.destroy_process_group()
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
-    yield
-    dist.destroy_process_group()
-
-
-@pytest.mark.usefixtures("single_worker")
+@pytest.mark.usefixtures("process_group")
 @pytest.mark.parametrize(("ahead", "direction"), [(3.0, 1), (-3.0, -1), (0.0, -1)])
 def test_the_probability_rises_only_while_real_samples_are_preferred_too_often(ahead: float, direction: int) -> None:
     steps = 2 * ADAPT_EVERY_STEPS
@@ -44,24 +35,24 @@ def test_the_probability_rises_only_while_real_samples_are_preferred_too_often(a
     assert probability == pytest.approx(0.3 + direction * steps * BATCH / 1000)
 
 
-@pytest.mark.usefixtures("single_worker")
+@pytest.mark.usefixtures("process_group")
 def test_the_measure_is_the_mean_sign_not_the_size_of_the_logits() -> None:
     some = torch.tensor([100.0] + [-0.01] * (BATCH - 1))
     assert adapted([[some] * ADAPT_EVERY_STEPS]) < 0.3
 
 
-@pytest.mark.usefixtures("single_worker")
+@pytest.mark.usefixtures("process_group")
 @pytest.mark.parametrize(("ahead", "end"), [(1.0, MAX_ADAPTED_PROBABILITY), (-1.0, 0.0)])
 def test_the_probability_stays_between_0_and_what_cannot_leak(ahead: float, end: float) -> None:
     assert adapted([[torch.full((BATCH,), ahead)] * (100 * ADAPT_EVERY_STEPS)]) == end
 
 
-@pytest.mark.usefixtures("single_worker")
+@pytest.mark.usefixtures("process_group")
 def test_without_a_target_the_probability_is_fixed() -> None:
     assert adapted([[torch.ones(BATCH)] * ADAPT_EVERY_STEPS], target=None) == 0.3
 
 
-@pytest.mark.usefixtures("single_worker")
+@pytest.mark.usefixtures("process_group")
 def test_an_error_reaches_all_workers_with_its_message_and_exit_status() -> None:
     consensus = Consensus()
     for error in (DamagedSample("image", "a.tar: 7", "cut short"), CheckpointError("no"), TrainingError("late")):
@@ -80,7 +71,7 @@ def test_two_workers_agree_with_one(tmp_path: Path) -> None:
     assert toy.spawn(2, adapted, tmp_path / "two", halves) == [one, one]
 
 
-@pytest.mark.usefixtures("single_worker")
+@pytest.mark.usefixtures("process_group")
 def test_a_resume_between_two_adaptations_loses_nothing() -> None:
     settings = AugmentConfig(probability=0.3, target=0.6, ramp=1000)
     steps = [torch.randn(BATCH, generator=torch.Generator().manual_seed(k)) + 0.8 for k in range(6 * ADAPT_EVERY_STEPS)]
@@ -95,7 +86,7 @@ def test_a_resume_between_two_adaptations_loses_nothing() -> None:
     assert strength.probability == adapted([steps])
 
 
-@pytest.mark.usefixtures("single_worker")
+@pytest.mark.usefixtures("process_group")
 def test_the_discriminator_step_observes_the_logit_gap() -> None:
     settings = toy.config(augment__target=0.0, augment__probability=0.3, augment__ramp=1000)
     networks = toy.build(settings, toy.CARD)

@@ -1,7 +1,6 @@
 """Damage is summed over workers, each sample is logged once, and too many of them stop all workers."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,7 @@ import torch.distributed as dist
 from mtgen.errors import DamagedSample
 from mtgen.training.bad_samples import DamageLog
 
-
-@pytest.fixture(autouse=True)
-def _group(tmp_path: Path) -> Iterator[None]:
-    if dist.is_initialized():  # by an earlier test in this process
-        dist.destroy_process_group()
-    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 def log(folder: Path, limit: float = 0.01) -> DamageLog:

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,16 +101,7 @@ def made_parts(folder: Path, steps: int, broken: int | None = None, **changes: A
     )
 
 
-@pytest.fixture
-def group(tmp_path: Path) -> Iterator[None]:
-    if dist.is_initialized():  # by a test before, in this process
-        dist.destroy_process_group()
-    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-@pytest.mark.usefixtures("group")
+@pytest.mark.usefixtures("process_group")
 def test_callbacks_are_called_in_their_order_after_each_step_and_at_the_end(tmp_path: Path) -> None:
     parts, calls = made_parts(tmp_path, 2), list[str]()
     outcome = StepCounter(parts, [Recorder(calls, name, parts) for name in "ab"]).run()
@@ -122,7 +112,7 @@ def test_callbacks_are_called_in_their_order_after_each_step_and_at_the_end(tmp_
     ]
 
 
-@pytest.mark.usefixtures("group")
+@pytest.mark.usefixtures("process_group")
 def test_a_callback_that_ends_the_run_skips_those_behind_it(tmp_path: Path) -> None:
     parts, calls = made_parts(tmp_path, 9), list[str]()
     outcome = StepCounter(parts, [Recorder(calls, "a", parts, end_at=1), Recorder(calls, "b", parts)]).run()
@@ -130,14 +120,14 @@ def test_a_callback_that_ends_the_run_skips_those_behind_it(tmp_path: Path) -> N
     assert calls == ["a step 1", "a end 1", "b end 1", "a close 1", "b close 1"]
 
 
-@pytest.mark.usefixtures("group")
+@pytest.mark.usefixtures("process_group")
 def test_a_run_that_has_seen_all_its_images_makes_no_step(tmp_path: Path) -> None:
     parts, calls = made_parts(tmp_path, 0), list[str]()
     assert StepCounter(parts, [Recorder(calls, "a", parts)]).run() == Outcome("finished", 0)
     assert calls == ["a end 0", "a close 0"]
 
 
-@pytest.mark.usefixtures("group")
+@pytest.mark.usefixtures("process_group")
 def test_the_outcome_is_on_disk_when_callbacks_are_closed(tmp_path: Path) -> None:
     finished: list[Outcome] = []
     parts = made_parts(tmp_path, 1, logger=SimpleNamespace(first_batch=lambda _: None, finish=finished.append))
@@ -179,7 +169,7 @@ def test_an_error_in_the_data_of_one_worker_ends_all_of_them_before_the_same_ste
     assert toy.spawn(2, broken, tmp_path, str(tmp_path)) == [expected, expected]
 
 
-@pytest.mark.usefixtures("group")
+@pytest.mark.usefixtures("process_group")
 def test_a_stop_file_and_a_time_limit_end_a_run_before_its_next_step(tmp_path: Path) -> None:
     parts = made_parts(tmp_path, 9, config=toy.config(runs=str(tmp_path), train__max_minutes=1))
     callbacks = [StopFile(parts), TimeLimit(parts)]
@@ -194,7 +184,7 @@ def test_a_stop_file_and_a_time_limit_end_a_run_before_its_next_step(tmp_path: P
     assert (outcome.status, outcome.images) == ("out of time", 0) and "train.max_minutes=1" in outcome.message
 
 
-@pytest.mark.usefixtures("group")
+@pytest.mark.usefixtures("process_group")
 def test_an_elastic_run_saves_reports_that_it_is_ready_and_continues_when_the_request_is_withdrawn(
     tmp_path: Path,
 ) -> None:
@@ -221,7 +211,7 @@ def test_an_elastic_run_saves_reports_that_it_is_ready_and_continues_when_the_re
     assert events == ["saved", "ready"] and not callback.wants_interrupt()
 
 
-@pytest.mark.usefixtures("group")
+@pytest.mark.usefixtures("process_group")
 def test_a_run_of_a_fixed_number_of_workers_ignores_a_resize(tmp_path: Path) -> None:
     parts = made_parts(tmp_path, 9)
     parts.config.folder.mkdir()
@@ -229,7 +219,7 @@ def test_a_run_of_a_fixed_number_of_workers_ignores_a_resize(tmp_path: Path) -> 
     assert not ResizeRequest(parts, SimpleNamespace()).wants_interrupt()  # type: ignore[arg-type]
 
 
-@pytest.mark.usefixtures("group")
+@pytest.mark.usefixtures("process_group")
 def test_a_run_that_has_to_fail_is_neither_evaluated_nor_saved_and_a_row_and_a_snapshot_precede_a_checkpoint(
     tmp_path: Path,
 ) -> None:
