@@ -67,7 +67,7 @@ class Generation(Task):
         mismatched: float = Field(
             0.0,
             ge=0,
-            description="weight of real images with another sample's mask and boxes, as negatives of the joint judgment",
+            description="weight of real images with the labels of another sample, as negatives of the joint judgment",
         )
         joint_gradient: bool = Field(
             False, description="let the joint judgment of image and labels train the image too, not the labels alone"

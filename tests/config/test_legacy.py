@@ -348,7 +348,7 @@ def test_a_run_of_before_is_inspected_reported_and_resumed(tmp_path: Path) -> No
     assert describe(config.folder)["images"] == 160
     model, images = load_run(config.folder, "cpu")
     assert (images, model.config.train.ema_half_life, model.config.data.max_samples) == (160, 40, 48)
-    assert read_record(config.folder).config == config.model_dump(mode="json")
+    assert downgraded(read_record(config.folder).config) == downgraded(config.model_dump(mode="json"))
     assert write_report(config.folder, None, tmp_path / "report.html").is_file()
 
     again = toy.small_run(tmp_path, "old", **changes, train={"images": 320})
