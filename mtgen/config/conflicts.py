@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from mtgen.config.legacy import validation_metric
 from mtgen.config.messages import ConfigProblem, shown
 from mtgen.config.run import Config, ElasticConfig, resolve_device
 from mtgen.config.sections import TASKS, WEIGHTINGS
@@ -163,7 +164,13 @@ def _tasks(config: Config) -> Iterator[ConfigProblem]:
 
 
 def _evaluation(config: Config) -> Iterator[ConfigProblem]:
-    """A best checkpoint by a metric that is measured where no checkpoint is written."""
+    """A best checkpoint by a metric of the test split, or by one that is measured where no checkpoint is written."""
+    if config.checkpoint.best is not None and (metric := config.checkpoint.best.metric).startswith("test/"):
+        yield ConfigProblem(
+            ("checkpoint", "best", "metric"),
+            f"checkpoint.best.metric={metric}: training does not read the test split; use {validation_metric(metric)}, "
+            "which is measured on data.val_split",
+        )
     if config.checkpoint.best is not None and config.evaluate.every % config.checkpoint.every:
         yield ConfigProblem(
             ("checkpoint", "best"),

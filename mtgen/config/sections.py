@@ -80,6 +80,7 @@ class MixtureConfig(ConfigSection):
     )
     weight: float = Field(1.0, gt=0, description="sampling weight, relative to the other data sets")
     train_split: str | None = Field(None, description="split to train on; default: data.train_split")
+    val_split: str | None = Field(None, description="split to validate on; default: data.val_split")
     test_split: str | None = Field(None, description="split to evaluate on; default: data.test_split")
 
 
@@ -102,7 +103,7 @@ class SoundConfig(ConfigSection):
 
 
 class DataConfig(ConfigSection):
-    """The training and test data, and how samples are read."""
+    """The data to train, validate and test on, and how samples are read."""
 
     path: Annotated[str | None, PathKind.PATH] = Field(
         None, min_length=1, description="folder with dataset.json and its shards, or its URL"
@@ -131,7 +132,12 @@ class DataConfig(ConfigSection):
         0.01, ge=0, le=1, description="largest fraction of damaged samples; the run stops above it"
     )
     train_split: str = Field("train", description="split to train on")
-    test_split: str = Field("test", description="split to evaluate on")
+    val_split: str | None = Field(
+        None,
+        description="split that snapshots, alarms and checkpoint.best read; default: val, else samples that are held "
+        "out of the training split",
+    )
+    test_split: str = Field("test", description="split that `mtgen evaluate` reads")
     channels: Literal["rgb", "gray"] = Field("rgb", description="channels that are decoded and generated")
     crop: float = Field(
         1.0, gt=0, le=1, description="smallest fraction of the image's area that a random crop keeps; 1: center crop"
@@ -358,7 +364,7 @@ class TrainConfig(ConfigSection):
 class BestMetricConfig(ConfigSection):
     """The metric by which a checkpoint is the best one."""
 
-    metric: str = Field(min_length=1, description="name of a quick test metric, such as test/class_accuracy")
+    metric: str = Field(min_length=1, description="name of a metric of snapshots, such as val/class_accuracy")
     mode: Literal["max", "min"] = Field("max", description="whether larger or smaller values are better")
 
 
@@ -426,7 +432,7 @@ class EvaluateConfig(ConfigSection):
     """How a run is evaluated, in training and afterwards."""
 
     every: int = Field(
-        20_000, ge=1, description="images between two snapshots: a sample grid and the quick test metrics"
+        20_000, ge=1, description="images between two snapshots: a sample grid and the quick validation metrics"
     )
     samples: int = Field(4_000, ge=100, description="number of images that `mtgen evaluate` generates")
     extractor: ExtractorConfig | None = Field(

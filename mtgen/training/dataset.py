@@ -6,20 +6,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtgen.config import CONDITIONS, Config
-from mtgen.data.mixture import Samples, keep_labels, open_samples
+from mtgen.data.mixture import Samples, keep_labels
 from mtgen.data.sampler import LabelOversamplingOrder, Order, SampleOrder
 from mtgen.data.tokenizer import open_tokenizer
+from mtgen.data.validation import open_training
 from mtgen.errors import DataError
 from mtgen.models import assets
 
+VALIDATION_FACT = "data.val_split"
+"""The fact of an order that tells how many training samples are held out; absent before it was possible."""
+
 
 def open_data(config: Config) -> Samples:
-    """The samples of the training split, checked against the tasks; a missing index is made now.
+    """The samples to train on, checked against the tasks; a missing index is made now.
 
     Raises:
         DataError: the data cannot be read, or no sample has what a task or condition needs.
     """
-    index = open_samples(config.data, "train")
+    index = open_training(config.data)
     keep_labels(index, config.data.keep_labels, config.seed)
     wanted = [(f"tasks.{name}", settings.needs, "weight") for name, settings in config.task_settings().items()]
     wanted += [
@@ -65,6 +69,7 @@ def order_facts(config: Config, samples: Samples) -> dict[str, Any]:
         "data.label_oversampling": f"{oversampling:g} for {favored} samples"
         if oversampling and (favored := int(rare_label_mask(config, samples).sum()))
         else None,
+        VALIDATION_FACT: f"{held_out:,} training samples" if (held_out := samples.whole - len(samples)) else None,
     }
 
 

@@ -151,7 +151,7 @@ def _describe_run(config: Config, samples: Samples, networks: Networks, worker: 
         [
             f"{config.name} {begins}, to {config.train.images:,} images; configuration: config.yaml",
             f"data: {samples.card.name}, {len(samples):,} samples of split {samples.split} ({labeled}), "
-            f"{samples.fingerprint[:12]}",
+            f"{samples.whole - len(samples):,} held out for validation, {samples.fingerprint[:12]}",
             f"tasks: {', '.join(config.task_settings())}; "
             f"conditions: {', '.join(config.condition_settings()) or 'none'}",
             f"parameters: {generator:,} in the generator, {discriminator:,} in the discriminator module",

@@ -144,7 +144,7 @@ def train(
     Collective: an error of one worker ends all of them, with the same message.
 
     Args:
-        snapshot: makes pictures and quick test metrics, on the first worker; `None` for none.
+        snapshot: makes pictures and quick validation metrics, on the first worker; `None` for none.
         report: writes the run's report, on the first worker, after each snapshot and at the end; `None` for none.
     """
     with Heartbeat(config.folder, worker) as heartbeat:

@@ -1,5 +1,6 @@
 """What a checkpoint stores about the order of the data, so that a resume with another order is refused."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,15 +11,28 @@ from tokenizers import Tokenizer, models
 from mtgen.config import Config, validate
 from mtgen.errors import CheckpointError
 from mtgen.shards.input_files import write_atomic
-from mtgen.training.dataset import order_facts
+from mtgen.training.dataset import VALIDATION_FACT, order_facts
 from mtgen.training.state import check_compatible
 
 MIXTURE = {"mixture": [{"path": "a", "weight": 1}, {"path": "b", "weight": 2}]}
 
 
+@dataclass
+class Samples:
+    """20 samples of a split of `whole` samples."""
+
+    remote: bool = False
+    whole: int = 20
+    fingerprint: str = "f" * 64
+    folder: str = "a"
+
+    def __len__(self) -> int:
+        return 20
+
+
 def order(remote: bool = False, **data: Any) -> dict[str, Any]:
     config: Config = validate({"name": "n", "data": data or {"path": "a"}})
-    return order_facts(config, SimpleNamespace(remote=remote))  # type: ignore[arg-type]
+    return order_facts(config, Samples(remote))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -38,11 +52,10 @@ def test_settings_that_do_not_change_the_order_are_not_noticed() -> None:
     assert order(remote=True, path="a") == order(path="a", order="windowed")
 
 
-def check(before: dict[str, Any], now: dict[str, Any]) -> Any:
+def check(before: dict[str, Any], now: dict[str, Any], whole: int = 20) -> Any:
     """Whether a run with the data settings `now` may resume from a checkpoint of one with the order `before`."""
     found: Any = SimpleNamespace(folder="000100", state={"fingerprint": "f" * 64, "order": before})
-    samples: Any = SimpleNamespace(remote=False, fingerprint="f" * 64, folder="a")
-    return check_compatible(found, validate({"name": "n", "data": now}), samples)
+    return check_compatible(found, validate({"name": "n", "data": now}), Samples(whole=whole))  # type: ignore[arg-type]
 
 
 def tokenizer(path: Path, *words: str) -> str:
@@ -71,3 +84,10 @@ def test_a_checkpoint_older_than_tokenizers_resumes_with_bytes(tmp_path: Path) -
     check(before, {"path": "a"})
     with pytest.raises(CheckpointError, match="other files that encode captions"):
         check(before, {"path": "a", "tokenizer": tokenizer(tmp_path / "a.json", "?", "cat")})
+
+
+def test_a_run_does_not_resume_on_samples_that_it_held_out_and_an_older_one_not_without_some_of_its_own() -> None:
+    before = {key: value for key, value in order(path="a").items() if key != VALIDATION_FACT}
+    check(before, {"path": "a"})
+    with pytest.raises(CheckpointError, match=r"data\.val_split=None then, 1 training samples now"):
+        check(before, {"path": "a"}, whole=21)

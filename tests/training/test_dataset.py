@@ -78,4 +78,4 @@ def test_oversampling_from_remote_shards_is_refused_unless_the_order_is_global(
     fsspec.filesystem("memory").put(str(data), "/few", recursive=True)
     with pytest.raises(DataError, match="data.label_oversampling: .* have to be downloaded; set data.order=global"):
         open_data(config("memory://few", label_oversampling=0.4))
-    assert len(open_data(config("memory://few", label_oversampling=0.4, order="global"))) == 200
+    assert len(open_data(config("memory://few", label_oversampling=0.4, order="global"))) == 190

@@ -53,7 +53,7 @@ def test_a_run_that_is_out_of_time_evaluates_its_last_weights(tmp_path: Path) ->
     rows = list(read_journal(tmp_path / "runs/short"))
     last = max(row.images for row in rows)
     assert last < 100_000
-    assert [row.images for row in rows if "test/class_accuracy" in row.values] == [last]
+    assert [row.images for row in rows if "val/class_accuracy" in row.values] == [last]
     assert list((tmp_path / "runs/short/samples").glob(f"*{last}*"))
 
 
