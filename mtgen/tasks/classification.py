@@ -4,18 +4,29 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtgen.config import TASKS, TaskSettings
+from mtgen.config import TASKS
 from mtgen.networks.discriminator import Discriminator
 from mtgen.schema import Prediction
-from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
+from mtgen.tasks.base import (
+    DiscriminatorContext,
+    GeneratorContext,
+    LossDict,
+    SelfTrainingSettings,
+    StepContext,
+    Task,
+    TaskFeatures,
+)
 from mtgen.tasks.weak_labels import classes_in_mask, name_pairs, single_class
+
+SURE_CLASS = 0.95
+"""Probability from which a predicted class is a label for self-training (Sohn et al. 2020, FixMatch)."""
 
 
 @TASKS.register("classification")
 class Classification(Task):
     """Cross-entropy on real labeled images and, with weight `agreement`, on generated ones (Odena et al. 2017)."""
 
-    class Settings(TaskSettings):
+    class Settings(SelfTrainingSettings):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
         agreement: float = Field(
             0.1, ge=0, description="weight of the generated image's predicted class being the sample's"
@@ -54,7 +65,17 @@ class Classification(Task):
 
     def discriminator_losses(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
         losses = {"cross_entropy": context.mean(self._losses(context, features.image_only), "class")}
+        if self.settings.self_training:
+            losses["self_training"] = self.settings.self_training * self._self_training(context, features)
         return losses | (self._implied(context, features) if self.settings.implied else {})
+
+    def _self_training(self, context: DiscriminatorContext, features: TaskFeatures) -> Tensor:
+        if context.pseudo is None or context.pseudo.classes is None:
+            return features.remaining.new_zeros(())
+        probability, label = context.pseudo.classes[context.image_only].max(1)
+        use = (probability > SURE_CLASS) & ~context.batch.present["class"][context.image_only]
+        distance = F.cross_entropy(self.logits(context.discriminator, features.image_only), label, reduction="none")
+        return context.mean(distance * use, "image_only")
 
     def _implied(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
         """The cross-entropy with the only class in a sample's mask, and in its boxes, where its class is unknown."""

@@ -15,6 +15,9 @@ from mtgen.schema import IGNORE_INDEX, Prediction
 from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, ReaderSettings, Task, TaskFeatures
 from mtgen.tasks.weak_labels import box_tightness, mask_classes_of, name_pairs, outside_boxes
 
+SURE_PIXEL = 0.9
+"""Probability from which a pixel of a predicted mask is a label for self-training."""
+
 
 class MaskHead(Conv2d):
     """The decoder's features, and what other tasks predict, -> mask logits."""
@@ -73,7 +76,17 @@ class Segmentation(Task):
         logits = self.logits(context.discriminator, features.image_only)
         losses = F.cross_entropy(logits, mask, reduction="none", ignore_index=IGNORE_INDEX)
         found = {"cross_entropy": context.mean(losses.sum(dim=(1, 2)) / known.clamp_min(1), "mask")}
+        if self.settings.self_training:
+            found["self_training"] = self.settings.self_training * self._self_training(context, logits)
         return found | (self._weak(context, logits.log_softmax(1)) if self.settings.weak else {})
+
+    def _self_training(self, context: DiscriminatorContext, logits: Tensor) -> Tensor:
+        if context.pseudo is None or context.pseudo.masks is None:
+            return logits.new_zeros(())
+        probability, mask = context.pseudo.masks[context.image_only].max(1)
+        use = (probability > SURE_PIXEL) & ~context.batch.present["mask"][context.image_only][:, None, None]
+        distance = F.cross_entropy(logits, mask, reduction="none") * use
+        return context.mean(distance.mean((1, 2)), "image_only")
 
     def _weak(self, context: DiscriminatorContext, log_probability: Tensor) -> LossDict:
         """What boxes and classes tell of unknown masks, weighted; see `mtgen.tasks.weak_labels`.

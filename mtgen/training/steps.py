@@ -26,6 +26,7 @@ from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, S
 from mtgen.training.augment import AdaptiveAugmentation, Warp, is_augmented, sample_warp, which_warp
 from mtgen.training.batch_roles import BatchRoles, assign_roles
 from mtgen.training.feature_bundle import FeatureBundle
+from mtgen.training.teacher import Teacher
 from mtgen.utils import counter_rng
 from mtgen.utils.autocast import autocast
 
@@ -226,6 +227,7 @@ class DiscriminatorStep(TrainingStep):
     ) -> None:
         super().__init__(config, tasks, gate, augmentation)
         self.side = module  # the attribute's name is part of parameter names in checkpoints
+        self.teacher: Teacher | None = None
 
     def forward(self, batch: Batch, frozen_networks: tuple[Generator]) -> tuple[Tensor, Log]:
         """A micro-batch and the frozen generator -> one scalar, and detached numbers to log."""
@@ -253,9 +255,14 @@ class DiscriminatorStep(TrainingStep):
             with torch.no_grad():
                 generated = generator(self.latents(roles, generator), real.condition)
                 fake = self.judged(generated, roles, self.warp(roles, "fake"))
+        pseudo = None
+        if self.teacher is not None:
+            batch = roles.batch
+            pseudo = self.teacher(batch.image, self.warp(roles, "real"), int(batch.step_position[0]))
         return DiscriminatorContext(
             **vars(real),
             fake=fake,
+            pseudo=pseudo,
             pair_images=self.normal("grain", roles.pair_position, shape, roles.batch.image.device),
             observe_logit_gap=self.augmentation.observe_logit_gap,
         )
