@@ -30,6 +30,10 @@ GENERATED_SIZE_WEIGHT = 20.0
 """Factor of the generated size maps' squared error beside the focal loss of the generated centers."""
 
 
+SURE_BOX = 0.6
+"""Score from which a predicted box is a label for self-training."""
+
+
 class CenterHead(nn.Module):
     """The decoder's features, and what other tasks predict, -> center logits, sizes and offsets.
 
@@ -121,10 +125,22 @@ class Detection(Task):
         target = encode(context.original.boxes[rows], self.sizes.classes, self.grid)
         maps = self.maps(context.discriminator, [level[rows] for level in features.image_only])
         losses = self._distance(*maps, target) * context.batch.present["boxes"][rows]
-        return {
+        found = {
             name: context.mean(values, "plain boxes")
             for name, values in zip(("centers", "sizes", "offsets"), losses, strict=True)
         }
+        if self.settings.self_training:
+            found["self_training"] = self.settings.self_training * self._self_training(context, maps)
+        return found
+
+    def _self_training(self, context: DiscriminatorContext, maps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        if context.pseudo is None or context.pseudo.boxes is None:
+            return maps[0].new_zeros(())
+        boxes = context.pseudo.boxes[context.plain]
+        label = boxes[..., 4].where(boxes[..., 5] > SURE_BOX, -1)
+        target = encode(torch.cat([boxes[..., :4], label[..., None]], -1), self.sizes.classes, self.grid)
+        use = (label >= 0).any(1) & ~context.batch.present["boxes"][context.plain]
+        return context.mean(self._distance(*maps, target).sum(0) * use, "plain")
 
     def generator_losses(self, context: GeneratorContext, features: TaskFeatures) -> LossDict:
         """Generated boxes should be those predicted from the image, and both those of a given layout.

@@ -26,6 +26,7 @@ from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, S
 from mtgen.training.augment import AdaptiveAugmentation, Warp, is_augmented, sample_warp, which_warp
 from mtgen.training.batch_roles import BatchRoles, assign_roles
 from mtgen.training.feature_bundle import FeatureBundle
+from mtgen.training.teacher import Teacher
 from mtgen.utils import counter_rng
 from mtgen.utils.autocast import autocast
 
@@ -101,22 +102,19 @@ class TrainingStep(nn.Module):
             given[name] = chosen.to(device)
             if modality.component is not None:
                 given[name] = given[name] & batch.present[modality.component]
-            if name == "image":
-                values[name] = self._embeddings(batch, module, chosen)
-            else:
-                values[name] = self._augmented_value(name, modality, batch)
+            value = self._embeddings(batch, module, chosen) if name == "image" else modality.value(batch)
+            values[name] = self._augmented(name, modality, value, batch.position)
         return Prompt(len(batch), values, given)
 
     def _chosen(self, name: str, probability: float, position: Tensor) -> Tensor:
         """`[B]` positions -> `[B]` bool: whether a modality is given where the sample has it."""
         return counter_rng.uniform(self.config.seed, f"{self.purpose} ask {name}", position, 1)[:, 0] < probability
 
-    def _augmented_value(self, name: str, modality: Modality, batch: Batch) -> Tensor:
-        value, count = modality.value(batch), modality.random_numbers
-        if not count:
+    def _augmented(self, name: str, modality: Modality, value: Tensor, position: Tensor) -> Tensor:
+        if not modality.random_numbers:
             return value
         purpose = f"{self.purpose} vary {name}"
-        random = counter_rng.uniform(self.config.seed, purpose, batch.position, count, value.device)
+        random = counter_rng.uniform(self.config.seed, purpose, position, modality.random_numbers, value.device)
         return modality.augment(value, random)
 
     @staticmethod
@@ -226,6 +224,7 @@ class DiscriminatorStep(TrainingStep):
     ) -> None:
         super().__init__(config, tasks, gate, augmentation)
         self.side = module  # the attribute's name is part of parameter names in checkpoints
+        self.teacher: Teacher | None = None
 
     def forward(self, batch: Batch, frozen_networks: tuple[Generator]) -> tuple[Tensor, Log]:
         """A micro-batch and the frozen generator -> one scalar, and detached numbers to log."""
@@ -253,9 +252,14 @@ class DiscriminatorStep(TrainingStep):
             with torch.no_grad():
                 generated = generator(self.latents(roles, generator), real.condition)
                 fake = self.judged(generated, roles, self.warp(roles, "fake"))
+        pseudo = None
+        if self.teacher is not None:
+            batch = roles.batch
+            pseudo = self.teacher(batch.image, self.warp(roles, "real"), int(batch.step_position[0]))
         return DiscriminatorContext(
             **vars(real),
             fake=fake,
+            pseudo=pseudo,
             pair_images=self.normal("grain", roles.pair_position, shape, roles.batch.image.device),
             observe_logit_gap=self.augmentation.observe_logit_gap,
         )
