@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from mtgen.config.legacy import validation_metric
 from mtgen.config.messages import ConfigProblem, shown
 from mtgen.config.run import Config, ElasticConfig, resolve_device
+from mtgen.config.schedule import Schedule
 from mtgen.config.sections import TASKS, WEIGHTINGS
 from mtgen.registry import suggest
 
@@ -153,6 +154,9 @@ def _tasks(config: Config) -> Iterator[ConfigProblem]:
         )
     if config.augment.target is not None and not config.generates:
         text = "is measured on real and generated images, and tasks.generation is off; give augment.probability instead"
+        yield ConfigProblem(("augment", "target"), f"augment.target: {text}")
+    if config.augment.target is not None and isinstance(config.augment.probability, Schedule):
+        text = "adapts the probability, which then cannot follow a schedule; give augment.probability as a number"
         yield ConfigProblem(("augment", "target"), f"augment.target: {text}")
     if getattr(tasks.get("translation"), "domain", None) == "domain" and len(config.data.mixture) < 2:
         yield ConfigProblem(

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mtgen.checkpointing.retention import BestCriterion, Retention
+from mtgen.config.schedule import Schedule, within
 from mtgen.registry import Registry, find_path, suggest
 
 TASKS: Registry[Any] = Registry("task", "mtgen.tasks")
@@ -183,7 +184,9 @@ class GeneratorConfig(ConfigSection):
     )
     blocks: int = Field(1, ge=1, description="residual blocks per level")
     latent: int = Field(64, ge=1, description="dimension of the latent z")
-    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of the generator")
+    learning_rate: Annotated[float | Schedule, within(gt=0)] = Field(
+        3e-4, description="peak learning rate of the generator; or a schedule in place of train.final_rate"
+    )
     condition_scale: float = Field(
         0.25, gt=0, description="scale of the condition vector relative to the latent; large values drown the latent"
     )
@@ -204,17 +207,18 @@ class DiscriminatorConfig(ConfigSection):
     blocks: int = Field(1, ge=1, description="residual blocks per level")
     decoder: int = Field(32, ge=1, description="channels of the U-Net decoder")
     embedding: int = Field(64, ge=1, description="dimension of the shared representation space")
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of the discriminator")
+    learning_rate: Annotated[float | Schedule, within(gt=0)] = Field(
+        1e-3, description="peak learning rate of the discriminator; or a schedule in place of train.final_rate"
+    )
 
 
 class AugmentConfig(ConfigSection):
     """Augmentation of the discriminator's inputs: of image and mask alike, real and generated alike."""
 
-    probability: float = Field(
+    probability: Annotated[float | Schedule, within(ge=0, lt=1)] = Field(
         0.6,
-        ge=0,
-        lt=1,
-        description="probability that a sample is augmented; below 1, so that the augmentation cannot leak",
+        description="probability that a sample is augmented, or its schedule; below 1, so that the augmentation cannot "
+        "leak",
     )
     target: float | None = Field(
         None,
@@ -336,12 +340,17 @@ class TrainConfig(ConfigSection):
     accumulation: int = Field(1, ge=1, description="micro-batches per step and worker")
     warmup: int = Field(1_000, ge=0, description="images over which the learning rates rise to their peak")
     final_rate: float = Field(
-        0.1, gt=0, le=1, description="final learning rates as a fraction of their peak (cosine schedule)"
+        0.1,
+        gt=0,
+        le=1,
+        description="final learning rates as a fraction of their peak (half a cosine over the run)",
     )
     ema_half_life: float = Field(
         5_000, ge=0, description="half-life of the exponential moving average of the weights, images; 0: no average"
     )
-    beta2: float = Field(0.99, gt=0, lt=1, description="Adam's beta2; beta1 is 0")
+    beta2: Annotated[float | Schedule, within(gt=0, lt=1)] = Field(
+        0.99, description="Adam's beta2, or its schedule; beta1 is 0"
+    )
     clip_factor: float = Field(
         3.0, ge=0, description="clip gradients whose norm exceeds this multiple of its running average; 0: never"
     )
