@@ -72,13 +72,13 @@ def mask_folders(pictures: Sequence[Path], root: Path) -> MaskFolders:
             )
         else:
             found.pairs[image] = mask
-    others = [path for path in others if path not in masks]
+    others = [path for path in pictures if path not in images and path not in masks]
     if not found.pairs or others:
         first = next(iter(masks))
         what = f"{root / others[0]} is in neither" if others else "no mask has the name of an image"
         raise DataError(
-            f"{root / first}: is in a folder of masks beside one of images, but {what}; give images= the one and masks= "
-            "the other, with the same names"
+            f"{root / first}: is in a folder of masks beside one of images, but {what}; give images= the one and "
+            "masks= the other, with the same names"
         )
     return found
 
