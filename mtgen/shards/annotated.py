@@ -172,9 +172,9 @@ class AnnotatedRecipe(Recipe):
             DataError, ValueError: its labels are invalid; the message of a `ValueError` is put after their file.
         """
 
-    def labels_file(self, image: AnnotatedImage) -> Path:
-        """The file that a message about the labels of an image names."""
-        return image.labels if isinstance(image.labels, Path) else image.path
+    def labels_place(self, image: AnnotatedImage) -> str:
+        """What a message about the labels of an image names: their file, or the image in a common file."""
+        return str(image.labels if isinstance(image.labels, Path) else image.path)
 
     @property
     def splits(self) -> dict[str, int]:
@@ -195,7 +195,7 @@ class AnnotatedRecipe(Recipe):
             boxes = boxes_of(objects, width, height)
             mask = mask_of(objects, height, width) if self.mask_classes else None
         except ValueError as error:
-            raise DataError(f"{self.labels_file(image)}: {error}") from None
+            raise DataError(f"{self.labels_place(image)}: {error}") from None
         return Sample(
             key=key_of(image.name),
             image=data,
