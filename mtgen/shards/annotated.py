@@ -1,11 +1,11 @@
-"""What the recipes for annotated images share: objects with boxes and outlines, rendered into boxes, labels and masks."""
+"""Annotated images: objects with boxes and outlines, rendered into boxes, labels and masks."""
 
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mtgen.errors import DataError
 from mtgen.schema import IGNORE_INDEX
 from mtgen.shards.coco_masks import polygon
-from mtgen.shards.input_files import clipped, file_state, key_of, read_image, size_of, unit_hash
+from mtgen.shards.input_files import clipped, file_state, held_out, key_of, read_image, size_of
 from mtgen.shards.make import Recipe
 from mtgen.shards.write import Sample
 
@@ -132,6 +132,31 @@ class AnnotatedImage:
     split: str | None = None
 
 
+class HasSplit(Protocol):
+    """What is distributed to splits: it has a name and, perhaps, a split."""
+
+    @property
+    def name(self) -> str:
+        """The name that decides, by its hash."""
+
+    @property
+    def split(self) -> str | None:
+        """The split that it is known to be in."""
+
+
+Item = TypeVar("Item", bound=HasSplit)
+
+
+def in_splits(seed: int, items: Iterable[Item], test: float) -> dict[str, list[Item]]:
+    """Distribute items to their splits; of those without one, about the fraction `test` is for testing."""
+    items = list(items)
+    chosen = held_out(seed, [item.name for item in items if item.split is None], test)
+    splits: dict[str, list[Item]] = {}
+    for item in items:
+        splits.setdefault(item.split or ("test" if item.name in chosen else "train"), []).append(item)
+    return {split: splits[split] for split in SPLIT_ORDER if split in splits}
+
+
 class AnnotatedRecipe(Recipe):
     """A recipe for images with annotated objects: `use` its images, then name the classes; `objects` reads the labels.
 
@@ -147,11 +172,7 @@ class AnnotatedRecipe(Recipe):
         Args:
             inputs: the files of labels, whose changes must restart an interrupted run.
         """
-        splits: dict[str, list[AnnotatedImage]] = {}
-        for image in images:
-            split = image.split or ("test" if unit_hash(self.seed, image.name) < test else "train")
-            splits.setdefault(split, []).append(image)
-        self.images = {split: splits[split] for split in SPLIT_ORDER if split in splits}
+        self.images = in_splits(self.seed, images, test)
         files = [image.path for members in self.images.values() for image in members]
         self.sources = [file_state(path) for path in sorted({*files, *inputs}) if path.is_file()]
 

@@ -146,7 +146,7 @@ def read_mask(path: FileLike) -> np.ndarray:
 def read_image(path: Path) -> bytes:
     """Read an image as shards store it: JPEG, PNG and WebP unchanged, others as PNG; `DataError` if unreadable."""
     data = read(path)
-    return data if path.suffix.lower() in STORED_IMAGE_SUFFIXES else _as_png(path, data)
+    return data if path.suffix.lower() in STORED_IMAGE_SUFFIXES else as_png(path, data)
 
 
 def size_of(path: Path, data: bytes) -> tuple[int, int]:
@@ -158,10 +158,12 @@ def size_of(path: Path, data: bytes) -> tuple[int, int]:
     return width, height
 
 
-def _as_png(path: Path, data: bytes) -> bytes:
-    """Convert an image to PNG without loss; `DataError` if a PNG cannot represent it."""
+def as_png(path: Path | str, data: bytes) -> bytes:
+    """Convert an image to PNG without loss; `DataError` if a PNG cannot represent it, or it has several frames."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
+            if (frames := getattr(picture, "n_frames", 1)) > 1:
+                raise ValueError(f"{frames} frames or pages in one {picture.format}; save each of them as an image")
             file = io.BytesIO()
             if picture.mode.startswith(("I", "F")):
                 values = np.asarray(picture)

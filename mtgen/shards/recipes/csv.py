@@ -14,9 +14,9 @@ from mtgen.config import ConfigSection
 from mtgen.errors import DataError, summarize_lines
 from mtgen.registry import suggest
 from mtgen.schema import IGNORE_INDEX
+from mtgen.shards.annotated import in_splits
 from mtgen.shards.input_files import (
-    CONVERTED_IMAGE_SUFFIXES,
-    STORED_IMAGE_SUFFIXES,
+    IMAGE_SUFFIXES,
     clipped,
     file_state,
     key_of,
@@ -24,15 +24,26 @@ from mtgen.shards.input_files import (
     read_image,
     read_mask,
     read_names,
-    resolve_listed,
     size_of,
-    unit_hash,
 )
+from mtgen.shards.input_names import ListedFiles, split_named
+from mtgen.shards.listing import LIKELY, Listing, Proposal
 from mtgen.shards.make import MAX_PROBLEMS_SHOWN, RECIPES, UNNAMED_CLASS_PREFIX, Recipe
 from mtgen.shards.write import Sample
 
 COLUMNS = {  # what a column holds -> names that it may have, in lower case
-    "image": ("image", "file", "filename", "file_name", "image_path", "filepath", "path", "image_file", "imageid", "image_id"),
+    "image": (
+        "image",
+        "file",
+        "filename",
+        "file_name",
+        "image_path",
+        "filepath",
+        "path",
+        "image_file",
+        "imageid",
+        "image_id",
+    ),
     "label": ("class", "label", "category", "class_name", "labelname", "label_name"),
     "caption": ("caption", "text", "description", "prompt"),
     "mask": ("mask", "mask_path", "mask_file", "segmentation"),
@@ -40,7 +51,6 @@ COLUMNS = {  # what a column holds -> names that it may have, in lower case
     "split": ("split", "subset", "set", "partition"),
 }
 BOX_COLUMNS = (("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"), ("x1", "y1", "x2", "y2"))
-SPLIT_OF_WORD = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
 
@@ -56,7 +66,9 @@ class CsvOptions(ConfigSection):
     sound: str | None = Field(None, description="column of the path of a WAV or FLAC file")
     split: str | None = Field(None, description="column of the split: train, val or test")
     boxes: list[str] = Field(
-        [], max_length=4, description="columns of a box, left, top, right, bottom: one row per object, of the row's class"
+        [],
+        max_length=4,
+        description="columns of a box, left, top, right, bottom: one row per object, of the row's class",
     )
     fractions: bool | None = Field(
         None, description="whether boxes are fractions of the image's sides; default: if none is above 1"
@@ -80,7 +92,7 @@ class _Entry:
 
     image: Path
     name: str
-    split: str
+    split: str | None
     line: int
     labels: list[str] = field(default_factory=list)
     boxes: list[tuple[int, str, list[str]]] = field(default_factory=list)  # line, class, corners
@@ -104,6 +116,7 @@ class CsvRecipe(Recipe):
         super().__init__(options, seed)
         self.path = Path(options.table).resolve()
         self.root = Path(options.root).resolve() if options.root is not None else self.path.parent
+        self.listed = ListedFiles(self.root)
         header, rows = read_table(self.path)
         self.columns = self._columns(header)
         self.box_columns = self._box_columns(header)
@@ -113,17 +126,29 @@ class CsvRecipe(Recipe):
         used = {name for entry in entries for name in [*entry.labels, *(name for _, name, _ in entry.boxes)]}
         self.classes = options.classes or _in_order(used)
         if unknown := sorted(used - set(self.classes)):
-            raise DataError(f"{self.path}: the class {unknown[0]!r} is not in classes; {suggest(unknown[0], self.classes)}")
+            raise DataError(
+                f"{self.path}: the class {unknown[0]!r} is not in classes; {suggest(unknown[0], self.classes)}"
+            )
         self.fractions = self._are_fractions(entries) if options.fractions is None else options.fractions
         masks = [entry.mask for entry in entries if entry.mask]
         self.mask_classes = options.mask_classes or _numbered(masks)
-        self.entries: dict[str, list[_Entry]] = {}
-        for split in ("train", "val", "test"):
-            if members := [entry for entry in entries if entry.split == split]:
-                self.entries[split] = members
+        self.entries = in_splits(seed, entries, options.test)
+        self.notices += [*self._column_notice(header), *self.listed.notice()]
         files = [f for entry in entries for f in (entry.image, entry.mask, entry.sound) if f is not None]
         self.sources = [file_state(path) for path in [self.path, *files]]
         self.source = f"images of {self.root.name}, table {self.path.name}"
+
+    @classmethod
+    def detect(cls, listing: Listing) -> list[Proposal]:
+        """Tables whose header has a column of images; Roboflow's and Open Images' among them."""
+        found = []
+        for file in listing.with_suffix(".csv", ".tsv")[:20]:
+            header = listing.head(file, 4096).decode("utf-8-sig", "replace").partition("\n")[0].strip().lower()
+            names = {name.strip(' "') for name in header.replace(";", ",").replace("\t", ",").split(",")}
+            if len(names) > 1 and names & set(COLUMNS["image"]):
+                path = listing.root / file
+                found.append(Proposal({"table": str(path)}, f"{file} has the columns {header[:120]}", LIKELY))
+        return found
 
     def _columns(self, header: list[str]) -> dict[str, int]:
         """What a column holds -> its number; `DataError` if an option names none, or there are no images."""
@@ -137,7 +162,9 @@ class CsvRecipe(Recipe):
             elif known := [name for name in names if name in lower]:
                 found[kind] = lower.index(known[0])
         if "image" not in found:
-            raise DataError(f"{self.path}: no column of images; name it with image=COLUMN; possible: {', '.join(header)}")
+            raise DataError(
+                f"{self.path}: no column of images; name it with image=COLUMN; possible: {', '.join(header)}"
+            )
         return found
 
     def _box_columns(self, header: list[str]) -> list[int]:
@@ -151,27 +178,25 @@ class CsvRecipe(Recipe):
         return [lower.index(name) for name in found]
 
     def _entries(self, rows: list[tuple[int, list[str]]]) -> list[_Entry]:
-        """One entry per image, in the order of the table; `DataError` lists the rows that are wrong."""
+        """One entry per image, in the order of the table; rows that cannot be used become faults."""
         entries: dict[str, _Entry] = {}
-        problems = []
         for line, row in rows:
             try:
                 self._add(entries, line, row)
             except DataError as error:
-                problems.append(str(error))
-        if problems:
-            raise DataError("\n".join(summarize_lines(problems, MAX_PROBLEMS_SHOWN)))
+                self.faults.append(str(error))
         if not entries:
-            raise DataError(f"{self.path}: has no rows after its header; write one row per image")
+            empty = f"{self.path}: has no rows after its header; write one row per image"
+            raise DataError("\n".join(summarize_lines(self.faults, MAX_PROBLEMS_SHOWN)) or empty)
         return list(entries.values())
 
     def _add(self, entries: dict[str, _Entry], line: int, row: list[str]) -> None:
         cells = {kind: row[number].strip() for kind, number in self.columns.items()}
         where = f"{self.path}: line {line}"
         if (entry := entries.get(cells["image"])) is None:
-            image = self._file(cells["image"], where, STORED_IMAGE_SUFFIXES + CONVERTED_IMAGE_SUFFIXES)
+            image = self._file(cells["image"], where, IMAGE_SUFFIXES)
             name = image.relative_to(self.root).with_suffix("").as_posix()
-            entry = entries[cells["image"]] = _Entry(image, name, self._split(cells.get("split"), name, where), line)
+            entry = entries[cells["image"]] = _Entry(image, name, self._split(cells.get("split"), where), line)
         if self.confidence is not None and _number(row[self.confidence]) == 0:
             return  # Open Images: a person has verified that the class is not in the image
         label = self.given_names.get(cells.get("label", ""), cells.get("label", ""))
@@ -191,18 +216,25 @@ class CsvRecipe(Recipe):
             raise DataError(f"{where}: names no image; remove the row")
         if Path(name).suffix.lower() in VIDEO_SUFFIXES:
             raise DataError(f"{where}: {name} is a video; save its frames as images, for example with ffmpeg")
-        names = [name, *(name + suffix for suffix in suffixes)]
-        return resolve_listed(self.root, next((n for n in names if (self.root / n).is_file()), name), where)
+        return self.listed.find(name, where, suffixes)
 
-    def _split(self, word: str | None, name: str, where: str) -> str:
-        if word is None:
-            return "test" if unit_hash(self.seed, name) < self.options.test else "train"
-        if word.lower() not in SPLIT_OF_WORD:
-            raise DataError(f"{where}: the split {word!r}; {suggest(word, list(SPLIT_OF_WORD))}")
-        return SPLIT_OF_WORD[word.lower()]
+    def _split(self, word: str | None, where: str) -> str | None:
+        if word is not None and (split := split_named(word)) is None:
+            raise DataError(f"{where}: the split {word!r}; {suggest(word, ['train', 'val', 'test'])}")
+        return None if word is None else split
+
+    def _column_notice(self, header: list[str]) -> list[str]:
+        """A line on what each column is taken for."""
+        taken = [f"{kind} from {header[number]!r}" for kind, number in self.columns.items()]
+        if self.box_columns:
+            unit = "fractions of the image" if self.fractions else "pixels"
+            taken.append(f"boxes from {', '.join(repr(header[number]) for number in self.box_columns)} in {unit}")
+        used = {*self.columns.values(), *self.box_columns, *([] if self.confidence is None else [self.confidence])}
+        unused = [name for number, name in enumerate(header) if number not in used]
+        return [f"columns: {'; '.join(taken)}" + (f"; not used: {', '.join(unused)}" if unused else "")]
 
     def _are_fractions(self, entries: list[_Entry]) -> bool:
-        """Whether no coordinate of any box is above 1, as in Open Images; cells that are not numbers are found later."""
+        """Whether no coordinate of any box is above 1, as in Open Images; other cells are found later."""
         texts = [text for entry in entries for _, _, corners in entry.boxes for text in corners]
         return bool(texts) and all(_number(text) <= 1 for text in texts if math.isfinite(_number(text)))
 
@@ -240,7 +272,9 @@ class CsvRecipe(Recipe):
             where = f"{self.path}: line {line}"
             values = [_number(text) for text in corners]
             if not all(map(math.isfinite, values)) or not name:
-                raise DataError(f"{where}: a box of {', '.join(corners)} and class {name!r}; it needs four numbers and a class")
+                raise DataError(
+                    f"{where}: a box of {', '.join(corners)} and class {name!r}; it needs four numbers and a class"
+                )
             if self.fractions:
                 values = [value * (height if i % 2 else width) for i, value in enumerate(values)]
             try:
@@ -263,14 +297,16 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     header = [name.strip() for name in rows[0][1]]
     if repeated := [name for name in header if header.count(name) > 1]:
         raise DataError(f"{path}: two columns are called {repeated[0]!r}; rename one")
-    if wrong := [f"{path}: line {n}: {len(row)} cells for {len(header)} columns" for n, row in rows if len(row) != len(header)]:
+    if wrong := [
+        f"{path}: line {n}: {len(row)} cells for {len(header)} columns" for n, row in rows if len(row) != len(header)
+    ]:
         remedy = "put quotes around cells with the separator"
         raise DataError("\n".join(f"{line}; {remedy}" for line in summarize_lines(wrong, MAX_PROBLEMS_SHOWN)))
     return header, rows[1:]
 
 
 def read_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Read the rows that are not empty, with the number of their last line; the separator is the one of the first line."""
+    """Read the rows that are not empty, with the number of their last line; the first line decides the separator."""
     if not path.is_file():
         raise DataError(f"{path}: does not exist; give a table with a header, such as image,class,caption")
     try:

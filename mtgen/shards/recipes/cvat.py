@@ -21,12 +21,11 @@ from mtgen.shards.annotated import (
     rectangle,
 )
 from mtgen.shards.input_files import read
+from mtgen.shards.input_names import ListedFiles, split_named
+from mtgen.shards.listing import CERTAIN, Listing, Proposal
 from mtgen.shards.make import RECIPES
 from mtgen.shards.recipes.voc import parsed
 from mtgen.shards.write import Sample
-
-SPLIT_OF_SUBSET = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test"}
-"""CVAT's subsets in lower case -> split; images of other subsets have no split."""
 
 OUTLINES = ("polygon", "ellipse", "mask")
 """Shapes that give an object's outline; boxes give its box."""
@@ -78,14 +77,27 @@ class CvatRecipe(AnnotatedRecipe):
         if root.tag != "annotations" or not elements:
             raise DataError(f"{self.path}: has no images; export the task as 'CVAT for images 1.1'")
         self.root = self._folder(options.images)
+        self.listed = ListedFiles(self.root)
         self.classes = self._class_names(root)
         self.sizes: dict[str, tuple[float, float]] = {}
         self.shapes: dict[str, list[_Shape]] = {}
-        images = [self._image(element) for element in elements]
+        images = [image for element in elements if (image := self._image(element)) is not None]
+        if not images:
+            raise DataError(self.faults[0])
+        self.notices += self.listed.notice()
         self.use(images, [self.path], options.test)
         outlined = any(shape.kind in OUTLINES for shapes in self.shapes.values() for shape in shapes)
         self.name_masks(options.masks, outlined, self.path)
         self.source = f"images of {self.root.name}, annotations of {self.path.name} (CVAT's format)"
+
+    @classmethod
+    def detect(cls, listing: Listing) -> list[Proposal]:
+        """An XML file that begins with CVAT's annotations of images."""
+        found = [file for file in listing.with_suffix(".xml")[:50] if _is_cvat(listing.head(file, 4096))]
+        paths = [listing.path if listing.path.is_file() else listing.root / file for file in found]
+        return [
+            Proposal({"annotations": str(path)}, f"{path.name} of CVAT's format for images", CERTAIN) for path in paths
+        ]
 
     def _folder(self, images: str | None) -> Path:
         if images is not None and not Path(images).is_dir():
@@ -99,17 +111,22 @@ class CvatRecipe(AnnotatedRecipe):
         used = {shape.get("label", "").strip() for image in root.findall("image") for shape in image}
         return list(dict.fromkeys([*filter(None, named), *sorted(filter(None, used))]))
 
-    def _image(self, element: Element) -> AnnotatedImage:
-        name = element.get("name", "")
-        split = SPLIT_OF_SUBSET.get(element.get("subset", "").lower())
-        listed = PurePosixPath(name.replace("\\", "/"))
-        if not name or listed.is_absolute() or ".." in listed.parts:
-            raise DataError(f"{self.path}: image {element.get('id')}: {name!r} is outside {self.root}; correct its name")
-        places = [self.root / listed, self.root / element.get("subset", "") / listed, self.root / listed.name]
-        path = next((place for place in places if place.is_file()), places[0])
-        key = f"{split}/{listed}" if split else str(listed)
+    def _image(self, element: Element) -> AnnotatedImage | None:
+        """The image of an element; `None`, and a fault, if its file does not exist or it is listed twice."""
+        name, subset = element.get("name", ""), element.get("subset", "")
+        split = split_named(subset)
+        within_subset = self.root / subset / name
+        try:
+            where = f"{self.path}: image {element.get('id')}"
+            inside = subset and within_subset.is_file() and within_subset.resolve().is_relative_to(self.root)
+            path = within_subset if inside else self.listed.find(name, where)
+        except DataError as error:
+            self.faults.append(str(error))
+            return None
+        key = f"{split}/{name}" if split else name
         if key in self.shapes:
-            raise DataError(f"{self.path}: the image {name!r} occurs twice; remove one of them")
+            self.faults.append(f"{self.path}: the image {name!r} occurs twice; remove one of them")
+            return None
         self.sizes[key] = float(element.get("width") or 0), float(element.get("height") or 0)
         self.shapes[key] = [
             _Shape(shape.tag, self.classes.index(label), dict(shape.attrib))
@@ -134,6 +151,10 @@ class CvatRecipe(AnnotatedRecipe):
         if [shape.kind for shape in shapes] == ["tag"]:
             sample.label, sample.boxes, sample.labels, sample.mask = shapes[0].label, None, None, None
         return sample
+
+
+def _is_cvat(head: bytes) -> bool:
+    return b"<annotations" in head and (b"<version>1.1" in head or b"<image " in head)
 
 
 def _object(shape: _Shape, width: int, height: int) -> AnnotatedObject:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +19,9 @@ from mtgen.config import ConfigSection
 from mtgen.errors import DataError
 from mtgen.registry import suggest
 from mtgen.schema import IGNORE_INDEX
-from mtgen.shards.input_files import clipped, file_state, read_names, read_text, size_of, unit_hash
+from mtgen.shards.input_files import as_png, clipped, file_state, held_out, read_names, read_text, size_of
+from mtgen.shards.input_names import split_named
+from mtgen.shards.listing import CERTAIN, Listing, Proposal
 from mtgen.shards.make import RECIPES, UNNAMED_CLASS_PREFIX, Recipe
 from mtgen.shards.write import Sample
 
@@ -34,8 +35,6 @@ COLUMNS = {  # what a column holds -> names that it usually has
 }
 BOX_FIELDS = ("bbox", "boxes", "bboxes", "box")
 CATEGORY_FIELDS = ("category", "categories", "category_id", "label", "labels", "class")
-SPLITS = {"train": "train", "training": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val"}
-SPLITS |= {"test": "test", "testing": "test"}
 STORED_FORMATS = (b"\xff\xd8", b"\x89PNG", b"RIFF")
 """First bytes of JPEG, PNG and WebP."""
 
@@ -43,15 +42,23 @@ STORED_FORMATS = (b"\xff\xd8", b"\x89PNG", b"RIFF")
 class HfOptions(ConfigSection):
     """Options of the recipe `hf`."""
 
-    root: str = Field(min_length=1, description="folder with Parquet files, of save_to_disk, or with metadata.jsonl files")
-    image: str | None = Field(None, description="column of images; default: a column of a usual name, or of the type Image")
+    root: str = Field(
+        min_length=1, description="folder with Parquet files, of save_to_disk, or with metadata.jsonl files"
+    )
+    image: str | None = Field(
+        None, description="column of images; default: a column of a usual name, or of the type Image"
+    )
     label: str | None = Field(None, description="column of class numbers or names, or of lists of them")
     objects: str | None = Field(None, description="column of objects, with bbox and category")
-    boxes: Literal["xywh", "xyxy"] = Field("xywh", description="bbox: left, top, width, height; or left, top, right, bottom")
+    boxes: Literal["xywh", "xyxy"] = Field(
+        "xywh", description="bbox: left, top, width, height; or left, top, right, bottom"
+    )
     mask: str | None = Field(None, description="column of masks, images whose values are mask classes")
     caption: str | None = Field(None, description="column of captions; of a list, the first is taken")
     sound: str | None = Field(None, description="column of sounds, WAV or FLAC")
-    classes: list[str] = Field([], description="names of the classes, or a text file of them; default: those in the data")
+    classes: list[str] = Field(
+        [], description="names of the classes, or a text file of them; default: those in the data"
+    )
     mask_classes: list[str] = Field([], description="names of the mask classes, or a text file of them")
     test: float = Field(0.1, ge=0, lt=1, description="fraction held out, if there is only one split")
 
@@ -74,8 +81,8 @@ class _Block:
 class HfRecipe(Recipe):
     """One sample per row. Images that are JPEG, PNG or WebP are stored unchanged, others as PNG.
 
-    Columns are found by their names and, in files that the package `datasets` wrote, by their types, which also name the
-    classes. Source of the formats: https://huggingface.co/docs/datasets/ (repository structure, image datasets).
+    Columns are found by their names and, in files that the package `datasets` wrote, by their types, which also name
+    the classes. Source of the formats: https://huggingface.co/docs/datasets/ (repository structure, image datasets).
     """
 
     Options = HfOptions
@@ -96,6 +103,18 @@ class HfRecipe(Recipe):
         self.sources = [file_state(path) for path in dict.fromkeys(b.path for found in blocks.values() for b in found)]
         self.source = f"{self.root.name} (Hugging Face's format)"
 
+    @classmethod
+    def detect(cls, listing: Listing) -> list[Proposal]:
+        """Parquet files, Arrow files beside a state.json, or metadata.jsonl."""
+        if listing.path.is_file():
+            return []
+        arrow = listing.with_suffix(".arrow") if listing.named("state.json") else []
+        found = listing.with_suffix(".parquet") or arrow or listing.named("metadata.jsonl")
+        if not found:
+            return []
+        reason = f"{len(found)} files such as {found[0]}, as Hugging Face's data sets have"
+        return [Proposal({"root": str(listing.path)}, reason, CERTAIN)]
+
     def _columns(self, names: list[str]) -> dict[str, str]:
         """What a column holds -> its name."""
         found = {}
@@ -109,26 +128,30 @@ class HfRecipe(Recipe):
         typed = [name for name in names if _type(self.features.get(name)) == "Image"]
         found.setdefault("image", typed[0] if typed else "file_name" if "file_name" in names else "")
         if not found["image"]:
-            raise DataError(f"{self.root}: no column of images; name it with image=COLUMN; possible: {', '.join(names)}")
+            raise DataError(
+                f"{self.root}: no column of images; name it with image=COLUMN; possible: {', '.join(names)}"
+            )
         return found
 
     def _assign(self, blocks: dict[str, list[_Block]]) -> dict[str, list[tuple[_Block, int, str]]]:
         """Split -> (block, row, key) of its samples; if there is only one, `test` is the fraction held out."""
-        only = len(blocks) == 1
         rows: dict[str, list[tuple[_Block, int, str]]] = {}
         for name, found in blocks.items():
-            number = 0
-            for block in found:
-                for row in range(block.rows):
-                    key = f"{name}-{number:08d}"
-                    held_out = only and unit_hash(self.seed, key) < self.options.test
-                    rows.setdefault("test" if held_out else name, []).append((block, row, key))
-                    number += 1
+            numbered = enumerate((block, row) for block in found for row in range(block.rows))
+            rows[name] = [(block, row, f"{name}-{number:08d}") for number, (block, row) in numbered]
+        if len(rows) == 1:
+            ((name, only),) = rows.items()
+            chosen = held_out(self.seed, [key for _, _, key in only], self.options.test)
+            rows = {name: [item for item in only if item[2] not in chosen]}
+            rows.setdefault("test", []).extend(item for item in only if item[2] in chosen)
+            rows = {split: items for split, items in rows.items() if items}
         return {split: rows[split] for split in ("train", "val", "test") if split in rows}
 
     def _class_names(self, blocks: dict[str, list[_Block]]) -> list[str]:
         """Names of the classes: of ClassLabel columns or, without them, the values in the data in order."""
-        declared = [_class_label(self.features.get(self.columns[kind])) for kind in ("label", "objects") if kind in self.columns]
+        declared = [
+            _class_label(self.features.get(self.columns[kind])) for kind in ("label", "objects") if kind in self.columns
+        ]
         if names := list(dict.fromkeys(name for found in declared for name in found)):
             return names
         values: set[Any] = set()
@@ -168,7 +191,12 @@ class HfRecipe(Recipe):
     def make(self, split: str, number: int) -> Sample:
         """Make the sample of one row."""
         block, row, key = self.rows[split][number]
-        cells = _read(block.path, block.group).slice(row, 1).select(list(dict.fromkeys(self.columns.values()))).to_pylist()[0]
+        cells = (
+            _read(block.path, block.group)
+            .slice(row, 1)
+            .select(list(dict.fromkeys(self.columns.values())))
+            .to_pylist()[0]
+        )
         values = {kind: cells[column] for kind, column in self.columns.items()}
         where = self.origin(split, number)
         data = as_stored(self._bytes(values["image"], where), where)
@@ -228,7 +256,9 @@ class HfRecipe(Recipe):
             for file in (Path(where.partition(":")[0]).parent / path, self.root / path):
                 if file.is_file() and file.resolve().is_relative_to(self.root):
                     return file.read_bytes()
-            raise DataError(f"{where}: the file {path!r} is not in {self.root}; restore it, or embed files in the data set")
+            raise DataError(
+                f"{where}: the file {path!r} is not in {self.root}; restore it, or embed files in the data set"
+            )
         raise DataError(f"{where}: has no image or sound in its cell ({str(value)[:40]!r}); remove the row")
 
     def _mask(self, value: Any, where: str) -> NDArray[np.uint8] | None:
@@ -268,8 +298,8 @@ def _blocks(root: Path) -> dict[str, list[_Block]]:
 
 def _split_of(path: Path) -> str:
     """The split that a file's name or folder says; train without one."""
-    words = [word for part in path.parts for word in re.split(r"[^a-z]+", part.lower())]
-    return next((SPLITS[word] for word in words if word in SPLITS), "train")
+    names = [path.name.partition("-")[0], *reversed(path.parent.parts)]  # "train-00000-of-00002.parquet"
+    return next((split for name in names if (split := split_named(name))), "train")
 
 
 @lru_cache(maxsize=4)
@@ -332,14 +362,4 @@ def _categories(objects: Any) -> list[Any]:
 
 def as_stored(data: bytes, where: str) -> bytes:
     """JPEG, PNG and WebP unchanged, others as PNG; `DataError` if it is not an image."""
-    if data.startswith(STORED_FORMATS):
-        return data
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if getattr(picture, "n_frames", 1) > 1:
-                raise DataError(f"{where}: a {picture.format} of several frames or pages; save each as an image")
-            file = io.BytesIO()
-            picture.convert("L" if picture.mode in ("1", "L") else "RGB").save(file, "PNG")
-            return file.getvalue()
-    except OSError as error:
-        raise DataError(f"{where}: damaged image ({error})") from None
+    return data if data.startswith(STORED_FORMATS) else as_png(where, data)

@@ -16,7 +16,9 @@ from mtgen.config import ConfigSection
 from mtgen.errors import DataError
 from mtgen.registry import suggest
 from mtgen.shards.annotated import AnnotatedImage, AnnotatedObject, AnnotatedRecipe, check_size, ellipse
-from mtgen.shards.input_files import CONVERTED_IMAGE_SUFFIXES, STORED_IMAGE_SUFFIXES, read_json, read_names
+from mtgen.shards.input_files import IMAGE_SUFFIXES, read_json, read_names
+from mtgen.shards.input_names import files_below, split_folders
+from mtgen.shards.listing import CERTAIN, Listing, Proposal
 from mtgen.shards.make import RECIPES
 
 OUTLINES = ("polygon", "circle", "mask")
@@ -77,32 +79,52 @@ class LabelmeRecipe(AnnotatedRecipe):
         self.root = Path(options.root).resolve()
         if not self.root.is_dir():
             raise DataError(f"root={options.root}: the folder does not exist; give the one with labelme's JSON files")
-        files, labels, outlined = [], set(), False
-        for path in sorted(self.root.rglob("*.json")):
+        listed: dict[Path, str] = {}
+        labels, outlined = set(), False
+        below = files_below(self.root, self.left_alone)
+        for path in (path for path in below if path.suffix.lower() == ".json"):
             values = read_json(path)
-            if isinstance(values, dict) and "shapes" in values and "imagePath" in values:
-                files.append(path)
-                for shape in values["shapes"] if isinstance(values["shapes"], list) else []:
-                    if isinstance(shape, dict) and isinstance(shape.get("label"), str):
-                        labels.add(shape["label"].strip())
-                        outlined = outlined or shape.get("shape_type", "polygon") in OUTLINES
-        if not files:
+            if not isinstance(values, dict) or not {"shapes", "imagePath"} <= values.keys():
+                self.left_alone.add("JSON files that are not labelme's", path.relative_to(self.root))
+                continue
+            listed[path] = str(values["imagePath"])
+            for shape in values["shapes"] if isinstance(values["shapes"], list) else []:
+                if isinstance(shape, dict) and isinstance(shape.get("label"), str):
+                    labels.add(shape["label"].strip())
+                    outlined = outlined or shape.get("shape_type", "polygon") in OUTLINES
+        if not listed:
             raise DataError(f"root={options.root}: no JSON file of labelme in it (with 'shapes' and 'imagePath')")
         self.classes = [name for name in options.classes if name not in RESERVED] or sorted(labels - RESERVED)
-        self.use(map(self._image, files), files, options.test)
+        self.folders = split_folders(self.root, [path.relative_to(self.root) for path in listed])
+        images = [self._image(file, name) for file, name in listed.items()]
+        used = {image.path for image in images}
+        for path in below:
+            if path.suffix.lower() in IMAGE_SUFFIXES and path not in used:
+                self.left_alone.add("images without a JSON file of labelme", path.relative_to(self.root))
+        self.use(images, listed, options.test)
         self.name_masks(options.masks, outlined, self.root)
         self.source = f"{self.root.name} (labelme's format)"
 
-    def _image(self, file: Path) -> AnnotatedImage:
-        """The image of a JSON file: the one that it names or, if that does not exist, one of the same name beside it."""
-        listed = str(read_json(file)["imagePath"])
+    @classmethod
+    def detect(cls, listing: Listing) -> list[Proposal]:
+        """JSON files that have labelme's keys in their first bytes, or the images' names."""
+        if listing.path.is_file():
+            return []
+        files = listing.with_suffix(".json")
+        found = [file for file in files[:10] if b'"shapes"' in (head := listing.head(file)) or b'"imageData"' in head]
+        if not found:
+            return []
+        reason = f"{len(files)} JSON files, those of labelme's format such as {found[0]}"
+        return [Proposal({"root": str(listing.path)}, reason, CERTAIN)]
+
+    def _image(self, file: Path, listed: str) -> AnnotatedImage:
+        """The image of a JSON file: the one that it names, or one of the same name beside it."""
         name = PureWindowsPath(listed).name  # separates at both kinds of slashes
         places = [file.parent / listed.replace("\\", "/"), file.parent / name]
-        places += [file.with_suffix(suffix) for suffix in STORED_IMAGE_SUFFIXES + CONVERTED_IMAGE_SUFFIXES]
+        places += [file.with_suffix(suffix) for suffix in IMAGE_SUFFIXES]
         image = next((path.resolve() for path in places if path.is_file()), file.parent / name)
         within = file.relative_to(self.root)
-        split = within.parts[0] if len(within.parts) > 1 and within.parts[0] in ("train", "val", "test") else None
-        return AnnotatedImage(image, within.with_suffix("").as_posix(), file, split)
+        return AnnotatedImage(image, within.with_suffix("").as_posix(), file, self.folders.split_of(within))
 
     def objects(self, image: AnnotatedImage, width: int, height: int) -> list[AnnotatedObject]:
         """The objects in the image's JSON file."""
@@ -165,6 +187,8 @@ def _mask(shape: _Shape, width: int, height: int) -> NDArray[np.bool_]:
     pixels = np.zeros((height, width), np.bool_)
     left, top = (round(value) for value in shape.points[0]) if shape.points else (0, 0)
     if left < 0 or top < 0 or left + part.shape[1] > width or top + part.shape[0] > height:
-        raise ValueError(f"the mask of a shape, {part.shape[1]}x{part.shape[0]} at ({left}, {top}), is outside its image")
+        raise ValueError(
+            f"the mask of a shape, {part.shape[1]}x{part.shape[0]} at ({left}, {top}), is outside its image"
+        )
     pixels[top : top + part.shape[0], left : left + part.shape[1]] = part
     return pixels

@@ -1,6 +1,5 @@
 """masks: a tree of images and a tree of their masks, such as Cityscapes'; image files are stored unchanged."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,24 +14,12 @@ from pydantic import Field, field_validator, model_validator
 from mtgen.config import ConfigSection
 from mtgen.errors import DataError
 from mtgen.schema import IGNORE_INDEX
-from mtgen.shards.input_files import (
-    CONVERTED_IMAGE_SUFFIXES,
-    STORED_IMAGE_SUFFIXES,
-    file_state,
-    key_of,
-    read_image,
-    read_names,
-    unit_hash,
-)
+from mtgen.shards.annotated import in_splits
+from mtgen.shards.input_files import IMAGE_SUFFIXES, file_state, key_of, read_image, read_names
+from mtgen.shards.input_names import files_below, split_named
+from mtgen.shards.listing import CERTAIN, LIKELY, Listing, Proposal
 from mtgen.shards.make import RECIPES, UNNAMED_CLASS_PREFIX, Recipe
 from mtgen.shards.write import Sample
-
-IMAGE_SUFFIXES = STORED_IMAGE_SUFFIXES + CONVERTED_IMAGE_SUFFIXES
-SPLIT_OF_FOLDER = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 
 CITYSCAPES = {  # the classes that are evaluated: their names and label ids, in the order of the train ids
     **{"road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19},
@@ -56,6 +43,16 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 """Options of known data sets. Sources: cityscapesScripts, helpers/labels.py; the ADE20K challenge of 2016."""
 
+USUAL_PATTERNS = [
+    ("SPLIT/images/NAME", "SPLIT/masks/NAME"),
+    ("images/SPLIT/NAME", "masks/SPLIT/NAME"),
+    ("images/NAME", "masks/NAME"),
+    ("images/NAME", "masks/NAME_mask"),
+    ("NAME", "NAME_mask"),
+    ("NAME", "NAME_segmentation"),
+]
+"""Where public data sets have images and masks."""
+
 
 class MasksOptions(ConfigSection):
     """Options of the recipe `masks`."""
@@ -63,12 +60,14 @@ class MasksOptions(ConfigSection):
     root: str = Field(min_length=1, description="folder that contains images and masks")
     layout: Literal["cityscapes", "ade20k"] | None = Field(None, description="set all options below for this data set")
     image: str = Field(
-        "images/NAME", pattern="NAME", description="where images are: NAME is any path, SPLIT a split; any suffix, or one"
+        "images/NAME",
+        pattern="NAME",
+        description="where images are: NAME is any path, SPLIT a split; any suffix, or one",
     )
     mask: str = Field("masks/NAME", pattern="NAME", description="where the mask of an image is, with the same NAME")
     mask_classes: list[str] = Field(
         [],
-        description="names of the mask classes, or a text file with one per line; lines `R G B NAME` are for color masks",
+        description="names of the mask classes, or a text file with one per line; lines `R G B NAME`: color masks",
     )
     colors: list[tuple[int, int, int]] = Field([], description="red, green and blue of each mask class, of color masks")
     values: list[int] = Field([], description="value of each mask class in the masks; default: 0, 1, 2, ...")
@@ -105,7 +104,9 @@ class MasksOptions(ConfigSection):
     def _lengths(self) -> "MasksOptions":
         for name, given in (("values", self.values), ("colors", self.colors)):
             if given and self.mask_classes and len(given) != len(self.mask_classes):
-                raise ValueError(f"{name} has {len(given)} entries for {len(self.mask_classes)} mask classes; give one each")
+                raise ValueError(
+                    f"{name} has {len(given)} entries for {len(self.mask_classes)} mask classes; give one each"
+                )
             if len(set(map(str, given))) < len(given):
                 raise ValueError(f"{name} has an entry twice; every mask class needs its own")
         if self.colors and self.values:
@@ -115,11 +116,12 @@ class MasksOptions(ConfigSection):
 
 @dataclass(frozen=True)
 class _Pair:
-    """An image, its mask or `None`, and its name."""
+    """An image, its mask or `None`, its name, and the split of its folder, if it is in one."""
 
     image: Path
     mask: Path | None
     name: str
+    split: str | None
 
 
 @RECIPES.register("masks")
@@ -157,29 +159,52 @@ class MasksRecipe(Recipe):
         image_form, mask_form = _matcher(self.options.image), _matcher(self.options.mask)
         images: dict[tuple[str, str], Path] = {}
         masks: dict[tuple[str, str], Path] = {}
-        for folder, subfolders, names in os.walk(self.root, followlinks=True):
-            subfolders.sort()
-            for path in (Path(folder, name) for name in sorted(names)):
-                within = path.relative_to(self.root).as_posix()
-                if path.suffix.lower() not in IMAGE_SUFFIXES:
-                    continue
-                if (key := _names(mask_form, within)) is not None:
-                    masks[key] = path
-                elif (key := _names(image_form, within)) is not None:
-                    images[key] = path
+        for path in files_below(self.root, self.left_alone):
+            within = path.relative_to(self.root).as_posix()
+            if path.suffix.lower() not in IMAGE_SUFFIXES:
+                self.left_alone.add("files that are not images", within)
+            elif (key := _names(mask_form, within)) is not None:
+                masks[key] = path
+            elif (key := _names(image_form, within)) is not None:
+                images[key] = path
+            else:
+                self.left_alone.add("images that match neither pattern", within)
         if not images:
             raise DataError(f"image={self.options.image}: no image in {self.root} matches; correct the pattern")
-        splits: dict[str, list[_Pair]] = {}
-        for (folder, name), path in images.items():
-            split = SPLIT_OF_FOLDER.get(folder) or ("test" if unit_hash(self.seed, name) < self.options.test else "train")
-            full = f"{folder}/{name}" if folder else name
-            splits.setdefault(split, []).append(_Pair(path, masks.get((folder, name)), full))
-        return {split: splits[split] for split in ("train", "val", "test") if split in splits}
+        for key in masks.keys() - images.keys():
+            self.left_alone.add("masks without an image", masks[key].relative_to(self.root))
+        if without := len(images.keys() - masks.keys()):
+            self.notices.append(f"{without:,} of {len(images):,} images have no mask")
+        pairs = [
+            _Pair(path, masks.get((folder, name)), f"{folder}/{name}" if folder else name, split_named(folder))
+            for (folder, name), path in images.items()
+        ]
+        return in_splits(self.seed, pairs, self.options.test)
+
+    @classmethod
+    def detect(cls, listing: Listing) -> list[Proposal]:
+        """A known layout, or one of the usual pairs of folders or names."""
+        if listing.path.is_file():
+            return []
+        files = [file.as_posix() for file in listing.with_suffix(*IMAGE_SUFFIXES)]
+        forms: list[dict[str, Any]] = [{"layout": name} for name in LAYOUTS]
+        forms += [{"image": image, "mask": mask} for image, mask in USUAL_PATTERNS]
+        for form in forms:
+            options = {"root": str(listing.path)} | form
+            patterns = [_matcher((LAYOUTS.get(form.get("layout", "")) or form)[key]) for key in ("image", "mask")]
+            masks = {key for file in files if (key := _names(patterns[1], file)) is not None}
+            both = masks & {key for file in files if (key := _names(patterns[0], file)) is not None}
+            if both and 2 * len(both) >= len(masks):
+                reason = f"{len(both):,} images with a mask of the same name"
+                return [Proposal(options, reason, CERTAIN if "layout" in form else LIKELY)]
+        return []
 
     def _unnamed(self, masks: Sequence[Path]) -> list[str]:
         """Names of the mask classes by their number: as many as `values`, or up to the largest value in the masks."""
         if self.options.colors:
-            raise DataError("colors: the mask classes need names; give mask_classes=[...] or lines `R G B NAME` in a file")
+            raise DataError(
+                "colors: the mask classes need names; give mask_classes=[...] or lines `R G B NAME` in a file"
+            )
         count = len(self.options.values)
         if not count:
             unknown = [] if self.options.unknown == "rest" else self.options.unknown
@@ -187,7 +212,7 @@ class MasksRecipe(Recipe):
             count = max(found, default=0) + 1
             if count == 1:
                 raise DataError(
-                    f"{masks[0]} and the other masks have no class but 0 (and {unknown} for unknown); if 255 is a class, "
+                    f"{masks[0]} and the other masks have no class but 0 ({unknown}: unknown); if 255 is a class, "
                     "write values=[0,255] mask_classes=[background,object]"
                 )
         if count > IGNORE_INDEX:
@@ -218,7 +243,7 @@ class MasksRecipe(Recipe):
                 shown = ", ".join(map(_shown_color if self.options.colors else str, missing[:10]))
                 known = "colors" if self.options.colors else "values"
                 raise DataError(
-                    f"{path}: has {known} that are not a mask class: {shown}; add them to {known}, or write unknown=rest"
+                    f"{path}: {known} without a mask class: {shown}; add them to {known}, or write unknown=rest"
                 )
         numbers = np.array([self.table.get(value, IGNORE_INDEX) for value in found.tolist()], np.uint8)
         mask = numbers[np.searchsorted(found, values)]
@@ -239,12 +264,14 @@ def _names(form: re.Pattern[str], path: str) -> tuple[str, str] | None:
     if match is None:
         return None
     folder = match.groupdict().get("split") or ""
-    return (folder, match["name"]) if not folder or folder.lower() in SPLIT_OF_FOLDER else None
+    return (folder, match["name"]) if not folder or split_named(folder) else None
 
 
 def _filled(pattern: str, name: str) -> str:
     split, _, rest = name.partition("/")
-    return pattern.replace("SPLIT", split).replace("NAME", rest) if "SPLIT" in pattern else pattern.replace("NAME", name)
+    return (
+        pattern.replace("SPLIT", split).replace("NAME", rest) if "SPLIT" in pattern else pattern.replace("NAME", name)
+    )
 
 
 def _table(options: MasksOptions, count: int) -> dict[int, int]:
@@ -262,7 +289,9 @@ def _read_values(path: Path) -> NDArray[np.int64]:
         channels = np.asarray(picture)
         if (channels == channels[..., :1]).all():
             return channels[..., 0].astype(np.int64)
-        raise DataError(f"{path}: has colors; name the color of each class, with lines `R G B NAME` in mask_classes=FILE")
+        raise DataError(
+            f"{path}: has colors; name the color of each class, with lines `R G B NAME` in mask_classes=FILE"
+        )
     if picture.mode not in ("1", "L", "P", "I", "I;16"):
         raise DataError(f"{path}: has pixels of mode {picture.mode}; save masks with one channel, or three of color")
     return np.asarray(picture).astype(np.int64)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -11,12 +12,13 @@ from pydantic import Field
 from mtgen.config import ConfigSection
 from mtgen.errors import DataError
 from mtgen.shards.annotated import AnnotatedImage, AnnotatedObject, AnnotatedRecipe
-from mtgen.shards.input_files import CONVERTED_IMAGE_SUFFIXES, STORED_IMAGE_SUFFIXES, read_names, read_text
+from mtgen.shards.input_files import IMAGE_SUFFIXES, read_names, read_text
+from mtgen.shards.input_names import SPLIT_WORDS, ListedFiles, files_below
+from mtgen.shards.listing import CERTAIN, LIKELY, Listing, Proposal
 from mtgen.shards.make import RECIPES
 
 YAML_SUFFIXES = (".yaml", ".yml")
-IMAGE_SUFFIXES = STORED_IMAGE_SUFFIXES + CONVERTED_IMAGE_SUFFIXES
-SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_KEYS = {word: split for split, words in SPLIT_WORDS.items() for word in words}
 """Keys of a data.yaml or .data file that name images -> the split they become."""
 
 BOX_NUMBERS = 5
@@ -30,7 +32,8 @@ class YoloOptions(ConfigSection):
     """Options of the recipe `yolo`."""
 
     data: str = Field(
-        min_length=1, description="data.yaml or .data file, or its folder; or a folder with classes.txt, images and labels"
+        min_length=1,
+        description="data.yaml or .data file, or its folder; or a folder with classes.txt, images and labels",
     )
     masks: bool = Field(True, description="make masks from the polygons, if there are any")
     test: float = Field(0.1, ge=0, lt=1, description="fraction held out, unless the data names test or val images")
@@ -52,39 +55,76 @@ class YoloRecipe(AnnotatedRecipe):
         self.file = find_data_file(Path(options.data))
         described = read_data_file(self.file)
         self.root, self.keypoints = described.root, described.keypoints
-        self.classes = described.names
+        self.classes, self.notices = described.names, described.notices
+        self.listed = ListedFiles(self.root)
         images: dict[Path, AnnotatedImage] = {}
         for split, sources in described.splits.items():
             for source in sources:
                 for path in self._images(source):
                     images.setdefault(path, AnnotatedImage(path, self._name(path), label_path(path), split))
         if not images:
-            raise DataError(f"{self.file}: no image in the folders that it names ({', '.join(IMAGE_SUFFIXES)})")
+            problem = self.faults[0] if self.faults else f"{self.file}: no image in the folders that it names"
+            raise DataError(problem)
+        self.notices += self.listed.notice()
         labels = [image.labels for image in images.values() if image.labels.is_file()]
         if not labels:
             first = next(iter(images.values()))
             raise DataError(
                 f"{self.file}: no image has a text file of labels; the one of {first.path} would be {first.labels}"
             )
-        held_out = len(described.splits) > 1
-        self.use(images.values(), [self.file, *labels], 0 if held_out else options.test)
+        if without := len(images) - len(labels):
+            self.notices.append(f"{without:,} images without a text file of labels have no objects")
+        self._count_unused({path.parent for path in labels}, set(labels))
+        if len(described.splits) == 1:  # all of one split: a part is held out for testing
+            images = {path: replace(image, split=None) for path, image in images.items()}
+        self.use(images.values(), [self.file, *labels], options.test)
         self.name_masks(options.masks, any(map(self._has_polygon, labels)), self.file)
         self.source = f"{self.root.name} (YOLO's format)"
 
+    @classmethod
+    def detect(cls, listing: Listing) -> list[Proposal]:
+        """A data.yaml or .data file with names, or classes.txt beside images and labels."""
+        if listing.path.is_file() and listing.path.suffix not in (*YAML_SUFFIXES, ".data"):
+            return []
+        try:
+            file = find_data_file(listing.path)
+            described = read_data_file(file)
+        except DataError:
+            return []
+        splits = ", ".join(split for split in described.splits if split)
+        reason = f"{file.name} of YOLO's format: {len(described.names)} classes" + (f", {splits}" if splits else "")
+        return [Proposal({"data": str(listing.path)}, reason, LIKELY if file.name == "classes.txt" else CERTAIN)]
+
     def _images(self, source: Path) -> Iterator[Path]:
-        """The images of a folder, or those that a text file lists."""
+        """The images of a folder, or those that a text file lists; names that lead nowhere become faults."""
         if source.is_dir():
-            yield from sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            for path in files_below(source, self.left_alone):
+                if path.suffix.lower() in IMAGE_SUFFIXES:
+                    yield path
+                elif path.suffix.lower() not in (".txt", ".cache", ".npy"):
+                    self.left_alone.add("files that are not images", path.relative_to(source))
             return
         for number, line in enumerate(read_text(source).splitlines(), 1):
             if name := line.strip():
-                found = next((p for p in listed_paths(name, [source.parent, self.root]) if p.is_file()), None)
-                if found is None:
-                    raise DataError(
-                        f"{source}: line {number}: the image {name!r} does not exist, neither beside this list nor in "
-                        f"{self.root}; restore it or remove the line"
-                    )
-                yield found
+                try:
+                    beside = (source.parent / name.removeprefix("./")).resolve()
+                    yield beside if beside.is_file() else self._listed(name, f"{source}: line {number}")
+                except DataError as error:
+                    self.faults.append(str(error))
+
+    def _listed(self, name: str, where: str) -> Path:
+        """The image of a list; Darknet's lists begin at a folder `data` that an export does not have."""
+        try:
+            return self.listed.find(name, where)
+        except DataError:
+            if not name.startswith("data/"):
+                raise
+            return self.listed.find(name.removeprefix("data/"), where)
+
+    def _count_unused(self, folders: set[Path], used: set[Path]) -> None:
+        for path in (path for folder in sorted(folders) for path in sorted(folder.glob("*.txt")) if path not in used):
+            if path.name != "classes.txt":
+                self.left_alone.add("text files without an image", path.name)
 
     def _name(self, path: Path) -> str:
         within = path.relative_to(self.root) if path.is_relative_to(self.root) else Path(*path.parts[-3:])
@@ -136,6 +176,7 @@ class YoloRecipe(AnnotatedRecipe):
         return AnnotatedObject(int(label), polygons=[points])
 
 
+@dataclass
 class YoloData:
     """What a data file describes.
 
@@ -144,15 +185,14 @@ class YoloData:
         names: names of the classes.
         splits: split, or `None` if there are none -> folders of images, and text files that list images.
         keypoints: whether the lines of labels have keypoints after their box.
+        notices: what the file names and the data set does not have.
     """
 
-    def __init__(
-        self, root: Path, names: list[str], splits: dict[str | None, list[Path]], keypoints: bool = False
-    ) -> None:
-        self.root = root
-        self.names = names
-        self.splits = splits
-        self.keypoints = keypoints
+    root: Path
+    names: list[str]
+    splits: dict[str | None, list[Path]]
+    keypoints: bool = False
+    notices: list[str] = field(default_factory=list)
 
 
 def find_data_file(path: Path) -> Path:
@@ -210,16 +250,20 @@ def _read_yaml(file: Path) -> YoloData:
         places = [root / str(path), root.parent / str(path), root.parent / Path(str(path)).name]
         root = next((place.resolve() for place in places if place.is_dir()), root)
     splits: dict[str | None, list[Path]] = {}
+    notices = []
     for key, split in SPLIT_KEYS.items():
         values = content.get(key)
         for value in values if isinstance(values, list) else [values] if values else []:
             # exports name a folder `test` that they do not have
-            found = _source(str(value), [root, file.parent], f"{file}: {key}", missing=split != "train")
-            splits.setdefault(split, []).extend([found] if found else [])
-    splits = {split: sources for split, sources in splits.items() if sources}
+            if found := _source(str(value), [root, file.parent], f"{file}: {key}", missing=split == "test"):
+                splits.setdefault(split, []).append(found)
+            else:
+                notices.append(
+                    f"{file.name} names {value!r} for {key}, which does not exist: there is no split {split}"
+                )
     if not splits:
         raise DataError(f"{file}: names no images; write for example train: images/train")
-    return YoloData(root, names, splits, keypoints=bool(content.get("kpt_shape")))
+    return YoloData(root, names, splits, bool(content.get("kpt_shape")), notices)
 
 
 def _names(value: Any, file: Path) -> list[str]:
@@ -244,7 +288,9 @@ def _read_darknet(file: Path) -> YoloData:
     folders = [file.parent, *file.parents[1:4]]
     if "names" not in content:
         raise DataError(f"{file}: has no 'names'; name the file of the class names, such as names = obj.names")
-    names = read_names(_source(content["names"], folders, f"{file}: names"))
+    if (listed := _source(content["names"], folders, f"{file}: names")) is None:
+        raise DataError(f"{file}: names={content['names']!r} does not exist; correct it")
+    names = read_names(listed)
     splits: dict[str | None, list[Path]] = {}
     for key, split in SPLIT_KEYS.items():
         if key in content and (found := _source(content[key], folders, f"{file}: {key}", missing=key != "train")):
@@ -254,19 +300,19 @@ def _read_darknet(file: Path) -> YoloData:
     return YoloData(file.parent, names, splits)
 
 
-def _source(text: str, folders: list[Path], where: str, missing: bool = False) -> Any:
+def _source(text: str, folders: list[Path], where: str, missing: bool = False) -> Path | None:
     """The folder or list that a data file names; `None` if it may be missing, and is."""
-    found = next((path for path in listed_paths(text, folders) if path.exists()), None)
+    found = next((path for path in possible_paths(text, folders) if path.exists()), None)
     if found is None and not missing:
         raise DataError(f"{where}: {text!r} does not exist in {folders[0]}; correct it")
     return found
 
 
-def listed_paths(text: str, folders: list[Path]) -> Iterator[Path]:
-    """Where a path in a list or data file may be: from each folder, as written or without its leading folders.
+def possible_paths(text: str, folders: list[Path]) -> Iterator[Path]:
+    """Where a path in a data file may be: from each folder, as written or without its leading folders.
 
-    Those are only removed where the path is of another system (D:\\data\\images\\x.jpg, /content/images/x.jpg), or begins
-    with `..` (Roboflow's `../train/images` is meant from the folder train) or Darknet's `data`.
+    Those are only removed where the path is of another system (D:\\data\\images, /content/images), or begins with `..`
+    (Roboflow's `../train/images` is meant from the folder train) or Darknet's `data`.
     """
     path = PureWindowsPath(text) if "\\" in text or text[1:2] == ":" else PurePosixPath(text)
     parts = path.relative_to(path.anchor).parts
