@@ -163,7 +163,7 @@ def as_png(path: Path | str, data: bytes) -> bytes:
     try:
         with Image.open(io.BytesIO(data)) as picture:
             if (frames := getattr(picture, "n_frames", 1)) > 1:
-                raise ValueError(f"{frames} frames or pages in one {picture.format}; save each of them as an image")
+                raise DataError(f"{path}: {frames} frames or pages in one {picture.format}; save each as an image")
             file = io.BytesIO()
             if picture.mode.startswith(("I", "F")):
                 values = np.asarray(picture)
@@ -175,6 +175,8 @@ def as_png(path: Path | str, data: bytes) -> bytes:
             else:
                 picture.convert("L" if picture.mode in ("1", "L") else "RGB").save(file, "PNG")
             return file.getvalue()
+    except DataError:
+        raise
     except Exception as error:  # noqa: BLE001 - Pillow raises all kinds of exceptions on damaged bytes
         raise DataError(f"{path}: damaged image ({' '.join(str(error).split())})") from None
 

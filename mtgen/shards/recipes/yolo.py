@@ -21,6 +21,9 @@ YAML_SUFFIXES = (".yaml", ".yml")
 SPLIT_KEYS = {word: split for split, words in SPLIT_WORDS.items() for word in words}
 """Keys of a data.yaml or .data file that name images -> the split they become."""
 
+PRECEDENCE = ("train", "test", "val", None)
+"""Splits that an image belongs to if several name it: those of coco128 train, and val is often the same as test."""
+
 BOX_NUMBERS = 5
 """Numbers in the line of a box: class, center x and y, width, height."""
 
@@ -58,10 +61,9 @@ class YoloRecipe(AnnotatedRecipe):
         self.classes, self.notices = described.names, described.notices
         self.listed = ListedFiles(self.root)
         images: dict[Path, AnnotatedImage] = {}
-        for split, sources in described.splits.items():
-            for source in sources:
-                for path in self._images(source):
-                    images.setdefault(path, AnnotatedImage(path, self._name(path), label_path(path), split))
+        for split, source in sorted(described.sources, key=lambda item: PRECEDENCE.index(item[0])):
+            for path in self._images(source):
+                images.setdefault(path, AnnotatedImage(path, self._name(path), label_path(path), split))
         if not images:
             problem = self.faults[0] if self.faults else f"{self.file}: no image in the folders that it names"
             raise DataError(problem)
@@ -75,7 +77,7 @@ class YoloRecipe(AnnotatedRecipe):
         if without := len(images) - len(labels):
             self.notices.append(f"{without:,} images without a text file of labels have no objects")
         self._count_unused({path.parent for path in labels}, set(labels))
-        if len(described.splits) == 1:  # all of one split: a part is held out for testing
+        if {image.split for image in images.values()} <= {"train", None}:  # a part is held out for testing
             images = {path: replace(image, split=None) for path, image in images.items()}
         self.use(images.values(), [self.file, *labels], options.test)
         self.name_masks(options.masks, any(map(self._has_polygon, labels)), self.file)
@@ -91,7 +93,7 @@ class YoloRecipe(AnnotatedRecipe):
             described = read_data_file(file)
         except DataError:
             return []
-        splits = ", ".join(split for split in described.splits if split)
+        splits = ", ".join(dict.fromkeys(split for split, _ in described.sources if split))
         reason = f"{file.name} of YOLO's format: {len(described.names)} classes" + (f", {splits}" if splits else "")
         return [Proposal({"data": str(listing.path)}, reason, LIKELY if file.name == "classes.txt" else CERTAIN)]
 
@@ -183,14 +185,14 @@ class YoloData:
     Attributes:
         root: the folder of the data set.
         names: names of the classes.
-        splits: split, or `None` if there are none -> folders of images, and text files that list images.
+        sources: split, or `None`, of each folder of images or text file that lists images.
         keypoints: whether the lines of labels have keypoints after their box.
         notices: what the file names and the data set does not have.
     """
 
     root: Path
     names: list[str]
-    splits: dict[str | None, list[Path]]
+    sources: list[tuple[str | None, Path]]
     keypoints: bool = False
     notices: list[str] = field(default_factory=list)
 
@@ -227,7 +229,7 @@ def read_data_file(file: Path) -> YoloData:
     images = file.parent / "images"
     if not images.is_dir():
         raise DataError(f"{file}: has no folder 'images' beside it; give the data.yaml, or the folder with both")
-    return YoloData(file.parent, read_names(file), {None: [images]})
+    return YoloData(file.parent, read_names(file), [(None, images)])
 
 
 def _load_yaml(file: Path) -> Any:
@@ -249,21 +251,21 @@ def _read_yaml(file: Path) -> YoloData:
     if path := content.get("path"):  # relative to this file or, as Ultralytics has it, to the folder of data sets
         places = [root / str(path), root.parent / str(path), root.parent / Path(str(path)).name]
         root = next((place.resolve() for place in places if place.is_dir()), root)
-    splits: dict[str | None, list[Path]] = {}
+    sources: list[tuple[str | None, Path]] = []
     notices = []
     for key, split in SPLIT_KEYS.items():
         values = content.get(key)
         for value in values if isinstance(values, list) else [values] if values else []:
             # exports name a folder `test` that they do not have
             if found := _source(str(value), [root, file.parent], f"{file}: {key}", missing=split == "test"):
-                splits.setdefault(split, []).append(found)
+                sources.append((split, found))
             else:
                 notices.append(
                     f"{file.name} names {value!r} for {key}, which does not exist: there is no split {split}"
                 )
-    if not splits:
+    if not sources:
         raise DataError(f"{file}: names no images; write for example train: images/train")
-    return YoloData(root, names, splits, bool(content.get("kpt_shape")), notices)
+    return YoloData(root, names, sources, bool(content.get("kpt_shape")), notices)
 
 
 def _names(value: Any, file: Path) -> list[str]:
@@ -291,13 +293,13 @@ def _read_darknet(file: Path) -> YoloData:
     if (listed := _source(content["names"], folders, f"{file}: names")) is None:
         raise DataError(f"{file}: names={content['names']!r} does not exist; correct it")
     names = read_names(listed)
-    splits: dict[str | None, list[Path]] = {}
+    sources: list[tuple[str | None, Path]] = []
     for key, split in SPLIT_KEYS.items():
         if key in content and (found := _source(content[key], folders, f"{file}: {key}", missing=key != "train")):
-            splits[split] = [found]
-    if not splits:
+            sources.append((split, found))
+    if not sources:
         raise DataError(f"{file}: names no images; write for example train = train.txt")
-    return YoloData(file.parent, names, splits)
+    return YoloData(file.parent, names, sources)
 
 
 def _source(text: str, folders: list[Path], where: str, missing: bool = False) -> Path | None:
