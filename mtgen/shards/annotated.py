@@ -54,7 +54,7 @@ class AnnotatedObject:
         if self.box is not None:
             return self.box
         if self.pixels is not None:
-            rows, columns = self.pixels.any(1).nonzero()[0], self.pixels.any(0).nonzero()[0]
+            rows, columns = np.flatnonzero(self.pixels.any(1)), np.flatnonzero(self.pixels.any(0))
             if not rows.size:
                 return None
             return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
@@ -193,6 +193,10 @@ class AnnotatedRecipe(Recipe):
             DataError, ValueError: its labels are invalid; the message of a `ValueError` is put after their file.
         """
 
+    def encoded_image(self, image: AnnotatedImage) -> bytes:
+        """The image as it is stored: JPEG, PNG and WebP unchanged, others as PNG."""
+        return read_image(image.path)
+
     def labels_place(self, image: AnnotatedImage) -> str:
         """What a message about the labels of an image names: their file, or the image in a common file."""
         return str(image.labels if isinstance(image.labels, Path) else image.path)
@@ -209,7 +213,7 @@ class AnnotatedRecipe(Recipe):
     def make(self, split: str, number: int) -> Sample:
         """Make the sample of one image: boxes, labels and, if there are mask classes, the mask of its objects."""
         image = self.images[split][number]
-        data = read_image(image.path)
+        data = self.encoded_image(image)
         width, height = size_of(image.path, data)
         try:
             objects = self.objects(image, width, height)

@@ -158,6 +158,11 @@ def size_of(path: Path, data: bytes) -> tuple[int, int]:
     return width, height
 
 
+def as_stored(path: Path | str, data: bytes) -> bytes:
+    """An image in memory as shards store it: JPEG, PNG and WebP unchanged, others as PNG; `path` is for messages."""
+    return data if data.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF")) else as_png(path, data)
+
+
 def as_png(path: Path | str, data: bytes) -> bytes:
     """Convert an image to PNG without loss; `DataError` if a PNG cannot represent it, or it has several frames."""
     try:

@@ -72,7 +72,7 @@ class CocoExporter(Exporter):
         self._note_lost(sample, found)
         if sample.mask is not None and (unknown := sample.mask == IGNORE_INDEX).any():
             if found:
-                rows, columns = unknown.any(1).nonzero()[0], unknown.any(0).nonzero()[0]
+                rows, columns = np.flatnonzero(unknown.any(1)), np.flatnonzero(unknown.any(0))
                 bounds = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
                 self._annotate(sample.split, number, found[0].name, bounds, _run_lengths(unknown), crowd=True)
             else:

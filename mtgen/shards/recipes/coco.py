@@ -337,6 +337,7 @@ class CocoRecipe(Recipe):
         self.classes = list(dict.fromkeys(name for part in self.parts for name in part.classes))
         masked = any(part.mask_classes for part in self.parts)
         self.mask_classes = [BACKGROUND, *self.classes] if masked else []
+        self._refuse_repeated_images()
         self.counts: dict[str, list[tuple[int, int]]] = {}
         for split in SPLIT_ORDER:
             counts = [(number, part.splits[split]) for number, part in enumerate(self.parts) if split in part.splits]
@@ -347,6 +348,17 @@ class CocoRecipe(Recipe):
             self.faults += part.faults
         self.sources = [part.sources for part in self.parts]
         self.source = "; ".join(part.source for part in self.parts)
+
+    def _refuse_repeated_images(self) -> None:
+        """Raise `DataError` if two files of instances list the same image: which of them is right?"""
+        listed: dict[Path, str] = {}
+        for part in self.parts:
+            for image in (image for images in part.images.values() for image in images):
+                if (other := listed.setdefault(part.root / image.file_name, part.path.name)) != part.path.name:
+                    raise DataError(
+                        f"root={self.options.root}: {other} and {part.path.name} both list {image.file_name}; give "
+                        "images= and instances= of one of them"
+                    )
 
     def _part_options(self) -> list[CocoOptions]:
         """Options of each file of instances."""

@@ -120,6 +120,10 @@ class CsvRecipe(Recipe):
         header, rows = read_table(self.path)
         self.columns = self._columns(header)
         self.box_columns = self._box_columns(header)
+        if self.box_columns and "label" not in self.columns:
+            raise DataError(
+                f"{self.path}: boxes need a class; name its column, label=COLUMN; possible: {', '.join(header)}"
+            )
         self.confidence = next((i for i, name in enumerate(header) if name.lower() == "confidence"), None)
         self.given_names = dict(row[:2] for _, row in read_rows(Path(options.names))) if options.names else {}
         entries = self._entries(rows)

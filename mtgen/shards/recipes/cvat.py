@@ -128,11 +128,12 @@ class CvatRecipe(AnnotatedRecipe):
             self.faults.append(f"{self.path}: the image {name!r} occurs twice; remove one of them")
             return None
         self.sizes[key] = float(element.get("width") or 0), float(element.get("height") or 0)
-        self.shapes[key] = [
-            _Shape(shape.tag, self.classes.index(label), dict(shape.attrib))
-            for shape in element
-            if (label := shape.get("label", "").strip())
-        ]
+        self.shapes[key] = []
+        for shape in element:
+            if label := shape.get("label", "").strip():
+                self.shapes[key].append(_Shape(shape.tag, self.classes.index(label), dict(shape.attrib)))
+            else:
+                self.left_alone.add("shapes without a label", name)
         return AnnotatedImage(path, str(PurePosixPath(key).with_suffix("")), key, split)
 
     def labels_place(self, image: AnnotatedImage) -> str:

@@ -19,7 +19,7 @@ from mtgen.config import ConfigSection
 from mtgen.errors import DataError
 from mtgen.registry import suggest
 from mtgen.schema import IGNORE_INDEX
-from mtgen.shards.input_files import as_png, clipped, file_state, held_out, read_names, read_text, size_of
+from mtgen.shards.input_files import as_stored, clipped, file_state, held_out, read_names, read_text, size_of
 from mtgen.shards.input_names import split_named
 from mtgen.shards.listing import CERTAIN, Listing, Proposal
 from mtgen.shards.make import RECIPES, UNNAMED_CLASS_PREFIX, Recipe
@@ -35,8 +35,6 @@ COLUMNS = {  # what a column holds -> names that it usually has
 }
 BOX_FIELDS = ("bbox", "boxes", "bboxes", "box")
 CATEGORY_FIELDS = ("category", "categories", "category_id", "label", "labels", "class")
-STORED_FORMATS = (b"\xff\xd8", b"\x89PNG", b"RIFF")
-"""First bytes of JPEG, PNG and WebP."""
 
 
 class HfOptions(ConfigSection):
@@ -199,7 +197,7 @@ class HfRecipe(Recipe):
         )
         values = {kind: cells[column] for kind, column in self.columns.items()}
         where = self.origin(split, number)
-        data = as_stored(self._bytes(values["image"], where), where)
+        data = as_stored(where, self._bytes(values["image"], where))
         caption = values.get("caption")
         caption = caption[0] if isinstance(caption, list) and caption else caption
         sound = values.get("sound")
@@ -358,8 +356,3 @@ def _fields(objects: Any, names: tuple[str, ...]) -> list[Any]:
 
 def _categories(objects: Any) -> list[Any]:
     return _fields(objects, CATEGORY_FIELDS) if objects is not None else []
-
-
-def as_stored(data: bytes, where: str) -> bytes:
-    """JPEG, PNG and WebP unchanged, others as PNG; `DataError` if it is not an image."""
-    return data if data.startswith(STORED_FORMATS) else as_png(where, data)

@@ -16,10 +16,11 @@ from mtgen.config import ConfigSection
 from mtgen.errors import DataError
 from mtgen.registry import suggest
 from mtgen.shards.annotated import AnnotatedImage, AnnotatedObject, AnnotatedRecipe, check_size, ellipse
-from mtgen.shards.input_files import IMAGE_SUFFIXES, read_json, read_names
+from mtgen.shards.input_files import IMAGE_SUFFIXES, as_stored, read_image, read_json, read_names
 from mtgen.shards.input_names import files_below, split_folders
 from mtgen.shards.listing import CERTAIN, Listing, Proposal
 from mtgen.shards.make import RECIPES
+from mtgen.shards.write import Sample
 
 OUTLINES = ("polygon", "circle", "mask")
 """Shapes that give an object's outline; rectangles give its box."""
@@ -68,8 +69,8 @@ class _File(BaseModel):
 class LabelmeRecipe(AnnotatedRecipe):
     """One sample per JSON file; shapes of one label and group are parts of one object.
 
-    Polygons, circles and masks give objects with an outline, rectangles boxes; points and lines only a label. Source of
-    the format: https://github.com/wkentaro/labelme.
+    Polygons, circles and masks give objects with an outline, rectangles boxes; points and lines only a label. If no
+    file has shapes, flags are classes. Source of the format: https://github.com/wkentaro/labelme.
     """
 
     Options = LabelmeOptions
@@ -80,7 +81,7 @@ class LabelmeRecipe(AnnotatedRecipe):
         if not self.root.is_dir():
             raise DataError(f"root={options.root}: the folder does not exist; give the one with labelme's JSON files")
         listed: dict[Path, str] = {}
-        labels, outlined = set(), False
+        labels, flags, outlined = set(), set(), False
         below = files_below(self.root, self.left_alone)
         for path in (path for path in below if path.suffix.lower() == ".json"):
             values = read_json(path)
@@ -88,13 +89,16 @@ class LabelmeRecipe(AnnotatedRecipe):
                 self.left_alone.add("JSON files that are not labelme's", path.relative_to(self.root))
                 continue
             listed[path] = str(values["imagePath"])
+            flags |= set(values["flags"]) if isinstance(values.get("flags"), dict) else set()
             for shape in values["shapes"] if isinstance(values["shapes"], list) else []:
                 if isinstance(shape, dict) and isinstance(shape.get("label"), str):
                     labels.add(shape["label"].strip())
                     outlined = outlined or shape.get("shape_type", "polygon") in OUTLINES
         if not listed:
             raise DataError(f"root={options.root}: no JSON file of labelme in it (with 'shapes' and 'imagePath')")
-        self.classes = [name for name in options.classes if name not in RESERVED] or sorted(labels - RESERVED)
+        self.flagged = not labels - RESERVED  # images are classified by flags, and have no shapes
+        names = flags if self.flagged else labels
+        self.classes = [name for name in options.classes if name not in RESERVED] or sorted(names - RESERVED)
         self.folders = split_folders(self.root, [path.relative_to(self.root) for path in listed])
         images = [self._image(file, name) for file, name in listed.items()]
         used = {image.path for image in images}
@@ -118,13 +122,39 @@ class LabelmeRecipe(AnnotatedRecipe):
         return [Proposal({"root": str(listing.path)}, reason, CERTAIN)]
 
     def _image(self, file: Path, listed: str) -> AnnotatedImage:
-        """The image of a JSON file: the one that it names, or one of the same name beside it."""
+        """The image of a JSON file: the one that it names, or one of the same name beside it, or the file itself."""
         name = PureWindowsPath(listed).name  # separates at both kinds of slashes
         places = [file.parent / listed.replace("\\", "/"), file.parent / name]
         places += [file.with_suffix(suffix) for suffix in IMAGE_SUFFIXES]
-        image = next((path.resolve() for path in places if path.is_file()), file.parent / name)
+        places = [path.resolve() for path in places if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+        image = places[0] if places else file
         within = file.relative_to(self.root)
         return AnnotatedImage(image, within.with_suffix("").as_posix(), file, self.folders.split_of(within))
+
+    def encoded_image(self, image: AnnotatedImage) -> bytes:
+        """The image file or, without one, the image in the JSON file."""
+        if image.path != image.labels:
+            return read_image(image.path)
+        values = read_json(image.path)
+        try:
+            data = base64.b64decode(values.get("imageData") or "", validate=True)
+        except (binascii.Error, TypeError):
+            data = b""
+        if not data:
+            raise DataError(f"{image.path}: its image {values['imagePath']!r} does not exist, and is not in the file")
+        return as_stored(image.path, data)
+
+    def make(self, split: str, number: int) -> Sample:
+        """Make the sample of one image; in a data set without shapes, its flags are its class or labels."""
+        sample = super().make(split, number)
+        if self.flagged:
+            flags = read_json(self.images[split][number].labels).get("flags") or {}
+            labels = sorted(
+                self.classes.index(name) for name, is_set in flags.items() if is_set and name in self.classes
+            )
+            sample.boxes, sample.labels, sample.mask = None, labels if len(labels) > 1 else None, None
+            sample.label = labels[0] if len(labels) == 1 else None
+        return sample
 
     def objects(self, image: AnnotatedImage, width: int, height: int) -> list[AnnotatedObject]:
         """The objects in the image's JSON file."""

@@ -64,6 +64,7 @@ class YoloRecipe(AnnotatedRecipe):
         for split, source in sorted(described.sources, key=lambda item: PRECEDENCE.index(item[0])):
             for path in self._images(source):
                 images.setdefault(path, AnnotatedImage(path, self._name(path), label_path(path), split))
+        self.faults = list(dict.fromkeys(self.faults))  # train and val are often the same list
         if not images:
             problem = self.faults[0] if self.faults else f"{self.file}: no image in the folders that it names"
             raise DataError(problem)
