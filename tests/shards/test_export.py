@@ -1,28 +1,17 @@
 """Exports: made again into a data set, they give the same images, classes, boxes and masks, as far as formats hold them."""
 
-import io
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from PIL import Image
 
 from mtgen.data import image_io
 from mtgen.data.boxes import annotation
 from mtgen.data.dataset_card import read_card
 from mtgen.data.index import open_index
-from mtgen.errors import ConfigError, DataError
-from mtgen.shards.coco_masks import polygon
-from mtgen.shards.export import EXPORTERS, export, parse_export_options
-from mtgen.shards.instances import instances
+from mtgen.shards.export import export
 from mtgen.shards.make import make
-from mtgen.shards.mask_outlines import joined, outlines, parts
 from mtgen.shards.validate import validate
 from mtgen.shards.write import Sample, ShardWriter
 

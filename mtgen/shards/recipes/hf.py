@@ -280,18 +280,28 @@ def _blocks(root: Path) -> dict[str, list[_Block]]:
     metadata = sorted(path for path in root.rglob("metadata.jsonl"))
     for path in parquet or arrow or metadata:
         split = _split_of(path.relative_to(root))
-        if path.suffix == ".parquet":
-            file = pq.ParquetFile(path)
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        else:
-            sizes = [_read(path, 0).num_rows]
-        found.setdefault(split, []).extend(_Block(path, group, rows) for group, rows in enumerate(sizes))
+        found.setdefault(split, []).extend(_Block(path, group, rows) for group, rows in enumerate(_sizes(path)))
     if not any(block.rows for blocks in found.values() for block in blocks):
         raise DataError(
             f"root={root}: no Parquet, Arrow or metadata.jsonl file with rows in it; give the folder that "
             "`huggingface-cli download` or `save_to_disk` wrote"
         )
     return found
+
+
+def _sizes(path: Path) -> list[int]:
+    """Number of rows of each block of a file."""
+    if path.suffix != ".parquet":
+        return [_read(path, 0).num_rows]
+    try:
+        metadata = pq.read_metadata(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from None
+    return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]}); download it again")
 
 
 def _split_of(path: Path) -> str:
@@ -314,7 +324,7 @@ def _read(path: Path, group: int) -> pa.Table:
                 return pa.ipc.open_file(source).read_all()
         return pa.Table.from_pylist([json.loads(line) for line in read_text(path).splitlines() if line.strip()])
     except (pa.ArrowException, ValueError, OSError) as error:
-        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]}); download it again") from None
+        raise _unreadable(path, error) from None
 
 
 def _features(path: Path) -> dict[str, Any]:
