@@ -1,14 +1,18 @@
 """Commands that make, index and check data sets."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mtgen.cli.common import PREPARE_PANEL, Json, SeedOption, WorkerError, app, console, say, write_json
 from mtgen.cli.renames import RenamingGroup
+from mtgen.errors import DataError, summarize_lines
 from mtgen.utils.shell import shell_command
 from mtgen.version import PACKAGE
+
+if TYPE_CHECKING:
+    from mtgen.shards.make import BadSamples
 
 shards_app = typer.Typer(
     cls=RenamingGroup, no_args_is_help=True, help="Make, index and check data sets (WebDataset shards)."
@@ -34,20 +38,79 @@ def shards_make(
     ] = None,
     seed: SeedOption = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the contents of the folder")] = False,
+    check: Annotated[bool, typer.Option("--check", help="show what would be packed, and write nothing")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="leave out samples that cannot be used, and list them in left_out.txt")
+    ] = False,
 ) -> None:
     """Make a data set from a recipe. The same options write the same bytes, and an interrupted command resumes.
 
+    At the end it shows what it understood: splits, classes, masks, boxes, captions, and the files that it left alone.
+    `mtgen shards inspect PATH` proposes recipe and options.
+
     Examples: `mtgen shards make digits data_shards/digits resolution=32`,
-    `mtgen shards make folder data_shards/pets images=photos`
+    `mtgen shards make folder data_shards/pets images=photos --check`
     """
-    from mtgen.shards.make import make, next_steps, parse_options
+    from mtgen.shards.make import BadSamples, make, next_steps, parse_options, preview
     from mtgen.tracking.progress_bar import bar
 
-    with bar(console) as progress:
-        card = make(
-            recipe, out, seed=seed, overwrite=overwrite, progress=progress, **parse_options(recipe, options or [])
+    values = parse_options(recipe, options or [])
+    if check:
+        with bar(console) as progress:
+            found = preview(recipe, seed=seed, progress=progress, **values)
+        say(found.text())
+        if found.problems and not skip_bad:
+            raise _with_remedy(BadSamples(found.problems))
+        for line in _left_out(found.problems, "would be"):
+            say(line)
+        flags = [f"--seed={seed}"] * bool(seed) + ["--overwrite"] * overwrite + ["--skip-bad"] * skip_bad
+        say(
+            f"Nothing was written. To pack: {shell_command('mtgen shards make', recipe, out, *(options or []), *flags)}"
         )
-    say(next_steps(out, card))
+        return
+    understood: list[Any] = []
+    try:
+        with bar(console) as progress:
+            card = make(
+                recipe,
+                out,
+                seed=seed,
+                overwrite=overwrite,
+                progress=progress,
+                skip_bad=skip_bad,
+                understood=understood.append,
+                **values,
+            )
+    except BadSamples as error:
+        raise _with_remedy(error) from None
+    for line in (understood[0].text(), *_left_out(understood[0].problems, "were"), next_steps(out, card)):
+        say(line)
+
+
+def _with_remedy(error: "BadSamples") -> DataError:
+    return DataError(f"{error}\nCorrect these, or leave them out with --skip-bad")
+
+
+def _left_out(problems: list[str], verb: str) -> list[str]:
+    """Lines on what is left out by --skip-bad."""
+    from mtgen.shards.make import MAX_PROBLEMS_SHOWN
+
+    if not problems:
+        return []
+    return [f"{len(problems):,} {verb} left out:", *(f"  {p}" for p in summarize_lines(problems, MAX_PROBLEMS_SHOWN))]
+
+
+@shards_app.command("inspect")
+def shards_inspect(
+    path: Annotated[Path, typer.Argument(help="folder or file of images and labels, in any format")],
+) -> None:
+    """Say what a folder or file looks like, and print the commands that would make a data set of it, best first.
+
+    Example: `mtgen shards inspect Downloads/my-export`
+    """
+    from mtgen.shards.inspect import inspect
+
+    say(inspect(path))
 
 
 def export_names() -> list[str]:

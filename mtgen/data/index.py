@@ -205,7 +205,7 @@ class Index:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hexadecimal) over the card and the checksums of every component of the split, shard by shard."""
-        card = card_for_fingerprint(self.card.model_dump(mode="json", exclude={"domains"}))
+        card = card_for_fingerprint(self.card.model_dump(mode="json", exclude={"domains", "unused_classes"}))
         digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
         for shard in self._state:
             digest.update(bytes.fromhex(shard["digest"]))
