@@ -113,6 +113,38 @@ def shards_inspect(
     say(inspect(path))
 
 
+def export_names() -> list[str]:
+    """Names of the export formats, which are those of their files."""
+    return sorted(path.stem for path in (PACKAGE / "shards" / "exporters").glob("[a-z]*.py"))
+
+
+@shards_app.command("export")
+def shards_export(
+    name: Annotated[str, typer.Argument(metavar="FORMAT", help=f"format: {', '.join(export_names())}")],
+    dataset: DatasetLocation,
+    out: OutFolder,
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="options of the format: labels=polygons of yolo"),
+    ] = None,
+) -> None:
+    """Write a data set in a format that other programs train on: COCO's JSON, YOLO's text files, or plain folders.
+
+    Polygons follow the edges of a mask's pixels exactly. What a format cannot hold is counted, and said at the end,
+    with the command that reads the export back.
+
+    Examples: `mtgen sample digits-32 -n 500 --shards data_shards/generated`, then
+    `mtgen shards export coco data_shards/generated exported`,
+    `mtgen shards export yolo data_shards/generated exported-yolo labels=polygons`
+    """
+    from mtgen.shards.export import export, parse_export_options
+    from mtgen.tracking.progress_bar import bar
+
+    with bar(console) as progress:
+        done = export(name, dataset, out, progress=progress, **parse_export_options(name, options or []))
+    say(done.text())
+
+
 @shards_app.command("split")
 def shards_split(
     folder: DatasetFolder,

@@ -168,7 +168,7 @@ def _indices(data: bytes) -> np.ndarray:
 def read_image(path: Path) -> bytes:
     """Read an image as shards store it: JPEG, PNG and WebP unchanged, others as PNG; `DataError` if unreadable."""
     data = read(path)
-    return data if path.suffix.lower() in STORED_IMAGE_SUFFIXES else _as_png(path, data)
+    return data if path.suffix.lower() in STORED_IMAGE_SUFFIXES else as_png(path, data)
 
 
 def size_of(path: Path, data: bytes) -> tuple[int, int]:
@@ -180,10 +180,17 @@ def size_of(path: Path, data: bytes) -> tuple[int, int]:
     return width, height
 
 
-def _as_png(path: Path, data: bytes) -> bytes:
-    """Convert an image to PNG without loss; `DataError` if a PNG cannot represent it."""
+def as_stored(path: Path | str, data: bytes) -> bytes:
+    """An image in memory as shards store it: JPEG, PNG and WebP unchanged, others as PNG; `path` is for messages."""
+    return data if data.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF")) else as_png(path, data)
+
+
+def as_png(path: Path | str, data: bytes) -> bytes:
+    """Convert an image to PNG without loss; `DataError` if a PNG cannot represent it, or it has several frames."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
+            if (frames := getattr(picture, "n_frames", 1)) > 1:
+                raise DataError(f"{path}: {frames} frames or pages in one {picture.format}; save each as an image")
             file = io.BytesIO()
             if picture.mode.startswith(("I", "F")):
                 values = np.asarray(picture)
@@ -195,6 +202,8 @@ def _as_png(path: Path, data: bytes) -> bytes:
             else:
                 picture.convert("L" if picture.mode in ("1", "L") else "RGB").save(file, "PNG")
             return file.getvalue()
+    except DataError:
+        raise
     except Exception as error:  # noqa: BLE001 - Pillow raises all kinds of exceptions on damaged bytes
         raise DataError(f"{path}: damaged image ({' '.join(str(error).split())})") from None
 

@@ -15,6 +15,8 @@ from mtgen.config import ConfigSection
 from mtgen.errors import DataError
 from mtgen.schema import IGNORE_INDEX
 from mtgen.shards import coco_masks
+from mtgen.shards.annotated import BACKGROUND, SPLIT_ORDER
+from mtgen.shards.coco_layout import find_coco_files
 from mtgen.shards.input_files import (
     clipped,
     file_state,
@@ -24,7 +26,8 @@ from mtgen.shards.input_files import (
     read_json,
     size_of,
 )
-from mtgen.shards.input_names import ListedFiles
+from mtgen.shards.input_names import LeftAlone, ListedFiles
+from mtgen.shards.listing import CERTAIN, Listing, Proposal
 from mtgen.shards.make import RECIPES, Recipe
 from mtgen.shards.write import Sample
 
@@ -35,16 +38,31 @@ PixelLength = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 class CocoOptions(ConfigSection):
     """Options of the recipe `coco`."""
 
-    images: str = Field(min_length=1, description="folder of the images in the JSON")
-    instances: str = Field(
-        min_length=1, description="JSON with images, categories and annotations (boxes, segmentations)"
+    root: str | None = Field(
+        None,
+        description="folder of a whole data set: images, and JSON files of instances (and captions) for each split",
+    )
+    images: str | None = Field(None, min_length=1, description="without `root`: folder of the images in the JSON")
+    instances: str | None = Field(
+        None, min_length=1, description="JSON with images, categories and annotations (boxes, segmentations)"
     )
     captions: str | None = Field(None, description="JSON with captions of the same images")
     masks: bool = Field(True, description="make masks from the segmentations")
     split: Literal["train", "val", "test"] | None = Field(None, description="put all samples into this split")
     test: float = Field(
-        0.1, ge=0, lt=1, description="fraction of the samples in the test split, unless `split` is given"
+        0.1, ge=0, lt=1, description="fraction of the samples in the test split, unless `split` or a file names one"
     )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "CocoOptions":
+        given = [name for name in ("images", "instances", "captions", "split") if getattr(self, name)]
+        if self.root and given:
+            raise ValueError(
+                f"root={self.root} finds all files and splits, which excludes {given[0]}=; give one of them"
+            )
+        if not self.root and not (self.images and self.instances):
+            raise ValueError("give root=, the folder of a data set, or images= and instances=, a folder and its JSON")
+        return self
 
     @model_validator(mode="after")
     def _one_rule(self) -> "CocoOptions":
@@ -129,19 +147,15 @@ def _by_id(path: Path, key: str, entries: list[Identified]) -> dict[int, Identif
     return by_id
 
 
-@RECIPES.register("coco")
-class CocoRecipe(Recipe):
-    """One sample per image of the instances file, with boxes, labels, mask and the first caption.
-
-    Classes are the categories in the order of their ids, numbered from 0. Source of the format:
-    https://cocodataset.org/#format-data.
-    """
+class _InstancesFile(Recipe):
+    """The samples of one file of instances."""
 
     Options = CocoOptions
     licence = ""
 
     def __init__(self, options: CocoOptions, seed: int) -> None:
         super().__init__(options, seed)
+        assert options.instances is not None and options.images is not None
         self.path = Path(options.instances).resolve()
         self.root = Path(options.images).resolve()
         if not self.root.is_dir():
@@ -304,3 +318,112 @@ def _region(item: _Object, image: _Image) -> NDArray[np.bool_]:
     for points in segmentation:
         inside |= coco_masks.polygon(points, height, width)
     return inside
+
+
+@RECIPES.register("coco")
+class CocoRecipe(Recipe):
+    """One sample per image of the instances files, with boxes, labels, mask and the first caption.
+
+    Classes are the categories in the order of their ids, numbered from 0; those of several files are united by their
+    names. Source of the format: https://cocodataset.org/#format-data.
+    """
+
+    Options = CocoOptions
+    licence = ""
+
+    def __init__(self, options: CocoOptions, seed: int) -> None:
+        super().__init__(options, seed)
+        self.parts = [_InstancesFile(part, seed) for part in self._part_options()]
+        self.classes = list(dict.fromkeys(name for part in self.parts for name in part.classes))
+        masked = any(part.mask_classes for part in self.parts)
+        self.mask_classes = [BACKGROUND, *self.classes] if masked else []
+        self._refuse_repeated_images()
+        self.counts: dict[str, list[tuple[int, int]]] = {}
+        for split in SPLIT_ORDER:
+            counts = [(number, part.splits[split]) for number, part in enumerate(self.parts) if split in part.splits]
+            if counts:
+                self.counts[split] = counts
+        for part in self.parts:
+            self.notices += part.notices
+            self.faults += part.faults
+        self.sources = [part.sources for part in self.parts]
+        self.source = "; ".join(part.source for part in self.parts)
+
+    def _refuse_repeated_images(self) -> None:
+        """Raise `DataError` if two files of instances list the same image: which of them is right?"""
+        listed: dict[Path, str] = {}
+        for part in self.parts:
+            for image in (image for images in part.images.values() for image in images):
+                if (other := listed.setdefault(part.root / image.file_name, part.path.name)) != part.path.name:
+                    raise DataError(
+                        f"root={self.options.root}: {other} and {part.path.name} both list {image.file_name}; give "
+                        "images= and instances= of one of them"
+                    )
+
+    def _part_options(self) -> list[CocoOptions]:
+        """Options of each file of instances."""
+        if self.options.root is None:
+            return [self.options]
+        root = Path(self.options.root).resolve()
+        if not root.is_dir():
+            raise DataError(f"root={self.options.root}: the folder does not exist; give the one of the data set")
+        found = find_coco_files(root, self.left_alone)
+        common = {"masks": self.options.masks}
+        return [
+            CocoOptions(
+                images=str(files.images),
+                instances=str(files.instances),
+                captions=str(files.captions) if files.captions else None,
+                **common,
+                **({"split": files.split} if files.split else {"test": self.options.test}),
+            )
+            for files in found
+        ]
+
+    @classmethod
+    def detect(cls, listing: Listing) -> list[Proposal]:
+        """A folder with JSON files of instances, or one such file."""
+        if listing.path.is_file():
+            return []
+        try:
+            found = find_coco_files(listing.path, LeftAlone())
+        except DataError:
+            return []
+        names = ", ".join(str(files.instances.relative_to(listing.path)) for files in found)
+        return [Proposal({"root": str(listing.path)}, f"instances in COCO's format: {names}", CERTAIN)]
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Split -> number of samples."""
+        return {split: sum(count for _, count in counts) for split, counts in self.counts.items()}
+
+    def _locate(self, split: str, number: int) -> tuple[_InstancesFile, int]:
+        """The file of instances that a sample is in, and its number there."""
+        for part, count in self.counts[split]:
+            if number < count:
+                return self.parts[part], number
+            number -= count
+        raise IndexError(number)
+
+    def origin(self, split: str, number: int) -> str:
+        """The image file."""
+        part, number = self._locate(split, number)
+        return part.origin(split, number)
+
+    def make(self, split: str, number: int) -> Sample:
+        """Make the sample of one image; with several files, its key has the folder of its images."""
+        part, number = self._locate(split, number)
+        sample = part.make(split, number)
+        if len(self.parts) > 1:
+            sample.key = key_of(
+                f"{part.root.name}/{PurePosixPath(part.images[split][number].file_name).with_suffix('')}"
+            )
+        if part.classes != self.classes:
+            table = np.array([self.classes.index(name) for name in part.classes], np.int64)
+            sample.labels = sorted(int(table[label]) for label in sample.labels or [])
+            sample.boxes = [[*box[:4], int(table[int(box[4])])] for box in sample.boxes or []]
+            if sample.mask is not None:
+                values = np.full(IGNORE_INDEX + 1, IGNORE_INDEX)
+                values[0], values[1 : len(table) + 1] = 0, table + 1
+                sample.mask = values[sample.mask].astype(np.uint8)
+        return sample
