@@ -104,8 +104,8 @@ def boxes_of(objects: Iterable[AnnotatedObject], width: int, height: int) -> lis
 def mask_of(objects: Sequence[AnnotatedObject], height: int, width: int) -> NDArray[np.uint8]:
     """Render objects -> `[H,W]`: class + 1 where an object is, else 0.
 
-    It is 255 where the class is unknown, and in the box of an object whose outline is missing or encloses nothing, unless
-    its pixels are given. Objects of a higher layer are in front and, within a layer, those of fewer pixels.
+    It is 255 where the class is unknown, and in the box of an object without pixels whose outline is missing or
+    encloses nothing. Objects of a higher layer are in front and, within a layer, those of fewer pixels.
     """
     mask = np.zeros((height, width), np.uint8)
     regions = [(item.region(height, width), item.label + 1) for item in objects]
