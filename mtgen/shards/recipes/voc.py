@@ -99,8 +99,8 @@ class VocRecipe(Recipe):
         other = next(name for name in names if name not in CLASSES)
         if masked:
             raise DataError(
-                f"root={self.options.root}: its annotations have the class {other!r}, which is not one of VOC's, and it "
-                "has masks; give classes=, a list or a text file of names in the order of the mask values from 1"
+                f"root={self.options.root}: its annotations have the class {other!r}, which is not one of VOC's, and "
+                "it has masks; give classes=, a list or a text file of names in the order of the mask values from 1"
             )
         if len(names) > IGNORE_INDEX - 1:
             raise DataError(f"root={self.options.root}: {len(names)} classes; at most {IGNORE_INDEX - 1} are possible")
