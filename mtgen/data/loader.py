@@ -15,7 +15,7 @@ import torch
 from mtgen.data.decode import single_threaded
 from mtgen.data.mixture import Samples
 from mtgen.data.reader import BatchReader, Damage, GlobalBatch
-from mtgen.data.sampler import Order, SampleOrder
+from mtgen.data.orders.permutation import Order, SampleOrder
 from mtgen.data.transform_spec import TransformSpec
 from mtgen.schema import Batch
 
@@ -100,16 +100,17 @@ def _global_batches(
     index: Samples, order: SampleOrder, batch_size: int, mine: slice, position: int
 ) -> Iterator[GlobalBatch]:
     """Endless global batches from `position` on. Requests the shards of this worker's rows before they are read."""
-    chunk = max(POSITIONS_PER_ORDER_CALL // batch_size, 1) * batch_size
-    for begin in count(position, chunk):
-        positions = np.arange(begin, begin + chunk, dtype=np.int64)
-        samples = order.sample(positions)
-        later = order.sample(positions + order.reach) if index.remote else samples
-        for start in range(0, chunk, batch_size):
-            batch = slice(start, start + batch_size)
-            index.prefetch(samples[batch][mine])
-            index.prefetch(later[batch][mine])
-            yield GlobalBatch(positions[batch].copy(), samples[batch], mine)
+    chunk = max(POSITIONS_PER_ORDER_CALL // batch_size, 1)
+    for begin in count(position, chunk * batch_size):
+        positions = np.arange(begin, begin + chunk * batch_size, dtype=np.int64).reshape(chunk, batch_size)
+        samples = order.sample(positions.ravel()).reshape(positions.shape)
+        if index.remote:
+            later = order.ahead(positions[:, mine].ravel()).reshape(chunk, -1)
+        for number in range(chunk):
+            if index.remote:
+                index.prefetch(samples[number, mine])
+                index.prefetch(later[number])
+            yield GlobalBatch(positions[number].copy(), samples[number], mine)
 
 
 def iterate_split(

@@ -9,7 +9,8 @@ from torch import nn, set_num_threads
 
 from mtgen.balancing.gate import Gate
 from mtgen.checkpointing import checkpoint
-from mtgen.config import Config
+from mtgen.checkpointing.checkpoint import Checkpoint
+from mtgen.config import Config, legacy
 from mtgen.data.loader import Loader
 from mtgen.data.mixture import Samples
 from mtgen.data.transform_spec import transform_spec_of
@@ -19,7 +20,7 @@ from mtgen.models.ema import EMA
 from mtgen.models.model import Networks, build
 from mtgen.training.augment import AdaptiveAugmentation
 from mtgen.training.consensus import Consensus
-from mtgen.training.dataset import build_order, open_data
+from mtgen.training.dataset import build_order, keep_order, open_data
 from mtgen.training.deepspeed_engine import Engine
 from mtgen.training.finetune import FineTuningReport, load_initial_weights
 from mtgen.training.heartbeat import Heartbeat
@@ -165,9 +166,13 @@ def _resume(
     name = consensus.broadcast(chosen and chosen.folder.name)
     if name is None:
         return progress, 0.0
-    found = consensus.run_collectively(
-        lambda: check_compatible(chosen or checkpoint.verify(root / name), config, samples)
-    )
+
+    def find() -> Checkpoint:
+        verified = chosen or checkpoint.verify(root / name)
+        keep_order(config, legacy.upgrade_facts(verified.state.get("order") or {}))
+        return check_compatible(verified, config, samples)
+
+    found = consensus.run_collectively(find)
     restored: dict[str, Any] = state.load_state_dict(found, warn)
     progress.images = restored["images"]
     progress.steps = restored["steps"]

@@ -18,7 +18,7 @@ from mtgen.config import SoundConfig
 from mtgen.data.audio import SoundDecoder, sound_info
 from mtgen.data.index import open_index
 from mtgen.data.pipeline import DamagedBatch
-from mtgen.data.sampler import Order
+from mtgen.data.orders.permutation import Order
 from mtgen.errors import DamagedSample
 
 Write = Callable[..., Path]

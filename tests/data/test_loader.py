@@ -15,7 +15,7 @@ from helpers.sounds import samples, wav
 
 from mtgen.config import SoundConfig
 from mtgen.data.index import Index, open_index
-from mtgen.data.sampler import Order
+from mtgen.data.orders.permutation import Order
 from mtgen.errors import DataError
 from mtgen.schema import COMPONENTS, Batch
 
