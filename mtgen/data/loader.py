@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from types import TracebackType
 from typing import Self
@@ -35,6 +35,7 @@ class Loader:
         position: number of samples that all workers together have consumed since the start of the run.
         prefetch: number of batches that are decoded ahead.
         order: position -> sample; default: a new permutation of the whole split for every epoch.
+        prepare: further work on each batch, in the background thread.
 
     Attributes:
         damaged: positions in the returned batches whose sample was damaged and replaced, and what was wrong with it.
@@ -53,6 +54,7 @@ class Loader:
         position: int = 0,
         prefetch: int = 2,
         order: SampleOrder | None = None,
+        prepare: Callable[[Batch], Batch] = lambda batch: batch,
     ) -> None:
         if batch_size % world or not 0 <= rank < world:
             given = f"rank={rank}, world={world}, batch_size={batch_size}"
@@ -65,7 +67,7 @@ class Loader:
         batches = _global_batches(index, order or Order(len(index), spec.seed), batch_size, mine, position)
         self.damaged: Damage = []
         self._reader = BatchReader(index, spec, rows)
-        self._prefetched = _Prefetched(self._reader, batches, prefetch)
+        self._prefetched = _Prefetched(self._reader, batches, prefetch, prepare)
 
     def __iter__(self) -> Self:
         return self
@@ -151,13 +153,21 @@ def iterate_split(
 class _Prefetched:
     """Reads batches in a background thread, up to `depth` ahead; errors are raised to the consumer."""
 
-    def __init__(self, reader: BatchReader, batches: Iterator[GlobalBatch], depth: int) -> None:
+    def __init__(
+        self,
+        reader: BatchReader,
+        batches: Iterator[GlobalBatch],
+        depth: int,
+        prepare: Callable[[Batch], Batch] = lambda batch: batch,
+    ) -> None:
         self._queue: _Queue = queue.Queue(depth)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         torch.get_num_threads()  # initializes the consumer's number of threads before the new thread sets its own
+        read = map(reader.read, batches)
+        items = ((prepare(batch), damaged) for batch, damaged in read)
         thread = threading.Thread(
-            target=_read_all, args=(reader, batches, self._queue, self._stop), name="mtgen loader", daemon=True
+            target=_read_all, args=(items, self._queue, self._stop), name="mtgen loader", daemon=True
         )
         thread.start()
         # finalize also runs if nobody calls close: a thread inside DALI crashes the process when Python shuts down
@@ -181,11 +191,11 @@ _Item = tuple[Batch, Damage] | BaseException
 _Queue = queue.Queue[_Item]
 
 
-def _read_all(reader: BatchReader, batches: Iterator[GlobalBatch], output: _Queue, stop: threading.Event) -> None:
+def _read_all(items: Iterator[tuple[Batch, Damage]], output: _Queue, stop: threading.Event) -> None:
     single_threaded()
     try:
-        for batch in batches:
-            if not _put(reader.read(batch), output, stop):
+        for item in items:
+            if not _put(item, output, stop):
                 return
         _put(StopIteration(), output, stop)
     except BaseException as error:  # noqa: BLE001 - every error is passed on to the consumer

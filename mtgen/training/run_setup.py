@@ -19,6 +19,7 @@ from mtgen.models import assets
 from mtgen.models.ema import EMA
 from mtgen.models.model import Networks, build
 from mtgen.training.augment import AdaptiveAugmentation
+from mtgen.training.batch_roles import prepare_roles
 from mtgen.training.consensus import Consensus
 from mtgen.training.dataset import build_order, keep_order, open_data
 from mtgen.training.deepspeed_engine import Engine
@@ -118,7 +119,7 @@ def set_up(
         timer=ThroughputTimer(seconds),
         logger=logger,
         sample_log=sample_log,
-        loader=_open_loader(config, worker, samples, progress.images),
+        loader=_open_loader(config, worker, samples, networks, augmentation, progress.images),
         warn=warn_once,
     )
 
@@ -216,7 +217,14 @@ def _open_sample_log(config: Config, worker: WorkerContext, consensus: Consensus
     return consensus.run_collectively(lambda: SampleLog(config.folder, segment, worker.rank, images))
 
 
-def _open_loader(config: Config, worker: WorkerContext, samples: Samples, images: int) -> Loader:
+def _open_loader(
+    config: Config,
+    worker: WorkerContext,
+    samples: Samples,
+    networks: Networks,
+    augmentation: AdaptiveAugmentation,
+    images: int,
+) -> Loader:
     """This worker's part of every global batch, from `images` on; it begins to decode at once."""
     return Loader(
         samples,
@@ -227,4 +235,5 @@ def _open_loader(config: Config, worker: WorkerContext, samples: Samples, images
         position=images,
         prefetch=config.data.prefetch,
         order=build_order(config, samples),
+        prepare=prepare_roles(config, augmentation, boxes=networks.generator.canvas_spec.box_maps > 0),
     )

@@ -68,7 +68,7 @@ class InterleavedOrder:
         slot = self._block.sample((block * self.lanes.count + lane) * MIXTURE_BLOCK + number)
         member = np.searchsorted(self._begin, slot, side="right") - 1
         own_place = block * self.quota[member] + slot - self._begin[member]
-        own_position = own_place * self.lanes.count + lane
+        own_position = Lanes(self.lanes.count, rows=1).position(lane, own_place)
         samples = np.empty_like(position)
         for which, order in enumerate(self.orders):
             rows = member == which

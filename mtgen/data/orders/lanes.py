@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mtgen.data.orders.permutation import Order, permute
@@ -47,12 +46,16 @@ class Lanes:
         """`[B]` positions -> `[B]` places within their lanes."""
         return position // self.step * self.rows + position % self.rows
 
-    def places(self, lane: NDArray[np.int64], end: int) -> NDArray[np.int64]:
-        """`[B]` number of positions before `end` that are in each lane."""
+    def position(self, lane: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`[B]` lanes and places within them -> `[B]` positions."""
+        return (place // self.rows * self.count + lane) * self.rows + place % self.rows
+
+    def places(self, lane: NDArray[np.int64], end: NDArray[np.int64] | int) -> NDArray[np.int64]:
+        """`[B]` lanes -> `[B]` number of positions before `end` that are in the lane."""
         return end // self.step * self.rows + np.clip(end % self.step - lane * self.rows, 0, self.rows)
 
-    def places_before(self, lane: NDArray[np.int64], end: int) -> NDArray[np.int64]:
-        """`[B]` number of positions before `end` that are in a lane before each given one."""
+    def places_before(self, lane: NDArray[np.int64], end: NDArray[np.int64] | int) -> NDArray[np.int64]:
+        """`[B]` lanes -> `[B]` number of positions before `end` that are in the lanes before it."""
         return lane * (end // self.step * self.rows) + np.minimum(end % self.step, lane * self.rows)
 
     def of_rows(self, rows: slice) -> range:
@@ -98,38 +101,35 @@ class LaneOrder:
     def sample(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
         """`[B]` positions since the start of the run -> `[B]` sample numbers in `0..n-1`."""
         position = np.asarray(position, dtype=np.int64)
+        epoch, place = self._in_epoch(position)
         samples = np.empty_like(position)
-        epoch = position // self.n
         for e in np.unique(epoch).tolist():
             rows = epoch == e
-            samples[rows] = self._in_epoch(e, position[rows])
+            shards, start = self._epoch(e)
+            at = np.searchsorted(start, place[rows], side="right") - 1
+            samples[rows] = self._first[shards[at]] + place[rows] - start[at]
         return samples
 
     def ahead(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
         """`[B]` sample numbers one window later in the same lanes."""
         return self.sample(np.asarray(position) + self._reach)
 
-    def _in_epoch(self, epoch: int, position: NDArray[np.int64]) -> NDArray[np.int64]:
-        lanes, begin, end = self.lanes, epoch * self.n, (epoch + 1) * self.n
-        lane = lanes.lane(position)
-        run_begin = lanes.places_before(lane, end) - lanes.places_before(lane, begin)
-        length = lanes.places(lane, end) - lanes.places(lane, begin)
-        number = lanes.place(position) - lanes.places(lane, begin)
+    def _in_epoch(self, position: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The epoch of each position, and which of the epoch's samples is there, counted shard after shard."""
+        epoch = position // self.n
+        begin, end = epoch * self.n, (epoch + 1) * self.n
+        lane = self.lanes.lane(position)
+        run_begin = self.lanes.places_before(lane, end) - self.lanes.places_before(lane, begin)
+        length = self.lanes.places(lane, end) - self.lanes.places(lane, begin)
+        number = self.lanes.place(position) - self.lanes.places(lane, begin)
         # a run of `length` samples has `windows` windows; window w begins at floor(w * length / windows)
         windows = np.maximum(length // self.window, 1)
         window = ((number + 1) * windows - 1) // length
         window_begin = window * length // windows
         size = (window + 1) * length // windows - window_begin
-        key = (epoch * lanes.count + lane) * self._max_windows + window
-        shuffled = permute(
-            self.seed,
-            f"{self.purpose} in lanes",
-            *map(torch.from_numpy, (key, number - window_begin, size)),
-        )
-        place = run_begin + window_begin + shuffled.numpy()
-        shards, start = self._epoch(epoch)
-        at = np.searchsorted(start, place, side="right") - 1
-        return self._first[shards[at]] + place - start[at]
+        key = (epoch * self.lanes.count + lane) * self._max_windows + window
+        shuffled = permute(self.seed, f"{self.purpose} in lanes", key, number - window_begin, size)
+        return epoch, run_begin + window_begin + shuffled
 
     def _epoch_table(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The shards of an epoch in order, and where each starts in the epoch."""

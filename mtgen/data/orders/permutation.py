@@ -5,7 +5,6 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mtgen.utils import counter_rng
 
@@ -28,7 +27,9 @@ class SampleOrder(Protocol):
         ...
 
 
-def permute(seed: int, purpose: str, key: Tensor, number: Tensor, size: Tensor) -> Tensor:
+def permute(
+    seed: int, purpose: str, key: NDArray[np.int64], number: NDArray[np.int64], size: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Apply to each number the permutation of `0..size-1` that its key selects.
 
     A Feistel network permutes the integers of the next even number of bits; results that are not below `size` are sent
@@ -36,48 +37,51 @@ def permute(seed: int, purpose: str, key: Tensor, number: Tensor, size: Tensor) 
 
     Args:
         seed, purpose: select the family of permutations.
-        key: `[B]` int64; equal keys have equal sizes.
-        number: `[B]` int64 in `0..size-1`.
-        size: `[B]` int64.
+        key: `[B]`; equal keys have equal sizes.
+        number: `[B]`, in `0..size-1`.
+        size: `[B]`.
 
     Returns:
-        `[B]` int64 in `0..size-1`.
+        `[B]`, in `0..size-1`.
     """
-    permuted = torch.empty_like(number)
+    permuted = np.empty_like(number)
     small = size <= MAX_SORTED_SAMPLES
-    for part, method in ((small, _by_sorting), (~small, _by_feistel)):
-        if part.all():
-            return method(seed, purpose, key, number, size)
-        if part.any():
-            permuted[part] = method(seed, purpose, key[part], number[part], size[part])
+    for rows, method in ((np.flatnonzero(small), _by_sorting), (np.flatnonzero(~small), _by_feistel)):
+        if len(rows):
+            permuted[rows] = method(seed, purpose, key[rows], number[rows], size[rows])
     return permuted
 
 
-def _by_sorting(seed: int, purpose: str, key: Tensor, number: Tensor, size: Tensor) -> Tensor:
-    keys, row = key.unique(return_inverse=True)
-    sizes = torch.empty_like(keys).scatter_(0, row, size)
-    width = int(sizes.max()) if len(sizes) else 0
-    random = counter_rng.bits(seed, purpose, keys, width)
-    random[torch.arange(width) >= sizes[:, None]] = torch.iinfo(torch.int64).max
-    return random.argsort(1)[row, number]
+def _by_sorting(
+    seed: int, purpose: str, key: NDArray[np.int64], number: NDArray[np.int64], size: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    keys, first, row = np.unique(key, return_index=True, return_inverse=True)
+    sizes = size[first]
+    random = counter_rng.bits(seed, purpose, torch.from_numpy(keys), int(sizes.max()))
+    random[torch.arange(random.shape[1]) >= torch.from_numpy(sizes)[:, None]] = torch.iinfo(torch.int64).max
+    return random.argsort(1).numpy()[row, number]
 
 
-def _by_feistel(seed: int, purpose: str, key: Tensor, number: Tensor, size: Tensor) -> Tensor:
-    half = (torch.frexp((size - 1).double()).exponent.long() + 1) // 2  # half the bits of the largest number
-    number = _feistel(seed, purpose, key, number, half)
-    outside = (number >= size).nonzero()[:, 0]
+def _by_feistel(
+    seed: int, purpose: str, key: NDArray[np.int64], number: NDArray[np.int64], size: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    half = (np.frexp((size - 1).astype(np.float64))[1].astype(np.uint64) + np.uint64(1)) >> np.uint64(1)
+    permuted, outside = number.astype(np.uint64), np.arange(len(number))
+    keys, sizes = key.astype(np.uint64) << np.uint64(32), size.astype(np.uint64)
     while len(outside):
-        number[outside] = _feistel(seed, purpose, key[outside], number[outside], half[outside])
-        outside = outside[number[outside] >= size[outside]]
-    return number
+        permuted[outside] = _feistel(seed, purpose, keys[outside], permuted[outside], half[outside])
+        outside = outside[permuted[outside] >= sizes[outside]]
+    return permuted.astype(np.int64)
 
 
-def _feistel(seed: int, purpose: str, key: Tensor, number: Tensor, half: Tensor) -> Tensor:
-    """One pass through the network over `2 * half` bits."""
-    low_bits = (1 << half) - 1
+def _feistel(
+    seed: int, purpose: str, key: NDArray[np.uint64], number: NDArray[np.uint64], half: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    """One pass through the network over `2 * half` bits, half the bits of the largest number."""
+    low_bits = (np.uint64(1) << half) - np.uint64(1)
     left, right = number >> half, number & low_bits
     for i in range(FEISTEL_ROUNDS):
-        random = counter_rng.bits(seed, f"{purpose} {i}", (key << 32) + right, 1)[:, 0]
+        random = counter_rng.first_bits(seed, f"{purpose} {i}", key + right)
         left, right = right, left ^ (random & low_bits)
     return (left << half) | right
 
@@ -100,9 +104,8 @@ class Order:
 
     def sample(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
         """`[B]` positions since the start of the run -> `[B]` sample numbers in `0..n-1`."""
-        positions = torch.from_numpy(np.asarray(position, dtype=np.int64))
-        epoch, number = positions // self.n, positions % self.n
-        return permute(self.seed, self.purpose, epoch, number, torch.full_like(number, self.n)).numpy()
+        epoch, number = np.divmod(np.asarray(position, dtype=np.int64), self.n)
+        return permute(self.seed, self.purpose, epoch, number, np.full_like(number, self.n))
 
     def ahead(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
         """The samples themselves: the next ones may be in any shard, so that no shard is worth downloading early."""
