@@ -13,6 +13,7 @@ from mtgen.data.orders.policy import OrderPolicy
 from mtgen.data.tokenizer import open_tokenizer
 from mtgen.errors import DataError
 from mtgen.models import assets
+from mtgen.storage.shard_cache import GB
 
 MAX_GLOBAL_SAMPLES = 10_000_000
 """Local data sets above this size are read in lanes: nearly every sample of a global order opens another shard, and a
@@ -132,6 +133,24 @@ def build_order(config: Config, samples: Samples) -> SampleOrder:
     if data.label_oversampling is not None and (favored := rare_label_mask(config, samples)).any():
         return policy.oversampled(samples.sizes, favored, data.label_oversampling)
     return samples.order(policy)
+
+
+def cache_shortage(config: Config, samples: Samples, workers: int, workers_on_node: int) -> str | None:
+    """What is wrong if the present and the next windows of a node's lanes do not fit into its cache, or `None`."""
+    policy = order_policy(config, samples)
+    if not samples.remote or policy.name != "lanes":
+        return None
+    lanes = -(-policy.lanes.count * workers_on_node // workers)
+    window = min(policy.window, len(samples) / policy.lanes.count) * samples.num_bytes / len(samples)
+    shard = samples.num_bytes / np.count_nonzero(samples.sizes)
+    needed = min(2 * lanes * (window + shard), samples.num_bytes) / GB
+    if needed <= config.data.cache_gb:
+        return None
+    return (
+        f"data.cache_gb={config.data.cache_gb:g}: the shuffle windows of this node's {lanes} lanes take about "
+        f"{needed:.3g} GB, so that shards are downloaded more than once; raise data.cache_gb, or start a new run with "
+        "fewer data.lanes or a smaller data.lane_window"
+    )
 
 
 def rare_label_mask(config: Config, samples: Samples) -> NDArray[np.bool_]:

@@ -1,5 +1,6 @@
 """Everything that a worker needs before its first step."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from mtgen.models.model import Networks, build
 from mtgen.training.augment import AdaptiveAugmentation
 from mtgen.training.batch_roles import prepare_roles
 from mtgen.training.consensus import Consensus
-from mtgen.training.dataset import build_order, keep_order, open_data
+from mtgen.training.dataset import build_order, cache_shortage, keep_order, open_data
 from mtgen.training.deepspeed_engine import Engine
 from mtgen.training.finetune import FineTuningReport, load_initial_weights
 from mtgen.training.heartbeat import Heartbeat
@@ -102,6 +103,8 @@ def set_up(
         lambda: _open_logger(config, worker, samples, networks, progress.images, initial_weights, report)
     )
     sample_log = _open_sample_log(config, worker, consensus, progress.images) if config.train.log_samples else None
+    if problem := cache_shortage(config, samples, worker.world, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))):
+        warn_once(problem)
     return TrainingParts(
         config=config,
         worker=worker,

@@ -11,7 +11,7 @@ from helpers import toy
 from mtgen.config import Config
 from mtgen.data.orders.lanes import Lanes
 from mtgen.shards.make import make
-from mtgen.training.dataset import build_order, keep_order, open_data, order_facts, order_policy
+from mtgen.training.dataset import build_order, cache_shortage, keep_order, open_data, order_facts, order_policy
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,7 @@ class Described(list[int]):
 
     def __init__(self, remote: bool, count: int, num_bytes: int) -> None:
         self.remote, self.count, self.num_bytes = remote, count, num_bytes
+        self.sizes = np.full(100, count // 100)
 
     def __len__(self) -> int:
         return self.count
@@ -164,3 +165,16 @@ def test_another_batch_size_is_another_order_in_lanes_alone(data: Path) -> None:
     other.batch_size = 2 * one.batch_size
     assert order_facts(one, samples_of()) == order_facts(other, samples_of())
     assert order_facts(one, samples_of(remote=True)) != order_facts(other, samples_of(remote=True))
+
+
+def test_a_cache_that_does_not_hold_the_windows_of_a_node_is_noticed(data: Path) -> None:
+    settings = config(data, lane_window=1000, cache_gb=10)
+    samples = samples_of(True, 10**6, 10**12)  # shards of 10 GB, samples of 1 MB
+    found = cache_shortage(settings, samples, workers=8, workers_on_node=4)  # 4 lanes of 2 x (1 + 10) GB
+    assert found is not None and "data.cache_gb=10: the shuffle windows of this node's 4 lanes take about 88 GB" in found
+    settings.data.cache_gb = 88
+    assert cache_shortage(settings, samples, workers=8, workers_on_node=4) is None
+    assert cache_shortage(settings, samples, workers=8, workers_on_node=8) is not None
+    assert cache_shortage(settings, samples_of(False, 10**6, 10**12), workers=1, workers_on_node=1) is None
+    small = samples_of(True, 1000, 87 * 10**9)  # all of it fits
+    assert cache_shortage(settings, small, workers=1, workers_on_node=1) is None
