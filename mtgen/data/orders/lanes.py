@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mtgen.data.orders.permutation import Order, permute
+from mtgen.utils import counter_rng
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Lanes:
 
 
 class LaneOrder:
-    """Every lane reads its own run of the epoch's shards, shuffled window by window. For many nodes.
+    """Every lane reads its own run of the shards, shuffled differently in every epoch, window by window. For many nodes.
 
     A window has at least `window` samples, unless the whole run is shorter. Time and memory of `sample` do not depend
     on how far a run is.
@@ -75,15 +77,17 @@ class LaneOrder:
         window: samples of a lane that are shuffled together.
         seed: seed of the run.
         purpose: distinguishes several orders with the same seed.
+
+    Attributes:
+        reach: number of positions from a sample to one of the next window in the same lane.
     """
 
     def __init__(
         self, sizes: NDArray[np.int64], lanes: Lanes, window: int, seed: int, purpose: str = "order"
     ) -> None:
         sizes = np.asarray(sizes, dtype=np.int64)
-        self._first = (np.cumsum(sizes) - sizes)[sizes > 0]
-        self._sizes = sizes[sizes > 0]
-        self.n = int(self._sizes.sum())
+        first, sizes = (np.cumsum(sizes) - sizes)[sizes > 0], sizes[sizes > 0]
+        self.n = int(sizes.sum())
         self.lanes = lanes
         self.window = window
         self.seed = seed
@@ -94,8 +98,10 @@ class LaneOrder:
         self._max_windows = longest_run // window + 1
         run = max(self.n // lanes.count, 1)
         steps_per_window = -(-run // (max(run // window, 1) * lanes.rows))
-        self._reach = steps_per_window * lanes.step
-        self._shards = Order(len(self._sizes), seed, f"{purpose} of shards")
+        self.reach = steps_per_window * lanes.step
+        shards = Order(len(sizes), seed, f"{purpose} of shards").sample(np.arange(len(sizes)))
+        self._first = first[shards]
+        self._start = np.cumsum(sizes[shards]) - sizes[shards]
         self._epoch = lru_cache(maxsize=4)(self._epoch_table)
 
     def sample(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -105,14 +111,14 @@ class LaneOrder:
         samples = np.empty_like(position)
         for e in np.unique(epoch).tolist():
             rows = epoch == e
-            shards, start = self._epoch(e)
+            first, start = self._epoch(e)
             at = np.searchsorted(start, place[rows], side="right") - 1
-            samples[rows] = self._first[shards[at]] + place[rows] - start[at]
+            samples[rows] = first[at] + place[rows] - start[at]
         return samples
 
     def ahead(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
         """`[B]` sample numbers one window later in the same lanes."""
-        return self.sample(np.asarray(position) + self._reach)
+        return self.sample(np.asarray(position) + self.reach)
 
     def _in_epoch(self, position: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The epoch of each position, and which of the epoch's samples is there, counted shard after shard."""
@@ -132,7 +138,15 @@ class LaneOrder:
         return epoch, run_begin + window_begin + shuffled
 
     def _epoch_table(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The shards of an epoch in order, and where each starts in the epoch."""
-        count = len(self._sizes)
-        shards = self._shards.sample(epoch * count + np.arange(count))
-        return shards, np.cumsum(self._sizes[shards]) - self._sizes[shards]
+        """The pieces of shards of an epoch, lane by lane: the first sample of each, and where it starts in the epoch."""
+        every = np.arange(self.lanes.count)
+        begin, end = epoch * self.n, (epoch + 1) * self.n
+        cuts = self.lanes.places_before(every, end) - self.lanes.places_before(every, begin)
+        piece = np.unique(np.concatenate([self._start, cuts[cuts < self.n]]))
+        shard = np.searchsorted(self._start, piece, side="right") - 1
+        first = self._first[shard] + piece - self._start[shard]
+        size = np.diff(piece, append=self.n)
+        lane = np.searchsorted(cuts, piece, side="right") - 1
+        random = counter_rng.bits(self.seed, f"{self.purpose} of shards in lanes", torch.tensor([epoch]), len(piece))
+        order = np.lexsort((random[0].numpy(), lane))
+        return first[order], np.cumsum(size[order]) - size[order]

@@ -117,12 +117,14 @@ def test_changes_of_the_number_of_workers_keep_every_sample_once(
 def test_a_lane_reads_its_part_of_the_shards(shards: int, lanes: int, rows: int, seed: int, epoch: int) -> None:
     size, layout = 20, Lanes(lanes, rows)
     n = shards * size
-    all_positions = positions(epoch * n, n)
-    shard = LaneOrder(np.full(shards, size), layout, 50, seed).sample(all_positions) // size
-    for lane in range(lanes):
-        mine = shard[layout.lane(all_positions) == lane]
+    order, read = LaneOrder(np.full(shards, size), layout, 50, seed), []
+    for some in (positions(epoch * n, n), positions(0, n)):
+        shard = order.sample(some) // size
+        read.append([shard[layout.lane(some) == lane] for lane in range(lanes)])
+    for mine, first in zip(*read, strict=True):
         assert abs(len(mine) - n / lanes) <= 2 * rows
         assert len(np.unique(mine)) <= -(-len(mine) // size) + 1
+        assert len(np.union1d(mine, first)) <= -(-len(mine) // size) + 2  # the same in every epoch but for the ends
 
 
 @given(window=st.integers(40, 200), seed=SEEDS, epoch=st.integers(0, 1000))
