@@ -17,7 +17,18 @@ MIN_MIXTURE_FRACTION = 1 / 1000
 
 def find_conflicts(config: Config) -> list[ConfigProblem]:
     """Conflicts between the values of a configuration whose keys are all valid by themselves."""
-    checks = (_networks, _system, _data, _lanes, _label_oversampling, _workers, _batch_size, _tasks, _evaluation, _balancing)
+    checks = (
+        _networks,
+        _system,
+        _data,
+        _lanes,
+        _label_oversampling,
+        _workers,
+        _batch_size,
+        _tasks,
+        _evaluation,
+        _balancing,
+    )
     return [problem for check in checks for problem in check(config)]
 
 

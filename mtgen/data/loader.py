@@ -14,8 +14,8 @@ import torch
 
 from mtgen.data.decode import single_threaded
 from mtgen.data.mixture import Samples
-from mtgen.data.reader import BatchReader, Damage, GlobalBatch
 from mtgen.data.orders.permutation import Order, SampleOrder
+from mtgen.data.reader import BatchReader, Damage, GlobalBatch
 from mtgen.data.transform_spec import TransformSpec
 from mtgen.schema import Batch
 

@@ -171,7 +171,9 @@ def test_a_cache_that_does_not_hold_the_windows_of_a_node_is_noticed(data: Path)
     settings = config(data, lane_window=1000, cache_gb=10)
     samples = samples_of(True, 10**6, 10**12)  # shards of 10 GB, samples of 1 MB
     found = cache_shortage(settings, samples, workers=8, workers_on_node=4)  # 4 lanes of 2 x (1 + 10) GB
-    assert found is not None and "data.cache_gb=10: the shuffle windows of this node's 4 lanes take about 88 GB" in found
+    assert (
+        found is not None and "data.cache_gb=10: the shuffle windows of this node's 4 lanes take about 88 GB" in found
+    )
     settings.data.cache_gb = 88
     assert cache_shortage(settings, samples, workers=8, workers_on_node=4) is None
     assert cache_shortage(settings, samples, workers=8, workers_on_node=8) is not None

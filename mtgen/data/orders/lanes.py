@@ -66,7 +66,7 @@ class Lanes:
 
 
 class LaneOrder:
-    """Every lane reads its own run of the shards, shuffled differently in every epoch, window by window. For many nodes.
+    """Every lane reads its own run of the shards, shuffled window by window, differently in every epoch.
 
     A window has at least `window` samples, unless the whole run is shorter. Time and memory of `sample` do not depend
     on how far a run is.
@@ -82,9 +82,7 @@ class LaneOrder:
         reach: number of positions from a sample to one of the next window in the same lane.
     """
 
-    def __init__(
-        self, sizes: NDArray[np.int64], lanes: Lanes, window: int, seed: int, purpose: str = "order"
-    ) -> None:
+    def __init__(self, sizes: NDArray[np.int64], lanes: Lanes, window: int, seed: int, purpose: str = "order") -> None:
         sizes = np.asarray(sizes, dtype=np.int64)
         first, sizes = (np.cumsum(sizes) - sizes)[sizes > 0], sizes[sizes > 0]
         self.n = int(sizes.sum())
@@ -138,7 +136,7 @@ class LaneOrder:
         return epoch, run_begin + window_begin + shuffled
 
     def _epoch_table(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The pieces of shards of an epoch, lane by lane: the first sample of each, and where it starts in the epoch."""
+        """The pieces of shards of an epoch, lane by lane: their first samples, and where they start in the epoch."""
         every = np.arange(self.lanes.count)
         begin, end = epoch * self.n, (epoch + 1) * self.n
         cuts = self.lanes.places_before(every, end) - self.lanes.places_before(every, begin)

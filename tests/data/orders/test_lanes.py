@@ -112,7 +112,9 @@ def test_changes_of_the_number_of_workers_keep_every_sample_once(
     assert np.array_equal(np.sort(np.concatenate(found)[:n]), np.arange(n))
 
 
-@given(shards=st.integers(30, 60), lanes=st.integers(1, 10), rows=st.integers(1, 5), seed=SEEDS, epoch=st.integers(0, 9))
+@given(
+    shards=st.integers(30, 60), lanes=st.integers(1, 10), rows=st.integers(1, 5), seed=SEEDS, epoch=st.integers(0, 9)
+)
 @few
 def test_a_lane_reads_its_part_of_the_shards(shards: int, lanes: int, rows: int, seed: int, epoch: int) -> None:
     size, layout = 20, Lanes(lanes, rows)
