@@ -21,15 +21,9 @@ from mtgen.data.shard_scan import COMPONENT_BY_SUFFIX, Header, Problem, StoredSa
 from mtgen.errors import DataError, summarize_lines
 from mtgen.schema import COMPONENTS, IGNORE_INDEX, DatasetCard, Split
 from mtgen.shards.input_files import read_names, write_atomic
+from mtgen.shards.input_names import SPLIT_WORDS
 from mtgen.shards.write import card_text
 from mtgen.utils.shell import shell_command
-
-SPLIT_WORDS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
-"""Split -> words in the name of its shards; a name with none of them belongs to the split "train"."""
 
 MAX_CLASS_NUMBER = 1 << 16
 """Larger class numbers are taken for something else, such as a catalog number or a time."""

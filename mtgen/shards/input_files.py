@@ -5,7 +5,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +15,14 @@ from PIL import Image
 from mtgen.data.image_io import header, pixels
 from mtgen.errors import DataError
 
-STORED_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-CONVERTED_IMAGE_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+STORED_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".jpe", ".jfif", ".jif", ".pjpeg", ".apng")
+CONVERTED_IMAGE_SUFFIXES = (".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2")
 """Image formats that are converted to PNG; shards only contain JPEG, PNG and WebP."""
+
+IMAGE_SUFFIXES = STORED_IMAGE_SUFFIXES + CONVERTED_IMAGE_SUFFIXES
+
+MIN_HASHED_SAMPLES = 1000
+"""From this number of samples on, a sample stays in its split when others are added; below, the fraction is exact."""
 
 
 class FileLike(Protocol):
@@ -46,21 +51,17 @@ def key_of(name: str) -> str:
     return key if key == name else f"{key}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
-def resolve_listed(root: Path, name: str, where: str) -> Path:
-    """The path of a file that a list or annotation names, relative to `root`.
+def held_out(seed: int, names: Collection[str], fraction: float) -> set[str]:
+    """The names of the samples for the test split: those with the lowest hashes, about `fraction` of all.
 
-    Args:
-        where: the place that names the file, for errors.
-
-    Raises:
-        DataError: the file does not exist, or is outside `root`.
+    Of fewer than `MIN_HASHED_SAMPLES` names it is that fraction, rounded, but at least one of two or more. Of more, the
+    choice depends on each name alone.
     """
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise DataError(f"{where}: {name!r} is outside {root}; give paths relative to it")
-    path = root / name
-    if not path.is_file():
-        raise DataError(f"{where}: the file {path} does not exist; restore it or remove its entry")
-    return path
+    hashes = {name: unit_hash(seed, name) for name in names}
+    if len(hashes) >= MIN_HASHED_SAMPLES:
+        return {name for name, position in hashes.items() if position < fraction}
+    number = min(max(round(fraction * len(hashes)), fraction > 0), len(hashes) - 1)
+    return set(sorted(hashes, key=lambda name: hashes[name])[: max(number, 0)])
 
 
 def file_state(path: Path) -> list[str | int]:
@@ -93,9 +94,9 @@ def read(path: FileLike) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file without surrounding white space; `DataError` if it is not UTF-8."""
+    """Read a text file without byte order mark and surrounding white space; `DataError` if it is not UTF-8."""
     try:
-        return read(path).decode("utf-8").strip()
+        return read(path).decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it in UTF-8") from None
 
@@ -103,7 +104,7 @@ def read_text(path: Path) -> str:
 def read_names(path: Path) -> list[str]:
     """Read class names, one per line; `DataError` if a line is empty or repeated, or the file cannot be read."""
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); give a text file with one class name per line"

@@ -20,6 +20,8 @@ from mtgen.config import ConfigSection, check
 from mtgen.errors import ConfigError, DataError, summarize_lines
 from mtgen.registry import Registry, suggest
 from mtgen.schema import DatasetCard, Split
+from mtgen.shards.input_names import LeftAlone
+from mtgen.shards.listing import Listing, Proposal
 from mtgen.shards.write import TAR_OPTIONS, Draft, Sample, encoded, pattern
 from mtgen.utils.shell import shell_command
 from mtgen.utils.yaml_text import override
@@ -57,6 +59,9 @@ class Recipe(ABC):
         classes, mask_classes, source, licence: see `DatasetCard`.
         sources: everything the samples are made from besides the options, as JSON (files with their sizes and times);
             an interrupted run is only resumed if it is unchanged.
+        notices: what was decided where the input leaves a choice, one line each, for the summary.
+        faults: what cannot be used and belongs to no sample, one line each; faults of a sample are raised by `make`.
+        left_alone: files that are not used.
     """
 
     Options: ClassVar[type[ConfigSection]]
@@ -70,6 +75,14 @@ class Recipe(ABC):
     def __init__(self, options: Any, seed: int) -> None:
         self.options = options
         self.seed = seed
+        self.notices: list[str] = []
+        self.faults: list[str] = []
+        self.left_alone = LeftAlone()
+
+    @classmethod
+    def detect(cls, listing: Listing) -> list[Proposal]:
+        """The ways in which this recipe could read a folder or file, for `mtgen shards inspect`; none by default."""
+        return []
 
     @property
     @abstractmethod

@@ -27,9 +27,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mtgen.config import Config
+from mtgen.config import CONDITIONS, Config
 from mtgen.schema import Batch
-from mtgen.training.augment import AdaptiveAugmentation, augmentation_threshold
+from mtgen.training.augment import AdaptiveAugmentation, augmentation_threshold, which_warp
+from mtgen.utils import counter_rng
+
+GENERATOR_STEP = "generator"
+"""Name of the generator's step in the seeds of its random numbers."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class BatchRoles:
         pair_position: their positions, on the CPU.
         penalized: indices of the rows with a gradient penalty.
         penalized_position: their positions, on the CPU.
-        counts: see `mtgen.tasks.base.StepContext`.
+        counts: see `mtgen.tasks.base.StepContext` and `GeneratorContext`.
     """
 
     batch: Batch
@@ -94,6 +98,12 @@ def _is_translated(config: Config, position: Tensor) -> Tensor:
     block, slot = _block_and_slot(config, position)
     pair_number = block // 2 * config.tasks["generation"].joint_every + slot
     return pair_number % config.tasks["translation"].every == 0
+
+
+def is_given(config: Config, step: str, name: str, position: Tensor) -> Tensor:
+    """`[n]` bool: whether a step is conditioned on a modality where the sample has it."""
+    uniform = counter_rng.uniform(config.seed, f"{step} ask {name}", position, 1)[:, 0]
+    return uniform < config.condition_settings()[name].probability
 
 
 def pair_partners(config: Config, size: int) -> Tensor:
@@ -145,6 +155,13 @@ class StepRoles:
         self.partner = pair_partners(config, len(position))
         self._translated = _is_translated(config, position)
         self._threshold = augmentation_threshold(config.seed, "real", position)
+        self._fake_threshold = augmentation_threshold(config.seed, which_warp(GENERATOR_STEP, "fake"), position)
+        components = {name: CONDITIONS[name].component for name in config.condition_settings()}
+        self._given = {
+            name: is_given(config, GENERATOR_STEP, name, position) & present[component]
+            for name, component in components.items()
+            if component in present
+        }
         self._present = present
         self._latest = self._at(augmented)
 
@@ -161,14 +178,18 @@ class StepRoles:
         # A translated image is not augmented, so its real counterpart must not be either: augmentation would give it
         # away.
         pairs = plain & self._translated & has_plain_partner
+        unaugmented = (self._fake_threshold >= augmented) & self.image_only  # generated samples
         counts = {
             "all": size,
             "image_only": int(self.image_only.sum()),
+            "joint": int((~self.image_only).sum()),
             "plain": int(plain.sum()),
             "pairs": int(pairs.sum()),
             "penalized": int(self.penalized.sum()),
             **{label: int((has & self.image_only).sum()) for label, has in self._present.items()},
             **{f"plain {label}": int((has & plain).sum()) for label, has in self._present.items()},
+            "unaugmented": int(unaugmented.sum()),
+            **{f"given {name}": int((given & unaugmented).sum()) for name, given in self._given.items()},
         }
         return _AugmentedRoles(augmented, plain, pairs, counts)
 

@@ -19,6 +19,7 @@ from mtgen.errors import TrainingError
 from mtgen.models import assets
 from mtgen.models.ema import EMA
 from mtgen.models.model import Networks, build
+from mtgen.tasks.base import SelfTrainingSettings
 from mtgen.training.augment import AdaptiveAugmentation
 from mtgen.training.batch_roles import prepare_roles
 from mtgen.training.consensus import Consensus
@@ -32,7 +33,8 @@ from mtgen.training.run_logger import RunLogger, warn
 from mtgen.training.running_means import RunningMeans
 from mtgen.training.sample_log import SampleLog, next_segment
 from mtgen.training.state import TrainingState, check_compatible
-from mtgen.training.steps import build_steps
+from mtgen.training.steps import DiscriminatorStep, build_steps
+from mtgen.training.teacher import Teacher
 from mtgen.training.throughput_timer import ThroughputTimer
 
 
@@ -92,8 +94,11 @@ def set_up(
         network.to(worker.device)
     initial_weights = load_initial_weights(config, networks, samples.card, consensus, worker.is_first)
     augmentation = AdaptiveAugmentation(config.augment)
-    engines, gates = _build_engines(config, worker, networks, augmentation)
+    engines, gates, d_step = _build_engines(config, worker, networks, augmentation)
     ema = EMA(named_networks(networks), config.train.ema_half_life)
+    settings = [task.settings for task in networks.tasks]
+    if any(own.self_training for own in settings if isinstance(own, SelfTrainingSettings)):
+        d_step.teacher = Teacher(config, networks, ema)
     means = RunningMeans(consensus.group)
     state = TrainingState(config, samples, worker, consensus.group, engines, gates, ema, augmentation, means)
     # If a resize was requested, this start has completed it.
@@ -138,8 +143,11 @@ def _ignore(text: str) -> None:
 
 def _build_engines(
     config: Config, worker: WorkerContext, networks: Networks, augmentation: AdaptiveAugmentation
-) -> tuple[dict[str, Engine], dict[str, Gate]]:
-    """The engines of both steps, and the gates in the steps; DeepSpeed broadcasts the first worker's parameters."""
+) -> tuple[dict[str, Engine], dict[str, Gate], DiscriminatorStep]:
+    """The engines of both steps, the gates in the steps, and the discriminator's step.
+
+    DeepSpeed broadcasts the first worker's parameters.
+    """
     d_step, g_step, gates = build_steps(config, networks, augmentation)
     engines = {
         "discriminator": Engine(config, d_step, networks.side, config.discriminator.learning_rate),
@@ -149,7 +157,7 @@ def _build_engines(
         gate.gradient_factor = worker.world
         gate.images = config.micro_batch * worker.world
         gate.loss_scale = engines["discriminator" if name == "discriminator" else "generator"].optimizer.loss_scale
-    return engines, gates
+    return engines, gates, d_step
 
 
 def _resume(

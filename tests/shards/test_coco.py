@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mtgen.errors import ConfigError, DataError
-from mtgen.shards.input_files import unit_hash
+from mtgen.shards.input_files import held_out
 from mtgen.shards.make import make
 from mtgen.shards.validate import validate
 
@@ -170,7 +170,8 @@ def test_without_a_split_the_test_split_is_chosen_by_the_seed(options: dict[str,
     del options["split"]
     found = make_shards(options | {"test": 0.4}, contents)
     images = {name.split("/sub_")[1].split("-")[0]: name.split("/")[0] for name in found if name.endswith(".png")}
-    assert images == {str(i): "test" if unit_hash(0, f"sub/{i}.png") < 0.4 else "train" for i in range(20)}
+    chosen = held_out(0, [f"sub/{i}.png" for i in range(20)], 0.4)
+    assert images == {str(i): "test" if f"sub/{i}.png" in chosen else "train" for i in range(20)} and len(chosen) == 8
 
 
 def test_split_and_test_exclude_each_other(options: dict[str, Any], tmp_path: Path) -> None:

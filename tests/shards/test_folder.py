@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mtgen.errors import DataError
-from mtgen.shards.input_files import key_of, unit_hash
+from mtgen.shards.input_files import held_out, key_of
 from mtgen.shards.make import make, next_steps
 from mtgen.shards.validate import validate
 
@@ -76,7 +76,8 @@ def test_without_split_folders_the_test_split_is_chosen_by_the_seed(tmp_path: Pa
         card = make("folder", tmp_path / str(seed), seed=seed, images=str(tmp_path / "in"), test=0.3)
         assert card.classes == [] and sum(split.samples for split in card.splits.values()) == 40
         names[seed] = {name for name in members(tmp_path / str(seed)) if name.startswith("test/")}
-        assert names[seed] == {f"test/{i:02d}.png" for i in range(40) if unit_hash(seed, f"{i:02d}.png") < 0.3}
+        assert names[seed] == {f"test/{name}" for name in held_out(seed, [f"{i:02d}.png" for i in range(40)], 0.3)}
+        assert len(names[seed]) == 12
     assert names[0] != names[1]
 
 

@@ -181,7 +181,7 @@ def test_an_invalid_mask_is_named(root: Path, mask: np.ndarray, message: str) ->
     ("line", "message"),
     [
         ("none", r"Main/train.txt: 'none': the file .*JPEGImages/none.jpg does not exist"),
-        ("../../secret", r"Main/train.txt: '../../secret': '../../secret.jpg' is outside"),
+        ("../../secret", r"Main/train.txt: '../../secret': '../../secret' is outside"),
         ("a\na", "a.jpg: its key would be 'a', which .*a.jpg has; list it once"),
     ],
 )

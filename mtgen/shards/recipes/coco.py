@@ -18,13 +18,13 @@ from mtgen.shards import coco_masks
 from mtgen.shards.input_files import (
     clipped,
     file_state,
+    held_out,
     key_of,
     read_image,
     read_json,
-    resolve_listed,
     size_of,
-    unit_hash,
 )
+from mtgen.shards.input_names import ListedFiles
 from mtgen.shards.make import RECIPES, Recipe
 from mtgen.shards.write import Sample
 
@@ -146,6 +146,7 @@ class CocoRecipe(Recipe):
         self.root = Path(options.images).resolve()
         if not self.root.is_dir():
             raise DataError(f"images={options.images}: the folder does not exist; give the one with the images")
+        self.listed = ListedFiles(self.root)
         contents = _parse(_Instances, read_json(self.path), self.path)
         images = _by_id(self.path, "images", contents.images)
         if not images:
@@ -164,14 +165,16 @@ class CocoRecipe(Recipe):
         self.objects = {image: zlib.compress(json.dumps(found).encode(), 1) for image, found in entries.items()}
         self.captions = self._captions(Path(options.captions).resolve(), images) if options.captions else {}
         self.images: dict[str, list[_Image]] = {}
+        files = [self._resolve(image) for image in images.values()]
+        chosen = held_out(seed, [image.file_name for image in images.values()], options.test)
         for image in images.values():
-            split = options.split or ("test" if unit_hash(seed, image.file_name) < options.test else "train")
+            split = options.split or ("test" if image.file_name in chosen else "train")
             self.images.setdefault(split, []).append(image)
         self.images = {split: self.images[split] for split in ("train", "val", "test") if split in self.images}
-        files = [self._path(image) for image in images.values()]
         json_files = [self.path, *([Path(options.captions)] if options.captions else [])]
         self.sources: Any = [file_state(path) for path in [*json_files, *files]]
         names = " and ".join(path.name for path in json_files)
+        self.notices += self.listed.notice()
         self.source = f"images of {self.root.name}, annotations of {names} (COCO's format)"
 
     def _entries(self, annotations: list[Any], images: dict[int, _Image]) -> tuple[dict[int, list[Any]], bool]:
@@ -191,8 +194,11 @@ class CocoRecipe(Recipe):
             entries.setdefault(item.image_id, []).append(entry)
         return entries, segmented
 
-    def _path(self, image: _Image) -> Path:
-        return resolve_listed(self.root, image.file_name, f"{self.path}: image {image.id}")
+    def _resolve(self, image: _Image) -> Path:
+        """The file of an image; its `file_name` becomes the path in the folder of images."""
+        path = self.listed.find(image.file_name, f"{self.path}: image {image.id}")
+        image.file_name = path.relative_to(self.root).as_posix()
+        return path
 
     @property
     def splits(self) -> dict[str, int]:
@@ -227,7 +233,7 @@ class CocoRecipe(Recipe):
     def make(self, split: str, number: int) -> Sample:
         """Make the sample of one image."""
         image = self.images[split][number]
-        data = read_image(self._path(image))
+        data = read_image(self.root / image.file_name)
         self._check_size(image, data)
         compressed = self.objects.get(image.id)
         objects = OBJECTS.validate_json(zlib.decompress(compressed)) if compressed else []

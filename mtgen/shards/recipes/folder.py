@@ -14,6 +14,7 @@ from mtgen.shards.input_files import (
     CONVERTED_IMAGE_SUFFIXES,
     STORED_IMAGE_SUFFIXES,
     file_state,
+    held_out,
     key_of,
     read,
     read_image,
@@ -22,7 +23,6 @@ from mtgen.shards.input_files import (
     read_names,
     read_text,
     size_of,
-    unit_hash,
 )
 from mtgen.shards.make import RECIPES, UNNAMED_CLASS_PREFIX, Recipe
 from mtgen.shards.write import Sample
@@ -99,11 +99,12 @@ class FolderRecipe(Recipe):
     def _split(self, files: list[Path]) -> dict[str, list[Path]]:
         """Split -> its images: by their split folders or, if there are none, by a hash of their paths."""
         splits: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
+        chosen = set() if self.depth else held_out(self.seed, [path.as_posix() for path in files], self.options.test)
         for path in files:
             if self.depth:
                 split = path.parts[0]
             else:
-                split = "test" if unit_hash(self.seed, path.as_posix()) < self.options.test else "train"
+                split = "test" if path.as_posix() in chosen else "train"
             splits[split].append(path)
         return {split: members for split, members in splits.items() if members}
 

@@ -13,16 +13,17 @@ from mtgen.errors import DataError
 from mtgen.registry import suggest
 from mtgen.schema import IGNORE_INDEX
 from mtgen.shards.input_files import (
-    STORED_IMAGE_SUFFIXES,
+    IMAGE_SUFFIXES,
     clipped,
     file_state,
     key_of,
     read,
+    read_image,
     read_mask,
     read_text,
-    resolve_listed,
     size_of,
 )
+from mtgen.shards.input_names import ListedFiles
 from mtgen.shards.make import RECIPES, Recipe
 from mtgen.shards.write import Sample
 
@@ -70,6 +71,7 @@ class VocRecipe(Recipe):
                 "give the folder of one year, such as VOC2012"
             )
         self.classes = options.classes
+        self.listed = ListedFiles(self.root / "JPEGImages")
         self.files: dict[str, list[Path]] = {}
         for split in found:
             if files := [
@@ -87,6 +89,7 @@ class VocRecipe(Recipe):
         else:
             self._require(self.xml, self.root / "Annotations", lists)
         self.mask_classes = ["background", *self.classes] if self.masks else []
+        self.notices += self.listed.notice()
         self.source = f"{self.root.name}, lists of ImageSets/{options.lists} (PASCAL VOC's format)"
         images = [file for files in self.files.values() for file in files]
         self.sources = [file_state(path) for path in [*images, *self.xml.values(), *self.masks.values()]]
@@ -118,10 +121,13 @@ class VocRecipe(Recipe):
         return {file: path for file, path in pairs if path.is_file()}
 
     def _image(self, source: Path, line: str) -> Path:
-        name = line.split()[0]  # the lists of a single class have a second column
-        folder = self.root / "JPEGImages"
-        suffixes = [suffix for suffix in STORED_IMAGE_SUFFIXES if (folder / (name + suffix)).is_file()]
-        return resolve_listed(folder, name + (suffixes or [".jpg"])[0], f"{source}: {name!r}")
+        line = line.strip()
+        where = f"{source}: {line!r}"
+        try:
+            return self.listed.find(line, where, IMAGE_SUFFIXES)  # names with spaces, as labelImg allows
+        except DataError:
+            name = line.split()[0]  # the lists of a single class have a second column
+            return self.listed.find(name, f"{source}: {name!r}", IMAGE_SUFFIXES)
 
     def origin(self, split: str, number: int) -> str:
         """The image file."""
@@ -130,7 +136,7 @@ class VocRecipe(Recipe):
     def make(self, split: str, number: int) -> Sample:
         """Make the sample of one image."""
         file = self.files[split][number]
-        data = read(file)
+        data = read_image(file)
         width, height = size_of(file, data)
         boxes = self._boxes(self.xml[file], width, height) if file in self.xml else None
         return Sample(
