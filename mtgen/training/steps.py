@@ -23,9 +23,10 @@ from mtgen.networks import center_maps
 from mtgen.networks.generator import Generator
 from mtgen.schema import Batch, Canvas, Condition, Prompt
 from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
-from mtgen.training.augment import AdaptiveAugmentation, Warp, is_augmented, sample_warp, which_warp
-from mtgen.training.batch_roles import BatchRoles, assign_roles
+from mtgen.training.augment import AdaptiveAugmentation, Warp, sample_warp
+from mtgen.training.batch_roles import GENERATOR_STEP, BatchRoles, assign_roles, is_given
 from mtgen.training.feature_bundle import FeatureBundle
+from mtgen.training.teacher import Teacher
 from mtgen.utils import counter_rng
 from mtgen.utils.autocast import autocast
 
@@ -93,30 +94,23 @@ class TrainingStep(nn.Module):
         """Return the samples' conditions; each modality is given independently at random, with its probability."""
         device = batch.image.device
         values, given = {}, {}
-        for name, settings in self.config.condition_settings().items():
+        for name in self.config.condition_settings():
             if name not in module.conditions.modalities:
                 continue
             modality = module.conditions.modality(name)
-            chosen = self._chosen(name, settings.probability, batch.position)
+            chosen = is_given(self.config, self.purpose, name, batch.position)
             given[name] = chosen.to(device)
             if modality.component is not None:
                 given[name] = given[name] & batch.present[modality.component]
-            if name == "image":
-                values[name] = self._embeddings(batch, module, chosen)
-            else:
-                values[name] = self._augmented_value(name, modality, batch)
+            value = self._embeddings(batch, module, chosen) if name == "image" else modality.value(batch)
+            values[name] = self._augmented(name, modality, value, batch.position)
         return Prompt(len(batch), values, given)
 
-    def _chosen(self, name: str, probability: float, position: Tensor) -> Tensor:
-        """`[B]` positions -> `[B]` bool: whether a modality is given where the sample has it."""
-        return counter_rng.uniform(self.config.seed, f"{self.purpose} ask {name}", position, 1)[:, 0] < probability
-
-    def _augmented_value(self, name: str, modality: Modality, batch: Batch) -> Tensor:
-        value, count = modality.value(batch), modality.random_numbers
-        if not count:
+    def _augmented(self, name: str, modality: Modality, value: Tensor, position: Tensor) -> Tensor:
+        if not modality.random_numbers:
             return value
         purpose = f"{self.purpose} vary {name}"
-        random = counter_rng.uniform(self.config.seed, purpose, batch.position, count, value.device)
+        random = counter_rng.uniform(self.config.seed, purpose, position, modality.random_numbers, value.device)
         return modality.augment(value, random)
 
     @staticmethod
@@ -226,6 +220,7 @@ class DiscriminatorStep(TrainingStep):
     ) -> None:
         super().__init__(config, tasks, gate, augmentation)
         self.side = module  # the attribute's name is part of parameter names in checkpoints
+        self.teacher: Teacher | None = None
 
     def forward(self, batch: Batch, frozen_networks: tuple[Generator]) -> tuple[Tensor, Log]:
         """A micro-batch and the frozen generator -> one scalar, and detached numbers to log."""
@@ -253,9 +248,14 @@ class DiscriminatorStep(TrainingStep):
             with torch.no_grad():
                 generated = generator(self.latents(roles, generator), real.condition)
                 fake = self.judged(generated, roles, self.warp(roles, "fake"))
+        pseudo = None
+        if self.teacher is not None:
+            batch = roles.batch
+            pseudo = self.teacher(batch.image, self.warp(roles, "real"), int(batch.step_position[0]))
         return DiscriminatorContext(
             **vars(real),
             fake=fake,
+            pseudo=pseudo,
             pair_images=self.normal("grain", roles.pair_position, shape, roles.batch.image.device),
             observe_logit_gap=self.augmentation.observe_logit_gap,
         )
@@ -287,7 +287,7 @@ class DiscriminatorStep(TrainingStep):
 class GeneratorStep(TrainingStep):
     """Train the generator through the frozen discriminator."""
 
-    purpose = "generator"
+    purpose = GENERATOR_STEP
 
     def __init__(
         self,
@@ -316,7 +316,7 @@ class GeneratorStep(TrainingStep):
             warp = self.warp(roles, "fake")
             judged = self.judged(generated, roles, warp)
             context = GeneratorContext(
-                **{**vars(real), "counts": real.counts | self._counts(roles, module)},
+                **vars(real),
                 fake=_soft(judged, generated, warp),
                 fake_unaugmented=(~warp.changed).to(roles.batch.image.device),
                 real_features=real_features,
@@ -333,18 +333,6 @@ class GeneratorStep(TrainingStep):
             for task in tasks:
                 losses[task.name] |= task.canvas_losses(context, requested[task.name])
             return self.total(losses)
-
-    def _counts(self, roles: BatchRoles, module: DiscriminatorModule) -> dict[str, int]:
-        """Numbers of generated samples in the global batch that a loss is a mean over; see `GeneratorContext`."""
-        batch, probability = roles.batch, self.augmentation.probability
-        changed = is_augmented(probability, self.config.seed, which_warp(self.purpose, "fake"), batch.step_position)
-        unaugmented = roles.step_image_only & ~changed
-        counts = {"unaugmented": int(unaugmented.sum())}
-        for name, settings in self.config.condition_settings().items():
-            if name in module.conditions.modalities and (component := module.conditions.modality(name).component):
-                given = self._chosen(name, settings.probability, batch.step_position) & batch.step_present[component]
-                counts[f"given {name}"] = int((given & unaugmented).sum())
-        return counts
 
     def _generate(
         self, real: StepContext, real_features: list[Tensor], latents: Tensor
