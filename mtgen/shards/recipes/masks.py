@@ -200,7 +200,7 @@ class MasksRecipe(Recipe):
         return []
 
     def _unnamed(self, masks: Sequence[Path]) -> list[str]:
-        """Names of the mask classes by their number: as many as `mask_values`, or up to the largest value in the masks."""
+        """Numbered names: as many as `mask_values`, or up to the largest value in the masks."""
         if self.options.colors:
             raise DataError(
                 "colors: the mask classes need names; give mask_classes=[...] or lines `R G B NAME` in a file"
@@ -216,7 +216,9 @@ class MasksRecipe(Recipe):
                     "write mask_values=[0,255] mask_classes=[background,object]"
                 )
         if count > IGNORE_INDEX:
-            raise DataError(f"{self.root}: the masks have {count} values; say which are classes, with mask_values=[...]")
+            raise DataError(
+                f"{self.root}: the masks have {count} values; say which are classes, with mask_values=[...]"
+            )
         return [f"{UNNAMED_CLASS_PREFIX}{number}" for number in range(count)]
 
     @property
