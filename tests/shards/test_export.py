@@ -1,4 +1,4 @@
-"""Exports: made again into a data set, they give the same images and labels, as far as the formats hold them."""
+"""Exports, made again into a data set, give the same images, classes, boxes and masks, as far as formats hold them."""
 
 from pathlib import Path
 from typing import Any

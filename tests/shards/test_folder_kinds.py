@@ -91,7 +91,7 @@ def test_nested_class_folders_are_seen_through_or_said(tmp_path: Path) -> None:
 
 
 COORDINATES = ["1 0.7 0.4 0.2 0.1", "0 0.5 0.5 0.1 0.1\n2 .1 .2 .3 .4\n", "0 0.1 0.1 0.2 0.1 0.2 0.2", "cat 1 2 30 40",
-               "1\n10 20 30 40", "Car 0.00 0 1.85 387.63 181.54 423.81 203.12 1.67 1.87 3.69 -16.53 2.39 58.49"]  # fmt: skip
+               "1\n10 20 30 40", "Car 0.00 0 1.85 387.63 181.54 423.81 203.12 1.67 1.87 3.69 -16.53"]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", COORDINATES)
