@@ -1,5 +1,6 @@
 """The networks, conditions and tasks of a configuration and a data set, for training and for inference."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,27 @@ class Networks:
     generator: Generator
     side: DiscriminatorModule
     tasks: list[Task]
+
+
+class Predictor(nn.Module):
+    """The discriminator as a predictor of all tasks' labels.
+
+    Args:
+        discriminator: trunk, decoder and heads.
+        tasks: those that predict.
+    """
+
+    def __init__(self, discriminator: Discriminator, tasks: Sequence[Task]) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+        self.tasks = tasks
+
+    def forward(self, image: Tensor) -> Prediction:
+        """Images `[B,C,H,W]` in [-1, 1] -> the predictions of all tasks."""
+        levels, prediction = self.discriminator.trunk(Canvas(image)), Prediction()
+        for task in self.tasks:
+            task.predict(self.discriminator, levels, prediction)
+        return prediction
 
 
 def _problems(config: Config, card: DatasetCard) -> list[str]:
@@ -94,8 +116,8 @@ def build(config: Config, card: DatasetCard) -> Networks:
         torch.manual_seed(config.seed)
         conditions = ConditionEncoder(_modalities(config, card), settings.embedding)
         sizes = TaskSizes(
-            classes=len(card.classes),
-            mask_classes=len(card.mask_classes),
+            class_names=tuple(card.classes),
+            mask_class_names=tuple(card.mask_classes),
             size=config.size,
             widths=tuple(settings.widths),
             sides=tuple(level_sizes(config.base, levels)),
@@ -105,6 +127,8 @@ def build(config: Config, card: DatasetCard) -> Networks:
             conditions=tuple(conditions.modalities),
         )
         tasks: list[Task] = [TASKS[name](name, own, sizes) for name, own in config.task_settings().items()]
+        for task in tasks:
+            task.connect({other.name: other for other in tasks})
         canvas_spec = CanvasSpec(1 if config.data.channels == "gray" else 3, sizes.mask_classes)
         condition_spec = ConditionSpec(
             settings.embedding * conditions.sequences, config.generator.attention, conditions.layout_channels
@@ -186,11 +210,7 @@ class Model:
     @torch.no_grad()
     def predict(self, image: Tensor) -> Prediction:
         """Images `[B,C,H,W]` in [-1, 1] -> the predictions of all tasks of the run."""
-        features = self.networks.side.discriminator.trunk(Canvas(image.to(self.device)))
-        prediction = Prediction()
-        for task in self.networks.tasks:
-            task.predict(self.networks.side.discriminator, features, prediction)
-        return prediction
+        return Predictor(self.networks.side.discriminator, self.networks.tasks)(image.to(self.device))
 
     def reconstruct(self, image: Tensor, prompt: Prompt) -> Canvas | None:
         """Generate images again from their posterior's mean and a prompt; `None` without the reconstruction task."""

@@ -36,6 +36,7 @@ class AnnotatedObject:
         polygons: outlines of its parts, each x0, y0, x1, y1, ... in pixels; empty if the outline is not known.
         pixels: `[H,W]` bool, in place of polygons.
         layer: objects of a higher layer are in front; within a layer, smaller objects are.
+        unknown: the class of its region is unknown, as that of a crowd.
     """
 
     label: int
@@ -43,6 +44,7 @@ class AnnotatedObject:
     polygons: Sequence[Sequence[float]] = ()
     pixels: NDArray[np.bool_] | None = None
     layer: int = 0
+    unknown: bool = False
 
     @property
     def outlined(self) -> bool:
@@ -62,15 +64,11 @@ class AnnotatedObject:
         return (min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])) if points else None
 
     def region(self, height: int, width: int) -> NDArray[np.bool_]:
-        """`[H,W]`: its pixels or, if its region is not known, those of its box."""
-        if self.pixels is not None:
-            return self.pixels
-        outlines: Sequence[Sequence[float]] = [points for points in self.polygons if len(points) >= 6]
-        if not outlines and (box := self.bounds()):
-            outlines = [rectangle(*box)]
-        inside = np.zeros((height, width), np.bool_)
-        for points in outlines:
-            inside |= polygon(points, height, width)
+        """`[H,W]`: its pixels; none if its region is not known, or smaller than a pixel."""
+        inside = np.zeros((height, width), np.bool_) if self.pixels is None else self.pixels
+        for points in self.polygons if self.pixels is None else ():
+            if len(points) >= 6:
+                inside |= polygon(points, height, width)
         return inside
 
 
@@ -104,15 +102,28 @@ def boxes_of(objects: Iterable[AnnotatedObject], width: int, height: int) -> lis
 
 
 def mask_of(objects: Sequence[AnnotatedObject], height: int, width: int) -> NDArray[np.uint8]:
-    """Render objects -> `[H,W]`: class + 1 where an object is, 255 in the box of one without an outline, else 0.
+    """Render objects -> `[H,W]`: class + 1 where an object is, else 0.
 
-    Objects of a higher layer are in front and, within a layer, those of fewer pixels.
+    It is 255 where the class is unknown, and in the box of an object without pixels whose outline is missing or
+    encloses nothing. Objects of a higher layer are in front and, within a layer, those of fewer pixels.
     """
     mask = np.zeros((height, width), np.uint8)
-    regions = [item.region(height, width) for item in objects]
-    for i in sorted(range(len(objects)), key=lambda i: (objects[i].layer, -int(regions[i].sum()))):
-        mask[regions[i]] = objects[i].label + 1 if objects[i].outlined else IGNORE_INDEX
+    regions = [(item.region(height, width), item.label + 1) for item in objects]
+    for i, item in enumerate(objects):
+        if item.pixels is None and not regions[i][0].any() and (box := item.bounds()):
+            regions[i] = (_box_pixels(box, height, width), IGNORE_INDEX)
+    for i in sorted(range(len(objects)), key=lambda i: (objects[i].layer, -int(regions[i][0].sum()))):
+        mask[regions[i][0]] = IGNORE_INDEX if objects[i].unknown else regions[i][1]
     return mask
+
+
+def _box_pixels(box: tuple[float, float, float, float], height: int, width: int) -> NDArray[np.bool_]:
+    """`[H,W]`: all pixels that a box touches."""
+    inside = np.zeros((height, width), np.bool_)
+    x0, y0, x1, y1 = box
+    columns = slice(max(math.floor(x0), 0), max(math.ceil(x1), 0))
+    inside[max(math.floor(y0), 0) : max(math.ceil(y1), 0), columns] = True
+    return inside
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def find_coco_files(root: Path, left_alone: LeftAlone) -> list[CocoFiles]:
         captions = path.with_name(path.name.replace("instances", "captions", 1))
         split = split_named(path.stem.removeprefix("instances")) or split_named(path.parent.name)
         named = captions if captions != path and captions.is_file() else None
-        parts.append(CocoFiles(path, _images_of(path, root), named, split))
+        parts.append(CocoFiles(path, images_of(path, root), named, split))
     used = {path for part in parts for path in (part.instances, part.captions)}
     for path in found:
         if path not in used:
@@ -57,7 +57,7 @@ def has_images(path: Path) -> bool:
         return content.find(b'"annotations"') >= 0 and _FILE_NAME.search(content) is not None
 
 
-def _images_of(path: Path, root: Path) -> Path:
+def images_of(path: Path, root: Path) -> Path:
     """The folder of the images that a file lists: the first of the usual ones that has the first image."""
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
         match = _FILE_NAME.search(content)

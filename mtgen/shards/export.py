@@ -230,7 +230,7 @@ def _sample(index: Index, i: int) -> ExportedSample:
         if "boxes" in present:
             stored = annotation(data := index.read(i, "boxes"), width, height, index.class_table(i))
             boxed = "boxes" in json.loads(data)
-        caption = index.read(i, "caption").decode("utf-8").strip() if "caption" in present else None
+        caption = index.read(i, "caption").decode("utf-8-sig").strip() if "caption" in present else None
     except ValueError as error:
         raise DataError(f"{index.name(i)}: {error}; `mtgen shards validate` lists every problem") from None
     return ExportedSample(

@@ -25,9 +25,14 @@ MAX_ADAPTED_PROBABILITY = 0.8
 """Bound of an adaptive probability; above, generators learn the augmentation (Karras et al. 2020, figure 4)."""
 
 
+def augmentation_threshold(seed: int, purpose: str, position: Tensor) -> Tensor:
+    """`[B]` positions -> `[B]` float32 in [0, 1): samples are augmented if the probability is above it."""
+    return counter_rng.uniform(seed, f"augment {purpose}", position, 1)[:, 0]
+
+
 def is_augmented(probability: float, seed: int, purpose: str, position: Tensor) -> Tensor:
     """`[B]` positions -> `[B]` bool: which samples are augmented."""
-    return counter_rng.uniform(seed, f"augment {purpose}", position, 1)[:, 0] < probability
+    return augmentation_threshold(seed, purpose, position) < probability
 
 
 class AdaptiveAugmentation:
@@ -160,15 +165,20 @@ class Warp:
         return canvas.map_generated(lambda x, name: self(x))
 
 
+def which_warp(purpose: str, kind: str) -> str:
+    """Seed of the choice of augmented samples: both steps augment the same real samples, and other generated ones."""
+    return kind if kind == "real" else f"{purpose} {kind}"
+
+
 def sample_warp(
     config: Config, probability: float, position: Tensor, purpose: str, kind: str, device: torch.device
 ) -> Warp:
-    """Return the maps of real or generated samples in a step. Both steps augment the same real samples.
+    """Return the maps of real or generated samples in a step.
 
     Args:
         position: `[B]` positions, on the CPU.
         purpose: name of the step.
         kind: "real" or "fake".
     """
-    which = kind if kind == "real" else f"{purpose} {kind}"
-    return Warp(config.augment, probability, config.seed, config.size, position, f"{purpose} {kind}", which, device)
+    purpose, which = f"{purpose} {kind}", which_warp(purpose, kind)
+    return Warp(config.augment, probability, config.seed, config.size, position, purpose, which, device)
