@@ -23,8 +23,8 @@ from mtgen.networks import center_maps
 from mtgen.networks.generator import Generator
 from mtgen.schema import Batch, Canvas, Condition, Prompt
 from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
-from mtgen.training.augment import AdaptiveAugmentation, Warp, is_augmented, sample_warp, which_warp
-from mtgen.training.batch_roles import BatchRoles, assign_roles
+from mtgen.training.augment import AdaptiveAugmentation, Warp, sample_warp
+from mtgen.training.batch_roles import GENERATOR_STEP, BatchRoles, assign_roles, is_given
 from mtgen.training.feature_bundle import FeatureBundle
 from mtgen.training.teacher import Teacher
 from mtgen.utils import counter_rng
@@ -94,21 +94,17 @@ class TrainingStep(nn.Module):
         """Return the samples' conditions; each modality is given independently at random, with its probability."""
         device = batch.image.device
         values, given = {}, {}
-        for name, settings in self.config.condition_settings().items():
+        for name in self.config.condition_settings():
             if name not in module.conditions.modalities:
                 continue
             modality = module.conditions.modality(name)
-            chosen = self._chosen(name, settings.probability, batch.position)
+            chosen = is_given(self.config, self.purpose, name, batch.position)
             given[name] = chosen.to(device)
             if modality.component is not None:
                 given[name] = given[name] & batch.present[modality.component]
             value = self._embeddings(batch, module, chosen) if name == "image" else modality.value(batch)
             values[name] = self._augmented(name, modality, value, batch.position)
         return Prompt(len(batch), values, given)
-
-    def _chosen(self, name: str, probability: float, position: Tensor) -> Tensor:
-        """`[B]` positions -> `[B]` bool: whether a modality is given where the sample has it."""
-        return counter_rng.uniform(self.config.seed, f"{self.purpose} ask {name}", position, 1)[:, 0] < probability
 
     def _augmented(self, name: str, modality: Modality, value: Tensor, position: Tensor) -> Tensor:
         if not modality.random_numbers:
@@ -293,7 +289,7 @@ class DiscriminatorStep(TrainingStep):
 class GeneratorStep(TrainingStep):
     """Train the generator through the frozen discriminator."""
 
-    purpose = "generator"
+    purpose = GENERATOR_STEP
 
     def __init__(
         self,
@@ -322,7 +318,7 @@ class GeneratorStep(TrainingStep):
             warp = self.warp(roles, "fake")
             judged = self.judged(generated, roles, warp)
             context = GeneratorContext(
-                **{**vars(real), "counts": real.counts | self._counts(roles, module)},
+                **vars(real),
                 fake=_soft(judged, generated, warp),
                 fake_unaugmented=(~warp.changed).to(roles.batch.image.device),
                 real_features=real_features,
@@ -339,18 +335,6 @@ class GeneratorStep(TrainingStep):
             for task in tasks:
                 losses[task.name] |= task.canvas_losses(context, requested[task.name])
             return self.total(losses)
-
-    def _counts(self, roles: BatchRoles, module: DiscriminatorModule) -> dict[str, int]:
-        """Numbers of generated samples in the global batch that a loss is a mean over; see `GeneratorContext`."""
-        batch, probability = roles.batch, self.augmentation.probability
-        changed = is_augmented(probability, self.config.seed, which_warp(self.purpose, "fake"), batch.step_position)
-        unaugmented = roles.step_image_only & ~changed
-        counts = {"unaugmented": int(unaugmented.sum())}
-        for name, settings in self.config.condition_settings().items():
-            if name in module.conditions.modalities and (component := module.conditions.modality(name).component):
-                given = self._chosen(name, settings.probability, batch.step_position) & batch.step_present[component]
-                counts[f"given {name}"] = int((given & unaugmented).sum())
-        return counts
 
     def _generate(
         self, real: StepContext, real_features: list[Tensor], latents: Tensor

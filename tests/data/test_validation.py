@@ -10,6 +10,7 @@ from helpers.small_shards import Write
 from mtgen.config import DataConfig
 from mtgen.data.index import open_index
 from mtgen.data.mixture import open_samples
+from mtgen.data.orders.policy import OrderPolicy
 from mtgen.data.validation import (
     HELD_OUT_FRACTION,
     MAX_HELD_OUT_SAMPLES,
@@ -86,7 +87,7 @@ def test_a_subset_reads_its_own_samples(numbered: Path) -> None:
         assert part.read(number, "image") == whole.read(row, "image") and part.label[number] == whole.label[row]
         assert part.present["class"][number] == whole.present["class"][row]
     assert part.subset(np.array([1, 3])).key(1) == whole.key(59)
-    seen = part.order("windowed", 1, 0).sample(np.arange(8))
+    seen = part.order(OrderPolicy("windowed", 0, 1)).sample(np.arange(8))
     assert sorted(seen[:4]) == sorted(seen[4:]) == [0, 1, 2, 3]
 
 

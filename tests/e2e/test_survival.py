@@ -14,7 +14,7 @@ from helpers.commands import EVERY, IMAGES, LOG, SEED, Command, Ended, checkpoin
 from mtgen.alarms import read_alarms
 from mtgen.config import DataConfig
 from mtgen.data.mixture import Samples
-from mtgen.data.sampler import Order
+from mtgen.data.orders.permutation import Order
 from mtgen.data.validation import open_training, open_validation
 from mtgen.shards.make import make
 from mtgen.training.sample_log import history, read_segments

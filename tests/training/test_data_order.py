@@ -1,6 +1,5 @@
 """What a checkpoint stores about the order of the data, so that a resume with another order is refused."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,17 +16,14 @@ from mtgen.training.state import check_compatible
 MIXTURE = {"mixture": [{"path": "a", "weight": 1}, {"path": "b", "weight": 2}]}
 
 
-@dataclass
-class Samples:
-    """20 samples of a split of `whole` samples."""
+class Samples(list[int]):
+    """As much of a data set of no samples as an order depends on; `held_out` samples are held out."""
 
-    remote: bool = False
-    whole: int = 20
-    fingerprint: str = "f" * 64
-    folder: str = "a"
+    num_bytes, fingerprint, folder = 0, "f" * 64, "a"
 
-    def __len__(self) -> int:
-        return 20
+    def __init__(self, remote: bool = False, held_out: int = 0) -> None:
+        self.remote = remote
+        self.whole = held_out
 
 
 def order(remote: bool = False, **data: Any) -> dict[str, Any]:
@@ -40,6 +36,8 @@ def order(remote: bool = False, **data: Any) -> dict[str, Any]:
     [
         ({"path": "a"}, {"path": "a", "order": "windowed"}),
         ({"path": "a", "order": "windowed"}, {"path": "a", "order": "windowed", "window": 3}),
+        ({"path": "a", "order": "lanes"}, {"path": "a", "order": "lanes", "lanes": 4}),
+        ({"path": "a", "order": "lanes"}, {"path": "a", "order": "lanes", "lane_window": 4}),
         (MIXTURE, {"mixture": [{"path": "a", "weight": 1}, {"path": "b", "weight": 3}]}),
     ],
 )
@@ -49,13 +47,14 @@ def test_another_order_is_noticed(one: dict[str, Any], other: dict[str, Any]) ->
 
 def test_settings_that_do_not_change_the_order_are_not_noticed() -> None:
     assert order(path="a") == order(path="a", order="global") == order(path="a", window=3)
-    assert order(remote=True, path="a") == order(path="a", order="windowed")
+    assert order(remote=True, path="a") == order(path="a", order="lanes")
 
 
-def check(before: dict[str, Any], now: dict[str, Any], whole: int = 20) -> Any:
+def check(before: dict[str, Any], now: dict[str, Any], held_out: int = 0) -> Any:
     """Whether a run with the data settings `now` may resume from a checkpoint of one with the order `before`."""
     found: Any = SimpleNamespace(folder="000100", state={"fingerprint": "f" * 64, "order": before})
-    return check_compatible(found, validate({"name": "n", "data": now}), Samples(whole=whole))  # type: ignore[arg-type]
+    samples: Any = Samples(held_out=held_out)
+    return check_compatible(found, validate({"name": "n", "data": now}), samples)
 
 
 def tokenizer(path: Path, *words: str) -> str:
@@ -90,4 +89,4 @@ def test_a_run_does_not_resume_on_samples_that_it_held_out_and_an_older_one_not_
     before = {key: value for key, value in order(path="a").items() if key != VALIDATION_FACT}
     check(before, {"path": "a"})
     with pytest.raises(CheckpointError, match=r"data\.val_split=None then, 1 training samples now"):
-        check(before, {"path": "a"}, whole=21)
+        check(before, {"path": "a"}, held_out=1)
