@@ -40,6 +40,11 @@ class DatasetCard(BaseModel):
     licence: str = ""
     splits: dict[str, Split]
 
+    @property
+    def unused_classes(self) -> list[str]:
+        """The classes that no split had a sample of when the data set was made; empty if that is not known."""
+        return (self.model_extra or {}).get("unused_classes", [])
+
 
 @dataclass
 class Batch:

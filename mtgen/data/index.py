@@ -210,7 +210,7 @@ class Index:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hexadecimal) over the card and the checksums of every component of the split, shard by shard."""
-        card = card_for_fingerprint(self.card.model_dump(mode="json", exclude={"domains"}))
+        card = card_for_fingerprint(self.card.model_dump(mode="json", exclude={"domains", "unused_classes"}))
         digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
         for shard in self._state:
             digest.update(bytes.fromhex(shard["digest"]))
@@ -242,7 +242,7 @@ def open_index(
     if split not in card.splits:
         raise DataError(
             f"{source}/{CARD_FILE}: no split {split!r}; {suggest(split, list(card.splits))}; "
-            "`mtgen shards split` makes new ones"
+            f"{_instead(split, list(card.splits))}`mtgen shards split` makes new ones"
         )
     state = index_state(source, card)
     paths = [user_index_path(str(source))]
@@ -284,3 +284,9 @@ def _mask_table(classes: int, ignore: int) -> NDArray[np.int64]:
     table[:classes] = np.arange(classes)
     table[[ignore, IGNORE_INDEX]] = IGNORE_INDEX
     return table
+
+
+def _instead(split: str, others: list[str]) -> str:
+    """How a configuration takes another split in place of one that does not exist; empty for splits of other names."""
+    other = next((name for name in ("val", "test", "train") if name in others), "")
+    return f"to take another: data.{split}_split={other}; " if split in ("train", "test") and other else ""

@@ -131,22 +131,44 @@ def read_json(path: FileLike) -> Any:
 
 
 def read_mask(path: FileLike) -> np.ndarray:
-    """Read a mask, a gray or palette image -> `[H,W]` uint8; `DataError` if it has colors or more than 8 bits."""
+    """Read a mask, a gray or palette image -> `[H,W]` uint8; `DataError` if it has colors or values above 255.
+
+    Gray stored as RGB without transparency is gray; of a palette image, values are the indices.
+    """
+    data = read(path)
     try:
-        mask = pixels(read(path))
+        mask = _indices(data) if path.suffix.lower() in CONVERTED_IMAGE_SUFFIXES else pixels(data)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
-    if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
+    gray = mask if mask.ndim == 2 else mask[..., 0]
+    if mask.ndim == 3:
+        colors, opaque = (mask[..., :-1], (mask[..., -1] == 255).all()) if mask.shape[2] in (2, 4) else (mask, True)
+        if not opaque or (colors != gray[..., None]).any():
+            raise DataError(
+                f"{path}: {mask.dtype} {list(mask.shape)} with {'colors' if opaque else 'transparency'}; "
+                "save masks as 8-bit gray PNG with the class number as value"
+            )
+    if gray.dtype.kind not in "biu" or gray.max(initial=0) > 255 or gray.min(initial=0) < 0:
         raise DataError(
-            f"{path}: {mask.dtype} {list(mask.shape)}; save masks as 8-bit gray PNG with the class number as value"
+            f"{path}: {mask.dtype} {list(mask.shape)} with values from {gray.min()} to {gray.max()}; "
+            "save masks as 8-bit gray PNG with the class number as value"
         )
-    return mask.astype(np.uint8)
+    return gray.astype(np.uint8)
+
+
+def _indices(data: bytes) -> np.ndarray:
+    """Decode a mask in a format that shards do not store; `ValueError` if it is damaged."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return np.asarray(picture)
+    except Exception as error:  # noqa: BLE001 - Pillow raises all kinds of exceptions on damaged bytes
+        raise ValueError(f"damaged image ({' '.join(str(error).split())})") from None
 
 
 def read_image(path: Path) -> bytes:
     """Read an image as shards store it: JPEG, PNG and WebP unchanged, others as PNG; `DataError` if unreadable."""
     data = read(path)
-    return data if path.suffix.lower() in STORED_IMAGE_SUFFIXES else _as_png(path, data)
+    return data if path.suffix.lower() in STORED_IMAGE_SUFFIXES else as_png(path, data)
 
 
 def size_of(path: Path, data: bytes) -> tuple[int, int]:
@@ -158,10 +180,17 @@ def size_of(path: Path, data: bytes) -> tuple[int, int]:
     return width, height
 
 
-def _as_png(path: Path, data: bytes) -> bytes:
-    """Convert an image to PNG without loss; `DataError` if a PNG cannot represent it."""
+def as_stored(path: Path | str, data: bytes) -> bytes:
+    """An image in memory as shards store it: JPEG, PNG and WebP unchanged, others as PNG; `path` is for messages."""
+    return data if data.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF")) else as_png(path, data)
+
+
+def as_png(path: Path | str, data: bytes) -> bytes:
+    """Convert an image to PNG without loss; `DataError` if a PNG cannot represent it, or it has several frames."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
+            if (frames := getattr(picture, "n_frames", 1)) > 1:
+                raise DataError(f"{path}: {frames} frames or pages in one {picture.format}; save each as an image")
             file = io.BytesIO()
             if picture.mode.startswith(("I", "F")):
                 values = np.asarray(picture)
@@ -173,6 +202,8 @@ def _as_png(path: Path, data: bytes) -> bytes:
             else:
                 picture.convert("L" if picture.mode in ("1", "L") else "RGB").save(file, "PNG")
             return file.getvalue()
+    except DataError:
+        raise
     except Exception as error:  # noqa: BLE001 - Pillow raises all kinds of exceptions on damaged bytes
         raise DataError(f"{path}: damaged image ({' '.join(str(error).split())})") from None
 

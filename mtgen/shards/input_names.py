@@ -142,7 +142,8 @@ def split_folders(root: Path, files: Sequence[Path], classes: Collection[str] = 
     """
     outer = _around(files, 0, classes)
     first = [file.parts[outer] if len(file.parts) > outer + 1 else "" for file in files]  # "": beside the folders
-    splits = {name: split for name in sorted(set(first)) if name not in classes and (split := split_named(name))}
+    named = {name: split for name in sorted(set(first)) if name not in classes and (split := split_named(name))}
+    splits = {name: split for word in SPLIT_WORDS for name, split in named.items() if split == word}
     outside = [file for file, name in zip(files, first, strict=True) if name not in splits]
     if outside and splits:
         flat = {len(file.parts) for file in files} == {outer + 2}

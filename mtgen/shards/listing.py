@@ -1,6 +1,7 @@
 """What a folder or file looks like: a listing that all recipes look at, and the ways to read it that they propose."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -53,8 +54,13 @@ class Listing:
         if not path.is_dir():
             raise DataError(f"{path}: does not exist; give a folder or a file")
         left_alone = LeftAlone()
-        files = [PurePosixPath(file.relative_to(path).as_posix()) for file in files_below(path, left_alone)]
-        return cls(path, path, files, left_alone)
+        return cls.of_files(path, files_below(path, left_alone), left_alone)
+
+    @classmethod
+    def of_files(cls, root: Path, files: Iterable[Path], left_alone: LeftAlone | None = None) -> "Listing":
+        """A listing of files that `files_below` found in a folder."""
+        relative = [PurePosixPath(file.relative_to(root)) for file in files]
+        return cls(root, root, relative, left_alone or LeftAlone())
 
     @cached_property
     def by_suffix(self) -> dict[str, list[PurePosixPath]]:

@@ -36,6 +36,12 @@ class Classification(Task):
             ge=0,
             description="weight of the class that a mask or boxes of a single class tell, for images without a class",
         )
+        generated: float = Field(
+            0.0,
+            ge=0,
+            description="weight of generated images as examples of the class that they were generated for, where the "
+            "prediction agrees",
+        )
         smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing")
 
         @property
@@ -65,9 +71,20 @@ class Classification(Task):
 
     def discriminator_losses(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
         losses = {"cross_entropy": context.mean(self._losses(context, features.image_only), "class")}
+        if self.settings.generated and context.fake is not None:
+            losses["generated"] = self.settings.generated * self._generated(context, features)
         if self.settings.self_training:
             losses["self_training"] = self.settings.self_training * self._self_training(context, features)
         return losses | (self._implied(context, features) if self.settings.implied else {})
+
+    def _generated(self, context: DiscriminatorContext, features: TaskFeatures) -> Tensor:
+        """The cross-entropy of generated images with the class that was given, where it is the predicted one."""
+        first = len(context.batch)
+        lowest = features.lowest[first : first + context.num_image_only]
+        logits, label = self.logits(context.discriminator, [lowest]), context.batch.label[context.image_only]
+        given = context.prompt.given["class"][context.image_only] if "class" in context.prompt.given else False
+        use = given & (logits.argmax(1) == label)
+        return context.mean(F.cross_entropy(logits, label, reduction="none") * use, "image_only")
 
     def _self_training(self, context: DiscriminatorContext, features: TaskFeatures) -> Tensor:
         if context.pseudo is None or context.pseudo.classes is None:

@@ -76,6 +76,9 @@ class Detection(Task):
         agreement: float = Field(
             0.1, ge=0, description="weight of the agreement of generated centers and those predicted from the image"
         )
+        layout: float = Field(
+            0.02, ge=0, description="weight of generated and predicted boxes being the given ones, where some are given"
+        )
         distillation: float = Field(
             0.2,
             ge=0,
@@ -154,7 +157,7 @@ class Detection(Task):
         get nearly all of the gradient, and where a center is uncertain its minimum is below every threshold.
         """
         settings, fake, rows = self.settings, context.fake, context.image_only
-        if fake.boxes is None or fake.box_logits is None or not (settings.agreement or settings.distillation):
+        if fake.boxes is None or fake.box_logits is None:
             return {}
         generated, generated_logits = fake.boxes[rows], fake.box_logits[rows]
         unaugmented = context.fake_unaugmented[rows]
@@ -169,12 +172,12 @@ class Detection(Task):
             found = confident(decode(heat.detach(), size.detach(), offset.detach()))
             distance = self._generated_distance(generated_logits, encode(found, self.sizes.classes, self.grid))
             losses["distillation"] = settings.distillation * context.mean(distance * unaugmented, "unaugmented")
-        if settings.agreement and "boxes" in context.prompt.given:
+        if settings.layout and "boxes" in context.prompt.given:
             assert context.original.boxes is not None
             layout = encode(context.original.boxes[rows], self.sizes.classes, self.grid)
             distance = self._generated_distance(generated_logits, layout) + self._distance(*maps, layout).sum(0)
             given = context.prompt.given["boxes"][rows] & unaugmented
-            losses["layout"] = settings.agreement * context.mean(distance * given, "given boxes")
+            losses["layout"] = settings.layout * context.mean(distance * given, "given boxes")
         return losses
 
     def _distance(self, logits: Tensor, size: Tensor, offset: Tensor, target: CenterMaps) -> Tensor:

@@ -40,6 +40,9 @@ class Segmentation(Task):
         agreement: float = Field(
             0.1, ge=0, description="weight of the agreement of the generated mask and the mask predicted from the image"
         )
+        layout: float = Field(
+            0.02, ge=0, description="weight of generated and predicted masks being the given ones, where some are given"
+        )
         distillation: float = Field(
             0.2,
             ge=0,
@@ -119,7 +122,7 @@ class Segmentation(Task):
         `Detection.generator_losses`).
         """
         settings, fake = self.settings, context.fake
-        if fake.mask is None or fake.mask_logits is None or not (settings.agreement or settings.distillation):
+        if fake.mask is None or fake.mask_logits is None:
             return {}
         generated = fake.mask[context.image_only]
         generated_log = fake.mask_logits[context.image_only].log_softmax(dim=1)
@@ -130,11 +133,11 @@ class Segmentation(Task):
         if settings.distillation:
             distance = _cross_entropy(predicted.detach().exp(), generated_log)
             losses["distillation"] = settings.distillation * context.mean(distance, "image_only")
-        if settings.agreement and "layout" in context.prompt.given:
+        if settings.layout and "layout" in context.prompt.given:
             layout = context.prompt.values["layout"][context.image_only]
             given = (context.prompt.given["layout"] & context.fake_unaugmented)[context.image_only]
             distance = _cross_entropy(layout, predicted) + _cross_entropy(layout, generated_log)
-            losses["layout"] = settings.agreement * context.mean(distance * given, "given layout")
+            losses["layout"] = settings.layout * context.mean(distance * given, "given layout")
         return losses
 
     def predict(self, discriminator: Discriminator, levels: list[Tensor], prediction: Prediction) -> None:

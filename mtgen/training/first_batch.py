@@ -21,8 +21,9 @@ SAMPLES_PER_DATASET = 16
 """Samples in each picture."""
 
 MAX_SEARCHED_POSITIONS = 16_000
-"""Positions at the start of a run that are searched: a mixture's fractions are exact in 1,000 places of each lane,
-and 16 samples of the rarest data set are expected in as many positions of more lanes."""
+"""Positions at the start of a run that are searched: a mixture's fractions are exact in 1,000 places of each lane.
+
+With more lanes 16 samples of the rarest data set are expected in as many positions."""
 
 
 def write_first_batch(config: Config, samples: Samples) -> list[Path]:

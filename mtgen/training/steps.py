@@ -102,18 +102,15 @@ class TrainingStep(nn.Module):
             given[name] = chosen.to(device)
             if modality.component is not None:
                 given[name] = given[name] & batch.present[modality.component]
-            if name == "image":
-                values[name] = self._embeddings(batch, module, chosen)
-            else:
-                values[name] = self._augmented_value(name, modality, batch)
+            value = self._embeddings(batch, module, chosen) if name == "image" else modality.value(batch)
+            values[name] = self._augmented(name, modality, value, batch.position)
         return Prompt(len(batch), values, given)
 
-    def _augmented_value(self, name: str, modality: Modality, batch: Batch) -> Tensor:
-        value, count = modality.value(batch), modality.random_numbers
-        if not count:
+    def _augmented(self, name: str, modality: Modality, value: Tensor, position: Tensor) -> Tensor:
+        if not modality.random_numbers:
             return value
         purpose = f"{self.purpose} vary {name}"
-        random = counter_rng.uniform(self.config.seed, purpose, batch.position, count, value.device)
+        random = counter_rng.uniform(self.config.seed, purpose, position, modality.random_numbers, value.device)
         return modality.augment(value, random)
 
     @staticmethod

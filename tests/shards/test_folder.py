@@ -133,11 +133,11 @@ def test_names_that_are_not_utf8_and_empty_captions_are_accepted(tmp_path: Path)
 
 def test_masks_that_would_be_ignored_are_named(tmp_path: Path) -> None:
     picture(tmp_path / "in/x.png")
-    picture(tmp_path / "masks/x_mask.png", PIXELS[..., 0])
+    picture(tmp_path / "masks/y_mask.png", PIXELS[..., 0])
     with pytest.raises(DataError, match=r"masks=.*: has no x\.png, nor a mask for any other image"):
         make("folder", tmp_path / "out", images=str(tmp_path / "in"), masks=str(tmp_path / "masks"))
-    picture(tmp_path / "in/x.mask.PNG", PIXELS[..., 0])
-    with pytest.raises(DataError, match=r"x\.mask\.PNG: a mask has to be a PNG; save it as x\.mask\.png"):
+    picture(tmp_path / "in/x.mask.jpg", PIXELS[..., 0])
+    with pytest.raises(DataError, match=r"x\.mask\.jpg: has the name of a mask of x\.png, but a mask has to be a PNG"):
         make("folder", tmp_path / "out", images=str(tmp_path / "in"))
 
 

@@ -121,6 +121,7 @@ def test_sure_boxes_are_those_of_plain_images_without_boxes() -> None:
             expected.append(0.0)
             continue
         target = encode(torch.tensor([sure]), 3, (4, 4))
-        expected.append(float(detection._distance(*(part[row : row + 1] for part in maps), target).sum()))
+        distance = detection._distance(*(part[row : row + 1] for part in maps), target)
+        expected.append(distance.sum().item())
     assert 0 < np.count_nonzero(expected) < len(expected)
     assert losses["self_training"].item() == pytest.approx(2 * float(np.mean(expected)), rel=1e-4)
