@@ -1,5 +1,6 @@
 """The command that trains."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -80,7 +81,10 @@ def train(
     if outcome.status == "finished":
         say(finished_message(settings, outcome))
     else:
-        again = shell_command("mtgen train", config, *(overrides or []))
+        if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):  # a submitted job: its file is in the job's own folder
+            again = shell_command("mtgen submit", Path(settings.folder).absolute() / "config.yaml")
+        else:
+            again = shell_command("mtgen train", config, *(overrides or []))
         written = ", checkpoint written" if outcome.images else ""
         # train.max_minutes counts the minutes of all starts
         how = "raise train.max_minutes" if outcome.status == "out of time" else again

@@ -13,6 +13,7 @@ from urllib.parse import urlencode, urlsplit
 
 import yaml
 
+from mtgen.errors import UserError
 from mtgen.tracking.journal import EVALUATION_PREFIX, JournalRow
 
 NOTE_TAG, NOTE_PREFIX = "mlflow.note.content", "**mtgen: "
@@ -66,6 +67,11 @@ class MLflowRun:
     def _by_start(self, start: dict[str, Any], began: float, folder: Path) -> Any:
         name = os.environ["MLFLOW_EXPERIMENT_NAME"]
         known = self.client.get_experiment_by_name(name)
+        if known and known.lifecycle_stage == "deleted":
+            raise UserError(
+                f"the experiment {name!r} is deleted in {self.uri}; restore it with `mlflow experiments restore "
+                f"--experiment-id {known.experiment_id}`, or take another with tracking.experiment=NAME"
+            )
         # By default MLflow's pages open in their mode for language models.
         kind = {"mlflow.experimentKind": "custom_model_development"}
         experiment = (
