@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from mtgen.config.messages import ConfigProblem, shown
-from mtgen.config.run import Config, ElasticConfig, resolve_device
+from mtgen.config.run import Config, ElasticConfig
 from mtgen.config.sections import TASKS, WEIGHTINGS
 from mtgen.registry import suggest
 
@@ -48,7 +48,7 @@ def _resolution_remedy(shorter: int, levels: int) -> str:
 
 
 def _system(config: Config) -> Iterator[ConfigProblem]:
-    """What DeepSpeed or this system cannot do."""
+    """What DeepSpeed cannot do."""
     if config.zero_stage > 2:
         yield ConfigProblem(
             ("zero_stage",),
@@ -56,10 +56,6 @@ def _system(config: Config) -> Iterator[ConfigProblem]:
             "than once "
             '("Cannot free a ZeRO-3 parameter while it is still active in submodules")',
         )
-    if config.precision == "fp16" and resolve_device(config) == "cpu":
-        yield ConfigProblem(("precision",), "precision=fp16: a CPU cannot train in fp16; possible here: fp32, bf16")
-    if config.device == "cuda" and resolve_device(config) == "cpu":
-        yield ConfigProblem(("device",), "device=cuda: torch finds no CUDA device here; possible here: cpu, auto")
 
 
 def _data(config: Config) -> Iterator[ConfigProblem]:
