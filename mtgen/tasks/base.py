@@ -87,7 +87,7 @@ class StepContext:
         real: canvases of the real samples as the discriminator sees them.
         num_image_only: number of image-only rows.
         plain: `[P]` indices of the image-only rows that the augmentation left unchanged.
-        plain_position: `[P]` their positions, on the CPU.
+        plain_position: `[P]` their positions.
         partner: `[B]` each row's partner row, of another sample; the row itself if there is none.
         pairs: `[N]` plain rows whose partner is a plain row too.
         penalized: `[Q]` rows with a gradient penalty. In the discriminator's step the trunk's forward ends with noisy

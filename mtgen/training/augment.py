@@ -6,6 +6,7 @@ GANs with limited data").
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -97,28 +98,22 @@ class AdaptiveAugmentation:
             )
 
 
+@dataclass(frozen=True)
 class Warp:
     """The affine maps of one micro-batch.
 
-    Args:
-        settings: largest shift, rotation and change of scale.
-        probability: fraction of the samples that is augmented.
-        seed: of the run.
-        size: height and width of the images. A rotation acts on pixels, so in coordinates relative to the sides the map
-            depends on them.
-        position: `[B]` positions, on the CPU.
-        purpose: seed of the maps, different for real and generated samples and for both steps.
-        which: seed of the choice of samples.
-        device: of the tensors that will be warped.
-
     Attributes:
-        changed: `[B]` bool, on the CPU: the samples that are augmented.
-        rows: their indices.
-        theta: `[n,2,3]` their maps, as `F.affine_grid` takes them.
+        changed: `[B]` bool: the samples that are augmented.
+        rows: their indices, on the device of the tensors that will be warped.
+        theta: `[n,2,3]` their maps, as `F.affine_grid` takes them, on that device.
     """
 
-    def __init__(
-        self,
+    changed: Tensor
+    rows: Tensor
+    theta: Tensor
+
+    @staticmethod
+    def draw(
         settings: AugmentConfig,
         probability: float,
         seed: int,
@@ -126,10 +121,21 @@ class Warp:
         position: Tensor,
         purpose: str,
         which: str,
-        device: torch.device,
-    ) -> None:
-        self.changed = is_augmented(probability, seed, which, position)
-        rows = self.changed.nonzero().flatten()
+    ) -> "Warp":
+        """Draw the maps, on the CPU.
+
+        Args:
+            settings: largest shift, rotation and change of scale.
+            probability: fraction of the samples that is augmented.
+            seed: of the run.
+            size: height and width of the images. A rotation acts on pixels, so in coordinates relative to the sides the
+                map depends on them.
+            position: `[B]` positions, on the CPU.
+            purpose: seed of the maps, different for real and generated samples and for both steps.
+            which: seed of the choice of samples.
+        """
+        changed = is_augmented(probability, seed, which, position)
+        rows = changed.nonzero().flatten()
         uniform = 2 * counter_rng.uniform(seed, f"warp {purpose}", position[rows], 4) - 1
         angle = uniform[:, 0] * math.radians(settings.rotate)
         scale = 1 + uniform[:, 1] * settings.scale
@@ -138,8 +144,7 @@ class Warp:
         cos, sin = scale * angle.cos(), scale * angle.sin()
         x = torch.stack([cos, -sin * aspect, shift[:, 0]], 1)
         y = torch.stack([sin / aspect, cos, shift[:, 1]], 1)
-        self.rows = rows.to(device)
-        self.theta = torch.stack([x, y], 1).to(device)
+        return Warp(changed, rows, torch.stack([x, y], 1))
 
     def __call__(self, x: Tensor, mode: str = "bilinear") -> Tensor:
         """Warp the augmented samples of `[B,C,H,W]`; pixels beyond the border repeat it."""
@@ -160,10 +165,8 @@ class Warp:
         return canvas.map_generated(lambda x, name: self(x))
 
 
-def sample_warp(
-    config: Config, probability: float, position: Tensor, purpose: str, kind: str, device: torch.device
-) -> Warp:
-    """Return the maps of real or generated samples in a step. Both steps augment the same real samples.
+def sample_warp(config: Config, probability: float, position: Tensor, purpose: str, kind: str) -> Warp:
+    """Return the maps of real or generated samples in a step, on the CPU. Both steps augment the same real samples.
 
     Args:
         position: `[B]` positions, on the CPU.
@@ -171,4 +174,4 @@ def sample_warp(
         kind: "real" or "fake".
     """
     which = kind if kind == "real" else f"{purpose} {kind}"
-    return Warp(config.augment, probability, config.seed, config.size, position, f"{purpose} {kind}", which, device)
+    return Warp.draw(config.augment, probability, config.seed, config.size, position, f"{purpose} {kind}", which)

@@ -21,6 +21,7 @@ With `tasks.translation.every=2` the pairs 0, 2, 4 and 6 are translated:
 | 3 | 12 | 13 P | 14 | 15 J P | position - 4 | 4 5 6 7 |
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,7 @@ from torch import Tensor
 from mtgen.config import Config
 from mtgen.schema import Batch
 from mtgen.training.augment import is_augmented
+from mtgen.utils.packed_copy import copy_packed
 
 
 @dataclass(frozen=True)
@@ -37,20 +39,23 @@ class BatchRoles:
 
     Attributes:
         batch: the sorted batch.
+        position: `[B]` its positions. All tensors are on the batch's device.
         num_image_only: number of image-only rows.
         shown, boxed: `[B]` bool: whether the discriminator sees the mask, and the boxes.
         plain: indices of the image-only rows that the augmentation leaves unchanged.
-        plain_position: their positions, on the CPU.
+        plain_position: their positions.
         partner: `[B]` each row's partner row (see `pair_partners`); the row itself if its partner is not in the
             micro-batch.
         pairs: `[N]` the plain rows whose partner is a plain row of the micro-batch too; none unless the run translates.
-        pair_position: their positions, on the CPU.
+        pair_position: their positions.
         penalized: indices of the rows with a gradient penalty.
-        penalized_position: their positions, on the CPU.
+        penalized_position: their positions.
         counts: see `mtgen.tasks.base.StepContext`.
+        more: what else the step has decided on the host.
     """
 
     batch: Batch
+    position: Tensor
     num_image_only: int
     shown: Tensor
     boxed: Tensor
@@ -62,6 +67,7 @@ class BatchRoles:
     penalized: Tensor
     penalized_position: Tensor
     counts: dict[str, int]
+    more: dict[str, Tensor]
 
 
 def _block_and_slot(config: Config, position: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,36 +154,54 @@ class _GlobalRoles:
         }
 
 
-def assign_roles(config: Config, batch: Batch, augmented: float, boxes: bool = False) -> BatchRoles:
+def assign_roles(
+    config: Config,
+    batch: Batch,
+    augmented: float,
+    boxes: bool = False,
+    more: Callable[[Tensor], dict[str, Tensor]] = lambda position: {},
+) -> BatchRoles:
     """Sort a micro-batch by roles, and count the samples that each loss is a mean over in the whole global batch.
 
     Args:
         batch: of at least one sample, with consecutive `step_position`.
         augmented: fraction of the samples that the augmentation changes.
         boxes: whether boxes are on the canvas.
+        more: the sorted `[B]` positions, on the CPU -> other tensors that the step needs on the device. All go there in
+            one copy with the roles.
     """
     first, size, device = batch.step_position[0], len(batch.step_position), batch.image.device
     assert torch.equal(batch.step_position, first + torch.arange(size)), "a global batch is consecutive positions"
     roles = _GlobalRoles.of(config, batch, augmented, boxes)
     index = batch.position - first  # each row's index in the global batch
     order = torch.sort((~roles.image_only[index]).to(torch.uint8), stable=True).indices
-    rows, index = batch.rows(order), index[order]
+    position, index = batch.position[order], index[order]
     row_at = torch.full((size + 1,), -1).scatter(0, index, torch.arange(len(index)))  # -1: not in this micro-batch
     partner = row_at[roles.partner[index].clamp(max=size)]
-    plain = roles.plain[index].nonzero().flatten()
-    pairs = (roles.pairs[index] & (partner >= 0)).nonzero().flatten()
-    penalized = is_penalized(config, rows.position).nonzero().flatten()
+    host = {
+        "order": order,
+        "position": position,
+        "shown": roles.shown[index],
+        "boxed": roles.boxed[index],
+        "plain": roles.plain[index].nonzero().flatten(),
+        "partner": torch.where(partner >= 0, partner, torch.arange(len(index))),
+        "pairs": (roles.pairs[index] & (partner >= 0)).nonzero().flatten(),
+        "penalized": is_penalized(config, position).nonzero().flatten(),
+    }
+    there = copy_packed(host | more(position), device)
     return BatchRoles(
-        batch=rows,
+        batch=batch.rows(order, there["order"]),
+        position=there["position"],
         num_image_only=int(roles.image_only[index].sum()),
-        shown=roles.shown[index].to(device),
-        boxed=roles.boxed[index].to(device),
-        plain=plain.to(device),
-        plain_position=rows.position[plain],
-        partner=torch.where(partner >= 0, partner, torch.arange(len(index))).to(device),
-        pairs=pairs.to(device),
-        pair_position=rows.position[pairs],
-        penalized=penalized.to(device),
-        penalized_position=rows.position[penalized],
+        shown=there["shown"],
+        boxed=there["boxed"],
+        plain=there["plain"],
+        plain_position=there["position"][there["plain"]],
+        partner=there["partner"],
+        pairs=there["pairs"],
+        pair_position=there["position"][there["pairs"]],
+        penalized=there["penalized"],
+        penalized_position=there["position"][there["penalized"]],
         counts=roles.counts(config, batch),
+        more={name: tensor for name, tensor in there.items() if name not in host},
     )

@@ -80,46 +80,57 @@ class TrainingStep(nn.Module):
 
     def warp(self, roles: BatchRoles, kind: str) -> Warp:
         """Return the augmentation of the micro-batch's real or generated samples (`kind`: "real" or "fake")."""
-        position, device = roles.batch.position, roles.batch.image.device
-        return sample_warp(self.config, self.augmentation.probability, position, self.purpose, kind, device)
+        return Warp(*(roles.more[f"{kind} {part}"] for part in ("changed", "rows", "theta")))
 
     def assign_roles(self, batch: Batch, generator: Generator) -> BatchRoles:
-        """Assign the roles of a micro-batch."""
+        """Assign the roles of a micro-batch, and decide all else that does not depend on values on the device."""
         has_boxes = generator.canvas_spec.box_maps > 0
-        return assign_roles(self.config, batch, self.augmentation.probability, boxes=has_boxes)
+        return assign_roles(
+            self.config, batch, self.augmentation.probability, boxes=has_boxes, more=self._decide_on_host
+        )
 
-    def prompt(self, batch: Batch, module: DiscriminatorModule) -> Prompt:
-        """Return the samples' conditions; each modality is given independently at random, with its probability."""
-        device = batch.image.device
-        values, given = {}, {}
+    def _decide_on_host(self, position: Tensor) -> dict[str, Tensor]:
+        """`[B]` positions, on the CPU -> the conditions that are given, and the warps."""
+        decided: dict[str, Tensor] = {}
         for name, settings in self.config.condition_settings().items():
+            uniform = counter_rng.uniform(self.config.seed, f"{self.purpose} ask {name}", position, 1)[:, 0]
+            decided[f"ask {name}"] = uniform < settings.probability
+        if "ask image" in decided:
+            decided["ask image rows"] = decided["ask image"].nonzero().flatten()
+        for kind in ("real", "fake"):
+            warp = sample_warp(self.config, self.augmentation.probability, position, self.purpose, kind)
+            decided |= {f"{kind} {part}": tensor for part, tensor in vars(warp).items()}
+        return decided
+
+    def prompt(self, roles: BatchRoles, module: DiscriminatorModule) -> Prompt:
+        """Return the samples' conditions; each modality is given independently at random, with its probability."""
+        batch = roles.batch
+        values, given = {}, {}
+        for name in self.config.condition_settings():
             if name not in module.conditions.modalities:
                 continue
             modality = module.conditions.modality(name)
-            uniform = counter_rng.uniform(self.config.seed, f"{self.purpose} ask {name}", batch.position, 1)[:, 0]
-            chosen = uniform < settings.probability
-            given[name] = chosen.to(device)
+            given[name] = roles.more[f"ask {name}"]
             if modality.component is not None:
                 given[name] = given[name] & batch.present[modality.component]
             if name == "image":
-                values[name] = self._embeddings(batch, module, chosen)
+                values[name] = self._embeddings(batch, module, roles.more["ask image rows"])
             else:
-                values[name] = self._augmented_value(name, modality, batch)
+                values[name] = self._augmented_value(name, modality, roles)
         return Prompt(len(batch), values, given)
 
-    def _augmented_value(self, name: str, modality: Modality, batch: Batch) -> Tensor:
-        value, count = modality.value(batch), modality.random_numbers
+    def _augmented_value(self, name: str, modality: Modality, roles: BatchRoles) -> Tensor:
+        value, count = modality.value(roles.batch), modality.random_numbers
         if not count:
             return value
         purpose = f"{self.purpose} vary {name}"
-        random = counter_rng.uniform(self.config.seed, purpose, batch.position, count, value.device)
+        random = counter_rng.uniform(self.config.seed, purpose, roles.position, count, value.device)
         return modality.augment(value, random)
 
     @staticmethod
     @torch.no_grad()
-    def _embeddings(batch: Batch, module: DiscriminatorModule, rows: Tensor) -> Tensor:
-        """`[B,d]` embeddings of the images in `rows` (`[B]` bool, on the CPU), 0 elsewhere."""
-        index = rows.nonzero().flatten().to(batch.image.device)
+    def _embeddings(batch: Batch, module: DiscriminatorModule, index: Tensor) -> Tensor:
+        """`[B,d]` embeddings of the images in the rows `index`, 0 elsewhere."""
         empty = batch.image.new_zeros(len(batch), module.conditions.size)
         return empty.index_copy(0, index, module.embed(batch.image[index]).to(empty)) if len(index) else empty
 
@@ -135,7 +146,7 @@ class TrainingStep(nn.Module):
             assert original.boxes is not None  # the loader provides boxes
             grid = (original.image.shape[2] // spec.stride, original.image.shape[3] // spec.stride)
             boxes = warp(center_maps.encode(original.boxes, spec.box_maps - 2, grid).canvas())
-        prompt = self.prompt(original, module)
+        prompt = self.prompt(roles, module)
         encoded = module.conditions.encode(prompt)
         return StepContext(
             batch=batch,
@@ -161,7 +172,7 @@ class TrainingStep(nn.Module):
 
     def latents(self, roles: BatchRoles, generator: Generator) -> Tensor:
         """`[B,Z]` standard normal latents of the generated samples."""
-        return self.normal("latent", roles.batch.position, (generator.latent,), roles.batch.image.device)
+        return self.normal("latent", roles.position, (generator.latent,), roles.batch.image.device)
 
     def as_seen(self, generated: Canvas, roles: BatchRoles) -> tuple[Canvas, Tensor]:
         """Augment generated canvases and show their labels where those of the real samples are shown.
@@ -170,7 +181,7 @@ class TrainingStep(nn.Module):
         """
         warp = self.warp(roles, "fake")
         canvas = warp.canvas(replace(generated, shown=roles.shown, boxed=roles.boxed))
-        return canvas, (~warp.changed).to(roles.batch.image.device)
+        return canvas, ~warp.changed
 
     def task_features(
         self, levels: list[Tensor], context: StepContext, rows: int, submitted: dict[str, Canvas]
