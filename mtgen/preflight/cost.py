@@ -95,7 +95,7 @@ def build_on_meta(config: Config, card: DatasetCard) -> Networks:
         return build(config, card)
 
 
-def _batch(config: Config, card: DatasetCard, size: int) -> Batch:
+def meta_batch(config: Config, card: DatasetCard, size: int) -> Batch:
     """A batch on the meta device with all labels present."""
     position, (height, width) = torch.arange(size), config.size
     sound = config.data.sound
@@ -189,7 +189,7 @@ def cost(config: Config, card: DatasetCard, rows: int = 32) -> Cost:
 
         def work(step: Any = step, other: Any = other, saved: _Saved = saved) -> None:
             with frozen(other), torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-                step(_batch(fp32, card, rows), (other,))[0].backward()
+                step(meta_batch(fp32, card, rows), (other,))[0].backward()
 
         with kernels:
             total, kept = total + flops(work), max(kept, saved.bytes)
