@@ -36,6 +36,9 @@ class Classification(Task):
         """Trunk features -> `[B,K]` float32."""
         return discriminator.heads[self.name](discriminator.summary(levels)).float()
 
+    def class_prediction(self, discriminator: Discriminator, levels: list[Tensor]) -> Tensor:
+        return self.logits(discriminator, levels).log_softmax(1)
+
     def _losses(self, context: StepContext, levels: list[Tensor]) -> Tensor:
         """`[R]` cross-entropies of the image-only rows, 0 where the class is unknown."""
         logits, rows = self.logits(context.discriminator, levels), context.image_only

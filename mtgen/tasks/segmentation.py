@@ -1,24 +1,36 @@
 """Segmentation: predict the mask of an image; a generated mask should be the one predicted from its image."""
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtgen.config import TASKS, TaskSettings
+from mtgen.config import TASKS
 from mtgen.networks.blocks import Conv2d
 from mtgen.networks.discriminator import Discriminator
+from mtgen.networks.prediction_reader import PredictionReader
 from mtgen.schema import IGNORE_INDEX, Prediction
-from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, Task, TaskFeatures
+from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, ReaderSettings, Task, TaskFeatures
 
-MIN_PROBABILITY = 1e-4
-"""Generated probabilities are clamped to it before their logarithm."""
+
+class MaskHead(Conv2d):
+    """The decoder's features, and what other tasks predict, -> mask logits."""
+
+    def __init__(self, decoder: int, mask_classes: int, reader: PredictionReader) -> None:
+        super().__init__(decoder, mask_classes, 1, gain=0.1)
+        self.reader = reader
+
+    def forward(self, dense: Tensor, predicted: Mapping[str, Tensor]) -> Tensor:  # type: ignore[override]
+        """`[B,D,H,W]`, and `[B,K]` for each source -> `[B,M,H,W]` float32."""
+        return self.reader(super().forward(dense).float(), predicted)
 
 
 @TASKS.register("segmentation")
 class Segmentation(Task):
     """Pixelwise cross-entropy, averaged over the known pixels of a sample, then over samples with a mask."""
 
-    class Settings(TaskSettings):
+    class Settings(ReaderSettings):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
         agreement: float = Field(
             0.1, ge=0, description="weight of the agreement of the generated mask and the mask predicted from the image"
@@ -38,13 +50,16 @@ class Segmentation(Task):
             return "test/mask_miou"
 
     dense = True
+    reads = ("classification", "tagging")
 
     def head(self) -> nn.Module:
-        return Conv2d(self.sizes.decoder, self.sizes.mask_classes, 1, gain=0.1)
+        names = self.sizes.mask_class_names
+        return MaskHead(self.sizes.decoder, len(names), self.prediction_reader(names))
 
     def logits(self, discriminator: Discriminator, levels: list[Tensor]) -> Tensor:
         """Trunk features -> `[B,M,H,W]` float32."""
-        return discriminator.heads[self.name](discriminator.dense(levels)).float()
+        predicted = self.source_predictions(discriminator, levels)
+        return discriminator.heads[self.name](discriminator.dense(levels), predicted)
 
     def discriminator_losses(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
         mask = context.batch.mask[context.image_only]
@@ -59,24 +74,23 @@ class Segmentation(Task):
         Most of the agreement is distillation, whose gradient reaches the generated mask alone (see
         `Detection.generator_losses`).
         """
-        settings = self.settings
-        if context.fake.mask is None or not (settings.agreement or settings.distillation):
+        settings, fake = self.settings, context.fake
+        if fake.mask is None or fake.mask_logits is None or not (settings.agreement or settings.distillation):
             return {}
-        generated = context.fake.mask[context.image_only]
+        generated = fake.mask[context.image_only]
+        generated_log = fake.mask_logits[context.image_only].log_softmax(dim=1)
         predicted = self.logits(context.discriminator, features.image_only).log_softmax(dim=1)
         losses = {}
         if settings.agreement:
             losses["agreement"] = settings.agreement * context.mean(_cross_entropy(generated, predicted), "image_only")
         if settings.distillation:
-            distance = _cross_entropy(predicted.detach().exp(), generated.clamp_min(MIN_PROBABILITY).log())
+            distance = _cross_entropy(predicted.detach().exp(), generated_log)
             losses["distillation"] = settings.distillation * context.mean(distance, "image_only")
         if settings.agreement and "layout" in context.prompt.given:
             layout = context.prompt.values["layout"][context.image_only]
             given = (context.prompt.given["layout"] & context.fake_unaugmented)[context.image_only]
-            distance = _cross_entropy(layout, predicted) + _cross_entropy(
-                layout, generated.clamp_min(MIN_PROBABILITY).log()
-            )
-            losses["layout"] = settings.agreement * context.mean(distance * given, "mask")
+            distance = _cross_entropy(layout, predicted) + _cross_entropy(layout, generated_log)
+            losses["layout"] = settings.agreement * context.mean(distance * given, "given layout")
         return losses
 
     def predict(self, discriminator: Discriminator, levels: list[Tensor], prediction: Prediction) -> None:

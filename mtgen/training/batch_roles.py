@@ -50,6 +50,7 @@ class BatchRoles:
         pair_position: their positions.
         penalized: indices of the rows with a gradient penalty.
         penalized_position: their positions.
+        step_image_only: `[G]` bool, on the CPU: the image-only samples of the global batch.
         counts: see `mtgen.tasks.base.StepContext`.
         more: what else the step has decided on the host.
     """
@@ -66,6 +67,7 @@ class BatchRoles:
     pair_position: Tensor
     penalized: Tensor
     penalized_position: Tensor
+    step_image_only: Tensor
     counts: dict[str, int]
     more: dict[str, Tensor]
 
@@ -146,6 +148,7 @@ class _GlobalRoles:
         return {
             "all": len(self.plain),
             "image_only": int(self.image_only.sum()),
+            "joint": int((~self.image_only).sum()),
             "plain": int(self.plain.sum()),
             "pairs": int(self.pairs.sum()),
             "penalized": int(is_penalized(config, batch.step_position).sum()),
@@ -202,6 +205,7 @@ def assign_roles(
         pair_position=there["position"][there["pairs"]],
         penalized=there["penalized"],
         penalized_position=there["position"][there["penalized"]],
+        step_image_only=roles.image_only,
         counts=roles.counts(config, batch),
         more={name: tensor for name, tensor in there.items() if name not in host},
     )
