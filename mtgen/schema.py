@@ -85,6 +85,15 @@ class Batch:
         changed: dict[str, Any] = {name: change(value) for name, value in found.items() if value is not None}
         return changed | {"present": {name: change(value) for name, value in self.present.items()}}
 
+    def for_each_tensor(self, do: Callable[[Tensor], None]) -> None:
+        """Call `do` with each tensor on the batch's device."""
+
+        def pass_on(value: Tensor) -> Tensor:
+            do(value)
+            return value
+
+        self._map(pass_on)
+
     def __len__(self) -> int:
         return self.image.shape[0]
 

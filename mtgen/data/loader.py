@@ -7,12 +7,13 @@ import weakref
 from collections.abc import Iterator
 from itertools import count
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from mtgen.data.decode import single_threaded
+from mtgen.data.device_stream import DeviceStream
 from mtgen.data.mixture import Samples
 from mtgen.data.reader import BatchReader, Damage, GlobalBatch
 from mtgen.data.sampler import Order, SampleOrder
@@ -148,15 +149,24 @@ def iterate_split(
 
 
 class _Prefetched:
-    """Reads batches in a background thread, up to `depth` ahead; errors are raised to the consumer."""
+    """Reads batches in a background thread, up to `depth` ahead; errors are raised to the consumer.
 
-    def __init__(self, reader: BatchReader, batches: Iterator[GlobalBatch], depth: int) -> None:
+    On a GPU the thread has a stream of its own, and the consumer's current stream waits for each batch.
+    """
+
+    def __init__(
+        self, reader: BatchReader, batches: Iterator[GlobalBatch], depth: int, stream: DeviceStream | None = None
+    ) -> None:
+        self._stream = stream or DeviceStream(reader.decoder.device)
         self._queue: _Queue = queue.Queue(depth)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         torch.get_num_threads()  # initializes the consumer's number of threads before the new thread sets its own
         thread = threading.Thread(
-            target=_read_all, args=(reader, batches, self._queue, self._stop), name="mtgen loader", daemon=True
+            target=_read_all,
+            args=(reader, batches, self._queue, self._stop, self._stream),
+            name="mtgen loader",
+            daemon=True,
         )
         thread.start()
         # finalize also runs if nobody calls close: a thread inside DALI crashes the process when Python shuts down
@@ -171,20 +181,25 @@ class _Prefetched:
                 raise ValueError("this loader is closed")
             item = self._queue.get()
             if isinstance(item, tuple):
-                return item
+                batch, damage, finished = item
+                return self._stream.receive(batch, finished), damage
             self._failure = item
         raise self._failure
 
 
-_Item = tuple[Batch, Damage] | BaseException
+_Item = tuple[Batch, Damage, Any] | BaseException
 _Queue = queue.Queue[_Item]
 
 
-def _read_all(reader: BatchReader, batches: Iterator[GlobalBatch], output: _Queue, stop: threading.Event) -> None:
+def _read_all(
+    reader: BatchReader, batches: Iterator[GlobalBatch], output: _Queue, stop: threading.Event, stream: DeviceStream
+) -> None:
     single_threaded()
     try:
         for batch in batches:
-            if not _put(reader.read(batch), output, stop):
+            with stream.work():
+                made, damage = reader.read(batch)
+            if not _put((made, damage, stream.finished()), output, stop):
                 return
         _put(StopIteration(), output, stop)
     except BaseException as error:  # noqa: BLE001 - every error is passed on to the consumer
