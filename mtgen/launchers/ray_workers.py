@@ -31,10 +31,12 @@ def _place_worker(device: Device, rank: int, world: int, cpus: int, node: str = 
     return WorkerContext(rank, world, device, torch_threads, decoding, node)
 
 
-def _snapshots(config: Config) -> SnapshotCallback:
+def _snapshots(config: Config, worker: WorkerContext) -> SnapshotCallback:
+    """Pictures and quick metrics; on a GPU, the worker's other threads are idle meanwhile and decode too."""
     from mtgen.evaluation.snapshots import Snapshots
 
-    return Snapshots(config)
+    idle = worker.threads if worker.device == "cuda" else 0
+    return Snapshots(config, worker.device, worker.decoding_threads + idle)
 
 
 def _worker(arguments: dict[str, Any]) -> None:
@@ -53,7 +55,10 @@ def _worker(arguments: dict[str, Any]) -> None:
         arguments["cpus"],
         ray.get_runtime_context().get_node_id(),
     )
-    train(config, place, arguments["snapshots"](config) if place.rank == 0 else None, refresh_report)
+    snapshots = None
+    if place.is_first:
+        snapshots = arguments["snapshots"](config) if arguments["snapshots"] else _snapshots(config, place)
+    train(config, place, snapshots, refresh_report)
 
 
 KILL_TIMEOUT_SECONDS = 60.0
@@ -109,12 +114,13 @@ def run_here(config: Config) -> Outcome:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     cpus = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     config, device = decide_here(config)
-    return train(config, _place_worker(device, 0, 1, cpus), _snapshots(config), refresh_report)
+    place = _place_worker(device, 0, 1, cpus)
+    return train(config, place, _snapshots(config, place), refresh_report)
 
 
 def run_on_ray(
     config: Config,
-    snapshots: Callable[[Config], SnapshotCallback] = _snapshots,
+    snapshots: Callable[[Config], SnapshotCallback] | None = None,
     cpus: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Outcome:
