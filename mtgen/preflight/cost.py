@@ -14,7 +14,8 @@ from torch.utils.flop_counter import flop_registry
 
 from mtgen.config import Config
 from mtgen.models.model import Model, Networks, build
-from mtgen.schema import Batch, DatasetCard, Prompt
+from mtgen.preflight.synthetic_batch import synthetic_batch
+from mtgen.schema import DatasetCard, Prompt
 from mtgen.training.steps import build_steps, frozen
 
 _NO_KERNEL_OPS = {
@@ -95,31 +96,6 @@ def build_on_meta(config: Config, card: DatasetCard) -> Networks:
         return build(config, card)
 
 
-def meta_batch(config: Config, card: DatasetCard, size: int) -> Batch:
-    """A batch on the meta device with all labels present."""
-    position, (height, width) = torch.arange(size), config.size
-    sound = config.data.sound
-    channels = 1 if config.data.channels == "gray" else 3
-
-    def shape(*sides: int, kind: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(size, *sides, dtype=kind, device="meta")
-
-    return Batch(
-        position=position,
-        image=shape(channels, height, width),
-        label=shape(kind=torch.int64),
-        mask=shape(height, width, kind=torch.int64),
-        present={name: shape(kind=torch.bool) for name in config.components},
-        step_position=position,
-        step_present={name: torch.ones(size, dtype=torch.bool) for name in config.components},
-        boxes=shape(config.data.max_boxes, 5),
-        labels=shape(len(card.classes), kind=torch.bool),
-        caption=shape(config.caption_tokens, kind=torch.int64),
-        sound=shape(sound.mels, sound.frames),
-        domain=shape(kind=torch.int64),
-    )
-
-
 class _Operations(TorchDispatchMode):
     """Counts floating-point operations with torch's formulas.
 
@@ -189,7 +165,7 @@ def cost(config: Config, card: DatasetCard, rows: int = 32) -> Cost:
 
         def work(step: Any = step, other: Any = other, saved: _Saved = saved) -> None:
             with frozen(other), torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-                step(meta_batch(fp32, card, rows), (other,))[0].backward()
+                step(synthetic_batch(fp32, card, rows, "meta"), (other,))[0].backward()
 
         with kernels:
             total, kept = total + flops(work), max(kept, saved.bytes)

@@ -8,7 +8,8 @@ import torch
 from helpers.pretended_device import DEVICE, Crossings, watched
 
 from mtgen.config import Config, load
-from mtgen.preflight.cost import build_on_meta, meta_batch
+from mtgen.preflight.cost import build_on_meta
+from mtgen.preflight.synthetic_batch import synthetic_batch
 from mtgen.schema import Batch, DatasetCard
 from mtgen.training.steps import build_steps, frozen
 from mtgen.utils.packed_copy import copy_packed
@@ -31,7 +32,7 @@ def batch_of(config: Config, card: DatasetCard, begin: int) -> Batch:
     position = torch.arange(begin, begin + config.micro_batch)
     random = torch.Generator().manual_seed(begin)
     present = {name: torch.rand(len(position), generator=random) < 0.8 for name in config.components}
-    made = meta_batch(config, card, len(position))
+    made = synthetic_batch(config, card, len(position), DEVICE)
     return replace(made, position=position, step_position=position, step_present=present)
 
 
