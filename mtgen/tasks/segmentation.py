@@ -6,12 +6,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from mtgen.conditions.layout import boxes_layout
 from mtgen.config import TASKS
 from mtgen.networks.blocks import Conv2d
 from mtgen.networks.discriminator import Discriminator
 from mtgen.networks.prediction_reader import PredictionReader
 from mtgen.schema import IGNORE_INDEX, Prediction
 from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, ReaderSettings, Task, TaskFeatures
+from mtgen.tasks.weak_labels import box_tightness, mask_classes_of, name_pairs, outside_boxes
 
 
 class MaskHead(Conv2d):
@@ -41,6 +43,10 @@ class Segmentation(Task):
             description="weight of the predicted mask as the generated mask's target; without a gradient to the image",
         )
 
+        weak: float = Field(
+            0.5, ge=0, description="weight of what boxes and classes tell of masks, for images without a mask"
+        )
+
         @property
         def needs(self) -> str:
             return "mask"
@@ -66,7 +72,32 @@ class Segmentation(Task):
         known = (mask != IGNORE_INDEX).sum(dim=(1, 2))
         logits = self.logits(context.discriminator, features.image_only)
         losses = F.cross_entropy(logits, mask, reduction="none", ignore_index=IGNORE_INDEX)
-        return {"cross_entropy": context.mean(losses.sum(dim=(1, 2)) / known.clamp_min(1), "mask")}
+        found = {"cross_entropy": context.mean(losses.sum(dim=(1, 2)) / known.clamp_min(1), "mask")}
+        return found | (self._weak(context, logits.log_softmax(1)) if self.settings.weak else {})
+
+    def _weak(self, context: DiscriminatorContext, log_probability: Tensor) -> LossDict:
+        """What boxes and classes tell of unknown masks, weighted; see `mtgen.tasks.weak_labels`.
+
+        A class tells that some pixel is of it; boxes tell where no pixel of a class is, and that each of their rows and
+        columns has one. Boxes count in images that the augmentation left unchanged: a rotated box is none.
+        """
+        pairs = name_pairs(self.sizes.class_names, self.sizes.mask_class_names)
+        batch, losses = context.batch, {}
+        unknown = ~batch.present["mask"][context.image_only]
+        if "class" in batch.present and pairs:
+            wanted = mask_classes_of(batch.label[context.image_only], pairs)
+            index = wanted.clamp_min(0)[:, None, None, None].expand(-1, 1, *log_probability.shape[2:])
+            missing = -log_probability.gather(1, index).amax((1, 2, 3))
+            use = unknown & batch.present["class"][context.image_only] & (wanted >= 0)
+            losses["weak_class"] = self.settings.weak * context.mean(missing * use, "class")
+        if "boxes" in batch.present and pairs and context.original.boxes is not None:
+            rows, boxes = context.plain, context.original.boxes[context.plain]
+            mine = log_probability[rows]
+            inside = boxes_layout(boxes, self.sizes.classes, *mine.shape[2:])
+            distance = outside_boxes(mine, inside, pairs) + box_tightness(mine.exp(), boxes, pairs)
+            use = unknown[rows] & batch.present["boxes"][rows]
+            losses["weak_boxes"] = self.settings.weak * context.mean(distance * use, "plain boxes")
+        return losses
 
     def generator_losses(self, context: GeneratorContext, features: TaskFeatures) -> LossDict:
         """Agreement of generated and predicted masks, and of both with a given layout.
