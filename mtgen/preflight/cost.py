@@ -25,9 +25,6 @@ _NO_KERNEL_OPS = {
 }
 """Operations besides views that launch no kernel."""
 
-BYTES_PER_VALUE = {"fp32": 4, "bf16": 2, "fp16": 2}
-"""Bytes per activation value."""
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -39,7 +36,8 @@ class Cost:
         sampling: floating-point operations to generate one image.
         prediction: floating-point operations to predict everything for one image.
         activations: bytes per image that the larger of the two steps keeps for its backward.
-        kernels: kernels that both steps launch for one micro-batch in eager mode, whatever its size.
+        kernels: kernels that both steps launch for one micro-batch in eager mode, whatever its size; with the casts of
+            mixed precision.
     """
 
     parameters: dict[str, int]
@@ -155,9 +153,10 @@ def cost(config: Config, card: DatasetCard, rows: int = 32) -> Cost:
     Raises:
         ConfigError: as `mtgen.models.model.build`.
     """
-    fp32 = config.model_copy(update={"precision": "fp32", "workers": 0, "batch_size": rows})
-    networks = build_on_meta(fp32, card)
-    d_step, g_step, _ = build_steps(fp32, networks)
+    precision = "fp32" if config.precision == "auto" else config.precision
+    config = config.model_copy(update={"precision": precision, "workers": 0, "batch_size": rows})
+    networks = build_on_meta(config, card)
+    d_step, g_step, _ = build_steps(config, networks)
     steps = [(d_step, networks.generator), (g_step, networks.side)]
     total, kept, kernels = 0.0, 0, _Kernels()
     for step, other in steps if config.generates else steps[:1]:
@@ -165,14 +164,13 @@ def cost(config: Config, card: DatasetCard, rows: int = 32) -> Cost:
 
         def work(step: Any = step, other: Any = other, saved: _Saved = saved) -> None:
             with frozen(other), torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-                step(synthetic_batch(fp32, card, rows, "meta"), (other,))[0].backward()
+                step(synthetic_batch(config, card, rows, "meta"), (other,))[0].backward()
 
         with kernels:
             total, kept = total + flops(work), max(kept, saved.bytes)
-    model = Model(networks, fp32, card, "meta")
+    model = Model(networks, config, card, "meta")
     image = torch.empty(1, model.channels, *config.size, device="meta")
     unconditional = Prompt(1, {}, {})
     sampling = flops(lambda: model.sample(unconditional, torch.empty(1, model.latent_size, device="meta")))
     prediction = flops(lambda: model.predict(image))
-    precision = BYTES_PER_VALUE.get(config.precision, 4) / 4
-    return Cost(parameters(networks), total / rows, sampling, prediction, kept * precision / rows, kernels.count)
+    return Cost(parameters(networks), total / rows, sampling, prediction, kept / rows, kernels.count)
