@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from mtgen.utils.device_constants import constant
+from mtgen.networks.device_constants import constant
 
 Gradients = list[list[Tensor | None]]
 """Gradients by tensor, then by task; `None` where a task does not use a tensor."""

@@ -17,7 +17,18 @@ MIN_MIXTURE_FRACTION = 1 / 1000
 
 def find_conflicts(config: Config) -> list[ConfigProblem]:
     """Conflicts between the values of a configuration whose keys are all valid by themselves."""
-    checks = (_networks, _system, _data, _label_oversampling, _workers, _batch_size, _tasks, _evaluation, _balancing)
+    checks = (
+        _networks,
+        _system,
+        _compile,
+        _data,
+        _label_oversampling,
+        _workers,
+        _batch_size,
+        _tasks,
+        _evaluation,
+        _balancing,
+    )
     return [problem for check in checks for problem in check(config)]
 
 
@@ -56,6 +67,19 @@ def _system(config: Config) -> Iterator[ConfigProblem]:
             "than once "
             '("Cannot free a ZeRO-3 parameter while it is still active in submodules")',
         )
+
+
+def _compile(config: Config) -> Iterator[ConfigProblem]:
+    """Compiled networks in which something needs to look, and graphs of changing shapes."""
+    key, mode = ("train", "compile"), config.train.compile
+    if mode == "graphs" and not config.train.static_shapes:
+        yield ConfigProblem(key, "train.compile=graphs: a graph has fixed shapes; add train.static_shapes=true")
+    if mode == "graphs" and (config.train.accumulation > 1 or config.elastic):
+        text = "a graph overwrites the gradients of the micro-batch before; set train.accumulation=1 and a fixed number"
+        yield ConfigProblem(key, f"train.compile=graphs: {text} of workers, or train.compile=on")
+    if mode != "off" and config.balancing.gramian_source == "layer":
+        text = "reads inputs of layers, which compiled networks hide; use features or pooled"
+        yield ConfigProblem(key, f"train.compile={mode}: balancing.gramian_source=layer {text}")
 
 
 def _data(config: Config) -> Iterator[ConfigProblem]:

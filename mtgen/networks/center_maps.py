@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtgen.networks.device_constants import constant
 from mtgen.schema import CONFIDENT_SCORE
-from mtgen.utils.device_constants import constant
 
 MIN_SHIFTED_IOU = 0.7
 """The radius of a peak is the largest shift at which the shifted box still has this IoU with the original."""

@@ -9,6 +9,13 @@ from mtgen.version import PACKAGE
 
 TIMED = {"digits-32": (10, 64), "scenes-64": (10, 32), "coco-256": (80, 16)}
 """Configurations that are timed on a GPU -> classes, and images per step."""
+KINDS = {
+    "bf16": ["precision=bf16"],
+    "fp16": ["precision=fp16"],
+    "bf16, compiled": ["precision=bf16", "train.compile=on", "train.static_shapes=true"],
+    "bf16, graphs": ["precision=bf16", "train.compile=graphs", "train.static_shapes=true"],
+}
+"""How each is timed -> settings."""
 STEPS_ON_GPU, STEPS_ON_CPU = 20, 3
 """Steps that are timed."""
 
@@ -24,10 +31,10 @@ def speed_checks(small: Config, device: str) -> Iterator[tuple[str, Callable[[],
         yield f"speed at {small.resolution} pixels, {small.precision}", partial(_timed, small, 2, device, STEPS_ON_CPU)
         return
     for name, (classes, batch_size) in TIMED.items():
-        for precision in ("bf16", "fp16"):
-            words = ["data.path=nowhere", "workers=1", f"batch_size={batch_size}", f"precision={precision}"]
+        for kind, words in KINDS.items():
+            words = ["data.path=nowhere", "workers=1", f"batch_size={batch_size}", *words]
             config = load(PACKAGE / "configs" / f"{name}.yaml", words)
-            yield f"speed of {name}, {precision}", partial(_timed, config, classes, device, STEPS_ON_GPU)
+            yield f"speed of {name}, {kind}", partial(_timed, config, classes, device, STEPS_ON_GPU)
 
 
 def _card(classes: int) -> DatasetCard:

@@ -11,6 +11,7 @@ from mtgen.models.model import build
 from mtgen.preflight.gpu_specs import GPUS, Gpu
 from mtgen.preflight.synthetic_batch import synthetic_batch
 from mtgen.schema import DatasetCard
+from mtgen.training.compiled import prepare_networks
 from mtgen.training.optimizer import GuardedAdam
 from mtgen.training.steps import build_steps, frozen
 
@@ -53,6 +54,7 @@ class StepLoop:
         networks = build(self.config, card)
         for network in (networks.generator, networks.side):
             network.to(device)
+        prepare_networks(self.config, networks)
         d_step, g_step, gates = build_steps(self.config, networks)
         sides = [(d_step, networks.side, networks.generator), (g_step, networks.generator, networks.side)]
         self._sides = [

@@ -121,6 +121,8 @@ class StepContext:
         counts: number of samples in the *global* batch: "all", "penalized", "plain", "pairs", "image_only", "joint"; of
             image-only rows with a component, by its name ("class", "mask", ...); of plain rows with one ("plain boxes",
             ...).
+        weights: role ("plain", "pairs", "penalized") -> `[n]` weights of its rows: 0 for rows that pad it to a fixed
+            number (`train.static_shapes`); empty without padding.
     """
 
     batch: Batch
@@ -142,6 +144,7 @@ class StepContext:
     pair_latents: Tensor
     penalty_sigma: float
     counts: dict[str, int]
+    weights: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def image_only(self) -> slice:
@@ -164,9 +167,12 @@ class StepContext:
         `counts[of]` samples.
 
         Args:
-            values: `[n]` one value per row; 0 for rows that are not among those counted.
+            values: `[n]` one value per row; 0 for rows that are not among those counted. Those of a role ("plain boxes"
+                is of "plain") are over its rows, or its rows several times.
             of: key of `counts`.
         """
+        if (weight := self.weights.get(of.partition(" ")[0])) is not None:
+            values = values * weight.repeat(len(values) // max(len(weight), 1))
         parts = len(self.batch.step_position) / len(self.batch)
         return values.float().sum() * (parts / max(self.counts[of], 1))
 

@@ -30,6 +30,7 @@ from torch import Tensor
 from mtgen.config import Config
 from mtgen.schema import Batch
 from mtgen.training.augment import is_augmented
+from mtgen.training.static_shapes import capacities, pad_role
 from mtgen.utils.packed_copy import copy_packed
 
 
@@ -52,6 +53,8 @@ class BatchRoles:
         penalized_position: their positions.
         step_image_only: `[G]` bool, on the CPU: the image-only samples of the global batch.
         counts: see `mtgen.tasks.base.StepContext`.
+        weights: role ("plain", "pairs", "penalized") -> weights of its rows, 0 for padded ones; empty unless
+            `train.static_shapes`.
         more: what else the step has decided on the host.
     """
 
@@ -69,6 +72,7 @@ class BatchRoles:
     penalized_position: Tensor
     step_image_only: Tensor
     counts: dict[str, int]
+    weights: dict[str, Tensor]
     more: dict[str, Tensor]
 
 
@@ -191,11 +195,13 @@ def assign_roles(
         "pairs": (roles.pairs[index] & (partner >= 0)).nonzero().flatten(),
         "penalized": is_penalized(config, position).nonzero().flatten(),
     }
-    there = copy_packed(host | more(position), device)
+    num_image_only = int(roles.image_only[index].sum())
+    weights = _pad(config, host, num_image_only) if config.train.static_shapes else {}
+    there = copy_packed(host | {f"{role} weight": w for role, w in weights.items()} | more(position), device)
     return BatchRoles(
         batch=batch.rows(order, there["order"]),
         position=there["position"],
-        num_image_only=int(roles.image_only[index].sum()),
+        num_image_only=num_image_only,
         shown=there["shown"],
         boxed=there["boxed"],
         plain=there["plain"],
@@ -207,5 +213,16 @@ def assign_roles(
         penalized_position=there["position"][there["penalized"]],
         step_image_only=roles.image_only,
         counts=roles.counts(config, batch),
+        weights={role: there[f"{role} weight"] for role in weights},
         more={name: tensor for name, tensor in there.items() if name not in host},
     )
+
+
+def _pad(config: Config, host: dict[str, Tensor], num_image_only: int) -> dict[str, Tensor]:
+    """Pad the roles' rows in `host` to fixed numbers; return their weights."""
+    # a plain row has to be image-only; a pair's partner too, so no other row can stand for a pair
+    fillers = {"plain": 0 if num_image_only else None, "pairs": None, "penalized": 0}
+    weights = {}
+    for role, size in capacities(config, len(host["order"])).items():
+        host[role], weights[role] = pad_role(host[role], size, fillers[role] if size else None)
+    return weights

@@ -18,6 +18,7 @@ from mtgen.models import assets
 from mtgen.models.ema import EMA
 from mtgen.models.model import Networks, build
 from mtgen.training.augment import AdaptiveAugmentation
+from mtgen.training.compiled import prepare_networks
 from mtgen.training.consensus import Consensus
 from mtgen.training.dataset import build_order, open_data
 from mtgen.training.deepspeed_engine import Engine
@@ -135,6 +136,7 @@ def _build_engines(
     config: Config, worker: WorkerContext, networks: Networks, augmentation: AdaptiveAugmentation
 ) -> tuple[dict[str, Engine], dict[str, Gate]]:
     """The engines of both steps, and the gates in the steps; DeepSpeed broadcasts the first worker's parameters."""
+    prepare_networks(config, networks)
     d_step, g_step, gates = build_steps(config, networks, augmentation)
     engines = {
         "discriminator": Engine(config, d_step, networks.side, config.discriminator.learning_rate),

@@ -25,6 +25,7 @@ from mtgen.schema import Batch, Canvas, Condition, Prompt
 from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
 from mtgen.training.augment import AdaptiveAugmentation, Warp, is_augmented, sample_warp, which_warp
 from mtgen.training.batch_roles import BatchRoles, assign_roles
+from mtgen.training.compiled import begin_step
 from mtgen.training.feature_bundle import FeatureBundle
 from mtgen.utils import counter_rng
 from mtgen.utils.autocast import autocast
@@ -81,10 +82,12 @@ class TrainingStep(nn.Module):
 
     def warp(self, roles: BatchRoles, kind: str) -> Warp:
         """Return the augmentation of the micro-batch's real or generated samples (`kind`: "real" or "fake")."""
-        return Warp(*(roles.more[f"{kind} {part}"] for part in ("changed", "rows", "theta")))
+        parts = [roles.more[f"{kind} {part}"] for part in ("changed", "rows", "theta")]
+        return Warp(*parts, padded=self.config.train.static_shapes)
 
     def assign_roles(self, batch: Batch, generator: Generator) -> BatchRoles:
         """Assign the roles of a micro-batch, and decide all else that does not depend on values on the device."""
+        begin_step(self.config)
         has_boxes = generator.canvas_spec.box_maps > 0
         return assign_roles(
             self.config, batch, self.augmentation.probability, boxes=has_boxes, more=self._decide_on_host
@@ -96,10 +99,12 @@ class TrainingStep(nn.Module):
         for name, settings in self.config.condition_settings().items():
             decided[f"ask {name}"] = self._chosen(name, settings.probability, position)
         if "ask image" in decided:
-            decided["ask image rows"] = decided["ask image"].nonzero().flatten()
+            chosen = decided["ask image"]
+            static = self.config.train.static_shapes
+            decided["ask image rows"] = torch.arange(len(chosen)) if static else chosen.nonzero().flatten()
         for kind in ("real", "fake"):
             warp = sample_warp(self.config, self.augmentation.probability, position, self.purpose, kind)
-            decided |= {f"{kind} {part}": tensor for part, tensor in vars(warp).items()}
+            decided |= {f"{kind} changed": warp.changed, f"{kind} rows": warp.rows, f"{kind} theta": warp.theta}
         return decided
 
     def prompt(self, roles: BatchRoles, module: DiscriminatorModule) -> Prompt:
@@ -115,6 +120,8 @@ class TrainingStep(nn.Module):
                 given[name] = given[name] & batch.present[modality.component]
             if name == "image":
                 values[name] = self._embeddings(batch, module, roles.more["ask image rows"])
+                if self.config.train.static_shapes:
+                    values[name] = values[name] * roles.more["ask image"][:, None]
             else:
                 values[name] = self._augmented_value(name, modality, roles)
         return Prompt(len(batch), values, given)
@@ -173,6 +180,7 @@ class TrainingStep(nn.Module):
             pair_latents=self.normal("pair", roles.pair_position, (2, generator.latent), device),
             penalty_sigma=self.penalty_sigma,
             counts=roles.counts,
+            weights=roles.weights,
         )
 
     def latents(self, roles: BatchRoles, generator: Generator) -> Tensor:

@@ -46,10 +46,10 @@ def test_a_cpu_times_a_small_step_and_says_what_needs_a_gpu() -> None:
     assert "images/s" in timed()
 
 
-def test_a_gpu_is_timed_with_three_configurations_in_both_precisions() -> None:
+def test_a_gpu_is_timed_with_three_configurations_eager_compiled_and_graphed() -> None:
     names = [name for name, _ in speed_checks(toy.config(), "cuda")]
     assert names == ["no host sync in a step"] + [
-        f"speed of {name}, {precision}"
+        f"speed of {name}, {kind}"
         for name in ("digits-32", "scenes-64", "coco-256")
-        for precision in ("bf16", "fp16")
+        for kind in ("bf16", "fp16", "bf16, compiled", "bf16, graphs")
     ]
