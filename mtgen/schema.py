@@ -40,6 +40,11 @@ class DatasetCard(BaseModel):
     licence: str = ""
     splits: dict[str, Split]
 
+    @property
+    def unused_classes(self) -> list[str]:
+        """The classes that no split had a sample of when the data set was made; empty if that is not known."""
+        return (self.model_extra or {}).get("unused_classes", [])
+
 
 @dataclass
 class Batch:
@@ -54,12 +59,13 @@ class Batch:
         step_position: `[G]` int64, on the CPU: positions of the whole global batch, the same on every worker.
         step_present: component -> `[G]` bool, on the CPU: which samples of the whole global batch have it. Losses
             are normalized by these counts, so that means are over the global batch without communication.
+        step_roles: what `mtgen.training.batch_roles` makes of these two in the loader's thread; `None`: made when used.
         boxes: `[B,N,5]` float32: x0, y0, x1, y1 as fractions of the image's sides, 0 to 1, and the class; -1 in padded
             rows.
         labels: `[B,K]` bool: which classes are in the whole image, including those whose box was cropped away.
         caption: `[B,T]` int64 tokens, 0 after the caption's end.
         sound: `[B,mels,frames]` float32, about -1 (silent) to 1; 0 where missing.
-            These four are `None` unless they are requested.
+            Boxes, labels, caption and sound are `None` unless they are requested.
         domain: `[B]` int64: number of the data set within a mixture; 0 without a mixture. Loaders always fill it.
     """
 
@@ -75,6 +81,7 @@ class Batch:
     caption: Tensor | None = None
     sound: Tensor | None = None
     domain: Tensor | None = None
+    step_roles: Any = None
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """Apply `change` to the tensors on the batch's device."""

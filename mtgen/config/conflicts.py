@@ -22,6 +22,7 @@ def find_conflicts(config: Config) -> list[ConfigProblem]:
         _system,
         _compile,
         _data,
+        _lanes,
         _label_oversampling,
         _workers,
         _batch_size,
@@ -96,6 +97,21 @@ def _data(config: Config) -> Iterator[ConfigProblem]:
         yield ConfigProblem(("data", "mixture"), f"data.mixture: {text}")
 
 
+def _lanes(config: Config) -> Iterator[ConfigProblem]:
+    """Lanes that do not divide the batch, and settings of lanes for an order without them."""
+    data, batch = config.data, config.batch_size
+    if data.order in ("global", "windowed"):
+        for name in ("lanes", "lane_window"):
+            if (value := getattr(data, name)) is not None:
+                text = f"has no effect with data.order={data.order}; set data.order=lanes, or leave this key out"
+                yield ConfigProblem(("data", name), f"data.{name}={value}: {text}")
+    elif data.lanes is not None and batch % data.lanes:
+        divisors = [count for count in range(1, batch + 1) if batch % count == 0]
+        nearest = min(divisors, key=lambda count: (abs(count - data.lanes), count))  # type: ignore[operator]
+        text = f"does not divide batch_size={batch}; nearest possible: {nearest}"
+        yield ConfigProblem(("data", "lanes"), f"data.lanes={data.lanes}: {text}")
+
+
 def _label_oversampling(config: Config) -> Iterator[ConfigProblem]:
     """Oversampling that could have no effect."""
     data, key = config.data, ("data", "label_oversampling")
@@ -106,7 +122,7 @@ def _label_oversampling(config: Config) -> Iterator[ConfigProblem]:
         text = "a mixture has weights instead; put the samples with labels into a separate data set"
         yield ConfigProblem(key, f"{given}: {text}")
     elif data.order == "windowed":
-        text = "it needs samples of all shards, and data.order=windowed takes a few at a time; keep one of them"
+        text = "it needs samples of all shards, and data.order=windowed takes a few at a time; set data.order=lanes"
         yield ConfigProblem(key, f"{given}: {text}")
     elif not any(settings.needs for settings in config.task_settings().values()):
         yield ConfigProblem(key, f"{given}: no task needs labels; switch one on, or leave this key out")

@@ -110,12 +110,26 @@ class DataConfig(ConfigSection):
     mixture: list[MixtureConfig] = Field(
         [], description="several data sets in place of data.path, each with its path and weight"
     )
-    order: Literal["auto", "global", "windowed"] = Field(
+    order: Literal["auto", "global", "windowed", "lanes"] = Field(
         "auto",
-        description="global: shuffle all samples; windowed: shuffle a few shards at a time; auto: windowed for "
-        "remote shards, else global",
+        description="global: shuffle all samples; lanes: every worker shuffles its own part of the shards, window by "
+        "window; windowed: all workers shuffle the same few shards; auto: lanes for remote shards and more than 10 "
+        "million samples, else global; a resumed run keeps its order",
     )
     window: int = Field(8, ge=1, description="number of shards shuffled together in the windowed order")
+    lanes: int | None = Field(
+        None,
+        ge=1,
+        description="parts that the shards of an epoch are divided into, at best one per worker; a divisor of "
+        "batch_size; default: the largest one up to the number of workers, or 8 with fewer; a resumed run keeps its "
+        "lanes",
+    )
+    lane_window: int | None = Field(
+        None,
+        ge=1,
+        description="samples of a lane that are shuffled together; default: an eighth of 262,144 samples or of 8 GB, "
+        "whichever is less",
+    )
     cache_gb: float = Field(
         50.0,
         gt=0,

@@ -35,7 +35,8 @@ from mtgen.data.index_build import (
     user_index_path,
 )
 from mtgen.data.index_table import STORED_PARTS
-from mtgen.data.sampler import Order, SampleOrder, WindowedOrder
+from mtgen.data.orders.permutation import SampleOrder
+from mtgen.data.orders.policy import OrderPolicy
 from mtgen.data.shard_scan import Problem
 from mtgen.errors import DamagedSample, DataError
 from mtgen.registry import suggest
@@ -76,6 +77,7 @@ class Index:
         problems: what is wrong with the split; the samples concerned are left out.
         remote: whether its shards have to be downloaded.
         domains: names of the data sets that the samples come from: here one, the card's name.
+        sizes: `[S]` int64, number of samples of each shard.
     """
 
     def __init__(
@@ -119,6 +121,11 @@ class Index:
     def shards(self) -> list[str]:
         """File names of the split's shards."""
         return [shard["name"] for shard in self._state]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the split's shards, bytes."""
+        return sum(shard["size"] for shard in self._state)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -196,16 +203,14 @@ class Index:
         """`[B]`: the number of each sample's data set in `domains`."""
         return np.zeros(len(sample), np.int64)
 
-    def order(self, policy: str, window: int, seed: int, purpose: str = "order") -> SampleOrder:
-        """The sample order of a policy; "auto" is "windowed" for shards that have to be downloaded, else "global"."""
-        if policy == "windowed" or (policy == "auto" and self.remote):
-            return WindowedOrder(self.sizes, window, seed, purpose)
-        return Order(len(self), seed, purpose)
+    def order(self, policy: OrderPolicy) -> SampleOrder:
+        """The samples in the order of a policy."""
+        return policy.one(self.sizes)
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hexadecimal) over the card and the checksums of every component of the split, shard by shard."""
-        card = card_for_fingerprint(self.card.model_dump(mode="json", exclude={"domains"}))
+        card = card_for_fingerprint(self.card.model_dump(mode="json", exclude={"domains", "unused_classes"}))
         digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
         for shard in self._state:
             digest.update(bytes.fromhex(shard["digest"]))
@@ -237,7 +242,7 @@ def open_index(
     if split not in card.splits:
         raise DataError(
             f"{source}/{CARD_FILE}: no split {split!r}; {suggest(split, list(card.splits))}; "
-            "`mtgen shards split` makes new ones"
+            f"{_instead(split, list(card.splits))}`mtgen shards split` makes new ones"
         )
     state = index_state(source, card)
     paths = [user_index_path(str(source))]
@@ -279,3 +284,9 @@ def _mask_table(classes: int, ignore: int) -> NDArray[np.int64]:
     table[:classes] = np.arange(classes)
     table[[ignore, IGNORE_INDEX]] = IGNORE_INDEX
     return table
+
+
+def _instead(split: str, others: list[str]) -> str:
+    """How a configuration takes another split in place of one that does not exist; empty for splits of other names."""
+    other = next((name for name in ("val", "test", "train") if name in others), "")
+    return f"to take another: data.{split}_split={other}; " if split in ("train", "test") and other else ""

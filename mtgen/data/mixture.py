@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from mtgen.config import DataConfig, MixtureConfig
 from mtgen.data.index import Index, open_index
 from mtgen.data.index_build import IndexProgress
-from mtgen.data.sampler import InterleavedOrder, SampleOrder
+from mtgen.data.orders.permutation import SampleOrder
+from mtgen.data.orders.policy import OrderPolicy
 from mtgen.data.shard_scan import Problem
 from mtgen.schema import COMPONENTS, IGNORE_INDEX, DatasetCard, Split
 from mtgen.utils import counter_rng
@@ -30,6 +31,7 @@ class Samples(Protocol):
     problems: list[Problem]
     remote: bool
     domains: list[str]
+    sizes: NDArray[np.int64]
 
     def __len__(self) -> int: ...
     def key(self, i: int) -> str:
@@ -64,8 +66,13 @@ class Samples(Protocol):
         """`[B]`: the number of each sample's data set in `domains`."""
         ...
 
-    def order(self, policy: str, window: int, seed: int) -> SampleOrder:
-        """The sample order of a policy."""
+    def order(self, policy: OrderPolicy) -> SampleOrder:
+        """The samples in the order of a policy."""
+        ...
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all shards, bytes."""
         ...
 
     @property
@@ -102,6 +109,7 @@ class Mixture:
         self.remote = any(member.remote for member in members)
         self.domains = self.card.domains
         self.problems = [problem for member in members for problem in member.problems]
+        self.sizes: NDArray[np.int64] = np.concatenate([member.sizes for member in members])
         self._begin = np.cumsum([0, *map(len, members)])
         self._classes = [_numbers(card.classes, self.card.classes) for card in cards]
         self._masks = [self._mask_numbers(card) for card in cards]
@@ -167,12 +175,14 @@ class Mixture:
         """`[B]`: the number of each sample's data set in `domains`."""
         return np.searchsorted(self._begin, sample, side="right").astype(np.int64) - 1
 
-    def order(self, policy: str, window: int, seed: int) -> SampleOrder:
+    def order(self, policy: OrderPolicy) -> SampleOrder:
         """The data sets in exact proportions, each with its own order and epochs."""
-        orders = [
-            member.order(policy, window, seed, f"order of {number}") for number, member in enumerate(self.members)
-        ]
-        return InterleavedOrder(orders, [len(member) for member in self.members], self.weights, seed)
+        return policy.mixed([member.sizes for member in self.members], self.weights)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the shards of all data sets, bytes."""
+        return sum(member.num_bytes for member in self.members)
 
     @property
     def fingerprint(self) -> str:

@@ -20,7 +20,18 @@ LossDict = dict[str, Tensor]
 """Scalar losses by name."""
 
 
-class ReaderSettings(TaskSettings):
+class SelfTrainingSettings(TaskSettings):
+    """Settings of a task that can learn from what the averaged weights predict."""
+
+    self_training: float = Field(
+        0.0,
+        ge=0,
+        description="weight of self-training: the labels that the averaged weights surely predict, where a sample has "
+        "none; it takes one more forward",
+    )
+
+
+class ReaderSettings(SelfTrainingSettings):
     """Settings of a task that takes in what other tasks predict."""
 
     use_predictions: bool = Field(
@@ -181,11 +192,27 @@ def _ignore(_: Tensor) -> None:
     """Default of `DiscriminatorContext.observe_logit_gap`."""
 
 
+@dataclass(frozen=True)
+class PseudoLabels:
+    """What the averaged discriminator predicts of real images; a part is `None` if no task predicts it.
+
+    Attributes:
+        classes: `[B,K]` probabilities.
+        masks: `[B,M,H,W]` probabilities, augmented as the images are.
+        boxes: `[B,N,6]` of the images before augmentation, see `Prediction`.
+    """
+
+    classes: Tensor | None
+    masks: Tensor | None
+    boxes: Tensor | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorContext(StepContext):
     """A micro-batch in the discriminator's step, with the generated samples.
 
     Attributes:
+        pseudo: predictions of the averaged discriminator for self-training; `None` without it, and early in the run.
         fake: generated canvases as the discriminator sees them, without gradients; `None` if the run does not generate.
         pair_images: `[N,C,H,W]` standard normal, one image of noise per pair.
         observe_logit_gap: takes `[B]` real minus generated logits, detached; the adaptive augmentation follows them.
@@ -193,6 +220,7 @@ class DiscriminatorContext(StepContext):
 
     fake: Canvas | None
     pair_images: Tensor
+    pseudo: PseudoLabels | None = None
     observe_logit_gap: Callable[[Tensor], None] = _ignore
 
 

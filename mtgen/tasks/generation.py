@@ -86,9 +86,8 @@ class Generation(Task):
         rows = torch.arange(context.num_image_only, len(context.batch), device=context.partner.device)
         partner, real = context.partner[rows], context.real
         others = real.map(lambda x: x[partner])
-        shown, boxed = (
-            x if x is None else x & y[rows] for x, y in ((others.shown, real.shown), (others.boxed, real.boxed))
-        )
+        shown = None if others.shown is None or real.shown is None else others.shown & real.shown[rows]
+        boxed = None if others.boxed is None or real.boxed is None else others.boxed & real.boxed[rows]
         return Canvas(real.image[rows], others.mask, shown, others.boxes, boxed)
 
     def _mismatched(self, context: DiscriminatorContext, features: TaskFeatures, real: Tensor) -> Tensor:

@@ -26,9 +26,14 @@ MAX_ADAPTED_PROBABILITY = 0.8
 """Bound of an adaptive probability; above, generators learn the augmentation (Karras et al. 2020, figure 4)."""
 
 
+def augmentation_threshold(seed: int, purpose: str, position: Tensor) -> Tensor:
+    """`[B]` positions -> `[B]` float32 in [0, 1): samples are augmented if the probability is above it."""
+    return counter_rng.uniform(seed, f"augment {purpose}", position, 1)[:, 0]
+
+
 def is_augmented(probability: float, seed: int, purpose: str, position: Tensor) -> Tensor:
     """`[B]` positions -> `[B]` bool: which samples are augmented."""
-    return counter_rng.uniform(seed, f"augment {purpose}", position, 1)[:, 0] < probability
+    return augmentation_threshold(seed, purpose, position) < probability
 
 
 class AdaptiveAugmentation:

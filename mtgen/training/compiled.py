@@ -30,7 +30,7 @@ def prepare_networks(config: Config, networks: Networks, backend: Any = "inducto
         for part in parts:
             # without static shapes, one program serves all numbers of rows
             dynamic = None if config.train.static_shapes else True
-            part.forward = torch.compile(part.forward, dynamic=dynamic, **options)  # type: ignore[method-assign]
+            part.forward = torch.compile(part.forward, dynamic=dynamic, **options)
     if config.train.static_shapes and discriminator.decoder is not None:
         pad_decoder(discriminator.decoder, config.micro_batch)
 

@@ -20,8 +20,10 @@ from mtgen.visualization.layers import GridPanel, LayeredGrid, write_layered_gri
 SAMPLES_PER_DATASET = 16
 """Samples in each picture."""
 
-MAX_SEARCHED_POSITIONS = 4_000
-"""Positions at the start of a run that are searched; a mixture's fractions are exact in every 1,000 positions."""
+MAX_SEARCHED_POSITIONS = 16_000
+"""Positions at the start of a run that are searched: a mixture's fractions are exact in 1,000 places of each lane.
+
+With more lanes 16 samples of the rarest data set are expected in as many positions."""
 
 
 def write_first_batch(config: Config, samples: Samples) -> list[Path]:

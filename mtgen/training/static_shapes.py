@@ -57,7 +57,7 @@ def pad_decoder(decoder: nn.Module, rows: int) -> None:
             return forward(features)
         return forward([_with_zeros(level, rows) for level in features])[:given]
 
-    decoder.forward = padded  # type: ignore[method-assign]  # its parameters keep their names in checkpoints
+    decoder.forward = padded  # its parameters keep their names in checkpoints
 
 
 def _with_zeros(x: Tensor, rows: int) -> Tensor:

@@ -23,10 +23,11 @@ from mtgen.networks import center_maps
 from mtgen.networks.generator import Generator
 from mtgen.schema import Batch, Canvas, Condition, Prompt
 from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
-from mtgen.training.augment import AdaptiveAugmentation, Warp, is_augmented, sample_warp, which_warp
-from mtgen.training.batch_roles import BatchRoles, assign_roles
+from mtgen.training.augment import AdaptiveAugmentation, Warp, sample_warp
+from mtgen.training.batch_roles import GENERATOR_STEP, BatchRoles, assign_roles, is_given
 from mtgen.training.compiled import begin_step
 from mtgen.training.feature_bundle import FeatureBundle
+from mtgen.training.teacher import Teacher
 from mtgen.utils import counter_rng
 from mtgen.utils.autocast import autocast
 
@@ -82,8 +83,8 @@ class TrainingStep(nn.Module):
 
     def warp(self, roles: BatchRoles, kind: str) -> Warp:
         """Return the augmentation of the micro-batch's real or generated samples (`kind`: "real" or "fake")."""
-        parts = [roles.more[f"{kind} {part}"] for part in ("changed", "rows", "theta")]
-        return Warp(*parts, padded=self.config.train.static_shapes)
+        changed, rows, theta = (roles.more[f"{kind} {part}"] for part in ("changed", "rows", "theta"))
+        return Warp(changed, rows, theta, self.config.train.static_shapes)
 
     def assign_roles(self, batch: Batch, generator: Generator) -> BatchRoles:
         """Assign the roles of a micro-batch, and decide all else that does not depend on values on the device."""
@@ -95,55 +96,50 @@ class TrainingStep(nn.Module):
 
     def _decide_on_host(self, position: Tensor) -> dict[str, Tensor]:
         """`[B]` positions, on the CPU -> the conditions that are given, and the warps."""
-        decided: dict[str, Tensor] = {}
-        for name, settings in self.config.condition_settings().items():
-            decided[f"ask {name}"] = self._chosen(name, settings.probability, position)
+        decided = {f"ask {name}": is_given(self.config, self.purpose, name, position) for name in self._conditions}
         if "ask image" in decided:
-            chosen = decided["ask image"]
-            static = self.config.train.static_shapes
+            chosen, static = decided["ask image"], self.config.train.static_shapes
             decided["ask image rows"] = torch.arange(len(chosen)) if static else chosen.nonzero().flatten()
         for kind in ("real", "fake"):
             warp = sample_warp(self.config, self.augmentation.probability, position, self.purpose, kind)
             decided |= {f"{kind} changed": warp.changed, f"{kind} rows": warp.rows, f"{kind} theta": warp.theta}
         return decided
 
+    @property
+    def _conditions(self) -> list[str]:
+        return list(self.config.condition_settings())
+
     def prompt(self, roles: BatchRoles, module: DiscriminatorModule) -> Prompt:
         """Return the samples' conditions; each modality is given independently at random, with its probability."""
         batch = roles.batch
         values, given = {}, {}
-        for name in self.config.condition_settings():
+        for name in self._conditions:
             if name not in module.conditions.modalities:
                 continue
             modality = module.conditions.modality(name)
             given[name] = roles.more[f"ask {name}"]
             if modality.component is not None:
                 given[name] = given[name] & batch.present[modality.component]
-            if name == "image":
-                values[name] = self._embeddings(batch, module, roles.more["ask image rows"])
-                if self.config.train.static_shapes:
-                    values[name] = values[name] * roles.more["ask image"][:, None]
-            else:
-                values[name] = self._augmented_value(name, modality, roles)
+            value = self._embeddings(roles, module) if name == "image" else modality.value(batch)
+            values[name] = self._augmented(name, modality, value, roles.position)
         return Prompt(len(batch), values, given)
 
-    def _chosen(self, name: str, probability: float, position: Tensor) -> Tensor:
-        """`[B]` positions -> `[B]` bool: whether a modality is given where the sample has it."""
-        return counter_rng.uniform(self.config.seed, f"{self.purpose} ask {name}", position, 1)[:, 0] < probability
-
-    def _augmented_value(self, name: str, modality: Modality, roles: BatchRoles) -> Tensor:
-        value, count = modality.value(roles.batch), modality.random_numbers
-        if not count:
+    def _augmented(self, name: str, modality: Modality, value: Tensor, position: Tensor) -> Tensor:
+        if not modality.random_numbers:
             return value
         purpose = f"{self.purpose} vary {name}"
-        random = counter_rng.uniform(self.config.seed, purpose, roles.position, count, value.device)
+        random = counter_rng.uniform(self.config.seed, purpose, position, modality.random_numbers, value.device)
         return modality.augment(value, random)
 
-    @staticmethod
     @torch.no_grad()
-    def _embeddings(batch: Batch, module: DiscriminatorModule, index: Tensor) -> Tensor:
-        """`[B,d]` embeddings of the images in the rows `index`, 0 elsewhere."""
-        empty = batch.image.new_zeros(len(batch), module.conditions.size)
-        return empty.index_copy(0, index, module.embed(batch.image[index]).to(empty)) if len(index) else empty
+    def _embeddings(self, roles: BatchRoles, module: DiscriminatorModule) -> Tensor:
+        """`[B,d]` embeddings of the images of rows that are conditioned on them, 0 elsewhere."""
+        image, index = roles.batch.image, roles.more["ask image rows"]
+        empty = image.new_zeros(len(image), module.conditions.size)
+        if not len(index):
+            return empty
+        found = empty.index_copy(0, index, module.embed(image[index]).to(empty))
+        return found * roles.more["ask image"][:, None] if self.config.train.static_shapes else found
 
     def step_context(self, roles: BatchRoles, module: DiscriminatorModule, generator: Generator) -> StepContext:
         """Augment the real samples, turn them into canvases, and encode their conditions."""
@@ -245,6 +241,7 @@ class DiscriminatorStep(TrainingStep):
     ) -> None:
         super().__init__(config, tasks, gate, augmentation)
         self.side = module  # the attribute's name is part of parameter names in checkpoints
+        self.teacher: Teacher | None = None
 
     def forward(self, batch: Batch, frozen_networks: tuple[Generator]) -> tuple[Tensor, Log]:
         """A micro-batch and the frozen generator -> one scalar, and detached numbers to log."""
@@ -272,9 +269,14 @@ class DiscriminatorStep(TrainingStep):
             with torch.no_grad():
                 generated = generator(self.latents(roles, generator), real.condition)
                 fake = self.judged(generated, roles, self.warp(roles, "fake"))
+        pseudo = None
+        if self.teacher is not None:
+            batch = roles.batch
+            pseudo = self.teacher(batch.image, self.warp(roles, "real"), int(batch.step_position[0]))
         return DiscriminatorContext(
             **vars(real),
             fake=fake,
+            pseudo=pseudo,
             pair_images=self.normal("grain", roles.pair_position, shape, roles.batch.image.device),
             observe_logit_gap=self.augmentation.observe_logit_gap,
         )
@@ -306,7 +308,7 @@ class DiscriminatorStep(TrainingStep):
 class GeneratorStep(TrainingStep):
     """Train the generator through the frozen discriminator."""
 
-    purpose = "generator"
+    purpose = GENERATOR_STEP
 
     def __init__(
         self,
@@ -335,7 +337,7 @@ class GeneratorStep(TrainingStep):
             warp = self.warp(roles, "fake")
             judged = self.judged(generated, roles, warp)
             context = GeneratorContext(
-                **{**vars(real), "counts": real.counts | self._counts(roles, module)},
+                **vars(real),
                 fake=_soft(judged, generated, warp),
                 fake_unaugmented=~warp.changed,
                 real_features=real_features,
@@ -352,18 +354,6 @@ class GeneratorStep(TrainingStep):
             for task in tasks:
                 losses[task.name] |= task.canvas_losses(context, requested[task.name])
             return self.total(losses)
-
-    def _counts(self, roles: BatchRoles, module: DiscriminatorModule) -> dict[str, int]:
-        """Numbers of generated samples in the global batch that a loss is a mean over; see `GeneratorContext`."""
-        batch, probability = roles.batch, self.augmentation.probability
-        changed = is_augmented(probability, self.config.seed, which_warp(self.purpose, "fake"), batch.step_position)
-        unaugmented = roles.step_image_only & ~changed
-        counts = {"unaugmented": int(unaugmented.sum())}
-        for name, settings in self.config.condition_settings().items():
-            if name in module.conditions.modalities and (component := module.conditions.modality(name).component):
-                given = self._chosen(name, settings.probability, batch.step_position) & batch.step_present[component]
-                counts[f"given {name}"] = int((given & unaugmented).sum())
-        return counts
 
     def _generate(
         self, real: StepContext, real_features: list[Tensor], latents: Tensor

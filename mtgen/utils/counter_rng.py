@@ -9,7 +9,9 @@ import math
 import zlib
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64, the fraction of the golden ratio
@@ -44,6 +46,27 @@ def bits(seed: int, purpose: str, position: Tensor, n: int, device: torch.device
     key = _mix(position.to(device=device, dtype=torch.int64) * _GAMMA + _stream(seed, purpose))
     index = torch.arange(1, n + 1, dtype=torch.int64, device=device) * _GAMMA
     return _mix(key[:, None] + index)
+
+
+def first_bits(seed: int, purpose: str, position: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """`[B]` positions -> `[B]`: the first of the numbers of `bits`, in NumPy, which is faster for a few thousand."""
+    key = position * _UNSIGNED_GAMMA
+    key += np.uint64(_stream(seed, purpose) & _MASK)
+    _mix_in_place(key)
+    key += _UNSIGNED_GAMMA
+    _mix_in_place(key)
+    return key
+
+
+_UNSIGNED_GAMMA, _UNSIGNED_MIX1, _UNSIGNED_MIX2 = (np.uint64(value % 2**64) for value in (_GAMMA, _MIX1, _MIX2))
+
+
+def _mix_in_place(x: NDArray[np.uint64]) -> None:
+    x ^= x >> np.uint64(30)
+    x *= _UNSIGNED_MIX1
+    x ^= x >> np.uint64(27)
+    x *= _UNSIGNED_MIX2
+    x ^= x >> np.uint64(31)
 
 
 def uniform(seed: int, purpose: str, position: Tensor, n: int, device: torch.device | str = "cpu") -> Tensor:

@@ -158,7 +158,17 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         (
             "data.label_oversampling=0.25\ndata.order=windowed",
             "data.label_oversampling=0.25: it needs samples of all shards, and data.order=windowed takes a few",
-            ["keep one of them"],
+            ["set data.order=lanes"],
+        ),
+        (
+            "batch_size=48\ndata.lanes=10",
+            "data.lanes=10: does not divide batch_size=48",
+            ["nearest possible: 8"],
+        ),
+        (
+            "data.order=global\ndata.lane_window=10",
+            "data.lane_window=10: has no effect with data.order=global",
+            ["set data.order=lanes"],
         ),
         (
             "data.label_oversampling=0.25\ntasks={generation: {}}",

@@ -326,7 +326,8 @@ def as_before(folder: Path) -> None:
     file.write_text(text)
     found = checkpoint.verify(max((folder / "checkpoints").glob("[0-9]*")))
     tensors = {path.stem: found.tensors(path.stem) for path in found.folder.glob("*.safetensors")}
-    order = {old_name(key): value for key, value in found.state["order"].items()}
+    named = {old_name(key): value for key, value in found.state["order"].items()}
+    order = {key: value for key, value in named.items() if key in OLD_ORDER}
     assert order.keys() == OLD_ORDER.keys()
     shutil.rmtree(folder / "checkpoints")
     state = {**found.state, "order": order}

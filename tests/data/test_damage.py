@@ -12,8 +12,8 @@ from helpers.loading import load
 
 from mtgen.data.image_io import header
 from mtgen.data.index import Index, open_index
+from mtgen.data.orders.permutation import Order
 from mtgen.data.reader import Damage
-from mtgen.data.sampler import Order
 from mtgen.errors import DamagedSample, DataError
 from mtgen.schema import Batch
 

@@ -13,7 +13,7 @@ from helpers.commands import EVERY, IMAGES, LOG, SEED, Command, Ended, checkpoin
 
 from mtgen.alarms import read_alarms
 from mtgen.data.index import open_index
-from mtgen.data.sampler import Order
+from mtgen.data.orders.permutation import Order
 from mtgen.shards.make import make
 from mtgen.training.sample_log import history, read_segments
 

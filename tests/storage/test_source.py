@@ -22,6 +22,8 @@ from helpers.server import Server, serving
 
 from mtgen.data.dataset_card import read_card
 from mtgen.data.index import open_index
+from mtgen.data.orders.lanes import Lanes
+from mtgen.data.orders.policy import OrderPolicy
 from mtgen.errors import DamagedSample, DataError
 from mtgen.storage import source
 from mtgen.storage.shard_cache import ShardCache
@@ -294,7 +296,7 @@ def test_a_loader_over_http_reads_every_sample_once_and_each_shard_once(server: 
     index = open_index(server.url, "train")
     shutil.rmtree(Path(os.environ["MTGEN_CACHE"]) / "shards")
     server.requests.clear()
-    order = index.order("auto", 1, 5)
+    order = index.order(OrderPolicy("lanes", 5, window=10, lanes=Lanes(2, 5)))
     with load(index, batch_size=10, order=order) as loader:
         seen = [(next(loader).image[:, 0, 0, 0] * 127.5 + 127.5).round().int().tolist() for _ in range(6)]
     assert sorted(np.concatenate(seen)) == list(range(60))

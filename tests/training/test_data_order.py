@@ -16,9 +16,18 @@ from mtgen.training.state import check_compatible
 MIXTURE = {"mixture": [{"path": "a", "weight": 1}, {"path": "b", "weight": 2}]}
 
 
+class Samples(list[int]):
+    """As much of a data set of no samples as an order depends on."""
+
+    num_bytes, fingerprint, folder = 0, "f" * 64, "a"
+
+    def __init__(self, remote: bool = False) -> None:
+        self.remote = remote
+
+
 def order(remote: bool = False, **data: Any) -> dict[str, Any]:
     config: Config = validate({"name": "n", "data": data or {"path": "a"}})
-    return order_facts(config, SimpleNamespace(remote=remote))  # type: ignore[arg-type]
+    return order_facts(config, Samples(remote))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -26,6 +35,8 @@ def order(remote: bool = False, **data: Any) -> dict[str, Any]:
     [
         ({"path": "a"}, {"path": "a", "order": "windowed"}),
         ({"path": "a", "order": "windowed"}, {"path": "a", "order": "windowed", "window": 3}),
+        ({"path": "a", "order": "lanes"}, {"path": "a", "order": "lanes", "lanes": 4}),
+        ({"path": "a", "order": "lanes"}, {"path": "a", "order": "lanes", "lane_window": 4}),
         (MIXTURE, {"mixture": [{"path": "a", "weight": 1}, {"path": "b", "weight": 3}]}),
     ],
 )
@@ -35,13 +46,13 @@ def test_another_order_is_noticed(one: dict[str, Any], other: dict[str, Any]) ->
 
 def test_settings_that_do_not_change_the_order_are_not_noticed() -> None:
     assert order(path="a") == order(path="a", order="global") == order(path="a", window=3)
-    assert order(remote=True, path="a") == order(path="a", order="windowed")
+    assert order(remote=True, path="a") == order(path="a", order="lanes")
 
 
 def check(before: dict[str, Any], now: dict[str, Any]) -> Any:
     """Whether a run with the data settings `now` may resume from a checkpoint of one with the order `before`."""
     found: Any = SimpleNamespace(folder="000100", state={"fingerprint": "f" * 64, "order": before})
-    samples: Any = SimpleNamespace(remote=False, fingerprint="f" * 64, folder="a")
+    samples: Any = Samples()
     return check_compatible(found, validate({"name": "n", "data": now}), samples)
 
 
