@@ -3,6 +3,7 @@
 from mtgen.config.hardware import Device, Hardware, decide, decide_device, decide_here, local_hardware, resolve_device
 from mtgen.config.messages import check
 from mtgen.config.run import Config
+from mtgen.config.schedule import Schedule, value_at, within
 from mtgen.config.sections import (
     CONDITIONS,
     EXTRACTORS,
@@ -36,6 +37,7 @@ __all__ = [
     "ExtractorConfig",
     "Hardware",
     "PathKind",
+    "Schedule",
     "ConfigSection",
     "MixtureConfig",
     "SoundConfig",
@@ -49,4 +51,6 @@ __all__ = [
     "local_hardware",
     "resolve_device",
     "validate",
+    "value_at",
+    "within",
 ]

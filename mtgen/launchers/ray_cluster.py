@@ -5,7 +5,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from mtgen.config import Config, Device, Hardware, local_hardware
 from mtgen.config.hardware import hardware_without_gpus, unused_gpus
 from mtgen.errors import ConfigError, TrainingError, UserError, last_line
 from mtgen.launchers.ray_node import own_address, stop_signals_blocked, wait_for
+from mtgen.launchers.ray_session import session_folder
 from mtgen.utils import glibc_malloc
 
 _TOKEN = secrets.token_hex(32)
@@ -120,11 +121,20 @@ def ray_cluster(config: Config, cpus: int | None = None, gpus: int | None = None
     # Ray then does not change CUDA_VISIBLE_DEVICES of workers without GPUs.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address_of(config)
+    if address and address.startswith("ray://"):
+        raise TrainingError(
+            f"{address}: is an address of Ray Client, which cannot train; give that of the cluster's head, such as "
+            "HOST:6379 (`ray status --address` takes the same)"
+        )
     local: dict[str, Any] = (
         {} if address else {"include_dashboard": False, "num_cpus": cpus or _bound(), "num_gpus": gpus}
     )
     loopback = address is None or _on_loopback(address)
-    with _environment(_token_mode() if address else _own_token()), _environment(LOOPBACK if loopback else {}):
+    own: AbstractContextManager[dict[str, str]] = session_folder() if address is None else nullcontext({})
+    with (
+        own as folder,
+        _environment(folder | (_token_mode() if address else _own_token()) | (LOOPBACK if loopback else {})),
+    ):
         passed = _for_workers(loopback)
         if not address:  # the cluster inherits the environment, so Ray starts no further processes for a runtime_env
             os.environ.update(passed | NO_DASHBOARD | {"RAY_prestart_worker_first_driver": "0"})

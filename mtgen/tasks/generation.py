@@ -1,14 +1,14 @@
 """Generation: the relativistic game between generator and discriminator, on images and on images with their labels."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtgen.config import TASKS, TaskSettings
+from mtgen.config import TASKS, Schedule, TaskSettings, within
 from mtgen.schema import Canvas, Condition
 from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
 from mtgen.utils.autocast import autocast
@@ -42,11 +42,9 @@ class Generation(Task):
     """
 
     class Settings(TaskSettings):
-        gamma: float = Field(10.0, ge=0, description="weight of the gradient penalties: gamma/2 (R1 + R2)")
-        gamma_final: float | None = Field(
-            None, ge=0, description="gamma after gamma_images images, along half a cosine; default: gamma throughout"
+        gamma: Annotated[float | Schedule, within(ge=0)] = Field(
+            10.0, description="weight of the gradient penalties, or its schedule: gamma/2 (R1 + R2)"
         )
-        gamma_images: int = Field(20_000_000, ge=1, description="images after which gamma is gamma_final")
         penalty: Literal["finite", "exact"] = Field(
             "finite",
             description="finite: from one random difference, in the step's one forward; exact: by double backward, "
@@ -79,14 +77,6 @@ class Generation(Task):
 
     def head(self) -> nn.Module:
         return ProjectionHead(self.sizes.summary, self.sizes.embedding)
-
-    def gamma(self, images: int) -> float:
-        """Weight of the penalties after a number of images. Source of the schedule: Huang et al. 2024."""
-        settings = self.settings
-        if settings.gamma_final is None:
-            return settings.gamma
-        left = 0.5 * (1 + math.cos(math.pi * min(1.0, images / settings.gamma_images)))
-        return settings.gamma_final + left * (settings.gamma - settings.gamma_final)
 
     def _logits(self, context: StepContext, lowest: Tensor, condition: Condition) -> Tensor:
         return context.discriminator.heads[self.name](context.discriminator.summary([lowest]), condition)
@@ -126,7 +116,7 @@ class Generation(Task):
             squared = self._squared_gradients(context)
         losses = {
             "adversarial": context.mean(F.softplus(fake - real), "all"),
-            "penalty": self.gamma(int(context.batch.step_position[0])) / 2 * context.mean(squared, "penalized"),
+            "penalty": context.scheduled(self.settings.gamma) / 2 * context.mean(squared, "penalized"),
         }
         if self.settings.mismatched:
             losses["mismatched"] = self._mismatched(context, features, real)

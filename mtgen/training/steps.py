@@ -177,6 +177,8 @@ class TrainingStep(nn.Module):
             penalty_sigma=self.penalty_sigma,
             counts=roles.counts,
             weights=roles.weights,
+            images_seen=int(original.step_position[0]),
+            images_total=self.config.train.images,
         )
 
     def latents(self, roles: BatchRoles, generator: Generator) -> Tensor:

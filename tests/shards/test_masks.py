@@ -70,9 +70,9 @@ def test_carvana_has_gif_masks_of_two_colors_in_another_folder(tmp_path: Path) -
 def test_values_0_and_255_have_to_be_explained(tmp_path: Path) -> None:
     pairs(tmp_path / "in", "images/{}.jpg", "masks/{}.png", mask(0, 255))
     options: dict[str, Any] = {"root": str(tmp_path / "in")}
-    with pytest.raises(DataError, match=r"no class but 0 .*write values=\[0,255\] mask_classes="):
+    with pytest.raises(DataError, match=r"no class but 0 .*write mask_values=\[0,255\] mask_classes="):
         make("masks", tmp_path / "out", **options)
-    options |= {"values": [0, 255], "mask_classes": ["background", "car"]}
+    options |= {"mask_values": [0, 255], "mask_classes": ["background", "car"]}
     assert made("masks", tmp_path / "out", **options)[0]["mask"][0] == ["background"] * 8 + ["car"] * 8
 
 
@@ -112,7 +112,7 @@ def test_what_has_no_partner_is_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "options", "message"),
     [
-        (mask(0, 9), {"mask_classes": ["a", "b"]}, "values without a mask class: 9; add them to values"),
+        (mask(0, 9), {"mask_classes": ["a", "b"]}, "mask_values without a mask class: 9"),
         (np.zeros((12, 16, 3), np.uint8) + [[[1, 2, 3]]], {}, "has colors; name the color of each class"),
         (mask(0, 1), {"mask": "masks/NAME_x"}, r"no image has a mask; the one of .*a.jpg would be .*masks/a_x"),
         (mask(0, 1), {"image": "pictures/NAME"}, "no image in .* matches; correct the pattern"),
@@ -135,9 +135,9 @@ def test_a_jpeg_is_refused_as_a_mask(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"values": [1, 2], "mask_classes": ["a"]}, "values has 2 entries for 1 mask classes"),
-        ({"values": [1, 1]}, "values has an entry twice"),
-        ({"values": [1], "colors": [[0, 0, 0]]}, "exclude each other"),
+        ({"mask_values": [1, 2], "mask_classes": ["a"]}, "mask_values has 2 entries for 1 mask classes"),
+        ({"mask_values": [1, 1]}, "mask_values has an entry twice"),
+        ({"mask_values": [1], "colors": [[0, 0, 0]]}, "exclude each other"),
         ({"colors": [[0, 0, 300]]}, "each from 0 to 255"),
         ({"image": "images"}, "image"),
     ],

@@ -11,7 +11,7 @@ from mtgen.shards.coco_file import CocoOptions, InstancesFile
 from mtgen.shards.coco_layout import find_coco_files, has_images, images_of
 from mtgen.shards.input_files import key_of
 from mtgen.shards.input_names import LeftAlone
-from mtgen.shards.listing import CERTAIN, Listing, Proposal
+from mtgen.shards.listing import CERTAIN, LIKELY, Listing, Proposal
 from mtgen.shards.make import RECIPES, Recipe
 from mtgen.shards.write import Sample
 
@@ -89,8 +89,15 @@ class CocoRecipe(Recipe):
             found = find_coco_files(listing.path, LeftAlone())
         except DataError:
             return []
-        names = ", ".join(str(files.instances.relative_to(listing.path)) for files in found)
-        return [Proposal({"root": str(listing.path)}, f"instances in COCO's format: {names}", CERTAIN)]
+        names = [str(files.instances.relative_to(listing.path)) for files in found]
+        if len({(files.images, files.split) for files in found}) == len(found):
+            return [Proposal({"root": str(listing.path)}, f"instances in COCO's format: {', '.join(names)}", CERTAIN)]
+        return [  # several files of the same images, of which one is to be chosen
+            Proposal(
+                {"images": str(files.images), "instances": str(files.instances)}, f"{name} in COCO's format", LIKELY
+            )
+            for files, name in zip(found, names, strict=True)
+        ]
 
     @property
     def splits(self) -> dict[str, int]:

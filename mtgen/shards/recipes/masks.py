@@ -31,13 +31,13 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "image": "leftImg8bit/SPLIT/NAME_leftImg8bit.png",
         "mask": "gtFine/SPLIT/NAME_gtFine_labelIds.png",
         "mask_classes": list(CITYSCAPES),
-        "values": list(CITYSCAPES.values()),
+        "mask_values": list(CITYSCAPES.values()),
         "unknown": "rest",
     },
     "ade20k": {
         "image": "images/SPLIT/NAME.jpg",
         "mask": "annotations/SPLIT/NAME.png",
-        "values": list(range(1, 151)),
+        "mask_values": list(range(1, 151)),
         "unknown": [0],
     },
 }
@@ -70,7 +70,7 @@ class MasksOptions(ConfigSection):
         description="names of the mask classes, or a text file with one per line; lines `R G B NAME`: color masks",
     )
     colors: list[tuple[int, int, int]] = Field([], description="red, green and blue of each mask class, of color masks")
-    values: list[int] = Field([], description="value of each mask class in the masks; default: 0, 1, 2, ...")
+    mask_values: list[int] = Field([], description="value of each mask class in the masks; default: 0, 1, 2, ...")
     unknown: list[int] | Literal["rest"] = Field(
         [IGNORE_INDEX], description="values of pixels of unknown class; `rest`: all other values, or colors"
     )
@@ -102,15 +102,15 @@ class MasksOptions(ConfigSection):
 
     @model_validator(mode="after")
     def _lengths(self) -> "MasksOptions":
-        for name, given in (("values", self.values), ("colors", self.colors)):
+        for name, given in (("mask_values", self.mask_values), ("colors", self.colors)):
             if given and self.mask_classes and len(given) != len(self.mask_classes):
                 raise ValueError(
                     f"{name} has {len(given)} entries for {len(self.mask_classes)} mask classes; give one each"
                 )
             if len(set(map(str, given))) < len(given):
                 raise ValueError(f"{name} has an entry twice; every mask class needs its own")
-        if self.colors and self.values:
-            raise ValueError("colors and values exclude each other; give one of them")
+        if self.colors and self.mask_values:
+            raise ValueError("colors and mask_values exclude each other; give one of them")
         return self
 
 
@@ -200,12 +200,12 @@ class MasksRecipe(Recipe):
         return []
 
     def _unnamed(self, masks: Sequence[Path]) -> list[str]:
-        """Names of the mask classes by their number: as many as `values`, or up to the largest value in the masks."""
+        """Numbered names: as many as `mask_values`, or up to the largest value in the masks."""
         if self.options.colors:
             raise DataError(
                 "colors: the mask classes need names; give mask_classes=[...] or lines `R G B NAME` in a file"
             )
-        count = len(self.options.values)
+        count = len(self.options.mask_values)
         if not count:
             unknown = [] if self.options.unknown == "rest" else self.options.unknown
             found = set[int]().union(*(np.unique(_read_values(path)).tolist() for path in masks)) - set(unknown)
@@ -213,10 +213,12 @@ class MasksRecipe(Recipe):
             if count == 1:
                 raise DataError(
                     f"{masks[0]} and the other masks have no class but 0 ({unknown}: unknown); if 255 is a class, "
-                    "write values=[0,255] mask_classes=[background,object]"
+                    "write mask_values=[0,255] mask_classes=[background,object]"
                 )
         if count > IGNORE_INDEX:
-            raise DataError(f"{self.root}: the masks have {count} values; say which are classes, with values=[...]")
+            raise DataError(
+                f"{self.root}: the masks have {count} values; say which are classes, with mask_values=[...]"
+            )
         return [f"{UNNAMED_CLASS_PREFIX}{number}" for number in range(count)]
 
     @property
@@ -241,7 +243,7 @@ class MasksRecipe(Recipe):
         if missing := [value for value in found.tolist() if value not in self.table]:
             if self.options.unknown != "rest":
                 shown = ", ".join(map(_shown_color if self.options.colors else str, missing[:10]))
-                known = "colors" if self.options.colors else "values"
+                known = "colors" if self.options.colors else "mask_values"
                 raise DataError(
                     f"{path}: {known} without a mask class: {shown}; add them to {known}, or write unknown=rest"
                 )
@@ -279,7 +281,7 @@ def _table(options: MasksOptions, count: int) -> dict[int, int]:
     unknown = {} if options.unknown == "rest" or options.colors else dict.fromkeys(options.unknown, IGNORE_INDEX)
     if options.colors:
         return {(red << 16) + (green << 8) + blue: number for number, (red, green, blue) in enumerate(options.colors)}
-    return unknown | {value: number for number, value in enumerate(options.values or range(count))}
+    return unknown | {value: number for number, value in enumerate(options.mask_values or range(count))}
 
 
 def _read_values(path: Path) -> NDArray[np.int64]:
