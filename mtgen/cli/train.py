@@ -49,7 +49,7 @@ def train(
     ] = False,
     samples: Annotated[
         int | None,
-        typer.Option("--overfit", min=1, metavar="N", help="overfit the first N samples and test on the same ones"),
+        typer.Option("--overfit", min=1, metavar="N", help="overfit the first N samples and validate on the same ones"),
     ] = None,
     json_file: Json = None,
 ) -> None:
@@ -99,7 +99,8 @@ def _show_dry_run(settings: Any, json_file: Path | None) -> None:
     found = dry_run(settings)
     hours = found.hours(settings.train.images)
     values = {
-        "samples": f"{found.train:,} for training, {found.test:,} for testing",
+        "samples": f"{found.train:,} for training, {found.validation:,} for validation, "
+        f"{'none' if found.test is None else f'{found.test:,}'} for testing",
         **{f"labels for {key}": f"{number:,}" for key, number in found.labelled.items()},
         "parameters": f"{found.cost.total:,}, {found.cost.generator:,} of them in the generator",
         "GFLOPs per image and step": f"{found.cost.step / 1e9:.2f}",
@@ -114,8 +115,9 @@ def _show_dry_run(settings: Any, json_file: Path | None) -> None:
         "would write": str(settings.folder),
     }
     table(f"dry run of {settings.name}", values)
-    numbers = {
+    numbers: dict[str, Any] = {
         "train": found.train,
+        "validation": found.validation,
         "test": found.test,
         "labelled": found.labelled,
         "parameters": found.cost.parameters,

@@ -2,6 +2,7 @@
 
 from mtgen.config.messages import check
 from mtgen.config.run import Config, resolve_device
+from mtgen.config.schedule import Schedule, value_at, within
 from mtgen.config.sections import (
     CONDITIONS,
     EXTRACTORS,
@@ -33,6 +34,7 @@ __all__ = [
     "DataConfig",
     "ExtractorConfig",
     "PathKind",
+    "Schedule",
     "ConfigSection",
     "MixtureConfig",
     "SoundConfig",
@@ -42,4 +44,6 @@ __all__ = [
     "load",
     "resolve_device",
     "validate",
+    "value_at",
+    "within",
 ]

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Iterator
 
+from mtgen.config.legacy import validation_metric
 from mtgen.config.messages import ConfigProblem, shown
 from mtgen.config.run import Config, ElasticConfig, resolve_device
+from mtgen.config.schedule import Schedule
 from mtgen.config.sections import TASKS, WEIGHTINGS
 from mtgen.registry import suggest
 
@@ -179,6 +181,9 @@ def _tasks(config: Config) -> Iterator[ConfigProblem]:
     if config.augment.target is not None and not config.generates:
         text = "is measured on real and generated images, and tasks.generation is off; give augment.probability instead"
         yield ConfigProblem(("augment", "target"), f"augment.target: {text}")
+    if config.augment.target is not None and isinstance(config.augment.probability, Schedule):
+        text = "adapts the probability, which then cannot follow a schedule; give augment.probability as a number"
+        yield ConfigProblem(("augment", "target"), f"augment.target: {text}")
     if getattr(tasks.get("translation"), "domain", None) == "domain" and len(config.data.mixture) < 2:
         yield ConfigProblem(
             ("tasks", "translation", "domain"),
@@ -189,7 +194,13 @@ def _tasks(config: Config) -> Iterator[ConfigProblem]:
 
 
 def _evaluation(config: Config) -> Iterator[ConfigProblem]:
-    """A best checkpoint by a metric that is measured where no checkpoint is written."""
+    """A best checkpoint by a metric of the test split, or by one that is measured where no checkpoint is written."""
+    if config.checkpoint.best is not None and (metric := config.checkpoint.best.metric).startswith("test/"):
+        yield ConfigProblem(
+            ("checkpoint", "best", "metric"),
+            f"checkpoint.best.metric={metric}: training does not read the test split; use {validation_metric(metric)}, "
+            "which is measured on data.val_split",
+        )
     if config.checkpoint.best is not None and config.evaluate.every % config.checkpoint.every:
         yield ConfigProblem(
             ("checkpoint", "best"),

@@ -1,5 +1,6 @@
 """The index of a data set: one row per sample, stored in columns: where its components are and what is in them."""
 
+import copy
 import hashlib
 import json
 import os
@@ -29,7 +30,6 @@ from mtgen.data.index_build import (
     build_index,
     dataset_index_path,
     index_state,
-    problems_of,
     raise_problems,
     read_index,
     user_index_path,
@@ -77,6 +77,7 @@ class Index:
         problems: what is wrong with the split; the samples concerned are left out.
         remote: whether its shards have to be downloaded.
         domains: names of the data sets that the samples come from: here one, the card's name.
+        whole: number of samples of the split; more than `len(self)` in a `subset`.
         sizes: `[S]` int64, number of samples of each shard.
     """
 
@@ -116,6 +117,23 @@ class Index:
         self._fetch = shards.open
         self._open = lru_cache(maxsize=MAX_OPEN_CACHED_SHARDS if self.remote else MAX_OPEN_SHARDS)(shards.open)
         self._prefetcher: _Prefetcher | None = None
+        self._rows: NDArray[np.int64] | None = None  # of a subset
+        self.whole = len(self.label)
+
+    def subset(self, rows: NDArray[np.int64]) -> "Index":
+        """Some samples of the split, in its order; the fingerprint stays that of the whole split.
+
+        Args:
+            rows: `[n]` their numbers, ascending.
+        """
+        part = copy.copy(self)
+        part._rows = rows if self._rows is None else self._rows[rows]
+        part._shard = self._shard[rows]
+        part.sizes = np.bincount(part._shard, minlength=len(self.sizes)).astype(np.int64)
+        part.label, part.width, part.height = self.label[rows], self.width[rows], self.height[rows]
+        part.present = {component: present[rows] for component, present in self.present.items()}
+        part._locations = {name: [column[rows] for column in columns] for name, columns in self._locations.items()}
+        return part
 
     @property
     def shards(self) -> list[str]:
@@ -132,18 +150,19 @@ class Index:
 
     @cached_property
     def _keys(self) -> pa.ChunkedArray:
-        """Keys of the samples; read on first use, because only messages need them."""
+        """Keys of the whole split; read on first use, because only messages need them."""
         return self._file.read_row_groups(self._groups, columns=["key"])["key"]
 
     @property
     def formats(self) -> dict[str, int]:
         """Format of the stored images ("jpeg", "png", "webp") -> how many samples have it."""
         column = self._file.read_row_groups(self._groups, columns=["format"])["format"]
+        column = column if self._rows is None else column.take(self._rows)
         return {str(row["values"]): row["counts"] for row in pc.value_counts(column).to_pylist()}
 
     def key(self, i: int) -> str:
         """The sample's key, as in WebDataset."""
-        return str(self._keys[int(i)].as_py())
+        return str(self._keys[int(i if self._rows is None else self._rows[i])].as_py())
 
     def shard(self, i: int) -> str:
         """File name of the shard that holds the sample."""
@@ -230,7 +249,8 @@ def open_index(
 
     Args:
         folder: a folder or a URL.
-        on_damage: "stop": any problem is an error; "skip": samples with problems are left out, see `Index.problems`.
+        on_damage: "stop": any problem of the split is an error; "skip": samples with problems are left out, see
+            `Index.problems`.
         damage_limit: fraction of the split's samples that may be left out.
         cache: GB of local disk that remote shards may take.
 
@@ -254,9 +274,9 @@ def open_index(
         opened = read_index(built, index_state(source, card))
     if opened is None:
         raise DataError(f"{source}: its shards changed while they were indexed; start again when they are complete")
-    if on_damage == "stop":
-        raise_problems(str(source), problems_of(opened[0]))
     index = Index(Shards(source, cache), split, card, *opened)
+    if on_damage == "stop":
+        raise_problems(str(source), index.problems)
     _check_damage(index, damage_limit)
     return index
 

@@ -31,6 +31,7 @@ class Samples(Protocol):
     problems: list[Problem]
     remote: bool
     domains: list[str]
+    whole: int
     sizes: NDArray[np.int64]
 
     def __len__(self) -> int: ...
@@ -108,6 +109,7 @@ class Mixture:
         self.split = members[0].split
         self.remote = any(member.remote for member in members)
         self.domains = self.card.domains
+        self.whole = sum(member.whole for member in members)
         self.problems = [problem for member in members for problem in member.problems]
         self.sizes: NDArray[np.int64] = np.concatenate([member.sizes for member in members])
         self._begin = np.cumsum([0, *map(len, members)])
@@ -226,21 +228,40 @@ def keep_labels(samples: Samples, fractions: Mapping[Any, float], seed: int) -> 
 
 
 def open_samples(data: DataConfig, part: str, progress: IndexProgress | None = None) -> Samples:
-    """Open the configured data for training (`part="train"`) or evaluation ("test"): one data set, or a mixture.
+    """Open a whole split of the configured data, "train" or "test": of one data set, or of a mixture.
+
+    Training and validation read parts of them, see `mtgen.data.validation`.
 
     Raises:
         DataError: anything that `open_index` raises.
     """
-    sources = data.mixture or [MixtureConfig(path=str(data.path))]
-    members = [
-        open_index(
-            source.path,
-            getattr(source, f"{part}_split") or getattr(data, f"{part}_split"),
-            progress,
-            on_damage=data.on_damage,
-            damage_limit=data.damage_limit,
-            cache=data.cache_gb,
-        )
-        for source in sources
-    ]
-    return Mixture(members, [source.weight for source in sources]) if data.mixture else members[0]
+    members = [open_member(data, source, str(split_of(data, source, part)), progress) for source in sources_of(data)]
+    return combine(data, members)
+
+
+def sources_of(data: DataConfig) -> list[MixtureConfig]:
+    """The data sets that are configured; one for `data.path`."""
+    return data.mixture or [MixtureConfig(path=str(data.path))]
+
+
+def split_of(data: DataConfig, source: MixtureConfig, part: str) -> str | None:
+    """The split that a data set uses as "train", "val" or "test"; `None`: no split for "val" is given."""
+    split: str | None = getattr(source, f"{part}_split") or getattr(data, f"{part}_split")
+    return split
+
+
+def open_member(data: DataConfig, source: MixtureConfig, split: str, progress: IndexProgress | None = None) -> Index:
+    """Open a split of one of the configured data sets; errors are those of `open_index`."""
+    return open_index(
+        source.path,
+        split,
+        progress,
+        on_damage=data.on_damage,
+        damage_limit=data.damage_limit,
+        cache=data.cache_gb,
+    )
+
+
+def combine(data: DataConfig, members: Sequence[Index]) -> Samples:
+    """The mixture of the data sets; the only one itself if none is configured."""
+    return Mixture(members, [source.weight for source in data.mixture]) if data.mixture else members[0]

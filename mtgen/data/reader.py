@@ -76,11 +76,26 @@ class BatchReader:
         """How many times the decoders' pipelines failed on damaged samples and were rebuilt."""
         return self.decoder.rebuilds + (self.sounds.reader.rebuilds if self.sounds else 0)
 
+    def _kind(self, rows: slice) -> NDArray[np.int64]:
+        """Of some rows of the index: equal for samples of the same data set with the same components."""
+        components = np.packbits(np.stack([self.index.present[c][rows] for c in COMPONENTS], 1), axis=1)[:, 0]
+        return self.index.domain(np.arange(rows.start, rows.stop)) * 256 + components
+
     @cached_property
-    def _kind(self) -> NDArray[np.int64]:
-        """`[N]`: equal for samples of the same data set with the same components."""
-        components = np.packbits(np.stack([self.index.present[c] for c in COMPONENTS], 1), axis=1)[:, 0]
-        return self.index.domain(np.arange(len(self.index))) * 256 + components
+    def _shard_begin(self) -> NDArray[np.int64]:
+        return np.cumsum(self.index.sizes) - self.index.sizes
+
+    def _candidates(self, sample: int) -> NDArray[np.int64]:
+        """Samples that may replace a damaged one: alike, and in its shard, which is here, if that has another one."""
+        number = int(np.searchsorted(self._shard_begin, sample, side="right")) - 1
+        begin = int(self._shard_begin[number])
+        shard = slice(begin, begin + int(self.index.sizes[number]))
+        for rows in (shard, slice(0, len(self.index))):
+            kind = self._kind(rows)
+            candidates = np.flatnonzero(kind == kind[sample - rows.start]) + rows.start
+            if len(candidates) > 1:
+                break
+        return candidates
 
     def read(self, step: GlobalBatch) -> tuple[Batch, Damage]:
         """Read and decode this worker's rows; returns the batch and the samples that were replaced.
@@ -207,7 +222,7 @@ class BatchReader:
     def _replace(
         self, sample: NDArray[np.int64], row: int, position: NDArray[np.int64], damage: DamagedSample, replaced: Damage
     ) -> _Parts:
-        """Replace a damaged sample by another one of the same data set with the same components.
+        """Replace a damaged sample by another one of its data set with the same components, of its shard if possible.
 
         The choice is a function of seed, position and attempt alone, so that a resumed run sees the same pixels. Since
         the components are the same, every worker still knows from the index what the global batch contains.
@@ -220,7 +235,7 @@ class BatchReader:
             raise damage
         at = int(position[row])
         attempts = sum(p == at for p, _ in replaced)
-        candidates = np.flatnonzero(self._kind == self._kind[sample[row]])
+        candidates = self._candidates(int(sample[row]))
         for attempt in range(attempts, MAX_REPLACEMENT_ATTEMPTS):
             replaced.append((at, damage))
             random = int(counter_rng.bits(self.spec.seed, f"replacement {attempt}", torch.tensor([at]), 1))

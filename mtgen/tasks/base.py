@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mtgen.conditions.base import Encoded
 from mtgen.conditions.encoder import ConditionEncoder
-from mtgen.config import TaskSettings
+from mtgen.config import Schedule, TaskSettings, value_at
 from mtgen.networks.discriminator import Discriminator
 from mtgen.networks.generator import CanvasSpec, ConditionSpec, Generator
 from mtgen.networks.prediction_reader import PredictionReader, readable
@@ -132,6 +132,8 @@ class StepContext:
         counts: number of samples in the *global* batch: "all", "penalized", "plain", "pairs", "image_only", "joint"; of
             image-only rows with a component, by its name ("class", "mask", ...); of plain rows with one ("plain boxes",
             ...).
+        images_seen: at the start of the step.
+        images_total: length of the run, images.
     """
 
     batch: Batch
@@ -153,6 +155,12 @@ class StepContext:
     pair_latents: Tensor
     penalty_sigma: float
     counts: dict[str, int]
+    images_seen: int
+    images_total: int
+
+    def scheduled(self, value: float | Schedule) -> float:
+        """Return the present value of a setting that can follow a schedule."""
+        return value_at(value, self.images_seen, self.images_total)
 
     @property
     def image_only(self) -> slice:

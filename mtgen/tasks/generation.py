@@ -1,14 +1,14 @@
 """Generation: the relativistic game between generator and discriminator, on images and on images with their labels."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtgen.config import TASKS, TaskSettings
+from mtgen.config import TASKS, Schedule, TaskSettings, within
 from mtgen.schema import Canvas, Condition
 from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
 from mtgen.utils.autocast import autocast
@@ -42,7 +42,9 @@ class Generation(Task):
     """
 
     class Settings(TaskSettings):
-        gamma: float = Field(10.0, ge=0, description="weight of the gradient penalties: gamma/2 (R1 + R2)")
+        gamma: Annotated[float | Schedule, within(ge=0)] = Field(
+            10.0, description="weight of the gradient penalties, or its schedule: gamma/2 (R1 + R2)"
+        )
         penalty: Literal["finite", "exact"] = Field(
             "finite",
             description="finite: from one random difference, in the step's one forward; exact: by double backward, "
@@ -114,7 +116,7 @@ class Generation(Task):
             squared = self._squared_gradients(context)
         losses = {
             "adversarial": context.mean(F.softplus(fake - real), "all"),
-            "penalty": self.settings.gamma / 2 * context.mean(squared, "penalized"),
+            "penalty": context.scheduled(self.settings.gamma) / 2 * context.mean(squared, "penalized"),
         }
         if self.settings.mismatched:
             losses["mismatched"] = self._mismatched(context, features, real)

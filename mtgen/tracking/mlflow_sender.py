@@ -21,7 +21,7 @@ from pathlib import Path
 
 from mtgen.errors import UserError
 from mtgen.tracking.journal import JOURNAL_FILE, JournalRow, read_journal, read_rows
-from mtgen.tracking.mlflow_run import METRICS_PER_REQUEST, TEST_METRIC_PREFIXES, MLflowRun, summary
+from mtgen.tracking.mlflow_run import METRIC_PREFIXES, METRICS_PER_REQUEST, MLflowRun, summary
 
 SENDER_STATE_FILE, LOCK_FILE = "tracking.json", "tracking.lock"
 FINAL_SEND_SECONDS = 10.0
@@ -223,8 +223,8 @@ class Sender:
 
 def _changes_note(row: JournalRow) -> bool:
     """Whether the note of the run shows something of a row."""
-    has_test_metric = any(name.startswith(TEST_METRIC_PREFIXES) for name in row.values)
-    return has_test_metric or bool(row.start or row.artifact or row.status or row.tags)
+    has_metric = any(name.startswith(METRIC_PREFIXES) for name in row.values)
+    return has_metric or bool(row.start or row.artifact or row.status or row.tags)
 
 
 def _lock(folder: Path) -> Callable[[], bool]:

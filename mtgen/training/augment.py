@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtgen.config import AugmentConfig, Config
+from mtgen.config import AugmentConfig, Config, value_at
 from mtgen.schema import Canvas
 from mtgen.utils import counter_rng
 from mtgen.utils.autocast import autocast
@@ -36,7 +36,7 @@ def is_augmented(probability: float, seed: int, purpose: str, position: Tensor) 
 
 
 class AdaptiveAugmentation:
-    """The probability of augmentation: fixed, or adapted to how surely the discriminator tells real from generated.
+    """The probability of augmentation: fixed, scheduled, or adapted to how surely the discriminator tells real images.
 
     The measure is the mean sign of (real logit - generated logit) over pairs with the same condition. It is 0 if the
     discriminator cannot tell them apart, and 1 if it always can, a sign that it has memorized the training set. Source:
@@ -50,10 +50,15 @@ class AdaptiveAugmentation:
 
     def __init__(self, settings: AugmentConfig) -> None:
         self.settings = settings
-        self.probability = settings.probability
+        self.probability = value_at(settings.probability, 0, 1)
         self.preference = 0.0
         self._signs: Tensor | None = None
         self._pairs = 0
+
+    def follow_schedule(self, images: int, total: int) -> None:
+        """Set the probability after a number of images out of `total`, unless it is adapted."""
+        if self.settings.target is None:
+            self.probability = value_at(self.settings.probability, images, total)
 
     def observe_logit_gap(self, gap: Tensor) -> None:
         """Count `[B]` real minus generated logits; without a host sync."""
@@ -90,7 +95,7 @@ class AdaptiveAugmentation:
         return {"probability": self.probability, "signs": signs, "pairs": pairs}
 
     def load(self, state: dict[str, float], first: bool) -> None:
-        """Restore what `state` returned; a fixed probability is that of the configuration.
+        """Restore what `state` returned; a probability that is not adapted is that of the configuration.
 
         Args:
             first: whether this is the first worker, which takes over the sums of all workers.

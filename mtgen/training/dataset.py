@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtgen.config import CONDITIONS, Config
-from mtgen.data.mixture import Samples, keep_labels, open_samples
+from mtgen.data.mixture import Samples, keep_labels
 from mtgen.data.orders.lanes import Lanes
 from mtgen.data.orders.permutation import Order, SampleOrder
 from mtgen.data.orders.policy import OrderPolicy
 from mtgen.data.tokenizer import open_tokenizer
+from mtgen.data.validation import open_training
 from mtgen.errors import DataError
 from mtgen.models import assets
 from mtgen.storage.shard_cache import GB
@@ -32,14 +33,17 @@ NODE_WINDOW_BYTES = 8 * 10**9
 """Bytes in the windows of a node's lanes, if that is less: the present and the next windows, and the shards at their
 ends, have to fit into the default of `data.cache_gb`."""
 
+VALIDATION_FACT = "data.val_split"
+"""The fact of an order that tells how many training samples are held out; absent before it was possible."""
+
 
 def open_data(config: Config) -> Samples:
-    """The samples of the training split, checked against the tasks; a missing index is made now.
+    """The samples to train on, checked against the tasks; a missing index is made now.
 
     Raises:
         DataError: the data cannot be read, or no sample has what a task or condition needs.
     """
-    index = open_samples(config.data, "train")
+    index = open_training(config.data)
     keep_labels(index, config.data.keep_labels, config.seed)
     wanted = [(f"tasks.{name}", settings.needs, "weight") for name, settings in config.task_settings().items()]
     wanted += [
@@ -122,6 +126,7 @@ def order_facts(config: Config, samples: Samples) -> dict[str, Any]:
         "data.label_oversampling": f"{oversampling:g} for {favored} samples"
         if oversampling and (favored := int(rare_label_mask(config, samples).sum()))
         else None,
+        VALIDATION_FACT: f"{held_out:,} training samples" if (held_out := samples.whole - len(samples)) else None,
     }
 
 

@@ -156,7 +156,7 @@ def _describe_run(config: Config, samples: Samples, networks: Networks, worker: 
         [
             f"{config.name} {begins}, to {config.train.images:,} images; configuration: config.yaml",
             f"data: {samples.card.name}, {len(samples):,} samples of split {samples.split} ({labeled}), "
-            f"{samples.fingerprint[:12]}",
+            f"{samples.whole - len(samples):,} held out for validation, {samples.fingerprint[:12]}",
             *missing,
             f"tasks: {', '.join(config.task_settings())}; "
             f"conditions: {', '.join(config.condition_settings()) or 'none'}",

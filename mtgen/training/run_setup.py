@@ -32,6 +32,7 @@ from mtgen.training.protocol import ReportCallback, Resize, WorkerContext
 from mtgen.training.run_logger import RunLogger, warn
 from mtgen.training.running_means import RunningMeans
 from mtgen.training.sample_log import SampleLog, next_segment
+from mtgen.training.schedules import learning_rate
 from mtgen.training.state import TrainingState, check_compatible
 from mtgen.training.steps import DiscriminatorStep, build_steps
 from mtgen.training.teacher import Teacher
@@ -150,8 +151,12 @@ def _build_engines(
     """
     d_step, g_step, gates = build_steps(config, networks, augmentation)
     engines = {
-        "discriminator": Engine(config, d_step, networks.side, config.discriminator.learning_rate),
-        "generator": Engine(config, g_step, networks.generator, config.generator.learning_rate),
+        "discriminator": Engine(
+            config, d_step, networks.side, learning_rate(config.train, config.discriminator.learning_rate, 0)
+        ),
+        "generator": Engine(
+            config, g_step, networks.generator, learning_rate(config.train, config.generator.learning_rate, 0)
+        ),
     }
     for name, gate in gates.items():  # the gradient norms that a gate reports are those of the global loss
         gate.gradient_factor = worker.world

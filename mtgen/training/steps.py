@@ -156,6 +156,8 @@ class TrainingStep(nn.Module):
             pair_latents=self.normal("pair", roles.pair_position, (2, generator.latent), device),
             penalty_sigma=self.penalty_sigma,
             counts=roles.counts,
+            images_seen=int(original.step_position[0]),
+            images_total=self.config.train.images,
         )
 
     def latents(self, roles: BatchRoles, generator: Generator) -> Tensor:

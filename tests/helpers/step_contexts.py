@@ -68,6 +68,8 @@ def _context(
         pair_latents=torch.randn(len(roles.pairs), 2, made.generator.latent, generator=random),
         penalty_sigma=PENALTY_SIGMA,
         counts=roles.counts,
+        images_seen=0,
+        images_total=config.train.images,
     )
     image = torch.rand(len(batch), 1, 8, 8, generator=random) * 2 - 1
     fake = Canvas.of_logits(image, mask_logits, box_logits)

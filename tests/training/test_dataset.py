@@ -95,6 +95,7 @@ class Described(list[int]):
     def __init__(self, remote: bool, count: int, num_bytes: int) -> None:
         self.remote, self.count, self.num_bytes = remote, count, num_bytes
         self.sizes = np.full(100, count // 100)
+        self.whole = count
 
     def __len__(self) -> int:
         return self.count
