@@ -244,7 +244,7 @@ def read_data_file(file: Path) -> YoloData:
         raise DataError(f"{file}: has no images beside it; give the data.yaml, or the folder with both")
     folders = split_folders(root, found)
     outer = root.joinpath(*found[0].parts[: folders.outer])
-    sources = [(split, outer / name) for name, split in folders.splits.items()]
+    sources: list[tuple[str | None, Path]] = [(split, outer / name) for name, split in folders.splits.items()]
     return YoloData(file.parent, read_names(file), sources or [(None, root)])
 
 
