@@ -10,7 +10,7 @@ class Schedule(BaseModel):
     """A number that moves from `start` to `end` along half a cosine, and then stays there.
 
     R3GAN schedules its learning rates, gamma, beta2 and augmentation like this. Source: Huang et al. 2024, "The GAN is
-    dead; long live the GAN!"; presets in the authors' `train.py`.
+    dead; long live the GAN!"; its CIFAR-10 preset.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)

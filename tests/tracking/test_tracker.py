@@ -301,7 +301,7 @@ def test_the_note_describes_the_run_and_shows_its_last_grid(finished: Path) -> N
     client, run = the_run(finished)
     note = run.data.tags["mlflow.note.content"]
     assert note.startswith("**mtgen: run**, on digits: 6,000 images seen") and "| test/accuracy | 0.5000 |" in note
-    assert "| on test data | |\n|---|---|\n" in note  # with fewer dashes MLflow shows no table
+    assert "| on unseen data | |\n|---|---|\n" in note  # with fewer dashes MLflow shows no table
     assert f"![Samples](get-artifact?path=samples%2F6000-grid.png&run_uuid={run.info.run_id})" in note
 
 
