@@ -92,6 +92,15 @@ class Batch:
         changed: dict[str, Any] = {name: change(value) for name, value in found.items() if value is not None}
         return changed | {"present": {name: change(value) for name, value in self.present.items()}}
 
+    def for_each_tensor(self, do: Callable[[Tensor], None]) -> None:
+        """Call `do` with each tensor on the batch's device."""
+
+        def pass_on(value: Tensor) -> Tensor:
+            do(value)
+            return value
+
+        self._map(pass_on)
+
     def __len__(self) -> int:
         return self.image.shape[0]
 
@@ -99,9 +108,15 @@ class Batch:
         """The batch with its sample tensors on `device`; positions and global counts stay on the CPU."""
         return replace(self, **self._map(lambda value: value.to(device, non_blocking=True)))
 
-    def rows(self, index: Tensor | slice) -> "Batch":
-        """The samples that `index` (a tensor on the CPU, or a slice) selects; the global counts are unchanged."""
-        on = index if isinstance(index, slice) else index.to(self.image.device)
+    def rows(self, index: Tensor | slice, index_there: Tensor | None = None) -> "Batch":
+        """The samples that `index` (a tensor on the CPU, or a slice) selects; the global counts are unchanged.
+
+        Args:
+            index_there: the same tensor on the batch's device, if it is there already.
+        """
+        on: Tensor | slice = index
+        if not isinstance(index, slice):
+            on = index.to(self.image.device, non_blocking=True) if index_there is None else index_there
         return replace(self, position=self.position[index], **self._map(lambda value: value[on]))
 
 

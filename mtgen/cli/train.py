@@ -93,9 +93,10 @@ def train(
 
 def _show_dry_run(settings: Any, json_file: Path | None) -> None:
     """Print what the run would start with, as a table."""
-    from mtgen.config import resolve_device
+    from mtgen.config import decide_here
     from mtgen.preflight.dry_run import dry_run
 
+    settings, device = decide_here(settings)
     found = dry_run(settings)
     hours = found.hours(settings.train.images)
     values = {
@@ -110,7 +111,7 @@ def _show_dry_run(settings: Any, json_file: Path | None) -> None:
         if found.images_per_second
         else "too large to time here; see mtgen plan",
         f"hours for {settings.train.images:,} images (estimate)": f"{hours:.2g}" if hours else "-",
-        "workers": f"{settings.max_workers} x {resolve_device(settings)}",
+        "workers": f"{settings.max_workers} x {device}",
         "precision": f"{settings.precision}, ZeRO-{settings.zero_stage}",
         "would write": str(settings.folder),
     }

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from mtgen.config.legacy import validation_metric
 from mtgen.config.messages import ConfigProblem, shown
-from mtgen.config.run import Config, ElasticConfig, resolve_device
+from mtgen.config.run import Config, ElasticConfig
 from mtgen.config.schedule import Schedule
 from mtgen.config.sections import TASKS, WEIGHTINGS
 from mtgen.registry import suggest
@@ -22,6 +22,7 @@ def find_conflicts(config: Config) -> list[ConfigProblem]:
     checks = (
         _networks,
         _system,
+        _compile,
         _data,
         _lanes,
         _label_oversampling,
@@ -61,7 +62,7 @@ def _resolution_remedy(shorter: int, levels: int) -> str:
 
 
 def _system(config: Config) -> Iterator[ConfigProblem]:
-    """What DeepSpeed or this system cannot do."""
+    """What DeepSpeed cannot do."""
     if config.zero_stage > 2:
         yield ConfigProblem(
             ("zero_stage",),
@@ -69,10 +70,19 @@ def _system(config: Config) -> Iterator[ConfigProblem]:
             "than once "
             '("Cannot free a ZeRO-3 parameter while it is still active in submodules")',
         )
-    if config.precision == "fp16" and resolve_device(config) == "cpu":
-        yield ConfigProblem(("precision",), "precision=fp16: a CPU cannot train in fp16; possible here: fp32, bf16")
-    if config.device == "cuda" and resolve_device(config) == "cpu":
-        yield ConfigProblem(("device",), "device=cuda: torch finds no CUDA device here; possible here: cpu, auto")
+
+
+def _compile(config: Config) -> Iterator[ConfigProblem]:
+    """Compiled networks in which something needs to look, and graphs of changing shapes."""
+    key, mode = ("train", "compile"), config.train.compile
+    if mode == "graphs" and not config.train.static_shapes:
+        yield ConfigProblem(key, "train.compile=graphs: a graph has fixed shapes; add train.static_shapes=true")
+    if mode == "graphs" and (config.train.accumulation > 1 or config.elastic):
+        text = "a graph overwrites the gradients of the micro-batch before; set train.accumulation=1 and a fixed number"
+        yield ConfigProblem(key, f"train.compile=graphs: {text} of workers, or train.compile=on")
+    if mode != "off" and config.balancing.gramian_source == "layer":
+        text = "reads inputs of layers, which compiled networks hide; use features or pooled"
+        yield ConfigProblem(key, f"train.compile={mode}: balancing.gramian_source=layer {text}")
 
 
 def _data(config: Config) -> Iterator[ConfigProblem]:

@@ -352,6 +352,16 @@ class TrainConfig(ConfigSection):
         "(fine-tuning); default: none",
     )
     accumulation: int = Field(1, ge=1, description="micro-batches per step and worker")
+    static_shapes: bool = Field(
+        False,
+        description="the same number of rows in every step, by padding with rows of weight 0: for compilers, CUDA "
+        "graphs and cuDNN; costs up to a third more arithmetic",
+    )
+    compile: Literal["off", "on", "graphs"] = Field(
+        "off",
+        description="on: compile the networks with torch.compile, where launching kernels bounds a GPU; graphs: also "
+        "replay them as CUDA graphs, which needs static_shapes",
+    )
     warmup: int = Field(1_000, ge=0, description="images over which the learning rates rise to their peak")
     final_rate: float = Field(
         0.1,

@@ -7,12 +7,13 @@ import weakref
 from collections.abc import Callable, Iterator
 from itertools import count
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from mtgen.data.decode import single_threaded
+from mtgen.data.device_stream import DeviceStream
 from mtgen.data.mixture import Samples
 from mtgen.data.orders.permutation import Order, SampleOrder
 from mtgen.data.reader import BatchReader, Damage, GlobalBatch
@@ -151,7 +152,10 @@ def iterate_split(
 
 
 class _Prefetched:
-    """Reads batches in a background thread, up to `depth` ahead; errors are raised to the consumer."""
+    """Reads batches in a background thread, up to `depth` ahead; errors are raised to the consumer.
+
+    On a GPU the thread has a stream of its own, and the consumer's current stream waits for each batch.
+    """
 
     def __init__(
         self,
@@ -159,7 +163,9 @@ class _Prefetched:
         batches: Iterator[GlobalBatch],
         depth: int,
         prepare: Callable[[Batch], Batch] = lambda batch: batch,
+        stream: DeviceStream | None = None,
     ) -> None:
+        self._stream = stream or DeviceStream(reader.decoder.device)
         self._queue: _Queue = queue.Queue(depth)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
@@ -167,7 +173,7 @@ class _Prefetched:
         read = map(reader.read, batches)
         items = ((prepare(batch), damaged) for batch, damaged in read)
         thread = threading.Thread(
-            target=_read_all, args=(items, self._queue, self._stop), name="mtgen loader", daemon=True
+            target=_read_all, args=(items, self._queue, self._stop, self._stream), name="mtgen loader", daemon=True
         )
         thread.start()
         # finalize also runs if nobody calls close: a thread inside DALI crashes the process when Python shuts down
@@ -182,20 +188,27 @@ class _Prefetched:
                 raise ValueError("this loader is closed")
             item = self._queue.get()
             if isinstance(item, tuple):
-                return item
+                batch, damage, finished = item
+                return self._stream.receive(batch, finished), damage
             self._failure = item
         raise self._failure
 
 
-_Item = tuple[Batch, Damage] | BaseException
+_Item = tuple[Batch, Damage, Any] | BaseException
 _Queue = queue.Queue[_Item]
 
 
-def _read_all(items: Iterator[tuple[Batch, Damage]], output: _Queue, stop: threading.Event) -> None:
+def _read_all(
+    items: Iterator[tuple[Batch, Damage]], output: _Queue, stop: threading.Event, stream: DeviceStream
+) -> None:
     single_threaded()
     try:
-        for item in items:
-            if not _put(item, output, stop):
+        while True:
+            with stream.work():
+                item = next(items, None)
+            if item is None:
+                break
+            if not _put((*item, stream.finished()), output, stop):
                 return
         _put(StopIteration(), output, stop)
     except BaseException as error:  # noqa: BLE001 - every error is passed on to the consumer

@@ -41,10 +41,15 @@ class Snapshots:
 
     Args:
         config: the run's configuration; pictures go to `samples/` in its folder.
+        device: device that decodes validation samples. Training samples, of which metrics keep some, are decoded on the
+            CPU.
+        threads: number of threads that decode.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, device: str = "cpu", threads: int = 1) -> None:
         self.config = config
+        self.device = device
+        self.threads = threads
         self.validation = open_validation(config.data)
         self.train = open_training(config.data)
         self._prompts: Prompt | None = None
@@ -52,11 +57,12 @@ class Snapshots:
     def __call__(self, model: Model, images: int) -> tuple[dict[str, float], list[Path]]:
         """The averaged model after a number of images -> numbers by name, and the files of the pictures."""
         if self._prompts is None:  # they depend on the data alone
-            self._prompts = evaluation_prompts(model, SplitBatches(self.config, self.validation, MAX_PROMPT_SAMPLES))
+            self._prompts = evaluation_prompts(model, self._validation_batches(MAX_PROMPT_SAMPLES))
         report = evaluate(
             model,
-            SplitBatches(self.config, self.validation),
-            list(SplitBatches(self.config, self.train, limit=SNAPSHOT_TRAIN_SAMPLES)),
+            self._validation_batches(),
+            # read again wherever they are needed: decoded, they would take 1.6 GB at 256x256
+            SplitBatches(self.config, self.train, SNAPSHOT_TRAIN_SAMPLES, threads=self.threads),
             samples=SNAPSHOT_SAMPLES,
             seed=self.config.seed,
             prompts=self._prompts,
@@ -73,10 +79,12 @@ class Snapshots:
             paths.append(path)
         return {snapshot_name(name): value for name, value in report.items()}, paths
 
+    def _validation_batches(self, limit: int | None = None) -> SplitBatches:
+        return SplitBatches(self.config, self.validation, limit, device=self.device, threads=self.threads)
+
     def _grids(self, model: Model) -> dict[str, RenderedGrid]:
         """Every grid of a snapshot, by the name of its files."""
-        shown = SplitBatches(self.config, self.validation, limit=NUM_PICTURED_SAMPLES)
-        batch: Batch = next(iter(shown)).to(model.device)
+        batch: Batch = next(iter(self._validation_batches(NUM_PICTURED_SAMPLES))).to(model.device)
         found = {
             "grid": sample_grid(model, self.config.seed),
             "reading": prediction_grid(batch, model.predict(batch.image), model.card),

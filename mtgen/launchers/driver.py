@@ -17,9 +17,11 @@ from rich.console import Console
 from mtgen.checkpointing import checkpoint
 from mtgen.checkpointing.checkpoint import Checkpoint
 from mtgen.checkpointing.mirror import CheckpointStore, restore
-from mtgen.config import Config
+from mtgen.config import Config, decide_here
+from mtgen.config.hardware import unused_gpus
 from mtgen.data.validation import open_validation, validates_on_test, without_held_out
 from mtgen.errors import ERROR_BY_STATUS, CheckpointError, ConfigError, TrainingError, UserError, last_line
+from mtgen.launchers.ray_cluster import address_of
 from mtgen.launchers.ray_workers import run_here, run_on_ray
 from mtgen.models.model import build
 from mtgen.tracking.progress_bar import TrainingProgress
@@ -222,6 +224,7 @@ def launch(
     Raises:
         UserError: the run cannot start, resume or continue.
     """
+    config = _decided_here(config, say)
     log = RunLog(config.folder)
     with run_lock(config.folder):
         log.write(f"{_command()} (mtgen {' '.join(_version())}, on {socket.gethostname()})")
@@ -232,6 +235,19 @@ def launch(
             raise
         log.write(f"{outcome.status} at {outcome.images:,} images{f': {outcome.message}' if outcome.message else ''}")
         return outcome
+
+
+def _decided_here(config: Config, say: DriverSay) -> Config:
+    """The configuration with its precision resolved, where this system trains; a cluster elsewhere decides itself.
+
+    Raises:
+        ConfigError: this system does not have the device, or the device does not have the precision.
+    """
+    if config.workers != 0 and address_of(config) is not None:
+        return config
+    if config.device == "auto" and (unused := unused_gpus()):
+        say(f"WARNING: training on the CPU, although this system has a GPU: {unused}; device=cpu silences this")
+    return decide_here(config)[0]
 
 
 def _train(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mtgen.config import CONDITIONS, Config, DataConfig, resolve_device
+from mtgen.config import CONDITIONS, Config, DataConfig, Device, decide_here
 from mtgen.data.dataset_card import read_card
 from mtgen.data.loader import iterate_split
 from mtgen.data.mixture import Samples, sources_of, split_of
@@ -62,6 +62,7 @@ def dry_run(config: Config) -> DryRun:
     Raises:
         UserError: the error with which the run would fail at its start.
     """
+    config, device = decide_here(config)
     samples = open_data(config)
     found = cost(config, samples.card)
     rows = min(MAX_TIMED_IMAGES, config.micro_batch)
@@ -75,7 +76,7 @@ def dry_run(config: Config) -> DryRun:
         cost=found,
         state=found.state_bytes(config.zero_stage, workers),
         activations=found.activations * config.micro_batch,
-        images_per_second=_timed(config, samples, batch) if found.step * rows < MAX_TIMED_FLOPS else None,
+        images_per_second=_timed(config, device, samples, batch) if found.step * rows < MAX_TIMED_FLOPS else None,
     )
 
 
@@ -91,9 +92,8 @@ def _count_labels(config: Config, samples: Samples) -> dict[str, int]:
     return {key: int(samples.present[need].sum()) if need else len(samples) for key, need in wanted.items()}
 
 
-def _timed(config: Config, samples: Samples, batch: Batch) -> float:
+def _timed(config: Config, device: Device, samples: Samples, batch: Batch) -> float:
     """Images per second of all workers, from the second of two steps in this process, without the optimizer."""
-    device = resolve_device(config)
     networks = build(config, samples.card)
     for network in (networks.generator, networks.side):
         network.to(device)

@@ -118,7 +118,7 @@ class StepContext:
         real: canvases of the real samples as the discriminator sees them.
         num_image_only: number of image-only rows.
         plain: `[P]` indices of the image-only rows that the augmentation left unchanged.
-        plain_position: `[P]` their positions, on the CPU.
+        plain_position: `[P]` their positions.
         partner: `[B]` each row's partner row, of another sample; the row itself if there is none.
         pairs: `[N]` plain rows whose partner is a plain row too.
         penalized: `[Q]` rows with a gradient penalty. In the discriminator's step the trunk's forward ends with noisy
@@ -134,6 +134,8 @@ class StepContext:
             ...).
         images_seen: at the start of the step.
         images_total: length of the run, images.
+        weights: role ("plain", "pairs", "penalized") -> `[n]` weights of its rows: 0 for rows that pad it to a fixed
+            number (`train.static_shapes`); empty without padding.
     """
 
     batch: Batch
@@ -157,6 +159,7 @@ class StepContext:
     counts: dict[str, int]
     images_seen: int
     images_total: int
+    weights: dict[str, Tensor] = field(default_factory=dict)
 
     def scheduled(self, value: float | Schedule) -> float:
         """Return the present value of a setting that can follow a schedule."""
@@ -183,9 +186,12 @@ class StepContext:
         `counts[of]` samples.
 
         Args:
-            values: `[n]` one value per row; 0 for rows that are not among those counted.
+            values: `[n]` one value per row; 0 for rows that are not among those counted. Those of a role ("plain boxes"
+                is of "plain") are over its rows, or its rows several times.
             of: key of `counts`.
         """
+        if (weight := self.weights.get(of.partition(" ")[0])) is not None:
+            values = values * weight.repeat(len(values) // max(len(weight), 1))
         parts = len(self.batch.step_position) / len(self.batch)
         return values.float().sum() * (parts / max(self.counts[of], 1))
 

@@ -6,6 +6,7 @@ GANs with limited data").
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -107,28 +108,24 @@ class AdaptiveAugmentation:
             )
 
 
+@dataclass(frozen=True)
 class Warp:
     """The affine maps of one micro-batch.
 
-    Args:
-        settings: largest shift, rotation and change of scale.
-        probability: fraction of the samples that is augmented.
-        seed: of the run.
-        size: height and width of the images. A rotation acts on pixels, so in coordinates relative to the sides the map
-            depends on them.
-        position: `[B]` positions, on the CPU.
-        purpose: seed of the maps, different for real and generated samples and for both steps.
-        which: seed of the choice of samples.
-        device: of the tensors that will be warped.
-
     Attributes:
-        changed: `[B]` bool, on the CPU: the samples that are augmented.
-        rows: their indices.
-        theta: `[n,2,3]` their maps, as `F.affine_grid` takes them.
+        changed: `[B]` bool: the samples that are augmented.
+        rows: their indices, on the device of the tensors that will be warped.
+        theta: `[n,2,3]` their maps, as `F.affine_grid` takes them, on that device.
+        padded: whether `rows` are all rows, and those that are not augmented have the identity as map.
     """
 
-    def __init__(
-        self,
+    changed: Tensor
+    rows: Tensor
+    theta: Tensor
+    padded: bool = False
+
+    @staticmethod
+    def draw(
         settings: AugmentConfig,
         probability: float,
         seed: int,
@@ -136,10 +133,23 @@ class Warp:
         position: Tensor,
         purpose: str,
         which: str,
-        device: torch.device,
-    ) -> None:
-        self.changed = is_augmented(probability, seed, which, position)
-        rows = self.changed.nonzero().flatten()
+        padded: bool = False,
+    ) -> "Warp":
+        """Draw the maps, on the CPU.
+
+        Args:
+            settings: largest shift, rotation and change of scale.
+            probability: fraction of the samples that is augmented.
+            seed: of the run.
+            size: height and width of the images. A rotation acts on pixels, so in coordinates relative to the sides the
+                map depends on them.
+            position: `[B]` positions, on the CPU.
+            purpose: seed of the maps, different for real and generated samples and for both steps.
+            which: seed of the choice of samples.
+            padded: see the attribute.
+        """
+        changed = is_augmented(probability, seed, which, position)
+        rows = torch.arange(len(position)) if padded else changed.nonzero().flatten()
         uniform = 2 * counter_rng.uniform(seed, f"warp {purpose}", position[rows], 4) - 1
         angle = uniform[:, 0] * math.radians(settings.rotate)
         scale = 1 + uniform[:, 1] * settings.scale
@@ -148,17 +158,21 @@ class Warp:
         cos, sin = scale * angle.cos(), scale * angle.sin()
         x = torch.stack([cos, -sin * aspect, shift[:, 0]], 1)
         y = torch.stack([sin / aspect, cos, shift[:, 1]], 1)
-        self.rows = rows.to(device)
-        self.theta = torch.stack([x, y], 1).to(device)
+        theta = torch.stack([x, y], 1)
+        if padded:
+            theta = torch.where(changed[:, None, None], theta, torch.eye(2, 3))
+        return Warp(changed, rows, theta, padded)
 
     def __call__(self, x: Tensor, mode: str = "bilinear") -> Tensor:
         """Warp the augmented samples of `[B,C,H,W]`; pixels beyond the border repeat it."""
         if not len(self.rows):
             return x
-        part = x[self.rows]
+        part = x if self.padded else x[self.rows]
         with autocast(x.device, enabled=False):
             grid = F.affine_grid(self.theta, list(part.shape), align_corners=False)
             warped = F.grid_sample(part.float(), grid, mode=mode, padding_mode="border", align_corners=False)
+        if self.padded:
+            return torch.where(self.changed[:, None, None, None], warped.to(x.dtype), x)
         return x.index_copy(0, self.rows, warped.to(x.dtype))
 
     def mask(self, mask: Tensor) -> Tensor:
@@ -175,10 +189,8 @@ def which_warp(purpose: str, kind: str) -> str:
     return kind if kind == "real" else f"{purpose} {kind}"
 
 
-def sample_warp(
-    config: Config, probability: float, position: Tensor, purpose: str, kind: str, device: torch.device
-) -> Warp:
-    """Return the maps of real or generated samples in a step.
+def sample_warp(config: Config, probability: float, position: Tensor, purpose: str, kind: str) -> Warp:
+    """Return the maps of real or generated samples in a step, on the CPU.
 
     Args:
         position: `[B]` positions, on the CPU.
@@ -186,4 +198,5 @@ def sample_warp(
         kind: "real" or "fake".
     """
     purpose, which = f"{purpose} {kind}", which_warp(purpose, kind)
-    return Warp(config.augment, probability, config.seed, config.size, position, purpose, which, device)
+    padded = config.train.static_shapes
+    return Warp.draw(config.augment, probability, config.seed, config.size, position, purpose, which, padded)

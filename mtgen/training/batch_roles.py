@@ -30,7 +30,9 @@ from torch import Tensor
 from mtgen.config import CONDITIONS, Config
 from mtgen.schema import Batch
 from mtgen.training.augment import AdaptiveAugmentation, augmentation_threshold, which_warp
+from mtgen.training.static_shapes import capacities, pad_role
 from mtgen.utils import counter_rng
+from mtgen.utils.packed_copy import copy_packed
 
 GENERATOR_STEP = "generator"
 """Name of the generator's step in the seeds of its random numbers."""
@@ -42,20 +44,25 @@ class BatchRoles:
 
     Attributes:
         batch: the sorted batch.
+        position: `[B]` its positions. All tensors are on the batch's device.
         num_image_only: number of image-only rows.
         shown, boxed: `[B]` bool: whether the discriminator sees the mask, and the boxes.
         plain: indices of the image-only rows that the augmentation leaves unchanged.
-        plain_position: their positions, on the CPU.
+        plain_position: their positions.
         partner: `[B]` each row's partner row (see `pair_partners`); the row itself if its partner is not in the
             micro-batch.
         pairs: `[N]` the plain rows whose partner is a plain row of the micro-batch too; none unless the run translates.
-        pair_position: their positions, on the CPU.
+        pair_position: their positions.
         penalized: indices of the rows with a gradient penalty.
-        penalized_position: their positions, on the CPU.
+        penalized_position: their positions.
         counts: see `mtgen.tasks.base.StepContext` and `GeneratorContext`.
+        weights: role ("plain", "pairs", "penalized") -> weights of its rows, 0 for padded ones; empty unless
+            `train.static_shapes`.
+        more: what else the step has decided on the host.
     """
 
     batch: Batch
+    position: Tensor
     num_image_only: int
     shown: Tensor
     boxed: Tensor
@@ -67,6 +74,8 @@ class BatchRoles:
     penalized: Tensor
     penalized_position: Tensor
     counts: dict[str, int]
+    weights: dict[str, Tensor]
+    more: dict[str, Tensor]
 
 
 def _block_and_slot(config: Config, position: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,13 +212,21 @@ def prepare_roles(config: Config, augmentation: AdaptiveAugmentation, boxes: boo
     return prepare
 
 
-def assign_roles(config: Config, batch: Batch, augmented: float, boxes: bool = False) -> BatchRoles:
+def assign_roles(
+    config: Config,
+    batch: Batch,
+    augmented: float,
+    boxes: bool = False,
+    more: Callable[[Tensor], dict[str, Tensor]] = lambda position: {},
+) -> BatchRoles:
     """Sort a micro-batch by roles, and count the samples that each loss is a mean over in the whole global batch.
 
     Args:
         batch: of at least one sample, with consecutive `step_position`.
         augmented: fraction of the samples that the augmentation changes.
         boxes: whether boxes are on the canvas.
+        more: the sorted `[B]` positions, on the CPU -> other tensors that the step needs on the device. All go there in
+            one copy with the roles.
     """
     size, device = len(batch.step_position), batch.image.device
     whole: StepRoles = batch.step_roles or StepRoles(config, batch, augmented, boxes)
@@ -217,23 +234,46 @@ def assign_roles(config: Config, batch: Batch, augmented: float, boxes: bool = F
     now = whole.at(augmented)
     index = batch.position - whole.first  # each row's index in the global batch
     order = torch.sort((~whole.image_only[index]).to(torch.uint8), stable=True).indices
-    rows, index = batch.rows(order), index[order]
+    position, index = batch.position[order], index[order]
     row_at = torch.full((size + 1,), -1).scatter(0, index, torch.arange(len(index)))  # -1: not in this micro-batch
     partner = row_at[whole.partner[index].clamp(max=size)]
-    plain = now.plain[index].nonzero().flatten()
-    pairs = (now.pairs[index] & (partner >= 0)).nonzero().flatten()
-    penalized = whole.penalized[index].nonzero().flatten()
+    host = {
+        "order": order,
+        "position": position,
+        "shown": whole.shown[index],
+        "boxed": whole.boxed[index],
+        "plain": now.plain[index].nonzero().flatten(),
+        "partner": torch.where(partner >= 0, partner, torch.arange(len(index))),
+        "pairs": (now.pairs[index] & (partner >= 0)).nonzero().flatten(),
+        "penalized": whole.penalized[index].nonzero().flatten(),
+    }
+    num_image_only = int(whole.image_only[index].sum())
+    weights = _pad(config, host, num_image_only) if config.train.static_shapes else {}
+    there = copy_packed(host | {f"{role} weight": w for role, w in weights.items()} | more(position), device)
     return BatchRoles(
-        batch=rows,
-        num_image_only=int(whole.image_only[index].sum()),
-        shown=whole.shown[index].to(device),
-        boxed=whole.boxed[index].to(device),
-        plain=plain.to(device),
-        plain_position=rows.position[plain],
-        partner=torch.where(partner >= 0, partner, torch.arange(len(index))).to(device),
-        pairs=pairs.to(device),
-        pair_position=rows.position[pairs],
-        penalized=penalized.to(device),
-        penalized_position=rows.position[penalized],
+        batch=batch.rows(order, there["order"]),
+        position=there["position"],
+        num_image_only=num_image_only,
+        shown=there["shown"],
+        boxed=there["boxed"],
+        plain=there["plain"],
+        plain_position=there["position"][there["plain"]],
+        partner=there["partner"],
+        pairs=there["pairs"],
+        pair_position=there["position"][there["pairs"]],
+        penalized=there["penalized"],
+        penalized_position=there["position"][there["penalized"]],
         counts=now.counts,
+        weights={role: there[f"{role} weight"] for role in weights},
+        more={name: tensor for name, tensor in there.items() if name not in host},
     )
+
+
+def _pad(config: Config, host: dict[str, Tensor], num_image_only: int) -> dict[str, Tensor]:
+    """Pad the roles' rows in `host` to fixed numbers; return their weights."""
+    # a plain row has to be image-only; a pair's partner too, so no other row can stand for a pair
+    fillers = {"plain": 0 if num_image_only else None, "pairs": None, "penalized": 0}
+    weights = {}
+    for role, size in capacities(config, len(host["order"])).items():
+        host[role], weights[role] = pad_role(host[role], size, fillers[role] if size else None)
+    return weights

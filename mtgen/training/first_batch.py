@@ -75,7 +75,7 @@ def _first(config: Config, samples: Samples) -> Iterator[tuple[int, Batch]]:
         batch, _ = BatchReader(samples, transform_spec_of(config), len(mine)).read(
             GlobalBatch(mine, order.sample(mine), slice(0, len(mine)))
         )
-        warp = sample_warp(config, _probability(config), batch.position, "discriminator", "real", batch.image.device)
+        warp = sample_warp(config, _probability(config), batch.position, "discriminator", "real")
         boxes = batch.boxes
         if boxes is not None:
             boxes = boxes.clone()

@@ -22,6 +22,7 @@ from mtgen.models.model import Networks, build
 from mtgen.tasks.base import SelfTrainingSettings
 from mtgen.training.augment import AdaptiveAugmentation
 from mtgen.training.batch_roles import prepare_roles
+from mtgen.training.compiled import prepare_networks
 from mtgen.training.consensus import Consensus
 from mtgen.training.dataset import build_order, cache_shortage, keep_order, open_data
 from mtgen.training.deepspeed_engine import Engine
@@ -149,6 +150,7 @@ def _build_engines(
 
     DeepSpeed broadcasts the first worker's parameters.
     """
+    prepare_networks(config, networks)
     d_step, g_step, gates = build_steps(config, networks, augmentation)
     engines = {
         "discriminator": Engine(

@@ -25,6 +25,7 @@ from mtgen.schema import Batch, Canvas, Condition, Prompt
 from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
 from mtgen.training.augment import AdaptiveAugmentation, Warp, sample_warp
 from mtgen.training.batch_roles import GENERATOR_STEP, BatchRoles, assign_roles, is_given
+from mtgen.training.compiled import begin_step
 from mtgen.training.feature_bundle import FeatureBundle
 from mtgen.training.teacher import Teacher
 from mtgen.utils import counter_rng
@@ -82,28 +83,45 @@ class TrainingStep(nn.Module):
 
     def warp(self, roles: BatchRoles, kind: str) -> Warp:
         """Return the augmentation of the micro-batch's real or generated samples (`kind`: "real" or "fake")."""
-        position, device = roles.batch.position, roles.batch.image.device
-        return sample_warp(self.config, self.augmentation.probability, position, self.purpose, kind, device)
+        changed, rows, theta = (roles.more[f"{kind} {part}"] for part in ("changed", "rows", "theta"))
+        return Warp(changed, rows, theta, self.config.train.static_shapes)
 
     def assign_roles(self, batch: Batch, generator: Generator) -> BatchRoles:
-        """Assign the roles of a micro-batch."""
+        """Assign the roles of a micro-batch, and decide all else that does not depend on values on the device."""
+        begin_step(self.config)
         has_boxes = generator.canvas_spec.box_maps > 0
-        return assign_roles(self.config, batch, self.augmentation.probability, boxes=has_boxes)
+        return assign_roles(
+            self.config, batch, self.augmentation.probability, boxes=has_boxes, more=self._decide_on_host
+        )
 
-    def prompt(self, batch: Batch, module: DiscriminatorModule) -> Prompt:
+    def _decide_on_host(self, position: Tensor) -> dict[str, Tensor]:
+        """`[B]` positions, on the CPU -> the conditions that are given, and the warps."""
+        decided = {f"ask {name}": is_given(self.config, self.purpose, name, position) for name in self._conditions}
+        if "ask image" in decided:
+            chosen, static = decided["ask image"], self.config.train.static_shapes
+            decided["ask image rows"] = torch.arange(len(chosen)) if static else chosen.nonzero().flatten()
+        for kind in ("real", "fake"):
+            warp = sample_warp(self.config, self.augmentation.probability, position, self.purpose, kind)
+            decided |= {f"{kind} changed": warp.changed, f"{kind} rows": warp.rows, f"{kind} theta": warp.theta}
+        return decided
+
+    @property
+    def _conditions(self) -> list[str]:
+        return list(self.config.condition_settings())
+
+    def prompt(self, roles: BatchRoles, module: DiscriminatorModule) -> Prompt:
         """Return the samples' conditions; each modality is given independently at random, with its probability."""
-        device = batch.image.device
+        batch = roles.batch
         values, given = {}, {}
-        for name in self.config.condition_settings():
+        for name in self._conditions:
             if name not in module.conditions.modalities:
                 continue
             modality = module.conditions.modality(name)
-            chosen = is_given(self.config, self.purpose, name, batch.position)
-            given[name] = chosen.to(device)
+            given[name] = roles.more[f"ask {name}"]
             if modality.component is not None:
                 given[name] = given[name] & batch.present[modality.component]
-            value = self._embeddings(batch, module, chosen) if name == "image" else modality.value(batch)
-            values[name] = self._augmented(name, modality, value, batch.position)
+            value = self._embeddings(roles, module) if name == "image" else modality.value(batch)
+            values[name] = self._augmented(name, modality, value, roles.position)
         return Prompt(len(batch), values, given)
 
     def _augmented(self, name: str, modality: Modality, value: Tensor, position: Tensor) -> Tensor:
@@ -113,13 +131,15 @@ class TrainingStep(nn.Module):
         random = counter_rng.uniform(self.config.seed, purpose, position, modality.random_numbers, value.device)
         return modality.augment(value, random)
 
-    @staticmethod
     @torch.no_grad()
-    def _embeddings(batch: Batch, module: DiscriminatorModule, rows: Tensor) -> Tensor:
-        """`[B,d]` embeddings of the images in `rows` (`[B]` bool, on the CPU), 0 elsewhere."""
-        index = rows.nonzero().flatten().to(batch.image.device)
-        empty = batch.image.new_zeros(len(batch), module.conditions.size)
-        return empty.index_copy(0, index, module.embed(batch.image[index]).to(empty)) if len(index) else empty
+    def _embeddings(self, roles: BatchRoles, module: DiscriminatorModule) -> Tensor:
+        """`[B,d]` embeddings of the images of rows that are conditioned on them, 0 elsewhere."""
+        image, index = roles.batch.image, roles.more["ask image rows"]
+        empty = image.new_zeros(len(image), module.conditions.size)
+        if not len(index):
+            return empty
+        found = empty.index_copy(0, index, module.embed(image[index]).to(empty))
+        return found * roles.more["ask image"][:, None] if self.config.train.static_shapes else found
 
     def step_context(self, roles: BatchRoles, module: DiscriminatorModule, generator: Generator) -> StepContext:
         """Augment the real samples, turn them into canvases, and encode their conditions."""
@@ -134,7 +154,7 @@ class TrainingStep(nn.Module):
             assert original.boxes is not None  # the loader provides boxes
             grid = (original.image.shape[2] // spec.stride, original.image.shape[3] // spec.stride)
             boxes = warp(center_maps.encode(original.boxes, spec.box_maps - 2, grid).canvas())
-        prompt = self.prompt(original, module)
+        prompt = self.prompt(roles, module)
         encoded = module.conditions.encode(prompt)
         return StepContext(
             batch=batch,
@@ -156,13 +176,14 @@ class TrainingStep(nn.Module):
             pair_latents=self.normal("pair", roles.pair_position, (2, generator.latent), device),
             penalty_sigma=self.penalty_sigma,
             counts=roles.counts,
+            weights=roles.weights,
             images_seen=int(original.step_position[0]),
             images_total=self.config.train.images,
         )
 
     def latents(self, roles: BatchRoles, generator: Generator) -> Tensor:
         """`[B,Z]` standard normal latents of the generated samples."""
-        return self.normal("latent", roles.batch.position, (generator.latent,), roles.batch.image.device)
+        return self.normal("latent", roles.position, (generator.latent,), roles.batch.image.device)
 
     def judged(self, generated: Canvas, roles: BatchRoles, warp: Warp) -> Canvas:
         """Return generated canvases as the discriminator judges them: augmented, and without any trace of softness.
@@ -320,7 +341,7 @@ class GeneratorStep(TrainingStep):
             context = GeneratorContext(
                 **vars(real),
                 fake=_soft(judged, generated, warp),
-                fake_unaugmented=(~warp.changed).to(roles.batch.image.device),
+                fake_unaugmented=~warp.changed,
                 real_features=real_features,
             )
             tasks = [task for task in self.tasks if task.name in requested]

@@ -38,7 +38,8 @@ def _context(
     """The context of an unaugmented batch in a step, before generation, and random generated canvases."""
     spec, batch = made.generator.canvas_spec, roles.batch
     d_step, g_step, _ = build_steps(config, made)
-    prompt = {"discriminator": d_step, "generator": g_step}[step].prompt(batch, made.side)
+    own = {"discriminator": d_step, "generator": g_step}[step]
+    prompt = own.prompt(own.assign_roles(batch, made.generator), made.side)
     encoded = made.side.conditions.encode(prompt)
     mask_logits = torch.randn(len(batch), 2, 8, 8, generator=random)
     box_logits = real_boxes = None
