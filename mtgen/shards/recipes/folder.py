@@ -217,7 +217,11 @@ class FolderRecipe(Recipe):
 
     def _mask_classes(self) -> MaskClasses:
         masks = [self.masks[file] for files in self.files.values() for file in files if file in self.masks]
-        values = mask_classes(masks, self.options.mask_classes, self.options.mask_values)
+        try:
+            values = mask_classes(masks, self.options.mask_classes, self.options.mask_values)
+        except DataError as error:
+            beside = self.options.masks is None and not all(map(_is_called_mask, masks))
+            raise DataError(f"{error}{'; mask_suffix=none if these are images like others' * beside}") from None
         self.notices += [values.notice] if values.notice else []
         return values
 
