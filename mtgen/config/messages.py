@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from mtgen.config.legacy import RENAMED_KEYS, renamed_keys
 from mtgen.config.run import Config
+from mtgen.config.schedule import Schedule
 from mtgen.config.sections import CONDITIONS, TASKS, SectionT
 from mtgen.errors import ConfigError
 from mtgen.registry import Registry, suggest
@@ -81,6 +82,7 @@ def _meant(key: str, section: str, sections: dict[str, type[BaseModel]]) -> list
     everywhere = [
         _dotted(name, field)
         for name, model in sections.items()
+        if model is not Schedule  # its keys are those of many settings
         for field in model.model_fields
         if _dotted(name, field) not in sections or _is_number_too(model, field)
     ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from mtgen.data.dataset_card import CARD_FILE
 from mtgen.errors import ConfigError
-from mtgen.shards.listing import CERTAIN, Listing, Proposal
+from mtgen.shards.listing import CERTAIN, IMPOSSIBLE, Listing, Proposal
 from mtgen.shards.make import RECIPES
 from mtgen.utils.shell import shell_command
 from mtgen.utils.yaml_text import override
@@ -67,18 +67,23 @@ def inspect(path: str | Path) -> str:
     """
     listing = Listing.of(path)
     lines = [f"{listing.path}: {_content(listing)}", *listing.left_alone.lines()]
-    commands = [*_shards(listing), *_recipes(listing)]
+    found = matches(listing)
+    commands = [*_shards(listing), *_recipes(listing, found)]
     if not commands:
-        return "\n".join([*lines, _nothing(listing)])
+        failed = [f"{match.recipe}: {match.proposal.reason}" for match in found]
+        return "\n".join([*lines, *(failed or [_nothing(listing)])])
     for number, (reason, command) in enumerate(commands, 1):
         lines += [f"{number}. {reason}", f"   {command}"]
     return "\n".join([*lines, "Add --check to see what a recipe understands before anything is written."])
 
 
-def _recipes(listing: Listing) -> Iterator[tuple[str, str]]:
+def _recipes(listing: Listing, found: list[RecipeMatch]) -> Iterator[tuple[str, str]]:
+    """What the recipes propose: if one is certain, only what is."""
     name = listing.path.stem if listing.path.is_file() else listing.path.name
-    for match in matches(listing):
-        yield f"{match.recipe}: {match.proposal.reason}", match.command(Path("data_shards", name or "mine"))
+    best = max((match.proposal.certainty for match in found), default=0)
+    for match in found:
+        if match.proposal.certainty > IMPOSSIBLE and (best < CERTAIN or match.proposal.certainty >= CERTAIN):
+            yield f"{match.recipe}: {match.proposal.reason}", match.command(Path("data_shards", name or "mine"))
 
 
 def _shards(listing: Listing) -> Iterator[tuple[str, str]]:

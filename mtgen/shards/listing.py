@@ -10,8 +10,8 @@ from typing import Any
 from mtgen.errors import DataError
 from mtgen.shards.input_names import LeftAlone, files_below
 
-CERTAIN, LIKELY, POSSIBLE = 0.9, 0.6, 0.3
-"""Certainty of a proposal: the format's own files were read; the names fit; nothing better may fit."""
+CERTAIN, LIKELY, POSSIBLE, IMPOSSIBLE = 0.9, 0.6, 0.3, 0.0
+"""Certainty of a proposal: the format's own files were read; the names fit; nothing better may fit; it fails so far."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Proposal:
 
     Attributes:
         options: options of the recipe, as they are given on the command line.
-        reason: what was found, a phrase such as "12 XML files of VOC's format beside their images".
+        reason: what was found, a phrase such as "12 XML files of VOC's format beside their images"; of an impossible
+            one, what is in the way.
         certainty: from 0 to 1; the best is listed first.
     """
 

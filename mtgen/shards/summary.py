@@ -123,10 +123,10 @@ def summary(
     rows = [("splits", ", ".join(f"{split} {tally.samples:,}" for split, tally in tallies.items()))]
     rows += _class_rows(card, tallies, total)
     if total.masked:
-        rows.append((f"masks of {total.masked:,}", _mask_text(card.mask_classes, total)))
+        rows.append(("masks", _of(total.masked, total) + _mask_text(card.mask_classes, total)))
     if total.boxed:
         found = _counts(card.classes, total.boxes)
-        rows.append((f"boxes of {total.boxed:,}", f"{sum(total.boxes.values()):,} boxes: {found}" if found else "none"))
+        rows.append(("boxes", f"{_of(total.boxed, total)}{sum(total.boxes.values()):,}: {found}" if found else "none"))
     elif total.labels:
         rows.append(("labels", _counts(card.classes, total.labels)))
     if total.captions:
@@ -143,12 +143,15 @@ def summary(
     return "\n".join(f"  {name:{width}}  {text}" for name, text in rows)
 
 
+def _of(count: int, total: Tally) -> str:
+    """How many samples have something, if not all do."""
+    return "" if count == total.samples else f"{count:,} of {total.samples:,} samples: "
+
+
 def _class_rows(card: DatasetCard, tallies: Mapping[str, Tally], total: Tally) -> list[tuple[str, str]]:
     rows = []
     if total.classes:
-        labeled = sum(total.classes.values())
-        count = "" if labeled == total.samples else f" of {labeled:,}"
-        rows.append((f"classes{count}", _counts(card.classes, total.classes)))
+        rows.append(("classes", _of(sum(total.classes.values()), total) + _counts(card.classes, total.classes)))
     elif not total.labels:
         rows.append(("classes", "none: the images have no labels of classes"))
     if total.classes or total.labels:

@@ -229,6 +229,15 @@ ADDED = {
     "tasks.detection.use_predictions",
     "data.val_split",
     "data.mixture.val_split",
+    "data.lanes",
+    "data.lane_window",
+    "conditions.image.noise",
+    "tasks.classification.generated",
+    "tasks.classification.implied",
+    "tasks.segmentation.layout",
+    "tasks.segmentation.weak",
+    "tasks.detection.layout",
+    *(f"tasks.{task}.self_training" for task in ("classification", "segmentation", "detection")),
 }
 """Keys that are new since."""
 

@@ -162,4 +162,17 @@ def test_it_proposes_itself_for_a_folder_with_a_data_yaml(tmp_path: Path) -> Non
     (proposal,) = RECIPES["yolo"].detect(Listing.of(tmp_path))
     assert proposal.options == {"data": str(tmp_path)} and "2 classes, train" in proposal.reason
     (tmp_path / "data.yaml").write_text("learning_rate: 0.1\n")
+    (proposal,) = RECIPES["yolo"].detect(Listing.of(tmp_path))
+    assert "without names: first write these into classes.txt" in proposal.reason
+    for path in tmp_path.rglob("*.txt"):
+        path.unlink()
     assert RECIPES["yolo"].detect(Listing.of(tmp_path)) == []
+
+
+@pytest.mark.parametrize("layout", ["images/{split}/0.jpg", "{split}/images/0.jpg", "{split}/0.jpg"])
+def test_split_folders_beside_classes_txt_are_splits(tmp_path: Path, layout: str) -> None:
+    for split in ("Train", "valid"):
+        put(tmp_path / "in" / layout.format(split=split))
+    (tmp_path / "in/classes.txt").write_text("cat\ndog\n")
+    card = make("yolo", tmp_path / "out", data=str(tmp_path / "in"))
+    assert {name: split.samples for name, split in card.splits.items()} == {"train": 1, "val": 1}

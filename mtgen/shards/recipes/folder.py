@@ -30,7 +30,7 @@ from mtgen.shards.labels_beside import (
     label_files,
     read_annotation,
 )
-from mtgen.shards.listing import LIKELY, POSSIBLE, Listing, Proposal
+from mtgen.shards.listing import IMPOSSIBLE, LIKELY, POSSIBLE, Listing, Proposal
 from mtgen.shards.make import RECIPES, UNNAMED_CLASS_PREFIX, Recipe
 from mtgen.shards.mask_files import MaskClasses, lossless, mask_classes, pair_by_names
 from mtgen.shards.mask_folders import MaskFolders, mask_folders
@@ -276,7 +276,7 @@ class FolderRecipe(Recipe):
         try:
             recipe = cls(recipe_options, 0)
         except DataError as error:
-            return [Proposal({"images": str(listing.path)}, f"images, but: {error}", POSSIBLE / 2)]
+            return [Proposal({"images": str(listing.path)}, str(error).splitlines()[0], IMPOSSIBLE)]
         what = f"{len(pictures):,} images" + (f" in {len(recipe.classes)} class folders" if recipe.classes else "")
         what += f", {len(recipe.masks):,} masks" if recipe.masks else ""
         what += f", split folders {', '.join(recipe.folders.splits)}" if recipe.folders.splits else ""

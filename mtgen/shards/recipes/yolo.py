@@ -13,7 +13,8 @@ from mtgen.config import ConfigSection
 from mtgen.errors import DataError
 from mtgen.shards.annotated import AnnotatedImage, AnnotatedObject, AnnotatedRecipe
 from mtgen.shards.input_files import IMAGE_SUFFIXES, read_names, read_text
-from mtgen.shards.input_names import SPLIT_WORDS, ListedFiles, files_below
+from mtgen.shards.input_names import SPLIT_WORDS, LeftAlone, ListedFiles, files_below, split_folders
+from mtgen.shards.labels_beside import coordinates_in
 from mtgen.shards.listing import CERTAIN, LIKELY, Listing, Proposal
 from mtgen.shards.make import RECIPES
 
@@ -93,10 +94,19 @@ class YoloRecipe(AnnotatedRecipe):
             file = find_data_file(listing.path)
             described = read_data_file(file)
         except DataError:
-            return []
+            return cls._unnamed(listing)
         splits = ", ".join(dict.fromkeys(split for split, _ in described.sources if split))
         reason = f"{file.name} of YOLO's format: {len(described.names)} classes" + (f", {splits}" if splits else "")
         return [Proposal({"data": str(listing.path)}, reason, LIKELY if file.name == "classes.txt" else CERTAIN)]
+
+    @staticmethod
+    def _unnamed(listing: Listing) -> list[Proposal]:
+        """Labels whose classes have no names."""
+        texts = [listing.head(file, 4096).decode("utf-8", "replace") for file in listing.with_suffix(".txt")[:20]]
+        if not listing.path.is_dir() or not listing.with_suffix(*IMAGE_SUFFIXES) or not any(map(coordinates_in, texts)):
+            return []
+        reason = "labels of YOLO's format without names: first write these into classes.txt there, one per line"
+        return [Proposal({"data": str(listing.path)}, reason, LIKELY)]
 
     def _images(self, source: Path) -> Iterator[Path]:
         """The images of a folder, or those that a text file lists; names that lead nowhere become faults."""
@@ -222,15 +232,20 @@ def find_data_file(path: Path) -> Path:
 
 
 def read_data_file(file: Path) -> YoloData:
-    """Read a data.yaml, a Darknet .data file, or a classes.txt beside the folders `images` and `labels`."""
+    """Read a data.yaml, a Darknet .data file, or a classes.txt beside images and labels, in split folders or not."""
     if file.suffix in YAML_SUFFIXES:
         return _read_yaml(file)
     if file.suffix == ".data":
         return _read_darknet(file)
-    images = file.parent / "images"
-    if not images.is_dir():
-        raise DataError(f"{file}: has no folder 'images' beside it; give the data.yaml, or the folder with both")
-    return YoloData(file.parent, read_names(file), [(None, images)])
+    root = file.parent / "images" if (file.parent / "images").is_dir() else file.parent
+    files = files_below(root, LeftAlone())
+    found = [path.relative_to(root) for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        raise DataError(f"{file}: has no images beside it; give the data.yaml, or the folder with both")
+    folders = split_folders(root, found)
+    outer = root.joinpath(*found[0].parts[: folders.outer])
+    sources: list[tuple[str | None, Path]] = [(split, outer / name) for name, split in folders.splits.items()]
+    return YoloData(file.parent, read_names(file), sources or [(None, root)])
 
 
 def _load_yaml(file: Path) -> Any:
