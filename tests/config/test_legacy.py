@@ -223,6 +223,8 @@ def old_name(key: str) -> str:
 
 
 ADDED = {
+    "train.static_shapes",
+    "train.compile",
     "tasks.generation.hard_labels",
     "tasks.generation.mismatched",
     "tasks.segmentation.use_predictions",
