@@ -9,11 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from mtgen.config import DataConfig, MixtureConfig
+from mtgen.data.dataset_card import read_card_text
 from mtgen.data.index import Index, open_index
 from mtgen.data.index_build import IndexProgress
 from mtgen.data.sampler import InterleavedOrder, SampleOrder
 from mtgen.data.shard_scan import Problem
 from mtgen.schema import COMPONENTS, IGNORE_INDEX, DatasetCard, Split
+from mtgen.storage.source import is_url, open_source
 from mtgen.utils import counter_rng
 
 
@@ -215,8 +217,23 @@ def keep_labels(samples: Samples, fractions: Mapping[Any, float], seed: int) -> 
             samples.present[component] = samples.present[component] & kept
 
 
-def open_samples(data: DataConfig, part: str, progress: IndexProgress | None = None) -> Samples:
+def card_texts(data: DataConfig) -> dict[str, bytes]:
+    """URL of each configured data set -> the content of its `dataset.json`: all that a start asks a store for.
+
+    Raises:
+        DataError: it does not exist, or the store does not answer.
+    """
+    paths = [source.path for source in data.mixture] or [str(data.path)]
+    return {path: read_card_text(open_source(path, data.patience)) for path in dict.fromkeys(paths) if is_url(path)}
+
+
+def open_samples(
+    data: DataConfig, part: str, progress: IndexProgress | None = None, cards: Mapping[str, bytes] | None = None
+) -> Samples:
     """Open the configured data for training (`part="train"`) or evaluation ("test"): one data set, or a mixture.
+
+    Args:
+        cards: see `card_texts`; default: every data set's `dataset.json` is read.
 
     Raises:
         DataError: anything that `open_index` raises.
@@ -230,6 +247,8 @@ def open_samples(data: DataConfig, part: str, progress: IndexProgress | None = N
             on_damage=data.on_damage,
             damage_limit=data.damage_limit,
             cache=data.cache_gb,
+            patience=data.patience,
+            card_text=(cards or {}).get(source.path),
         )
         for source in sources
     ]

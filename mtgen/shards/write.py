@@ -142,7 +142,9 @@ def _image_size(image: np.ndarray | bytes) -> tuple[int, int]:
 
 def _belongs_to_data_set(path: Path) -> bool:
     """Whether a file is one of those that making the data set again replaces."""
-    return path.name in ("dataset.json", "index.parquet") or (path.suffix == ".tar" and path.is_file())
+    if path.is_dir():
+        return path.name == "index" and all(file.suffix == ".arrow" for file in path.rglob("*") if file.is_file())
+    return path.name in ("dataset.json", "index.parquet") or path.suffix == ".tar"
 
 
 class Draft:

@@ -1,5 +1,6 @@
 """What a run trains on: samples that carry what its tasks need, and their order."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,16 @@ from mtgen.errors import DataError
 from mtgen.models import assets
 
 
-def open_data(config: Config) -> Samples:
+def open_data(config: Config, cards: Mapping[str, bytes] | None = None) -> Samples:
     """The samples of the training split, checked against the tasks; a missing index is made now.
+
+    Args:
+        cards: see `mixture.card_texts`.
 
     Raises:
         DataError: the data cannot be read, or no sample has what a task or condition needs.
     """
-    index = open_samples(config.data, "train")
+    index = open_samples(config.data, "train", cards=cards)
     keep_labels(index, config.data.keep_labels, config.seed)
     wanted = [(f"tasks.{name}", settings.needs, "weight") for name, settings in config.task_settings().items()]
     wanted += [
