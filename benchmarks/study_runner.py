@@ -37,20 +37,58 @@ METRICS = {
 
 
 @dataclass(frozen=True)
+class Case:
+    """Which labels there are.
+
+    Attributes:
+        title: what they are, in words.
+        class_, masks, boxes: fractions of the training samples that keep their class, mask and boxes.
+        oversampling: least fraction of the samples that carry a rare label (`data.label_oversampling`).
+    """
+
+    title: str
+    class_: float
+    masks: float
+    boxes: float
+    oversampling: float | None = None
+
+    @property
+    def overrides(self) -> list[str]:
+        """Overrides of the configuration."""
+        kept = {"class": self.class_, "mask": self.masks, "boxes": self.boxes}
+        return [f"data.keep_labels={json.dumps(kept)}", f"data.label_oversampling={json.dumps(self.oversampling)}"]
+
+
+CASES = {
+    "few-masks": Case("every class, 2.5 % of masks and boxes", 1.0, 0.025, 0.025, 0.25),
+    "few-labels": Case("2.5 % of every label", 0.025, 0.025, 0.025, 0.25),
+    "all-labels": Case("every label", 1.0, 1.0, 1.0),
+}
+
+MECHANISMS = {
+    "predictions": ("tasks.segmentation.use_predictions=false", "tasks.detection.use_predictions=false"),
+    "weak-labels": ("tasks.segmentation.weak=0", "tasks.classification.implied=0"),
+    "hard-labels": ("tasks.generation.hard_labels=false",),
+    "mismatched": ("tasks.generation.mismatched=0",),
+}
+"""What shares information between tasks -> overrides that switch it off."""
+
+
+@dataclass(frozen=True)
 class Run:
     """One training of a study.
 
     Attributes:
         variant: "together" (all tasks), or the single task that is trained alone.
         seed: the run's seed.
-        share: fraction of training samples that keep their class, mask and boxes.
-        policy: name of the balancing policy, if the study compares several.
+        case: name in `CASES`: which labels there are.
+        policy: name of the balancing policy or of the mechanism that is switched off, if the study compares several.
         settings: further overrides of the configuration.
     """
 
     variant: str
     seed: int
-    share: float = 1.0
+    case: str = "all-labels"
     policy: str = ""
     settings: tuple[str, ...] = ()
 
@@ -58,11 +96,10 @@ class Run:
     def title(self) -> str:
         """One-line description."""
         policy = f", {self.policy}" if self.policy else ""
-        return f"{self.share:6.1%} of labels, seed {self.seed}, {self.variant}{policy}"
+        return f"{CASES[self.case].title}, seed {self.seed}, {self.variant}{policy}"
 
     def overrides(self, tasks: list[str], conditions: list[str], images: int) -> list[str]:
         """Overrides of the configuration; a discriminative task alone becomes plain supervised training."""
-        labels = {name: self.share for name in ("class", "mask", "boxes")}
         if self.variant == "together":
             kept_tasks, kept_conditions = tasks, [c for c in conditions if c not in LEAKING_CONDITIONS]
         else:
@@ -71,7 +108,7 @@ class Run:
             *(f"tasks.{task}.weight=0" for task in tasks if task not in kept_tasks),
             *(f"conditions.{condition}.probability=0" for condition in conditions if condition not in kept_conditions),
             *(["conditions.class.probability=0.8"] if "class" in kept_conditions else []),
-            f"data.keep_labels={json.dumps(labels)}",
+            *CASES[self.case].overrides,
             f"seed={self.seed}",
             f"train.images={images}",
             f"train.log_every={max(images // 10, 1)}",
@@ -127,7 +164,7 @@ class Study:
         overrides = run.overrides(list(settings.task_settings()), list(settings.condition_settings()), self.images)
         whole = load(self.config, ["name=x", *self.base, *overrides]).model_dump(mode="json")
         digest = hashlib.sha256(json.dumps([whole, self.samples], sort_keys=True).encode()).hexdigest()[:8]
-        name = f"{run.variant}-{run.share:g}-{run.seed}-{digest}"
+        name = f"{run.variant}-{run.case}-{run.seed}-{digest}"
         stored = self.work / f"{name}.json"
         with open(stored.with_suffix(".lock"), "w") as lock:
             try:
@@ -137,7 +174,7 @@ class Study:
             if not stored.is_file():
                 begin = time.monotonic()
                 metrics = self._train(name, overrides)
-                row = {"variant": run.variant, "policy": run.policy, "share": run.share, "seed": run.seed}
+                row = {"variant": run.variant, "policy": run.policy, "case": run.case, "seed": run.seed}
                 row |= {"minutes": (time.monotonic() - begin) / 60, **metrics}
                 partial = stored.with_suffix(".part")
                 partial.write_text(json.dumps(row) + "\n", encoding="utf-8")

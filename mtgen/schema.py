@@ -12,6 +12,9 @@ from torch import Tensor
 IGNORE_INDEX = 255
 """Mask value of a pixel whose class is unknown: no loss, no metric."""
 
+CONFIDENT_SCORE = 0.3
+"""Score from which a predicted or generated box counts as one: it is shown, stored and taught (Zhou et al. 2019)."""
+
 COMPONENTS = ("class", "mask", "boxes", "caption", "sound")
 """What a sample may have besides its image; each may be missing in any sample."""
 
@@ -220,6 +223,7 @@ class Canvas:
         boxes: `[B,K+2,h,w]` center maps of the classes and size maps (see `mtgen.networks.center_maps`); `None` if the
             run generates no boxes.
         boxed: `[B]` bool: whether the discriminator sees the boxes of a sample.
+        mask_logits, box_logits: of generated samples, the logits of mask and boxes; `None` for real samples.
     """
 
     image: Tensor
@@ -227,6 +231,19 @@ class Canvas:
     shown: Tensor | None = None
     boxes: Tensor | None = None
     boxed: Tensor | None = None
+    mask_logits: Tensor | None = None
+    box_logits: Tensor | None = None
+
+    @staticmethod
+    def of_logits(image: Tensor, mask_logits: Tensor | None, box_logits: Tensor | None) -> "Canvas":
+        """A generated canvas: softmax of the mask's logits over the classes, sigmoid of the box maps'."""
+        mask = None if mask_logits is None else mask_logits.softmax(dim=1)
+        boxes = None if box_logits is None else box_logits.sigmoid()
+        return Canvas(image, mask, boxes=boxes, mask_logits=mask_logits, box_logits=box_logits)
+
+    def without_logits(self) -> "Canvas":
+        """The canvas as the discriminator sees it."""
+        return replace(self, mask_logits=None, box_logits=None)
 
     def map(self, change: Any) -> "Canvas":
         """Apply `change` to each tensor."""
@@ -236,10 +253,9 @@ class Canvas:
         return Canvas(**changed)
 
     def map_generated(self, change: Any) -> "Canvas":
-        """Apply `change(tensor, name)` to image, mask and boxes."""
-        changed = {
-            name: change(v, name) for name in ("image", "mask", "boxes") if (v := getattr(self, name)) is not None
-        }
+        """Apply `change(tensor, name)` to image, mask and boxes, and to their logits."""
+        names = ("image", "mask", "boxes", "mask_logits", "box_logits")
+        changed = {name: change(v, name) for name in names if (v := getattr(self, name)) is not None}
         return replace(self, **changed)
 
     @staticmethod

@@ -32,6 +32,12 @@ RENAMED_KEYS = {
 RENAMED_VALUES = {"data.channels": {"grey": "gray"}}
 """Key -> old value -> new value."""
 
+NETWORKS_BEFORE = {
+    "tasks.segmentation": {"use_predictions": False},
+    "tasks.detection": {"use_predictions": False},
+}
+"""Section -> key -> the value by which the networks of runs were built that were stored without the key."""
+
 STYLES_IN_FINGERPRINTS = {"color": "colour", "gray": "grey"}
 """Style of the recipe `digits` -> its spelling in fingerprints of data sets."""
 
@@ -55,7 +61,8 @@ def _upgraded(value: Any, section: str) -> Any:
         return [_upgraded(entry, section) for entry in value]
     if isinstance(value, dict):
         new = renamed_keys(section)
-        return {new.get(key, key): _upgraded(inner, f"{section}.{key}".lstrip(".")) for key, inner in value.items()}
+        named = {new.get(key, key): _upgraded(inner, f"{section}.{key}".lstrip(".")) for key, inner in value.items()}
+        return NETWORKS_BEFORE.get(section, {}) | named
     return RENAMED_VALUES.get(section, {}).get(value, value)
 
 

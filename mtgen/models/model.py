@@ -94,8 +94,8 @@ def build(config: Config, card: DatasetCard) -> Networks:
         torch.manual_seed(config.seed)
         conditions = ConditionEncoder(_modalities(config, card), settings.embedding)
         sizes = TaskSizes(
-            classes=len(card.classes),
-            mask_classes=len(card.mask_classes),
+            class_names=tuple(card.classes),
+            mask_class_names=tuple(card.mask_classes),
             size=config.size,
             widths=tuple(settings.widths),
             sides=tuple(level_sizes(config.base, levels)),
@@ -105,6 +105,8 @@ def build(config: Config, card: DatasetCard) -> Networks:
             conditions=tuple(conditions.modalities),
         )
         tasks: list[Task] = [TASKS[name](name, own, sizes) for name, own in config.task_settings().items()]
+        for task in tasks:
+            task.connect({other.name: other for other in tasks})
         canvas_spec = CanvasSpec(1 if config.data.channels == "gray" else 3, sizes.mask_classes)
         condition_spec = ConditionSpec(
             settings.embedding * conditions.sequences, config.generator.attention, conditions.layout_channels

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtgen.schema import CONFIDENT_SCORE
+
 MIN_SHIFTED_IOU = 0.7
 """The radius of a peak is the largest shift at which the shifted box still has this IoU with the original."""
 
@@ -130,6 +132,17 @@ def decode_canvas(canvas: Tensor, most: int = MAX_BOXES) -> Tensor:
     heat, size = canvas[:, :-2], canvas[:, -2:]
     hottest = heat.amax(1, keepdim=True).clamp_min(1e-6)
     return decode(heat, size / hottest, torch.full_like(size, 0.5), most)
+
+
+def confident(boxes: Tensor) -> Tensor:
+    """Predicted or generated boxes `[B,N,6]` as true boxes `[B,N,5]`; those of a low score get the class -1: none."""
+    label = boxes[..., 4].where(boxes[..., 5] >= CONFIDENT_SCORE, -1)
+    return torch.cat([boxes[..., :4], label[..., None]], -1)
+
+
+def sharpen(canvas: Tensor) -> Tensor:
+    """Generated maps `[B,K+2,h,w]` -> those of the confident boxes in them, as a real sample's maps look."""
+    return encode(confident(decode_canvas(canvas)), canvas.shape[1] - 2, (canvas.shape[2], canvas.shape[3])).canvas()
 
 
 def focal(logits: Tensor, target: CenterMaps, alpha: float = 2.0, beta: float = 4.0) -> Tensor:

@@ -111,5 +111,5 @@ class Generator(nn.Module):
         image, mask = self.draw(x).float().split([self.canvas_spec.channels, self.canvas_spec.mask_classes], dim=1)
         boxes = None
         if self.draw_boxes is not None:
-            boxes = (self.draw_boxes(F.avg_pool2d(x, self.canvas_spec.stride)).float() + INITIAL_BOX_LOGIT).sigmoid()
-        return Canvas(image, mask.softmax(dim=1) if self.canvas_spec.mask_classes else None, boxes=boxes)
+            boxes = self.draw_boxes(F.avg_pool2d(x, self.canvas_spec.stride)).float() + INITIAL_BOX_LOGIT
+        return Canvas.of_logits(image, mask if self.canvas_spec.mask_classes else None, boxes)

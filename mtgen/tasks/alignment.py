@@ -12,6 +12,7 @@ from mtgen.config import TASKS, TaskSettings
 from mtgen.networks.discriminator import Discriminator
 from mtgen.schema import Condition, Prediction
 from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
+from mtgen.utils.autocast import autocast
 from mtgen.utils.distributed_math import (
     divide_gradient,
     divide_value,
@@ -89,7 +90,8 @@ class Alignment(Task):
                 modalities[name] = component, present, embedding
 
         def loss(one: Tensor, other: Tensor, present: Tensor, component: str) -> Tensor:
-            logits = log_scale.exp() * one @ other.T
+            with autocast(one.device, enabled=False):  # half precision is off by half a logit at the largest scale
+                logits = log_scale.exp() * (one @ other.T)
             both_ways = contrast(logits, positive, present) + contrast(logits.T, positive, present)
             return divide_value(context.mean(both_ways / 2, component), world_size())
 
@@ -111,7 +113,8 @@ class Alignment(Task):
         """`[1]` logarithm of the cosines' factor, of which every worker computes the whole gradient."""
         head = context.discriminator.heads[self.name]
         assert isinstance(head, EmbeddingHead)
-        return divide_gradient(head.sharpness.clamp(max=MAX_LOG_SCALE), world_size())
+        excess = (head.sharpness - MAX_LOG_SCALE).clamp_min(0).detach()  # keeps the gradient that leads back
+        return divide_gradient(head.sharpness - excess, world_size())
 
     @staticmethod
     def _positives(context: StepContext) -> Tensor:
@@ -129,10 +132,34 @@ class Alignment(Task):
                 positive, undecided = positive | (both & same), undecided & ~both
         return positive
 
+    @staticmethod
+    def _partner_differs(context: StepContext) -> Tensor:
+        """`[B]` bool: rows whose partner is given something that does not hold for the row itself."""
+        prompt, partner = context.prompt, context.partner
+        alike = torch.zeros_like(partner, dtype=torch.bool)
+        undecided = ~alike
+        for name in SIMILARITY_MODALITIES:
+            if name in prompt.values:
+                modality = context.condition_encoder.modality(name)
+                present = context.batch.present[str(modality.component)]
+                same = modality.same(prompt.values[name])
+                assert same is not None
+                both = present & present[partner] & undecided
+                alike = alike | (both & same[torch.arange(len(partner), device=partner.device), partner])
+                undecided = undecided & ~both
+        asked = context.is_conditioned[partner] & ~alike
+        if "domain" in prompt.given:
+            domain = prompt.values["domain"]
+            asked = asked | (prompt.given["domain"][partner] & (domain != domain[partner]))
+        return asked & (partner != torch.arange(len(partner), device=partner.device))
+
     def _mismatched(self, context: StepContext, features: TaskFeatures) -> Tensor:
-        """Relativistic: a real image should score higher with its own condition than with its partner's."""
+        """Relativistic: a real image should score higher with its own condition than with its partner's.
+
+        Only where the partner's condition asks for something else: a real image is not unlikely without a condition.
+        """
         pooled = context.condition.pooled
-        differs = (pooled != pooled[context.partner]).any(1)
+        differs = self._partner_differs(context)
         summary = context.discriminator.summary([features.lowest[: len(pooled)]])
         logit = context.discriminator.heads["generation"]
         right, wrong = logit(summary, Condition(pooled)), logit(summary, Condition(pooled[context.partner]))

@@ -1,10 +1,11 @@
 """The interface of a task: a head, its losses in both training steps, and its part of a prediction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from mtgen.conditions.base import Encoded
@@ -12,10 +13,19 @@ from mtgen.conditions.encoder import ConditionEncoder
 from mtgen.config import TaskSettings
 from mtgen.networks.discriminator import Discriminator
 from mtgen.networks.generator import CanvasSpec, ConditionSpec, Generator
+from mtgen.networks.prediction_reader import PredictionReader, readable
 from mtgen.schema import Batch, Canvas, Condition, Prediction, Prompt
 
 LossDict = dict[str, Tensor]
 """Scalar losses by name."""
+
+
+class ReaderSettings(TaskSettings):
+    """Settings of a task that takes in what other tasks predict."""
+
+    use_predictions: bool = Field(
+        True, description="add to the logits what the tasks classification and tagging predict of the whole image"
+    )
 
 
 @dataclass(frozen=True)
@@ -23,8 +33,8 @@ class TaskSizes:
     """Sizes of the data and the networks, from which a task builds its head.
 
     Attributes:
-        classes: number of classes; 0 if the data set has none.
-        mask_classes: number of mask classes; 0 if the data set has none.
+        class_names: names of the classes; empty if the data set has none.
+        mask_class_names: names of the mask classes; empty if the data set has none.
         size: height and width of the images, pixels.
         widths: channels of the trunk's levels, lowest resolution first.
         sides: height and width of these levels.
@@ -34,8 +44,8 @@ class TaskSizes:
         conditions: names of the modalities that are switched on.
     """
 
-    classes: int
-    mask_classes: int
+    class_names: tuple[str, ...]
+    mask_class_names: tuple[str, ...]
     size: tuple[int, int]
     widths: tuple[int, ...]
     sides: tuple[tuple[int, int], ...]
@@ -43,6 +53,16 @@ class TaskSizes:
     embedding: int
     latent: int
     conditions: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def mask_classes(self) -> int:
+        """Number of mask classes."""
+        return len(self.mask_class_names)
 
     @property
     def summary(self) -> int:
@@ -98,7 +118,7 @@ class StepContext:
         posterior_noise: `[P,Z]` standard normal, for the posterior of the plain rows.
         pair_latents: `[N,2,Z]` standard normal, two latents per pair.
         penalty_sigma: standard deviation of the noise of the finite-difference penalty.
-        counts: number of samples in the *global* batch: "all", "penalized", "plain", "pairs", "image_only"; of
+        counts: number of samples in the *global* batch: "all", "penalized", "plain", "pairs", "image_only", "joint"; of
             image-only rows with a component, by its name ("class", "mask", ...); of plain rows with one ("plain boxes",
             ...).
     """
@@ -175,9 +195,11 @@ class GeneratorContext(StepContext):
     """A micro-batch in the generator's step, with the generated samples.
 
     Attributes:
-        fake: generated canvases as the discriminator sees them.
+        fake: generated canvases, augmented, with their logits; the discriminator sees their masks and boxes hardened.
         fake_unaugmented: `[B]` bool: generated samples that the augmentation left unchanged.
         real_features: the trunk's levels of the real rows, without gradients.
+        counts: also of generated samples in the global batch: "unaugmented", the image-only ones that the augmentation
+            left unchanged; "given NAME", those of them with that condition.
     """
 
     fake: Canvas
@@ -196,17 +218,43 @@ class Task:
             its `metric` the metric that measures it.
         dense: whether the task uses the U-Net decoder.
         requests_canvases: whether the task requests canvases from the generator (`generator_request`).
+        reads: tasks whose predictions this task takes in, where they are switched on.
+
+    Attributes:
+        sources: the tasks of `reads` that are switched on, by name.
     """
 
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
     dense: ClassVar[bool] = False
     requests_canvases: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, settings: Any, sizes: TaskSizes) -> None:
         """Raise `ConfigError` if the settings do not work with these sizes."""
         self.name = name
         self.settings = settings
         self.sizes = sizes
+        self.sources: dict[str, Task] = {}
+
+    def connect(self, tasks: Mapping[str, "Task"]) -> None:
+        """Take in the predictions of the tasks in `reads` that are switched on; called before `head`."""
+        if not isinstance(self.settings, ReaderSettings) or self.settings.use_predictions:
+            self.sources = {name: tasks[name] for name in self.reads if name in tasks}
+
+    def class_prediction(self, discriminator: Discriminator, levels: list[Tensor]) -> Tensor:
+        """Return what other tasks read of this one: `[B,K]` log-probabilities of the classes being in the image."""
+        raise NotImplementedError(f"task {self.name!r} predicts no classes that another could read")
+
+    def prediction_reader(self, own: Sequence[str]) -> PredictionReader:
+        """Build the layer that adds the sources' predictions to logits of the classes `own`."""
+        return PredictionReader(own, dict.fromkeys(self.sources, self.sizes.class_names))
+
+    @torch.no_grad()
+    def source_predictions(self, discriminator: Discriminator, levels: list[Tensor]) -> dict[str, Tensor]:
+        """Return what the sources predict, by name: `[B,K]`, see `readable`. No gradient reaches them from here."""
+        return {
+            name: readable(task.class_prediction(discriminator, levels).float()) for name, task in self.sources.items()
+        }
 
     def head(self) -> nn.Module | None:
         """Build the task's layers on top of the discriminator's trunk or decoder."""

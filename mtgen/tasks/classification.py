@@ -8,6 +8,7 @@ from mtgen.config import TASKS, TaskSettings
 from mtgen.networks.discriminator import Discriminator
 from mtgen.schema import Prediction
 from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
+from mtgen.tasks.weak_labels import classes_in_mask, name_pairs, single_class
 
 
 @TASKS.register("classification")
@@ -18,6 +19,11 @@ class Classification(Task):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
         agreement: float = Field(
             0.1, ge=0, description="weight of the generated image's predicted class being the sample's"
+        )
+        implied: float = Field(
+            1.0,
+            ge=0,
+            description="weight of the class that a mask or boxes of a single class tell, for images without a class",
         )
         smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing")
 
@@ -36,6 +42,9 @@ class Classification(Task):
         """Trunk features -> `[B,K]` float32."""
         return discriminator.heads[self.name](discriminator.summary(levels)).float()
 
+    def class_prediction(self, discriminator: Discriminator, levels: list[Tensor]) -> Tensor:
+        return self.logits(discriminator, levels).log_softmax(1)
+
     def _losses(self, context: StepContext, levels: list[Tensor]) -> Tensor:
         """`[R]` cross-entropies of the image-only rows, 0 where the class is unknown."""
         logits, rows = self.logits(context.discriminator, levels), context.image_only
@@ -44,7 +53,26 @@ class Classification(Task):
         return losses * context.batch.present["class"][rows]
 
     def discriminator_losses(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
-        return {"cross_entropy": context.mean(self._losses(context, features.image_only), "class")}
+        losses = {"cross_entropy": context.mean(self._losses(context, features.image_only), "class")}
+        return losses | (self._implied(context, features) if self.settings.implied else {})
+
+    def _implied(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
+        """The cross-entropy with the only class in a sample's mask, and in its boxes, where its class is unknown."""
+        rows, batch, original = context.image_only, context.batch, context.original
+        told: dict[str, Tensor] = {}
+        pairs = name_pairs(self.sizes.class_names, self.sizes.mask_class_names)
+        if "mask" in batch.present and pairs:
+            told["mask"] = classes_in_mask(original.mask[rows], pairs, self.sizes.classes)
+        if "boxes" in batch.present and original.labels is not None:
+            told["boxes"] = original.labels[rows]
+        logits = self.logits(context.discriminator, features.image_only) if told else None
+        losses = {}
+        for component, present in told.items():
+            label, is_single = single_class(present)
+            use = is_single & batch.present[component][rows] & ~batch.present["class"][rows]
+            distance = F.cross_entropy(logits, label, reduction="none") * use  # type: ignore[arg-type]
+            losses[f"implied_by_{component}"] = self.settings.implied * context.mean(distance, component)
+        return losses
 
     def generator_losses(self, context: GeneratorContext, features: TaskFeatures) -> LossDict:
         """The cross-entropy of conditioned images: the class of an unconditional image is unknown."""

@@ -59,6 +59,16 @@ class Generation(Task):
             ge=2,
             description="one sample in N is judged together with its mask and boxes, the others as images alone",
         )
+        hard_labels: bool = Field(
+            True,
+            description="judge generated masks and boxes as the hard labels that real ones are; they get the soft "
+            "ones' gradient",
+        )
+        mismatched: float = Field(
+            0.0,
+            ge=0,
+            description="weight of real images with the labels of another sample, as negatives of the joint judgment",
+        )
         joint_gradient: bool = Field(
             False, description="let the joint judgment of image and labels train the image too, not the labels alone"
         )
@@ -68,6 +78,27 @@ class Generation(Task):
 
     def _logits(self, context: StepContext, lowest: Tensor, condition: Condition) -> Tensor:
         return context.discriminator.heads[self.name](context.discriminator.summary([lowest]), condition)
+
+    def discriminator_canvases(self, context: DiscriminatorContext) -> Canvas | None:
+        """The real images of the joint rows with the mask and the boxes of their partners."""
+        if not self.settings.mismatched:
+            return None
+        rows = torch.arange(context.num_image_only, len(context.batch), device=context.partner.device)
+        partner, real = context.partner[rows], context.real
+        others = real.map(lambda x: x[partner])
+        shown, boxed = (
+            x if x is None else x & y[rows] for x, y in ((others.shown, real.shown), (others.boxed, real.boxed))
+        )
+        return Canvas(real.image[rows], others.mask, shown, others.boxes, boxed)
+
+    def _mismatched(self, context: DiscriminatorContext, features: TaskFeatures, real: Tensor) -> Tensor:
+        """Relativistic: a real image should score higher with its own labels than with those of its partner."""
+        rows = slice(context.num_image_only, len(context.batch))
+        condition = Condition(context.condition.pooled[rows])
+        wrong = self._logits(context, features.submitted[0], condition)
+        differs = context.partner[rows] >= context.num_image_only
+        differs = differs & (context.partner[rows] != torch.arange(len(context.batch), device=wrong.device)[rows])
+        return self.settings.mismatched * context.mean(F.softplus(wrong - real[rows]) * differs, "joint")
 
     def discriminator_losses(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
         """The pairing loss, and gamma/2 (R1 + R2)."""
@@ -82,10 +113,13 @@ class Generation(Task):
             squared = ((noisy - clean) / context.penalty_sigma).square()
         else:
             squared = self._squared_gradients(context)
-        return {
+        losses = {
             "adversarial": context.mean(F.softplus(fake - real), "all"),
             "penalty": self.settings.gamma / 2 * context.mean(squared, "penalized"),
         }
+        if self.settings.mismatched:
+            losses["mismatched"] = self._mismatched(context, features, real)
+        return losses
 
     def _squared_gradients(self, context: DiscriminatorContext) -> Tensor:
         """`[2Q]` squared norms of the logit's gradient at everything visible of the penalized rows, real and generated.

@@ -1,24 +1,38 @@
 """Segmentation: predict the mask of an image; a generated mask should be the one predicted from its image."""
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtgen.config import TASKS, TaskSettings
+from mtgen.conditions.layout import boxes_layout
+from mtgen.config import TASKS
 from mtgen.networks.blocks import Conv2d
 from mtgen.networks.discriminator import Discriminator
+from mtgen.networks.prediction_reader import PredictionReader
 from mtgen.schema import IGNORE_INDEX, Prediction
-from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, Task, TaskFeatures
+from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, ReaderSettings, Task, TaskFeatures
+from mtgen.tasks.weak_labels import box_tightness, mask_classes_of, name_pairs, outside_boxes
 
-MIN_PROBABILITY = 1e-4
-"""Generated probabilities are clamped to it before their logarithm."""
+
+class MaskHead(Conv2d):
+    """The decoder's features, and what other tasks predict, -> mask logits."""
+
+    def __init__(self, decoder: int, mask_classes: int, reader: PredictionReader) -> None:
+        super().__init__(decoder, mask_classes, 1, gain=0.1)
+        self.reader = reader
+
+    def forward(self, dense: Tensor, predicted: Mapping[str, Tensor]) -> Tensor:  # type: ignore[override]
+        """`[B,D,H,W]`, and `[B,K]` for each source -> `[B,M,H,W]` float32."""
+        return self.reader(super().forward(dense).float(), predicted)
 
 
 @TASKS.register("segmentation")
 class Segmentation(Task):
     """Pixelwise cross-entropy, averaged over the known pixels of a sample, then over samples with a mask."""
 
-    class Settings(TaskSettings):
+    class Settings(ReaderSettings):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
         agreement: float = Field(
             0.1, ge=0, description="weight of the agreement of the generated mask and the mask predicted from the image"
@@ -27,6 +41,10 @@ class Segmentation(Task):
             0.2,
             ge=0,
             description="weight of the predicted mask as the generated mask's target; without a gradient to the image",
+        )
+
+        weak: float = Field(
+            0.5, ge=0, description="weight of what boxes and classes tell of masks, for images without a mask"
         )
 
         @property
@@ -38,20 +56,48 @@ class Segmentation(Task):
             return "test/mask_miou"
 
     dense = True
+    reads = ("classification", "tagging")
 
     def head(self) -> nn.Module:
-        return Conv2d(self.sizes.decoder, self.sizes.mask_classes, 1, gain=0.1)
+        names = self.sizes.mask_class_names
+        return MaskHead(self.sizes.decoder, len(names), self.prediction_reader(names))
 
     def logits(self, discriminator: Discriminator, levels: list[Tensor]) -> Tensor:
         """Trunk features -> `[B,M,H,W]` float32."""
-        return discriminator.heads[self.name](discriminator.dense(levels)).float()
+        predicted = self.source_predictions(discriminator, levels)
+        return discriminator.heads[self.name](discriminator.dense(levels), predicted)
 
     def discriminator_losses(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
         mask = context.batch.mask[context.image_only]
         known = (mask != IGNORE_INDEX).sum(dim=(1, 2))
         logits = self.logits(context.discriminator, features.image_only)
         losses = F.cross_entropy(logits, mask, reduction="none", ignore_index=IGNORE_INDEX)
-        return {"cross_entropy": context.mean(losses.sum(dim=(1, 2)) / known.clamp_min(1), "mask")}
+        found = {"cross_entropy": context.mean(losses.sum(dim=(1, 2)) / known.clamp_min(1), "mask")}
+        return found | (self._weak(context, logits.log_softmax(1)) if self.settings.weak else {})
+
+    def _weak(self, context: DiscriminatorContext, log_probability: Tensor) -> LossDict:
+        """What boxes and classes tell of unknown masks, weighted; see `mtgen.tasks.weak_labels`.
+
+        A class tells that some pixel is of it; boxes tell where no pixel of a class is, and that each of their rows and
+        columns has one. Boxes count in images that the augmentation left unchanged: a rotated box is none.
+        """
+        pairs = name_pairs(self.sizes.class_names, self.sizes.mask_class_names)
+        batch, losses = context.batch, {}
+        unknown = ~batch.present["mask"][context.image_only]
+        if "class" in batch.present and pairs:
+            wanted = mask_classes_of(batch.label[context.image_only], pairs)
+            index = wanted.clamp_min(0)[:, None, None, None].expand(-1, 1, *log_probability.shape[2:])
+            missing = -log_probability.gather(1, index).amax((1, 2, 3))
+            use = unknown & batch.present["class"][context.image_only] & (wanted >= 0)
+            losses["weak_class"] = self.settings.weak * context.mean(missing * use, "class")
+        if "boxes" in batch.present and pairs and context.original.boxes is not None:
+            rows, boxes = context.plain, context.original.boxes[context.plain]
+            mine = log_probability[rows]
+            inside = boxes_layout(boxes, self.sizes.classes, *mine.shape[2:])
+            distance = outside_boxes(mine, inside, pairs) + box_tightness(mine.exp(), boxes, pairs)
+            use = unknown[rows] & batch.present["boxes"][rows]
+            losses["weak_boxes"] = self.settings.weak * context.mean(distance * use, "plain boxes")
+        return losses
 
     def generator_losses(self, context: GeneratorContext, features: TaskFeatures) -> LossDict:
         """Agreement of generated and predicted masks, and of both with a given layout.
@@ -59,24 +105,23 @@ class Segmentation(Task):
         Most of the agreement is distillation, whose gradient reaches the generated mask alone (see
         `Detection.generator_losses`).
         """
-        settings = self.settings
-        if context.fake.mask is None or not (settings.agreement or settings.distillation):
+        settings, fake = self.settings, context.fake
+        if fake.mask is None or fake.mask_logits is None or not (settings.agreement or settings.distillation):
             return {}
-        generated = context.fake.mask[context.image_only]
+        generated = fake.mask[context.image_only]
+        generated_log = fake.mask_logits[context.image_only].log_softmax(dim=1)
         predicted = self.logits(context.discriminator, features.image_only).log_softmax(dim=1)
         losses = {}
         if settings.agreement:
             losses["agreement"] = settings.agreement * context.mean(_cross_entropy(generated, predicted), "image_only")
         if settings.distillation:
-            distance = _cross_entropy(predicted.detach().exp(), generated.clamp_min(MIN_PROBABILITY).log())
+            distance = _cross_entropy(predicted.detach().exp(), generated_log)
             losses["distillation"] = settings.distillation * context.mean(distance, "image_only")
         if settings.agreement and "layout" in context.prompt.given:
             layout = context.prompt.values["layout"][context.image_only]
             given = (context.prompt.given["layout"] & context.fake_unaugmented)[context.image_only]
-            distance = _cross_entropy(layout, predicted) + _cross_entropy(
-                layout, generated.clamp_min(MIN_PROBABILITY).log()
-            )
-            losses["layout"] = settings.agreement * context.mean(distance * given, "mask")
+            distance = _cross_entropy(layout, predicted) + _cross_entropy(layout, generated_log)
+            losses["layout"] = settings.agreement * context.mean(distance * given, "given layout")
         return losses
 
     def predict(self, discriminator: Discriminator, levels: list[Tensor], prediction: Prediction) -> None:

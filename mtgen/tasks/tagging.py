@@ -35,6 +35,9 @@ class Tagging(Task):
         """Trunk features -> `[B,K]` float32."""
         return discriminator.heads[self.name](discriminator.summary(levels)).float()
 
+    def class_prediction(self, discriminator: Discriminator, levels: list[Tensor]) -> Tensor:
+        return F.logsigmoid(self.logits(discriminator, levels))
+
     def _losses(self, context: StepContext, features: TaskFeatures) -> Tensor:
         """`[R]` losses of the image-only rows, 0 where the labels are unknown."""
         assert context.batch.labels is not None  # the loader provides boxes

@@ -160,15 +160,20 @@ class Warp:
         return canvas.map_generated(lambda x, name: self(x))
 
 
+def which_warp(purpose: str, kind: str) -> str:
+    """Seed of the choice of augmented samples: both steps augment the same real samples, and other generated ones."""
+    return kind if kind == "real" else f"{purpose} {kind}"
+
+
 def sample_warp(
     config: Config, probability: float, position: Tensor, purpose: str, kind: str, device: torch.device
 ) -> Warp:
-    """Return the maps of real or generated samples in a step. Both steps augment the same real samples.
+    """Return the maps of real or generated samples in a step.
 
     Args:
         position: `[B]` positions, on the CPU.
         purpose: name of the step.
         kind: "real" or "fake".
     """
-    which = kind if kind == "real" else f"{purpose} {kind}"
-    return Warp(config.augment, probability, config.seed, config.size, position, f"{purpose} {kind}", which, device)
+    purpose, which = f"{purpose} {kind}", which_warp(purpose, kind)
+    return Warp(config.augment, probability, config.seed, config.size, position, purpose, which, device)

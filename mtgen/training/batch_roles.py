@@ -47,6 +47,7 @@ class BatchRoles:
         pair_position: their positions, on the CPU.
         penalized: indices of the rows with a gradient penalty.
         penalized_position: their positions, on the CPU.
+        step_image_only: `[G]` bool, on the CPU: the image-only samples of the global batch.
         counts: see `mtgen.tasks.base.StepContext`.
     """
 
@@ -61,6 +62,7 @@ class BatchRoles:
     pair_position: Tensor
     penalized: Tensor
     penalized_position: Tensor
+    step_image_only: Tensor
     counts: dict[str, int]
 
 
@@ -140,6 +142,7 @@ class _GlobalRoles:
         return {
             "all": len(self.plain),
             "image_only": int(self.image_only.sum()),
+            "joint": int((~self.image_only).sum()),
             "plain": int(self.plain.sum()),
             "pairs": int(self.pairs.sum()),
             "penalized": int(is_penalized(config, batch.step_position).sum()),
@@ -179,5 +182,6 @@ def assign_roles(config: Config, batch: Batch, augmented: float, boxes: bool = F
         pair_position=rows.position[pairs],
         penalized=penalized.to(device),
         penalized_position=rows.position[penalized],
+        step_image_only=roles.image_only,
         counts=roles.counts(config, batch),
     )

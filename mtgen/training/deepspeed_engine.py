@@ -143,9 +143,11 @@ class Engine:
         changed = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
         if changed:
             first = changed[0]
+            readers = [n.split(".")[-4] for n in changed if ".reader.factors." in n and n not in there]
+            as_before = " ".join(f"tasks.{task}.use_predictions=false" for task in dict.fromkeys(readers))
             raise CheckpointError(
                 f"the network was changed since the checkpoint: {len(changed)} parameters differ, the first is {first} "
                 f"({there.get(first, 'absent')} in the checkpoint, {here.get(first, 'absent')} now); "
                 "train under another name (train.init_from=RUN loads the parameters that fit), or use the "
-                "configuration in the run's folder"
+                f"configuration in the run's folder{as_before and f', with {as_before}'}"
             )

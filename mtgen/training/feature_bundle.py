@@ -54,7 +54,7 @@ class FeatureBundle:
             canvas: R rows.
             sections: who requested rows -> how many, in order.
         """
-        parts = {"image": canvas.image, "mask": canvas.mask, "boxes": canvas.boxes}
+        parts = {"image": canvas.image, "mask_logits": canvas.mask_logits, "box_logits": canvas.box_logits}
         tensors: dict[Hashable, Tensor] = {name: part for name, part in parts.items() if part is not None}
         return FeatureBundle(tensors, sections, [(section, name) for name in tensors for section in sections])
 
@@ -85,4 +85,5 @@ class FeatureBundle:
 
     def canvas(self, views: Sequence[Tensor], section: str) -> Canvas:
         """Return a section's rows of a bundle of canvas components."""
-        return Canvas(**{str(name): view for name, view in self.unpack(views)[section].items()})
+        parts = self.unpack(views)[section]
+        return Canvas.of_logits(parts["image"], parts.get("mask_logits"), parts.get("box_logits"))

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtgen.balancing.factory import build_gates
@@ -22,7 +23,7 @@ from mtgen.networks import center_maps
 from mtgen.networks.generator import Generator
 from mtgen.schema import Batch, Canvas, Condition, Prompt
 from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
-from mtgen.training.augment import AdaptiveAugmentation, Warp, sample_warp
+from mtgen.training.augment import AdaptiveAugmentation, Warp, is_augmented, sample_warp, which_warp
 from mtgen.training.batch_roles import BatchRoles, assign_roles
 from mtgen.training.feature_bundle import FeatureBundle
 from mtgen.utils import counter_rng
@@ -96,8 +97,7 @@ class TrainingStep(nn.Module):
             if name not in module.conditions.modalities:
                 continue
             modality = module.conditions.modality(name)
-            uniform = counter_rng.uniform(self.config.seed, f"{self.purpose} ask {name}", batch.position, 1)[:, 0]
-            chosen = uniform < settings.probability
+            chosen = self._chosen(name, settings.probability, batch.position)
             given[name] = chosen.to(device)
             if modality.component is not None:
                 given[name] = given[name] & batch.present[modality.component]
@@ -106,6 +106,10 @@ class TrainingStep(nn.Module):
             else:
                 values[name] = self._augmented_value(name, modality, batch)
         return Prompt(len(batch), values, given)
+
+    def _chosen(self, name: str, probability: float, position: Tensor) -> Tensor:
+        """`[B]` positions -> `[B]` bool: whether a modality is given where the sample has it."""
+        return counter_rng.uniform(self.config.seed, f"{self.purpose} ask {name}", position, 1)[:, 0] < probability
 
     def _augmented_value(self, name: str, modality: Modality, batch: Batch) -> Tensor:
         value, count = modality.value(batch), modality.random_numbers
@@ -129,7 +133,8 @@ class TrainingStep(nn.Module):
         warp = self.warp(roles, "real")
         batch = replace(original, image=warp(original.image), mask=warp.mask(original.mask))
         spec = generator.canvas_spec
-        mask = mask_layout(batch.mask, spec.mask_classes) if spec.mask_classes else None
+        # bilinearly, as generated masks are: the way in which a mask was warped must not betray it
+        mask = warp(mask_layout(original.mask, spec.mask_classes)) if spec.mask_classes else None
         boxes = None
         if spec.box_maps:
             assert original.boxes is not None  # the loader provides boxes
@@ -163,14 +168,17 @@ class TrainingStep(nn.Module):
         """`[B,Z]` standard normal latents of the generated samples."""
         return self.normal("latent", roles.batch.position, (generator.latent,), roles.batch.image.device)
 
-    def as_seen(self, generated: Canvas, roles: BatchRoles) -> tuple[Canvas, Tensor]:
-        """Augment generated canvases and show their labels where those of the real samples are shown.
+    def judged(self, generated: Canvas, roles: BatchRoles, warp: Warp) -> Canvas:
+        """Return generated canvases as the discriminator judges them: augmented, and without any trace of softness.
 
-        Returns the canvases as the discriminator sees them, and `[B]` bool: those that the augmentation left unchanged.
+        Labels are shown where those of the real samples are. Generated masks and boxes are made as hard as real ones
+        (`tasks.generation.hard_labels`); their gradient is that of the soft ones (Bengio et al. 2013).
         """
-        warp = self.warp(roles, "fake")
-        canvas = warp.canvas(replace(generated, shown=roles.shown, boxed=roles.boxed))
-        return canvas, (~warp.changed).to(roles.batch.image.device)
+        mask, boxes = generated.mask, generated.boxes
+        if self.config.tasks["generation"].hard_labels:
+            mask = mask if mask is None else _straight_through(one_hot(mask), mask)
+            boxes = boxes if boxes is None else _straight_through(center_maps.sharpen(boxes.detach()), boxes)
+        return warp.canvas(Canvas(generated.image, mask, roles.shown, boxes, roles.boxed))
 
     def task_features(
         self, levels: list[Tensor], context: StepContext, rows: int, submitted: dict[str, Canvas]
@@ -243,7 +251,8 @@ class DiscriminatorStep(TrainingStep):
         fake = None
         if self.config.generates:
             with torch.no_grad():
-                fake, _ = self.as_seen(generator(self.latents(roles, generator), real.condition), roles)
+                generated = generator(self.latents(roles, generator), real.condition)
+                fake = self.judged(generated, roles, self.warp(roles, "fake"))
         return DiscriminatorContext(
             **vars(real),
             fake=fake,
@@ -303,9 +312,14 @@ class GeneratorStep(TrainingStep):
                 real = self.step_context(roles, module, self.generator)
                 real_features = trunk(real.real)
             generated, requested = self._generate(real, real_features, self.latents(roles, self.generator))
-            fake, unaugmented = self.as_seen(self._without_joint_gradient(generated, roles), roles)
+            generated = self._without_joint_gradient(generated, roles)
+            warp = self.warp(roles, "fake")
+            judged = self.judged(generated, roles, warp)
             context = GeneratorContext(
-                **vars(real), fake=fake, fake_unaugmented=unaugmented, real_features=real_features
+                **{**vars(real), "counts": real.counts | self._counts(roles, module)},
+                fake=_soft(judged, generated, warp),
+                fake_unaugmented=(~warp.changed).to(roles.batch.image.device),
+                real_features=real_features,
             )
             tasks = [task for task in self.tasks if task.name in requested]
             submitted = {
@@ -313,12 +327,24 @@ class GeneratorStep(TrainingStep):
                 for task in tasks
                 if (part := task.discriminator_part(context, requested[task.name])) is not None
             }
-            levels = trunk(Canvas.cat([fake, *submitted.values()]))
+            levels = trunk(Canvas.cat([judged, *submitted.values()]))
             features = self.task_features(levels, context, len(roles.batch), submitted)
             losses = {task.name: task.generator_losses(context, features[task.name]) for task in self.tasks}
             for task in tasks:
                 losses[task.name] |= task.canvas_losses(context, requested[task.name])
             return self.total(losses)
+
+    def _counts(self, roles: BatchRoles, module: DiscriminatorModule) -> dict[str, int]:
+        """Numbers of generated samples in the global batch that a loss is a mean over; see `GeneratorContext`."""
+        batch, probability = roles.batch, self.augmentation.probability
+        changed = is_augmented(probability, self.config.seed, which_warp(self.purpose, "fake"), batch.step_position)
+        unaugmented = roles.step_image_only & ~changed
+        counts = {"unaugmented": int(unaugmented.sum())}
+        for name, settings in self.config.condition_settings().items():
+            if name in module.conditions.modalities and (component := module.conditions.modality(name).component):
+                given = self._chosen(name, settings.probability, batch.step_position) & batch.step_present[component]
+                counts[f"given {name}"] = int((given & unaugmented).sum())
+        return counts
 
     def _generate(
         self, real: StepContext, real_features: list[Tensor], latents: Tensor
@@ -345,6 +371,22 @@ class GeneratorStep(TrainingStep):
             return generated
         joint = (roles.shown | roles.boxed)[:, None, None, None]
         return replace(generated, image=torch.where(joint, generated.image.detach(), generated.image))
+
+
+def one_hot(mask: Tensor) -> Tensor:
+    """Probabilities `[B,M,H,W]` -> 1 for the most likely class of each pixel, 0 for the others."""
+    return F.one_hot(mask.argmax(1), mask.shape[1]).permute(0, 3, 1, 2).to(mask.dtype)
+
+
+def _soft(judged: Canvas, generated: Canvas, warp: Warp) -> Canvas:
+    """The judged canvases with the soft labels that were generated, and their logits, augmented alike."""
+    logits = [None if part is None else warp(part) for part in (generated.mask_logits, generated.box_logits)]
+    return replace(Canvas.of_logits(judged.image, *logits), shown=judged.shown, boxed=judged.boxed)
+
+
+def _straight_through(value: Tensor, soft: Tensor) -> Tensor:
+    """Return `value` with the gradient of `soft`."""
+    return value + (soft - soft.detach())
 
 
 def build_steps(

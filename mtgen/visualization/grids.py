@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
-from mtgen.schema import Batch, Canvas, DatasetCard, Prediction
+from mtgen.schema import CONFIDENT_SCORE, Batch, Canvas, DatasetCard, Prediction
 
 Pixels = NDArray[np.uint8]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -38,8 +38,6 @@ _MARGIN, _GAP, _PAIR_GAP = 12, 8, 2  # pixels around the grid, between cells, be
 _TEXT, _LINE = 13, 20  # height of the text and of a line, pixels
 _LETTER_WIDTH = 7  # about, pixels
 _MAX_COLUMNS = 10  # groups side by side
-MIN_SHOWN_SCORE = 0.3
-"""Minimal score of a box that is shown (Zhou et al. 2019, CenterNet)."""
 
 
 def to_uint8(image: Tensor) -> Tensor:
@@ -144,7 +142,7 @@ def _framed(pixels: Pixels, boxes: NDArray[Any], colors: NDArray[np.int16]) -> P
 
 def shown_boxes(boxes: Tensor) -> Tensor:
     """True boxes `[B,N,5]` or predicted ones `[B,N,6]` -> `[B,N]` bool: neither padding nor of a low score."""
-    return boxes[..., 4] >= 0 if boxes.shape[-1] == 5 else boxes[..., 5] >= MIN_SHOWN_SCORE
+    return boxes[..., 4] >= 0 if boxes.shape[-1] == 5 else boxes[..., 5] >= CONFIDENT_SCORE
 
 
 def _frames(boxes: Tensor | None, card: DatasetCard) -> tuple[list[NDArray[Any]], NDArray[np.int16]]:

@@ -98,14 +98,14 @@ def test_studies_compare_tasks_and_policies_and_keep_what_is_done(tmp_path: Path
         assert others == [rows] * (at_once - 1)
         return rows, {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*.json")}
 
-    rows, kept = study("multitask", "--shares", "1.0")
+    rows, kept = study("multitask", "--cases", "all-labels")
     assert len(kept) == 5
     assert {"segmentation mIoU", "detection AP50", "generation CAS", "generation diversity"} <= {
         row["name"] for row in rows
     }
     for row in rows:
         assert row["each_gain"] == [b - a for a, b in zip(row["each_alone"], row["each_together"], strict=True)]
-    assert study("multitask", "--shares", "1.0") == (rows, kept)
+    assert study("multitask", "--cases", "all-labels") == (rows, kept)
 
     rows, more = study(
         "balancing_study", "--policies", "equal,balancer", at_once=2

@@ -34,6 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = made()
     for layer in (model.networks.side.discriminator.heads["detection"].out, model.networks.generator.draw_boxes):
         layer.weight *= 0.03  # boxes whose scores are all 1 would have no order
+    model.networks.generator.draw_boxes.bias.fill_(3.0)  # some boxes, whatever the random weights
     return saved(model, tmp_path_factory.mktemp("runs") / "test")
 
 

@@ -40,12 +40,12 @@ def _context(
     d_step, g_step, _ = build_steps(config, made)
     prompt = {"discriminator": d_step, "generator": g_step}[step].prompt(batch, made.side)
     encoded = made.side.conditions.encode(prompt)
-    mask = torch.randn(len(batch), 2, 8, 8, generator=random).softmax(dim=1)
-    boxes = real_boxes = None
+    mask_logits = torch.randn(len(batch), 2, 8, 8, generator=random)
+    box_logits = real_boxes = None
     if spec.box_maps:
         assert batch.boxes is not None
         grid = (8 // spec.stride, 8 // spec.stride)
-        boxes = torch.rand(len(batch), spec.box_maps, *grid, generator=random)
+        box_logits = torch.randn(len(batch), spec.box_maps, *grid, generator=random)
         real_boxes = encode(batch.boxes, spec.box_maps - 2, grid).canvas()
     real_mask = F.one_hot(batch.mask.clamp(max=2), 3)[..., :2].permute(0, 3, 1, 2).float()
     context = StepContext(
@@ -70,7 +70,8 @@ def _context(
         counts=roles.counts,
     )
     image = torch.rand(len(batch), 1, 8, 8, generator=random) * 2 - 1
-    return context, Canvas(image, mask, roles.shown, boxes, roles.boxed)
+    fake = Canvas.of_logits(image, mask_logits, box_logits)
+    return context, replace(fake, shown=roles.shown, boxed=roles.boxed)
 
 
 def discriminator_context(config: Config, made: Networks, batch: Batch | None = None) -> DiscriminatorContext:
@@ -79,7 +80,7 @@ def discriminator_context(config: Config, made: Networks, batch: Batch | None = 
     context, fake = _context(config, made, roles, "discriminator", random)
     shape = roles.batch.image.shape[1:]
     return DiscriminatorContext(
-        **vars(context), fake=fake, pair_images=torch.randn(len(roles.pairs), *shape, generator=random)
+        **vars(context), fake=fake.without_logits(), pair_images=torch.randn(len(roles.pairs), *shape, generator=random)
     )
 
 
@@ -93,6 +94,9 @@ def generator_context(config: Config, made: Networks, batch: Batch | None = None
     with torch.no_grad():
         real_features = made.side.discriminator.trunk(context.real)
     unaugmented = torch.arange(len(roles.batch)) % 3 > 0
+    counted = unaugmented & (torch.arange(len(roles.batch)) < roles.num_image_only)
+    counts = {f"given {name}": int((given & counted).sum()) for name, given in context.prompt.given.items()}
+    context = replace(context, counts=context.counts | counts | {"unaugmented": int(counted.sum())})
     return GeneratorContext(**vars(context), fake=fake, fake_unaugmented=unaugmented, real_features=real_features)
 
 

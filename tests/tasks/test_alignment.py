@@ -149,18 +149,40 @@ def test_a_real_image_should_score_higher_with_its_own_condition_than_with_its_p
     for row in range(16):
         partner = int(context.partner[row])
         wrong, right = (embedded[row] @ (double(head.direction) + pooled[of]) / np.sqrt(8) for of in (partner, row))  # type: ignore[arg-type]
-        losses.append(np.logaddexp(0, wrong - right) if np.any(pooled[row] != pooled[partner]) else 0.0)
+        asked = any(given[partner] for name, given in context.prompt.given.items() if name != "domain")
+        domain = context.prompt.values["domain"]
+        other_domain = bool(context.prompt.given["domain"][partner]) and domain[row] != domain[partner]
+        differs = partner != row and ((asked and not are_positives(context.batch, row, partner)) or other_domain)
+        losses.append(np.logaddexp(0, wrong - right) if differs else 0.0)
     assert 0 < np.count_nonzero(losses)
     assert found.item() == pytest.approx(0.5 * float(np.mean(losses)), rel=1e-4)
 
 
-def test_pairs_with_the_same_condition_are_not_mismatched() -> None:
-    context = discriminator_context(CONFIG, MADE)
-    same = replace(context.condition, pooled=context.condition.pooled[:1].expand(16, -1))
-    context = replace(context, condition=same)
-    assert (
-        task(MADE, "alignment").discriminator_losses(context, discriminator_features(context))["mismatched"].item() == 0
-    )
+@pytest.mark.parametrize("alike", ["nothing is asked", "the same is true of all"])
+def test_rows_of_which_the_partners_condition_holds_are_not_mismatched(alike: str) -> None:
+    batch = toy.batch(0, 16)
+    assert batch.domain is not None
+    if alike == "the same is true of all":
+        present = {name: torch.full_like(has, name == "class") for name, has in batch.present.items()}
+        same = {"label": torch.ones_like(batch.label), "domain": torch.zeros_like(batch.domain)}
+        batch = replace(batch, **same, present=present, step_present=present)
+    context = discriminator_context(CONFIG, MADE, batch)
+    if alike == "nothing is asked":
+        for given in context.prompt.given.values():
+            given.fill_(False)
+    else:
+        assert context.prompt.given["class"].any()
+    found = task(MADE, "alignment").discriminator_losses(context, discriminator_features(context))["mismatched"]
+    assert found.item() == 0
+
+
+def test_a_scale_beyond_its_bound_counts_as_the_bound_and_still_has_a_gradient() -> None:
+    made = networks(CONFIG)
+    made.side.discriminator.heads["alignment"].sharpness.data.fill_(9.0)  # type: ignore[union-attr, operator]
+    context = discriminator_context(CONFIG, made)
+    scale = task(made, "alignment")._log_scale(context)
+    assert scale.item() == pytest.approx(np.log(100))
+    assert torch.autograd.grad(scale.sum(), made.side.discriminator.heads["alignment"].sharpness)[0].item() == 1  # type: ignore[arg-type]
 
 
 def test_generated_images_should_be_embedded_near_their_conditions() -> None:

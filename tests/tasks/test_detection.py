@@ -1,5 +1,7 @@
 """Detection and tagging: their losses compared with the formulas, cell by cell and in double precision."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,10 @@ from helpers.step_contexts import (
 )
 from torch import Tensor
 
+from mtgen.networks.center_maps import confident, decode, encode
 from mtgen.schema import Canvas
 from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, StepContext
+from mtgen.tasks.detection import Detection
 
 CONFIG = toy.everything(augment__probability=0.3, batch_size=32)
 MADE = networks(CONFIG)
@@ -42,7 +46,7 @@ def in_generator_step() -> GeneratorContext:
 def predict(image: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Center logits, sizes and offsets that are predicted from images."""
     discriminator = MADE.side.discriminator
-    logits, size, offset = discriminator.heads["detection"](discriminator.dense(discriminator.trunk(Canvas(image))))
+    logits, size, offset = task(MADE, "detection").maps(discriminator, discriminator.trunk(Canvas(image)))
     return double(logits), double(size), double(offset)
 
 
@@ -70,6 +74,22 @@ def targets(boxes: Tensor) -> tuple[np.ndarray, dict[tuple[int, int], np.ndarray
     return heat, known
 
 
+def focal_loss(logits: np.ndarray, heat: np.ndarray) -> float:
+    p, yes, no = sigmoid(logits), np.logaddexp(0, -logits), np.logaddexp(0, logits)  # -log p and -log(1 - p)
+    return float(np.where(heat == 1, (1 - p) ** 2 * yes, (1 - heat) ** 4 * p**2 * no).sum())
+
+
+def size_maps(heat: np.ndarray, known: dict[tuple[int, int], np.ndarray]) -> np.ndarray:
+    """Cells around a center carry its size too, where the peak is above 0.05."""
+    sizes = np.zeros((2, CELLS, CELLS))
+    for (y, x), k in known.items():
+        for i in range(CELLS):
+            for j in range(CELLS):
+                if np.exp(-((i - y) ** 2 + (j - x) ** 2) / (2 * 0.8**2)) > 0.05:
+                    sizes[:, i, j] = np.maximum(sizes[:, i, j], k[:2])
+    return sizes * heat.max(axis=0)
+
+
 def test_detection_is_the_focal_loss_of_centers_and_the_l1_distance_of_sizes_and_offsets() -> None:
     context = in_discriminator_step()
     found = task(MADE, "detection").discriminator_losses(context, discriminator_features(context))
@@ -80,11 +100,9 @@ def test_detection_is_the_focal_loss_of_centers_and_the_l1_distance_of_sizes_and
         assert context.original.boxes is not None
         heat, known = targets(context.original.boxes[row])
         (logit,), (size,), (offset,) = predict(context.original.image[row : row + 1])
-        p, yes, no = sigmoid(logit), np.logaddexp(0, -logit), np.logaddexp(0, logit)  # -log p and -log(1 - p)
-        cells = np.where(heat == 1, (1 - p) ** 2 * yes, (1 - heat) ** 4 * p**2 * no)
         number = max(len(known), 1)
         numbers.add(len(known))
-        focal.append(cells.sum() / number)
+        focal.append(focal_loss(logit, heat) / number)
         sizes.append(sum(abs(size[:, i, j] - k[:2]).sum() for (i, j), k in known.items()) / number)
         offsets.append(sum(abs(offset[:, i, j] - k[2:]).sum() for (i, j), k in known.items()) / number)
     assert numbers == {0, 1, 2}
@@ -93,53 +111,81 @@ def test_detection_is_the_focal_loss_of_centers_and_the_l1_distance_of_sizes_and
     close(found["offsets"], float(np.mean(offsets)))
 
 
-def test_generated_centers_should_be_those_predicted_from_the_generated_image_and_those_of_given_boxes() -> None:
+def generated_distance(logits: np.ndarray, boxes: Tensor) -> float:
+    """Focal loss of generated centers and 20 times the squared error of size maps, per box."""
+    heat, known = targets(boxes)
+    sizes = float(((sigmoid(logits[-2:]) - size_maps(heat, known)) ** 2).sum())
+    return (focal_loss(logits[:-2], heat) + 20 * sizes) / max(len(known), 1)
+
+
+def test_generated_centers_should_be_those_predicted_from_the_generated_image() -> None:
     context = in_generator_step()
     found = task(MADE, "detection").generator_losses(context, task_features(context, context.fake))
-    logits, size, _ = predict(context.fake.image[: context.num_image_only])
+    logits, size, offset = predict(context.fake.image[: context.num_image_only])
     heat = sigmoid(logits)
     predicted = np.concatenate([heat, size * heat.max(axis=1, keepdims=True)], axis=1)
-    assert context.fake.boxes is not None and context.original.boxes is not None
-    generated = double(context.fake.boxes)[: context.num_image_only]
-    unaugmented = context.fake_unaugmented[: context.num_image_only].numpy()
-    assert 0 < unaugmented.sum() < len(unaugmented)  # boxes of rotated images are larger than their generated sizes
-    distance = float((((predicted - generated) ** 2).sum(axis=(1, 2, 3)) * unaugmented).mean())
-    close(found["agreement"], 0.1 * distance)
-    close(found["distillation"], 0.2 * distance)
+    assert context.fake.boxes is not None and context.fake.box_logits is not None
+    rows = [row for row in range(context.num_image_only) if context.fake_unaugmented[row]]
+    assert 0 < len(rows) < context.num_image_only  # boxes of rotated images are larger than their generated sizes
+    generated = double(context.fake.boxes)
+    close(found["agreement"], 0.1 * float(np.mean([((predicted[r] - generated[r]) ** 2).sum() for r in rows])))
+    maps = [torch.from_numpy(x).float() for x in (heat, size, offset)]
+    boxes, number = confident(decode(*maps)), 0
+    distances = []
+    for row in rows:
+        number += int((boxes[row][:, 4] >= 0).sum())
+        target = encode(boxes[row : row + 1], 3, (CELLS, CELLS))
+        map_logits = double(context.fake.box_logits[row])
+        sizes = ((sigmoid(map_logits[-2:]) - double(target.canvas()[0, -2:])) ** 2).sum()
+        focal = focal_loss(map_logits[:-2], double(target.heat[0]))
+        distances.append((focal + 20 * sizes) / max(int(target.here.sum()), 1))
+    assert number > 5
+    close(found["distillation"], 0.2 * float(np.mean(distances)))
+
+
+def test_generated_and_predicted_boxes_should_be_those_of_a_given_layout() -> None:
+    context = in_generator_step()
+    found = task(MADE, "detection").generator_losses(context, task_features(context, context.fake))
+    assert context.fake.box_logits is not None and context.original.boxes is not None
+    logits, size, offset = predict(context.fake.image[: context.num_image_only])
     distances = []
     for row in range(context.num_image_only):
         if context.prompt.given["boxes"][row] and context.fake_unaugmented[row]:
-            hot, known = targets(context.original.boxes[row])
-            layout = np.zeros((5, CELLS, CELLS))
-            layout[:3] = hot
-            for (y, x), k in known.items():  # cells around a center carry its size too, where the peak is above 0.05
-                for i in range(CELLS):
-                    for j in range(CELLS):
-                        if np.exp(-((i - y) ** 2 + (j - x) ** 2) / (2 * 0.8**2)) > 0.05:
-                            layout[3:, i, j] = np.maximum(layout[3:, i, j], k[:2])
-            layout[3:] *= hot.max(axis=0)
-            distances.append(((predicted[row] - layout) ** 2).sum() + ((generated[row] - layout) ** 2).sum())
+            boxes = context.original.boxes[row]
+            heat, known = targets(boxes)
+            number = max(len(known), 1)
+            sizes = sum(abs(size[row][:, i, j] - k[:2]).sum() for (i, j), k in known.items())
+            offsets = sum(abs(offset[row][:, i, j] - k[2:]).sum() for (i, j), k in known.items())
+            predicted = (focal_loss(logits[row], heat) + 5 * sizes + offsets) / number
+            distances.append(predicted + generated_distance(double(context.fake.box_logits[row]), boxes))
     assert 1 < len(distances) < int(context.prompt.given["boxes"][: context.num_image_only].sum())
-    close(
-        found["layout"],
-        0.1 * float(np.sum(distances)) / int(context.batch.present["boxes"][: context.num_image_only].sum()),
-    )
+    close(found["layout"], 0.1 * float(np.mean(distances)))
 
 
 def test_distillation_has_a_gradient_to_the_generated_boxes_and_none_to_the_image() -> None:
     context = in_generator_step()
-    image, boxes = context.fake.image, context.fake.boxes
-    assert boxes is not None
-    for tensor in (image, boxes):
-        tensor.requires_grad_()
+    image, logits = context.fake.image.requires_grad_(), context.fake.box_logits
+    assert logits is not None
+    boxes = logits.requires_grad_().sigmoid()
+    context = replace(context, fake=replace(context.fake, boxes=boxes))
     found = task(MADE, "detection").generator_losses(context, task_features(context, context.fake))
 
     def reached(name: str) -> list[bool]:
-        gradients = torch.autograd.grad(found[name], [image, boxes], retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(found[name], [image, logits], retain_graph=True, allow_unused=True)
         return [gradient is not None and bool(gradient.any()) for gradient in gradients]
 
     assert reached("agreement") == [True, True]
     assert reached("distillation") == [False, True]
+
+
+def test_the_peaks_of_a_map_get_as_much_gradient_as_its_background() -> None:
+    boxes = torch.tensor([[[0.1, 0.1, 0.3, 0.3, 0], [0.6, 0.5, 0.8, 0.8, 2]]])
+    target = encode(boxes, 3, (16, 16))
+    logits = torch.full((1, 5, 16, 16), -4.0, requires_grad=True)
+    Detection._generated_distance(logits, target).sum().backward()
+    assert logits.grad is not None
+    gradient, peak = logits.grad[:, :3], target.heat == 1
+    assert -gradient[peak].sum() > gradient[~peak].clamp_min(0).sum() > 0
 
 
 def cross_entropies(image: Tensor, context: StepContext) -> list[float]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import toy
 from helpers.step_contexts import (
     discriminator_context,
@@ -86,10 +87,13 @@ def test_predicted_classes_of_generated_images_should_be_their_conditions() -> N
 
 
 def predicted_masks(image: Tensor) -> np.ndarray:
+    """Log-probabilities of the mask classes: the head's logits, plus the classification's predictions times factors."""
     discriminator = MADE.side.discriminator
-    return log_softmax(
-        double(discriminator.heads["segmentation"](discriminator.dense(discriminator.trunk(Canvas(image))))), axis=1
-    )
+    levels, head = discriminator.trunk(Canvas(image)), discriminator.heads["segmentation"]
+    own = F.conv2d(discriminator.dense(levels), head.kernel, head.bias)  # type: ignore[arg-type]
+    classes = log_softmax(double(discriminator.heads["classification"](discriminator.summary(levels))), axis=1)
+    factors = double(head.reader.factors["classification"])  # type: ignore[union-attr, index, arg-type]
+    return log_softmax(double(own) + ((classes.clip(-4) + 2) @ factors.T)[:, :, None, None], axis=1)
 
 
 def test_segmentation_is_a_mean_over_known_pixels_and_then_over_samples() -> None:
@@ -110,18 +114,18 @@ def test_segmentation_is_a_mean_over_known_pixels_and_then_over_samples() -> Non
 
 def test_generated_masks_should_agree_with_those_predicted_from_the_generated_images() -> None:
     context = generator_context(CONFIG, MADE)
-    image, mask = context.fake.image, context.fake.mask
-    assert mask is not None
-    for tensor in (image, mask):
-        tensor.requires_grad_()
+    image, mask_logits = context.fake.image.requires_grad_(), context.fake.mask_logits
+    assert mask_logits is not None
+    mask = mask_logits.requires_grad_().softmax(dim=1)
+    context = replace(context, fake=replace(context.fake, mask=mask))
     losses = task(MADE, "segmentation").generator_losses(context, task_features(context, context.fake))
     generated = double(mask)[: context.num_image_only]
     predicted = predicted_masks(context.fake.image)[: context.num_image_only]
     close(losses["agreement"], -0.1 * float((generated * predicted).sum(axis=1).mean()))
-    close(losses["distillation"], -0.2 * float((np.exp(predicted) * np.log(generated.clip(1e-4))).sum(axis=1).mean()))
+    close(losses["distillation"], -0.2 * float((np.exp(predicted) * np.log(generated)).sum(axis=1).mean()))
 
     def reached(name: str) -> list[bool]:
-        gradients = torch.autograd.grad(losses[name], [image, mask], retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(losses[name], [image, mask_logits], retain_graph=True, allow_unused=True)
         return [gradient is not None and bool(gradient.any()) for gradient in gradients]
 
     assert reached("agreement") == [True, True]

@@ -46,15 +46,17 @@ def test_a_task_gets_its_features_and_what_it_submitted() -> None:
 @pytest.mark.parametrize("with_boxes", [False, True])
 def test_a_canvas_is_cut_by_who_requested_its_rows(with_mask: bool, with_boxes: bool) -> None:
     image = torch.randn(6, 3, 8, 8)
-    mask = torch.randn(6, 2, 8, 8) if with_mask else None
-    boxes = torch.randn(6, 5, 4, 4) if with_boxes else None
-    bundle = FeatureBundle.of_canvas(Canvas(image, mask, boxes=boxes), {"discriminator": 4, "translation": 2})
+    whole = Canvas.of_logits(
+        image, torch.randn(6, 2, 8, 8) if with_mask else None, torch.randn(6, 5, 4, 4) if with_boxes else None
+    )
+    bundle = FeatureBundle.of_canvas(whole, {"discriminator": 4, "translation": 2})
     pieces, slices = bundle.pack()
     assert slices == [RowSlice(group, first) for group in range(1 + with_mask + with_boxes) for first in (0, 4)]
     for section, rows in (("discriminator", slice(4)), ("translation", slice(4, 6))):
         canvas = bundle.canvas(pieces, section)
-        for found, whole in ((canvas.image, image), (canvas.mask, mask), (canvas.boxes, boxes)):
-            assert found is whole is None or torch.equal(found, whole[rows])  # type: ignore[arg-type, index]
+        for name in ("image", "mask", "boxes", "mask_logits", "box_logits"):
+            found, all_rows = getattr(canvas, name), getattr(whole, name)
+            assert found is all_rows is None or torch.equal(found, all_rows[rows])
         assert canvas.shown is None and canvas.boxed is None
 
 

@@ -1,16 +1,21 @@
 """The two steps: what they train, where gradients stop, and that tasks do not affect each other."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from helpers import toy
-from helpers.step_contexts import unlabeled
+from helpers.step_contexts import generator_context, task_features, unlabeled
+from helpers.step_contexts import networks as networks_of
 from torch import Tensor, nn
 
+from mtgen.conditions.layout import mask_layout
 from mtgen.config import Config
 from mtgen.models.model import Networks
+from mtgen.networks.center_maps import encode, sharpen
 from mtgen.schema import Batch, Canvas
+from mtgen.tasks.base import TaskFeatures
 from mtgen.training.batch_roles import assign_roles
 from mtgen.training.steps import frozen
 
@@ -32,7 +37,7 @@ def step(config: Config, network: str, batch: Batch) -> tuple[Networks, dict[str
     generated: list[Canvas] = []
 
     def keep(module: nn.Module, inputs: Any, canvas: Canvas) -> None:
-        for tensor in (canvas.image, canvas.mask):
+        for tensor in (canvas.image, canvas.mask_logits):
             if tensor is not None and tensor.requires_grad:
                 tensor.retain_grad()
         generated.append(canvas)
@@ -89,10 +94,10 @@ def test_the_joint_judgment_trains_the_mask_and_with_joint_gradient_the_image_to
     image_only = assign_roles(config, batch, config.augment.probability).num_image_only
     assert 0 < image_only < 16
     _, _, (canvas,) = step(config, "generator", batch)
-    assert canvas.mask is not None
+    assert canvas.mask_logits is not None
     assert canvas.image.grad is not None
-    assert canvas.mask.grad is not None
-    to_image, to_mask = (x.flatten(1).abs().sum(dim=1) for x in (canvas.image.grad, canvas.mask.grad))
+    assert canvas.mask_logits.grad is not None
+    to_image, to_mask = (x.flatten(1).abs().sum(dim=1) for x in (canvas.image.grad, canvas.mask_logits.grad))
     assert bool((to_image[:image_only] > 0).all())
     assert bool((to_mask[image_only:] > 0).all())
     assert not to_mask[:image_only].any()
@@ -153,3 +158,79 @@ def test_a_step_is_a_function_of_batch_and_parameters_alone(network: str) -> Non
     torch.manual_seed(2)
     again = step(only(*FOUR), network, toy.batch(32, 16))
     assert all(torch.equal(value, again[1][name]) for name, value in first[1].items())
+
+
+@pytest.mark.parametrize("reader", ["segmentation", "detection"])
+def test_what_a_task_reads_of_another_gives_that_one_no_gradient(reader: str) -> None:
+    config = toy.config(tasks={name: {} for name in ("generation", "classification", "tagging", "detection", reader)})
+    networks, d_step, _ = toy.steps(config)
+    batch, tasks = labeled(), {task.name: task for task in networks.tasks}
+    assert batch.boxes is not None
+    assert set(tasks[reader].sources) == {"classification", "tagging"}
+    context = d_step._context(d_step.assign_roles(batch, networks.generator), networks.generator)
+    levels = networks.side.discriminator.trunk(context.real)
+    image_only = [level[: context.num_image_only] for level in levels]
+    losses = tasks[reader].discriminator_losses(context, TaskFeatures(image_only, levels[0]))
+    torch.stack(list(losses.values())).sum().backward()
+    heads = networks.side.discriminator.heads
+    for source in ("classification", "tagging"):
+        assert all(gradient is None for gradient in gradients(heads[source]).values())
+        factors = heads[reader].reader.factors[source]  # type: ignore[union-attr, index]
+        assert bool(factors.grad.any())
+
+
+def test_a_perfect_generated_canvas_is_judged_exactly_as_the_real_one_however_it_is_augmented() -> None:
+    config = toy.everything(augment__probability=0.9)
+    networks, d_step, _ = toy.steps(config)
+    roles = d_step.assign_roles(labeled(), networks.generator)
+    context = d_step._context(roles, networks.generator)
+    original = context.original
+    assert original.boxes is not None and context.real.mask is not None and context.real.boxes is not None
+    mask = mask_layout(original.mask, 2)
+    boxes = encode(original.boxes, 3, (4, 4)).canvas()
+    # soft, and right: the most likely class is the true one, and the maps are those of the true boxes
+    canvas = Canvas(original.image, 0.3 * mask + 0.35, boxes=boxes)
+    judged = d_step.judged(canvas, roles, d_step.warp(roles, "real"))
+    assert judged.mask is not None and judged.boxes is not None
+    assert bool(d_step.warp(roles, "real").changed.any())
+    assert torch.allclose(judged.image, context.real.image, atol=1e-6)
+    assert torch.allclose(judged.mask, context.real.mask, atol=1e-6)
+    apart = [row for row in range(16) if _same_after_decoding(boxes[row : row + 1])]
+    assert len(apart) > 8
+    assert torch.allclose(judged.boxes[apart], context.real.boxes[apart], atol=1e-5)
+    tasks = {**toy.TASKS, "generation": {"hard_labels": False}}
+    _, without, _ = toy.steps(toy.everything(augment__probability=0.9, tasks=tasks))
+    told = without.judged(canvas, roles, without.warp(roles, "real"))
+    assert told.mask is not None and not torch.allclose(told.mask, context.real.mask, atol=0.1)
+
+
+def _same_after_decoding(maps: Tensor) -> bool:
+    """Whether no two boxes are so near that their maps cannot be told apart."""
+    return torch.allclose(sharpen(maps), maps, atol=1e-5)
+
+
+def test_hard_labels_have_the_gradient_of_the_soft_ones() -> None:
+    networks, d_step, _ = toy.steps(toy.everything(augment__probability=0.0))
+    roles = d_step.assign_roles(labeled(), networks.generator)
+    logits = torch.randn(16, 2, 8, 8, requires_grad=True)
+    canvas = Canvas.of_logits(torch.zeros(16, 1, 8, 8), logits, torch.zeros(16, 5, 4, 4))
+    judged = d_step.judged(canvas, roles, d_step.warp(roles, "fake"))
+    assert judged.mask is not None
+    assert set(judged.mask.detach().unique().tolist()) <= {0.0, 1.0}
+    weight = torch.randn(16, 2, 8, 8)
+    (hard,) = torch.autograd.grad((judged.mask * weight).sum(), logits)
+    (soft,) = torch.autograd.grad((logits.softmax(1) * weight).sum(), logits)
+    assert torch.allclose(hard, soft, atol=1e-6)
+
+
+def test_a_confidently_wrong_pixel_of_a_generated_mask_gets_a_gradient() -> None:
+    context = generator_context(toy.config(), networks_of(toy.config()))
+    logits = torch.zeros(16, 2, 8, 8)
+    logits[:, 0] = 40.0
+    logits.requires_grad_()
+    fake = replace(context.fake, mask=logits.softmax(1), mask_logits=logits)
+    context = replace(context, fake=fake)
+    segmentation = next(task for task in networks_of(toy.config()).tasks if task.name == "segmentation")
+    losses = segmentation.generator_losses(context, task_features(context, context.fake))
+    (gradient,) = torch.autograd.grad(losses["distillation"], logits)
+    assert bool((gradient[: context.num_image_only].abs().amax(1) > 0).all())

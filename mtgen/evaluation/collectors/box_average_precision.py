@@ -7,19 +7,9 @@ from torch import Tensor
 
 from mtgen.evaluation.base import Skipped
 from mtgen.evaluation.collectors.base import State
-from mtgen.visualization.grids import MIN_SHOWN_SCORE
 
 COCO_IMAGE_SIDE = 1000.0
 """Side of an image in COCO's pixels; it would matter for COCO's size classes only, which are not used."""
-
-
-def confident_boxes(generated: Tensor) -> Tensor:
-    """Generated boxes `[B,N,6]` as true boxes `[B,N,5]`; those of a low score get the class -1 (padding).
-
-    See `mtgen.networks.center_maps.decode_canvas`.
-    """
-    label = generated[..., 4].where(generated[..., 5] >= MIN_SHOWN_SCORE, -1)
-    return torch.cat([generated[..., :4], label[..., None]], -1)
 
 
 class BoxAveragePrecision:

@@ -3,10 +3,10 @@
 from torch import Tensor
 
 from mtgen.evaluation.base import MetricContext, Skipped, Stream, required_classes
-from mtgen.evaluation.collectors.box_average_precision import BoxAveragePrecision, confident_boxes
+from mtgen.evaluation.collectors.box_average_precision import BoxAveragePrecision
 from mtgen.evaluation.collectors.uniform_subsample import MAX_ROWS_KEPT, UniformSubsample
 from mtgen.evaluation.metric import METRICS, Metric
-from mtgen.networks.center_maps import decode_canvas
+from mtgen.networks.center_maps import confident, decode_canvas
 from mtgen.schema import Canvas, Prediction
 
 
@@ -35,7 +35,7 @@ class BoxAgreement(Metric):
     def update_generated(self, canvas: Canvas, labels: Tensor, prediction: Prediction) -> None:
         if canvas.boxes is None:
             raise Skipped("the run does not generate boxes")
-        self.kept.update(confident_boxes(decode_canvas(canvas.boxes)), self.predict(canvas, prediction))
+        self.kept.update(confident(decode_canvas(canvas.boxes)), self.predict(canvas, prediction))
 
     def compute(self) -> dict[str, float]:
         precision = BoxAveragePrecision(self.classes)

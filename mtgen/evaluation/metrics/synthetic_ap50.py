@@ -3,13 +3,13 @@
 from torch import Tensor
 
 from mtgen.evaluation.base import MetricContext, Skipped, required_classes
-from mtgen.evaluation.collectors.box_average_precision import BoxAveragePrecision, confident_boxes
+from mtgen.evaluation.collectors.box_average_precision import BoxAveragePrecision
 from mtgen.evaluation.metric import METRICS
 from mtgen.evaluation.reference.classifier import shrink_images
 from mtgen.evaluation.reference.detector import Detector
 from mtgen.evaluation.reference.training import TrainingSpec
 from mtgen.evaluation.train_on_generated import TrainedOnGenerated, TrainedOnReal, TrainedScore
-from mtgen.networks.center_maps import decode_canvas
+from mtgen.networks.center_maps import confident, decode_canvas
 from mtgen.schema import Batch, Canvas, Prediction
 
 
@@ -63,7 +63,7 @@ class SyntheticAP(_DetectorPrecision, TrainedOnGenerated):
     def generated_labels(self, canvas: Canvas, labels: Tensor) -> Tensor:
         if canvas.boxes is None:
             raise Skipped("the run does not generate boxes")
-        return confident_boxes(decode_canvas(canvas.boxes))
+        return confident(decode_canvas(canvas.boxes))
 
 
 @METRICS.register("real/ap50")
