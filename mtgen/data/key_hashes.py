@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 MAX_HASHES_IN_MEMORY = 1 << 24
 """More hashes (128 MiB) are kept in temporary files."""
 
+MAX_RECENT_KEYS = 1 << 20
+"""Keys among which a repetition is found at once, about 60 MB."""
+
 BUCKETS = 256
 """Temporary files, one for each first byte of the hashes, so that each can be sorted alone."""
 
@@ -68,6 +71,37 @@ class DuplicateFinder:
                 with open(self._bucket(number), "ab") as file:
                     hashes[ends[number] : ends[number + 1]].tofile(file)
         self._parts, self._count = [], 0
+
+
+class KeyRegistry:
+    """Finds keys that occur twice while samples are written, without holding all keys.
+
+    A key that one of the last million samples has is found at once, others at the end.
+    """
+
+    def __init__(self) -> None:
+        self._recent: set[int] = set()
+        self._finder = DuplicateFinder()
+
+    def add(self, key: str) -> bool:
+        """Add a key; returns whether none of the last samples has it."""
+        (number,) = key_hashes([key]).tolist()
+        if number in self._recent:
+            return False
+        self._recent.add(number)
+        if len(self._recent) >= MAX_RECENT_KEYS:
+            self._finder.add(np.fromiter(self._recent, np.uint64, len(self._recent)))
+            self._recent.clear()
+        return True
+
+    def repeated(self) -> set[int]:
+        """Hashes of the keys that were added more than once, although `add` did not notice."""
+        self._finder.add(np.fromiter(self._recent, np.uint64, len(self._recent)))
+        self._recent.clear()
+        try:
+            return set(self._finder.duplicates().tolist())
+        finally:
+            self._finder.close()
 
 
 def _repeated(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,7 +1,6 @@
 """Reading and decoding one worker's rows of a global batch; damaged samples are replaced."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -30,6 +29,13 @@ MAX_REPLACEMENT_ATTEMPTS = 100
 """Replacements that are tried for one position before the whole data set counts as damaged."""
 
 
+MAX_DRAWS = 256
+"""Samples that are drawn from all to find one of a kind; a kind that is rarer than that is searched for."""
+
+ROWS_AT_ONCE = 1 << 20
+"""Rows of the index that are looked at in one operation, so that memory does not grow with the data set."""
+
+
 @dataclass(frozen=True)
 class GlobalBatch:
     """One global batch: positions and sample numbers of all rows, and the slice of rows that this worker reads."""
@@ -49,6 +55,15 @@ class _Parts(NamedTuple):
     sound: bytes | None
 
 
+def _all_have_aspect(index: Samples, width: int, height: int) -> bool:
+    """Whether all images have the aspect ratio `width` / `height`."""
+    for begin in range(0, len(index), ROWS_AT_ONCE):
+        part = slice(begin, begin + ROWS_AT_ONCE)
+        if (index.width[part].astype(np.int64) * height != index.height[part].astype(np.int64) * width).any():
+            return False
+    return True
+
+
 class BatchReader:
     """Reads and decodes one worker's rows of a global batch.
 
@@ -64,11 +79,11 @@ class BatchReader:
         self.components = spec.components
         masks = "mask" in spec.components and bool(index.present["mask"].any())
         height, width = (spec.resolution,) * 2 if isinstance(spec.resolution, int) else spec.resolution
-        same_aspect = index.width.astype(np.int64) * height == index.height.astype(np.int64) * width
-        whole = spec.crop == 1.0 and bool(same_aspect.all())
+        whole = spec.crop == 1.0 and _all_have_aspect(index, width, height)
         self.decoder = ImageDecoder(spec.resolution, spec.channels, spec.threads, spec.device, batch, masks, whole)
         self.sounds = SoundDecoder(spec.sound, spec.threads, batch) if "sound" in spec.components else None
         self._stored_components = {c for c in spec.components if c != "class" and index.present[c].any()}
+        self._rare: dict[int, NDArray[np.int64]] = {}
         self._suspects: set[int] = set()  # samples that were damaged in some window: checked alone from then on
 
     @property
@@ -76,11 +91,29 @@ class BatchReader:
         """How many times the decoders' pipelines failed on damaged samples and were rebuilt."""
         return self.decoder.rebuilds + (self.sounds.reader.rebuilds if self.sounds else 0)
 
-    @cached_property
-    def _kind(self) -> NDArray[np.int64]:
-        """`[N]`: equal for samples of the same data set with the same components."""
-        components = np.packbits(np.stack([self.index.present[c] for c in COMPONENTS], 1), axis=1)[:, 0]
-        return self.index.domain(np.arange(len(self.index))) * 256 + components
+    def _kind(self, sample: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`[B]`: equal for samples of the same data set with the same components."""
+        components = np.packbits(np.stack([self.index.present[c][sample] for c in COMPONENTS], 1), axis=1)[:, 0]
+        return self.index.domain(sample) * 256 + components
+
+    def _of_kind(self, kind: int) -> NDArray[np.int64]:
+        """All samples of a kind; searched once for each kind, and only if it is rare."""
+        if kind not in self._rare:
+            count = len(self.index)
+            parts = (np.arange(begin, min(begin + ROWS_AT_ONCE, count)) for begin in range(0, count, ROWS_AT_ONCE))
+            self._rare[kind] = np.concatenate([part[self._kind(part) == kind] for part in parts])
+        return self._rare[kind]
+
+    def _replacement(self, sample: int, position: int, attempt: int) -> int:
+        """Another sample of the same kind, a function of seed, position, attempt and kind alone."""
+        (kind,) = self._kind(np.array([sample])).tolist()
+        bits = counter_rng.bits(self.spec.seed, f"replacement {attempt}", torch.tensor([position]), MAX_DRAWS)[0]
+        random = bits.numpy() & ((1 << 62) - 1)
+        drawn = random % len(self.index)
+        if len(found := drawn[self._kind(drawn) == kind]):
+            return int(found[0])
+        candidates = self._of_kind(kind)
+        return int(candidates[random[0] % len(candidates)])
 
     def read(self, step: GlobalBatch) -> tuple[Batch, Damage]:
         """Read and decode this worker's rows; returns the batch and the samples that were replaced.
@@ -220,11 +253,9 @@ class BatchReader:
             raise damage
         at = int(position[row])
         attempts = sum(p == at for p, _ in replaced)
-        candidates = np.flatnonzero(self._kind == self._kind[sample[row]])
         for attempt in range(attempts, MAX_REPLACEMENT_ATTEMPTS):
             replaced.append((at, damage))
-            random = int(counter_rng.bits(self.spec.seed, f"replacement {attempt}", torch.tensor([at]), 1))
-            sample[row] = candidates[(random & ((1 << 62) - 1)) % len(candidates)]
+            sample[row] = self._replacement(sample[row], at, attempt)
             parts = self._read_checked(sample[row], at)
             if not isinstance(parts, DamagedSample):
                 return parts

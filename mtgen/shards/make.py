@@ -20,7 +20,8 @@ from mtgen.config import ConfigSection, check
 from mtgen.errors import ConfigError, DataError, summarize_lines
 from mtgen.registry import Registry, suggest
 from mtgen.schema import DatasetCard, Split
-from mtgen.shards.write import TAR_OPTIONS, Draft, Sample, encoded, pattern
+from mtgen.shards.split_writer import TAR_OPTIONS
+from mtgen.shards.write import Draft, Sample, encoded, pattern
 from mtgen.utils.shell import shell_command
 from mtgen.utils.yaml_text import override
 from mtgen.version import __version__
