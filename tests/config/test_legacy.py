@@ -222,6 +222,7 @@ def old_name(key: str) -> str:
 
 
 ADDED = {
+    "data.patience",
     "tasks.generation.hard_labels",
     "tasks.generation.mismatched",
     "tasks.segmentation.use_predictions",
