@@ -2,8 +2,16 @@
 .PHONY: help setup demo test check docs bench-compare
 
 PYTHON ?= python3
-TORCH := torch==2.13.0
 DEEPSPEED := deepspeed==0.19.8
+
+# The CUDA version of the driver, 12 or 13; empty without one: then pip's default build of torch. A driver for a later
+# CUDA runs builds for an earlier one. make setup CUDA=12 sets it, for example on a login node without a GPU.
+CUDA := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p' | sed 's/^1[4-9]$$/13/' | head -n 1)
+TORCH_OF_ := torch==2.13.0
+TORCH_OF_12 := torch==2.13.0+cu126 --extra-index-url https://download.pytorch.org/whl/cu126
+TORCH_OF_13 := torch==2.13.0+cu130 --extra-index-url https://download.pytorch.org/whl/cu130
+TORCH := $(TORCH_OF_$(CUDA))
+DALI := requirements-dali-cuda$(if $(filter 13,$(CUDA)),13,12).lock
 
 VENV := .venv
 STAMP := $(VENV)/.installed
@@ -12,18 +20,19 @@ PIP := $(VENV)/bin/python -m pip install --quiet --constraint requirements.lock
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## install everything into .venv (about 4 minutes; does nothing if it is up to date)
+setup: $(STAMP)  ## install everything into .venv (about 4 minutes; does nothing if it is up to date); CUDA=12 or 13
 
-$(STAMP): setup.cfg requirements.lock
+$(STAMP): setup.cfg requirements.lock $(DALI)
+	@[ -n "$(TORCH)" ] || { echo "CUDA=$(CUDA): torch 2.13 has builds for CUDA 12 and 13; update the GPU's driver (nvidia-smi prints its CUDA version), or run make setup CUDA= without a GPU"; exit 1; }
 	@command -v $(PYTHON) >/dev/null || { echo "mtgen needs Python 3.11 or newer, and $(PYTHON) is not installed; name another: make setup PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mtgen needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version); name another: make setup PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot create virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	@echo "Installing into $(VENV); this takes some minutes."
+	@echo "Installing into $(VENV) for $(if $(CUDA),CUDA $(CUDA),this system without an NVIDIA driver); this takes some minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) setuptools wheel ninja packaging
 	$(PIP) $(TORCH)
 	DS_BUILD_OPS=0 $(PIP) --no-build-isolation $(DEEPSPEED)
-	$(PIP) --requirement requirements.lock
+	$(PIP) --requirement requirements.lock --requirement $(DALI)
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -48,7 +48,7 @@ QUICK = (
     "MLflow's server killed",
 )
 """Kinds of faults of `--quick`."""
-DETERMINISTIC_METRICS = ("loss", "gradient", "balancing", "learning_rate", "test")
+DETERMINISTIC_METRICS = ("loss", "gradient", "balancing", "learning_rate", "schedule", "val")
 """Prefixes of the metrics whose values must not depend on faults."""
 
 

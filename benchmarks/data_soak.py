@@ -23,10 +23,12 @@ from common import JsonOption, machine, quick_option, report
 
 from mtgen.data.index import Index, open_index
 from mtgen.data.loader import Loader
+from mtgen.data.orders.lanes import Lanes
+from mtgen.data.orders.policy import OrderPolicy
 from mtgen.data.transform_spec import TransformSpec
 from mtgen.storage.shard_cache import GB
 
-SHARD_SIZE, WINDOW, BATCH = 500, 8, 250
+SHARD_SIZE, LANE_WINDOW, BATCH = 500, 2000, 250
 FAILURE_PROBABILITY = 0.02
 """Probability that the server fails a request."""
 
@@ -98,7 +100,8 @@ class Epoch:
 def read_epoch(index: Index) -> Epoch:
     """Load every sample of the index once, and check that each has its own label."""
     epoch, process, replaced = Epoch(), psutil.Process(), set[int]()
-    spec, order = TransformSpec(8, "rgb", on_damage="skip"), index.order("auto", WINDOW, seed=0)
+    spec, lanes = TransformSpec(8, "rgb", on_damage="skip"), Lanes(2, BATCH // 2)
+    order = index.order(OrderPolicy("lanes", 0, LANE_WINDOW, lanes))
     with Loader(index, spec, batch_size=BATCH, rank=0, world=1, order=order) as loader:
         for step in range(-(-len(index) // BATCH)):
             batch = next(loader)

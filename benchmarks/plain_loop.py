@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from mtgen.config import Config
+from mtgen.config import Config, decide_here
 from mtgen.data.index import open_index
 from mtgen.data.loader import Loader
 from mtgen.data.transform_spec import transform_spec_of
@@ -39,6 +39,7 @@ class PlainLoop:
     def __init__(
         self, config: Config, batches: list[Batch], device: str, group: Any = None, networks: Networks | None = None
     ) -> None:
+        config, _ = decide_here(config.model_copy(update={"device": device}))
         self.config = config
         self.batches = batches
         self.number = 0

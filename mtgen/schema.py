@@ -40,6 +40,11 @@ class DatasetCard(BaseModel):
     licence: str = ""
     splits: dict[str, Split]
 
+    @property
+    def unused_classes(self) -> list[str]:
+        """The classes that no split had a sample of when the data set was made; empty if that is not known."""
+        return (self.model_extra or {}).get("unused_classes", [])
+
 
 @dataclass
 class Batch:
@@ -54,12 +59,13 @@ class Batch:
         step_position: `[G]` int64, on the CPU: positions of the whole global batch, the same on every worker.
         step_present: component -> `[G]` bool, on the CPU: which samples of the whole global batch have it. Losses
             are normalized by these counts, so that means are over the global batch without communication.
+        step_roles: what `mtgen.training.batch_roles` makes of these two in the loader's thread; `None`: made when used.
         boxes: `[B,N,5]` float32: x0, y0, x1, y1 as fractions of the image's sides, 0 to 1, and the class; -1 in padded
             rows.
         labels: `[B,K]` bool: which classes are in the whole image, including those whose box was cropped away.
         caption: `[B,T]` int64 tokens, 0 after the caption's end.
         sound: `[B,mels,frames]` float32, about -1 (silent) to 1; 0 where missing.
-            These four are `None` unless they are requested.
+            Boxes, labels, caption and sound are `None` unless they are requested.
         domain: `[B]` int64: number of the data set within a mixture; 0 without a mixture. Loaders always fill it.
     """
 
@@ -75,6 +81,7 @@ class Batch:
     caption: Tensor | None = None
     sound: Tensor | None = None
     domain: Tensor | None = None
+    step_roles: Any = None
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """Apply `change` to the tensors on the batch's device."""
@@ -85,6 +92,15 @@ class Batch:
         changed: dict[str, Any] = {name: change(value) for name, value in found.items() if value is not None}
         return changed | {"present": {name: change(value) for name, value in self.present.items()}}
 
+    def for_each_tensor(self, do: Callable[[Tensor], None]) -> None:
+        """Call `do` with each tensor on the batch's device."""
+
+        def pass_on(value: Tensor) -> Tensor:
+            do(value)
+            return value
+
+        self._map(pass_on)
+
     def __len__(self) -> int:
         return self.image.shape[0]
 
@@ -92,9 +108,15 @@ class Batch:
         """The batch with its sample tensors on `device`; positions and global counts stay on the CPU."""
         return replace(self, **self._map(lambda value: value.to(device, non_blocking=True)))
 
-    def rows(self, index: Tensor | slice) -> "Batch":
-        """The samples that `index` (a tensor on the CPU, or a slice) selects; the global counts are unchanged."""
-        on = index if isinstance(index, slice) else index.to(self.image.device)
+    def rows(self, index: Tensor | slice, index_there: Tensor | None = None) -> "Batch":
+        """The samples that `index` (a tensor on the CPU, or a slice) selects; the global counts are unchanged.
+
+        Args:
+            index_there: the same tensor on the batch's device, if it is there already.
+        """
+        on: Tensor | slice = index
+        if not isinstance(index, slice):
+            on = index.to(self.image.device, non_blocking=True) if index_there is None else index_there
         return replace(self, position=self.position[index], **self._map(lambda value: value[on]))
 
 

@@ -153,7 +153,10 @@ class Gate:
             gramian = gramian / (self.gradient_factor * (1.0 if self.loss_scale is None else self.loss_scale)) ** 2
         # the plain sum needs no host sync: nothing has to be known of the Gramian
         weights = None if self.is_plain_sum else self._weights(gramian.to("cpu", torch.float64))
-        self.last = (gramian.detach(), torch.ones_like(gramian[0]) if weights is None else weights.to(gramian))
+        self.last = (
+            gramian.detach(),
+            torch.ones_like(gramian[0]) if weights is None else weights.to(gramian, non_blocking=True),
+        )
         self.statistics.add(*self.last)
         return None if weights is None else weights.tolist()
 

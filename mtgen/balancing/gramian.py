@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
+from mtgen.networks.device_constants import constant
+
 Gradients = list[list[Tensor | None]]
 """Gradients by tensor, then by task; `None` where a task does not use a tensor."""
 
@@ -40,8 +42,11 @@ def gramian(gradients: Gradients) -> Tensor:
         for begin in range(0, len(flat[0]), max(chunk, 1)):
             rows = torch.stack([gradient[begin : begin + chunk] for gradient in flat]).to(dtype)
             products += rows @ rows.T
-        index = torch.tensor(tasks, device=first.device)
-        total[index[:, None], index] += products
+        if len(tasks) == len(total):
+            total += products
+        else:
+            index = constant(tuple(tasks), torch.int64, first.device)
+            total[index[:, None], index] += products
     lower = total.tril()
     return lower + lower.tril(-1).T
 

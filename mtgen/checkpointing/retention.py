@@ -1,5 +1,6 @@
 """Which checkpoints of a run are kept, and why."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,13 +12,21 @@ class BestCriterion:
     metric: str
     largest: bool = True
 
+    def value(self, metrics: Mapping[str, float]) -> float | None:
+        """The metric of a checkpoint, or `None`.
+
+        Checkpoints of older versions have `val/...` as `test/...`; such a run is still validated on the test split.
+        """
+        return metrics.get(self.metric, metrics.get(re.sub("^val/", "test/", self.metric)))
+
     def select(self, metrics: Mapping[int, Mapping[str, float]]) -> int | None:
         """Images seen of the best checkpoint, the earliest in a tie; `None` if no checkpoint has the metric.
 
         Args:
             metrics: images seen -> metrics of the checkpoint.
         """
-        measured = {images: values[self.metric] for images, values in sorted(metrics.items()) if self.metric in values}
+        found = {images: self.value(values) for images, values in sorted(metrics.items())}
+        measured = {images: value for images, value in found.items() if value is not None}
         return (max if self.largest else min)(measured, key=measured.__getitem__, default=None)
 
 
@@ -50,5 +59,5 @@ class Retention:
             for images in firsts.values():
                 reasons[images].append(f"one every {self.every:,} images")
         if self.best is not None and (best := self.best.select(metrics)) is not None:
-            reasons[best].append(f"best {self.best.metric}: {metrics[best][self.best.metric]:.4g}")
+            reasons[best].append(f"best {self.best.metric}: {self.best.value(metrics[best]):.4g}")
         return reasons

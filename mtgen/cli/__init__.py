@@ -1,5 +1,6 @@
 """Commands: parse, call, print; no logic. Heavy imports wait until a command needs them, so that `--help` is quick."""
 
+import io
 import sys
 
 from mtgen.cli import preflight, train, inspect_run  # isort: skip - the order of the panels in `mtgen --help`
@@ -14,6 +15,9 @@ __all__ = ["app", "cluster", "configs", "inference", "inspect_run", "main", "pla
 def main() -> None:
     """Entry point: an error of the user's is one message and an exit status, never a traceback."""
     glibc_malloc.tune_this_process()
+    for stream in (sys.stdout, sys.stderr):  # names of classes and files may have letters that its encoding lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except UserError as error:

@@ -1,7 +1,7 @@
 """Commands that use a trained run: generate, predict, translate, explore, export."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,8 +19,11 @@ from mtgen.cli.common import (
     warn,
 )
 
+if TYPE_CHECKING:
+    from mtgen.inference.predict import PredictionSummary
+
 Images = Annotated[
-    list[str], typer.Argument(help="PNG, JPEG or WebP files, folders of them, or data sets (folders or URLs of shards)")
+    list[str], typer.Argument(help="image files, folders of them, or data sets (folders or URLs of shards)")
 ]
 MAX_PRINTED_FILES = 20
 """Largest number of files for which each has its line on the terminal."""
@@ -185,7 +188,7 @@ def predict(
             on_error=warn,
             progress=progress,
         )
-    _print_summary("predicted", summary.processed, summary.damaged, summary.out, str(json_file) == "-")
+    _print_summary("predicted", summary, str(json_file) == "-")
 
 
 @app.command(rich_help_panel=USE_PANEL)
@@ -234,7 +237,7 @@ def translate(
             on_error=warn,
             progress=progress,
         )
-    _print_summary("translated", summary.processed, summary.damaged, summary.out, False)
+    _print_summary("translated", summary, False)
 
 
 @app.command(rich_help_panel=USE_PANEL)
@@ -309,13 +312,16 @@ def register(
     log(run, name, alias, say)
 
 
-def _print_summary(what: str, done: int, damaged: int, out: Path, quiet: bool) -> None:
-    """Print the last line.
+def _print_summary(what: str, summary: "PredictionSummary", quiet: bool) -> None:
+    """Print the last lines.
 
     Raises:
         WorkerError: images were damaged, status 3.
     """
     if not quiet:
-        say(f"{what} {done:,} images; results are in {out}")
-    if damaged:
-        raise WorkerError(f"{damaged:,} of {done + damaged:,} images could not be read; see above", 3)
+        say(f"{what} {summary.processed:,} images; results are in {summary.out}")
+        for line in summary.left_alone:
+            say(f"left alone: {line}")
+    if summary.damaged:
+        total = summary.processed + summary.damaged
+        raise WorkerError(f"{summary.damaged:,} of {total:,} images could not be read; see above", 3)

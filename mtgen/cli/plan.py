@@ -54,6 +54,8 @@ def plan(
     if gpu is not None and gpu not in GPUS:
         raise ConfigError(f"--gpu {gpu}: unknown GPU; possible: {', '.join(GPUS)}")
     settings = load_config(config, [*(overrides or []), f"workers={workers}", "device=auto"])
+    if settings.precision == "auto":  # every GPU that is known here computes bfloat16 natively
+        settings = settings.model_copy(update={"precision": "bf16"})
     found = cost(settings, _card(settings, classes))
     values: dict[str, Any] = {f"parameters, {part}": f"{number:,}" for part, number in found.parameters.items()}
     values |= {

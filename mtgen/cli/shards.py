@@ -1,14 +1,18 @@
 """Commands that make, index and check data sets."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mtgen.cli.common import PREPARE_PANEL, Json, SeedOption, WorkerError, app, console, say, write_json
 from mtgen.cli.renames import RenamingGroup
+from mtgen.errors import DataError, summarize_lines
 from mtgen.utils.shell import shell_command
 from mtgen.version import PACKAGE
+
+if TYPE_CHECKING:
+    from mtgen.shards.make import BadSamples
 
 shards_app = typer.Typer(
     cls=RenamingGroup, no_args_is_help=True, help="Make, index and check data sets (WebDataset shards)."
@@ -34,20 +38,111 @@ def shards_make(
     ] = None,
     seed: SeedOption = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the contents of the folder")] = False,
+    check: Annotated[bool, typer.Option("--check", help="show what would be packed, and write nothing")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="leave out samples that cannot be used, and list them in left_out.txt")
+    ] = False,
 ) -> None:
     """Make a data set from a recipe. The same options write the same bytes, and an interrupted command resumes.
 
+    At the end it shows what it understood: splits, classes, masks, boxes, captions, and the files that it left alone.
+    `mtgen shards inspect PATH` proposes recipe and options.
+
     Examples: `mtgen shards make digits data_shards/digits resolution=32`,
-    `mtgen shards make folder data_shards/pets images=photos`
+    `mtgen shards make folder data_shards/pets images=photos --check`
     """
-    from mtgen.shards.make import make, next_steps, parse_options
+    from mtgen.shards.make import BadSamples, make, next_steps, parse_options, preview
+    from mtgen.tracking.progress_bar import bar
+
+    values = parse_options(recipe, options or [])
+    if check:
+        with bar(console) as progress:
+            found = preview(recipe, seed=seed, progress=progress, **values)
+        say(found.text())
+        if found.problems and not skip_bad:
+            raise _with_remedy(BadSamples(found.problems))
+        for line in _left_out(found.problems, "would be"):
+            say(line)
+        flags = [f"--seed={seed}"] * bool(seed) + ["--overwrite"] * overwrite + ["--skip-bad"] * skip_bad
+        say(
+            f"Nothing was written. To pack: {shell_command('mtgen shards make', recipe, out, *(options or []), *flags)}"
+        )
+        return
+    understood: list[Any] = []
+    try:
+        with bar(console) as progress:
+            card = make(
+                recipe,
+                out,
+                seed=seed,
+                overwrite=overwrite,
+                progress=progress,
+                skip_bad=skip_bad,
+                understood=understood.append,
+                **values,
+            )
+    except BadSamples as error:
+        raise _with_remedy(error) from None
+    for line in (understood[0].text(), *_left_out(understood[0].problems, "were"), next_steps(out, card)):
+        say(line)
+
+
+def _with_remedy(error: "BadSamples") -> DataError:
+    return DataError(f"{error}\nCorrect these, or leave them out with --skip-bad")
+
+
+def _left_out(problems: list[str], verb: str) -> list[str]:
+    """Lines on what is left out by --skip-bad."""
+    from mtgen.shards.make import MAX_PROBLEMS_SHOWN
+
+    if not problems:
+        return []
+    return [f"{len(problems):,} {verb} left out:", *(f"  {p}" for p in summarize_lines(problems, MAX_PROBLEMS_SHOWN))]
+
+
+@shards_app.command("inspect")
+def shards_inspect(
+    path: Annotated[Path, typer.Argument(help="folder or file of images and labels, in any format")],
+) -> None:
+    """Say what a folder or file looks like, and print the commands that would make a data set of it, best first.
+
+    Example: `mtgen shards inspect Downloads/my-export`
+    """
+    from mtgen.shards.inspect import inspect
+
+    say(inspect(path))
+
+
+def export_names() -> list[str]:
+    """Names of the export formats, which are those of their files."""
+    return sorted(path.stem for path in (PACKAGE / "shards" / "exporters").glob("[a-z]*.py"))
+
+
+@shards_app.command("export")
+def shards_export(
+    name: Annotated[str, typer.Argument(metavar="FORMAT", help=f"format: {', '.join(export_names())}")],
+    dataset: DatasetLocation,
+    out: OutFolder,
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="options of the format: labels=polygons of yolo"),
+    ] = None,
+) -> None:
+    """Write a data set in a format that other programs train on: COCO's JSON, YOLO's text files, or plain folders.
+
+    Polygons follow the edges of a mask's pixels exactly. What a format cannot hold is counted, and said at the end,
+    with the command that reads the export back.
+
+    Examples: `mtgen sample digits-32 -n 500 --shards data_shards/generated`, then
+    `mtgen shards export coco data_shards/generated exported`,
+    `mtgen shards export yolo data_shards/generated exported-yolo labels=polygons`
+    """
+    from mtgen.shards.export import export, parse_export_options
     from mtgen.tracking.progress_bar import bar
 
     with bar(console) as progress:
-        card = make(
-            recipe, out, seed=seed, overwrite=overwrite, progress=progress, **parse_options(recipe, options or [])
-        )
-    say(next_steps(out, card))
+        done = export(name, dataset, out, progress=progress, **parse_export_options(name, options or []))
+    say(done.text())
 
 
 @shards_app.command("split")

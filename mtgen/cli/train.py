@@ -1,5 +1,6 @@
 """The command that trains."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,7 +49,7 @@ def train(
     ] = False,
     samples: Annotated[
         int | None,
-        typer.Option("--overfit", min=1, metavar="N", help="overfit the first N samples and test on the same ones"),
+        typer.Option("--overfit", min=1, metavar="N", help="overfit the first N samples and validate on the same ones"),
     ] = None,
     json_file: Json = None,
 ) -> None:
@@ -80,7 +81,10 @@ def train(
     if outcome.status == "finished":
         say(finished_message(settings, outcome))
     else:
-        again = shell_command("mtgen train", config, *(overrides or []))
+        if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):  # a submitted job: its file is in the job's own folder
+            again = shell_command("mtgen submit", Path(settings.folder).absolute() / "config.yaml")
+        else:
+            again = shell_command("mtgen train", config, *(overrides or []))
         written = ", checkpoint written" if outcome.images else ""
         # train.max_minutes counts the minutes of all starts
         how = "raise train.max_minutes" if outcome.status == "out of time" else again
@@ -89,13 +93,15 @@ def train(
 
 def _show_dry_run(settings: Any, json_file: Path | None) -> None:
     """Print what the run would start with, as a table."""
-    from mtgen.config import resolve_device
+    from mtgen.config import decide_here
     from mtgen.preflight.dry_run import dry_run
 
+    settings, device = decide_here(settings)
     found = dry_run(settings)
     hours = found.hours(settings.train.images)
     values = {
-        "samples": f"{found.train:,} for training, {found.test:,} for testing",
+        "samples": f"{found.train:,} for training, {found.validation:,} for validation, "
+        f"{'none' if found.test is None else f'{found.test:,}'} for testing",
         **{f"labels for {key}": f"{number:,}" for key, number in found.labelled.items()},
         "parameters": f"{found.cost.total:,}, {found.cost.generator:,} of them in the generator",
         "GFLOPs per image and step": f"{found.cost.step / 1e9:.2f}",
@@ -105,13 +111,14 @@ def _show_dry_run(settings: Any, json_file: Path | None) -> None:
         if found.images_per_second
         else "too large to time here; see mtgen plan",
         f"hours for {settings.train.images:,} images (estimate)": f"{hours:.2g}" if hours else "-",
-        "workers": f"{settings.max_workers} x {resolve_device(settings)}",
+        "workers": f"{settings.max_workers} x {device}",
         "precision": f"{settings.precision}, ZeRO-{settings.zero_stage}",
         "would write": str(settings.folder),
     }
     table(f"dry run of {settings.name}", values)
-    numbers = {
+    numbers: dict[str, Any] = {
         "train": found.train,
+        "validation": found.validation,
         "test": found.test,
         "labelled": found.labelled,
         "parameters": found.cost.parameters,

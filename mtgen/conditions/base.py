@@ -55,6 +55,8 @@ class Modality(nn.Module):
         field: the field of the data set's card that must not be empty ("classes", "mask_classes"); `None`: no field.
         sequence: whether it has tokens.
         spatial: whether it is a layout, a map over the image, which has no vector.
+
+    Attributes:
         random_numbers: how many random numbers per sample `augment` takes; 0: the modality is not augmented.
     """
 
@@ -63,7 +65,7 @@ class Modality(nn.Module):
     field: ClassVar[str | None] = None
     sequence: ClassVar[bool] = False
     spatial: ClassVar[bool] = False
-    random_numbers: ClassVar[int] = 0
+    random_numbers: int = 0
 
     def __init__(self, settings: Any, sizes: ConditionSizes) -> None:
         super().__init__()

@@ -1,7 +1,9 @@
 """Typed configuration: defaults < YAML < `key=value`. Errors name the key, its value and a remedy."""
 
+from mtgen.config.hardware import Device, Hardware, decide, decide_device, decide_here, local_hardware, resolve_device
 from mtgen.config.messages import check
-from mtgen.config.run import Config, resolve_device
+from mtgen.config.run import Config
+from mtgen.config.schedule import Schedule, value_at, within
 from mtgen.config.sections import (
     CONDITIONS,
     EXTRACTORS,
@@ -31,15 +33,24 @@ __all__ = [
     "ConditionSettings",
     "Config",
     "DataConfig",
+    "Device",
     "ExtractorConfig",
+    "Hardware",
     "PathKind",
+    "Schedule",
     "ConfigSection",
     "MixtureConfig",
     "SoundConfig",
     "TaskSettings",
     "TrainConfig",
     "check",
+    "decide",
+    "decide_device",
+    "decide_here",
     "load",
+    "local_hardware",
     "resolve_device",
     "validate",
+    "value_at",
+    "within",
 ]

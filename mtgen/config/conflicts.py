@@ -3,8 +3,10 @@
 import math
 from collections.abc import Iterator
 
+from mtgen.config.legacy import validation_metric
 from mtgen.config.messages import ConfigProblem, shown
-from mtgen.config.run import Config, ElasticConfig, resolve_device
+from mtgen.config.run import Config, ElasticConfig
+from mtgen.config.schedule import Schedule
 from mtgen.config.sections import TASKS, WEIGHTINGS
 from mtgen.registry import suggest
 
@@ -17,7 +19,19 @@ MIN_MIXTURE_FRACTION = 1 / 1000
 
 def find_conflicts(config: Config) -> list[ConfigProblem]:
     """Conflicts between the values of a configuration whose keys are all valid by themselves."""
-    checks = (_networks, _system, _data, _label_oversampling, _workers, _batch_size, _tasks, _evaluation, _balancing)
+    checks = (
+        _networks,
+        _system,
+        _compile,
+        _data,
+        _lanes,
+        _label_oversampling,
+        _workers,
+        _batch_size,
+        _tasks,
+        _evaluation,
+        _balancing,
+    )
     return [problem for check in checks for problem in check(config)]
 
 
@@ -48,7 +62,7 @@ def _resolution_remedy(shorter: int, levels: int) -> str:
 
 
 def _system(config: Config) -> Iterator[ConfigProblem]:
-    """What DeepSpeed or this system cannot do."""
+    """What DeepSpeed cannot do."""
     if config.zero_stage > 2:
         yield ConfigProblem(
             ("zero_stage",),
@@ -56,10 +70,19 @@ def _system(config: Config) -> Iterator[ConfigProblem]:
             "than once "
             '("Cannot free a ZeRO-3 parameter while it is still active in submodules")',
         )
-    if config.precision == "fp16" and resolve_device(config) == "cpu":
-        yield ConfigProblem(("precision",), "precision=fp16: a CPU cannot train in fp16; possible here: fp32, bf16")
-    if config.device == "cuda" and resolve_device(config) == "cpu":
-        yield ConfigProblem(("device",), "device=cuda: torch finds no CUDA device here; possible here: cpu, auto")
+
+
+def _compile(config: Config) -> Iterator[ConfigProblem]:
+    """Compiled networks in which something needs to look, and graphs of changing shapes."""
+    key, mode = ("train", "compile"), config.train.compile
+    if mode == "graphs" and not config.train.static_shapes:
+        yield ConfigProblem(key, "train.compile=graphs: a graph has fixed shapes; add train.static_shapes=true")
+    if mode == "graphs" and (config.train.accumulation > 1 or config.elastic):
+        text = "a graph overwrites the gradients of the micro-batch before; set train.accumulation=1 and a fixed number"
+        yield ConfigProblem(key, f"train.compile=graphs: {text} of workers, or train.compile=on")
+    if mode != "off" and config.balancing.gramian_source == "layer":
+        text = "reads inputs of layers, which compiled networks hide; use features or pooled"
+        yield ConfigProblem(key, f"train.compile={mode}: balancing.gramian_source=layer {text}")
 
 
 def _data(config: Config) -> Iterator[ConfigProblem]:
@@ -76,6 +99,21 @@ def _data(config: Config) -> Iterator[ConfigProblem]:
         yield ConfigProblem(("data", "mixture"), f"data.mixture: {text}")
 
 
+def _lanes(config: Config) -> Iterator[ConfigProblem]:
+    """Lanes that do not divide the batch, and settings of lanes for an order without them."""
+    data, batch = config.data, config.batch_size
+    if data.order in ("global", "windowed"):
+        for name in ("lanes", "lane_window"):
+            if (value := getattr(data, name)) is not None:
+                text = f"has no effect with data.order={data.order}; set data.order=lanes, or leave this key out"
+                yield ConfigProblem(("data", name), f"data.{name}={value}: {text}")
+    elif data.lanes is not None and batch % data.lanes:
+        divisors = [count for count in range(1, batch + 1) if batch % count == 0]
+        nearest = min(divisors, key=lambda count: (abs(count - data.lanes), count))  # type: ignore[operator]
+        text = f"does not divide batch_size={batch}; nearest possible: {nearest}"
+        yield ConfigProblem(("data", "lanes"), f"data.lanes={data.lanes}: {text}")
+
+
 def _label_oversampling(config: Config) -> Iterator[ConfigProblem]:
     """Oversampling that could have no effect."""
     data, key = config.data, ("data", "label_oversampling")
@@ -86,7 +124,7 @@ def _label_oversampling(config: Config) -> Iterator[ConfigProblem]:
         text = "a mixture has weights instead; put the samples with labels into a separate data set"
         yield ConfigProblem(key, f"{given}: {text}")
     elif data.order == "windowed":
-        text = "it needs samples of all shards, and data.order=windowed takes a few at a time; keep one of them"
+        text = "it needs samples of all shards, and data.order=windowed takes a few at a time; set data.order=lanes"
         yield ConfigProblem(key, f"{given}: {text}")
     elif not any(settings.needs for settings in config.task_settings().values()):
         yield ConfigProblem(key, f"{given}: no task needs labels; switch one on, or leave this key out")
@@ -153,6 +191,9 @@ def _tasks(config: Config) -> Iterator[ConfigProblem]:
     if config.augment.target is not None and not config.generates:
         text = "is measured on real and generated images, and tasks.generation is off; give augment.probability instead"
         yield ConfigProblem(("augment", "target"), f"augment.target: {text}")
+    if config.augment.target is not None and isinstance(config.augment.probability, Schedule):
+        text = "adapts the probability, which then cannot follow a schedule; give augment.probability as a number"
+        yield ConfigProblem(("augment", "target"), f"augment.target: {text}")
     if getattr(tasks.get("translation"), "domain", None) == "domain" and len(config.data.mixture) < 2:
         yield ConfigProblem(
             ("tasks", "translation", "domain"),
@@ -163,7 +204,13 @@ def _tasks(config: Config) -> Iterator[ConfigProblem]:
 
 
 def _evaluation(config: Config) -> Iterator[ConfigProblem]:
-    """A best checkpoint by a metric that is measured where no checkpoint is written."""
+    """A best checkpoint by a metric of the test split, or by one that is measured where no checkpoint is written."""
+    if config.checkpoint.best is not None and (metric := config.checkpoint.best.metric).startswith("test/"):
+        yield ConfigProblem(
+            ("checkpoint", "best", "metric"),
+            f"checkpoint.best.metric={metric}: training does not read the test split; use {validation_metric(metric)}, "
+            "which is measured on data.val_split",
+        )
     if config.checkpoint.best is not None and config.evaluate.every % config.checkpoint.every:
         yield ConfigProblem(
             ("checkpoint", "best"),

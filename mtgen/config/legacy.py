@@ -32,6 +32,9 @@ RENAMED_KEYS = {
 RENAMED_VALUES = {"data.channels": {"grey": "gray"}}
 """Key -> old value -> new value."""
 
+BEST_METRIC = "checkpoint.best.metric"
+"""The key whose values began with `test/` where they now begin with `val/`, see `validation_metric`."""
+
 NETWORKS_BEFORE = {
     "tasks.segmentation": {"use_predictions": False},
     "tasks.detection": {"use_predictions": False},
@@ -40,6 +43,9 @@ NETWORKS_BEFORE = {
 
 STYLES_IN_FINGERPRINTS = {"color": "colour", "gray": "grey"}
 """Style of the recipe `digits` -> its spelling in fingerprints of data sets."""
+
+ADDED_OPTIONS = {"val": 0}
+"""Option that recipes have got since -> the value that changes nothing and is left out of fingerprints."""
 
 
 def renamed_keys(section: str) -> dict[str, str]:
@@ -63,7 +69,12 @@ def _upgraded(value: Any, section: str) -> Any:
         new = renamed_keys(section)
         named = {new.get(key, key): _upgraded(inner, f"{section}.{key}".lstrip(".")) for key, inner in value.items()}
         return NETWORKS_BEFORE.get(section, {}) | named
-    return RENAMED_VALUES.get(section, {}).get(value, value)
+    return validation_metric(value) if section == BEST_METRIC else RENAMED_VALUES.get(section, {}).get(value, value)
+
+
+def validation_metric(name: str) -> str:
+    """Today's name of a metric of snapshots, which read the test split before and called it `test/...`."""
+    return re.sub("^test/", "val/", name)
 
 
 def upgrade_facts(facts: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +91,7 @@ def card_for_fingerprint(card: dict[str, Any]) -> dict[str, Any]:
     made_by = card.get("made_by")
     if not isinstance(made_by, dict) or not isinstance(options := made_by.get("options"), dict):
         return card
-    style = options.get("style")
-    if style not in STYLES_IN_FINGERPRINTS:
-        return card
-    return {**card, "made_by": {**made_by, "options": {**options, "style": STYLES_IN_FINGERPRINTS[style]}}}
+    options = {name: value for name, value in options.items() if ADDED_OPTIONS.get(name, not value) != value}
+    if (style := options.get("style")) in STYLES_IN_FINGERPRINTS:
+        options["style"] = STYLES_IN_FINGERPRINTS[style]
+    return {**card, "made_by": {**made_by, "options": options}}

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from mtgen.config.legacy import RENAMED_KEYS, renamed_keys
 from mtgen.config.run import Config
+from mtgen.config.schedule import Schedule
 from mtgen.config.sections import CONDITIONS, TASKS, SectionT
 from mtgen.errors import ConfigError
 from mtgen.registry import Registry, suggest
@@ -54,8 +55,6 @@ class ConfigProblem:
 def sections() -> dict[str, type[BaseModel]]:
     """Dotted name -> section of a configuration; "" is the top, and a section in a list has the list's name."""
     found: dict[str, type[BaseModel]] = {"": Config}
-    for key, registry in (("tasks", TASKS), ("conditions", CONDITIONS)):
-        found |= {f"{key}.{name}": registry[name].Settings for name in registry}
 
     def add(model: type[BaseModel], parent: str) -> None:
         for name, info in model.model_fields.items():
@@ -64,6 +63,10 @@ def sections() -> dict[str, type[BaseModel]]:
                     found[_dotted(parent, name)] = kind
                     add(kind, _dotted(parent, name))
 
+    for key, registry in (("tasks", TASKS), ("conditions", CONDITIONS)):
+        for name in registry:
+            found[f"{key}.{name}"] = registry[name].Settings
+            add(registry[name].Settings, f"{key}.{name}")
     add(Config, "")
     return found
 
@@ -79,8 +82,9 @@ def _meant(key: str, section: str, sections: dict[str, type[BaseModel]]) -> list
     everywhere = [
         _dotted(name, field)
         for name, model in sections.items()
+        if model is not Schedule  # its keys are those of many settings
         for field in model.model_fields
-        if _dotted(name, field) not in sections
+        if _dotted(name, field) not in sections or _is_number_too(model, field)
     ]
     same = [k for k in everywhere if k.split(".")[-1] == word]
     same += [_dotted(name, keys[word]) for name, keys in RENAMED_KEYS.items() if word in keys and "*" not in name]
@@ -89,6 +93,11 @@ def _meant(key: str, section: str, sections: dict[str, type[BaseModel]]) -> list
     if own[0] or (own[1] and not same):
         return [_dotted(section, own[1][0])]
     return same[:3] or get_close_matches(_dotted(place, word), everywhere, n=1)
+
+
+def _is_number_too(model: type[BaseModel], field: str) -> bool:
+    """Whether a key whose value can be a section can also be a plain number."""
+    return not {int, float}.isdisjoint(get_args(model.model_fields[field].annotation))
 
 
 def _dotted(*parts: Any) -> str:

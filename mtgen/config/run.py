@@ -53,7 +53,7 @@ class Config(ConfigSection):
     address: str | None = Field(
         None, description="address of a running Ray cluster; default: RAY_ADDRESS, else a local one"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if available")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where the run has GPUs")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="arithmetic of the networks; parameters stay fp32; auto: bf16 if the device computes it "
@@ -202,18 +202,3 @@ class Config(ConfigSection):
     def to_yaml(self) -> str:
         """The resolved configuration, every key written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def resolve_device(config: Config) -> str:
-    """ "cpu" or "cuda": what `config.device` means on this machine."""
-    import torch
-
-    return "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def native_precision(device: str) -> Literal["bf16", "fp32"]:
-    """The faster of the two that need no loss scale."""
-    import torch
-
-    native = torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if native else "fp32"

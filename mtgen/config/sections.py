@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mtgen.checkpointing.retention import BestCriterion, Retention
+from mtgen.config.schedule import Schedule, within
 from mtgen.registry import Registry, find_path, suggest
 
 TASKS: Registry[Any] = Registry("task", "mtgen.tasks")
@@ -80,6 +81,7 @@ class MixtureConfig(ConfigSection):
     )
     weight: float = Field(1.0, gt=0, description="sampling weight, relative to the other data sets")
     train_split: str | None = Field(None, description="split to train on; default: data.train_split")
+    val_split: str | None = Field(None, description="split to validate on; default: data.val_split")
     test_split: str | None = Field(None, description="split to evaluate on; default: data.test_split")
 
 
@@ -102,7 +104,7 @@ class SoundConfig(ConfigSection):
 
 
 class DataConfig(ConfigSection):
-    """The training and test data, and how samples are read."""
+    """The data to train, validate and test on, and how samples are read."""
 
     path: Annotated[str | None, PathKind.PATH] = Field(
         None, min_length=1, description="folder with dataset.json and its shards, or its URL"
@@ -110,12 +112,26 @@ class DataConfig(ConfigSection):
     mixture: list[MixtureConfig] = Field(
         [], description="several data sets in place of data.path, each with its path and weight"
     )
-    order: Literal["auto", "global", "windowed"] = Field(
+    order: Literal["auto", "global", "windowed", "lanes"] = Field(
         "auto",
-        description="global: shuffle all samples; windowed: shuffle a few shards at a time; auto: windowed for "
-        "remote shards, else global",
+        description="global: shuffle all samples; lanes: every worker shuffles its own part of the shards, window by "
+        "window; windowed: all workers shuffle the same few shards; auto: lanes for remote shards and more than 10 "
+        "million samples, else global; a resumed run keeps its order",
     )
     window: int = Field(8, ge=1, description="number of shards shuffled together in the windowed order")
+    lanes: int | None = Field(
+        None,
+        ge=1,
+        description="parts that the shards of an epoch are divided into, at best one per worker; a divisor of "
+        "batch_size; default: the largest one up to the number of workers, or 8 with fewer; a resumed run keeps its "
+        "lanes",
+    )
+    lane_window: int | None = Field(
+        None,
+        ge=1,
+        description="samples of a lane that are shuffled together; default: an eighth of 262,144 samples or of 8 GB, "
+        "whichever is less",
+    )
     cache_gb: float = Field(
         50.0,
         gt=0,
@@ -137,7 +153,12 @@ class DataConfig(ConfigSection):
         0.01, ge=0, le=1, description="largest fraction of damaged samples; the run stops above it"
     )
     train_split: str = Field("train", description="split to train on")
-    test_split: str = Field("test", description="split to evaluate on")
+    val_split: str | None = Field(
+        None,
+        description="split that snapshots, alarms and checkpoint.best read; default: val, else samples that are held "
+        "out of the training split",
+    )
+    test_split: str = Field("test", description="split that `mtgen evaluate` reads")
     channels: Literal["rgb", "gray"] = Field("rgb", description="channels that are decoded and generated")
     crop: float = Field(
         1.0, gt=0, le=1, description="smallest fraction of the image's area that a random crop keeps; 1: center crop"
@@ -183,7 +204,9 @@ class GeneratorConfig(ConfigSection):
     )
     blocks: int = Field(1, ge=1, description="residual blocks per level")
     latent: int = Field(64, ge=1, description="dimension of the latent z")
-    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of the generator")
+    learning_rate: Annotated[float | Schedule, within(gt=0)] = Field(
+        3e-4, description="peak learning rate of the generator; or a schedule in place of train.final_rate"
+    )
     condition_scale: float = Field(
         0.25, gt=0, description="scale of the condition vector relative to the latent; large values drown the latent"
     )
@@ -204,17 +227,18 @@ class DiscriminatorConfig(ConfigSection):
     blocks: int = Field(1, ge=1, description="residual blocks per level")
     decoder: int = Field(32, ge=1, description="channels of the U-Net decoder")
     embedding: int = Field(64, ge=1, description="dimension of the shared representation space")
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of the discriminator")
+    learning_rate: Annotated[float | Schedule, within(gt=0)] = Field(
+        1e-3, description="peak learning rate of the discriminator; or a schedule in place of train.final_rate"
+    )
 
 
 class AugmentConfig(ConfigSection):
     """Augmentation of the discriminator's inputs: of image and mask alike, real and generated alike."""
 
-    probability: float = Field(
+    probability: Annotated[float | Schedule, within(ge=0, lt=1)] = Field(
         0.6,
-        ge=0,
-        lt=1,
-        description="probability that a sample is augmented; below 1, so that the augmentation cannot leak",
+        description="probability that a sample is augmented, or its schedule; below 1, so that the augmentation cannot "
+        "leak",
     )
     target: float | None = Field(
         None,
@@ -334,14 +358,29 @@ class TrainConfig(ConfigSection):
         "(fine-tuning); default: none",
     )
     accumulation: int = Field(1, ge=1, description="micro-batches per step and worker")
+    static_shapes: bool = Field(
+        False,
+        description="the same number of rows in every step, by padding with rows of weight 0: for compilers, CUDA "
+        "graphs and cuDNN; costs up to a third more arithmetic",
+    )
+    compile: Literal["off", "on", "graphs"] = Field(
+        "off",
+        description="on: compile the networks with torch.compile, where launching kernels bounds a GPU; graphs: also "
+        "replay them as CUDA graphs, which needs static_shapes",
+    )
     warmup: int = Field(1_000, ge=0, description="images over which the learning rates rise to their peak")
     final_rate: float = Field(
-        0.1, gt=0, le=1, description="final learning rates as a fraction of their peak (cosine schedule)"
+        0.1,
+        gt=0,
+        le=1,
+        description="final learning rates as a fraction of their peak (half a cosine over the run)",
     )
     ema_half_life: float = Field(
         5_000, ge=0, description="half-life of the exponential moving average of the weights, images; 0: no average"
     )
-    beta2: float = Field(0.99, gt=0, lt=1, description="Adam's beta2; beta1 is 0")
+    beta2: Annotated[float | Schedule, within(gt=0, lt=1)] = Field(
+        0.99, description="Adam's beta2, or its schedule; beta1 is 0"
+    )
     clip_factor: float = Field(
         3.0, ge=0, description="clip gradients whose norm exceeds this multiple of its running average; 0: never"
     )
@@ -364,7 +403,7 @@ class TrainConfig(ConfigSection):
 class BestMetricConfig(ConfigSection):
     """The metric by which a checkpoint is the best one."""
 
-    metric: str = Field(min_length=1, description="name of a quick test metric, such as test/class_accuracy")
+    metric: str = Field(min_length=1, description="name of a metric of snapshots, such as val/class_accuracy")
     mode: Literal["max", "min"] = Field("max", description="whether larger or smaller values are better")
 
 
@@ -432,7 +471,7 @@ class EvaluateConfig(ConfigSection):
     """How a run is evaluated, in training and afterwards."""
 
     every: int = Field(
-        20_000, ge=1, description="images between two snapshots: a sample grid and the quick test metrics"
+        20_000, ge=1, description="images between two snapshots: a sample grid and the quick validation metrics"
     )
     samples: int = Field(4_000, ge=100, description="number of images that `mtgen evaluate` generates")
     extractor: ExtractorConfig | None = Field(

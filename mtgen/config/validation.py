@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from mtgen.config.conflicts import find_conflicts
 from mtgen.config.messages import ConfigProblem, explain, plugin_problems, sections
-from mtgen.config.run import Config, native_precision, resolve_device
+from mtgen.config.run import Config
 from mtgen.config.sections import CONDITIONS, TASKS
 from mtgen.errors import ConfigError
 from mtgen.utils.yaml_text import override, read_yaml
@@ -18,7 +18,7 @@ PLACEHOLDER = "placeholder"
 
 
 def validate(values: dict[str, Any]) -> Config:
-    """A `Config` from a mapping, with `precision=auto` resolved.
+    """A `Config` from a mapping. Whether some hardware can train it is another question (`mtgen.config.hardware`).
 
     Raises:
         ConfigError: with one line for every key at fault, all of them at once.
@@ -30,8 +30,6 @@ def validate(values: dict[str, Any]) -> Config:
         problems = find_conflicts(config)
     if config is None or problems:
         raise ConfigError("\n".join(problem.text for problem in problems))
-    if config.precision == "auto":
-        return config.model_copy(update={"precision": native_precision(resolve_device(config))})
     return config
 
 

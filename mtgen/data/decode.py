@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from mtgen.data.device_stream import wait_for_copies
 from mtgen.data.geometry import Window
 from mtgen.data.image_io import pixels, resized, to_unit_range
 from mtgen.data.pipeline import VALIDATE_HINT, Pipelines, dali_reason
@@ -198,10 +199,12 @@ class ImageDecoder:
         pixels = from_dlpack(image.as_tensor()).clone() if self.device.type == "cuda" else self._resize(image, window)
         shape = (len(images), *self.size)
         if not mask:  # one number, expanded: there is no memory to fill
+            wait_for_copies(self.device)  # DALI writes its buffers again in the next run
             return pixels, torch.full((), IGNORE_INDEX, dtype=torch.int64, device=self.device).expand(shape)
-        if self.device.type == "cuda":  # copies: DALI reuses its buffers
+        if self.device.type == "cuda":
             label = from_dlpack(mask[0].as_tensor()).reshape(shape).long()
             label[torch.from_numpy(missing)] = IGNORE_INDEX
+            wait_for_copies(self.device)
             return pixels, label
         values = np.array(mask[0].as_tensor(), dtype=np.int64).reshape(shape)
         values[missing] = IGNORE_INDEX  # in NumPy: torch would start its own thread pool in a loader's thread

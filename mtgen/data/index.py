@@ -1,5 +1,6 @@
 """The index of a data set: one row per sample, stored in columns: where its components are and what is in them."""
 
+import copy
 import hashlib
 import json
 import os
@@ -19,7 +20,8 @@ from mtgen.data.index_build import MAX_PROBLEMS_SHOWN, IndexProgress, OnDamage, 
 from mtgen.data.index_file import IndexFile, format_counts
 from mtgen.data.index_store import find_index, mark_stale
 from mtgen.data.index_table import STORED_PARTS
-from mtgen.data.sampler import Order, SampleOrder, WindowedOrder
+from mtgen.data.orders.permutation import SampleOrder
+from mtgen.data.orders.policy import OrderPolicy
 from mtgen.data.shard_files import DEFAULT_CACHE_GB, Shards
 from mtgen.errors import ChangedShard, DamagedSample, DataError
 from mtgen.registry import suggest
@@ -72,6 +74,8 @@ class Index:
         problems: what is wrong with the split; the samples concerned are left out.
         remote: whether its shards have to be downloaded.
         domains: names of the data sets that the samples come from: here one, the card's name.
+        whole: number of samples of the split; more than `len(self)` in a `subset`.
+        sizes: `[S]` int64, number of samples of each shard.
     """
 
     def __init__(
@@ -85,9 +89,7 @@ class Index:
         self.domains = [card.name]
         self.problems = [*file.shard_problems(split), *file.problems.get(split, [])]
         self._shards = _ShardTable(shards, file.shards(split))
-        self.sizes: NDArray[np.int64] = self._shards.table["samples"].to_numpy()
-        self._ends = np.cumsum(self.sizes)
-        self._ends_by_number = memoryview(self._ends)  # type: ignore[arg-type]
+        self._set_sizes(self._shards.table["samples"].to_numpy())
         self._samples = file.samples(split)
         columns = {
             name: self._samples.column(name).to_numpy()
@@ -109,11 +111,38 @@ class Index:
         self._open = lru_cache(maxsize=MAX_OPEN_CACHED_SHARDS if self.remote else MAX_OPEN_SHARDS)(self._shards.open)
         self._requested: list[int] = []  # shards that were requested last
         self._pointer = pointer
+        self._rows: NDArray[np.int64] | None = None  # of a subset
+        self.whole = len(self.label)
+
+    def subset(self, rows: NDArray[np.int64]) -> "Index":
+        """Some samples of the split, in its order; the fingerprint stays that of the whole split.
+
+        Args:
+            rows: `[n]` their numbers, ascending.
+        """
+        part = copy.copy(self)
+        part._rows = rows if self._rows is None else self._rows[rows]
+        part._set_sizes(np.diff(np.searchsorted(rows, np.concatenate([[0], self._ends]))).astype(np.int64))
+        part.label, part.width, part.height = self.label[rows], self.width[rows], self.height[rows]
+        part.present = {component: present[rows] for component, present in self.present.items()}
+        part._locations = {name: [column[rows] for column in columns] for name, columns in self._locations.items()}
+        return part
+
+    def _set_sizes(self, sizes: NDArray[np.int64]) -> None:
+        """Set the number of samples of each shard."""
+        self.sizes = sizes
+        self._ends = np.cumsum(sizes)
+        self._ends_by_number = memoryview(self._ends)  # type: ignore[arg-type]
 
     @property
     def shards(self) -> list[str]:
         """File names of the split's shards."""
         return self._shards.table["name"].to_pylist()
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the split's shards, bytes."""
+        return int(self._shards.table["size"].to_numpy().sum())
 
     def __len__(self) -> int:
         return len(self.label)
@@ -121,11 +150,11 @@ class Index:
     @property
     def formats(self) -> dict[str, int]:
         """Format of the stored images ("jpeg", "png", "webp") -> how many samples have it."""
-        return format_counts(self._samples)
+        return format_counts(self._samples, self._rows)
 
     def key(self, i: int) -> str:
         """The sample's key, as in WebDataset."""
-        return str(self._samples.column("key")[int(i)].as_py())
+        return str(self._samples.column("key")[int(i if self._rows is None else self._rows[i])].as_py())
 
     def _shard_of(self, i: int) -> int:
         """Number of the shard that holds the sample."""
@@ -189,16 +218,14 @@ class Index:
         """`[B]`: the number of each sample's data set in `domains`."""
         return np.zeros(len(sample), np.int64)
 
-    def order(self, policy: str, window: int, seed: int, purpose: str = "order") -> SampleOrder:
-        """The sample order of a policy; "auto" is "windowed" for shards that have to be downloaded, else "global"."""
-        if policy == "windowed" or (policy == "auto" and self.remote):
-            return WindowedOrder(self.sizes, window, seed, purpose)
-        return Order(len(self), seed, purpose)
+    def order(self, policy: OrderPolicy) -> SampleOrder:
+        """The samples in the order of a policy."""
+        return policy.one(self.sizes)
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hexadecimal) over the card and the checksums of every component of the split, shard by shard."""
-        card = card_for_fingerprint(self.card.model_dump(mode="json", exclude={"domains"}))
+        card = card_for_fingerprint(self.card.model_dump(mode="json", exclude={"domains", "unused_classes"}))
         digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
         for own in self._shards.table["digest"].to_pylist():
             digest.update(own)
@@ -220,7 +247,8 @@ def open_index(
 
     Args:
         folder: a folder or a URL.
-        on_damage: "stop": any problem is an error; "skip": samples with problems are left out, see `Index.problems`.
+        on_damage: "stop": any problem of the split is an error; "skip": samples with problems are left out, see
+            `Index.problems`.
         damage_limit: fraction of the split's samples that may be left out.
         cache: GB of local disk that remote shards may take.
         patience: seconds to keep trying while a store does not answer; default: a minute.
@@ -235,12 +263,12 @@ def open_index(
     if split not in card.splits:
         raise DataError(
             f"{source}/{CARD_FILE}: no split {split!r}; {suggest(split, list(card.splits))}; "
-            "`mtgen shards split` makes new ones"
+            f"{_instead(split, list(card.splits))}`mtgen shards split` makes new ones"
         )
     file, pointer = find_index(source, card, digest, split, progress, cache)
-    if on_damage == "stop":
-        raise_problems(str(source), file.all_problems())
     index = Index(Shards(source, cache), split, card, file, pointer)
+    if on_damage == "stop":
+        raise_problems(str(source), index.problems)
     _check_damage(index, damage_limit)
     return index
 
@@ -268,3 +296,9 @@ def _mask_table(classes: int, ignore: int) -> NDArray[np.int64]:
     table[:classes] = np.arange(classes)
     table[[ignore, IGNORE_INDEX]] = IGNORE_INDEX
     return table
+
+
+def _instead(split: str, others: list[str]) -> str:
+    """How a configuration takes another split in place of one that does not exist; empty for splits of other names."""
+    other = next((name for name in ("val", "test", "train") if name in others), "")
+    return f"to take another: data.{split}_split={other}; " if split in ("train", "test") and other else ""

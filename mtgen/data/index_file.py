@@ -326,8 +326,9 @@ def rows_of(batch: pa.RecordBatch, begin: int, count: int, schema: pa.Schema) ->
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def format_counts(batch: pa.RecordBatch) -> dict[str, int]:
-    """Format of the stored images ("jpeg", "png", "webp") -> how many samples have it."""
+def format_counts(batch: pa.RecordBatch, rows: NDArray[np.int64] | None = None) -> dict[str, int]:
+    """Format of the stored images ("jpeg", "png", "webp") -> how many samples, or of these rows, have it."""
     column = batch.column("format").to_numpy()
+    column = column if rows is None else column[rows]
     counts = {name: int(np.count_nonzero(column == number)) for number, name in enumerate(FORMATS)}
     return {name: count for name, count in counts.items() if count}

@@ -4,18 +4,19 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from mtgen.data.decode import single_threaded
+from mtgen.data.device_stream import DeviceStream
 from mtgen.data.mixture import Samples
+from mtgen.data.orders.permutation import Order, SampleOrder
 from mtgen.data.reader import BatchReader, Damage, GlobalBatch
-from mtgen.data.sampler import Order, SampleOrder
 from mtgen.data.transform_spec import TransformSpec
 from mtgen.schema import Batch
 
@@ -35,6 +36,7 @@ class Loader:
         position: number of samples that all workers together have consumed since the start of the run.
         prefetch: number of batches that are decoded ahead.
         order: position -> sample; default: a new permutation of the whole split for every epoch.
+        prepare: further work on each batch, in the background thread.
 
     Attributes:
         damaged: positions in the returned batches whose sample was damaged and replaced, and what was wrong with it.
@@ -53,6 +55,7 @@ class Loader:
         position: int = 0,
         prefetch: int = 2,
         order: SampleOrder | None = None,
+        prepare: Callable[[Batch], Batch] = lambda batch: batch,
     ) -> None:
         if batch_size % world or not 0 <= rank < world:
             given = f"rank={rank}, world={world}, batch_size={batch_size}"
@@ -65,7 +68,7 @@ class Loader:
         batches = _global_batches(index, order or Order(len(index), spec.seed), batch_size, mine, position)
         self.damaged: Damage = []
         self._reader = BatchReader(index, spec, rows)
-        self._prefetched = _Prefetched(self._reader, batches, prefetch)
+        self._prefetched = _Prefetched(self._reader, batches, prefetch, prepare)
 
     def __iter__(self) -> Self:
         return self
@@ -100,16 +103,17 @@ def _global_batches(
     index: Samples, order: SampleOrder, batch_size: int, mine: slice, position: int
 ) -> Iterator[GlobalBatch]:
     """Endless global batches from `position` on. Requests the shards of this worker's rows before they are read."""
-    chunk = max(POSITIONS_PER_ORDER_CALL // batch_size, 1) * batch_size
-    for begin in count(position, chunk):
-        positions = np.arange(begin, begin + chunk, dtype=np.int64)
-        samples = order.sample(positions)
-        later = order.sample(positions + order.reach) if index.remote else samples
-        for start in range(0, chunk, batch_size):
-            batch = slice(start, start + batch_size)
-            index.prefetch(samples[batch][mine])
-            index.prefetch(later[batch][mine])
-            yield GlobalBatch(positions[batch].copy(), samples[batch], mine)
+    chunk = max(POSITIONS_PER_ORDER_CALL // batch_size, 1)
+    for begin in count(position, chunk * batch_size):
+        positions = np.arange(begin, begin + chunk * batch_size, dtype=np.int64).reshape(chunk, batch_size)
+        samples = order.sample(positions.ravel()).reshape(positions.shape)
+        if index.remote:
+            later = order.ahead(positions[:, mine].ravel()).reshape(chunk, -1)
+        for number in range(chunk):
+            if index.remote:
+                index.prefetch(samples[number, mine])
+                index.prefetch(later[number])
+            yield GlobalBatch(positions[number].copy(), samples[number], mine)
 
 
 def iterate_split(
@@ -148,15 +152,28 @@ def iterate_split(
 
 
 class _Prefetched:
-    """Reads batches in a background thread, up to `depth` ahead; errors are raised to the consumer."""
+    """Reads batches in a background thread, up to `depth` ahead; errors are raised to the consumer.
 
-    def __init__(self, reader: BatchReader, batches: Iterator[GlobalBatch], depth: int) -> None:
+    On a GPU the thread has a stream of its own, and the consumer's current stream waits for each batch.
+    """
+
+    def __init__(
+        self,
+        reader: BatchReader,
+        batches: Iterator[GlobalBatch],
+        depth: int,
+        prepare: Callable[[Batch], Batch] = lambda batch: batch,
+        stream: DeviceStream | None = None,
+    ) -> None:
+        self._stream = stream or DeviceStream(reader.decoder.device)
         self._queue: _Queue = queue.Queue(depth)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         torch.get_num_threads()  # initializes the consumer's number of threads before the new thread sets its own
+        read = map(reader.read, batches)
+        items = ((prepare(batch), damaged) for batch, damaged in read)
         thread = threading.Thread(
-            target=_read_all, args=(reader, batches, self._queue, self._stop), name="mtgen loader", daemon=True
+            target=_read_all, args=(items, self._queue, self._stop, self._stream), name="mtgen loader", daemon=True
         )
         thread.start()
         # finalize also runs if nobody calls close: a thread inside DALI crashes the process when Python shuts down
@@ -171,20 +188,27 @@ class _Prefetched:
                 raise ValueError("this loader is closed")
             item = self._queue.get()
             if isinstance(item, tuple):
-                return item
+                batch, damage, finished = item
+                return self._stream.receive(batch, finished), damage
             self._failure = item
         raise self._failure
 
 
-_Item = tuple[Batch, Damage] | BaseException
+_Item = tuple[Batch, Damage, Any] | BaseException
 _Queue = queue.Queue[_Item]
 
 
-def _read_all(reader: BatchReader, batches: Iterator[GlobalBatch], output: _Queue, stop: threading.Event) -> None:
+def _read_all(
+    items: Iterator[tuple[Batch, Damage]], output: _Queue, stop: threading.Event, stream: DeviceStream
+) -> None:
     single_threaded()
     try:
-        for batch in batches:
-            if not _put(reader.read(batch), output, stop):
+        while True:
+            with stream.work():
+                item = next(items, None)
+            if item is None:
+                break
+            if not _put((*item, stream.finished()), output, stop):
                 return
         _put(StopIteration(), output, stop)
     except BaseException as error:  # noqa: BLE001 - every error is passed on to the consumer

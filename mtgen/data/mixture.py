@@ -12,7 +12,8 @@ from mtgen.config import DataConfig, MixtureConfig
 from mtgen.data.dataset_card import read_card_text
 from mtgen.data.index import Index, open_index
 from mtgen.data.index_build import IndexProgress
-from mtgen.data.sampler import InterleavedOrder, SampleOrder
+from mtgen.data.orders.permutation import SampleOrder
+from mtgen.data.orders.policy import OrderPolicy
 from mtgen.data.shard_scan import Problem
 from mtgen.schema import COMPONENTS, IGNORE_INDEX, DatasetCard, Split
 from mtgen.storage.source import is_url, open_source
@@ -32,6 +33,8 @@ class Samples(Protocol):
     problems: list[Problem]
     remote: bool
     domains: list[str]
+    whole: int
+    sizes: NDArray[np.int64]
 
     def __len__(self) -> int: ...
     def key(self, i: int) -> str:
@@ -66,8 +69,13 @@ class Samples(Protocol):
         """`[B]`: the number of each sample's data set in `domains`."""
         ...
 
-    def order(self, policy: str, window: int, seed: int) -> SampleOrder:
-        """The sample order of a policy."""
+    def order(self, policy: OrderPolicy) -> SampleOrder:
+        """The samples in the order of a policy."""
+        ...
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all shards, bytes."""
         ...
 
     @property
@@ -103,7 +111,9 @@ class Mixture:
         self.split = members[0].split
         self.remote = any(member.remote for member in members)
         self.domains = self.card.domains
+        self.whole = sum(member.whole for member in members)
         self.problems = [problem for member in members for problem in member.problems]
+        self.sizes: NDArray[np.int64] = np.concatenate([member.sizes for member in members])
         self._begin = np.cumsum([0, *map(len, members)])
         self._classes = [_numbers(card.classes, self.card.classes) for card in cards]
         self._masks = [self._mask_numbers(card) for card in cards]
@@ -169,12 +179,14 @@ class Mixture:
         """`[B]`: the number of each sample's data set in `domains`."""
         return np.searchsorted(self._begin, sample, side="right").astype(np.int64) - 1
 
-    def order(self, policy: str, window: int, seed: int) -> SampleOrder:
+    def order(self, policy: OrderPolicy) -> SampleOrder:
         """The data sets in exact proportions, each with its own order and epochs."""
-        orders = [
-            member.order(policy, window, seed, f"order of {number}") for number, member in enumerate(self.members)
-        ]
-        return InterleavedOrder(orders, [len(member) for member in self.members], self.weights, seed)
+        return policy.mixed([member.sizes for member in self.members], self.weights)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the shards of all data sets, bytes."""
+        return sum(member.num_bytes for member in self.members)
 
     @property
     def fingerprint(self) -> str:
@@ -223,14 +235,14 @@ def card_texts(data: DataConfig) -> dict[str, bytes]:
     Raises:
         DataError: it does not exist, or the store does not answer.
     """
-    paths = [source.path for source in data.mixture] or [str(data.path)]
-    return {path: read_card_text(open_source(path, data.patience)) for path in dict.fromkeys(paths) if is_url(path)}
+    paths = dict.fromkeys(source.path for source in sources_of(data))
+    return {path: read_card_text(open_source(path, data.patience)) for path in paths if is_url(path)}
 
 
-def open_samples(
-    data: DataConfig, part: str, progress: IndexProgress | None = None, cards: Mapping[str, bytes] | None = None
-) -> Samples:
-    """Open the configured data for training (`part="train"`) or evaluation ("test"): one data set, or a mixture.
+def open_samples(data: DataConfig, part: str, progress: IndexProgress | None = None) -> Samples:
+    """Open a whole split of the configured data, "train" or "test": of one data set, or of a mixture.
+
+    Training and validation read parts of them, see `mtgen.data.validation`.
 
     Args:
         cards: see `card_texts`; default: every data set's `dataset.json` is read.
@@ -238,18 +250,45 @@ def open_samples(
     Raises:
         DataError: anything that `open_index` raises.
     """
-    sources = data.mixture or [MixtureConfig(path=str(data.path))]
-    members = [
-        open_index(
-            source.path,
-            getattr(source, f"{part}_split") or getattr(data, f"{part}_split"),
-            progress,
-            on_damage=data.on_damage,
-            damage_limit=data.damage_limit,
-            cache=data.cache_gb,
-            patience=data.patience,
-            card_text=(cards or {}).get(source.path),
-        )
-        for source in sources
-    ]
-    return Mixture(members, [source.weight for source in sources]) if data.mixture else members[0]
+    members = [open_member(data, source, str(split_of(data, source, part)), progress) for source in sources_of(data)]
+    return combine(data, members)
+
+
+def sources_of(data: DataConfig) -> list[MixtureConfig]:
+    """The data sets that are configured; one for `data.path`."""
+    return data.mixture or [MixtureConfig(path=str(data.path))]
+
+
+def split_of(data: DataConfig, source: MixtureConfig, part: str) -> str | None:
+    """The split that a data set uses as "train", "val" or "test"; `None`: no split for "val" is given."""
+    split: str | None = getattr(source, f"{part}_split") or getattr(data, f"{part}_split")
+    return split
+
+
+def open_member(
+    data: DataConfig,
+    source: MixtureConfig,
+    split: str,
+    progress: IndexProgress | None = None,
+    cards: Mapping[str, bytes] | None = None,
+) -> Index:
+    """Open a split of one of the configured data sets; errors are those of `open_index`.
+
+    Args:
+        cards: see `card_texts`; default: the data set's `dataset.json` is read.
+    """
+    return open_index(
+        source.path,
+        split,
+        progress,
+        on_damage=data.on_damage,
+        damage_limit=data.damage_limit,
+        cache=data.cache_gb,
+        patience=data.patience,
+        card_text=(cards or {}).get(source.path),
+    )
+
+
+def combine(data: DataConfig, members: Sequence[Index]) -> Samples:
+    """The mixture of the data sets; the only one itself if none is configured."""
+    return Mixture(members, [source.weight for source in data.mixture]) if data.mixture else members[0]

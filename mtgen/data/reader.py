@@ -1,6 +1,7 @@
 """Reading and decoding one worker's rows of a global batch; damaged samples are replaced."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -29,13 +30,6 @@ MAX_REPLACEMENT_ATTEMPTS = 100
 """Replacements that are tried for one position before the whole data set counts as damaged."""
 
 
-MAX_DRAWS = 256
-"""Samples that are drawn from all to find one of a kind; a kind that is rarer than that is searched for."""
-
-ROWS_AT_ONCE = 1 << 20
-"""Rows of the index that are looked at in one operation, so that memory does not grow with the data set."""
-
-
 @dataclass(frozen=True)
 class GlobalBatch:
     """One global batch: positions and sample numbers of all rows, and the slice of rows that this worker reads."""
@@ -53,6 +47,10 @@ class _Parts(NamedTuple):
     boxes: Annotation | None
     caption: NDArray[np.int64] | None
     sound: bytes | None
+
+
+ROWS_AT_ONCE = 1 << 20
+"""Rows of the index that are looked at in one operation, so that memory does not grow with the data set."""
 
 
 def _all_have_aspect(index: Samples, width: int, height: int) -> bool:
@@ -83,7 +81,6 @@ class BatchReader:
         self.decoder = ImageDecoder(spec.resolution, spec.channels, spec.threads, spec.device, batch, masks, whole)
         self.sounds = SoundDecoder(spec.sound, spec.threads, batch) if "sound" in spec.components else None
         self._stored_components = {c for c in spec.components if c != "class" and index.present[c].any()}
-        self._rare: dict[int, NDArray[np.int64]] = {}
         self._suspects: set[int] = set()  # samples that were damaged in some window: checked alone from then on
 
     @property
@@ -91,29 +88,26 @@ class BatchReader:
         """How many times the decoders' pipelines failed on damaged samples and were rebuilt."""
         return self.decoder.rebuilds + (self.sounds.reader.rebuilds if self.sounds else 0)
 
-    def _kind(self, sample: NDArray[np.int64]) -> NDArray[np.int64]:
-        """`[B]`: equal for samples of the same data set with the same components."""
-        components = np.packbits(np.stack([self.index.present[c][sample] for c in COMPONENTS], 1), axis=1)[:, 0]
-        return self.index.domain(sample) * 256 + components
+    def _kind(self, rows: slice) -> NDArray[np.int64]:
+        """Of some rows of the index: equal for samples of the same data set with the same components."""
+        components = np.packbits(np.stack([self.index.present[c][rows] for c in COMPONENTS], 1), axis=1)[:, 0]
+        return self.index.domain(np.arange(rows.start, rows.stop)) * 256 + components
 
-    def _of_kind(self, kind: int) -> NDArray[np.int64]:
-        """All samples of a kind; searched once for each kind, and only if it is rare."""
-        if kind not in self._rare:
-            count = len(self.index)
-            parts = (np.arange(begin, min(begin + ROWS_AT_ONCE, count)) for begin in range(0, count, ROWS_AT_ONCE))
-            self._rare[kind] = np.concatenate([part[self._kind(part) == kind] for part in parts])
-        return self._rare[kind]
+    @cached_property
+    def _shard_begin(self) -> NDArray[np.int64]:
+        return np.cumsum(self.index.sizes) - self.index.sizes
 
-    def _replacement(self, sample: int, position: int, attempt: int) -> int:
-        """Another sample of the same kind, a function of seed, position, attempt and kind alone."""
-        (kind,) = self._kind(np.array([sample])).tolist()
-        bits = counter_rng.bits(self.spec.seed, f"replacement {attempt}", torch.tensor([position]), MAX_DRAWS)[0]
-        random = bits.numpy() & ((1 << 62) - 1)
-        drawn = random % len(self.index)
-        if len(found := drawn[self._kind(drawn) == kind]):
-            return int(found[0])
-        candidates = self._of_kind(kind)
-        return int(candidates[random[0] % len(candidates)])
+    def _candidates(self, sample: int) -> NDArray[np.int64]:
+        """Samples that may replace a damaged one: alike, and in its shard, which is here, if that has another one."""
+        number = int(np.searchsorted(self._shard_begin, sample, side="right")) - 1
+        begin = int(self._shard_begin[number])
+        shard = slice(begin, begin + int(self.index.sizes[number]))
+        for rows in (shard, slice(0, len(self.index))):
+            kind = self._kind(rows)
+            candidates = np.flatnonzero(kind == kind[sample - rows.start]) + rows.start
+            if len(candidates) > 1:
+                break
+        return candidates
 
     def read(self, step: GlobalBatch) -> tuple[Batch, Damage]:
         """Read and decode this worker's rows; returns the batch and the samples that were replaced.
@@ -240,7 +234,7 @@ class BatchReader:
     def _replace(
         self, sample: NDArray[np.int64], row: int, position: NDArray[np.int64], damage: DamagedSample, replaced: Damage
     ) -> _Parts:
-        """Replace a damaged sample by another one of the same data set with the same components.
+        """Replace a damaged sample by another one of its data set with the same components, of its shard if possible.
 
         The choice is a function of seed, position and attempt alone, so that a resumed run sees the same pixels. Since
         the components are the same, every worker still knows from the index what the global batch contains.
@@ -253,9 +247,11 @@ class BatchReader:
             raise damage
         at = int(position[row])
         attempts = sum(p == at for p, _ in replaced)
+        candidates = self._candidates(int(sample[row]))
         for attempt in range(attempts, MAX_REPLACEMENT_ATTEMPTS):
             replaced.append((at, damage))
-            sample[row] = self._replacement(sample[row], at, attempt)
+            random = int(counter_rng.bits(self.spec.seed, f"replacement {attempt}", torch.tensor([at]), 1))
+            sample[row] = candidates[(random & ((1 << 62) - 1)) % len(candidates)]
             parts = self._read_checked(sample[row], at)
             if not isinstance(parts, DamagedSample):
                 return parts

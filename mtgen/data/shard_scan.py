@@ -1,5 +1,6 @@
 """Scanning one shard from front to back: its samples, their components, and everything that is wrong with them."""
 
+import codecs
 import json
 import os
 import re
@@ -74,10 +75,15 @@ class StoredComponent:
 
 @dataclass
 class StoredSample:
-    """Consecutive members of a shard with the same key."""
+    """Consecutive members of a shard with the same key.
+
+    Attributes:
+        repeated: whether earlier members, which others follow, have the same key.
+    """
 
     key: str
     parts: dict[str, StoredComponent] = field(default_factory=dict)
+    repeated: bool = False
 
 
 @dataclass
@@ -104,6 +110,7 @@ def samples(path: Path, name: str | None = None, others: bool = False) -> Iterat
         others: also yield members with unknown suffixes, as components named by the suffix.
     """
     sample: StoredSample | None = None
+    seen: set[str] = set()
     name = name or path.name
     for item in _members(path, name, others):
         if isinstance(item, Problem):
@@ -115,11 +122,14 @@ def samples(path: Path, name: str | None = None, others: bool = False) -> Iterat
         if sample is None or key != sample.key:
             if sample is not None:
                 yield sample
-            sample = StoredSample(key)
+            sample = StoredSample(key, repeated=key in seen)
+            seen.add(key)
         component = COMPONENT_BY_SUFFIX.get(part.suffix, part.suffix)
         if component in sample.parts:
             suffixes = f".{sample.parts[component].suffix} and .{part.suffix}"
             yield Problem(name, key, f"{component} twice ({suffixes}); keep one", component)
+        elif component == "caption" and not part.data.removeprefix(codecs.BOM_UTF8).strip():
+            continue  # an empty caption is none
         elif not part.data and part.suffix in COMPONENT_BY_SUFFIX:
             what = f".{part.suffix} is empty (0 bytes); remove it from the shard or write it again"
             yield Problem(name, key, what, component)
@@ -204,7 +214,9 @@ def header(sample: StoredSample, shard: str, card: DatasetCard) -> tuple[Header,
     found = Header()
     problems: list[tuple[str, str]] = []
     if (image := sample.parts.get("image")) is None:
-        problems.append(("image", "has no image; every sample needs a .jpg, .png or .webp"))
+        order = "; its key has other members earlier: write them one after another (tar --sort=name)"
+        needed = "has no image; every sample needs a .jpg, .png or .webp"
+        problems.append(("image", needed + (order if sample.repeated else "")))
     else:
         try:
             found.format, found.width, found.height = image_io.header(image.data)

@@ -37,7 +37,7 @@ class Tokenizer(ABC):
             ValueError: it is not UTF-8, or is too long; the message is one line.
         """
         try:
-            text = caption if isinstance(caption, str) else caption.decode("utf-8")
+            text = caption if isinstance(caption, str) else caption.decode("utf-8-sig")
             tokens = self._tokens(text.strip())
         except UnicodeDecodeError as error:
             raise ValueError(f"not UTF-8 at byte {error.start}; write captions in UTF-8") from None

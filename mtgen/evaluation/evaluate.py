@@ -43,7 +43,7 @@ def evaluate(
     """Compute metrics of a model; equal seeds give equal numbers.
 
     Args:
-        real_test: the test split, iterated once.
+        real_test: the test split, in a snapshot the validation split; iterated once.
         real_train: the training split, iterated at most twice: generated images are compared with it, and reference
             models are trained on it.
         samples: number of images to generate.

@@ -11,7 +11,7 @@ from mtgen.evaluation.collectors.features import FeatureSets
 from mtgen.evaluation.reference.models import ReferenceModels
 from mtgen.registry import Registry
 from mtgen.schema import Batch, Canvas, Prediction
-from mtgen.tracking.journal import EVALUATION_PREFIX
+from mtgen.tracking.journal import EVALUATION_PREFIX, snapshot_name
 
 Better = Literal["higher", "lower"] | None
 """Which values of a number are better; `None`: neither, or the number does not describe the run."""
@@ -148,6 +148,7 @@ def better(number: str) -> Better:
     """Which values of a number in a run's journal are better; `None` also for a number of no metric."""
     for metric in map(METRICS.__getitem__, METRICS):
         for name, value in metric.numbers.items():
-            if any(re.fullmatch(known.replace("NAME", r"\w+"), number) for known in (name, journal_name(name))):
+            names = (name, snapshot_name(name), journal_name(name))
+            if any(re.fullmatch(known.replace("NAME", r"\w+"), number) for known in names):
                 return value
     return None

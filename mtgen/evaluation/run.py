@@ -147,11 +147,13 @@ def evaluate_run(
     check_names(list(options.metrics or ()))
     folder = find_run(run)
     job = EvaluationJob(folder, replace(options, data=options.data and absolute_location(options.data)))
-    loaded = load_evaluation(job)
+    in_pool = options.workers > 1 and worker_pool is not None
+    # the system of this process may have no GPU where the workers' have
+    loaded = load_evaluation(replace(job, options=replace(job.options, device="auto")) if in_pool else job)
     config = loaded.config
-    if options.workers > 1 and worker_pool is not None:
+    if in_pool and worker_pool is not None:
         pool = worker_pool(
-            config.model_copy(update={"workers": options.workers}),
+            config.model_copy(update={"workers": options.workers, "device": options.device}),
             replace(job, options=_with_absolute_extractor(job.options, config), images=loaded.images),
         )
     else:

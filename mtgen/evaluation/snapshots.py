@@ -7,13 +7,14 @@ from PIL.Image import Image
 from torch import Tensor
 
 from mtgen.config import Config
-from mtgen.data.mixture import open_samples
+from mtgen.data.validation import open_training, open_validation
 from mtgen.evaluation.evaluate import evaluate
 from mtgen.evaluation.splits import MAX_PROMPT_SAMPLES, SplitBatches, evaluation_prompts
 from mtgen.models.model import Model
 from mtgen.models.sampling import balanced_labels, class_prompts, generate
 from mtgen.networks.center_maps import decode_canvas
 from mtgen.schema import Batch, Canvas, DatasetCard, Prediction, Prompt
+from mtgen.tracking.journal import snapshot_name
 from mtgen.utils import counter_rng
 from mtgen.visualization import grids
 from mtgen.visualization.layers import GridPanel, LayeredGrid, write_layered_grid
@@ -23,7 +24,7 @@ GRID_ROWS = 8
 MAX_GRID_CLASSES = 10
 """Classes in the grid of samples, and domains in the grid of translations."""
 NUM_PICTURED_SAMPLES = 32
-"""Test samples in the other grids, the same in every snapshot."""
+"""Validation samples in the other grids, the same in every snapshot."""
 SNAPSHOT_TRAIN_SAMPLES = 2_000
 """Training samples that the quick metrics are compared with."""
 SNAPSHOT_SAMPLES = 2_000
@@ -40,22 +41,28 @@ class Snapshots:
 
     Args:
         config: the run's configuration; pictures go to `samples/` in its folder.
+        device: device that decodes validation samples. Training samples, of which metrics keep some, are decoded on the
+            CPU.
+        threads: number of threads that decode.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, device: str = "cpu", threads: int = 1) -> None:
         self.config = config
-        self.test = open_samples(config.data, "test")
-        self.train = open_samples(config.data, "train")
+        self.device = device
+        self.threads = threads
+        self.validation = open_validation(config.data)
+        self.train = open_training(config.data)
         self._prompts: Prompt | None = None
 
     def __call__(self, model: Model, images: int) -> tuple[dict[str, float], list[Path]]:
-        """The averaged model after a number of images -> numbers, and the files of the pictures."""
+        """The averaged model after a number of images -> numbers by name, and the files of the pictures."""
         if self._prompts is None:  # they depend on the data alone
-            self._prompts = evaluation_prompts(model, SplitBatches(self.config, self.test, MAX_PROMPT_SAMPLES))
+            self._prompts = evaluation_prompts(model, self._validation_batches(MAX_PROMPT_SAMPLES))
         report = evaluate(
             model,
-            SplitBatches(self.config, self.test),
-            list(SplitBatches(self.config, self.train, limit=SNAPSHOT_TRAIN_SAMPLES)),
+            self._validation_batches(),
+            # read again wherever they are needed: decoded, they would take 1.6 GB at 256x256
+            SplitBatches(self.config, self.train, SNAPSHOT_TRAIN_SAMPLES, threads=self.threads),
             samples=SNAPSHOT_SAMPLES,
             seed=self.config.seed,
             prompts=self._prompts,
@@ -70,11 +77,14 @@ class Snapshots:
             picture.save(folder / f"latest-{name}.png")
             write_layered_grid(self.config.folder, images, name, layers, model.card)
             paths.append(path)
-        return dict(report), paths
+        return {snapshot_name(name): value for name, value in report.items()}, paths
+
+    def _validation_batches(self, limit: int | None = None) -> SplitBatches:
+        return SplitBatches(self.config, self.validation, limit, device=self.device, threads=self.threads)
 
     def _grids(self, model: Model) -> dict[str, RenderedGrid]:
         """Every grid of a snapshot, by the name of its files."""
-        batch: Batch = next(iter(SplitBatches(self.config, self.test, limit=NUM_PICTURED_SAMPLES))).to(model.device)
+        batch: Batch = next(iter(self._validation_batches(NUM_PICTURED_SAMPLES))).to(model.device)
         found = {
             "grid": sample_grid(model, self.config.seed),
             "reading": prediction_grid(batch, model.predict(batch.image), model.card),
@@ -101,7 +111,7 @@ def sample_grid(model: Model, seed: int, rows: int = GRID_ROWS) -> RenderedGrid:
 
 
 def prediction_grid(batch: Batch, prediction: Prediction, card: DatasetCard) -> RenderedGrid:
-    """Test images with their labels, beside the same images with the predictions."""
+    """Validation images with their labels, beside the same images with the predictions."""
     true_mask = batch.mask if batch.present["mask"].any() else None
     predicted_mask = None if prediction.mask_logits is None else prediction.mask_logits.argmax(1)
     panels = [
@@ -114,23 +124,23 @@ def prediction_grid(batch: Batch, prediction: Prediction, card: DatasetCard) -> 
         pairs = list(zip(captions, predicted, strict=True))
         marks = ["" if not true else "right" if true == name else "wrong" for true, name in pairs]
         captions = [name if not true or true == name else f"{name}, not {true}" for true, name in pairs]
-    layers = LayeredGrid("Predictions on test images", panels, captions, marks)
+    layers = LayeredGrid("Predictions on validation images", panels, captions, marks)
     return grids.prediction_grid(batch, prediction, card), layers
 
 
 def reconstruction_grid(model: Model, batch: Batch) -> RenderedGrid | None:
-    """Test images beside their reconstructions; `None` where the run does not reconstruct images."""
+    """Validation images beside their reconstructions; `None` where the run does not reconstruct images."""
     labels = torch.where(batch.present["class"], batch.label, -1)
     reconstruction = model.reconstruct(batch.image, Prompt.of_classes(labels))
     if reconstruction is None:
         return None
     panels = [GridPanel("original", batch.image), GridPanel("reconstruction", reconstruction.image)]
-    layers = LayeredGrid("Reconstructions of test images", panels)
+    layers = LayeredGrid("Reconstructions of validation images", panels)
     return grids.reconstruction_grid(batch.image, reconstruction.image), layers
 
 
 def condition_grids(model: Model, shown: Batch, config: Config) -> dict[str, RenderedGrid]:
-    """For each condition: images conditioned on it alone, taken from test samples; always from the same latents."""
+    """For each condition: images conditioned on it alone, taken from validation samples; always of the same latents."""
     found = {}
     for name in (name for name in PICTURED_CONDITIONS if name in model.conditions):
         prompt = model.prompt_from_batch(shown, name)
@@ -175,7 +185,7 @@ def _condition_words(batch: Batch, name: str, config: Config, model: Model) -> l
 
 
 def translation_grid(model: Model, shown: Batch, seed: int, rows: int = GRID_ROWS) -> RenderedGrid | None:
-    """Test images translated into the first domains; `None` where the run does not translate images."""
+    """Validation images translated into the first domains; `None` where the run does not translate images."""
     kind = model.translates
     if kind is None:
         return None
@@ -191,4 +201,4 @@ def translation_grid(model: Model, shown: Batch, seed: int, rows: int = GRID_ROW
     if not translated:
         return None
     panels = [GridPanel("original", batch.image), *(GridPanel(name, image) for name, image in translated)]
-    return grids.translation_grid(batch.image, translated), LayeredGrid("Translations of test images", panels)
+    return grids.translation_grid(batch.image, translated), LayeredGrid("Translations of validation images", panels)

@@ -23,6 +23,8 @@ class SplitBatches:
     Attributes:
         limit: maximal number of samples, in addition to `data.max_samples`.
         rank, world: this worker's part of the split.
+        device: device that decodes, and holds the batches.
+        threads: number of threads that decode.
     """
 
     config: Config
@@ -30,6 +32,8 @@ class SplitBatches:
     limit: int | None = None
     rank: int = 0
     world: int = 1
+    device: str = "cpu"
+    threads: int = 1
 
     def __iter__(self) -> Iterator[Batch]:
         return self.since(0)
@@ -39,7 +43,7 @@ class SplitBatches:
         limits = [limit for limit in (self.limit, self.config.data.max_samples) if limit is not None]
         return iterate_split(
             self.index,
-            transform_spec_of(self.config),
+            transform_spec_of(self.config, self.device, self.threads),
             batch_size=SPLIT_BATCH_SIZE,
             limit=min(limits, default=None),
             rank=self.rank,

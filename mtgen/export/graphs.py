@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from mtgen.errors import ConfigError, UserError
-from mtgen.models.model import Model
+from mtgen.models.model import Model, Predictor
 from mtgen.networks.center_maps import decode_canvas
 from mtgen.registry import suggest
-from mtgen.schema import Batch, Canvas, Prediction, Prompt
+from mtgen.schema import Batch, Prediction, Prompt
 
 OPSET = 20
 """Version of the ONNX operator set; supported by onnxruntime since 1.17."""
@@ -66,16 +66,12 @@ class PredictorGraph(nn.Module):
 
     def __init__(self, model: Model, heads: Sequence[str]) -> None:
         super().__init__()
-        self.discriminator = model.networks.side.discriminator
-        self.tasks = model.networks.tasks
+        self.predictor = Predictor(model.networks.side.discriminator, model.networks.tasks)
         self.heads = heads
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Images `[B,C,H,W]` in [-1, 1] -> the output of each of `heads`."""
-        features, prediction = self.discriminator.trunk(Canvas(image)), Prediction()
-        for task in self.tasks:
-            task.predict(self.discriminator, features, prediction)
-        found = outputs(prediction)
+        found = outputs(self.predictor(image))
         return tuple(found[head] for head in self.heads)
 
 

@@ -5,14 +5,18 @@ from pathlib import Path
 
 from mtgen.checkpointing.averaged_weights import AveragedWeights
 from mtgen.models.model import Model
-from mtgen.tracking.journal import read_journal
+from mtgen.tracking.journal import EVALUATION_PREFIX, TEST_PREFIX, VALIDATION_PREFIX, read_journal
 from mtgen.version import DESCRIPTION
 
 Graphs = Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]]
 """ONNX file -> shapes of its inputs and of its outputs, by name."""
 
-METRIC_PREFIXES = ("evaluation/", "test/")
-"""Prefixes of metric names, the preferred one first: those of `mtgen evaluate`, then those logged in training."""
+METRIC_TITLES = {
+    EVALUATION_PREFIX: "Test metrics",
+    VALIDATION_PREFIX: "Validation metrics",
+    TEST_PREFIX: "Test metrics",
+}
+"""Prefix of metric names -> title, the preferred one first: of `mtgen evaluate`, then those logged in training."""
 
 TENSOR_MEANINGS = {
     "latent": "standard normal; the smaller, the less diverse. The predictor's latent reconstructs its image",
@@ -33,13 +37,13 @@ TENSOR_MEANINGS = {
 """Meaning of the values of each tensor."""
 
 
-def load_metrics(folder: Path) -> tuple[int, dict[str, float]]:
-    """Load the latest metrics on test data from a run's journal.
+def load_metrics(folder: Path) -> tuple[str, int, dict[str, float]]:
+    """Load the latest metrics on data that was not trained on from a run's journal.
 
     Returns:
-        Number of images seen, and the metrics by name; 0 and empty if there are none.
+        What they were measured on as a title, number of images seen, and the metrics by name; empty if there are none.
     """
-    for begin in METRIC_PREFIXES:
+    for begin, title in METRIC_TITLES.items():
         found: dict[str, float] = {}
         images = 0
         for row in read_journal(folder):
@@ -47,8 +51,8 @@ def load_metrics(folder: Path) -> tuple[int, dict[str, float]]:
             found |= some
             images = row.images if some else images
         if found:
-            return images, found
-    return 0, {}
+            return title, images, found
+    return "", 0, {}
 
 
 def model_card(
@@ -66,10 +70,10 @@ def model_card(
     if picture:
         parts.append(f"![Samples of the model]({picture})")
     parts.append(_facts(model, weights))
-    images, metrics = load_metrics(run)
+    title, images, metrics = load_metrics(run)
     if metrics:
         values = {name: f"{value:.4f}" for name, value in metrics.items()}
-        parts.append(f"## Test metrics at {images:,} images seen\n\n{_table(('metric', 'value'), values)}")
+        parts.append(f"## {title} at {images:,} images seen\n\n{_table(('metric', 'value'), values)}")
     parts.append(
         "## Usage\n\n"
         "```python\nimport mtgen\n\nmodel = mtgen.load('FOLDER')  # this folder\nmodel.predict('photo.png').rows\n```"

@@ -20,7 +20,8 @@ from mtgen.data.image_io import FORMATS, resized, to_eight_bits, to_unit_range, 
 from mtgen.errors import ConfigError, DataError, printable
 from mtgen.inference.layouts import center_window
 from mtgen.schema import DatasetCard
-from mtgen.shards.input_files import STORED_IMAGE_SUFFIXES, FileLike
+from mtgen.shards.input_files import CONVERTED_IMAGE_SUFFIXES, IMAGE_SUFFIXES, FileLike, read_image
+from mtgen.shards.input_names import LeftAlone, is_system_name
 from mtgen.storage.source import is_url
 
 if TYPE_CHECKING:
@@ -186,6 +187,7 @@ class Inputs:
     def __init__(self, paths: Sequence[str | Path], out: Path) -> None:
         self.arguments = [str(path) for path in paths]
         self.out = out.resolve()
+        self.left_alone = LeftAlone()
         self.cards: dict[str, DatasetCard] = {path: read_card(path) for path in self.arguments if _is_data_set(path)}
         for path in self.folders:
             if self.out == Path(path).resolve() or self.out in Path(path).resolve().parents:
@@ -199,7 +201,7 @@ class Inputs:
                     f"{out}: the results would be written beside {path} and could replace it; choose another folder"
                 )
         if not len(self):
-            raise DataError(f"{', '.join(self.arguments)}: no image found ({', '.join(STORED_IMAGE_SUFFIXES)})")
+            raise DataError(f"{', '.join(self.arguments)}: no image found ({', '.join(IMAGE_SUFFIXES)})")
 
     @property
     def folders(self) -> list[str]:
@@ -210,7 +212,8 @@ class Inputs:
         """Number of images, damaged ones included."""
         files = len(self.arguments) - len(self.cards) - len(self.folders)
         samples = sum(split.samples for card in self.cards.values() for split in card.splits.values())
-        return files + samples + sum(1 for folder in self.folders for _ in self._walk(Path(folder)))
+        self.left_alone = LeftAlone()
+        return files + samples + sum(1 for folder in self.folders for _ in self._walk(Path(folder), self.left_alone))
 
     def __iter__(self) -> Iterator[InputImage]:
         taken: set[str] = set()
@@ -222,30 +225,34 @@ class Inputs:
                 base = self._base(path, taken)
                 for found, problem in self._walk(Path(path)):
                     result = base / found.relative_to(path)
-                    load = partial(read_file, found) if problem is None else partial(_refuse, problem)
+                    load = partial(_read_image_file, found) if problem is None else partial(_refuse, problem)
                     yield InputImage(printable(str(found)), result.with_name(_result_stem(found)), load)
             else:
-                yield InputImage(path, Path(_unique(Path(path).stem, taken)), partial(read_file, Path(path)))
+                yield InputImage(path, Path(_unique(Path(path).stem, taken)), partial(_read_image_file, Path(path)))
 
     def _base(self, path: str, taken: set[str]) -> Path:
         """Folder of an argument's results: a separate one if there are several arguments."""
         return Path(_unique(Path(path.rstrip("/")).resolve().name, taken)) if len(self.arguments) > 1 else Path()
 
-    def _walk(self, folder: Path) -> Iterator[tuple[Path, str | None]]:
+    def _walk(self, folder: Path, left_alone: LeftAlone | None = None) -> Iterator[tuple[Path, str | None]]:
         """Yield the image files below a folder, and with a reason the folders that cannot be listed.
 
-        Links to folders are not followed.
+        Links to folders are not followed; files that are not images are counted in `left_alone`.
         """
         try:
             with os.scandir(folder) as entries:
                 while some := sorted(islice(entries, SORT_CHUNK_ENTRIES), key=lambda entry: entry.name):
                     for entry in some:
                         path = Path(entry.path)
+                        hidden = is_system_name(entry.name)
                         if entry.is_dir(follow_symlinks=False):
-                            if path.resolve() != self.out:
-                                yield from self._walk(path)
-                        elif _is_image(path):
+                            if path.resolve() != self.out and not hidden:
+                                yield from self._walk(path, left_alone)
+                        elif not hidden and _is_image(path):
                             yield path, None
+                        elif left_alone is not None:
+                            kind = f"{path.suffix.lower() or 'other'} files"
+                            left_alone.add("hidden or system files" if hidden else kind, path.name)
         except OSError as error:
             yield folder, f"{folder}: cannot be listed ({error.strerror})"
 
@@ -274,7 +281,12 @@ def _is_data_set(path: str) -> bool:
 
 def _is_image(path: Path) -> bool:
     """Whether a file is an image by its suffix, and not the mask (NAME.mask.png) of another one."""
-    return path.suffix.lower() in STORED_IMAGE_SUFFIXES and not path.stem.lower().endswith(".mask")
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.stem.lower().endswith(".mask")
+
+
+def _read_image_file(path: Path) -> bytes:
+    """The bytes of an image file; formats that the model does not decode are converted to PNG."""
+    return read_image(path) if path.suffix.lower() in CONVERTED_IMAGE_SUFFIXES else read_file(path)
 
 
 def _read_sample(index: "Index", row: int) -> bytes:
@@ -287,9 +299,7 @@ def _refuse(problem: str) -> bytes:
 
 def _result_stem(path: Path) -> str:
     """File name without its suffix; with the suffix if another image in the folder has the same stem."""
-    others = [
-        path.with_suffix(s) for suffix in STORED_IMAGE_SUFFIXES for s in (suffix, suffix.upper()) if s != path.suffix
-    ]
+    others = [path.with_suffix(s) for suffix in IMAGE_SUFFIXES for s in (suffix, suffix.upper()) if s != path.suffix]
     if not path.stem.strip(".") or any(other.exists() for other in others):
         return path.name.replace(".", "-")
     return path.stem

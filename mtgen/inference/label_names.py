@@ -60,8 +60,13 @@ def parse_domain(text: str, config: Config) -> int:
 
 
 def _number(text: str, names: list[str]) -> int | None:
-    known = {name.lower(): number for number, name in reversed(list(enumerate(names)))}
+    """Number of a name, exact or in another case; `ConfigError` if several have it."""
     wanted = text.strip().lower()
-    if wanted in known:
-        return known[wanted]
+    exact = [number for number, name in enumerate(names) if name == text.strip()]
+    found = exact or [number for number, name in enumerate(names) if name.lower() == wanted]
+    if len(found) > 1:
+        numbers = " and ".join(map(str, found))
+        raise ConfigError(f"{text!r}: is the name of {len(found)} of them, {numbers}; give the number")
+    if found:
+        return found[0]
     return int(wanted) if wanted.isascii() and wanted.isdigit() and int(wanted) < len(names) else None

@@ -183,11 +183,13 @@ class PredictionSummary:
         processed: images that have results.
         damaged: images that could not be read.
         out: folder of the results.
+        left_alone: files in the folders that are not images, one line per kind.
     """
 
     processed: int
     damaged: int
     out: Path
+    left_alone: list[str] = field(default_factory=list)
 
 
 def predict_run(
@@ -223,7 +225,8 @@ def predict_run(
     into = shards or out or folder / "predictions"
     inputs = Inputs(paths, into)
     model, _ = load_run(folder, device, checkpoint)
-    summary, total = PredictionSummary(0, 0, into), len(inputs)
+    total = len(inputs)
+    summary = PredictionSummary(0, 0, into, inputs.left_alone.lines())
     with contextlib.ExitStack() as stack:
         writer = None if shards is None else stack.enter_context(_writer(model.card, into))
         for prediction in predict_images(model, inputs, min_score):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mtgen.errors import ConfigError
+from mtgen.errors import ConfigError, summarize_lines
 from mtgen.inference.box_overlay import MIN_BOX_SCORE, to_pixel_boxes
 from mtgen.inference.predict import save_picture
 from mtgen.inference.prompt import ParsedPrompt, PromptRequest, parse_request
@@ -16,7 +16,7 @@ from mtgen.models.loading import find_run, load_run
 from mtgen.models.model import Model
 from mtgen.models.sampling import generate
 from mtgen.networks.center_maps import decode_canvas
-from mtgen.schema import Canvas, Condition, Prompt
+from mtgen.schema import Canvas, Condition, DatasetCard, Prompt
 from mtgen.shards.write import Sample, ShardWriter
 from mtgen.utils import counter_rng
 from mtgen.utils.progress_callback import StageProgress
@@ -31,6 +31,8 @@ MAX_INTERPOLATION_STEPS = 200
 """Maximum number of samples per interpolation, which are generated in one batch."""
 MIN_STRIP_IMAGE_PIXELS = 64
 """Minimum side of an image in a strip; a smaller image is enlarged."""
+MAX_UNUSED_SHOWN = 5
+"""Classes without a training sample that a warning names."""
 STRIP_GAP_PIXELS = 2
 """Margin around each image of a strip."""
 
@@ -142,7 +144,7 @@ def sample_run(
     if shards is not None:
         sample_shards(model, shards, parsed, n, seed, truncation=truncation, progress=progress)
         following = shell_command("mtgen train CONFIG", f"data.path={shards}")
-        return f"wrote {n:,} samples as shards to {shards}; next: {following}"
+        return f"wrote {n:,} samples as shards to {shards}; next: {following}{_unused(model.card, parsed)}"
     if n > MAX_GRID_SAMPLES:
         raise ConfigError(
             f"--num-images {n}: a grid holds at most {MAX_GRID_SAMPLES:,} samples; write more with --shards FOLDER"
@@ -153,7 +155,17 @@ def sample_run(
         progress("generate samples", int(position[-1]) + 1, n)
     path = out or folder / "samples" / f"{images:09d}-sample-{seed}.png"
     save_picture(_grid(model, Canvas.cat(parts), parsed), path)
-    return f"wrote {n:,} samples to {path}"
+    return f"wrote {n:,} samples to {path}{_unused(model.card, parsed)}"
+
+
+def _unused(card: DatasetCard, parsed: ParsedPrompt) -> str:
+    """A line on the classes of the request that no training sample has."""
+    requested = {card.classes[number] for classes in parsed.classes for number in classes}
+    unused = [name for name in card.unused_classes if name in requested]
+    if not unused:
+        return ""
+    listed = ", ".join(summarize_lines(unused, MAX_UNUSED_SHOWN))
+    return f"\nwarning: the training data has no sample of {listed}: the model has never seen what it generates for it"
 
 
 def check_truncation(truncation: float) -> None:

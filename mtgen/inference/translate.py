@@ -68,7 +68,8 @@ def translate_run(
     prompt = target_prompt(model, to)
     into = out or folder / "translations" / "".join(c if c.isalnum() or c in "-_" else "_" for c in to)
     inputs = Inputs(paths, into)
-    summary, total = PredictionSummary(0, 0, into), len(inputs)
+    total = len(inputs)
+    summary = PredictionSummary(0, 0, into, inputs.left_alone.lines())
     for source, canvas in translate_images(model, inputs, prompt, seed):
         if isinstance(canvas, DataError):
             summary.damaged += 1

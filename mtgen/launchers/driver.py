@@ -15,14 +15,18 @@ from typing import Any
 from rich.console import Console
 
 from mtgen.checkpointing import checkpoint
+from mtgen.checkpointing.checkpoint import Checkpoint
 from mtgen.checkpointing.mirror import CheckpointStore, restore
-from mtgen.config import Config
+from mtgen.config import Config, decide_here
+from mtgen.config.hardware import unused_gpus
+from mtgen.data.validation import open_validation, validates_on_test, without_held_out
 from mtgen.errors import ERROR_BY_STATUS, CheckpointError, ConfigError, TrainingError, UserError, last_line
+from mtgen.launchers.ray_cluster import address_of
 from mtgen.launchers.ray_workers import run_here, run_on_ray
 from mtgen.models.model import build
 from mtgen.tracking.progress_bar import TrainingProgress
 from mtgen.tracking.run_log import RunLog
-from mtgen.training.dataset import open_data
+from mtgen.training.dataset import VALIDATION_FACT, open_data
 from mtgen.training.protocol import OUTCOME_FILE, STOP_FILE, Outcome
 from mtgen.utils.shell import shell_command
 from mtgen.utils.system import code_version, file_system
@@ -102,8 +106,8 @@ class StopRequests:
             self.file.unlink(missing_ok=True)
 
 
-def _before(config: Config, new: bool, require_checkpoint: bool, say: DriverSay) -> int:
-    """Images seen by the run's newest good checkpoint, fetched from the mirror if the folder has none; 0 for a new run.
+def _before(config: Config, new: bool, require_checkpoint: bool, say: DriverSay) -> Checkpoint | None:
+    """The run's newest good checkpoint, fetched from the mirror if the folder has none; `None` for a new run.
 
     Raises:
         CheckpointError: `require_checkpoint` is set and there is no checkpoint; or the mirror does not answer.
@@ -131,10 +135,27 @@ def _before(config: Config, new: bool, require_checkpoint: bool, say: DriverSay)
             raise CheckpointError(
                 f"{config.folder}: has no checkpoint to resume from; leave --require-checkpoint out to start the run"
             )
-        return 0
+        return None
     if found.images < config.train.images:
         say(f"resuming {config.name} from {found.images:,} images")
-    return found.images
+    return found
+
+
+def _with_validation(config: Config, before: Checkpoint | None, say: DriverSay) -> Config:
+    """The configuration with the validation split of the run's checkpoint; says where that is the test split.
+
+    A run whose checkpoint holds no samples out, such as one of an older version, continues on all of its samples.
+    """
+    data = config.data
+    if before is not None and not (before.state.get("order") or {}).get(VALIDATION_FACT):
+        data = without_held_out(data)
+    if validates_on_test(data):
+        why = "" if data == config.data else ", as before"
+        say(
+            f"warning: snapshots, alarms and checkpoint.best read the test split{why}, so its metrics flatter what is "
+            "chosen by them; a new run without data.val_split does not read it"
+        )
+    return config.model_copy(update={"data": data})
 
 
 def _version() -> list[str]:
@@ -203,6 +224,7 @@ def launch(
     Raises:
         UserError: the run cannot start, resume or continue.
     """
+    config = _decided_here(config, say)
     log = RunLog(config.folder)
     with run_lock(config.folder):
         log.write(f"{_command()} (mtgen {' '.join(_version())}, on {socket.gethostname()})")
@@ -215,6 +237,19 @@ def launch(
         return outcome
 
 
+def _decided_here(config: Config, say: DriverSay) -> Config:
+    """The configuration with its precision resolved, where this system trains; a cluster elsewhere decides itself.
+
+    Raises:
+        ConfigError: this system does not have the device, or the device does not have the precision.
+    """
+    if config.workers != 0 and address_of(config) is not None:
+        return config
+    if config.device == "auto" and (unused := unused_gpus()):
+        say(f"WARNING: training on the CPU, although this system has a GPU: {unused}; device=cpu silences this")
+    return decide_here(config)[0]
+
+
 def _train(
     config: Config,
     watch: WatchCallback,
@@ -224,10 +259,13 @@ def _train(
     asked: Callable[[], bool],
 ) -> Outcome:
     """The part of `launch` inside its lock and its log."""
-    start = _before(config, new, require_checkpoint, say)
+    before = _before(config, new, require_checkpoint, say)
+    start = 0 if before is None else before.images
     if start >= config.train.images:
         return Outcome("finished", start, "it was finished before; raise train.images to continue")
+    config = _with_validation(config, before, say)
     build(config, open_data(config).card)  # errors in data or tasks are found before any worker starts
+    open_validation(config.data)
     (config.folder / OUTCOME_FILE).unlink(missing_ok=True)
     stop = StopRequests(config.folder, say)
     result: list[Outcome | BaseException] = []

@@ -9,11 +9,11 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from mtgen.config import Config, resolve_device
+from mtgen.config import Config, decide_device
 from mtgen.errors import UserError, last_line
 from mtgen.evaluation.run import EvaluationJob, load_evaluation
 from mtgen.evaluation.streams import RequestedOutputs, Stage, StreamPart, StreamProducer, StreamSource, to_cpu
-from mtgen.launchers.ray_cluster import cpus_per_worker, ray_cluster
+from mtgen.launchers.ray_cluster import cluster_hardware, cpus_per_worker, ray_cluster
 
 PREFETCH_PARTS = 2
 """Parts that a worker computes ahead, a limit on memory where metrics are slower than workers."""
@@ -39,12 +39,14 @@ def evaluate_on_ray(config: Config, job: EvaluationJob, cpus: int | None = None)
 
         from mtgen.launchers.ray_internals import streaming_options
 
-        threads, world = cpus_per_worker(config, nodes), config.max_workers
-        gpus = 1 if resolve_device(config) == "cuda" else 0
+        device = decide_device(config, cluster_hardware(config, nodes))
+        threads, world = cpus_per_worker(config, nodes, device), config.max_workers
+        gpus = 1 if device == "cuda" else 0
+        own = replace(job, options=replace(job.options, device=device), world=world, threads=threads)
         task: Any = ray.remote(_parts).options(num_cpus=threads, num_gpus=gpus, **streaming_options(PREFETCH_PARTS))
 
         def gather(stage: Stage, wanted: RequestedOutputs, start: int) -> Iterator[StreamPart]:
-            jobs = [replace(job, rank=rank, world=world, threads=threads) for rank in range(world)]
+            jobs = [replace(own, rank=rank) for rank in range(world)]
             try:
                 yield from _round_robin([task.remote(stage, wanted, start, one) for one in jobs], ray.get)
             except ray.exceptions.RayError as error:

@@ -5,13 +5,16 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mtgen.config import Config, resolve_device
+from mtgen.config import Config, Device, Hardware, local_hardware
+from mtgen.config.hardware import hardware_without_gpus, unused_gpus
 from mtgen.errors import ConfigError, TrainingError, UserError, last_line
 from mtgen.launchers.ray_node import own_address, stop_signals_blocked, wait_for
+from mtgen.launchers.ray_session import session_folder
 from mtgen.utils import glibc_malloc
 
 _TOKEN = secrets.token_hex(32)
@@ -98,11 +101,12 @@ def address_of(config: Config) -> str | None:
 
 
 @contextmanager
-def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[list[dict[str, float]]]:
+def ray_cluster(config: Config, cpus: int | None = None, gpus: int | None = None) -> Iterator[list[dict[str, float]]]:
     """Connect to the cluster at `config.address` or RAY_ADDRESS; without either, start one that ends with the context.
 
     Args:
         cpus: CPUs of a cluster on this system; default: all that this process may use.
+        gpus: GPUs of a cluster on this system; default: all.
 
     Yields:
         The resources of each live node, such as [{"CPU": 2.0}].
@@ -117,9 +121,20 @@ def ray_cluster(config: Config, cpus: int | None = None) -> Iterator[list[dict[s
     # Ray then does not change CUDA_VISIBLE_DEVICES of workers without GPUs.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address_of(config)
-    local: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": cpus or _bound()}
+    if address and address.startswith("ray://"):
+        raise TrainingError(
+            f"{address}: is an address of Ray Client, which cannot train; give that of the cluster's head, such as "
+            "HOST:6379 (`ray status --address` takes the same)"
+        )
+    local: dict[str, Any] = (
+        {} if address else {"include_dashboard": False, "num_cpus": cpus or _bound(), "num_gpus": gpus}
+    )
     loopback = address is None or _on_loopback(address)
-    with _environment(_token_mode() if address else _own_token()), _environment(LOOPBACK if loopback else {}):
+    own: AbstractContextManager[dict[str, str]] = session_folder() if address is None else nullcontext({})
+    with (
+        own as folder,
+        _environment(folder | (_token_mode() if address else _own_token()) | (LOOPBACK if loopback else {})),
+    ):
         passed = _for_workers(loopback)
         if not address:  # the cluster inherits the environment, so Ray starts no further processes for a runtime_env
             os.environ.update(passed | NO_DASHBOARD | {"RAY_prestart_worker_first_driver": "0"})
@@ -168,17 +183,60 @@ def max_cpus_per_worker(nodes: list[tuple[int, int]], workers: int, gpus: int) -
     return next((cpus for cpus in range(most, 0, -1) if workers_that_fit(nodes, cpus, gpus) >= workers), 0)
 
 
-def cpus_per_worker(config: Config, resources: list[dict[str, float]]) -> int:
-    """CPUs of each worker: as many as fit for all; 1 if an elastic run lacks nodes for its largest number of workers.
+HARDWARE_TIMEOUT_SECONDS = 300.0
+"""Seconds that a cluster has to start a process with a GPU, which may have to wait until another job frees one."""
+
+
+def cluster_hardware(config: Config, resources: list[dict[str, float]]) -> Hardware:
+    """What a run's cluster can train with. This process may be on a head without a GPU, so a GPU worker is asked.
 
     Args:
         resources: resources of each node.
 
     Raises:
+        ConfigError: torch does not see the GPUs that the cluster has.
+        TrainingError: no GPU of the cluster became free.
+    """
+    if address_of(config) is None:  # this system is the cluster
+        return local_hardware()
+    if config.device == "cpu" or not any(node.get("GPU", 0) >= 1 for node in resources):
+        return hardware_without_gpus("in the Ray cluster")
+    import ray
+
+    asking = ray.remote(num_cpus=0, num_gpus=1, max_retries=1)(_hardware_of_worker).remote()
+    try:
+        host, found, unused = ray.get(asking, timeout=HARDWARE_TIMEOUT_SECONDS)
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(asking)
+        raise TrainingError(
+            f"no GPU of the Ray cluster became free in {HARDWARE_TIMEOUT_SECONDS:.0f} s; see `ray status`, or set "
+            "device=cpu"
+        ) from None
+    if "cuda" not in found.devices:
+        raise ConfigError(
+            f"device={config.device}: torch sees no GPU on {host}, which has one for Ray "
+            f"({unused or 'see nvidia-smi there'}); or set device=cpu"
+        )
+    return replace(found, place="in the Ray cluster")
+
+
+def _hardware_of_worker() -> tuple[str, Hardware, str]:
+    """Name of one of the cluster's GPU nodes, what a process there sees, and the GPUs that torch does not see there."""
+    return socket.gethostname(), local_hardware(), unused_gpus()
+
+
+def cpus_per_worker(config: Config, resources: list[dict[str, float]], device: Device) -> int:
+    """CPUs of each worker: as many as fit for all; 1 if an elastic run lacks nodes for its largest number of workers.
+
+    Args:
+        resources: resources of each node.
+        device: what the workers compute on; on "cuda" each has one GPU.
+
+    Raises:
         ConfigError: there are more workers than CPUs or, when training on GPUs, than GPUs.
     """
     nodes = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in resources]
-    gpus = 1 if resolve_device(config) == "cuda" else 0
+    gpus = 1 if device == "cuda" else 0
     least, fit = config.worker_counts[0], workers_that_fit(nodes, 1, gpus)
     all_cpus, all_gpus = (sum(numbers) for numbers in zip((0, 0), *nodes, strict=True))
     if least > fit and gpus:

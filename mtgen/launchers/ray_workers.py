@@ -6,9 +6,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from mtgen.config import Config, resolve_device, validate
+from mtgen.config import Config, Device, decide, decide_here, validate
+from mtgen.config.hardware import use_device
 from mtgen.errors import TrainingError, Unreachable, last_line
-from mtgen.launchers.ray_cluster import address_of, cpus_per_worker, ray_cluster
+from mtgen.launchers.ray_cluster import address_of, cluster_hardware, cpus_per_worker, ray_cluster
 from mtgen.launchers.watchdog import HangWatchdog, end_process
 from mtgen.report import refresh_report
 from mtgen.training.heartbeat import HeartbeatRecord
@@ -24,15 +25,18 @@ def threads_for(cpus: int) -> tuple[int, int]:
     return (cpus if cpus <= 2 else cpus - decoding), decoding
 
 
-def _place_worker(config: Config, rank: int, world: int, cpus: int, node: str = "") -> WorkerContext:
+def _place_worker(device: Device, rank: int, world: int, cpus: int, node: str = "") -> WorkerContext:
+    use_device(device, int(os.environ["LOCAL_RANK"]))
     torch_threads, decoding = threads_for(cpus)
-    return WorkerContext(rank, world, resolve_device(config), torch_threads, decoding, node)
+    return WorkerContext(rank, world, device, torch_threads, decoding, node)
 
 
-def _snapshots(config: Config) -> SnapshotCallback:
+def _snapshots(config: Config, worker: WorkerContext) -> SnapshotCallback:
+    """Pictures and quick metrics; on a GPU, the worker's other threads are idle meanwhile and decode too."""
     from mtgen.evaluation.snapshots import Snapshots
 
-    return Snapshots(config)
+    idle = worker.threads if worker.device == "cuda" else 0
+    return Snapshots(config, worker.device, worker.decoding_threads + idle)
 
 
 def _worker(arguments: dict[str, Any]) -> None:
@@ -45,13 +49,16 @@ def _worker(arguments: dict[str, Any]) -> None:
     context = ray.train.get_context()
     config = validate(arguments["config"])
     place = _place_worker(
-        config,
+        arguments["device"],
         context.get_world_rank(),
         context.get_world_size(),
         arguments["cpus"],
         ray.get_runtime_context().get_node_id(),
     )
-    train(config, place, arguments["snapshots"](config) if place.rank == 0 else None, refresh_report)
+    snapshots = None
+    if place.is_first:
+        snapshots = arguments["snapshots"](config) if arguments["snapshots"] else _snapshots(config, place)
+    train(config, place, snapshots, refresh_report)
 
 
 KILL_TIMEOUT_SECONDS = 60.0
@@ -106,12 +113,14 @@ def run_here(config: Config) -> Outcome:
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     cpus = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
-    return train(config, _place_worker(config, 0, 1, cpus), _snapshots(config), refresh_report)
+    config, device = decide_here(config)
+    place = _place_worker(device, 0, 1, cpus)
+    return train(config, place, _snapshots(config, place), refresh_report)
 
 
 def run_on_ray(
     config: Config,
-    snapshots: Callable[[Config], SnapshotCallback] = _snapshots,
+    snapshots: Callable[[Config], SnapshotCallback] | None = None,
     cpus: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Outcome:
@@ -123,24 +132,31 @@ def run_on_ray(
         say: prints a line about each hung worker.
 
     Raises:
+        ConfigError: the cluster does not have the device, or the device does not have the precision.
         TrainingError: the workers were lost too often, or the cluster was lost.
         Unreachable: they were restarted too often because a store did not answer.
     """
     with ray_cluster(config, cpus) as nodes:
-        worker_cpus = cpus_per_worker(config, nodes)
+        config, device = decide(config, cluster_hardware(config, nodes))
+        worker_cpus = cpus_per_worker(config, nodes, device)
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
         from mtgen.launchers.process_group import GroupConfig, LostWorkerReporter
         from mtgen.launchers.ray_internals import DriverTrainer
 
-        gpu = resolve_device(config) == "cuda"
+        gpu = device == "cuda"
         counts = config.worker_counts
         trainer = DriverTrainer(
             _worker,
             counts=counts,
             folder=config.folder,
             own_cluster=address_of(config) is None,
-            train_loop_config={"config": config.model_dump(mode="json"), "cpus": worker_cpus, "snapshots": snapshots},
+            train_loop_config={
+                "config": config.model_dump(mode="json"),
+                "device": device,
+                "cpus": worker_cpus,
+                "snapshots": snapshots,
+            },
             scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as Ray Train 1's class; it is 2's
                 num_workers=(counts[0], counts[-1]) if len(counts) > 1 else counts[0],  # type: ignore[arg-type]  # as above
                 use_gpu=gpu,

@@ -160,6 +160,7 @@ def load_run(folder: Path, device: str = "auto", which: str | None = None) -> tu
         weights.config, device, weights.path.parent if weights.path.is_file() else weights.path.parent.parent
     )
     card = DatasetCard.model_validate(weights.card)
+    device_here = resolve_device(config)
     networks = build(config, card)
     average = EMA([("generator", networks.generator), ("side", networks.side)], 0.0)
     tensors = weights.tensors
@@ -171,7 +172,7 @@ def load_run(folder: Path, device: str = "auto", which: str | None = None) -> tu
         )
     average.load(tensors)
     average.copy_to_live()
-    return Model(networks, config, card, resolve_device(config)), weights.images
+    return Model(networks, config, card, device_here), weights.images
 
 
 def describe(folder: Path) -> dict[str, Any]:

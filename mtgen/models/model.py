@@ -1,5 +1,6 @@
 """The networks, conditions and tasks of a configuration and a data set, for training and for inference."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,27 @@ class Networks:
     generator: Generator
     side: DiscriminatorModule
     tasks: list[Task]
+
+
+class Predictor(nn.Module):
+    """The discriminator as a predictor of all tasks' labels.
+
+    Args:
+        discriminator: trunk, decoder and heads.
+        tasks: those that predict.
+    """
+
+    def __init__(self, discriminator: Discriminator, tasks: Sequence[Task]) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+        self.tasks = tasks
+
+    def forward(self, image: Tensor) -> Prediction:
+        """Images `[B,C,H,W]` in [-1, 1] -> the predictions of all tasks."""
+        levels, prediction = self.discriminator.trunk(Canvas(image)), Prediction()
+        for task in self.tasks:
+            task.predict(self.discriminator, levels, prediction)
+        return prediction
 
 
 def _problems(config: Config, card: DatasetCard) -> list[str]:
@@ -188,11 +210,7 @@ class Model:
     @torch.no_grad()
     def predict(self, image: Tensor) -> Prediction:
         """Images `[B,C,H,W]` in [-1, 1] -> the predictions of all tasks of the run."""
-        features = self.networks.side.discriminator.trunk(Canvas(image.to(self.device)))
-        prediction = Prediction()
-        for task in self.networks.tasks:
-            task.predict(self.networks.side.discriminator, features, prediction)
-        return prediction
+        return Predictor(self.networks.side.discriminator, self.networks.tasks)(image.to(self.device))
 
     def reconstruct(self, image: Tensor, prompt: Prompt) -> Canvas | None:
         """Generate images again from their posterior's mean and a prompt; `None` without the reconstruction task."""

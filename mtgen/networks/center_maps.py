@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtgen.networks.device_constants import constant
 from mtgen.schema import CONFIDENT_SCORE
 
 MIN_SHIFTED_IOU = 0.7
@@ -68,11 +69,11 @@ def encode(boxes: Tensor, classes: int, grid: tuple[int, int]) -> CenterMaps:
     batch = len(boxes)
     is_box = boxes[..., 4] >= 0
     extent = (boxes[..., 2:4] - boxes[..., 0:2]) * is_box[..., None]
-    center = (boxes[..., 0:2] + boxes[..., 2:4]) / 2 * boxes.new_tensor([width, height])
+    center = (boxes[..., 0:2] + boxes[..., 2:4]) / 2 * constant((width, height), boxes.dtype, boxes.device)
     cell = center.floor().clamp_min(0)
-    cell = torch.minimum(cell, boxes.new_tensor([width - 1, height - 1]))
+    cell = torch.minimum(cell, constant((width - 1, height - 1), boxes.dtype, boxes.device))
 
-    sigma = (_radius(extent * boxes.new_tensor([width, height])) / 3).clamp_min(MIN_PEAK_SIGMA)
+    sigma = (_radius(extent * constant((width, height), boxes.dtype, boxes.device)) / 3).clamp_min(MIN_PEAK_SIGMA)
     across = torch.arange(width, device=boxes.device) - cell[..., 0:1]
     down = torch.arange(height, device=boxes.device) - cell[..., 1:2]
     squared = across[..., None, :].square() + down[..., :, None].square()

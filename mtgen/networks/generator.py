@@ -1,5 +1,6 @@
 """The generator: from a latent and a condition to a canvas, an image together with its mask and boxes."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,13 @@ from mtgen.schema import Canvas, Condition
 
 INITIAL_BOX_LOGIT = -4.0
 """Initial logit of generated box maps."""
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which autocast is off, if it is on."""
+    kind = device.type
+    on = kind != "meta" and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else nullcontext()
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,9 @@ class Generator(nn.Module):
         style = torch.cat([latent, self.condition_scale * condition.pooled], dim=1)
         x = self.start(style).unflatten(1, (self.width, *self.base)).contiguous(memory_format=torch.channels_last)
         x = activate(self.climb(x, style, condition))
-        image, mask = self.draw(x).float().split([self.canvas_spec.channels, self.canvas_spec.mask_classes], dim=1)
+        with _without_autocast(x.device):  # 8 bits of mantissa are fewer than a pixel has
+            drawn = self.draw(x.float())
+        image, mask = drawn.split([self.canvas_spec.channels, self.canvas_spec.mask_classes], dim=1)
         boxes = None
         if self.draw_boxes is not None:
             boxes = self.draw_boxes(F.avg_pool2d(x, self.canvas_spec.stride)).float() + INITIAL_BOX_LOGIT

@@ -14,7 +14,8 @@ from torch.utils.flop_counter import flop_registry
 
 from mtgen.config import Config
 from mtgen.models.model import Model, Networks, build
-from mtgen.schema import Batch, DatasetCard, Prompt
+from mtgen.preflight.synthetic_batch import synthetic_batch
+from mtgen.schema import DatasetCard, Prompt
 from mtgen.training.steps import build_steps, frozen
 
 _NO_KERNEL_OPS = {
@@ -23,9 +24,6 @@ _NO_KERNEL_OPS = {
     torch.ops.aten._unsafe_view.default,
 }
 """Operations besides views that launch no kernel."""
-
-BYTES_PER_VALUE = {"fp32": 4, "bf16": 2, "fp16": 2}
-"""Bytes per activation value."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,8 @@ class Cost:
         sampling: floating-point operations to generate one image.
         prediction: floating-point operations to predict everything for one image.
         activations: bytes per image that the larger of the two steps keeps for its backward.
-        kernels: kernels that both steps launch for one micro-batch in eager mode, whatever its size.
+        kernels: kernels that both steps launch for one micro-batch in eager mode, whatever its size; with the casts of
+            mixed precision.
     """
 
     parameters: dict[str, int]
@@ -93,31 +92,6 @@ def build_on_meta(config: Config, card: DatasetCard) -> Networks:
     """The networks on the meta device, without memory for their parameters."""
     with torch.device("meta"):
         return build(config, card)
-
-
-def _batch(config: Config, card: DatasetCard, size: int) -> Batch:
-    """A batch on the meta device with all labels present."""
-    position, (height, width) = torch.arange(size), config.size
-    sound = config.data.sound
-    channels = 1 if config.data.channels == "gray" else 3
-
-    def shape(*sides: int, kind: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(size, *sides, dtype=kind, device="meta")
-
-    return Batch(
-        position=position,
-        image=shape(channels, height, width),
-        label=shape(kind=torch.int64),
-        mask=shape(height, width, kind=torch.int64),
-        present={name: shape(kind=torch.bool) for name in config.components},
-        step_position=position,
-        step_present={name: torch.ones(size, dtype=torch.bool) for name in config.components},
-        boxes=shape(config.data.max_boxes, 5),
-        labels=shape(len(card.classes), kind=torch.bool),
-        caption=shape(config.caption_tokens, kind=torch.int64),
-        sound=shape(sound.mels, sound.frames),
-        domain=shape(kind=torch.int64),
-    )
 
 
 class _Operations(TorchDispatchMode):
@@ -179,9 +153,10 @@ def cost(config: Config, card: DatasetCard, rows: int = 32) -> Cost:
     Raises:
         ConfigError: as `mtgen.models.model.build`.
     """
-    fp32 = config.model_copy(update={"precision": "fp32", "workers": 0, "batch_size": rows})
-    networks = build_on_meta(fp32, card)
-    d_step, g_step, _ = build_steps(fp32, networks)
+    precision = "fp32" if config.precision == "auto" else config.precision
+    config = config.model_copy(update={"precision": precision, "workers": 0, "batch_size": rows})
+    networks = build_on_meta(config, card)
+    d_step, g_step, _ = build_steps(config, networks)
     steps = [(d_step, networks.generator), (g_step, networks.side)]
     total, kept, kernels = 0.0, 0, _Kernels()
     for step, other in steps if config.generates else steps[:1]:
@@ -189,14 +164,13 @@ def cost(config: Config, card: DatasetCard, rows: int = 32) -> Cost:
 
         def work(step: Any = step, other: Any = other, saved: _Saved = saved) -> None:
             with frozen(other), torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-                step(_batch(fp32, card, rows), (other,))[0].backward()
+                step(synthetic_batch(config, card, rows, "meta"), (other,))[0].backward()
 
         with kernels:
             total, kept = total + flops(work), max(kept, saved.bytes)
-    model = Model(networks, fp32, card, "meta")
+    model = Model(networks, config, card, "meta")
     image = torch.empty(1, model.channels, *config.size, device="meta")
     unconditional = Prompt(1, {}, {})
     sampling = flops(lambda: model.sample(unconditional, torch.empty(1, model.latent_size, device="meta")))
     prediction = flops(lambda: model.predict(image))
-    precision = BYTES_PER_VALUE.get(config.precision, 4) / 4
-    return Cost(parameters(networks), total / rows, sampling, prediction, kept * precision / rows, kernels.count)
+    return Cost(parameters(networks), total / rows, sampling, prediction, kept / rows, kernels.count)

@@ -115,6 +115,10 @@ def _library(
     return DoctorFinding(check, GOOD, f"{found[0]} {found[1]}")
 
 
+DALI_WHEELS = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
+"""The distributions of DALI for CUDA 12 and 13, of which one at a time can be installed."""
+
+
 def _python(system: SystemUnderTest) -> DoctorFinding:
     return DoctorFinding("Python", GOOD, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
@@ -152,18 +156,30 @@ def _driver(system: SystemUnderTest) -> DoctorFinding:
         return DoctorFinding("GPU and driver", NOTE, "no NVIDIA driver", "runs train on the CPU (device=cpu)")
     gpus, built = listed.splitlines(), torch_cuda()
     found = f"{len(gpus)} x {gpus[0]}"
+    able = re.search(r"CUDA Version: *(\d+)", _program_output("nvidia-smi") or "")
+    remedy = f"rm -r .venv && make setup{f' CUDA={able[1]}' if able else ''}"
     if built is None:
-        remedy = "install torch's CUDA build (pytorch.org), then make setup"
         return DoctorFinding(
             "GPU and driver", WARNING, found, "torch is built for CPUs only, so the GPUs are not used", remedy
         )
-    able = re.search(r"CUDA Version: *(\d+)", _program_output("nvidia-smi") or "")
     if able and int(able[1]) < int(built.split(".")[0]):
-        remedy = f"update the driver, or install torch for CUDA {able[1]}"
         return DoctorFinding(
             "GPU and driver", PROBLEM, found, f"the driver supports CUDA {able[1]}, but torch needs {built}", remedy
         )
     return DoctorFinding("GPU and driver", GOOD, found)
+
+
+def _dali(system: SystemUnderTest) -> DoctorFinding:
+    if all(_version(name) for name in DALI_WHEELS):
+        means = "they share files, of which those of the last one installed are left; uninstalling either breaks both"
+        remedy = f"pip uninstall -y {' '.join(DALI_WHEELS)}, then make setup"
+        return DoctorFinding("DALI", PROBLEM, " and ".join(DALI_WHEELS), means, remedy)
+    return _library(
+        "DALI",
+        DALI_WHEELS,
+        "images cannot be decoded, so training is not possible (inference is)",
+        "pip install -e '.[cuda12]' (or cuda13; both run without a GPU)",
+    )
 
 
 def _nccl(system: SystemUnderTest) -> DoctorFinding:
@@ -392,12 +408,7 @@ CHECKS: dict[str, Callable[[SystemUnderTest], DoctorFinding]] = {
     "GPU and driver": _driver,
     "NCCL": _nccl,
     "DeepSpeed": lambda system: _library("DeepSpeed", ("deepspeed",), "training is not possible"),
-    "DALI": lambda system: _library(
-        "DALI",
-        ("nvidia-dali-cuda120", "nvidia-dali-cuda130"),
-        "images cannot be decoded, so training is not possible (inference is)",
-        "pip install -e '.[cuda12]' (or cuda13; both run without a GPU)",
-    ),
+    "DALI": _dali,
     "Ray": _ray,
     "Ray's token": _token,
     "Slurm": _slurm,

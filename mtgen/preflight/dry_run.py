@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
-from mtgen.config import CONDITIONS, Config, resolve_device
+from mtgen.config import CONDITIONS, Config, DataConfig, Device, decide_here
+from mtgen.data.dataset_card import read_card
 from mtgen.data.loader import iterate_split
-from mtgen.data.mixture import Samples, open_samples
+from mtgen.data.mixture import Samples, sources_of, split_of
 from mtgen.data.transform_spec import transform_spec_of
+from mtgen.data.validation import open_validation
 from mtgen.models.model import build
 from mtgen.preflight.cost import Cost, cost
 from mtgen.schema import Batch
@@ -28,8 +30,9 @@ class DryRun:
     """What a run would start with.
 
     Attributes:
-        train: samples of the training split.
-        test: samples of the test split.
+        train: samples to train on.
+        validation: samples to validate on.
+        test: samples of the test split; `None`: a data set has none, so that `mtgen evaluate` needs another.
         labelled: task or condition -> training samples with the labels that it needs.
         cost: parameters, operations, memory.
         state: bytes per worker of parameters, gradients, optimizer state and averaged weights.
@@ -38,7 +41,8 @@ class DryRun:
     """
 
     train: int
-    test: int
+    validation: int
+    test: int | None
     labelled: dict[str, int]
     cost: Cost
     state: float
@@ -58,6 +62,7 @@ def dry_run(config: Config) -> DryRun:
     Raises:
         UserError: the error with which the run would fail at its start.
     """
+    config, device = decide_here(config)
     samples = open_data(config)
     found = cost(config, samples.card)
     rows = min(MAX_TIMED_IMAGES, config.micro_batch)
@@ -65,13 +70,20 @@ def dry_run(config: Config) -> DryRun:
     workers = config.max_workers
     return DryRun(
         train=len(samples),
-        test=len(open_samples(config.data, "test")),
+        validation=len(open_validation(config.data)),
+        test=_count_test_samples(config.data),
         labelled=_count_labels(config, samples),
         cost=found,
         state=found.state_bytes(config.zero_stage, workers),
         activations=found.activations * config.micro_batch,
-        images_per_second=_timed(config, samples, batch) if found.step * rows < MAX_TIMED_FLOPS else None,
+        images_per_second=_timed(config, device, samples, batch) if found.step * rows < MAX_TIMED_FLOPS else None,
     )
+
+
+def _count_test_samples(data: DataConfig) -> int | None:
+    """According to `dataset.json`; training does not read them."""
+    splits = [read_card(source.path).splits.get(str(split_of(data, source, "test"))) for source in sources_of(data)]
+    return None if None in splits else sum(split.samples for split in splits if split is not None)
 
 
 def _count_labels(config: Config, samples: Samples) -> dict[str, int]:
@@ -80,9 +92,8 @@ def _count_labels(config: Config, samples: Samples) -> dict[str, int]:
     return {key: int(samples.present[need].sum()) if need else len(samples) for key, need in wanted.items()}
 
 
-def _timed(config: Config, samples: Samples, batch: Batch) -> float:
+def _timed(config: Config, device: Device, samples: Samples, batch: Batch) -> float:
     """Images per second of all workers, from the second of two steps in this process, without the optimizer."""
-    device = resolve_device(config)
     networks = build(config, samples.card)
     for network in (networks.generator, networks.side):
         network.to(device)
@@ -119,11 +130,18 @@ def fast_dev_run(config: Config, runs: Path) -> Config:
 
 
 def overfit(config: Config, samples: int) -> Config:
-    """The run on its first `samples` training samples, also for tests, without augmentation, under another name."""
+    """The run on its first `samples` training samples, also for validation and tests, without augmentation.
+
+    It has a name of its own.
+    """
     data = config.data
-    mixture = [share.model_copy(update={"test_split": share.train_split or data.train_split}) for share in data.mixture]
+    mixture = [
+        source.model_copy(update=dict.fromkeys(("val_split", "test_split"), source.train_split or data.train_split))
+        for source in data.mixture
+    ]
     changed = {
         "max_samples": samples,
+        "val_split": data.train_split,
         "test_split": data.train_split,
         "mixture": mixture,
         "crop": 1.0,

@@ -17,7 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mtgen.config import Config, validate
+from mtgen.config.hardware import unused_gpus
 from mtgen.errors import ConfigError, UserError
+from mtgen.preflight.smoke_speed import Unavailable, speed_checks
 
 PASSED, FAILED, UNAVAILABLE = "passed", "failed", "not available"
 RESULT_COLORS = {PASSED: "green", FAILED: "bold red", UNAVAILABLE: "yellow"}
@@ -37,10 +39,6 @@ LIBRARIES = {  # name -> module to import, distribution that has its version, fi
 }
 MAX_RESUME_DIFFERENCE = 0.1
 """Largest difference of a resumed run on a GPU, relative to the resumed half's change: its sums have no fixed order."""
-
-
-class Unavailable(Exception):
-    """A check cannot run on this system; the message says why, and what would change that."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ def chosen_device(device: str) -> str:
         raise ConfigError(f"--device {device}: unknown; possible: auto, cpu, cuda")
     if device == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda
-        why = (
+        why = unused_gpus() or (
             f"torch is built for CUDA {built} but finds no driver; see nvidia-smi"
             if built
             else "torch is built for CPUs only"
@@ -298,6 +296,16 @@ class Trainings:
         """Train on a worker that Ray places."""
         return f"1 worker placed by Ray: {self._trained(self.config('ray', workers=1))}"
 
+    def two_workers(self, precision: str) -> str:
+        """Train on two GPUs: NCCL, a device per worker, ZeRO's partitions."""
+        import torch
+
+        if self.device == "cpu" or torch.cuda.device_count() < 2:
+            found = 0 if self.device == "cpu" else torch.cuda.device_count()
+            raise Unavailable(f"needs two GPUs, and there are {found} (--device {self.device})")
+        config = self.config(f"two-workers-{precision}", workers=2, precision=precision, zero_stage=1)
+        return f"2 workers on 2 GPUs: {self._trained(config)}"
+
     def sample(self) -> str:
         """Generate a grid from the newest checkpoint."""
         from PIL import Image
@@ -424,3 +432,8 @@ def _run_all(checks: Checks, trainings: Trainings) -> None:
     checks.check("prediction", trainings.predict, needs=(TRAINING,))
     checks.check("tracking", trainings.tracking, needs=(TRAINING, MLFLOW))
     checks.check("training on Ray", trainings.ray, needs=(*stack, RAY))
+    for precision in ("bf16", "fp16"):
+        two = partial(trainings.two_workers, precision)
+        checks.check(f"training on two GPUs, {precision}", two, needs=(*stack, RAY))
+    for name, work in speed_checks(trainings.config("speed"), trainings.device):
+        checks.check(name, work, needs=("torch",))

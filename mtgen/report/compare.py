@@ -9,7 +9,7 @@ from mtgen.report.image_timeline import grid_files, in_page_order, select_positi
 from mtgen.report.run_record import RunRecord, flat
 from mtgen.tracking.progress_bar import format_duration
 
-METRIC_GROUPS = ("test", "generated", "evaluation")
+METRIC_GROUPS = ("val", "test", "generated", "evaluation")
 """Groups of numbers in the journal that are metrics."""
 
 

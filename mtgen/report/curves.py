@@ -12,7 +12,7 @@ MAX_CURVE_POINTS = 300
 """Maximal points of a curve."""
 MAX_PAGE_POINTS = 100_000
 """Maximal points of all curves of a page."""
-LEADING_GROUPS = ("test", "generated", "evaluation", "loss")
+LEADING_GROUPS = ("val", "test", "generated", "evaluation", "loss")
 """Groups that come first and are expanded."""
 
 

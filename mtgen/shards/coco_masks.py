@@ -22,8 +22,7 @@ def polygon(points: Sequence[float], height: int, width: int) -> NDArray[np.bool
     Raises:
         ValueError: the number of coordinates is odd.
     """
-    if len(points) % 2:
-        raise ValueError(f"a polygon with {len(points)} numbers; they have to be pairs of x and y")
+    check_points(points)
     corners = np.asarray(points, np.float64).reshape(-1, 2)
     changes = np.zeros((height, width + 1), np.bool_)
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, 0), strict=True):
@@ -34,6 +33,12 @@ def polygon(points: Sequence[float], height: int, width: int) -> NDArray[np.bool
             columns = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
             changes[rows, columns] ^= True  # an edge crosses each row once, so no index repeats
     return np.logical_xor.accumulate(changes, axis=1)[:, :width]
+
+
+def check_points(points: Sequence[float]) -> None:
+    """Raise `ValueError` if the coordinates of a polygon are not pairs."""
+    if len(points) % 2:
+        raise ValueError(f"a polygon with {len(points)} numbers; they have to be pairs of x and y")
 
 
 def run_lengths(text: str) -> list[int]:

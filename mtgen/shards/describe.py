@@ -21,15 +21,9 @@ from mtgen.data.shard_scan import COMPONENT_BY_SUFFIX, Header, Problem, StoredSa
 from mtgen.errors import DataError, summarize_lines
 from mtgen.schema import COMPONENTS, IGNORE_INDEX, DatasetCard, Split
 from mtgen.shards.input_files import read_names, write_atomic
+from mtgen.shards.input_names import SPLIT_WORDS
 from mtgen.shards.write import card_text
 from mtgen.utils.shell import shell_command
-
-SPLIT_WORDS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
-"""Split -> words in the name of its shards; a name with none of them belongs to the split "train"."""
 
 MAX_CLASS_NUMBER = 1 << 16
 """Larger class numbers are taken for something else, such as a catalog number or a time."""
@@ -209,7 +203,9 @@ def _read_shards(folder: Path, files: list[str], progress: IndexProgress | None)
     if not any(shard.samples for shard in shards):
         problems = [f"{folder}/{problem}" for shard in shards for problem in shard.problems]
         first = f"{folder}: no samples in its {len(files)} tar files; give the folder of a WebDataset"
-        raise DataError("\n".join([first, *problems[:MAX_PROBLEMS_LISTED]]))
+        others = sorted({suffix for shard in shards for suffix in shard.others})
+        why = [f"{folder}: {_suffix_rule(others)}"] if others else []
+        raise DataError("\n".join([first, *why, *problems[:MAX_PROBLEMS_LISTED]]))
     return shards
 
 
@@ -286,8 +282,22 @@ def _ignored(shards: list[_Shard]) -> list[str]:
     if count := sum(shard.other_json for shard in shards):
         lines.append(f"ignored: {count:,} .json without boxes or labels, such as those of img2dataset")
     if others := sorted({suffix for shard in shards for suffix in shard.others}):
-        lines.append(f"ignored: files with the suffixes {', '.join('.' + suffix for suffix in others)}")
+        dotted = any(suffix.rpartition(".")[2] in COMPONENT_BY_SUFFIX for suffix in others)
+        lines.append(f"ignored: {_suffix_rule(others) if dotted else _listed(others)}")
     return lines
+
+
+def _listed(suffixes: Sequence[str]) -> str:
+    listed = summarize_lines([f".{suffix}" for suffix in suffixes], MAX_PROBLEMS_LISTED)
+    return f"files with the suffixes {', '.join(listed)}"
+
+
+def _suffix_rule(suffixes: Sequence[str]) -> str:
+    """Why files with unknown suffixes belong to no sample."""
+    return (
+        f"{_listed(suffixes)}: the key of a sample ends at the first dot of a name, and the rest is the suffix, one of "
+        f".{', .'.join(COMPONENT_BY_SUFFIX)}; rename the files, without other dots"
+    )
 
 
 def _to_edit(card: DatasetCard, named: bool) -> list[str]:

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +15,14 @@ from PIL import Image
 from mtgen.data.image_io import header, pixels
 from mtgen.errors import DataError
 
-STORED_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-CONVERTED_IMAGE_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+STORED_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".jpe", ".jfif", ".jif", ".pjpeg", ".apng")
+CONVERTED_IMAGE_SUFFIXES = (".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2")
 """Image formats that are converted to PNG; shards only contain JPEG, PNG and WebP."""
+
+IMAGE_SUFFIXES = STORED_IMAGE_SUFFIXES + CONVERTED_IMAGE_SUFFIXES
+
+MIN_HASHED_SAMPLES = 1000
+"""From this number of samples on, a sample stays in its split when others are added; below, the fraction is exact."""
 
 
 class FileLike(Protocol):
@@ -46,21 +51,17 @@ def key_of(name: str) -> str:
     return key if key == name else f"{key}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
-def resolve_listed(root: Path, name: str, where: str) -> Path:
-    """The path of a file that a list or annotation names, relative to `root`.
+def held_out(seed: int, names: Collection[str], fraction: float) -> set[str]:
+    """The names of the samples for the test split: those with the lowest hashes, about `fraction` of all.
 
-    Args:
-        where: the place that names the file, for errors.
-
-    Raises:
-        DataError: the file does not exist, or is outside `root`.
+    Of fewer than `MIN_HASHED_SAMPLES` names it is that fraction, rounded, but at least one of two or more. Of more, the
+    choice depends on each name alone.
     """
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise DataError(f"{where}: {name!r} is outside {root}; give paths relative to it")
-    path = root / name
-    if not path.is_file():
-        raise DataError(f"{where}: the file {path} does not exist; restore it or remove its entry")
-    return path
+    hashes = {name: unit_hash(seed, name) for name in names}
+    if len(hashes) >= MIN_HASHED_SAMPLES:
+        return {name for name, position in hashes.items() if position < fraction}
+    number = min(max(round(fraction * len(hashes)), fraction > 0), len(hashes) - 1)
+    return set(sorted(hashes, key=lambda name: hashes[name])[: max(number, 0)])
 
 
 def file_state(path: Path) -> list[str | int]:
@@ -93,9 +94,9 @@ def read(path: FileLike) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file without surrounding white space; `DataError` if it is not UTF-8."""
+    """Read a text file without byte order mark and surrounding white space; `DataError` if it is not UTF-8."""
     try:
-        return read(path).decode("utf-8").strip()
+        return read(path).decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; save it in UTF-8") from None
 
@@ -103,7 +104,7 @@ def read_text(path: Path) -> str:
 def read_names(path: Path) -> list[str]:
     """Read class names, one per line; `DataError` if a line is empty or repeated, or the file cannot be read."""
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); give a text file with one class name per line"
@@ -130,22 +131,44 @@ def read_json(path: FileLike) -> Any:
 
 
 def read_mask(path: FileLike) -> np.ndarray:
-    """Read a mask, a gray or palette image -> `[H,W]` uint8; `DataError` if it has colors or more than 8 bits."""
+    """Read a mask, a gray or palette image -> `[H,W]` uint8; `DataError` if it has colors or values above 255.
+
+    Gray stored as RGB without transparency is gray; of a palette image, values are the indices.
+    """
+    data = read(path)
     try:
-        mask = pixels(read(path))
+        mask = _indices(data) if path.suffix.lower() in CONVERTED_IMAGE_SUFFIXES else pixels(data)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
-    if mask.ndim != 2 or mask.dtype not in (np.uint8, np.bool_):
+    gray = mask if mask.ndim == 2 else mask[..., 0]
+    if mask.ndim == 3:
+        colors, opaque = (mask[..., :-1], (mask[..., -1] == 255).all()) if mask.shape[2] in (2, 4) else (mask, True)
+        if not opaque or (colors != gray[..., None]).any():
+            raise DataError(
+                f"{path}: {mask.dtype} {list(mask.shape)} with {'colors' if opaque else 'transparency'}; "
+                "save masks as 8-bit gray PNG with the class number as value"
+            )
+    if gray.dtype.kind not in "biu" or gray.max(initial=0) > 255 or gray.min(initial=0) < 0:
         raise DataError(
-            f"{path}: {mask.dtype} {list(mask.shape)}; save masks as 8-bit gray PNG with the class number as value"
+            f"{path}: {mask.dtype} {list(mask.shape)} with values from {gray.min()} to {gray.max()}; "
+            "save masks as 8-bit gray PNG with the class number as value"
         )
-    return mask.astype(np.uint8)
+    return gray.astype(np.uint8)
+
+
+def _indices(data: bytes) -> np.ndarray:
+    """Decode a mask in a format that shards do not store; `ValueError` if it is damaged."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return np.asarray(picture)
+    except Exception as error:  # noqa: BLE001 - Pillow raises all kinds of exceptions on damaged bytes
+        raise ValueError(f"damaged image ({' '.join(str(error).split())})") from None
 
 
 def read_image(path: Path) -> bytes:
     """Read an image as shards store it: JPEG, PNG and WebP unchanged, others as PNG; `DataError` if unreadable."""
     data = read(path)
-    return data if path.suffix.lower() in STORED_IMAGE_SUFFIXES else _as_png(path, data)
+    return data if path.suffix.lower() in STORED_IMAGE_SUFFIXES else as_png(path, data)
 
 
 def size_of(path: Path, data: bytes) -> tuple[int, int]:
@@ -157,10 +180,17 @@ def size_of(path: Path, data: bytes) -> tuple[int, int]:
     return width, height
 
 
-def _as_png(path: Path, data: bytes) -> bytes:
-    """Convert an image to PNG without loss; `DataError` if a PNG cannot represent it."""
+def as_stored(path: Path | str, data: bytes) -> bytes:
+    """An image in memory as shards store it: JPEG, PNG and WebP unchanged, others as PNG; `path` is for messages."""
+    return data if data.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF")) else as_png(path, data)
+
+
+def as_png(path: Path | str, data: bytes) -> bytes:
+    """Convert an image to PNG without loss; `DataError` if a PNG cannot represent it, or it has several frames."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
+            if (frames := getattr(picture, "n_frames", 1)) > 1:
+                raise DataError(f"{path}: {frames} frames or pages in one {picture.format}; save each as an image")
             file = io.BytesIO()
             if picture.mode.startswith(("I", "F")):
                 values = np.asarray(picture)
@@ -172,6 +202,8 @@ def _as_png(path: Path, data: bytes) -> bytes:
             else:
                 picture.convert("L" if picture.mode in ("1", "L") else "RGB").save(file, "PNG")
             return file.getvalue()
+    except DataError:
+        raise
     except Exception as error:  # noqa: BLE001 - Pillow raises all kinds of exceptions on damaged bytes
         raise DataError(f"{path}: damaged image ({' '.join(str(error).split())})") from None
 

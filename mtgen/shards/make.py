@@ -1,33 +1,29 @@
 """Making data sets by recipes; a recipe is a file in `recipes/` that registers itself."""
 
 import json
-import multiprocessing
-import os
-import signal
-import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any, ClassVar
-
-import webdataset
+from typing import Any, ClassVar
 
 from mtgen.config import ConfigSection, check
 from mtgen.errors import ConfigError, DataError, summarize_lines
 from mtgen.registry import Registry, suggest
 from mtgen.schema import DatasetCard, Split
-from mtgen.shards.split_writer import TAR_OPTIONS
-from mtgen.shards.write import Draft, Sample, encoded, pattern
+from mtgen.shards.input_names import LeftAlone
+from mtgen.shards.listing import Listing, Proposal
+from mtgen.shards.shard_maker import Shard, ShardMaker, ShardResult, make_shards, plan
+from mtgen.shards.summary import Tally, classes_without_samples, summary
+from mtgen.shards.write import Draft, Sample, pattern
 from mtgen.utils.shell import shell_command
 from mtgen.utils.yaml_text import override
 from mtgen.version import __version__
 
-MAX_IN_PROCESS_SAMPLES = 2_000
-"""Smaller data sets are made in this process: that is faster than starting other processes."""
+SAMPLES_PER_SHARD = 1000
+"""Largest number of samples in a shard."""
 
 MAX_PROBLEMS_SHOWN = 20
 """Problems that one error lists; the others are counted."""
@@ -58,6 +54,9 @@ class Recipe(ABC):
         classes, mask_classes, source, licence: see `DatasetCard`.
         sources: everything the samples are made from besides the options, as JSON (files with their sizes and times);
             an interrupted run is only resumed if it is unchanged.
+        notices: what was decided where the input leaves a choice, one line each, for the summary.
+        faults: what cannot be used and belongs to no sample, one line each; faults of a sample are raised by `make`.
+        left_alone: files that are not used.
     """
 
     Options: ClassVar[type[ConfigSection]]
@@ -71,6 +70,14 @@ class Recipe(ABC):
     def __init__(self, options: Any, seed: int) -> None:
         self.options = options
         self.seed = seed
+        self.notices: list[str] = []
+        self.faults: list[str] = []
+        self.left_alone = LeftAlone()
+
+    @classmethod
+    def detect(cls, listing: Listing) -> list[Proposal]:
+        """The ways in which this recipe could read a folder or file, for `mtgen shards inspect`; none by default."""
+        return []
 
     @property
     @abstractmethod
@@ -106,82 +113,6 @@ def parse_options(recipe: str, assignments: list[str]) -> dict[str, Any]:
     return check(_recipe(recipe).Options, values).model_dump(exclude_unset=True)
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """One shard to make: samples `first` to `last` (exclusive) of a split."""
-
-    split: str
-    number: int
-    first: int
-    last: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.split}-{self.number:06d}.tar"
-
-
-@dataclass(frozen=True)
-class _ShardResult:
-    """The result of making a shard.
-
-    Attributes:
-        keys: keys of its samples in order; empty for samples with problems.
-        problems: one line per sample that cannot be stored.
-    """
-
-    keys: list[str]
-    problems: list[str]
-
-
-def _shards(splits: dict[str, int], size: int) -> list[_Shard]:
-    return [
-        _Shard(split, n, i, min(i + size, count))
-        for split, count in splits.items()
-        for n, i in enumerate(range(0, count, size))
-    ]
-
-
-class _ShardMaker:
-    """Makes shards in one process; it is sent to the process once, with the recipe."""
-
-    def __init__(self, recipe: Recipe, draft: Draft, card: DatasetCard) -> None:
-        self.recipe = recipe
-        self.draft = draft
-        self.card = card
-
-    def __call__(self, shard: _Shard) -> _ShardResult:
-        """Make a shard unless an interrupted run has made it; tries all samples, to report all problems at once."""
-        path = self.draft.path / shard.name
-        with self.draft.disk():
-            if path.is_file():
-                with tarfile.open(path) as tar:
-                    return _ShardResult(list(dict.fromkeys(name.partition(".")[0] for name in tar.getnames())), [])
-            part = path.with_suffix(".part")
-            with part.open("wb") as file:
-                result = self._write_samples(shard, file)
-                file.flush()
-                os.fsync(file.fileno())  # a name without .part promises that the bytes survive a power failure
-            if not result.problems:
-                part.rename(path)
-            return result
-
-    def _write_samples(self, shard: _Shard, file: IO[bytes]) -> _ShardResult:
-        result = _ShardResult([], [])
-        with webdataset.TarWriter(file, **TAR_OPTIONS) as tar:
-            for number in range(shard.first, shard.last):
-                try:
-                    sample = self.recipe.make(shard.split, number)
-                    default = f"{self.draft.folder}, sample {sample.key!r} of {shard.split}"
-                    content = encoded(self.recipe.origin(shard.split, number) or default, sample, self.card)
-                except DataError as error:
-                    result.problems.append(str(error))
-                    result.keys.append("")
-                else:
-                    tar.write(content)
-                    result.keys.append(sample.key)
-        return result
-
-
 class _Keys:
     """All keys so far, and their samples, numbered over all splits: numbers, because there may be millions."""
 
@@ -191,7 +122,7 @@ class _Keys:
         self.begin = dict(zip(self.splits, accumulate(self.splits.values(), initial=0), strict=False))
         self.sample_of: dict[str, int] = {}
 
-    def add(self, shard: _Shard, keys: list[str]) -> Iterator[str]:
+    def add(self, shard: Shard, keys: list[str]) -> Iterator[str]:
         """Add the keys of a shard's samples, in order; yields one line per key that an earlier sample has."""
         for number, key in enumerate(keys, self.begin[shard.split] + shard.first):
             if key and (other := self.sample_of.setdefault(key, number)) != number:
@@ -204,38 +135,48 @@ class _Keys:
         return self.recipe.origin(split, number - self.begin[split]) or f"{split} {number - self.begin[split]}"
 
 
-_shard_maker: _ShardMaker
-"""The shard maker of a worker process."""
+@dataclass(frozen=True)
+class Understanding:
+    """What a recipe understood of its input, and what it cannot use.
+
+    Attributes:
+        card: names of classes and mask classes, and the splits.
+        tallies: split -> counts over its samples.
+        notices, left_alone: what was decided, and the files that are not used, one line each.
+        problems: what cannot be used, one line each.
+    """
+
+    card: DatasetCard
+    tallies: dict[str, Tally]
+    notices: list[str]
+    left_alone: list[str]
+    problems: list[str]
+
+    def text(self) -> str:
+        """The summary, in lines."""
+        return summary(self.card, self.tallies, self.notices, self.left_alone)
 
 
-def _init_worker(shard_maker: _ShardMaker) -> None:
-    global _shard_maker
-    _shard_maker = shard_maker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+class BadSamples(DataError):
+    """Some samples cannot be stored, or parts of the input not be used; one line for each of the first."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(summarize_lines(problems, MAX_PROBLEMS_SHOWN)))
 
 
-def _make_shard(shard: _Shard) -> _ShardResult:
-    return _shard_maker(shard)
-
-
-def _make_shards(shard_maker: _ShardMaker, shards: list[_Shard], processes: int | None) -> Iterator[_ShardResult]:
-    """Make all shards; yields their results in order."""
-    if processes is None:
-        large = sum(shard.last - shard.first for shard in shards) > MAX_IN_PROCESS_SAMPLES
-        processes = min(len(os.sched_getaffinity(0)), len(shards)) if large else 1
-    if processes == 1:
-        yield from map(shard_maker, shards)
-        return
-    context, earlier = multiprocessing.get_context("forkserver"), set(multiprocessing.active_children())
-    with ProcessPoolExecutor(processes, context, _init_worker, (shard_maker,)) as pool:
-        try:
-            yield from pool.map(_make_shard, shards)
-        except BaseException:  # do not wait for unfinished shards
-            for process in set(multiprocessing.active_children()) - earlier:
-                process.terminate()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
+def preview(
+    recipe: str,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    processes: int | None = None,
+    **options: Any,
+) -> Understanding:
+    """Make and check all samples as `make` does, without writing anything; see there."""
+    settings = check(_recipe(recipe).Options, options)
+    maker = _recipe(recipe)(settings, seed)
+    card = _card(maker, recipe, SAMPLES_PER_SHARD, {})
+    shards = plan(maker.splits, SAMPLES_PER_SHARD)
+    return _gather(maker, card, shards, make_shards(ShardMaker(maker, card, None), shards, processes), progress)[0]
 
 
 def make(
@@ -245,7 +186,9 @@ def make(
     progress: Callable[[int, int], None] | None = None,
     overwrite: bool = False,
     processes: int | None = None,
-    samples_per_shard: int = 1000,
+    samples_per_shard: int = SAMPLES_PER_SHARD,
+    skip_bad: bool = False,
+    understood: Callable[[Understanding], None] | None = None,
     **options: Any,
 ) -> DatasetCard:
     """Make a data set by a recipe and write it to the folder `out`; the same arguments give the same bytes.
@@ -261,30 +204,39 @@ def make(
         processes: number of processes; default: one per available CPU, one for small data sets. With several, the
             calling program needs `if __name__ == "__main__":`, as always with multiprocessing.
         samples_per_shard: largest number of samples per shard.
+        skip_bad: leave out what cannot be used; `left_out.txt` in `out` lists it.
+        understood: called at the end with what was understood, such as the problems that were left out.
         **options: options of the recipe.
 
     Raises:
         ConfigError: an unknown recipe, unknown options or invalid values.
-        DataError: `out` is not empty or cannot be written, or input files cannot be used; one line per problem.
+        BadSamples: input files cannot be used, and `skip_bad` is not set; one line per problem.
+        DataError: `out` is not empty or cannot be written, the input as a whole cannot be used, or keys are repeated.
     """
     kind = _recipe(recipe)
     settings = check(kind.Options, options)
     made_by = {"recipe": recipe, "seed": seed, "options": settings.model_dump(mode="json")}
     maker = kind(settings, seed)
-    shards = _shards(maker.splits, samples_per_shard)
+    shards = plan(maker.splits, samples_per_shard)
     card = _card(maker, maker.name or recipe, samples_per_shard, made_by)
     state = {
         "mtgen": __version__,
         "size": samples_per_shard,
         "card": card.model_dump(mode="json"),
         "sources": maker.sources,
+        "skip_bad": skip_bad,
     }
     draft = Draft(out, overwrite, json.dumps(state))
     draft.claim()
     try:
-        results = _make_shards(_ShardMaker(maker, draft, card), shards, processes)
-        if problems := _collect_problems(maker, shards, results, progress):
-            raise DataError("\n".join(summarize_lines(problems, MAX_PROBLEMS_SHOWN)))
+        results = make_shards(ShardMaker(maker, card, draft, skip_bad), shards, processes)
+        found, repeated = _gather(maker, card, shards, results, progress)
+        if repeated or (found.problems and not skip_bad):
+            raise BadSamples([*repeated, *found.problems])
+        if found.problems:
+            _leave_out(found, draft)
+        if empty := classes_without_samples(card, found.tallies.values()):
+            card = card.model_copy(update={"unused_classes": empty})
         draft.finish(card)
     except BrokenProcessPool:
         draft.pause()
@@ -297,7 +249,21 @@ def make(
     except BaseException:
         draft.pause()
         raise
+    if understood:
+        understood(found)
     return card
+
+
+def _leave_out(found: Understanding, draft: Draft) -> None:
+    """Correct the card for samples that were left out, and list these in the draft; `DataError` if none is left."""
+    if not any(tally.samples for tally in found.tallies.values()):
+        raise BadSamples(found.problems)
+    for split, tally in found.tallies.items():
+        found.card.splits[split].samples = tally.samples
+        if not tally.samples:
+            draft.remove_split(split)
+            del found.card.splits[split]
+    draft.list_left_out(found.problems)
 
 
 def _card(recipe: Recipe, name: str, samples_per_shard: int, made_by: dict[str, Any]) -> DatasetCard:
@@ -317,19 +283,24 @@ def _card(recipe: Recipe, name: str, samples_per_shard: int, made_by: dict[str, 
     )
 
 
-def _collect_problems(
+def _gather(
     recipe: Recipe,
-    shards: list[_Shard],
-    results: Iterator[_ShardResult],
+    card: DatasetCard,
+    shards: list[Shard],
+    results: Iterator[ShardResult],
     progress: Callable[[int, int], None] | None,
-) -> list[str]:
-    """Wait for the results of all shards; returns the problems of their samples and duplicate keys, one line each."""
-    problems: list[str] = []
+) -> tuple[Understanding, list[str]]:
+    """Wait for the results of all shards; returns what they amount to, and one line per repeated key."""
+    tallies = {split: Tally() for split in recipe.splits}
+    found = Understanding(card, tallies, recipe.notices, recipe.left_alone.lines(), list(recipe.faults))
+    repeated: list[str] = []
     keys = _Keys(recipe)
     done, total = 0, sum(recipe.splits.values())
     for shard, result in zip(shards, results, strict=True):
-        problems += [*result.problems, *keys.add(shard, result.keys)]
+        found.problems.extend(result.problems)
+        repeated += keys.add(shard, result.keys)
+        found.tallies[shard.split].merge(result.tally)
         done += shard.last - shard.first
         if progress:
             progress(done, total)
-    return problems
+    return found, repeated

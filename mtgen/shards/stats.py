@@ -149,7 +149,7 @@ class _Counts:
             self.box_classes.update(stored.boxes[:, 4].astype(int).tolist())
 
     def _caption(self, data: bytes, index: Index, i: int) -> None:
-        self.caption.append(len(data.decode("utf-8").strip()))
+        self.caption.append(len(data.decode("utf-8-sig").strip()))
 
     def _sound(self, data: bytes, index: Index, i: int) -> None:
         seconds, rate, channels = sound_info(data)

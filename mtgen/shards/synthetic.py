@@ -60,6 +60,7 @@ class SceneOptions(ConfigSection):
 
     resolution: int = Field(32, ge=MIN_PIXELS_PER_OBJECT, le=1024, description="side of the images, pixels")
     train: int = Field(20_000, ge=1, description="number of training samples")
+    val: int = Field(0, ge=0, description="number of validation samples; 0: training holds some of its own out")
     test: int = Field(2_000, ge=0, description="number of test samples; 0: no test split")
     background: Literal["plain", "textured"] = Field(
         "plain", description="a single color, or smooth noise around it with grain"
@@ -214,7 +215,8 @@ class SceneRecipe(Recipe):
     @property
     def splits(self) -> dict[str, int]:
         """Split -> number of samples."""
-        return {split: count for split, count in (("train", self.options.train), ("test", self.options.test)) if count}
+        counts = {"train": self.options.train, "val": self.options.val, "test": self.options.test}
+        return {split: count for split, count in counts.items() if count}
 
     def make(self, split: str, number: int) -> Sample:
         """Make sample `number` of a split."""

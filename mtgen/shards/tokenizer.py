@@ -59,7 +59,7 @@ def train_tokenizer(
         for done, i in enumerate(rows.tolist()):
             index.prefetch(rows[done : done + 1])
             try:
-                yield index.read(i, "caption").decode("utf-8").strip()
+                yield index.read(i, "caption").decode("utf-8-sig").strip()
             except UnicodeDecodeError as error:
                 raise DataError(
                     f"{index.name(i)}: caption: not UTF-8 at byte {error.start}; write captions in UTF-8"

@@ -221,7 +221,7 @@ def _percent(part: float, whole: float) -> float:
 
 
 def _add_caption(cell: Cell, data: bytes) -> None:
-    cell.caption = data.decode("utf-8").strip()
+    cell.caption = data.decode("utf-8-sig").strip()
 
 
 def _add_sound(cell: Cell, data: bytes) -> None:

@@ -19,9 +19,12 @@ from PIL import Image
 
 from mtgen.data import image_io
 from mtgen.data.key_hashes import KeyRegistry
-from mtgen.errors import DataError
+from mtgen.errors import DataError, printable
 from mtgen.schema import IGNORE_INDEX, DatasetCard, Split
 from mtgen.shards.split_writer import SplitWriter, keys_among
+
+LEFT_OUT_FILE = "left_out.txt"
+"""File beside `dataset.json` that lists what could not be used and was left out, one line each."""
 
 
 @dataclass
@@ -146,7 +149,7 @@ def _belongs_to_data_set(path: Path) -> bool:
     """Whether a file is one of those that making the data set again replaces."""
     if path.is_dir():
         return path.name == "index" and all(file.suffix == ".arrow" for file in path.rglob("*") if file.is_file())
-    return path.name in ("dataset.json", "index.parquet") or path.suffix == ".tar"
+    return path.name in ("dataset.json", "index.parquet", LEFT_OUT_FILE) or path.suffix == ".tar"
 
 
 class Draft:
@@ -204,7 +207,7 @@ class Draft:
         note = self.path / "recipe.json"
         same = bool(self.recipe) and note.is_file() and note.read_bytes() == self.recipe.encode()
         for file in self.path.iterdir():
-            if not (same and (file == note or file.suffix == ".tar")):
+            if not (same and file.suffix in (".tar", ".json")):
                 file.unlink()
         if self.recipe and not same:
             note.write_text(self.recipe, encoding="utf-8")
@@ -233,13 +236,26 @@ class Draft:
     def finish(self, card: DatasetCard) -> None:
         """Write the card and rename the draft to its final name."""
         with self.disk():
-            (self.path / "recipe.json").unlink(missing_ok=True)
+            for note in self.path.glob("*.json"):
+                note.unlink()
             (self.path / "dataset.json").write_text(card_text(card), encoding="utf-8")
             if self.folder.exists():
                 self.folder.rename(self._replaced)
             self.path.rename(self.folder)
             shutil.rmtree(self._replaced, ignore_errors=True)
         os.close(self._lock)
+
+    def remove_split(self, split: str) -> None:
+        """Remove the shards of a split."""
+        with self.disk():
+            for path in self.path.glob(f"{split}-*.tar"):
+                path.unlink()
+
+    def list_left_out(self, problems: Sequence[str]) -> None:
+        """Write the list of what was left out."""
+        text = "".join(f"{printable(problem)}\n" for problem in problems)
+        with self.disk():
+            (self.path / LEFT_OUT_FILE).write_text(text, encoding="utf-8")
 
     def pause(self) -> None:
         """Keep the finished shards for the next run of the same recipe."""

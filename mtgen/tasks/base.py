@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mtgen.conditions.base import Encoded
 from mtgen.conditions.encoder import ConditionEncoder
-from mtgen.config import TaskSettings
+from mtgen.config import Schedule, TaskSettings, value_at
 from mtgen.networks.discriminator import Discriminator
 from mtgen.networks.generator import CanvasSpec, ConditionSpec, Generator
 from mtgen.networks.prediction_reader import PredictionReader, readable
@@ -20,7 +20,18 @@ LossDict = dict[str, Tensor]
 """Scalar losses by name."""
 
 
-class ReaderSettings(TaskSettings):
+class SelfTrainingSettings(TaskSettings):
+    """Settings of a task that can learn from what the averaged weights predict."""
+
+    self_training: float = Field(
+        0.0,
+        ge=0,
+        description="weight of self-training: the labels that the averaged weights surely predict, where a sample has "
+        "none; it takes one more forward",
+    )
+
+
+class ReaderSettings(SelfTrainingSettings):
     """Settings of a task that takes in what other tasks predict."""
 
     use_predictions: bool = Field(
@@ -107,7 +118,7 @@ class StepContext:
         real: canvases of the real samples as the discriminator sees them.
         num_image_only: number of image-only rows.
         plain: `[P]` indices of the image-only rows that the augmentation left unchanged.
-        plain_position: `[P]` their positions, on the CPU.
+        plain_position: `[P]` their positions.
         partner: `[B]` each row's partner row, of another sample; the row itself if there is none.
         pairs: `[N]` plain rows whose partner is a plain row too.
         penalized: `[Q]` rows with a gradient penalty. In the discriminator's step the trunk's forward ends with noisy
@@ -121,6 +132,10 @@ class StepContext:
         counts: number of samples in the *global* batch: "all", "penalized", "plain", "pairs", "image_only", "joint"; of
             image-only rows with a component, by its name ("class", "mask", ...); of plain rows with one ("plain boxes",
             ...).
+        images_seen: at the start of the step.
+        images_total: length of the run, images.
+        weights: role ("plain", "pairs", "penalized") -> `[n]` weights of its rows: 0 for rows that pad it to a fixed
+            number (`train.static_shapes`); empty without padding.
     """
 
     batch: Batch
@@ -142,6 +157,13 @@ class StepContext:
     pair_latents: Tensor
     penalty_sigma: float
     counts: dict[str, int]
+    images_seen: int
+    images_total: int
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def scheduled(self, value: float | Schedule) -> float:
+        """Return the present value of a setting that can follow a schedule."""
+        return value_at(value, self.images_seen, self.images_total)
 
     @property
     def image_only(self) -> slice:
@@ -164,9 +186,12 @@ class StepContext:
         `counts[of]` samples.
 
         Args:
-            values: `[n]` one value per row; 0 for rows that are not among those counted.
+            values: `[n]` one value per row; 0 for rows that are not among those counted. Those of a role ("plain boxes"
+                is of "plain") are over its rows, or its rows several times.
             of: key of `counts`.
         """
+        if (weight := self.weights.get(of.partition(" ")[0])) is not None:
+            values = values * weight.repeat(len(values) // max(len(weight), 1))
         parts = len(self.batch.step_position) / len(self.batch)
         return values.float().sum() * (parts / max(self.counts[of], 1))
 
@@ -175,11 +200,27 @@ def _ignore(_: Tensor) -> None:
     """Default of `DiscriminatorContext.observe_logit_gap`."""
 
 
+@dataclass(frozen=True)
+class PseudoLabels:
+    """What the averaged discriminator predicts of real images; a part is `None` if no task predicts it.
+
+    Attributes:
+        classes: `[B,K]` probabilities.
+        masks: `[B,M,H,W]` probabilities, augmented as the images are.
+        boxes: `[B,N,6]` of the images before augmentation, see `Prediction`.
+    """
+
+    classes: Tensor | None
+    masks: Tensor | None
+    boxes: Tensor | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorContext(StepContext):
     """A micro-batch in the discriminator's step, with the generated samples.
 
     Attributes:
+        pseudo: predictions of the averaged discriminator for self-training; `None` without it, and early in the run.
         fake: generated canvases as the discriminator sees them, without gradients; `None` if the run does not generate.
         pair_images: `[N,C,H,W]` standard normal, one image of noise per pair.
         observe_logit_gap: takes `[B]` real minus generated logits, detached; the adaptive augmentation follows them.
@@ -187,6 +228,7 @@ class DiscriminatorContext(StepContext):
 
     fake: Canvas | None
     pair_images: Tensor
+    pseudo: PseudoLabels | None = None
     observe_logit_gap: Callable[[Tensor], None] = _ignore
 
 

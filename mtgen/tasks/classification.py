@@ -4,18 +4,29 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtgen.config import TASKS, TaskSettings
+from mtgen.config import TASKS
 from mtgen.networks.discriminator import Discriminator
 from mtgen.schema import Prediction
-from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
+from mtgen.tasks.base import (
+    DiscriminatorContext,
+    GeneratorContext,
+    LossDict,
+    SelfTrainingSettings,
+    StepContext,
+    Task,
+    TaskFeatures,
+)
 from mtgen.tasks.weak_labels import classes_in_mask, name_pairs, single_class
+
+SURE_CLASS = 0.95
+"""Probability from which a predicted class is a label for self-training (Sohn et al. 2020, FixMatch)."""
 
 
 @TASKS.register("classification")
 class Classification(Task):
     """Cross-entropy on real labeled images and, with weight `agreement`, on generated ones (Odena et al. 2017)."""
 
-    class Settings(TaskSettings):
+    class Settings(SelfTrainingSettings):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
         agreement: float = Field(
             0.1, ge=0, description="weight of the generated image's predicted class being the sample's"
@@ -24,6 +35,12 @@ class Classification(Task):
             1.0,
             ge=0,
             description="weight of the class that a mask or boxes of a single class tell, for images without a class",
+        )
+        generated: float = Field(
+            0.0,
+            ge=0,
+            description="weight of generated images as examples of the class that they were generated for, where the "
+            "prediction agrees",
         )
         smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing")
 
@@ -54,7 +71,28 @@ class Classification(Task):
 
     def discriminator_losses(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
         losses = {"cross_entropy": context.mean(self._losses(context, features.image_only), "class")}
+        if self.settings.generated and context.fake is not None:
+            losses["generated"] = self.settings.generated * self._generated(context, features)
+        if self.settings.self_training:
+            losses["self_training"] = self.settings.self_training * self._self_training(context, features)
         return losses | (self._implied(context, features) if self.settings.implied else {})
+
+    def _generated(self, context: DiscriminatorContext, features: TaskFeatures) -> Tensor:
+        """The cross-entropy of generated images with the class that was given, where it is the predicted one."""
+        first = len(context.batch)
+        lowest = features.lowest[first : first + context.num_image_only]
+        logits, label = self.logits(context.discriminator, [lowest]), context.batch.label[context.image_only]
+        given = context.prompt.given["class"][context.image_only] if "class" in context.prompt.given else False
+        use = given & (logits.argmax(1) == label)
+        return context.mean(F.cross_entropy(logits, label, reduction="none") * use, "image_only")
+
+    def _self_training(self, context: DiscriminatorContext, features: TaskFeatures) -> Tensor:
+        if context.pseudo is None or context.pseudo.classes is None:
+            return features.remaining.new_zeros(())
+        probability, label = context.pseudo.classes[context.image_only].max(1)
+        use = (probability > SURE_CLASS) & ~context.batch.present["class"][context.image_only]
+        distance = F.cross_entropy(self.logits(context.discriminator, features.image_only), label, reduction="none")
+        return context.mean(distance * use, "image_only")
 
     def _implied(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
         """The cross-entropy with the only class in a sample's mask, and in its boxes, where its class is unknown."""

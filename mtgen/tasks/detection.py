@@ -30,6 +30,10 @@ GENERATED_SIZE_WEIGHT = 20.0
 """Factor of the generated size maps' squared error beside the focal loss of the generated centers."""
 
 
+SURE_BOX = 0.6
+"""Score from which a predicted box is a label for self-training."""
+
+
 class CenterHead(nn.Module):
     """The decoder's features, and what other tasks predict, -> center logits, sizes and offsets.
 
@@ -71,6 +75,9 @@ class Detection(Task):
         size: float = Field(5.0, ge=0, description="weight of the sizes' error, relative to the centers'")
         agreement: float = Field(
             0.1, ge=0, description="weight of the agreement of generated centers and those predicted from the image"
+        )
+        layout: float = Field(
+            0.02, ge=0, description="weight of generated and predicted boxes being the given ones, where some are given"
         )
         distillation: float = Field(
             0.2,
@@ -121,10 +128,22 @@ class Detection(Task):
         target = encode(context.original.boxes[rows], self.sizes.classes, self.grid)
         maps = self.maps(context.discriminator, [level[rows] for level in features.image_only])
         losses = self._distance(*maps, target) * context.batch.present["boxes"][rows]
-        return {
+        found = {
             name: context.mean(values, "plain boxes")
             for name, values in zip(("centers", "sizes", "offsets"), losses, strict=True)
         }
+        if self.settings.self_training:
+            found["self_training"] = self.settings.self_training * self._self_training(context, maps)
+        return found
+
+    def _self_training(self, context: DiscriminatorContext, maps: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        if context.pseudo is None or context.pseudo.boxes is None:
+            return maps[0].new_zeros(())
+        boxes = context.pseudo.boxes[context.plain]
+        label = boxes[..., 4].where(boxes[..., 5] > SURE_BOX, -1)
+        target = encode(torch.cat([boxes[..., :4], label[..., None]], -1), self.sizes.classes, self.grid)
+        use = (label >= 0).any(1) & ~context.batch.present["boxes"][context.plain]
+        return context.mean(self._distance(*maps, target).sum(0) * use, "plain")
 
     def generator_losses(self, context: GeneratorContext, features: TaskFeatures) -> LossDict:
         """Generated boxes should be those predicted from the image, and both those of a given layout.
@@ -138,7 +157,7 @@ class Detection(Task):
         get nearly all of the gradient, and where a center is uncertain its minimum is below every threshold.
         """
         settings, fake, rows = self.settings, context.fake, context.image_only
-        if fake.boxes is None or fake.box_logits is None or not (settings.agreement or settings.distillation):
+        if fake.boxes is None or fake.box_logits is None:
             return {}
         generated, generated_logits = fake.boxes[rows], fake.box_logits[rows]
         unaugmented = context.fake_unaugmented[rows]
@@ -153,12 +172,12 @@ class Detection(Task):
             found = confident(decode(heat.detach(), size.detach(), offset.detach()))
             distance = self._generated_distance(generated_logits, encode(found, self.sizes.classes, self.grid))
             losses["distillation"] = settings.distillation * context.mean(distance * unaugmented, "unaugmented")
-        if settings.agreement and "boxes" in context.prompt.given:
+        if settings.layout and "boxes" in context.prompt.given:
             assert context.original.boxes is not None
             layout = encode(context.original.boxes[rows], self.sizes.classes, self.grid)
             distance = self._generated_distance(generated_logits, layout) + self._distance(*maps, layout).sum(0)
             given = context.prompt.given["boxes"][rows] & unaugmented
-            losses["layout"] = settings.agreement * context.mean(distance * given, "given boxes")
+            losses["layout"] = settings.layout * context.mean(distance * given, "given boxes")
         return losses
 
     def _distance(self, logits: Tensor, size: Tensor, offset: Tensor, target: CenterMaps) -> Tensor:

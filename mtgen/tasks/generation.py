@@ -1,14 +1,14 @@
 """Generation: the relativistic game between generator and discriminator, on images and on images with their labels."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtgen.config import TASKS, TaskSettings
+from mtgen.config import TASKS, Schedule, TaskSettings, within
 from mtgen.schema import Canvas, Condition
 from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
 from mtgen.utils.autocast import autocast
@@ -42,7 +42,9 @@ class Generation(Task):
     """
 
     class Settings(TaskSettings):
-        gamma: float = Field(10.0, ge=0, description="weight of the gradient penalties: gamma/2 (R1 + R2)")
+        gamma: Annotated[float | Schedule, within(ge=0)] = Field(
+            10.0, description="weight of the gradient penalties, or its schedule: gamma/2 (R1 + R2)"
+        )
         penalty: Literal["finite", "exact"] = Field(
             "finite",
             description="finite: from one random difference, in the step's one forward; exact: by double backward, "
@@ -86,9 +88,8 @@ class Generation(Task):
         rows = torch.arange(context.num_image_only, len(context.batch), device=context.partner.device)
         partner, real = context.partner[rows], context.real
         others = real.map(lambda x: x[partner])
-        shown, boxed = (
-            x if x is None else x & y[rows] for x, y in ((others.shown, real.shown), (others.boxed, real.boxed))
-        )
+        shown = None if others.shown is None or real.shown is None else others.shown & real.shown[rows]
+        boxed = None if others.boxed is None or real.boxed is None else others.boxed & real.boxed[rows]
         return Canvas(real.image[rows], others.mask, shown, others.boxes, boxed)
 
     def _mismatched(self, context: DiscriminatorContext, features: TaskFeatures, real: Tensor) -> Tensor:
@@ -115,7 +116,7 @@ class Generation(Task):
             squared = self._squared_gradients(context)
         losses = {
             "adversarial": context.mean(F.softplus(fake - real), "all"),
-            "penalty": self.settings.gamma / 2 * context.mean(squared, "penalized"),
+            "penalty": context.scheduled(self.settings.gamma) / 2 * context.mean(squared, "penalized"),
         }
         if self.settings.mismatched:
             losses["mismatched"] = self._mismatched(context, features, real)

@@ -15,6 +15,9 @@ from mtgen.schema import IGNORE_INDEX, Prediction
 from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, ReaderSettings, Task, TaskFeatures
 from mtgen.tasks.weak_labels import box_tightness, mask_classes_of, name_pairs, outside_boxes
 
+SURE_PIXEL = 0.9
+"""Probability from which a pixel of a predicted mask is a label for self-training."""
+
 
 class MaskHead(Conv2d):
     """The decoder's features, and what other tasks predict, -> mask logits."""
@@ -36,6 +39,9 @@ class Segmentation(Task):
         weight: float = Field(0.3, ge=0, description="factor of the task's losses; 0 switches it off")
         agreement: float = Field(
             0.1, ge=0, description="weight of the agreement of the generated mask and the mask predicted from the image"
+        )
+        layout: float = Field(
+            0.02, ge=0, description="weight of generated and predicted masks being the given ones, where some are given"
         )
         distillation: float = Field(
             0.2,
@@ -73,7 +79,17 @@ class Segmentation(Task):
         logits = self.logits(context.discriminator, features.image_only)
         losses = F.cross_entropy(logits, mask, reduction="none", ignore_index=IGNORE_INDEX)
         found = {"cross_entropy": context.mean(losses.sum(dim=(1, 2)) / known.clamp_min(1), "mask")}
+        if self.settings.self_training:
+            found["self_training"] = self.settings.self_training * self._self_training(context, logits)
         return found | (self._weak(context, logits.log_softmax(1)) if self.settings.weak else {})
+
+    def _self_training(self, context: DiscriminatorContext, logits: Tensor) -> Tensor:
+        if context.pseudo is None or context.pseudo.masks is None:
+            return logits.new_zeros(())
+        probability, mask = context.pseudo.masks[context.image_only].max(1)
+        use = (probability > SURE_PIXEL) & ~context.batch.present["mask"][context.image_only][:, None, None]
+        distance = F.cross_entropy(logits, mask, reduction="none") * use
+        return context.mean(distance.mean((1, 2)), "image_only")
 
     def _weak(self, context: DiscriminatorContext, log_probability: Tensor) -> LossDict:
         """What boxes and classes tell of unknown masks, weighted; see `mtgen.tasks.weak_labels`.
@@ -106,7 +122,7 @@ class Segmentation(Task):
         `Detection.generator_losses`).
         """
         settings, fake = self.settings, context.fake
-        if fake.mask is None or fake.mask_logits is None or not (settings.agreement or settings.distillation):
+        if fake.mask is None or fake.mask_logits is None:
             return {}
         generated = fake.mask[context.image_only]
         generated_log = fake.mask_logits[context.image_only].log_softmax(dim=1)
@@ -117,11 +133,11 @@ class Segmentation(Task):
         if settings.distillation:
             distance = _cross_entropy(predicted.detach().exp(), generated_log)
             losses["distillation"] = settings.distillation * context.mean(distance, "image_only")
-        if settings.agreement and "layout" in context.prompt.given:
+        if settings.layout and "layout" in context.prompt.given:
             layout = context.prompt.values["layout"][context.image_only]
             given = (context.prompt.given["layout"] & context.fake_unaugmented)[context.image_only]
             distance = _cross_entropy(layout, predicted) + _cross_entropy(layout, generated_log)
-            losses["layout"] = settings.agreement * context.mean(distance * given, "given layout")
+            losses["layout"] = settings.layout * context.mean(distance * given, "given layout")
         return losses
 
     def predict(self, discriminator: Discriminator, levels: list[Tensor], prediction: Prediction) -> None:

@@ -28,6 +28,15 @@ JOURNAL_FILE = "metrics.jsonl"
 NONFINITE_SUFFIX = "/nonfinite"
 EVALUATION_PREFIX = "evaluation/"
 """Prefix of the metrics of `mtgen evaluate`, which it writes at the position of the evaluated checkpoint."""
+TEST_PREFIX, VALIDATION_PREFIX = "test/", "val/"
+"""Prefix of metrics on real samples, and the one that they have in snapshots, which read the validation split. Runs of
+older versions have the first in snapshots, too, which read the test split."""
+
+
+def snapshot_name(metric: str) -> str:
+    """The name that a metric has in a snapshot's row, such as `val/class_accuracy` for `test/class_accuracy`."""
+    is_real = metric.startswith(TEST_PREFIX)
+    return VALIDATION_PREFIX + metric.removeprefix(TEST_PREFIX) if is_real else metric
 
 
 @dataclass(frozen=True)

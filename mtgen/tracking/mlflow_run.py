@@ -13,11 +13,12 @@ from urllib.parse import urlencode, urlsplit
 
 import yaml
 
-from mtgen.tracking.journal import EVALUATION_PREFIX, JournalRow
+from mtgen.errors import UserError
+from mtgen.tracking.journal import EVALUATION_PREFIX, TEST_PREFIX, VALIDATION_PREFIX, JournalRow
 
 NOTE_TAG, NOTE_PREFIX = "mlflow.note.content", "**mtgen: "
-TEST_METRIC_PREFIXES = ("test/", EVALUATION_PREFIX)
-"""Prefixes of metrics on test data."""
+METRIC_PREFIXES = (VALIDATION_PREFIX, TEST_PREFIX, EVALUATION_PREFIX)
+"""Prefixes of metrics on data that is not trained on."""
 METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 1000, 100
 """MLflow's limits for one request."""
 MAX_VALUE_CHARS, MAX_NAME_CHARS, MAX_DIGEST_CHARS = 6000, 250, 36
@@ -66,6 +67,11 @@ class MLflowRun:
     def _by_start(self, start: dict[str, Any], began: float, folder: Path) -> Any:
         name = os.environ["MLFLOW_EXPERIMENT_NAME"]
         known = self.client.get_experiment_by_name(name)
+        if known and known.lifecycle_stage == "deleted":
+            raise UserError(
+                f"the experiment {name!r} is deleted in {self.uri}; restore it with `mlflow experiments restore "
+                f"--experiment-id {known.experiment_id}`, or take another with tracking.experiment=NAME"
+            )
         # By default MLflow's pages open in their mode for language models.
         kind = {"mlflow.experimentKind": "custom_model_development"}
         experiment = (
@@ -146,7 +152,7 @@ class MLflowRun:
 
 
 def summary(rows: Iterable[JournalRow], run_id: str) -> str:
-    """The note of a run in Markdown, from its journal: tasks, tags, last metrics on test data, and last sample grid."""
+    """The note of a run in Markdown, from its journal: tasks, tags, last metrics on unseen data, last sample grid."""
     start: dict[str, Any] = {}
     metrics: dict[str, float] = {}
     tags: dict[str, str] = {}
@@ -154,7 +160,7 @@ def summary(rows: Iterable[JournalRow], run_id: str) -> str:
     for row in rows:
         start, images = row.start or start, row.images
         tags |= row.tags
-        metrics |= {name: value for name, value in row.values.items() if name.startswith(TEST_METRIC_PREFIXES)}
+        metrics |= {name: value for name, value in row.values.items() if name.startswith(METRIC_PREFIXES)}
         if row.artifact and row.artifact["path"].endswith("grid.png"):
             picture = posixpath.join(row.artifact["to"], posixpath.basename(row.artifact["path"]))
     config = yaml.safe_load(start["config"])
@@ -164,7 +170,7 @@ def summary(rows: Iterable[JournalRow], run_id: str) -> str:
     if picture:  # a URL of MLflow's server
         lines += ["", f"![Samples](get-artifact?{urlencode({'path': picture, 'run_uuid': run_id})})"]
     if metrics:
-        lines += ["", "| on test data | |", "|---|---|"]
+        lines += ["", "| on unseen data | |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in metrics.items()]
     return _cut("\n".join(lines))
 

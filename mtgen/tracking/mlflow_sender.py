@@ -19,8 +19,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from mtgen.errors import UserError
 from mtgen.tracking.journal import JOURNAL_FILE, JournalRow, read_journal, read_rows
-from mtgen.tracking.mlflow_run import METRICS_PER_REQUEST, TEST_METRIC_PREFIXES, MLflowRun, summary
+from mtgen.tracking.mlflow_run import METRIC_PREFIXES, METRICS_PER_REQUEST, MLflowRun, summary
 
 SENDER_STATE_FILE, LOCK_FILE = "tracking.json", "tracking.lock"
 FINAL_SEND_SECONDS = 10.0
@@ -87,10 +88,14 @@ class RetryState:
 
     Args:
         what: subject of the warnings, such as "metrics".
+
+    Attributes:
+        refused: whether the last attempt failed for a reason that only the user can remove.
     """
 
     def __init__(self, what: str) -> None:
         self.what = what
+        self.refused = False
         self.next = 0.0
         self._interval = 0.0
         self._warned_at: float | None = None
@@ -100,13 +105,16 @@ class RetryState:
         if time.monotonic() < self.next:
             return False
         try:
+            self.refused = False
             action()
         except Exception as error:  # noqa: BLE001 - no error of MLflow, its database or the network stops the sender
+            self.refused = isinstance(error, UserError)
             self._interval = min(max(1.0, 2 * self._interval), MAX_RETRY_SECONDS)
             self.next = time.monotonic() + self._interval
             if self._warned_at is None or time.monotonic() - self._warned_at >= WARNING_INTERVAL_SECONDS:
                 self._warned_at = time.monotonic()
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                text = " ".join(str(error).split())
+                reason = text if isinstance(error, UserError) else f"{type(error).__name__}: {text[:200]}"
                 say(f"{self.what} are kept and will be sent later ({reason})")
             return False
         if self._warned_at is not None:
@@ -215,8 +223,8 @@ class Sender:
 
 def _changes_note(row: JournalRow) -> bool:
     """Whether the note of the run shows something of a row."""
-    has_test_metric = any(name.startswith(TEST_METRIC_PREFIXES) for name in row.values)
-    return has_test_metric or bool(row.start or row.artifact or row.status or row.tags)
+    has_metric = any(name.startswith(METRIC_PREFIXES) for name in row.values)
+    return has_metric or bool(row.start or row.artifact or row.status or row.tags)
 
 
 def _lock(folder: Path) -> Callable[[], bool]:
@@ -252,7 +260,7 @@ def main() -> None:
             sender = Sender(folder)
         if sender:
             sent = sender.work()
-            if closing and (time_left or sender.report_killed()) and sent:
+            if closing and (sender.rows.refused or ((time_left or sender.report_killed()) and sent)):
                 return
         elif closing and not pending_rows(folder):  # the sender of the training has sent everything
             return

@@ -6,6 +6,7 @@ GANs with limited data").
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtgen.config import AugmentConfig, Config
+from mtgen.config import AugmentConfig, Config, value_at
 from mtgen.schema import Canvas
 from mtgen.utils import counter_rng
 from mtgen.utils.autocast import autocast
@@ -25,13 +26,18 @@ MAX_ADAPTED_PROBABILITY = 0.8
 """Bound of an adaptive probability; above, generators learn the augmentation (Karras et al. 2020, figure 4)."""
 
 
+def augmentation_threshold(seed: int, purpose: str, position: Tensor) -> Tensor:
+    """`[B]` positions -> `[B]` float32 in [0, 1): samples are augmented if the probability is above it."""
+    return counter_rng.uniform(seed, f"augment {purpose}", position, 1)[:, 0]
+
+
 def is_augmented(probability: float, seed: int, purpose: str, position: Tensor) -> Tensor:
     """`[B]` positions -> `[B]` bool: which samples are augmented."""
-    return counter_rng.uniform(seed, f"augment {purpose}", position, 1)[:, 0] < probability
+    return augmentation_threshold(seed, purpose, position) < probability
 
 
 class AdaptiveAugmentation:
-    """The probability of augmentation: fixed, or adapted to how surely the discriminator tells real from generated.
+    """The probability of augmentation: fixed, scheduled, or adapted to how surely the discriminator tells real images.
 
     The measure is the mean sign of (real logit - generated logit) over pairs with the same condition. It is 0 if the
     discriminator cannot tell them apart, and 1 if it always can, a sign that it has memorized the training set. Source:
@@ -45,10 +51,15 @@ class AdaptiveAugmentation:
 
     def __init__(self, settings: AugmentConfig) -> None:
         self.settings = settings
-        self.probability = settings.probability
+        self.probability = value_at(settings.probability, 0, 1)
         self.preference = 0.0
         self._signs: Tensor | None = None
         self._pairs = 0
+
+    def follow_schedule(self, images: int, total: int) -> None:
+        """Set the probability after a number of images out of `total`, unless it is adapted."""
+        if self.settings.target is None:
+            self.probability = value_at(self.settings.probability, images, total)
 
     def observe_logit_gap(self, gap: Tensor) -> None:
         """Count `[B]` real minus generated logits; without a host sync."""
@@ -85,7 +96,7 @@ class AdaptiveAugmentation:
         return {"probability": self.probability, "signs": signs, "pairs": pairs}
 
     def load(self, state: dict[str, float], first: bool) -> None:
-        """Restore what `state` returned; a fixed probability is that of the configuration.
+        """Restore what `state` returned; a probability that is not adapted is that of the configuration.
 
         Args:
             first: whether this is the first worker, which takes over the sums of all workers.
@@ -97,28 +108,24 @@ class AdaptiveAugmentation:
             )
 
 
+@dataclass(frozen=True)
 class Warp:
     """The affine maps of one micro-batch.
 
-    Args:
-        settings: largest shift, rotation and change of scale.
-        probability: fraction of the samples that is augmented.
-        seed: of the run.
-        size: height and width of the images. A rotation acts on pixels, so in coordinates relative to the sides the map
-            depends on them.
-        position: `[B]` positions, on the CPU.
-        purpose: seed of the maps, different for real and generated samples and for both steps.
-        which: seed of the choice of samples.
-        device: of the tensors that will be warped.
-
     Attributes:
-        changed: `[B]` bool, on the CPU: the samples that are augmented.
-        rows: their indices.
-        theta: `[n,2,3]` their maps, as `F.affine_grid` takes them.
+        changed: `[B]` bool: the samples that are augmented.
+        rows: their indices, on the device of the tensors that will be warped.
+        theta: `[n,2,3]` their maps, as `F.affine_grid` takes them, on that device.
+        padded: whether `rows` are all rows, and those that are not augmented have the identity as map.
     """
 
-    def __init__(
-        self,
+    changed: Tensor
+    rows: Tensor
+    theta: Tensor
+    padded: bool = False
+
+    @staticmethod
+    def draw(
         settings: AugmentConfig,
         probability: float,
         seed: int,
@@ -126,10 +133,23 @@ class Warp:
         position: Tensor,
         purpose: str,
         which: str,
-        device: torch.device,
-    ) -> None:
-        self.changed = is_augmented(probability, seed, which, position)
-        rows = self.changed.nonzero().flatten()
+        padded: bool = False,
+    ) -> "Warp":
+        """Draw the maps, on the CPU.
+
+        Args:
+            settings: largest shift, rotation and change of scale.
+            probability: fraction of the samples that is augmented.
+            seed: of the run.
+            size: height and width of the images. A rotation acts on pixels, so in coordinates relative to the sides the
+                map depends on them.
+            position: `[B]` positions, on the CPU.
+            purpose: seed of the maps, different for real and generated samples and for both steps.
+            which: seed of the choice of samples.
+            padded: see the attribute.
+        """
+        changed = is_augmented(probability, seed, which, position)
+        rows = torch.arange(len(position)) if padded else changed.nonzero().flatten()
         uniform = 2 * counter_rng.uniform(seed, f"warp {purpose}", position[rows], 4) - 1
         angle = uniform[:, 0] * math.radians(settings.rotate)
         scale = 1 + uniform[:, 1] * settings.scale
@@ -138,17 +158,21 @@ class Warp:
         cos, sin = scale * angle.cos(), scale * angle.sin()
         x = torch.stack([cos, -sin * aspect, shift[:, 0]], 1)
         y = torch.stack([sin / aspect, cos, shift[:, 1]], 1)
-        self.rows = rows.to(device)
-        self.theta = torch.stack([x, y], 1).to(device)
+        theta = torch.stack([x, y], 1)
+        if padded:
+            theta = torch.where(changed[:, None, None], theta, torch.eye(2, 3))
+        return Warp(changed, rows, theta, padded)
 
     def __call__(self, x: Tensor, mode: str = "bilinear") -> Tensor:
         """Warp the augmented samples of `[B,C,H,W]`; pixels beyond the border repeat it."""
         if not len(self.rows):
             return x
-        part = x[self.rows]
+        part = x if self.padded else x[self.rows]
         with autocast(x.device, enabled=False):
             grid = F.affine_grid(self.theta, list(part.shape), align_corners=False)
             warped = F.grid_sample(part.float(), grid, mode=mode, padding_mode="border", align_corners=False)
+        if self.padded:
+            return torch.where(self.changed[:, None, None, None], warped.to(x.dtype), x)
         return x.index_copy(0, self.rows, warped.to(x.dtype))
 
     def mask(self, mask: Tensor) -> Tensor:
@@ -165,10 +189,8 @@ def which_warp(purpose: str, kind: str) -> str:
     return kind if kind == "real" else f"{purpose} {kind}"
 
 
-def sample_warp(
-    config: Config, probability: float, position: Tensor, purpose: str, kind: str, device: torch.device
-) -> Warp:
-    """Return the maps of real or generated samples in a step.
+def sample_warp(config: Config, probability: float, position: Tensor, purpose: str, kind: str) -> Warp:
+    """Return the maps of real or generated samples in a step, on the CPU.
 
     Args:
         position: `[B]` positions, on the CPU.
@@ -176,4 +198,5 @@ def sample_warp(
         kind: "real" or "fake".
     """
     purpose, which = f"{purpose} {kind}", which_warp(purpose, kind)
-    return Warp(config.augment, probability, config.seed, config.size, position, purpose, which, device)
+    padded = config.train.static_shapes
+    return Warp.draw(config.augment, probability, config.seed, config.size, position, purpose, which, padded)

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mtgen.config import Config
+from mtgen.config import Config, value_at
 from mtgen.errors import CheckpointError
 from mtgen.training.optimizer import GuardedAdam
 from mtgen.utils.import_guards import hide_module
@@ -38,7 +38,7 @@ class Engine:
     Args:
         step: module whose forward takes (micro-batch, tuple of the frozen networks) and returns (loss, log).
         trained: the networks that the step trains; checkpoints use the names of their parameters.
-        learning_rate: peak, before the schedule.
+        learning_rate: the first; `set_rates` changes it.
     """
 
     def __init__(self, config: Config, step: nn.Module, trained: nn.Module, learning_rate: float) -> None:
@@ -50,11 +50,10 @@ class Engine:
         # Only inference uses this all-reduce, and compiling it would take half a minute at the first start.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.trained = trained
-        self.learning_rate = learning_rate
         self.optimizer = GuardedAdam(
             trained.parameters(),
             learning_rate,
-            config.train.beta2,
+            value_at(config.train.beta2, 0, config.train.images),
             partitioned=config.zero_stage > 0,
             scaled=config.precision == "fp16",
             clip=config.train.clip_factor,
@@ -77,10 +76,10 @@ class Engine:
         self.engine.step()
         return log
 
-    def set_lr_factor(self, factor: float) -> None:
-        """Set the learning rate to `factor` times its peak."""
+    def set_rates(self, learning_rate: float, beta2: float) -> None:
+        """Set the learning rate, and the decay of the second moment."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * factor
+            group["lr"], group["betas"] = learning_rate, (0.0, beta2)
 
     @property
     def _direct(self) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mtgen.config import Config
+from mtgen.config import Config, value_at
 from mtgen.data.mixture import Samples
 from mtgen.data.reader import BatchReader, GlobalBatch
 from mtgen.data.transform_spec import transform_spec_of
@@ -20,8 +20,10 @@ from mtgen.visualization.layers import GridPanel, LayeredGrid, write_layered_gri
 SAMPLES_PER_DATASET = 16
 """Samples in each picture."""
 
-MAX_SEARCHED_POSITIONS = 4_000
-"""Positions at the start of a run that are searched; a mixture's fractions are exact in every 1,000 positions."""
+MAX_SEARCHED_POSITIONS = 16_000
+"""Positions at the start of a run that are searched: a mixture's fractions are exact in 1,000 places of each lane.
+
+With more lanes 16 samples of the rarest data set are expected in as many positions."""
 
 
 def write_first_batch(config: Config, samples: Samples) -> list[Path]:
@@ -32,7 +34,7 @@ def write_first_batch(config: Config, samples: Samples) -> list[Path]:
     """
     note = (
         " (boxes only of images that were not augmented)"
-        if "boxes" in config.components and config.augment.probability
+        if "boxes" in config.components and _probability(config)
         else ""
     )
     folder, paths = config.folder / "samples", []
@@ -55,6 +57,11 @@ def write_first_batch(config: Config, samples: Samples) -> list[Path]:
     return paths
 
 
+def _probability(config: Config) -> float:
+    """Of augmentation in the first step."""
+    return value_at(config.augment.probability, 0, config.train.images)
+
+
 def _first(config: Config, samples: Samples) -> Iterator[tuple[int, Batch]]:
     """For each data set, its number and its first samples, as the discriminator's first step sees them.
 
@@ -68,9 +75,7 @@ def _first(config: Config, samples: Samples) -> Iterator[tuple[int, Batch]]:
         batch, _ = BatchReader(samples, transform_spec_of(config), len(mine)).read(
             GlobalBatch(mine, order.sample(mine), slice(0, len(mine)))
         )
-        warp = sample_warp(
-            config, config.augment.probability, batch.position, "discriminator", "real", batch.image.device
-        )
+        warp = sample_warp(config, _probability(config), batch.position, "discriminator", "real")
         boxes = batch.boxes
         if boxes is not None:
             boxes = boxes.clone()

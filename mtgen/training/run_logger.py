@@ -8,7 +8,7 @@ from mtgen.alarms import ALARMS_FILE, Alarm, AlarmMonitor
 from mtgen.balancing.conflicts import write_artifacts
 from mtgen.config import Config
 from mtgen.data.mixture import Samples
-from mtgen.errors import DataError
+from mtgen.errors import DataError, summarize_lines
 from mtgen.models.model import Networks
 from mtgen.tracking.journal import JournalRow
 from mtgen.tracking.progress_bar import format_duration, format_losses, format_pace
@@ -20,6 +20,9 @@ from mtgen.training.protocol import Outcome, ReportCallback, WorkerContext
 
 MLFLOW_STATUS = {"finished": "FINISHED", "out of time": "FINISHED", "stopped": "KILLED"}
 """Status of an outcome -> MLflow's word for it; any other status is "FAILED"."""
+
+MAX_CLASSES_NAMED = 10
+"""Classes without a sample that the first lines of a log name."""
 
 
 def warn(folder: Path, text: str) -> None:
@@ -147,11 +150,14 @@ def _describe_run(config: Config, samples: Samples, networks: Networks, worker: 
     generator, discriminator = (
         sum(p.numel() for p in module.parameters()) for module in (networks.generator, networks.side)
     )
+    unused = samples.card.unused_classes
+    missing = [f"classes without a sample: {', '.join(summarize_lines(unused, MAX_CLASSES_NAMED))}"] if unused else []
     return "\n".join(
         [
             f"{config.name} {begins}, to {config.train.images:,} images; configuration: config.yaml",
             f"data: {samples.card.name}, {len(samples):,} samples of split {samples.split} ({labeled}), "
-            f"{samples.fingerprint[:12]}",
+            f"{samples.whole - len(samples):,} held out for validation, {samples.fingerprint[:12]}",
+            *missing,
             f"tasks: {', '.join(config.task_settings())}; "
             f"conditions: {', '.join(config.condition_settings()) or 'none'}",
             f"parameters: {generator:,} in the generator, {discriminator:,} in the discriminator module",

@@ -1,5 +1,6 @@
 """Everything that a worker needs before its first step."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,8 @@ from torch import nn, set_num_threads
 
 from mtgen.balancing.gate import Gate
 from mtgen.checkpointing import checkpoint
-from mtgen.config import Config
+from mtgen.checkpointing.checkpoint import Checkpoint
+from mtgen.config import Config, legacy
 from mtgen.data.loader import Loader
 from mtgen.data.mixture import Samples, card_texts
 from mtgen.data.transform_spec import transform_spec_of
@@ -17,9 +19,12 @@ from mtgen.errors import DataError, TrainingError
 from mtgen.models import assets
 from mtgen.models.ema import EMA
 from mtgen.models.model import Networks, build
+from mtgen.tasks.base import SelfTrainingSettings
 from mtgen.training.augment import AdaptiveAugmentation
+from mtgen.training.batch_roles import prepare_roles
+from mtgen.training.compiled import prepare_networks
 from mtgen.training.consensus import Consensus
-from mtgen.training.dataset import build_order, open_data
+from mtgen.training.dataset import build_order, cache_shortage, keep_order, open_data
 from mtgen.training.deepspeed_engine import Engine
 from mtgen.training.finetune import FineTuningReport, load_initial_weights
 from mtgen.training.heartbeat import Heartbeat
@@ -28,8 +33,10 @@ from mtgen.training.protocol import ReportCallback, Resize, WorkerContext
 from mtgen.training.run_logger import RunLogger, warn
 from mtgen.training.running_means import RunningMeans
 from mtgen.training.sample_log import SampleLog, next_segment
+from mtgen.training.schedules import learning_rate
 from mtgen.training.state import TrainingState, check_compatible
-from mtgen.training.steps import build_steps
+from mtgen.training.steps import DiscriminatorStep, build_steps
+from mtgen.training.teacher import Teacher
 from mtgen.training.throughput_timer import ThroughputTimer
 
 
@@ -89,8 +96,11 @@ def set_up(
         network.to(worker.device)
     initial_weights = load_initial_weights(config, networks, samples.card, consensus, worker.is_first)
     augmentation = AdaptiveAugmentation(config.augment)
-    engines, gates = _build_engines(config, worker, networks, augmentation)
+    engines, gates, d_step = _build_engines(config, worker, networks, augmentation)
     ema = EMA(named_networks(networks), config.train.ema_half_life)
+    settings = [task.settings for task in networks.tasks]
+    if any(own.self_training for own in settings if isinstance(own, SelfTrainingSettings)):
+        d_step.teacher = Teacher(config, networks, ema)
     means = RunningMeans(consensus.group)
     state = TrainingState(config, samples, worker, consensus.group, engines, gates, ema, augmentation, means)
     # If a resize was requested, this start has completed it.
@@ -100,6 +110,8 @@ def set_up(
         lambda: _open_logger(config, worker, samples, networks, progress.images, initial_weights, report)
     )
     sample_log = _open_sample_log(config, worker, consensus, progress.images) if config.train.log_samples else None
+    if problem := cache_shortage(config, samples, worker.world, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))):
+        warn_once(problem)
     return TrainingParts(
         config=config,
         worker=worker,
@@ -117,7 +129,7 @@ def set_up(
         timer=ThroughputTimer(seconds),
         logger=logger,
         sample_log=sample_log,
-        loader=_open_loader(config, worker, samples, progress.images),
+        loader=_open_loader(config, worker, samples, networks, augmentation, progress.images),
         warn=warn_once,
     )
 
@@ -156,18 +168,26 @@ def _ignore(text: str) -> None:
 
 def _build_engines(
     config: Config, worker: WorkerContext, networks: Networks, augmentation: AdaptiveAugmentation
-) -> tuple[dict[str, Engine], dict[str, Gate]]:
-    """The engines of both steps, and the gates in the steps; DeepSpeed broadcasts the first worker's parameters."""
+) -> tuple[dict[str, Engine], dict[str, Gate], DiscriminatorStep]:
+    """The engines of both steps, the gates in the steps, and the discriminator's step.
+
+    DeepSpeed broadcasts the first worker's parameters.
+    """
+    prepare_networks(config, networks)
     d_step, g_step, gates = build_steps(config, networks, augmentation)
     engines = {
-        "discriminator": Engine(config, d_step, networks.side, config.discriminator.learning_rate),
-        "generator": Engine(config, g_step, networks.generator, config.generator.learning_rate),
+        "discriminator": Engine(
+            config, d_step, networks.side, learning_rate(config.train, config.discriminator.learning_rate, 0)
+        ),
+        "generator": Engine(
+            config, g_step, networks.generator, learning_rate(config.train, config.generator.learning_rate, 0)
+        ),
     }
     for name, gate in gates.items():  # the gradient norms that a gate reports are those of the global loss
         gate.gradient_factor = worker.world
         gate.images = config.micro_batch * worker.world
         gate.loss_scale = engines["discriminator" if name == "discriminator" else "generator"].optimizer.loss_scale
-    return engines, gates
+    return engines, gates, d_step
 
 
 def _resume(
@@ -188,9 +208,13 @@ def _resume(
     name = consensus.broadcast(chosen and chosen.folder.name)
     if name is None:
         return progress, 0.0
-    found = consensus.run_collectively(
-        lambda: check_compatible(chosen or checkpoint.verify(root / name), config, samples)
-    )
+
+    def find() -> Checkpoint:
+        verified = chosen or checkpoint.verify(root / name)
+        keep_order(config, legacy.upgrade_facts(verified.state.get("order") or {}))
+        return check_compatible(verified, config, samples)
+
+    found = consensus.run_collectively(find)
     restored: dict[str, Any] = state.load_state_dict(found, warn)
     progress.images = restored["images"]
     progress.steps = restored["steps"]
@@ -234,7 +258,14 @@ def _open_sample_log(config: Config, worker: WorkerContext, consensus: Consensus
     return consensus.run_collectively(lambda: SampleLog(config.folder, segment, worker.rank, images))
 
 
-def _open_loader(config: Config, worker: WorkerContext, samples: Samples, images: int) -> Loader:
+def _open_loader(
+    config: Config,
+    worker: WorkerContext,
+    samples: Samples,
+    networks: Networks,
+    augmentation: AdaptiveAugmentation,
+    images: int,
+) -> Loader:
     """This worker's part of every global batch, from `images` on; it begins to decode at once."""
     return Loader(
         samples,
@@ -245,4 +276,5 @@ def _open_loader(config: Config, worker: WorkerContext, samples: Samples, images
         position=images,
         prefetch=config.data.prefetch,
         order=build_order(config, samples),
+        prepare=prepare_roles(config, augmentation, boxes=networks.generator.canvas_spec.box_maps > 0),
     )

@@ -23,9 +23,11 @@ from mtgen.networks import center_maps
 from mtgen.networks.generator import Generator
 from mtgen.schema import Batch, Canvas, Condition, Prompt
 from mtgen.tasks.base import DiscriminatorContext, GeneratorContext, LossDict, StepContext, Task, TaskFeatures
-from mtgen.training.augment import AdaptiveAugmentation, Warp, is_augmented, sample_warp, which_warp
-from mtgen.training.batch_roles import BatchRoles, assign_roles
+from mtgen.training.augment import AdaptiveAugmentation, Warp, sample_warp
+from mtgen.training.batch_roles import GENERATOR_STEP, BatchRoles, assign_roles, is_given
+from mtgen.training.compiled import begin_step
 from mtgen.training.feature_bundle import FeatureBundle
+from mtgen.training.teacher import Teacher
 from mtgen.utils import counter_rng
 from mtgen.utils.autocast import autocast
 
@@ -81,51 +83,63 @@ class TrainingStep(nn.Module):
 
     def warp(self, roles: BatchRoles, kind: str) -> Warp:
         """Return the augmentation of the micro-batch's real or generated samples (`kind`: "real" or "fake")."""
-        position, device = roles.batch.position, roles.batch.image.device
-        return sample_warp(self.config, self.augmentation.probability, position, self.purpose, kind, device)
+        changed, rows, theta = (roles.more[f"{kind} {part}"] for part in ("changed", "rows", "theta"))
+        return Warp(changed, rows, theta, self.config.train.static_shapes)
 
     def assign_roles(self, batch: Batch, generator: Generator) -> BatchRoles:
-        """Assign the roles of a micro-batch."""
+        """Assign the roles of a micro-batch, and decide all else that does not depend on values on the device."""
+        begin_step(self.config)
         has_boxes = generator.canvas_spec.box_maps > 0
-        return assign_roles(self.config, batch, self.augmentation.probability, boxes=has_boxes)
+        return assign_roles(
+            self.config, batch, self.augmentation.probability, boxes=has_boxes, more=self._decide_on_host
+        )
 
-    def prompt(self, batch: Batch, module: DiscriminatorModule) -> Prompt:
+    def _decide_on_host(self, position: Tensor) -> dict[str, Tensor]:
+        """`[B]` positions, on the CPU -> the conditions that are given, and the warps."""
+        decided = {f"ask {name}": is_given(self.config, self.purpose, name, position) for name in self._conditions}
+        if "ask image" in decided:
+            chosen, static = decided["ask image"], self.config.train.static_shapes
+            decided["ask image rows"] = torch.arange(len(chosen)) if static else chosen.nonzero().flatten()
+        for kind in ("real", "fake"):
+            warp = sample_warp(self.config, self.augmentation.probability, position, self.purpose, kind)
+            decided |= {f"{kind} changed": warp.changed, f"{kind} rows": warp.rows, f"{kind} theta": warp.theta}
+        return decided
+
+    @property
+    def _conditions(self) -> list[str]:
+        return list(self.config.condition_settings())
+
+    def prompt(self, roles: BatchRoles, module: DiscriminatorModule) -> Prompt:
         """Return the samples' conditions; each modality is given independently at random, with its probability."""
-        device = batch.image.device
+        batch = roles.batch
         values, given = {}, {}
-        for name, settings in self.config.condition_settings().items():
+        for name in self._conditions:
             if name not in module.conditions.modalities:
                 continue
             modality = module.conditions.modality(name)
-            chosen = self._chosen(name, settings.probability, batch.position)
-            given[name] = chosen.to(device)
+            given[name] = roles.more[f"ask {name}"]
             if modality.component is not None:
                 given[name] = given[name] & batch.present[modality.component]
-            if name == "image":
-                values[name] = self._embeddings(batch, module, chosen)
-            else:
-                values[name] = self._augmented_value(name, modality, batch)
+            value = self._embeddings(roles, module) if name == "image" else modality.value(batch)
+            values[name] = self._augmented(name, modality, value, roles.position)
         return Prompt(len(batch), values, given)
 
-    def _chosen(self, name: str, probability: float, position: Tensor) -> Tensor:
-        """`[B]` positions -> `[B]` bool: whether a modality is given where the sample has it."""
-        return counter_rng.uniform(self.config.seed, f"{self.purpose} ask {name}", position, 1)[:, 0] < probability
-
-    def _augmented_value(self, name: str, modality: Modality, batch: Batch) -> Tensor:
-        value, count = modality.value(batch), modality.random_numbers
-        if not count:
+    def _augmented(self, name: str, modality: Modality, value: Tensor, position: Tensor) -> Tensor:
+        if not modality.random_numbers:
             return value
         purpose = f"{self.purpose} vary {name}"
-        random = counter_rng.uniform(self.config.seed, purpose, batch.position, count, value.device)
+        random = counter_rng.uniform(self.config.seed, purpose, position, modality.random_numbers, value.device)
         return modality.augment(value, random)
 
-    @staticmethod
     @torch.no_grad()
-    def _embeddings(batch: Batch, module: DiscriminatorModule, rows: Tensor) -> Tensor:
-        """`[B,d]` embeddings of the images in `rows` (`[B]` bool, on the CPU), 0 elsewhere."""
-        index = rows.nonzero().flatten().to(batch.image.device)
-        empty = batch.image.new_zeros(len(batch), module.conditions.size)
-        return empty.index_copy(0, index, module.embed(batch.image[index]).to(empty)) if len(index) else empty
+    def _embeddings(self, roles: BatchRoles, module: DiscriminatorModule) -> Tensor:
+        """`[B,d]` embeddings of the images of rows that are conditioned on them, 0 elsewhere."""
+        image, index = roles.batch.image, roles.more["ask image rows"]
+        empty = image.new_zeros(len(image), module.conditions.size)
+        if not len(index):
+            return empty
+        found = empty.index_copy(0, index, module.embed(image[index]).to(empty))
+        return found * roles.more["ask image"][:, None] if self.config.train.static_shapes else found
 
     def step_context(self, roles: BatchRoles, module: DiscriminatorModule, generator: Generator) -> StepContext:
         """Augment the real samples, turn them into canvases, and encode their conditions."""
@@ -140,7 +154,7 @@ class TrainingStep(nn.Module):
             assert original.boxes is not None  # the loader provides boxes
             grid = (original.image.shape[2] // spec.stride, original.image.shape[3] // spec.stride)
             boxes = warp(center_maps.encode(original.boxes, spec.box_maps - 2, grid).canvas())
-        prompt = self.prompt(original, module)
+        prompt = self.prompt(roles, module)
         encoded = module.conditions.encode(prompt)
         return StepContext(
             batch=batch,
@@ -162,11 +176,14 @@ class TrainingStep(nn.Module):
             pair_latents=self.normal("pair", roles.pair_position, (2, generator.latent), device),
             penalty_sigma=self.penalty_sigma,
             counts=roles.counts,
+            weights=roles.weights,
+            images_seen=int(original.step_position[0]),
+            images_total=self.config.train.images,
         )
 
     def latents(self, roles: BatchRoles, generator: Generator) -> Tensor:
         """`[B,Z]` standard normal latents of the generated samples."""
-        return self.normal("latent", roles.batch.position, (generator.latent,), roles.batch.image.device)
+        return self.normal("latent", roles.position, (generator.latent,), roles.batch.image.device)
 
     def judged(self, generated: Canvas, roles: BatchRoles, warp: Warp) -> Canvas:
         """Return generated canvases as the discriminator judges them: augmented, and without any trace of softness.
@@ -226,6 +243,7 @@ class DiscriminatorStep(TrainingStep):
     ) -> None:
         super().__init__(config, tasks, gate, augmentation)
         self.side = module  # the attribute's name is part of parameter names in checkpoints
+        self.teacher: Teacher | None = None
 
     def forward(self, batch: Batch, frozen_networks: tuple[Generator]) -> tuple[Tensor, Log]:
         """A micro-batch and the frozen generator -> one scalar, and detached numbers to log."""
@@ -253,9 +271,14 @@ class DiscriminatorStep(TrainingStep):
             with torch.no_grad():
                 generated = generator(self.latents(roles, generator), real.condition)
                 fake = self.judged(generated, roles, self.warp(roles, "fake"))
+        pseudo = None
+        if self.teacher is not None:
+            batch = roles.batch
+            pseudo = self.teacher(batch.image, self.warp(roles, "real"), int(batch.step_position[0]))
         return DiscriminatorContext(
             **vars(real),
             fake=fake,
+            pseudo=pseudo,
             pair_images=self.normal("grain", roles.pair_position, shape, roles.batch.image.device),
             observe_logit_gap=self.augmentation.observe_logit_gap,
         )
@@ -287,7 +310,7 @@ class DiscriminatorStep(TrainingStep):
 class GeneratorStep(TrainingStep):
     """Train the generator through the frozen discriminator."""
 
-    purpose = "generator"
+    purpose = GENERATOR_STEP
 
     def __init__(
         self,
@@ -316,9 +339,9 @@ class GeneratorStep(TrainingStep):
             warp = self.warp(roles, "fake")
             judged = self.judged(generated, roles, warp)
             context = GeneratorContext(
-                **{**vars(real), "counts": real.counts | self._counts(roles, module)},
+                **vars(real),
                 fake=_soft(judged, generated, warp),
-                fake_unaugmented=(~warp.changed).to(roles.batch.image.device),
+                fake_unaugmented=~warp.changed,
                 real_features=real_features,
             )
             tasks = [task for task in self.tasks if task.name in requested]
@@ -333,18 +356,6 @@ class GeneratorStep(TrainingStep):
             for task in tasks:
                 losses[task.name] |= task.canvas_losses(context, requested[task.name])
             return self.total(losses)
-
-    def _counts(self, roles: BatchRoles, module: DiscriminatorModule) -> dict[str, int]:
-        """Numbers of generated samples in the global batch that a loss is a mean over; see `GeneratorContext`."""
-        batch, probability = roles.batch, self.augmentation.probability
-        changed = is_augmented(probability, self.config.seed, which_warp(self.purpose, "fake"), batch.step_position)
-        unaugmented = roles.step_image_only & ~changed
-        counts = {"unaugmented": int(unaugmented.sum())}
-        for name, settings in self.config.condition_settings().items():
-            if name in module.conditions.modalities and (component := module.conditions.modality(name).component):
-                given = self._chosen(name, settings.probability, batch.step_position) & batch.step_present[component]
-                counts[f"given {name}"] = int((given & unaugmented).sum())
-        return counts
 
     def _generate(
         self, real: StepContext, real_features: list[Tensor], latents: Tensor

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from mtgen.config import Config
+from mtgen.config import Config, value_at
 from mtgen.errors import DataError, Unreachable, UserError
 from mtgen.schema import Batch
 from mtgen.training.callbacks.base import Callback
@@ -15,9 +15,9 @@ from mtgen.training.callbacks.metrics_logging import MetricsLogging
 from mtgen.training.callbacks.snapshotting import Snapshotting
 from mtgen.training.callbacks.stopping import ResizeRequest, StopFile, TimeLimit
 from mtgen.training.heartbeat import Heartbeat
-from mtgen.training.lr_schedule import lr_factor
 from mtgen.training.protocol import OUTCOME_FILE, Outcome, ReportCallback, SnapshotCallback, WorkerContext
 from mtgen.training.run_setup import TrainingParts, set_up
+from mtgen.training.schedules import learning_rate
 from mtgen.training.steps import frozen
 
 
@@ -76,10 +76,12 @@ class Trainer:
         # Weightings may use random numbers: the same on every worker, and after every resume.
         torch.manual_seed(config.seed + progress.images)
         others = {"discriminator": parts.networks.generator, "generator": parts.networks.side}
-        factor = lr_factor(config.train, progress.images)
+        rates = {"discriminator": config.discriminator.learning_rate, "generator": config.generator.learning_rate}
+        beta2 = value_at(config.train.beta2, progress.images, config.train.images)
+        parts.augmentation.follow_schedule(progress.images, config.train.images)
         for name in ("discriminator", "generator") if config.generates else ("discriminator",):
             engine, other = parts.engines[name], others[name]
-            engine.set_lr_factor(factor)
+            engine.set_rates(learning_rate(config.train, rates[name], progress.images), beta2)
             with frozen(other):
                 for begin in range(0, len(batch), config.micro_batch):
                     micro_batch = batch.rows(slice(begin, begin + config.micro_batch))
@@ -148,7 +150,7 @@ def train(
         Unreachable: a store did not answer for `data.patience`; a checkpoint is written before.
 
     Args:
-        snapshot: makes pictures and quick test metrics, on the first worker; `None` for none.
+        snapshot: makes pictures and quick validation metrics, on the first worker; `None` for none.
         report: writes the run's report, on the first worker, after each snapshot and at the end; `None` for none.
     """
     if worker.is_first:

@@ -7,13 +7,17 @@ of (seed, purpose, position). The numbers are for augmentation and noise, not fo
 
 import math
 import zlib
+from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _GAMMA = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64, the fraction of the golden ratio
 _MIX1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX2 = -7723592293110705685  # 0x94D049BB133111EB
+_MASK = (1 << 64) - 1
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
@@ -27,12 +31,42 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
+@lru_cache(maxsize=1024)
+def _stream(seed: int, purpose: str) -> int:
+    """`_mix` of a seed and a purpose, in Python: a tensor would have to be copied to the device."""
+    x = ((seed << 32) + zlib.crc32(purpose.encode())) & _MASK
+    x = ((x ^ (x >> 30)) * _MIX1) & _MASK
+    x = ((x ^ (x >> 27)) * _MIX2) & _MASK
+    x ^= x >> 31
+    return x - (1 << 64) if x >> 63 else x
+
+
 def bits(seed: int, purpose: str, position: Tensor, n: int, device: torch.device | str = "cpu") -> Tensor:
-    """`[B]` positions -> `[B,n]` int64 with 64 random bits each."""
-    stream = _mix(torch.tensor((seed << 32) + zlib.crc32(purpose.encode()), dtype=torch.int64)).to(device)
-    key = _mix(position.to(device=device, dtype=torch.int64) * _GAMMA + stream)
+    """`[B]` positions -> `[B,n]` int64 with 64 random bits each; positions on the device need no copy."""
+    key = _mix(position.to(device=device, dtype=torch.int64) * _GAMMA + _stream(seed, purpose))
     index = torch.arange(1, n + 1, dtype=torch.int64, device=device) * _GAMMA
     return _mix(key[:, None] + index)
+
+
+def first_bits(seed: int, purpose: str, position: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """`[B]` positions -> `[B]`: the first of the numbers of `bits`, in NumPy, which is faster for a few thousand."""
+    key = position * _UNSIGNED_GAMMA
+    key += np.uint64(_stream(seed, purpose) & _MASK)
+    _mix_in_place(key)
+    key += _UNSIGNED_GAMMA
+    _mix_in_place(key)
+    return key
+
+
+_UNSIGNED_GAMMA, _UNSIGNED_MIX1, _UNSIGNED_MIX2 = (np.uint64(value % 2**64) for value in (_GAMMA, _MIX1, _MIX2))
+
+
+def _mix_in_place(x: NDArray[np.uint64]) -> None:
+    x ^= x >> np.uint64(30)
+    x *= _UNSIGNED_MIX1
+    x ^= x >> np.uint64(27)
+    x *= _UNSIGNED_MIX2
+    x ^= x >> np.uint64(31)
 
 
 def uniform(seed: int, purpose: str, position: Tensor, n: int, device: torch.device | str = "cpu") -> Tensor:

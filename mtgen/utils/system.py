@@ -23,9 +23,9 @@ def system_metrics(folder: Path) -> dict[str, float]:
     }
     torch = sys.modules.get("torch")  # imported if this process trains on a GPU
     if torch is not None and torch.cuda.is_initialized():
-        for device in range(torch.cuda.device_count()):
-            free, total = torch.cuda.mem_get_info(device)
-            values[f"system/gpu_{device}_memory_usage_percentage"] = 100 * (1 - free / total)
+        device = torch.cuda.current_device()  # asking for another one would start a CUDA context on it
+        free, total = torch.cuda.mem_get_info(device)
+        values[f"system/gpu_{device}_memory_usage_percentage"] = 100 * (1 - free / total)
     return values
 
 

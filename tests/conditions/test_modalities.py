@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -134,3 +135,15 @@ def test_labels_are_the_mean_of_their_classes_and_0_without_any() -> None:
     table = labels.get_parameter("table.weight")
     pooled = labels.encode(torch.tensor([[1.0, 0, 1], [0, 1, 0], [0, 0, 0]])).pooled
     assert torch.allclose(pooled, torch.stack([(table[0] + table[2]) / 2, table[1], torch.zeros(8)]), atol=1e-6)
+
+
+def test_a_reference_image_is_asked_for_beside_itself_in_training() -> None:
+    modality = ENCODER.modality("image")
+    d = modality.sizes.size
+    value = F.normalize(torch.randn(4000, d, generator=torch.Generator().manual_seed(0)), dim=1)
+    random = torch.rand(4000, modality.random_numbers, generator=torch.Generator().manual_seed(1))
+    beside = modality.augment(value, random)
+    assert torch.allclose(beside.norm(dim=1), torch.ones(4000))
+    cosine = (beside * value).sum(1)
+    assert bool((cosine < 0.999).all())
+    assert cosine.mean().item() == pytest.approx(1 / (1 + 0.5**2) ** 0.5, abs=0.02)

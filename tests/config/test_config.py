@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -159,7 +158,17 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Config:
         (
             "data.label_oversampling=0.25\ndata.order=windowed",
             "data.label_oversampling=0.25: it needs samples of all shards, and data.order=windowed takes a few",
-            ["keep one of them"],
+            ["set data.order=lanes"],
+        ),
+        (
+            "batch_size=48\ndata.lanes=10",
+            "data.lanes=10: does not divide batch_size=48",
+            ["nearest possible: 8"],
+        ),
+        (
+            "data.order=global\ndata.lane_window=10",
+            "data.lane_window=10: has no effect with data.order=global",
+            ["set data.order=lanes"],
         ),
         (
             "data.label_oversampling=0.25\ntasks={generation: {}}",
@@ -309,17 +318,6 @@ def test_the_nearest_batch_is_accepted_and_no_other_is_nearer(batch_size: int, w
         assert tried(nearest) == ""
         closer = range(max(2, batch_size - abs(nearest - batch_size) + 1), batch_size + abs(nearest - batch_size))
         assert all(tried(size) for size in closer)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device, for which both are possible")
-@pytest.mark.parametrize(
-    ("override", "remedy"),
-    [("precision=fp16", "possible here: fp32, bf16"), ("device=cuda", "possible here: cpu, auto")],
-)
-def test_what_only_a_gpu_can_do_is_refused_without_one(lines: Any, override: str, remedy: str) -> None:
-    (line,) = lines(WELL, override)
-    assert line.startswith(f"{override}: ")
-    assert line.endswith(remedy)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from mtgen.report import write_report
 from mtgen.report.run_record import read_record
 from mtgen.shards.make import make, parse_options
 from mtgen.tracking.journal import JOURNAL_FILE
+from mtgen.training.dataset import VALIDATION_FACT
 
 OLD_CONFIG = """\
 name: digits-all-32
@@ -227,6 +228,17 @@ ADDED = {
     "tasks.generation.mismatched",
     "tasks.segmentation.use_predictions",
     "tasks.detection.use_predictions",
+    "data.val_split",
+    "data.mixture.val_split",
+    "data.lanes",
+    "data.lane_window",
+    "conditions.image.noise",
+    "tasks.classification.generated",
+    "tasks.classification.implied",
+    "tasks.segmentation.layout",
+    "tasks.segmentation.weak",
+    "tasks.detection.layout",
+    *(f"tasks.{task}.self_training" for task in ("classification", "segmentation", "detection")),
 }
 """Keys that are new since."""
 
@@ -327,7 +339,8 @@ def as_before(folder: Path) -> None:
     file.write_text(text)
     found = checkpoint.verify(max((folder / "checkpoints").glob("[0-9]*")))
     tensors = {path.stem: found.tensors(path.stem) for path in found.folder.glob("*.safetensors")}
-    order = {old_name(key): value for key, value in found.state["order"].items()}
+    named = {old_name(key): value for key, value in found.state["order"].items()}
+    order = {key: value for key, value in named.items() if key in OLD_ORDER}
     assert order.keys() == OLD_ORDER.keys()
     shutil.rmtree(folder / "checkpoints")
     state = {**found.state, "order": order}
@@ -342,7 +355,9 @@ def as_before(folder: Path) -> None:
 def test_a_run_of_before_is_inspected_reported_and_resumed(tmp_path: Path) -> None:
     make("shapes", tmp_path / "data", resolution=16, train=60, test=20)
     changes = {"data": {"path": str(tmp_path / "data"), "max_samples": 48}, "evaluate": {"every": 10**9}}
-    config = toy.small_run(tmp_path, "old", **changes, train={"images": 160})
+    # it was trained on the whole training split
+    before = {**changes, "data": {**changes["data"], "val_split": "test"}}
+    config = toy.small_run(tmp_path, "old", **before, train={"images": 160})
     launch(config, watch=lambda *_: None, say=print)
     as_before(config.folder)
     assert "ema_half_life" not in (config.folder / "config.yaml").read_text()
@@ -353,5 +368,22 @@ def test_a_run_of_before_is_inspected_reported_and_resumed(tmp_path: Path) -> No
     assert write_report(config.folder, None, tmp_path / "report.html").is_file()
 
     again = toy.small_run(tmp_path, "old", **changes, train={"images": 320})
-    outcome = launch(again, watch=lambda *_: None, say=print, require_checkpoint=True)
+    said: list[str] = []
+    outcome = launch(again, watch=lambda *_: None, say=said.append, require_checkpoint=True)
     assert (outcome.status, outcome.images) == ("finished", 320)
+    assert any("read the test split, as before" in line for line in said)
+    newest = checkpoint.verify(max((config.folder / "checkpoints").glob("[0-9]*")))
+    assert newest.state["order"][VALIDATION_FACT] is None
+
+
+def test_the_best_checkpoint_of_a_run_of_before_is_found_by_its_old_name() -> None:
+    values = yaml.safe_load(OLD_CONFIG) | {"checkpoint": {"best": {"metric": "test/mask_miou"}}}
+    criterion = config_of(yaml.safe_dump(values)).checkpoint.retention.best
+    assert criterion is not None and criterion.metric == "val/mask_miou"
+    assert criterion.select({1: {"test/mask_miou": 0.5}, 2: {"val/mask_miou": 0.4}, 3: {}}) == 1
+
+
+def test_a_test_metric_cannot_choose_the_best_checkpoint() -> None:
+    values = {"name": "n", "data": {"path": "a"}, "checkpoint": {"best": {"metric": "test/mask_miou"}}}
+    with pytest.raises(ConfigError, match="checkpoint.best.metric=test/mask_miou: .* use val/mask_miou, which"):
+        validate(values)

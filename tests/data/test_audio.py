@@ -17,8 +17,8 @@ from helpers.sounds import DAMAGED, GOOD, flac, float_wav, samples, wav
 from mtgen.config import SoundConfig
 from mtgen.data.audio import SoundDecoder, sound_info
 from mtgen.data.index import open_index
+from mtgen.data.orders.permutation import Order
 from mtgen.data.pipeline import DamagedBatch
-from mtgen.data.sampler import Order
 from mtgen.errors import DamagedSample
 
 Write = Callable[..., Path]

@@ -12,8 +12,8 @@ from helpers.loading import load
 
 from mtgen.data.image_io import header
 from mtgen.data.index import Index, open_index
+from mtgen.data.orders.permutation import Order
 from mtgen.data.reader import Damage
-from mtgen.data.sampler import Order
 from mtgen.errors import DamagedSample, DataError
 from mtgen.schema import Batch
 
@@ -170,3 +170,16 @@ def test_a_jpeg_truncated_at_every_tenth_byte_is_counted_or_decoded_with_its_own
     for batch in batches:
         dark = batch.image.mean((1, 2, 3)) < -0.9
         assert torch.equal(dark, batch.label == 2)
+
+
+def test_a_replacement_is_from_the_same_shard_unless_it_has_none(write: Write, sample: Sample) -> None:
+    shards = [[sample(i, txt=b"\xff" if i in (1, 8) else b"x") for i in part] for part in (range(4), range(4, 8), [8])]
+    index = open_index(write({"train": shards}), "train")
+    order = Order(9, 5)
+    (batch,), found, _ = read(index, 1, batch_size=180, order=order, components=("caption",))
+    assert len(found) >= 40
+    shown = ((batch.image[:, 0, 0, 0] + 1) * 127.5).round().long().numpy()
+    planned = order.sample(np.arange(180))
+    assert set(shown[planned == 1]) == {0, 2, 3}
+    assert set(shown[planned == 8]) == {0, 2, 3, 4, 5, 6, 7}
+    assert np.array_equal(shown[(planned != 1) & (planned != 8)], planned[(planned != 1) & (planned != 8)])

@@ -494,10 +494,11 @@ def test_two_splits_may_have_the_same_key(write: Write, sample: Sample) -> None:
     assert len(open_index(write({"train": [[sample(0)]], "test": [[sample(0)]]}), "train")) == 1
 
 
-def test_up_to_twenty_problems_are_listed_at_once(write: Write, sample: Sample) -> None:
+def test_up_to_twenty_problems_of_the_split_are_listed_at_once(write: Write, sample: Sample) -> None:
     folder = write({"train": [[sample(i, cls=b"77") for i in range(30)]], "test": [[sample(0, png=None)]]})
     lines = error_message(folder).splitlines()
-    assert len(lines) == 22 and lines[20] == "and 11 more problems"
+    assert len(lines) == 22 and lines[20] == "and 10 more problems"
+    assert len(error_message(folder, "test").splitlines()) == 2
 
 
 def test_a_cache_that_cannot_be_written_is_one_error(

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from helpers.sounds import samples, wav
 
 from mtgen.config import SoundConfig
 from mtgen.data.index import Index, open_index
-from mtgen.data.sampler import Order
+from mtgen.data.orders.lanes import Lanes
+from mtgen.data.orders.permutation import Order
+from mtgen.data.orders.policy import OrderPolicy
 from mtgen.errors import DataError
 from mtgen.schema import COMPONENTS, Batch
 
@@ -118,6 +121,28 @@ def test_the_number_of_decoding_threads_does_not_matter(numbered: Path) -> None:
     index = open_index(numbered, "train")
     for one, other in zip(batches(index, 3), batches(index, 3, threads=3, prefetch=1), strict=True):
         assert_equal(tensors(one), tensors(other))
+
+
+def test_further_work_on_batches_is_done_in_the_loaders_thread(numbered: Path) -> None:
+    threads = []
+
+    def prepare(batch: Batch) -> Batch:
+        threads.append(threading.current_thread().name)
+        return replace(batch, step_roles=int(batch.step_position[0]))
+
+    found = batches(open_index(numbered, "train"), 3, prepare=prepare)
+    assert [batch.step_roles for batch in found] == [0, 12, 24]
+    assert set(threads) == {"mtgen loader"}
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_workers_read_lanes_of_the_same_global_batch(world: int, numbered: Path) -> None:
+    index = open_index(numbered, "train")
+    order = index.order(OrderPolicy("lanes", 5, window=7, lanes=Lanes(4, 3)))
+    workers = [batches(index, 5, order=order, rank=rank, world=world) for rank in range(world)]
+    found = np.concatenate([number(part) for step in zip(*workers, strict=True) for part in step])
+    assert np.array_equal(found, order.sample(np.arange(60)))
+    assert sorted(found) == list(range(60))
 
 
 def test_position_is_that_of_the_next_batch(numbered: Path) -> None:

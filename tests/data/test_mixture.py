@@ -11,6 +11,8 @@ from helpers.loading import load
 
 from mtgen.config import DataConfig, MixtureConfig
 from mtgen.data.mixture import Mixture, open_samples
+from mtgen.data.orders.lanes import Lanes
+from mtgen.data.orders.policy import OrderPolicy
 from mtgen.schema import COMPONENTS
 
 Write = Callable[..., Path]
@@ -51,15 +53,22 @@ def test_a_sample_equals_that_of_its_data_set(mixture: Mixture) -> None:
         assert all(mixture.present[c][i] == member.present[c][own] for c in COMPONENTS)
 
 
-@pytest.mark.parametrize("policy", ["global", "windowed"])
-def test_proportions_are_exact(policy: str, mixture: Mixture) -> None:
-    samples = mixture.order(policy, 1, 7).sample(np.arange(4000))
+GLOBAL = OrderPolicy("global", seed=7)
+
+
+@pytest.mark.parametrize(
+    "policy", [GLOBAL, OrderPolicy("windowed", 7, window=1), OrderPolicy("lanes", 7, window=2, lanes=Lanes(2, 500))]
+)
+def test_proportions_are_exact(policy: OrderPolicy, mixture: Mixture) -> None:
+    samples = mixture.order(policy).sample(np.arange(4000))
+    if policy.name == "lanes":  # each lane's first thousand places, then its second
+        samples = samples.reshape(2, 2, 2, 500).swapaxes(1, 2).ravel()
     assert (samples < 6).reshape(4, 1000).sum(1).tolist() == [750] * 4
     assert set(np.bincount(samples, minlength=10)[:6]) == {500} and set(np.bincount(samples, minlength=10)[6:]) == {250}
 
 
 def test_a_batch_has_the_merged_class_numbers(mixture: Mixture) -> None:
-    order = mixture.order("global", 1, 7)
+    order = mixture.order(GLOBAL)
     with load(mixture, batch_size=20, seed=7, order=order) as loader:
         batch, samples = next(loader), order.sample(np.arange(20))
     assert batch.label.tolist() == mixture.label[samples].tolist()
@@ -72,7 +81,7 @@ def test_the_fingerprint_depends_on_all_members_and_their_order(mixture: Mixture
 
 
 def test_a_batch_has_the_data_set_of_each_sample(mixture: Mixture) -> None:
-    order = mixture.order("global", 1, 7)
+    order = mixture.order(GLOBAL)
     with load(mixture, batch_size=20, order=order) as loader:
         batch, samples = next(loader), order.sample(np.arange(20))
     assert mixture.domains == ["one", "two"]
@@ -98,7 +107,7 @@ def test_a_damaged_sample_is_replaced_by_one_of_the_same_data_set(write: Write, 
         for name in ("one", "two")
     ]
     found = open_samples(DataConfig(mixture=[MixtureConfig(path=str(folder)) for folder in folders]), "train")
-    order = found.order("global", 1, 7)
+    order = found.order(GLOBAL)
     with load(found, batch_size=200, order=order, components=("caption",), on_damage="skip") as loader:
         batch = next(loader)
     assert len({position for position, _ in loader.damaged}) == 50

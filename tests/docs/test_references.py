@@ -8,6 +8,7 @@ from helpers.documents import CONFIGS, PAGES, ROOT, copied, fences, inline
 
 from mtgen.config.messages import sections
 from mtgen.evaluation.metric import METRICS
+from mtgen.tracking.journal import snapshot_name
 
 SOURCES = [*PAGES, *CONFIGS]
 NAMES = [str(path.relative_to(ROOT)) for path in SOURCES]
@@ -18,11 +19,12 @@ KEYS = {
 TOP = {key.partition(".")[0] for key in KEYS}
 TREES = ("benchmarks", "configs", "docs", "launch", "mtgen", "tests")
 CODE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "mtgen").rglob("*.py")))
-NUMBERS = {name.partition("/")[0] for name in METRICS} | {"checkpoint", "data", "loss", "gradient", "speed"}
+NUMBERS = {name.partition("/")[0] for name in METRICS} | {"val", "checkpoint", "data", "loss", "gradient", "speed"}
 """First words of the names of numbers: those of the metrics, and of what a run logs."""
 LOGGED = [
-    re.compile(re.sub(r"{[^}]*}", r"\\w+", name))
+    re.compile(re.sub(r"{[^}]*}", r"\\w+", logged))
     for name in re.findall(rf'"((?:{"|".join(NUMBERS)})/[\w{{}}.]+)"', CODE)
+    for logged in (name, snapshot_name(name))
 ]
 """The names of numbers in the code, where `{...}` in one stands for any word."""
 FREE = re.compile(r"(balancing\.(preference|groups|parameters)|data\.keep_labels)\..+")
@@ -113,6 +115,6 @@ def test_a_key_that_is_none_would_be_found(key: str) -> None:
     assert not is_key(key)
 
 
-@pytest.mark.parametrize("name", ["test/class_acuracy", "generated/beauty", "test/fid"])
+@pytest.mark.parametrize("name", ["test/class_acuracy", "val/class_acuracy", "generated/beauty", "test/fid"])
 def test_a_metric_that_is_none_would_be_found(name: str) -> None:
     assert not any(number.fullmatch(name) for number in LOGGED)

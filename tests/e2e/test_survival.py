@@ -12,8 +12,10 @@ import pytest
 from helpers.commands import EVERY, IMAGES, LOG, SEED, Command, Ended, checkpoints, furnish, look, trained
 
 from mtgen.alarms import read_alarms
-from mtgen.data.index import open_index
-from mtgen.data.sampler import Order
+from mtgen.config import DataConfig
+from mtgen.data.mixture import Samples
+from mtgen.data.orders.permutation import Order
+from mtgen.data.validation import open_training, open_validation
 from mtgen.shards.make import make
 from mtgen.training.sample_log import history, read_segments
 
@@ -262,9 +264,8 @@ def test_more_workers_than_cpus_are_rejected(start: Callable[..., Command]) -> N
     assert f"{os.cpu_count()} CPUs" in line
 
 
-def spoil(folder: Path, split: str, sample: int) -> str:
-    """Damage the middle of an image; returns its key."""
-    index = open_index(folder, split)
+def spoil(folder: Path, index: Samples, sample: int) -> str:
+    """Damage the middle of an image of `index`; returns its key."""
     shard, image = folder / index.shard(sample), index.read(sample, "image")
     content = bytearray(shard.read_bytes())
     middle = content.index(image) + len(image) // 2
@@ -273,17 +274,17 @@ def spoil(folder: Path, split: str, sample: int) -> str:
     return index.key(sample)
 
 
-def test_a_damaged_test_image_affects_the_test_metrics_and_not_the_run(
+def test_a_damaged_validation_image_affects_the_validation_metrics_and_not_the_run(
     place: Path, start: Callable[..., Command]
 ) -> None:
-    folder = Path(shutil.copytree(place / "data", place / "spoiled-test"))
-    key = spoil(folder, "test", 7)
+    folder = Path(shutil.copytree(place / "data", place / "spoiled-val"))
+    key = spoil(folder, open_validation(DataConfig(path=str(folder))), 1)
     command = start(
         "train", "run.yaml", "name=untested", f"data.path={folder}", "workers=2", "evaluate.every=320"
     ).wait()
     assert command.status == 0, command.said
     assert (
-        f"warning: no pictures and test metrics at 320 images: {folder}/test-000000.tar: {key}: image: damaged PNG"
+        f"warning: no pictures and validation metrics at 320 images: {folder}/train-000000.tar: {key}: image: damaged"
         in command.said
     )
     run = look(place, "untested")
@@ -293,8 +294,9 @@ def test_a_damaged_test_image_affects_the_test_metrics_and_not_the_run(
 def test_a_damaged_image_stops_the_run_after_a_checkpoint(place: Path, start: Callable[..., Command]) -> None:
     folder = Path(shutil.copytree(place / "data", place / "spoiled"))
     position = 21 * 16 + 5
-    (sample,) = Order(len(open_index(folder, "train")), SEED).sample(np.array([position]))
-    key = spoil(folder, "train", sample)
+    training = open_training(DataConfig(path=str(folder)))
+    (sample,) = Order(len(training), SEED).sample(np.array([position]))
+    key = spoil(folder, training, sample)
 
     command = start("train", "run.yaml", "name=spoiled", f"data.path={folder}", "workers=2")
     line = refused(command, 3)

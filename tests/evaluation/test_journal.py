@@ -61,6 +61,7 @@ def test_every_metric_declares_which_values_are_better() -> None:
         ("evaluation/cas", "higher"),
         ("evaluation/real_cas", None),
         ("test/box_ap", "higher"),
+        ("val/box_ap", "higher"),
         ("generated/diversity", None),
         ("evaluation/fd_small_cnn/nonfinite", None),
         ("evaluation/unheard_of", None),

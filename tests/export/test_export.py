@@ -21,7 +21,7 @@ from mtgen.config import validate
 from mtgen.errors import CheckpointError, ConfigError, DataError, UserError
 from mtgen.export import export
 from mtgen.export.graphs import CONDITION_PREFIX, GeneratorGraph, outputs
-from mtgen.export.model_card import model_card
+from mtgen.export.model_card import load_metrics, model_card
 from mtgen.models.loading import load_run, weights_of
 from mtgen.models.model import Model, build
 from mtgen.tracking.journal import Journal
@@ -168,12 +168,23 @@ def test_the_model_card_says_what_the_model_is_and_how_good(run: Path, model: Mo
     text = model_card(model, weights_of(run), run, "samples.png", {}, 20)
     for words in (
         "# test",
+        "## Test metrics at 64 images seen",
         "| classes | zero, one, Two, 7 |",
         "| images seen | 64 |",
         "| class_accuracy | 0.2500 |",
         "mtgen.load(",
     ):
         assert words in text
+
+
+@pytest.mark.parametrize(("name", "title"), [("val", "Validation metrics"), ("test", "Test metrics")])
+def test_without_an_evaluation_the_model_card_has_the_metrics_of_snapshots(
+    name: str, title: str, tmp_path: Path
+) -> None:
+    journal = Journal(tmp_path)
+    journal.row(64, {f"{name}/class_accuracy": 0.5})
+    journal.close()
+    assert load_metrics(tmp_path) == (title, 64, {"class_accuracy": 0.5})
 
 
 def test_a_tokenizer_goes_with_the_model(tmp_path: Path) -> None:

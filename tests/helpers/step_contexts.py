@@ -38,7 +38,8 @@ def _context(
     """The context of an unaugmented batch in a step, before generation, and random generated canvases."""
     spec, batch = made.generator.canvas_spec, roles.batch
     d_step, g_step, _ = build_steps(config, made)
-    prompt = {"discriminator": d_step, "generator": g_step}[step].prompt(batch, made.side)
+    own = {"discriminator": d_step, "generator": g_step}[step]
+    prompt = own.prompt(own.assign_roles(batch, made.generator), made.side)
     encoded = made.side.conditions.encode(prompt)
     mask_logits = torch.randn(len(batch), 2, 8, 8, generator=random)
     box_logits = real_boxes = None
@@ -68,6 +69,8 @@ def _context(
         pair_latents=torch.randn(len(roles.pairs), 2, made.generator.latent, generator=random),
         penalty_sigma=PENALTY_SIGMA,
         counts=roles.counts,
+        images_seen=0,
+        images_total=config.train.images,
     )
     image = torch.rand(len(batch), 1, 8, 8, generator=random) * 2 - 1
     fake = Canvas.of_logits(image, mask_logits, box_logits)

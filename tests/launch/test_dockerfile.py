@@ -65,27 +65,51 @@ def installed(name: str) -> list[str]:
     """What a stage installs by pip and by venv, as the Makefile writes it."""
     steps = [text for stage in line_of(name) for text in stage.all("RUN") if "$PIP" in text or "-m venv" in text]
     return [
-        text.replace("python3 -m venv /opt/venv", "$(PYTHON) -m venv $(VENV)")
-        .replace("$PIP", "$(PIP)")
+        text.replace("python3 -m venv /opt/venv", "PYTHON -m venv VENV")
+        .replace("$PIP", "PIP")
         .replace('${TORCH_INDEX:+--index-url "$TORCH_INDEX"} ', "")
         for text in steps
     ]
 
 
-def made() -> list[str]:
-    """What `make setup` installs."""
-    text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    values = dict(re.findall(r"^(TORCH|DEEPSPEED) := (.*)$", text, re.MULTILINE))
-    recipe = [line.strip() for line in text.splitlines() if line.startswith("\t") and not line.startswith("\t@")]
-    steps = [line for line in recipe if "$(PIP)" in line or line.startswith("$(PYTHON) -m venv")]
-    filled = [line.replace("$(TORCH)", values["TORCH"]).replace("$(DEEPSPEED)", values["DEEPSPEED"]) for line in steps]
-    return [line.replace(" --editable .", " .") for line in filled]
+def made(cuda: str) -> list[str]:
+    """What `make setup CUDA=...` installs."""
+    found = subprocess.run(
+        ["make", "--dry-run", "setup", f"CUDA={cuda}", "VENV=VENV", "PIP=PIP", "PYTHON=PYTHON"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    steps = [line for line in found.stdout.splitlines() if re.search(r"(^| )PIP |-m venv", line)]
+    return [line.replace(" --editable .", " .") for line in steps]
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_target_installs_what_make_setup_installs_in_its_order(target: str) -> None:
-    assert installed(f"build-{target}") == made()
+    assert installed(f"build-{target}") == made("12" if target == "cuda" else "")
     assert f"--from=build-{target} /opt/venv /opt/venv" in STAGES[target].all("COPY")
+
+
+@pytest.mark.parametrize(("cuda", "build", "dali"), [("12", "+cu126", "12"), ("13", "+cu130", "13"), ("", "", "12")])
+def test_torch_and_dali_are_those_of_the_driver(cuda: str, build: str, dali: str) -> None:
+    (torch,) = (line for line in made(cuda) if " torch==" in line)
+    assert re.search(r"torch==[\d.]+(\+cu\d+)?", torch)[0].partition("+")[2] == build.removeprefix("+")  # type: ignore[index]
+    (lock,) = (line for line in made(cuda) if "--requirement" in line)
+    assert lock.endswith(f"--requirement requirements-dali-cuda{dali}.lock")
+
+
+def test_a_driver_that_is_too_old_is_an_error_with_its_remedy() -> None:
+    found = subprocess.run(["make", "setup", "CUDA=11", "VENV=nowhere"], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode and "CUDA=11: torch 2.13 has builds for CUDA 12 and 13; update" in found.stdout
+
+
+def test_both_wheels_of_dali_are_of_one_version_and_only_one_is_installed_at_a_time() -> None:
+    locks = [(ROOT / f"requirements-dali-cuda{cuda}.lock").read_text(encoding="utf-8") for cuda in (12, 13)]
+    pinned = [dict(re.findall(r"^(\S+)==(\S+)$", lock, re.MULTILINE)) for lock in locks]
+    assert pinned[0]["nvidia-dali-cuda120"] == pinned[1]["nvidia-dali-cuda130"]
+    assert not pinned[0].keys() & pinned[1].keys()
+    assert "nvidia" not in (ROOT / "requirements.lock").read_text(encoding="utf-8")
 
 
 def test_pip_is_the_makefiles() -> None:
@@ -143,7 +167,7 @@ def test_what_is_copied_is_enough_to_install_mtgen(tmp_path: Path) -> None:
         else:
             shutil.copy(path, source)
     step = installed("build-cpu")[-1]
-    assert step == "$(PIP) --no-deps --no-build-isolation ."
+    assert step == "PIP --no-deps --no-build-isolation ."
     pip = [
         sys.executable,
         "-m",

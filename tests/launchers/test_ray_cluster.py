@@ -1,12 +1,13 @@
 """CPUs and GPUs of workers, each of which is on one node of the cluster."""
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mtgen.config import Config
 from mtgen.errors import ConfigError
-from mtgen.launchers.ray_cluster import cpus_per_worker, max_cpus_per_worker
+from mtgen.launchers.ray_cluster import cluster_hardware, cpus_per_worker, max_cpus_per_worker, ray_cluster
 
 NODES = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 4)), max_size=5)
 
@@ -42,19 +43,41 @@ def config(workers: object) -> Config:
     [([8], 2, 4), ([8], 3, 2), ([8, 8], 1, 8), ([4, 4, 4], 2, 4), ([8, 2], 2, 4), ([4], {"min": 2, "max": 8}, 1)],
 )
 def test_a_worker_gets_no_more_than_a_node_has(cpus: list[int], workers: object, cpus_each: int) -> None:
-    assert cpus_per_worker(config(workers), [{"CPU": float(own), "memory": 1e9} for own in cpus]) == cpus_each
+    assert cpus_per_worker(config(workers), [{"CPU": float(own), "memory": 1e9} for own in cpus], "cpu") == cpus_each
 
 
 def test_no_worker_fits_on_a_node_without_cpus() -> None:
     with pytest.raises(ConfigError, match="workers=3: there are 2 CPUs, and every worker needs one; possible: 0 to 2"):
-        cpus_per_worker(config(3), [{"CPU": 2.0}, {"memory": 1e9}])
+        cpus_per_worker(config(3), [{"CPU": 2.0}, {"memory": 1e9}], "cpu")
 
 
-def test_a_gpu_needs_a_cpu_on_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mtgen.launchers.ray_cluster.resolve_device", lambda config: "cuda")
+def test_a_gpu_needs_a_cpu_on_its_node() -> None:
     nodes = [{"CPU": 64.0}, {"CPU": 64.0, "GPU": 8.0}, {"CPU": 1.0, "GPU": 2.0}]
-    assert cpus_per_worker(config(8), nodes) == 8
+    assert cpus_per_worker(config(8), nodes, "cuda") == 8
     with pytest.raises(
         ConfigError, match=r"workers=10: there are 10 GPUs and 129 CPUs, .* same node; possible: 0 to 9, or device=cpu"
     ):
-        cpus_per_worker(config(10), nodes)
+        cpus_per_worker(config(10), nodes, "cuda")
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "cpu"])
+def test_a_cluster_without_gpus_has_none_whatever_this_system_has(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    found = cluster_hardware(
+        config(2).model_copy(update={"device": device, "address": "10.0.0.1:6379"}), [{"CPU": 4.0}, {"CPU": 8.0}]
+    )
+    assert (found.devices, found.place) == (("cpu",), "in the Ray cluster")
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device, which the cluster would find")
+def test_a_worker_with_a_gpu_is_asked_where_the_driver_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU is pretended, so torch does not see it there: the answer of the worker is the error."""
+    import ray
+
+    with ray_cluster(config(1), cpus=1, gpus=1) as nodes:
+        assert [node.get("GPU") for node in nodes] == [1.0]
+        elsewhere = config(1).model_copy(update={"device": "auto", "address": "10.0.0.1:6379"})
+        with pytest.raises(ConfigError, match=r"device=auto: torch sees no GPU on .*, which has one for Ray"):
+            cluster_hardware(elsewhere, nodes)
+        assert ray.is_initialized()

@@ -117,3 +117,14 @@ print(*{name.split('.')[0] for name in sys.modules})
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
     )
     assert not {"torch", "ray", "deepspeed", "mlflow", "nvidia"} & set(done.stdout.split())
+
+
+def test_two_wheels_of_dali_at_once_are_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("nvidia_dali_cuda120", "nvidia_dali_cuda130"):
+        written = tmp_path / f"{name}-2.4.0.dist-info" / "METADATA"
+        written.parent.mkdir()
+        written.write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 2.4.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = CHECKS["DALI"](SystemUnderTest(tmp_path, tmp_path, {}))
+    assert (found.state, found.found) == (PROBLEM, "nvidia-dali-cuda120 and nvidia-dali-cuda130")
+    assert found.remedy == "pip uninstall -y nvidia-dali-cuda120 nvidia-dali-cuda130, then make setup"

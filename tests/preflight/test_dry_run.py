@@ -28,8 +28,8 @@ def test_a_dry_run_counts_labels_and_parameters_and_writes_no_run(
         ROOT / "configs/digits-32.yaml", [*SMALL, f"data.path={shared_data('digits')}", f"runs={tmp_path / 'runs'}"]
     )
     found = dry_run(config)
-    assert (found.train, found.test) == (4000, 1000)
-    assert found.labelled["tasks.classification"] == found.labelled["tasks.segmentation"] == 4000
+    assert (found.train, found.validation, found.test) == (3800, 200, 1000)
+    assert found.labelled["tasks.classification"] == found.labelled["tasks.segmentation"] == 3800
     assert found.state == 20 * found.cost.total
     assert found.images_per_second is not None and found.images_per_second > 0
     assert not (tmp_path / "runs").exists()
@@ -43,12 +43,8 @@ def test_a_dry_run_has_the_errors_of_a_start(shared_data: Callable[[str], Path])
 
 def test_overfitting_tests_on_its_training_samples_under_another_name() -> None:
     config = overfit(load(ROOT / "configs/digits-32.yaml", SMALL), 7)
-    assert (config.name, config.data.max_samples, config.data.test_split, config.augment.probability) == (
-        "digits-32-overfit-7",
-        7,
-        "train",
-        0,
-    )
+    assert (config.name, config.data.max_samples, config.augment.probability) == ("digits-32-overfit-7", 7, 0)
+    assert config.data.train_split == config.data.val_split == config.data.test_split == "train"
 
 
 def test_a_fast_dev_run_is_two_steps_with_everything_outside_the_runs(tmp_path: Path) -> None:

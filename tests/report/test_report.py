@@ -162,13 +162,13 @@ def test_the_newest_value_of_a_metric_is_the_headline_and_an_older_one_says_how_
         {
             "images": 2000,
             "time": 2.0,
-            "values": {"test/class_accuracy": 0.4, "test/mask_miou": 0.5, "evaluation/mask_miou": 0.6},
+            "values": {"val/class_accuracy": 0.4, "val/mask_miou": 0.5, "evaluation/mask_miou": 0.6},
         },
     ]
     block = summary(read_record(written(tmp_path, rows)), None).blocks[0]
     assert isinstance(block, Facts)
     assert [(fact.label, fact.value, fact.note) for fact in block.items[2:]] == [
-        ("class accuracy", "0.400", "test"),
+        ("class accuracy", "0.400", "val"),
         ("mask mIoU", "0.600", "evaluation"),
         ("CAS", "0.300", "evaluation, at 1,000 images"),
     ]

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import pytest
 from PIL import Image
 
 from mtgen.errors import ConfigError, DataError
-from mtgen.shards.input_files import unit_hash
-from mtgen.shards.make import make
+from mtgen.shards.input_files import held_out
+from mtgen.shards.make import BadSamples, make
 from mtgen.shards.validate import validate
 
 WIDTH, HEIGHT = 8, 6
@@ -170,7 +171,8 @@ def test_without_a_split_the_test_split_is_chosen_by_the_seed(options: dict[str,
     del options["split"]
     found = make_shards(options | {"test": 0.4}, contents)
     images = {name.split("/sub_")[1].split("-")[0]: name.split("/")[0] for name in found if name.endswith(".png")}
-    assert images == {str(i): "test" if unit_hash(0, f"sub/{i}.png") < 0.4 else "train" for i in range(20)}
+    chosen = held_out(0, [f"sub/{i}.png" for i in range(20)], 0.4)
+    assert images == {str(i): "test" if f"sub/{i}.png" in chosen else "train" for i in range(20)} and len(chosen) == 8
 
 
 def test_split_and_test_exclude_each_other(options: dict[str, Any], tmp_path: Path) -> None:
@@ -332,3 +334,79 @@ def test_two_processes_make_the_same_bytes_as_one(options: dict[str, Any], tmp_p
         make("coco", tmp_path / str(processes), processes=processes, samples_per_shard=1, **options)
     shards = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in "12"]
     assert shards[0] == shards[1] and len(shards[0]) == 3
+
+
+EMPTY: list[Any] = [[], [[]], None, [[1, 1, 3, 3]], [[1.0, 1.0]], [[1, 1, 3, 1, 2, 1]], [[], [2, 2]]]
+
+
+@pytest.mark.parametrize("segmentation", EMPTY, ids=str)
+def test_a_region_that_encloses_nothing_is_unknown_in_its_box(options: dict[str, Any], segmentation: Any) -> None:
+    empty = annotation(1, 3, [1, 1, 3, 2], segmentation=segmentation)
+    values = np.asarray(mask(make_shards(options, instances(empty, annotation(2, 18, [6, 0, 1, 1])))))
+    assert (values[1:3, 1:4] == 255).all() and (values == 255).sum() == 6 and (values == 2).sum() == 1
+
+
+@pytest.mark.parametrize("segmentation", [[[]], [[1, 1, 3, 3]], []], ids=str)
+def test_where_no_object_has_a_region_there_are_no_masks(options: dict[str, Any], segmentation: Any) -> None:
+    found = make_shards(options, instances(annotation(1, 3, [1, 1, 3, 2], segmentation=segmentation)))
+    assert "train/a.mask.png" not in found
+
+
+@pytest.mark.parametrize("area", [0, 1.0, 1e6, float("nan")], ids=str)
+def test_the_order_in_the_mask_is_that_of_the_pixels_whatever_area_says(options: dict[str, Any], area: float) -> None:
+    large, small = annotation(1, 3, [0, 0, 8, 6], area=area), annotation(2, 18, [2, 2, 2, 2], area=area)
+    for order in ([large, small], [small, large]):
+        assert (np.asarray(mask(make_shards(options, instances(*order)))) == 2).sum() == 4
+        shutil.rmtree(Path(options["instances"]).with_name("out"))
+
+
+FORMS: list[tuple[Any, int]] = [
+    ([1, 1, 3, 1, 3, 3, 1, 3], 4),
+    ([{"size": [HEIGHT, WIDTH], "counts": [0, 5, 43]}], 5),
+    ([[1, 1, 3, 1, 3, 3, 1, 3], [5, 5]], 4),
+]
+
+
+@pytest.mark.parametrize(("segmentation", "pixels"), FORMS, ids=str)
+def test_other_forms_of_regions_are_read(options: dict[str, Any], segmentation: Any, pixels: int) -> None:
+    found = make_shards(options, instances(annotation(1, 3, [0, 0, 4, 4], segmentation=segmentation)))
+    assert (np.asarray(mask(found)) == 1).sum() == pixels
+
+
+@pytest.mark.parametrize("size", [{}, {"width": 0, "height": 0}, {"width": None}], ids=str)
+def test_a_size_that_is_not_given_is_that_of_the_image(options: dict[str, Any], size: dict[str, Any]) -> None:
+    contents = instances(annotation(1, 3, [0, 0, 2, 2]))
+    contents["images"] = [{"id": 7, "file_name": "a.jpg"} | size]
+    assert annotations_of(make_shards(options, contents))["boxes"] == [[0, 0, 2, 2, 0]]
+
+
+def test_categories_of_one_name_are_one_class_unless_both_are_used(options: dict[str, Any], tmp_path: Path) -> None:
+    contents = instances(annotation(1, 18, [0, 0, 2, 2]))
+    contents["categories"].append({"id": 0, "name": "dog", "supercategory": "none"})
+    found = make_shards(options, contents)
+    card = json.loads((tmp_path / "out/dataset.json").read_text())
+    assert card["classes"] == ["dog", "car"] and card["unused_classes"] == ["car"]
+    assert annotations_of(found)["labels"] == [0]
+    contents["annotations"].append(annotation(2, 0, [0, 0, 2, 2]))
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(DataError, match="categories: 0 and 18 are both named 'dog', and both have annotations; rename"):
+        make_shards(options, contents)
+
+
+def test_every_fault_is_named_at_once_and_can_be_left_out(options: dict[str, Any], tmp_path: Path) -> None:
+    contents = instances(annotation(1, 3, [0, 0, 2, 2]))
+    for number in (8, 9, 10):
+        contents["images"].append({"id": number, "file_name": f"{number}.png", "width": 3, "height": 2})
+        Image.new("L", (3, 2), number).save(Path(options["images"]) / f"{number}.png")
+    (Path(options["images"]) / "8.png").unlink()
+    contents["annotations"] += [
+        annotation(2, 3, [9, 9, 1, 1], image=9),
+        annotation(3, 77, [0, 0, 1, 1], image=10),
+        annotation(4, 3, [0, 0, 1, 1], image=99),
+    ]
+    with pytest.raises(BadSamples) as error:
+        make_shards(options, contents)
+    assert len(str(error.value).splitlines()) == 4
+    found = make_shards(options | {"skip_bad": True}, contents)
+    assert sorted(found) == ["train/a.jpg", "train/a.json", "train/a.mask.png"]
+    assert (tmp_path / "out/left_out.txt").read_text().splitlines() == str(error.value).splitlines()

@@ -221,3 +221,34 @@ def test_patterns_expand_to_exactly_the_files(parts: list[tuple[str, int, str]])
     assert [
         file for pattern in ([found] if isinstance(found, str) else found) for file in braceexpand(pattern)
     ] == files
+
+
+@pytest.mark.parametrize("caption", [b"", b" \n", b"\xef\xbb\xbf"])
+def test_an_empty_caption_is_none(tmp_path: Path, caption: bytes) -> None:
+    describe(tar(tmp_path / "0.tar", {"txt": caption}, {"txt": b"\xef\xbb\xbfa boat"}))
+    assert open_index(tmp_path, "train").present["caption"].tolist() == [False, True]
+    assert validate(tmp_path).problems == []
+
+
+def write_members(path: Path, *members: tuple[str, bytes]) -> None:
+    with tarfile.open(path, "w") as out:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            out.addfile(info, io.BytesIO(data))
+
+
+def test_members_that_do_not_follow_each_other_are_named_with_the_remedy(tmp_path: Path) -> None:
+    write_members(tmp_path / "0.tar", *((f"{i}.png", picture()) for i in range(3)), ("0.txt", b"a"), ("1.txt", b"b"))
+    problems = describe(tmp_path).problems
+    assert [problem.key for problem in problems] == ["0", "1"]
+    assert all("one after another (tar --sort=name)" in problem.what for problem in problems)
+
+
+@pytest.mark.parametrize("name", ["1 Track 2.1 (Clean).jpg", "a.1.jpg", "s1.input.jpg"])
+def test_names_with_more_dots_are_explained(tmp_path: Path, name: str) -> None:
+    write_members(tmp_path / "0.tar", (name, picture(form="JPEG")))
+    with pytest.raises(DataError, match="the key of a sample ends at the first dot of a name, .* rename the files"):
+        describe(tmp_path)
+    write_members(tmp_path / "1.tar", (name, picture(form="JPEG")), ("b.jpg", picture(form="JPEG")))
+    assert "the key of a sample ends at the first dot" in describe(tmp_path).text()

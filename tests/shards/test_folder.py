@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mtgen.errors import DataError
-from mtgen.shards.input_files import key_of, unit_hash
+from mtgen.shards.input_files import held_out, key_of
 from mtgen.shards.make import make, next_steps
 from mtgen.shards.validate import validate
 
@@ -76,7 +76,8 @@ def test_without_split_folders_the_test_split_is_chosen_by_the_seed(tmp_path: Pa
         card = make("folder", tmp_path / str(seed), seed=seed, images=str(tmp_path / "in"), test=0.3)
         assert card.classes == [] and sum(split.samples for split in card.splits.values()) == 40
         names[seed] = {name for name in members(tmp_path / str(seed)) if name.startswith("test/")}
-        assert names[seed] == {f"test/{i:02d}.png" for i in range(40) if unit_hash(seed, f"{i:02d}.png") < 0.3}
+        assert names[seed] == {f"test/{name}" for name in held_out(seed, [f"{i:02d}.png" for i in range(40)], 0.3)}
+        assert len(names[seed]) == 12
     assert names[0] != names[1]
 
 
@@ -132,11 +133,11 @@ def test_names_that_are_not_utf8_and_empty_captions_are_accepted(tmp_path: Path)
 
 def test_masks_that_would_be_ignored_are_named(tmp_path: Path) -> None:
     picture(tmp_path / "in/x.png")
-    picture(tmp_path / "masks/x_mask.png", PIXELS[..., 0])
+    picture(tmp_path / "masks/y_mask.png", PIXELS[..., 0])
     with pytest.raises(DataError, match=r"masks=.*: has no x\.png, nor a mask for any other image"):
         make("folder", tmp_path / "out", images=str(tmp_path / "in"), masks=str(tmp_path / "masks"))
-    picture(tmp_path / "in/x.mask.PNG", PIXELS[..., 0])
-    with pytest.raises(DataError, match=r"x\.mask\.PNG: a mask has to be a PNG; save it as x\.mask\.png"):
+    picture(tmp_path / "in/x.mask.jpg", PIXELS[..., 0])
+    with pytest.raises(DataError, match=r"x\.mask\.jpg: has the name of a mask of x\.png, but a mask has to be a PNG"):
         make("folder", tmp_path / "out", images=str(tmp_path / "in"))
 
 

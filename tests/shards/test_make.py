@@ -69,20 +69,19 @@ def test_the_card_records_what_was_made_and_how(tmp_path: Path) -> None:
     assert card == DatasetCard.model_validate_json((tmp_path / "set/dataset.json").read_text())
     assert {name: split.samples for name, split in card.splits.items()} == {"train": 12, "test": 3}
     assert (card.classes[7], card.mask_classes[8]) == ("seven", "seven")
-    assert card.model_extra == {
-        "made_by": {
-            "recipe": "digits",
-            "seed": 5,
-            "options": {
-                "resolution": 32,
-                "train": 12,
-                "test": 3,
-                "background": "plain",
-                "digits": 1,
-                "style": "gray",
-                "part": "0/1",
-            },
-        }
+    assert card.model_extra is not None
+    assert card.model_extra["made_by"] == {
+        "recipe": "digits",
+        "seed": 5,
+        "options": {
+            "resolution": 32,
+            "train": 12,
+            "test": 3,
+            "background": "plain",
+            "digits": 1,
+            "style": "gray",
+            "part": "0/1",
+        },
     }
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,12 @@ def test_only_test_images_may_lack_annotations(root: Path) -> None:
     assert [name for name in make_shards(root) if name.startswith("test/")] == ["test/b.jpg"]
 
 
+def test_a_class_that_is_not_among_those_given_is_named(root: Path) -> None:
+    write(root / "Annotations/a.xml", xml(xml_object("dgo", 2, 3, 5, 6)))
+    with pytest.raises(DataError, match="a.xml: unknown class 'dgo'; did you mean 'dog'"):
+        make_shards(root, classes=["cat", "dog"])
+
+
 def test_other_classes_can_be_given(root: Path) -> None:
     write(root / "Annotations/a.xml", xml(xml_object("helmet", 2, 3, 5, 6)))
     found = make_shards(root, classes=["dog", "helmet"])
@@ -137,7 +144,6 @@ INVALID = {
     "truncated": (xml(xml_object("dog", 1, 1, 2, 2))[:-9], "not valid XML"),
     "unknown encoding": ('<?xml version="1.0" encoding="nobody"?>' + xml(), "not valid XML"),
     "empty": ("", "not valid XML"),
-    "class unknown": (xml(xml_object("dgo", 1, 1, 2, 2)), "unknown class 'dgo'; did you mean 'dog'"),
     "box reversed": (xml(xml_object("dog", 5, 1, 2, 2)), "reversed box"),
     "box outside": (xml(xml_object("dog", 10, 1, 12, 2)), "outside its image of 8x6"),
     "box NaN": (xml(xml_object("dog", "nan", 1, 2, 2)), "'nan' instead of a number"),
@@ -164,8 +170,8 @@ def test_an_invalid_annotation_is_named_in_one_line_and_nothing_is_left_behind(r
         (np.full((HEIGHT, WIDTH), 21, np.uint8), "a.jpg: its mask has class 21; possible: 0 to 20"),
         (np.zeros((WIDTH, HEIGHT), np.uint8), "a.jpg: its mask is "),
         (
-            np.zeros((HEIGHT, WIDTH, 3), np.uint8),
-            r"SegmentationClass/a.png: uint8 \[6, 8, 3\]; save masks as 8-bit gray",
+            np.arange(HEIGHT * WIDTH * 3, dtype=np.uint8).reshape(HEIGHT, WIDTH, 3),
+            r"SegmentationClass/a.png: uint8 \[6, 8, 3\] with colors; save masks as 8-bit gray",
         ),
     ],
     ids=["unknown class", "another size", "colors"],
@@ -181,7 +187,7 @@ def test_an_invalid_mask_is_named(root: Path, mask: np.ndarray, message: str) ->
     ("line", "message"),
     [
         ("none", r"Main/train.txt: 'none': the file .*JPEGImages/none.jpg does not exist"),
-        ("../../secret", r"Main/train.txt: '../../secret': '../../secret.jpg' is outside"),
+        ("../../secret", r"Main/train.txt: '../../secret': '../../secret' is outside"),
         ("a\na", "a.jpg: its key would be 'a', which .*a.jpg has; list it once"),
     ],
 )
@@ -197,15 +203,73 @@ def test_a_damaged_image_is_named(root: Path) -> None:
         make_shards(root)
 
 
-def test_a_folder_of_another_format_is_refused(root: Path) -> None:
+def test_a_folder_of_another_format_is_refused(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
     with pytest.raises(
-        DataError, match=r"no train.txt, val.txt or test.txt in .*ImageSets/Main; give the folder of one year"
+        DataError,
+        match=r"no train.txt, val.txt or test.txt in .*ImageSets/Main, and no XML .* give the folder of one year",
     ):
-        make_shards(root.parent)
+        make_shards(tmp_path / "empty")
     for split in ("train", "val"):
         write(root / f"ImageSets/Main/{split}.txt", "\n")
     with pytest.raises(DataError, match="ImageSets/Main: all lists are empty"):
         make_shards(root)
+
+
+def test_the_folder_around_one_year_is_enough_and_two_are_refused(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "kit/VOC2012")
+    assert sorted(make_shards(tmp_path / "kit")) == ["train/a.jpg", "train/a.json", "val/b.jpg", "val/b.json"]
+    shutil.copytree(root, tmp_path / "kit/VOC2007")
+    with pytest.raises(DataError, match="has VOC2007 and VOC2012; give the folder of one year"):
+        make_shards(tmp_path / "kit")
+
+
+@pytest.mark.parametrize("place", ["JPEGImages", "train", "valid"])
+def test_without_lists_all_images_with_an_xml_are_samples(root: Path, tmp_path: Path, place: str) -> None:
+    shutil.rmtree(root / "ImageSets")
+    if place != "JPEGImages":  # as Roboflow exports
+        for path in [*root.glob("JPEGImages/*"), *root.glob("Annotations/*")]:
+            (root / place).mkdir(exist_ok=True)
+            path.rename(root / place / path.name)
+    splits = {"JPEGImages": ["test", "train"], "train": ["train"], "valid": ["val"]}[place]
+    assert sorted({name.partition("/")[0] for name in make_shards(root)}) == splits
+
+
+@pytest.mark.parametrize("line", ["my photo", "my photo.JPG", "MY PHOTO.jpg", "JPEGImages/my photo.JPG", "my photo  "])
+def test_listed_names_are_found_as_tools_write_them(root: Path, line: str) -> None:
+    (root / "JPEGImages/a.jpg").rename(root / "JPEGImages/my photo.JPG")
+    (root / "Annotations/a.xml").rename(root / "Annotations/my photo.xml")
+    (root / "ImageSets/Main/train.txt").write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n")
+    assert len([name for name in make_shards(root) if name.startswith("train/") and name.endswith(".json")]) == 1
+
+
+@pytest.mark.parametrize("encoding", ["GBK", "gb2312", "big5", "shift_jis", "windows-1251", "iso-8859-1", "utf-16"])
+def test_declared_encodings_are_read(root: Path, encoding: str) -> None:
+    name = {"windows-1251": "собака", "iso-8859-1": "ünï", "shift_jis": "犬"}.get(encoding, "狗")
+    text = f'<?xml version="1.0" encoding="{encoding}"?>' + xml(xml_object(name, 1, 1, 4, 4))
+    for file in ("a", "b"):
+        (root / f"Annotations/{file}.xml").write_bytes(text.encode(encoding))
+    make_shards(root)
+    assert json.loads((root.with_name("out") / "dataset.json").read_text(encoding="utf-8"))["classes"] == [name]
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, HEIGHT)])
+def test_a_size_of_zero_is_not_a_size(root: Path, size: tuple[int, int]) -> None:
+    write(root / "Annotations/a.xml", xml(xml_object("dog", 2, 3, 5, 6), size=size))
+    assert json.loads(make_shards(root)["train/a.json"])["boxes"] == [[1, 2, 5, 6, 11]]
+
+
+def test_other_classes_are_collected_unless_masks_need_their_order(root: Path, tmp_path: Path) -> None:
+    write(root / "Annotations/a.xml", xml(xml_object("Battery", 2, 3, 5, 6)))
+    assert json.loads(make_shards(root)["train/a.json"])["labels"] == [0]
+    shutil.rmtree(tmp_path / "out")
+    palette(root / "SegmentationClass/a.png", np.ones((HEIGHT, WIDTH), np.uint8))
+    with pytest.raises(
+        DataError, match="the class 'Battery', which is not one of VOC's, and it has masks; give classes="
+    ):
+        make_shards(root)
+    write(tmp_path / "names.txt", "\ufeffdog\nBattery\n")
+    assert json.loads(make_shards(root, classes=str(tmp_path / "names.txt"))["train/a.json"])["labels"] == [1]
 
 
 def test_other_lists_are_refused(root: Path) -> None:

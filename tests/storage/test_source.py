@@ -23,6 +23,8 @@ from helpers.server import Server, serving
 
 from mtgen.data.dataset_card import read_card
 from mtgen.data.index import open_index
+from mtgen.data.orders.lanes import Lanes
+from mtgen.data.orders.policy import OrderPolicy
 from mtgen.errors import ChangedShard, DamagedSample, DataError, Unreachable
 from mtgen.storage import remote_store, retries
 from mtgen.storage.remote_store import RemoteStore, Version
@@ -396,11 +398,22 @@ def test_a_loader_over_http_reads_every_sample_once_and_each_shard_once(server: 
     index = open_index(server.url, "train")
     shutil.rmtree(Path(os.environ["MTGEN_CACHE"]) / "shards")
     server.requests.clear()
-    order = index.order("auto", 1, 5)
+    order = index.order(OrderPolicy("lanes", 5, window=10, lanes=Lanes(2, 5)))
     with load(index, batch_size=10, order=order) as loader:
         seen = [(next(loader).image[:, 0, 0, 0] * 127.5 + 127.5).round().int().tolist() for _ in range(6)]
     assert sorted(np.concatenate(seen)) == list(range(60))
     assert [server.requests[f"train-00000{i}.tar"] for i in range(2)] == [1, 1]
+
+
+def test_2_and_then_3_workers_read_lanes_over_http_every_sample_once(server: Server) -> None:
+    index = open_index(server.url, "train")
+    order = index.order(OrderPolicy("lanes", 5, window=10, lanes=Lanes(6, 2)))
+    seen = []
+    for world, position, steps in ((2, 0, 2), (3, 24, 3)):
+        for rank in range(world):
+            with load(index, batch_size=12, order=order, rank=rank, world=world, position=position) as loader:
+                seen += [(next(loader).image[:, 0, 0, 0] * 127.5 + 127.5).round().int() for _ in range(steps)]
+    assert sorted(np.concatenate(seen)) == list(range(60))
 
 
 def test_prefetching_downloads_shards_before_they_are_read(server: Server) -> None:

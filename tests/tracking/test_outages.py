@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from helpers.mlflow_runs import configuration, free_port, losses, sender_of, server, steps, the_run, tracker, until
+from mlflow import MlflowClient
 
+from mtgen.storage.tracking_store import store_uri
 from mtgen.tracking import mlflow_sender
 from mtgen.tracking.mlflow_sender import pending_rows
 from mtgen.tracking.tracker import send_pending
@@ -123,3 +125,17 @@ def test_attempts_come_at_growing_intervals_and_warnings_once_a_minute(
     clock[0] = 200.0
     assert state.attempt(lambda: None)
     assert "nothing was lost" in capsys.readouterr().err
+
+
+def test_a_deleted_experiment_is_named_with_its_remedy_and_nothing_waits_for_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = configuration(tmp_path)
+    client = MlflowClient(store_uri(tmp_path))
+    client.delete_experiment(client.create_experiment("mtgen"))
+    tracking = tracker(config)
+    losses(tracking, 1)
+    assert tracking.finish(1, timeout=300.0) == 3  # it does not take the 300 seconds, which are longer than a test may
+    assert "restore it with `mlflow experiments restore --experiment-id 1`, or take another" in capfd.readouterr().err
+    client.restore_experiment("1")
+    assert send_pending(config, config.folder, timeout=300.0) == 0

@@ -53,7 +53,8 @@ def train_all(data_and_runs: str) -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alarms")
-    make("shapes", folder / "data", resolution=16, train=400, test=100)
+    make("shapes", folder / "data", resolution=16, train=400, val=100, test=10)
+    (folder / "data" / "test-000000.tar").unlink()  # training does not read it
     toy.spawn(1, train_all, folder, str(folder))
     return folder / "runs"
 
@@ -85,7 +86,7 @@ def test_a_task_that_never_learns_is_named(runs: Path) -> None:
     (alarm,) = [alarm for alarm in read_alarms(runs / "stalled") if alarm.kind == "stalled"]
     assert (
         alarm.about == "classification"
-        and "test/class_accuracy is 0." in alarm.what
+        and "val/class_accuracy is 0." in alarm.what
         and "tasks.classification.weight" in alarm.help
     )
 

@@ -14,7 +14,6 @@ from mtgen.training.augment import Warp, is_augmented
 from mtgen.utils import counter_rng
 
 SIDE = 16
-CPU = torch.device("cpu")
 
 
 def warp(
@@ -25,7 +24,7 @@ def warp(
     size: tuple[int, int] = (SIDE, SIDE),
 ) -> Warp:
     settings = settings or AugmentConfig(probability=0.6, shift=0.2, rotate=40, scale=0.3)
-    return Warp(settings, settings.probability, 3, size, position, purpose, which, CPU)
+    return Warp.draw(settings, settings.probability, 3, size, position, purpose, which)
 
 
 def images(rows: int, channels: int = 2) -> Tensor:

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtgen.config import Config
-from mtgen.training.batch_roles import BatchRoles, assign_roles, is_penalized, pair_partners, shows_labels
+from mtgen.training.augment import AdaptiveAugmentation
+from mtgen.training.batch_roles import (
+    BatchRoles,
+    StepRoles,
+    assign_roles,
+    is_penalized,
+    pair_partners,
+    prepare_roles,
+    shows_labels,
+)
 
 TRANSLATING = {"tasks__translation": {"domain": "class", "side": 4, "every": 1}}
 CONFIGS = {
@@ -257,3 +266,36 @@ def test_a_global_batch_of_other_than_consecutive_positions_is_refused() -> None
     whole = toy.batch(0, 8)
     with pytest.raises(AssertionError, match="consecutive"):
         assign_roles(CONFIGS[2, 1], replace(whole, step_position=whole.step_position * 2), 0.0)
+
+
+@given(configs, st.integers(0, 10_000), st.integers(2, 40), st.floats(0, 1), st.data())
+def test_roles_that_a_loader_prepared_are_those_made_by_the_step(
+    config: Config, first: int, size: int, augmented: float, data: st.DataObject
+) -> None:
+    whole = toy.batch(first, size)
+    ready = prepare_roles(config, AdaptiveAugmentation(config.augment), boxes=True)(whole)
+    a, b = sorted(data.draw(st.lists(st.integers(0, size), min_size=2, max_size=2, unique=True)))
+    for probability in (config.augment.probability, augmented):  # an adaptive one may have changed since
+        one, other = (assign_roles(config, part.rows(slice(a, b)), probability, boxes=True) for part in (ready, whole))
+        assert one.counts == other.counts and one.num_image_only == other.num_image_only
+        names = ("shown", "boxed", "plain", "partner", "pairs", "pair_position", "penalized", "penalized_position")
+        assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
+
+
+def test_the_counts_of_a_prepared_batch_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = CONFIGS[2, 2]
+    batch = prepare_roles(config, AdaptiveAugmentation(config.augment), boxes=False)(toy.batch(0, 32))
+    made: list[StepRoles] = []
+    monkeypatch.setattr(StepRoles, "__init__", lambda self, *_: made.append(self))
+    monkeypatch.setattr(StepRoles, "_at", lambda self, augmented: made.append(self))
+    for begin in range(0, 32, 4):
+        roles = assign_roles(config, batch.rows(slice(begin, begin + 4)), config.augment.probability)
+        assert roles.counts is batch.step_roles.at(config.augment.probability).counts
+    assert not made
+
+
+def test_roles_for_another_canvas_are_refused() -> None:
+    config = CONFIGS[2, 2]
+    batch = prepare_roles(config, AdaptiveAugmentation(config.augment), boxes=False)(toy.batch(0, 8))
+    with pytest.raises(AssertionError, match="another canvas"):
+        assign_roles(config, batch, 0.5, boxes=True)

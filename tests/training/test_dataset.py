@@ -9,9 +9,9 @@ import pytest
 from helpers import toy
 
 from mtgen.config import Config
-from mtgen.errors import DataError
+from mtgen.data.orders.lanes import Lanes
 from mtgen.shards.make import make
-from mtgen.training.dataset import build_order, open_data, order_facts
+from mtgen.training.dataset import build_order, cache_shortage, keep_order, open_data, order_facts, order_policy
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +71,113 @@ def test_another_fraction_or_other_labels_are_another_order(data: Path) -> None:
     assert all(one != other for number, one in enumerate(found) for other in found[:number])
 
 
-def test_oversampling_from_remote_shards_is_refused_unless_the_order_is_global(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def remote(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("MTGEN_CACHE", str(tmp_path))
     fsspec.filesystem("memory").put(str(data), "/few", recursive=True)
-    with pytest.raises(DataError, match="data.label_oversampling: .* have to be downloaded; set data.order=global"):
-        open_data(config("memory://few", label_oversampling=0.4))
-    assert len(open_data(config("memory://few", label_oversampling=0.4, order="global"))) == 200
+    return "memory://few"
+
+
+def test_labels_of_remote_shards_are_oversampled_in_lanes(remote: str) -> None:
+    few = config(remote, keep_labels={"class": 0.05, "mask": 0.05}, label_oversampling=0.4)
+    policy = order_policy(few, open_data(few))
+    assert policy.name == "lanes" and policy.lanes == Lanes(8, few.batch_size // 8)
+    positions = np.arange(8 * 1000)  # a thousand places of each lane
+    samples = open_data(few)
+    row = build_order(few, samples).sample(positions)
+    labeled = samples.present["class"][row] | samples.present["mask"][row]
+    assert [labeled[policy.lanes.lane(positions) == lane].sum() for lane in range(8)] == [400] * 8
+
+
+class Described(list[int]):
+    """As much of a data set as the choice of an order depends on."""
+
+    def __init__(self, remote: bool, count: int, num_bytes: int) -> None:
+        self.remote, self.count, self.num_bytes = remote, count, num_bytes
+        self.sizes = np.full(100, count // 100)
+        self.whole = count
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def samples_of(remote: bool = False, count: int = 1000, num_bytes: int = 10**6) -> Any:
+    return Described(remote, count, num_bytes)
+
+
+@pytest.mark.parametrize(
+    ("remote", "count", "name"),
+    [(False, 10_000_000, "global"), (False, 10_000_001, "lanes"), (True, 5, "lanes")],
+)
+def test_remote_and_large_data_is_read_in_lanes(remote: bool, count: int, name: str, data: Path) -> None:
+    assert order_policy(config(data), samples_of(remote, count)).name == name
+    assert order_policy(config(data, max_samples=4), samples_of(remote, count)).name == "global"
+
+
+@pytest.mark.parametrize(
+    ("batch", "workers", "lanes"),
+    [(64, 1, 8), (64, 2, 8), (64, 8, 8), (64, 16, 16), (12, 1, 6), (14, 7, 7), (16384, 1024, 1024), (96, 12, 12)],
+)
+def test_there_is_a_lane_per_worker_and_at_least_8(batch: int, workers: int, lanes: int, data: Path) -> None:
+    settings = config(data)
+    settings.batch_size, settings.workers = batch, workers
+    policy = order_policy(settings, samples_of(remote=True))
+    assert policy.lanes == Lanes(lanes, batch // lanes)
+
+
+@pytest.mark.parametrize(
+    ("mean_bytes", "lanes", "window"),
+    [(10_000, 8, 2**15), (10_000, 1024, 2**15), (10_000, 2, 2**17), (1_000_000, 8, 1000), (10**10, 8, 1)],
+)
+def test_the_windows_of_a_nodes_lanes_have_a_bounded_size(mean_bytes: int, lanes: int, window: int, data: Path) -> None:
+    settings = config(data)
+    settings.batch_size, settings.data.lanes = 1024, lanes
+    assert order_policy(settings, samples_of(True, 1000, 1000 * mean_bytes)).window == window
+
+
+def test_a_resumed_run_keeps_the_lanes_and_windows_of_its_checkpoint(data: Path) -> None:
+    samples = samples_of(remote=True)
+    facts = order_facts(config(data, lanes=4, lane_window=77), samples)
+    more = config(data)
+    more.workers = 16
+    assert order_facts(more, samples) != facts
+    keep_order(more, facts)
+    assert order_facts(more, samples) == facts
+
+
+def test_a_run_that_was_windowed_by_default_stays_windowed(data: Path) -> None:
+    samples, resumed = samples_of(remote=True), config(data)
+    facts = order_facts(config(data, order="windowed"), samples)
+    assert facts["data.window"] == 8 and facts["data.lanes"] is None
+    keep_order(resumed, facts)
+    assert order_facts(resumed, samples) == facts
+
+
+def test_an_order_that_is_configured_is_not_replaced(data: Path) -> None:
+    samples, asked = samples_of(remote=True), config(data, order="lanes", lanes=2)
+    keep_order(asked, order_facts(config(data, order="lanes", lanes=4, lane_window=9), samples))
+    assert asked.data.lanes == 2 and asked.data.lane_window == 9
+    keep_order(asked, {})
+    assert asked.data.order == "lanes"
+
+
+def test_another_batch_size_is_another_order_in_lanes_alone(data: Path) -> None:
+    one, other = config(data), config(data)
+    other.batch_size = 2 * one.batch_size
+    assert order_facts(one, samples_of()) == order_facts(other, samples_of())
+    assert order_facts(one, samples_of(remote=True)) != order_facts(other, samples_of(remote=True))
+
+
+def test_a_cache_that_does_not_hold_the_windows_of_a_node_is_noticed(data: Path) -> None:
+    settings = config(data, lane_window=1000, cache_gb=10)
+    samples = samples_of(True, 10**6, 10**12)  # shards of 10 GB, samples of 1 MB
+    found = cache_shortage(settings, samples, workers=8, workers_on_node=4)  # 4 lanes of 2 x (1 + 10) GB
+    assert (
+        found is not None and "data.cache_gb=10: the shuffle windows of this node's 4 lanes take about 88 GB" in found
+    )
+    settings.data.cache_gb = 88
+    assert cache_shortage(settings, samples, workers=8, workers_on_node=4) is None
+    assert cache_shortage(settings, samples, workers=8, workers_on_node=8) is not None
+    assert cache_shortage(settings, samples_of(False, 10**6, 10**12), workers=1, workers_on_node=1) is None
+    small = samples_of(True, 1000, 87 * 10**9)  # all of it fits
+    assert cache_shortage(settings, small, workers=1, workers_on_node=1) is None

@@ -15,7 +15,7 @@ from mtgen.training.steps import frozen
 
 
 def supervised_config(**changes: Any) -> Config:
-    return toy.config(tasks={"classification": {}, "segmentation": {}}, augment__probability=0.0, **changes)
+    return toy.config(tasks={"classification": {"implied": 0}, "segmentation": {}}, augment__probability=0.0, **changes)
 
 
 def trained(stages: list[int], number: int) -> list[dict[str, Tensor]]:
@@ -42,7 +42,8 @@ def supervised(number: int) -> dict[str, Tensor]:
         batch = toy.batch(16 * k, 16)
         features = discriminator.trunk(Canvas(batch.image))
         classes = discriminator.heads["classification"](discriminator.summary(features))
-        masks = discriminator.heads["segmentation"](discriminator.dense(features))
+        predicted = {"classification": classes.detach().log_softmax(1).clamp_min(-4) + 2}
+        masks = discriminator.heads["segmentation"](discriminator.dense(features), predicted)
         known = batch.present["class"]
         loss = 0.3 * F.cross_entropy(classes[known], batch.label[known])
         pixels = F.cross_entropy(masks, batch.mask, reduction="none", ignore_index=255).mean((1, 2))

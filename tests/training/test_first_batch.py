@@ -14,7 +14,6 @@ from mtgen.data.loader import Loader
 from mtgen.data.transform_spec import transform_spec_of
 from mtgen.models.model import build
 from mtgen.shards.make import make
-from mtgen.training.batch_roles import assign_roles
 from mtgen.training.dataset import build_order, open_data
 from mtgen.training.first_batch import SAMPLES_PER_DATASET, write_first_batch
 from mtgen.training.steps import build_steps
@@ -63,7 +62,7 @@ def test_the_picture_shows_the_images_of_the_first_step(sets: Path, tmp_path: Pa
         world=1,
         order=build_order(settings, samples),
     ) as loader:
-        roles = assign_roles(settings, next(loader), settings.augment.probability, boxes=True)
+        roles = step.assign_roles(next(loader), networks.generator)
     seen = step.step_context(roles, networks.side, networks.generator).batch
     about, shown = layers(tmp_path / "toy", path.stem.replace("batch-0", "batch"))
     assert torch.equal(shown, torch.from_numpy(to_pixels(seen.image[seen.position.argsort()])))

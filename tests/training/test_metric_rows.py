@@ -17,12 +17,16 @@ from mtgen.training.running_means import RunningMeans
 def train(folder: Path, name: str, **more: Any) -> list[tuple[int, dict[str, float]]]:
     """Train or resume, with a checkpoint every 48 images and a row every 80; returns the rows without times."""
     changes = {
-        "train": {"images": 160, **more},
+        "train": {"images": 160, "beta2": {"start": 0.9, "end": 0.99}, **more},
+        "generator": {"widths": [8, 8], "latent": 4, "learning_rate": {"start": 2e-4, "end": 5e-5}},
+        "augment": {"probability": {"start": 0.0, "end": 0.55, "images": 0.5}},
         "checkpoint": {"every": 48},
         "evaluate": {"every": 10**9},
         "balancing": {"weighting": "upgrad"},
     }
-    launch(toy.small_run(folder, name, tasks={"segmentation": {}}, **changes), watch=lambda *_: None, say=print)
+    gamma = {"start": 10, "end": 1, "images": 100}
+    tasks = {"segmentation": {"self_training": 0.5}, "generation": {"gamma": gamma}}
+    launch(toy.small_run(folder, name, tasks=tasks, **changes), watch=lambda *_: None, say=print)
     rows = [row for row in read_journal(folder / "runs" / name) if "loss/d" in row.values]
     return [
         (row.images, {k: v for k, v in row.values.items() if not k.startswith(("speed", "checkpoint", "system"))})
@@ -35,6 +39,9 @@ def test_a_run_that_resumes_between_two_rows_has_the_rows_of_the_uninterrupted_o
     uninterrupted = train(tmp_path, "calm")
     assert [images for images, _ in uninterrupted] == [80, 160]
     assert any(key.startswith("balancing_discriminator/cosine") for key in uninterrupted[0][1])
+    half, end = (numbers for _, numbers in uninterrupted)
+    assert (half["schedule/augment.probability"], end["schedule/tasks.generation.gamma"]) == (0.55, 1.0)
+    assert (end["learning_rate/generator"], end["schedule/train.beta2"]) == (5e-5, 0.99)
     for last in (48, 96, 144):
         folder = Path(
             shutil.copytree(
@@ -53,7 +60,7 @@ def test_a_run_that_is_out_of_time_evaluates_its_last_weights(tmp_path: Path) ->
     rows = list(read_journal(tmp_path / "runs/short"))
     last = max(row.images for row in rows)
     assert last < 100_000
-    assert [row.images for row in rows if "test/class_accuracy" in row.values] == [last]
+    assert [row.images for row in rows if "val/class_accuracy" in row.values] == [last]
     assert list((tmp_path / "runs/short/samples").glob(f"*{last}*"))
 
 

@@ -1,5 +1,6 @@
 """Counter-based random numbers: functions of (seed, purpose, position, index), and random in every other respect."""
 
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,3 +116,9 @@ def test_the_numbers_are_those_of_every_earlier_run() -> None:
     ]
     found = counter_rng.bits(7, "latent", torch.tensor([0, 12345678901]), 3)
     assert [[value % 2**64 for value in row] for row in found.tolist()] == expected
+
+
+@given(seeds, st.lists(positions, min_size=1, max_size=20), st.text(max_size=9))
+def test_numpy_gives_the_same_bits(seed: int, some: list[int], purpose: str) -> None:
+    expected = counter_rng.bits(seed, purpose, torch.tensor(some), 1)[:, 0].numpy().view(np.uint64)
+    assert np.array_equal(counter_rng.first_bits(seed, purpose, np.array(some, dtype=np.uint64)), expected)

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from mtgen.alarms.base import ALARM_RULES, AlarmRule, Finding, Numbers, grace_images
 from mtgen.balancing.conflicts import gate_histories
 from mtgen.config import Config
+from mtgen.tracking.journal import snapshot_name
 
 MAX_POOR_METRIC = 0.5
 """Metrics range from 0 to 1; a task above this value may have learned all it can."""
 
 MIN_METRIC_GAIN, MAX_LOSS_RATIO = 0.01, 0.98
-"""A metric improves if it gains more than the first (its deviation is at most 0.02 on 500 test images or more). A loss
+"""A metric improves if it gains more than the first (its deviation is at most 0.02 on 500 images or more). A loss
 falls if it drops below the second, as a fraction of its earlier value. Measured on digits at 8x8, while accuracy rose
 from 0.13 to 0.39: the loss fell by 2 to 4 % every 800 images."""
 
@@ -42,9 +43,10 @@ class Stalled(AlarmRule):
         for task, metric in self.metrics.items():
             if losses := [value for name, value in numbers.items() if name.startswith(f"loss_d/{task}_")]:
                 self.losses[task].append((images, sum(losses)))
-            if metric in numbers:
-                self.measured[task].append((images, numbers[metric]))
-                yield from self._check_task(task, metric, images)
+            # rows of older versions have the metric's own name
+            if (name := next((name for name in (snapshot_name(metric), metric) if name in numbers), None)) is not None:
+                self.measured[task].append((images, numbers[name]))
+                yield from self._check_task(task, name, images)
 
     def _check_task(self, task: str, metric: str, images: int) -> Iterator[Finding]:
         before = [(at, value) for at, value in self.measured[task] if at <= images - self.grace_images]

@@ -11,7 +11,7 @@ def gather(record: RunRecord, other: RunRecord | None) -> ReportSection | None:
     names: dict[str, dict[str, str]] = {}
     for name, points in record.series.items():
         group, _, short = name.partition("/")
-        column = "evaluate" if group == "evaluation" else "snapshot" if group in ("test", "generated") else ""
+        column = "evaluate" if group == "evaluation" else "snapshot" if group in ("val", "test", "generated") else ""
         if column:
             names.setdefault(short, {})[column] = f"{points[-1][1]:.4g} at {points[-1][0]:,}"
     if not names:

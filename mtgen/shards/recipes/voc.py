@@ -1,36 +1,37 @@
 """voc: a folder in PASCAL VOC's format, with boxes in XML and palette masks; image files are stored unchanged."""
 
 import math
+from collections import Counter
 from pathlib import Path
-from typing import Literal
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mtgen.config import ConfigSection
 from mtgen.errors import DataError
 from mtgen.registry import suggest
 from mtgen.schema import IGNORE_INDEX
+from mtgen.shards.annotated import BACKGROUND
 from mtgen.shards.input_files import (
-    STORED_IMAGE_SUFFIXES,
     clipped,
     file_state,
+    held_out,
     key_of,
     read,
+    read_image,
     read_mask,
-    read_text,
-    resolve_listed,
+    read_names,
     size_of,
 )
+from mtgen.shards.listing import CERTAIN, LIKELY, Listing, Proposal
 from mtgen.shards.make import RECIPES, Recipe
+from mtgen.shards.voc_layout import VocImage, VocLayout, is_voc, parsed
 from mtgen.shards.write import Sample
 
 CLASSES = [  # in the order of the mask values, from 1
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 ]
-VOC_SPLITS = ("train", "val", "test")
 
 
 class VocOptions(ConfigSection):
@@ -40,12 +41,19 @@ class VocOptions(ConfigSection):
     lists: Literal["Main", "Segmentation"] = Field(
         "Main", description="folder in ImageSets with the lists train, val and test, which become the splits"
     )
-    classes: list[str] = Field(
-        CLASSES,
+    classes: list[str] | None = Field(
+        None,
         min_length=1,
         max_length=IGNORE_INDEX - 1,
-        description="names of the classes, in the order of the mask values",
+        description="names of the classes, in the order of the mask values, or a text file of them; default: VOC's "
+        "twenty or, if the annotations have others, those in alphabetical order",
     )
+    test: float = Field(0.1, ge=0, lt=1, description="fraction of the samples in the test split, if there are no lists")
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _from_file(cls, value: Any) -> Any:
+        return read_names(Path(value)) if isinstance(value, str) else value
 
 
 @RECIPES.register("voc")
@@ -53,7 +61,8 @@ class VocRecipe(Recipe):
     """One sample per name in the lists, with boxes and labels of its XML, and its mask of SegmentationClass, if any.
 
     Images in the lists train and val need an XML (with `lists=Segmentation`: a mask); test images may lack it, as in
-    VOC2012. Source: Everingham and Winn 2012, "The PASCAL Visual Object Classes Challenge 2012 Development Kit".
+    VOC2012. Without lists, samples are the images that have an XML. Source: Everingham and Winn 2012, "The PASCAL
+    Visual Object Classes Challenge 2012 Development Kit".
     """
 
     Options = VocOptions
@@ -61,82 +70,87 @@ class VocRecipe(Recipe):
 
     def __init__(self, options: VocOptions, seed: int) -> None:
         super().__init__(options, seed)
-        self.root = Path(options.root).resolve()
-        lists = self.root / "ImageSets" / options.lists
-        found = [split for split in VOC_SPLITS if (lists / f"{split}.txt").is_file()]
-        if not found:
+        root = Path(options.root).resolve()
+        layout = VocLayout(root, options.lists, lambda names: held_out(seed, names, options.test), self.left_alone)
+        self.root, self.lists, self.images = layout.root, layout.lists, layout.images
+        self.notices += layout.notices
+        self.faults += layout.faults
+        images = [image for images in self.images.values() for image in images]
+        masked = any(image.mask for image in images)
+        self.classes = options.classes or self._classes(images, masked)
+        self.mask_classes = [BACKGROUND, *self.classes] if masked else []
+        lists = f", lists of ImageSets/{options.lists}" if self.lists else ""
+        self.source = f"{self.root.name}{lists} (PASCAL VOC's format)"
+        files = [path for image in images for path in (image.path, image.xml, image.mask) if path is not None]
+        self.sources = [file_state(path) for path in files]
+
+    def _classes(self, images: list[VocImage], masked: bool) -> list[str]:
+        """The classes in the annotations: VOC's twenty, if there are no others."""
+        counts: Counter[str] = Counter()
+        for path in (image.xml for image in images if image.xml is not None):
+            try:
+                found = parsed(read(path)).findall("object")
+            except ValueError:
+                continue  # the sample reports it
+            counts.update((element.findtext("name") or "").strip() for element in found)
+        names = sorted(name for name in counts if name)
+        if not set(names) - set(CLASSES):
+            return CLASSES
+        other = next(name for name in names if name not in CLASSES)
+        if masked:
             raise DataError(
-                f"root={options.root}: no train.txt, val.txt or test.txt in {lists}; "
-                "give the folder of one year, such as VOC2012"
+                f"root={self.options.root}: its annotations have the class {other!r}, which is not one of VOC's, and "
+                "it has masks; give classes=, a list or a text file of names in the order of the mask values from 1"
             )
-        self.classes = options.classes
-        self.files: dict[str, list[Path]] = {}
-        for split in found:
-            if files := [
-                self._image(lists / f"{split}.txt", line)
-                for line in read_text(lists / f"{split}.txt").splitlines()
-                if line.strip()
-            ]:
-                self.files[split] = files
-        if not self.files:
-            raise DataError(f"{lists}: all lists are empty; write image names into one of them")
-        self.xml = self._matching("Annotations", ".xml")
-        self.masks = self._matching("SegmentationClass", ".png")
-        if options.lists == "Segmentation":
-            self._require(self.masks, self.root / "SegmentationClass", lists)
-        else:
-            self._require(self.xml, self.root / "Annotations", lists)
-        self.mask_classes = ["background", *self.classes] if self.masks else []
-        self.source = f"{self.root.name}, lists of ImageSets/{options.lists} (PASCAL VOC's format)"
-        images = [file for files in self.files.values() for file in files]
-        self.sources = [file_state(path) for path in [*images, *self.xml.values(), *self.masks.values()]]
+        if len(names) > IGNORE_INDEX - 1:
+            raise DataError(f"root={self.options.root}: {len(names)} classes; at most {IGNORE_INDEX - 1} are possible")
+        self.notices.append(f"classes are those of the annotations, since {other!r} is not one of VOC's twenty")
+        folded = Counter(name.casefold() for name in names)
+        if similar := [name for name in names if folded[name.casefold()] > 1]:
+            self.notices.append(f"names of classes that only differ in case: {', '.join(similar)}")
+        return names
 
     @property
     def splits(self) -> dict[str, int]:
         """Split -> number of samples."""
-        return {split: len(files) for split, files in self.files.items()}
+        return {split: len(images) for split, images in self.images.items()}
 
-    def _require(self, found: dict[Path, Path], folder: Path, lists: Path) -> None:
-        """Raise `DataError` if an image of the lists train and val has no file in `folder`."""
-        for split in ("train", "val"):
-            for file in self.files.get(split, []):
-                if file not in found:
-                    name = str(self._name(file))
-                    raise DataError(f"{lists / split}.txt: {name!r} has no file in {folder}; add it or remove the name")
-
-    def _name(self, file: Path) -> Path:
-        """An image's name as in the lists."""
-        return file.relative_to(self.root / "JPEGImages").with_suffix("")
-
-    def _matching(self, folder: str, suffix: str) -> dict[Path, Path]:
-        """Image -> the file with its name in another folder, for images that have one."""
-        pairs = [
-            (file, self.root / folder / f"{self._name(file)}{suffix}")
-            for files in self.files.values()
-            for file in files
-        ]
-        return {file: path for file, path in pairs if path.is_file()}
-
-    def _image(self, source: Path, line: str) -> Path:
-        name = line.split()[0]  # the lists of a single class have a second column
-        folder = self.root / "JPEGImages"
-        suffixes = [suffix for suffix in STORED_IMAGE_SUFFIXES if (folder / (name + suffix)).is_file()]
-        return resolve_listed(folder, name + (suffixes or [".jpg"])[0], f"{source}: {name!r}")
+    @classmethod
+    def detect(cls, listing: Listing) -> list[Proposal]:
+        """A folder of XML files in VOC's format."""
+        xml = listing.with_suffix(".xml")
+        sampled = [file for file in xml[:20] if is_voc(listing.head(file, 4096))]
+        if not sampled or not listing.path.is_dir():
+            return []
+        lists = [file for file in listing.files if "ImageSets" in file.parts]
+        options: dict[str, Any] = {"root": str(listing.path)}
+        if any("Segmentation" in file.parts for file in lists) and not any("Main" in file.parts for file in lists):
+            options["lists"] = "Segmentation"
+        what = f"{len(xml):,} XML files in VOC's format" + (", lists in ImageSets" if lists else "")
+        return [Proposal(options, what, CERTAIN if len(sampled) == len(xml[:20]) else LIKELY)]
 
     def origin(self, split: str, number: int) -> str:
         """The image file."""
-        return str(self.files[split][number])
+        return str(self.images[split][number].path)
+
+    def _require(self, split: str, image: VocImage) -> None:
+        """Raise `DataError` if an image of the lists train and val lacks its annotation, or mask."""
+        folder = "SegmentationClass" if self.options.lists == "Segmentation" else "Annotations"
+        found = image.mask if self.options.lists == "Segmentation" else image.xml
+        if found is None and split != "test" and self.lists is not None:
+            raise DataError(f"{image.where} has no file in {self.root / folder}; add it or remove the name")
 
     def make(self, split: str, number: int) -> Sample:
         """Make the sample of one image."""
-        file = self.files[split][number]
-        data = read(file)
-        width, height = size_of(file, data)
-        boxes = self._boxes(self.xml[file], width, height) if file in self.xml else None
+        image = self.images[split][number]
+        self._require(split, image)
+        data = read_image(image.path)
+        width, height = size_of(image.path, data)
+        boxes = self._boxes(image.xml, width, height) if image.xml is not None else None
         return Sample(
-            key=key_of(self._name(file).as_posix()),
+            key=key_of(image.name),
             image=data,
-            mask=read_mask(self.masks[file]) if file in self.masks else None,
+            mask=read_mask(image.mask) if image.mask is not None else None,
             boxes=boxes,
             labels=None if boxes is None else sorted({int(box[4]) for box in boxes}),
         )
@@ -149,13 +163,14 @@ class VocRecipe(Recipe):
         try:
             root = parsed(read(path))
             size = [root.findtext(f"size/{side}") for side in ("width", "height")]
-            if all(size) and [_number(value) for value in size] != [width, height]:
+            annotated = [_number(value) if value else 0 for value in size]  # some tools write 0
+            if all(annotated) and annotated != [width, height]:
                 raise ValueError(f"is for {size[0]}x{size[1]} pixels, but its image has {width}x{height}")
             boxes: list[list[float]] = []
             for element in root.findall("object"):
                 name = (element.findtext("name") or "").strip()
                 if name not in self.classes:
-                    raise ValueError(f"unknown class {name!r}; {suggest(name, self.classes)}")
+                    raise ValueError(f"unknown class {name!r}; {suggest(name, self.classes)}; classes= names others")
                 left, top, right, bottom = (
                     _number(element.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")
                 )
@@ -164,29 +179,6 @@ class VocRecipe(Recipe):
             return boxes
         except ValueError as error:
             raise DataError(f"{path}: {error}") from None
-
-
-def parsed(data: bytes) -> Element:
-    """Parse an XML document -> its root.
-
-    Raises:
-        ValueError: it is damaged, or has a DOCTYPE, whose entities could expand without limit.
-    """
-
-    def refuse(*_: object) -> None:
-        raise ValueError("has a DOCTYPE, which annotations do not need; remove it")
-
-    tree = TreeBuilder()
-    parser = expat.ParserCreate()
-    parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = tree.start
-    parser.EndElementHandler = tree.end
-    parser.CharacterDataHandler = tree.data
-    try:
-        parser.Parse(data, True)
-    except (expat.ExpatError, LookupError) as error:  # LookupError: an unknown encoding
-        raise ValueError(f"not valid XML ({error})") from None
-    return tree.close()
 
 
 def _number(text: str | None) -> float:

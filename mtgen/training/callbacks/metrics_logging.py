@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from mtgen.training.callbacks.base import Callback
-from mtgen.training.lr_schedule import lr_factor
 from mtgen.training.protocol import Outcome
 from mtgen.training.run_setup import TrainingParts
+from mtgen.training.schedules import learning_rate, lr_fraction, scheduled_values
 
 
 class MetricsLogging(Callback):
@@ -37,10 +37,18 @@ class MetricsLogging(Callback):
         if parts.config.augment.target is not None:
             numbers["augmentation/probability"] = parts.augmentation.probability
             numbers["augmentation/preference"] = parts.augmentation.preference
-        numbers["learning_rate/factor"] = lr_factor(parts.config.train, progress.images)
+        numbers |= self._schedules()
         for source in self.sources:
             numbers |= source.numbers()
         parts.logger.numbers(progress.images, numbers)
+
+    def _schedules(self) -> dict[str, float]:
+        """The learning rates, the discriminator's also as a fraction of its peak, and other values on a schedule."""
+        config, images = self.parts.config, self.parts.progress.images
+        rates = {"discriminator": config.discriminator.learning_rate, "generator": config.generator.learning_rate}
+        numbers = {f"learning_rate/{name}": learning_rate(config.train, rates[name], images) for name in rates}
+        numbers["learning_rate/factor"] = lr_fraction(config.train, rates["discriminator"], images)
+        return numbers | {f"schedule/{key}": value for key, value in scheduled_values(config, images).items()}
 
     def _engines(self, means: dict[str, float]) -> dict[str, float]:
         """Per network: the sum of its losses, and what its optimizer says about the gradients."""

@@ -1,4 +1,4 @@
-"""Pictures and quick test metrics every `evaluate.every` images."""
+"""Pictures and quick validation metrics every `evaluate.every` images."""
 
 import math
 import time
@@ -54,8 +54,8 @@ class Snapshotting(Callback):
             except (
                 UserError,
                 OSError,
-            ) as error:  # a damaged test sample or a full disk does not justify losing the run
-                parts.warn(f"no pictures and test metrics at {images:,} images: {error}")
+            ) as error:  # a damaged sample or a full disk does not justify losing the run
+                parts.warn(f"no pictures and validation metrics at {images:,} images: {error}")
             parts.logger.phase(images, "")
             parts.logger.refresh_report()
         dist.barrier(group=parts.consensus.group)

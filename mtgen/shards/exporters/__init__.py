@@ -1,0 +1,1 @@
+"""Formats that data sets are exported to: one file each, which registers itself."""
