@@ -39,7 +39,7 @@ from common import ROOT, JsonOption, machine, quick_option, report
 from numpy.typing import NDArray
 
 from mtgen.data.index import open_index
-from mtgen.data.index_build import build_index, dataset_index_path
+from mtgen.data.index_store import index_dataset
 from mtgen.data.loader import _global_batches
 from mtgen.data.orders.lanes import LaneOrder, Lanes
 from mtgen.data.orders.permutation import Order, SampleOrder
@@ -284,7 +284,7 @@ def requests_of_a_start(shards: int) -> int:
     """Requests by which the workers of one node open the index of a store with this many shards."""
     with tempfile.TemporaryDirectory() as folder:
         numbered_dataset.write(Path(folder), 10 * shards, 10, numbered_dataset.image_and_class)
-        build_index(folder, out=dataset_index_path(folder))
+        index_dataset(folder)
         server = ThreadingHTTPServer(("127.0.0.1", 0), partial(CountingHandler, directory=folder))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         os.environ["MTGEN_CACHE"] = str(Path(folder) / "cache")

@@ -13,7 +13,7 @@ import numbered_dataset
 import typer
 from common import JsonOption, machine, quick_option, report
 
-from mtgen.data.index_build import build_index, dataset_index_path
+from mtgen.data.index_store import dataset_index_path, index_dataset
 
 PROBE = """
 import json, sys, time, psutil
@@ -42,7 +42,7 @@ def main(
             folder = Path(temporary) / str(samples)
             numbered_dataset.write(folder, samples, 10_000, numbered_dataset.image_and_class)
             begin = time.monotonic()
-            build_index(folder, out=dataset_index_path(folder))
+            index_dataset(folder)
             indexing = time.monotonic() - begin
             environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
             ended = subprocess.run(
@@ -61,7 +61,8 @@ def main(
                 "memory_over_1000_mb": more,
                 "indexed_per_second": samples / indexing,
             }
-            rows.append({**row, "index_file_mb": dataset_index_path(folder).stat().st_size / 1e6})
+            size = sum(path.stat().st_size for path in dataset_index_path(folder).iterdir())
+            rows.append({**row, "index_file_mb": size / 1e6})
     report("Time to the first batch and memory, by the size of the data set", here, rows, json_file)
 
 

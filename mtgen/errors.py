@@ -41,6 +41,16 @@ class DamagedSample(DataError):
         self.what = what
 
 
+class ChangedShard(DataError):
+    """A shard in a store that is not the one that was indexed."""
+
+
+class Unreachable(DataError):
+    """A store that does not answer, or answers that it is busy: the data may be whole, and a later start succeed."""
+
+    status = 6
+
+
 class CheckpointError(UserError):
     """A checkpoint that is damaged or does not match the run."""
 
@@ -53,7 +63,9 @@ class TrainingError(UserError):
     status = 5
 
 
-ERROR_BY_STATUS = {kind.status: kind for kind in (UserError, ConfigError, DataError, CheckpointError, TrainingError)}
+ERROR_BY_STATUS = {
+    kind.status: kind for kind in (UserError, ConfigError, DataError, CheckpointError, TrainingError, Unreachable)
+}
 """Exit status -> error class; workers exchange errors as status and message."""
 
 

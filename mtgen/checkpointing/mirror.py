@@ -8,14 +8,14 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from mtgen.checkpointing import checkpoint
 from mtgen.checkpointing.checkpoint import MANIFEST_FILE, STATE_FILE
 from mtgen.checkpointing.retention import Retention
 from mtgen.errors import CheckpointError, ConfigError, DataError
-from mtgen.storage.source import STORE_PACKAGES, RemoteStore, absolute_location, is_url
+from mtgen.storage.remote_store import STORE_PACKAGES, RemoteStore
+from mtgen.storage.source import absolute_location, is_url
 
 SCHEMES = ("file", *(scheme for scheme in STORE_PACKAGES if scheme not in ("http", "https")))
 """URL schemes of stores that can be written to."""
@@ -38,36 +38,16 @@ class CheckpointStore(RemoteStore):
         super().__init__(f"{absolute_location(url).rstrip('/')}/{run}")
         self.local = scheme in ("", "file")
 
-    def names(self) -> list[str]:
+    def checkpoints(self) -> list[str]:
         """Names of the checkpoints in the store, complete or not, the oldest first."""
-
-        def request(fs: Any, path: str) -> list[str]:
-            fs.invalidate_cache()
-            entries = self._call(fs, "_ls", "ls", path.rstrip("/"), detail=False)
-            return [str(entry).rstrip("/").rpartition("/")[2] for entry in entries]
-
-        return sorted(name for name in self._retry("", request) or [] if checkpoint.is_checkpoint_name(name))
+        return sorted(name for name in self.names("") if checkpoint.is_checkpoint_name(name))
 
     def put(self, name: str, file: Path) -> None:
-        """Upload a file, replacing one of the same name.
-
-        Raises:
-            DataError: the store refuses it.
-            OSError: `file` cannot be read.
-        """
-
-        def request(fs: Any, path: str) -> bool:
-            if self.local:
-                fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._call(fs, "_put_file", "put_file", str(file), path)
-            return True
-
-        if self._retry(name, request, "written") is None:
-            raise DataError(f"{self.url}/{name}: cannot be written: the store answers that it does not exist")
-
-    def remove(self, name: str) -> None:
-        """Remove a checkpoint, or one of its files; a missing one is not an error."""
-        self._retry(name, lambda fs, path: self._call(fs, "_rm", "rm", path, recursive=True), "removed")
+        """See `RemoteStore.put`; a local folder is made if necessary."""
+        if self.local:
+            fs, path = self._files()
+            fs.makedirs(f"{path}/{name}".rpartition("/")[0], exist_ok=True)
+        super().put(name, file)
 
 
 class Mirror:
@@ -120,7 +100,7 @@ class Mirror:
             DataError: the store does not answer, or refuses.
             OSError: the folder of a local copy cannot be written.
         """
-        remote = set(self._store.names())
+        remote = set(self._store.checkpoints())
         local = {folder.name: folder for folder in checkpoint.checkpoint_folders(self._root)}
         for name, folder in sorted(local.items(), reverse=True):
             self._metrics[name] = checkpoint.snapshot_metrics(folder)
@@ -167,7 +147,7 @@ def restore(store: CheckpointStore, root: Path, warn: Callable[[str], None]) -> 
         CheckpointError: the store does not answer, all checkpoints are damaged, or the local disk is full.
     """
     try:
-        names = store.names()
+        names = store.checkpoints()
         for name in reversed(names):
             if (problem := _download(store, name, root)) is None:
                 return int(name)

@@ -18,7 +18,7 @@ from mtgen.cli.common import (
     write_json,
 )
 from mtgen.cli.renames import RenamingGroup
-from mtgen.errors import UserError
+from mtgen.errors import Unreachable, UserError
 from mtgen.utils.shell import shell_command
 
 Address = Annotated[
@@ -220,10 +220,19 @@ def slurm_job(config: ConfigFile, overrides: Overrides = None) -> None:
     from mtgen.launchers.driver import finished_message, train_with_progress
 
     settings = load_config(config, overrides)
+    unreachable: Unreachable | None = None
     with allocation(settings, say):
         outcome = None
         if not warnings.heard:
-            outcome = train_with_progress(settings, console, say, asked=lambda: warnings.heard)
+            try:
+                outcome = train_with_progress(settings, console, say, asked=lambda: warnings.heard)
+            except Unreachable as error:
+                unreachable = error
+    if unreachable is not None:
+        say(str(unreachable))
+        if not requeue(say):
+            raise unreachable
+        return
     if outcome is not None and outcome.status == "finished":
         say(finished_message(settings, outcome))
         return

@@ -193,22 +193,33 @@ def shards_tokenizer(
 
 
 @shards_app.command("index")
-def shards_index(folder: DatasetLocation) -> None:
-    """Write the index of a data set next to dataset.json, or into the cache for a URL.
+def shards_index(
+    folder: DatasetLocation,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="read only every N-th shard, from the I-th on: N calls, on any systems, share the work, and a call "
+            "without this option completes the index",
+        ),
+    ] = None,
+) -> None:
+    """Write the index of a data set next to dataset.json, in a folder or a store, so that no start reads the shards.
 
-    Reads only new and changed shards. Training writes a missing index into the cache.
+    Reads only new and changed shards; an interrupted command resumes. An HTTP server cannot be written to: index the
+    folder that it serves. Training writes a missing index into the cache of each node.
 
-    Example: `mtgen shards index data_shards/digits`
+    Examples: `mtgen shards index data_shards/digits`, `mtgen shards index s3://bucket/set --part 1/16`
     """
-    from mtgen.data.index_build import build_index, dataset_index_path, user_index_path
-    from mtgen.storage.source import is_url
+    from mtgen.data.index_store import index_dataset, parse_part
     from mtgen.tracking.progress_bar import bar
 
+    own = None if part is None else parse_part(part)
     with bar(console) as progress:
-        path = build_index(
-            folder, out=user_index_path(folder) if is_url(folder) else dataset_index_path(folder), progress=progress
-        )
+        path = index_dataset(folder, progress, part=own)
     say(f"wrote {path}")
+    if own is not None:
+        say(f"when all parts are written: {shell_command('mtgen shards index', folder)}")
 
 
 @shards_app.command("validate")

@@ -137,6 +137,12 @@ class DataConfig(ConfigSection):
         gt=0,
         description="disk space per node for fetched shards, GB; the folder is $MTGEN_CACHE, else ~/.cache/mtgen",
     )
+    patience: float = Field(
+        3600.0,
+        ge=0,
+        description="seconds that training waits for a store that does not answer, with a warning every minute; then "
+        "the workers are restarted (train.max_restarts), or Slurm requeues the job",
+    )
     max_samples: int | None = Field(
         None, ge=1, description="use only the first N samples of each split, to overfit on purpose; default: all"
     )

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from mtgen.errors import DataError
 from mtgen.schema import DatasetCard
+from mtgen.storage.remote_store import RemoteStore
 from mtgen.storage.source import LocalFolder, open_source
 from mtgen.utils.shell import shell_command
 
@@ -19,20 +20,47 @@ def read_card(folder: str | Path) -> DatasetCard:
     Raises:
         DataError: the folder or its `dataset.json` does not exist, or the card is invalid; one line per invalid key.
     """
-    source = open_source(folder)
-    path = f"{folder}/{CARD_FILE}"
+    return card_of(folder, read_card_text(open_source(folder), folder))[0]
+
+
+def read_card_text(source: LocalFolder | RemoteStore, folder: str | Path | None = None) -> bytes:
+    """The content of `dataset.json`.
+
+    Args:
+        folder: as the user wrote it, for messages.
+
+    Raises:
+        DataError: the folder or the file does not exist.
+    """
+    folder = folder or str(source)
     if isinstance(source, LocalFolder) and not source.path.is_dir():
         raise DataError(f"{folder}: the folder does not exist; give the one with {CARD_FILE} and its shards")
-    text = source.read(CARD_FILE)
-    if text is None and isinstance(source, LocalFolder):
+    if (text := source.read(CARD_FILE)) is not None:
+        return text
+    if isinstance(source, LocalFolder):
         raise DataError(_without_card(source.path))
-    if text is None:
-        raise DataError(f"{path}: the file does not exist; give the URL of the folder with {CARD_FILE} and its shards")
+    raise DataError(
+        f"{folder}/{CARD_FILE}: the file does not exist; give the URL of the folder with {CARD_FILE} and its shards"
+    )
+
+
+def card_of(folder: str | Path, text: bytes) -> tuple[DatasetCard, str]:
+    """The card in the content of `dataset.json`, and the digest of the index that it names; "" if it names none.
+
+    Raises:
+        DataError: the card is invalid; one line per invalid key.
+    """
+    path = f"{folder}/{CARD_FILE}"
     try:
         card = DatasetCard.model_validate_json(text)
     except ValidationError as error:
         lines = [f"{path}: {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].lower()}" for e in error.errors()]
         raise DataError("\n".join(lines)) from None
+    digest = (card.model_extra or {}).get("index")
+    if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest):  # it says nothing about the data
+        del card.__pydantic_extra__["index"]  # type: ignore[union-attr]
+    else:
+        digest = ""
     if not card.splits:
         raise DataError(
             f"{path}: splits: is empty; "
@@ -40,7 +68,7 @@ def read_card(folder: str | Path) -> DatasetCard:
         )
     if not 0 <= card.ignore_index <= 255:
         raise DataError(f"{path}: ignore_index={card.ignore_index}: masks are 8-bit, so possible: 0 to 255")
-    return card
+    return card, digest
 
 
 def _without_card(folder: Path) -> str:

@@ -5,42 +5,29 @@ import hashlib
 import json
 import os
 import zlib
+from bisect import bisect_right
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mtgen.config.legacy import card_for_fingerprint
-from mtgen.data.dataset_card import CARD_FILE, read_card
-from mtgen.data.index_build import (
-    DEFAULT_CACHE_GB,
-    MAX_PARALLEL_DOWNLOADS,
-    MAX_PROBLEMS_SHOWN,
-    IndexProgress,
-    OnDamage,
-    Shards,
-    build_index,
-    dataset_index_path,
-    index_state,
-    raise_problems,
-    read_index,
-    user_index_path,
-)
+from mtgen.data.dataset_card import CARD_FILE, card_of, read_card_text
+from mtgen.data.index_build import MAX_PROBLEMS_SHOWN, IndexProgress, OnDamage, raise_problems
+from mtgen.data.index_file import IndexFile, format_counts
+from mtgen.data.index_store import find_index, mark_stale
 from mtgen.data.index_table import STORED_PARTS
 from mtgen.data.orders.permutation import SampleOrder
 from mtgen.data.orders.policy import OrderPolicy
-from mtgen.data.shard_scan import Problem
-from mtgen.errors import DamagedSample, DataError
+from mtgen.data.shard_files import DEFAULT_CACHE_GB, Shards
+from mtgen.errors import ChangedShard, DamagedSample, DataError
 from mtgen.registry import suggest
 from mtgen.schema import COMPONENTS, IGNORE_INDEX, DatasetCard
+from mtgen.storage.remote_store import Version
+from mtgen.storage.shard_cache import CachedFile
 from mtgen.storage.source import open_source
 from mtgen.utils.shell import shell_command
 
@@ -51,22 +38,31 @@ MAX_OPEN_CACHED_SHARDS = 32
 """The same limit for shards in the cache: the space of an evicted shard is freed only when it is closed."""
 
 
-@dataclass(frozen=True)
-class _Prefetcher:
-    """Threads that download shards ahead of their use.
+class _ShardTable:
+    """The shards of a split by number, as open files."""
 
-    Attributes:
-        process: id of the process that started the threads.
-        requested: numbers of the shards requested last.
-    """
+    def __init__(self, shards: Shards, table: pa.Table) -> None:
+        self.files = shards
+        self.table = table.combine_chunks()
 
-    process: int
-    pool: ThreadPoolExecutor
-    requested: list[int]
+    def name(self, number: int) -> str:
+        """File name of a shard."""
+        return str(self.table["name"][number].as_py())
+
+    def about(self, number: int) -> tuple[str, Version, str]:
+        """Name, version and SHA-256 of a shard."""
+        size, tag, sha256 = (self.table[column][number].as_py() for column in ("size", "tag", "sha256"))
+        return self.name(number), Version(size, tag or ""), sha256.hex()
+
+    def open(self, number: int) -> CachedFile:
+        """Open a shard; see `Shards.open`."""
+        return self.files.open(*self.about(number))
 
 
 class Index:
     """One split: where every component is stored, and what is known without decoding. Safe to use after a fork.
+
+    Its columns are mapped into memory: all processes of a node share one copy, and only rows that are used are read.
 
     Attributes:
         card: the data set's `dataset.json`.
@@ -74,6 +70,7 @@ class Index:
         label: `[N]` int64 class number, -1 where missing.
         width, height: `[N]` int32, pixels of the image as displayed.
         present: component ("class", "mask", "boxes", "caption", "sound") -> `[N]` bool.
+        sizes: `[S]` int64 number of samples of each shard.
         problems: what is wrong with the split; the samples concerned are left out.
         remote: whether its shards have to be downloaded.
         domains: names of the data sets that the samples come from: here one, the card's name.
@@ -82,41 +79,38 @@ class Index:
     """
 
     def __init__(
-        self, shards: Shards, split: str, card: DatasetCard, state: dict[str, Any], file: pq.ParquetFile
+        self, shards: Shards, split: str, card: DatasetCard, file: IndexFile, pointer: Path | None = None
     ) -> None:
+        """Args: `pointer` names the index in the cache, and is removed when it turns out to be out of date."""
         self.folder = str(shards.source)
         self.split = split
         self.card = card
         self.remote = shards.source.remote
         self.domains = [card.name]
-        numbers = [number for number, shard in enumerate(state["shards"]) if shard["split"] == split]
-        self._state = [state["shards"][number] for number in numbers]
-        self.problems = [Problem(*found) for shard in self._state for found in shard["problems"]]
-        self.problems += [Problem(*found) for found in state["problems"].get(split, [])]
-        self.sizes = np.array([shard["rows"] for shard in self._state], dtype=np.int64)
-        self._file = file
-        self._groups = state["groups"][split]
-        stored = [name for name in file.schema_arrow.names if name.endswith(("_offset", "_size", "_crc"))]
-        columns: dict[str, NDArray[Any]] = {
-            name: file.read_row_groups(self._groups, columns=[name])[name].to_numpy()
-            for name in ("label", "width", "height", *stored)
+        self.problems = [*file.shard_problems(split), *file.problems.get(split, [])]
+        self._shards = _ShardTable(shards, file.shards(split))
+        self._set_sizes(self._shards.table["samples"].to_numpy())
+        self._samples = file.samples(split)
+        columns = {
+            name: self._samples.column(name).to_numpy()
+            for name in self._samples.schema.names
+            if name not in ("key", "format")
         }
-        self._shard = np.repeat(np.arange(len(numbers), dtype=np.int32), self.sizes)
         self.label: NDArray[np.int64] = columns["label"]
         self.width: NDArray[np.int32] = columns["width"]
         self.height: NDArray[np.int32] = columns["height"]
-        absent = np.zeros(len(self.label), dtype=np.bool_)
+        absent = np.broadcast_to(np.False_, len(self.label))
         self.present: dict[str, NDArray[np.bool_]] = {
-            c: columns[f"{c}_offset"] >= 0 if f"{c}_offset" in columns else absent for c in COMPONENTS
+            c: columns[f"{c}_present"].view(np.bool_) if f"{c}_present" in columns else absent for c in COMPONENTS
         }
         self._locations = {
             part: [columns[f"{part}_{column}"] for column in ("offset", "size", "crc")]
             for part in STORED_PARTS
             if f"{part}_offset" in columns
         }
-        self._fetch = shards.open
-        self._open = lru_cache(maxsize=MAX_OPEN_CACHED_SHARDS if self.remote else MAX_OPEN_SHARDS)(shards.open)
-        self._prefetcher: _Prefetcher | None = None
+        self._open = lru_cache(maxsize=MAX_OPEN_CACHED_SHARDS if self.remote else MAX_OPEN_SHARDS)(self._shards.open)
+        self._requested: list[int] = []  # shards that were requested last
+        self._pointer = pointer
         self._rows: NDArray[np.int64] | None = None  # of a subset
         self.whole = len(self.label)
 
@@ -128,45 +122,47 @@ class Index:
         """
         part = copy.copy(self)
         part._rows = rows if self._rows is None else self._rows[rows]
-        part._shard = self._shard[rows]
-        part.sizes = np.bincount(part._shard, minlength=len(self.sizes)).astype(np.int64)
+        part._set_sizes(np.diff(np.searchsorted(rows, np.concatenate([[0], self._ends]))).astype(np.int64))
         part.label, part.width, part.height = self.label[rows], self.width[rows], self.height[rows]
         part.present = {component: present[rows] for component, present in self.present.items()}
         part._locations = {name: [column[rows] for column in columns] for name, columns in self._locations.items()}
         return part
 
+    def _set_sizes(self, sizes: NDArray[np.int64]) -> None:
+        """Set the number of samples of each shard."""
+        self.sizes = sizes
+        self._ends = np.cumsum(sizes)
+        self._ends_by_number = memoryview(self._ends)  # type: ignore[arg-type]
+
     @property
     def shards(self) -> list[str]:
         """File names of the split's shards."""
-        return [shard["name"] for shard in self._state]
+        return self._shards.table["name"].to_pylist()
 
     @property
     def num_bytes(self) -> int:
         """Size of the split's shards, bytes."""
-        return sum(shard["size"] for shard in self._state)
+        return int(self._shards.table["size"].to_numpy().sum())
 
     def __len__(self) -> int:
         return len(self.label)
 
-    @cached_property
-    def _keys(self) -> pa.ChunkedArray:
-        """Keys of the whole split; read on first use, because only messages need them."""
-        return self._file.read_row_groups(self._groups, columns=["key"])["key"]
-
     @property
     def formats(self) -> dict[str, int]:
         """Format of the stored images ("jpeg", "png", "webp") -> how many samples have it."""
-        column = self._file.read_row_groups(self._groups, columns=["format"])["format"]
-        column = column if self._rows is None else column.take(self._rows)
-        return {str(row["values"]): row["counts"] for row in pc.value_counts(column).to_pylist()}
+        return format_counts(self._samples, self._rows)
 
     def key(self, i: int) -> str:
         """The sample's key, as in WebDataset."""
-        return str(self._keys[int(i if self._rows is None else self._rows[i])].as_py())
+        return str(self._samples.column("key")[int(i if self._rows is None else self._rows[i])].as_py())
+
+    def _shard_of(self, i: int) -> int:
+        """Number of the shard that holds the sample."""
+        return bisect_right(self._ends_by_number, int(i))
 
     def shard(self, i: int) -> str:
         """File name of the shard that holds the sample."""
-        return str(self._state[self._shard[i]]["name"])
+        return self._shards.name(self._shard_of(i))
 
     def name(self, i: int) -> str:
         """The sample's shard and key, for errors."""
@@ -191,11 +187,14 @@ class Index:
         if component != "image" and not self.present[component][i]:
             raise KeyError(f"{self.key(i)} has no {component}")
         offset, size, crc = (column.item(i) for column in self._locations[component])
-        shard = self._state[self._shard.item(i)]
         try:
             # the local reference keeps the file open: it closes with its last reference
-            file = self._open(shard["name"], shard["size"], shard["tag"])
+            file = self._open(self._shard_of(i))
             data = os.pread(file.descriptor, size, offset)
+        except ChangedShard:
+            if self._pointer is not None:
+                mark_stale(self._pointer)
+            raise
         except OSError as error:
             raise DataError(f"{self.name(i)}: cannot be read ({error.strerror})") from None
         if zlib.crc32(data) != crc:
@@ -207,16 +206,13 @@ class Index:
         """Start downloading the shards of samples that will be read soon, in the background; no-op for local data."""
         if not self.remote:
             return
-        if self._prefetcher is None or self._prefetcher.process != os.getpid():  # threads do not survive a fork
-            self._prefetcher = _Prefetcher(os.getpid(), ThreadPoolExecutor(MAX_PARALLEL_DOWNLOADS, "mtgen fetch"), [])
-        requested = self._prefetcher.requested
-        for number in dict.fromkeys(self._shard[sample].tolist()):
-            if number not in requested:
-                requested.append(number)
-                del requested[:-MAX_OPEN_SHARDS]
-                shard = self._state[number]
-                # its error is not looked at: `read` will raise the same one
-                self._prefetcher.pool.submit(self._fetch, shard["name"], shard["size"], shard["tag"])
+        new = []
+        for number in dict.fromkeys(np.searchsorted(self._ends, sample, side="right").tolist()):
+            if number not in self._requested:
+                self._requested.append(number)
+                del self._requested[:-MAX_OPEN_SHARDS]
+                new.append(self._shards.about(number))
+        self._shards.files.fetch_ahead(new)
 
     def domain(self, sample: NDArray[np.int64]) -> NDArray[np.int64]:
         """`[B]`: the number of each sample's data set in `domains`."""
@@ -231,8 +227,8 @@ class Index:
         """SHA-256 (hexadecimal) over the card and the checksums of every component of the split, shard by shard."""
         card = card_for_fingerprint(self.card.model_dump(mode="json", exclude={"domains", "unused_classes"}))
         digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
-        for shard in self._state:
-            digest.update(bytes.fromhex(shard["digest"]))
+        for own in self._shards.table["digest"].to_pylist():
+            digest.update(own)
         return digest.hexdigest()
 
 
@@ -244,8 +240,10 @@ def open_index(
     on_damage: OnDamage = "stop",
     damage_limit: float = 0.01,
     cache: float = DEFAULT_CACHE_GB,
+    patience: float | None = None,
+    card_text: bytes | None = None,
 ) -> Index:
-    """Open the index of a split; if neither the one beside `dataset.json` nor the cached one is up to date, build it.
+    """Open the index of a split: the one that `dataset.json` names, else that of the cache, which is built if missing.
 
     Args:
         folder: a folder or a URL.
@@ -253,28 +251,22 @@ def open_index(
             `Index.problems`.
         damage_limit: fraction of the split's samples that may be left out.
         cache: GB of local disk that remote shards may take.
+        patience: seconds to keep trying while a store does not answer; default: a minute.
+        card_text: the content of `dataset.json`, if another worker has read it.
 
     Raises:
-        DataError: an unknown split, too much damage, or anything that `build_index` raises.
+        DataError: an unknown split, too much damage, an index that is not that of the data, or anything that
+            `find_index` raises.
     """
-    source = open_source(folder)
-    card = read_card(str(source))
+    source = open_source(folder, patience)
+    card, digest = card_of(str(source), card_text or read_card_text(source))
     if split not in card.splits:
         raise DataError(
             f"{source}/{CARD_FILE}: no split {split!r}; {suggest(split, list(card.splits))}; "
             f"{_instead(split, list(card.splits))}`mtgen shards split` makes new ones"
         )
-    state = index_state(source, card)
-    paths = [user_index_path(str(source))]
-    if not source.remote:
-        paths.insert(0, dataset_index_path(str(source)))
-    opened = next((found for path in paths if (found := read_index(path, state)) is not None), None)
-    if opened is None:
-        built = build_index(str(source), progress=progress, on_damage="skip", cache=cache)
-        opened = read_index(built, index_state(source, card))
-    if opened is None:
-        raise DataError(f"{source}: its shards changed while they were indexed; start again when they are complete")
-    index = Index(Shards(source, cache), split, card, *opened)
+    file, pointer = find_index(source, card, digest, split, progress, cache)
+    index = Index(Shards(source, cache), split, card, file, pointer)
     if on_damage == "stop":
         raise_problems(str(source), index.problems)
     _check_damage(index, damage_limit)

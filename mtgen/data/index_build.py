@@ -1,138 +1,299 @@
-"""Building, writing and reading the index of a data set: a Parquet file with one row per sample.
-
-Its metadata records the name, size and version of every shard, which tell whether the index is up to date.
-"""
+"""Building an index: each shard is read once, by any of several processes, and a killed build resumes."""
 
 import hashlib
 import json
 import multiprocessing
 import os
-import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from mtgen.data.dataset_card import CARD_FILE, read_card, shard_names
-from mtgen.data.index_table import SCHEMA, STORED_PARTS, joined, rows, split_problems
+from mtgen.data.dataset_card import CARD_FILE, shard_names
+from mtgen.data.index_file import INDEX_VERSION, IndexFile, ShardRecord, content_digest, rows_of, write_index
+from mtgen.data.index_table import SCHEMA, rows, split_problems
+from mtgen.data.shard_files import DEFAULT_CACHE_GB, Shards
 from mtgen.data.shard_scan import Problem, key_of
 from mtgen.errors import DataError, summarize_lines
-from mtgen.schema import COMPONENTS, DatasetCard
-from mtgen.storage.shard_cache import GB, CachedFile, ShardCache, root
-from mtgen.storage.source import LocalFolder, RemoteStore, Version, open_source
+from mtgen.schema import DatasetCard
+from mtgen.storage.remote_store import RemoteStore, Version
+from mtgen.storage.shard_cache import file_sha256
+from mtgen.storage.source import LocalFolder
 from mtgen.utils.shell import shell_command
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 IndexProgress = Callable[[int, int], None]
 """Called with (items done, items in total)."""
 
 OnDamage = Literal["stop", "skip"]
 
-INDEX_VERSION = 3
-
-ROWS_PER_GROUP = 1 << 16
-"""Samples per row group of the Parquet file; a row group belongs to one split."""
-
 MAX_SERIAL_SAMPLES = 100_000
-"""Smaller data sets are indexed in this process: that is faster than starting other processes."""
+"""Smaller data sets are indexed in this process and without parts: that is faster than starting other processes."""
 
 MAX_PROBLEMS_SHOWN = 20
 """Problems that one error lists; the others are counted."""
 
-MAX_PARALLEL_DOWNLOADS = 4
-"""Shards that are downloaded at the same time."""
+PARALLEL_REQUESTS = 32
+"""Requests for versions and parts that are made to a store at the same time."""
 
-DEFAULT_CACHE_GB = 50.0
-"""Default limit of the disk space on a node for the shards of remote data sets, GB."""
-
-
-def dataset_index_path(folder: str | Path) -> Path:
-    """Path of the index in the data set's folder, which all users share."""
-    return Path(folder) / "index.parquet"
+PARALLEL_DOWNLOADS = 4
+"""Shards that are downloaded at the same time, at least."""
 
 
-def user_index_path(folder: str | Path) -> Path:
-    """Path of this user's own index of a data set, in `$MTGEN_CACHE`, else `~/.cache/mtgen`."""
-    name = str(open_source(folder)) if not Path(folder).exists() else str(Path(folder).resolve())
-    return root() / "index" / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:24]}.parquet"
+def source_kind(source: LocalFolder | RemoteStore) -> str:
+    """Scheme of a source, "file" for a folder: what the tags of its shards mean."""
+    return source.scheme if isinstance(source, RemoteStore) else "file"
 
 
-class Shards:
-    """The shards of a source as open files."""
+def current_shards(source: LocalFolder | RemoteStore, card: DatasetCard) -> dict[str, list[ShardRecord]]:
+    """Split -> its shards with their sizes and tags of this moment; one request per shard of a store."""
+    names = [(split, name) for split in card.splits for name in shard_names(str(source), card, split)]
+    with ThreadPoolExecutor(PARALLEL_REQUESTS if source.remote else 1) as pool:
+        versions = list(pool.map(source.version, [name for _, name in names]))
+    found: dict[str, list[ShardRecord]] = {split: [] for split in card.splits}
+    for (split, name), version in zip(names, versions, strict=True):
+        found[split].append(ShardRecord(name, version.size, version.tag) if version else ShardRecord(name, 0, None))
+    return found
 
-    def __init__(self, source: LocalFolder | RemoteStore, cache: float) -> None:
+
+class Parts:
+    """Rows of shards that are indexed, as files in a folder of a source, until the index is complete.
+
+    A part's name holds everything that it depends on, so that it is right whoever wrote it and whenever.
+    """
+
+    def __init__(self, source: LocalFolder | RemoteStore, folder: str, card: DatasetCard, kind: str) -> None:
         self.source = source
-        self.cache = ShardCache(root() / "shards", int(cache * GB))
+        self.folder = folder
+        self._depends = [INDEX_VERSION, kind, card.classes, card.mask_classes, card.ignore_index]
+        self._known = source.names(folder)
 
-    def open(self, name: str, size: int, tag: str) -> CachedFile:
-        """Open a shard: a local one in its folder, a remote one in the cache, after downloading it if necessary."""
-        if isinstance(self.source, LocalFolder):
-            return CachedFile(os.open(self.source.path / name, os.O_RDONLY | os.O_CLOEXEC))
-        return self.cache.open(self.source, name, Version(size, tag))
+    def _name(self, shard: ShardRecord) -> str:
+        text = json.dumps([*self._depends, shard.name, shard.size, shard.tag])
+        return f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.arrow"
+
+    def read(self, shard: ShardRecord) -> pa.Table | None:
+        """The rows of a shard, and its problems and digests in `shard`; `None` if there is no such part."""
+        if (name := self._name(shard)) not in self._known:
+            return None
+        if (data := self.source.read(f"{self.folder}/{name}")) is None:  # another process has completed the index
+            return None
+        try:
+            table = pa.ipc.open_stream(data).read_all()
+        except pa.ArrowException:
+            return None
+        _complete(shard, table, **json.loads(table.schema.metadata[b"mtgen"]))
+        return table
+
+    def write(self, shard: ShardRecord, table: pa.Table) -> None:
+        """Store the rows, problems and digest of a shard."""
+        about = {"sha256": shard.sha256, "problems": [list(asdict(found).values()) for found in shard.problems]}
+        sink = pa.BufferOutputStream()
+        schema = table.schema.with_metadata({"mtgen": json.dumps(about)})
+        with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+            writer.write_table(table)
+        name = self._name(shard)
+        self.source.write(f"{self.folder}/{name}", sink.getvalue().to_pybytes())
+        self._known.add(name)
+
+    def remove(self) -> None:
+        """Remove all parts."""
+        self.source.remove(self.folder)
 
 
-def build_index(
-    folder: str | Path,
-    out: Path | None = None,
-    progress: IndexProgress | None = None,
-    *,
-    on_damage: OnDamage = "stop",
-    cache: float = DEFAULT_CACHE_GB,
-    processes: int | None = None,
-) -> Path:
-    """Read every shard that is new or has changed, write the index and return its path.
+def _complete(shard: ShardRecord, table: pa.Table, sha256: str, problems: list[Any]) -> None:
+    """Fill in what the rows of a shard tell about it."""
+    shard.samples, shard.digest, shard.sha256 = table.num_rows, content_digest(table), sha256
+    shard.problems = [Problem(*found) for found in problems]
+
+
+class IndexBuilder:
+    """Reads the shards of a data set that are new or have changed.
 
     Args:
-        out: file to write; default: the user's cache.
-        progress: called with (samples done, samples in total).
+        earlier: an older index, whose rows of unchanged shards are used.
+        parts: where rows are kept until the index is complete; `None`: in memory, for small data sets.
+        cache: GB of local disk that remote shards may take.
         processes: number of processes that read shards; default: one per available CPU, one for small data sets.
-
-    Raises:
-        DataError: with `on_damage="stop"`, everything that is wrong: the first 20 problems and the number of others.
     """
-    source = open_source(folder)
-    out = out or user_index_path(folder)
-    card = read_card(folder)
-    state = index_state(source, card)
-    shards = Shards(source, cache)
-    known = _known(out, state)
-    done, total = 0, sum(split.samples for split in card.splits.values())
-    tables: list[pa.Table] = []
 
-    def scan(number: int) -> tuple[pa.Table, list[Problem]]:
-        shard = state["shards"][number]
-        if (previous := known.get((shard["split"], shard["name"], shard["size"], shard["tag"]))) is not None:
-            table, problems = previous
-            return table.set_column(2, "shard", pa.array(np.full(table.num_rows, number, np.int32))), problems
-        if isinstance(source, LocalFolder) or shard["tag"] is None:
-            path = Path(folder) / shard["name"] if isinstance(source, LocalFolder) else Path(shard["name"])
-            return read(path, shard["split"], number, card, name=shard["name"])
-        file = shards.open(shard["name"], shard["size"], shard["tag"])
-        return read(Path(f"/proc/{os.getpid()}/fd/{file.descriptor}"), shard["split"], number, card, name=shard["name"])
+    def __init__(
+        self,
+        source: LocalFolder | RemoteStore,
+        card: DatasetCard,
+        earlier: IndexFile | None = None,
+        parts: Parts | None = None,
+        cache: float = DEFAULT_CACHE_GB,
+        processes: int | None = None,
+    ) -> None:
+        self.source = source
+        self.card = card
+        self.kind = source_kind(source)
+        self.shards = current_shards(source, card)
+        self._files = Shards(source, cache)
+        self._parts = parts
+        self._earlier = _reusable(earlier, self.kind, card)
+        self._tables: dict[tuple[str, str], pa.Table] = {}
+        self._total = sum(split.samples for split in card.splits.values())
+        if processes is None:
+            processes = len(os.sched_getaffinity(0)) if self._total > MAX_SERIAL_SAMPLES else 1
+        self._processes = processes
 
-    if processes is None:
-        new = sum(shard["tag"] is None or tuple(shard.values()) not in known for shard in state["shards"])
-        processes = max(min(len(os.sched_getaffinity(0)), new), 1) if total > MAX_SERIAL_SAMPLES else 1
-    threads = max(MAX_PARALLEL_DOWNLOADS, processes) if source.remote else processes
-    with _shard_reader(processes) as read, ThreadPoolExecutor(threads) as pool:
-        for number, (table, problems) in enumerate(pool.map(scan, range(len(state["shards"])))):
-            done += table.num_rows
-            state["shards"][number]["problems"] = [list(asdict(problem).values()) for problem in problems]
-            tables.append(_without(table, {key_of(p.key) for p in problems} | {p.key for p in problems}))
-            if progress is not None:
-                progress(done, total)
-    _check_splits(tables, state, card)
-    _write(tables, state, out)
-    if on_damage == "stop":
-        raise_problems(str(folder), problems_of(state))
-    return out
+    def _all(self) -> list[tuple[str, ShardRecord]]:
+        return [(split, shard) for split, shards in self.shards.items() for shard in shards]
+
+    def read_shards(self, part: tuple[int, int] = (0, 1), progress: IndexProgress | None = None) -> None:
+        """Read every shard whose rows are not known, or of these shards the part `i` of `n`.
+
+        Args:
+            progress: called with (samples done, samples in total).
+        """
+        first, step = part
+        mine = self._all()[first::step]
+        threads = max(self._processes, PARALLEL_DOWNLOADS) if self.source.remote else self._processes
+        done = 0
+        with _shard_reader(self._processes) as read, ThreadPoolExecutor(threads) as pool:
+            for count in _bounded_map(pool, lambda item: self._read(*item, read), mine, 4 * threads):
+                done += count
+                if progress is not None:
+                    progress(done, max(self._total // step, done))
+
+    def _read(self, split: str, shard: ShardRecord, read: Callable[..., tuple[pa.Table, list[Problem]]]) -> int:
+        """Make sure that the rows of a shard are known; returns their number, those that cannot be used included."""
+        if self._known(split, shard) is not None:
+            return shard.samples
+        if isinstance(self.source, LocalFolder) or shard.tag is None:
+            path = self.source.path / shard.name if isinstance(self.source, LocalFolder) else Path(shard.name)
+            table, problems = read(path, self.card, name=shard.name)
+            sha256 = file_sha256(path) if path.is_file() else ""
+        else:
+            file = self._files.open(shard.name, Version(shard.size, shard.tag))
+            path = Path(f"/proc/{os.getpid()}/fd/{file.descriptor}")
+            table, problems = read(path, self.card, name=shard.name)
+            sha256 = file_sha256(path)
+        count = table.num_rows
+        table = _without(table, {key_of(p.key) for p in problems} | {p.key for p in problems})
+        _complete(shard, table, sha256, [list(asdict(problem).values()) for problem in problems])
+        if self._parts is None or shard.tag is None:
+            self._tables[split, shard.name] = table
+        else:
+            self._parts.write(shard, table)
+        return count
+
+    def _known(self, split: str, shard: ShardRecord) -> pa.Table | None:
+        """The rows of a shard if they are known, and its problems and digest in `shard`."""
+        if (table := self._tables.get((split, shard.name))) is not None:
+            return table
+        if (found := self._earlier.get((split, shard.name, shard.size, shard.tag))) is not None:
+            record, batch, begin = found
+            shard.samples, shard.digest, shard.sha256 = record.samples, record.digest, record.sha256
+            shard.problems = record.problems
+            return rows_of(batch, begin, record.samples, SCHEMA)
+        return self._parts.read(shard) if self._parts is not None else None
+
+    def write(self, folder: Path) -> str:
+        """Write the index of all shards to a folder and return its digest; shards that are not known yet are read.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        numbered = self._all()
+
+        def table(number: int) -> pa.Table:
+            split, shard = numbered[number]
+            while (found := self._known(split, shard)) is None:  # its part has disappeared, or is damaged
+                self._read(split, shard, rows)
+            return found
+
+        names = [(split, shard.name) for split, shard in numbered]
+        found = [problem for _, shard in numbered for problem in shard.problems]
+        problems = split_problems(self.card, names, table, found)
+        for split, shards in self.shards.items():
+            if any(shard.problems for shard in shards):  # samples were left out, so their number says nothing new
+                problems[split] = [problem for problem in problems[split] if problem.file != CARD_FILE]
+        kept = _first_of_each_key(numbered, problems, table)
+        try:
+            return write_index(folder, self.card.model_dump(mode="json"), self.kind, self.shards, kept, problems)
+        except OSError as error:
+            raise unwritable(folder, error) from None
+
+
+def unwritable(folder: Path, error: OSError) -> DataError:
+    """The error of an index that cannot be written to a folder."""
+    return DataError(
+        f"{folder}: the index cannot be written ({error.strerror}); set MTGEN_CACHE to a writable folder, "
+        "or run `mtgen shards index` on the system that stores the data"
+    )
+
+
+def _reusable(
+    earlier: IndexFile | None, kind: str, card: DatasetCard
+) -> dict[tuple[str, str, int, str | None], tuple[ShardRecord, pa.RecordBatch, int]]:
+    """Rows of an older index that still hold: (split, name, size, tag) -> record, table of samples, first row.
+
+    None if the class numbers of `dataset.json` have changed their meaning since, or if samples were left out because
+    of their keys.
+    """
+    meaning = ("classes", "mask_classes", "ignore_index")
+    now = card.model_dump(mode="json")
+    if earlier is None or earlier.kind != kind or any(earlier.problems.values()):
+        return {}
+    if any(earlier.card.get(key) != now[key] for key in meaning):
+        return {}
+    known: dict[tuple[str, str, int, str | None], tuple[ShardRecord, pa.RecordBatch, int]] = {}
+    for split in earlier.splits:
+        if not earlier.has_samples(split):
+            continue
+        batch, begin = earlier.samples(split), 0
+        for record in earlier.records(split):
+            if record.tag is not None:
+                known[split, record.name, record.size, record.tag] = (record, batch, begin)
+            begin += record.samples
+    return known
+
+
+def _first_of_each_key(
+    shards: list[tuple[str, ShardRecord]], problems: dict[str, list[Problem]], table: Callable[[int], pa.Table]
+) -> Iterator[pa.Table]:
+    """The rows of every shard; of several samples of a split with one key only the first one."""
+    duplicates = {
+        split: pa.array([p.key for p in found if p.key], pa.large_string()) for split, found in problems.items()
+    }
+    seen: dict[str, set[str]] = {split: set() for split in problems}
+    for number, (split, _) in enumerate(shards):
+        rows = table(number)
+        repeated = pc.is_in(rows["key"], duplicates[split]).to_numpy() if len(duplicates[split]) else []
+        if any(repeated):
+            keep = []
+            for key, suspect in zip(rows["key"].to_pylist(), repeated, strict=True):
+                keep.append(not suspect or key not in seen[split])
+                seen[split].add(key if suspect else "")
+            rows = rows.filter(pa.array(keep, pa.bool_()))
+        yield rows
+
+
+def _bounded_map(pool: ThreadPoolExecutor, work: Callable[[A], B], items: Iterable[A], ahead: int) -> Iterator[B]:
+    """`pool.map`, with at most `ahead` calls that are not yielded."""
+    waiting: deque[Future[B]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 @contextmanager
@@ -155,42 +316,7 @@ def _without(table: pa.Table, keys: set[str]) -> pa.Table:
     """The rows whose key is not in `keys`; "" stands for problems of a whole file and matches none."""
     if not keys - {""}:
         return table
-    return table.filter(pc.invert(pc.is_in(table["key"], pa.array(sorted(keys - {""}), pa.string()))))
-
-
-def _check_splits(tables: list[pa.Table], state: dict[str, Any], card: DatasetCard) -> None:
-    """Record the problems that only whole splits show, and keep only the first sample of every key."""
-    shards = state["shards"]
-    shard_problems = [Problem(*problem) for shard in shards for problem in shard["problems"]]
-    incomplete = {shard["split"] for shard in shards if shard["problems"]}
-    table = joined(tables)
-    state["problems"] = {}
-    for split, claimed in card.splits.items():
-        only_this = card.model_copy(update={"splits": {split: claimed}})
-        problems = split_problems(table, only_this, [(s["split"], s["name"]) for s in shards], shard_problems)
-        if split in incomplete:  # samples were left out, so their number says nothing new
-            problems = [p for p in problems if p.file != CARD_FILE]
-        state["problems"][split] = [list(asdict(p).values()) for p in problems]
-        if duplicates := {p.key for p in problems if p.key}:
-            _keep_first([n for n, shard in enumerate(shards) if shard["split"] == split], tables, duplicates)
-
-
-def _keep_first(numbers: list[int], tables: list[pa.Table], duplicates: set[str]) -> None:
-    """Drop all but the first row of each duplicate key from the tables of one split, given by their numbers."""
-    seen: set[str] = set()
-    for number in numbers:
-        keep = []
-        for key in tables[number]["key"].to_pylist():
-            keep.append(key not in seen)
-            if key in duplicates:
-                seen.add(key)
-        tables[number] = tables[number].filter(pa.array(keep, pa.bool_()))
-
-
-def problems_of(state: dict[str, Any]) -> list[Problem]:
-    """The problems recorded in an index: those of shards and their samples, then those of whole splits."""
-    found = [Problem(*problem) for shard in state["shards"] for problem in shard["problems"]]
-    return found + [Problem(*problem) for problems in state["problems"].values() for problem in problems]
+    return table.filter(pc.invert(pc.is_in(table["key"], pa.array(sorted(keys - {""}), pa.large_string()))))
 
 
 def raise_problems(folder: str, problems: list[Problem]) -> None:
@@ -199,116 +325,3 @@ def raise_problems(folder: str, problems: list[Problem]) -> None:
         lines = summarize_lines([f"{folder}/{problem}" for problem in problems], MAX_PROBLEMS_SHOWN, "problems")
         command = shell_command("mtgen shards validate", folder)
         raise DataError("\n".join([*lines, f"`{command}` decodes everything and lists every problem"]))
-
-
-def index_state(source: LocalFolder | RemoteStore, card: DatasetCard) -> dict[str, Any]:
-    """Everything an index depends on; an index that was built from an equal state is up to date."""
-    names = [(split, name) for split in card.splits for name in shard_names(str(source), card, split)]
-    with ThreadPoolExecutor(4 * MAX_PARALLEL_DOWNLOADS if source.remote else 1) as pool:
-        versions = list(pool.map(source.version, [name for _, name in names]))
-    shards = [
-        {"split": split, "name": name, "size": version.size if version else 0, "tag": version.tag if version else None}
-        for (split, name), version in zip(names, versions, strict=True)
-    ]
-    return {"version": INDEX_VERSION, "card": card.model_dump(mode="json"), "shards": shards}
-
-
-def _recorded(path: Path) -> tuple[dict[str, Any], pq.ParquetFile] | None:
-    """The state recorded in an index file, and the file; `None` if it does not exist or cannot be read."""
-    if not path.is_file():
-        return None
-    try:
-        file = pq.ParquetFile(path)
-        return json.loads((file.schema_arrow.metadata or {}).get(b"mtgen", b"{}")), file
-    except (pa.ArrowException, OSError, ValueError):  # a damaged index counts as missing: it is built again
-        return None
-
-
-def read_index(path: Path, state: dict[str, Any]) -> tuple[dict[str, Any], pq.ParquetFile] | None:
-    """Open an index file; `None` if it does not exist or is out of date."""
-    if (recorded := _recorded(path)) is None:
-        return None
-    old = recorded[0]
-    shards = [{key: shard.get(key) for key in ("split", "name", "size", "tag")} for shard in old.get("shards", [])]
-    same = {**state, "shards": shards} == state and all(old.get(key) == state[key] for key in ("version", "card"))
-    return recorded if same else None
-
-
-def _known(path: Path, state: dict[str, Any]) -> dict[tuple[Any, ...], tuple[pa.Table, list[Problem]]]:
-    """Rows and problems of an older index: (split, name, size, tag) of a shard -> its part, to be reused.
-
-    Empty if the class numbers of `dataset.json` have changed their meaning since.
-    """
-    recorded = _recorded(path)
-    if recorded is None or recorded[0].get("version") != INDEX_VERSION:
-        return {}
-    old, file = recorded
-    meaning = ("classes", "mask_classes", "ignore_index")
-    if any(old["card"].get(key) != state["card"].get(key) for key in meaning) or any(old["problems"].values()):
-        return {}
-    try:
-        table = file.read()
-    except (pa.ArrowException, OSError):
-        return {}
-    known, begin = {}, 0
-    for shard in old["shards"]:
-        part = _with_all_columns(table.slice(begin, shard["rows"]))
-        problems = [Problem(*problem) for problem in shard["problems"]]
-        known[shard["split"], shard["name"], shard["size"], shard["tag"]] = (part, problems)
-        begin += shard["rows"]
-    return {key: value for key, value in known.items() if key[3] is not None}
-
-
-def _with_all_columns(part: pa.Table) -> pa.Table:
-    """Add the columns of components that no sample has, which the file leaves out."""
-    columns = {}
-    for field in SCHEMA:
-        if field.name in part.column_names:
-            columns[field.name] = part[field.name].cast(field.type)
-        else:
-            columns[field.name] = pa.array(
-                np.full(part.num_rows, -1 if field.name.endswith("_offset") else 0), field.type
-            )
-    return pa.table(columns, schema=SCHEMA)
-
-
-def _write(tables: list[pa.Table], state: dict[str, Any], out: Path) -> None:
-    """Write the index to a temporary file and rename it, so that `out` is never half written."""
-    for shard, table in zip(state["shards"], tables, strict=True):
-        digest = hashlib.sha256()
-        for component in STORED_PARTS:
-            digest.update(np.ascontiguousarray(table[f"{component}_size"].to_numpy()).tobytes())
-            digest.update(np.ascontiguousarray(table[f"{component}_crc"].to_numpy()).tobytes())
-        shard |= {"rows": table.num_rows, "digest": digest.hexdigest()}
-    table = joined(tables)
-    absent = {p for p in COMPONENTS if not pc.any(pc.greater_equal(table[f"{p}_offset"], 0)).as_py()}
-    table = table.select([name for name in table.column_names if name.rpartition("_")[0] not in absent])
-    state["groups"] = {}
-    begin = group = 0
-    parts = []
-    for split in state["card"]["splits"]:
-        count = sum(shard["rows"] for shard in state["shards"] if shard["split"] == split)
-        groups = -(-count // ROWS_PER_GROUP)
-        parts.append(table.slice(begin, count))
-        state["groups"][split] = list(range(group, group + groups))
-        begin += count
-        group += groups
-    schema = table.schema.with_metadata({"mtgen": json.dumps(state)})
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=out.parent, prefix=out.name, suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
-        try:
-            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-                for part in parts:
-                    if part.num_rows:
-                        part = part.replace_schema_metadata(schema.metadata)
-                        writer.write_table(part, row_group_size=ROWS_PER_GROUP)
-            temporary.replace(out)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{out}: the index cannot be written ({error.strerror}); set MTGEN_CACHE to a writable folder, "
-            "or run `mtgen shards index` on the system that stores the data"
-        ) from None

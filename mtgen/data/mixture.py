@@ -9,12 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from mtgen.config import DataConfig, MixtureConfig
+from mtgen.data.dataset_card import read_card_text
 from mtgen.data.index import Index, open_index
 from mtgen.data.index_build import IndexProgress
 from mtgen.data.orders.permutation import SampleOrder
 from mtgen.data.orders.policy import OrderPolicy
 from mtgen.data.shard_scan import Problem
 from mtgen.schema import COMPONENTS, IGNORE_INDEX, DatasetCard, Split
+from mtgen.storage.source import is_url, open_source
 from mtgen.utils import counter_rng
 
 
@@ -227,10 +229,23 @@ def keep_labels(samples: Samples, fractions: Mapping[Any, float], seed: int) -> 
             samples.present[component] = samples.present[component] & kept
 
 
+def card_texts(data: DataConfig) -> dict[str, bytes]:
+    """URL of each configured data set -> the content of its `dataset.json`: all that a start asks a store for.
+
+    Raises:
+        DataError: it does not exist, or the store does not answer.
+    """
+    paths = dict.fromkeys(source.path for source in sources_of(data))
+    return {path: read_card_text(open_source(path, data.patience)) for path in paths if is_url(path)}
+
+
 def open_samples(data: DataConfig, part: str, progress: IndexProgress | None = None) -> Samples:
     """Open a whole split of the configured data, "train" or "test": of one data set, or of a mixture.
 
     Training and validation read parts of them, see `mtgen.data.validation`.
+
+    Args:
+        cards: see `card_texts`; default: every data set's `dataset.json` is read.
 
     Raises:
         DataError: anything that `open_index` raises.
@@ -250,8 +265,18 @@ def split_of(data: DataConfig, source: MixtureConfig, part: str) -> str | None:
     return split
 
 
-def open_member(data: DataConfig, source: MixtureConfig, split: str, progress: IndexProgress | None = None) -> Index:
-    """Open a split of one of the configured data sets; errors are those of `open_index`."""
+def open_member(
+    data: DataConfig,
+    source: MixtureConfig,
+    split: str,
+    progress: IndexProgress | None = None,
+    cards: Mapping[str, bytes] | None = None,
+) -> Index:
+    """Open a split of one of the configured data sets; errors are those of `open_index`.
+
+    Args:
+        cards: see `card_texts`; default: the data set's `dataset.json` is read.
+    """
     return open_index(
         source.path,
         split,
@@ -259,6 +284,8 @@ def open_member(data: DataConfig, source: MixtureConfig, split: str, progress: I
         on_damage=data.on_damage,
         damage_limit=data.damage_limit,
         cache=data.cache_gb,
+        patience=data.patience,
+        card_text=(cards or {}).get(source.path),
     )
 
 

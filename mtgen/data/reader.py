@@ -49,6 +49,19 @@ class _Parts(NamedTuple):
     sound: bytes | None
 
 
+ROWS_AT_ONCE = 1 << 20
+"""Rows of the index that are looked at in one operation, so that memory does not grow with the data set."""
+
+
+def _all_have_aspect(index: Samples, width: int, height: int) -> bool:
+    """Whether all images have the aspect ratio `width` / `height`."""
+    for begin in range(0, len(index), ROWS_AT_ONCE):
+        part = slice(begin, begin + ROWS_AT_ONCE)
+        if (index.width[part].astype(np.int64) * height != index.height[part].astype(np.int64) * width).any():
+            return False
+    return True
+
+
 class BatchReader:
     """Reads and decodes one worker's rows of a global batch.
 
@@ -64,8 +77,7 @@ class BatchReader:
         self.components = spec.components
         masks = "mask" in spec.components and bool(index.present["mask"].any())
         height, width = (spec.resolution,) * 2 if isinstance(spec.resolution, int) else spec.resolution
-        same_aspect = index.width.astype(np.int64) * height == index.height.astype(np.int64) * width
-        whole = spec.crop == 1.0 and bool(same_aspect.all())
+        whole = spec.crop == 1.0 and _all_have_aspect(index, width, height)
         self.decoder = ImageDecoder(spec.resolution, spec.channels, spec.threads, spec.device, batch, masks, whole)
         self.sounds = SoundDecoder(spec.sound, spec.threads, batch) if "sound" in spec.components else None
         self._stored_components = {c for c in spec.components if c != "class" and index.present[c].any()}

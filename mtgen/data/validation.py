@@ -3,12 +3,14 @@
 A data set without a split for validation has some samples of its training split held out.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mtgen.config import DataConfig
-from mtgen.data.dataset_card import read_card
+from mtgen.data.dataset_card import card_of, read_card
 from mtgen.data.index import Index
 from mtgen.data.index_build import IndexProgress
 from mtgen.data.mixture import Samples, combine, open_member, sources_of, split_of
@@ -27,13 +29,18 @@ MIN_HELD_OUT_SHARDS, POOL_FACTOR = 8, 4
 fair choice, and few enough to download."""
 
 
-def open_training(data: DataConfig, progress: IndexProgress | None = None) -> Samples:
+def open_training(
+    data: DataConfig, progress: IndexProgress | None = None, cards: Mapping[str, bytes] | None = None
+) -> Samples:
     """The training split of the configured data, without the samples that are held out.
+
+    Args:
+        cards: see `mixture.card_texts`.
 
     Raises:
         DataError: anything that `open_index` raises, or too few samples.
     """
-    return combine(data, [_open_part(data, number, False, progress) for number in range(len(sources_of(data)))])
+    return combine(data, [_open_part(data, number, False, progress, cards) for number in range(len(sources_of(data)))])
 
 
 def open_validation(data: DataConfig) -> Samples:
@@ -67,13 +74,15 @@ def validates_on_test(data: DataConfig) -> bool:
     return any(split_of(data, source, "val") == split_of(data, source, "test") for source in sources_of(data))
 
 
-def validation_split(data: DataConfig, number: int = 0) -> str | None:
+def validation_split(data: DataConfig, number: int = 0, cards: Mapping[str, bytes] | None = None) -> str | None:
     """The split that a data set is validated on; `None`: samples of its training split are held out."""
     source = sources_of(data)[number]
     if (given := split_of(data, source, "val")) is not None:
         return given
     in_use = {split_of(data, source, "train"), split_of(data, source, "test")}
-    return VALIDATION_SPLIT if VALIDATION_SPLIT in set(read_card(source.path).splits) - in_use else None
+    text = (cards or {}).get(source.path)
+    card = read_card(source.path) if text is None else card_of(source.path, text)[0]
+    return VALIDATION_SPLIT if VALIDATION_SPLIT in set(card.splits) - in_use else None
 
 
 def held_out_rows(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -96,11 +105,17 @@ def _shuffled(purpose: str, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     return numbers[random.argsort(stable=True).numpy()]
 
 
-def _open_part(data: DataConfig, number: int, validation: bool, progress: IndexProgress | None = None) -> Index:
+def _open_part(
+    data: DataConfig,
+    number: int,
+    validation: bool,
+    progress: IndexProgress | None = None,
+    cards: Mapping[str, bytes] | None = None,
+) -> Index:
     """What training or validation reads of one data set."""
-    source, split = sources_of(data)[number], validation_split(data, number)
+    source, split = sources_of(data)[number], validation_split(data, number, cards)
     train_split = str(split_of(data, source, "train"))
-    index = open_member(data, source, split if validation and split else train_split, progress)
+    index = open_member(data, source, split if validation and split else train_split, progress, cards)
     if split is not None:
         return index
     if len(index) < 2:

@@ -119,7 +119,7 @@ def _before(config: Config, new: bool, require_checkpoint: bool, say: DriverSay)
         raise ConfigError(
             f"name={config.name}: {config.folder} exists; choose another name, or leave --new out to resume it"
         )
-    if new and store is not None and store.names():
+    if new and store is not None and store.checkpoints():
         raise ConfigError(
             f"name={config.name}: {store} has a run of this name; choose another name, or leave --new out to resume it"
         )

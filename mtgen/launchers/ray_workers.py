@@ -8,7 +8,7 @@ from typing import Any
 
 from mtgen.config import Config, Device, decide, decide_here, validate
 from mtgen.config.hardware import use_device
-from mtgen.errors import TrainingError, last_line
+from mtgen.errors import TrainingError, Unreachable, last_line
 from mtgen.launchers.ray_cluster import address_of, cluster_hardware, cpus_per_worker, ray_cluster
 from mtgen.launchers.watchdog import HangWatchdog, end_process
 from mtgen.report import refresh_report
@@ -134,6 +134,7 @@ def run_on_ray(
     Raises:
         ConfigError: the cluster does not have the device, or the device does not have the precision.
         TrainingError: the workers were lost too often, or the cluster was lost.
+        Unreachable: they were restarted too often because a store did not answer.
     """
     with ray_cluster(config, cpus) as nodes:
         config, device = decide(config, cluster_hardware(config, nodes))
@@ -178,6 +179,9 @@ def run_on_ray(
         except Exception as error:
             with contextlib.suppress(OSError):  # a full disk is reported by the workers' error
                 (config.folder / "driver-error.log").write_text(traceback.format_exc(), encoding="utf-8")
+            outcome = Outcome.read(config.folder)
+            if outcome is not None and outcome.exit_status == Unreachable.status:
+                raise Unreachable(outcome.message) from error
             raise failure_reason(config, error) from error
     outcome = Outcome.read(config.folder)
     if outcome is None:

@@ -183,12 +183,12 @@ class Trainings:
 
     def make_data(self) -> str:
         """Make a small data set and decode every sample."""
-        from mtgen.data.index_build import build_index, dataset_index_path
+        from mtgen.data.index_store import index_dataset
         from mtgen.shards.make import make
         from mtgen.shards.validate import validate as validate_shards
 
         card = make("shapes", self.data, overwrite=self.data.exists(), resolution=16, train=160, test=40)
-        build_index(self.data, out=dataset_index_path(self.data))  # keeps the index out of the cache
+        index_dataset(self.data)  # keeps the index out of the cache
         report = validate_shards(self.data)
         _expect(
             not report.problems,

@@ -234,7 +234,7 @@ def _read(path: Path) -> _Shard:
         classes.setdefault(max(numbers), f"{path.name}: {sample.key}")
         return problems
 
-    table, problems = rows(path, "", 0, _ANY_CARD, inspect)
+    table, problems = rows(path, _ANY_CARD, inspect)
     components = Counter({name: int((table[f"{name}_offset"].to_numpy() >= 0).sum()) for name in COMPONENTS})
     return _Shard(
         table.num_rows, components, problems, classes, masks - {IGNORE_INDEX}, other_json, _unknown_suffixes(path)

@@ -13,8 +13,9 @@ import webdataset
 
 from mtgen.errors import DataError
 from mtgen.schema import DatasetCard
+from mtgen.shards.split_writer import TAR_OPTIONS
 from mtgen.shards.summary import Tally
-from mtgen.shards.write import TAR_OPTIONS, Draft, encoded
+from mtgen.shards.write import Draft, encoded
 
 if TYPE_CHECKING:
     from mtgen.shards.make import Recipe

@@ -1,16 +1,30 @@
 """Distributing the samples of a data set to new splits, bytes unchanged."""
 
-from collections.abc import Callable
+import multiprocessing
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mtgen.data.dataset_card import read_card, shard_names
+from mtgen.data.key_hashes import DuplicateFinder
 from mtgen.data.shard_scan import COMPONENT_BY_SUFFIX, Problem, samples
 from mtgen.errors import ConfigError, DataError
-from mtgen.schema import DatasetCard
+from mtgen.schema import DatasetCard, Split
+from mtgen.shards.fragments import Fragment, FragmentWriter, join_pieces, plan_shards
 from mtgen.shards.input_files import unit_hash
-from mtgen.shards.write import ShardWriter
+from mtgen.shards.split_writer import keys_among
+from mtgen.shards.write import Draft, check_split_name, pattern
 from mtgen.utils.shell import shell_command
+
+MAX_IN_PROCESS_SAMPLES = 20_000
+"""Smaller data sets are split in this process: that is faster than starting other processes."""
 
 
 def parse_fractions(assignments: list[str]) -> dict[str, float]:
@@ -49,47 +63,125 @@ def split(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     overwrite: bool = False,
+    processes: int | None = None,
 ) -> DatasetCard:
-    """Write the samples of all splits of `folder` to `out`, distributed to new splits by a seeded hash of their keys.
+    """Distribute the samples of all splits of `folder` to new splits in `out`, by a seeded hash of their keys.
+
+    Every shard is read by one of several processes; the result does not depend on their number.
 
     Args:
         fractions: new split -> its fraction of the samples.
         progress: called with (samples done, samples in total).
         overwrite: replace the data set in `out`.
+        processes: number of processes; default: one per available CPU, one for small data sets.
 
     Raises:
         DataError: a shard is damaged, two samples have the same key, or `out` is not empty or cannot be written.
     """
     folder = Path(folder)
     card = read_card(folder)
-    extra: dict[str, Any] = (card.model_extra or {}) | {"ignore_index": card.ignore_index}
-    extra["split_by"] = {"shares": fractions, "seed": seed}
+    for name in fractions:
+        check_split_name(folder, name)
+    draft = Draft(out, overwrite)
+    draft.claim()
+    try:
+        with draft.disk():
+            new = _split(folder, card, draft.path, fractions, seed, progress, processes)
+        draft.finish(new)
+    except BaseException:
+        draft.abandon()
+        raise
+    return new
+
+
+def _split(
+    folder: Path,
+    card: DatasetCard,
+    out: Path,
+    fractions: dict[str, float],
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+    processes: int | None,
+) -> DatasetCard:
+    """Write the shards of the new splits to `out`; returns the new card."""
+    names = [name for old in card.splits for name in shard_names(folder, card, old)]
     done, total = 0, sum(part.samples for part in card.splits.values())
-    writer = ShardWriter(
-        out,
-        card.name,
-        card.classes,
-        card.mask_classes,
-        source=card.source,
-        licence=card.licence,
-        overwrite=overwrite,
-        **extra,
-    )
-    with writer:
-        for name in (name for old_split in card.splits for name in shard_names(folder, card, old_split)):
-            for item in samples(folder / name, others=True):
-                if isinstance(item, Problem):
-                    raise DataError(
-                        f"{folder}/{item}; `{shell_command('mtgen shards validate', folder)}` lists every problem"
-                    )
-                if not COMPONENT_BY_SUFFIX.keys() & {part.suffix for part in item.parts.values()}:
-                    others = ", ".join(f".{name}" for name in item.parts)
-                    raise DataError(
-                        f"{folder / name}, sample {item.key!r}: {others} without an image; remove it or add its image"
-                    )
-                files = {part.suffix: part.data for part in item.parts.values()}
-                writer.copy(assign_split(seed, item.key, fractions), item.key, files)
-                done += 1
-                if progress:
-                    progress(done, total)
-    return writer.card
+    if processes is None:
+        processes = min(len(os.sched_getaffinity(0)), len(names)) if total > MAX_IN_PROCESS_SAMPLES else 1
+    fragments: list[dict[str, Fragment]] = []
+    with _mapper(processes) as parallel_map, tempfile.TemporaryDirectory(dir=out, prefix=".fragments-") as temporary:
+        places = [Path(temporary) / str(number) for number in range(len(names))]
+        for found in parallel_map(partial(_distribute, folder, fractions, seed), names, places):
+            fragments.append(found)
+            done += sum(len(fragment.ends) for fragment in found.values())
+            if progress:
+                progress(done, total)
+        splits: dict[str, Split] = {}
+        for new in fractions:
+            own = [found[new] for found in fragments if new in found]
+            if shards := plan_shards(own):
+                paths = [out / f"{new}-{number:06d}.tar" for number in range(len(shards))]
+                deque(parallel_map(join_pieces, paths, shards), maxlen=0)
+                samples = sum(len(fragment.ends) for fragment in own)
+                splits[new] = Split(samples=samples, shards=pattern(new, len(shards)))
+    _check_keys(folder, out, fragments)
+    if not splits:
+        raise DataError(f"{folder}: has no samples to distribute")
+    split_by = {"shares": fractions, "seed": seed}
+    extra: dict[str, Any] = (card.model_extra or {}) | {"split_by": split_by}
+    kept = card.model_dump(include={"name", "classes", "mask_classes", "ignore_index", "source", "licence"})
+    return DatasetCard(**kept, splits=splits, **extra)
+
+
+def _distribute(folder: Path, fractions: dict[str, float], seed: int, name: str, out: Path) -> dict[str, Fragment]:
+    """Read a shard and write one fragment for each new split of its samples.
+
+    Args:
+        out: where to write; the splits' names are appended.
+    """
+    writers: dict[str, FragmentWriter] = {}
+    for item in samples(folder / name, others=True):
+        if isinstance(item, Problem):
+            raise DataError(f"{folder}/{item}; `{shell_command('mtgen shards validate', folder)}` lists every problem")
+        if not COMPONENT_BY_SUFFIX.keys() & {part.suffix for part in item.parts.values()}:
+            others = ", ".join(f".{name}" for name in item.parts)
+            raise DataError(
+                f"{folder / name}, sample {item.key!r}: {others} without an image; remove it or add its image"
+            )
+        new = assign_split(seed, item.key, fractions)
+        if new not in writers:
+            writers[new] = FragmentWriter(out.with_name(f"{out.name}-{new}"))
+        writers[new].write(item.key, {part.suffix: part.data for part in item.parts.values()})
+    return {new: writer.close() for new, writer in writers.items()}
+
+
+def _check_keys(folder: Path, out: Path, fragments: list[dict[str, Fragment]]) -> None:
+    """Raise `DataError` if two samples have the same key, which is searched for only if two hashes are the same."""
+    finder = DuplicateFinder()
+    try:
+        for found in fragments:
+            for fragment in found.values():
+                finder.add(fragment.hashes)
+        repeated = set(finder.duplicates().tolist())
+    finally:
+        finder.close()
+    seen: set[str] = set()
+    for key in keys_among(sorted(out.glob("*.tar")) if repeated else [], repeated):
+        if key in seen:
+            raise DataError(f"{folder}, sample {key!r}: another sample has the same key; rename one")
+        seen.add(key)
+
+
+@contextmanager
+def _mapper(processes: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """`map`, or that of a pool of processes, which ends without waiting if there is an error."""
+    if processes == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("forkserver")) as pool:
+        try:
+            yield pool.map
+        except BrokenProcessPool:
+            raise DataError("a process that reads shards was killed (out of memory?); start again") from None
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mtgen.data.boxes import annotation_problems
 from mtgen.data.dataset_card import read_card, shard_names
 from mtgen.data.image_io import pixels
 from mtgen.data.index_build import IndexProgress
-from mtgen.data.index_table import joined, rows, split_problems
+from mtgen.data.index_table import rows, split_problems
 from mtgen.data.shard_scan import Header, Problem, StoredSample
 from mtgen.schema import COMPONENTS, DatasetCard
 
@@ -90,10 +89,7 @@ def validate(folder: str | Path, progress: IndexProgress | None = None) -> Valid
     problems: list[Problem] = []
     tables: list[pa.Table] = []
     with ThreadPoolExecutor(min(len(shards), len(os.sched_getaffinity(0)))) as pool:
-        work = [
-            pool.submit(rows, folder / name, split, number, card, inspect)
-            for number, (split, name) in enumerate(shards)
-        ]
+        work = [pool.submit(rows, folder / name, card, inspect, name) for _, name in shards]
         for shard in work:
             table, found = shard.result()
             tables.append(table)
@@ -101,15 +97,17 @@ def validate(folder: str | Path, progress: IndexProgress | None = None) -> Valid
             done += table.num_rows
             if progress is not None:
                 progress(done, total)
-    table = joined(tables)
-    problems += split_problems(table, card, shards, problems)
-    counts = {split: _count(table, split, card) for split in card.splits}
+    for found in split_problems(card, shards, tables.__getitem__, problems).values():
+        problems += found
+    counts = {
+        split: _count(pa.concat_tables(t for t, (own, _) in zip(tables, shards, strict=True) if own == split), card)
+        for split in card.splits
+    }
     has_sounds = any(count.components["sound"] for count in counts.values())
     return ValidationReport(folder, problems, counts, has_dali or not has_sounds)
 
 
-def _count(table: pa.Table, split: str, card: DatasetCard) -> SplitCounts:
-    part = table.filter(pc.equal(table["split"].cast(pa.string()), split))
+def _count(part: pa.Table, card: DatasetCard) -> SplitCounts:
     label = part["label"].to_numpy()
     return SplitCounts(
         samples=part.num_rows,

@@ -18,8 +18,10 @@ import numpy as np
 from PIL import Image
 
 from mtgen.data import image_io
+from mtgen.data.key_hashes import KeyRegistry
 from mtgen.errors import DataError, printable
 from mtgen.schema import IGNORE_INDEX, DatasetCard, Split
+from mtgen.shards.split_writer import SplitWriter, keys_among
 
 LEFT_OUT_FILE = "left_out.txt"
 """File beside `dataset.json` that lists what could not be used and was left out, one line each."""
@@ -145,7 +147,9 @@ def _image_size(image: np.ndarray | bytes) -> tuple[int, int]:
 
 def _belongs_to_data_set(path: Path) -> bool:
     """Whether a file is one of those that making the data set again replaces."""
-    return path.name in ("dataset.json", "index.parquet", LEFT_OUT_FILE) or (path.suffix == ".tar" and path.is_file())
+    if path.is_dir():
+        return path.name == "index" and all(file.suffix == ".arrow" for file in path.rglob("*") if file.is_file())
+    return path.name in ("dataset.json", "index.parquet", LEFT_OUT_FILE) or path.suffix == ".tar"
 
 
 class Draft:
@@ -268,6 +272,12 @@ def card_text(card: DatasetCard) -> str:
     return json.dumps(card.model_dump(mode="json", exclude={"domains"}), indent=1, ensure_ascii=False) + "\n"
 
 
+def check_split_name(folder: Path, split: str) -> None:
+    """Raise `DataError` if a split cannot have this name."""
+    if not re.fullmatch(r"[A-Za-z0-9_]+", split):
+        raise DataError(f"{folder}: split {split!r} is not a valid name; use letters, digits and '_'")
+
+
 def pattern(split: str, shards: int) -> str:
     """The names of a split's shards, as in `dataset.json`."""
     return f"{split}-{{000000..{shards - 1:06d}}}.tar"
@@ -284,10 +294,6 @@ def encoded(where: str, sample: Sample, card: DatasetCard) -> dict[str, Any]:
     return {"__key__": sample.key, **components(sample)}
 
 
-TAR_OPTIONS: dict[str, Any] = {"encoder": False, "mtime": 0, "user": "mtgen", "group": "mtgen"}
-"""Options of WebDataset's writers: bytes are stored as given, and headers do not differ from run to run."""
-
-
 class ShardWriter:
     """Writes a data set: `with ShardWriter(...) as writer: writer.write("train", sample)`.
 
@@ -301,7 +307,7 @@ class ShardWriter:
         mask_classes: names of the mask classes, by number.
         source: where the images come from.
         licence: license of the images.
-        samples_per_shard: largest number of samples per shard.
+        samples_per_shard: number of samples per shard; default: shards of 256 MB, and of 1,000 samples at least.
         overwrite: replace the data set in `folder`.
         **extra: additional keys of `dataset.json`.
 
@@ -318,7 +324,7 @@ class ShardWriter:
         *,
         source: str = "",
         licence: str = "",
-        samples_per_shard: int = 1000,
+        samples_per_shard: int | None = None,
         overwrite: bool = False,
         **extra: Any,
     ) -> None:
@@ -334,8 +340,8 @@ class ShardWriter:
         self.samples_per_shard = samples_per_shard
         self._draft = Draft(folder, overwrite)
         self.folder = self._draft.folder
-        self._shards: dict[str, Any] = {}  # webdataset's writers
-        self._keys: set[str] = set()
+        self._splits: dict[str, SplitWriter] = {}
+        self._keys = KeyRegistry()
 
     def __enter__(self) -> Self:
         self._draft.claim()
@@ -348,35 +354,37 @@ class ShardWriter:
 
     def copy(self, split: str, key: str, parts: dict[str, bytes]) -> None:
         """Add a sample whose components (suffix -> bytes) are stored unchanged; `DataError` if its key exists."""
-        if not re.fullmatch(r"[A-Za-z0-9_]+", split):
-            raise DataError(f"{self.folder}: split {split!r} is not a valid name; use letters, digits and '_'")
-        if key in self._keys:
-            raise DataError(f"{self.folder}, sample {key!r} of {split}: another sample has the same key; rename one")
-        self._keys.add(key)
-        import webdataset  # imported here: inference does without it
-
+        check_split_name(self.folder, split)
+        if not self._keys.add(key):
+            raise self._repeated_key(split, key)
         with self._draft.disk():
-            if split not in self._shards:
-                names = str(self._draft.path / split).replace("%", "%%") + "-%06d.tar"
-                self._shards[split] = webdataset.ShardWriter(
-                    names, maxcount=self.samples_per_shard, verbose=0, **TAR_OPTIONS
-                )
-            self._shards[split].write({"__key__": key, **parts})
+            if split not in self._splits:
+                self._splits[split] = SplitWriter(self._draft.path, split, self.samples_per_shard)
+            self._splits[split].write({"__key__": key, **parts})
+
+    def _repeated_key(self, split: str, key: str) -> DataError:
+        return DataError(f"{self.folder}, sample {key!r} of {split}: another sample has the same key; rename one")
 
     def _finish(self) -> None:
-        if not self._shards:
+        if not self._splits:
             raise DataError(f"{self.folder}: no sample was written, so there is no data set")
         with self._draft.disk():
-            for split, shards in self._shards.items():
-                self.card.splits[split] = Split(samples=shards.total, shards=pattern(split, shards.shard))
-                shards.close()
+            for split, writer in self._splits.items():
+                writer.close()
+                self.card.splits[split] = Split(samples=writer.total, shards=pattern(split, len(writer.paths)))
+        if repeated := self._keys.repeated():
+            seen: set[str] = set()
+            for split, writer in self._splits.items():
+                for key in keys_among(writer.paths, repeated):
+                    if key in seen:
+                        raise self._repeated_key(split, key)
+                    seen.add(key)
         self._draft.finish(self.card)
 
     def _abandon(self) -> None:
-        for shards in self._shards.values():
-            # closing flushes, which fails on a full disk; AttributeError: it is already closed
-            with contextlib.suppress(OSError, AttributeError):
-                shards.close()
+        for writer in self._splits.values():
+            with contextlib.suppress(OSError):  # closing flushes, which fails on a full disk
+                writer.close()
         self._draft.abandon()
 
     def __exit__(

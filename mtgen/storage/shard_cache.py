@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtgen.errors import DataError
-from mtgen.storage import source
-from mtgen.storage.source import RemoteStore, Version
+from mtgen.errors import ChangedShard, DataError
+from mtgen.storage import retries
+from mtgen.storage.remote_store import RemoteStore, Version
 from mtgen.utils.shell import shell_command
+from mtgen.utils.system import mount_of
 
 GB = 10**9
 PART_SUFFIX = ".part"
@@ -24,6 +25,28 @@ DOWNLOAD_POLL_SECONDS = 0.05
 def root() -> Path:
     """The folder for files that can be made again: `$MTGEN_CACHE`, else `~/.cache/mtgen`."""
     return Path(os.environ.get("MTGEN_CACHE") or Path.home() / ".cache" / "mtgen")
+
+
+NETWORK_FILE_SYSTEMS = (
+    "nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "fuse.ceph", "glusterfs", "fuse.glusterfs", "afs",
+    "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.mount-s3", "wekafs", "pvfs2", "orangefs",
+)  # fmt: skip
+"""How the types of network file systems start in the list of mounts."""
+
+
+def check_cache_folder(folder: Path, file_system: str) -> None:
+    """Raise `DataError` if the cache would be on a network file system.
+
+    All nodes would write their shards into it, evict each other's, and read each byte over the network twice.
+
+    Args:
+        file_system: type of the file system, such as "ext4".
+    """
+    if file_system.startswith(NETWORK_FILE_SYSTEMS):
+        raise DataError(
+            f"{folder}: is on a network file system ({file_system}), where nodes would evict each other's shards and "
+            "read every byte over the network twice; set MTGEN_CACHE to a folder on a local disk of each node"
+        )
 
 
 @dataclass(frozen=True)
@@ -54,23 +77,37 @@ class ShardCache:
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
+        check_cache_folder(folder, mount_of(folder)[0])
         self.folder = folder
         self.limit = limit
 
-    def open(self, store: RemoteStore, name: str, version: Version) -> CachedFile:
+    def path(self, store: RemoteStore, name: str, version: Version) -> Path:
+        """The file of a shard in the cache."""
+        key = hashlib.sha256(f"{store}/{name}\n{version.tag}".encode()).hexdigest()[:32]
+        return self.folder / f"{key}-{version.size}"
+
+    def find(self, store: RemoteStore, name: str, version: Version) -> CachedFile | None:
+        """Open a shard that is in the cache; `None` if it is not."""
+        return _open(self.path(store, name, version))
+
+    def open(self, store: RemoteStore, name: str, version: Version, sha256: str = "") -> CachedFile:
         """Open a shard, after downloading it if it is not in the cache.
 
+        Args:
+            sha256: of the whole shard (hexadecimal), compared after the download; default: not known.
+
         Raises:
-            DataError: it cannot be downloaded, has changed since `version` was read, or does not fit into the cache.
+            ChangedShard: it has changed since `version` was read.
+            Unreachable: the store does not answer.
+            DataError: it cannot be downloaded, or does not fit into the cache.
         """
         if version.size > self.limit:
             raise DataError(
                 f"{store}/{name}: has {version.size / GB:.3g} GB, more than data.cache_gb={self.limit / GB:.3g}; "
                 "raise data.cache_gb"
             )
-        key = hashlib.sha256(f"{store}/{name}\n{version.tag}".encode()).hexdigest()[:32]
-        path = self.folder / f"{key}-{version.size}"
-        deadline = time.monotonic() + 2 * source.RETRY_POLICY.total
+        path = self.path(store, name, version)
+        deadline = time.monotonic() + 2 * (retries.RETRY_POLICY.total + (store.patience or 0))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             while True:
@@ -78,7 +115,7 @@ class ShardCache:
                     return file
                 with _claimed(path.with_name(path.name + PART_SUFFIX)) as part:
                     if part is not None and not path.exists():
-                        self._download(store, name, version, part, path)
+                        self._download(store, name, version, sha256, part, path)
                         continue
                 if time.monotonic() > deadline:
                     raise DataError(
@@ -93,14 +130,16 @@ class ShardCache:
                 f"or lower data.cache_gb (now {self.limit / GB:.3g} GB)"
             ) from None
 
-    def _download(self, store: RemoteStore, name: str, version: Version, part: Path, path: Path) -> None:
+    def _download(self, store: RemoteStore, name: str, version: Version, sha256: str, part: Path, path: Path) -> None:
         try:
-            if (now := store.version(name)) != version:
-                problem = "does not exist any more" if now is None else "changed since it was indexed"
-                command = shell_command("mtgen shards index", store)
-                raise DataError(f"{store}/{name}: {problem}; start again, or run `{command}` to index it again")
             self._make_room()
-            store.fetch(name, version.size, part)
+            try:
+                store.fetch(name, version.size, part)
+                if sha256 and file_sha256(part) != sha256:
+                    _raise_other_bytes(store, name, version)
+            except ChangedShard as error:
+                command = shell_command("mtgen shards index", store)
+                raise ChangedShard(f"{error}; start again, or run `{command}` to index it again") from None
             part.rename(path)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -127,6 +166,19 @@ class ShardCache:
                     break
                 Path(path).unlink(missing_ok=True)
                 total -= shard_size
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _raise_other_bytes(store: RemoteStore, name: str, version: Version) -> None:
+    """Raise the error of a shard whose bytes differ from those that were indexed."""
+    if store.version(name) != version:
+        raise ChangedShard(f"{store}/{name}: changed since it was indexed")
+    raise ChangedShard(f"{store}/{name}: the bytes received differ from those that were indexed (SHA-256)")
 
 
 def _open(path: Path) -> CachedFile | None:

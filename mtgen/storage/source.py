@@ -1,74 +1,16 @@
 """Where the files of a data set are: a local folder, or the URL of a store that fsspec supports."""
 
-import errno
-import logging
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-import fsspec
-from fsspec.asyn import sync
-from fsspec.callbacks import Callback
-
 from mtgen.errors import DataError
-
-T = TypeVar("T")
-
-STORE_PACKAGES = {
-    "http": "aiohttp",
-    "https": "aiohttp",
-    "s3": "s3fs",
-    "gs": "gcsfs",
-    "hf": "huggingface_hub",
-    "az": "adlfs",
-    "memory": "fsspec",
-}
-"""URL scheme of a store -> the package that reads it. Other schemes are refused, so that no URL can run a command."""
-
-_VERSION_KEYS = (
-    "ETag",
-    "etag",
-    "md5Hash",
-    "generation",
-    "blob_id",
-    "Last-Modified",
-    "LastModified",
-    "last_modified",
-    "updated",
-    "created",
-)
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How often a request to a store is repeated, and how long.
-
-    Attributes:
-        attempts: largest number of attempts.
-        first, longest: first and longest pause between attempts, seconds; pauses double, with jitter.
-        stall: seconds without a byte after which an attempt is given up.
-        total: seconds after which the request is given up.
-    """
-
-    attempts: int = 8
-    first: float = 0.5
-    longest: float = 20.0
-    stall: float = 30.0
-    total: float = 600.0
-
-
-RETRY_POLICY = RetryPolicy()
-
-
-@dataclass(frozen=True)
-class Version:
-    """Identifies the version of a file: its size in bytes, and its modification time or the store's tag."""
-
-    size: int
-    tag: str
+from mtgen.storage.remote_store import STORE_PACKAGES, RemoteStore, Version
 
 
 class DataSource(Protocol):
@@ -88,6 +30,22 @@ class DataSource(Protocol):
         """Read a whole small file; `None` if it does not exist."""
         ...
 
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file, which is complete whenever it can be read."""
+        ...
+
+    def put(self, name: str, file: Path) -> None:
+        """Copy a local file to `name`, replacing one that exists."""
+        ...
+
+    def names(self, folder: str) -> set[str]:
+        """Names of the files in a folder of the source, without the folder; none if it does not exist."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file or folder; a missing one is not an error."""
+        ...
+
 
 def is_url(path: str) -> bool:
     """Whether a path is a URL: anything with a scheme, known or not."""
@@ -104,8 +62,11 @@ def absolute_location(path: str) -> str:
     return path if is_url(path) else str(Path(path).absolute())
 
 
-def open_source(path: str | Path) -> "LocalFolder | RemoteStore":
+def open_source(path: str | Path, patience: float | None = None) -> "LocalFolder | RemoteStore":
     """Open a folder, given by path or URL.
+
+    Args:
+        patience: seconds to keep trying while a store does not answer; default: that of `RETRY_POLICY`.
 
     Raises:
         DataError: a URL with another scheme, such as `pipe:`.
@@ -121,7 +82,7 @@ def open_source(path: str | Path) -> "LocalFolder | RemoteStore":
             f"{text}: not a supported URL (commands are never run); "
             f"possible: a folder, or a URL that starts with {', '.join(f'{s}://' for s in STORE_PACKAGES)}"
         )
-    return RemoteStore(text)
+    return RemoteStore(text, patience)
 
 
 def read_file(path: str, key: str, hint: str = "") -> bytes:
@@ -169,184 +130,51 @@ class LocalFolder:
         except OSError as error:
             raise DataError(f"{self.path / name}: cannot be read ({error.strerror})") from None
 
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file to a temporary one and rename it."""
+        with self._replacing(name) as temporary:
+            temporary.write_bytes(content)
 
-class RemoteStore:
-    """A folder at a URL. Requests are retried after transient errors: 5xx, lost connections, wrong lengths."""
+    def put(self, name: str, file: Path) -> None:
+        """Copy a file to a temporary one and rename it."""
+        with self._replacing(name) as temporary:
+            shutil.copyfile(file, temporary)
 
-    remote = True
-
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self.scheme = urlsplit(url).scheme
-
-    def __str__(self) -> str:
-        return self.url
-
-    def version(self, name: str) -> Version | None:
-        """Size of a file and the store's tag; `None` if it does not exist.
-
-        Raises:
-            DataError: the store does not report the size of the file, or does not answer.
-        """
-
-        def request(fs: Any, path: str) -> Version:
-            info = self._call(fs, "_info", "info", path)
-            if info.get("size") is None:
-                raise DataError(
-                    f"{self.url}/{name}: the server does not report its size (no Content-Length); use one that does"
-                )
-            return Version(int(info["size"]), next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), ""))
-
-        return self._retry(name, request)
-
-    def read(self, name: str) -> bytes | None:
-        """Read a whole small file; `None` if it does not exist."""
-        return self._retry(name, lambda fs, path: bytes(self._call(fs, "_cat_file", "cat_file", path)))
-
-    def fetch(self, name: str, size: int, out: Path) -> None:
-        """Download a file of `size` bytes and overwrite `out`.
-
-        Raises:
-            DataError: it does not exist, or cannot be downloaded completely.
-            OSError: `out` cannot be written.
-        """
-
-        def request(fs: Any, path: str) -> bool:
-            callback = _DownloadLimit(self._deadline(), size)
-            self._call(fs, "_get_file", "get_file", path, str(out), callback=callback)
-            if (length := out.stat().st_size) != size:
-                raise _WrongLengthError(f"received {length:,} bytes instead of {size:,}")
-            return True
-
-        if self._retry(name, request) is None:
-            raise DataError(f"{self.url}/{name}: does not exist (any more); restore it, or correct dataset.json")
-
-    def _deadline(self) -> float:
-        return time.monotonic() + RETRY_POLICY.total
-
-    def _files(self) -> tuple[Any, str]:
-        """fsspec's file system for this thread and process, and the path of the folder in it."""
-        options: dict[str, Any] = {}
-        if self.scheme == "s3":  # otherwise every worker logs where it found the credentials
-            for name in ("botocore", "aiobotocore"):
-                logging.getLogger(name).setLevel(logging.WARNING)
-        if self.scheme in ("http", "https"):
-            import aiohttp
-
-            limit = aiohttp.ClientTimeout(
-                total=RETRY_POLICY.total, sock_connect=RETRY_POLICY.stall, sock_read=RETRY_POLICY.stall
-            )
-            options["client_kwargs"] = {"timeout": limit}
+    @contextlib.contextmanager
+    def _replacing(self, name: str) -> Iterator[Path]:
+        path = self.path / name
         try:
-            fs, path = fsspec.core.url_to_fs(self.url, **options)
-        except ImportError:
-            package = STORE_PACKAGES[self.scheme]
-            raise DataError(
-                f"{self.url}: {self.scheme}:// needs the package {package}: pip install {package}"
-            ) from None
-        return fs, path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, text = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            os.close(descriptor)
+            temporary = Path(text)
+            try:
+                yield temporary
+                temporary.chmod(0o666 & ~_umask())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written ({error.strerror})") from None
 
-    def _call(self, fs: Any, coroutine: str, blocking: str, *args: Any, **kwargs: Any) -> Any:
-        """Make one request, with a time limit even if data keeps trickling in."""
-        if fs.async_impl:
-            return sync(fs.loop, getattr(fs, coroutine), *args, timeout=RETRY_POLICY.total, **kwargs)
-        return getattr(fs, blocking)(*args, **kwargs)
-
-    def _retry(self, name: str, request: Callable[[Any, str], T], action: str = "read") -> T | None:
-        """Repeat `request` until it succeeds or fails permanently; `None` if the file does not exist.
-
-        Args:
-            action: past participle of what the request does, for the error.
-        """
-        import tenacity  # imported here: only remote stores need it
-
-        fs, path = self._files()
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_is_transient),
-            wait=tenacity.wait_exponential_jitter(
-                multiplier=RETRY_POLICY.first, max=RETRY_POLICY.longest, jitter=RETRY_POLICY.first
-            ),
-            stop=tenacity.stop_after_attempt(RETRY_POLICY.attempts) | tenacity.stop_after_delay(RETRY_POLICY.total),
-            reraise=True,
-        )
+    def names(self, folder: str) -> set[str]:
+        """Names of the files in a folder of this one; none if it does not exist."""
         try:
-            return retrying(request, fs, f"{path.rstrip('/')}/{name}")
-        except DataError:
-            raise
-        except Exception as error:
-            if isinstance(error, OSError) and _local(error):
-                raise
-            if _missing(error):
-                return None
-            tried = f" after {retrying.statistics.get('attempt_number', 1)} attempts" if _is_transient(error) else ""
-            remedy = (
-                "check that the server is up, then start again"
-                if _is_transient(error)
-                else "check the URL and its access permissions"
-            )
-            raise DataError(
-                f"{self.url}/{name}: cannot be {action}{tried}: {_server_message(error)}; {remedy}"
-            ) from None
+            return {path.name for path in (self.path / folder).iterdir()}
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+
+    def remove(self, name: str) -> None:
+        """Remove a file or folder; a missing one is not an error."""
+        path = self.path / name
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
-class _WrongLengthError(Exception):
-    """A file is shorter or longer than the store reported."""
-
-
-class _DownloadLimit(Callback):
-    """Ends a download that takes too long or is larger than expected."""
-
-    def __init__(self, deadline: float, size: int) -> None:
-        super().__init__()
-        self.deadline = deadline
-        self.max_bytes = size
-
-    def relative_update(self, inc: int = 1) -> None:
-        """Called with the number of bytes of each chunk."""
-        super().relative_update(inc)
-        if time.monotonic() > self.deadline:
-            raise TimeoutError(f"not complete after {RETRY_POLICY.total:g} s")
-        if self.value > self.max_bytes:
-            raise _WrongLengthError(f"received more than the expected {self.max_bytes:,} bytes")
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status of an error or of its cause."""
-    cause = error if error.__cause__ is None else error.__cause__
-    status = (
-        getattr(error, "status", None)
-        or getattr(cause, "status", None)
-        or getattr(getattr(error, "response", None), "status_code", None)
-    )
-    return status if isinstance(status, int) else None
-
-
-def _missing(error: BaseException) -> bool:
-    """Whether a file does not exist; fsspec also raises `FileNotFoundError` for other failures, with a cause."""
-    if _status(error) is not None:
-        return _status(error) in (404, 410)
-    return isinstance(error, FileNotFoundError) and error.__cause__ is None
-
-
-def _local(error: OSError) -> bool:
-    """Whether an error is about the local disk."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR)
-
-
-def _is_transient(error: BaseException) -> bool:
-    """Whether another attempt could succeed."""
-    if isinstance(error, DataError | PermissionError | NotADirectoryError) or _missing(error):
-        return False
-    if isinstance(error, OSError) and _local(error):
-        return False
-    status = _status(error)
-    return status is None or status >= 500 or status in (408, 429)
-
-
-def _server_message(error: BaseException) -> str:
-    """The message of the server or of its client, in one line."""
-    cause = error if error.__cause__ is None else error.__cause__
-    if (status := _status(error)) is not None:
-        return f"the server answered {status} {' '.join(str(getattr(cause, 'message', '')).split())}".strip()
-    text = " ".join(str(cause).split())
-    return f"{type(cause).__name__}{f' ({text})' if text else ''}"
+def _umask() -> int:
+    """The permissions that this process withholds from new files; `mkstemp` withholds more."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,6 +1,7 @@
 """How the workers of a run agree to continue or to stop: during setup, and before each step."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -10,15 +11,22 @@ from mtgen.errors import ERROR_BY_STATUS, UserError
 
 T = TypeVar("T")
 
+GROUP_TIMEOUT = timedelta(minutes=30)
+"""Longest difference between workers that is not explained by their data; the default of torch."""
+
 
 class Consensus:
     """Exchanges a few bytes between the CPUs, so that no worker waits in a collective for one that has stopped.
 
     It has its own gloo group: on a GPU it does not touch the stream of the step.
+
+    Args:
+        patience: seconds that one worker may wait for its data while the others wait for it.
     """
 
-    def __init__(self) -> None:
-        self.group: Any = dist.new_group(backend="gloo")
+    def __init__(self, patience: float = 0.0) -> None:
+        limit = GROUP_TIMEOUT + timedelta(seconds=patience)
+        self.group: Any = dist.new_group(backend="gloo", timeout=limit)
 
     def any_rank(self, *flags: bool) -> list[bool]:
         """For each flag, whether any worker raises it."""

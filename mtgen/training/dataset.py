@@ -1,5 +1,6 @@
 """What a run trains on: samples that carry what its tasks need, and their order."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -37,13 +38,16 @@ VALIDATION_FACT = "data.val_split"
 """The fact of an order that tells how many training samples are held out; absent before it was possible."""
 
 
-def open_data(config: Config) -> Samples:
+def open_data(config: Config, cards: Mapping[str, bytes] | None = None) -> Samples:
     """The samples to train on, checked against the tasks; a missing index is made now.
+
+    Args:
+        cards: see `mixture.card_texts`.
 
     Raises:
         DataError: the data cannot be read, or no sample has what a task or condition needs.
     """
-    index = open_training(config.data)
+    index = open_training(config.data, cards=cards)
     keep_labels(index, config.data.keep_labels, config.seed)
     wanted = [(f"tasks.{name}", settings.needs, "weight") for name, settings in config.task_settings().items()]
     wanted += [

@@ -13,9 +13,9 @@ from mtgen.checkpointing import checkpoint
 from mtgen.checkpointing.checkpoint import Checkpoint
 from mtgen.config import Config, legacy
 from mtgen.data.loader import Loader
-from mtgen.data.mixture import Samples
+from mtgen.data.mixture import Samples, card_texts
 from mtgen.data.transform_spec import transform_spec_of
-from mtgen.errors import TrainingError
+from mtgen.errors import DataError, TrainingError
 from mtgen.models import assets
 from mtgen.models.ema import EMA
 from mtgen.models.model import Networks, build
@@ -89,8 +89,8 @@ def set_up(
     """
     set_num_threads(worker.threads)
     warn_once: Callable[[str], None] = partial(warn, config.folder) if worker.is_first else _ignore
-    consensus = Consensus()
-    samples = consensus.run_collectively(lambda: open_data(config))
+    consensus = Consensus(config.data.patience)
+    samples = _open_samples(config, worker, consensus)
     networks = consensus.run_collectively(lambda: build(config, samples.card))
     for _, network in named_networks(networks):
         network.to(worker.device)
@@ -132,6 +132,29 @@ def set_up(
         loader=_open_loader(config, worker, samples, networks, augmentation, progress.images),
         warn=warn_once,
     )
+
+
+def _open_samples(config: Config, worker: WorkerContext, consensus: Consensus) -> Samples:
+    """The samples to train on. One worker asks stores for `dataset.json`, and all check that they have the same data.
+
+    Raises:
+        DataError: the data cannot be read, or differ between workers.
+    """
+    read = consensus.run_collectively(lambda: card_texts(config.data) if worker.is_first else {})
+    cards = consensus.broadcast(read)
+    samples = consensus.run_collectively(lambda: open_data(config, cards))
+    own = samples.fingerprint
+    expected = consensus.broadcast(own)
+
+    def compare() -> None:
+        if own != expected:
+            raise DataError(
+                f"{samples.folder}: worker {worker.rank} has other data than worker 0; copy the data set to all nodes "
+                "again, or index the store again with `mtgen shards index`"
+            )
+
+    consensus.run_collectively(compare)
+    return samples
 
 
 def named_networks(networks: Networks) -> list[tuple[str, nn.Module]]:

@@ -1,11 +1,12 @@
 """The training loop of one worker."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
 
 import torch
 
 from mtgen.config import Config, value_at
-from mtgen.errors import DataError, UserError
+from mtgen.errors import DataError, Unreachable, UserError
 from mtgen.schema import Batch
 from mtgen.training.callbacks.base import Callback
 from mtgen.training.callbacks.checkpointing import Checkpointing
@@ -14,7 +15,7 @@ from mtgen.training.callbacks.metrics_logging import MetricsLogging
 from mtgen.training.callbacks.snapshotting import Snapshotting
 from mtgen.training.callbacks.stopping import ResizeRequest, StopFile, TimeLimit
 from mtgen.training.heartbeat import Heartbeat
-from mtgen.training.protocol import Outcome, ReportCallback, SnapshotCallback, WorkerContext
+from mtgen.training.protocol import OUTCOME_FILE, Outcome, ReportCallback, SnapshotCallback, WorkerContext
 from mtgen.training.run_setup import TrainingParts, set_up
 from mtgen.training.schedules import learning_rate
 from mtgen.training.steps import frozen
@@ -46,7 +47,7 @@ class Trainer:
                 self._step(batch)
                 parts.heartbeat.step()
                 outcome = _first(callback.on_step_end() for callback in self.callbacks)
-        return self._end(outcome or Outcome("finished", progress.images))
+        return _unless_unreachable(self._end(outcome or Outcome("finished", progress.images)))
 
     def _next_batch(self) -> tuple[Batch | None, DataError | None]:
         """This worker's part of the next global batch, or what is wrong with it."""
@@ -145,10 +146,16 @@ def train(
 
     Collective: an error of one worker ends all of them, with the same message.
 
+    Raises:
+        Unreachable: a store did not answer for `data.patience`; a checkpoint is written before.
+
     Args:
         snapshot: makes pictures and quick validation metrics, on the first worker; `None` for none.
         report: writes the run's report, on the first worker, after each snapshot and at the end; `None` for none.
     """
+    if worker.is_first:
+        with contextlib.suppress(OSError):  # of workers that were restarted; a read-only folder is reported later
+            (config.folder / OUTCOME_FILE).unlink(missing_ok=True)
     with Heartbeat(config.folder, worker) as heartbeat:
         try:
             parts = set_up(config, worker, heartbeat, report)
@@ -159,4 +166,15 @@ def train(
             return trainer.run()
     if worker.is_first:
         outcome.write(config.folder)
+    return _unless_unreachable(outcome)
+
+
+def _unless_unreachable(outcome: Outcome) -> Outcome:
+    """The outcome, unless it is that of a store that did not answer: then a later start may succeed.
+
+    Raises:
+        Unreachable: Ray restarts the workers, and Slurm requeues the job.
+    """
+    if outcome.exit_status == Unreachable.status:
+        raise Unreachable(outcome.message)
     return outcome

@@ -47,7 +47,15 @@ def _git(*words: str) -> str | None:
         return None
 
 
+def mount_of(path: Path) -> tuple[str, str]:
+    """Type of the file system of a path, such as "nfs4", and where it is mounted; "unknown" and "" if nobody knows."""
+    path = path.resolve()
+    mounts = [mount for mount in psutil.disk_partitions(all=True) if path.is_relative_to(mount.mountpoint)]
+    last = max(mounts, key=lambda mount: len(mount.mountpoint), default=None)
+    return (last.fstype, last.mountpoint) if last else ("unknown", "")
+
+
 def file_system(path: Path) -> str:
     """The file system of a path, such as "nfs4 at /shared"."""
-    mounts = [mount for mount in psutil.disk_partitions(all=True) if path.resolve().is_relative_to(mount.mountpoint)]
-    return next((f"{m.fstype} at {m.mountpoint}" for m in sorted(mounts, key=lambda m: -len(m.mountpoint))), "unknown")
+    kind, where = mount_of(path)
+    return f"{kind} at {where}" if where else kind

@@ -3,17 +3,12 @@
 import json
 import logging
 import shutil
-import socket
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pytest
 import torch
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
+from helpers.s3_server import S3, s3
 
 from mtgen.checkpointing import checkpoint
 from mtgen.checkpointing.averaged_weights import tensor_digest
@@ -21,8 +16,10 @@ from mtgen.checkpointing.checkpoint import METRICS_KEY, checkpoint_folders, save
 from mtgen.checkpointing.mirror import CheckpointStore, Mirror, restore
 from mtgen.checkpointing.retention import BestCriterion, Retention
 from mtgen.errors import CheckpointError, ConfigError, DataError
-from mtgen.storage import source
-from mtgen.storage.source import RetryPolicy
+from mtgen.storage import retries
+from mtgen.storage.retries import RetryPolicy
+
+__all__ = ["s3"]
 
 TWO = Retention(2)
 
@@ -39,56 +36,8 @@ def digest(folder: Path) -> str:
 @pytest.fixture(autouse=True)
 def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        source, "RETRY_POLICY", RetryPolicy(attempts=3, first=0.01, longest=0.05, stall=1.0, total=20.0)
+        retries, "RETRY_POLICY", RetryPolicy(first=0.01, longest=0.05, stall=1.0, total=20.0, patience=0.3)
     )
-
-
-class S3:
-    """A local server that can answer 503, be stopped and be started again.
-
-    Attributes:
-        failures: how many of the next uploads are answered with 503.
-    """
-
-    def __init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
-        self.failures = 0
-        self._app = DomainDispatcherApplication(create_backend_app)
-        self.start()
-
-    def _answer(self, environ: Any, start: Any) -> Any:
-        if self.failures and environ["REQUEST_METHOD"] == "PUT":
-            self.failures -= 1
-            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            start("503 Service Unavailable", [("Content-Length", "0")])
-            return []
-        return self._app(environ, start)
-
-    def start(self) -> None:
-        self._server = make_server("127.0.0.1", self.port, self._answer, threaded=True)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    server = S3()
-    variables = {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "y", "DEFAULT_REGION": "us-east-1", "MAX_ATTEMPTS": "1"}
-    for name, value in {**variables, "ENDPOINT_URL": f"http://127.0.0.1:{server.port}"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    monkeypatch.setattr(fsspec.get_filesystem_class("s3"), "retries", 1)
-    files = fsspec.filesystem("s3")
-    if files.exists("bucket"):  # moto keeps the content for the whole process
-        files.rm("bucket", recursive=True)
-    files.mkdir("bucket")
-    yield server
-    server.stop()
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 @pytest.fixture(params=["s3", "folder", "file"])
@@ -135,12 +84,12 @@ def test_the_mirror_keeps_the_same_checkpoints_and_the_best_survives_the_loss_of
     for images, accuracy in ((100, 0.9), (200, 0.5), (300, 0.6)):
         write(tmp_path / "here", images, keep, accuracy)
         assert mirrored(url, tmp_path / "here", keep) == []
-    assert CheckpointStore(url, "run").names() == [f"{100:012d}", f"{300:012d}"]
+    assert CheckpointStore(url, "run").checkpoints() == [f"{100:012d}", f"{300:012d}"]
     shutil.rmtree(tmp_path / "here")
     restore(CheckpointStore(url, "run"), tmp_path / "here", warn=pytest.fail)
     write(tmp_path / "here", 400, keep, 0.7)
     assert mirrored(url, tmp_path / "here", keep) == []
-    assert CheckpointStore(url, "run").names() == [f"{100:012d}", f"{400:012d}"]
+    assert CheckpointStore(url, "run").checkpoints() == [f"{100:012d}", f"{400:012d}"]
 
 
 def test_a_checkpoint_that_is_written_again_is_uploaded_again(url: str, tmp_path: Path) -> None:
@@ -174,7 +123,7 @@ def test_a_server_that_always_answers_503_is_named_and_the_next_checkpoint_is_an
     s3.failures = 0
     write(tmp_path / "here", 200)
     assert mirrored("s3://bucket/runs", tmp_path / "here") == []
-    assert CheckpointStore("s3://bucket/runs", "run").names() == [f"{100:012d}", f"{200:012d}"]
+    assert CheckpointStore("s3://bucket/runs", "run").checkpoints() == [f"{100:012d}", f"{200:012d}"]
 
 
 def test_after_an_outage_the_server_has_all_checkpoints(s3: S3, tmp_path: Path) -> None:
@@ -188,7 +137,7 @@ def test_after_an_outage_the_server_has_all_checkpoints(s3: S3, tmp_path: Path) 
     write(tmp_path / "here", 200)
     mirror.notify()
     mirror.close()
-    assert warnings == [] and CheckpointStore("s3://bucket/runs", "run").names() == [f"{100:012d}", f"{200:012d}"]
+    assert warnings == [] and CheckpointStore("s3://bucket/runs", "run").checkpoints() == [f"{100:012d}", f"{200:012d}"]
 
 
 def test_during_an_outage_an_empty_folder_does_not_start_from_scratch(s3: S3, tmp_path: Path) -> None:

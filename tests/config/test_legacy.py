@@ -225,6 +225,7 @@ def old_name(key: str) -> str:
 ADDED = {
     "train.static_shapes",
     "train.compile",
+    "data.patience",
     "tasks.generation.hard_labels",
     "tasks.generation.mismatched",
     "tasks.segmentation.use_predictions",

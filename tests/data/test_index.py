@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -11,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mtgen.data.dataset_card import read_card
 from mtgen.data.index import open_index
-from mtgen.data.index_build import build_index, dataset_index_path, user_index_path
-from mtgen.errors import DataError
+from mtgen.data.index_build import IndexBuilder
+from mtgen.data.index_store import dataset_index_path, index_dataset, parse_part, user_index_path
+from mtgen.errors import ConfigError, DataError
+from mtgen.storage.source import open_source
 
 Write = Callable[..., Path]
 Sample = Callable[..., dict[str, Any]]
@@ -106,20 +109,85 @@ def test_opening_writes_to_the_cache_and_not_to_the_data_set(numbered: Path) -> 
     before = sorted(numbered.iterdir())
     open_index(numbered, "train")
     assert sorted(numbered.iterdir()) == before
-    assert user_index_path(numbered).is_file()
+    assert (user_index_path(numbered) / "latest").is_file()
 
 
 def test_an_index_that_is_up_to_date_is_used(numbered: Path) -> None:
     open_index(numbered, "train")
-    written = user_index_path(numbered).stat().st_mtime_ns
+    written = (user_index_path(numbered) / "latest").stat().st_mtime_ns
     open_index(numbered, "train")
-    assert user_index_path(numbered).stat().st_mtime_ns == written
+    assert (user_index_path(numbered) / "latest").stat().st_mtime_ns == written
 
 
 def test_an_index_beside_the_data_is_used(numbered: Path) -> None:
-    assert build_index(numbered, out=dataset_index_path(numbered)) == numbered / "index.parquet"
+    before = open_index(numbered, "train").fingerprint
+    shutil.rmtree(user_index_path(numbered))
+    assert Path(index_dataset(numbered)).parent == dataset_index_path(numbered)
+    index = open_index(numbered, "train")
+    assert len(index) == 60 and index.fingerprint == before and index.read(41, "image")
+    assert not (user_index_path(numbered) / "latest").exists()
+    assert read_card(numbered).model_extra == {}
+
+
+def test_indexing_again_replaces_the_index_beside_the_data(numbered: Path, write: Write, sample: Sample) -> None:
+    index_dataset(numbered)
+    index_dataset(numbered)
+    assert len(list(dataset_index_path(numbered).iterdir())) == 3
+    os.utime(numbered / "train-000001.tar", (1, 1))
+    index_dataset(numbered)
+    assert len(list(dataset_index_path(numbered).iterdir())) == 3 and len(open_index(numbered, "train")) == 60
+
+
+def test_a_stale_index_beside_the_data_is_built_again_in_the_cache(
+    numbered: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index_dataset(numbered)
+    before = sorted(dataset_index_path(numbered).iterdir())
+    os.utime(numbered / "train-000001.tar", (1, 1))
     assert len(open_index(numbered, "train")) == 60
-    assert not user_index_path(numbered).exists()
+    assert "its index is not that of its shards; indexing it again in" in capsys.readouterr().err
+    assert sorted(dataset_index_path(numbered).iterdir()) == before
+
+
+def test_an_index_of_an_earlier_version_is_replaced_with_a_line(
+    numbered: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for old in (numbered / "index.parquet", user_index_path(numbered).with_suffix(".parquet")):
+        old.parent.mkdir(exist_ok=True)
+        old.write_bytes(b"PAR1")
+    assert len(open_index(numbered, "train")) == 60
+    assert capsys.readouterr().err.count("an index of an earlier version of mtgen") == 2
+    assert len(open_index(numbered, "train")) == 60 and not capsys.readouterr().err
+
+
+def test_parts_of_an_index_are_completed_by_a_call_without_a_part(numbered: Path) -> None:
+    whole = open_index(numbered, "train")
+    shutil.rmtree(user_index_path(numbered))
+    for number in range(2):
+        index_dataset(numbered, part=(number, 2))
+    assert len(list((dataset_index_path(numbered) / "parts").iterdir())) == 3
+    for shard in numbered.glob("*.tar"):
+        status = shard.stat()
+        shard.write_bytes(bytes(status.st_size))  # an error, if it were read again
+        os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+    index_dataset(numbered)
+    index = open_index(numbered, "train")
+    assert index.fingerprint == whole.fingerprint and [index.key(i) for i in range(60)] == [
+        whole.key(i) for i in range(60)
+    ]
+    assert not (dataset_index_path(numbered) / "parts").exists()
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b"])
+def test_an_impossible_part_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="write for example 1/16"):
+        parse_part(text)
+
+
+def test_columns_are_mapped_into_memory(numbered: Path) -> None:
+    index = open_index(numbered, "train")
+    for column in (index.label, index.width, index.height, index.present["class"]):
+        assert not column.flags.owndata and not column.flags.writeable
 
 
 def test_a_changed_shard_is_indexed_again(numbered: Path, write: Write, sample: Sample) -> None:
@@ -138,10 +206,12 @@ def test_a_changed_card_is_checked_again(numbered: Path) -> None:
 
 def test_a_damaged_index_is_built_again(numbered: Path) -> None:
     open_index(numbered, "train")
-    whole = user_index_path(numbered).read_bytes()
-    for damage in (b"", whole[: len(whole) // 2], b"PAR1" + bytes(200) + b"PAR1"):
-        user_index_path(numbered).write_bytes(damage)
-        assert len(open_index(numbered, "train")) == 60
+    for kind in ("shards-*", "samples-*", "latest"):
+        (path, *_) = sorted(user_index_path(numbered).glob(kind))
+        whole = path.read_bytes()
+        for damage in (b"", whole[: len(whole) // 2], b"ARROW1" + bytes(200) + b"ARROW1"):
+            path.write_bytes(damage)
+            assert len(open_index(numbered, "train")) == 60 and len(open_index(numbered, "test")) == 7
 
 
 def test_bytes_that_changed_after_the_index_was_opened_are_an_error(numbered: Path) -> None:
@@ -171,12 +241,12 @@ def _first_bytes(folder: Path, cache: str) -> tuple[int, bytes]:
 def test_several_processes_build_the_same_index_as_one(write: Write, sample: Sample, tmp_path: Path) -> None:
     folder = write({"train": [[sample(10 * s + i) for i in range(10)] for s in range(5)], "test": [[sample(90)]]})
     counts: list[int] = []
-    one, several = (
-        build_index(folder, tmp_path / f"{n}.parquet", lambda done, total: counts.append(done), processes=n)
-        for n in (1, 3)
-    )
-    assert pq.read_table(one).equals(pq.read_table(several)) and counts[:6] == counts[6:]
-    assert pq.read_schema(one).metadata == pq.read_schema(several).metadata
+    digests = []
+    for processes in (1, 3):
+        builder = IndexBuilder(open_source(folder), read_card(folder), processes=processes)
+        builder.read_shards(progress=lambda done, total: counts.append(done))
+        digests.append(builder.write(tmp_path / "index"))
+    assert digests[0] == digests[1] and counts[:6] == counts[6:]
 
 
 def test_a_shard_that_another_process_finds_damaged_is_named(write: Write, sample: Sample) -> None:
@@ -184,7 +254,7 @@ def test_a_shard_that_another_process_finds_damaged_is_named(write: Write, sampl
     shard = folder / "train-000001.tar"
     shard.write_bytes(shard.read_bytes()[:-2000])
     with pytest.raises(DataError, match=r"train-000001\.tar: truncated"):
-        build_index(folder, processes=2)
+        index_dataset(folder, processes=2)
 
 
 def test_several_processes_can_build_the_index_at_the_same_time(numbered: Path) -> None:
@@ -193,7 +263,13 @@ def test_several_processes_can_build_the_index_at_the_same_time(numbered: Path) 
             work.result() for work in [pool.submit(_first_bytes, numbered, os.environ["MTGEN_CACHE"]) for _ in range(8)]
         ]
     assert found == [(60, open_index(numbered, "train").read(41, "image"))] * 8
-    assert [path.name for path in user_index_path(numbered).parent.iterdir()] == [user_index_path(numbered).name]
+    assert sorted(path.name.partition("-")[0] for path in user_index_path(numbered).iterdir()) == [
+        "latest",
+        "lock",
+        "samples",
+        "samples",
+        "shards",
+    ]
 
 
 def test_an_index_can_be_read_after_a_fork(numbered: Path) -> None:
@@ -239,7 +315,7 @@ def test_the_fingerprint_depends_on_every_component(change: dict[str, Any], writ
 
 def test_progress_counts_up_to_the_total(numbered: Path) -> None:
     seen: list[tuple[int, int]] = []
-    build_index(numbered, progress=lambda done, total: seen.append((done, total)))
+    index_dataset(numbered, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(35, 67), (60, 67), (67, 67)]
 
 
@@ -457,7 +533,7 @@ def test_an_index_with_reused_rows_equals_a_new_one(numbered: Path) -> None:
     open_index(numbered, "test")
     os.utime(numbered / "train-000001.tar", (1, 1))
     reused = open_index(numbered, "train")
-    user_index_path(numbered).unlink()
+    shutil.rmtree(user_index_path(numbered))
     new = open_index(numbered, "train")
     assert reused.fingerprint == new.fingerprint and np.array_equal(reused.label, new.label)
     assert [reused.key(i) for i in range(60)] == [new.key(i) for i in range(60)]

@@ -139,7 +139,7 @@ def checkpoints(place: Path, name: str) -> list[Path]:
     return sorted((place / "runs" / name / "checkpoints").glob("[0-9]*"))
 
 
-def trained(place: Path, name: str, workers: int) -> Ended:
-    command = Command(place, "train", "run.yaml", f"name={name}", f"workers={workers}").wait()
+def trained(place: Path, name: str, workers: int, *words: str) -> Ended:
+    command = Command(place, "train", "run.yaml", f"name={name}", f"workers={workers}", *words).wait()
     assert command.status == 0, command.said
     return look(place, name)

@@ -1,5 +1,6 @@
-"""A real HTTP server for a folder; it can be made to fail."""
+"""A real HTTP server for a folder; it counts, and can be made to fail."""
 
+import re
 import threading
 import time
 from collections import Counter
@@ -17,14 +18,28 @@ class Server:
     Attributes:
         url: URL of the folder.
         faults: file name -> the faults of its next GETs, each one of ("status", code), ("dies", bytes sent before),
-            ("short", announced length) and ("slow", seconds per KB). A fault whose name ends in "!" repeats forever.
+            ("short", announced length), ("slow", seconds per KB) and ("busy", seconds that Retry-After names). A fault
+            whose name ends in "!" repeats forever; the name "*" stands for every file.
         requests: file name -> number of GETs, failed ones included.
+        heads: file name -> number of HEADs.
+        ranges: file name -> number of the GETs that asked for a part.
+        times: when each GET came, seconds of a monotonic clock.
     """
 
     def __init__(self) -> None:
-        self.url = ""  # type: ignore[var-annotated]
-        self.faults = {}
-        self.requests = Counter()
+        self.url = ""
+        self.faults: dict[str, list[tuple[str, Any]]] = {}
+        self.requests: Counter[str] = Counter()
+        self.heads: Counter[str] = Counter()
+        self.ranges: Counter[str] = Counter()
+        self.times: list[float] = []
+
+    def fault(self, name: str) -> tuple[str, Any] | None:
+        """The fault of the next GET of a file."""
+        for faults in (self.faults.get("*", []), self.faults.get(name, [])):
+            if faults:
+                return faults[0] if faults[0][0].endswith("!") else faults.pop(0)
+        return None
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -37,24 +52,41 @@ class _Handler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Print nothing."""
 
+    def do_HEAD(self) -> None:
+        self.state.heads[self.path.lstrip("/")] += 1
+        super().do_HEAD()
+
     def do_GET(self) -> None:
         name = self.path.lstrip("/")
         self.state.requests[name] += 1
-        faults = self.state.faults.get(name, [])
-        fault = faults[0] if faults and faults[0][0].endswith("!") else faults.pop(0) if faults else None
-        if fault is None:
+        self.state.times.append(time.monotonic())
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        self.state.ranges[name] += asked is not None
+        fault = self.state.fault(name)
+        if fault is None and asked is None:
             super().do_GET()
             return
-        kind, amount = fault[0].rstrip("!"), fault[1]
-        if kind == "status":
-            self.send_response(amount)
+        kind, amount = ("range", 0) if fault is None else (fault[0].rstrip("!"), fault[1])
+        if kind in ("status", "busy"):
+            self.send_response(amount if kind == "status" else 503)
+            if kind == "busy":
+                self.send_header("Retry-After", str(amount))
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
         data = (Path(self.directory) / name).read_bytes()
-        self.send_response(200)
+        if kind == "range" and asked is not None:
+            begin, end = int(asked[1]), int(asked[2]) + 1
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(data)}")
+            data = data[begin:end]
+        else:
+            self.send_response(200)
         self.send_header("Content-Length", str(amount if kind == "short" else len(data)))
         self.end_headers()
+        if kind == "range":
+            self.wfile.write(data)
+            return
         self.close_connection = True
         if kind == "slow":
             for begin in range(0, len(data), 1024):

@@ -1,17 +1,25 @@
 """Splitting assigns every sample to one split by its key alone, and does not change its bytes."""
 
 import io
+import json
+import shutil
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtgen.data.dataset_card import read_card, shard_names
+from mtgen.data.shard_scan import StoredSample, samples
 from mtgen.errors import ConfigError, DataError
+from mtgen.shards import fragments as fragments_module
+from mtgen.shards.fragments import Fragment, plan_shards
 from mtgen.shards.make import make
 from mtgen.shards.split import assign_split, parse_fractions, split
 from mtgen.shards.validate import validate
+from mtgen.shards.write import ShardWriter
 
 FRACTIONS = {"train": 0.5, "val": 0.25, "test": 0.25}
 
@@ -31,6 +39,56 @@ def test_every_sample_is_in_one_split_unchanged(tmp_path: Path) -> None:
     assert set(card.splits) == set(FRACTIONS) and sum(part.samples for part in card.splits.values()) == 40
     assert card.model_extra is not None and card.model_extra["split_by"] == {"shares": FRACTIONS, "seed": 0}
     assert validate(tmp_path / "out").problems == []
+
+
+def test_any_number_of_processes_writes_the_same_bytes_as_the_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("shapes", tmp_path / "in", train=30, test=10, samples_per_shard=7)
+    split(tmp_path / "in", tmp_path / "one", {"all": 1.0})
+    split(tmp_path / "in", tmp_path / "three", {"all": 1.0}, processes=3)
+    card = read_card(tmp_path / "in")
+    with ShardWriter(tmp_path / "written", card.name) as writer:
+        for part in card.splits:
+            for name in shard_names(tmp_path / "in", card, part):
+                for item in samples(tmp_path / "in" / name):
+                    assert isinstance(item, StoredSample)
+                    writer.copy("all", item.key, {part.suffix: part.data for part in item.parts.values()})
+    shards = [(tmp_path / folder / "all-000000.tar").read_bytes() for folder in ("one", "three", "written")]
+    assert shards[0] == shards[1] == shards[2]
+
+
+@given(st.lists(st.lists(st.integers(1, 40), max_size=12), max_size=6), st.integers(1, 100), st.integers(1, 5))
+def test_shards_have_their_size_and_number_of_samples(sizes: list[list[int]], full: int, least: int) -> None:
+    fragments = [Fragment(Path(str(n)), np.cumsum(own, dtype=np.int64), np.empty(0)) for n, own in enumerate(sizes)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fragments_module, "SHARD_BYTES", full)
+        patch.setattr(fragments_module, "MIN_SAMPLES_PER_SHARD", least)
+        shards = plan_shards(fragments)
+    expected, now = [], []
+    for number, own in enumerate(sizes):
+        for begin, size in zip(np.cumsum(own) - own, own, strict=True):
+            if len(now) >= least and sum(size for _, _, size in now) >= full:
+                expected.append(now)
+                now = []
+            now.append((number, int(begin), size))
+    expected += [now] if now else []
+    covered = [[(int(piece.path.name), piece.begin, piece.end) for piece in shard] for shard in shards]
+    assert [sum(end - begin for _, begin, end in shard) for shard in covered] == [
+        sum(size for _, _, size in shard) for shard in expected
+    ]
+    assert [shard[0][:2] for shard in covered] == [shard[0][:2] for shard in expected]
+
+
+def test_two_samples_with_one_key_are_named(tmp_path: Path) -> None:
+    make("shapes", tmp_path / "in", train=4, test=0)
+    shutil.copy(tmp_path / "in/train-000000.tar", tmp_path / "in/again.tar")
+    card = json.loads((tmp_path / "in/dataset.json").read_text())
+    card["splits"]["again"] = {"samples": 4, "shards": "again.tar"}
+    (tmp_path / "in/dataset.json").write_text(json.dumps(card))
+    with pytest.raises(DataError, match=r"in, sample '.*': another sample has the same key; rename one"):
+        split(tmp_path / "in", tmp_path / "out", FRACTIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_members_with_unknown_suffixes_stay_with_their_sample(tmp_path: Path) -> None:

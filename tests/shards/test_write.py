@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import wave
 from pathlib import Path
 
@@ -18,8 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from mtgen.data import key_hashes
+from mtgen.data.index import open_index
+from mtgen.data.index_store import index_dataset
 from mtgen.errors import DataError
 from mtgen.schema import DatasetCard
+from mtgen.shards import split_writer
 from mtgen.shards.write import Sample, ShardWriter
 
 CLASSES = ["circle", "square"]
@@ -196,6 +201,37 @@ def test_overwriting_replaces_the_whole_data_set(tmp_path: Path) -> None:
     assert [sample["__key__"] for sample in read(tmp_path / "set")] == ["c"]
 
 
+def test_overwriting_replaces_the_index_too(tmp_path: Path) -> None:
+    write(tmp_path / "set", [plain("a")])
+    index_dataset(tmp_path / "set")
+    write(tmp_path / "set", [plain("b"), plain("c")], overwrite=True)
+    assert not (tmp_path / "set/index").exists() and len(open_index(tmp_path / "set", "train")) == 2
+
+
+def test_a_shard_is_full_at_a_size_in_bytes_and_a_number_of_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(split_writer, "MIN_SAMPLES_PER_SHARD", 3)
+    samples = [plain(f"{number:02d}") for number in range(20)]
+    for size, least in ((1, 3), (100_000, 3), (10**9, 20)):
+        monkeypatch.setattr(split_writer, "SHARD_BYTES", size)
+        write(tmp_path / str(size), samples)
+        shards = sorted((tmp_path / str(size)).glob("*.tar"))
+        assert [sample["__key__"] for sample in read(tmp_path / str(size))] == [sample.key for sample in samples]
+        assert all(shard.stat().st_size >= min(size, 10_000) for shard in shards[:-1])
+        with tarfile.open(shards[0]) as tar:
+            assert len({name.partition(".")[0] for name in tar.getnames()}) >= least
+
+
+def test_keys_are_unique_among_more_than_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_hashes, "MAX_RECENT_KEYS", 4)
+    names = [f"{number:02d}" for number in range(10)]
+    write(tmp_path / "set", [plain(name) for name in names], samples_per_shard=3)
+    with pytest.raises(DataError, match="sample '01' of train: another sample has the same key; rename one"):
+        write(tmp_path / "other", [plain(name) for name in [*names, "01"]], samples_per_shard=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
 def test_files_that_do_not_belong_to_the_data_set_are_not_overwritten(tmp_path: Path) -> None:
     write(tmp_path / "set", [plain("a")])
     (tmp_path / "set/photos").mkdir()
@@ -223,6 +259,7 @@ def test_a_data_set_without_a_sample_is_refused(tmp_path: Path) -> None:
 WRITER = """
 import os, signal, sys, resource
 import numpy as np
+from mtgen.shards import split_writer
 from mtgen.shards.write import Sample, ShardWriter
 image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
 with ShardWriter(sys.argv[1], "test", samples_per_shard=2) as writer:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -24,10 +25,12 @@ from mtgen.data.dataset_card import read_card
 from mtgen.data.index import open_index
 from mtgen.data.orders.lanes import Lanes
 from mtgen.data.orders.policy import OrderPolicy
-from mtgen.errors import DamagedSample, DataError
-from mtgen.storage import source
-from mtgen.storage.shard_cache import ShardCache
-from mtgen.storage.source import RemoteStore, RetryPolicy, Version, absolute_location, open_source
+from mtgen.errors import ChangedShard, DamagedSample, DataError, Unreachable
+from mtgen.storage import remote_store, retries
+from mtgen.storage.remote_store import RemoteStore, Version
+from mtgen.storage.retries import RetryPolicy
+from mtgen.storage.shard_cache import ShardCache, check_cache_folder
+from mtgen.storage.source import absolute_location, open_source
 
 Write = Callable[..., Path]
 Sample = Callable[..., dict[str, Any]]
@@ -36,7 +39,8 @@ SHARD = "train-000000.tar"
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "RETRY_POLICY", RetryPolicy(attempts=4, first=0.01, longest=0.05, stall=1.0, total=3.0))
+    policy = RetryPolicy(first=0.01, longest=0.05, stall=1.0, total=3.0, patience=0.4, warn_every=0.3)
+    monkeypatch.setattr(retries, "RETRY_POLICY", policy)
 
 
 @pytest.fixture
@@ -48,7 +52,7 @@ def server(numbered: Path) -> Iterator[Server]:
 
 def shards(folder: Path | None = None) -> list[Path]:
     folder = folder or Path(os.environ["MTGEN_CACHE"]) / "shards"
-    return sorted(path for path in folder.iterdir() if path.name != "lock")
+    return sorted(path for path in folder.iterdir() if path.name != "lock" and not path.name.startswith("fetcher"))
 
 
 def test_data_read_over_http_equals_that_of_the_folder(server: Server, numbered: Path) -> None:
@@ -77,7 +81,7 @@ def test_each_shard_is_downloaded_once_for_all_readers(server: Server) -> None:
 @pytest.mark.parametrize("fault", [("status", 500), ("status", 503), ("dies", 700), ("short", 700), ("slow", 5)])
 def test_transient_errors_are_retried(fault: tuple[str, float], server: Server) -> None:
     server.faults[SHARD] = [fault, fault]
-    assert open_index(server.url, "train").read(3, "image")
+    assert open_index(server.url, "train", patience=20).read(3, "image")
     assert server.requests[SHARD] == 3
 
 
@@ -85,7 +89,7 @@ def test_transient_errors_are_retried(fault: tuple[str, float], server: Server) 
     ("fault", "message"),
     [
         (("status!", 500), "the server answered 500"),
-        (("dies!", 700), "cannot be read after 4 attempts"),
+        (("dies!", 700), "cannot be read after"),
         (("short!", 700), "received 700 bytes"),
         (("slow!", 0.3), "cannot be read after"),
     ],
@@ -94,7 +98,7 @@ def test_a_server_that_keeps_failing_is_one_error_with_its_message(
     fault: tuple[str, float], message: str, server: Server
 ) -> None:
     server.faults[SHARD] = [fault]
-    with pytest.raises(DataError) as raised:
+    with pytest.raises(Unreachable) as raised:
         open_index(server.url, "train")
     assert str(raised.value).startswith(f"{server.url}/{SHARD}: cannot be read after") and message in str(raised.value)
     assert "check that the server is up" in str(raised.value)
@@ -122,7 +126,8 @@ def test_a_url_without_a_data_set(server: Server) -> None:
 
 def test_no_server() -> None:
     with pytest.raises(
-        DataError, match=r"http://127\.0\.0\.1:9/dataset\.json: cannot be read after 4 attempts: .*server is up"
+        Unreachable,
+        match=r"http://127\.0\.0\.1:9/dataset\.json: cannot be read after \d+ attempts in 0 s: .*server is up",
     ):
         read_card("http://127.0.0.1:9")
 
@@ -162,9 +167,106 @@ def test_a_shard_that_changed_after_indexing_stops_with_the_remedy(server: Serve
     index = open_index(server.url, "train")
     for path in shards():
         path.unlink()
-    os.utime(numbered / SHARD, (1, 1))
-    with pytest.raises(DataError, match=rf"{SHARD}: changed since it was indexed; start again"):
+    shard = numbered / SHARD
+    data = bytearray(shard.read_bytes())
+    data[data.index(b"IHDR") + 6] ^= 1
+    shard.write_bytes(data)
+    os.utime(shard, (1, 1))
+    with pytest.raises(ChangedShard, match=rf"{SHARD}: changed since it was indexed; start again"):
         index.read(0, "image")
+    with pytest.raises(DataError, match=f"{SHARD}: s00000: image"):
+        open_index(server.url, "train")  # indexed again
+
+
+def test_a_shard_replaced_by_one_of_another_size_is_named(server: Server, numbered: Path) -> None:
+    index = open_index(server.url, "train", patience=30)
+    for path in shards():
+        path.unlink()
+    (numbered / SHARD).write_bytes((numbered / "train-000001.tar").read_bytes())
+    with pytest.raises(ChangedShard, match=rf"{SHARD}: changed since it was indexed \(it had [\d,]+ bytes and has"):
+        index.read(0, "image")
+
+
+def test_bytes_that_are_damaged_on_the_way_are_noticed(server: Server, numbered: Path) -> None:
+    index = open_index(server.url, "train")
+    for path in shards():
+        path.unlink()
+    shard, status = numbered / SHARD, (numbered / SHARD).stat()
+    shard.write_bytes(bytes(status.st_size))
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(ChangedShard, match=rf"{SHARD}: the bytes received differ from those that were indexed"):
+        index.read(0, "image")
+
+
+def test_a_store_that_is_away_for_a_while_is_waited_for(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    index = open_index(server.url, "train", patience=60)
+    for path in shards():
+        path.unlink()
+    server.faults["*"] = [("status!", 503)]
+    threading.Timer(1.0, server.faults.clear).start()
+    assert index.read(3, "image")
+    assert "the server answered 503" in caplog.text and "trying for up to 60 s (data.patience)" in caplog.text
+    assert 1 <= len(caplog.records) <= 5
+
+
+def test_a_busy_store_is_left_alone_as_long_as_it_asks(server: Server) -> None:
+    server.faults["dataset.json"] = [("busy", 1)]
+    assert RemoteStore(server.url, patience=30).read("dataset.json")
+    assert server.times[1] - server.times[0] >= 0.9
+    server.faults["dataset.json"] = [("busy", 100)]
+    with pytest.raises(Unreachable, match="the server answered 503"):
+        RemoteStore(server.url, patience=30).read("dataset.json")
+
+
+def test_large_files_are_downloaded_in_parts(server: Server, numbered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_store, "RANGE_BYTES", 5000)
+    size = (numbered / SHARD).stat().st_size
+    server.faults[SHARD] = [("status", 503)]
+    RemoteStore(server.url, patience=30).fetch(SHARD, size, numbered / "copy")
+    assert (numbered / "copy").read_bytes() == (numbered / SHARD).read_bytes()
+    assert server.ranges[SHARD] == -(-size // 5000) + 1, "only the part that failed is repeated"
+
+
+def test_a_server_without_ranges_sends_whole_files(
+    server: Server, numbered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_store, "RANGE_BYTES", 5000)
+    monkeypatch.setattr(remote_store, "RANGES_AT_ONCE", 1)
+    size = (numbered / SHARD).stat().st_size
+    server.faults[SHARD] = [("slow!", 0)]
+    store = RemoteStore(server.url)
+    tried = []
+    for _ in range(2):
+        store.fetch(SHARD, size, numbered / "copy")
+        assert (numbered / "copy").read_bytes() == (numbered / SHARD).read_bytes()
+        tried.append(server.ranges[SHARD])
+    assert 1 <= tried[0] == tried[1] <= 2, "ranges are tried once"
+
+
+def test_bytes_in_flight_are_limited() -> None:
+    budget, most, now, lock = remote_store.ByteBudget(100), [0], [0], threading.Lock()
+
+    def use(count: int) -> None:
+        with budget.reserve(count):
+            with lock:
+                now[0] += min(count, 100)
+                most[0] = max(most[0], now[0])
+            time.sleep(0.001)
+            with lock:
+                now[0] -= min(count, 100)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(use, [30, 60, 1000, 10, 50, 50, 99, 1] * 5))
+    assert 60 <= most[0] <= 100
+
+
+@pytest.mark.parametrize(("kind", "network"), [("nfs4", True), ("lustre", True), ("ext4", False), ("overlay", False)])
+def test_a_cache_on_a_network_file_system_is_refused_with_the_reason(kind: str, network: bool, tmp_path: Path) -> None:
+    if network:
+        with pytest.raises(DataError, match=rf"network file system \({kind}\).*evict each other's shards.*MTGEN_CACHE"):
+            check_cache_folder(tmp_path, kind)
+    else:
+        check_cache_folder(tmp_path, kind)
 
 
 def test_bytes_that_differ_in_the_cache_are_a_damaged_sample(server: Server) -> None:
@@ -237,7 +339,7 @@ DOWNLOAD = """
 import sys
 from pathlib import Path
 from mtgen.storage.shard_cache import ShardCache
-from mtgen.storage.source import RemoteStore
+from mtgen.storage.remote_store import RemoteStore
 store = RemoteStore(sys.argv[1])
 ShardCache(Path(sys.argv[2]), 10**6).open(store, "0.tar", store.version("0.tar"))
 """
