@@ -44,6 +44,7 @@ class Case:
         title: what they are, in words.
         class_, masks, boxes: fractions of the training samples that keep their class, mask and boxes.
         oversampling: least fraction of the samples that carry a rare label (`data.label_oversampling`).
+        together: further overrides of all tasks together, which one task alone cannot have or is not compared with.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Case:
     masks: float
     boxes: float
     oversampling: float | None = None
+    together: tuple[str, ...] = ()
 
     @property
     def overrides(self) -> list[str]:
@@ -59,17 +61,24 @@ class Case:
         return [f"data.keep_labels={json.dumps(kept)}", f"data.label_oversampling={json.dumps(self.oversampling)}"]
 
 
+SELF_TRAINING = (
+    "tasks.classification.self_training=1",
+    "tasks.segmentation.self_training=0.25",
+    "tasks.detection.self_training=1",
+)
+WEAK_LABELS = ("tasks.segmentation.weak=0.5",)
+
 CASES = {
     "few-masks": Case("every class, 2.5 % of masks and boxes", 1.0, 0.025, 0.025, 0.25),
-    "few-labels": Case("2.5 % of every label", 0.025, 0.025, 0.025, 0.25),
+    "few-labels": Case("2.5 % of every label", 0.025, 0.025, 0.025, 0.25, SELF_TRAINING + WEAK_LABELS),
     "all-labels": Case("every label", 1.0, 1.0, 1.0),
 }
 
 MECHANISMS = {
     "predictions": ("tasks.segmentation.use_predictions=false", "tasks.detection.use_predictions=false"),
     "weak-labels": ("tasks.segmentation.weak=0", "tasks.classification.implied=0"),
+    "self-training": tuple(f"{setting.partition('=')[0]}=0" for setting in SELF_TRAINING),
     "hard-labels": ("tasks.generation.hard_labels=false",),
-    "mismatched": ("tasks.generation.mismatched=0",),
 }
 """What shares information between tasks -> overrides that switch it off."""
 
@@ -109,6 +118,7 @@ class Run:
             *(f"conditions.{condition}.probability=0" for condition in conditions if condition not in kept_conditions),
             *(["conditions.class.probability=0.8"] if "class" in kept_conditions else []),
             *CASES[self.case].overrides,
+            *(s for s in CASES[self.case].together if self.variant == "together" and s.split(".")[1] in tasks),
             f"seed={self.seed}",
             f"train.images={images}",
             f"train.log_every={max(images // 10, 1)}",

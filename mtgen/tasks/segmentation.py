@@ -50,7 +50,7 @@ class Segmentation(Task):
         )
 
         weak: float = Field(
-            0.5, ge=0, description="weight of what boxes and classes tell of masks, for images without a mask"
+            0.0, ge=0, description="weight of what boxes and classes tell of masks, for images without a mask"
         )
 
         @property

@@ -26,7 +26,7 @@ PAIRS = [(0, 1), (2, 2)]
 CONFIG = toy.config(
     augment__probability=0.2,
     data__path="x",
-    tasks={name: {} for name in ("generation", "classification", "segmentation", "detection")},
+    tasks={"generation": {}, "classification": {}, "segmentation": {"weak": 0.5}, "detection": {}},
 )
 CARD = toy.CARD.model_copy(update={"mask_classes": ["background", "a"]})
 
