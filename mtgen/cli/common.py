@@ -21,8 +21,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="One GAN, many vision tasks: generate labeled images, predict, translate.",
-    epilog="Exit status: 0 success, 1 error, 2 wrong option or configuration, 3 bad data, 4 bad checkpoint, "
-    "5 training had to stop, 6 no answer from a store. Guides: docs/.",
+    epilog="Exit status: 0 success, 1 error, 2 bad option or configuration, 3 bad data, 4 bad checkpoint, "
+    "5 training had to stop, 6 store away. Guides: docs/.",
 )
 
 PREPARE_PANEL, TRAIN_PANEL, INSPECT_PANEL, USE_PANEL = "Prepare", "Train", "Inspect a run", "Use a run"
