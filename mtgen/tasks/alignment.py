@@ -134,8 +134,8 @@ class Alignment(Task):
 
     @staticmethod
     def _partner_differs(context: StepContext) -> Tensor:
-        """`[B]` bool: rows whose partner is given something that does not hold for the row itself."""
-        prompt, partner = context.prompt, context.partner
+        """`[B]` bool: rows whose partner has another condition, unless all that it asks for holds for the row too."""
+        prompt, partner, pooled = context.prompt, context.partner, context.condition.pooled
         alike = torch.zeros_like(partner, dtype=torch.bool)
         undecided = ~alike
         for name in SIMILARITY_MODALITIES:
@@ -147,16 +147,16 @@ class Alignment(Task):
                 both = present & present[partner] & undecided
                 alike = alike | (both & same[torch.arange(len(partner), device=partner.device), partner])
                 undecided = undecided & ~both
-        asked = context.is_conditioned[partner] & ~alike
+        holds = context.is_conditioned[partner] & alike
         if "domain" in prompt.given:
             domain = prompt.values["domain"]
-            asked = asked | (prompt.given["domain"][partner] & (domain != domain[partner]))
-        return asked & (partner != torch.arange(len(partner), device=partner.device))
+            holds = holds & ~(prompt.given["domain"][partner] & (domain != domain[partner]))
+        return (pooled != pooled[partner]).any(1) & ~holds
 
     def _mismatched(self, context: StepContext, features: TaskFeatures) -> Tensor:
         """Relativistic: a real image should score higher with its own condition than with its partner's.
 
-        Only where the partner's condition asks for something else: a real image is not unlikely without a condition.
+        Without any condition too: measured, that teaches the condition. But not where the partner's condition holds.
         """
         pooled = context.condition.pooled
         differs = self._partner_differs(context)
