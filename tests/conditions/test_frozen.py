@@ -1,7 +1,6 @@
 """Captions encoded by a frozen text encoder from a file, which is copied with the model."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +17,17 @@ from mtgen.export import export
 from mtgen.models.model import Model, build
 from mtgen.training.dataset import order_facts
 
-LOCAL: Any = SimpleNamespace(remote=False)
+
+class Local:
+    """A small local data set."""
+
+    remote, whole = False, 1
+
+    def __len__(self) -> int:
+        return 1
+
+
+LOCAL: Any = Local()
 
 
 class Pretrained(nn.Module):

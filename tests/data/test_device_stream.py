@@ -104,7 +104,7 @@ def consumed(waits: bool) -> list[int]:
     cuda = Cuda()
     found: list[int] = []
     stream = DeviceStream(torch.device("cuda"), cuda)
-    prefetched = _Prefetched(cast(Any, Reader(cuda, waits)), cast(Any, iter(range(8))), 3, stream)
+    prefetched = _Prefetched(cast(Any, Reader(cuda, waits)), cast(Any, iter(range(8))), 3, stream=stream)
     for batch, _ in prefetched:
         cuda.default.queue.append(lambda image=batch.image: found.append(image.value))  # type: ignore[misc]
     prefetched.close()

@@ -207,7 +207,7 @@ def test_an_image_is_predicted_reconstructed_and_translated(port: int, trained: 
         (
             "layout",
             {"file": file("colors.png", png(picture(8, 8)))},
-            "colors.png: uint8 [8, 8, 3]; save masks as 8-bit gray",
+            "colors.png: uint8 [8, 8, 3] with colors; save masks as 8-bit gray",
         ),
     ],
 )
