@@ -281,7 +281,8 @@ class FolderRecipe(Recipe):
             recipe = cls(recipe_options, 0)
         except DataError as error:
             return [Proposal({"images": str(listing.path)}, str(error).splitlines()[0], IMPOSSIBLE)]
-        what = f"{len(pictures):,} images" + (f" in {len(recipe.classes)} class folders" if recipe.classes else "")
+        what = f"{len(recipe.logical):,} images"
+        what += f" in {len(recipe.classes)} class folder{'s' * (len(recipe.classes) > 1)}" if recipe.classes else ""
         what += f", {len(recipe.masks):,} masks" if recipe.masks else ""
         what += f", split folders {', '.join(recipe.folders.splits)}" if recipe.folders.splits else ""
         return [Proposal({"images": str(listing.path)}, what, LIKELY if recipe.classes or recipe.masks else POSSIBLE)]
