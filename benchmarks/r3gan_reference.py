@@ -74,7 +74,8 @@ class ExactStep(DiscriminatorStep):
         with self.mixed_precision(batch.image.device):
             context = self.step_context(roles, self.side, generator)
             with torch.no_grad():
-                fake, _ = self.as_seen(generator(self.latents(roles, generator), context.condition), roles)
+                generated = generator(self.latents(roles, generator), context.condition)
+                fake = self.judged(generated, roles, self.warp(roles, "fake"))
             images = torch.cat([context.real.image, fake.image]).requires_grad_()
             pooled = context.condition.pooled
             discriminator = self.side.discriminator
@@ -84,7 +85,7 @@ class ExactStep(DiscriminatorStep):
             real, fake = logits.chunk(2)
             adversarial = F.softplus(fake - real).mean()
             # R1 and R2 are each a mean over their images
-            penalty = task.settings.gamma / 2 * slope.square().sum() / len(real)
+            penalty = context.scheduled(task.settings.gamma) / 2 * slope.square().sum() / len(real)
         return adversarial + penalty, {"adversarial": adversarial.detach(), "penalty": penalty.detach()}
 
 

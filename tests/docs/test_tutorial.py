@@ -41,11 +41,11 @@ def furnish(folder: Path) -> None:
         picture(folder / f"pets/{('cat', 'dog')[number % 2]}/{number}.jpg", random)
         picture(folder / f"scenes/{number}.jpg", random)
         (folder / f"scenes/{number}.txt").write_text(f"a red boat, {number}")
-        picture(folder / f"train2017/{number}.jpg", random)
+        picture(folder / f"coco2017/train2017/{number}.jpg", random)
     for path in [
         *folder.glob("pets/*/*.mask.png"),
         *folder.glob("scenes/*.mask.png"),
-        *folder.glob("train2017/*.mask.png"),
+        *folder.glob("coco2017/train2017/*.mask.png"),
     ]:
         path.unlink()
     images = [{"id": number, "file_name": f"{number}.jpg", "width": 64, "height": 48} for number in range(16)]
@@ -63,9 +63,12 @@ def furnish(folder: Path) -> None:
         for n in range(16)
     ]
     instances = {"images": images, "categories": [{"id": 3, "name": "square"}], "annotations": things}
-    (folder / "instances_train2017.json").write_text(json.dumps(instances))
+    (folder / "coco2017/annotations").mkdir()
+    (folder / "coco2017/annotations/instances_train2017.json").write_text(json.dumps(instances))
     captions = [{"id": number, "image_id": number, "caption": "a bright square"} for number in range(16)]
-    (folder / "captions_train2017.json").write_text(json.dumps({"images": images, "annotations": captions}))
+    (folder / "coco2017/annotations/captions_train2017.json").write_text(
+        json.dumps({"images": images, "annotations": captions})
+    )
 
 
 def shortened(words: list[str]) -> list[str]:
