@@ -263,10 +263,6 @@ class Canvas:
         boxes = None if box_logits is None else box_logits.sigmoid()
         return Canvas(image, mask, boxes=boxes, mask_logits=mask_logits, box_logits=box_logits)
 
-    def without_logits(self) -> "Canvas":
-        """The canvas as the discriminator sees it."""
-        return replace(self, mask_logits=None, box_logits=None)
-
     def map(self, change: Any) -> "Canvas":
         """Apply `change` to each tensor."""
         changed: dict[str, Any] = {

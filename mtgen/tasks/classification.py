@@ -62,20 +62,20 @@ class Classification(Task):
     def class_prediction(self, discriminator: Discriminator, levels: list[Tensor]) -> Tensor:
         return self.logits(discriminator, levels).log_softmax(1)
 
-    def _losses(self, context: StepContext, levels: list[Tensor]) -> Tensor:
+    def _losses(self, context: StepContext, logits: Tensor) -> Tensor:
         """`[R]` cross-entropies of the image-only rows, 0 where the class is unknown."""
-        logits, rows = self.logits(context.discriminator, levels), context.image_only
-        smoothing = self.settings.smoothing
+        rows, smoothing = context.image_only, self.settings.smoothing
         losses = F.cross_entropy(logits, context.batch.label[rows], reduction="none", label_smoothing=smoothing)
         return losses * context.batch.present["class"][rows]
 
     def discriminator_losses(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
-        losses = {"cross_entropy": context.mean(self._losses(context, features.image_only), "class")}
+        logits = self.logits(context.discriminator, features.image_only)
+        losses = {"cross_entropy": context.mean(self._losses(context, logits), "class")}
         if self.settings.generated and context.fake is not None:
             losses["generated"] = self.settings.generated * self._generated(context, features)
         if self.settings.self_training:
-            losses["self_training"] = self.settings.self_training * self._self_training(context, features)
-        return losses | (self._implied(context, features) if self.settings.implied else {})
+            losses["self_training"] = self.settings.self_training * self._self_training(context, logits)
+        return losses | (self._implied(context, logits) if self.settings.implied else {})
 
     def _generated(self, context: DiscriminatorContext, features: TaskFeatures) -> Tensor:
         """The cross-entropy of generated images with the class that was given, where it is the predicted one."""
@@ -86,15 +86,14 @@ class Classification(Task):
         use = given & (logits.argmax(1) == label)
         return context.mean(F.cross_entropy(logits, label, reduction="none") * use, "image_only")
 
-    def _self_training(self, context: DiscriminatorContext, features: TaskFeatures) -> Tensor:
+    def _self_training(self, context: DiscriminatorContext, logits: Tensor) -> Tensor:
         if context.pseudo is None or context.pseudo.classes is None:
-            return features.remaining.new_zeros(())
+            return logits.new_zeros(())
         probability, label = context.pseudo.classes[context.image_only].max(1)
         use = (probability > SURE_CLASS) & ~context.batch.present["class"][context.image_only]
-        distance = F.cross_entropy(self.logits(context.discriminator, features.image_only), label, reduction="none")
-        return context.mean(distance * use, "image_only")
+        return context.mean(F.cross_entropy(logits, label, reduction="none") * use, "image_only")
 
-    def _implied(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
+    def _implied(self, context: DiscriminatorContext, logits: Tensor) -> LossDict:
         """The cross-entropy with the only class in a sample's mask, and in its boxes, where its class is unknown."""
         rows, batch, original = context.image_only, context.batch, context.original
         told: dict[str, Tensor] = {}
@@ -103,12 +102,11 @@ class Classification(Task):
             told["mask"] = classes_in_mask(original.mask[rows], pairs, self.sizes.classes)
         if "boxes" in batch.present and original.labels is not None:
             told["boxes"] = original.labels[rows]
-        logits = self.logits(context.discriminator, features.image_only) if told else None
         losses = {}
         for component, present in told.items():
             label, is_single = single_class(present)
             use = is_single & batch.present[component][rows] & ~batch.present["class"][rows]
-            distance = F.cross_entropy(logits, label, reduction="none") * use  # type: ignore[arg-type]
+            distance = F.cross_entropy(logits, label, reduction="none") * use
             losses[f"implied_by_{component}"] = self.settings.implied * context.mean(distance, component)
         return losses
 
@@ -116,7 +114,8 @@ class Classification(Task):
         """The cross-entropy of conditioned images: the class of an unconditional image is unknown."""
         if not self.settings.agreement:
             return {}
-        losses = self._losses(context, features.image_only) * context.is_conditioned[context.image_only]
+        logits = self.logits(context.discriminator, features.image_only)
+        losses = self._losses(context, logits) * context.is_conditioned[context.image_only]
         return {"agreement": self.settings.agreement * context.mean(losses, "class")}
 
     def predict(self, discriminator: Discriminator, levels: list[Tensor], prediction: Prediction) -> None:

@@ -48,7 +48,6 @@ class Segmentation(Task):
             ge=0,
             description="weight of the predicted mask as the generated mask's target; without a gradient to the image",
         )
-
         weak: float = Field(
             0.0, ge=0, description="weight of what boxes and classes tell of masks, for images without a mask"
         )

@@ -83,7 +83,9 @@ def discriminator_context(config: Config, made: Networks, batch: Batch | None = 
     context, fake = _context(config, made, roles, "discriminator", random)
     shape = roles.batch.image.shape[1:]
     return DiscriminatorContext(
-        **vars(context), fake=fake.without_logits(), pair_images=torch.randn(len(roles.pairs), *shape, generator=random)
+        **vars(context),
+        fake=replace(fake, mask_logits=None, box_logits=None),
+        pair_images=torch.randn(len(roles.pairs), *shape, generator=random),
     )
 
 

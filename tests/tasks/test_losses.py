@@ -86,6 +86,23 @@ def test_predicted_classes_of_generated_images_should_be_their_conditions() -> N
     )
 
 
+def test_generated_images_are_examples_of_their_class_where_the_prediction_agrees() -> None:
+    config = toy.config(conditions__class={"probability": 0.9}, tasks__classification__generated=0.5)
+    made = networks(config)
+    context = discriminator_context(config, made)
+    assert context.fake is not None
+    losses = task(made, "classification").discriminator_losses(context, discriminator_features(context))
+    discriminator = made.side.discriminator
+    logits = task(made, "classification").logits(discriminator, discriminator.trunk(context.fake))
+    predicted, expected = log_softmax(double(logits), axis=1), []
+    for row in range(context.num_image_only):
+        label = int(context.batch.label[row])
+        use = context.prompt.given["class"][row] and predicted[row].argmax() == label
+        expected.append(-predicted[row, label] if use else 0.0)
+    assert 0 < np.count_nonzero(expected) < len(expected)
+    close(losses["generated"], 0.5 * float(np.mean(expected)))
+
+
 def predicted_masks(image: Tensor) -> np.ndarray:
     """Log-probabilities of the mask classes: the head's logits, plus the classification's predictions times factors."""
     discriminator = MADE.side.discriminator
