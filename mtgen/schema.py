@@ -15,7 +15,7 @@ IGNORE_INDEX = 255
 CONFIDENT_SCORE = 0.3
 """Score from which a predicted or generated box counts as one: it is shown, stored and taught (Zhou et al. 2019)."""
 
-COMPONENTS = ("class", "mask", "boxes", "caption", "sound")
+COMPONENTS = ("class", "mask", "boxes", "tags", "caption", "sound")
 """What a sample may have besides its image; each may be missing in any sample."""
 
 

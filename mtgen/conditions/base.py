@@ -50,7 +50,7 @@ class Modality(nn.Module):
 
     Class attributes:
         Settings: the modality's section of the configuration.
-        component: the component of a sample that it needs ("class", "mask", "boxes", "caption", "sound"); `None`: every
+        component: the component of a sample that it needs, one of `mtgen.schema.COMPONENTS`; `None`: every
             sample has it.
         field: the field of the data set's card that must not be empty ("classes", "mask_classes"); `None`: no field.
         sequence: whether it has tokens.

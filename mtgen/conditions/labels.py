@@ -11,14 +11,14 @@ from mtgen.schema import Batch
 class Labels(Modality):
     """The mean of the vectors of all present classes. Raw form: `[B,K]`, 1 for each present class."""
 
-    component, field = "boxes", "classes"
+    component, field = "tags", "classes"
 
     def __init__(self, settings: ConditionSettings, sizes: ConditionSizes) -> None:
         super().__init__(settings, sizes)
         self.table = nn.Embedding(sizes.classes, sizes.size)
 
     def value(self, batch: Batch) -> Tensor:
-        assert batch.labels is not None  # the loader provides boxes
+        assert batch.labels is not None  # the loader provides tags
         return batch.labels.to(batch.image.dtype)
 
     def encode(self, value: Tensor) -> Encoded:

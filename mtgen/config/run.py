@@ -142,6 +142,8 @@ class Config(ConfigSection):
         """Components that tasks and conditions need besides the image; always class and mask, for metrics and grids."""
         conditions = [CONDITIONS[name].component for name in self.condition_settings()]
         wanted = {"class", "mask", *(s.needs for s in self.task_settings().values()), *conditions}
+        if "boxes" in wanted:  # they name everything in the image
+            wanted.add("tags")
         return tuple(c for c in COMPONENTS if c in wanted)
 
     @property

@@ -47,7 +47,7 @@ class TaskSettings(ConfigSection):
 
     @property
     def needs(self) -> str | None:
-        """The component that the task learns from ("class", "mask", "boxes"), or `None` where images are enough."""
+        """The component that the task learns from, such as "mask", or `None` where images are enough."""
         return None
 
     @property
@@ -178,12 +178,12 @@ class DataConfig(ConfigSection):
         description="tokenizer.json for captions, or its URL; default: the bytes of their UTF-8",
     )
     sound: SoundConfig = SoundConfig()
-    keep_labels: dict[Literal["class", "mask", "boxes", "caption", "sound"], Annotated[float, Field(ge=0, le=1)]] = (
-        Field(
-            {},
-            description="fraction of the training samples that keep their class, mask, ..., to train with fewer "
-            "labels; default: 1 each",
-        )
+    keep_labels: dict[
+        Literal["class", "mask", "boxes", "tags", "caption", "sound"], Annotated[float, Field(ge=0, le=1)]
+    ] = Field(
+        {},
+        description="fraction of the training samples that keep their class, mask, ..., to train with fewer "
+        "labels; default: 1 each",
     )
     label_oversampling: float | None = Field(
         None,

@@ -218,6 +218,8 @@ def keep_labels(samples: Samples, fractions: Mapping[Any, float], seed: int) -> 
     Which samples keep theirs is a function of seed, component and sample number; a smaller fraction is a subset of a
     larger one.
 
+    Boxes name everything in their image: hidden boxes hide its tags too, unless `fractions` has "tags".
+
     Args:
         samples: changed in place.
         fractions: component -> fraction of the samples that keep it, 0 to 1.
@@ -226,7 +228,9 @@ def keep_labels(samples: Samples, fractions: Mapping[Any, float], seed: int) -> 
     for component, fraction in fractions.items():
         if fraction < 1:
             kept = counter_rng.uniform(seed, f"labelled {component}", number, 1)[:, 0].numpy() < fraction
-            samples.present[component] = samples.present[component] & kept
+            hidden = ["boxes", "tags"] if component == "boxes" and "tags" not in fractions else [component]
+            for name in hidden:
+                samples.present[name] = samples.present[name] & kept
 
 
 def card_texts(data: DataConfig) -> dict[str, bytes]:

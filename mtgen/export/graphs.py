@@ -195,7 +195,9 @@ def _blank_batch(model: Model) -> Batch:
     """An example batch in which every component is present and blank."""
     rows, (height, width), data = EXAMPLE_ROWS, model.size, model.config.data
     number = torch.zeros(rows, dtype=torch.int64)
-    present = {name: torch.ones(rows, dtype=torch.bool) for name in ("class", "mask", "boxes", "caption", "sound")}
+    present = {
+        name: torch.ones(rows, dtype=torch.bool) for name in ("class", "mask", "boxes", "tags", "caption", "sound")
+    }
     return Batch(
         position=number,
         image=torch.zeros(rows, model.channels, height, width),

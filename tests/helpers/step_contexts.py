@@ -144,7 +144,8 @@ def unlabeled(batch: Batch, *components: str) -> Batch:
     empty: dict[str, Any] = {
         "class": {"label": torch.zeros_like(batch.label)},
         "mask": {"mask": torch.full_like(batch.mask, IGNORE_INDEX)},
-        "boxes": {"boxes": toy.NO_BOX.repeat(len(batch), 3, 1), "labels": torch.zeros(len(batch), 3, dtype=torch.bool)},
+        "boxes": {"boxes": toy.NO_BOX.repeat(len(batch), 3, 1)},
+        "tags": {"labels": torch.zeros(len(batch), 3, dtype=torch.bool)},
         "caption": {"caption": torch.zeros(len(batch), 6, dtype=torch.int64)},
         "sound": {"sound": torch.zeros(len(batch), 8, 8)},
     }

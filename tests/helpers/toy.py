@@ -88,6 +88,7 @@ def batch(first: int, size: int, side: tuple[int, int] = (8, 8)) -> Batch:
     image = torch.rand(size, 1, *side, generator=random) * 2 - 1
     label = torch.randint(0, 3, (size,), generator=random)
     present |= {name: torch.rand(size, generator=random) < 0.7 for name in ("boxes", "caption", "sound")}
+    present["tags"] = present["boxes"]
     boxes = some_boxes(size, random)
     boxes[~present["boxes"]] = NO_BOX
     words = torch.randint(1, 5, (size, 6), generator=random) * (

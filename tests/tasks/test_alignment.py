@@ -41,7 +41,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 def are_positives(batch: Batch, a: int, b: int) -> bool:
     """Whether the samples are the same; else the first of caption, labels and class that both have decides."""
     assert batch.caption is not None and batch.labels is not None
-    for component, value in (("caption", batch.caption), ("boxes", batch.labels), ("class", batch.label)):
+    for component, value in (("caption", batch.caption), ("tags", batch.labels), ("class", batch.label)):
         if batch.present[component][a] and batch.present[component][b]:
             return a == b or torch.equal(value[a], value[b])
     return a == b
@@ -73,7 +73,7 @@ def contrasted(context: StepContext, image: np.ndarray, other: np.ndarray, *comp
 
 
 @pytest.mark.parametrize(
-    ("name", "component"), [("class", "class"), ("labels", "boxes"), ("caption", "caption"), ("sound", "sound")]
+    ("name", "component"), [("class", "class"), ("labels", "tags"), ("caption", "caption"), ("sound", "sound")]
 )
 def test_images_are_contrasted_with_each_modality_over_the_batch(name: str, component: str) -> None:
     context = discriminator_context(CONFIG, MADE, toy.batch(0, 40))
@@ -90,8 +90,8 @@ def test_images_are_contrasted_with_each_modality_over_the_batch(name: str, comp
     ("one", "component", "other", "rival"),
     [
         ("class", "class", "sound", "sound"),
-        ("labels", "boxes", "sound", "sound"),
-        ("class", "class", "labels", "boxes"),
+        ("labels", "tags", "sound", "sound"),
+        ("class", "class", "labels", "tags"),
     ],
 )
 def test_modalities_are_contrasted_with_each_other_without_the_image(
