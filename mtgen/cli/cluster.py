@@ -211,6 +211,55 @@ def slurm(
     )
 
 
+@app.command(rich_help_panel=TRAIN_PANEL)
+def kube(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    pods: Annotated[int, typer.Option(min=1, help="number of pods that train")] = 1,
+    gpus_per_pod: Annotated[
+        int, typer.Option(min=0, help="GPUs per pod, each with one worker; 0: train on CPUs, one worker per pod")
+    ] = 1,
+    cpus_per_pod: Annotated[int, typer.Option(min=1, help="CPUs per pod")] = 8,
+    memory: Annotated[str, typer.Option(help="memory per pod; what lies in /dev/shm counts")] = "32Gi",
+    spares: Annotated[int, typer.Option(min=0, help="further pods that stand by, to replace a lost one at once")] = 0,
+    image: Annotated[str | None, typer.Option(help="image; default: that of launch/Dockerfile")] = None,
+    data_claim: Annotated[str, typer.Option(help="persistent volume claim of the data, at /data")] = "mtgen-data",
+    runs_claim: Annotated[str, typer.Option(help="persistent volume claim of the runs, at /runs")] = "mtgen-runs",
+    secret: Annotated[str, typer.Option(help="secret with the cluster's token")] = "mtgen-ray-token",  # noqa: S107
+    queue: Annotated[str | None, typer.Option(help="Kueue's queue that admits the job; default: it starts now")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="manifest to write; default: NAME.rayjob.yaml in this folder"),
+    ] = None,
+) -> None:
+    """Write a Kubernetes manifest that trains a run on several pods.
+
+    It is a RayJob of KubeRay, with the configuration in a ConfigMap.
+
+    KubeRay starts the run again when pods are lost; it resumes from its newest checkpoint.
+
+    Example: `mtgen kube digits-32 data.path=/data/digits --pods 2`, then `kubectl apply -f digits-32.rayjob.yaml`
+    """
+    from mtgen.launchers.kube import KubeResources, kube_config, manifest
+
+    request = KubeResources(
+        pods, gpus_per_pod, cpus_per_pod, memory, spares, image, data_claim, runs_claim, secret, queue
+    )
+    given = [word for word in overrides or [] if not word.startswith("workers=")]
+    settings = kube_config(config, given, request)
+    path = out or Path(f"{settings.name}.rayjob.yaml")
+    if path.resolve() == config.resolve():
+        raise UserError(f"--out {path}: is the configuration itself; choose another file for the manifest")
+    try:
+        path.write_text(manifest(settings, request, str(path)), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another file") from None
+    say(
+        f"{path}: {pods + spares} pods, {settings.max_workers} workers; "
+        f"next: {shell_command('kubectl', 'apply', '--dry-run=server', '-f', path)}"
+    )
+
+
 @app.command("slurm-job", hidden=True)
 def slurm_job(config: ConfigFile, overrides: Overrides = None) -> None:
     """Train within a Slurm allocation; the script of `mtgen slurm` runs this on its first node."""
