@@ -94,5 +94,5 @@ class Modality(nn.Module):
         return 0
 
     def identity(self, value: Tensor) -> Tensor | None:
-        """`[n,...]` raw form -> `[n]` int64: rows with equal numbers are the same condition; `None`: no two ever are."""
+        """`[n,...]` raw form -> `[n]` int64, equal for rows that are the same condition; `None`: no two ever are."""
         return None

@@ -12,6 +12,7 @@ from mtgen.errors import TrainingError, Unreachable, last_line
 from mtgen.launchers.ray_cluster import address_of, cluster_hardware, cpus_per_worker, ray_cluster
 from mtgen.launchers.watchdog import HangWatchdog, end_process
 from mtgen.report import refresh_report
+from mtgen.training.consensus import GROUP_TIMEOUT
 from mtgen.training.heartbeat import HeartbeatRecord
 from mtgen.training.protocol import Outcome, SnapshotCallback, WorkerContext
 
@@ -171,7 +172,11 @@ def run_on_ray(
                 # Its log has tracebacks, even of harmless errors; `LostWorkerReporter` and `fit` report in one line.
                 logging_config=LoggingConfig(log_level="CRITICAL"),
             ),
-            torch_config=GroupConfig(backend="nccl" if gpu else "gloo"),
+            torch_config=GroupConfig(
+                backend="nccl" if gpu else "gloo",
+                # workers wait for the gradients of one that waits for its data
+                timeout_s=int(GROUP_TIMEOUT.total_seconds() + config.data.patience),
+            ),
         )
         try:
             with HangWatchdog(config.folder, config.train.heartbeat_timeout, _kill, say):

@@ -1,4 +1,4 @@
-"""How the workers of a run agree to continue or to stop: during setup, and before each step."""
+"""How the workers of a run agree, where all of them ask: during setup, at an interrupt, and at the end."""
 
 from collections.abc import Callable
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Rows of all workers: gathered in the order of ranks, and each gets the gradients that every worker's loss asks of it."""
+"""Rows of all workers: gathered in the order of ranks, with gradients that are summed over the workers."""
 
 from pathlib import Path
 
