@@ -45,8 +45,8 @@ class Alignment(Task):
     """Contrastive losses between images and modalities and between modalities, and mismatched pairs as negatives.
 
     The contrastive losses are over the joint batch of all workers, of which each computes its own rows. Samples with
-    the same condition (a class, a caption) are all positives of each other. Sources: Radford et al. 2021 (CLIP); Khosla et al. 2020 (several positives, L_out);
-    Reed et al. 2016 (mismatched pairs).
+    the same condition (a class, a caption) are all positives of each other. Sources: Radford et al. 2021 (CLIP);
+    Khosla et al. 2020 (several positives, L_out); Reed et al. 2016 (mismatched pairs).
     """
 
     class Settings(TaskSettings):

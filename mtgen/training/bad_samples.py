@@ -59,13 +59,18 @@ class DamageLog:
         lines = self._log_new(together) if dist.get_rank(self.group) == 0 else []
         return lines, self._error(seen)
 
+    @property
+    def total(self) -> int:
+        """How many are counted so far, over all workers."""
+        return self.counts.total()
+
     def numbers(self) -> dict[str, float]:
         """`data/damaged_KIND` -> how many so far."""
         return {f"data/damaged_{kind}": float(number) for kind, number in sorted(self.counts.items())}
 
     def _error(self, seen: int) -> DataError | None:
         """The error of a run with too many damaged samples; the same on all workers."""
-        total = self.counts.total()
+        total = self.total
         if total < TOLERATED_DAMAGED_SAMPLES or total <= self.limit * seen:
             return None
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(self.counts.items()))

@@ -56,8 +56,9 @@ class InterruptAgreement:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="interrupts", daemon=True)
         # a connection of its own: the thread must not wait for others that use the group's
-        store = dist.distributed_c10d._get_default_store().clone() if world > 1 else dist.HashStore()
-        self._store: Any = dist.PrefixStore(f"mtgen/interrupts/{next(_numbers)}", store)
+        store: Any = dist.distributed_c10d._get_default_store()
+        prefix = f"mtgen/interrupts/{next(_numbers)}"
+        self._store: Any = dist.PrefixStore(prefix, store.clone())  # type: ignore[attr-defined]
 
     def __enter__(self) -> Self:
         if self._world > 1:
@@ -133,7 +134,7 @@ class InterruptAgreement:
 
 
 class StepFence:
-    """Keeps the host at most one step ahead of its GPU, which costs nothing: the GPU always has the next step's work."""
+    """Keeps the host at most one step ahead of its GPU, which therefore always has the next step's work."""
 
     def __init__(self, device: str) -> None:
         self._cuda = device == "cuda"

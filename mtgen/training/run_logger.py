@@ -1,7 +1,7 @@
 """What the first worker of a run records: the journal, from which MLflow is fed, the log, alarms and the report."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mtgen.alarms import ALARMS_FILE, Alarm, AlarmMonitor
@@ -37,6 +37,7 @@ class RunLogger:
     Args:
         images: position from which the run starts or resumes.
         report: writes the report; `None`: there is none.
+        hosts: host name of each worker, by rank.
     """
 
     def __init__(
@@ -47,12 +48,13 @@ class RunLogger:
         worker: WorkerContext,
         images: int,
         report: ReportCallback | None = None,
+        hosts: Sequence[str] = (),
     ) -> None:
         self.config = config
         self.folder = config.folder
         self.log = RunLog(config.folder)
         self._report = report
-        self._tracker = Tracker(config, self.folder, samples.card, samples.fingerprint, images, worker.world)
+        self._tracker = Tracker(config, self.folder, samples.card, samples.fingerprint, images, worker.world, hosts)
         self.log.write(_describe_run(config, samples, networks, worker, images))
         if images:
             self.phase(images, f"resuming from {images:,} images on {worker.world} worker{'s' * (worker.world > 1)}")

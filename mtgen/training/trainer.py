@@ -17,6 +17,7 @@ from mtgen.training.callbacks.stopping import ResizeRequest, StopFile, TimeLimit
 from mtgen.training.heartbeat import Heartbeat
 from mtgen.training.interrupts import LOOK_AHEAD_STEPS, InterruptAgreement, StepFence
 from mtgen.training.protocol import OUTCOME_FILE, Outcome, ReportCallback, SnapshotCallback, WorkerContext
+from mtgen.training.row_exchange import RowExchange
 from mtgen.training.run_setup import TrainingParts, set_up
 from mtgen.training.schedules import learning_rate
 from mtgen.training.steps import frozen
@@ -135,8 +136,9 @@ def build_callbacks(parts: TrainingParts, snapshot: SnapshotCallback | None) -> 
     """
     snapshotting = Snapshotting(parts, snapshot)
     checkpointing = Checkpointing(parts, snapshotting)
-    bad_samples = BadSampleGuard(parts)
-    logging = MetricsLogging(parts, [bad_samples, checkpointing])
+    exchange = RowExchange(parts)
+    bad_samples = BadSampleGuard(parts, exchange)
+    logging = MetricsLogging(parts, exchange, [bad_samples, checkpointing])
     return [
         DivergenceGuard(parts, logging),
         bad_samples,

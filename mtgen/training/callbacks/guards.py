@@ -5,6 +5,7 @@ from mtgen.training.bad_samples import DamageLog
 from mtgen.training.callbacks.base import Callback
 from mtgen.training.callbacks.metrics_logging import MetricsLogging
 from mtgen.training.protocol import Outcome
+from mtgen.training.row_exchange import RowExchange
 from mtgen.training.run_setup import TrainingParts
 
 CHECK_DIVERGENCE_EVERY_STEPS = 8
@@ -54,10 +55,15 @@ class DivergenceGuard(Callback):
 
 
 class BadSampleGuard(Callback):
-    """Counts and reports damaged samples, and ends a run in which they are more than `data.damage_limit`."""
+    """Counts and reports damaged samples, and ends a run in which they are more than `data.damage_limit`.
 
-    def __init__(self, parts: TrainingParts) -> None:
+    Args:
+        exchange: says how many there are; which they are is exchanged only if there are new ones.
+    """
+
+    def __init__(self, parts: TrainingParts, exchange: RowExchange) -> None:
         self.parts = parts
+        self.exchange = exchange
         self.log = DamageLog(
             parts.config.folder, parts.config.data.damage_limit, parts.samples.folder, parts.consensus.group
         )
@@ -66,7 +72,7 @@ class BadSampleGuard(Callback):
 
     def on_step_end(self) -> Outcome | None:
         parts, progress = self.parts, self.parts.progress
-        if not progress.due(parts.config.train.log_every):
+        if not progress.due(parts.config.train.log_every) or self.exchange.row().damaged == self.log.total:
             return None
         new = parts.loader.damaged[self._counted :]
         self._counted += len(new)
