@@ -388,7 +388,15 @@ class TrainConfig(ConfigSection):
         20, ge=1, description="consecutive steps with a non-finite gradient before training stops"
     )
     log_every: int = Field(2_000, ge=1, description="images between two logged rows of metrics")
-    max_restarts: int = Field(3, ge=0, description="times that lost workers are replaced before the run fails")
+    max_restarts: int = Field(
+        3,
+        ge=0,
+        description="times that lost workers are replaced within train.restart_window, without a new checkpoint, "
+        "before the run fails",
+    )
+    restart_window: float = Field(
+        360, gt=0, description="minutes in which train.max_restarts are counted; a new checkpoint begins again at 0"
+    )
     heartbeat_timeout: float = Field(
         60,
         ge=2,

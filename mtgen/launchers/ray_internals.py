@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import Result
+from ray.train import Result, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from mtgen.errors import UserError
 from mtgen.launchers.elastic import ElasticResize
+from mtgen.launchers.restarts import RestartBudget
+from mtgen.launchers.shared_folder import FolderNotShared
 
 try:
     from ray._private import ray_constants
@@ -28,6 +30,8 @@ try:
     from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
     from ray.train.v2._internal.execution.controller import TrainController
+    from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy, _is_preemption_failure
+    from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
     from ray.train.v2._internal.execution.scaling_policy import (
         ElasticScalingPolicy,
         FixedScalingPolicy,
@@ -47,6 +51,7 @@ __all__ = [
     "PrivateAttribute",
     "TorchBackend",
     "check_token",
+    "folder_problem",
     "require",
     "restrict_to_loopback",
     "streaming_options",
@@ -77,6 +82,8 @@ _TRAINER = "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer"
 _GROUP = f"{_TRAIN}.execution.worker_group:WorkerGroup"
 _SCALING = f"{_TRAIN}.execution.scaling_policy"
 
+_FAILURES = f"{_TRAIN}.execution.failure_handling"
+
 _IN_DRIVER = (
     "runs Ray Train's controller in the driver: as an actor it is one more process that imports everything again",
     "Ray Train can run its controller in the calling process again, as RAY_TRAIN_RUN_CONTROLLER_AS_ACTOR=0 did "
@@ -89,6 +96,10 @@ _NO_CLEANER = (
 _NO_AUTOSCALER = (
     "starts no process that requests resources from an autoscaler, which a run's own cluster does not have",
     "FixedScalingPolicy registers with the AutoscalingCoordinator only if there is an autoscaler (ray#61703)",
+)
+_RATE = (
+    "counts restarts as a rate that progress resets, and ends at once where another start would not help",
+    "FailureConfig takes a window, or a policy of one's own; no upstream issue was found",
 )
 _ELASTIC = (
     "limits elastic runs to worker counts that divide a step evenly, and saves a checkpoint before they grow",
@@ -132,6 +143,10 @@ PRIVATE_ATTRIBUTES = (
     PrivateAttribute(f"{_SCALING}:ElasticScalingPolicy._count_possible_workers", *_ELASTIC),
     PrivateAttribute(f"{_SCALING}:ElasticScalingPolicy.make_decision_for_non_running_worker_group", *_ELASTIC),
     PrivateAttribute(f"{_SCALING}:ElasticScalingPolicy.make_decision_for_running_worker_group", *_ELASTIC),
+    PrivateAttribute(f"{_FAILURES}.default:DefaultFailurePolicy.make_decision", *_RATE),
+    PrivateAttribute(f"{_FAILURES}.default:_is_preemption_failure", *_RATE),
+    PrivateAttribute(f"{_FAILURES}.failure_policy:FailureDecision", *_RATE),
+    PrivateAttribute(f"{_TRAIN}.exceptions:UserExceptionWithTraceback._base_exc", *_RATE, set_by_constructor=True),
     PrivateAttribute(f"{_SCALING}:NoopDecision", *_ELASTIC),
     PrivateAttribute(f"{_SCALING}:ResizeDecision", *_ELASTIC),
 )
@@ -224,6 +239,30 @@ class ElasticPolicy(ElasticScalingPolicy):
         return self._resize.take() or NoopDecision()
 
 
+class FailureRate(DefaultFailurePolicy):
+    """Ray Train's failure policy, whose number of lost workers is limited by a `RestartBudget`."""
+
+    def __init__(self, failure_config: Any, budget: RestartBudget) -> None:
+        super().__init__(failure_config)
+        self._budget = budget
+
+    def make_decision(self, training_failed_error: Any) -> FailureDecision:
+        """Whether the workers are replaced; preempted ones always are, those that raised a `FolderNotShared` never."""
+        decision = super().make_decision(training_failed_error)
+        if not isinstance(training_failed_error, WorkerGroupError) or decision != FailureDecision.RETRY:
+            return decision
+        if folder_problem(training_failed_error) is not None:
+            return FailureDecision.RAISE
+        spent = not _is_preemption_failure(training_failed_error) and not self._budget.spend()
+        return FailureDecision.RAISE if spent else decision
+
+
+def folder_problem(error: BaseException) -> FolderNotShared | None:
+    """The `FolderNotShared` that a worker raised."""
+    raised = [getattr(own, "_base_exc", own) for own in getattr(error, "worker_failures", {}).values()]
+    return next((own for own in raised if isinstance(own, FolderNotShared)), None)
+
+
 class DriverLedWorkerGroup(WorkerGroup):
     """Ray Train's worker group for a controller that is not an actor.
 
@@ -263,6 +302,7 @@ class DriverTrainer(TorchTrainer):
         counts: possible numbers of workers, ascending; a single one is fixed.
         folder: folder of the run.
         own_cluster: whether the cluster is the run's own and therefore has no autoscaler.
+        budget: limits how often lost workers are replaced.
     """
 
     def __init__(
@@ -272,12 +312,14 @@ class DriverTrainer(TorchTrainer):
         counts: list[int],
         folder: Path,
         own_cluster: bool,
+        budget: RestartBudget,
         **settings: Any,
     ) -> None:
         super().__init__(train_loop_per_worker, **settings)
         self._counts = counts
         self._folder = folder
         self._own_cluster = own_cluster
+        self._budget = budget
 
     def _create_default_callbacks(self) -> list[Any]:
         made: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # typed as Ray Train 1's trainer; it is 2's
@@ -291,6 +333,7 @@ class DriverTrainer(TorchTrainer):
             settings["scaling_policy"] = ElasticPolicy(scaling, ElasticResize(self._counts, self._folder))
         elif self._own_cluster:
             settings["scaling_policy"] = NoAutoscaling(scaling)
+        settings["failure_policy"] = FailureRate(self.run_config.failure_config, self._budget)
         controller = DriverLedController(**settings)
         asyncio.run(controller.run())
         result: Any = controller.get_result()
