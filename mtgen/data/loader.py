@@ -41,7 +41,8 @@ class Loader:
         prepare: further work on each batch, in the background thread.
 
     Attributes:
-        damaged: positions in the returned batches whose sample was damaged and replaced, and what was wrong with it.
+        damaged: positions in the returned batches whose sample was damaged and replaced, and what was wrong with it;
+            the consumer clears the list when it has counted them.
         waited: seconds that the consumer has waited for data so far.
         position: first position of the next batch.
         error: what is wrong with the first batch that cannot be read; `None` as far as `look_ahead` has looked.

@@ -60,9 +60,9 @@ class DamageLog:
         return lines, self._error(seen)
 
     @property
-    def total(self) -> int:
-        """How many are counted so far, over all workers."""
-        return self.counts.total()
+    def lines(self) -> int:
+        """How many samples are in `damaged.jsonl`; 0 on all workers but the first."""
+        return len(self._logged)
 
     def numbers(self) -> dict[str, float]:
         """`data/damaged_KIND` -> how many so far."""
@@ -70,7 +70,7 @@ class DamageLog:
 
     def _error(self, seen: int) -> DataError | None:
         """The error of a run with too many damaged samples; the same on all workers."""
-        total = self.total
+        total = self.counts.total()
         if total < TOLERATED_DAMAGED_SAMPLES or total <= self.limit * seen:
             return None
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(self.counts.items()))

@@ -15,7 +15,7 @@ class ExchangedRow:
         images_per_second: over all workers.
         forward_ms: milliseconds of a forward pass of the discriminator's step, per worker.
         data_wait: fraction of the time that a worker waited for data, per worker.
-        damaged: damaged samples of all workers since the start of this process.
+        damaged: damaged samples that the workers have not counted yet, over all workers.
     """
 
     means: dict[str, float]

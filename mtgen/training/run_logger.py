@@ -1,5 +1,6 @@
 """What the first worker of a run records: the journal, from which MLflow is fed, the log, alarms and the report."""
 
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -54,6 +55,7 @@ class RunLogger:
         self.folder = config.folder
         self.log = RunLog(config.folder)
         self._report = report
+        self._reporting: threading.Thread | None = None
         self._tracker = Tracker(config, self.folder, samples.card, samples.fingerprint, images, worker.world, hosts)
         self.log.write(_describe_run(config, samples, networks, worker, images))
         if images:
@@ -112,9 +114,10 @@ class RunLogger:
         self.log.write(f"checkpoint of {int(folder.name):,} images is complete, written in {seconds:.1f}s")
 
     def refresh_report(self) -> None:
-        """Write the run's report again."""
-        if self._report is not None:
-            self._report(self.folder)
+        """Write the run's report again, in a thread; not while an earlier one is being written."""
+        if self._report is not None and (self._reporting is None or not self._reporting.is_alive()):
+            self._reporting = threading.Thread(target=self._report, args=(self.folder,), name="report", daemon=True)
+            self._reporting.start()
 
     def finish(self, outcome: Outcome) -> None:
         """End the journal and write the last report; rows that MLflow has not received by then are kept."""
@@ -124,7 +127,10 @@ class RunLogger:
                 self.folder,
                 f"{kept} rows could not be sent to MLflow; they are kept in {self.folder} and sent later",
             )
-        self.refresh_report()
+        if self._reporting is not None:
+            self._reporting.join()
+        if self._report is not None:
+            self._report(self.folder)
 
     def _check_alarms(self, images: int, written: Mapping[str, float]) -> None:
         if new := self._alarms.check(images, written):

@@ -1,4 +1,4 @@
-"""One row of metrics every `train.log_every` images."""
+"""One row of metrics every `train.log_every` images, and less often in a long run."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ class MetricsLogging(Callback):
         self.sources = sources
 
     def on_step_end(self) -> Outcome | None:
-        if self.parts.progress.due(self.parts.config.train.log_every):
+        if self.parts.progress.row_due(self.parts.config.train.log_every):
             self.write_row()
         return None
 
