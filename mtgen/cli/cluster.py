@@ -1,4 +1,4 @@
-"""Commands that run training on a cluster: Ray jobs, Slurm scripts, Ray nodes."""
+"""Commands that run training on a cluster: Ray jobs, Slurm scripts, Kubernetes manifests, Ray nodes."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -239,6 +239,71 @@ def slurm_job(config: ConfigFile, overrides: Overrides = None) -> None:
     say("warned before training started" if outcome is None else f"{outcome.status} at {outcome.images:,} images")
     if outcome is None or outcome.status == "stopped":
         requeue(say)
+
+
+@app.command(rich_help_panel=TRAIN_PANEL)
+def kube(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    pods: Annotated[int, typer.Option(min=1, help="number of pods")] = 1,
+    gpus_per_pod: Annotated[int, typer.Option(min=0, help="GPUs per pod, each with one worker; 0: train on CPUs")] = 0,
+    cpus_per_pod: Annotated[int, typer.Option(min=1, help="CPUs per pod")] = 8,
+    memory: Annotated[str, typer.Option(help="memory per pod, /dev/shm included")] = "32Gi",
+    image: Annotated[
+        str | None, typer.Option(help="image of launch/Dockerfile in your registry; default: its local name")
+    ] = None,
+    data_claim: Annotated[str, typer.Option(help="volume claim that is mounted at /data")] = "mtgen-data",
+    runs_claim: Annotated[str, typer.Option(help="volume claim that is mounted at /runs")] = "mtgen-runs",
+    cache: Annotated[str, typer.Option(help="size of a pod's cache of remote shards")] = "50Gi",
+    shared_memory: Annotated[str, typer.Option(help="size of a pod's /dev/shm")] = "8Gi",
+    queue: Annotated[
+        str, typer.Option(help="local queue of Kueue, which starts the job when all its pods fit; default: no queue")
+    ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="manifest to write; default: NAME-job.yaml"),
+    ] = None,
+) -> None:
+    """Write a RayJob that trains a run on Kubernetes.
+
+    It is for KubeRay 1.6 or newer. Paths are those in the pods: data under /data, runs under /runs. The job starts
+    again until the run is finished.
+
+    Example: `mtgen kube digits-32 --pods 2 --gpus-per-pod 1 data.path=/data/digits`, then
+    `kubectl apply -f digits-32-job.yaml`
+    """
+    from mtgen.config import load
+    from mtgen.launchers.kubernetes import PodRequest, job_name, manifest
+    from mtgen.version import __version__
+
+    words = list(overrides or [])
+    kind = "cuda" if gpus_per_pod else "cpu"
+    request = PodRequest(
+        pods,
+        gpus_per_pod,
+        cpus_per_pod,
+        memory,
+        image or f"mtgen:{__version__}-{kind}",
+        data_claim,
+        runs_claim,
+        cache,
+        shared_memory,
+        queue,
+    )
+    given = [word for word in words if word.partition("=")[0] not in ("workers", "runs")]
+    settings = load(config, [*given, f"workers={request.workers}", "runs=/runs"])
+    path = out or Path(f"{job_name(settings.name)}-job.yaml")
+    if path.resolve() == config.resolve():
+        raise UserError(f"--out {path}: is the configuration itself; choose another file for the manifest")
+    shape = [f"--pods {pods}", *([f"--gpus-per-pod {gpus_per_pod}"] if gpus_per_pod else [])]
+    command = " ".join([f"mtgen kube {config.stem}", *shape, *given])
+    try:
+        path.write_text(manifest(settings, config, given, request, command, str(path)), encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or path}: cannot be written ({error.strerror}); choose another file"
+        ) from None
+    say(f"{path}: {pods} pods, {request.workers} workers; next: {shell_command('kubectl', 'apply', '-f', path)}")
 
 
 cluster = typer.Typer(cls=RenamingGroup, no_args_is_help=True, help="Start a Ray cluster: head and worker nodes.")

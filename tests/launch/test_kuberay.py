@@ -2,6 +2,8 @@
 
 import copy
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,10 @@ import kubernetes_validate
 import pytest
 import yaml
 from helpers.commands import ROOT, checkpoints, furnish, look
+from typer.testing import CliRunner
 
+from mtgen.cli import app
+from mtgen.errors import ConfigError
 from mtgen.launchers import ray_jobs
 from mtgen.version import __version__
 
@@ -40,9 +45,12 @@ RAY_JOB = exactly(
     ("apiVersion", "kind", "metadata", "spec"),
     apiVersion={"const": "ray.io/v1"},
     kind={"const": "RayJob"},
-    metadata=exactly(("name",), name={"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"}),
+    metadata=exactly(
+        ("name",), name={"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?$"}, labels=TEXTS
+    ),
     spec=exactly(
         ("entrypoint", "rayClusterSpec"),
+        suspend=TRUE,
         submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
         entrypoint=TEXT,
         runtimeEnvYAML=TEXT,
@@ -126,6 +134,55 @@ def test_a_pod_takes_no_more_rights_than_it_needs_and_has_time_for_a_checkpoint(
     assert set(mounts.values()) == set(volumes)
     assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"  # noqa: S108
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def written(tmp_path: Path, *words: str) -> list[dict[str, Any]]:
+    """The objects of the manifest that `mtgen kube` writes."""
+    out = tmp_path / "job.yaml"
+    ended = CliRunner().invoke(app, ["kube", *words, "--out", str(out)])
+    assert ended.exit_code == 0, ended.output
+    return list(yaml.safe_load_all(out.read_text(encoding="utf-8")))
+
+
+def test_the_shipped_manifest_is_what_the_command_in_it_writes(tmp_path: Path) -> None:
+    text = (ROOT / "launch/kuberay.yaml").read_text(encoding="utf-8")
+    (command,) = [line.partition("mtgen kube ")[2] for line in text.splitlines() if "mtgen kube " in line]
+    written(tmp_path, *command.split())
+    assert (tmp_path / "job.yaml").read_text(encoding="utf-8").replace(
+        str(tmp_path / "job.yaml"), "launch/kuberay.yaml"
+    ) == text
+
+
+def test_a_configuration_of_ones_own_goes_along_and_is_found_in_every_pod(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "configs/digits-32.yaml", tmp_path / "mine.yaml")
+    words = ("data.path=/data/a b", "name=My_run.1", "workers=9", "--pods", "4", "--queue", "gpus")
+    job, config = written(tmp_path, str(tmp_path / "mine.yaml"), *words)
+    jsonschema.Draft202012Validator(RAY_JOB).validate(job)
+    kubernetes_validate.validate(config, KUBERNETES, strict=True)
+    assert job["metadata"] == {"name": "my-run-1", "labels": {"kueue.x-k8s.io/queue-name": "gpus"}}
+    assert config["metadata"]["name"] == "my-run-1-config" and job["spec"]["suspend"]
+    entrypoint = shlex.split(job["spec"]["entrypoint"].partition("&&")[0])
+    assert entrypoint[3:8] == ["train", "/etc/mtgen/My_run.1.yaml", "workers=4", "data.path=/data/a b", "name=My_run.1"]
+    original = yaml.safe_load((ROOT / "configs/digits-32.yaml").read_text(encoding="utf-8"))
+    assert yaml.safe_load(config["data"]["My_run.1.yaml"]) == original
+    cluster = job["spec"]["rayClusterSpec"]
+    (group,) = cluster["workerGroupSpecs"]
+    assert group["replicas"] == 3
+    for template in (cluster["headGroupSpec"]["template"], group["template"]):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **template}
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+        (container,) = template["spec"]["containers"]
+        assert "nvidia.com/gpu" not in container["resources"]["limits"] and container["image"].endswith("-cpu")
+        assert {"name": "config", "mountPath": "/etc/mtgen"} in container["volumeMounts"]
+        assert {"name": "config", "configMap": {"name": "my-run-1-config"}} in template["spec"]["volumes"]
+
+
+@pytest.mark.parametrize("wrong", ["--memory=much", "--queue=My queue", "--image=a b", "--cache=-1Gi"])
+def test_what_kubernetes_would_reject_is_named(wrong: str, tmp_path: Path) -> None:
+    ended = CliRunner().invoke(
+        app, ["kube", "digits-32", "data.path=/data/d", wrong, "--out", str(tmp_path / "j.yaml")]
+    )
+    assert isinstance(ended.exception, ConfigError) and wrong.replace("=", " ", 1) in str(ended.exception)
 
 
 def swap(text: str, old: str, new: object) -> str:
