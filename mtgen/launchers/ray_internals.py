@@ -25,6 +25,7 @@ from mtgen.launchers.shared_folder import FolderNotShared
 
 try:
     from ray._private import ray_constants
+    from ray._private.state import available_resources_per_node
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # Cython: mypy does not see into it
     from ray.train.torch.config import _TorchBackend as TorchBackend
     from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
@@ -50,6 +51,7 @@ __all__ = [
     "DriverTrainer",
     "PrivateAttribute",
     "TorchBackend",
+    "available_resources",
     "check_token",
     "folder_problem",
     "require",
@@ -111,6 +113,11 @@ PRIVATE_ATTRIBUTES = (
         "ray._raylet:GcsClient",
         "asks a cluster whether it accepts the token; ray.init retries a rejected one for half a minute",
         "ray.init(address=...) fails at once on a rejected token (token authentication came with ray#57835)",
+    ),
+    PrivateAttribute(
+        "ray._private.state:available_resources_per_node",
+        "counts what is free on each node, on a cluster that others use too",
+        "ray.available_resources() says it per node; no upstream issue was found",
     ),
     PrivateAttribute(
         "ray._private.ray_constants:ENABLE_RAY_CLUSTER",
@@ -186,6 +193,11 @@ def check_token(address: str, timeout: int = 30) -> None:
         Exception: whatever Ray raises; `AuthenticationError` where the token is missing or rejected.
     """
     GcsClient(address=address).internal_kv_keys(b"mtgen", namespace=None, timeout=timeout)
+
+
+def available_resources() -> list[dict[str, float]]:
+    """The resources of each node that are not in use; Ray's public function has the sums over all nodes only."""
+    return [dict(node) for node in available_resources_per_node().values()]
 
 
 def restrict_to_loopback(loopback: bool) -> None:

@@ -11,10 +11,18 @@ from typing import Any
 from mtgen.config import Config, Device, decide, decide_here, validate
 from mtgen.config.hardware import use_device
 from mtgen.errors import TrainingError, Unreachable, last_line
-from mtgen.launchers.ray_cluster import address_of, cluster_hardware, cpus_per_worker, ray_cluster
+from mtgen.launchers.ray_cluster import (
+    address_of,
+    cluster_hardware,
+    cpus_per_worker,
+    free_resources,
+    ray_cluster,
+    waiting_message,
+)
 from mtgen.launchers.restarts import RestartBudget, newest_checkpoint
 from mtgen.launchers.shared_folder import check_shared, write_nonce
 from mtgen.launchers.watchdog import HangWatchdog, end_process, phase_limits
+from mtgen.launchers.worker_environment import worker_environment
 from mtgen.report import refresh_report
 from mtgen.training.consensus import GROUP_TIMEOUT
 from mtgen.training.heartbeat import HeartbeatRecord
@@ -148,7 +156,8 @@ def run_on_ray(
     """
     with ray_cluster(config, cpus) as nodes:
         config, device = decide(config, cluster_hardware(config, nodes))
-        worker_cpus = cpus_per_worker(config, nodes, device)
+        own_cluster = address_of(config) is None
+        worker_cpus = cpus_per_worker(config, nodes, device, None if own_cluster else free_resources())
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
         from mtgen.launchers.process_group import GroupConfig, LostWorkerReporter
@@ -160,7 +169,7 @@ def run_on_ray(
             _worker,
             counts=counts,
             folder=config.folder,
-            own_cluster=address_of(config) is None,
+            own_cluster=own_cluster,
             budget=RestartBudget(
                 config.train.max_restarts, config.train.restart_window, partial(newest_checkpoint, config.folder)
             ),
@@ -193,11 +202,18 @@ def run_on_ray(
                 backend="nccl" if gpu else "gloo",
                 # workers wait for the gradients of one that waits for its data
                 timeout_s=int(GROUP_TIMEOUT.total_seconds() + config.data.patience),
+                environment=worker_environment(config),
+                ports=config.launch.port_range,
             ),
         )
         try:
             with HangWatchdog(
-                config.folder, config.train.heartbeat_timeout, phase_limits(config.data.patience), _kill, say
+                config.folder,
+                config.train.heartbeat_timeout,
+                phase_limits(config.data.patience),
+                _kill,
+                say,
+                waiting=lambda: waiting_message(counts[0], worker_cpus, gpu),
             ):
                 trainer.fit()
         except Exception as error:

@@ -15,6 +15,9 @@ import psutil
 
 from mtgen.training.heartbeat import HEARTBEAT_FOLDER, HEARTBEAT_SECONDS, HeartbeatRecord, read_heartbeats
 
+WAITING_SECONDS = 60.0
+"""Seconds between two lines about what a run without workers waits for."""
+
 
 def phase_limits(patience: float) -> dict[str, float]:
     """Longest seconds for which a worker may be busy with what takes long, by what it reports in its heartbeat.
@@ -61,13 +64,17 @@ class HangDetector:
         steps = [(beat.pid, beat.born, beat.steps) for beat in beats]
         if steps != self._steps or any(beat.busy for beat in beats):
             self._steps, self._moved = steps, now
-        if stuck := [beat for beat in beats if self._in_phase(beat, now) >= self.limits.get(beat.busy, math.inf)]:
+        if stuck := [beat for beat in beats if self.is_stuck(beat, now)]:
             return stuck
         if silent := [beat for beat in beats if now - self._beaten[beat.pid, beat.born][1] >= self.seconds]:
             return silent
         if now - self._moved < self.seconds:
             return []
         return [beat for beat in beats if beat.steps == min(other.steps for other in beats)]
+
+    def is_stuck(self, beat: HeartbeatRecord, now: float) -> bool:
+        """Whether a worker has been busy with its phase for longer than the phase's limit."""
+        return self._in_phase(beat, now) >= self.limits.get(beat.busy, math.inf)
 
     def _in_phase(self, beat: HeartbeatRecord, now: float) -> float:
         """Seconds for which a worker has been in its present phase at its present step."""
@@ -86,7 +93,8 @@ class HangWatchdog:
         seconds: `train.heartbeat_timeout`.
         limits: see `phase_limits`.
         kill: kills a worker's process on its node and returns whether it existed; `TimeoutError`: unknown, try again.
-        say: prints a line about each killed worker.
+        say: prints a line about each killed worker, and about what the run waits for.
+        waiting: says what a run without workers waits for; called once a minute.
     """
 
     def __init__(
@@ -96,11 +104,14 @@ class HangWatchdog:
         limits: dict[str, float],
         kill: Callable[[HeartbeatRecord], bool],
         say: Callable[[str], None],
+        waiting: Callable[[], str] = lambda: "waiting for workers",
     ) -> None:
         self._folder = folder
         self._detector = HangDetector(seconds, limits)
         self._kill = kill
         self._say = say
+        self._waiting = waiting
+        self._alive = time.monotonic()
         self._gone: set[tuple[int, float]] = set()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hang", daemon=True)
@@ -121,8 +132,13 @@ class HangWatchdog:
             self.check(time.monotonic())
 
     def check(self, now: float) -> None:
-        """Kill the workers that hang at the time `now`."""
+        """Kill the workers that hang at the time `now`, and say once a minute that there are none."""
         beats = [beat for beat in read_heartbeats(self._folder) if (beat.pid, beat.born) not in self._gone]
+        if beats:
+            self._alive = now
+        elif now - self._alive >= WAITING_SECONDS:
+            self._alive = now
+            self._say(self._waiting())
         for beat in self._detector.find_hung(beats, now):
             try:
                 there = self._kill(beat)
@@ -131,10 +147,12 @@ class HangWatchdog:
             self._gone.add((beat.pid, beat.born))
             if there:
                 at = f" (while {beat.busy})" if beat.busy else ""
-                seconds = self._detector.limits.get(beat.busy, self._detector.seconds)
+                stuck = self._detector.is_stuck(beat, now)
+                seconds = self._detector.limits[beat.busy] if stuck else self._detector.seconds
+                setting = "" if stuck else " (train.heartbeat_timeout)"
                 self._say(
                     f"warning: worker {beat.rank} (process {beat.pid}) made no step for {seconds:g} s "
-                    f"after {beat.steps:,} steps{at} (train.heartbeat_timeout): it was killed, and the run resumes "
+                    f"after {beat.steps:,} steps{at}{setting}: it was killed, and the run resumes "
                     "from the last checkpoint"
                 )
 

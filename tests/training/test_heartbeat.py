@@ -1,6 +1,7 @@
 """Which workers hang, and which are only busy."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -129,7 +131,7 @@ def test_a_stopped_process_is_killed_and_named_and_an_ended_one_is_not(
     again = HangWatchdog(tmp_path, 60, LIMITS, lambda beat: end_process(beat.pid, beat.born), messages.append)
     for now in (0, 60, 120):
         again.check(now)
-    assert len(messages) == 1
+    assert messages[1:] == ["waiting for workers"]
 
 
 def test_a_process_whose_node_does_not_answer_is_killed_at_the_next_check(
@@ -169,3 +171,18 @@ def test_a_heartbeat_in_a_folder_that_became_read_only_ends_without_an_error(
     with Heartbeat(tmp_path, WorkerContext(0, 1, "cpu", 1, 1)):
         monkeypatch.setattr(Path, "unlink", refuse)
     assert failed == []
+
+
+def test_a_run_without_workers_says_once_a_minute_what_it_waits_for(tmp_path: Path) -> None:
+    messages: list[str] = []
+    watch = HangWatchdog(tmp_path, 60, LIMITS, lambda beat: True, messages.append, lambda: "waiting for 8 workers")
+    begin = time.monotonic()
+    for second in range(0, 200, 5):
+        watch.check(begin + second)
+    assert messages == ["waiting for 8 workers"] * 3
+    (tmp_path / HEARTBEAT_FOLDER).mkdir()
+    for second in range(200, 400, 5):
+        alive = HeartbeatRecord(0, second, second, "", os.getpid(), 1.0, "")
+        (tmp_path / HEARTBEAT_FOLDER / "0.json").write_text(json.dumps(asdict(alive)))
+        watch.check(begin + second)
+    assert len(messages) == 3
