@@ -8,6 +8,7 @@ tests/e2e/test_{jobs,elastic,hang,survival}.py.
 
 import asyncio
 import importlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
@@ -26,7 +27,9 @@ from mtgen.launchers.shared_folder import FolderNotShared
 try:
     from ray._private import ray_constants
     from ray._private.state import available_resources_per_node
+    from ray._private.state import state as ray_state
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # Cython: mypy does not see into it
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]  # made at run time
     from ray.train.torch.config import _TorchBackend as TorchBackend
     from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -53,6 +56,8 @@ __all__ = [
     "TorchBackend",
     "available_resources",
     "check_token",
+    "drain_node",
+    "draining_nodes",
     "folder_problem",
     "require",
     "restrict_to_loopback",
@@ -60,6 +65,9 @@ __all__ = [
 ]
 
 RAY_VERSION = "2.60"
+
+ALIVE = 0
+"""State of a node in `GcsNodeInfo`."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,10 @@ _NO_AUTOSCALER = (
     "starts no process that requests resources from an autoscaler, which a run's own cluster does not have",
     "FixedScalingPolicy registers with the AutoscalingCoordinator only if there is an autoscaler (ray#61703)",
 )
+_DRAIN = (
+    "gives and hears the notice that a node will leave, so that a run writes a checkpoint before",
+    "`ray drain-node` and the state of nodes become public; Ray Train's watcher asks for no checkpoint",
+)
 _RATE = (
     "counts restarts as a rate that progress resets, and ends at once where another start would not help",
     "FailureConfig takes a window, or a policy of one's own; no upstream issue was found",
@@ -119,6 +131,9 @@ PRIVATE_ATTRIBUTES = (
         "counts what is free on each node, on a cluster that others use too",
         "ray.available_resources() says it per node; no upstream issue was found",
     ),
+    PrivateAttribute("ray._private.state:GlobalState.get_draining_nodes", *_DRAIN),
+    PrivateAttribute("ray.core.generated.autoscaler_pb2:DrainNodeReason", *_DRAIN),
+    PrivateAttribute("ray._raylet:GcsClient", *_DRAIN),
     PrivateAttribute(
         "ray._private.ray_constants:ENABLE_RAY_CLUSTER",
         "keeps a cluster on this system on loopback where Ray was imported before its environment variable was set",
@@ -198,6 +213,33 @@ def check_token(address: str, timeout: int = 30) -> None:
 def available_resources() -> list[dict[str, float]]:
     """The resources of each node that are not in use; Ray's public function has the sums over all nodes only."""
     return [dict(node) for node in available_resources_per_node().values()]
+
+
+def draining_nodes() -> dict[str, int]:
+    """Ids of the nodes that have given notice, with the time at which they leave, milliseconds since 1970."""
+    return dict(ray_state.get_draining_nodes())
+
+
+def drain_node(address: str, ports: set[int], seconds: int) -> bool:
+    """Give notice for a node: it takes no new work, and leaves in `seconds`, or at once if nothing runs there.
+
+    Args:
+        address: HOST:PORT of the head.
+        ports: of which one is that of the node's raylet.
+
+    Returns:
+        Whether the cluster knows the node and takes the notice.
+    """
+    client = GcsClient(address=address)
+    nodes = client.get_all_node_info().items()
+    found = [
+        node.hex()
+        for node, information in nodes
+        if information.node_manager_port in ports and information.state == ALIVE
+    ]
+    deadline = round(1000 * (time.time() + seconds))
+    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    return len(found) == 1 and bool(client.drain_node(found[0], reason, "preempted", deadline)[0])
 
 
 def restrict_to_loopback(loopback: bool) -> None:

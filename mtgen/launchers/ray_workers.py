@@ -11,6 +11,7 @@ from typing import Any
 from mtgen.config import Config, Device, decide, decide_here, validate
 from mtgen.config.hardware import use_device
 from mtgen.errors import TrainingError, Unreachable, last_line
+from mtgen.launchers.preemption import DrainWatch
 from mtgen.launchers.ray_cluster import (
     address_of,
     cluster_hardware,
@@ -161,7 +162,7 @@ def run_on_ray(
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
         from mtgen.launchers.process_group import GroupConfig, LostWorkerReporter
-        from mtgen.launchers.ray_internals import DriverTrainer, folder_problem
+        from mtgen.launchers.ray_internals import DriverTrainer, draining_nodes, folder_problem
 
         gpu = device == "cuda"
         counts = config.worker_counts
@@ -207,14 +208,16 @@ def run_on_ray(
             ),
         )
         try:
-            with HangWatchdog(
+            drain = DrainWatch(config.folder, draining_nodes, say)
+            watchdog = HangWatchdog(
                 config.folder,
                 config.train.heartbeat_timeout,
                 phase_limits(config.data.patience),
                 _kill,
                 say,
                 waiting=lambda: waiting_message(counts[0], worker_cpus, gpu),
-            ):
+            )
+            with watchdog, drain:
                 trainer.fit()
         except Exception as error:
             with contextlib.suppress(OSError):  # a full disk is reported by the workers' error

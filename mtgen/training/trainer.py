@@ -13,7 +13,7 @@ from mtgen.training.callbacks.checkpointing import Checkpointing
 from mtgen.training.callbacks.guards import BadSampleGuard, DivergenceGuard
 from mtgen.training.callbacks.metrics_logging import MetricsLogging
 from mtgen.training.callbacks.snapshotting import Snapshotting
-from mtgen.training.callbacks.stopping import ResizeRequest, StopFile, TimeLimit
+from mtgen.training.callbacks.stopping import CheckpointRequest, ResizeRequest, StopFile, TimeLimit
 from mtgen.training.heartbeat import Heartbeat
 from mtgen.training.interrupts import LOOK_AHEAD_STEPS, InterruptAgreement, StepFence
 from mtgen.training.protocol import OUTCOME_FILE, Outcome, ReportCallback, SnapshotCallback, WorkerContext
@@ -147,6 +147,7 @@ def build_callbacks(parts: TrainingParts, snapshot: SnapshotCallback | None) -> 
         checkpointing,
         StopFile(parts),
         TimeLimit(parts),
+        CheckpointRequest(parts, checkpointing),
         ResizeRequest(parts, checkpointing),
     ]
 

@@ -13,7 +13,7 @@ from helpers import toy
 from mtgen.errors import DataError, TrainingError
 from mtgen.schema import Batch
 from mtgen.training.callbacks.base import Callback
-from mtgen.training.callbacks.stopping import ResizeRequest, StopFile, TimeLimit
+from mtgen.training.callbacks.stopping import CheckpointRequest, ResizeRequest, StopFile, TimeLimit
 from mtgen.training.consensus import Consensus
 from mtgen.training.heartbeat import Heartbeat
 from mtgen.training.progress import RunProgress
@@ -287,6 +287,22 @@ def test_an_elastic_run_saves_reports_that_it_is_ready_and_continues_when_the_re
 
 
 @pytest.mark.usefixtures("process_group")
+def test_a_run_that_is_asked_for_a_checkpoint_writes_it_and_continues(tmp_path: Path) -> None:
+    parts, saved = made_parts(tmp_path, 5), list[int]()
+    parts.config.folder.mkdir()
+    checkpoints: Any = SimpleNamespace(save_and_wait=lambda: saved.append(parts.progress.steps))
+    request = CheckpointRequest(parts, checkpoints)
+
+    class Asking(Callback):
+        def on_step_end(self) -> None:
+            if parts.progress.steps == 2:
+                request.path.touch()
+
+    assert StepCounter(parts, [Asking(), request]).run() == Outcome("finished", 5 * BATCH)
+    assert saved == [2] and not request.path.exists()
+
+
+@pytest.mark.usefixtures("process_group")
 def test_a_run_of_a_fixed_number_of_workers_ignores_a_resize(tmp_path: Path) -> None:
     parts = made_parts(tmp_path, 9)
     parts.config.folder.mkdir()
@@ -308,5 +324,6 @@ def test_a_run_that_has_to_fail_is_neither_evaluated_nor_saved_and_a_row_and_a_s
         "Checkpointing",
         "StopFile",
         "TimeLimit",
+        "CheckpointRequest",
         "ResizeRequest",
     ]
