@@ -1,5 +1,6 @@
-"""Commands that run training on a cluster: Ray jobs, Slurm scripts, Ray nodes."""
+"""Commands that run training on a cluster: Ray jobs, Slurm scripts, Kubernetes manifests, Ray nodes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -328,23 +329,37 @@ def join(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="address of the head node")],
     cpus: Cpus = None,
     gpus: Gpus = None,
+    grace: Annotated[int, typer.Option(min=0, help="seconds that runs have for a checkpoint at SIGTERM")] = 30,
 ) -> None:
     """Join this system to a cluster in the foreground; Ctrl-C removes it again.
 
+    SIGTERM, with which systems announce a preemption, gives runs notice: they write a checkpoint before the node
+    leaves, and its loss does not count as a failure.
+
     Example: `mtgen cluster join 10.0.0.1:6379`
     """
+    from mtgen.launchers.preemption import give_notice
     from mtgen.launchers.ray_node import command, token_file
 
+    def leave(process: int, environment: dict[str, str]) -> float:
+        if not give_notice(process, address, grace, environment):
+            say("the cluster has not taken the notice: this node leaves at once")
+            return 0.0
+        say(f"this node leaves in {grace} s; runs write a checkpoint")
+        return float(grace)
+
     say(f"the token: {token_file() or 'RAY_AUTH_TOKEN'}")
-    _run_in_foreground(command(address, 0, True, cpus, gpus, None), span=True)
+    _run_in_foreground(command(address, 0, True, cpus, gpus, None), span=True, leave=leave)
 
 
-def _run_in_foreground(words: list[str], span: bool) -> None:
+def _run_in_foreground(
+    words: list[str], span: bool, leave: Callable[[int, dict[str, str]], float] | None = None
+) -> None:
     """Run a node until it ends; Ray gives up on starts of over 30 s, as on a busy system, so try three times."""
     from mtgen.launchers.ray_node import run_node
 
     for _ in range(3):
-        if run_node(words, span) == 0:
+        if run_node(words, span, leave=leave) == 0:
             break
     else:
         raise WorkerError("Ray exited; see its output above", 1)

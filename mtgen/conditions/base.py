@@ -93,6 +93,6 @@ class Modality(nn.Module):
         """Number of maps of a spatial modality."""
         return 0
 
-    def same(self, value: Tensor) -> Tensor | None:
-        """`[n,...]` raw form -> `[n,n]` bool: which rows are the same condition; `None`: no two rows ever are."""
+    def identity(self, value: Tensor) -> Tensor | None:
+        """`[n,...]` raw form -> `[n]` int64, equal for rows that are the same condition; `None`: no two ever are."""
         return None

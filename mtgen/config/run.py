@@ -19,6 +19,7 @@ from mtgen.config.sections import (
     DiscriminatorConfig,
     EvaluateConfig,
     GeneratorConfig,
+    LaunchConfig,
     PathKind,
     TaskSettings,
     TrackingConfig,
@@ -79,6 +80,7 @@ class Config(ConfigSection):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()
+    launch: LaunchConfig = LaunchConfig()
 
     @field_validator("name")
     @classmethod

@@ -4,7 +4,7 @@ import inspect
 from enum import Enum
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from mtgen.checkpointing.retention import BestCriterion, Retention
 from mtgen.config.schedule import Schedule, within
@@ -387,8 +387,16 @@ class TrainConfig(ConfigSection):
     nonfinite_limit: int = Field(
         20, ge=1, description="consecutive steps with a non-finite gradient before training stops"
     )
-    log_every: int = Field(2_000, ge=1, description="images between two logged rows of metrics")
-    max_restarts: int = Field(3, ge=0, description="times that lost workers are replaced before the run fails")
+    log_every: int = Field(2_000, ge=1, description="images between two logged rows of metrics; more after 5,000 rows")
+    max_restarts: int = Field(
+        3,
+        ge=0,
+        description="times that lost workers are replaced within train.restart_window, without a new checkpoint, "
+        "before the run fails",
+    )
+    restart_window: float = Field(
+        360, gt=0, description="minutes in which train.max_restarts are counted; a new checkpoint begins again at 0"
+    )
     heartbeat_timeout: float = Field(
         60,
         ge=2,
@@ -479,6 +487,41 @@ class EvaluateConfig(ConfigSection):
         description="feature extractor for FID and similar metrics; default: a small network trained on the real "
         "images",
     )
+
+
+class LaunchConfig(ConfigSection):
+    """What a run asks of a cluster, and gives to its workers (docs/cluster.md)."""
+
+    env: list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\*?$")]] = Field(
+        ["NCCL_*", "TORCH_NCCL_*", "FI_*", "UCX_*", "GLOO_SOCKET_IFNAME"],
+        description="environment variables that workers get from this process, by name, or all with a prefix: AWS_*; "
+        "their values are not written down",
+    )
+    cpus_per_worker: int | None = Field(
+        None, ge=1, description="CPUs of each worker; default: as many as are free for all workers at the start"
+    )
+    ports: str | None = Field(
+        None,
+        pattern="^[0-9]+-[0-9]+$",
+        description="range of ports for the workers' store, such as 20000-20099; default: any free port",
+    )
+
+    @field_validator("ports")
+    @classmethod
+    def _range(cls, value: str | None) -> str | None:
+        if value is not None:
+            first, last = (int(port) for port in value.split("-"))
+            if not 1024 <= first <= last <= 65535:
+                raise ValueError("input should be FIRST-LAST with 1024 <= FIRST <= LAST <= 65535")
+        return value
+
+    @property
+    def port_range(self) -> range:
+        """The ports to try; 0 is any free port."""
+        if self.ports is None:
+            return range(1)
+        first, last = (int(port) for port in self.ports.split("-"))
+        return range(first, last + 1)
 
 
 class TrackingConfig(ConfigSection):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mtgen.config import Config, value_at
 from mtgen.errors import CheckpointError
+from mtgen.training.forward_timer import ForwardTimer
 from mtgen.training.optimizer import GuardedAdam
 from mtgen.utils.import_guards import hide_module
 
@@ -50,6 +51,7 @@ class Engine:
         # Only inference uses this all-reduce, and compiling it would take half a minute at the first start.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.trained = trained
+        self.forward_timer = ForwardTimer(next(trained.parameters()).device.type)
         self.optimizer = GuardedAdam(
             trained.parameters(),
             learning_rate,
@@ -71,7 +73,8 @@ class Engine:
 
     def train(self, batch: Any, frozen: Any) -> dict[str, Tensor]:
         """Forward and backward of one micro-batch; after the last one of a step, also the optimizer's step."""
-        loss, log = self.engine(batch, frozen)
+        with self.forward_timer.time():
+            loss, log = self.engine(batch, frozen)
         self.engine.backward(loss if self.optimizer.loss_scale is None else loss * self.optimizer.loss_scale)
         self.engine.step()
         return log

@@ -48,6 +48,16 @@ def bits(seed: int, purpose: str, position: Tensor, n: int, device: torch.device
     return _mix(key[:, None] + index)
 
 
+def hash_rows(value: Tensor) -> Tensor:
+    """`[B,n]` int64 -> `[B]` int64: equal rows have equal numbers, and others differ.
+
+    Multilinear hashing (Carter and Wegman 1979) with one random factor of 64 bits per column: two rows whose smallest
+    difference is below 2^16 collide with a probability below 2^-48.
+    """
+    row = torch.zeros(1, dtype=torch.int64, device=value.device)
+    return (value * bits(0, "hash_rows", row, value.shape[1], value.device)).sum(1)
+
+
 def first_bits(seed: int, purpose: str, position: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """`[B]` positions -> `[B]`: the first of the numbers of `bits`, in NumPy, which is faster for a few thousand."""
     key = position * _UNSIGNED_GAMMA

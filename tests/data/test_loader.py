@@ -153,6 +153,27 @@ def test_position_is_that_of_the_next_batch(numbered: Path) -> None:
         assert loader.position == 36 and loader.waited > 0
 
 
+def test_looking_ahead_changes_no_batch_and_finds_an_error_in_its_place(
+    write: Write, sample: Sample, encode: Encode
+) -> None:
+    mask = encode(np.full((8, 8), 11, np.uint8))
+    samples = [sample(n, **({"mask.png": mask} if n == 5 else {})) for n in range(24)]
+    index = open_index(write({"train": [samples]}), "train")
+    with load(index, batch_size=2) as loader:
+        expected = []
+        with pytest.raises(DataError):
+            for batch in loader:
+                expected.append(tensors(batch))
+    assert expected
+    with load(index, batch_size=2) as loader:
+        assert loader.look_ahead(len(expected)) == len(expected) and loader.error is None and loader.position == 0
+        assert loader.look_ahead(len(expected) + 2) == len(expected) and isinstance(loader.error, DataError)
+        for batch in expected:
+            assert_equal(tensors(next(loader)), batch)
+        with pytest.raises(DataError, match="s00005"):
+            next(loader)
+
+
 def test_a_batch_size_that_the_workers_do_not_divide_is_refused(numbered: Path) -> None:
     with pytest.raises(ValueError, match="world=5, batch_size=12: .*divisible"):
         batches(open_index(numbered, "train"), 1, world=5)

@@ -122,3 +122,10 @@ def test_the_numbers_are_those_of_every_earlier_run() -> None:
 def test_numpy_gives_the_same_bits(seed: int, some: list[int], purpose: str) -> None:
     expected = counter_rng.bits(seed, purpose, torch.tensor(some), 1)[:, 0].numpy().view(np.uint64)
     assert np.array_equal(counter_rng.first_bits(seed, purpose, np.array(some, dtype=np.uint64)), expected)
+
+
+def test_rows_have_equal_numbers_only_if_they_are_equal() -> None:
+    rows = torch.randint(0, 3, (2000, 6), generator=torch.Generator().manual_seed(0))
+    _, classes = torch.unique(rows, dim=0, return_inverse=True)
+    hashed = counter_rng.hash_rows(rows)
+    assert torch.equal(hashed[:, None] == hashed, classes[:, None] == classes)
