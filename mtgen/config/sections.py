@@ -483,6 +483,12 @@ class EvaluateConfig(ConfigSection):
     every: int = Field(
         20_000, ge=1, description="images between two snapshots: a sample grid and the quick validation metrics"
     )
+    snapshot_samples: int = Field(
+        2_000,
+        ge=1,
+        description="samples of the validation split, and of the training split to compare them with, that a snapshot "
+        "reads at most; the other workers wait meanwhile",
+    )
     samples: int = Field(4_000, ge=100, description="number of images that `mtgen evaluate` generates")
     extractor: ExtractorConfig | None = Field(
         None,
