@@ -1,6 +1,6 @@
 """Everything that data, networks, tasks and evaluation exchange."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -272,9 +272,13 @@ class Canvas:
 
     def map_generated(self, change: Any) -> "Canvas":
         """Apply `change(tensor, name)` to image, mask and boxes, and to their logits."""
-        names = ("image", "mask", "boxes", "mask_logits", "box_logits")
-        changed = {name: change(v, name) for name in names if (v := getattr(self, name)) is not None}
-        return replace(self, **changed)
+        return replace(self, **{name: change(tensor, name) for name, tensor in self.components()})
+
+    def components(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and tensors of image, mask and boxes, and of their logits."""
+        for name in ("image", "mask", "boxes", "mask_logits", "box_logits"):
+            if (tensor := getattr(self, name)) is not None:
+                yield name, tensor
 
     @staticmethod
     def cat(canvases: "list[Canvas]") -> "Canvas":

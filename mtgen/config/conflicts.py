@@ -21,6 +21,7 @@ def find_conflicts(config: Config) -> list[ConfigProblem]:
     """Conflicts between the values of a configuration whose keys are all valid by themselves."""
     checks = (
         _networks,
+        _self_attention,
         _system,
         _compile,
         _data,
@@ -49,6 +50,19 @@ def _networks(config: Config) -> Iterator[ConfigProblem]:
                 f"{MIN_LOWEST_LEVEL_PIXELS * factor} pixels from {MIN_LOWEST_LEVEL_PIXELS}x{MIN_LOWEST_LEVEL_PIXELS}; "
                 f"{_resolution_remedy(shorter, len(widths))}",
             )
+
+
+def _self_attention(config: Config) -> Iterator[ConfigProblem]:
+    """Self-attention at levels that do not exist, or where a second derivative is needed."""
+    for network, settings in (("generator", config.generator), ("discriminator", config.discriminator)):
+        sides = [MIN_LOWEST_LEVEL_PIXELS * 2**level for level in range(len(settings.widths))]
+        key, given = (network, "self_attention"), f"{network}.self_attention={settings.self_attention}"
+        if unknown := [side for side in settings.self_attention if side not in sides]:
+            text = f"no level's shorter side has {unknown[0]} pixels; possible: {', '.join(map(str, sides))}"
+            yield ConfigProblem(key, f"{given}: {text}")
+    if config.discriminator.self_attention and config.generates and config.tasks["generation"].penalty == "exact":
+        text = "torch's attention has no second derivative, which tasks.generation.penalty=exact takes; use finite"
+        yield ConfigProblem(key, f"{given}: {text}")
 
 
 def _resolution_remedy(shorter: int, levels: int) -> str:

@@ -195,6 +195,9 @@ class DataConfig(ConfigSection):
     )
 
 
+SELF_ATTENTION = "levels with self-attention, by their shorter side in pixels, such as [16, 32]; default: none"
+
+
 class GeneratorConfig(ConfigSection):
     """The generator network."""
 
@@ -215,6 +218,7 @@ class GeneratorConfig(ConfigSection):
         ge=0,
         description="levels of up to this side, in pixels, attend to the tokens of captions and sounds; 0: none",
     )
+    self_attention: list[int] = Field([], description=SELF_ATTENTION)
 
 
 class DiscriminatorConfig(ConfigSection):
@@ -227,6 +231,12 @@ class DiscriminatorConfig(ConfigSection):
     blocks: int = Field(1, ge=1, description="residual blocks per level")
     decoder: int = Field(32, ge=1, description="channels of the U-Net decoder")
     embedding: int = Field(64, ge=1, description="dimension of the shared representation space")
+    self_attention: list[int] = Field([], description=SELF_ATTENTION)
+    downsampling: Literal["box", "filtered"] = Field(
+        "box",
+        description="box: mean of 2x2 pixels; filtered: [1,3,3,1] in both directions, which keeps fine textures from "
+        "aliasing",
+    )
     learning_rate: Annotated[float | Schedule, within(gt=0)] = Field(
         1e-3, description="peak learning rate of the discriminator; or a schedule in place of train.final_rate"
     )
@@ -480,6 +490,12 @@ class EvaluateConfig(ConfigSection):
 
     every: int = Field(
         20_000, ge=1, description="images between two snapshots: a sample grid and the quick validation metrics"
+    )
+    snapshot_samples: int = Field(
+        2_000,
+        ge=1,
+        description="samples of the validation split, and of the training split to compare them with, that a snapshot "
+        "reads at most; the other workers wait meanwhile",
     )
     samples: int = Field(4_000, ge=100, description="number of images that `mtgen evaluate` generates")
     extractor: ExtractorConfig | None = Field(

@@ -13,7 +13,7 @@ from mtgen.data.tokenizer import open_tokenizer
 from mtgen.errors import ConfigError
 from mtgen.networks.discriminator import Discriminator
 from mtgen.networks.generator import CanvasSpec, ConditionSpec, Generator
-from mtgen.networks.pyramid import level_sizes
+from mtgen.networks.pyramid import level_sizes, levels_of_sides
 from mtgen.schema import Batch, Canvas, Condition, DatasetCard, Prediction, Prompt
 from mtgen.tasks.base import Task, TaskSizes
 
@@ -145,10 +145,19 @@ def build(config: Config, card: DatasetCard) -> Networks:
             canvas_spec,
             condition_spec,
             config.generator.condition_scale,
+            levels_of_sides(config.generator.self_attention, config.base, levels),
         )
         heads = {task.name: head for task in tasks if (head := task.head()) is not None}
         decoder = settings.decoder if any(task.dense for task in tasks) else 0
-        discriminator = Discriminator(settings.widths, settings.blocks, decoder, canvas_spec, heads)
+        discriminator = Discriminator(
+            settings.widths,
+            settings.blocks,
+            decoder,
+            canvas_spec,
+            heads,
+            levels_of_sides(settings.self_attention, config.base, levels),
+            settings.downsampling == "filtered",
+        )
     return Networks(generator, DiscriminatorModule(discriminator, conditions), tasks)
 
 

@@ -1,9 +1,12 @@
 """The discriminator: a trunk shared by all tasks, a U-Net decoder for dense tasks, and one head per task."""
 
+from collections.abc import Collection
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtgen.networks.attention import start_as_identity
 from mtgen.networks.blocks import Conv2d, Up, activate, initialize
 from mtgen.networks.generator import CanvasSpec
 from mtgen.networks.pyramid import DownsamplePyramid
@@ -41,20 +44,30 @@ class Discriminator(nn.Module):
         decoder: channels of the U-Net decoder; 0 if no task needs one.
         canvas_spec: what is on a canvas.
         heads: task -> its head.
+        attentive: numbers of the levels with self-attention, lowest resolution first.
+        filtered: whether features are filtered before they are downsampled.
     """
 
     def __init__(
-        self, widths: list[int], blocks: int, decoder: int, canvas_spec: CanvasSpec, heads: dict[str, nn.Module]
+        self,
+        widths: list[int],
+        blocks: int,
+        decoder: int,
+        canvas_spec: CanvasSpec,
+        heads: dict[str, nn.Module],
+        attentive: Collection[int] = (),
+        filtered: bool = False,
     ) -> None:
         super().__init__()
         self.see_image = Conv2d(canvas_spec.channels, widths[-1], 3, padding=1)
         masks, boxes = canvas_spec.mask_classes, canvas_spec.box_maps
         self.see_mask = Conv2d(masks, widths[-1], 1, bias=False) if masks else None
         self.see_boxes = Conv2d(boxes, widths[-1], 1, bias=False) if boxes else None
-        self.descent = DownsamplePyramid(widths, blocks)
+        self.descent = DownsamplePyramid(widths, blocks, attentive, filtered)
         self.decoder = UNetDecoder(widths, decoder) if decoder else None
         self.heads = nn.ModuleDict(heads)
         initialize(self)
+        start_as_identity(self)
 
     def trunk(self, canvas: Canvas) -> list[Tensor]:
         """A canvas of `[B,..,H,W]` -> features of each level, lowest resolution first."""

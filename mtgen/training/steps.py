@@ -4,7 +4,7 @@ Two DeepSpeed engines live in one process, each with its own step. A step trains
 which it gets as an argument in a tuple, so that it is not registered as a submodule.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import ClassVar
@@ -77,9 +77,29 @@ class TrainingStep(nn.Module):
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.config.precision]
         return autocast(device, dtype, enabled=self.config.precision != "fp32")
 
-    def normal(self, name: str, position: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """Return `[n,*shape]` standard normal numbers, a function of the seed, the step, the name and the positions."""
-        return counter_rng.normal(self.config.seed, f"{self.purpose} {name}", position, shape, device)
+    def normals(self, wanted: Mapping[str, tuple[Tensor, tuple[int, ...]]], device: torch.device) -> dict[str, Tensor]:
+        """Return standard normal numbers, functions of the seed, the step, their name and positions.
+
+        Args:
+            wanted: name -> `[n]` positions, and the shape of the numbers for each.
+        """
+        requests = [counter_rng.Request(f"{self.purpose} {name}", *own) for name, own in wanted.items()]
+        return dict(zip(wanted, counter_rng.normals(self.config.seed, requests, device), strict=True))
+
+    def noise(self, roles: BatchRoles, generator: Generator) -> dict[str, Tensor]:
+        """Return the random numbers of a micro-batch that do not depend on what networks compute, by name.
+
+        "latent": `[B,Z]` of the generated samples; "posterior": `[P,Z]` of the plain rows; "pair": `[N,2,Z]` of the
+        pairs; in the discriminator's step "grain": `[N,C,H,W]` of the pairs.
+        """
+        return self.normals(self._noise_shapes(roles, generator), roles.batch.image.device)
+
+    def _noise_shapes(self, roles: BatchRoles, generator: Generator) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+        return {
+            "latent": (roles.position, (generator.latent,)),
+            "posterior": (roles.plain_position, (generator.latent,)),
+            "pair": (roles.pair_position, (2, generator.latent)),
+        }
 
     def warp(self, roles: BatchRoles, kind: str) -> Warp:
         """Return the augmentation of the micro-batch's real or generated samples (`kind`: "real" or "fake")."""
@@ -141,9 +161,11 @@ class TrainingStep(nn.Module):
         found = empty.index_copy(0, index, module.embed(image[index]).to(empty))
         return found * roles.more["ask image"][:, None] if self.config.train.static_shapes else found
 
-    def step_context(self, roles: BatchRoles, module: DiscriminatorModule, generator: Generator) -> StepContext:
+    def step_context(
+        self, roles: BatchRoles, module: DiscriminatorModule, generator: Generator, noise: Mapping[str, Tensor]
+    ) -> StepContext:
         """Augment the real samples, turn them into canvases, and encode their conditions."""
-        original, device = roles.batch, roles.batch.image.device
+        original = roles.batch
         warp = self.warp(roles, "real")
         batch = replace(original, image=warp(original.image), mask=warp.mask(original.mask))
         spec = generator.canvas_spec
@@ -172,18 +194,14 @@ class TrainingStep(nn.Module):
             discriminator=module.discriminator,
             condition_encoder=module.conditions,
             generator=generator,
-            posterior_noise=self.normal("posterior", roles.plain_position, (generator.latent,), device),
-            pair_latents=self.normal("pair", roles.pair_position, (2, generator.latent), device),
+            posterior_noise=noise["posterior"],
+            pair_latents=noise["pair"],
             penalty_sigma=self.penalty_sigma,
             counts=roles.counts,
             weights=roles.weights,
             images_seen=int(original.step_position[0]),
             images_total=self.config.train.images,
         )
-
-    def latents(self, roles: BatchRoles, generator: Generator) -> Tensor:
-        """`[B,Z]` standard normal latents of the generated samples."""
-        return self.normal("latent", roles.position, (generator.latent,), roles.batch.image.device)
 
     def judged(self, generated: Canvas, roles: BatchRoles, warp: Warp) -> Canvas:
         """Return generated canvases as the discriminator judges them: augmented, and without any trace of softness.
@@ -264,12 +282,12 @@ class DiscriminatorStep(TrainingStep):
 
     def _context(self, roles: BatchRoles, generator: Generator) -> DiscriminatorContext:
         """Return the real samples and, if the run generates, the generated ones."""
-        real = self.step_context(roles, self.side, generator)
-        shape = tuple(roles.batch.image.shape[1:])
+        noise = self.noise(roles, generator)
+        real = self.step_context(roles, self.side, generator, noise)
         fake = None
         if self.config.generates:
             with torch.no_grad():
-                generated = generator(self.latents(roles, generator), real.condition)
+                generated = generator(noise["latent"], real.condition)
                 fake = self.judged(generated, roles, self.warp(roles, "fake"))
         pseudo = None
         if self.teacher is not None:
@@ -279,9 +297,13 @@ class DiscriminatorStep(TrainingStep):
             **vars(real),
             fake=fake,
             pseudo=pseudo,
-            pair_images=self.normal("grain", roles.pair_position, shape, roles.batch.image.device),
+            pair_images=noise["grain"],
             observe_logit_gap=self.augmentation.observe_logit_gap,
         )
+
+    def _noise_shapes(self, roles: BatchRoles, generator: Generator) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+        grain = roles.pair_position, tuple(roles.batch.image.shape[1:])
+        return super()._noise_shapes(roles, generator) | {"grain": grain}
 
     def _generated_and_noisy(self, context: DiscriminatorContext, roles: BatchRoles) -> list[Canvas]:
         """Return the generated canvases and, for finite differences, noisy copies of the penalized rows."""
@@ -289,22 +311,19 @@ class DiscriminatorStep(TrainingStep):
             return []
         if self.config.tasks["generation"].penalty == "exact":
             return [context.fake]
-        position = roles.penalized_position
-        return [
-            context.fake,
-            self._noisy(context, context.real, "real", position),
-            self._noisy(context, context.fake, "fake", position),
-        ]
+        return [context.fake, *self._noisy(context, {"real": context.real, "fake": context.fake}, roles)]
 
-    def _noisy(self, context: StepContext, canvas: Canvas, kind: str, position: Tensor) -> Canvas:
+    def _noisy(self, context: StepContext, canvases: dict[str, Canvas], roles: BatchRoles) -> list[Canvas]:
         """Return the penalized rows with a little noise on all components that the discriminator sees."""
-        device = canvas.image.device
+        rows = {kind: canvas.map(lambda x: x[context.penalized]) for kind, canvas in canvases.items()}
+        shapes = {f"{name} {kind}": tuple(x.shape[1:]) for kind, own in rows.items() for name, x in own.components()}
+        wanted = {name: (roles.penalized_position, shape) for name, shape in shapes.items()}
+        noise = self.normals(wanted, roles.batch.image.device)
 
-        def add_noise(x: Tensor, component: str) -> Tensor:
-            noise = self.normal(f"{component} {kind}", position, tuple(x.shape[1:]), device)
-            return x + context.penalty_sigma * noise
+        def add_noise(kind: str) -> Callable[[Tensor, str], Tensor]:
+            return lambda x, name: x + context.penalty_sigma * noise[f"{name} {kind}"]
 
-        return canvas.map(lambda x: x[context.penalized]).map_generated(add_noise)
+        return [own.map_generated(add_noise(kind)) for kind, own in rows.items()]
 
 
 class GeneratorStep(TrainingStep):
@@ -331,10 +350,11 @@ class GeneratorStep(TrainingStep):
         roles = self.assign_roles(batch, self.generator)
         trunk = module.discriminator.trunk
         with self.mixed_precision(roles.batch.image.device):
+            noise = self.noise(roles, self.generator)
             with torch.no_grad():
-                real = self.step_context(roles, module, self.generator)
+                real = self.step_context(roles, module, self.generator, noise)
                 real_features = trunk(real.real)
-            generated, requested = self._generate(real, real_features, self.latents(roles, self.generator))
+            generated, requested = self._generate(real, real_features, noise["latent"])
             generated = self._without_joint_gradient(generated, roles)
             warp = self.warp(roles, "fake")
             judged = self.judged(generated, roles, warp)
