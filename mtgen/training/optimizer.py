@@ -28,7 +28,7 @@ class GuardedAdam(Adam):
     squared norms are summed over the workers.
 
     Args:
-        parameters: to train.
+        parameters: to train, or groups of them as torch's optimizers take them.
         lr: learning rate.
         beta2: decay of the second moment; the first moment is not used.
         partitioned: whether each worker holds its own partition of the gradient (ZeRO 1 and 2).
@@ -50,7 +50,7 @@ class GuardedAdam(Adam):
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         lr: float,
         beta2: float,
         partitioned: bool,
@@ -58,7 +58,8 @@ class GuardedAdam(Adam):
         clip: float = 0.0,
     ) -> None:
         parameters = list(parameters)
-        device = parameters[0].device
+        first = parameters[0]
+        device = (first["params"][0] if isinstance(first, dict) else first).device
         self.on_device = device.type == "cuda"
         super().__init__(parameters, lr=lr, betas=(0.0, beta2), weight_decay=0.0, fused=self.on_device, foreach=False)
         self.partitioned = partitioned
