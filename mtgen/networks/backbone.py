@@ -64,6 +64,7 @@ class Backbone(nn.Module):
 
     Attributes:
         channels: of each level of features, lowest resolution first.
+        is_script: whether the network is TorchScript, which other exporters cannot trace.
         scales: standard deviation of each level for images of 1/f noise, whose spectrum photographs have (Field 1987).
 
     Raises:
@@ -79,12 +80,13 @@ class Backbone(nn.Module):
         self.channels = [features.shape[1] for features in found]
         # rounded, so that neither threads nor instruction sets make workers differ
         self.scales = [float(f"{features.std().item():.3g}") for features in found]
+        self.is_script = isinstance(network, torch.jit.ScriptModule)
         self.network: nn.Module | None = None
         self._frozen = (network,)
         if spec.trainable:
-            self.network = copy.deepcopy(network).to(torch.get_default_device()).requires_grad_(True)
-        else:
-            network.requires_grad_(False)
+            network = self.network = copy.deepcopy(network).to(torch.get_default_device())
+        for parameter in network.parameters():
+            parameter.requires_grad_(spec.trainable)
 
     def _probe(self, network: nn.Module, named: str) -> list[Tensor]:
         """The features of images of noise, checked."""
@@ -111,7 +113,7 @@ class Backbone(nn.Module):
     def _lowest_first(self, found: Any) -> list[Tensor]:
         """The used levels of what a network returned, lowest resolution first; of equal ones, the deepest first."""
         maps = list(found.values()) if isinstance(found, dict) else list(found)
-        return sorted(maps[::-1], key=lambda features: features.shape[2] * features.shape[3])[: self.levels]
+        return sorted(maps[::-1], key=lambda features: features.shape[2:].numel())[: self.levels]
 
     def _input(self, image: Tensor) -> Tensor:
         """Images `[B,C,H,W]` in [-1, 1] -> the network's input `[B,3,h,w]`."""

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import torch
-from torch import nn
+from torch.export import ExportedProgram
 
 from mtgen.errors import ConfigError, last_line
 
@@ -42,16 +42,8 @@ class _Rejected(Exception):
     """A file that holds something else than a network's graph and tensors; says what."""
 
 
-def is_exported_program(content: bytes) -> bool:
-    """Whether a file is an archive of `torch.export`."""
-    if not zipfile.is_zipfile(io.BytesIO(content)):
-        return False
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return any(_inner(name) == "archive_format" for name in archive.namelist())
-
-
-def read_exported_program(content: bytes, named: str) -> nn.Module:
-    """Load a network on the CPU from the content of a file that `torch.export.save` wrote.
+def read_exported_program(content: bytes, named: str) -> ExportedProgram:
+    """Load a program on the CPU from the content of a file that `torch.export.save` wrote.
 
     Args:
         named: how the user named the file, as `key=path`; for messages.
@@ -60,12 +52,11 @@ def read_exported_program(content: bytes, named: str) -> nn.Module:
         ConfigError: it is not such a file, or holds something that could run code.
     """
     try:
-        program = torch.export.load(io.BytesIO(_reduced(content)))
-        return program.module(check_guards=False)  # guards are code, and shapes are checked by the operators
+        return torch.export.load(io.BytesIO(_reduced(content)))
     except _Rejected as error:
         raise ConfigError(
             f"{named}: holds {error}, which could run code, and is not loaded; "
-            "write it with torch.export.save from a network of torch's own operators, or with mtgen weights convert"
+            "write it with torch.export.save from a network of torch's own operators"
         ) from None
     except Exception as error:  # torch raises anything for a damaged file
         raise ConfigError(
@@ -76,7 +67,7 @@ def read_exported_program(content: bytes, named: str) -> nn.Module:
 
 def _inner(name: str) -> str:
     """A file's name within the archive without the archive's own folder."""
-    return PurePosixPath(name).relative_to(PurePosixPath(name).parts[0]).as_posix()
+    return PurePosixPath(*PurePosixPath(name).parts[1:]).as_posix()
 
 
 def _reduced(content: bytes) -> bytes:
