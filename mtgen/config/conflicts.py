@@ -75,7 +75,7 @@ def _photographs(config: Config) -> Iterator[ConfigProblem]:
     if backbone is not None and "translation" in tasks:
         text = "its penalty would go through discriminator.backbone; switch one of them off"
         yield ConfigProblem(("tasks", "translation"), f"tasks.translation: {text}")
-    if backbone is not None and extractor is not None and backbone.sha256.lower() == extractor.sha256.lower():
+    if backbone and extractor and (backbone.sha256 or "").lower() == extractor.sha256.lower():
         yield ConfigProblem(("evaluate", "extractor"), f"evaluate.extractor.path={extractor.path}: {SAME_NETWORK}")
     if discriminator.trunk != "separate":
         return

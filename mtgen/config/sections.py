@@ -223,7 +223,9 @@ class BackboneConfig(ConfigSection):
     path: Annotated[str, PathKind.PATH] = Field(
         min_length=1, description="file or URL of the network: as mtgen weights convert writes it, or TorchScript"
     )
-    sha256: str = Field(pattern="^[0-9a-fA-F]{64}$", description="its SHA-256, hexadecimal")
+    sha256: str | None = Field(
+        None, pattern="^[0-9a-fA-F]{64}$", description="its SHA-256, hexadecimal; default: not checked"
+    )
     input_side: int | None = Field(
         None,
         ge=32,

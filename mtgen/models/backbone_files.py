@@ -50,11 +50,14 @@ def build_backbone(config: Config) -> Backbone | None:
 
 
 @functools.lru_cache(maxsize=1)
-def open_network(path: str, sha256: str) -> tuple[nn.Module, dict[str, str]]:
+def open_network(path: str, sha256: str | None) -> tuple[nn.Module, dict[str, str]]:
     """Load a network once per process, however often networks are built.
 
+    Args:
+        sha256: its checksum; `None`: not checked.
+
     Returns:
-        The network, and the texts in its file ("mean", "std", "source", "license").
+        The network, and the texts in its file ("mean", "std", "source", "license") and its "SHA-256".
 
     Raises:
         DataError, ConfigError: see `build_backbone`.
@@ -65,7 +68,7 @@ def open_network(path: str, sha256: str) -> tuple[nn.Module, dict[str, str]]:
         raise ConfigError(f"{named}: is {what}; give the file that `mtgen weights convert {path} --out FILE` writes")
     content = read_file(path, BACKBONE_KEY)
     found = hashlib.sha256(content).hexdigest()
-    if found != sha256.lower():
+    if sha256 is not None and found != sha256.lower():
         raise ConfigError(
             f"discriminator.backbone.sha256={sha256}: {path} has {found}; "
             "give the right file, or its checksum if you trust it"
@@ -75,8 +78,9 @@ def open_network(path: str, sha256: str) -> tuple[nn.Module, dict[str, str]]:
             raise ConfigError(
                 f"{named}: is a pickle, which could run code, and is not loaded; convert it with mtgen weights convert"
             )
-        return read_graph(content, named)
-    return read_torchscript(io.BytesIO(content), named), {}
+        network, about = read_graph(content, named)
+        return network, {**about, "SHA-256": found}
+    return read_torchscript(io.BytesIO(content), named), {"SHA-256": found}
 
 
 def backbone_facts(settings: BackboneConfig) -> dict[str, str]:
@@ -85,5 +89,5 @@ def backbone_facts(settings: BackboneConfig) -> dict[str, str]:
         about = open_network(settings.path, settings.sha256)[1]
     except (ConfigError, DataError):  # the page is about the run, whose file may be elsewhere by now
         about = {}
-    named = {name: about[name] for name in ("source", "license") if about.get(name)}
-    return {"file": Path(settings.path).name, "SHA-256": settings.sha256, **named}
+    named = {name: about[name] for name in ("SHA-256", "source", "license") if about.get(name)}
+    return {"file": Path(settings.path).name, **named}

@@ -53,14 +53,14 @@ class GraphNetwork(nn.Module):
         self.inputs: list[str] = graph["inputs"]
         self.outputs: list[str] = graph["outputs"]
         self.nodes = [(name, _operator(op), args, kwargs) for name, op, args, kwargs in graph["nodes"]]
-        self.tensor_names = list(tensors)
         last_uses = {name: number for number, node in enumerate(self.nodes) for name in _names(node[2:])}
         self.finished: dict[int, list[str]] = {}
         for name, number in last_uses.items():
             if name not in self.outputs:
                 self.finished.setdefault(number, []).append(name)
-        for name, tensor in tensors.items():
-            self._register(name, tensor, name in parameters)
+        # in the same order on every worker, which the order of tensors in a file read into memory is not
+        for name in [*parameters, *sorted(tensors.keys() - set(parameters))]:
+            self._register(name, tensors[name], name in parameters)
         self.eval()
 
     def _register(self, name: str, tensor: Tensor, trainable: bool) -> None:
