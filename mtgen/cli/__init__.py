@@ -9,7 +9,19 @@ from mtgen.cli.common import app
 from mtgen.errors import UserError
 from mtgen.utils import glibc_malloc
 
-__all__ = ["app", "cluster", "configs", "inference", "inspect_run", "main", "plan", "preflight", "shards", "train", "weights"]
+__all__ = [
+    "app",
+    "cluster",
+    "configs",
+    "inference",
+    "inspect_run",
+    "main",
+    "plan",
+    "preflight",
+    "shards",
+    "train",
+    "weights",
+]
 
 
 def main() -> None:

@@ -82,9 +82,8 @@ def _photographs(config: Config) -> Iterator[ConfigProblem]:
     if not config.generates:
         text = "nothing is judged without the generation task; leave this key out"
         yield ConfigProblem(("discriminator", "trunk"), f"discriminator.trunk=separate: {text}")
-    given = {name: tasks[name] for name in ("generation", "classification", "translation") if name in tasks}
     for name, key in (("generation", "mismatched"), ("classification", "generated"), ("translation", "weight")):
-        if getattr(given.get(name), key, 0):
+        if getattr(tasks.get(name), key, 0):
             text = "needs the trunk that also judges; set it to 0, or discriminator.trunk=shared"
             yield ConfigProblem(("tasks", name, key), f"tasks.{name}.{key}: {text}")
 

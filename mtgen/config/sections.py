@@ -248,7 +248,7 @@ class BackboneConfig(ConfigSection):
         max_length=3,
         description="standard deviation that images are then divided by, per channel; default: as of mean",
     )
-    learning_rate: float = Field(
+    learning_rate_factor: float = Field(
         0.0, ge=0, le=1, description="its learning rate as a fraction of the discriminator's; 0: frozen"
     )
     penalty_noise: float = Field(
@@ -261,7 +261,7 @@ class BackboneConfig(ConfigSection):
     @property
     def trainable(self) -> bool:
         """Whether it is fine-tuned."""
-        return self.learning_rate > 0
+        return self.learning_rate_factor > 0
 
 
 class DiscriminatorConfig(ConfigSection):

@@ -181,9 +181,7 @@ def _open_hugging_face(folder: Path) -> PretrainedNetwork:
     _load_by_suffix(network, _read_tensors(folder / "model.safetensors"), folder)
     about = folder / "preprocessor_config.json"
     preprocessing = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
-    return PretrainedNetwork(
-        network.eval(), preprocessing.get("image_mean", ()), preprocessing.get("image_std", ())
-    )
+    return PretrainedNetwork(network.eval(), preprocessing.get("image_mean", ()), preprocessing.get("image_std", ()))
 
 
 def _features(stages: Sequence[str]) -> list[str]:

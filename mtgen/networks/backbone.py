@@ -54,8 +54,8 @@ class BackboneSpec:
 class Backbone(nn.Module):
     """Features of a pretrained network for the lowest levels of the trunk, each of standard deviation 1.
 
-    A frozen network is not registered as a module, so nothing of it is trained, averaged or checkpointed. Gradients pass
-    through it to images that need them.
+    A frozen network is not registered as a module, so nothing of it is trained, averaged or checkpointed. Gradients
+    pass through it to images that need them.
 
     Args:
         network: images `[B,3,H,W]` -> features `[B,C,h,w]`, in any order of resolutions.

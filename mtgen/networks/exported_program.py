@@ -26,7 +26,9 @@ RAW_FOLDERS = ("data/weights", "data/constants", ".data")
 """Folders of the archive with tensors as raw bytes, and what describes them."""
 OTHER_FILES = ("archive_format", "archive_version", "byteorder", "version")
 """Files of the archive that hold one word."""
-OPERATOR = re.compile(r"torch\.ops\.aten\.\w+\.\w+|torch\.sym_\w+|_operator\.(getitem|add|sub|mul|floordiv|neg|eq|ge|le)")
+OPERATOR = re.compile(
+    r"torch\.ops\.aten\.\w+\.\w+|torch\.sym_\w+|_operator\.(getitem|add|sub|mul|floordiv|neg|eq|ge|le)"
+)
 """What a node of the graph may call."""
 EXPRESSION = re.compile(
     r"(?:Mul|Add|Pow|Max|Min|FloorDiv|Mod|Symbol|Integer|True|positive|nonnegative|integer|'?\b[suz]\d+'?|-?\d+|"

@@ -57,11 +57,11 @@ class GuardedAdam(Adam):
         scaled: bool,
         clip: float = 0.0,
     ) -> None:
-        parameters = list(parameters)
-        first = parameters[0]
-        device = (first["params"][0] if isinstance(first, dict) else first).device
+        given: list[Any] = list(parameters)
+        first = given[0]["params"][0] if isinstance(given[0], dict) else given[0]
+        device = first.device
         self.on_device = device.type == "cuda"
-        super().__init__(parameters, lr=lr, betas=(0.0, beta2), weight_decay=0.0, fused=self.on_device, foreach=False)
+        super().__init__(given, lr=lr, betas=(0.0, beta2), weight_decay=0.0, fused=self.on_device, foreach=False)
         self.partitioned = partitioned
         self.clip = clip
         self.norm = torch.zeros((), device=device)

@@ -182,7 +182,7 @@ def _build_engines(
             d_step,
             networks.side,
             learning_rate(config.train, config.discriminator.learning_rate, 0),
-            networks.side.parameter_groups(backbone.learning_rate if backbone is not None else 0.0),
+            networks.side.parameter_groups(backbone.learning_rate_factor if backbone is not None else 0.0),
         ),
         "generator": Engine(
             config, g_step, networks.generator, learning_rate(config.train, config.generator.learning_rate, 0)

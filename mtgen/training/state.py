@@ -131,7 +131,7 @@ def check_compatible(found: Checkpoint, config: Config, samples: Samples) -> Che
     )
     if changed:
         raise CheckpointError(
-            f"{found.folder}: was trained with another order of samples, or with another tokenizer, encoder or backbone "
+            f"{found.folder}: was trained with another order of samples, or other files that encode captions or images "
             f"({'; '.join(changed)}); choose another name for the run, or restore the original values"
         )
     return found

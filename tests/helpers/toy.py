@@ -144,7 +144,7 @@ def parameters(networks: Networks) -> dict[str, Tensor]:
 def discriminator_groups(settings: Config, networks: Networks) -> list[tuple[list[torch.nn.Parameter], float]]:
     """The discriminator module's parameters with the factors of their learning rate."""
     backbone = settings.discriminator.backbone
-    return networks.side.parameter_groups(0.0 if backbone is None else backbone.learning_rate)
+    return networks.side.parameter_groups(0.0 if backbone is None else backbone.learning_rate_factor)
 
 
 def plain(settings: Config, number: int) -> dict[str, Tensor]:

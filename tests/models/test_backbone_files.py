@@ -132,9 +132,7 @@ def test_it_goes_with_the_model_also_into_onnx(tmp_path: Path) -> None:
 
 
 def test_torchscript_cannot_be_exported_to_onnx_and_says_so(tmp_path: Path) -> None:
-    model = with_backbone(
-        made(tasks=("classification",), conditions=()), scripted(tmp_path / "p.pt", Pyramid().eval())
-    )
+    model = with_backbone(made(tasks=("classification",), conditions=()), scripted(tmp_path / "p.pt", Pyramid().eval()))
     run = saved(model, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"discriminator.backbone: a TorchScript file cannot be exported to ONNX"):
         export(run, tmp_path / "model", heads=["class"])

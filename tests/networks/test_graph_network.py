@@ -52,9 +52,7 @@ class Sizes(nn.Module):
 
 def test_arithmetic_on_sizes_constants_and_new_tensors_are_kept() -> None:
     batch, height = torch.export.Dim("batch"), torch.export.Dim("height")
-    program = torch.export.export(
-        Sizes(), (torch.zeros(2, 3, 5, 4),), dynamic_shapes=({0: batch, 2: height},)
-    )
+    program = torch.export.export(Sizes(), (torch.zeros(2, 3, 5, 4),), dynamic_shapes=({0: batch, 2: height},))
     image = torch.randn(3, 3, 7, 4)
     # a single tensor is one output
     assert torch.equal(read_graph(write_graph(program, {}), "here")[0](image)[0], Sizes()(image))

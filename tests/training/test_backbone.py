@@ -53,7 +53,7 @@ def test_gradients_reach_the_generator_through_a_frozen_network_and_never_its_pa
 
 
 def test_a_fine_tuned_network_is_trained_averaged_and_has_its_own_rate(tmp_path: Path) -> None:
-    networks, _ = backward(configured(tmp_path, {"learning_rate": 0.1}))
+    networks, _ = backward(configured(tmp_path, {"learning_rate_factor": 0.1}))
     own = list(backbone_of(networks).parameters())
     assert len(own) == 6 and all(p.grad is not None and bool(p.grad.any()) for p in own)
     groups = networks.side.parameter_groups(0.1)
@@ -140,7 +140,7 @@ def test_translation_and_a_backbone_exclude_one_another(tmp_path: Path) -> None:
 def test_costs_are_counted_with_it(tmp_path: Path) -> None:
     plain, frozen, tuned = (
         cost(config, toy.CARD, rows=16)
-        for config in (toy.config(), configured(tmp_path), configured(tmp_path, {"learning_rate": 0.1}))
+        for config in (toy.config(), configured(tmp_path), configured(tmp_path, {"learning_rate_factor": 0.1}))
     )
     assert plain.step < frozen.step < tuned.step
     assert plain.total < frozen.total < tuned.total
@@ -161,7 +161,7 @@ def test_engines_train_as_a_plain_loop_does(tmp_path: Path, workers: int, kinds:
     """Frozen, and fine-tuned at a tenth of the discriminator's rate; kinds are a ZeRO stage and that fraction."""
     common = {"workers": workers, "train__clip_factor": 0.0, "discriminator__learning_rate": 3e-4}
     cases: list[dict[str, Any]] = [
-        {**common, "zero_stage": stage, "discriminator__backbone": settings(tmp_path, learning_rate=rate)}
+        {**common, "zero_stage": stage, "discriminator__backbone": settings(tmp_path, learning_rate_factor=rate)}
         for stage, rate in kinds
     ]
     results = toy.spawn(workers, trained, tmp_path, cases, 2)
