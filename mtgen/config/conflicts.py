@@ -78,6 +78,9 @@ def _photographs(config: Config) -> Iterator[ConfigProblem]:
     if backbone and extractor and (backbone.sha256 or "").lower() == extractor.sha256.lower():
         yield ConfigProblem(("evaluate", "extractor"), f"evaluate.extractor.path={extractor.path}: {SAME_NETWORK}")
     if discriminator.trunk != "separate":
+        if config.generates and backbone is not None and not backbone.judge:
+            text = "one trunk predicts and judges; add discriminator.trunk=separate"
+            yield ConfigProblem(("discriminator", "backbone", "judge"), f"discriminator.backbone.judge=false: {text}")
         return
     if not config.generates:
         text = "nothing is judged without the generation task; leave this key out"

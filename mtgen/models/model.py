@@ -165,6 +165,7 @@ def build(config: Config, card: DatasetCard) -> Networks:
             heads,
             build_backbone(config),
             separate=config.judges_separately,
+            pretrained_judge=settings.backbone is not None and settings.backbone.judge,
         )
     return Networks(generator, DiscriminatorModule(discriminator, conditions), tasks)
 

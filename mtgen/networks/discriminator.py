@@ -83,6 +83,7 @@ class Discriminator(Trunk):
         heads: task -> its head.
         backbone: pretrained features that the trunk reads; `None`: none.
         separate: judge canvases with a trunk of its own, so that the predicting tasks have this one for themselves.
+        pretrained_judge: whether a separate trunk reads the pretrained features too.
 
     Attributes:
         game: the trunk that judges canvases; `None`: this one.
@@ -97,6 +98,7 @@ class Discriminator(Trunk):
         heads: dict[str, nn.Module],
         backbone: Backbone | None = None,
         separate: bool = False,
+        pretrained_judge: bool = True,
     ) -> None:
         super().__init__(widths, blocks, CanvasSpec(canvas_spec.channels) if separate else canvas_spec)
         self.decoder = UNetDecoder(widths, decoder) if decoder else None
@@ -108,8 +110,14 @@ class Discriminator(Trunk):
             initialize(self.game)
         self.backbone = backbone
         if backbone is not None:
-            for trunk in (self, *([self.game] if self.game is not None else [])):
-                trunk.read_pretrained(backbone.channels, widths)
+            self.read_pretrained(backbone.channels, widths)
+            if self.game is not None and pretrained_judge:
+                self.game.read_pretrained(backbone.channels, widths)
+
+    @property
+    def judge(self) -> Trunk:
+        """The trunk that judges canvases."""
+        return self if self.game is None else self.game
 
     def pretrained(self, image: Tensor) -> list[Tensor] | None:
         """Images `[B,C,H,W]` -> pretrained features for the lowest levels; `None` without a backbone."""
@@ -125,8 +133,9 @@ class Discriminator(Trunk):
 
     def judged(self, canvas: Canvas, pretrained: list[Tensor] | None = None) -> Tensor:
         """A canvas of `[B,..,H,W]` -> `[B,C,h,w]`: the lowest level that it is judged by; arguments as of `trunk`."""
-        pretrained = self.pretrained(canvas.image) if pretrained is None else pretrained
-        return (self if self.game is None else self.game).levels(canvas, pretrained)[0]
+        if self.judge.see_pretrained is not None and pretrained is None:
+            pretrained = self.pretrained(canvas.image)
+        return self.judge.levels(canvas, pretrained)[0]
 
     def dense(self, features: list[Tensor]) -> Tensor:
         """Features of all levels -> the decoder's `[B,D,H,W]`."""

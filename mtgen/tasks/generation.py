@@ -134,8 +134,10 @@ class Generation(Task):
         pooled = context.condition.pooled[context.penalized]
         rows = [canvas.map(lambda x: x[context.penalized]) for canvas in (context.real, context.fake)]
         canvas = Canvas.cat(rows).map_generated(lambda x, name: x.detach().requires_grad_())
-        pretrained = context.discriminator.pretrained(canvas.image.detach())
-        pretrained = pretrained and [features.detach().requires_grad_() for features in pretrained]
+        pretrained = None
+        if context.discriminator.judge.see_pretrained is not None:
+            found = context.discriminator.pretrained(canvas.image.detach()) or []
+            pretrained = [features.detach().requires_grad_() for features in found]
         lowest = context.discriminator.judged(canvas, pretrained)
         logits = self._logits(context, lowest, Condition(torch.cat([pooled, pooled])))
         visible = [x for x in (canvas.image, canvas.mask, canvas.boxes) if x is not None]

@@ -215,16 +215,19 @@ class TrainingStep(nn.Module):
         Args:
             canvases: the step's own rows.
             submitted: task -> its canvas.
-            pretrained: features of all rows, of the submitted canvases last; `None` without a backbone.
+            pretrained: features of all rows, of the submitted canvases last; of those that predictions need where only
+                they read features; `None` without a backbone.
         """
         discriminator, sizes = context.discriminator, {name: len(canvas.image) for name, canvas in submitted.items()}
         rows, separate = sum(len(canvas.image) for canvas in canvases), None
         if discriminator.game is not None:
-            own = pretrained and [features[:rows] for features in pretrained]
-            separate = discriminator.judged(Canvas.cat(canvases), own)
-            first, last = len(canvases[0].image), rows
-            canvases, rows = canvases[:1], first
-            pretrained = pretrained and [torch.cat([x[:first], x[last:]]) for x in pretrained]
+            judged_rows, rows = rows, len(canvases[0].image)
+            if discriminator.judge.see_pretrained is None:
+                separate = discriminator.judged(Canvas.cat(canvases))
+            elif pretrained is not None:
+                separate = discriminator.judged(Canvas.cat(canvases), [x[:judged_rows] for x in pretrained])
+                pretrained = [torch.cat([x[:rows], x[judged_rows:]]) for x in pretrained]
+            canvases = canvases[:1]
         levels = discriminator.trunk(Canvas.cat([*canvases, *submitted.values()]), pretrained)
         bundle = FeatureBundle.of_levels(levels, context.num_image_only, rows - context.num_image_only, sizes)
         found = {name: bundle.task_features(views, name) for name, views in self.gate(*bundle.pack()).items()}
@@ -317,16 +320,17 @@ class DiscriminatorStep(TrainingStep):
     def _pretrained(
         self, context: DiscriminatorContext, canvases: list[Canvas], submitted: dict[str, Canvas], roles: BatchRoles
     ) -> list[Tensor] | None:
-        """Pretrained features of all rows; those of noisy rows are the clean ones with noise.
+        """Pretrained features of all rows that need them; those of noisy rows are the clean ones with noise.
 
         Noise of the image would go through the network, whose gradient for pixels is a thousand times too steep.
         """
         discriminator = context.discriminator
         if discriminator.backbone is None:
             return None
-        clean = [canvases[0], *canvases[1:2], *submitted.values()]
+        judges = discriminator.judge.see_pretrained is not None
+        clean = [canvases[0], *(canvases[1:2] if judges else []), *submitted.values()]
         found = discriminator.backbone(torch.cat([canvas.image for canvas in clean]))
-        if len(canvases) < 4:
+        if len(canvases) < 4 or not judges:
             return found
         rows, own = len(context.batch), 2 * len(context.batch)
         return [

@@ -15,6 +15,7 @@ from mtgen.models.ema import EMA
 from mtgen.models.model import Networks
 from mtgen.preflight.cost import cost
 
+PREDICTIONS_ALONE = {"discriminator__trunk": "separate", "discriminator__backbone__judge": False}
 TASKS = ("generation", "classification", "segmentation", "reconstruction")
 
 
@@ -81,6 +82,8 @@ def test_the_penalty_has_noise_on_the_features_and_does_not_go_through_the_netwo
     {"precision": "bf16"},
     {"discriminator__trunk": "separate"},
     {"discriminator__trunk": "separate", "tasks__generation__penalty": "exact"},
+    PREDICTIONS_ALONE,
+    PREDICTIONS_ALONE | {"tasks__generation__penalty": "exact"},
     {"resolution": [8, 16]},
     {"tasks": {"classification": {}, "segmentation": {}}},
 ])  # fmt: skip
@@ -130,6 +133,14 @@ def test_without_both_the_networks_have_the_parameters_that_they_had() -> None:
 def test_what_a_separate_trunk_cannot_be_combined_with_is_an_error(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         toy.config(discriminator__trunk="separate", **changes)
+
+
+def test_one_trunk_cannot_judge_without_what_it_reads(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"discriminator.backbone.judge=false: one trunk predicts and judges; add"):
+        configured(tmp_path, {"judge": False})
+    networks, _ = backward(configured(tmp_path, {"judge": False}, discriminator__trunk="separate"))
+    discriminator = networks.side.discriminator
+    assert discriminator.see_pretrained is not None and discriminator.judge.see_pretrained is None
 
 
 def test_translation_and_a_backbone_exclude_one_another(tmp_path: Path) -> None:
