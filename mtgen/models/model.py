@@ -11,6 +11,7 @@ from mtgen.conditions.encoder import ConditionEncoder
 from mtgen.config import CONDITIONS, TASKS, Config
 from mtgen.data.tokenizer import open_tokenizer
 from mtgen.errors import ConfigError
+from mtgen.models.backbone_files import build_backbone
 from mtgen.networks.discriminator import Discriminator
 from mtgen.networks.generator import CanvasSpec, ConditionSpec, Generator
 from mtgen.networks.pyramid import level_sizes, levels_of_sides
@@ -25,6 +26,14 @@ class DiscriminatorModule(nn.Module):
         super().__init__()
         self.discriminator = discriminator
         self.conditions = conditions
+
+    def parameter_groups(self, backbone_rate: float) -> list[tuple[list[nn.Parameter], float]]:
+        """Parameters and the factor of their learning rate: those of a fine-tuned backbone have their own."""
+        backbone = self.discriminator.backbone
+        own = [] if backbone is None else [p for p in backbone.parameters() if p.requires_grad]
+        known = {id(parameter) for parameter in own}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in known]
+        return [(rest, 1.0), *([(own, backbone_rate)] if own else [])]
 
     def embed(self, image: Tensor) -> Tensor:
         """Images `[B,C,H,W]` in [-1, 1] -> unit vectors `[B,d]` in the shared representation space."""
@@ -107,7 +116,7 @@ def build(config: Config, card: DatasetCard) -> Networks:
 
     Raises:
         ConfigError: a task or condition needs something that the data set or the configuration does not have.
-        DataError: the tokenizer cannot be read.
+        DataError: the tokenizer, or the file of a pretrained network, cannot be read.
     """
     if problems := _problems(config, card):
         raise ConfigError("\n".join(problems))
@@ -157,6 +166,9 @@ def build(config: Config, card: DatasetCard) -> Networks:
             heads,
             levels_of_sides(settings.self_attention, config.base, levels),
             settings.downsampling == "filtered",
+            build_backbone(config),
+            separate=config.judges_separately,
+            pretrained_judge=settings.backbone is not None and settings.backbone.judge,
         )
     return Networks(generator, DiscriminatorModule(discriminator, conditions), tasks)
 

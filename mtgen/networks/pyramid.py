@@ -109,10 +109,16 @@ class DownsamplePyramid(nn.Module):
         self.downs = nn.ModuleList(Down(high, low, filtered) for low, high in zip(widths, widths[1:], strict=False))
         self.attention = _attention_by_level(widths, attentive)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """`[B,widths[-1],H,W]` -> features of each level, lowest resolution first."""
+    def forward(self, x: Tensor, added: list[Tensor] | None = None) -> list[Tensor]:
+        """`[B,widths[-1],H,W]` -> features of each level, lowest resolution first.
+
+        Args:
+            added: what is added at the start of the lowest levels, lowest resolution first.
+        """
         features = []
         for number in reversed(range(len(self.levels))):
+            if added is not None and number < len(added):
+                x = x + added[number]
             if str(number) in self.attention:
                 x = self.attention[str(number)](x)
             for block in cast(nn.ModuleList, self.levels[number]):
