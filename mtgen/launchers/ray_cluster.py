@@ -90,8 +90,15 @@ Train would fail with a traceback.
 def _for_workers(loopback: bool) -> dict[str, str]:
     """Environment variables for the workers, except those that a submitted job sets: Ray rejects duplicates."""
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
-    passed = ["MLFLOW_TRACKING_URI", "MTGEN_CACHE", *(["GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"] if loopback else [])]
-    values = glibc_malloc.child_environment() | {name: os.environ[name] for name in passed if name in os.environ}
+    passed = [
+        "MLFLOW_TRACKING_URI",
+        "MTGEN_CACHE",
+        "TORCH_CPP_LOG_LEVEL",
+        *(["GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"] if loopback else []),
+    ]
+    # Each worker would print a C++ stack trace when the first one, which has the store, is lost.
+    values = {"TORCH_CPP_LOG_LEVEL": "ERROR"} | glibc_malloc.child_environment()
+    values |= {name: os.environ[name] for name in passed if name in os.environ}
     if "working_dir" not in job:  # a job's code is in its working directory, which Ray puts on the path
         values["PYTHONPATH"] = os.pathsep.join(
             p for p in [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")] if p
