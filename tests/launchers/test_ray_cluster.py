@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtgen.config import Config
+from mtgen.config.hardware import Hardware, decide
 from mtgen.config.sections import LaunchConfig
 from mtgen.errors import ConfigError
+from mtgen.launchers import ray_cluster as ray_cluster_module
 from mtgen.launchers.process_group import GroupConfig
 from mtgen.launchers.ray_cluster import cluster_hardware, cpus_per_worker, max_cpus_per_worker, ray_cluster
 from mtgen.launchers.worker_environment import worker_environment
@@ -112,7 +114,10 @@ def test_a_cluster_without_gpus_has_none_whatever_this_system_has(device: str, m
 @pytest.mark.e2e
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device, which the cluster would find")
 def test_a_worker_with_a_gpu_is_asked_where_the_driver_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The GPU is pretended, so torch does not see it there: the answer of the worker is the error."""
+    """The GPU is pretended, so torch does not see it there: the answer of the worker is the error.
+
+    A worker that pretends to see it as well decides device and precision for the driver, which has no GPU.
+    """
     import ray
 
     with ray_cluster(config(1), cpus=1, gpus=1) as nodes:
@@ -120,4 +125,13 @@ def test_a_worker_with_a_gpu_is_asked_where_the_driver_has_none(monkeypatch: pyt
         elsewhere = config(1).model_copy(update={"device": "auto", "address": "10.0.0.1:6379"})
         with pytest.raises(ConfigError, match=r"device=auto: torch sees no GPU on .*, which has one for Ray"):
             cluster_hardware(elsewhere, nodes)
+        seen = Hardware(("cpu", "cuda"), ("cpu", "cuda"))
+        monkeypatch.setattr(ray_cluster_module, "_hardware_of_worker", lambda: (str(ray.get_gpu_ids()), seen, ""))
+        found = cluster_hardware(elsewhere, nodes)
+        assert (found.devices, found.place) == (("cpu", "cuda"), "in the Ray cluster")
+        decided, device = decide(elsewhere.model_copy(update={"precision": "auto"}), found)
+        assert (decided.precision, device) == ("bf16", "cuda")
+        assert cpus_per_worker(decided, nodes, device) == 1
+        with pytest.raises(ConfigError, match=r"workers=2: there are 1 GPUs and 1 CPUs"):
+            cpus_per_worker(config(2), nodes, device)
         assert ray.is_initialized()
