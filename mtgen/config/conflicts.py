@@ -92,7 +92,7 @@ def _photographs(config: Config) -> Iterator[ConfigProblem]:
     if backbone and extractor and (backbone.sha256 or "").lower() == extractor.sha256.lower():
         yield ConfigProblem(("evaluate", "extractor"), f"evaluate.extractor.path={extractor.path}: {SAME_NETWORK}")
     if discriminator.trunk != "separate":
-        if config.generates and backbone is not None and not backbone.judge:
+        if config.generates and backbone is not None and backbone.judge is False:
             text = "one trunk predicts and judges; add discriminator.trunk=separate"
             yield ConfigProblem(("discriminator", "backbone", "judge"), f"discriminator.backbone.judge=false: {text}")
         return

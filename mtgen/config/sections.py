@@ -255,10 +255,10 @@ class BackboneConfig(ConfigSection):
     learning_rate_factor: float = Field(
         0.0, ge=0, le=1, description="its learning rate as a fraction of the discriminator's; 0: frozen"
     )
-    judge: bool = Field(
-        True,
-        description="also judge images by its features; false: predictions alone read them, which needs "
-        "discriminator.trunk=separate",
+    judge: bool | None = Field(
+        None,
+        description="also judge images by its features; default: false with discriminator.trunk=separate, where "
+        "predictions alone can read them",
     )
     penalty_noise: float = Field(
         0.3,

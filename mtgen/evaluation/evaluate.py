@@ -126,9 +126,8 @@ def _open_extractor(extractor: ExtractorConfig | None, names: list[str], model: 
     if extractor is None or not any(METRICS[name].compares for name in names):
         return None
     found = FileExtractor(extractor, model.device)
-    backbone = model.config.discriminator.backbone
-    if backbone is not None:
-        network, _ = open_network(backbone.path, backbone.sha256)
+    if model.backbone is not None:
+        network, _ = open_network(model.backbone.path, model.backbone.sha256)
         if shares_tensors(found.network, network):
             raise ConfigError(f"evaluate.extractor.path={extractor.path}: {SAME_NETWORK}")
     return found

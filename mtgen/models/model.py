@@ -168,7 +168,7 @@ def build(config: Config, card: DatasetCard) -> Networks:
             settings.downsampling == "filtered",
             build_backbone(config),
             separate=config.judges_separately,
-            pretrained_judge=settings.backbone is not None and settings.backbone.judge,
+            pretrained_judge=settings.backbone is not None and bool(settings.backbone.judge),
         )
     return Networks(generator, DiscriminatorModule(discriminator, conditions), tasks)
 
@@ -183,6 +183,7 @@ class Model:
         latent_size: size of the latent z.
         conditions: modalities that images can be conditioned on.
         translates: the modality whose values are the domains to translate between; `None` without that task.
+        backbone: settings of the pretrained network that the discriminator reads; `None` without one.
     """
 
     def __init__(
@@ -198,6 +199,7 @@ class Model:
         self.conditions = list(networks.side.conditions.modalities)
         translation = config.task_settings().get("translation")
         self.translates: str | None = getattr(translation, "domain", None)
+        self.backbone = config.discriminator.backbone
         for network in (networks.generator, networks.side):
             network.eval().requires_grad_(False).to(self.device)
 

@@ -15,7 +15,7 @@ from mtgen.models.ema import EMA
 from mtgen.models.model import Networks
 from mtgen.preflight.cost import cost
 
-PREDICTIONS_ALONE = {"discriminator__trunk": "separate", "discriminator__backbone__judge": False}
+JUDGED_BY_FEATURES = {"discriminator__trunk": "separate", "discriminator__backbone__judge": True}
 TASKS = ("generation", "classification", "segmentation", "reconstruction")
 
 
@@ -82,8 +82,8 @@ def test_the_penalty_has_noise_on_the_features_and_does_not_go_through_the_netwo
     {"precision": "bf16"},
     {"discriminator__trunk": "separate"},
     {"discriminator__trunk": "separate", "tasks__generation__penalty": "exact"},
-    PREDICTIONS_ALONE,
-    PREDICTIONS_ALONE | {"tasks__generation__penalty": "exact"},
+    JUDGED_BY_FEATURES,
+    JUDGED_BY_FEATURES | {"tasks__generation__penalty": "exact"},
     {"resolution": [8, 16]},
     {"tasks": {"classification": {}, "segmentation": {}}},
 ])  # fmt: skip
@@ -138,9 +138,11 @@ def test_what_a_separate_trunk_cannot_be_combined_with_is_an_error(changes: dict
 def test_one_trunk_cannot_judge_without_what_it_reads(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"discriminator.backbone.judge=false: one trunk predicts and judges; add"):
         configured(tmp_path, {"judge": False})
-    networks, _ = backward(configured(tmp_path, {"judge": False}, discriminator__trunk="separate"))
-    discriminator = networks.side.discriminator
-    assert discriminator.see_pretrained is not None and discriminator.judge.see_pretrained is None
+    for judge, reads in ((None, False), (False, False), (True, True)):
+        networks, _ = backward(configured(tmp_path, {"judge": judge}, discriminator__trunk="separate"))
+        discriminator = networks.side.discriminator
+        assert discriminator.see_pretrained is not None
+        assert (discriminator.judge.see_pretrained is not None) == reads
 
 
 def test_translation_and_a_backbone_exclude_one_another(tmp_path: Path) -> None:
