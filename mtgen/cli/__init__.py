@@ -4,12 +4,24 @@ import io
 import sys
 
 from mtgen.cli import preflight, train, inspect_run  # isort: skip - the order of the panels in `mtgen --help`
-from mtgen.cli import configs, cluster, plan, shards, inference  # isort: skip
+from mtgen.cli import configs, weights, cluster, plan, shards, inference  # isort: skip
 from mtgen.cli.common import app
 from mtgen.errors import UserError
 from mtgen.utils import glibc_malloc
 
-__all__ = ["app", "cluster", "configs", "inference", "inspect_run", "main", "plan", "preflight", "shards", "train"]
+__all__ = [
+    "app",
+    "cluster",
+    "configs",
+    "inference",
+    "inspect_run",
+    "main",
+    "plan",
+    "preflight",
+    "shards",
+    "train",
+    "weights",
+]
 
 
 def main() -> None:

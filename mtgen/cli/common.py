@@ -46,7 +46,7 @@ def root(
     """Options of `mtgen` itself."""
 
 
-def _find_config(path: Path) -> Path:
+def find_config(path: Path) -> Path:
     """The file itself, or the shipped configuration of that name."""
     from mtgen.config.presets import find_preset
 
@@ -56,7 +56,7 @@ def _find_config(path: Path) -> Path:
 ConfigFile = Annotated[
     Path,
     typer.Argument(
-        callback=_find_config,
+        callback=find_config,
         help="YAML file, or the name of a configuration that ships with mtgen (mtgen configs list)",
     ),
 ]

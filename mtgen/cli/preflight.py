@@ -5,12 +5,27 @@ from typing import Annotated
 
 import typer
 
-from mtgen.cli.common import PREPARE_PANEL, Device, Json, WorkerError, app, console, write_json
+from mtgen.cli.common import (
+    PREPARE_PANEL,
+    Device,
+    Json,
+    Overrides,
+    WorkerError,
+    app,
+    console,
+    find_config,
+    load_config,
+    write_json,
+)
 
 
 @app.command(rich_help_panel=PREPARE_PANEL)
 def doctor(
     runs: Annotated[Path, typer.Option(help="folder of all runs")] = Path("runs"),
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="configuration to train: its pretrained backbone is checked too")
+    ] = None,
+    overrides: Overrides = None,
     json_file: Json = None,
 ) -> None:
     """Check this system and print a fix for each problem.
@@ -26,7 +41,8 @@ def doctor(
     from mtgen.preflight.doctor import PROBLEM, STATUS_COLORS, SystemUnderTest, rows, run_checks
 
     with console.status("checking this system ..."):
-        found = run_checks(SystemUnderTest(runs))
+        settings = None if config is None else load_config(find_config(config), overrides)
+        found = run_checks(SystemUnderTest(runs, config=settings))
     shown = Table.grid(padding=(0, 2))
     shown.add_column()
     shown.add_column()

@@ -155,6 +155,11 @@ class Config(ConfigSection):
         return self.conditions["caption"].encoder if "caption" in self.conditions else None
 
     @property
+    def backbone_file(self) -> str | None:
+        """The file of the pretrained network that the discriminator reads; `None`: none."""
+        return None if self.discriminator.backbone is None else self.discriminator.backbone.path
+
+    @property
     def caption_tokens(self) -> int:
         """Length of captions in a batch, tokens."""
         return self.conditions["caption"].tokens if "caption" in self.conditions else 1
@@ -198,6 +203,11 @@ class Config(ConfigSection):
     def generates(self) -> bool:
         """Whether a generator is trained; without the generation task, only the discriminator is, on real images."""
         return "generation" in self.task_settings()
+
+    @property
+    def judges_separately(self) -> bool:
+        """Whether canvases are judged by a trunk of its own."""
+        return self.generates and self.discriminator.trunk == "separate"
 
     def to_yaml(self) -> str:
         """The resolved configuration, every key written out."""

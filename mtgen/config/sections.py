@@ -217,6 +217,58 @@ class GeneratorConfig(ConfigSection):
     )
 
 
+class BackboneConfig(ConfigSection):
+    """A pretrained network whose features the discriminator reads beside the image (docs/how-to.md)."""
+
+    path: Annotated[str, PathKind.PATH] = Field(
+        min_length=1, description="file or URL of the network: as mtgen weights convert writes it, or TorchScript"
+    )
+    sha256: str | None = Field(
+        None, pattern="^[0-9a-fA-F]{64}$", description="its SHA-256, hexadecimal; default: not checked"
+    )
+    input_side: int | None = Field(
+        None,
+        ge=32,
+        le=2048,
+        description="longer side that images are scaled to for it, pixels; default: three times the images' side, up "
+        "to 224",
+    )
+    levels: int | None = Field(
+        None, ge=1, description="levels of its features to use, from the lowest resolution up; default: all"
+    )
+    mean: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(
+        None,
+        min_length=1,
+        max_length=3,
+        description="mean that is subtracted from images in [0, 1], per channel; default: the file's, else ImageNet's",
+    )
+    std: list[Annotated[float, Field(gt=0)]] | None = Field(
+        None,
+        min_length=1,
+        max_length=3,
+        description="standard deviation that images are then divided by, per channel; default: as of mean",
+    )
+    learning_rate_factor: float = Field(
+        0.0, ge=0, le=1, description="its learning rate as a fraction of the discriminator's; 0: frozen"
+    )
+    judge: bool | None = Field(
+        None,
+        description="also judge images by its features; default: false with discriminator.trunk=separate, where "
+        "predictions alone can read them",
+    )
+    penalty_noise: float = Field(
+        0.3,
+        ge=0,
+        description="noise of the gradient penalty on its features, relative to that on pixels; the penalty does not "
+        "go through the network",
+    )
+
+    @property
+    def trainable(self) -> bool:
+        """Whether it is fine-tuned."""
+        return self.learning_rate_factor > 0
+
+
 class DiscriminatorConfig(ConfigSection):
     """The discriminator network, which also predicts labels."""
 
@@ -229,6 +281,14 @@ class DiscriminatorConfig(ConfigSection):
     embedding: int = Field(64, ge=1, description="dimension of the shared representation space")
     learning_rate: Annotated[float | Schedule, within(gt=0)] = Field(
         1e-3, description="peak learning rate of the discriminator; or a schedule in place of train.final_rate"
+    )
+    trunk: Literal["shared", "separate"] = Field(
+        "shared",
+        description="separate: judge images by a trunk of its own, so that generation takes nothing from prediction; "
+        "costs more arithmetic and memory",
+    )
+    backbone: BackboneConfig | None = Field(
+        None, description="pretrained network whose features the discriminator reads, for photographs; default: none"
     )
 
 

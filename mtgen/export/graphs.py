@@ -115,9 +115,15 @@ def check_heads(model: Model, heads: Sequence[str]) -> list[str]:
         `heads`, or all heads of the model if it is empty.
 
     Raises:
-        ConfigError: the model has no such head.
+        ConfigError: the model has no such head, or its backbone is a TorchScript file, which cannot be traced.
         UserError: the packages that write ONNX are not installed.
     """
+    backbone = model.networks.side.discriminator.backbone
+    if backbone is not None and backbone.is_script:
+        raise ConfigError(
+            "discriminator.backbone: a TorchScript file cannot be exported to ONNX; export without --onnx and --heads, "
+            "or train with a file of mtgen weights convert"
+        )
     known = list(outputs(model.predict(_blank_batch(model).image)))
     if unknown := [head for head in heads if head not in known]:
         raise ConfigError(f"--heads {unknown[0]}: is not a head of this model; {suggest(unknown[0], known)}")

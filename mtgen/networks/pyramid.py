@@ -78,10 +78,16 @@ class DownsamplePyramid(nn.Module):
         self.levels = nn.ModuleList(nn.ModuleList(ResidualBlock(width) for _ in range(blocks)) for width in widths)
         self.downs = nn.ModuleList(Down(high, low) for low, high in zip(widths, widths[1:], strict=False))
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """`[B,widths[-1],H,W]` -> features of each level, lowest resolution first."""
+    def forward(self, x: Tensor, added: list[Tensor] | None = None) -> list[Tensor]:
+        """`[B,widths[-1],H,W]` -> features of each level, lowest resolution first.
+
+        Args:
+            added: what is added at the start of the lowest levels, lowest resolution first.
+        """
         features = []
         for number in reversed(range(len(self.levels))):
+            if added is not None and number < len(added):
+                x = x + added[number]
             for block in cast(nn.ModuleList, self.levels[number]):
                 x = block(x)
             features.append(x)

@@ -160,7 +160,7 @@ class Alignment(Task):
         """
         pooled = context.condition.pooled
         differs = self._partner_differs(context)
-        summary = context.discriminator.summary([features.lowest[: len(pooled)]])
+        summary = context.discriminator.summary([features.judged[: len(pooled)]])
         logit = context.discriminator.heads["generation"]
         right, wrong = logit(summary, Condition(pooled)), logit(summary, Condition(pooled[context.partner]))
         return context.mean(F.softplus(wrong - right) * differs, "all")

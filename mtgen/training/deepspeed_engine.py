@@ -39,9 +39,17 @@ class Engine:
         step: module whose forward takes (micro-batch, tuple of the frozen networks) and returns (loss, log).
         trained: the networks that the step trains; checkpoints use the names of their parameters.
         learning_rate: the first; `set_rates` changes it.
+        groups: parameters of `trained` and the factor of their learning rate; default: all, and 1.
     """
 
-    def __init__(self, config: Config, step: nn.Module, trained: nn.Module, learning_rate: float) -> None:
+    def __init__(
+        self,
+        config: Config,
+        step: nn.Module,
+        trained: nn.Module,
+        learning_rate: float,
+        groups: list[tuple[list[nn.Parameter], float]] | None = None,
+    ) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu" if next(trained.parameters()).device.type == "cpu" else "cuda")
         with hide_module("mlflow"):  # importing it takes 2.4 s, for an autotuner that is not used here
             import deepspeed
@@ -51,7 +59,10 @@ class Engine:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.trained = trained
         self.optimizer = GuardedAdam(
-            trained.parameters(),
+            [
+                {"params": parameters, "lr": learning_rate * factor, "rate_factor": factor}
+                for parameters, factor in groups or [(list(trained.parameters()), 1.0)]
+            ],
             learning_rate,
             value_at(config.train.beta2, 0, config.train.images),
             partitioned=config.zero_stage > 0,
@@ -77,9 +88,9 @@ class Engine:
         return log
 
     def set_rates(self, learning_rate: float, beta2: float) -> None:
-        """Set the learning rate, and the decay of the second moment."""
+        """Set the learning rate, of which each group has its fraction, and the decay of the second moment."""
         for group in self.optimizer.param_groups:
-            group["lr"], group["betas"] = learning_rate, (0.0, beta2)
+            group["lr"], group["betas"] = learning_rate * group["rate_factor"], (0.0, beta2)
 
     @property
     def _direct(self) -> bool:

@@ -175,9 +175,14 @@ def _build_engines(
     """
     prepare_networks(config, networks)
     d_step, g_step, gates = build_steps(config, networks, augmentation)
+    backbone = config.discriminator.backbone
     engines = {
         "discriminator": Engine(
-            config, d_step, networks.side, learning_rate(config.train, config.discriminator.learning_rate, 0)
+            config,
+            d_step,
+            networks.side,
+            learning_rate(config.train, config.discriminator.learning_rate, 0),
+            networks.side.parameter_groups(backbone.learning_rate_factor if backbone is not None else 0.0),
         ),
         "generator": Engine(
             config, g_step, networks.generator, learning_rate(config.train, config.generator.learning_rate, 0)

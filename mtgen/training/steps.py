@@ -71,6 +71,8 @@ class TrainingStep(nn.Module):
         # docs/decisions.md).
         sigma = config.tasks["generation"].penalty_sigma if config.generates else None
         self.penalty_sigma = sigma or (0.01 if config.precision == "fp32" else 0.1)
+        backbone = config.discriminator.backbone
+        self.feature_noise = 0.0 if backbone is None else backbone.penalty_noise
 
     def mixed_precision(self, device: torch.device) -> AbstractContextManager[object]:
         """Return the autocast context of the run's precision."""
@@ -175,6 +177,7 @@ class TrainingStep(nn.Module):
             posterior_noise=self.normal("posterior", roles.plain_position, (generator.latent,), device),
             pair_latents=self.normal("pair", roles.pair_position, (2, generator.latent), device),
             penalty_sigma=self.penalty_sigma,
+            feature_noise=self.feature_noise,
             counts=roles.counts,
             weights=roles.weights,
             images_seen=int(original.step_position[0]),
@@ -198,18 +201,37 @@ class TrainingStep(nn.Module):
         return warp.canvas(Canvas(generated.image, mask, roles.shown, boxes, roles.boxed))
 
     def task_features(
-        self, levels: list[Tensor], context: StepContext, rows: int, submitted: dict[str, Canvas]
+        self,
+        context: StepContext,
+        canvases: list[Canvas],
+        submitted: dict[str, Canvas],
+        pretrained: list[Tensor] | None,
     ) -> dict[str, TaskFeatures]:
-        """Pass the trunk's features through the gate; return each task's own view of them.
+        """Put canvases through the trunk and its features through the gate; return each task's own view of them.
+
+        With a separate trunk that judges, the step's rows go through that one, past the gate: it has one task only.
+        Predictions then need the first canvases only, which are the image-only rows' and those of the same batch.
 
         Args:
-            levels: features of the step's own rows, then of the submitted canvases; lowest resolution first.
-            rows: number of the step's own rows.
+            canvases: the step's own rows.
             submitted: task -> its canvas.
+            pretrained: features of all rows, of the submitted canvases last; of those that predictions need where only
+                they read features; `None` without a backbone.
         """
-        sizes = {name: len(canvas.image) for name, canvas in submitted.items()}
+        discriminator, sizes = context.discriminator, {name: len(canvas.image) for name, canvas in submitted.items()}
+        rows, separate = sum(len(canvas.image) for canvas in canvases), None
+        if discriminator.game is not None:
+            judged_rows, rows = rows, len(canvases[0].image)
+            if discriminator.judge.see_pretrained is None:
+                separate = discriminator.judged(Canvas.cat(canvases))
+            elif pretrained is not None:
+                separate = discriminator.judged(Canvas.cat(canvases), [x[:judged_rows] for x in pretrained])
+                pretrained = [torch.cat([x[:rows], x[judged_rows:]]) for x in pretrained]
+            canvases = canvases[:1]
+        levels = discriminator.trunk(Canvas.cat([*canvases, *submitted.values()]), pretrained)
         bundle = FeatureBundle.of_levels(levels, context.num_image_only, rows - context.num_image_only, sizes)
-        return {name: bundle.task_features(views, name) for name, views in self.gate(*bundle.pack()).items()}
+        found = {name: bundle.task_features(views, name) for name, views in self.gate(*bundle.pack()).items()}
+        return {name: replace(features, separate=separate) for name, features in found.items()}
 
     def total(self, losses: dict[str, LossDict]) -> tuple[Tensor, Log]:
         """Return the weighted sum of all losses, and each of them, weighted and detached, to log."""
@@ -255,9 +277,8 @@ class DiscriminatorStep(TrainingStep):
             submitted = {
                 task.name: canvas for task in self.tasks if (canvas := task.discriminator_canvases(context)) is not None
             }
-            levels = self.side.discriminator.trunk(Canvas.cat([*canvases, *submitted.values()]))
-            rows = sum(len(canvas.image) for canvas in canvases)
-            features = self.task_features(levels, context, rows, submitted)
+            pretrained = self._pretrained(context, canvases, submitted, roles)
+            features = self.task_features(context, canvases, submitted, pretrained)
             return self.total(
                 {task.name: task.discriminator_losses(context, features[task.name]) for task in self.tasks}
             )
@@ -296,6 +317,40 @@ class DiscriminatorStep(TrainingStep):
             self._noisy(context, context.fake, "fake", position),
         ]
 
+    def _pretrained(
+        self, context: DiscriminatorContext, canvases: list[Canvas], submitted: dict[str, Canvas], roles: BatchRoles
+    ) -> list[Tensor] | None:
+        """Pretrained features of all rows that need them; those of noisy rows are the clean ones with noise.
+
+        Noise of the image would go through the network, whose gradient for pixels is a thousand times too steep.
+        """
+        discriminator = context.discriminator
+        if discriminator.backbone is None:
+            return None
+        judges = discriminator.judge.see_pretrained is not None
+        clean = [canvases[0], *(canvases[1:2] if judges else []), *submitted.values()]
+        found = discriminator.backbone(torch.cat([canvas.image for canvas in clean]))
+        if len(canvases) < 4 or not judges:
+            return found
+        rows, own = len(context.batch), 2 * len(context.batch)
+        return [
+            torch.cat(
+                [
+                    features[:own],
+                    self._noisy_features(context, features[:rows], f"real {level}", roles),
+                    self._noisy_features(context, features[rows:own], f"fake {level}", roles),
+                    features[own:],
+                ]
+            )
+            for level, features in enumerate(found)
+        ]
+
+    def _noisy_features(self, context: StepContext, features: Tensor, kind: str, roles: BatchRoles) -> Tensor:
+        """The penalized rows of a level with noise on it."""
+        chosen = features[context.penalized]
+        noise = self.normal(f"features {kind}", roles.penalized_position, tuple(chosen.shape[1:]), chosen.device)
+        return chosen + self.feature_noise * context.penalty_sigma * noise.to(chosen.dtype)
+
     def _noisy(self, context: StepContext, canvas: Canvas, kind: str, position: Tensor) -> Canvas:
         """Return the penalized rows with a little noise on all components that the discriminator sees."""
         device = canvas.image.device
@@ -329,11 +384,14 @@ class GeneratorStep(TrainingStep):
         """A micro-batch and the frozen discriminator module -> one scalar, and detached numbers to log."""
         (module,) = frozen_networks
         roles = self.assign_roles(batch, self.generator)
-        trunk = module.discriminator.trunk
         with self.mixed_precision(roles.batch.image.device):
             with torch.no_grad():
                 real = self.step_context(roles, module, self.generator)
-                real_features = trunk(real.real)
+                pretrained = module.discriminator.pretrained(real.real.image)
+                real_features = module.discriminator.trunk(real.real, pretrained)
+                real_judged = real_features[0]
+                if module.discriminator.game is not None:
+                    real_judged = module.discriminator.judged(real.real, pretrained)
             generated, requested = self._generate(real, real_features, self.latents(roles, self.generator))
             generated = self._without_joint_gradient(generated, roles)
             warp = self.warp(roles, "fake")
@@ -343,6 +401,7 @@ class GeneratorStep(TrainingStep):
                 fake=_soft(judged, generated, warp),
                 fake_unaugmented=~warp.changed,
                 real_features=real_features,
+                real_judged=real_judged,
             )
             tasks = [task for task in self.tasks if task.name in requested]
             submitted = {
@@ -350,8 +409,9 @@ class GeneratorStep(TrainingStep):
                 for task in tasks
                 if (part := task.discriminator_part(context, requested[task.name])) is not None
             }
-            levels = trunk(Canvas.cat([judged, *submitted.values()]))
-            features = self.task_features(levels, context, len(roles.batch), submitted)
+            discriminator = module.discriminator
+            pretrained = discriminator.pretrained(Canvas.cat([judged, *submitted.values()]).image)
+            features = self.task_features(context, [judged], submitted, pretrained)
             losses = {task.name: task.generator_losses(context, features[task.name]) for task in self.tasks}
             for task in tasks:
                 losses[task.name] |= task.canvas_losses(context, requested[task.name])

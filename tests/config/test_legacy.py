@@ -223,6 +223,8 @@ def old_name(key: str) -> str:
 
 
 ADDED = {
+    "discriminator.backbone",
+    "discriminator.trunk",
     "train.static_shapes",
     "train.compile",
     "data.patience",

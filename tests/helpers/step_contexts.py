@@ -102,7 +102,13 @@ def generator_context(config: Config, made: Networks, batch: Batch | None = None
     counted = unaugmented & (torch.arange(len(roles.batch)) < roles.num_image_only)
     counts = {f"given {name}": int((given & counted).sum()) for name, given in context.prompt.given.items()}
     context = replace(context, counts=context.counts | counts | {"unaugmented": int(counted.sum())})
-    return GeneratorContext(**vars(context), fake=fake, fake_unaugmented=unaugmented, real_features=real_features)
+    return GeneratorContext(
+        **vars(context),
+        fake=fake,
+        fake_unaugmented=unaugmented,
+        real_features=real_features,
+        real_judged=real_features[0],
+    )
 
 
 def noisy(context: StepContext, canvas: Canvas, random: torch.Generator) -> Canvas:
