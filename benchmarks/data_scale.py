@@ -12,8 +12,8 @@ For each order of samples and each number of nodes with 8 workers:
   index that counts, and shards per node that they asked for until their first batch;
 - `batch_cpu_ms`, `order_mb`, `first_cpu_s`: CPU time of a worker for a global batch of sample numbers and what to
   download ahead; memory of its order; CPU time to its first sample numbers. Opening the index is not in them;
-- `requests_of_a_node`: requests to a real HTTP server by which the 8 workers of a node open a small indexed data set,
-  on a node that has opened it before.
+- `requests_per_node_...`: requests to a real HTTP server, divided by the number of nodes, by which 4 nodes of 8 workers
+  open a small indexed data set, for the first time and again.
 
 MosaicML Streaming needs an environment of its own, without which it is left out (`data_speed.py` has the command). Its
 default algorithm, `py1e`, runs for the shards of one node, since all nodes together need 8 GB for each array.
@@ -38,15 +38,20 @@ import typer
 from common import ROOT, JsonOption, machine, quick_option, report
 from numpy.typing import NDArray
 
-from mtgen.data.index import open_index
+from mtgen.config import DataConfig
 from mtgen.data.index_store import index_dataset
 from mtgen.data.loader import _global_batches
+from mtgen.data.mixture import card_texts
 from mtgen.data.orders.lanes import LaneOrder, Lanes
 from mtgen.data.orders.permutation import Order, SampleOrder
 from mtgen.data.orders.windowed import WindowedOrder
+from mtgen.data.validation import open_training
 
 WORKERS_PER_NODE, ROWS = 8, 16
 """Workers of a node, and rows of a worker in the global batch."""
+
+STARTED_NODES = 4
+"""Nodes whose start is counted over HTTP."""
 
 LANE_WINDOW, WINDOW = 2**18 // WORKERS_PER_NODE, 8
 """Windows: samples of a lane, and shards of the windowed order (both defaults)."""
@@ -280,21 +285,25 @@ class CountingHandler(SimpleHTTPRequestHandler):
         """Print nothing."""
 
 
-def requests_of_a_start(shards: int) -> int:
-    """Requests by which the workers of one node open the index of a store with this many shards."""
+def requests_of_a_start(shards: int) -> Numbers:
+    """Requests to a real HTTP server by which some nodes open its data set, as training does, for the first time and
+    again: the first worker reads `dataset.json` for all, and every worker opens the training split."""
     with tempfile.TemporaryDirectory() as folder:
         numbered_dataset.write(Path(folder), 10 * shards, 10, numbered_dataset.image_and_class)
         index_dataset(folder)
         server = ThreadingHTTPServer(("127.0.0.1", 0), partial(CountingHandler, directory=folder))
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        os.environ["MTGEN_CACHE"] = str(Path(folder) / "cache")
-        url = f"http://127.0.0.1:{server.server_port}"
-        open_index(url, "train")  # a node that has been here before
-        CountingHandler.requests = 0
-        for _ in range(WORKERS_PER_NODE):
-            open_index(url, "train")
+        data, found = DataConfig(path=f"http://127.0.0.1:{server.server_port}"), {}
+        for name in ("first_start", "next_start"):
+            CountingHandler.requests = 0
+            cards = card_texts(data)
+            for node in range(STARTED_NODES):
+                os.environ["MTGEN_CACHE"] = f"{folder}/cache of node {node}"
+                for _ in range(WORKERS_PER_NODE):
+                    open_training(data, cards=cards)
+            found[f"requests_per_node_{name}"] = CountingHandler.requests / STARTED_NODES
         server.shutdown()
-        return CountingHandler.requests
+        return found
 
 
 def memory_and_first_batch(cluster: Cluster) -> Numbers:
@@ -328,7 +337,7 @@ def main(
             found["MosaicML Streaming, py1e"] = of_mosaic(cluster, peers / "bin/python")
         rows += [{"name": f"{count} nodes: {name}", **numbers} for name, numbers in found.items()]
     for shards in (20, 40) if quick else (50, 200):
-        rows.append({"name": f"start over HTTP, {shards} shards", "requests_of_a_node": requests_of_a_start(shards)})
+        rows.append({"name": f"start over HTTP, {shards} shards", **requests_of_a_start(shards)})
     report("Orders of samples at scale: sizes only, simulated in one process", here, rows, json_file)
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mtgen.config.legacy import card_for_fingerprint
+from mtgen.data.columns import AllRowsBut, ChosenRows, Column, SelectedColumn, Selection
 from mtgen.data.dataset_card import CARD_FILE, card_of, read_card_text
 from mtgen.data.index_build import MAX_PROBLEMS_SHOWN, IndexProgress, OnDamage, raise_problems
 from mtgen.data.index_file import IndexFile, format_counts
@@ -96,11 +97,11 @@ class Index:
             for name in self._samples.schema.names
             if name not in ("key", "format")
         }
-        self.label: NDArray[np.int64] = columns["label"]
-        self.width: NDArray[np.int32] = columns["width"]
-        self.height: NDArray[np.int32] = columns["height"]
+        self.label: Column = columns["label"]
+        self.width: Column = columns["width"]
+        self.height: Column = columns["height"]
         absent = np.broadcast_to(np.False_, len(self.label))
-        self.present: dict[str, NDArray[np.bool_]] = {
+        self.present: dict[str, Column] = {
             c: columns[f"{c}_present"].view(np.bool_) if f"{c}_present" in columns else absent for c in COMPONENTS
         }
         self._locations = {
@@ -111,7 +112,7 @@ class Index:
         self._open = lru_cache(maxsize=MAX_OPEN_CACHED_SHARDS if self.remote else MAX_OPEN_SHARDS)(self._shards.open)
         self._requested: list[int] = []  # shards that were requested last
         self._pointer = pointer
-        self._rows: NDArray[np.int64] | None = None  # of a subset
+        self._selection: Selection | None = None
         self.whole = len(self.label)
 
     def subset(self, rows: NDArray[np.int64]) -> "Index":
@@ -120,13 +121,31 @@ class Index:
         Args:
             rows: `[n]` their numbers, ascending.
         """
+        return self._select(ChosenRows(rows))
+
+    def without(self, rows: NDArray[np.int64]) -> "Index":
+        """All samples of the split but a few; takes no memory for the others.
+
+        Args:
+            rows: `[n]` their numbers, ascending.
+        """
+        return self._select(AllRowsBut(rows, len(self)))
+
+    def _select(self, selection: Selection) -> "Index":
+        if self._selection is not None:
+            raise ValueError("a part of a split has no parts")
         part = copy.copy(self)
-        part._rows = rows if self._rows is None else self._rows[rows]
-        part._set_sizes(np.diff(np.searchsorted(rows, np.concatenate([[0], self._ends]))).astype(np.int64))
-        part.label, part.width, part.height = self.label[rows], self.width[rows], self.height[rows]
-        part.present = {component: present[rows] for component, present in self.present.items()}
-        part._locations = {name: [column[rows] for column in columns] for name, columns in self._locations.items()}
+        part._selection = selection
+        part._set_sizes(np.diff(selection.before(np.concatenate([[0], self._ends]))))
+        part.label, part.width, part.height = (
+            SelectedColumn(column, selection) for column in (self.label, self.width, self.height)
+        )
+        part.present = {component: SelectedColumn(present, selection) for component, present in self.present.items()}
         return part
+
+    def _row(self, i: int) -> int:
+        """The row of sample `i` in the table of samples."""
+        return int(i) if self._selection is None else self._selection.row(int(i))
 
     def _set_sizes(self, sizes: NDArray[np.int64]) -> None:
         """Set the number of samples of each shard."""
@@ -150,11 +169,12 @@ class Index:
     @property
     def formats(self) -> dict[str, int]:
         """Format of the stored images ("jpeg", "png", "webp") -> how many samples have it."""
-        return format_counts(self._samples, self._rows)
+        column = self._samples.column("format").to_numpy()
+        return format_counts(column if self._selection is None else SelectedColumn(column, self._selection))
 
     def key(self, i: int) -> str:
         """The sample's key, as in WebDataset."""
-        return str(self._samples.column("key")[int(i if self._rows is None else self._rows[i])].as_py())
+        return str(self._samples.column("key")[self._row(i)].as_py())
 
     def _shard_of(self, i: int) -> int:
         """Number of the shard that holds the sample."""
@@ -181,12 +201,13 @@ class Index:
 
         Raises:
             KeyError: the sample does not have the component.
-            DamagedSample: the bytes differ from those that were indexed.
+            DamagedSample: the bytes of a local shard differ from those that were indexed.
             DataError: the shard is missing or cannot be read.
         """
         if component != "image" and not self.present[component][i]:
             raise KeyError(f"{self.key(i)} has no {component}")
-        offset, size, crc = (column.item(i) for column in self._locations[component])
+        row = self._row(i)
+        offset, size, crc = (column.item(row) for column in self._locations[component])
         try:
             # the local reference keeps the file open: it closes with its last reference
             file = self._open(self._shard_of(i))
@@ -197,7 +218,7 @@ class Index:
             raise
         except OSError as error:
             raise DataError(f"{self.name(i)}: cannot be read ({error.strerror})") from None
-        if zlib.crc32(data) != crc:
+        if not self.remote and zlib.crc32(data) != crc:  # shards in the cache were checked when they were fetched
             what = f"{component} differs from what was indexed: the shard was changed while in use, or is damaged"
             raise DamagedSample("checksum", self.name(i), f"{what}; run `mtgen shards validate`, then start again")
         return data

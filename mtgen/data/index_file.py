@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import DTypeLike, NDArray
 
+from mtgen.data.columns import Column, chunks
 from mtgen.data.index_table import FORMATS, STORED_PARTS
 from mtgen.data.key_hashes import key_hashes
 from mtgen.data.shard_scan import Problem
@@ -326,9 +327,11 @@ def rows_of(batch: pa.RecordBatch, begin: int, count: int, schema: pa.Schema) ->
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def format_counts(batch: pa.RecordBatch, rows: NDArray[np.int64] | None = None) -> dict[str, int]:
-    """Format of the stored images ("jpeg", "png", "webp") -> how many samples, or of these rows, have it."""
-    column = batch.column("format").to_numpy()
-    column = column if rows is None else column[rows]
-    counts = {name: int(np.count_nonzero(column == number)) for number, name in enumerate(FORMATS)}
-    return {name: count for name, count in counts.items() if count}
+def format_counts(column: Column) -> dict[str, int]:
+    """Format of the stored images ("jpeg", "png", "webp") -> how many samples have it.
+
+    Args:
+        column: `[N]` numbers of formats.
+    """
+    counts = sum((np.bincount(part, minlength=len(FORMATS)) for part in chunks(column)), np.zeros(len(FORMATS), int))
+    return {name: int(count) for name, count in zip(FORMATS, counts, strict=True) if count}

@@ -1,7 +1,7 @@
 """Several data sets as one: their samples are concatenated, classes of the same name are merged."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from mtgen.config import DataConfig, MixtureConfig
+from mtgen.data.columns import ROWS_AT_ONCE, BitColumn, Column, JoinedColumn
 from mtgen.data.dataset_card import read_card_text
 from mtgen.data.index import Index, open_index
 from mtgen.data.index_build import IndexProgress
@@ -26,10 +27,10 @@ class Samples(Protocol):
     folder: str
     split: str
     card: DatasetCard
-    label: NDArray[np.int64]
-    width: NDArray[np.int32]
-    height: NDArray[np.int32]
-    present: dict[str, NDArray[np.bool_]]
+    label: Column
+    width: Column
+    height: Column
+    present: dict[str, Column]
     problems: list[Problem]
     remote: bool
     domains: list[str]
@@ -117,13 +118,12 @@ class Mixture:
         self._begin = np.cumsum([0, *map(len, members)])
         self._classes = [_numbers(card.classes, self.card.classes) for card in cards]
         self._masks = [self._mask_numbers(card) for card in cards]
-        self.label: NDArray[np.int64] = np.concatenate(
-            [np.append(table, -1)[member.label] for table, member in zip(self._classes, members, strict=True)]
-        )
-        self.width: NDArray[np.int32] = np.concatenate([member.width for member in members])
-        self.height: NDArray[np.int32] = np.concatenate([member.height for member in members])
-        self.present: dict[str, NDArray[np.bool_]] = {
-            c: np.concatenate([member.present[c] for member in members]) for c in COMPONENTS
+        labels = [np.append(table, -1) for table in self._classes]
+        self.label: Column = JoinedColumn([member.label for member in members], labels)
+        self.width: Column = JoinedColumn([member.width for member in members])
+        self.height: Column = JoinedColumn([member.height for member in members])
+        self.present: dict[str, Column] = {
+            c: JoinedColumn([member.present[c] for member in members]) for c in COMPONENTS
         }
 
     def _mask_numbers(self, card: DatasetCard) -> NDArray[np.int64]:
@@ -224,13 +224,19 @@ def keep_labels(samples: Samples, fractions: Mapping[Any, float], seed: int) -> 
         samples: changed in place.
         fractions: component -> fraction of the samples that keep it, 0 to 1.
     """
-    number = torch.arange(len(samples))
+
+    def kept(component: str, name: str, fraction: float) -> Iterator[NDArray[np.bool_]]:
+        for begin in range(0, len(samples), ROWS_AT_ONCE):
+            present = samples.present[name][begin : begin + ROWS_AT_ONCE]
+            number = torch.arange(begin, begin + len(present))
+            random = counter_rng.uniform(seed, f"labelled {component}", number, 1)[:, 0].numpy()
+            yield present & (random < fraction)
+
     for component, fraction in fractions.items():
         if fraction < 1:
-            kept = counter_rng.uniform(seed, f"labelled {component}", number, 1)[:, 0].numpy() < fraction
             hidden = ["boxes", "tags"] if component == "boxes" and "tags" not in fractions else [component]
             for name in hidden:
-                samples.present[name] = samples.present[name] & kept
+                samples.present[name] = BitColumn(kept(component, name, fraction))
 
 
 def card_texts(data: DataConfig) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mtgen.data.audio import SoundDecoder
 from mtgen.data.boxes import Annotation, annotation, crop_boxes
 from mtgen.data.color_jitter import color_jitter
+from mtgen.data.columns import chunks
 from mtgen.data.dataset_card import CARD_FILE
 from mtgen.data.decode import ImageDecoder
 from mtgen.data.geometry import Window, window
@@ -49,17 +50,10 @@ class _Parts(NamedTuple):
     sound: bytes | None
 
 
-ROWS_AT_ONCE = 1 << 20
-"""Rows of the index that are looked at in one operation, so that memory does not grow with the data set."""
-
-
 def _all_have_aspect(index: Samples, width: int, height: int) -> bool:
     """Whether all images have the aspect ratio `width` / `height`."""
-    for begin in range(0, len(index), ROWS_AT_ONCE):
-        part = slice(begin, begin + ROWS_AT_ONCE)
-        if (index.width[part].astype(np.int64) * height != index.height[part].astype(np.int64) * width).any():
-            return False
-    return True
+    sizes = zip(chunks(index.width), chunks(index.height), strict=True)
+    return not any((w.astype(np.int64) * height != h.astype(np.int64) * width).any() for w, h in sizes)
 
 
 class BatchReader:

@@ -124,4 +124,4 @@ def _open_part(
             f"samples, or set data.val_split={train_split} to validate on what is trained on"
         )
     rows = held_out_rows(index.sizes)
-    return index.subset(rows if validation else np.delete(np.arange(len(index)), rows))
+    return index.subset(rows) if validation else index.without(rows)

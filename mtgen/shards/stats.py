@@ -205,15 +205,16 @@ def _stats(folder: str | Path, split: str, show: StatsProgress | None) -> SplitS
     pixel_count = int(counts.values.sum())
     unknown = int(counts.values[ignored].sum())
     counts.values[ignored] = 0
-    label = index.label[index.label >= 0]
+    label, width, height = (np.asarray(column) for column in (index.label, index.width, index.height))
+    label = label[label >= 0]
     return SplitStats(
         samples=size,
         shards=len(index.shards),
-        missing={name: int((~index.present[name]).sum()) for name in COMPONENTS},
+        missing={name: size - int(index.present[name].sum()) for name in COMPONENTS},
         formats=index.formats,
-        width=Distribution.of(index.width),
-        height=Distribution.of(index.height),
-        aspect=Distribution.of(index.width / index.height),
+        width=Distribution.of(width),
+        height=Distribution.of(height),
+        aspect=Distribution.of(width / height),
         classes=_frequencies(np.bincount(label, minlength=len(card.classes)).tolist(), card.classes)
         if len(label)
         else [],

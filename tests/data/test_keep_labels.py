@@ -24,7 +24,7 @@ def kept(fractions: dict[str, float], seed: int, complete: float = 1.0) -> dict[
 
     samples: Any = Samples(present={component: present.copy() for component in COMPONENTS})
     keep_labels(samples, fractions, seed)
-    return samples.present
+    return {component: np.asarray(column) for component, column in samples.present.items()}
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 2**31 - 1))

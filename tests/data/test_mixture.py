@@ -40,7 +40,7 @@ def mixture(write: Write, sample: Sample) -> Mixture:
 def test_classes_are_merged_by_name(mixture: Mixture) -> None:
     assert mixture.card.classes == ["cat", "dog", "bird"]
     assert mixture.card.mask_classes == ["background", "dog", "bird"]
-    assert mixture.label.tolist() == [0, 1, 0, 1, 0, 1, 1, 2, 1, 2]
+    assert mixture.label[:].tolist() == [0, 1, 0, 1, 0, 1, 1, 2, 1, 2]
     assert mixture.class_table(0).tolist() == [0, 1] and mixture.class_table(6).tolist() == [1, 2]
     assert mixture.mask_table(9)[[0, 1, 2, 255]].tolist() == [0, 2, -1, 255]
 
