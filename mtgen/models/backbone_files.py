@@ -66,7 +66,7 @@ def open_network(path: str, sha256: str | None) -> tuple[nn.Module, dict[str, st
     if Path(path).is_dir() or path.endswith(".pt2"):
         what = "a folder" if Path(path).is_dir() else "a program of torch.export"
         raise ConfigError(f"{named}: is {what}; give the file that `mtgen weights convert {path} --out FILE` writes")
-    content = read_file(path, BACKBONE_KEY)
+    content = read_file(path, BACKBONE_KEY, "write it with mtgen weights convert")
     found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and found != sha256.lower():
         raise ConfigError(
