@@ -105,8 +105,12 @@ class Batch:
         return self.image.shape[0]
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The batch with its sample tensors on `device`; positions and global counts stay on the CPU."""
-        return replace(self, **self._map(lambda value: value.to(device, non_blocking=True)))
+        """The batch with its sample tensors on `device`; positions and global counts stay on the CPU.
+
+        The host does not wait for copies to a GPU; from a GPU it does, since it may look at them at once.
+        """
+        waits = torch.device(device).type == "cpu"
+        return replace(self, **self._map(lambda value: value.to(device, non_blocking=not waits)))
 
     def rows(self, index: Tensor | slice, index_there: Tensor | None = None) -> "Batch":
         """The samples that `index` (a tensor on the CPU, or a slice) selects; the global counts are unchanged.

@@ -424,9 +424,12 @@ def smoke_test(
     Raises:
         ConfigError: the system does not have the device, or the folder cannot be created.
     """
+    import torch
+
     device = chosen_device(device)
     os.environ.setdefault("DS_ACCELERATOR", device)  # DeepSpeed reads it at its import
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads only slow down networks this small
+    threads = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))  # more only slow down networks this small
+    torch.set_num_threads(threads)  # of this thread, which the trainings' threads do not share
     with tempfile.TemporaryDirectory(prefix="mtgen-smoke-") as temporary:
         folder = Path(temporary) if out is None else out.absolute()
         try:

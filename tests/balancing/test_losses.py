@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from helpers.devices import DEVICES
 from torch import Tensor
 
 from mtgen.balancing.weighting import GateContext, Weighting
@@ -107,8 +108,9 @@ def test_a_task_that_is_missing_in_a_step_keeps_its_state(name: str) -> None:
 ON_DEVICE = [name for name in WEIGHTINGS if getattr(WEIGHTINGS[name], "on_device", False)]
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ON_DEVICE)
-def test_rows_without_a_gradient_count_as_if_they_were_left_out(name: str) -> None:
+def test_rows_without_a_gradient_count_as_if_they_were_left_out(name: str, device: str) -> None:
     """What a weighting on the device gets, compared with what it would get on the host."""
     left_out, marked = WEIGHTINGS[name](), WEIGHTINGS[name]()
     for number, (gramian, losses) in enumerate(course(3)):
@@ -116,9 +118,13 @@ def test_rows_without_a_gradient_count_as_if_they_were_left_out(name: str) -> No
         there[number % TASKS] = number % 2 == 0
         active, preference = there.nonzero().flatten(), torch.tensor([0.5, 1.0, 1.5], dtype=torch.float64)
         few = GateContext(active, TASKS, preference[active], 9_000, losses[active])
-        all_rows = GateContext(torch.arange(TASKS), TASKS, preference, 9_000, losses * there, there)
+        rows, preference, given, there, whole = (
+            x.to(device) for x in (torch.arange(TASKS), preference, losses * there, there, gramian)
+        )
+        weights = marked(whole * (there[:, None] & there), GateContext(rows, TASKS, preference, 9_000, given, there))
         expected = left_out(gramian[active][:, active], few)
-        torch.testing.assert_close(marked(gramian * (there[:, None] & there), all_rows)[active], expected)
+        torch.testing.assert_close(weights.cpu()[active], expected)
     assert left_out.memory.keys() == marked.memory.keys()
     for key, kept in left_out.memory.items():
-        torch.testing.assert_close(marked.memory[key], kept, equal_nan=True)
+        assert marked.memory[key].device.type == device
+        torch.testing.assert_close(marked.memory[key].cpu(), kept, equal_nan=True)

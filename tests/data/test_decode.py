@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -105,6 +106,34 @@ def test_a_window_of_the_same_size_keeps_every_pixel(encode: Encode, decoder32: 
     out, labels = decoder32.decode([encode(image)], [encode(mask)], window_at(11, 3, 32, 32, True), str)
     assert np.allclose(out[0].permute(1, 2, 0).numpy(), image[3:35, 11:43][:, ::-1] / 127.5 - 1, atol=1e-6)
     assert np.array_equal(labels[0].numpy(), mask[3:35, 11:43][:, ::-1])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("form", "options", "furthest", "mean"),
+    [("PNG", {}, 2.1, 0.5), ("JPEG", {"subsampling": 0}, 6.0, 1.0), ("JPEG", {"subsampling": 2}, 64.0, 2.0)],
+)
+def test_a_batch_of_photographs_is_that_of_pillow_on_every_device(
+    device: str, form: str, options: dict[str, Any], furthest: float, mean: float
+) -> None:
+    """A GPU decodes JPEG with nvJPEG, which rounds otherwise, and enlarges halved colors by repetition."""
+    sizes, regions = [(40, 50), (64, 33), (90, 120)], [(3, 2, 32, 37), (0, 5, 33, 50), (20, 10, 96, 64)]
+    files, masks, references = [], [], []
+    windows = [window_at(*region, number == 1) for number, region in enumerate(regions)]
+    for number, (height, width) in enumerate(sizes):
+        file, mask = io.BytesIO(), io.BytesIO()
+        Image.fromarray(picture(height, width, number)).save(file, form, quality=95, **options)
+        Image.fromarray(classes(height, width)).save(mask, "PNG")
+        files.append(file.getvalue())
+        masks.append(mask.getvalue())
+        references.append(triangular(np.asarray(Image.open(file).convert("RGB")), windows[number], 32))
+    whole = Window(*(np.concatenate([getattr(one, part) for one in windows]) for part in ("start", "size", "mirror")))
+    out, labels = ImageDecoder(32, "rgb", 1, device, 4).decode(files, masks, whole, str)
+    assert out.device.type == labels.device.type == device
+    away = np.abs(out.permute(0, 2, 3, 1).cpu().numpy() - np.stack(references)) * 127.5
+    assert away.max() <= furthest and away.mean() <= mean
+    expected = nearest(classes(*sizes[2]), windows[2], 32)
+    assert (labels[2].cpu().numpy() != expected).mean() == 0.0  # 96 and 64 pixels: no center falls on an edge
 
 
 @pytest.mark.parametrize(

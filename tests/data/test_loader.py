@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.devices import DEVICES
 from helpers.loading import load, once
 from helpers.sounds import samples, wav
 
@@ -61,8 +62,11 @@ def test_batches_have_the_documented_shapes_and_types(numbered: Path) -> None:
     )
 
 
-def test_labels_and_masks_stay_with_their_images(numbered: Path) -> None:
-    for batch in batches(open_index(numbered, "train"), 12):
+@pytest.mark.parametrize("device", DEVICES)
+def test_labels_and_masks_stay_with_their_images(device: str, numbered: Path) -> None:
+    for there in batches(open_index(numbered, "train"), 12, device=device):
+        assert there.image.device.type == there.mask.device.type == there.label.device.type == device
+        batch = there.to("cpu")
         i = number(batch)
         assert np.array_equal(batch.present["class"].numpy(), i % 3 != 0)
         assert np.array_equal(batch.present["mask"].numpy(), i % 4 != 0)

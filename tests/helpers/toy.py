@@ -126,17 +126,19 @@ def some_boxes(size: int, random: torch.Generator) -> Tensor:
 
 
 def steps(settings: Config) -> tuple[Networks, DiscriminatorStep, GeneratorStep]:
-    """Networks and the two steps, as the trainer builds them."""
+    """Networks on the configured device and the two steps, as the trainer builds them."""
     networks = build(settings, CARD)
+    for network in (networks.generator, networks.side):
+        network.to(settings.device)
     d_step, g_step, _ = build_steps(settings, networks)
     return networks, d_step, g_step
 
 
 def parameters(networks: Networks) -> dict[str, Tensor]:
-    """All trained parameters, copied."""
+    """All trained parameters, copied to the CPU."""
     modules = {"generator": networks.generator, "side": networks.side}
     return {
-        f"{m}.{n}": p.detach().clone().contiguous()
+        f"{m}.{n}": p.detach().to("cpu", copy=True).contiguous()
         for m, module in modules.items()
         for n, p in module.named_parameters()
     }
@@ -162,7 +164,7 @@ def plain(settings: Config, number: int) -> dict[str, Tensor]:
     micro = settings.batch_size // settings.train.accumulation
     usual = {"d": 0.0, "g": 0.0}
     for k in range(number):
-        whole = batch(k * settings.batch_size, settings.batch_size)
+        whole = batch(k * settings.batch_size, settings.batch_size).to(settings.device)
         for name, step, other in (("d", d_step, networks.generator), ("g", g_step, networks.side)):
             optimizers[name].zero_grad()
             with frozen(other):
@@ -214,6 +216,7 @@ class Deep:
         mine = batch(k * self.settings.batch_size, self.settings.batch_size).rows(
             slice(dist.get_rank() * size, (dist.get_rank() + 1) * size)
         )
+        mine = mine.to(self.settings.device)
         if spoil:
             mine = dataclasses.replace(mine, image=torch.full_like(mine.image, float("nan")))
         for network, other in (("discriminator", self.networks.generator), ("generator", self.networks.side)):
@@ -222,16 +225,23 @@ class Deep:
                     self.engines[network].train(mine.rows(slice(begin, begin + micro)), (other,))
 
 
-def in_group(rank: int, world: int, work: Any, folder: str, *arguments: Any) -> None:
-    """Run `work(*arguments)` in a gloo group and save its return value in the folder as `RANK.pt`."""
+def in_group(rank: int, world: int, work: Any, folder: str, device: str, *arguments: Any) -> None:
+    """Run `work(*arguments)` in a group of gloo or NCCL, and save its return value in the folder as `RANK.pt`."""
     import os
 
     os.environ.update(
-        LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(world), OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu"
+        LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(world), OMP_NUM_THREADS="1", DS_ACCELERATOR=device
     )
     torch.set_num_threads(1)
+    if device == "cuda":
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it, products have no fixed order
+        torch.cuda.set_device(rank)
+        torch.backends.cudnn.allow_tf32 = False
     dist.init_process_group(
-        "gloo", store=dist.FileStore(str(Path(folder) / "store"), world), rank=rank, world_size=world
+        "nccl" if device == "cuda" else "gloo",
+        store=dist.FileStore(str(Path(folder) / "store"), world),
+        rank=rank,
+        world_size=world,
     )
     try:
         torch.save(work(*arguments), Path(folder) / f"{rank}.pt")
@@ -239,9 +249,9 @@ def in_group(rank: int, world: int, work: Any, folder: str, *arguments: Any) -> 
         dist.destroy_process_group()
 
 
-def spawn(world: int, work: Any, folder: Path, *arguments: Any) -> list[Any]:
-    """Run `work` in `world` processes; return their return values, by rank."""
-    torch.multiprocessing.spawn(in_group, (world, work, str(folder), *arguments), nprocs=world)
+def spawn(world: int, work: Any, folder: Path, *arguments: Any, device: str = "cpu") -> list[Any]:
+    """Run `work` in `world` processes, on a GPU each if `device` is "cuda"; return their return values, by rank."""
+    torch.multiprocessing.spawn(in_group, (world, work, str(folder), device, *arguments), nprocs=world)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 

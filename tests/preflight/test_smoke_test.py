@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.devices import DEVICES, GPUS
 from rich.console import Console
 
 from mtgen.errors import ConfigError, UserError
@@ -121,19 +122,25 @@ def results(path: Path) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.e2e
-def test_the_script_tests_everything_on_this_system(tmp_path: Path) -> None:
-    command = [str(ROOT / "launch/smoke_gpu.sh"), "--device", "cpu", "--json", str(tmp_path / "smoke.json")]
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_script_tests_everything_on_this_system(device: str, tmp_path: Path) -> None:
+    command = [str(ROOT / "launch/smoke_gpu.sh"), "--device", device, "--json", str(tmp_path / "smoke.json")]
     patient = {**os.environ, "SMOKE_MINUTES": "9"}  # other tests run at the same time
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=580, env=patient)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = results(tmp_path / "smoke.json")
-    not_passed = {name: row["detail"] for name, row in rows.items() if row["result"] != PASSED}
+    assert "what:  " in done.stdout and "smoke-doctor.json" in done.stdout
+    assert (tmp_path / "smoke-doctor.json").is_file()
     pairs = {f"training on two GPUs, {precision}" for precision in ("bf16", "fp16")}
+    not_passed = {name: row["detail"] for name, row in rows.items() if row["result"] != PASSED}
+    if device == "cuda":
+        assert set(not_passed) <= {name for name in rows if name.startswith("speed of")} | (
+            pairs if GPUS == 1 else set()
+        )
+        return
     assert set(not_passed) == {"training fp16, ZeRO-0", "resuming fp16, ZeRO-0", "no host sync in a step", *pairs}
     assert "bf16" in not_passed["training fp16, ZeRO-0"]
     assert "images/s" in rows["speed at 16 pixels, fp32"]["detail"]
-    assert "what:  " in done.stdout and "smoke-doctor.json" in done.stdout
-    assert (tmp_path / "smoke-doctor.json").is_file()
     assert all(
         "bit for bit" in row["detail"]
         for name, row in rows.items()

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.devices import on_gpu
 from helpers.pretended_device import DEVICE, Crossings, watched
 
 from mtgen.config import WEIGHTINGS, Config, load
 from mtgen.preflight.cost import build_on_meta
+from mtgen.preflight.step_speed import StepLoop
 from mtgen.preflight.synthetic_batch import synthetic_batch
 from mtgen.schema import Batch, DatasetCard
 from mtgen.training.steps import build_steps, frozen
@@ -62,6 +64,15 @@ def test_a_step_has_one_copy_to_the_device_for_which_nothing_waits(name: str) ->
         (line,) = forward.copies
         assert line.startswith("utils/packed_copy.py") and forward.copies.total() == 1
         assert not backward.blocking and not backward.syncs and not backward.copies
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=on_gpu())])
+def test_torch_finds_no_wait_in_a_step_on_a_gpu(device: str, name: str) -> None:
+    """What the tests on the pretended device say, asked of a real one."""
+    config = config_of(name, "workers=1", "batch_size=16")
+    loop = StepLoop(config, card_of(80 if name == "coco-256" else 10), torch.device(device))
+    assert loop.check_syncs() == "neither step lets the host wait for the GPU"
 
 
 PREFERENCE = "balancing.preference={generation: 2}"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from helpers.devices import DEVICES
 from torch import Tensor, nn
 
 from mtgen.training.optimizer import GuardedAdam
@@ -12,9 +13,9 @@ from mtgen.training.optimizer import GuardedAdam
 BETAS = (0.0, 0.99)
 
 
-def network() -> nn.Sequential:
+def network(device: str = "cpu") -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 2))
+    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 2)).to(device)
 
 
 def guarded(module: nn.Module, scaled: bool = False) -> GuardedAdam:
@@ -23,7 +24,7 @@ def guarded(module: nn.Module, scaled: bool = False) -> GuardedAdam:
 
 def loss(module: nn.Module, step: int) -> Tensor:
     random = torch.Generator().manual_seed(step)
-    return module(torch.randn(16, 5, generator=random)).square().mean()
+    return module(torch.randn(16, 5, generator=random).to(next(module.parameters()).device)).square().mean()
 
 
 def take(
@@ -49,9 +50,11 @@ def equal(a: list[Tensor], b: list[Tensor]) -> bool:
     return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_on_finite_gradients_it_is_torchs_adam_bit_for_bit() -> None:
-    ours, theirs = network(), network()
-    a, b = guarded(ours), torch.optim.Adam(theirs.parameters(), lr=1e-2, betas=BETAS, foreach=False)
+@pytest.mark.parametrize("device", DEVICES)
+def test_on_finite_gradients_it_is_torchs_adam_bit_for_bit(device: str) -> None:
+    """On a GPU, torch's fused one."""
+    ours, theirs, fused = network(device), network(device), device == "cuda"
+    a, b = guarded(ours), torch.optim.Adam(theirs.parameters(), lr=1e-2, betas=BETAS, foreach=False, fused=fused)
     for step in range(8):
         take(ours, a, step)
         take(theirs, b, step)
@@ -115,10 +118,13 @@ def test_a_gradient_that_is_not_finite_does_not_change_the_usual_norm() -> None:
 BAD = [float("nan"), float("inf"), -float("inf")]
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("bad", BAD)
-def test_one_bad_number_does_not_change_parameters_moments_and_step_count(bad: float, scaled: bool) -> None:
-    module = network()
+def test_one_bad_number_does_not_change_parameters_moments_and_step_count(
+    bad: float, scaled: bool, device: str
+) -> None:
+    module = network(device)
     optimizer = guarded(module, scaled)
     take(module, optimizer, 0)
     before = everything(module, optimizer)
@@ -157,9 +163,10 @@ def test_the_norm_is_that_of_the_whole_unscaled_gradient(scaled: bool) -> None:
     assert optimizer.norm.item() == pytest.approx(torch.cat([g.flatten() for g in gradients]).norm().item(), rel=1e-5)
 
 
-def test_a_scaled_loss_trains_as_an_unscaled_one() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_scaled_loss_trains_as_an_unscaled_one(device: str) -> None:
     """The scale is a power of two, so no bit is lost, also after it was halved."""
-    ours, theirs = network(), network()
+    ours, theirs = network(device), network(device)
     a, b = guarded(ours, scaled=True), guarded(theirs)
     for step in range(6):
         take(ours, a, step)
@@ -171,11 +178,12 @@ def test_a_scaled_loss_trains_as_an_unscaled_one() -> None:
     assert a.loss_scale.item() == 2.0**15
 
 
+@pytest.mark.parametrize("device", DEVICES)
 def test_the_loss_scale_halves_after_a_bad_step_and_doubles_after_enough_good_ones(
-    monkeypatch: pytest.MonkeyPatch,
+    device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GuardedAdam, "GROWTH_INTERVAL", 3)
-    module = network()
+    module = network(device)
     optimizer = guarded(module, scaled=True)
     assert optimizer.loss_scale is not None
     scales = []

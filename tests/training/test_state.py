@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 from helpers import toy
+from helpers.devices import on_gpu
 from torch import Tensor
 
 from mtgen.checkpointing import checkpoint
@@ -17,19 +19,23 @@ BEFORE, AFTER = 3, 3  # steps before and after the checkpoint
 FORMS = list(product((0, 1, 2), ("fp32", "bf16")))  # ZeRO stage, precision
 
 
-def settings(form: tuple[int, str], workers: int) -> dict[str, Any]:
-    return {"zero_stage": form[0], "precision": form[1], "workers": workers}
+def settings(form: tuple[int, str], device: str) -> dict[str, Any]:
+    changes = {"zero_stage": form[0], "precision": form[1], "workers": dist.get_world_size(), "device": device}
+    if device == "cuda":  # only what can be summed in a fixed order: no warps, and no losses of pixels
+        torch.use_deterministic_algorithms(True)
+        changes |= {"augment__probability": 0.0, "tasks": {"generation": {}, "classification": {}}}
+    return changes
 
 
 def whole_state(deep: toy.Deep) -> dict[str, dict[str, Tensor]]:
     return {side: engine.state(keep=True) for side, engine in deep.engines.items()}
 
 
-def saved(forms: list[tuple[int, str]], root: str) -> list[dict[str, Tensor]]:
+def saved(forms: list[tuple[int, str]], root: str, device: str) -> list[dict[str, Tensor]]:
     """In each form: some steps, a checkpoint in `root/FORM`, more steps; returns the parameters at the end."""
     ends = []
     for number, form in enumerate(forms):
-        deep = toy.Deep(toy.config(**settings(form, dist.get_world_size())))
+        deep = toy.Deep(toy.config(**settings(form, device)))
         for k in range(BEFORE):
             deep.step(k)
         state = whole_state(deep)
@@ -42,13 +48,13 @@ def saved(forms: list[tuple[int, str]], root: str) -> list[dict[str, Tensor]]:
     return ends
 
 
-def resumed(pairs: list[tuple[int, tuple[int, str]]], root: str) -> list[tuple[float, dict[str, Tensor]]]:
+def resumed(pairs: list[tuple[int, tuple[int, str]]], root: str, device: str) -> list[tuple[float, dict[str, Tensor]]]:
     """For each (number of a checkpoint, form): how far the loaded state is off, and the parameters at the end."""
     ends = []
     for number, form in pairs:
         found = checkpoint.latest(Path(root) / str(number), warn=pytest.fail)
         assert found is not None
-        deep = toy.Deep(toy.config(**settings(form, dist.get_world_size())))
+        deep = toy.Deep(toy.config(**settings(form, device)))
         deep.step(99)  # so that parameters and moments differ until they are loaded
         for side, engine in deep.engines.items():
             kept = dict(found.state["optimizers"][side])
@@ -71,8 +77,20 @@ def source(
 ) -> tuple[int, str, list[dict[str, Tensor]]]:
     """Number of workers, folder of the checkpoints (one per form), and parameters of the uninterrupted runs."""
     folder = tmp_path_factory.mktemp(f"source{request.param}")
-    ends = toy.spawn(request.param, saved, folder, FORMS, str(folder))
+    ends = toy.spawn(request.param, saved, folder, FORMS, str(folder), "cpu")
     return request.param, str(folder), ends[0]
+
+
+@pytest.mark.parametrize("workers", [pytest.param(count, marks=on_gpu(count)) for count in (1, 2)])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit_on_gpus(workers: int, tmp_path: Path) -> None:
+    """As the next test on the CPU, in each form for itself."""
+    forms = [*FORMS, (0, "fp16"), (1, "fp16")]
+    (tmp_path / "resumed").mkdir()
+    ends = toy.spawn(workers, saved, tmp_path, forms, str(tmp_path), "cuda", device="cuda")[0]
+    pairs = list(enumerate(forms))
+    results = toy.spawn(workers, resumed, tmp_path / "resumed", pairs, str(tmp_path), "cuda", device="cuda")[0]
+    for form, (loaded, end), uninterrupted in zip(forms, results, ends, strict=True):
+        assert (loaded, difference(end, uninterrupted)) == (0.0, 0.0), form
 
 
 @pytest.mark.parametrize("workers", [1, 2], ids=["to 1 worker", "to 2 workers"])
@@ -81,7 +99,7 @@ def test_any_form_resumes_in_any_other(
 ) -> None:
     world, root, uninterrupted = source
     pairs = [(number, form) for number, form in product(range(len(FORMS)), FORMS) if form[1] == FORMS[number][1]]
-    for results in toy.spawn(workers, resumed, tmp_path, pairs, root):
+    for results in toy.spawn(workers, resumed, tmp_path, pairs, root, "cpu"):
         for (number, form), (loaded, end) in zip(pairs, results, strict=True):
             case = f"{FORMS[number]} on {world} workers to {form} on {workers}"
             assert loaded == 0.0, case

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import toy
+from helpers.devices import on_gpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -143,6 +144,49 @@ def test_a_compiled_network_computes_what_it_did() -> None:
     assert len(results[0]) == len(results[1]) > 6
     for eager, own in zip(*results, strict=True):
         torch.testing.assert_close(own, eager, rtol=1e-4, atol=1e-5 * float(eager.detach().abs().max()))
+
+
+def parameters_after(config: Config, device: str, steps: int) -> list[Tensor]:
+    """The parameters after some steps of SGD, which does not make whole steps of rounding errors as Adam does."""
+    networks = networks_of(config)
+    for network in (networks.generator, networks.side):
+        network.to(device)
+    compiled.prepare_networks(config, networks, backend="aot_eager" if device == "cpu" else "inductor")
+    d_step, g_step, _ = build_steps(config, networks)
+    sides = ((d_step, networks.side, networks.generator), (g_step, networks.generator, networks.side))
+    optimizers = [torch.optim.SGD(own.parameters(), lr=1e-4) for _, own, _ in sides]
+    for number in range(steps):
+        batch = toy.batch(16 * number, 16).to(device)
+        for (step, _, other), optimizer in zip(sides, optimizers, strict=True):
+            optimizer.zero_grad()
+            with frozen(other):
+                step(batch, (other,))[0].backward()
+            optimizer.step()
+    return [p.detach().cpu() for _, own, _ in sides for p in own.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("device", "mode", "steps"),
+    [
+        ("cpu", "on", 1),
+        pytest.param("cuda", "on", 4, marks=on_gpu()),
+        pytest.param("cuda", "graphs", 6, marks=on_gpu()),  # the first ones warm up and record
+    ],
+)
+def test_compiled_steps_and_cuda_graphs_train_as_eager_steps_do(
+    device: str, mode: str, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    fresh = networks_of(toy.config())
+    start = [p.detach() for p in (*fresh.side.parameters(), *fresh.generator.parameters())]
+    eager, own = (parameters_after(toy.config(**STATIC, train__compile=mode), device, steps) for mode in ("off", mode))
+    moved = 0
+    for a, b, before in zip(eager, own, start, strict=True):
+        torch.testing.assert_close(
+            b - before, a - before, rtol=1e-2, atol=1e-3 * float((a - before).abs().max()) + 1e-8
+        )
+        moved += not torch.equal(a, before)
+    assert moved > len(start) / 2
 
 
 @pytest.mark.parametrize(
