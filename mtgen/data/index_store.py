@@ -240,37 +240,59 @@ def index_dataset(
     text = read_card_text(source, folder)
     card, digest = card_of(folder, text)
     cached = user_index_path(folder)
-    if isinstance(source, RemoteStore) and not source.writable:
-        if part is not None:
-            raise DataError(f"{source}: cannot be written to, so parts cannot be kept there; index it without --part")
-        with node_lock(cached):
-            _build_in_cache(source, card, cached, progress, cache)
-        _raise_problems(source, _named(cached / LATEST))
-        return str(cached)
-    target = source.path / INDEX_FOLDER if isinstance(source, LocalFolder) else cached
+    beside = isinstance(source, LocalFolder) or source.writable
+    if not beside and part is not None:
+        raise DataError(f"{source}: cannot be written to, so parts cannot be kept there; index it without --part")
     with node_lock(cached):
-        earlier = _earlier(source, digest, target)
-        large = part is not None or sum(split.samples for split in card.splits.values()) > MAX_SERIAL_SAMPLES
-        kept = source.names(PARTS_FOLDER) if not large else ()
-        parts = Parts(source, PARTS_FOLDER, card, source_kind(source)) if large or kept else None
-        builder = IndexBuilder(source, card, earlier, parts, cache, processes)
-        builder.read_shards(part or (0, 1), progress)
-        if part is not None:
-            return f"{source}/{PARTS_FOLDER}"
-        digest_now = builder.write(target)
-        file = IndexFile.open(target, digest_now)
-        assert file is not None
-        if isinstance(source, RemoteStore):
-            _upload(source, file)
-        source.write(CARD_FILE, _with_digest(text, digest_now))
-        _remove_others(source, INDEX_FOLDER, [file, earlier if source.remote else None])
-        if isinstance(source, RemoteStore):
-            _remove_others(LocalFolder(target), "", [file])
-        if parts is not None:
-            parts.remove()
-        _remove_old_format(source, cached)
+        if not beside:
+            _build_in_cache(source, card, cached, progress, cache)
+            file, place = _named(cached / LATEST), str(cached)
+        else:
+            target = source.path / INDEX_FOLDER if isinstance(source, LocalFolder) else cached
+            earlier = _earlier(source, digest, target)
+            builder, parts = _builder_beside(source, card, earlier, part is not None, cache, processes)
+            builder.read_shards(part or (0, 1), progress)
+            if part is not None:
+                return f"{source}/{PARTS_FOLDER}"
+            file = _publish(source, text, builder, target, earlier)
+            place = f"{source}/{INDEX_FOLDER}/{shards_file(file.digest)}"
+            if parts is not None:
+                parts.remove()
+            _remove_old_format(source, cached)
     _raise_problems(source, file)
-    return f"{source}/{INDEX_FOLDER}/{shards_file(digest_now)}"
+    return place
+
+
+def _builder_beside(
+    source: Source, card: DatasetCard, earlier: IndexFile | None, keep: bool, cache: float, processes: int | None
+) -> tuple[IndexBuilder, Parts | None]:
+    """The builder of an index beside the data, and the parts that it takes and leaves there.
+
+    Args:
+        keep: leave parts beside a small data set too.
+    """
+    large = keep or sum(split.samples for split in card.splits.values()) > MAX_SERIAL_SAMPLES
+    kept = source.names(PARTS_FOLDER) if not large else ()
+    parts = Parts(source, PARTS_FOLDER, card, source_kind(source)) if large or kept else None
+    return IndexBuilder(source, card, earlier, parts, cache, processes), parts
+
+
+def _publish(source: Source, text: bytes, builder: IndexBuilder, target: Path, earlier: IndexFile | None) -> IndexFile:
+    """Write an index beside the data, name it in `dataset.json`, and remove others, in a store but the one before.
+
+    Args:
+        text: the content of `dataset.json`.
+        target: where it is written first: in its final folder, or for a store in the cache.
+    """
+    file = IndexFile.open(target, builder.write(target))
+    assert file is not None
+    if isinstance(source, RemoteStore):
+        _upload(source, file)
+    source.write(CARD_FILE, _with_digest(text, file.digest))
+    _remove_others(source, INDEX_FOLDER, [file, earlier if source.remote else None])
+    if isinstance(source, RemoteStore):
+        _remove_others(LocalFolder(target), "", [file])
+    return file
 
 
 def parse_part(text: str) -> tuple[int, int]:
