@@ -69,9 +69,11 @@ def sample(
         typer.Option("--out", "-o", metavar="FILE", help="PNG file of the grid; default: in the run's folder"),
     ] = None,
     shards: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--shards", metavar="FOLDER", help="write shards (image, mask, boxes, class, caption) instead of a grid"
+            "--shards",
+            metavar="LOCATION",
+            help="write shards (image, mask, boxes, class, caption) to a folder or a store instead of a grid",
         ),
     ] = None,
     checkpoint: CheckpointOption = None,
@@ -136,9 +138,11 @@ def predict(
         ),
     ] = None,
     shards: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--shards", metavar="FOLDER", help="write shards (image, predicted class, mask, boxes) instead of pictures"
+            "--shards",
+            metavar="LOCATION",
+            help="write shards (image, predicted class, mask, boxes) to a folder or a store instead of pictures",
         ),
     ] = None,
     score: Annotated[float, typer.Option(min=0, max=1, help="lowest score of a box")] = 0.3,

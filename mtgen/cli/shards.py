@@ -22,6 +22,7 @@ app.add_typer(shards_app, name="shards", rich_help_panel=PREPARE_PANEL)
 DatasetFolder = Annotated[Path, typer.Argument(help="folder with dataset.json")]
 DatasetLocation = Annotated[str, typer.Argument(help="folder with dataset.json, or its URL")]
 OutFolder = Annotated[Path, typer.Argument(help="folder to write")]
+OutLocation = Annotated[str, typer.Argument(help="folder to write, or its URL in a store, such as s3://bucket/set")]
 
 
 def recipe_names() -> list[str]:
@@ -32,12 +33,12 @@ def recipe_names() -> list[str]:
 @shards_app.command("make")
 def shards_make(
     recipe: Annotated[str, typer.Argument(help=f"recipe: {', '.join(recipe_names())}")],
-    out: OutFolder,
+    out: OutLocation,
     options: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="options of the recipe, such as resolution=64")
     ] = None,
     seed: SeedOption = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the contents of the folder")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the data set in a folder")] = False,
     check: Annotated[bool, typer.Option("--check", help="show what would be packed, and write nothing")] = False,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="leave out samples that cannot be used, and list them in left_out.txt")
@@ -45,16 +46,19 @@ def shards_make(
 ) -> None:
     """Make a data set from a recipe. The same options write the same bytes, and an interrupted command resumes.
 
+    A shard has 256 MB, and 1,000 samples at least. In a store, each is uploaded when it is full, the index at the end.
+
     At the end it shows what it understood: splits, classes, masks, boxes, captions, and the files that it left alone.
     `mtgen shards inspect PATH` proposes recipe and options.
 
     Examples: `mtgen shards make digits data_shards/digits resolution=32`,
     `mtgen shards make folder data_shards/pets images=photos --check`
     """
-    from mtgen.shards.make import BadSamples, make, next_steps, parse_options, preview
+    from mtgen.config import find_entry, parse_options
+    from mtgen.shards.make import RECIPES, BadSamples, make, next_steps, preview
     from mtgen.tracking.progress_bar import bar
 
-    values = parse_options(recipe, options or [])
+    values = parse_options(find_entry(RECIPES, recipe).Options, options or [])
     if check:
         with bar(console) as progress:
             found = preview(recipe, seed=seed, progress=progress, **values)
@@ -137,24 +141,26 @@ def shards_export(
     `mtgen shards export coco data_shards/generated exported`,
     `mtgen shards export yolo data_shards/generated exported-yolo labels=polygons`
     """
-    from mtgen.shards.export import export, parse_export_options
+    from mtgen.config import find_entry, parse_options
+    from mtgen.shards.export import EXPORTERS, export
     from mtgen.tracking.progress_bar import bar
 
+    values = parse_options(find_entry(EXPORTERS, name).Options, options or [])
     with bar(console) as progress:
-        done = export(name, dataset, out, progress=progress, **parse_export_options(name, options or []))
+        done = export(name, dataset, out, progress=progress, **values)
     say(done.text())
 
 
 @shards_app.command("split")
 def shards_split(
     folder: DatasetFolder,
-    out: OutFolder,
+    out: OutLocation,
     fractions: Annotated[
         list[str],
         typer.Argument(metavar="SPLIT=FRACTION...", help="fractions that sum to 1, such as train=0.9 test=0.1"),
     ],
     seed: SeedOption = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the contents of the folder")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the data set in a folder")] = False,
 ) -> None:
     """Assign the samples of a data set to new splits, by a seeded hash of their keys. Their bytes do not change.
 

@@ -1,7 +1,7 @@
 """Typed configuration: defaults < YAML < `key=value`. Errors name the key, its value and a remedy."""
 
 from mtgen.config.hardware import Device, Hardware, decide, decide_device, decide_here, local_hardware, resolve_device
-from mtgen.config.messages import check
+from mtgen.config.messages import check, find_entry, parse_options
 from mtgen.config.run import Config
 from mtgen.config.schedule import Schedule, value_at, within
 from mtgen.config.sections import (
@@ -47,8 +47,10 @@ __all__ = [
     "decide",
     "decide_device",
     "decide_here",
+    "find_entry",
     "load",
     "local_hardware",
+    "parse_options",
     "resolve_device",
     "validate",
     "value_at",

@@ -4,7 +4,7 @@ import re
 import reprlib
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,6 +14,9 @@ from mtgen.config.schedule import Schedule
 from mtgen.config.sections import CONDITIONS, TASKS, SectionT
 from mtgen.errors import ConfigError
 from mtgen.registry import Registry, suggest
+from mtgen.utils.yaml_text import override
+
+T = TypeVar("T")
 
 KEY_ALIASES = {
     "deepspeed": ["zero_stage", "precision", "batch_size", "train.accumulation"],
@@ -157,6 +160,28 @@ def check(model: type[SectionT], values: dict[str, Any]) -> SectionT:
         return model.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(explain(e, "", {"": model}).text for e in error.errors())) from None
+
+
+def find_entry(registry: Registry[T], name: str) -> T:
+    """The object of a name that a user gave.
+
+    Raises:
+        ConfigError: an unknown name; the message has the possible ones.
+    """
+    if name not in registry:
+        raise ConfigError(f"unknown {registry.kind} {name!r}; {suggest(name, registry.names())}")
+    return registry[name]
+
+
+def parse_options(model: type[SectionT], assignments: list[str]) -> dict[str, Any]:
+    """Parse `["resolution=64", ...]` -> `{"resolution": 64, ...}`: what is given, validated as a section.
+
+    Raises:
+        ConfigError: unknown keys or invalid values; one line per problem.
+    """
+    values: dict[str, Any] = {}
+    override(values, assignments)
+    return check(model, values).model_dump(exclude_unset=True)
 
 
 def plugin_problems(key: str, registry: Registry[Any], values: Any) -> list[ConfigProblem]:

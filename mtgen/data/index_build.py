@@ -2,16 +2,15 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,10 +25,8 @@ from mtgen.schema import DatasetCard
 from mtgen.storage.remote_store import RemoteStore, Version
 from mtgen.storage.shard_cache import file_sha256
 from mtgen.storage.source import LocalFolder
+from mtgen.utils.executors import bounded_map, process_pool
 from mtgen.utils.shell import shell_command
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 IndexProgress = Callable[[int, int], None]
 """Called with (items done, items in total)."""
@@ -75,7 +72,12 @@ class Parts:
         self.source = source
         self.folder = folder
         self._depends = [INDEX_VERSION, kind, card.classes, card.mask_classes, card.ignore_index]
-        self._known = source.names(folder)
+        self._written: set[str] = set()
+
+    @cached_property
+    def _found(self) -> set[str]:
+        """Names of the parts that were there when the first one was looked for."""
+        return self.source.names(self.folder)
 
     def _name(self, shard: ShardRecord) -> str:
         text = json.dumps([*self._depends, shard.name, shard.size, shard.tag])
@@ -83,7 +85,7 @@ class Parts:
 
     def read(self, shard: ShardRecord) -> pa.Table | None:
         """The rows of a shard, and its problems and digests in `shard`; `None` if there is no such part."""
-        if (name := self._name(shard)) not in self._known:
+        if (name := self._name(shard)) not in self._written and name not in self._found:
             return None
         if (data := self.source.read(f"{self.folder}/{name}")) is None:  # another process has completed the index
             return None
@@ -103,7 +105,7 @@ class Parts:
             writer.write_table(table)
         name = self._name(shard)
         self.source.write(f"{self.folder}/{name}", sink.getvalue().to_pybytes())
-        self._known.add(name)
+        self._written.add(name)
 
     def remove(self) -> None:
         """Remove all parts."""
@@ -114,6 +116,24 @@ def _complete(shard: ShardRecord, table: pa.Table, sha256: str, problems: list[A
     """Fill in what the rows of a shard tell about it."""
     shard.samples, shard.digest, shard.sha256 = table.num_rows, content_digest(table), sha256
     shard.problems = [Problem(*found) for found in problems]
+
+
+ReadRows = Callable[..., tuple[pa.Table, list[Problem]]]
+"""`index_table.rows`, which may run in another process."""
+
+
+def usable_rows(path: Path, card: DatasetCard, shard: ShardRecord, read: ReadRows = rows) -> tuple[pa.Table, int]:
+    """Read a shard: the rows that can be used, and the number of all; `shard` gets its problems and digests.
+
+    Args:
+        path: the shard as a local file.
+    """
+    table, problems = read(path, card, name=shard.name)
+    count = table.num_rows
+    table = _without(table, {key_of(p.key) for p in problems} | {p.key for p in problems})
+    sha256 = file_sha256(path) if path.is_file() else ""
+    _complete(shard, table, sha256, [list(asdict(problem).values()) for problem in problems])
+    return table, count
 
 
 class IndexBuilder:
@@ -162,27 +182,23 @@ class IndexBuilder:
         threads = max(self._processes, PARALLEL_DOWNLOADS) if self.source.remote else self._processes
         done = 0
         with _shard_reader(self._processes) as read, ThreadPoolExecutor(threads) as pool:
-            for count in _bounded_map(pool, lambda item: self._read(*item, read), mine, 4 * threads):
+            for count in bounded_map(pool, lambda item: self._read(*item, read), mine, 4 * threads):
                 done += count
                 if progress is not None:
                     progress(done, max(self._total // step, done))
 
-    def _read(self, split: str, shard: ShardRecord, read: Callable[..., tuple[pa.Table, list[Problem]]]) -> int:
+    def _read(self, split: str, shard: ShardRecord, read: ReadRows) -> int:
         """Make sure that the rows of a shard are known; returns their number, those that cannot be used included."""
         if self._known(split, shard) is not None:
             return shard.samples
-        if isinstance(self.source, LocalFolder) or shard.tag is None:
-            path = self.source.path / shard.name if isinstance(self.source, LocalFolder) else Path(shard.name)
-            table, problems = read(path, self.card, name=shard.name)
-            sha256 = file_sha256(path) if path.is_file() else ""
+        if isinstance(self.source, LocalFolder):
+            table, count = usable_rows(self.source.path / shard.name, self.card, shard, read)
+        elif shard.tag is None:
+            table, count = usable_rows(Path(shard.name), self.card, shard, read)
         else:
             file = self._files.open(shard.name, Version(shard.size, shard.tag))
             path = Path(f"/proc/{os.getpid()}/fd/{file.descriptor}")
-            table, problems = read(path, self.card, name=shard.name)
-            sha256 = file_sha256(path)
-        count = table.num_rows
-        table = _without(table, {key_of(p.key) for p in problems} | {p.key for p in problems})
-        _complete(shard, table, sha256, [list(asdict(problem).values()) for problem in problems])
+            table, count = usable_rows(path, self.card, shard, read)
         if self._parts is None or shard.tag is None:
             self._tables[split, shard.name] = table
         else:
@@ -281,35 +297,17 @@ def _first_of_each_key(
         yield rows
 
 
-def _bounded_map(pool: ThreadPoolExecutor, work: Callable[[A], B], items: Iterable[A], ahead: int) -> Iterator[B]:
-    """`pool.map`, with at most `ahead` calls that are not yielded."""
-    waiting: deque[Future[B]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
 @contextmanager
-def _shard_reader(processes: int) -> Iterator[Callable[..., tuple[pa.Table, list[Problem]]]]:
+def _shard_reader(processes: int) -> Iterator[ReadRows]:
     """`index_table.rows`, run in this process or in `processes` others.
 
     Tar files are parsed in Python, so threads would wait for each other.
     """
-    if processes == 1:
-        yield rows
-        return
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("forkserver")) as pool:
-        try:
+    try:
+        with process_pool(processes) as pool:
             yield lambda *arguments, **named: pool.submit(rows, *arguments, **named).result()
-        except BrokenProcessPool:
-            raise DataError("a process that reads shards was killed (out of memory?); start again") from None
+    except BrokenProcessPool:
+        raise DataError("a process that reads shards was killed (out of memory?); start again") from None
 
 
 def _without(table: pa.Table, keys: set[str]) -> pa.Table:

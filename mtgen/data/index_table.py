@@ -113,16 +113,13 @@ def split_problems(
 
 def _duplicates(numbers: Sequence[int], table: Callable[[int], pa.Table]) -> tuple[int, dict[str, list[int]]]:
     """The number of samples in some shards, and the keys that several of them have, with the shards of these."""
-    finder = DuplicateFinder()
     count = 0
-    try:
+    with DuplicateFinder() as finder:
         for number in numbers:
             hashes = table(number)["key_hash"].to_numpy()
             finder.add(hashes)
             count += len(hashes)
-        repeated = finder.duplicates()
-    finally:
-        finder.close()
+        repeated = np.unique(finder.duplicates()[0])
     shards_by_key: dict[str, list[int]] = defaultdict(list)
     if len(repeated):
         for number in numbers:

@@ -182,13 +182,13 @@ class PredictionSummary:
     Attributes:
         processed: images that have results.
         damaged: images that could not be read.
-        out: folder of the results.
+        out: folder or URL of the results.
         left_alone: files in the folders that are not images, one line per kind.
     """
 
     processed: int
     damaged: int
-    out: Path
+    out: str | Path
     left_alone: list[str] = field(default_factory=list)
 
 
@@ -199,7 +199,7 @@ def predict_run(
     device: str = "auto",
     *,
     checkpoint: str | None = None,
-    shards: Path | None = None,
+    shards: str | Path | None = None,
     min_score: float = MIN_BOX_SCORE,
     on_result: Callable[[dict[str, Any]], None] = lambda row: None,
     on_error: Callable[[str], None] = lambda text: None,
@@ -211,7 +211,7 @@ def predict_run(
         paths: image files, folders of them, data sets.
         out: folder for the pictures; default: in the run's folder.
         checkpoint: default: the newest.
-        shards: folder for a data set of the images with their predictions as labels, instead of pictures.
+        shards: folder or URL for a data set of the images with their predictions as labels, instead of pictures.
         min_score: boxes with a lower score are discarded.
         on_result: called with the JSON row of each image; `mask` and `overlay` are paths.
         on_error: called with one line for each image that cannot be read.
@@ -222,13 +222,13 @@ def predict_run(
         CheckpointError: the run has no such checkpoint, or it is damaged.
     """
     folder = find_run(run)
-    into = shards or out or folder / "predictions"
-    inputs = Inputs(paths, into)
+    into = out or folder / "predictions"
+    inputs = Inputs(paths, Path(shards or into))
     model, _ = load_run(folder, device, checkpoint)
     total = len(inputs)
-    summary = PredictionSummary(0, 0, into, inputs.left_alone.lines())
+    summary = PredictionSummary(0, 0, shards or into, inputs.left_alone.lines())
     with contextlib.ExitStack() as stack:
-        writer = None if shards is None else stack.enter_context(_writer(model.card, into))
+        writer = None if shards is None else stack.enter_context(_writer(model.card, shards))
         for prediction in predict_images(model, inputs, min_score):
             if prediction.error is not None:
                 summary.damaged += 1
@@ -245,15 +245,15 @@ def predict_run(
             progress("predict images", summary.processed + summary.damaged, total)
         if writer is not None and summary.processed < 2:
             raise DataError(
-                f"--shards {into}: only {summary.processed} images could be read; a data set needs at least 2, "
+                f"--shards {shards}: only {summary.processed} images could be read; a data set needs at least 2, "
                 "one to train on and one to test on"
             )
     return summary
 
 
-def _writer(card: DatasetCard, folder: Path) -> ShardWriter:
+def _writer(card: DatasetCard, location: str | Path) -> ShardWriter:
     source = f"labels predicted by a model that was trained on {card.name!r}"
-    return ShardWriter(folder, f"{folder.name}-predicted", card.classes, card.mask_classes, source=source)
+    return ShardWriter(location, f"{Path(location).name}-predicted", card.classes, card.mask_classes, source=source)
 
 
 def _save_pictures(prediction: ImagePrediction, card: DatasetCard, into: Path) -> dict[str, str]:

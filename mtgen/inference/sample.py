@@ -39,7 +39,7 @@ STRIP_GAP_PIXELS = 2
 
 def sample_shards(
     model: Model,
-    folder: str | Path,
+    location: str | Path,
     parsed: ParsedPrompt,
     n: int,
     seed: int,
@@ -48,19 +48,20 @@ def sample_shards(
     min_score: float = MIN_BOX_SCORE,
     overwrite: bool = False,
     progress: StageProgress = lambda stage, done, total: None,
-) -> Path:
+) -> str | Path:
     """Generate `n` samples, cycling through the rows of a prompt, and write them with their labels as a data set.
 
     A sample has image, mask, boxes, class and caption. The last tenth, at least one sample, is the test split.
-    The same seed writes the same bytes.
+    The same seed writes the same bytes. Returns `location`.
 
     Args:
+        location: folder or URL of the data set; it must not exist, or be empty.
         n: at least 2.
         min_score: boxes with a lower score are discarded.
 
     Raises:
         ConfigError: `n` is too small for two splits.
-        DataError: the folder is not empty, or cannot be written.
+        DataError: the location is not empty, or cannot be written.
     """
     if n < 2:
         raise ConfigError(f"n={n}: a data set needs at least 2 samples, one to train on and one to test on")
@@ -69,7 +70,7 @@ def sample_shards(
         f" ({card.source})" if card.source else ""
     )
     writer = ShardWriter(
-        folder,
+        location,
         f"{card.name}-generated",
         card.classes,
         card.mask_classes,
@@ -84,7 +85,7 @@ def sample_shards(
                 writer.write("train" if written < training else "test", sample)
                 written += 1
             progress("generate samples", written, n)
-    return Path(folder)
+    return location
 
 
 def _samples(canvas: Canvas, parsed: ParsedPrompt, position: Tensor, min_score: float) -> Iterator[Sample]:
@@ -115,7 +116,7 @@ def sample_run(
     seed: int,
     *,
     out: Path | None = None,
-    shards: Path | None = None,
+    shards: str | Path | None = None,
     truncation: float = 1.0,
     device: str = "auto",
     checkpoint: str | None = None,
@@ -125,7 +126,7 @@ def sample_run(
 
     Args:
         out: file of the grid; default: in the run's folder.
-        shards: folder for a data set, which is written instead of a grid.
+        shards: folder or URL for a data set, which is written instead of a grid.
         truncation: factor of the latents, from 0 (the most probable sample, always the same) to 1 (full diversity).
         checkpoint: default: the newest.
 
@@ -147,7 +148,7 @@ def sample_run(
         return f"wrote {n:,} samples as shards to {shards}; next: {following}{_unused(model.card, parsed)}"
     if n > MAX_GRID_SAMPLES:
         raise ConfigError(
-            f"--num-images {n}: a grid holds at most {MAX_GRID_SAMPLES:,} samples; write more with --shards FOLDER"
+            f"--num-images {n}: a grid holds at most {MAX_GRID_SAMPLES:,} samples; write more with --shards LOCATION"
         )
     parts = []
     for part, position in generate(model, parsed.prompt, seed, "sample", n=n, truncation=truncation):

@@ -20,9 +20,9 @@ from mtgen.data.index_table import rows
 from mtgen.data.shard_scan import COMPONENT_BY_SUFFIX, Header, Problem, StoredSample
 from mtgen.errors import DataError, summarize_lines
 from mtgen.schema import COMPONENTS, IGNORE_INDEX, DatasetCard, Split
+from mtgen.shards.draft import card_text
 from mtgen.shards.input_files import read_names, write_atomic
 from mtgen.shards.input_names import SPLIT_WORDS
-from mtgen.shards.write import card_text
 from mtgen.utils.shell import shell_command
 
 MAX_CLASS_NUMBER = 1 << 16

@@ -15,16 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from mtgen.config import ConfigSection, check
+from mtgen.config import ConfigSection, check, find_entry
 from mtgen.data import image_io
 from mtgen.data.boxes import annotation
 from mtgen.data.dataset_card import read_card
 from mtgen.data.index import Index, open_index
-from mtgen.errors import ConfigError, DataError
-from mtgen.registry import Registry, suggest
+from mtgen.errors import DataError
+from mtgen.registry import Registry
 from mtgen.schema import COMPONENTS, DatasetCard
 from mtgen.utils.shell import shell_command
-from mtgen.utils.yaml_text import override
 
 
 @dataclass(frozen=True)
@@ -129,23 +128,6 @@ class ExportSummary:
         return "\n".join([f"exported {self.folder}: {counts}", *lost, f"To read it back: {self.remake}"])
 
 
-def _exporter(name: str) -> type[Exporter]:
-    if name not in EXPORTERS:
-        raise ConfigError(f"unknown format {name!r}; {suggest(name, EXPORTERS.names())}")
-    return EXPORTERS[name]
-
-
-def parse_export_options(name: str, assignments: list[str]) -> dict[str, Any]:
-    """Parse `["labels=boxes", ...]`, validated against the options of a format.
-
-    Raises:
-        ConfigError: an unknown format, unknown options or invalid values; one line per problem.
-    """
-    values: dict[str, Any] = {}
-    override(values, assignments)
-    return check(_exporter(name).Options, values).model_dump(exclude_unset=True)
-
-
 def export(
     name: str,
     dataset: str | Path,
@@ -166,7 +148,7 @@ def export(
         ConfigError: an unknown format, unknown options or invalid values.
         DataError: the data set is damaged, or `out` is not empty or cannot be written.
     """
-    kind = _exporter(name)
+    kind = find_entry(EXPORTERS, name)
     settings = check(kind.Options, options)
     card = read_card(dataset)
     out = Path(out).resolve()

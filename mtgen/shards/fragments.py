@@ -1,5 +1,6 @@
 """Fragments of tar files: processes write them independently, and shards are made by joining them at any sample."""
 
+import os
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtgen.data.key_hashes import key_hashes
-from mtgen.shards.split_writer import MIN_SAMPLES_PER_SHARD, SHARD_BYTES, TAR_OPTIONS
+from mtgen.shards.draft import Draft
+from mtgen.shards.split_writer import TAR_OPTIONS, ShardSize
 
 COPY_BYTES = 1 << 20
 
@@ -53,10 +55,13 @@ class FragmentWriter:
         self._ends.append(self._file.tell())
         self._keys.append(key)
 
-    def close(self) -> Fragment:
-        """Complete the file."""
+    def close(self, durable: bool = False) -> Fragment:
+        """Complete the file; with `durable`, its bytes survive a power failure."""
         if self._file is not None:
-            self._file.close()
+            with self._file:
+                self._file.flush()
+                if durable:
+                    os.fsync(self._file.fileno())
         return Fragment(self.path, np.array(self._ends, np.int64), key_hashes(self._keys))
 
 
@@ -69,18 +74,18 @@ class Piece:
     end: int
 
 
-def plan_shards(fragments: Iterable[Fragment]) -> list[list[Piece]]:
-    """Cut the samples of fragments, in order, into shards: each has 256 MB, and 1,000 samples at least."""
+def plan_shards(fragments: Iterable[Fragment], full: ShardSize) -> list[list[Piece]]:
+    """Cut the samples of fragments, in order, into shards, each of which but the last is full."""
     shards: list[list[Piece]] = [[]]
     size = count = 0
     for fragment in fragments:
         first = begin = 0
         while first < len(fragment.ends):
-            if size >= SHARD_BYTES and count >= MIN_SAMPLES_PER_SHARD:
+            if size >= full.bytes and count >= full.samples:
                 shards.append([])
                 size = count = 0
-            by_size = int(np.searchsorted(fragment.ends, begin + SHARD_BYTES - size)) + 1
-            last = min(max(by_size, first + MIN_SAMPLES_PER_SHARD - count), len(fragment.ends))
+            by_size = int(np.searchsorted(fragment.ends, begin + full.bytes - size)) + 1
+            last = min(max(by_size, first + full.samples - count), len(fragment.ends))
             end = int(fragment.ends[last - 1])
             shards[-1].append(Piece(fragment.path, begin, end))
             size, count = size + end - begin, count + last - first
@@ -88,15 +93,20 @@ def plan_shards(fragments: Iterable[Fragment]) -> list[list[Piece]]:
     return shards if shards[-1] else []
 
 
-def join_pieces(path: Path, pieces: Iterable[Piece]) -> None:
-    """Write a shard from its pieces."""
-    with path.open("wb") as out:
-        for piece in pieces:
-            with piece.path.open("rb") as file:
-                file.seek(piece.begin)
-                left = piece.end - piece.begin
-                while left and (data := file.read(min(left, COPY_BYTES))):
-                    out.write(data)
-                    left -= len(data)
-        out.write(bytes(2 * tarfile.BLOCKSIZE))
-        out.write(bytes(-out.tell() % tarfile.RECORDSIZE))
+def join_pieces(draft: Draft, name: str, pieces: Iterable[Piece]) -> None:
+    """Write a shard of a draft from its pieces."""
+    part = draft.path / f"{name}.part"
+    with draft.disk():
+        with part.open("wb") as out:
+            for piece in pieces:
+                with piece.path.open("rb") as file:
+                    file.seek(piece.begin)
+                    left = piece.end - piece.begin
+                    while left and (data := file.read(min(left, COPY_BYTES))):
+                        out.write(data)
+                        left -= len(data)
+            out.write(bytes(2 * tarfile.BLOCKSIZE))
+            out.write(bytes(-out.tell() % tarfile.RECORDSIZE))
+            out.flush()
+            os.fsync(out.fileno())  # a shard's name promises that its bytes survive a power failure
+        draft.store(part, name)

@@ -4,26 +4,29 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mtgen.config import ConfigSection, check
-from mtgen.errors import ConfigError, DataError, summarize_lines
-from mtgen.registry import Registry, suggest
+import numpy as np
+from numpy.typing import NDArray
+
+from mtgen.config import ConfigSection, check, find_entry
+from mtgen.data.key_hashes import DuplicateFinder
+from mtgen.errors import DataError, Unreachable, summarize_lines
+from mtgen.registry import Registry
 from mtgen.schema import DatasetCard, Split
+from mtgen.shards.draft import Draft, open_draft, pattern
 from mtgen.shards.input_names import LeftAlone
 from mtgen.shards.listing import Listing, Proposal
-from mtgen.shards.shard_maker import Shard, ShardMaker, ShardResult, make_shards, plan
+from mtgen.shards.shard_maker import RangeMaker, RangeResult, SampleRange, ShardJoiner, make_ranges, plan_ranges
+from mtgen.shards.split_writer import MIN_SAMPLES_PER_SHARD, ShardSize
 from mtgen.shards.summary import Tally, classes_without_samples, summary
-from mtgen.shards.write import Draft, Sample, pattern
+from mtgen.shards.write import Sample
+from mtgen.storage.source import is_url
 from mtgen.utils.shell import shell_command
-from mtgen.utils.yaml_text import override
 from mtgen.version import __version__
-
-SAMPLES_PER_SHARD = 1000
-"""Largest number of samples in a shard."""
 
 MAX_PROBLEMS_SHOWN = 20
 """Problems that one error lists; the others are counted."""
@@ -32,11 +35,12 @@ UNNAMED_CLASS_PREFIX = "class "
 """Prefix of the names of unnamed mask classes, before their number."""
 
 
-def next_steps(folder: Path, card: DatasetCard) -> str:
+def next_steps(location: str | Path, card: DatasetCard) -> str:
     """The message after a data set was made: its size, the next commands, and whether mask classes lack names."""
     counts = ", ".join(f"{split.samples:,} {name}" for name, split in card.splits.items())
-    commands = "; ".join(shell_command(f"mtgen shards {what}", folder) for what in ("validate", "view"))
-    message = f"made {folder}: {counts}. Next: {commands}"
+    following = ("view",) if is_url(str(location)) else ("validate", "view")
+    commands = "; ".join(shell_command(f"mtgen shards {what}", location) for what in following)
+    message = f"made {location}: {counts}. Next: {commands}"
     if not any(name == f"{UNNAMED_CLASS_PREFIX}{number}" for number, name in enumerate(card.mask_classes)):
         return message
     names = f"{UNNAMED_CLASS_PREFIX}0 to {UNNAMED_CLASS_PREFIX}{len(card.mask_classes) - 1}"
@@ -96,45 +100,6 @@ class Recipe(ABC):
 RECIPES: Registry[type[Recipe]] = Registry("recipe", "mtgen.shards.recipes")
 
 
-def _recipe(name: str) -> type[Recipe]:
-    if name not in RECIPES:
-        raise ConfigError(f"unknown recipe {name!r}; {suggest(name, RECIPES.names())}")
-    return RECIPES[name]
-
-
-def parse_options(recipe: str, assignments: list[str]) -> dict[str, Any]:
-    """Parse `["resolution=64", ...]` -> `{"resolution": 64, ...}`, validated against the recipe's options.
-
-    Raises:
-        ConfigError: an unknown recipe, unknown options or invalid values; one line per problem.
-    """
-    values: dict[str, Any] = {}
-    override(values, assignments)
-    return check(_recipe(recipe).Options, values).model_dump(exclude_unset=True)
-
-
-class _Keys:
-    """All keys so far, and their samples, numbered over all splits: numbers, because there may be millions."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.splits = recipe.splits
-        self.begin = dict(zip(self.splits, accumulate(self.splits.values(), initial=0), strict=False))
-        self.sample_of: dict[str, int] = {}
-
-    def add(self, shard: Shard, keys: list[str]) -> Iterator[str]:
-        """Add the keys of a shard's samples, in order; yields one line per key that an earlier sample has."""
-        for number, key in enumerate(keys, self.begin[shard.split] + shard.first):
-            if key and (other := self.sample_of.setdefault(key, number)) != number:
-                first, second = self._name(other), self._name(number)
-                remedy = "list it once" if first == second else "rename one of them"
-                yield f"{second}: its key would be {key!r}, which {first} has; {remedy}"
-
-    def _name(self, number: int) -> str:
-        split = next(split for split in reversed(self.splits) if self.begin[split] <= number)
-        return self.recipe.origin(split, number - self.begin[split]) or f"{split} {number - self.begin[split]}"
-
-
 @dataclass(frozen=True)
 class Understanding:
     """What a recipe understood of its input, and what it cannot use.
@@ -172,11 +137,12 @@ def preview(
     **options: Any,
 ) -> Understanding:
     """Make and check all samples as `make` does, without writing anything; see there."""
-    settings = check(_recipe(recipe).Options, options)
-    maker = _recipe(recipe)(settings, seed)
-    card = _card(maker, recipe, SAMPLES_PER_SHARD, {})
-    shards = plan(maker.splits, SAMPLES_PER_SHARD)
-    return _gather(maker, card, shards, make_shards(ShardMaker(maker, card, None), shards, processes), progress)[0]
+    kind = find_entry(RECIPES, recipe)
+    maker = kind(check(kind.Options, options), seed)
+    card = _card(maker, recipe, {})
+    ranges = plan_ranges(maker.splits, MIN_SAMPLES_PER_SHARD)
+    results = make_ranges(RangeMaker(maker, card, None), ranges, processes)
+    return _gather(maker, card, ranges, results, progress)[0]
 
 
 def make(
@@ -186,24 +152,26 @@ def make(
     progress: Callable[[int, int], None] | None = None,
     overwrite: bool = False,
     processes: int | None = None,
-    samples_per_shard: int = SAMPLES_PER_SHARD,
+    samples_per_shard: int | None = None,
     skip_bad: bool = False,
     understood: Callable[[Understanding], None] | None = None,
     **options: Any,
 ) -> DatasetCard:
-    """Make a data set by a recipe and write it to the folder `out`; the same arguments give the same bytes.
+    """Make a data set by a recipe and write it to `out`; the same arguments give the same bytes.
 
-    If it is interrupted or killed, finished shards stay in a hidden folder beside `out`, and the same call resumes.
+    If it is interrupted or killed, what is finished stays in a hidden folder beside `out`, or for a store in
+    `$MTGEN_CACHE`, and the same call resumes. In a store, every shard is uploaded when it is full, and `dataset.json`
+    and the index at the end.
 
     Args:
         recipe: name of a file in `recipes/`.
-        out: a folder that does not exist or is empty.
+        out: a folder that does not exist or is empty, or the URL of one in a store.
         seed: seed of the scenes, or of the choice of test samples.
-        progress: called with (samples done, samples in total) after each shard.
-        overwrite: replace the data set in `out`.
+        progress: called with (samples done, samples in total) after each range of samples.
+        overwrite: replace the data set in the folder `out`.
         processes: number of processes; default: one per available CPU, one for small data sets. With several, the
             calling program needs `if __name__ == "__main__":`, as always with multiprocessing.
-        samples_per_shard: largest number of samples per shard.
+        samples_per_shard: number of samples per shard; default: shards of 256 MB, and of 1,000 samples at least.
         skip_bad: leave out what cannot be used; `left_out.txt` in `out` lists it.
         understood: called at the end with what was understood, such as the problems that were left out.
         **options: options of the recipe.
@@ -213,36 +181,25 @@ def make(
         BadSamples: input files cannot be used, and `skip_bad` is not set; one line per problem.
         DataError: `out` is not empty or cannot be written, the input as a whole cannot be used, or keys are repeated.
     """
-    kind = _recipe(recipe)
+    kind = find_entry(RECIPES, recipe)
     settings = check(kind.Options, options)
     made_by = {"recipe": recipe, "seed": seed, "options": settings.model_dump(mode="json")}
     maker = kind(settings, seed)
-    shards = plan(maker.splits, samples_per_shard)
-    card = _card(maker, maker.name or recipe, samples_per_shard, made_by)
-    state = {
-        "mtgen": __version__,
-        "size": samples_per_shard,
-        "card": card.model_dump(mode="json"),
-        "sources": maker.sources,
-        "skip_bad": skip_bad,
-    }
-    draft = Draft(out, overwrite, json.dumps(state))
+    full = ShardSize.of(samples_per_shard)
+    card = _card(maker, maker.name or recipe, made_by)
+    draft = open_draft(out, card, overwrite, _state(maker, card, full, skip_bad))
     draft.claim()
     try:
-        results = make_shards(ShardMaker(maker, card, draft, skip_bad), shards, processes)
-        found, repeated = _gather(maker, card, shards, results, progress)
-        if repeated or (found.problems and not skip_bad):
-            raise BadSamples([*repeated, *found.problems])
-        if found.problems:
-            _leave_out(found, draft)
-        if empty := classes_without_samples(card, found.tallies.values()):
-            card = card.model_copy(update={"unused_classes": empty})
-        draft.finish(card)
+        found = _make(maker, card, draft, full, skip_bad, processes, progress)
+        draft.finish(found.card)
     except BrokenProcessPool:
         draft.pause()
         raise DataError(
-            f"{draft.folder}: a process that makes shards was killed (out of memory?); run the same command to resume"
+            f"{draft.location}: a process that makes shards was killed (out of memory?); run the same command to resume"
         ) from None
+    except Unreachable:
+        draft.pause()
+        raise
     except DataError:
         draft.abandon()
         raise
@@ -251,29 +208,50 @@ def make(
         raise
     if understood:
         understood(found)
-    return card
+    return found.card
 
 
-def _leave_out(found: Understanding, draft: Draft) -> None:
-    """Correct the card for samples that were left out, and list these in the draft; `DataError` if none is left."""
-    if not any(tally.samples for tally in found.tallies.values()):
+def _state(recipe: Recipe, card: DatasetCard, full: ShardSize, skip_bad: bool) -> str:
+    """Everything that the shards are made from, as JSON."""
+    state = {"mtgen": __version__, "full": asdict(full), "card": card.model_dump(mode="json")}
+    return json.dumps(state | {"sources": recipe.sources, "splits": recipe.splits, "skip_bad": skip_bad})
+
+
+def _make(
+    recipe: Recipe,
+    card: DatasetCard,
+    draft: Draft,
+    full: ShardSize,
+    skip_bad: bool,
+    processes: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Understanding:
+    """Make all shards in a draft, and list what is left out; returns what was understood, with the final card."""
+    joiner = ShardJoiner(draft, full)
+    ranges = plan_ranges(recipe.splits, full.samples)
+    results = make_ranges(RangeMaker(recipe, card, draft, skip_bad), ranges, processes, joiner)
+    found, repeated = _gather(recipe, card, ranges, results, progress)
+    if repeated or (found.problems and not skip_bad):
+        raise BadSamples([*repeated, *found.problems])
+    if found.problems and not joiner.counts:
         raise BadSamples(found.problems)
-    for split, tally in found.tallies.items():
-        found.card.splits[split].samples = tally.samples
-        if not tally.samples:
-            draft.remove_split(split)
-            del found.card.splits[split]
-    draft.list_left_out(found.problems)
-
-
-def _card(recipe: Recipe, name: str, samples_per_shard: int, made_by: dict[str, Any]) -> DatasetCard:
+    if found.problems:
+        draft.list_left_out(found.problems)
     splits = {
-        split: Split(samples=n, shards=pattern(split, -(-n // samples_per_shard))) for split, n in recipe.splits.items()
+        split: Split(samples=found.tallies[split].samples, shards=pattern(split, count))
+        for split, count in joiner.counts.items()
     }
+    empty = classes_without_samples(card, found.tallies.values())
+    update = {"splits": splits} | ({"unused_classes": empty} if empty else {})
+    return replace(found, card=card.model_copy(update=update))
+
+
+def _card(recipe: Recipe, name: str, made_by: dict[str, Any]) -> DatasetCard:
+    """The card of a data set without its splits."""
     return DatasetCard.model_validate(
         {
             "name": name,
-            "splits": splits,
+            "splits": {},
             "classes": recipe.classes,
             "mask_classes": recipe.mask_classes,
             "source": recipe.source,
@@ -286,21 +264,45 @@ def _card(recipe: Recipe, name: str, samples_per_shard: int, made_by: dict[str, 
 def _gather(
     recipe: Recipe,
     card: DatasetCard,
-    shards: list[Shard],
-    results: Iterator[ShardResult],
+    ranges: list[SampleRange],
+    results: Iterator[RangeResult],
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Understanding, list[str]]:
-    """Wait for the results of all shards; returns what they amount to, and one line per repeated key."""
+    """Wait for the results of all ranges; returns what they amount to, and one line per repeated key."""
     tallies = {split: Tally() for split in recipe.splits}
     found = Understanding(card, tallies, recipe.notices, recipe.left_alone.lines(), list(recipe.faults))
-    repeated: list[str] = []
-    keys = _Keys(recipe)
     done, total = 0, sum(recipe.splits.values())
-    for shard, result in zip(shards, results, strict=True):
-        found.problems.extend(result.problems)
-        repeated += keys.add(shard, result.keys)
-        found.tallies[shard.split].merge(result.tally)
-        done += shard.last - shard.first
-        if progress:
-            progress(done, total)
-    return found, repeated
+    with DuplicateFinder() as finder:
+        for samples, result in zip(ranges, results, strict=True):
+            found.problems.extend(result.problems)
+            finder.add(result.hashes)
+            found.tallies[samples.split].merge(result.tally)
+            done += samples.last - samples.first
+            if progress:
+                progress(done, total)
+        return found, list(_repeated_keys(recipe, *finder.duplicates()))
+
+
+def _repeated_keys(recipe: Recipe, hashes: NDArray[np.uint64], numbers: NDArray[np.int64]) -> Iterator[str]:
+    """One line per sample whose key an earlier one has.
+
+    Args:
+        hashes, numbers: see `DuplicateFinder.duplicates`; samples are numbered over all splits.
+    """
+    splits = recipe.splits
+    begin = dict(zip(splits, accumulate(splits.values(), initial=0), strict=False))
+    first: dict[int, int] = {}
+    earliest = [first.setdefault(key, number) for key, number in zip(hashes.tolist(), numbers.tolist(), strict=True)]
+    pairs = sorted(pair for pair in zip(numbers.tolist(), earliest, strict=True) if pair[0] != pair[1])
+
+    def place(number: int) -> tuple[str, int]:
+        split = next(split for split in reversed(splits) if begin[split] <= number)
+        return split, number - begin[split]
+
+    for shown, (number, earlier) in enumerate(pairs):
+        name, other = (recipe.origin(*place(n)) or "{} {}".format(*place(n)) for n in (number, earlier))
+        remedy = "list it once" if name == other else "rename one of them"
+        if shown >= MAX_PROBLEMS_SHOWN:  # is only counted
+            yield f"{name}: {other} has its key; {remedy}"
+        elif (key := recipe.make(*place(number)).key) == recipe.make(*place(earlier)).key:  # not only the hash
+            yield f"{name}: its key would be {key!r}, which {other} has; {remedy}"

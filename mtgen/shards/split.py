@@ -1,30 +1,33 @@
 """Distributing the samples of a data set to new splits, bytes unchanged."""
 
-import multiprocessing
 import os
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mtgen.data.dataset_card import read_card, shard_names
 from mtgen.data.key_hashes import DuplicateFinder
 from mtgen.data.shard_scan import COMPONENT_BY_SUFFIX, Problem, samples
 from mtgen.errors import ConfigError, DataError
 from mtgen.schema import DatasetCard, Split
-from mtgen.shards.fragments import Fragment, FragmentWriter, join_pieces, plan_shards
+from mtgen.shards.draft import Draft, check_split_name, open_draft, pattern, shard_name
+from mtgen.shards.fragments import Fragment, FragmentWriter, Piece, join_pieces, plan_shards
 from mtgen.shards.input_files import unit_hash
-from mtgen.shards.split_writer import keys_among
-from mtgen.shards.write import Draft, check_split_name, pattern
+from mtgen.shards.split_writer import ShardSize, keys_among
+from mtgen.utils.executors import bounded_map, process_pool
 from mtgen.utils.shell import shell_command
 
 MAX_IN_PROCESS_SAMPLES = 20_000
 """Smaller data sets are split in this process: that is faster than starting other processes."""
+
+SHARDS_AHEAD = 4
+"""Shards per process that are read or written, or wait for it, at the same time."""
 
 
 def parse_fractions(assignments: list[str]) -> dict[str, float]:
@@ -72,7 +75,8 @@ def split(
     Args:
         fractions: new split -> its fraction of the samples.
         progress: called with (samples done, samples in total).
-        overwrite: replace the data set in `out`.
+        out: a folder that does not exist or is empty, or the URL of one in a store.
+        overwrite: replace the data set in the folder `out`.
         processes: number of processes; default: one per available CPU, one for small data sets.
 
     Raises:
@@ -82,12 +86,15 @@ def split(
     card = read_card(folder)
     for name in fractions:
         check_split_name(folder, name)
-    draft = Draft(out, overwrite)
+    draft = open_draft(out, card, overwrite)
     draft.claim()
     try:
         with draft.disk():
-            new = _split(folder, card, draft.path, fractions, seed, progress, processes)
+            new = _split(folder, card, draft, fractions, seed, progress, processes)
         draft.finish(new)
+    except BrokenProcessPool:
+        draft.abandon()
+        raise DataError("a process that reads shards was killed (out of memory?); start again") from None
     except BaseException:
         draft.abandon()
         raise
@@ -97,34 +104,38 @@ def split(
 def _split(
     folder: Path,
     card: DatasetCard,
-    out: Path,
+    draft: Draft,
     fractions: dict[str, float],
     seed: int,
     progress: Callable[[int, int], None] | None,
     processes: int | None,
 ) -> DatasetCard:
-    """Write the shards of the new splits to `out`; returns the new card."""
+    """Write the shards of the new splits; returns the new card."""
     names = [name for old in card.splits for name in shard_names(folder, card, old)]
     done, total = 0, sum(part.samples for part in card.splits.values())
     if processes is None:
         processes = min(len(os.sched_getaffinity(0)), len(names)) if total > MAX_IN_PROCESS_SAMPLES else 1
     fragments: list[dict[str, Fragment]] = []
-    with _mapper(processes) as parallel_map, tempfile.TemporaryDirectory(dir=out, prefix=".fragments-") as temporary:
-        places = [Path(temporary) / str(number) for number in range(len(names))]
-        for found in parallel_map(partial(_distribute, folder, fractions, seed), names, places):
+    splits: dict[str, Split] = {}
+    with (
+        process_pool(processes) as pool,
+        tempfile.TemporaryDirectory(dir=draft.path, prefix="fragments-") as temporary,
+    ):
+        places = [(name, Path(temporary) / str(number)) for number, name in enumerate(names)]
+        distribute = partial(_distribute, folder, fractions, seed)
+        for found in bounded_map(pool, distribute, places, SHARDS_AHEAD * processes):
             fragments.append(found)
             done += sum(len(fragment.ends) for fragment in found.values())
             if progress:
                 progress(done, total)
-        splits: dict[str, Split] = {}
+        _check_keys(folder, fragments)
         for new in fractions:
             own = [found[new] for found in fragments if new in found]
-            if shards := plan_shards(own):
-                paths = [out / f"{new}-{number:06d}.tar" for number in range(len(shards))]
-                deque(parallel_map(join_pieces, paths, shards), maxlen=0)
+            shards = [(shard_name(new, k), s) for k, s in enumerate(plan_shards(own, ShardSize.of(None)))]
+            deque(bounded_map(pool, partial(_join, draft), shards, SHARDS_AHEAD * processes), maxlen=0)
+            if shards:
                 samples = sum(len(fragment.ends) for fragment in own)
                 splits[new] = Split(samples=samples, shards=pattern(new, len(shards)))
-    _check_keys(folder, out, fragments)
     if not splits:
         raise DataError(f"{folder}: has no samples to distribute")
     split_by = {"shares": fractions, "seed": seed}
@@ -133,55 +144,45 @@ def _split(
     return DatasetCard(**kept, splits=splits, **extra)
 
 
-def _distribute(folder: Path, fractions: dict[str, float], seed: int, name: str, out: Path) -> dict[str, Fragment]:
+def _distribute(folder: Path, fractions: dict[str, float], seed: int, item: tuple[str, Path]) -> dict[str, Fragment]:
     """Read a shard and write one fragment for each new split of its samples.
 
     Args:
-        out: where to write; the splits' names are appended.
+        item: name of the shard, and where to write; the splits' names are appended.
     """
+    name, out = item
     writers: dict[str, FragmentWriter] = {}
-    for item in samples(folder / name, others=True):
-        if isinstance(item, Problem):
-            raise DataError(f"{folder}/{item}; `{shell_command('mtgen shards validate', folder)}` lists every problem")
-        if not COMPONENT_BY_SUFFIX.keys() & {part.suffix for part in item.parts.values()}:
-            others = ", ".join(f".{name}" for name in item.parts)
+    for sample in samples(folder / name, others=True):
+        if isinstance(sample, Problem):
             raise DataError(
-                f"{folder / name}, sample {item.key!r}: {others} without an image; remove it or add its image"
+                f"{folder}/{sample}; `{shell_command('mtgen shards validate', folder)}` lists every problem"
             )
-        new = assign_split(seed, item.key, fractions)
+        if not COMPONENT_BY_SUFFIX.keys() & {part.suffix for part in sample.parts.values()}:
+            others = ", ".join(f".{name}" for name in sample.parts)
+            raise DataError(
+                f"{folder / name}, sample {sample.key!r}: {others} without an image; remove it or add its image"
+            )
+        new = assign_split(seed, sample.key, fractions)
         if new not in writers:
             writers[new] = FragmentWriter(out.with_name(f"{out.name}-{new}"))
-        writers[new].write(item.key, {part.suffix: part.data for part in item.parts.values()})
+        writers[new].write(sample.key, {part.suffix: part.data for part in sample.parts.values()})
     return {new: writer.close() for new, writer in writers.items()}
 
 
-def _check_keys(folder: Path, out: Path, fragments: list[dict[str, Fragment]]) -> None:
+def _join(draft: Draft, shard: tuple[str, list[Piece]]) -> None:
+    join_pieces(draft, *shard)
+
+
+def _check_keys(folder: Path, fragments: list[dict[str, Fragment]]) -> None:
     """Raise `DataError` if two samples have the same key, which is searched for only if two hashes are the same."""
-    finder = DuplicateFinder()
-    try:
-        for found in fragments:
-            for fragment in found.values():
-                finder.add(fragment.hashes)
-        repeated = set(finder.duplicates().tolist())
-    finally:
-        finder.close()
-    seen: set[str] = set()
-    for key in keys_among(sorted(out.glob("*.tar")) if repeated else [], repeated):
+    every = [fragment for found in fragments for fragment in found.values()]
+    with DuplicateFinder() as finder:
+        for fragment in every:
+            finder.add(fragment.hashes)
+        hashes, _ = finder.duplicates()
+    repeated, seen = set(hashes.tolist()), set[str]()
+    suspects = [fragment.path for fragment in every if np.isin(fragment.hashes, hashes).any()] if repeated else []
+    for key in keys_among(suspects, repeated):
         if key in seen:
             raise DataError(f"{folder}, sample {key!r}: another sample has the same key; rename one")
         seen.add(key)
-
-
-@contextmanager
-def _mapper(processes: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """`map`, or that of a pool of processes, which ends without waiting if there is an error."""
-    if processes == 1:
-        yield map
-        return
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("forkserver")) as pool:
-        try:
-            yield pool.map
-        except BrokenProcessPool:
-            raise DataError("a process that reads shards was killed (out of memory?); start again") from None
-        finally:
-            pool.shutdown(cancel_futures=True)

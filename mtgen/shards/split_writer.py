@@ -1,13 +1,16 @@
 """Writing the shards of one split: full at a size in bytes, and the same bytes in every run."""
 
+import contextlib
 import tarfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
 from mtgen.data.key_hashes import key_hashes
 from mtgen.data.shard_scan import key_of
+from mtgen.shards.draft import Draft, shard_name
 
 TAR_OPTIONS: dict[str, Any] = {"encoder": False, "mtime": 0, "user": "mtgen", "group": "mtgen"}
 """Options of WebDataset's writers: bytes are stored as given, and headers do not differ from run to run."""
@@ -19,29 +22,47 @@ MIN_SAMPLES_PER_SHARD = 1000
 """Samples that a full shard has at least, so that shards of large samples are shuffled well too."""
 
 
+@dataclass(frozen=True)
+class ShardSize:
+    """A shard is full when it has this many bytes and this many samples."""
+
+    bytes: int
+    samples: int
+
+    @classmethod
+    def of(cls, samples_per_shard: int | None) -> "ShardSize":
+        """Shards of a number of samples; `None`: of 256 MB, and of 1,000 samples at least."""
+        if samples_per_shard is not None:
+            return cls(0, samples_per_shard)
+        return cls(SHARD_BYTES, MIN_SAMPLES_PER_SHARD)
+
+
 class SplitWriter:
     """Writes the shards of a split.
 
     Attributes:
-        paths: the shards so far.
+        shards: names of the shards so far.
         total: number of samples so far.
     """
 
-    def __init__(self, folder: Path, split: str, samples_per_shard: int | None) -> None:
-        self.paths: list[Path] = []
+    def __init__(self, draft: Draft, split: str, size: ShardSize) -> None:
+        self.shards: list[str] = []
         self.total = 0
-        self._folder = folder
+        self._draft = draft
         self._split = split
-        self._samples_per_shard = samples_per_shard
+        self._size = size
         self._count = 0
         self._file: IO[bytes] | None = None
         self._tar: Any = None
 
     def _is_full(self) -> bool:
-        if self._samples_per_shard is not None:
-            return self._count >= self._samples_per_shard
         assert self._file is not None
-        return self._count >= MIN_SAMPLES_PER_SHARD and self._file.tell() >= SHARD_BYTES
+        return self._count >= self._size.samples and self._file.tell() >= self._size.bytes
+
+    @property
+    def _part(self) -> Path:
+        """The file of the shard that is being written."""
+        return self._draft.path / f"{self.shards[-1]}.part"
 
     def write(self, sample: dict[str, Any]) -> None:
         """Add a sample, as WebDataset's writers take it."""
@@ -49,8 +70,8 @@ class SplitWriter:
 
         if self._file is None or self._is_full():
             self.close()
-            self.paths.append(self._folder / f"{self._split}-{len(self.paths):06d}.tar")
-            self._file = self.paths[-1].open("wb")
+            self.shards.append(shard_name(self._split, len(self.shards)))
+            self._file = self._part.open("wb")
             self._tar = webdataset.TarWriter(self._file, **TAR_OPTIONS)
             self._count = 0
         self._tar.write(sample)
@@ -59,6 +80,16 @@ class SplitWriter:
 
     def close(self) -> None:
         """Complete the last shard."""
+        if self._file is not None:
+            self._close_file()
+            self._draft.store(self._part, self.shards[-1])
+
+    def abandon(self) -> None:
+        """Close the last shard without keeping it."""
+        with contextlib.suppress(OSError):  # closing flushes, which fails on a full disk
+            self._close_file()
+
+    def _close_file(self) -> None:
         file, tar, self._file, self._tar = self._file, self._tar, None, None
         if file is not None:
             with file:

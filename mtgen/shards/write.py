@@ -1,12 +1,8 @@
 """Writing samples to WebDataset shards: checked, reproducible to the byte, and never left half finished."""
 
-import contextlib
-import fcntl
 import io
 import json
-import os
 import re
-import shutil
 import wave
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,12 +15,10 @@ from PIL import Image
 
 from mtgen.data import image_io
 from mtgen.data.key_hashes import KeyRegistry
-from mtgen.errors import DataError, printable
+from mtgen.errors import DataError
 from mtgen.schema import IGNORE_INDEX, DatasetCard, Split
-from mtgen.shards.split_writer import SplitWriter, keys_among
-
-LEFT_OUT_FILE = "left_out.txt"
-"""File beside `dataset.json` that lists what could not be used and was left out, one line each."""
+from mtgen.shards.draft import check_split_name, open_draft, pattern
+from mtgen.shards.split_writer import ShardSize, SplitWriter, keys_among
 
 
 @dataclass
@@ -145,144 +139,6 @@ def _image_size(image: np.ndarray | bytes) -> tuple[int, int]:
     return image.shape[0], image.shape[1]
 
 
-def _belongs_to_data_set(path: Path) -> bool:
-    """Whether a file is one of those that making the data set again replaces."""
-    if path.is_dir():
-        return path.name == "index" and all(file.suffix == ".arrow" for file in path.rglob("*") if file.is_file())
-    return path.name in ("dataset.json", "index.parquet", LEFT_OUT_FILE) or path.suffix == ".tar"
-
-
-class Draft:
-    """A data set that is being written: a hidden folder beside `folder`, which is renamed to `folder` by `finish`.
-
-    So `folder` is either complete or does not exist. Only one process can hold a draft; the kernel releases its lock
-    when the process is killed.
-
-    Args:
-        folder: folder of the data set; it must not exist, or be empty.
-        overwrite: replace the data set in `folder`.
-        recipe: everything the shards are made from, as JSON. Finished shards of a killed run with the same recipe are
-            kept, everything else is removed; without a recipe, nothing is kept.
-    """
-
-    def __init__(self, folder: str | Path, overwrite: bool = False, recipe: str = "") -> None:
-        self.folder = Path(folder).resolve()
-        if not self.folder.name:
-            raise DataError(f"{self.folder}: is the root of the file system; choose a folder in it")
-        self.path = self.folder.with_name(f".{self.folder.name}.partial")
-        self.overwrite = overwrite
-        self.recipe = recipe
-        self._replaced = self.folder.with_name(f".{self.folder.name}.replaced")
-
-    @contextlib.contextmanager
-    def disk(self) -> Iterator[None]:
-        """Turn an `OSError` in the `with` block into a `DataError`."""
-        try:
-            yield
-        except OSError as error:
-            raise DataError(
-                f"{self.folder}: cannot be written ({error.strerror or error}); free space or choose another folder"
-            ) from error
-
-    def claim(self) -> None:
-        """Lock the folder and remove what a killed writer left behind; `DataError` if it is locked or not empty."""
-        with self.disk():
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            self.path.mkdir(exist_ok=True)
-            self._lock = os.open(self.path, os.O_RDONLY)
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(self._lock)
-                raise DataError(
-                    f"{self.folder}: another process is writing it; wait for it, or choose another folder"
-                ) from None
-            try:
-                self._clear()
-            except BaseException:
-                self.abandon()
-                raise
-
-    def _clear(self) -> None:
-        note = self.path / "recipe.json"
-        same = bool(self.recipe) and note.is_file() and note.read_bytes() == self.recipe.encode()
-        for file in self.path.iterdir():
-            if not (same and file.suffix in (".tar", ".json")):
-                file.unlink()
-        if self.recipe and not same:
-            note.write_text(self.recipe, encoding="utf-8")
-        if self._replaced.exists():
-            if self.folder.exists():
-                shutil.rmtree(self._replaced)
-            else:
-                self._replaced.rename(self.folder)
-        if self.folder.exists() and not self.folder.is_dir():
-            raise DataError(f"{self.folder}: is a file; choose another name for the folder")
-        if self.folder.exists() and any(self.folder.iterdir()):
-            if not self.overwrite:
-                raise DataError(
-                    f"{self.folder}: is not empty; choose another folder, or overwrite the data set in it (--overwrite)"
-                )
-            if not (self.folder / "dataset.json").is_file():
-                raise DataError(
-                    f"{self.folder}: has no dataset.json, so it is not a data set to overwrite; choose another folder"
-                )
-            if other := [path.name for path in sorted(self.folder.iterdir()) if not _belongs_to_data_set(path)]:
-                raise DataError(
-                    f"{self.folder}: {other[0]} does not belong to the data set and would be lost; "
-                    "move it elsewhere, then overwrite"
-                )
-
-    def finish(self, card: DatasetCard) -> None:
-        """Write the card and rename the draft to its final name."""
-        with self.disk():
-            for note in self.path.glob("*.json"):
-                note.unlink()
-            (self.path / "dataset.json").write_text(card_text(card), encoding="utf-8")
-            if self.folder.exists():
-                self.folder.rename(self._replaced)
-            self.path.rename(self.folder)
-            shutil.rmtree(self._replaced, ignore_errors=True)
-        os.close(self._lock)
-
-    def remove_split(self, split: str) -> None:
-        """Remove the shards of a split."""
-        with self.disk():
-            for path in self.path.glob(f"{split}-*.tar"):
-                path.unlink()
-
-    def list_left_out(self, problems: Sequence[str]) -> None:
-        """Write the list of what was left out."""
-        text = "".join(f"{printable(problem)}\n" for problem in problems)
-        with self.disk():
-            (self.path / LEFT_OUT_FILE).write_text(text, encoding="utf-8")
-
-    def pause(self) -> None:
-        """Keep the finished shards for the next run of the same recipe."""
-        os.close(self._lock)
-
-    def abandon(self) -> None:
-        """Remove everything that was written."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
-
-
-def card_text(card: DatasetCard) -> str:
-    """The content of `dataset.json`."""
-    return json.dumps(card.model_dump(mode="json", exclude={"domains"}), indent=1, ensure_ascii=False) + "\n"
-
-
-def check_split_name(folder: Path, split: str) -> None:
-    """Raise `DataError` if a split cannot have this name."""
-    if not re.fullmatch(r"[A-Za-z0-9_]+", split):
-        raise DataError(f"{folder}: split {split!r} is not a valid name; use letters, digits and '_'")
-
-
-def pattern(split: str, shards: int) -> str:
-    """The names of a split's shards, as in `dataset.json`."""
-    return f"{split}-{{000000..{shards - 1:06d}}}.tar"
-
-
 def encoded(where: str, sample: Sample, card: DatasetCard) -> dict[str, Any]:
     """Encode a sample for WebDataset's writers.
 
@@ -299,16 +155,17 @@ class ShardWriter:
 
     The shards are written to a hidden folder beside `folder`, which is renamed to `folder` when the `with` block ends
     without an error. So `folder` is either complete or does not exist; the next run removes what a killed one left.
+    In a store, every shard is uploaded when it is full, and `dataset.json` and the index at the end.
 
     Args:
-        folder: folder of the data set; it must not exist, or be empty.
+        folder: folder or URL of the data set; it must not exist, or be empty.
         name: name of the data set.
         classes: names of the classes, by number.
         mask_classes: names of the mask classes, by number.
         source: where the images come from.
         licence: license of the images.
         samples_per_shard: number of samples per shard; default: shards of 256 MB, and of 1,000 samples at least.
-        overwrite: replace the data set in `folder`.
+        overwrite: replace the data set in `folder`; not in a store.
         **extra: additional keys of `dataset.json`.
 
     Raises:
@@ -337,9 +194,9 @@ class ShardWriter:
             splits={},
             **extra,
         )
-        self.samples_per_shard = samples_per_shard
-        self._draft = Draft(folder, overwrite)
-        self.folder = self._draft.folder
+        self._size = ShardSize.of(samples_per_shard)
+        self._draft = open_draft(folder, self.card, overwrite)
+        self.folder = self._draft.location
         self._splits: dict[str, SplitWriter] = {}
         self._keys = KeyRegistry()
 
@@ -359,7 +216,7 @@ class ShardWriter:
             raise self._repeated_key(split, key)
         with self._draft.disk():
             if split not in self._splits:
-                self._splits[split] = SplitWriter(self._draft.path, split, self.samples_per_shard)
+                self._splits[split] = SplitWriter(self._draft, split, self._size)
             self._splits[split].write({"__key__": key, **parts})
 
     def _repeated_key(self, split: str, key: str) -> DataError:
@@ -371,11 +228,11 @@ class ShardWriter:
         with self._draft.disk():
             for split, writer in self._splits.items():
                 writer.close()
-                self.card.splits[split] = Split(samples=writer.total, shards=pattern(split, len(writer.paths)))
+                self.card.splits[split] = Split(samples=writer.total, shards=pattern(split, len(writer.shards)))
         if repeated := self._keys.repeated():
             seen: set[str] = set()
             for split, writer in self._splits.items():
-                for key in keys_among(writer.paths, repeated):
+                for key in keys_among(map(self._draft.shard, writer.shards), repeated):
                     if key in seen:
                         raise self._repeated_key(split, key)
                     seen.add(key)
@@ -383,8 +240,7 @@ class ShardWriter:
 
     def _abandon(self) -> None:
         for writer in self._splits.values():
-            with contextlib.suppress(OSError):  # closing flushes, which fails on a full disk
-                writer.close()
+            writer.abandon()
         self._draft.abandon()
 
     def __exit__(

@@ -144,7 +144,7 @@ def is_missing(error: BaseException) -> bool:
     """Whether a file does not exist; fsspec also raises `FileNotFoundError` for other failures, with a cause."""
     if _status(error) is not None:
         return _status(error) in (404, 410)
-    return isinstance(error, FileNotFoundError) and error.__cause__ is None
+    return isinstance(error, FileNotFoundError) and isinstance(error.__cause__, KeyError | None)  # memory: KeyError
 
 
 def _local(error: OSError) -> bool:

@@ -11,7 +11,7 @@ from helpers import toy
 
 from mtgen.checkpointing import checkpoint
 from mtgen.checkpointing.retention import Retention
-from mtgen.config import legacy, load, validate
+from mtgen.config import find_entry, legacy, load, parse_options, validate
 from mtgen.config.messages import sections
 from mtgen.data.index import open_index
 from mtgen.errors import ConfigError
@@ -19,7 +19,7 @@ from mtgen.launchers.driver import launch
 from mtgen.models.loading import config_of, describe, load_run
 from mtgen.report import write_report
 from mtgen.report.run_record import read_record
-from mtgen.shards.make import make, parse_options
+from mtgen.shards.make import RECIPES, make
 from mtgen.tracking.journal import JOURNAL_FILE
 from mtgen.training.dataset import VALIDATION_FACT
 
@@ -284,7 +284,7 @@ def test_an_old_value_is_an_error_that_names_the_new_one() -> None:
         validate({"name": "n", "data": {"path": "a", "channels": "grey"}})
     for old, new in (("grey", "gray"), ("colour", "color")):
         with pytest.raises(ConfigError, match=f"style={old}: did you mean '{new}'"):
-            parse_options("digits", [f"style={old}"])
+            parse_options(find_entry(RECIPES, "digits").Options, [f"style={old}"])
 
 
 def test_a_run_of_before_is_built_as_it_was() -> None:

@@ -187,11 +187,14 @@ def test_repeated_hashes_are_found_in_files_as_in_memory(monkeypatch: pytest.Mon
     expected = np.unique(hashes[[3, 700, 1999]])
     for limit in (1 << 24, 100):
         monkeypatch.setattr("mtgen.data.key_hashes.MAX_HASHES_IN_MEMORY", limit)
-        finder = DuplicateFinder()
-        for part in np.array_split(np.concatenate([hashes, expected, expected[:1]]), 37):
-            finder.add(part)
-        assert np.array_equal(finder.duplicates(), expected)
-        finder.close()
+        every = np.concatenate([hashes, expected, expected[:1]])
+        with DuplicateFinder() as finder:
+            for part in np.array_split(every, 37):
+                finder.add(part)
+            found, numbers = finder.duplicates()
+        assert np.array_equal(found, np.sort(np.concatenate([expected, expected, expected[:1]])))
+        for value in expected:
+            assert numbers[found == value].tolist() == np.flatnonzero(every == value).tolist()
 
 
 def test_rows_have_a_hash_of_their_key(numbered: Path) -> None:

@@ -9,11 +9,11 @@ import typer
 from helpers.documents import CONFIGS, PAGES, ROOT, Command, commands, copied
 
 from mtgen.cli import app
-from mtgen.config import load
+from mtgen.config import find_entry, load, parse_options
 from mtgen.config.presets import find_preset
 from mtgen.errors import UserError
 from mtgen.evaluation.evaluate import check_names
-from mtgen.shards.make import parse_options
+from mtgen.shards.make import RECIPES
 
 TOP = typer.main.get_command(app)
 USAGE = typer.BadParameter.__mro__[1]
@@ -52,7 +52,8 @@ def settings_of(command: Command, name: str, given: dict[str, Any]) -> None:
             file = find_preset(Path(copied(command.page).get(str(file), "digits-32")))
         load(file, given["overrides"])
     if name == "shards make" and command.whole:
-        parse_options(given["recipe"], [option for option in given["options"] or [] if not option.endswith(".txt")])
+        options = [option for option in given["options"] or [] if not option.endswith(".txt")]
+        parse_options(find_entry(RECIPES, given["recipe"]).Options, options)
     if name == "evaluate" and given.get("metrics"):
         check_names(given["metrics"])
 

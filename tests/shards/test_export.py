@@ -15,10 +15,11 @@ from hypothesis.extra.numpy import arrays
 from PIL import ExifTags, Image
 from pycocotools.coco import COCO
 
+from mtgen.config import find_entry, parse_options
 from mtgen.data.dataset_card import read_card
 from mtgen.errors import ConfigError, DataError
 from mtgen.shards.coco_masks import polygon
-from mtgen.shards.export import EXPORTERS, export, parse_export_options
+from mtgen.shards.export import EXPORTERS, export
 from mtgen.shards.instances import instances
 from mtgen.shards.make import make
 from mtgen.shards.mask_outlines import joined, outlines, parts
@@ -205,10 +206,10 @@ def test_a_folder_that_is_not_empty_is_refused_and_a_failed_export_leaves_nothin
 
 def test_unknown_formats_and_options_are_errors() -> None:
     assert EXPORTERS.names() == ["coco", "folder", "yolo"]
-    with pytest.raises(ConfigError, match="unknown format 'coko'; did you mean 'coco'"):
-        parse_export_options("coko", [])
+    with pytest.raises(ConfigError, match="unknown export format 'coko'; did you mean 'coco'"):
+        find_entry(EXPORTERS, "coko")
     with pytest.raises(ConfigError, match="labels"):
-        parse_export_options("yolo", ["labels=masks"])
+        parse_options(find_entry(EXPORTERS, "yolo").Options, ["labels=masks"])
 
 
 MASKS = arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.sampled_from([0, 1, 2, 255]))

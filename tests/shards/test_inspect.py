@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mtgen.config import find_entry, parse_options
 from mtgen.errors import DataError
 from mtgen.shards.inspect import inspect
-from mtgen.shards.make import make, parse_options
+from mtgen.shards.make import RECIPES, make
 
 
 def put(path: Path, text: str | None = None, value: int = 0) -> Path:
@@ -63,7 +64,7 @@ def test_the_first_command_makes_the_data_set(tmp_path: Path, name: str) -> None
     FORMATS[name](root)
     _, _, _, recipe, _, *options = commands(inspect(root))[0]
     assert recipe == name
-    assert make(recipe, tmp_path / "out", **parse_options(recipe, options)).splits
+    assert make(recipe, tmp_path / "out", **parse_options(find_entry(RECIPES, recipe).Options, options)).splits
 
 
 def test_a_single_file_is_enough(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import webdataset
 
+from mtgen.config import find_entry, parse_options
 from mtgen.errors import ConfigError, DataError
 from mtgen.schema import DatasetCard
-from mtgen.shards.make import RECIPES, make, parse_options
+from mtgen.shards import split_writer
+from mtgen.shards.make import RECIPES, make
 
 PAGE = Path(__file__).resolve().parents[2] / "data_shards/README.md"
 SMALL = [
@@ -103,6 +105,21 @@ def test_progress_counts_the_samples_of_every_shard(tmp_path: Path) -> None:
     assert seen == [(2, 5), (3, 5), (5, 5)]
 
 
+def test_a_shard_is_full_at_a_size_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make("shapes", tmp_path / "one", train=20, test=4)
+    assert [path.name for path in sorted((tmp_path / "one").glob("*.tar"))] == ["test-000000.tar", "train-000000.tar"]
+    monkeypatch.setattr(split_writer, "MIN_SAMPLES_PER_SHARD", 3)
+    monkeypatch.setattr(split_writer, "SHARD_BYTES", 40_000)
+    card = make("shapes", tmp_path / "several", train=20, test=4)
+    shards = sorted((tmp_path / "several").glob("train-*.tar"))
+    assert len(shards) > 2 and card.splits["train"].shards == f"train-{{000000..{len(shards) - 1:06d}}}.tar"
+    counts = [len(list(webdataset.WebDataset(str(path), shardshuffle=False))) for path in shards]
+    assert sum(counts) == 20 and all(count % 3 == 0 for count in counts[:-1])
+    assert all(path.stat().st_size >= 40_000 for path in shards[:-1])
+    both = [read(tmp_path / name, "train") for name in ("one", "several")]
+    assert [sample["png"].tobytes() for sample in both[0]] == [sample["png"].tobytes() for sample in both[1]]
+
+
 SHARDED = {"seed": 3, "samples_per_shard": 7, "train": 40, "test": 10}
 
 
@@ -147,14 +164,18 @@ def test_shards_of_another_recipe_are_not_reused(tmp_path: Path) -> None:
     assert contents(tmp_path / "set") == contents(tmp_path / "whole")
 
 
+def options_of(recipe: str, assignments: list[str]) -> dict[str, object]:
+    return parse_options(find_entry(RECIPES, recipe).Options, assignments)
+
+
 def test_options_are_parsed_with_their_types() -> None:
-    assert parse_options("digits", ["resolution=64", "digits=2", "style=gray"]) == {
+    assert options_of("digits", ["resolution=64", "digits=2", "style=gray"]) == {
         "resolution": 64,
         "digits": 2,
         "style": "gray",
     }
-    assert parse_options("shapes", ["background=textured"]) == {"background": "textured"}
-    assert parse_options("shapes", []) == {}
+    assert options_of("shapes", ["background=textured"]) == {"background": "textured"}
+    assert options_of("shapes", []) == {}
 
 
 @pytest.mark.parametrize(
@@ -196,13 +217,13 @@ def test_options_are_parsed_with_their_types() -> None:
 )
 def test_an_invalid_option_is_named_in_one_line(recipe: str, assignments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match="^" + re.escape(message)) as error:
-        parse_options(recipe, assignments)
+        options_of(recipe, assignments)
     assert "\n" not in str(error.value)
 
 
 def test_all_invalid_options_are_named_at_once() -> None:
     with pytest.raises(ConfigError) as error:
-        parse_options("digits", ["train=0", "colour=red"])
+        options_of("digits", ["train=0", "colour=red"])
     assert [line.split(":")[0] for line in str(error.value).splitlines()] == ["train=0", "colour"]
 
 

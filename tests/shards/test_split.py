@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from mtgen.data.dataset_card import read_card, shard_names
 from mtgen.data.shard_scan import StoredSample, samples
 from mtgen.errors import ConfigError, DataError
-from mtgen.shards import fragments as fragments_module
 from mtgen.shards.fragments import Fragment, plan_shards
 from mtgen.shards.make import make
 from mtgen.shards.split import assign_split, parse_fractions, split
+from mtgen.shards.split_writer import ShardSize
 from mtgen.shards.validate import validate
 from mtgen.shards.write import ShardWriter
 
@@ -61,10 +61,7 @@ def test_any_number_of_processes_writes_the_same_bytes_as_the_writer(
 @given(st.lists(st.lists(st.integers(1, 40), max_size=12), max_size=6), st.integers(1, 100), st.integers(1, 5))
 def test_shards_have_their_size_and_number_of_samples(sizes: list[list[int]], full: int, least: int) -> None:
     fragments = [Fragment(Path(str(n)), np.cumsum(own, dtype=np.int64), np.empty(0)) for n, own in enumerate(sizes)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fragments_module, "SHARD_BYTES", full)
-        patch.setattr(fragments_module, "MIN_SAMPLES_PER_SHARD", least)
-        shards = plan_shards(fragments)
+    shards = plan_shards(fragments, ShardSize(full, least))
     expected, now = [], []
     for number, own in enumerate(sizes):
         for begin, size in zip(np.cumsum(own) - own, own, strict=True):

@@ -25,7 +25,7 @@ from mtgen.data.dataset_card import read_card
 from mtgen.data.index import open_index
 from mtgen.data.orders.lanes import Lanes
 from mtgen.data.orders.policy import OrderPolicy
-from mtgen.errors import ChangedShard, DamagedSample, DataError, Unreachable
+from mtgen.errors import ChangedShard, DataError, Unreachable
 from mtgen.storage import remote_store, retries
 from mtgen.storage.remote_store import RemoteStore, Version
 from mtgen.storage.retries import RetryPolicy
@@ -267,14 +267,6 @@ def test_a_cache_on_a_network_file_system_is_refused_with_the_reason(kind: str, 
             check_cache_folder(tmp_path, kind)
     else:
         check_cache_folder(tmp_path, kind)
-
-
-def test_bytes_that_differ_in_the_cache_are_a_damaged_sample(server: Server) -> None:
-    index = open_index(server.url, "train")
-    for path in shards():
-        path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(DamagedSample):
-        index.read(0, "image")
 
 
 def store_of(folder: Path, count: int, size: int) -> list[tuple[str, bytes]]:
