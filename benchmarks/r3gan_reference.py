@@ -72,9 +72,10 @@ class ExactStep(DiscriminatorStep):
         roles = self.assign_roles(batch, generator)
         task = self.tasks[0]
         with self.mixed_precision(batch.image.device):
-            context = self.step_context(roles, self.side, generator)
+            noise = self.noise(roles, generator)
+            context = self.step_context(roles, self.side, generator, noise)
             with torch.no_grad():
-                generated = generator(self.latents(roles, generator), context.condition)
+                generated = generator(noise["latent"], context.condition)
                 fake = self.judged(generated, roles, self.warp(roles, "fake"))
             images = torch.cat([context.real.image, fake.image]).requires_grad_()
             pooled = context.condition.pooled

@@ -14,6 +14,7 @@ from mtgen.models.loading import load_run
 
 METRIC_BY_TASK = {
     "classification": "test/class_accuracy",
+    "tagging": "test/tagging_map",
     "segmentation": "test/mask_miou",
     "detection": "test/box_ap50",
 }
@@ -24,7 +25,7 @@ def evaluate_run(config: Config, samples: int) -> dict[str, float]:
     """Evaluate a run on the test split.
 
     Returns:
-        Those of `classification`, `segmentation`, `detection`, `cas` and `diversity` that its tasks have.
+        Those of `classification`, `tagging`, `segmentation`, `detection`, `cas` and `diversity` that its tasks have.
     """
     model, _ = load_run(config.folder, "cpu")
     test, train = open_samples(config.data, "test"), open_samples(config.data, "train")

@@ -22,12 +22,13 @@ from common import ROOT, digits
 
 from mtgen.config import load
 
-DISCRIMINATIVE_TASKS = ("classification", "segmentation", "detection")
+DISCRIMINATIVE_TASKS = ("classification", "tagging", "segmentation", "detection")
 LEAKING_CONDITIONS = ("caption", "sound")
 """Conditions that are switched off, since they reveal the class of every image even where labels are withheld."""
 
 METRICS = {
     "classification": ("classification", "accuracy"),
+    "tagging": ("tagging", "mean AP"),
     "segmentation": ("segmentation", "mIoU"),
     "detection": ("detection", "AP50"),
     "cas": ("generation", "CAS"),
@@ -42,42 +43,31 @@ class Case:
 
     Attributes:
         title: what they are, in words.
-        class_, masks, boxes: fractions of the training samples that keep their class, mask and boxes.
+        classes, dense: fractions of the training samples that keep their class and tags, and their mask and boxes.
         oversampling: least fraction of the samples that carry a rare label (`data.label_oversampling`).
-        together: further overrides of all tasks together, which one task alone cannot have or is not compared with.
     """
 
     title: str
-    class_: float
-    masks: float
-    boxes: float
+    classes: float
+    dense: float
     oversampling: float | None = None
-    together: tuple[str, ...] = ()
 
     @property
     def overrides(self) -> list[str]:
         """Overrides of the configuration."""
-        kept = {"class": self.class_, "mask": self.masks, "boxes": self.boxes}
+        kept = {"class": self.classes, "tags": self.classes, "mask": self.dense, "boxes": self.dense}
         return [f"data.keep_labels={json.dumps(kept)}", f"data.label_oversampling={json.dumps(self.oversampling)}"]
 
 
-SELF_TRAINING = (
-    "tasks.classification.self_training=1",
-    "tasks.segmentation.self_training=0.25",
-    "tasks.detection.self_training=1",
-)
-WEAK_LABELS = ("tasks.segmentation.weak=0.5",)
-
 CASES = {
-    "few-masks": Case("every class, 2.5 % of masks and boxes", 1.0, 0.025, 0.025, 0.25),
-    "few-labels": Case("2.5 % of every label", 0.025, 0.025, 0.025, 0.25, SELF_TRAINING + WEAK_LABELS),
-    "all-labels": Case("every label", 1.0, 1.0, 1.0),
+    "few-masks": Case("every class, 2.5 % of masks and boxes", 1.0, 0.025, 0.25),
+    "few-labels": Case("2.5 % of every label", 0.025, 0.025, 0.25),
+    "all-labels": Case("every label", 1.0, 1.0),
 }
 
 MECHANISMS = {
     "predictions": ("tasks.segmentation.use_predictions=false", "tasks.detection.use_predictions=false"),
-    "weak-labels": ("tasks.segmentation.weak=0", "tasks.classification.implied=0"),
-    "self-training": tuple(f"{setting.partition('=')[0]}=0" for setting in SELF_TRAINING),
+    "implied-classes": ("tasks.classification.implied=0",),
     "hard-labels": ("tasks.generation.hard_labels=false",),
 }
 """What shares information between tasks -> overrides that switch it off."""
@@ -112,13 +102,13 @@ class Run:
         if self.variant == "together":
             kept_tasks, kept_conditions = tasks, [c for c in conditions if c not in LEAKING_CONDITIONS]
         else:
-            kept_tasks, kept_conditions = [self.variant], ["class"] * (self.variant == "generation")
+            kept = {"class", "labels"} if self.variant == "generation" else set()
+            kept_tasks, kept_conditions = [self.variant], [c for c in conditions if c in kept]
         return [
             *(f"tasks.{task}.weight=0" for task in tasks if task not in kept_tasks),
             *(f"conditions.{condition}.probability=0" for condition in conditions if condition not in kept_conditions),
             *(["conditions.class.probability=0.8"] if "class" in kept_conditions else []),
             *CASES[self.case].overrides,
-            *(s for s in CASES[self.case].together if self.variant == "together" and s.split(".")[1] in tasks),
             f"seed={self.seed}",
             f"train.images={images}",
             f"train.log_every={max(images // 10, 1)}",

@@ -28,7 +28,7 @@ class DamagedSample(DataError):
     """A single sample that cannot be used, while its neighbors can.
 
     Args:
-        kind: the damaged component: "image", "mask", "boxes", "caption" or "sound"; "checksum" if the bytes differ from
+        kind: the damaged component: "image" or one of `mtgen.schema.COMPONENTS`; "checksum" if the bytes differ from
             those that were indexed.
         where: the sample's shard and key, as `Index.name` gives them.
         what: the problem and the remedy.

@@ -1,6 +1,6 @@
 """Everything that data, networks, tasks and evaluation exchange."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ IGNORE_INDEX = 255
 CONFIDENT_SCORE = 0.3
 """Score from which a predicted or generated box counts as one: it is shown, stored and taught (Zhou et al. 2019)."""
 
-COMPONENTS = ("class", "mask", "boxes", "caption", "sound")
+COMPONENTS = ("class", "mask", "boxes", "tags", "caption", "sound")
 """What a sample may have besides its image; each may be missing in any sample."""
 
 
@@ -272,9 +272,13 @@ class Canvas:
 
     def map_generated(self, change: Any) -> "Canvas":
         """Apply `change(tensor, name)` to image, mask and boxes, and to their logits."""
-        names = ("image", "mask", "boxes", "mask_logits", "box_logits")
-        changed = {name: change(v, name) for name in names if (v := getattr(self, name)) is not None}
-        return replace(self, **changed)
+        return replace(self, **{name: change(tensor, name) for name, tensor in self.components()})
+
+    def components(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and tensors of image, mask and boxes, and of their logits."""
+        for name in ("image", "mask", "boxes", "mask_logits", "box_logits"):
+            if (tensor := getattr(self, name)) is not None:
+                yield name, tensor
 
     @staticmethod
     def cat(canvases: "list[Canvas]") -> "Canvas":

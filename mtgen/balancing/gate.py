@@ -11,6 +11,10 @@ from mtgen.balancing.gate_stats import GateStatistics
 from mtgen.balancing.gramian import GRAMIAN_SOURCES, FeatureGramian, InputHooks, RowSlice
 from mtgen.balancing.weighting import GateContext, Weighting, WeightingFunction
 from mtgen.balancing.weightings.equal import Equal
+from mtgen.networks.device_constants import constant
+
+Weights = Sequence[float | Tensor]
+"""One weight per task: numbers, or 0-dimensional tensors on a device, whose values the host does not know."""
 
 
 class GradientGate(torch.autograd.Function):
@@ -39,14 +43,16 @@ class GradientGate(torch.autograd.Function):
         return (None, None, *(_combine(of_tasks, weights) for of_tasks in gradients))
 
 
-def _combine(of_tasks: list[Tensor | None], weights: list[float] | None) -> Tensor | None:
+def _combine(of_tasks: list[Tensor | None], weights: Weights | None) -> Tensor | None:
     """Return the weighted sum of the gradients that exist, in one pass over each; `weights=None`: the plain sum."""
     total = None
     owned = False  # whether `total` is a new tensor, which may be changed in place
     for gradient, weight in zip(of_tasks, weights or [1.0] * len(of_tasks), strict=True):
         if gradient is None:
             continue
-        if total is None:
+        if isinstance(weight, Tensor):  # on the device; its value is not known here
+            total = gradient * weight if total is None else total.addcmul_(gradient, weight)
+        elif total is None:
             total, owned = (gradient, False) if weight == 1 else (gradient * weight, True)
         elif owned:
             total.add_(gradient, alpha=weight)
@@ -113,7 +119,7 @@ class Gate:
         self.last: tuple[Tensor, Tensor] | None = None
         self.statistics = GateStatistics(self.tasks)
         self.losses: dict[str, Tensor] | None = None
-        self.memory: dict[str, Tensor] = {"images": torch.zeros((), dtype=torch.float64)}
+        self.memory: dict[str, Tensor] = {}
 
     @property
     def workers(self) -> int:
@@ -147,73 +153,96 @@ class Gate:
     def _reads_losses(self) -> bool:
         return getattr(self.weighting, "reads_losses", False)
 
-    def arbitrate(self, gramian: Tensor) -> list[float] | None:
+    def arbitrate(self, gramian: Tensor) -> Weights | None:
         """`[K,K]` Gramian, summed over the workers -> K weights, the same on every worker; `None`: all are 1."""
         if self.loss_scale is not None or self.gradient_factor != 1:
             gramian = gramian / (self.gradient_factor * (1.0 if self.loss_scale is None else self.loss_scale)) ** 2
-        # the plain sum needs no host sync: nothing has to be known of the Gramian
-        weights = None if self.is_plain_sum else self._weights(gramian.to("cpu", torch.float64))
-        self.last = (
-            gramian.detach(),
-            torch.ones_like(gramian[0]) if weights is None else weights.to(gramian, non_blocking=True),
-        )
+        if self.is_plain_sum:
+            self.last = gramian.detach(), torch.ones_like(gramian[0])
+            weights = None
+        else:
+            where = gramian.device if self._on_device else "cpu"
+            weights = self._weights(gramian.to(where, torch.float64))
+            self.last = gramian.detach(), weights.to(gramian, non_blocking=True)
         self.statistics.add(*self.last)
-        return None if weights is None else weights.tolist()
+        if weights is None:
+            return None
+        return weights.tolist() if weights.device.type == "cpu" else self.last[1].unbind()
+
+    @property
+    def _on_device(self) -> bool:
+        return getattr(self.weighting, "on_device", False)
 
     def _weights(self, gramian: Tensor) -> Tensor:
-        """`[K,K]` -> `[K]`, on the CPU in float64.
+        """`[K,K]` -> `[K]`, float64, both where the weighting computes: on the gradients' device, or on the CPU.
 
         A task without a gradient takes no part and has weight 0. In a step that is not finite all weights are 1: the
-        optimizer skips that step as a whole.
+        optimizer skips that step as a whole. Nothing here depends on values, except for a weighting on the CPU.
         """
-        equal, losses = torch.ones_like(gramian[0]), self._mean_losses()
-        active = (gramian.diagonal() != 0).nonzero().flatten()  # NaN counts as a gradient
-        finite = bool(torch.isfinite(gramian).all()) and (losses is None or bool(torch.isfinite(losses).all()))
-        if not finite or not len(active):
-            return equal
+        losses = self._mean_losses(gramian.device)
+        present = gramian.diagonal() != 0  # NaN counts as a gradient
+        usable = torch.isfinite(gramian).all() & present.any()
+        if losses is not None:
+            usable = usable & torch.isfinite(losses).all()
+        if not self._on_device and not usable:
+            return torch.ones_like(gramian[0])
         if self.average:
-            gramian = self._moving_average(gramian)
-        gramian = gramian[active][:, active]
-        context = GateContext(
-            active=active,
-            num_tasks=len(self.tasks),
-            preference=self.preference[active],
-            images=self.images,
-            losses=None if losses is None else losses[active],
-        )
-        weights = self._call_weighting(gramian / gramian.diagonal().mean(), context)
-        images = self.memory["images"]
-        if images < self.warmup:
-            weights = context.preference + (weights - context.preference) * (images / self.warmup)
-        images += self.images
-        return torch.zeros_like(equal).index_copy(0, active, weights)
+            gramian = self._moving_average(gramian, usable)
+        preference = constant(tuple(self.preference.tolist()), torch.float64, gramian.device)
+        weights = self._call_weighting(gramian, present & usable, preference, losses)
+        images = self._kept("images", usable)
+        if self.warmup:
+            early = preference + (weights - preference) * (images / self.warmup)
+            weights = torch.where(images < self.warmup, early, weights)
+        images += usable.double() * self.images
+        return torch.where(usable, torch.where(present, weights, 0.0), 1.0)
 
-    def _call_weighting(self, gramian: Tensor, context: GateContext) -> Tensor:
-        """Return the weighting's answer, multiplied by the preference unless the weighting uses it itself."""
-        weighting = self.weighting
+    def _call_weighting(self, gramian: Tensor, present: Tensor, preference: Tensor, losses: Tensor | None) -> Tensor:
+        """Return the weighting's answer, times the preference unless it uses that itself; 0 for tasks that are absent.
+
+        A weighting on the device gets all rows, as choosing some would take the host; others get those that are there.
+        """
+        active = constant(tuple(range(len(present))), torch.int64, present.device)
+        if self._on_device:
+            gramian = torch.where(present[:, None] & present, gramian, 0.0)
+        else:
+            active = active[present]
+            gramian, preference = gramian[active][:, active], preference[active]
+            losses = None if losses is None else losses[active]
+        rows = present if self._on_device else None
+        context = GateContext(active, len(self.tasks), preference, self.images, losses, rows)
+        weighting, relative = self.weighting, gramian / context.mean(gramian.diagonal())
         assert weighting is not None
-        answer = weighting(gramian, context) if isinstance(weighting, Weighting) else weighting(gramian)
-        weights = answer.detach().to("cpu", torch.float64)
-        if weights.shape != context.active.shape:
+        answer = weighting(relative, context) if isinstance(weighting, Weighting) else weighting(relative)
+        weights = answer.detach().to(gramian)
+        if weights.shape != active.shape:
             raise ValueError(
                 f"weighting {type(weighting).__name__}: returned weights of shape {tuple(weights.shape)} for "
-                f"{len(context.active)} tasks; return one weight per row of the Gramian"
+                f"{len(active)} tasks; return one weight per row of the Gramian"
             )
-        return weights if getattr(weighting, "takes_preference", False) else weights * context.preference
+        if not getattr(weighting, "takes_preference", False):
+            weights = weights * preference
+        return weights.new_zeros(len(self.tasks)).index_copy(0, active, weights)
 
-    def _moving_average(self, gramian: Tensor) -> Tensor:
-        """Update and return the Gramian's moving average.
+    def _kept(self, name: str, like: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
+        """A tensor of the memory on the device of `like`, to be changed in place; 0 at first."""
+        if name not in self.memory:
+            self.memory[name] = torch.zeros(shape, dtype=torch.float64, device=like.device)
+        self.memory[name] = self.memory[name].to(like.device)  # a checkpoint's is on the CPU
+        return self.memory[name]
+
+    def _moving_average(self, gramian: Tensor, usable: Tensor) -> Tensor:
+        """Update the Gramian's moving average, if this one is usable, and return it.
 
         A missing task counts as a zero gradient, so the average stays a Gramian.
         """
-        if "gramian" not in self.memory:
-            self.memory |= {"gramian": torch.zeros_like(gramian), "averaged": torch.zeros((), dtype=torch.float64)}
         decay = 0.5 ** (self.images / self.average)
-        self.memory["gramian"].mul_(decay).add_(gramian, alpha=1 - decay)
-        self.memory["averaged"].mul_(decay).add_(1 - decay)
-        return self.memory["gramian"] / self.memory["averaged"]
+        total, count = self._kept("gramian", gramian, tuple(gramian.shape)), self._kept("averaged", gramian)
+        total.copy_(torch.where(usable, total * decay + gramian * (1 - decay), total))
+        count.copy_(torch.where(usable, count * decay + (1 - decay), count))
+        return total / count
 
-    def _mean_losses(self) -> Tensor | None:
+    def _mean_losses(self, device: torch.device) -> Tensor | None:
         """`[K]` losses, means over the workers, or `None` if the weighting does not read them; collective."""
         if not self._reads_losses:
             return None
@@ -227,7 +256,7 @@ class Gate:
         losses = torch.stack([self.losses.get(task, zero) for task in self.tasks])
         if self.workers > 1:
             dist.all_reduce(losses, group=self.process_group)
-        return losses.cpu() / self.workers
+        return losses.to(device) / self.workers
 
     def report(self) -> dict[str, float]:
         """Return means over the backwards since the last report (`GateStatistics.report`)."""
@@ -238,7 +267,7 @@ class Gate:
         if self.weighting is None:
             return {}
         kept = {f"weighting/{name}": tensor for name, tensor in getattr(self.weighting, "memory", {}).items()}
-        return {name: tensor.clone() for name, tensor in (self.memory | kept).items()}
+        return {name: tensor.to("cpu", copy=True) for name, tensor in (self.memory | kept).items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""

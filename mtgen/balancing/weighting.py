@@ -16,13 +16,14 @@ class GateContext:
     """What a weighting knows about a step besides the Gramian.
 
     Attributes:
-        active: `[K]` int64: which of the gate's tasks the Gramian's rows are. Tasks without a gradient in this step are
-            left out.
+        active: `[K]` int64: which of the gate's tasks the Gramian's rows are.
         num_tasks: number of all tasks of the gate.
         preference: `[K]` float64: how much each task counts; the mean over all tasks of the gate is 1.
         images: samples of the global batch that this step stands for.
         losses: `[K]` float64: the tasks' losses, means over the global batch, each times its `tasks.TASK.weight`;
             `None` unless the weighting has `reads_losses`.
+        present: `[K]` bool: which of the rows have a gradient in this step; `None`: all. Only a weighting that is
+            `on_device` gets others.
     """
 
     active: Tensor
@@ -30,6 +31,7 @@ class GateContext:
     preference: Tensor
     images: float = 1.0
     losses: Tensor | None = None
+    present: Tensor | None = None
 
     @staticmethod
     def of_all(num_tasks: int, images: float = 1.0, losses: Tensor | None = None) -> "GateContext":
@@ -49,6 +51,31 @@ class GateContext:
             raise RuntimeError("this weighting reads the tasks' losses: set `reads_losses = True` in its class")
         return self.losses
 
+    @property
+    def count(self) -> Tensor | int:
+        """Number of rows with a gradient."""
+        return len(self.active) if self.present is None else self.present.sum()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """`[K]` -> the sum over the rows with a gradient."""
+        return values.sum() if self.present is None else torch.where(self.present, values, 0.0).sum()
+
+    def mean(self, values: Tensor) -> Tensor:
+        """`[K]` -> the mean over the rows with a gradient."""
+        return self.sum(values) / self.count
+
+    def softmax(self, values: Tensor) -> Tensor:
+        """`[K]` -> the softmax over the rows with a gradient; 0 for the others."""
+        if self.present is not None:
+            values = torch.where(self.present, values, -torch.inf)
+        return torch.softmax(values, 0)
+
+    def keep(self, buffer: Tensor, values: Tensor) -> None:
+        """Write `[K]` values into a buffer over all tasks, for the rows with a gradient."""
+        if self.present is not None:
+            values = torch.where(self.present, values, buffer[self.active])
+        buffer[self.active] = values
+
 
 class Weighting:
     """From the Gramian to one weight per task. A subclass is one file that registers itself in `config.WEIGHTINGS`.
@@ -61,6 +88,10 @@ class Weighting:
     Class attributes:
         reads_losses: whether it needs `context.losses`; possible at the discriminator's features only.
         takes_preference: whether it uses `context.preference` itself; otherwise the gate multiplies the weights by it.
+        on_device: whether it computes where the gradients are, by operations that need no value on the host: then the
+            host does not wait for the GPU. It gets a row for every task of the gate, with zeros where a task has no
+            gradient (`context.present`), and, in a step that is not finite, rows without any; its weights for those are
+            not used. `GateContext` has sums over the rows that count.
 
     Attributes:
         memory: tensors kept from call to call, with one row per task of the gate; part of the checkpoint.
@@ -68,6 +99,7 @@ class Weighting:
 
     reads_losses: ClassVar[bool] = False
     takes_preference: ClassVar[bool] = False
+    on_device: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.memory: dict[str, Tensor] = {}
@@ -83,7 +115,9 @@ class Weighting:
             fill: initial value.
             square: `[N,N]` instead of `[N]`.
         """
+        device = context.preference.device
         if name not in self.memory:
             shape = (context.num_tasks, context.num_tasks) if square else (context.num_tasks,)
-            self.memory[name] = torch.full(shape, fill, dtype=torch.float64)
+            self.memory[name] = torch.full(shape, fill, dtype=torch.float64, device=device)
+        self.memory[name] = self.memory[name].to(device)  # a checkpoint's is on the CPU
         return self.memory[name]

@@ -4,17 +4,30 @@ import io
 import sys
 
 from mtgen.cli import preflight, train, inspect_run  # isort: skip - the order of the panels in `mtgen --help`
-from mtgen.cli import configs, cluster, plan, shards, inference  # isort: skip
+from mtgen.cli import configs, weights, cluster, plan, shards, inference  # isort: skip
 from mtgen.cli.common import app
 from mtgen.errors import UserError
-from mtgen.utils import glibc_malloc
+from mtgen.utils import glibc_malloc, openmp
 
-__all__ = ["app", "cluster", "configs", "inference", "inspect_run", "main", "plan", "preflight", "shards", "train"]
+__all__ = [
+    "app",
+    "cluster",
+    "configs",
+    "inference",
+    "inspect_run",
+    "main",
+    "plan",
+    "preflight",
+    "shards",
+    "train",
+    "weights",
+]
 
 
 def main() -> None:
     """Entry point: an error of the user's is one message and an exit status, never a traceback."""
     glibc_malloc.tune_this_process()
+    openmp.choose_wait_policy()
     for stream in (sys.stdout, sys.stderr):  # names of classes and files may have letters that its encoding lacks
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

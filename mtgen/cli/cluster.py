@@ -1,5 +1,6 @@
-"""Commands that run training on a cluster: Ray jobs, Slurm scripts, Ray nodes."""
+"""Commands that run training on a cluster: Ray jobs, Slurm scripts, Kubernetes manifests, Ray nodes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -211,6 +212,55 @@ def slurm(
     )
 
 
+@app.command(rich_help_panel=TRAIN_PANEL)
+def kube(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    pods: Annotated[int, typer.Option(min=1, help="number of pods that train")] = 1,
+    gpus_per_pod: Annotated[
+        int, typer.Option(min=0, help="GPUs per pod, each with one worker; 0: train on CPUs, one worker per pod")
+    ] = 1,
+    cpus_per_pod: Annotated[int, typer.Option(min=1, help="CPUs per pod")] = 8,
+    memory: Annotated[str, typer.Option(help="memory per pod; what lies in /dev/shm counts")] = "32Gi",
+    spares: Annotated[int, typer.Option(min=0, help="further pods that stand by, to replace a lost one at once")] = 0,
+    image: Annotated[str | None, typer.Option(help="image; default: that of launch/Dockerfile")] = None,
+    data_claim: Annotated[str, typer.Option(help="persistent volume claim of the data, at /data")] = "mtgen-data",
+    runs_claim: Annotated[str, typer.Option(help="persistent volume claim of the runs, at /runs")] = "mtgen-runs",
+    secret: Annotated[str, typer.Option(help="secret with the cluster's token")] = "mtgen-ray-token",  # noqa: S107
+    queue: Annotated[str | None, typer.Option(help="Kueue's queue that admits the job; default: it starts now")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="manifest to write; default: NAME.rayjob.yaml in this folder"),
+    ] = None,
+) -> None:
+    """Write a Kubernetes manifest that trains a run on several pods.
+
+    It is a RayJob of KubeRay, with the configuration in a ConfigMap.
+
+    KubeRay starts the run again when pods are lost; it resumes from its newest checkpoint.
+
+    Example: `mtgen kube digits-32 data.path=/data/digits --pods 2`, then `kubectl apply -f digits-32.rayjob.yaml`
+    """
+    from mtgen.launchers.kube import KubeResources, kube_config, manifest
+
+    request = KubeResources(
+        pods, gpus_per_pod, cpus_per_pod, memory, spares, image, data_claim, runs_claim, secret, queue
+    )
+    given = [word for word in overrides or [] if not word.startswith("workers=")]
+    settings = kube_config(config, given, request)
+    path = out or Path(f"{settings.name}.rayjob.yaml")
+    if path.resolve() == config.resolve():
+        raise UserError(f"--out {path}: is the configuration itself; choose another file for the manifest")
+    try:
+        path.write_text(manifest(settings, request, str(path)), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another file") from None
+    say(
+        f"{path}: {pods + spares} pods, {settings.max_workers} workers; "
+        f"next: {shell_command('kubectl', 'apply', '--dry-run=server', '-f', path)}"
+    )
+
+
 @app.command("slurm-job", hidden=True)
 def slurm_job(config: ConfigFile, overrides: Overrides = None) -> None:
     """Train within a Slurm allocation; the script of `mtgen slurm` runs this on its first node."""
@@ -279,23 +329,37 @@ def join(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="address of the head node")],
     cpus: Cpus = None,
     gpus: Gpus = None,
+    grace: Annotated[int, typer.Option(min=0, help="seconds that runs have for a checkpoint at SIGTERM")] = 30,
 ) -> None:
     """Join this system to a cluster in the foreground; Ctrl-C removes it again.
 
+    SIGTERM, with which systems announce a preemption, gives runs notice: they write a checkpoint before the node
+    leaves, and its loss does not count as a failure.
+
     Example: `mtgen cluster join 10.0.0.1:6379`
     """
+    from mtgen.launchers.preemption import give_notice
     from mtgen.launchers.ray_node import command, token_file
 
+    def leave(process: int, environment: dict[str, str]) -> float:
+        if not give_notice(process, address, grace, environment):
+            say("the cluster has not taken the notice: this node leaves at once")
+            return 0.0
+        say(f"this node leaves in {grace} s; runs write a checkpoint")
+        return float(grace)
+
     say(f"the token: {token_file() or 'RAY_AUTH_TOKEN'}")
-    _run_in_foreground(command(address, 0, True, cpus, gpus, None), span=True)
+    _run_in_foreground(command(address, 0, True, cpus, gpus, None), span=True, leave=leave)
 
 
-def _run_in_foreground(words: list[str], span: bool) -> None:
+def _run_in_foreground(
+    words: list[str], span: bool, leave: Callable[[int, dict[str, str]], float] | None = None
+) -> None:
     """Run a node until it ends; Ray gives up on starts of over 30 s, as on a busy system, so try three times."""
     from mtgen.launchers.ray_node import run_node
 
     for _ in range(3):
-        if run_node(words, span) == 0:
+        if run_node(words, span, leave=leave) == 0:
             break
     else:
         raise WorkerError("Ray exited; see its output above", 1)

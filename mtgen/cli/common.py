@@ -21,8 +21,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="One GAN, many vision tasks: generate labeled images, predict, translate.",
-    epilog="Exit status: 0 success, 1 error, 2 bad option or configuration, 3 bad data, 4 bad checkpoint, "
-    "5 training had to stop, 6 store away. Guides: docs/.",
+    epilog="Exit status: 0 ok, 1 error, 2 usage, 3 data, 4 checkpoint, 5 training, 6 away",
 )
 
 PREPARE_PANEL, TRAIN_PANEL, INSPECT_PANEL, USE_PANEL = "Prepare", "Train", "Inspect a run", "Use a run"
@@ -46,7 +45,7 @@ def root(
     """Options of `mtgen` itself."""
 
 
-def _find_config(path: Path) -> Path:
+def find_config(path: Path) -> Path:
     """The file itself, or the shipped configuration of that name."""
     from mtgen.config.presets import find_preset
 
@@ -56,7 +55,7 @@ def _find_config(path: Path) -> Path:
 ConfigFile = Annotated[
     Path,
     typer.Argument(
-        callback=_find_config,
+        callback=find_config,
         help="YAML file, or the name of a configuration that ships with mtgen (mtgen configs list)",
     ),
 ]

@@ -23,12 +23,13 @@ def configs_list(json_file: Json = None) -> None:
     """
     from rich.table import Table
 
-    from mtgen.config.presets import list_presets, preset_summary
+    from mtgen.config.presets import list_presets, needs_backbone, preset_summary
 
-    found = {name: preset_summary(path) for name, path in list_presets().items()}
-    shown = Table("name", "purpose")
+    presets = list_presets()
+    found = {name: preset_summary(path) for name, path in presets.items()}
+    shown = Table("name", "purpose", "needs")
     for name, summary in found.items():
-        shown.add_row(name, summary)
+        shown.add_row(name, summary, "a pretrained backbone" if needs_backbone(presets[name]) else "")
     console.print(shown)
     write_json(json_file, found)
 

@@ -50,7 +50,7 @@ class Modality(nn.Module):
 
     Class attributes:
         Settings: the modality's section of the configuration.
-        component: the component of a sample that it needs ("class", "mask", "boxes", "caption", "sound"); `None`: every
+        component: the component of a sample that it needs, one of `mtgen.schema.COMPONENTS`; `None`: every
             sample has it.
         field: the field of the data set's card that must not be empty ("classes", "mask_classes"); `None`: no field.
         sequence: whether it has tokens.
@@ -93,6 +93,6 @@ class Modality(nn.Module):
         """Number of maps of a spatial modality."""
         return 0
 
-    def same(self, value: Tensor) -> Tensor | None:
-        """`[n,...]` raw form -> `[n,n]` bool: which rows are the same condition; `None`: no two rows ever are."""
+    def identity(self, value: Tensor) -> Tensor | None:
+        """`[n,...]` raw form -> `[n]` int64, equal for rows that are the same condition; `None`: no two ever are."""
         return None

@@ -13,6 +13,12 @@ from mtgen.registry import suggest
 MIN_LOWEST_LEVEL_PIXELS = 4
 """Pixels of the shorter side of the pyramids' lowest level."""
 
+SAME_NETWORK = (
+    "is the network of discriminator.backbone, whose features the generator was trained to match, so it would measure "
+    "too small distances; give another one"
+)
+"""Why a network cannot be both. Source: Kynkäänniemi et al. 2023 (The role of ImageNet classes in FID)."""
+
 MIN_MIXTURE_FRACTION = 1 / 1000
 """Smallest fraction of the samples that a data set of a mixture can have."""
 
@@ -21,6 +27,8 @@ def find_conflicts(config: Config) -> list[ConfigProblem]:
     """Conflicts between the values of a configuration whose keys are all valid by themselves."""
     checks = (
         _networks,
+        _self_attention,
+        _photographs,
         _system,
         _compile,
         _data,
@@ -51,6 +59,19 @@ def _networks(config: Config) -> Iterator[ConfigProblem]:
             )
 
 
+def _self_attention(config: Config) -> Iterator[ConfigProblem]:
+    """Self-attention at levels that do not exist, or where a second derivative is needed."""
+    for network, settings in (("generator", config.generator), ("discriminator", config.discriminator)):
+        sides = [MIN_LOWEST_LEVEL_PIXELS * 2**level for level in range(len(settings.widths))]
+        key, given = (network, "self_attention"), f"{network}.self_attention={settings.self_attention}"
+        if unknown := [side for side in settings.self_attention if side not in sides]:
+            text = f"no level's shorter side has {unknown[0]} pixels; possible: {', '.join(map(str, sides))}"
+            yield ConfigProblem(key, f"{given}: {text}")
+    if config.discriminator.self_attention and config.generates and config.tasks["generation"].penalty == "exact":
+        text = "torch's attention has no second derivative, which tasks.generation.penalty=exact takes; use finite"
+        yield ConfigProblem(key, f"{given}: {text}")
+
+
 def _resolution_remedy(shorter: int, levels: int) -> str:
     """What to do where `levels` levels do not fit an image of this shorter side, in pixels."""
     needed = math.log2(shorter / MIN_LOWEST_LEVEL_PIXELS) + 1 if shorter > 0 else 0.5
@@ -59,6 +80,29 @@ def _resolution_remedy(shorter: int, levels: int) -> str:
     if needed == levels:
         return f"the longer side has to be a multiple of {2 ** (levels - 1)}"
     return f"give {int(needed)} widths for {shorter}"
+
+
+def _photographs(config: Config) -> Iterator[ConfigProblem]:
+    """What pretrained features, and a trunk that only judges, cannot be combined with."""
+    discriminator, tasks = config.discriminator, config.task_settings()
+    backbone, extractor = discriminator.backbone, config.evaluate.extractor
+    if backbone is not None and "translation" in tasks:
+        text = "its penalty would go through discriminator.backbone; switch one of them off"
+        yield ConfigProblem(("tasks", "translation"), f"tasks.translation: {text}")
+    if backbone and extractor and (backbone.sha256 or "").lower() == extractor.sha256.lower():
+        yield ConfigProblem(("evaluate", "extractor"), f"evaluate.extractor.path={extractor.path}: {SAME_NETWORK}")
+    if discriminator.trunk != "separate":
+        if config.generates and backbone is not None and backbone.judge is False:
+            text = "one trunk predicts and judges; add discriminator.trunk=separate"
+            yield ConfigProblem(("discriminator", "backbone", "judge"), f"discriminator.backbone.judge=false: {text}")
+        return
+    if not config.generates:
+        text = "nothing is judged without the generation task; leave this key out"
+        yield ConfigProblem(("discriminator", "trunk"), f"discriminator.trunk=separate: {text}")
+    for name, key in (("generation", "mismatched"), ("classification", "generated"), ("translation", "weight")):
+        if getattr(tasks.get(name), key, 0):
+            text = "needs the trunk that also judges; set it to 0, or discriminator.trunk=shared"
+            yield ConfigProblem(("tasks", name, key), f"tasks.{name}.{key}: {text}")
 
 
 def _system(config: Config) -> Iterator[ConfigProblem]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mtgen.errors import ConfigError
 from mtgen.registry import suggest
+from mtgen.utils.yaml_text import read_yaml
 from mtgen.version import PACKAGE
 
 PRESETS_FOLDER = PACKAGE / "configs"
@@ -20,6 +21,12 @@ def preset_summary(path: Path) -> str:
     """The purpose of a configuration: the first sentence of its leading comment."""
     lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
     return " ".join(line.lstrip("# ") for line in lines).partition(". ")[0].rstrip(".") + "."
+
+
+def needs_backbone(path: Path) -> bool:
+    """Whether a configuration reads a pretrained network, whose file users have to provide."""
+    discriminator = read_yaml(path).get("discriminator") or {}
+    return bool(discriminator.get("backbone"))
 
 
 def find_preset(path: Path) -> Path:

@@ -19,6 +19,7 @@ from mtgen.config.sections import (
     DiscriminatorConfig,
     EvaluateConfig,
     GeneratorConfig,
+    LaunchConfig,
     PathKind,
     TaskSettings,
     TrackingConfig,
@@ -79,6 +80,7 @@ class Config(ConfigSection):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()
+    launch: LaunchConfig = LaunchConfig()
 
     @field_validator("name")
     @classmethod
@@ -142,6 +144,8 @@ class Config(ConfigSection):
         """Components that tasks and conditions need besides the image; always class and mask, for metrics and grids."""
         conditions = [CONDITIONS[name].component for name in self.condition_settings()]
         wanted = {"class", "mask", *(s.needs for s in self.task_settings().values()), *conditions}
+        if "boxes" in wanted:  # they name everything in the image
+            wanted.add("tags")
         return tuple(c for c in COMPONENTS if c in wanted)
 
     @property
@@ -153,6 +157,11 @@ class Config(ConfigSection):
     def caption_encoder(self) -> str | None:
         """The file of a frozen encoder that captions are read by; `None`: one that is trained with the rest."""
         return self.conditions["caption"].encoder if "caption" in self.conditions else None
+
+    @property
+    def backbone_file(self) -> str | None:
+        """The file of the pretrained network that the discriminator reads; `None`: none."""
+        return None if self.discriminator.backbone is None else self.discriminator.backbone.path
 
     @property
     def caption_tokens(self) -> int:
@@ -198,6 +207,11 @@ class Config(ConfigSection):
     def generates(self) -> bool:
         """Whether a generator is trained; without the generation task, only the discriminator is, on real images."""
         return "generation" in self.task_settings()
+
+    @property
+    def judges_separately(self) -> bool:
+        """Whether canvases are judged by a trunk of its own."""
+        return self.generates and self.discriminator.trunk == "separate"
 
     def to_yaml(self) -> str:
         """The resolved configuration, every key written out."""

@@ -4,7 +4,7 @@ import inspect
 from enum import Enum
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from mtgen.checkpointing.retention import BestCriterion, Retention
 from mtgen.config.schedule import Schedule, within
@@ -47,7 +47,7 @@ class TaskSettings(ConfigSection):
 
     @property
     def needs(self) -> str | None:
-        """The component that the task learns from ("class", "mask", "boxes"), or `None` where images are enough."""
+        """The component that the task learns from, such as "mask", or `None` where images are enough."""
         return None
 
     @property
@@ -178,12 +178,12 @@ class DataConfig(ConfigSection):
         description="tokenizer.json for captions, or its URL; default: the bytes of their UTF-8",
     )
     sound: SoundConfig = SoundConfig()
-    keep_labels: dict[Literal["class", "mask", "boxes", "caption", "sound"], Annotated[float, Field(ge=0, le=1)]] = (
-        Field(
-            {},
-            description="fraction of the training samples that keep their class, mask, ..., to train with fewer "
-            "labels; default: 1 each",
-        )
+    keep_labels: dict[
+        Literal["class", "mask", "boxes", "tags", "caption", "sound"], Annotated[float, Field(ge=0, le=1)]
+    ] = Field(
+        {},
+        description="fraction of the training samples that keep their class, mask, ..., to train with fewer "
+        "labels; default: 1 each",
     )
     label_oversampling: float | None = Field(
         None,
@@ -193,6 +193,9 @@ class DataConfig(ConfigSection):
         "oversampled up to "
         "it where fewer carry one; default: no oversampling",
     )
+
+
+SELF_ATTENTION = "levels with self-attention, by their shorter side in pixels, such as [16, 32]; default: none"
 
 
 class GeneratorConfig(ConfigSection):
@@ -215,6 +218,59 @@ class GeneratorConfig(ConfigSection):
         ge=0,
         description="levels of up to this side, in pixels, attend to the tokens of captions and sounds; 0: none",
     )
+    self_attention: list[int] = Field([], description=SELF_ATTENTION)
+
+
+class BackboneConfig(ConfigSection):
+    """A pretrained network whose features the discriminator reads beside the image (docs/how-to.md)."""
+
+    path: Annotated[str, PathKind.PATH] = Field(
+        min_length=1, description="file or URL of the network: as mtgen weights convert writes it, or TorchScript"
+    )
+    sha256: str | None = Field(
+        None, pattern="^[0-9a-fA-F]{64}$", description="its SHA-256, hexadecimal; default: not checked"
+    )
+    input_side: int | None = Field(
+        None,
+        ge=32,
+        le=2048,
+        description="longer side that images are scaled to for it, pixels; default: three times the images' side, up "
+        "to 224",
+    )
+    levels: int | None = Field(
+        None, ge=1, description="levels of its features to use, from the lowest resolution up; default: all"
+    )
+    mean: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(
+        None,
+        min_length=1,
+        max_length=3,
+        description="mean that is subtracted from images in [0, 1], per channel; default: the file's, else ImageNet's",
+    )
+    std: list[Annotated[float, Field(gt=0)]] | None = Field(
+        None,
+        min_length=1,
+        max_length=3,
+        description="standard deviation that images are then divided by, per channel; default: as of mean",
+    )
+    learning_rate_factor: float = Field(
+        0.0, ge=0, le=1, description="its learning rate as a fraction of the discriminator's; 0: frozen"
+    )
+    judge: bool | None = Field(
+        None,
+        description="also judge images by its features; default: false with discriminator.trunk=separate, where "
+        "predictions alone can read them",
+    )
+    penalty_noise: float = Field(
+        0.3,
+        ge=0,
+        description="noise of the gradient penalty on its features, relative to that on pixels; the penalty does not "
+        "go through the network",
+    )
+
+    @property
+    def trainable(self) -> bool:
+        """Whether it is fine-tuned."""
+        return self.learning_rate_factor > 0
 
 
 class DiscriminatorConfig(ConfigSection):
@@ -227,8 +283,22 @@ class DiscriminatorConfig(ConfigSection):
     blocks: int = Field(1, ge=1, description="residual blocks per level")
     decoder: int = Field(32, ge=1, description="channels of the U-Net decoder")
     embedding: int = Field(64, ge=1, description="dimension of the shared representation space")
+    self_attention: list[int] = Field([], description=SELF_ATTENTION)
+    downsampling: Literal["box", "filtered"] = Field(
+        "box",
+        description="box: mean of 2x2 pixels; filtered: [1,3,3,1] in both directions, which keeps fine textures from "
+        "aliasing",
+    )
     learning_rate: Annotated[float | Schedule, within(gt=0)] = Field(
         1e-3, description="peak learning rate of the discriminator; or a schedule in place of train.final_rate"
+    )
+    trunk: Literal["shared", "separate"] = Field(
+        "shared",
+        description="separate: judge images by a trunk of its own, so that generation takes nothing from prediction; "
+        "costs more arithmetic and memory",
+    )
+    backbone: BackboneConfig | None = Field(
+        None, description="pretrained network whose features the discriminator reads, for photographs; default: none"
     )
 
 
@@ -387,8 +457,16 @@ class TrainConfig(ConfigSection):
     nonfinite_limit: int = Field(
         20, ge=1, description="consecutive steps with a non-finite gradient before training stops"
     )
-    log_every: int = Field(2_000, ge=1, description="images between two logged rows of metrics")
-    max_restarts: int = Field(3, ge=0, description="times that lost workers are replaced before the run fails")
+    log_every: int = Field(2_000, ge=1, description="images between two logged rows of metrics; more after 5,000 rows")
+    max_restarts: int = Field(
+        3,
+        ge=0,
+        description="times that lost workers are replaced within train.restart_window, without a new checkpoint, "
+        "before the run fails",
+    )
+    restart_window: float = Field(
+        360, gt=0, description="minutes in which train.max_restarts are counted; a new checkpoint begins again at 0"
+    )
     heartbeat_timeout: float = Field(
         60,
         ge=2,
@@ -473,12 +551,53 @@ class EvaluateConfig(ConfigSection):
     every: int = Field(
         20_000, ge=1, description="images between two snapshots: a sample grid and the quick validation metrics"
     )
+    snapshot_samples: int = Field(
+        2_000,
+        ge=1,
+        description="samples of the validation split, and of the training split to compare them with, that a snapshot "
+        "reads at most; the other workers wait meanwhile",
+    )
     samples: int = Field(4_000, ge=100, description="number of images that `mtgen evaluate` generates")
     extractor: ExtractorConfig | None = Field(
         None,
         description="feature extractor for FID and similar metrics; default: a small network trained on the real "
         "images",
     )
+
+
+class LaunchConfig(ConfigSection):
+    """What a run asks of a cluster, and gives to its workers (docs/cluster.md)."""
+
+    env: list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\*?$")]] = Field(
+        ["NCCL_*", "TORCH_NCCL_*", "FI_*", "UCX_*", "GLOO_SOCKET_IFNAME"],
+        description="environment variables that workers get from this process, by name, or all with a prefix: AWS_*; "
+        "their values are not written down",
+    )
+    cpus_per_worker: int | None = Field(
+        None, ge=1, description="CPUs of each worker; default: as many as are free for all workers at the start"
+    )
+    ports: str | None = Field(
+        None,
+        pattern="^[0-9]+-[0-9]+$",
+        description="range of ports for the workers' store, such as 20000-20099; default: any free port",
+    )
+
+    @field_validator("ports")
+    @classmethod
+    def _range(cls, value: str | None) -> str | None:
+        if value is not None:
+            first, last = (int(port) for port in value.split("-"))
+            if not 1024 <= first <= last <= 65535:
+                raise ValueError("input should be FIRST-LAST with 1024 <= FIRST <= LAST <= 65535")
+        return value
+
+    @property
+    def port_range(self) -> range:
+        """The ports to try; 0 is any free port."""
+        if self.ports is None:
+            return range(1)
+        first, last = (int(port) for port in self.ports.split("-"))
+        return range(first, last + 1)
 
 
 class TrackingConfig(ConfigSection):

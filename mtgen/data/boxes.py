@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,11 @@ class Annotation:
 
     boxes: NDArray[np.float64]
     labels: list[int]
+
+    def only(self, components: Collection[str]) -> "Annotation":
+        """Without the boxes, or without the labels, where "boxes" or "tags" is not among the components."""
+        boxes = self.boxes if "boxes" in components else self.boxes[:0]
+        return Annotation(boxes, self.labels if "tags" in components else [])
 
 
 def annotation(data: bytes, width: int, height: int, classes: NDArray[np.int64]) -> Annotation:

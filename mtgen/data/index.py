@@ -70,7 +70,7 @@ class Index:
         folder, split: the arguments of `open_index`.
         label: `[N]` int64 class number, -1 where missing.
         width, height: `[N]` int32, pixels of the image as displayed.
-        present: component ("class", "mask", "boxes", "caption", "sound") -> `[N]` bool.
+        present: component ("class", "mask", "boxes", "tags", "caption", "sound") -> `[N]` bool.
         sizes: `[S]` int64 number of samples of each shard.
         problems: what is wrong with the split; the samples concerned are left out.
         remote: whether its shards have to be downloaded.
@@ -197,7 +197,7 @@ class Index:
         return np.arange(len(self.card.classes))
 
     def read(self, i: int, component: str) -> bytes:
-        """Read the bytes of a component ("image", "class", "mask", "boxes", "caption", "sound") of sample `i`.
+        """Read the bytes of a component ("image", "class", "mask", "boxes", "tags", "caption", "sound") of sample `i`.
 
         Raises:
             KeyError: the sample does not have the component.

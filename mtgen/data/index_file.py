@@ -25,7 +25,7 @@ from mtgen.data.shard_scan import Problem
 from mtgen.schema import COMPONENTS
 from mtgen.storage.shard_cache import file_sha256
 
-INDEX_VERSION = 4
+INDEX_VERSION = 5
 
 ROWS_IN_MEMORY = 1 << 20
 """Columns of larger splits are collected in temporary files while an index is written."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mtgen.data.dataset_card import CARD_FILE
 from mtgen.data.key_hashes import DuplicateFinder, key_hashes
-from mtgen.data.shard_scan import Header, Problem, StoredSample, header, is_annotation, samples
+from mtgen.data.shard_scan import Header, Problem, StoredSample, components_of_json, header, samples
 from mtgen.schema import COMPONENTS, DatasetCard
 
 STORED_PARTS = ("image", *COMPONENTS)
@@ -54,8 +54,9 @@ def rows(
         if isinstance(item, Problem):
             problems.append(item)
             continue
-        if "boxes" in item.parts and not is_annotation(item.parts["boxes"].data):
-            item.parts["other_json"] = item.parts.pop("boxes")  # the boxes are unknown, which is not "there are none"
+        if (annotation := item.parts.pop("boxes", None)) is not None:
+            names = components_of_json(annotation.data)
+            item.parts |= dict.fromkeys(names or ["other_json"], annotation)
         found, header_problems = header(item, shard, card)
         problems += header_problems
         if check is not None:

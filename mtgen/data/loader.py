@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import count
 from types import TracebackType
@@ -18,6 +19,7 @@ from mtgen.data.mixture import Samples
 from mtgen.data.orders.permutation import Order, SampleOrder
 from mtgen.data.reader import BatchReader, Damage, GlobalBatch
 from mtgen.data.transform_spec import TransformSpec
+from mtgen.errors import DataError
 from mtgen.schema import Batch
 
 POSITIONS_PER_ORDER_CALL = 2048
@@ -39,9 +41,11 @@ class Loader:
         prepare: further work on each batch, in the background thread.
 
     Attributes:
-        damaged: positions in the returned batches whose sample was damaged and replaced, and what was wrong with it.
+        damaged: positions in the returned batches whose sample was damaged and replaced, and what was wrong with it;
+            the consumer clears the list when it has counted them.
         waited: seconds that the consumer has waited for data so far.
         position: first position of the next batch.
+        error: what is wrong with the first batch that cannot be read; `None` as far as `look_ahead` has looked.
     """
 
     def __init__(
@@ -67,6 +71,8 @@ class Loader:
         mine = slice(rank * rows, (rank + 1) * rows)
         batches = _global_batches(index, order or Order(len(index), spec.seed), batch_size, mine, position)
         self.damaged: Damage = []
+        self.error: DataError | None = None
+        self._ahead: deque[tuple[Batch, Damage]] = deque()
         self._reader = BatchReader(index, spec, rows)
         self._prefetched = _Prefetched(self._reader, batches, prefetch, prepare)
 
@@ -74,12 +80,24 @@ class Loader:
         return self
 
     def __next__(self) -> Batch:
-        begin = time.monotonic()
-        batch, damaged = next(self._prefetched)
+        if not self.look_ahead(1):
+            assert self.error is not None
+            raise self.error
+        batch, damaged = self._ahead.popleft()
         self.damaged += damaged
-        self.waited += time.monotonic() - begin
         self.position += self.batch_size
         return batch
+
+    def look_ahead(self, batches: int) -> int:
+        """Wait for the next `batches` batches; returns how many there are: fewer if `error` is in the place of one."""
+        begin = time.monotonic()
+        while len(self._ahead) < batches and self.error is None:
+            try:
+                self._ahead.append(next(self._prefetched))
+            except DataError as error:
+                self.error = error
+        self.waited += time.monotonic() - begin
+        return len(self._ahead)
 
     @property
     def rebuilds(self) -> int:

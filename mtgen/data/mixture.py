@@ -218,21 +218,25 @@ def keep_labels(samples: Samples, fractions: Mapping[Any, float], seed: int) -> 
     Which samples keep theirs is a function of seed, component and sample number; a smaller fraction is a subset of a
     larger one.
 
+    Boxes name everything in their image: hidden boxes hide its tags too, unless `fractions` has "tags".
+
     Args:
         samples: changed in place.
         fractions: component -> fraction of the samples that keep it, 0 to 1.
     """
 
-    def kept(component: str, fraction: float) -> Iterator[NDArray[np.bool_]]:
+    def kept(component: str, name: str, fraction: float) -> Iterator[NDArray[np.bool_]]:
         for begin in range(0, len(samples), ROWS_AT_ONCE):
-            present = samples.present[component][begin : begin + ROWS_AT_ONCE]
+            present = samples.present[name][begin : begin + ROWS_AT_ONCE]
             number = torch.arange(begin, begin + len(present))
             random = counter_rng.uniform(seed, f"labelled {component}", number, 1)[:, 0].numpy()
             yield present & (random < fraction)
 
     for component, fraction in fractions.items():
         if fraction < 1:
-            samples.present[component] = BitColumn(kept(component, fraction))
+            hidden = ["boxes", "tags"] if component == "boxes" and "tags" not in fractions else [component]
+            for name in hidden:
+                samples.present[name] = BitColumn(kept(component, name, fraction))
 
 
 def card_texts(data: DataConfig) -> dict[str, bytes]:

@@ -140,7 +140,7 @@ class BatchReader:
             sound=None if sound is None else sound.to(image.device),
             domain=torch.from_numpy(index.domain(sample)).to(image.device),
         )
-        if {"boxes", "caption"} & set(self.components):
+        if {"boxes", "tags", "caption"} & set(self.components):
             self._add_text(batch, parts, self._window(sample, position))
         return batch, sorted(replaced, key=itemgetter(0))
 
@@ -162,17 +162,18 @@ class BatchReader:
         return None
 
     def _text(self, i: int) -> tuple[Annotation | None, NDArray[np.int64] | None]:
-        """Boxes and caption of a sample."""
-        if not self._stored_components & {"boxes", "caption"}:
-            return None, None
+        """Boxes with tags, and caption of a sample; boxes or tags that are unknown or not read are left empty."""
         index, component = self.index, "boxes"
         boxes = caption = None
         try:
-            if (data := self._read(i, component)) is not None:
-                boxes = annotation(data, int(index.width[i]), int(index.height[i]), index.class_table(i))
+            known = [c for c in ("boxes", "tags") if c in self._stored_components and index.present[c][i]]
+            if known:  # one JSON holds both
+                component = known[0]
+                data = index.read(i, component)
+                boxes = annotation(data, int(index.width[i]), int(index.height[i]), index.class_table(i)).only(known)
             component = "caption"
-            if (data := self._read(i, component)) is not None:
-                caption = self.spec.tokenizer.encode(data, self.spec.max_tokens)
+            if (stored := self._read(i, component)) is not None:
+                caption = self.spec.tokenizer.encode(stored, self.spec.max_tokens)
         except ValueError as reason:
             raise DamagedSample(component, index.name(i), f"{component}: {reason}; {VALIDATE_HINT}") from None
         return boxes, caption
@@ -183,6 +184,7 @@ class BatchReader:
         if "boxes" in self.components:
             stored = [np.zeros((0, 5)) if p.boxes is None else p.boxes.boxes for p in parts]
             batch.boxes = torch.from_numpy(crop_boxes(stored, window, self.spec.max_boxes)).to(device)
+        if "tags" in self.components:
             labels = np.zeros((len(parts), len(self.index.card.classes)), np.bool_)
             for row, part in enumerate(parts):
                 if part.boxes is not None:

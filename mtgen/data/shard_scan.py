@@ -251,16 +251,19 @@ def _image_problems(data: bytes, width: int, height: int) -> Iterator[str]:
         yield reason
 
 
-def is_annotation(data: bytes) -> bool:
-    """Whether a sample's JSON has boxes or labels. That of other tools (img2dataset: url, caption) has neither.
+def components_of_json(data: bytes) -> list[str]:
+    """Which of "boxes" and "tags" a sample's JSON has. That of other tools (img2dataset: url, caption) has neither.
 
-    An unreadable JSON counts as one with boxes, so that the damage is reported and not ignored.
+    Boxes name everything in the image, and so tags too; `labels` alone are tags, and the boxes are then unknown, which
+    is not "there are none". An unreadable JSON counts as both, so that the damage is reported and not ignored.
     """
     try:
         values = json.loads(data)
     except (ValueError, RecursionError):
-        return True
-    return not isinstance(values, dict) or "boxes" in values or "labels" in values
+        return ["boxes", "tags"]
+    if not isinstance(values, dict) or "boxes" in values:
+        return ["boxes", "tags"]
+    return ["tags"] if "labels" in values else []
 
 
 def _mask_problem(data: bytes, image: Header) -> str | None:

@@ -15,7 +15,7 @@ class TransformSpec:
     Attributes:
         resolution: size of the output images: side of a square or (height, width), pixels.
         channels: "rgb" or "gray".
-        components: components to read besides the image: "class", "mask", "boxes", "caption", "sound".
+        components: components to read besides the image: "class", "mask", "boxes", "tags", "caption", "sound".
         seed: key of the random numbers of all augmentations.
         crop, flip: see `mtgen.data.geometry.window`.
         color_jitter: strength, see `mtgen.data.color_jitter.color_jitter`; 0 for none.

@@ -3,16 +3,18 @@
 from collections.abc import Iterable
 
 from mtgen.config import ExtractorConfig
+from mtgen.config.conflicts import SAME_NETWORK
 from mtgen.errors import ConfigError
 from mtgen.evaluation.base import MetricContext, Stream
 from mtgen.evaluation.cache import NO_CACHE, CacheScope
 from mtgen.evaluation.collection import MetricCollection, MetricReport
 from mtgen.evaluation.collectors.features import FeatureStatistics
-from mtgen.evaluation.extractor import FileExtractor
+from mtgen.evaluation.extractor import FileExtractor, shares_tensors
 from mtgen.evaluation.metric import METRICS
 from mtgen.evaluation.resume import ResumableStages
 from mtgen.evaluation.serialization import pack, unpack
 from mtgen.evaluation.streams import Stage, StreamProducer, StreamSource
+from mtgen.models.backbone_files import open_network
 from mtgen.models.model import Model
 from mtgen.registry import suggest
 from mtgen.schema import Batch, Prompt
@@ -123,7 +125,12 @@ def _select_metrics(metrics: list[str] | None, quick: bool, on_request: bool) ->
 def _open_extractor(extractor: ExtractorConfig | None, names: list[str], model: Model) -> FileExtractor | None:
     if extractor is None or not any(METRICS[name].compares for name in names):
         return None
-    return FileExtractor(extractor, model.device)
+    found = FileExtractor(extractor, model.device)
+    if model.backbone is not None:
+        network, _ = open_network(model.backbone.path, model.backbone.sha256)
+        if shares_tensors(found.network, network):
+            raise ConfigError(f"evaluate.extractor.path={extractor.path}: {SAME_NETWORK}")
+    return found
 
 
 def _run_train_features(stages: ResumableStages, collection: MetricCollection, data_cache: CacheScope) -> None:

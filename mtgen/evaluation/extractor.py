@@ -126,6 +126,15 @@ def digest_of(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def shares_tensors(network: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks are one, by at least half of the other's weights, whatever their names are."""
+    own, others = (
+        {tensor.cpu().contiguous().numpy().tobytes() for tensor in some.state_dict().values() if tensor.dim() > 1}
+        for some in (network, other)
+    )
+    return len(own & others) * 2 > len(others)
+
+
 def load_strictly(
     network: nn.Module, tensors: dict[str, Tensor], path: Path, ignored: Callable[[str], bool] = lambda name: False
 ) -> None:

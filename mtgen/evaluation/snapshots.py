@@ -25,8 +25,6 @@ MAX_GRID_CLASSES = 10
 """Classes in the grid of samples, and domains in the grid of translations."""
 NUM_PICTURED_SAMPLES = 32
 """Validation samples in the other grids, the same in every snapshot."""
-SNAPSHOT_TRAIN_SAMPLES = 2_000
-"""Training samples that the quick metrics are compared with."""
 SNAPSHOT_SAMPLES = 2_000
 """Generated images requested for the quick metrics; `evaluate` reduces them to `QUICK_SAMPLES`."""
 PICTURED_CONDITIONS = ("labels", "caption", "sound", "image", "layout")
@@ -37,7 +35,7 @@ RenderedGrid = tuple[Image, LayeredGrid]
 
 
 class Snapshots:
-    """Pictures with a fixed seed, and quick metrics, always of the same samples.
+    """Pictures with a fixed seed, and quick metrics, always of the same samples: the first `evaluate.snapshot_samples`.
 
     Args:
         config: the run's configuration; pictures go to `samples/` in its folder.
@@ -50,6 +48,7 @@ class Snapshots:
         self.config = config
         self.device = device
         self.threads = threads
+        self.limit = config.evaluate.snapshot_samples
         self.validation = open_validation(config.data)
         self.train = open_training(config.data)
         self._prompts: Prompt | None = None
@@ -57,12 +56,12 @@ class Snapshots:
     def __call__(self, model: Model, images: int) -> tuple[dict[str, float], list[Path]]:
         """The averaged model after a number of images -> numbers by name, and the files of the pictures."""
         if self._prompts is None:  # they depend on the data alone
-            self._prompts = evaluation_prompts(model, self._validation_batches(MAX_PROMPT_SAMPLES))
+            self._prompts = evaluation_prompts(model, self._validation_batches(min(self.limit, MAX_PROMPT_SAMPLES)))
         report = evaluate(
             model,
-            self._validation_batches(),
+            self._validation_batches(self.limit),
             # read again wherever they are needed: decoded, they would take 1.6 GB at 256x256
-            SplitBatches(self.config, self.train, SNAPSHOT_TRAIN_SAMPLES, threads=self.threads),
+            SplitBatches(self.config, self.train, self.limit, threads=self.threads),
             samples=SNAPSHOT_SAMPLES,
             seed=self.config.seed,
             prompts=self._prompts,
@@ -79,7 +78,7 @@ class Snapshots:
             paths.append(path)
         return {snapshot_name(name): value for name, value in report.items()}, paths
 
-    def _validation_batches(self, limit: int | None = None) -> SplitBatches:
+    def _validation_batches(self, limit: int) -> SplitBatches:
         return SplitBatches(self.config, self.validation, limit, device=self.device, threads=self.threads)
 
     def _grids(self, model: Model) -> dict[str, RenderedGrid]:

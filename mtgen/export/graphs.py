@@ -115,9 +115,15 @@ def check_heads(model: Model, heads: Sequence[str]) -> list[str]:
         `heads`, or all heads of the model if it is empty.
 
     Raises:
-        ConfigError: the model has no such head.
+        ConfigError: the model has no such head, or its backbone is a TorchScript file, which cannot be traced.
         UserError: the packages that write ONNX are not installed.
     """
+    backbone = model.networks.side.discriminator.backbone
+    if backbone is not None and backbone.is_script:
+        raise ConfigError(
+            "discriminator.backbone: a TorchScript file cannot be exported to ONNX; export without --onnx and --heads, "
+            "or train with a file of mtgen weights convert"
+        )
     known = list(outputs(model.predict(_blank_batch(model).image)))
     if unknown := [head for head in heads if head not in known]:
         raise ConfigError(f"--heads {unknown[0]}: is not a head of this model; {suggest(unknown[0], known)}")
@@ -195,7 +201,9 @@ def _blank_batch(model: Model) -> Batch:
     """An example batch in which every component is present and blank."""
     rows, (height, width), data = EXAMPLE_ROWS, model.size, model.config.data
     number = torch.zeros(rows, dtype=torch.int64)
-    present = {name: torch.ones(rows, dtype=torch.bool) for name in ("class", "mask", "boxes", "caption", "sound")}
+    present = {
+        name: torch.ones(rows, dtype=torch.bool) for name in ("class", "mask", "boxes", "tags", "caption", "sound")
+    }
     return Batch(
         position=number,
         image=torch.zeros(rows, model.channels, height, width),

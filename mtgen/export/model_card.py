@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mtgen.checkpointing.averaged_weights import AveragedWeights
+from mtgen.models.backbone_files import backbone_facts
 from mtgen.models.model import Model
 from mtgen.tracking.journal import EVALUATION_PREFIX, TEST_PREFIX, VALIDATION_PREFIX, read_journal
 from mtgen.version import DESCRIPTION
@@ -100,6 +101,9 @@ def _facts(model: Model, weights: AveragedWeights) -> str:
         "license of the data": card.licence,
         "images seen": f"{weights.images:,}",
     }
+    backbone = model.config.discriminator.backbone
+    if backbone is not None:
+        facts["pretrained backbone"] = "; ".join(f"{name}: {text}" for name, text in backbone_facts(backbone).items())
     return _table(("", ""), {name: value for name, value in facts.items() if value})
 
 

@@ -209,6 +209,7 @@ def launch(
     new: bool = False,
     require_checkpoint: bool = False,
     asked: Callable[[], bool] = lambda: False,
+    cpus: int | None = None,
 ) -> Outcome:
     """Train a run, or resume it, from this process.
 
@@ -220,6 +221,7 @@ def launch(
         new: require that the run does not exist.
         require_checkpoint: require a checkpoint to resume from.
         asked: whether an earlier signal asked for a stop; this function handles signals once the run is prepared.
+        cpus: CPUs of a Ray cluster on this system; default: all.
 
     Raises:
         UserError: the run cannot start, resume or continue.
@@ -229,7 +231,7 @@ def launch(
     with run_lock(config.folder):
         log.write(f"{_command()} (mtgen {' '.join(_version())}, on {socket.gethostname()})")
         try:
-            outcome = _train(config, watch, log.tee(say), new, require_checkpoint, asked)
+            outcome = _train(config, watch, log.tee(say), new, require_checkpoint, asked, cpus)
         except BaseException as error:
             log.write(f"failed: {error}" if isinstance(error, UserError) else f"ended with {type(error).__name__}")
             raise
@@ -257,6 +259,7 @@ def _train(
     new: bool,
     require_checkpoint: bool,
     asked: Callable[[], bool],
+    cpus: int | None,
 ) -> Outcome:
     """The part of `launch` inside its lock and its log."""
     before = _before(config, new, require_checkpoint, say)
@@ -272,7 +275,7 @@ def _train(
 
     def work() -> None:
         try:
-            result.append(run_here(config) if config.workers == 0 else run_on_ray(config, say=say))
+            result.append(run_here(config) if config.workers == 0 else run_on_ray(config, cpus=cpus, say=say))
         except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
             result.append(error)
 

@@ -28,6 +28,10 @@ Ray replaces a loopback address with the system's own, unless the first variable
 """
 
 
+MANY_WORKERS = 64
+"""More workers than these get ten minutes to start."""
+
+
 def _own_token() -> dict[str, str]:
     """Environment that protects this process's own cluster from other users of the system, by a token.
 
@@ -86,8 +90,15 @@ Train would fail with a traceback.
 def _for_workers(loopback: bool) -> dict[str, str]:
     """Environment variables for the workers, except those that a submitted job sets: Ray rejects duplicates."""
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
-    passed = ["MLFLOW_TRACKING_URI", "MTGEN_CACHE", *(["GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"] if loopback else [])]
-    values = glibc_malloc.child_environment() | {name: os.environ[name] for name in passed if name in os.environ}
+    passed = [
+        "MLFLOW_TRACKING_URI",
+        "MTGEN_CACHE",
+        "TORCH_CPP_LOG_LEVEL",
+        *(["GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"] if loopback else []),
+    ]
+    # Each worker would print a C++ stack trace when the first one, which has the store, is lost.
+    values = {"TORCH_CPP_LOG_LEVEL": "ERROR"} | glibc_malloc.child_environment()
+    values |= {name: os.environ[name] for name in passed if name in os.environ}
     if "working_dir" not in job:  # a job's code is in its working directory, which Ray puts on the path
         values["PYTHONPATH"] = os.pathsep.join(
             p for p in [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")] if p
@@ -118,6 +129,9 @@ def ray_cluster(config: Config, cpus: int | None = None, gpus: int | None = None
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else every line of a worker is printed twice
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    if config.max_workers > MANY_WORKERS:
+        # Ray's default of 60 s includes preparing the environment on all nodes (ray#60376)
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
     # Ray then does not change CUDA_VISIBLE_DEVICES of workers without GPUs.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address_of(config)
@@ -225,19 +239,48 @@ def _hardware_of_worker() -> tuple[str, Hardware, str]:
     return socket.gethostname(), local_hardware(), unused_gpus()
 
 
-def cpus_per_worker(config: Config, resources: list[dict[str, float]], device: Device) -> int:
-    """CPUs of each worker: as many as fit for all; 1 if an elastic run lacks nodes for its largest number of workers.
+def free_resources() -> list[dict[str, float]]:
+    """The resources of each node that no other job has."""
+    from mtgen.launchers.ray_internals import available_resources
+
+    return available_resources()
+
+
+def waiting_message(workers: int, cpus: int, gpu: bool) -> str:
+    """What a run waits for that has no workers yet, and what is free."""
+    import ray
+
+    free, total = ray.available_resources(), ray.cluster_resources()
+    kinds = ["CPU", "GPU"] if gpu else ["CPU"]
+    there = " and ".join(f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}s" for kind in kinds)
+    each = f"{cpus} CPU{'s' * (cpus > 1)}{' and 1 GPU' * gpu} each"
+    return f"waiting for {workers} worker{'s' * (workers > 1)} with {each}; {there} of the cluster are free"
+
+
+def cpus_per_worker(
+    config: Config, resources: list[dict[str, float]], device: Device, free: list[dict[str, float]] | None = None
+) -> int:
+    """CPUs of each worker: as many as are free for all; 1 if there is not enough for all at present.
 
     Args:
         resources: resources of each node.
+        free: resources of each node that no other job has; default: all.
         device: what the workers compute on; on "cuda" each has one GPU.
 
     Raises:
         ConfigError: there are more workers than CPUs or, when training on GPUs, than GPUs.
     """
-    nodes = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in resources]
-    gpus = 1 if device == "cuda" else 0
-    least, fit = config.worker_counts[0], workers_that_fit(nodes, 1, gpus)
+    nodes, free_nodes = (
+        [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in some]
+        for some in (resources, resources if free is None else free)
+    )
+    gpus, given = 1 if device == "cuda" else 0, config.launch.cpus_per_worker
+    least, fit = config.worker_counts[0], workers_that_fit(nodes, given or 1, gpus)
+    if given and fit < least and least <= workers_that_fit(nodes, 1, gpus):
+        raise ConfigError(
+            f"launch.cpus_per_worker={given}: {fit} workers with that many CPUs fit, and workers={least} have to; "
+            "use a smaller number"
+        )
     all_cpus, all_gpus = (sum(numbers) for numbers in zip((0, 0), *nodes, strict=True))
     if least > fit and gpus:
         raise ConfigError(
@@ -248,7 +291,7 @@ def cpus_per_worker(config: Config, resources: list[dict[str, float]], device: D
         raise ConfigError(
             f"workers={least}: there are {all_cpus} CPUs, and every worker needs one; possible: 0 to {fit}"
         )
-    return max(1, max_cpus_per_worker(nodes, config.max_workers, gpus))
+    return given or max(1, max_cpus_per_worker(free_nodes, config.max_workers, gpus))
 
 
 def _reason(error: BaseException) -> str:

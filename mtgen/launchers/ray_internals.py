@@ -8,6 +8,7 @@ tests/e2e/test_{jobs,elastic,hang,survival}.py.
 
 import asyncio
 import importlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
@@ -15,19 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import Result
+from ray.train import Result, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from mtgen.errors import UserError
 from mtgen.launchers.elastic import ElasticResize
+from mtgen.launchers.restarts import RestartBudget
+from mtgen.launchers.shared_folder import FolderNotShared
 
 try:
     from ray._private import ray_constants
+    from ray._private.state import available_resources_per_node
+    from ray._private.state import state as ray_state
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # Cython: mypy does not see into it
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]  # made at run time
     from ray.train.torch.config import _TorchBackend as TorchBackend
     from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
     from ray.train.v2._internal.execution.controller import TrainController
+    from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy, _is_preemption_failure
+    from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
     from ray.train.v2._internal.execution.scaling_policy import (
         ElasticScalingPolicy,
         FixedScalingPolicy,
@@ -46,13 +54,20 @@ __all__ = [
     "DriverTrainer",
     "PrivateAttribute",
     "TorchBackend",
+    "available_resources",
     "check_token",
+    "drain_node",
+    "draining_nodes",
+    "folder_problem",
     "require",
     "restrict_to_loopback",
     "streaming_options",
 ]
 
 RAY_VERSION = "2.60"
+
+ALIVE = 0
+"""State of a node in `GcsNodeInfo`."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,8 @@ _TRAINER = "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer"
 _GROUP = f"{_TRAIN}.execution.worker_group:WorkerGroup"
 _SCALING = f"{_TRAIN}.execution.scaling_policy"
 
+_FAILURES = f"{_TRAIN}.execution.failure_handling"
+
 _IN_DRIVER = (
     "runs Ray Train's controller in the driver: as an actor it is one more process that imports everything again",
     "Ray Train can run its controller in the calling process again, as RAY_TRAIN_RUN_CONTROLLER_AS_ACTOR=0 did "
@@ -90,6 +107,14 @@ _NO_AUTOSCALER = (
     "starts no process that requests resources from an autoscaler, which a run's own cluster does not have",
     "FixedScalingPolicy registers with the AutoscalingCoordinator only if there is an autoscaler (ray#61703)",
 )
+_DRAIN = (
+    "gives and hears the notice that a node will leave, so that a run writes a checkpoint before",
+    "`ray drain-node` and the state of nodes become public; Ray Train's watcher asks for no checkpoint",
+)
+_RATE = (
+    "counts restarts as a rate that progress resets, and ends at once where another start would not help",
+    "FailureConfig takes a window, or a policy of one's own; no upstream issue was found",
+)
 _ELASTIC = (
     "limits elastic runs to worker counts that divide a step evenly, and saves a checkpoint before they grow",
     "ScalingConfig takes a list of worker counts, and a callback can delay a resize (ray#60721 has neither)",
@@ -101,6 +126,14 @@ PRIVATE_ATTRIBUTES = (
         "asks a cluster whether it accepts the token; ray.init retries a rejected one for half a minute",
         "ray.init(address=...) fails at once on a rejected token (token authentication came with ray#57835)",
     ),
+    PrivateAttribute(
+        "ray._private.state:available_resources_per_node",
+        "counts what is free on each node, on a cluster that others use too",
+        "ray.available_resources() says it per node; no upstream issue was found",
+    ),
+    PrivateAttribute("ray._private.state:GlobalState.get_draining_nodes", *_DRAIN),
+    PrivateAttribute("ray.core.generated.autoscaler_pb2:DrainNodeReason", *_DRAIN),
+    PrivateAttribute("ray._raylet:GcsClient", *_DRAIN),
     PrivateAttribute(
         "ray._private.ray_constants:ENABLE_RAY_CLUSTER",
         "keeps a cluster on this system on loopback where Ray was imported before its environment variable was set",
@@ -132,6 +165,10 @@ PRIVATE_ATTRIBUTES = (
     PrivateAttribute(f"{_SCALING}:ElasticScalingPolicy._count_possible_workers", *_ELASTIC),
     PrivateAttribute(f"{_SCALING}:ElasticScalingPolicy.make_decision_for_non_running_worker_group", *_ELASTIC),
     PrivateAttribute(f"{_SCALING}:ElasticScalingPolicy.make_decision_for_running_worker_group", *_ELASTIC),
+    PrivateAttribute(f"{_FAILURES}.default:DefaultFailurePolicy.make_decision", *_RATE),
+    PrivateAttribute(f"{_FAILURES}.default:_is_preemption_failure", *_RATE),
+    PrivateAttribute(f"{_FAILURES}.failure_policy:FailureDecision", *_RATE),
+    PrivateAttribute(f"{_TRAIN}.exceptions:UserExceptionWithTraceback._base_exc", *_RATE, set_by_constructor=True),
     PrivateAttribute(f"{_SCALING}:NoopDecision", *_ELASTIC),
     PrivateAttribute(f"{_SCALING}:ResizeDecision", *_ELASTIC),
 )
@@ -171,6 +208,38 @@ def check_token(address: str, timeout: int = 30) -> None:
         Exception: whatever Ray raises; `AuthenticationError` where the token is missing or rejected.
     """
     GcsClient(address=address).internal_kv_keys(b"mtgen", namespace=None, timeout=timeout)
+
+
+def available_resources() -> list[dict[str, float]]:
+    """The resources of each node that are not in use; Ray's public function has the sums over all nodes only."""
+    return [dict(node) for node in available_resources_per_node().values()]
+
+
+def draining_nodes() -> dict[str, int]:
+    """Ids of the nodes that have given notice, with the time at which they leave, milliseconds since 1970."""
+    return dict(ray_state.get_draining_nodes())
+
+
+def drain_node(address: str, ports: set[int], seconds: int) -> bool:
+    """Give notice for a node: it takes no new work, and leaves in `seconds`, or at once if nothing runs there.
+
+    Args:
+        address: HOST:PORT of the head.
+        ports: of which one is that of the node's raylet.
+
+    Returns:
+        Whether the cluster knows the node and takes the notice.
+    """
+    client = GcsClient(address=address)
+    nodes = client.get_all_node_info().items()
+    found = [
+        node.hex()
+        for node, information in nodes
+        if information.node_manager_port in ports and information.state == ALIVE
+    ]
+    deadline = round(1000 * (time.time() + seconds))
+    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    return len(found) == 1 and bool(client.drain_node(found[0], reason, "preempted", deadline)[0])
 
 
 def restrict_to_loopback(loopback: bool) -> None:
@@ -224,6 +293,30 @@ class ElasticPolicy(ElasticScalingPolicy):
         return self._resize.take() or NoopDecision()
 
 
+class FailureRate(DefaultFailurePolicy):
+    """Ray Train's failure policy, whose number of lost workers is limited by a `RestartBudget`."""
+
+    def __init__(self, failure_config: Any, budget: RestartBudget) -> None:
+        super().__init__(failure_config)
+        self._budget = budget
+
+    def make_decision(self, training_failed_error: Any) -> FailureDecision:
+        """Whether the workers are replaced; preempted ones always are, those that raised a `FolderNotShared` never."""
+        decision = super().make_decision(training_failed_error)
+        if not isinstance(training_failed_error, WorkerGroupError) or decision != FailureDecision.RETRY:
+            return decision
+        if folder_problem(training_failed_error) is not None:
+            return FailureDecision.RAISE
+        spent = not _is_preemption_failure(training_failed_error) and not self._budget.spend()
+        return FailureDecision.RAISE if spent else decision
+
+
+def folder_problem(error: BaseException) -> FolderNotShared | None:
+    """The `FolderNotShared` that a worker raised."""
+    raised = [getattr(own, "_base_exc", own) for own in getattr(error, "worker_failures", {}).values()]
+    return next((own for own in raised if isinstance(own, FolderNotShared)), None)
+
+
 class DriverLedWorkerGroup(WorkerGroup):
     """Ray Train's worker group for a controller that is not an actor.
 
@@ -263,6 +356,7 @@ class DriverTrainer(TorchTrainer):
         counts: possible numbers of workers, ascending; a single one is fixed.
         folder: folder of the run.
         own_cluster: whether the cluster is the run's own and therefore has no autoscaler.
+        budget: limits how often lost workers are replaced.
     """
 
     def __init__(
@@ -272,12 +366,14 @@ class DriverTrainer(TorchTrainer):
         counts: list[int],
         folder: Path,
         own_cluster: bool,
+        budget: RestartBudget,
         **settings: Any,
     ) -> None:
         super().__init__(train_loop_per_worker, **settings)
         self._counts = counts
         self._folder = folder
         self._own_cluster = own_cluster
+        self._budget = budget
 
     def _create_default_callbacks(self) -> list[Any]:
         made: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # typed as Ray Train 1's trainer; it is 2's
@@ -291,6 +387,7 @@ class DriverTrainer(TorchTrainer):
             settings["scaling_policy"] = ElasticPolicy(scaling, ElasticResize(self._counts, self._folder))
         elif self._own_cluster:
             settings["scaling_policy"] = NoAutoscaling(scaling)
+        settings["failure_policy"] = FailureRate(self.run_config.failure_config, self._budget)
         controller = DriverLedController(**settings)
         asyncio.run(controller.run())
         result: Any = controller.get_result()

@@ -1,6 +1,7 @@
 """A node of a Ray cluster that mtgen starts, on loopback or with other nodes; in both cases it requires the token."""
 
 import ctypes
+import math
 import os
 import secrets
 import signal
@@ -134,13 +135,20 @@ def stop_signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def run_node(words: list[str], span: bool, asked: Callable[[], bool] = lambda: True) -> int:
+def run_node(
+    words: list[str],
+    span: bool,
+    asked: Callable[[], bool] = lambda: True,
+    leave: Callable[[int, dict[str, str]], float] | None = None,
+) -> int:
     """Run a node until its processes end, or a signal stops it.
 
     Args:
         words: the command, from `command`.
         span: whether other nodes can join; otherwise Ray stays on loopback.
         asked: called at SIGTERM, SIGINT and SIGUSR1; whether the node should end.
+        leave: called at the first SIGTERM with the process of `ray start` and its environment; gives notice to the
+            cluster, and returns after how many seconds the node ends. A second signal ends it at once.
 
     Returns:
         The exit status of Ray's command; 0 if a signal ended it.
@@ -153,13 +161,18 @@ def run_node(words: list[str], span: bool, asked: Callable[[], bool] = lambda: T
     for number in STOP_SIGNALS:
         signal.signal(number, lambda number, frame: requests.append(number))
     ray = subprocess.Popen(words, env=environment, preexec_fn=_block_stop_signals, process_group=0)
+    deadline = math.inf
     try:
-        while ray.poll() is None:
+        while ray.poll() is None and time.monotonic() < deadline:
             if requests:
-                requests.clear()
-                if asked():
+                preempted = requests.pop(0) == signal.SIGTERM and leave is not None and deadline == math.inf
+                if preempted and leave is not None:
+                    deadline = time.monotonic() + leave(ray.pid, environment)
+                elif asked():
                     return 0
             time.sleep(0.2)
+        if deadline < math.inf:
+            return 0
         return ray.returncode
     finally:
         _end(ray)

@@ -2,16 +2,30 @@
 
 import contextlib
 import os
+import socket
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mtgen.config import Config, Device, decide, decide_here, validate
 from mtgen.config.hardware import use_device
 from mtgen.errors import TrainingError, Unreachable, last_line
-from mtgen.launchers.ray_cluster import address_of, cluster_hardware, cpus_per_worker, ray_cluster
-from mtgen.launchers.watchdog import HangWatchdog, end_process
+from mtgen.launchers.preemption import DrainWatch
+from mtgen.launchers.ray_cluster import (
+    address_of,
+    cluster_hardware,
+    cpus_per_worker,
+    free_resources,
+    ray_cluster,
+    waiting_message,
+)
+from mtgen.launchers.restarts import RestartBudget, newest_checkpoint
+from mtgen.launchers.shared_folder import check_shared, write_nonce
+from mtgen.launchers.watchdog import HangWatchdog, end_process, phase_limits
+from mtgen.launchers.worker_environment import worker_environment
 from mtgen.report import refresh_report
+from mtgen.training.consensus import GROUP_TIMEOUT
 from mtgen.training.heartbeat import HeartbeatRecord
 from mtgen.training.protocol import Outcome, SnapshotCallback, WorkerContext
 
@@ -48,6 +62,8 @@ def _worker(arguments: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     config = validate(arguments["config"])
+    where = f"worker {context.get_world_rank()} on {socket.gethostname()}"
+    check_shared(config.folder, arguments["nonce"], arguments["images"], where)
     place = _place_worker(
         arguments["device"],
         context.get_world_rank(),
@@ -91,7 +107,10 @@ def failure_reason(config: Config, error: Exception) -> TrainingError:
     from ray.train import WorkerGroupError
 
     if isinstance(error, WorkerGroupError):
-        what = f"the workers were lost {config.train.max_restarts + 1} times (train.max_restarts)"
+        what = (
+            f"the workers were lost {config.train.max_restarts + 1} times in {config.train.restart_window:g} minutes "
+            "without a new checkpoint (train.max_restarts, train.restart_window)"
+        )
     else:
         what = "the Ray cluster, or the node of this process, was lost"
     return TrainingError(
@@ -138,11 +157,12 @@ def run_on_ray(
     """
     with ray_cluster(config, cpus) as nodes:
         config, device = decide(config, cluster_hardware(config, nodes))
-        worker_cpus = cpus_per_worker(config, nodes, device)
+        own_cluster = address_of(config) is None
+        worker_cpus = cpus_per_worker(config, nodes, device, None if own_cluster else free_resources())
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
         from mtgen.launchers.process_group import GroupConfig, LostWorkerReporter
-        from mtgen.launchers.ray_internals import DriverTrainer
+        from mtgen.launchers.ray_internals import DriverTrainer, draining_nodes, folder_problem
 
         gpu = device == "cuda"
         counts = config.worker_counts
@@ -150,12 +170,17 @@ def run_on_ray(
             _worker,
             counts=counts,
             folder=config.folder,
-            own_cluster=address_of(config) is None,
+            own_cluster=own_cluster,
+            budget=RestartBudget(
+                config.train.max_restarts, config.train.restart_window, partial(newest_checkpoint, config.folder)
+            ),
             train_loop_config={
                 "config": config.model_dump(mode="json"),
                 "device": device,
                 "cpus": worker_cpus,
                 "snapshots": snapshots,
+                "nonce": write_nonce(config.folder),
+                "images": newest_checkpoint(config.folder),
             },
             scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as Ray Train 1's class; it is 2's
                 num_workers=(counts[0], counts[-1]) if len(counts) > 1 else counts[0],  # type: ignore[arg-type]  # as above
@@ -166,19 +191,39 @@ def run_on_ray(
             run_config=RunConfig(  # type: ignore[call-arg]  # as above
                 name="ray",
                 storage_path=str(config.folder),
-                failure_config=FailureConfig(max_failures=config.train.max_restarts),
+                failure_config=FailureConfig(  # `RestartBudget` counts
+                    max_failures=-1,
+                    max_preemption_failures=-1,  # type: ignore[call-arg]  # as above
+                ),
                 callbacks=[LostWorkerReporter(config.folder)],  # type: ignore[list-item]  # as above
                 # Its log has tracebacks, even of harmless errors; `LostWorkerReporter` and `fit` report in one line.
                 logging_config=LoggingConfig(log_level="CRITICAL"),
             ),
-            torch_config=GroupConfig(backend="nccl" if gpu else "gloo"),
+            torch_config=GroupConfig(
+                backend="nccl" if gpu else "gloo",
+                # workers wait for the gradients of one that waits for its data
+                timeout_s=int(GROUP_TIMEOUT.total_seconds() + config.data.patience),
+                environment=worker_environment(config),
+                ports=config.launch.port_range,
+            ),
         )
         try:
-            with HangWatchdog(config.folder, config.train.heartbeat_timeout, _kill, say):
+            drain = DrainWatch(config.folder, draining_nodes, say)
+            watchdog = HangWatchdog(
+                config.folder,
+                config.train.heartbeat_timeout,
+                phase_limits(config.data.patience),
+                _kill,
+                say,
+                waiting=lambda: waiting_message(counts[0], worker_cpus, gpu),
+            )
+            with watchdog, drain:
                 trainer.fit()
         except Exception as error:
             with contextlib.suppress(OSError):  # a full disk is reported by the workers' error
                 (config.folder / "driver-error.log").write_text(traceback.format_exc(), encoding="utf-8")
+            if (problem := folder_problem(error)) is not None:
+                raise problem from error
             outcome = Outcome.read(config.folder)
             if outcome is not None and outcome.exit_status == Unreachable.status:
                 raise Unreachable(outcome.message) from error

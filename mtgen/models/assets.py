@@ -8,7 +8,11 @@ from typing import Any
 from mtgen.config import Config
 from mtgen.storage.source import read_file
 
-ASSET_FILES = {("data", "tokenizer"): "tokenizer.json", ("conditions", "caption", "encoder"): "caption_encoder.pt"}
+ASSET_FILES = {
+    ("data", "tokenizer"): "tokenizer.json",
+    ("conditions", "caption", "encoder"): "caption_encoder.pt",
+    ("discriminator", "backbone", "path"): "backbone.bin",
+}
 """Configuration key of such a file -> the name of its copy."""
 
 

@@ -11,9 +11,10 @@ from mtgen.conditions.encoder import ConditionEncoder
 from mtgen.config import CONDITIONS, TASKS, Config
 from mtgen.data.tokenizer import open_tokenizer
 from mtgen.errors import ConfigError
+from mtgen.models.backbone_files import build_backbone
 from mtgen.networks.discriminator import Discriminator
 from mtgen.networks.generator import CanvasSpec, ConditionSpec, Generator
-from mtgen.networks.pyramid import level_sizes
+from mtgen.networks.pyramid import level_sizes, levels_of_sides
 from mtgen.schema import Batch, Canvas, Condition, DatasetCard, Prediction, Prompt
 from mtgen.tasks.base import Task, TaskSizes
 
@@ -25,6 +26,14 @@ class DiscriminatorModule(nn.Module):
         super().__init__()
         self.discriminator = discriminator
         self.conditions = conditions
+
+    def parameter_groups(self, backbone_rate: float) -> list[tuple[list[nn.Parameter], float]]:
+        """Parameters and the factor of their learning rate: those of a fine-tuned backbone have their own."""
+        backbone = self.discriminator.backbone
+        own = [] if backbone is None else [p for p in backbone.parameters() if p.requires_grad]
+        known = {id(parameter) for parameter in own}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in known]
+        return [(rest, 1.0), *([(own, backbone_rate)] if own else [])]
 
     def embed(self, image: Tensor) -> Tensor:
         """Images `[B,C,H,W]` in [-1, 1] -> unit vectors `[B,d]` in the shared representation space."""
@@ -107,7 +116,7 @@ def build(config: Config, card: DatasetCard) -> Networks:
 
     Raises:
         ConfigError: a task or condition needs something that the data set or the configuration does not have.
-        DataError: the tokenizer cannot be read.
+        DataError: the tokenizer, or the file of a pretrained network, cannot be read.
     """
     if problems := _problems(config, card):
         raise ConfigError("\n".join(problems))
@@ -145,10 +154,22 @@ def build(config: Config, card: DatasetCard) -> Networks:
             canvas_spec,
             condition_spec,
             config.generator.condition_scale,
+            levels_of_sides(config.generator.self_attention, config.base, levels),
         )
         heads = {task.name: head for task in tasks if (head := task.head()) is not None}
         decoder = settings.decoder if any(task.dense for task in tasks) else 0
-        discriminator = Discriminator(settings.widths, settings.blocks, decoder, canvas_spec, heads)
+        discriminator = Discriminator(
+            settings.widths,
+            settings.blocks,
+            decoder,
+            canvas_spec,
+            heads,
+            levels_of_sides(settings.self_attention, config.base, levels),
+            settings.downsampling == "filtered",
+            build_backbone(config),
+            separate=config.judges_separately,
+            pretrained_judge=settings.backbone is not None and bool(settings.backbone.judge),
+        )
     return Networks(generator, DiscriminatorModule(discriminator, conditions), tasks)
 
 
@@ -162,6 +183,7 @@ class Model:
         latent_size: size of the latent z.
         conditions: modalities that images can be conditioned on.
         translates: the modality whose values are the domains to translate between; `None` without that task.
+        backbone: settings of the pretrained network that the discriminator reads; `None` without one.
     """
 
     def __init__(
@@ -177,6 +199,7 @@ class Model:
         self.conditions = list(networks.side.conditions.modalities)
         translation = config.task_settings().get("translation")
         self.translates: str | None = getattr(translation, "domain", None)
+        self.backbone = config.discriminator.backbone
         for network in (networks.generator, networks.side):
             network.eval().requires_grad_(False).to(self.device)
 

@@ -81,15 +81,26 @@ class Up(nn.Module):
 
 
 class Down(nn.Module):
-    """Average pooling by 2, then a 1x1 convolution."""
+    """Average pooling by 2, then a 1x1 convolution.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    Args:
+        filtered: blur with [1,2,1] before pooling, together [1,3,3,1], against aliasing. Source: Zhang 2019.
+    """
+
+    def __init__(self, inputs: int, outputs: int, filtered: bool = False) -> None:
         super().__init__()
+        self.filtered = filtered
         self.project = Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B,I,2h,2w]` -> `[B,O,h,w]`."""
-        return self.project(F.avg_pool2d(x, 2))
+        return self.project(F.avg_pool2d(blur(x) if self.filtered else x, 2))
+
+
+def blur(x: Tensor) -> Tensor:
+    """`[B,C,H,W]` -> `[B,C,H,W]`, filtered with [1,2,1] / 4 in both directions; edges are continued."""
+    means = F.avg_pool2d(x, 2, stride=1, padding=1, count_include_pad=False)
+    return F.avg_pool2d(means, 2, stride=1)
 
 
 def initialize(network: nn.Module) -> None:

@@ -1,5 +1,6 @@
 """The generator: from a latent and a condition to a canvas, an image together with its mask and boxes."""
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtgen.networks.attention import start_as_identity
 from mtgen.networks.blocks import Conv2d, activate, initialize
 from mtgen.networks.pyramid import ConditionInjection, HeightWidth, UpsamplePyramid, level_sizes
 from mtgen.schema import Canvas, Condition
@@ -70,6 +72,7 @@ class Generator(nn.Module):
         canvas_spec: what is on the canvas.
         condition_spec: what conditions provide besides the pooled vector.
         condition_scale: factor of the condition relative to the latent.
+        attentive: numbers of the levels with self-attention, lowest resolution first.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Generator(nn.Module):
         canvas_spec: CanvasSpec,
         condition_spec: ConditionSpec,
         condition_scale: float,
+        attentive: Collection[int] = (),
     ) -> None:
         super().__init__()
         self.latent = latent
@@ -100,26 +104,24 @@ class Generator(nn.Module):
             )
             for level, (width, side) in enumerate(zip(widths, level_sizes(base, len(widths)), strict=True))
         ]
-        self.climb = UpsamplePyramid(widths, blocks, style, injections)
+        self.climb = UpsamplePyramid(widths, blocks, style, injections, attentive)
         # The small gain starts near a blank canvas without boxes, where a gain of 1 would start brighter than any
         # image.
         outputs, boxes = canvas_spec.channels + canvas_spec.mask_classes, canvas_spec.box_maps
         self.draw = Conv2d(widths[-1], outputs, 3, padding=1, gain=0.1)
         self.draw_boxes = Conv2d(widths[-1], boxes, 3, padding=1, gain=0.1) if boxes else None
         initialize(self)
-        for injection in injections:
-            if injection.attend is not None:
-                injection.attend.attention.out.weight.data.zero_()
+        start_as_identity(self)
 
     def forward(self, latent: Tensor, condition: Condition) -> Canvas:
         """Latents `[B,Z]`, standard normal, and a condition -> a canvas, with mask and box maps in 0 to 1."""
         style = torch.cat([latent, self.condition_scale * condition.pooled], dim=1)
         x = self.start(style).unflatten(1, (self.width, *self.base)).contiguous(memory_format=torch.channels_last)
         x = activate(self.climb(x, style, condition))
+        boxes = None
         with _without_autocast(x.device):  # 8 bits of mantissa are fewer than a pixel has
             drawn = self.draw(x.float())
+            if self.draw_boxes is not None:
+                boxes = self.draw_boxes(F.avg_pool2d(x, self.canvas_spec.stride).float()) + INITIAL_BOX_LOGIT
         image, mask = drawn.split([self.canvas_spec.channels, self.canvas_spec.mask_classes], dim=1)
-        boxes = None
-        if self.draw_boxes is not None:
-            boxes = self.draw_boxes(F.avg_pool2d(x, self.canvas_spec.stride)).float() + INITIAL_BOX_LOGIT
         return Canvas.of_logits(image, mask if self.canvas_spec.mask_classes else None, boxes)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -130,6 +132,20 @@ class _Kernels(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class _FusedAttention(TorchFunctionMode):
+    """Attention without a mask as GPUs compute it, in one kernel that keeps no matrix of all pairs.
+
+    On the meta device torch would take it apart. Source: Dao et al. 2022.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and kwargs.get("attn_mask") is None:
+            fused = torch.ops.aten._scaled_dot_product_flash_attention.default
+            return fused(*args, scale=kwargs.get("scale"))[0]
+        return func(*args, **kwargs)
+
+
 class _Saved:
     """Bytes that autograd keeps for the backward; counts each storage once and leaves out parameters."""
 
@@ -166,7 +182,7 @@ def cost(config: Config, card: DatasetCard, rows: int = 32) -> Cost:
             with frozen(other), torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
                 step(synthetic_batch(config, card, rows, "meta"), (other,))[0].backward()
 
-        with kernels:
+        with kernels, _FusedAttention():
             total, kept = total + flops(work), max(kept, saved.bytes)
     model = Model(networks, config, card, "meta")
     image = torch.empty(1, model.channels, *config.size, device="meta")

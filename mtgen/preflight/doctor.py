@@ -71,11 +71,13 @@ class SystemUnderTest:
         runs: folder of all runs.
         cache: folder of the cache.
         environment: environment variables.
+        config: what is to be trained; `None`: nothing in particular.
     """
 
     runs: Path = Path("runs")
     cache: Path = field(default_factory=cache_root)
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    config: Any = None
 
 
 def _program_output(*words: str) -> str | None:
@@ -402,6 +404,34 @@ def _memory(system: SystemUnderTest) -> DoctorFinding:
     return DoctorFinding("memory", GOOD, found)
 
 
+def _transformers(system: SystemUnderTest) -> DoctorFinding:
+    return _library(
+        "transformers",
+        ("transformers",),
+        "mtgen weights convert does not open folders of Hugging Face; training does not need it",
+        "pip install 'mtgen[backbones]'",
+        NOTE,
+    )
+
+
+def _backbone(system: SystemUnderTest) -> DoctorFinding:
+    """Open the pretrained network of a configuration and compute its features of some images."""
+    settings = None if system.config is None else system.config.discriminator.backbone
+    if settings is None:
+        return DoctorFinding("backbone", NOTE, "none", "the discriminator starts from nothing, which suits drawings")
+    from mtgen.errors import UserError
+    from mtgen.models.backbone_files import backbone_facts, build_backbone
+
+    try:
+        found = build_backbone(system.config)
+    except UserError as error:
+        message, _, remedy = str(error).partition("; ")
+        return DoctorFinding("backbone", PROBLEM, message, "training is not possible", remedy)
+    assert found is not None  # the configuration has one
+    facts = ", ".join(f"{name} {text}" for name, text in backbone_facts(settings).items())
+    return DoctorFinding("backbone", GOOD, f"{facts}; features of {found.channels} channels")
+
+
 CHECKS: dict[str, Callable[[SystemUnderTest], DoctorFinding]] = {
     "Python": _python,
     "torch": _torch,
@@ -409,6 +439,8 @@ CHECKS: dict[str, Callable[[SystemUnderTest], DoctorFinding]] = {
     "NCCL": _nccl,
     "DeepSpeed": lambda system: _library("DeepSpeed", ("deepspeed",), "training is not possible"),
     "DALI": _dali,
+    "transformers": _transformers,
+    "backbone": _backbone,
     "Ray": _ray,
     "Ray's token": _token,
     "Slurm": _slurm,

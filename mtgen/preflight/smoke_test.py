@@ -41,6 +41,10 @@ MAX_RESUME_DIFFERENCE = 0.1
 """Largest difference of a resumed run on a GPU, relative to the resumed half's change: its sums have no fixed order."""
 
 
+SaveRows = Callable[[list[dict[str, Any]]], None]
+"""Saves the rows of the table."""
+
+
 @dataclass(frozen=True)
 class SmokeResult:
     """A row of the table."""
@@ -56,21 +60,35 @@ class Checks:
 
     Args:
         console: shows the running check and, at the end, the table.
+        minutes: time after which no further check starts; `None`: all run.
+        save: gets all rows after each check, so that a check that hangs costs no other's result.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, minutes: float | None = None, save: SaveRows = lambda _: None) -> None:
         self.console = console
+        self.minutes = minutes
+        self.save = save
         self.rows = list[SmokeResult]()
+        self._begin = time.monotonic()
 
     def check(self, name: str, work: Callable[[], str], needs: Sequence[str] = ()) -> None:
-        """Run `work`, which returns what it saw, unless a check in `needs` has not passed."""
-        missing = [row for row in self.rows if row.check in needs and row.result != PASSED]
+        """Run `work`, which returns what it saw, unless a check in `needs` has not passed, or the time is over."""
         begin = time.monotonic()
         with self.console.status(f"{name} ..."):
-            result, detail = (
-                (UNAVAILABLE, f"needs {missing[0].check} ({missing[0].result})") if missing else _attempt(work)
-            )
+            reason = self._reason_against(needs)
+            result, detail = (UNAVAILABLE, reason) if reason else _attempt(work)
         self.rows.append(SmokeResult(name, result, round(time.monotonic() - begin, 2), detail))
+        self.save(self.as_dicts())
+
+    def _reason_against(self, needs: Sequence[str]) -> str:
+        if self.minutes is not None and time.monotonic() - self._begin > 60 * self.minutes:
+            return f"left out: {self.minutes:g} minutes are over (--minutes)"
+        missing = [row for row in self.rows if row.check in needs and row.result != PASSED]
+        return f"needs {missing[0].check} ({missing[0].result})" if missing else ""
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """All checks so far: `check`, `result`, `seconds` and `detail` of each."""
+        return [asdict(row) for row in self.rows]
 
     def table(self) -> Table:
         """All checks so far."""
@@ -235,7 +253,9 @@ class Trainings:
         """Train to the end; Ctrl-C, with which a training stops after a checkpoint, ends the whole test."""
         from mtgen.launchers.driver import launch
 
-        outcome = launch(config, watch=lambda *_: None, say=lambda _: None, require_checkpoint=resume)
+        # one CPU per worker is enough, and several threads of one crawl where other programs run as well
+        cpus = max(config.max_workers, 1)
+        outcome = launch(config, watch=lambda *_: None, say=lambda _: None, require_checkpoint=resume, cpus=cpus)
         if outcome.status == "stopped":
             raise KeyboardInterrupt
         _expect(
@@ -387,12 +407,16 @@ def _relative_difference(whole: Path, resumed: Path, half: str) -> float:
     return distance(end, newest(resumed)) / max(distance(end, verify(whole / "checkpoints" / half)), 1e-12)
 
 
-def smoke_test(device: str, out: Path | None, console: Console) -> list[dict[str, Any]]:
+def smoke_test(
+    device: str, out: Path | None, console: Console, minutes: float | None = None, save: SaveRows = lambda _: None
+) -> list[dict[str, Any]]:
     """Test this system: train in each precision and ZeRO stage, resume, sample, predict, track; print a table.
 
     Args:
         device: "auto", "cpu" or "cuda".
         out: folder for the test's files; `None`: a temporary one.
+        minutes: time after which no further check starts; `None`: all run.
+        save: gets the checks so far after each of them, as they are returned.
 
     Returns:
         For each check: `check`, `result` ("passed", "failed", "not available"), `seconds` and `detail`.
@@ -409,12 +433,14 @@ def smoke_test(device: str, out: Path | None, console: Console) -> list[dict[str
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"--out {out}: cannot be created ({error.strerror}); choose another folder") from None
-        checks = Checks(console)
-        _run_all(checks, Trainings(folder, device))
-    console.print(checks.table())
+        checks = Checks(console, minutes, save)
+        try:
+            _run_all(checks, Trainings(folder, device))
+        finally:  # also if it is interrupted
+            console.print(checks.table())
     if out is not None:
         console.print(f"the test's files are in {folder}")
-    return [asdict(row) for row in checks.rows]
+    return checks.as_dicts()
 
 
 def _run_all(checks: Checks, trainings: Trainings) -> None:

@@ -218,8 +218,8 @@ def _read(path: Path) -> _Shard:
         nonlocal other_json
         other_json += "other_json" in sample.parts
         numbers, problems = [header.label], []
-        if "boxes" in sample.parts:
-            data = sample.parts["boxes"].data
+        if "tags" in sample.parts:  # wherever there are boxes too
+            data = sample.parts["tags"].data
             try:
                 stored = annotation(data, header.width, header.height, np.arange(MAX_CLASS_NUMBER))
                 numbers += [*stored.boxes[:, 4].astype(int).tolist(), *stored.labels]

@@ -1,7 +1,6 @@
 """Exporting data sets to the formats of other programs; a format is a file in `exporters/` that registers itself."""
 
 import io
-import json
 import shutil
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -208,10 +207,7 @@ def _sample(index: Index, i: int) -> ExportedSample:
         mask = (
             index.mask_table(i)[image_io.pixels(index.read(i, "mask"))].astype(np.uint8) if "mask" in present else None
         )
-        stored, boxed = None, False
-        if "boxes" in present:
-            stored = annotation(data := index.read(i, "boxes"), width, height, index.class_table(i))
-            boxed = "boxes" in json.loads(data)
+        stored = annotation(index.read(i, "tags"), width, height, index.class_table(i)) if "tags" in present else None
         caption = index.read(i, "caption").decode("utf-8-sig").strip() if "caption" in present else None
     except ValueError as error:
         raise DataError(f"{index.name(i)}: {error}; `mtgen shards validate` lists every problem") from None
@@ -224,7 +220,7 @@ def _sample(index: Index, i: int) -> ExportedSample:
         height=height,
         label=int(index.label[i]) if index.label[i] >= 0 else None,
         mask=mask,
-        boxes=stored.boxes.tolist() if stored is not None and boxed else None,
+        boxes=stored.boxes.tolist() if stored is not None and "boxes" in present else None,
         labels=None if stored is None else stored.labels,
         caption=caption or None,
         sound=index.read(i, "sound") if "sound" in present else None,

@@ -129,6 +129,7 @@ class _Counts:
         for component, count in (
             ("mask", self._mask),
             ("boxes", self._boxes),
+            ("tags", self._tags),
             ("caption", self._caption),
             ("sound", self._sound),
         ):
@@ -143,10 +144,12 @@ class _Counts:
 
     def _boxes(self, data: bytes, index: Index, i: int) -> None:
         stored = annotation(data, int(index.width[i]), int(index.height[i]), index.class_table(i))
+        self.boxes.append(len(stored.boxes))
+        self.box_classes.update(stored.boxes[:, 4].astype(int).tolist())
+
+    def _tags(self, data: bytes, index: Index, i: int) -> None:
+        stored = annotation(data, int(index.width[i]), int(index.height[i]), index.class_table(i))
         self.labels.update(set(stored.labels))
-        if b'"boxes"' in data:  # with labels alone, the number of boxes is unknown
-            self.boxes.append(len(stored.boxes))
-            self.box_classes.update(stored.boxes[:, 4].astype(int).tolist())
 
     def _caption(self, data: bytes, index: Index, i: int) -> None:
         self.caption.append(len(data.decode("utf-8-sig").strip()))

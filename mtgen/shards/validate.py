@@ -123,8 +123,8 @@ def inspect(sample: StoredSample, header: Header, card: DatasetCard) -> list[str
         problems += _image_problems(sample.parts["image"].data)
     if "mask" in sample.parts and card.mask_classes:
         problems += _mask_problems(sample.parts["mask"].data, card)
-    if "boxes" in sample.parts:
-        found = annotation_problems(sample.parts["boxes"].data, header.width, header.height, len(card.classes))
+    if "tags" in sample.parts:  # wherever there are boxes too
+        found = annotation_problems(sample.parts["tags"].data, header.width, header.height, len(card.classes))
         problems += [f"json: {problem}" for problem in found]
     if "caption" in sample.parts:
         try:

@@ -89,16 +89,24 @@ class TaskFeatures:
         image_only: all levels of the image-only rows.
         remaining: the lowest level of all other rows of the step, in order.
         submitted: all levels of the canvases that the task itself submitted; empty if it submitted none.
+        separate: the lowest level of all rows of the step from the trunk that judges them; `None` if one trunk does
+            both. Then `remaining` has the real rows only.
     """
 
     image_only: list[Tensor]
     remaining: Tensor
     submitted: list[Tensor] = field(default_factory=list)
+    separate: Tensor | None = None
 
     @property
     def lowest(self) -> Tensor:
         """`[B*,C,h,w]`: the lowest level of all rows of the step, in order."""
         return torch.cat([self.image_only[0], self.remaining])
+
+    @property
+    def judged(self) -> Tensor:
+        """`[B*,C,h,w]`: the lowest level by which the rows of the step are judged, in order."""
+        return self.lowest if self.separate is None else self.separate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +144,7 @@ class StepContext:
         images_total: length of the run, images.
         weights: role ("plain", "pairs", "penalized") -> `[n]` weights of its rows: 0 for rows that pad it to a fixed
             number (`train.static_shapes`); empty without padding.
+        feature_noise: factor of the penalty's noise on pretrained features.
     """
 
     batch: Batch
@@ -160,6 +169,7 @@ class StepContext:
     images_seen: int
     images_total: int
     weights: dict[str, Tensor] = field(default_factory=dict)
+    feature_noise: float = 0.0
 
     def scheduled(self, value: float | Schedule) -> float:
         """Return the present value of a setting that can follow a schedule."""
@@ -240,6 +250,7 @@ class GeneratorContext(StepContext):
         fake: generated canvases, augmented, with their logits; the discriminator sees their masks and boxes hardened.
         fake_unaugmented: `[B]` bool: generated samples that the augmentation left unchanged.
         real_features: the trunk's levels of the real rows, without gradients.
+        real_judged: `[B,C,h,w]`: the lowest level by which the real rows are judged, without gradients.
         counts: also of generated samples in the global batch: "unaugmented", the image-only ones that the augmentation
             left unchanged; "given NAME", those of them with that condition.
     """
@@ -247,6 +258,7 @@ class GeneratorContext(StepContext):
     fake: Canvas
     fake_unaugmented: Tensor
     real_features: list[Tensor]
+    real_judged: Tensor
 
 
 class Task:

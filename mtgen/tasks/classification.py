@@ -94,14 +94,14 @@ class Classification(Task):
         return context.mean(F.cross_entropy(logits, label, reduction="none") * use, "image_only")
 
     def _implied(self, context: DiscriminatorContext, logits: Tensor) -> LossDict:
-        """The cross-entropy with the only class in a sample's mask, and in its boxes, where its class is unknown."""
+        """The cross-entropy with the only class in a sample's mask, and its only tag, where its class is unknown."""
         rows, batch, original = context.image_only, context.batch, context.original
         told: dict[str, Tensor] = {}
         pairs = name_pairs(self.sizes.class_names, self.sizes.mask_class_names)
         if "mask" in batch.present and pairs:
             told["mask"] = classes_in_mask(original.mask[rows], pairs, self.sizes.classes)
-        if "boxes" in batch.present and original.labels is not None:
-            told["boxes"] = original.labels[rows]
+        if "tags" in batch.present and original.labels is not None:
+            told["tags"] = original.labels[rows]
         losses = {}
         for component, present in told.items():
             label, is_single = single_class(present)

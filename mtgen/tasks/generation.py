@@ -106,7 +106,7 @@ class Generation(Task):
         rows, pooled = len(context.batch), context.condition.pooled
         finite = self.settings.penalty == "finite"
         noisy_pooled = [pooled[context.penalized]] * 2 if finite else []
-        logits = self._logits(context, features.lowest, Condition(torch.cat([pooled, pooled, *noisy_pooled])))
+        logits = self._logits(context, features.judged, Condition(torch.cat([pooled, pooled, *noisy_pooled])))
         real, fake, noisy = logits.split([rows, rows, len(logits) - 2 * rows])
         context.observe_logit_gap((real - fake).detach())
         if finite:
@@ -134,13 +134,20 @@ class Generation(Task):
         pooled = context.condition.pooled[context.penalized]
         rows = [canvas.map(lambda x: x[context.penalized]) for canvas in (context.real, context.fake)]
         canvas = Canvas.cat(rows).map_generated(lambda x, name: x.detach().requires_grad_())
-        logits = self._logits(context, context.discriminator.trunk(canvas)[0], Condition(torch.cat([pooled, pooled])))
+        pretrained = None
+        if context.discriminator.judge.see_pretrained is not None:
+            found = context.discriminator.pretrained(canvas.image.detach()) or []
+            pretrained = [features.detach().requires_grad_() for features in found]
+        lowest = context.discriminator.judged(canvas, pretrained)
+        logits = self._logits(context, lowest, Condition(torch.cat([pooled, pooled])))
         visible = [x for x in (canvas.image, canvas.mask, canvas.boxes) if x is not None]
-        gradients = torch.autograd.grad(logits.sum(), visible, create_graph=True)
+        gradients = list(torch.autograd.grad(logits.sum(), [*visible, *(pretrained or [])], create_graph=True))
+        for number in range(len(visible), len(gradients)):
+            gradients[number] = context.feature_noise * gradients[number]
         return torch.stack([gradient.float().flatten(1).square().sum(dim=1) for gradient in gradients]).sum(dim=0)
 
     def generator_losses(self, context: GeneratorContext, features: TaskFeatures) -> LossDict:
-        fake = self._logits(context, features.lowest, context.condition)
+        fake = self._logits(context, features.judged, context.condition)
         with torch.no_grad():
-            real = self._logits(context, context.real_features[0], context.condition)
+            real = self._logits(context, context.real_judged, context.condition)
         return {"adversarial": context.mean(F.softplus(real - fake), "all")}

@@ -22,7 +22,7 @@ class Tagging(Task):
 
         @property
         def needs(self) -> str:
-            return "boxes"  # a sample's labels come with its boxes
+            return "tags"
 
         @property
         def metric(self) -> str:
@@ -40,20 +40,20 @@ class Tagging(Task):
 
     def _losses(self, context: StepContext, features: TaskFeatures) -> Tensor:
         """`[R]` losses of the image-only rows, 0 where the labels are unknown."""
-        assert context.batch.labels is not None  # the loader provides boxes
+        assert context.batch.labels is not None  # the loader provides tags
         logits = self.logits(context.discriminator, features.image_only)
         target = context.batch.labels[context.image_only].to(logits.dtype)
         losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
-        return losses * context.batch.present["boxes"][context.image_only]
+        return losses * context.batch.present["tags"][context.image_only]
 
     def discriminator_losses(self, context: DiscriminatorContext, features: TaskFeatures) -> LossDict:
-        return {"cross_entropy": context.mean(self._losses(context, features), "boxes")}
+        return {"cross_entropy": context.mean(self._losses(context, features), "tags")}
 
     def generator_losses(self, context: GeneratorContext, features: TaskFeatures) -> LossDict:
         if not self.settings.agreement:
             return {}
         losses = self._losses(context, features) * context.is_conditioned[context.image_only]
-        return {"agreement": self.settings.agreement * context.mean(losses, "boxes")}
+        return {"agreement": self.settings.agreement * context.mean(losses, "tags")}
 
     def predict(self, discriminator: Discriminator, levels: list[Tensor], prediction: Prediction) -> None:
         prediction.label_logits = self.logits(discriminator, levels)

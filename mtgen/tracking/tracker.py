@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,7 @@ class Tracker:
         fingerprint: fingerprint of the data set.
         images: position from which the run starts or resumes; later rows of the journal are removed.
         workers: number of workers.
+        hosts: host name of each worker, by rank.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Tracker:
         fingerprint: str,
         images: int = 0,
         workers: int = 1,
+        hosts: Sequence[str] = (),
     ) -> None:
         self.folder = Path(folder).absolute()
         self._uri = store_uri(self.folder.parent, config.tracking.uri)
@@ -64,6 +66,7 @@ class Tracker:
             "config": config.to_yaml(),
             "card": card.model_dump(mode="json"),
             "workers": workers,
+            "hosts": list(hosts),
             "tags": {
                 **code_version(),
                 "mtgen.folder": str(self.folder),

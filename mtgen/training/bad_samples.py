@@ -59,6 +59,11 @@ class DamageLog:
         lines = self._log_new(together) if dist.get_rank(self.group) == 0 else []
         return lines, self._error(seen)
 
+    @property
+    def lines(self) -> int:
+        """How many samples are in `damaged.jsonl`; 0 on all workers but the first."""
+        return len(self._logged)
+
     def numbers(self) -> dict[str, float]:
         """`data/damaged_KIND` -> how many so far."""
         return {f"data/damaged_{kind}": float(number) for kind, number in sorted(self.counts.items())}

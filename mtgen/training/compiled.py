@@ -21,6 +21,8 @@ def prepare_networks(config: Config, networks: Networks, backend: Any = "inducto
     """
     discriminator = networks.side.discriminator
     parts: list[nn.Module] = [networks.generator.climb, discriminator.descent]
+    if discriminator.game is not None:
+        parts.append(discriminator.game.descent)
     if discriminator.decoder is not None:
         parts.append(discriminator.decoder)
     if config.train.compile != "off":

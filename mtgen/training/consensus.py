@@ -1,4 +1,4 @@
-"""How the workers of a run agree to continue or to stop: during setup, and before each step."""
+"""How the workers of a run agree, where all of them ask: during setup, at an interrupt, and at the end."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -36,9 +36,7 @@ class Consensus:
 
     def first_error(self, problem: UserError | None) -> UserError | None:
         """The error of the lowest rank that has one, on every worker; `None` if none has."""
-        problems: list[tuple[int, str] | None] = [None] * dist.get_world_size(self.group)
-        mine = None if problem is None else (problem.status, str(problem))
-        dist.all_gather_object(problems, mine, group=self.group)
+        problems = self.gather(None if problem is None else (problem.status, str(problem)))
         found = next((p for p in problems if p is not None), None)
         return None if found is None else ERROR_BY_STATUS[found[0]](found[1])
 
@@ -56,6 +54,12 @@ class Consensus:
         if found := self.first_error(problem):
             raise found from problem
         return done
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all workers, by rank, on every worker; a few plain values."""
+        values: list[Any] = [None] * dist.get_world_size(self.group)
+        dist.all_gather_object(values, value, group=self.group)
+        return values
 
     def broadcast(self, value: Any) -> Any:
         """The value of the first worker, on every worker; a few plain values."""

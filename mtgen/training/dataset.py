@@ -37,6 +37,9 @@ ends, have to fit into the default of `data.cache_gb`."""
 VALIDATION_FACT = "data.val_split"
 """The fact of an order that tells how many training samples are held out; absent before it was possible."""
 
+BACKBONE_FACT = "discriminator.backbone.path"
+"""The fact that tells the content of the pretrained network's file; absent before there could be one."""
+
 
 def open_data(config: Config, cards: Mapping[str, bytes] | None = None) -> Samples:
     """The samples to train on, checked against the tasks; a missing index is made now.
@@ -126,6 +129,7 @@ def order_facts(config: Config, samples: Samples) -> dict[str, Any]:
         "weights": weights,
         "data.tokenizer": tokens,
         "conditions.caption.encoder": assets.digest(config.caption_encoder, "conditions.caption.encoder"),
+        BACKBONE_FACT: assets.digest(config.backbone_file, BACKBONE_FACT),
         "data.max_samples": config.data.max_samples,
         "data.label_oversampling": f"{oversampling:g} for {favored} samples"
         if oversampling and (favored := int(rare_label_mask(config, samples).sum()))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mtgen.config import Config, value_at
 from mtgen.errors import CheckpointError
+from mtgen.training.forward_timer import ForwardTimer
 from mtgen.training.optimizer import GuardedAdam
 from mtgen.utils.import_guards import hide_module
 
@@ -39,9 +40,17 @@ class Engine:
         step: module whose forward takes (micro-batch, tuple of the frozen networks) and returns (loss, log).
         trained: the networks that the step trains; checkpoints use the names of their parameters.
         learning_rate: the first; `set_rates` changes it.
+        groups: parameters of `trained` and the factor of their learning rate; default: all, and 1.
     """
 
-    def __init__(self, config: Config, step: nn.Module, trained: nn.Module, learning_rate: float) -> None:
+    def __init__(
+        self,
+        config: Config,
+        step: nn.Module,
+        trained: nn.Module,
+        learning_rate: float,
+        groups: list[tuple[list[nn.Parameter], float]] | None = None,
+    ) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu" if next(trained.parameters()).device.type == "cpu" else "cuda")
         with hide_module("mlflow"):  # importing it takes 2.4 s, for an autotuner that is not used here
             import deepspeed
@@ -50,8 +59,12 @@ class Engine:
         # Only inference uses this all-reduce, and compiling it would take half a minute at the first start.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.trained = trained
+        self.forward_timer = ForwardTimer(next(trained.parameters()).device.type)
         self.optimizer = GuardedAdam(
-            trained.parameters(),
+            [
+                {"params": parameters, "lr": learning_rate * factor, "rate_factor": factor}
+                for parameters, factor in groups or [(list(trained.parameters()), 1.0)]
+            ],
             learning_rate,
             value_at(config.train.beta2, 0, config.train.images),
             partitioned=config.zero_stage > 0,
@@ -71,15 +84,16 @@ class Engine:
 
     def train(self, batch: Any, frozen: Any) -> dict[str, Tensor]:
         """Forward and backward of one micro-batch; after the last one of a step, also the optimizer's step."""
-        loss, log = self.engine(batch, frozen)
+        with self.forward_timer.time():
+            loss, log = self.engine(batch, frozen)
         self.engine.backward(loss if self.optimizer.loss_scale is None else loss * self.optimizer.loss_scale)
         self.engine.step()
         return log
 
     def set_rates(self, learning_rate: float, beta2: float) -> None:
-        """Set the learning rate, and the decay of the second moment."""
+        """Set the learning rate, of which each group has its fraction, and the decay of the second moment."""
         for group in self.optimizer.param_groups:
-            group["lr"], group["betas"] = learning_rate, (0.0, beta2)
+            group["lr"], group["betas"] = learning_rate * group["rate_factor"], (0.0, beta2)
 
     @property
     def _direct(self) -> bool:

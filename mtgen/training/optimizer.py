@@ -28,7 +28,7 @@ class GuardedAdam(Adam):
     squared norms are summed over the workers.
 
     Args:
-        parameters: to train.
+        parameters: to train, or groups of them as torch's optimizers take them.
         lr: learning rate.
         beta2: decay of the second moment; the first moment is not used.
         partitioned: whether each worker holds its own partition of the gradient (ZeRO 1 and 2).
@@ -50,17 +50,18 @@ class GuardedAdam(Adam):
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         lr: float,
         beta2: float,
         partitioned: bool,
         scaled: bool,
         clip: float = 0.0,
     ) -> None:
-        parameters = list(parameters)
-        device = parameters[0].device
+        given: list[Any] = list(parameters)
+        first = given[0]["params"][0] if isinstance(given[0], dict) else given[0]
+        device = first.device
         self.on_device = device.type == "cuda"
-        super().__init__(parameters, lr=lr, betas=(0.0, beta2), weight_decay=0.0, fused=self.on_device, foreach=False)
+        super().__init__(given, lr=lr, betas=(0.0, beta2), weight_decay=0.0, fused=self.on_device, foreach=False)
         self.partitioned = partitioned
         self.clip = clip
         self.norm = torch.zeros((), device=device)

@@ -20,6 +20,9 @@ ReportCallback = Callable[[Path], None]
 STOP_FILE = "stop"
 """A file of this name in the run's folder asks the run to write a checkpoint and end."""
 
+CHECKPOINT_FILE = "checkpoint"
+"""A file of this name in the run's folder asks the run to write a checkpoint and continue; the run removes it."""
+
 OUTCOME_FILE = "outcome.json"
 """In the run's folder: how its last training ended."""
 

@@ -1,7 +1,8 @@
 """What the first worker of a run records: the journal, from which MLflow is fed, the log, alarms and the report."""
 
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mtgen.alarms import ALARMS_FILE, Alarm, AlarmMonitor
@@ -37,6 +38,7 @@ class RunLogger:
     Args:
         images: position from which the run starts or resumes.
         report: writes the report; `None`: there is none.
+        hosts: host name of each worker, by rank.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class RunLogger:
         worker: WorkerContext,
         images: int,
         report: ReportCallback | None = None,
+        hosts: Sequence[str] = (),
     ) -> None:
         self.config = config
         self.folder = config.folder
         self.log = RunLog(config.folder)
         self._report = report
-        self._tracker = Tracker(config, self.folder, samples.card, samples.fingerprint, images, worker.world)
+        self._reporting: threading.Thread | None = None
+        self._tracker = Tracker(config, self.folder, samples.card, samples.fingerprint, images, worker.world, hosts)
         self.log.write(_describe_run(config, samples, networks, worker, images))
         if images:
             self.phase(images, f"resuming from {images:,} images on {worker.world} worker{'s' * (worker.world > 1)}")
@@ -110,9 +114,10 @@ class RunLogger:
         self.log.write(f"checkpoint of {int(folder.name):,} images is complete, written in {seconds:.1f}s")
 
     def refresh_report(self) -> None:
-        """Write the run's report again."""
-        if self._report is not None:
-            self._report(self.folder)
+        """Write the run's report again, in a thread; not while an earlier one is being written."""
+        if self._report is not None and (self._reporting is None or not self._reporting.is_alive()):
+            self._reporting = threading.Thread(target=self._report, args=(self.folder,), name="report", daemon=True)
+            self._reporting.start()
 
     def finish(self, outcome: Outcome) -> None:
         """End the journal and write the last report; rows that MLflow has not received by then are kept."""
@@ -122,7 +127,10 @@ class RunLogger:
                 self.folder,
                 f"{kept} rows could not be sent to MLflow; they are kept in {self.folder} and sent later",
             )
-        self.refresh_report()
+        if self._reporting is not None:
+            self._reporting.join()
+        if self._report is not None:
+            self._report(self.folder)
 
     def _check_alarms(self, images: int, written: Mapping[str, float]) -> None:
         if new := self._alarms.check(images, written):

@@ -1,6 +1,7 @@
 """Everything that a worker needs before its first step."""
 
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -106,8 +107,9 @@ def set_up(
     # If a resize was requested, this start has completed it.
     consensus.run_collectively(lambda: Resize(config.folder).clear() if worker.is_first else None)
     progress, seconds = _resume(config, worker, consensus, samples, state, warn_once)
+    hosts = consensus.gather(socket.gethostname())
     logger = consensus.run_collectively(
-        lambda: _open_logger(config, worker, samples, networks, progress.images, initial_weights, report)
+        lambda: _open_logger(config, worker, samples, networks, progress.images, initial_weights, report, hosts)
     )
     sample_log = _open_sample_log(config, worker, consensus, progress.images) if config.train.log_samples else None
     if problem := cache_shortage(config, samples, worker.world, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))):
@@ -175,9 +177,14 @@ def _build_engines(
     """
     prepare_networks(config, networks)
     d_step, g_step, gates = build_steps(config, networks, augmentation)
+    backbone = config.discriminator.backbone
     engines = {
         "discriminator": Engine(
-            config, d_step, networks.side, learning_rate(config.train, config.discriminator.learning_rate, 0)
+            config,
+            d_step,
+            networks.side,
+            learning_rate(config.train, config.discriminator.learning_rate, 0),
+            networks.side.parameter_groups(backbone.learning_rate_factor if backbone is not None else 0.0),
         ),
         "generator": Engine(
             config, g_step, networks.generator, learning_rate(config.train, config.generator.learning_rate, 0)
@@ -229,6 +236,7 @@ def _open_logger(
     images: int,
     initial_weights: FineTuningReport | None,
     report: ReportCallback | None,
+    hosts: list[str],
 ) -> RunLogger | None:
     """The run's logger, on the first worker; also saves the configuration, now that the run is certain to use it.
 
@@ -245,7 +253,7 @@ def _open_logger(
             f"{config.folder}: cannot be written ({error.strerror}); free disk space or fix the folder's permissions, "
             "and start again"
         ) from error
-    logger = RunLogger(config, samples, networks, worker, images, report)
+    logger = RunLogger(config, samples, networks, worker, images, report, hosts)
     if initial_weights is not None:
         logger.print(*initial_weights.lines())
         logger.artifacts(0, [initial_weights.write(config.folder)])

@@ -1,5 +1,6 @@
 """Means of numbers over many steps, summed on the device."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ class RunningMeans:
         self.group = group
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
+        self._names: list[str] = []  # in one order on all workers
 
     def add(self, prefix: str, numbers: dict[str, Tensor]) -> None:
         """Add one value to each mean `PREFIX/NAME`."""
@@ -44,28 +46,39 @@ class RunningMeans:
                 self.sums[key] = self.sums.get(key, torch.zeros(())) + float.fromhex(total)
                 self.counts[key] = self.counts.get(key, 0) + count
 
-    def names(self) -> list[str]:
-        """Names that any worker has counted since the last `read`, in one order on all workers; collective."""
-        everyone: list[Any] = [None] * dist.get_world_size(self.group)
-        dist.all_gather_object(everyone, list(self.sums), group=self.group)
-        return sorted({key for keys in everyone for key in keys})
+    def read(self, own: Sequence[float] = ()) -> tuple[dict[str, float], list[list[float]]]:
+        """Means since the last call over all workers, and `own` of each worker, by rank; collective.
 
-    def read(self, names: list[str]) -> dict[str, float]:
-        """Means since the last call, over all workers; collective. A name that no worker has counted is omitted.
-
-        Args:
-            names: every name that may occur, in one order on all workers; see `names`.
+        One all-reduce; two more messages if a worker has counted a name for the first time. A name that no worker has
+        counted since the last call is omitted.
         """
-        if not names:
-            return {}
-        zero = torch.zeros(())
-        table = torch.stack(
-            [
-                torch.stack([self.sums.get(name, zero).float().cpu(), torch.tensor(float(self.counts.get(name, 0)))])
-                for name in names
-            ]
-        )
-        dist.all_reduce(table, group=self.group)
+        rank, world = dist.get_rank(self.group), dist.get_world_size(self.group)
+        workers = torch.zeros(world, len(own) + 1, dtype=torch.float64)
+        workers[rank] = torch.tensor([*own, float(not self.sums.keys() <= set(self._names))])
+        table = self._table(self._names)
+        packed = torch.cat([table.flatten(), workers.flatten()])
+        dist.all_reduce(packed, group=self.group)
+        table, workers = packed[: table.numel()].view_as(table), packed[table.numel() :].view_as(workers)
+        if workers[:, -1].any():
+            new = self._new_names()
+            more = self._table(new)
+            dist.all_reduce(more, group=self.group)
+            self._names, table = self._names + new, torch.cat([table, more])
         self.sums = {}
         self.counts = {}
-        return {name: (row[0] / row[1]).item() for name, row in zip(names, table, strict=True) if row[1] > 0}
+        means = {name: total / count for name, (total, count) in zip(self._names, table.tolist(), strict=True) if count}
+        return means, workers[:, :-1].tolist()
+
+    def _new_names(self) -> list[str]:
+        """Names that a worker has counted and not all know, in one order on all workers; collective."""
+        everyone: list[Any] = [None] * dist.get_world_size(self.group)
+        dist.all_gather_object(everyone, list(self.sums), group=self.group)
+        return sorted({key for keys in everyone for key in keys}.difference(self._names))
+
+    def _table(self, names: list[str]) -> Tensor:
+        """`[n,2]` this worker's sums and counts, by one copy from the device."""
+        device = next((value.device for value in self.sums.values() if value.is_cuda), torch.device("cpu"))
+        zero = torch.zeros((), device=device)
+        sums = [self.sums.get(name, zero).to(device, torch.float64) for name in names]
+        counts = torch.tensor([self.counts.get(name, 0) for name in names], dtype=torch.float64)
+        return torch.stack([torch.stack(sums).cpu() if sums else counts, counts], 1)

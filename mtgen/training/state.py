@@ -114,7 +114,7 @@ def check_compatible(found: Checkpoint, config: Config, samples: Samples) -> Che
     """Return `found` if it was trained on the samples that the run has now.
 
     Raises:
-        CheckpointError: the samples, their order, or the files that encode captions are different.
+        CheckpointError: the samples, their order, or the files of a tokenizer, encoder or backbone are different.
     """
     before, now = found.state["fingerprint"], samples.fingerprint
     if before != now:
@@ -131,7 +131,7 @@ def check_compatible(found: Checkpoint, config: Config, samples: Samples) -> Che
     )
     if changed:
         raise CheckpointError(
-            f"{found.folder}: was trained with another order of samples, or with other files that encode captions "
+            f"{found.folder}: was trained with another order of samples, or other files that encode captions or images "
             f"({'; '.join(changed)}); choose another name for the run, or restore the original values"
         )
     return found

@@ -4,7 +4,7 @@ Two DeepSpeed engines live in one process, each with its own step. A step trains
 which it gets as an argument in a tuple, so that it is not registered as a submodule.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import ClassVar
@@ -71,15 +71,37 @@ class TrainingStep(nn.Module):
         # docs/decisions.md).
         sigma = config.tasks["generation"].penalty_sigma if config.generates else None
         self.penalty_sigma = sigma or (0.01 if config.precision == "fp32" else 0.1)
+        backbone = config.discriminator.backbone
+        self.feature_noise = 0.0 if backbone is None else backbone.penalty_noise
 
     def mixed_precision(self, device: torch.device) -> AbstractContextManager[object]:
         """Return the autocast context of the run's precision."""
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.config.precision]
         return autocast(device, dtype, enabled=self.config.precision != "fp32")
 
-    def normal(self, name: str, position: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """Return `[n,*shape]` standard normal numbers, a function of the seed, the step, the name and the positions."""
-        return counter_rng.normal(self.config.seed, f"{self.purpose} {name}", position, shape, device)
+    def normals(self, wanted: Mapping[str, tuple[Tensor, tuple[int, ...]]], device: torch.device) -> dict[str, Tensor]:
+        """Return standard normal numbers, functions of the seed, the step, their name and positions.
+
+        Args:
+            wanted: name -> `[n]` positions, and the shape of the numbers for each.
+        """
+        requests = [counter_rng.Request(f"{self.purpose} {name}", *own) for name, own in wanted.items()]
+        return dict(zip(wanted, counter_rng.normals(self.config.seed, requests, device), strict=True))
+
+    def noise(self, roles: BatchRoles, generator: Generator) -> dict[str, Tensor]:
+        """Return the random numbers of a micro-batch that do not depend on what networks compute, by name.
+
+        "latent": `[B,Z]` of the generated samples; "posterior": `[P,Z]` of the plain rows; "pair": `[N,2,Z]` of the
+        pairs; in the discriminator's step "grain": `[N,C,H,W]` of the pairs.
+        """
+        return self.normals(self._noise_shapes(roles, generator), roles.batch.image.device)
+
+    def _noise_shapes(self, roles: BatchRoles, generator: Generator) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+        return {
+            "latent": (roles.position, (generator.latent,)),
+            "posterior": (roles.plain_position, (generator.latent,)),
+            "pair": (roles.pair_position, (2, generator.latent)),
+        }
 
     def warp(self, roles: BatchRoles, kind: str) -> Warp:
         """Return the augmentation of the micro-batch's real or generated samples (`kind`: "real" or "fake")."""
@@ -141,9 +163,11 @@ class TrainingStep(nn.Module):
         found = empty.index_copy(0, index, module.embed(image[index]).to(empty))
         return found * roles.more["ask image"][:, None] if self.config.train.static_shapes else found
 
-    def step_context(self, roles: BatchRoles, module: DiscriminatorModule, generator: Generator) -> StepContext:
+    def step_context(
+        self, roles: BatchRoles, module: DiscriminatorModule, generator: Generator, noise: Mapping[str, Tensor]
+    ) -> StepContext:
         """Augment the real samples, turn them into canvases, and encode their conditions."""
-        original, device = roles.batch, roles.batch.image.device
+        original = roles.batch
         warp = self.warp(roles, "real")
         batch = replace(original, image=warp(original.image), mask=warp.mask(original.mask))
         spec = generator.canvas_spec
@@ -172,18 +196,15 @@ class TrainingStep(nn.Module):
             discriminator=module.discriminator,
             condition_encoder=module.conditions,
             generator=generator,
-            posterior_noise=self.normal("posterior", roles.plain_position, (generator.latent,), device),
-            pair_latents=self.normal("pair", roles.pair_position, (2, generator.latent), device),
+            posterior_noise=noise["posterior"],
+            pair_latents=noise["pair"],
             penalty_sigma=self.penalty_sigma,
+            feature_noise=self.feature_noise,
             counts=roles.counts,
             weights=roles.weights,
             images_seen=int(original.step_position[0]),
             images_total=self.config.train.images,
         )
-
-    def latents(self, roles: BatchRoles, generator: Generator) -> Tensor:
-        """`[B,Z]` standard normal latents of the generated samples."""
-        return self.normal("latent", roles.position, (generator.latent,), roles.batch.image.device)
 
     def judged(self, generated: Canvas, roles: BatchRoles, warp: Warp) -> Canvas:
         """Return generated canvases as the discriminator judges them: augmented, and without any trace of softness.
@@ -198,18 +219,37 @@ class TrainingStep(nn.Module):
         return warp.canvas(Canvas(generated.image, mask, roles.shown, boxes, roles.boxed))
 
     def task_features(
-        self, levels: list[Tensor], context: StepContext, rows: int, submitted: dict[str, Canvas]
+        self,
+        context: StepContext,
+        canvases: list[Canvas],
+        submitted: dict[str, Canvas],
+        pretrained: list[Tensor] | None,
     ) -> dict[str, TaskFeatures]:
-        """Pass the trunk's features through the gate; return each task's own view of them.
+        """Put canvases through the trunk and its features through the gate; return each task's own view of them.
+
+        With a separate trunk that judges, the step's rows go through that one, past the gate: it has one task only.
+        Predictions then need the first canvases only, which are the image-only rows' and those of the same batch.
 
         Args:
-            levels: features of the step's own rows, then of the submitted canvases; lowest resolution first.
-            rows: number of the step's own rows.
+            canvases: the step's own rows.
             submitted: task -> its canvas.
+            pretrained: features of all rows, of the submitted canvases last; of those that predictions need where only
+                they read features; `None` without a backbone.
         """
-        sizes = {name: len(canvas.image) for name, canvas in submitted.items()}
+        discriminator, sizes = context.discriminator, {name: len(canvas.image) for name, canvas in submitted.items()}
+        rows, separate = sum(len(canvas.image) for canvas in canvases), None
+        if discriminator.game is not None:
+            judged_rows, rows = rows, len(canvases[0].image)
+            if discriminator.judge.see_pretrained is None:
+                separate = discriminator.judged(Canvas.cat(canvases))
+            elif pretrained is not None:
+                separate = discriminator.judged(Canvas.cat(canvases), [x[:judged_rows] for x in pretrained])
+                pretrained = [torch.cat([x[:rows], x[judged_rows:]]) for x in pretrained]
+            canvases = canvases[:1]
+        levels = discriminator.trunk(Canvas.cat([*canvases, *submitted.values()]), pretrained)
         bundle = FeatureBundle.of_levels(levels, context.num_image_only, rows - context.num_image_only, sizes)
-        return {name: bundle.task_features(views, name) for name, views in self.gate(*bundle.pack()).items()}
+        found = {name: bundle.task_features(views, name) for name, views in self.gate(*bundle.pack()).items()}
+        return {name: replace(features, separate=separate) for name, features in found.items()}
 
     def total(self, losses: dict[str, LossDict]) -> tuple[Tensor, Log]:
         """Return the weighted sum of all losses, and each of them, weighted and detached, to log."""
@@ -255,21 +295,20 @@ class DiscriminatorStep(TrainingStep):
             submitted = {
                 task.name: canvas for task in self.tasks if (canvas := task.discriminator_canvases(context)) is not None
             }
-            levels = self.side.discriminator.trunk(Canvas.cat([*canvases, *submitted.values()]))
-            rows = sum(len(canvas.image) for canvas in canvases)
-            features = self.task_features(levels, context, rows, submitted)
+            pretrained = self._pretrained(context, canvases, submitted, roles)
+            features = self.task_features(context, canvases, submitted, pretrained)
             return self.total(
                 {task.name: task.discriminator_losses(context, features[task.name]) for task in self.tasks}
             )
 
     def _context(self, roles: BatchRoles, generator: Generator) -> DiscriminatorContext:
         """Return the real samples and, if the run generates, the generated ones."""
-        real = self.step_context(roles, self.side, generator)
-        shape = tuple(roles.batch.image.shape[1:])
+        noise = self.noise(roles, generator)
+        real = self.step_context(roles, self.side, generator, noise)
         fake = None
         if self.config.generates:
             with torch.no_grad():
-                generated = generator(self.latents(roles, generator), real.condition)
+                generated = generator(noise["latent"], real.condition)
                 fake = self.judged(generated, roles, self.warp(roles, "fake"))
         pseudo = None
         if self.teacher is not None:
@@ -279,9 +318,13 @@ class DiscriminatorStep(TrainingStep):
             **vars(real),
             fake=fake,
             pseudo=pseudo,
-            pair_images=self.normal("grain", roles.pair_position, shape, roles.batch.image.device),
+            pair_images=noise["grain"],
             observe_logit_gap=self.augmentation.observe_logit_gap,
         )
+
+    def _noise_shapes(self, roles: BatchRoles, generator: Generator) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+        grain = roles.pair_position, tuple(roles.batch.image.shape[1:])
+        return super()._noise_shapes(roles, generator) | {"grain": grain}
 
     def _generated_and_noisy(self, context: DiscriminatorContext, roles: BatchRoles) -> list[Canvas]:
         """Return the generated canvases and, for finite differences, noisy copies of the penalized rows."""
@@ -289,22 +332,56 @@ class DiscriminatorStep(TrainingStep):
             return []
         if self.config.tasks["generation"].penalty == "exact":
             return [context.fake]
-        position = roles.penalized_position
+        return [context.fake, *self._noisy(context, {"real": context.real, "fake": context.fake}, roles)]
+
+    def _pretrained(
+        self, context: DiscriminatorContext, canvases: list[Canvas], submitted: dict[str, Canvas], roles: BatchRoles
+    ) -> list[Tensor] | None:
+        """Pretrained features of all rows that need them; those of noisy rows are the clean ones with noise.
+
+        Noise of the image would go through the network, whose gradient for pixels is a thousand times too steep.
+        """
+        discriminator = context.discriminator
+        if discriminator.backbone is None:
+            return None
+        judges = discriminator.judge.see_pretrained is not None
+        clean = [canvases[0], *(canvases[1:2] if judges else []), *submitted.values()]
+        found = discriminator.backbone(torch.cat([canvas.image for canvas in clean]))
+        if len(canvases) < 4 or not judges:
+            return found
+        rows = len(context.batch)
+        noisy = {
+            f"features {kind} {level}": features[begin : begin + rows][context.penalized]
+            for level, features in enumerate(found)
+            for kind, begin in (("real", 0), ("fake", rows))
+        }
+        shapes = {name: (roles.penalized_position, tuple(x.shape[1:])) for name, x in noisy.items()}
+        noise = self.normals(shapes, roles.batch.image.device)
+        for name, x in noisy.items():
+            noisy[name] = x + self.feature_noise * context.penalty_sigma * noise[name].to(x.dtype)
         return [
-            context.fake,
-            self._noisy(context, context.real, "real", position),
-            self._noisy(context, context.fake, "fake", position),
+            torch.cat(
+                [
+                    features[: 2 * rows],
+                    noisy[f"features real {level}"],
+                    noisy[f"features fake {level}"],
+                    features[2 * rows :],
+                ]
+            )
+            for level, features in enumerate(found)
         ]
 
-    def _noisy(self, context: StepContext, canvas: Canvas, kind: str, position: Tensor) -> Canvas:
+    def _noisy(self, context: StepContext, canvases: dict[str, Canvas], roles: BatchRoles) -> list[Canvas]:
         """Return the penalized rows with a little noise on all components that the discriminator sees."""
-        device = canvas.image.device
+        rows = {kind: canvas.map(lambda x: x[context.penalized]) for kind, canvas in canvases.items()}
+        shapes = {f"{name} {kind}": tuple(x.shape[1:]) for kind, own in rows.items() for name, x in own.components()}
+        wanted = {name: (roles.penalized_position, shape) for name, shape in shapes.items()}
+        noise = self.normals(wanted, roles.batch.image.device)
 
-        def add_noise(x: Tensor, component: str) -> Tensor:
-            noise = self.normal(f"{component} {kind}", position, tuple(x.shape[1:]), device)
-            return x + context.penalty_sigma * noise
+        def add_noise(kind: str) -> Callable[[Tensor, str], Tensor]:
+            return lambda x, name: x + context.penalty_sigma * noise[f"{name} {kind}"]
 
-        return canvas.map(lambda x: x[context.penalized]).map_generated(add_noise)
+        return [own.map_generated(add_noise(kind)) for kind, own in rows.items()]
 
 
 class GeneratorStep(TrainingStep):
@@ -329,12 +406,16 @@ class GeneratorStep(TrainingStep):
         """A micro-batch and the frozen discriminator module -> one scalar, and detached numbers to log."""
         (module,) = frozen_networks
         roles = self.assign_roles(batch, self.generator)
-        trunk = module.discriminator.trunk
         with self.mixed_precision(roles.batch.image.device):
+            noise = self.noise(roles, self.generator)
             with torch.no_grad():
-                real = self.step_context(roles, module, self.generator)
-                real_features = trunk(real.real)
-            generated, requested = self._generate(real, real_features, self.latents(roles, self.generator))
+                real = self.step_context(roles, module, self.generator, noise)
+                pretrained = module.discriminator.pretrained(real.real.image)
+                real_features = module.discriminator.trunk(real.real, pretrained)
+                real_judged = real_features[0]
+                if module.discriminator.game is not None:
+                    real_judged = module.discriminator.judged(real.real, pretrained)
+            generated, requested = self._generate(real, real_features, noise["latent"])
             generated = self._without_joint_gradient(generated, roles)
             warp = self.warp(roles, "fake")
             judged = self.judged(generated, roles, warp)
@@ -343,6 +424,7 @@ class GeneratorStep(TrainingStep):
                 fake=_soft(judged, generated, warp),
                 fake_unaugmented=~warp.changed,
                 real_features=real_features,
+                real_judged=real_judged,
             )
             tasks = [task for task in self.tasks if task.name in requested]
             submitted = {
@@ -350,8 +432,9 @@ class GeneratorStep(TrainingStep):
                 for task in tasks
                 if (part := task.discriminator_part(context, requested[task.name])) is not None
             }
-            levels = trunk(Canvas.cat([judged, *submitted.values()]))
-            features = self.task_features(levels, context, len(roles.batch), submitted)
+            discriminator = module.discriminator
+            pretrained = discriminator.pretrained(Canvas.cat([judged, *submitted.values()]).image)
+            features = self.task_features(context, [judged], submitted, pretrained)
             losses = {task.name: task.generator_losses(context, features[task.name]) for task in self.tasks}
             for task in tasks:
                 losses[task.name] |= task.canvas_losses(context, requested[task.name])

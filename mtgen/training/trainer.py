@@ -6,16 +6,18 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from mtgen.config import Config, value_at
-from mtgen.errors import DataError, Unreachable, UserError
+from mtgen.errors import Unreachable, UserError
 from mtgen.schema import Batch
 from mtgen.training.callbacks.base import Callback
 from mtgen.training.callbacks.checkpointing import Checkpointing
 from mtgen.training.callbacks.guards import BadSampleGuard, DivergenceGuard
 from mtgen.training.callbacks.metrics_logging import MetricsLogging
 from mtgen.training.callbacks.snapshotting import Snapshotting
-from mtgen.training.callbacks.stopping import ResizeRequest, StopFile, TimeLimit
+from mtgen.training.callbacks.stopping import CheckpointRequest, ResizeRequest, StopFile, TimeLimit
 from mtgen.training.heartbeat import Heartbeat
+from mtgen.training.interrupts import LOOK_AHEAD_STEPS, InterruptAgreement, StepFence
 from mtgen.training.protocol import OUTCOME_FILE, Outcome, ReportCallback, SnapshotCallback, WorkerContext
+from mtgen.training.row_exchange import RowExchange
 from mtgen.training.run_setup import TrainingParts, set_up
 from mtgen.training.schedules import learning_rate
 from mtgen.training.steps import frozen
@@ -39,30 +41,42 @@ class Trainer:
         if parts.logger is not None and progress.images == 0:
             parts.logger.first_batch(parts.samples)
         parts.timer.start(progress.images, parts.loader.waited)
-        outcome: Outcome | None = None
-        while outcome is None and not progress.finished:
-            batch, problem = self._next_batch()
-            outcome = self._interrupt(problem)
-            if outcome is None and batch is not None:
-                self._step(batch)
-                parts.heartbeat.step()
-                outcome = _first(callback.on_step_end() for callback in self.callbacks)
+        with InterruptAgreement(self._wants_interrupt, parts.worker.rank, parts.worker.world) as agreement:
+            outcome = self._train(agreement)
         return _unless_unreachable(self._end(outcome or Outcome("finished", progress.images)))
 
-    def _next_batch(self) -> tuple[Batch | None, DataError | None]:
-        """This worker's part of the next global batch, or what is wrong with it."""
-        try:
-            with self.parts.heartbeat.busy("waiting for data"):  # a slow store has its own time limit
-                return next(self.parts.loader).to(self.parts.worker.device), None
-        except DataError as error:
-            return None, error
+    def _train(self, agreement: InterruptAgreement) -> Outcome | None:
+        """Make steps until something ends the run; `None`: it has seen all its images."""
+        parts, progress = self.parts, self.parts.progress
+        fence = StepFence(parts.worker.device)
+        self._look_ahead()
+        outcome = None if progress.finished else self._interrupt()
+        while outcome is None and not progress.finished:
+            fence.wait()
+            if agreement.due(progress.steps, data_end=self._look_ahead()):
+                outcome = self._interrupt()
+                agreement.reset()
+            if outcome is None:
+                self._step(next(parts.loader).to(parts.worker.device))
+                fence.record()
+                parts.heartbeat.step()
+                outcome = _first(callback.on_step_end() for callback in self.callbacks)
+        return outcome
 
-    def _interrupt(self, problem: DataError | None) -> Outcome | None:
-        """End training if any worker has a problem; otherwise call the callbacks that any worker requests.
+    def _look_ahead(self) -> bool:
+        """Wait for the data of the next steps; whether the step after the next is the first without."""
+        config, progress = self.parts.config, self.parts.progress
+        steps = min(LOOK_AHEAD_STEPS + 1, -(-(progress.total - progress.images) // config.batch_size))
+        with self.parts.heartbeat.busy("waiting for data"):  # a slow store has its own time limit
+            return self.parts.loader.look_ahead(steps) == LOOK_AHEAD_STEPS < steps
 
-        One all-reduce per step combines the requests, so that all workers end, or wait, at the same step.
-        """
+    def _wants_interrupt(self) -> bool:
+        return any(callback.wants_interrupt() for callback in self.callbacks)
+
+    def _interrupt(self) -> Outcome | None:
+        """End training if any worker's data end; otherwise call the callbacks that any worker requests; collective."""
         parts = self.parts
+        problem = parts.loader.error
         requests = [callback.wants_interrupt() for callback in self.callbacks]
         failed, *requested = parts.consensus.any_rank(problem is not None, *requests)
         if failed and (error := parts.consensus.first_error(problem)):
@@ -122,8 +136,9 @@ def build_callbacks(parts: TrainingParts, snapshot: SnapshotCallback | None) -> 
     """
     snapshotting = Snapshotting(parts, snapshot)
     checkpointing = Checkpointing(parts, snapshotting)
-    bad_samples = BadSampleGuard(parts)
-    logging = MetricsLogging(parts, [bad_samples, checkpointing])
+    exchange = RowExchange(parts)
+    bad_samples = BadSampleGuard(parts, exchange)
+    logging = MetricsLogging(parts, exchange, [bad_samples, checkpointing])
     return [
         DivergenceGuard(parts, logging),
         bad_samples,
@@ -132,6 +147,7 @@ def build_callbacks(parts: TrainingParts, snapshot: SnapshotCallback | None) -> 
         checkpointing,
         StopFile(parts),
         TimeLimit(parts),
+        CheckpointRequest(parts, checkpointing),
         ResizeRequest(parts, checkpointing),
     ]
 

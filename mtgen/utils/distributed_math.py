@@ -1,14 +1,8 @@
-"""Losses over a batch that is gathered from all workers: gathering rows, and exact gradients under averaging engines.
+"""Rows of all workers: gathered, with gradients that return to the worker whose rows they are.
 
-W workers gather their rows and each computes the same loss L over the joint batch. Each backpropagates into its own
-rows only, and the engine (DeepSpeed, DDP) averages the gradients of all workers: sum over workers / W.
-
-1. Own rows: the workers' gradients add up to the gradient of L, so the average is 1/W of it. The loss is therefore W
-   times L on every worker (`StepContext.mean` in `mtgen.tasks.base` has this factor).
-2. A parameter that every row uses (a temperature): every worker already has its whole gradient, W times dL/ds by step
-   1, and the average keeps the W. `divide_gradient(s, W)` removes it.
-3. The logged value is a mean over workers too, so it would be W times L. `divide_value(loss, W)` makes it L and keeps
-   the gradient.
+A loss over a joint batch is a sum over its rows, and each worker computes the terms of its own rows only: W workers
+with n rows each compare `[n,d]` with the `[W*n,d]` of all, which takes O(n W n) memory instead of O((W n)^2). A row
+also enters the terms of other workers' rows; its gradient is therefore the sum over all workers (`GatherRows`).
 """
 
 from typing import Any
@@ -23,46 +17,37 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def divide_gradient(x: Tensor, divisor: float) -> Tensor:
-    """Return `x` with its gradient divided by `divisor` (1 or more)."""
-    return x / divisor + (1 - 1 / divisor) * x.detach()
+def rank() -> int:
+    """Number of this worker; 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
-def divide_value(x: Tensor, divisor: float) -> Tensor:
-    """Return `x / divisor` with the gradient of `x` (`divisor`: 1 or more)."""
-    return x / divisor + (1 - 1 / divisor) * (x - x.detach())
+class GatherRows(torch.autograd.Function):
+    """Concatenates the rows of all workers; its backward adds up what the workers' losses ask of each row.
 
-
-def gather_rows(x: Tensor) -> Tensor:
-    """Concatenate `[n,...]` of every worker in the order of ranks, without gradients; n is the same on all of them."""
-    if world_size() == 1:
-        return x
-    parts = [torch.empty_like(x) for _ in range(world_size())]
-    dist.all_gather(parts, x.detach().contiguous())
-    return torch.cat(parts)
-
-
-class GatherRowsWithGradient(torch.autograd.Function):
-    """`gather_rows` whose backward returns the gradient of this worker's own rows.
-
-    The backward exchanges nothing: every worker computes the loss of the whole joint batch, so the gradient of its own
-    rows is complete.
+    Collective in both directions: every worker has to call both, in the same order.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         """Gather `[n,...]` of every worker -> `[W*n,...]`."""
-        ctx.rows = len(x)
-        return gather_rows(x).clone() if world_size() > 1 else x.view_as(x)
+        if world_size() == 1:
+            return x.view_as(x)
+        gathered = x.new_empty((world_size() * len(x), *x.shape[1:]))
+        dist.all_gather_single(gathered, x.contiguous())
+        return gathered
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        """Select this worker's rows of the gradient `[W*n,...]`."""
+        """Sum the workers' gradients `[W*n,...]` of this worker's own rows -> `[n,...]`."""
         (gradient,) = gradients
-        rank = dist.get_rank() if world_size() > 1 else 0
-        return gradient[rank * ctx.rows : (rank + 1) * ctx.rows]
+        if world_size() == 1:
+            return gradient
+        own = gradient.new_empty((len(gradient) // world_size(), *gradient.shape[1:]))
+        dist.reduce_scatter_single(own, gradient.contiguous())
+        return own
 
 
-def gather_rows_with_gradient(x: Tensor) -> Tensor:
-    """Concatenate `[n,...]` of every worker; this worker's own rows carry gradients."""
-    return GatherRowsWithGradient.apply(x)
+def gather_rows(x: Tensor) -> Tensor:
+    """Concatenate `[n,...]` of every worker in the order of ranks; n is the same on all of them."""
+    return GatherRows.apply(x)

@@ -172,6 +172,31 @@ def test_a_task_has_not_stalled_where(accuracies: list[float], loss: float, rate
     assert not any(lessons(accuracies, loss, rate))
 
 
+def passes(*rows: tuple[int, float]) -> list[list[Finding]]:
+    """Rows with the slowest worker and the time of its passes, where the mean is 100 ms."""
+    names = ("workers/forward_ms_slowest", "workers/forward_ms_max", "workers/forward_ms_mean")
+    numbers = [dict(zip(names, (float(worker), ms, 100.0), strict=True)) for worker, ms in rows]
+    return findings("straggler", [(n, row) for n, row in enumerate(numbers)])
+
+
+def test_a_worker_that_is_a_tenth_slower_in_ten_rows_in_a_row_is_a_straggler() -> None:
+    *before, (found,) = passes(*[(3, 120.0)] * 10)
+    assert not any(before)
+    assert (found.about, found.what[:36]) == ("worker 3", "its forward passes took 1.20 times t")
+
+
+@pytest.mark.parametrize("interruption", [(3, 105.0), (4, 120.0)])
+def test_a_worker_that_is_slow_now_and_then_is_no_straggler(interruption: tuple[int, float]) -> None:
+    assert not any(passes(*[(3, 120.0)] * 9, interruption, *[(3, 120.0)] * 9))
+    assert not any(findings("straggler", [(n, {"loss/d": 1.0}) for n in range(20)]))
+
+
 def test_every_alarm_says_what_usually_helps() -> None:
-    found = [*diversities(0.1, 0.1)[-1], *games(0.005, 6.5)[-1], *skipped_steps(20)[-1], *lessons([0.1, 0.1])[-1]]
+    found = [
+        *diversities(0.1, 0.1)[-1],
+        *games(0.005, 6.5)[-1],
+        *skipped_steps(20)[-1],
+        *lessons([0.1, 0.1])[-1],
+        *passes(*[(3, 120.0)] * 10)[-1],
+    ]
     assert len(found) == len(ALARM_RULES.names()) and all(finding.help for finding in found)

@@ -102,3 +102,23 @@ def test_a_task_that_is_missing_in_a_step_keeps_its_state(name: str) -> None:
         for key, tensor in weighting.memory.items()
         if name != "gradnorm" or key != "weights"
     )
+
+
+ON_DEVICE = [name for name in WEIGHTINGS if getattr(WEIGHTINGS[name], "on_device", False)]
+
+
+@pytest.mark.parametrize("name", ON_DEVICE)
+def test_rows_without_a_gradient_count_as_if_they_were_left_out(name: str) -> None:
+    """What a weighting on the device gets, compared with what it would get on the host."""
+    left_out, marked = WEIGHTINGS[name](), WEIGHTINGS[name]()
+    for number, (gramian, losses) in enumerate(course(3)):
+        there = torch.ones(TASKS, dtype=torch.bool)
+        there[number % TASKS] = number % 2 == 0
+        active, preference = there.nonzero().flatten(), torch.tensor([0.5, 1.0, 1.5], dtype=torch.float64)
+        few = GateContext(active, TASKS, preference[active], 9_000, losses[active])
+        all_rows = GateContext(torch.arange(TASKS), TASKS, preference, 9_000, losses * there, there)
+        expected = left_out(gramian[active][:, active], few)
+        torch.testing.assert_close(marked(gramian * (there[:, None] & there), all_rows)[active], expected)
+    assert left_out.memory.keys() == marked.memory.keys()
+    for key, kept in left_out.memory.items():
+        torch.testing.assert_close(marked.memory[key], kept, equal_nan=True)

@@ -11,7 +11,7 @@ import yaml
 
 from mtgen.config import load
 from mtgen.config.json_schema import json_schema
-from mtgen.config.presets import PRESETS_FOLDER, copy_preset, find_preset, list_presets, preset_summary
+from mtgen.config.presets import PRESETS_FOLDER, copy_preset, find_preset, list_presets, needs_backbone, preset_summary
 from mtgen.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +27,12 @@ def run(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 def test_the_names_are_those_of_the_folder_and_each_says_what_it_is_for() -> None:
     assert set(list_presets()) == {path.stem for path in (ROOT / "configs").glob("*.yaml")}
     assert all(len(preset_summary(path)) > 20 for path in list_presets().values())
+
+
+def test_the_list_says_which_configurations_need_a_pretrained_backbone() -> None:
+    needing = {name for name, path in list_presets().items() if needs_backbone(path)}
+    assert needing == {"photos-64", "photos-128"}
+    assert run(ROOT, "list").stdout.count("pretrained backbone") >= len(needing)
 
 
 def test_a_file_goes_before_a_name_and_a_wrong_name_suggests_the_nearest(

@@ -223,9 +223,13 @@ def old_name(key: str) -> str:
 
 
 ADDED = {
+    "discriminator.backbone",
+    "discriminator.trunk",
     "train.static_shapes",
     "train.compile",
     "data.patience",
+    "train.restart_window",
+    "launch",
     "tasks.generation.hard_labels",
     "tasks.generation.mismatched",
     "tasks.segmentation.use_predictions",
@@ -251,7 +255,7 @@ def downgraded(values: Any, section: str = "") -> Any:
         return [downgraded(value, section) for value in values]
     if not isinstance(values, dict):
         return {"gray": "grey"}.get(values, values) if section == "data.channels" else values
-    keys = {key: f"{section}.{key}".lstrip(".") for key in values if f"{section}.{key}" not in ADDED}
+    keys = {key: name for key in values if (name := f"{section}.{key}".lstrip(".")) not in ADDED}
     return {old_name(name).split(".")[-1]: downgraded(values[key], name) for key, name in keys.items()}
 
 

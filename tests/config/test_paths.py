@@ -21,6 +21,7 @@ RELATIVE = {
     "train.init_from": "other",
     "checkpoint.mirror": "../mirror",
     "evaluate.extractor.path": "network.pt",
+    "discriminator.backbone.path": "backbone.safetensors",
     "tracking.uri": "sqlite:///tracking.db",
 }
 MIXTURE = {"data.mixture.path": "set"}

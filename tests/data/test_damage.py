@@ -116,6 +116,7 @@ def test_the_pipeline_is_rebuilt_in_the_first_epoch_only(damaged: Index) -> None
 def test_damage_is_reported_with_its_batch(damaged: Index) -> None:
     with load(damaged, **SETTINGS, on_damage="skip", prefetch=5) as loader:
         for step in range(6):
+            loader.look_ahead(3)
             next(loader)
             assert all(at < 12 * (step + 1) for at, _ in loader.damaged)
 

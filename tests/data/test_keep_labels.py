@@ -43,8 +43,13 @@ def test_exactly_that_fraction_is_kept_and_nothing_is_invented(fraction: float, 
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_other_components_are_kept(component: str) -> None:
-    found = kept({component: 0.1}, 3)
+    found = kept({component: 0.1, "tags": 0.1 if component == "tags" else 1.0}, 3)
     assert [name for name in COMPONENTS if found[name].all()] == [name for name in COMPONENTS if name != component]
+
+
+def test_hidden_boxes_do_not_show_through_the_tags_that_they_imply() -> None:
+    found = kept({"boxes": 0.1}, 3)
+    assert 0 < found["boxes"].sum() < N and np.array_equal(found["tags"], found["boxes"])
 
 
 def test_which_samples_keep_theirs_is_a_function_of_seed_and_component() -> None:

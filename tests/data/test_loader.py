@@ -16,6 +16,7 @@ from helpers.sounds import samples, wav
 
 from mtgen.config import SoundConfig
 from mtgen.data.index import Index, open_index
+from mtgen.data.mixture import keep_labels
 from mtgen.data.orders.lanes import Lanes
 from mtgen.data.orders.permutation import Order
 from mtgen.data.orders.policy import OrderPolicy
@@ -152,6 +153,27 @@ def test_position_is_that_of_the_next_batch(numbered: Path) -> None:
         assert loader.position == 36 and loader.waited > 0
 
 
+def test_looking_ahead_changes_no_batch_and_finds_an_error_in_its_place(
+    write: Write, sample: Sample, encode: Encode
+) -> None:
+    mask = encode(np.full((8, 8), 11, np.uint8))
+    samples = [sample(n, **({"mask.png": mask} if n == 5 else {})) for n in range(24)]
+    index = open_index(write({"train": [samples]}), "train")
+    with load(index, batch_size=2) as loader:
+        expected = []
+        with pytest.raises(DataError):
+            for batch in loader:
+                expected.append(tensors(batch))
+    assert expected
+    with load(index, batch_size=2) as loader:
+        assert loader.look_ahead(len(expected)) == len(expected) and loader.error is None and loader.position == 0
+        assert loader.look_ahead(len(expected) + 2) == len(expected) and isinstance(loader.error, DataError)
+        for batch in expected:
+            assert_equal(tensors(next(loader)), batch)
+        with pytest.raises(DataError, match="s00005"):
+            next(loader)
+
+
 def test_a_batch_size_that_the_workers_do_not_divide_is_refused(numbered: Path) -> None:
     with pytest.raises(ValueError, match="world=5, batch_size=12: .*divisible"):
         batches(open_index(numbered, "train"), 1, world=5)
@@ -284,6 +306,19 @@ def test_iterating_over_a_split_returns_all_components(write: Write, sample: Sam
     assert batch.sound is not None and batch.sound.shape == (6, 16, 50) and (batch.sound[5] == 0).all()
     (again,) = once(index, **settings)  # no augmentation: an evaluation does not depend on the training's
     assert torch.equal(again.image, batch.image) and torch.equal(again.boxes, batch.boxes)
+
+
+def test_tags_are_known_without_boxes_and_boxes_without_tags(write: Write, sample: Sample) -> None:
+    boxes = json.dumps({"boxes": [[0, 0, 4, 8, 3]]}).encode()
+    index = open_index(write({"test": [[sample(0, json=boxes), sample(1, json=b'{"labels": [1, 3]}')]]}), "test")
+    settings: dict[str, Any] = {"components": ("boxes", "tags"), "max_boxes": 1}
+    (batch,) = once(index, **settings)
+    assert batch.present["boxes"].tolist() == [True, False] and batch.present["tags"].all()
+    assert batch.labels is not None and batch.labels.nonzero().tolist() == [[0, 3], [1, 1], [1, 3]]
+    keep_labels(index, {"boxes": 0.0, "tags": 1.0}, seed=0)
+    (batch,) = once(index, **settings)
+    assert batch.labels is not None and batch.labels.nonzero().tolist() == [[0, 3], [1, 1], [1, 3]]
+    assert batch.boxes is not None and (batch.boxes[..., 4] == -1).all() and not batch.present["boxes"].any()
 
 
 def test_a_damaged_sample_is_an_error_in_evaluation_even_with_skip(write: Write, sample: Sample) -> None:

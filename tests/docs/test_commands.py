@@ -46,7 +46,7 @@ def settings_of(command: Command, name: str, given: dict[str, Any]) -> None:
     """The settings of a command must be valid, except for plug-ins that the page adds and files of the user."""
     if any(own in word for own in added(command.page) for word in command.words):
         return
-    if given.get("config") and name in ("train", "plan", "submit", "slurm", "configs show"):
+    if given.get("config") and name in ("train", "plan", "submit", "slurm", "kube", "configs show"):
         file = given["config"]
         if not file.is_file():  # the reader's own copy
             file = find_preset(Path(copied(command.page).get(str(file), "digits-32")))

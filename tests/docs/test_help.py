@@ -20,7 +20,7 @@ from mtgen.errors import ERROR_BY_STATUS
 
 MTGEN = Path(sys.executable).with_name("mtgen")
 COLOR = re.compile(r"\x1b\[[\d;]*3\d[\d;]*m")
-SCREEN = 50
+SCREEN = 52
 """Lines of a terminal on a laptop's screen."""
 
 

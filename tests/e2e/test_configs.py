@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.backbones import settings
 
 from mtgen.config import load
 from mtgen.shards.make import make
@@ -21,6 +22,14 @@ CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if min(load(
 def data_for(config: Path, tmp_path: Path, shared_data: Callable[[str], Path]) -> list[str]:
     """Overrides with the data: shared shards where data cannot be made here, otherwise digits from their recipe."""
     name = config.stem.partition("-")[0]
+    if name == "photos":
+        backbone = settings(tmp_path)
+        return [
+            f"data.path={shared_data('coco128')}",
+            "data.test_split=train",
+            f"discriminator.backbone.path={backbone['path']}",
+            "discriminator.backbone.input_side=64",
+        ]
     if name in ("coco128", "coco"):
         return [f"data.path={shared_data('coco128')}", "data.test_split=train"]  # it has no other split
     if name == "cifar10" or config.stem == "digits-all-32":  # it needs recordings

@@ -19,6 +19,7 @@ from helpers.commands import IMAGES, ROOT, Command, checkpoints, furnish, look, 
 from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 
 from mtgen.launchers.ray_node import free_port, own_address
+from mtgen.launchers.ray_session import session_folder
 
 pytestmark = pytest.mark.e2e
 
@@ -77,19 +78,20 @@ def neighbor() -> Iterator[None]:
 def head(place: Path, neighbor: None) -> Iterator[Head]:
     port = free_port()
     words = ("cluster", "head", "--port", str(free_port()), "--dashboard-port", str(port))
-    command = Command(place, *words, RAY_AUTH_TOKEN=TOKEN, RAY_TMPDIR="/tmp")  # noqa: S108 - sockets' paths are short
     address = f"http://127.0.0.1:{port}"
-    try:
-        command.until(lambda: "Ray runtime started" in command.said and answer(address) == 401)
-        yield Head(
-            command,
-            address,
-            lambda *words, **variables: Command(
-                place, *words, "--address", address, **{"RAY_AUTH_TOKEN": TOKEN} | variables
-            ),
-        )
-    finally:
-        end(command)
+    with session_folder() as folder:  # Ray gives a job the address of the newest cluster whose files are there
+        command = Command(place, *words, RAY_AUTH_TOKEN=TOKEN, **folder)
+        try:
+            command.until(lambda: "Ray runtime started" in command.said and answer(address) == 401)
+            yield Head(
+                command,
+                address,
+                lambda *words, **variables: Command(
+                    place, *words, "--address", address, **{"RAY_AUTH_TOKEN": TOKEN} | variables
+                ),
+            )
+        finally:
+            end(command)
 
 
 def listening(processes: list[psutil.Process]) -> set[str]:

@@ -13,6 +13,7 @@ import pytest
 from helpers.commands import IMAGES, ROOT, Command, furnish, look
 
 from mtgen.launchers.ray_node import free_port, own_address
+from mtgen.launchers.ray_session import session_folder
 
 pytestmark = pytest.mark.e2e
 
@@ -60,15 +61,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     place = furnish(tmp_path_factory.mktemp("tls"))
     tls, port = certificates(place / "certificates"), free_port()
     words = ("cluster", "head", "--port", str(port), "--dashboard-port", str(free_port()), "--cpus", "1")
-    command = Command(place, *words, RAY_AUTH_TOKEN=TOKEN, RAY_TMPDIR="/tmp", **tls)  # noqa: S108 - sockets' paths are short
-    try:
-        command.until(lambda: "Ray runtime started" in command.said)
-        yield Cluster(place, tls, port)
-    finally:
-        family = command.family()
-        command.process.terminate()
-        command.wait()
-        psutil.wait_procs(family, timeout=60)
+    with session_folder() as folder:
+        command = Command(place, *words, RAY_AUTH_TOKEN=TOKEN, **folder, **tls)
+        try:
+            command.until(lambda: "Ray runtime started" in command.said)
+            yield Cluster(place, tls, port)
+        finally:
+            family = command.family()
+            command.process.terminate()
+            command.wait()
+            psutil.wait_procs(family, timeout=60)
 
 
 def test_a_run_trains_on_a_cluster_with_tls(cluster: Cluster) -> None:

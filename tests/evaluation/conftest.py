@@ -36,6 +36,7 @@ class Assembled:
     device: torch.device = torch.device("cpu")
     conditions: list[str] = field(default_factory=lambda: ["class"])
     translates: str | None = None
+    backbone: None = None
     turn: Callable[[Tensor, Prompt], Canvas | None] = lambda image, prompt: None
 
     def sample(self, prompt: Prompt, latent: Tensor) -> Canvas:

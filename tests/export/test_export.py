@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = made()
+    model = made(generator={"self_attention": [4]}, discriminator={"self_attention": [8], "downsampling": "filtered"})
     for layer in (model.networks.side.discriminator.heads["detection"].out, model.networks.generator.draw_boxes):
         layer.weight *= 0.03  # boxes whose scores are all 1 would have no order
     model.networks.generator.draw_boxes.bias.fill_(3.0)  # some boxes, whatever the random weights

@@ -29,6 +29,8 @@ def made(
     tasks: tuple[str, ...] = TASKS,
     conditions: tuple[str, ...] = CONDITIONS,
     resolution: Any = 8,
+    generator: dict[str, Any] | None = None,
+    discriminator: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Model:
     values = {
@@ -40,8 +42,8 @@ def made(
             "channels": channels,
             "sound": {"rate": 8000, "mels": 16, "seconds": 0.2},
         },
-        "generator": {"widths": [8, 8], "latent": 4},
-        "discriminator": {"widths": [8, 8], "decoder": 4, "embedding": 4},
+        "generator": {"widths": [8, 8], "latent": 4, **(generator or {})},
+        "discriminator": {"widths": [8, 8], "decoder": 4, "embedding": 4, **(discriminator or {})},
         "tasks": {name: settings.get(name, {}) for name in tasks},
         "conditions": {name: {"tokens": 8} if name == "caption" else {} for name in conditions},
     }

@@ -37,10 +37,13 @@ def contents(folder: Path) -> dict[bytes, dict[str, Any]]:
             item: dict[str, Any] = {"split": split}
             if index.label[i] >= 0:
                 item["class"] = card.classes[index.label[i]]
-            if index.present["boxes"][i]:
+            if index.present["tags"][i]:
                 width, height = int(index.width[i]), int(index.height[i])
-                stored = annotation(index.read(i, "boxes"), width, height, index.class_table(i))
-                item["boxes"] = sorted((card.classes[int(b[4])], *np.round(b[:4], 6).tolist()) for b in stored.boxes)
+                stored = annotation(index.read(i, "tags"), width, height, index.class_table(i))
+                if index.present["boxes"][i]:
+                    item["boxes"] = sorted(
+                        (card.classes[int(b[4])], *np.round(b[:4], 6).tolist()) for b in stored.boxes
+                    )
                 item["labels"] = sorted(card.classes[label] for label in stored.labels)
             if index.present["mask"][i]:
                 values = image_io.pixels(index.read(i, "mask"))

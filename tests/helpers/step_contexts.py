@@ -102,7 +102,13 @@ def generator_context(config: Config, made: Networks, batch: Batch | None = None
     counted = unaugmented & (torch.arange(len(roles.batch)) < roles.num_image_only)
     counts = {f"given {name}": int((given & counted).sum()) for name, given in context.prompt.given.items()}
     context = replace(context, counts=context.counts | counts | {"unaugmented": int(counted.sum())})
-    return GeneratorContext(**vars(context), fake=fake, fake_unaugmented=unaugmented, real_features=real_features)
+    return GeneratorContext(
+        **vars(context),
+        fake=fake,
+        fake_unaugmented=unaugmented,
+        real_features=real_features,
+        real_judged=real_features[0],
+    )
 
 
 def noisy(context: StepContext, canvas: Canvas, random: torch.Generator) -> Canvas:
@@ -144,7 +150,8 @@ def unlabeled(batch: Batch, *components: str) -> Batch:
     empty: dict[str, Any] = {
         "class": {"label": torch.zeros_like(batch.label)},
         "mask": {"mask": torch.full_like(batch.mask, IGNORE_INDEX)},
-        "boxes": {"boxes": toy.NO_BOX.repeat(len(batch), 3, 1), "labels": torch.zeros(len(batch), 3, dtype=torch.bool)},
+        "boxes": {"boxes": toy.NO_BOX.repeat(len(batch), 3, 1)},
+        "tags": {"labels": torch.zeros(len(batch), 3, dtype=torch.bool)},
         "caption": {"caption": torch.zeros(len(batch), 6, dtype=torch.int64)},
         "sound": {"sound": torch.zeros(len(batch), 8, 8)},
     }

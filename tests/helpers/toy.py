@@ -88,6 +88,7 @@ def batch(first: int, size: int, side: tuple[int, int] = (8, 8)) -> Batch:
     image = torch.rand(size, 1, *side, generator=random) * 2 - 1
     label = torch.randint(0, 3, (size,), generator=random)
     present |= {name: torch.rand(size, generator=random) < 0.7 for name in ("boxes", "caption", "sound")}
+    present["tags"] = present["boxes"]
     boxes = some_boxes(size, random)
     boxes[~present["boxes"]] = NO_BOX
     words = torch.randint(1, 5, (size, 6), generator=random) * (
@@ -141,14 +142,21 @@ def parameters(networks: Networks) -> dict[str, Tensor]:
     }
 
 
+def discriminator_groups(settings: Config, networks: Networks) -> list[tuple[list[torch.nn.Parameter], float]]:
+    """The discriminator module's parameters with the factors of their learning rate."""
+    backbone = settings.discriminator.backbone
+    return networks.side.parameter_groups(0.0 if backbone is None else backbone.learning_rate_factor)
+
+
 def plain(settings: Config, number: int) -> dict[str, Tensor]:
     """The parameters after `number` alternating steps of a plain torch loop over whole global batches."""
     networks, d_step, g_step = steps(settings)
+    rate = settings.discriminator.learning_rate
     optimizers = {
-        name: torch.optim.Adam(module.parameters(), lr=rate, betas=(0.0, settings.train.beta2), foreach=False)
-        for name, module, rate in (
-            ("d", networks.side, settings.discriminator.learning_rate),
-            ("g", networks.generator, settings.generator.learning_rate),
+        name: torch.optim.Adam(groups, betas=(0.0, settings.train.beta2), foreach=False)
+        for name, groups in (
+            ("d", [{"params": own, "lr": rate * factor} for own, factor in discriminator_groups(settings, networks)]),
+            ("g", [{"params": list(networks.generator.parameters()), "lr": settings.generator.learning_rate}]),
         )
     }
     micro = settings.batch_size // settings.train.accumulation
@@ -186,7 +194,13 @@ class Deep:
         self.settings = settings
         self.networks, d_step, g_step = steps(settings)
         self.engines = {
-            "discriminator": Engine(settings, d_step, self.networks.side, settings.discriminator.learning_rate),
+            "discriminator": Engine(
+                settings,
+                d_step,
+                self.networks.side,
+                settings.discriminator.learning_rate,
+                discriminator_groups(settings, self.networks),
+            ),
             "generator": Engine(settings, g_step, self.networks.generator, settings.generator.learning_rate),
         }
 

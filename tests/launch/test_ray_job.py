@@ -16,6 +16,7 @@ from helpers.commands import IMAGES, ROOT, Command, furnish, look
 
 from mtgen.launchers import ray_jobs
 from mtgen.launchers.ray_node import free_port
+from mtgen.launchers.ray_session import session_folder
 
 SCRIPT = ROOT / "launch/ray-job.sh"
 CONFIG = "name: digits # a comment\ndata: {path: /shared/digits}\n"
@@ -126,13 +127,14 @@ def head(tmp_path: Path) -> Iterator[str]:
     """The address of the Jobs API of a real head that demands a token."""
     port = free_port()
     words = ("cluster", "head", "--port", str(free_port()), "--dashboard-port", str(port))
-    command = Command(tmp_path, *words, RAY_AUTH_TOKEN=TOKEN, RAY_TMPDIR="/tmp")  # noqa: S108 - sockets' paths are short
-    try:
-        command.until(lambda: "Ray runtime started" in command.said)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        command.process.terminate()
-        command.wait()
+    with session_folder() as folder:  # Ray gives a job the address of the newest cluster whose files are there
+        command = Command(tmp_path, *words, RAY_AUTH_TOKEN=TOKEN, **folder)
+        try:
+            command.until(lambda: "Ray runtime started" in command.said)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            command.process.terminate()
+            command.wait()
 
 
 @pytest.mark.e2e

@@ -64,7 +64,9 @@ def config(tmp_path: Path) -> Config:
 
 def test_lost_workers_are_counted(config: Config) -> None:
     error = WorkerGroupError("rank 0 failed", {0: ValueError("could not create a primitive")})
-    assert "the workers were lost 3 times (train.max_restarts)" in str(failure_reason(config, error))
+    assert "the workers were lost 3 times in 360 minutes without a new checkpoint (train.max_restarts, " in str(
+        failure_reason(config, error)
+    )
 
 
 def test_a_lost_cluster_is_not_reported_as_lost_workers(config: Config) -> None:

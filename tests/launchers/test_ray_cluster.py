@@ -6,8 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtgen.config import Config
+from mtgen.config.hardware import Hardware, decide
+from mtgen.config.sections import LaunchConfig
 from mtgen.errors import ConfigError
+from mtgen.launchers import ray_cluster as ray_cluster_module
+from mtgen.launchers.process_group import GroupConfig
 from mtgen.launchers.ray_cluster import cluster_hardware, cpus_per_worker, max_cpus_per_worker, ray_cluster
+from mtgen.launchers.worker_environment import worker_environment
 
 NODES = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 4)), max_size=5)
 
@@ -60,6 +65,43 @@ def test_a_gpu_needs_a_cpu_on_its_node() -> None:
         cpus_per_worker(config(10), nodes, "cuda")
 
 
+def test_on_a_shared_cluster_workers_get_the_cpus_that_are_free_and_one_each_where_they_have_to_wait() -> None:
+    nodes, free = [{"CPU": 16.0}, {"CPU": 16.0}], [{"CPU": 6.0}, {"CPU": 2.0}]
+    assert cpus_per_worker(config(2), nodes, "cpu") == 16
+    assert cpus_per_worker(config(2), nodes, "cpu", free) == 3
+    assert cpus_per_worker(config(12), nodes, "cpu", free) == 1
+
+
+def test_the_cpus_of_a_worker_can_be_given() -> None:
+    def given(cpus: int, workers: int) -> int:
+        wanted = config(workers).model_copy(update={"launch": LaunchConfig(cpus_per_worker=cpus)})
+        return cpus_per_worker(wanted, [{"CPU": 8.0}, {"CPU": 8.0}], "cpu", [])
+
+    assert given(3, 4) == 3
+    with pytest.raises(ConfigError, match=r"launch.cpus_per_worker=3: 4 workers .* fit, and workers=5 have to"):
+        given(3, 5)
+
+
+def test_workers_get_the_variables_that_are_named() -> None:
+    here = {"NCCL_DEBUG": "INFO", "NCCL_SOCKET_IFNAME": "ib0", "AWS_SECRET_ACCESS_KEY": "hidden", "HOME": "/root"}
+    assert worker_environment(config(1), here) == {"NCCL_DEBUG": "INFO", "NCCL_SOCKET_IFNAME": "ib0"}
+    named = config(1).model_copy(update={"launch": LaunchConfig(env=["AWS_*", "HOME"])})
+    assert worker_environment(named, here) == {"AWS_SECRET_ACCESS_KEY": "hidden", "HOME": "/root"}
+    missing = config(1).model_copy(update={"launch": LaunchConfig(env=["HF_TOKEN"])})
+    with pytest.raises(ConfigError, match="launch.env: HF_TOKEN is not set"):
+        worker_environment(missing, here)
+
+
+def test_values_of_variables_are_not_in_what_is_written_about_a_run() -> None:
+    named = config(1).model_copy(update={"launch": LaunchConfig(env=["AWS_*"])})
+    given = GroupConfig(backend="gloo", environment=worker_environment(named, {"AWS_SECRET_ACCESS_KEY": "hidden"}))
+    assert (
+        "hidden" not in repr(given) + str(given.to_dict())
+        and "hidden" not in named.to_yaml()
+        and "AWS_*" in named.to_yaml()
+    )
+
+
 @pytest.mark.parametrize("device", ["auto", "cuda", "cpu"])
 def test_a_cluster_without_gpus_has_none_whatever_this_system_has(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -72,7 +114,10 @@ def test_a_cluster_without_gpus_has_none_whatever_this_system_has(device: str, m
 @pytest.mark.e2e
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device, which the cluster would find")
 def test_a_worker_with_a_gpu_is_asked_where_the_driver_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The GPU is pretended, so torch does not see it there: the answer of the worker is the error."""
+    """The GPU is pretended, so torch does not see it there: the answer of the worker is the error.
+
+    A worker that pretends to see it as well decides device and precision for the driver, which has no GPU.
+    """
     import ray
 
     with ray_cluster(config(1), cpus=1, gpus=1) as nodes:
@@ -80,4 +125,13 @@ def test_a_worker_with_a_gpu_is_asked_where_the_driver_has_none(monkeypatch: pyt
         elsewhere = config(1).model_copy(update={"device": "auto", "address": "10.0.0.1:6379"})
         with pytest.raises(ConfigError, match=r"device=auto: torch sees no GPU on .*, which has one for Ray"):
             cluster_hardware(elsewhere, nodes)
+        seen = Hardware(("cpu", "cuda"), ("cpu", "cuda"))
+        monkeypatch.setattr(ray_cluster_module, "_hardware_of_worker", lambda: (str(ray.get_gpu_ids()), seen, ""))
+        found = cluster_hardware(elsewhere, nodes)
+        assert (found.devices, found.place) == (("cpu", "cuda"), "in the Ray cluster")
+        decided, device = decide(elsewhere.model_copy(update={"precision": "auto"}), found)
+        assert (decided.precision, device) == ("bf16", "cuda")
+        assert cpus_per_worker(decided, nodes, device) == 1
+        with pytest.raises(ConfigError, match=r"workers=2: there are 1 GPUs and 1 CPUs"):
+            cpus_per_worker(config(2), nodes, device)
         assert ray.is_initialized()

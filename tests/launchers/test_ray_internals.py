@@ -23,10 +23,13 @@ from mtgen.launchers import ray_internals
 from mtgen.launchers.elastic import ElasticResize
 from mtgen.launchers.process_group import GroupConfig
 from mtgen.launchers.ray_internals import PRIVATE_ATTRIBUTES, PrivateAttribute, require
+from mtgen.launchers.restarts import RestartBudget
 from mtgen.training.protocol import Resize
 
 ROOT = Path(__file__).resolve().parents[2]
 FOUR = {"four": {"CPU": 4.0}}
+
+BUDGET = RestartBudget(3, 360, lambda: 0)
 
 
 def test_ray_is_pinned_to_the_version_of_ray_internals() -> None:
@@ -187,7 +190,7 @@ def test_workers_get_no_controller_but_everything_else_that_ray_passes(monkeypat
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> ray_internals.DriverTrainer:
-    return ray_internals.DriverTrainer(print, counts=[1, 2], folder=tmp_path, own_cluster=True)
+    return ray_internals.DriverTrainer(print, counts=[1, 2], folder=tmp_path, own_cluster=True, budget=BUDGET)
 
 
 def test_the_trainer_leaves_out_the_callbacks_that_start_processes(trainer: ray_internals.DriverTrainer) -> None:
@@ -220,7 +223,7 @@ def test_the_controller_runs_in_this_process_with_the_policy_of_the_run(
     monkeypatch.setattr(ray_internals, "DriverLedController", Controller)
     scaling = ScalingConfig(num_workers=(counts[0], counts[-1]) if len(counts) > 1 else counts[0])
     trainer = ray_internals.DriverTrainer(
-        print, counts=counts, folder=tmp_path, own_cluster=own_cluster, scaling_config=scaling
+        print, counts=counts, folder=tmp_path, own_cluster=own_cluster, budget=BUDGET, scaling_config=scaling
     )
     assert trainer._initialize_and_run_controller(scaling_policy="Ray's own") == "result"
     assert led[0] == policy or type(led[0]).__name__ == policy

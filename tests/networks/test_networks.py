@@ -164,6 +164,16 @@ def test_activations_are_channels_last() -> None:
     assert all(seen)
 
 
+def test_the_generators_last_layers_are_fp32() -> None:
+    network, seen = Generator([8, 6], 1, BASE, 4, 6, CanvasSpec(3, 2, 4, 2), ConditionSpec(), 0.25), []
+    for layer in (network.draw, network.draw_boxes):
+        assert layer is not None
+        layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(torch.randn(2, 4), Condition(torch.randn(2, 6)))
+    assert seen == [(torch.float32, torch.float32)] * 2
+
+
 def test_empty_batches_work_and_have_zero_gradients() -> None:
     network, judge = generator(), discriminator()
     generated = network(torch.randn(0, 4), Condition(torch.randn(0, 6)))

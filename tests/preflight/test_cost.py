@@ -63,6 +63,13 @@ def test_half_precision_keeps_fewer_bytes_and_launches_its_casts() -> None:
     assert (half.total, half.step, half.sampling) == (whole.total, whole.step, whole.sampling)
 
 
+def test_attention_keeps_no_matrix_of_all_pairs_of_pixels() -> None:
+    plain = {"resolution": 32, "generator__widths": [8] * 4, "discriminator__widths": [8] * 4}
+    without, attentive = (cost(toy.config(**plain, generator__self_attention=sides), toy.CARD) for sides in ([], [32]))
+    assert attentive.step > without.step
+    assert 0 < attentive.activations - without.activations < 4 * 1024 * 1024
+
+
 STATED = sorted(
     path for path in (Path(__file__).resolve().parents[2] / "configs").glob("*.yaml") if "GFLOPs" in path.read_text()
 )
@@ -78,4 +85,4 @@ def test_the_head_comment_of_a_configuration_has_its_cost(path: Path) -> None:
 
 
 def test_the_configurations_for_gpus_have_such_a_comment() -> None:
-    assert {"coco-64", "coco-128", "coco-256", "coco-256x384", "coco-512"} <= {path.stem for path in STATED}
+    assert {"coco-64", "coco-128", "coco-256", "coco-256x384", "coco-512", "ffhq-256"} <= {path.stem for path in STATED}

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import toy
+from helpers.backbones import settings
 
 from mtgen.preflight import doctor
 from mtgen.preflight.doctor import CHECKS, GOOD, PROBLEM, WARNING, DoctorFinding, SystemUnderTest, run_checks
@@ -29,6 +31,16 @@ def test_a_system_that_runs_these_tests_can_train(system: SystemUnderTest) -> No
     assert list(found) == list(CHECKS)
     assert [found[name].state for name in ("torch", "DeepSpeed", "DALI", "Ray", "MLflow", "file locks")] == [GOOD] * 6
     assert "2.13" in found["torch"].found
+
+
+def test_the_backbone_of_a_configuration_is_opened(tmp_path: Path, system: SystemUnderTest) -> None:
+    backbone = settings(tmp_path)
+    system.config = toy.config(discriminator__backbone=backbone)
+    good = look("backbone", system)
+    assert good.state == GOOD and backbone["sha256"] in good.found and "[5, 3] channels" in good.found
+    system.config = toy.config(discriminator__backbone=backbone | {"sha256": "0" * 64})
+    bad = look("backbone", system)
+    assert bad.state == PROBLEM and "has " + backbone["sha256"] in bad.found and "give the right file" in bad.remedy
 
 
 def test_every_finding_has_its_consequence_and_every_problem_its_fix(system: SystemUnderTest) -> None:

@@ -1,6 +1,8 @@
 """The smoke test itself: it passes on a complete system, and names what is missing on another."""
 
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,17 @@ import pytest
 from rich.console import Console
 
 from mtgen.errors import ConfigError, UserError
-from mtgen.preflight.smoke_test import FAILED, PASSED, UNAVAILABLE, Checks, Unavailable, chosen_device, smoke_test
+from mtgen.preflight.smoke_test import (
+    FAILED,
+    LIBRARIES,
+    PASSED,
+    UNAVAILABLE,
+    Checks,
+    Trainings,
+    Unavailable,
+    chosen_device,
+    smoke_test,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = Console(quiet=True)
@@ -61,6 +73,30 @@ def test_a_check_is_not_available_if_one_that_it_needs_did_not_pass(work: object
     assert checks.rows[1].detail == f"needs one ({checks.rows[0].result})"
 
 
+def test_rows_are_saved_after_each_check_and_none_starts_after_the_time() -> None:
+    saved: list[int] = []
+    checks = Checks(QUIET, save=lambda rows: saved.append(len(rows)))
+    for _ in range(3):
+        checks.check("one", passing)
+    assert saved == [1, 2, 3]
+    late = Checks(QUIET, minutes=-1.0)
+    late.check("one", failing)
+    assert (late.rows[0].result, late.rows[0].detail) == (UNAVAILABLE, "left out: -1 minutes are over (--minutes)")
+
+
+def test_an_interrupted_test_shows_the_checks_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: Trainings) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainings, "make_data", interrupt)
+    saved: list[str] = []
+    console = Console(record=True, width=120, file=io.StringIO())
+    with pytest.raises(KeyboardInterrupt):
+        smoke_test("cpu", tmp_path, console, save=lambda rows: saved.append(rows[-1]["check"]))
+    assert saved == ["system", *LIBRARIES]
+    assert all(f" {name} " in console.export_text(clear=False) for name in saved)
+
+
 def test_the_table_shows_brackets_in_messages_unchanged() -> None:
     checks = Checks(QUIET)
     checks.check("one", lambda: "shape [2, 3] [bold]")
@@ -87,7 +123,8 @@ def results(path: Path) -> dict[str, dict[str, str]]:
 @pytest.mark.e2e
 def test_the_script_tests_everything_on_this_system(tmp_path: Path) -> None:
     command = [str(ROOT / "launch/smoke_gpu.sh"), "--device", "cpu", "--json", str(tmp_path / "smoke.json")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=580)
+    patient = {**os.environ, "SMOKE_MINUTES": "9"}  # other tests run at the same time
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=580, env=patient)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = results(tmp_path / "smoke.json")
     not_passed = {name: row["detail"] for name, row in rows.items() if row["result"] != PASSED}

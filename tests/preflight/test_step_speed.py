@@ -50,6 +50,6 @@ def test_a_gpu_is_timed_with_three_configurations_eager_compiled_and_graphed() -
     names = [name for name, _ in speed_checks(toy.config(), "cuda")]
     assert names == ["no host sync in a step"] + [
         f"speed of {name}, {kind}"
-        for name in ("digits-32", "scenes-64", "coco-256")
         for kind in ("bf16", "fp16", "bf16, compiled", "bf16, graphs")
+        for name in ("digits-32", "scenes-64", "coco-256")
     ]

@@ -15,11 +15,12 @@ from mtgen.config import Config
 from mtgen.errors import ConfigError, UserError
 from mtgen.launchers.driver import run_lock
 from mtgen.report import all_sections, refresh_report, write_comparison, write_report
-from mtgen.report.blocks import Facts
+from mtgen.report.blocks import Facts, Table
 from mtgen.report.compare import metrics
 from mtgen.report.curves import evenly
 from mtgen.report.image_timeline import grid_files, select_positions
 from mtgen.report.run_record import SILENCE_SECONDS, RunRecord, read_record
+from mtgen.report.sections.cost import gather as cost
 from mtgen.report.sections.summary import gather as summary
 from mtgen.schema import DatasetCard
 from mtgen.tracking.journal import Journal
@@ -131,6 +132,17 @@ def test_an_evaluation_days_after_a_run_was_killed_is_not_part_of_its_training(t
     record = read_record(written(tmp_path, rows))
     assert [(part.begin, part.end, part.seconds, part.status) for part in record.sessions] == [(0, 100, 60.0, "")]
     assert record.last("evaluation/class_accuracy") == 0.5 and record.seconds == 60.0
+
+
+def test_slow_workers_are_named_with_their_nodes(tmp_path: Path) -> None:
+    def row(images: int, worker: float) -> dict[str, Any]:
+        numbers = {"workers/forward_ms_slowest": worker, "workers/forward_ms_max": 30, "workers/forward_ms_mean": 20}
+        return {"images": images, "time": 1000.0 + images, "values": numbers}
+
+    begin = {"images": 0, "time": 1000.0, "start": start("run") | {"workers": 2, "hosts": ["a", "b"]}}
+    record = read_record(written(tmp_path, [begin, row(1, 1.0), row(2, 0.0), row(3, 1.0)]))
+    (table,) = [block for block in cost(record, None).blocks if isinstance(block, Table)]
+    assert table.rows == [["1", "b", "2 of 3", "1.50"], ["0", "a", "1 of 3", "1.50"]]
 
 
 def test_faults_metrics_and_alarms_are_shown(tmp_path: Path) -> None:

@@ -84,7 +84,9 @@ def test_an_empty_list_of_boxes_counts_as_boxes_but_other_json_does_not(tmp_path
         {"json": b'{"labels": [1]}'},
     )
     describe(tmp_path)
-    assert open_index(tmp_path, "train").present["boxes"].tolist() == [False, True, True, True]
+    present = open_index(tmp_path, "train").present
+    assert present["boxes"].tolist() == [False, True, True, False], "labels alone do not say that there are no boxes"
+    assert present["tags"].tolist() == [False, True, True, True]
 
 
 def test_plain_webdataset_is_described(tmp_path: Path) -> None:

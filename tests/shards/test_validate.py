@@ -40,7 +40,14 @@ def test_a_valid_data_set_has_no_problems_and_is_counted(numbered: Path) -> None
     report = validate(numbered)
     assert report.problems == []
     train = report.splits["train"]
-    assert train.samples == 60 and train.components == {"class": 40, "mask": 45, "boxes": 0, "caption": 0, "sound": 0}
+    assert train.samples == 60 and train.components == {
+        "class": 40,
+        "mask": 45,
+        "boxes": 0,
+        "tags": 0,
+        "caption": 0,
+        "sound": 0,
+    }
     assert sum(train.classes.values()) == 40 and train.classes["class 1"] == sum(i % 3 != 0 for i in range(1, 60, 10))
     assert report.text().splitlines() == [
         "train: 60 samples, 40 with class, 45 with mask",
@@ -182,7 +189,7 @@ def test_annotations_are_refused_in_training_exactly_if_validate_finds_a_problem
         )
     )
     content = json.dumps(values).encode()
-    found = inspect(Scanned("key", {"boxes": StoredComponent("json", 0, content)}), Header("png", 8, 8), CARD)
+    found = inspect(Scanned("key", {"tags": StoredComponent("json", 0, content)}), Header("png", 8, 8), CARD)
     try:
         annotation(content, 8, 8, np.arange(1))
     except ValueError as error:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from helpers import toy
 from helpers.step_contexts import (
     discriminator_context,
@@ -22,8 +23,9 @@ from helpers.step_contexts import (
 from torch import Tensor
 
 from mtgen.schema import Batch, Canvas
-from mtgen.tasks.alignment import contrast
+from mtgen.tasks.alignment import RowFacts, RowsAndColumns, contrast
 from mtgen.tasks.base import StepContext
+from mtgen.utils.distributed_math import gather_rows
 
 CONFIG = toy.everything(augment__probability=0.2)
 MADE = networks(CONFIG)
@@ -41,7 +43,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 def are_positives(batch: Batch, a: int, b: int) -> bool:
     """Whether the samples are the same; else the first of caption, labels and class that both have decides."""
     assert batch.caption is not None and batch.labels is not None
-    for component, value in (("caption", batch.caption), ("boxes", batch.labels), ("class", batch.label)):
+    for component, value in (("caption", batch.caption), ("tags", batch.labels), ("class", batch.label)):
         if batch.present[component][a] and batch.present[component][b]:
             return a == b or torch.equal(value[a], value[b])
     return a == b
@@ -73,7 +75,7 @@ def contrasted(context: StepContext, image: np.ndarray, other: np.ndarray, *comp
 
 
 @pytest.mark.parametrize(
-    ("name", "component"), [("class", "class"), ("labels", "boxes"), ("caption", "caption"), ("sound", "sound")]
+    ("name", "component"), [("class", "class"), ("labels", "tags"), ("caption", "caption"), ("sound", "sound")]
 )
 def test_images_are_contrasted_with_each_modality_over_the_batch(name: str, component: str) -> None:
     context = discriminator_context(CONFIG, MADE, toy.batch(0, 40))
@@ -90,8 +92,8 @@ def test_images_are_contrasted_with_each_modality_over_the_batch(name: str, comp
     ("one", "component", "other", "rival"),
     [
         ("class", "class", "sound", "sound"),
-        ("labels", "boxes", "sound", "sound"),
-        ("class", "class", "labels", "boxes"),
+        ("labels", "tags", "sound", "sound"),
+        ("class", "class", "labels", "tags"),
     ],
 )
 def test_modalities_are_contrasted_with_each_other_without_the_image(
@@ -128,13 +130,13 @@ def test_the_domain_and_the_image_condition_are_not_aligned() -> None:
 
 def test_contrast_of_equal_logits_is_the_logarithm_of_their_number() -> None:
     present = torch.tensor([True, True, False, True])
-    losses = contrast(torch.zeros(4, 4), torch.eye(4, dtype=torch.bool), present)
+    losses = contrast(torch.zeros(4, 4), torch.eye(4, dtype=torch.bool), present, present)
     assert losses.tolist() == pytest.approx([np.log(3), np.log(3), 0, np.log(3)])
 
 
 def test_contrast_without_any_row_is_0_and_has_no_gradient() -> None:
-    logits = torch.randn(3, 3, requires_grad=True)
-    losses = contrast(logits, torch.eye(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool))
+    logits, none = torch.randn(3, 3, requires_grad=True), torch.zeros(3, dtype=torch.bool)
+    losses = contrast(logits, torch.eye(3, dtype=torch.bool), none, none)
     losses.sum().backward()
     assert logits.grad is not None
     assert not losses.any() and not logits.grad.any()
@@ -194,6 +196,14 @@ def test_generated_images_should_be_embedded_near_their_conditions() -> None:
     assert found.item() == pytest.approx(0.1 * float(np.mean(distance)), rel=1e-4)
 
 
+def over_workers(value: Tensor) -> Tensor:
+    """The mean over workers, as the engine averages gradients and the log averages losses."""
+    if dist.is_initialized():
+        dist.all_reduce(value)
+        value /= dist.get_world_size()
+    return value
+
+
 def losses_without(missing: list[list[str]]) -> list[dict[str, Tensor]]:
     """The losses of one batch and their gradients, averaged over workers, for each list of missing components."""
     world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
@@ -206,11 +216,7 @@ def losses_without(missing: list[list[str]]) -> list[dict[str, Tensor]]:
         values = {name: loss.detach().clone() for name, loss in found.items()}
         sum(found.values(), torch.zeros(())).backward()
         values |= {name: p.grad.clone() for name, p in made.side.named_parameters() if p.grad is not None}
-        for value in values.values():
-            if world > 1:
-                dist.all_reduce(value)
-                value /= world
-        results.append(values)
+        results.append({name: over_workers(value) for name, value in values.items()})
     return results
 
 
@@ -225,6 +231,88 @@ def test_two_workers_with_unequal_numbers_of_labels_contrast_as_one(tmp_path: Pa
         for name, value in alone.items():
             assert float((first[name] - value).abs().max()) < 2e-4 * max(float(value.abs().max()), 1e-3), name
             assert torch.equal(first[name], second[name])
+
+
+def contrasts(random: torch.Generator) -> tuple[dict[str, Tensor], RowFacts, Tensor]:
+    """Embeddings of 16 samples, which of them have a caption and a class, and the factor of their cosines."""
+
+    def drawn(*values: Any) -> Tensor:
+        return torch.randn(*values, generator=random, dtype=torch.float64)
+
+    vectors = {name: F.normalize(drawn(16, 5), dim=1) for name in ("image", "caption", "class")}
+    takes_part = {name: drawn(16) > -0.5 for name in ("caption", "class")}
+    conditions = {name: (drawn(16) > -0.5, torch.randint(4, (16,), generator=random)) for name in ("caption", "class")}
+    return vectors, RowFacts(takes_part, conditions), drawn(1)
+
+
+def whole_matrix_losses(vectors: dict[str, Tensor], facts: RowFacts, scale: Tensor) -> Tensor:
+    """The losses over all pairs, of which one process holds the whole matrices, by their definition."""
+    n = len(vectors["image"])
+    positive = torch.eye(n, dtype=torch.bool)
+    undecided = ~positive
+    for present, value in facts.conditions.values():
+        both = present[:, None] & present & undecided
+        positive, undecided = positive | (both & (value[:, None] == value)), undecided & ~both
+    total = torch.zeros((), dtype=torch.float64)
+    for one, other in combinations(vectors, 2):
+        present = torch.stack([facts.takes_part[name] for name in (one, other) if name != "image"]).all(0)
+        for query, key in ((one, other), (other, one)):
+            kept = scale * (vectors[query] @ vectors[key].T)[present][:, present]
+            pairs = positive[present][:, present]
+            total = total - ((kept.log_softmax(1) * pairs).sum(1) / pairs.sum(1)).sum()
+    return total
+
+
+def losses_by_rows() -> dict[str, Tensor]:
+    """The losses of this worker's rows and their gradients, joined over the workers."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    vectors, facts, scale = contrasts(torch.Generator().manual_seed(0))
+    mine = slice(rank * 16 // world, (rank + 1) * 16 // world)
+    own = {name: rows[mine].requires_grad_() for name, rows in vectors.items()}
+    part = RowFacts(
+        {name: rows[mine] for name, rows in facts.takes_part.items()},
+        {name: (rows[mine], value[mine]) for name, (rows, value) in facts.conditions.items()},
+    )
+    scale.requires_grad_()
+    pairs = RowsAndColumns(own, part)
+    found = [pairs.contrast(scale, *way) for a, b in combinations(own, 2) for way in ((a, b), (b, a))]
+    assert all(rows.shape == (16 // world,) for rows in found)
+    assert pairs.positive.shape == (16 // world, 16)
+    loss = torch.stack([rows.sum() for rows in found]).sum()
+    loss.backward()
+    assert scale.grad is not None
+    result = {"loss": loss.detach(), "scale": scale.grad}
+    for value in result.values():
+        dist.all_reduce(value)
+    for name, rows in own.items():
+        assert rows.grad is not None
+        result[name] = gather_rows(rows.grad)
+    return result
+
+
+def losses_of_four_and_of_two(folder: str) -> list[dict[str, Tensor]]:
+    """The losses and gradients of this worker as one of four, and then as one of two."""
+    found, number = [losses_by_rows()], dist.get_rank()
+    dist.destroy_process_group()
+    store = dist.FileStore(f"{folder}/two-{number // 2}", 2)
+    dist.init_process_group("gloo", store=store, rank=number % 2, world_size=2)
+    return [*found, losses_by_rows()]
+
+
+def test_rows_of_several_workers_give_the_losses_and_gradients_of_the_whole_matrices(
+    tmp_path: Path, process_group: None
+) -> None:
+    vectors, facts, scale = contrasts(torch.Generator().manual_seed(0))
+    leaves = {**vectors, "scale": scale}
+    for leaf in leaves.values():
+        leaf.requires_grad_()
+    loss = whole_matrix_losses(vectors, facts, scale)
+    gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+    several = toy.spawn(4, losses_of_four_and_of_two, tmp_path, str(tmp_path))
+    for found in [losses_by_rows(), *(result for worker in several for result in worker)]:
+        assert found["loss"].item() == pytest.approx(loss.item(), rel=1e-6)
+        for name, gradient in gradients.items():
+            assert float((found[name] - gradient).abs().max()) < 1e-6 * float(gradient.abs().max()), name
 
 
 def test_the_factor_of_the_cosines_is_bounded() -> None:

@@ -206,7 +206,7 @@ def test_tagging_is_the_binary_cross_entropy_of_each_class_in_images_with_labels
     context = in_discriminator_step()
     found = task(MADE, "tagging").discriminator_losses(context, discriminator_features(context))
     losses = cross_entropies(context.batch.image, context)
-    rows = [row for row in range(context.num_image_only) if context.batch.present["boxes"][row]]
+    rows = [row for row in range(context.num_image_only) if context.batch.present["tags"][row]]
     assert 0 < len(rows) < context.num_image_only
     close(found["cross_entropy"], float(np.mean([losses[row] for row in rows])))
 
@@ -215,7 +215,7 @@ def test_predicted_labels_of_conditioned_generated_images_should_be_those_of_the
     context = in_generator_step()
     found = task(MADE, "tagging").generator_losses(context, task_features(context, context.fake))
     losses = cross_entropies(context.fake.image, context)
-    rows = [row for row in range(context.num_image_only) if context.batch.present["boxes"][row]]
+    rows = [row for row in range(context.num_image_only) if context.batch.present["tags"][row]]
     names = [name for name in context.prompt.given if name != "domain"]
     conditioned = [row for row in rows if any(context.prompt.given[name][row] for name in names)]
     close(found["agreement"], 0.1 * float(np.sum([losses[row] for row in conditioned])) / len(rows))

@@ -201,6 +201,7 @@ def adversarial(real: Canvas, fake: Canvas) -> tuple[float, float]:
         generator_context(CONFIG, MADE),
         condition=in_d.condition,
         real_features=MADE.side.discriminator.trunk(real),
+        real_judged=MADE.side.discriminator.trunk(real)[0],
     )
     d_loss = generation.discriminator_losses(in_d, discriminator_features(in_d))["adversarial"]
     return d_loss.item(), generation.generator_losses(in_g, task_features(in_g, fake))["adversarial"].item()

@@ -97,18 +97,18 @@ def test_every_row_and_column_of_a_box_should_have_a_pixel_of_its_class() -> Non
     assert box_tightness(probability, boxes[:, 2:], PAIRS).item() == 0
 
 
-def test_a_mask_or_boxes_of_one_class_teach_the_class_of_images_without_one() -> None:
+def test_a_mask_or_tags_of_one_class_teach_the_class_of_images_without_one() -> None:
     networks_, losses = made(), {}
-    for components in (("mask",), ("boxes",), ("class", "mask", "boxes")):
+    for components in (("mask",), ("tags",), ("class", "mask", "tags")):
         context = discriminator_context(CONFIG, networks_, with_labels(*components))
         losses[components] = task(networks_, "classification").discriminator_losses(
             context, discriminator_features(context)
         )
-    assert losses["mask",]["implied_by_mask"].item() > 0 == losses["mask",]["implied_by_boxes"].item()
-    assert losses["boxes",]["implied_by_boxes"].item() > 0 == losses["boxes",]["implied_by_mask"].item()
+    assert losses["mask",]["implied_by_mask"].item() > 0 == losses["mask",]["implied_by_tags"].item()
+    assert losses["tags",]["implied_by_tags"].item() > 0 == losses["tags",]["implied_by_mask"].item()
     assert losses["mask",]["cross_entropy"].item() == 0
-    known = losses["class", "mask", "boxes"]
-    assert known["implied_by_mask"].item() == known["implied_by_boxes"].item() == 0 < known["cross_entropy"].item()
+    known = losses["class", "mask", "tags"]
+    assert known["implied_by_mask"].item() == known["implied_by_tags"].item() == 0 < known["cross_entropy"].item()
 
 
 def test_the_implied_class_is_the_only_one_in_the_mask() -> None:

@@ -73,7 +73,7 @@ def test_a_run_does_not_resume_with_other_tokens(tmp_path: Path) -> None:
     one, other = tokenizer(tmp_path / "a.json", "?", "cat"), tokenizer(tmp_path / "b.json", "?", "dog")
     for before, now in ((None, one), (one, other), (one, None)):
         with pytest.raises(
-            CheckpointError, match=r"other files that encode captions \(data\.tokenizer=.* then, .* now\)"
+            CheckpointError, match=r"other files that encode captions or images \(data\.tokenizer=.* then, .* now\)"
         ):
             check(order(path="a", tokenizer=before), {"path": "a", "tokenizer": now})
 
@@ -81,7 +81,7 @@ def test_a_run_does_not_resume_with_other_tokens(tmp_path: Path) -> None:
 def test_a_checkpoint_older_than_tokenizers_resumes_with_bytes(tmp_path: Path) -> None:
     before = {key: value for key, value in order(path="a").items() if key != "data.tokenizer"}
     check(before, {"path": "a"})
-    with pytest.raises(CheckpointError, match="other files that encode captions"):
+    with pytest.raises(CheckpointError, match="other files that encode captions or images"):
         check(before, {"path": "a", "tokenizer": tokenizer(tmp_path / "a.json", "?", "cat")})
 
 

@@ -63,7 +63,7 @@ def test_the_picture_shows_the_images_of_the_first_step(sets: Path, tmp_path: Pa
         order=build_order(settings, samples),
     ) as loader:
         roles = step.assign_roles(next(loader), networks.generator)
-    seen = step.step_context(roles, networks.side, networks.generator).batch
+    seen = step.step_context(roles, networks.side, networks.generator, step.noise(roles, networks.generator)).batch
     about, shown = layers(tmp_path / "toy", path.stem.replace("batch-0", "batch"))
     assert torch.equal(shown, torch.from_numpy(to_pixels(seen.image[seen.position.argsort()])))
     assert about["masked"]

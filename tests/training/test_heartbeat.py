@@ -1,6 +1,7 @@
 """Which workers hang, and which are only busy."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -8,14 +9,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 import pytest
 
-from mtgen.launchers.watchdog import HangDetector, HangWatchdog, end_process
+from mtgen.launchers.watchdog import HangDetector, HangWatchdog, end_process, phase_limits
 from mtgen.training.heartbeat import HEARTBEAT_FOLDER, Heartbeat, HeartbeatRecord, read_heartbeats
 from mtgen.training.protocol import WorkerContext
+
+LIMITS = phase_limits(3600)
 
 
 def beat(rank: int, number: int, steps: int, busy: str = "") -> HeartbeatRecord:
@@ -27,32 +31,41 @@ def ranks(found: list[HeartbeatRecord]) -> list[int]:
 
 
 def test_a_worker_whose_heartbeat_stops_hangs_while_the_one_that_waits_for_it_does_not() -> None:
-    detector = HangDetector(60)
+    detector = HangDetector(60, LIMITS)
     assert [ranks(detector.find_hung([beat(0, t, 5), beat(1, 0, 5)], t)) for t in (0, 59, 60)] == [[], [], [1]]
 
 
 def test_of_workers_with_heartbeats_the_one_behind_hangs() -> None:
-    detector = HangDetector(60)
+    detector = HangDetector(60, LIMITS)
     detector.find_hung([beat(0, 0, 5), beat(1, 0, 5)], 0)
     assert ranks(detector.find_hung([beat(0, 1, 6), beat(1, 1, 5)], 1)) == []
     assert ranks(detector.find_hung([beat(0, 2, 6), beat(1, 2, 5)], 61)) == [1]
 
 
-@pytest.mark.parametrize("busy", ["starting", "evaluating", "writing a checkpoint"])
-def test_while_one_worker_is_busy_none_hangs_however_long(busy: str) -> None:
-    detector = HangDetector(60)
+@pytest.mark.parametrize("busy", ["evaluating", "waiting for more workers"])
+def test_while_one_worker_is_busy_with_what_has_no_limit_none_hangs_however_long(busy: str) -> None:
+    detector = HangDetector(60, LIMITS)
     assert all(detector.find_hung([beat(0, t, 5, busy), beat(1, t, 5)], t) == [] for t in range(0, 10_000, 30))
     assert detector.find_hung([beat(0, 10_000, 5), beat(1, 10_000, 5)], 10_020) == []
 
 
+@pytest.mark.parametrize(("phase", "limit"), LIMITS.items())
+def test_a_worker_that_is_busy_with_one_phase_for_too_long_hangs(phase: str, limit: float) -> None:
+    detector = HangDetector(60, LIMITS)
+    times = [*range(0, int(limit), 30), limit]
+    assert [ranks(detector.find_hung([beat(0, t, 5, phase), beat(1, t, 6)], t)) for t in times][-2:] == [[], [0]]
+    detector = HangDetector(60, LIMITS)  # it makes a step now and then
+    assert not any(detector.find_hung([beat(0, t, t // 600, phase), beat(1, t, 6)], t) for t in range(0, 10_000, 30))
+
+
 def test_a_process_that_is_stopped_while_busy_hangs() -> None:
-    detector = HangDetector(60)
+    detector = HangDetector(60, LIMITS)
     detector.find_hung([beat(0, 0, 5, "evaluating")], 0)
     assert ranks(detector.find_hung([beat(0, 0, 5, "evaluating")], 60)) == [0]
 
 
 def test_a_worker_that_replaces_a_lost_one_starts_from_scratch() -> None:
-    detector = HangDetector(60)
+    detector = HangDetector(60, LIMITS)
     detector.find_hung([beat(0, 7, 5)], 0)
     fresh = HeartbeatRecord(0, 7, 0, "", pid=999, born=2.0, node="")
     assert detector.find_hung([fresh], 100) == []
@@ -108,17 +121,17 @@ def test_a_stopped_process_is_killed_and_named_and_an_ended_one_is_not(
     tmp_path: Path, stopped: "subprocess.Popen[bytes]"
 ) -> None:
     messages: list[str] = []
-    watch = HangWatchdog(tmp_path, 60, lambda beat: end_process(beat.pid, beat.born), messages.append)
+    watch = HangWatchdog(tmp_path, 60, LIMITS, lambda beat: end_process(beat.pid, beat.born), messages.append)
     watch.check(0)
     watch.check(59)
     assert stopped.poll() is None and messages == []
     watch.check(60)
     assert stopped.wait() == -signal.SIGKILL
     assert len(messages) == 1 and f"worker 0 (process {stopped.pid})" in messages[0] and "while starting" in messages[0]
-    again = HangWatchdog(tmp_path, 60, lambda beat: end_process(beat.pid, beat.born), messages.append)
+    again = HangWatchdog(tmp_path, 60, LIMITS, lambda beat: end_process(beat.pid, beat.born), messages.append)
     for now in (0, 60, 120):
         again.check(now)
-    assert len(messages) == 1
+    assert messages[1:] == ["waiting for workers"]
 
 
 def test_a_process_whose_node_does_not_answer_is_killed_at_the_next_check(
@@ -133,7 +146,7 @@ def test_a_process_whose_node_does_not_answer_is_killed_at_the_next_check(
         return end_process(beat.pid, beat.born)
 
     messages: list[str] = []
-    watch = HangWatchdog(tmp_path, 60, kill, messages.append)
+    watch = HangWatchdog(tmp_path, 60, LIMITS, kill, messages.append)
     watch.check(0)
     watch.check(60)
     assert stopped.poll() is None and messages == []
@@ -158,3 +171,18 @@ def test_a_heartbeat_in_a_folder_that_became_read_only_ends_without_an_error(
     with Heartbeat(tmp_path, WorkerContext(0, 1, "cpu", 1, 1)):
         monkeypatch.setattr(Path, "unlink", refuse)
     assert failed == []
+
+
+def test_a_run_without_workers_says_once_a_minute_what_it_waits_for(tmp_path: Path) -> None:
+    messages: list[str] = []
+    watch = HangWatchdog(tmp_path, 60, LIMITS, lambda beat: True, messages.append, lambda: "waiting for 8 workers")
+    begin = time.monotonic()
+    for second in range(0, 200, 5):
+        watch.check(begin + second)
+    assert messages == ["waiting for 8 workers"] * 3
+    (tmp_path / HEARTBEAT_FOLDER).mkdir()
+    for second in range(200, 400, 5):
+        alive = HeartbeatRecord(0, second, second, "", os.getpid(), 1.0, "")
+        (tmp_path / HEARTBEAT_FOLDER / "0.json").write_text(json.dumps(asdict(alive)))
+        watch.check(begin + second)
+    assert len(messages) == 3

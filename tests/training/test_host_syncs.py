@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.pretended_device import DEVICE, Crossings, watched
 
-from mtgen.config import Config, load
+from mtgen.config import WEIGHTINGS, Config, load
 from mtgen.preflight.cost import build_on_meta
 from mtgen.preflight.synthetic_batch import synthetic_batch
 from mtgen.schema import Batch, DatasetCard
@@ -62,6 +62,17 @@ def test_a_step_has_one_copy_to_the_device_for_which_nothing_waits(name: str) ->
         (line,) = forward.copies
         assert line.startswith("utils/packed_copy.py") and forward.copies.total() == 1
         assert not backward.blocking and not backward.syncs and not backward.copies
+
+
+PREFERENCE = "balancing.preference={generation: 2}"
+
+
+@pytest.mark.parametrize("weighting", [name for name in WEIGHTINGS if getattr(WEIGHTINGS[name], "on_device", False)])
+def test_a_weighting_on_the_device_is_not_waited_for(weighting: str) -> None:
+    words = [f"balancing.weighting={weighting}", PREFERENCE, "balancing.warmup=100", "balancing.ema_half_life=100"]
+    for name, forward, backward in crossings(config_of("digits-32", *words)):
+        assert not forward.syncs and not forward.blocking and not forward.mixed, name
+        assert not backward.syncs and not backward.blocking and not backward.mixed and not backward.copies, name
 
 
 def test_a_weighting_on_the_host_waits_once_for_its_gramian() -> None:

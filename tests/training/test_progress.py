@@ -1,9 +1,10 @@
 """When something periodic happens, counted in images."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtgen.training.progress import RunProgress
+from mtgen.training.progress import FULL_ROWS, RunProgress
 
 whole = st.integers(1, 1000)
 
@@ -41,3 +42,25 @@ def test_a_step_counts_once() -> None:
     progress = RunProgress(100, images=32, steps=2)
     progress.advance(16)
     assert (progress.images, progress.steps, progress.previous_images) == (48, 3, 32)
+
+
+def rows_of(every: int, batch: int, steps: int) -> list[int]:
+    progress, found = RunProgress(steps * batch), []
+    for _ in range(steps):
+        progress.advance(batch)
+        if progress.row_due(every):
+            found.append(progress.images)
+    return found
+
+
+@pytest.mark.parametrize(("every", "batch"), [(10, 10), (1, 10), (30, 10)])
+def test_a_long_run_has_rows_at_intervals_that_double_with_its_length(every: int, batch: int) -> None:
+    interval = max(every, batch)
+    found = rows_of(every, batch, 4 * FULL_ROWS * interval // batch)
+    assert found[: FULL_ROWS - 1] == [interval * (n + 1) for n in range(FULL_ROWS - 1)]
+    assert found[-1] == 4 * FULL_ROWS * interval
+    assert {b - a for a, b in zip(found[FULL_ROWS:], found[FULL_ROWS + 1 :], strict=False)} == {
+        2 * interval,
+        4 * interval,
+    }
+    assert len(found) <= 2 * FULL_ROWS

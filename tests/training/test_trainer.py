@@ -13,7 +13,7 @@ from helpers import toy
 from mtgen.errors import DataError, TrainingError
 from mtgen.schema import Batch
 from mtgen.training.callbacks.base import Callback
-from mtgen.training.callbacks.stopping import ResizeRequest, StopFile, TimeLimit
+from mtgen.training.callbacks.stopping import CheckpointRequest, ResizeRequest, StopFile, TimeLimit
 from mtgen.training.consensus import Consensus
 from mtgen.training.heartbeat import Heartbeat
 from mtgen.training.progress import RunProgress
@@ -30,13 +30,19 @@ class Batches:
     def __init__(self, broken: int | None = None) -> None:
         self.waited = 0.0
         self.closed = False
+        self.error: DataError | None = None
         self._broken = broken
         self._next = 0
 
+    def look_ahead(self, batches: int) -> int:
+        if self._broken is None or self._next + batches <= self._broken:
+            return batches
+        self.error = DataError("data.path=nowhere: damaged")
+        return self._broken - self._next
+
     def __next__(self) -> Batch:
+        assert self._next != self._broken
         self._next += 1
-        if self._next - 1 == self._broken:
-            raise DataError("data.path=nowhere: damaged")
         return toy.batch(0, BATCH)
 
     def close(self) -> None:
@@ -78,9 +84,19 @@ class Recorder(Callback):
 
 
 class StepCounter(Trainer):
-    """The loop with steps that only count."""
+    """The loop with steps that only count, and wait for all workers, as those that reduce gradients do.
+
+    Args:
+        pause: seconds that this worker takes for a step.
+    """
+
+    def __init__(self, parts: Any, callbacks: list[Callback], pause: float = 0.0) -> None:
+        super().__init__(parts, callbacks)
+        self.pause = pause
 
     def _step(self, batch: Batch) -> None:
+        time.sleep(self.pause)
+        dist.barrier()
         self.parts.progress.advance(BATCH)
 
 
@@ -145,28 +161,87 @@ def test_the_outcome_is_on_disk_when_callbacks_are_closed(tmp_path: Path) -> Non
     assert finished
 
 
-def interrupted(folder: str) -> list[str]:
-    parts, calls = made_parts(Path(folder), 2), list[str]()
-    at = {"a": 0, "b": 0} if dist.get_rank() == 0 else {"b": 1}
-    StepCounter(parts, [Recorder(calls, name, parts, interrupt_at=at.get(name)) for name in "ab"]).run()
-    return calls[:5]
+class Requests(Callback):
+    """Requests an interrupt while a file is there, which ends the run if its name is "stop"."""
+
+    def __init__(self, parts: Any, path: Path, when: int) -> None:
+        self.parts, self.path, self.when = parts, path, when
+        self.seen: list[int] = []
+
+    def on_step_end(self) -> Outcome | None:
+        if self.parts.progress.steps == self.when and dist.get_rank() == 0:
+            self.path.touch()
+        return None
+
+    def wants_interrupt(self) -> bool:
+        return dist.get_rank() == 0 and self.path.exists()
+
+    def on_interrupt(self) -> Outcome | None:
+        self.seen.append(self.parts.progress.steps)
+        if self.path.name == "stop":
+            return Outcome("stopped", self.parts.progress.images)
+        dist.barrier()
+        self.path.unlink(missing_ok=True)
+        dist.barrier()
+        return None
 
 
-def test_what_one_worker_requests_all_of_them_do_before_the_same_step(tmp_path: Path) -> None:
-    """Worker 0 requests `a` and `b` before step 1, and worker 1 `b` before step 2."""
-    expected = ["a interrupt 0", "b interrupt 0", "a step 1", "b step 1", "b interrupt 1"]
-    assert toy.spawn(2, interrupted, tmp_path, str(tmp_path)) == [expected, expected]
+def interrupted(folder: str) -> list[Any]:
+    """The steps at which a worker is interrupted: once, and then to stop, the last worker being slow."""
+    parts = made_parts(Path(folder), 10_000)
+    requests = [Requests(parts, Path(folder) / name, when) for name, when in (("once", 3), ("stop", 6))]
+    slow = 0.15 if dist.get_rank() == dist.get_world_size() - 1 else 0.0
+    outcome = StepCounter(parts, list(requests), slow).run()
+    return [outcome.status, outcome.images, *(request.seen for request in requests)]
 
 
 def broken(folder: str) -> list[Any]:
-    parts, calls = made_parts(Path(folder), 9, broken=1 if dist.get_rank() == 1 else None), list[str]()
+    parts, calls = made_parts(Path(folder), 99, broken=7 if dist.get_rank() == 1 else None), list[str]()
     outcome = StepCounter(parts, [Recorder(calls, "a", parts)]).run()
-    return [outcome.status, outcome.images, outcome.message, outcome.exit_status, calls[0], calls[-1]]
+    return [outcome.status, outcome.images, outcome.message, outcome.exit_status, calls[-3], calls[-1]]
 
 
-def test_an_error_in_the_data_of_one_worker_ends_all_of_them_before_the_same_step(tmp_path: Path) -> None:
-    expected = ["failed", BATCH, "data.path=nowhere: damaged", DataError.status, "a step 1", "a close 1"]
-    assert toy.spawn(2, broken, tmp_path, str(tmp_path)) == [expected, expected]
+def broken_while_another_stops(folder: str) -> list[Any]:
+    """Worker 0 requests a stop while worker 1 is about to run out of data: the earlier of both steps is taken."""
+    parts = made_parts(Path(folder), 99, broken=9 if dist.get_rank() == 1 else None)
+    stop = Requests(parts, Path(folder) / "stop", 5)
+    outcome = StepCounter(parts, [stop], 0.05).run()
+    return [outcome.status, outcome.images]
+
+
+def three(folder: str) -> list[list[Any]]:
+    found = []
+    for work in (interrupted, broken, broken_while_another_stops):
+        own = Path(folder) / work.__name__
+        own.mkdir(exist_ok=True)
+        found.append(work(str(own)))
+    return found
+
+
+def test_all_workers_are_interrupted_before_the_same_step(tmp_path: Path) -> None:
+    """Also if one is slow, the data of one of them end, or both happen at the same time."""
+    first, *others = toy.spawn(3, three, tmp_path, str(tmp_path))
+    assert all(other == first for other in others)
+    (status, images, once, stop), damaged, both = first
+    assert status == "stopped" and images == stop[-1] * BATCH
+    assert len(once) == 1 and once[0] >= 3 and len(stop) == 1 and stop[0] >= 6
+    expected = ["failed", 7 * BATCH, "data.path=nowhere: damaged", DataError.status, "a step 7", "a close 7"]
+    assert damaged == expected
+    assert both[0] in ("failed", "stopped") and 5 * BATCH <= both[1] <= 9 * BATCH  # which is first depends on time
+
+
+@pytest.mark.usefixtures("process_group")
+def test_a_single_worker_trains_on_all_data_before_an_error_and_is_interrupted_at_once(tmp_path: Path) -> None:
+    parts, calls = made_parts(tmp_path, 9, broken=5), list[str]()
+    outcome = StepCounter(parts, [Recorder(calls, "a", parts, interrupt_at=2)]).run()
+    assert (outcome.images, outcome.exit_status) == (5 * BATCH, DataError.status)
+    assert calls[1:4] == ["a step 2", "a interrupt 2", "a step 3"]
+
+
+@pytest.mark.usefixtures("process_group")
+def test_an_error_behind_the_end_of_a_run_is_none(tmp_path: Path) -> None:
+    parts, calls = made_parts(tmp_path, 3, broken=3), list[str]()
+    assert StepCounter(parts, [Recorder(calls, "a", parts)]).run() == Outcome("finished", 3 * BATCH)
 
 
 @pytest.mark.usefixtures("process_group")
@@ -212,6 +287,22 @@ def test_an_elastic_run_saves_reports_that_it_is_ready_and_continues_when_the_re
 
 
 @pytest.mark.usefixtures("process_group")
+def test_a_run_that_is_asked_for_a_checkpoint_writes_it_and_continues(tmp_path: Path) -> None:
+    parts, saved = made_parts(tmp_path, 5), list[int]()
+    parts.config.folder.mkdir()
+    checkpoints: Any = SimpleNamespace(save_and_wait=lambda: saved.append(parts.progress.steps))
+    request = CheckpointRequest(parts, checkpoints)
+
+    class Asking(Callback):
+        def on_step_end(self) -> None:
+            if parts.progress.steps == 2:
+                request.path.touch()
+
+    assert StepCounter(parts, [Asking(), request]).run() == Outcome("finished", 5 * BATCH)
+    assert saved == [2] and not request.path.exists()
+
+
+@pytest.mark.usefixtures("process_group")
 def test_a_run_of_a_fixed_number_of_workers_ignores_a_resize(tmp_path: Path) -> None:
     parts = made_parts(tmp_path, 9)
     parts.config.folder.mkdir()
@@ -233,5 +324,6 @@ def test_a_run_that_has_to_fail_is_neither_evaluated_nor_saved_and_a_row_and_a_s
         "Checkpointing",
         "StopFile",
         "TimeLimit",
+        "CheckpointRequest",
         "ResizeRequest",
     ]

@@ -1,6 +1,7 @@
 """Counter-based random numbers: functions of (seed, purpose, position, index), and random in every other respect."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,3 +123,35 @@ def test_the_numbers_are_those_of_every_earlier_run() -> None:
 def test_numpy_gives_the_same_bits(seed: int, some: list[int], purpose: str) -> None:
     expected = counter_rng.bits(seed, purpose, torch.tensor(some), 1)[:, 0].numpy().view(np.uint64)
     assert np.array_equal(counter_rng.first_bits(seed, purpose, np.array(some, dtype=np.uint64)), expected)
+
+
+def test_rows_have_equal_numbers_only_if_they_are_equal() -> None:
+    rows = torch.randint(0, 3, (2000, 6), generator=torch.Generator().manual_seed(0))
+    _, classes = torch.unique(rows, dim=0, return_inverse=True)
+    hashed = counter_rng.hash_rows(rows)
+    assert torch.equal(hashed[:, None] == hashed, classes[:, None] == classes)
+
+
+@given(seeds, st.lists(st.tuples(st.integers(0, 5), st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=5))
+def test_numbers_that_are_made_together_are_those_that_are_made_separately(
+    seed: int, sizes: list[tuple[int, int, int]]
+) -> None:
+    requests = [
+        counter_rng.Request(f"purpose {number}", 7 * number + torch.arange(rows), shape)
+        for number, (rows, *shape) in enumerate(sizes)
+    ]
+    together = counter_rng.normals_together(seed, requests, torch.device("cpu"))
+    for own, request in zip(together, requests, strict=True):
+        alone = counter_rng.normal(seed, request.purpose, request.position, request.shape)
+        assert own.shape == alone.shape and torch.equal(own, alone)
+
+
+def test_numbers_are_made_together_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counter_rng, "MAX_TOGETHER", 100)
+    requests = [counter_rng.Request("x", torch.arange(rows), (10,)) for rows in (4, 8, 8, 9, 300, 1, 1)]
+    assert [[len(r.position) for r in group] for group in counter_rng._groups(requests)] == [
+        [4, 8, 8],
+        [9],
+        [300],
+        [1, 1],
+    ]

@@ -16,6 +16,8 @@ class Balancer(Weighting):
     smooths the norms, as published.
     """
 
+    on_device = True
+
     def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
         norms = gramian.diagonal().sqrt()
-        return norms.mean() / norms
+        return context.mean(norms) / norms

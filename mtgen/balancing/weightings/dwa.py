@@ -19,6 +19,7 @@ class DWA(Weighting):
     """
 
     reads_losses = True
+    on_device = True
 
     def __init__(self, temperature: float = 2.0, window: float = 10_000) -> None:
         super().__init__()
@@ -31,9 +32,11 @@ class DWA(Weighting):
         rows, images = context.active, self.buffer("images", context)
         total, last, older = (self.buffer(name, context) for name in ("total", "last", "older"))
         ratio = torch.where((last > 0) & (older > 0), last / older.clamp_min(1e-12), 1.0)[rows]
-        total[rows] += context.task_losses * context.images
-        images[rows] += context.images
+        context.keep(total, total[rows] + context.task_losses * context.images)
+        context.keep(images, images[rows] + context.images)
         full = images >= self.window
-        older[full], last[full] = last[full], (total / images.clamp_min(1e-12))[full]
-        total[full], images[full] = 0, 0
-        return torch.softmax(ratio / self.temperature, 0) * len(gramian)
+        older.copy_(torch.where(full, last, older))
+        last.copy_(torch.where(full, total / images.clamp_min(1e-12), last))
+        for kept in (total, images):
+            kept.masked_fill_(full, 0)
+        return context.softmax(ratio / self.temperature) * context.count

@@ -11,6 +11,7 @@ class Equal(Weighting):
     """Weight 1 for every task, or its preference, whatever the gradients are."""
 
     takes_preference = True
+    on_device = True
 
     def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
         return context.preference

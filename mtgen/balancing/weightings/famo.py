@@ -1,6 +1,5 @@
 """FAMO: all losses fall at the same relative rate."""
 
-import torch
 from torch import Tensor
 
 from mtgen.balancing.weighting import GateContext, Weighting
@@ -21,6 +20,7 @@ class FAMO(Weighting):
     """
 
     reads_losses = True
+    on_device = True
 
     def __init__(self, rate: float = 0.025, decay: float = 0.001) -> None:
         super().__init__()
@@ -31,8 +31,9 @@ class FAMO(Weighting):
         rows, losses = context.active, context.task_losses.clamp_min(1e-8)
         logits, before = self.buffer("logits", context), self.buffer("log_loss", context, float("nan"))
         fall = (before[rows] - losses.log()).nan_to_num(0.0)  # 0 for a task that appears for the first time
-        z = torch.softmax(logits[rows], 0)
-        logits[rows] -= self.rate * (z * (fall - (z * fall).sum()) + self.decay * logits[rows])
-        before[rows] = losses.log()
-        ratio = torch.softmax(logits[rows], 0) / losses
-        return (ratio / ratio.sum()) * len(gramian)
+        z = context.softmax(logits[rows])
+        slope = z * (fall - (z * fall).sum()) + self.decay * logits[rows]
+        context.keep(logits, logits[rows] - self.rate * slope)
+        context.keep(before, losses.log())
+        ratio = context.softmax(logits[rows]) / losses
+        return (ratio / ratio.sum()) * context.count

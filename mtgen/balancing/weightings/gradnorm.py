@@ -21,6 +21,7 @@ class GradNorm(Weighting):
     """
 
     reads_losses = True
+    on_device = True
 
     def __init__(self, alpha: float = 0.5, rate: float = 0.025) -> None:
         super().__init__()
@@ -30,10 +31,10 @@ class GradNorm(Weighting):
     def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
         rows, losses, norms = context.active, context.task_losses.clamp_min(1e-12), gramian.diagonal().sqrt()
         kept, first = self.buffer("weights", context, 1.0), self.buffer("first_loss", context)
-        first[rows] = first[rows].where(first[rows] > 0, losses)
+        context.keep(first, first[rows].where(first[rows] > 0, losses))
         weights = kept[rows]
         slowness = losses / first[rows]
-        target = (weights * norms).mean() * (slowness / slowness.mean()) ** self.alpha
+        target = context.mean(weights * norms) * (slowness / context.mean(slowness)) ** self.alpha
         weights = (weights - self.rate * norms * (weights * norms - target).sign()).clamp_min(1e-3)
-        kept[rows] = weights * (len(weights) / weights.sum())
+        context.keep(kept, weights * (context.count / context.sum(weights)))
         return kept[rows]

@@ -18,6 +18,7 @@ class Uncertainty(Weighting):
     """
 
     reads_losses = True
+    on_device = True
 
     def __init__(self, rate: float = 0.01) -> None:
         super().__init__()
@@ -26,5 +27,5 @@ class Uncertainty(Weighting):
     def __call__(self, gramian: Tensor, context: GateContext) -> Tensor:
         rows, log_variance = context.active, self.buffer("log_variance", context)
         s = log_variance[rows]
-        log_variance[rows] = s - self.rate * (1 - torch.exp(-s) * context.task_losses).clamp(-10, 10)
-        return torch.softmax(-s, 0) * len(gramian)
+        context.keep(log_variance, s - self.rate * (1 - torch.exp(-s) * context.task_losses).clamp(-10, 10))
+        return context.softmax(-s) * context.count

@@ -37,7 +37,7 @@ class TaggingMAP(Metric):
     def update_test(self, batch: Batch, prediction: Prediction) -> None:
         logits = required_logits(prediction.label_logits, "the labels of images")
         if batch.labels is not None:
-            known = batch.present["boxes"]
+            known = batch.present["tags"]
             self.rows.append(logits[known].float(), batch.labels[known])
 
     def compute(self) -> dict[str, float]:

@@ -2,14 +2,17 @@
 
 from statistics import median
 
-from mtgen.report.blocks import SECTIONS, Fact, Facts, ReportSection
+from mtgen.report.blocks import SECTIONS, Fact, Facts, ReportSection, Table
 from mtgen.report.run_record import RunRecord
 from mtgen.tracking.progress_bar import format_duration
+
+MAX_SLOW_WORKERS = 10
+"""Workers in the table of slow ones."""
 
 
 @SECTIONS.register("cost")
 def gather(record: RunRecord, other: RunRecord | None) -> ReportSection:
-    """Throughput, time spent waiting for data, device hours."""
+    """Throughput, time spent waiting for data, device hours, slow workers."""
     device = "GPU" if any(name.startswith("system/gpu_") for name in record.series) else "CPU worker"
     hours = record.device_hours
     workers = sorted({session.workers for session in record.sessions})
@@ -29,4 +32,31 @@ def gather(record: RunRecord, other: RunRecord | None) -> ReportSection:
             f"in {len(record.sessions)} session{'s' if len(record.sessions) > 1 else ''}",
         )
     )
-    return ReportSection(7, "Speed and cost", [Facts(facts)])
+    slowest = _slowest(record)
+    return ReportSection(7, "Speed and cost", [Facts(facts), *([slowest] if slowest else [])])
+
+
+def _slowest(record: RunRecord) -> Table | None:
+    """The workers with the slowest forward passes, for which all others wait."""
+    names = [f"workers/forward_ms_{name}" for name in ("slowest", "max", "mean")]
+    rows = [tuple(row.values[name] for name in names) for row in record.rows if set(names) <= row.values.keys()]
+    found: dict[int, list[float]] = {}
+    for worker, longest, mean in rows:
+        found.setdefault(int(worker), []).append(longest / max(mean, 1e-9))
+    if not found:
+        return None
+    hosts = (record.starts[-1].start or {}).get("hosts", [])
+    shown = sorted(found.items(), key=lambda item: -len(item[1]))[:MAX_SLOW_WORKERS]
+    return Table(
+        ["worker", "node", "rows in which it was the slowest", "its forward pass, relative to the mean"],
+        [
+            [
+                str(worker),
+                hosts[worker] if worker < len(hosts) else "",
+                f"{len(ratios):,} of {len(rows):,}",
+                f"{median(ratios):.2f}",
+            ]
+            for worker, ratios in shown
+        ],
+        "Slow workers: all others wait for the slowest one in every step. Nodes are those of the last start.",
+    )

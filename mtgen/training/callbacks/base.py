@@ -11,7 +11,7 @@ class Callback:
     """
 
     def wants_interrupt(self) -> bool:
-        """Whether this worker requests `on_interrupt` before the next step; cheap, since it is called at every step."""
+        """Whether this worker requests `on_interrupt` before a later step; called in a thread, twice a second."""
         return False
 
     def on_interrupt(self) -> Outcome | None:

@@ -5,6 +5,7 @@ from mtgen.training.bad_samples import DamageLog
 from mtgen.training.callbacks.base import Callback
 from mtgen.training.callbacks.metrics_logging import MetricsLogging
 from mtgen.training.protocol import Outcome
+from mtgen.training.row_exchange import RowExchange
 from mtgen.training.run_setup import TrainingParts
 
 CHECK_DIVERGENCE_EVERY_STEPS = 8
@@ -54,28 +55,43 @@ class DivergenceGuard(Callback):
 
 
 class BadSampleGuard(Callback):
-    """Counts and reports damaged samples, and ends a run in which they are more than `data.damage_limit`."""
+    """Counts and reports damaged samples, and ends a run in which they are more than `data.damage_limit`.
 
-    def __init__(self, parts: TrainingParts) -> None:
+    Args:
+        exchange: says how many there are; which they are is exchanged only if there are new ones.
+    """
+
+    def __init__(self, parts: TrainingParts, exchange: RowExchange) -> None:
         self.parts = parts
+        self.exchange = exchange
         self.log = DamageLog(
             parts.config.folder, parts.config.data.damage_limit, parts.samples.folder, parts.consensus.group
         )
         self._first_images = parts.progress.images
-        self._counted = 0
+        self._sent_lines = 0
 
     def on_step_end(self) -> Outcome | None:
         parts, progress = self.parts, self.parts.progress
-        if not progress.due(parts.config.train.log_every):
+        if not progress.row_due(parts.config.train.log_every) or not self.exchange.row().damaged:
             return None
-        new = parts.loader.damaged[self._counted :]
-        self._counted += len(new)
-        lines, problem = self.log.count(new, progress.images - self._first_images)
+        lines, problem = self.log.count(parts.loader.damaged, progress.images - self._first_images)
+        parts.loader.damaged.clear()
         for line in lines:
             parts.warn(line)
-        if lines and parts.logger is not None:
-            parts.logger.artifacts(progress.images, [self.log.path])
+        if (
+            self.log.lines >= 2 * self._sent_lines
+        ):  # the file grows: it is sent again when it has doubled, and at the end
+            self._send()
         return None if problem is None else Outcome.failure(progress.images, problem)
+
+    def on_end(self, outcome: Outcome) -> Outcome:
+        self._send()
+        return outcome
+
+    def _send(self) -> None:
+        if self.parts.logger is not None and self.log.lines > self._sent_lines:
+            self.parts.logger.artifacts(self.parts.progress.images, [self.log.path])
+            self._sent_lines = self.log.lines
 
     def numbers(self) -> dict[str, float]:
         return self.log.numbers()

@@ -1,9 +1,10 @@
-"""One row of metrics every `train.log_every` images."""
+"""One row of metrics every `train.log_every` images, and less often in a long run."""
 
 from collections.abc import Sequence
 
 from mtgen.training.callbacks.base import Callback
 from mtgen.training.protocol import Outcome
+from mtgen.training.row_exchange import RowExchange
 from mtgen.training.run_setup import TrainingParts
 from mtgen.training.schedules import learning_rate, lr_fraction, scheduled_values
 
@@ -12,28 +13,27 @@ class MetricsLogging(Callback):
     """Writes rows of metrics: means over the steps since the last row, over all workers.
 
     Args:
+        exchange: has what the workers say about these steps.
         sources: callbacks whose numbers belong in each row.
     """
 
-    def __init__(self, parts: TrainingParts, sources: Sequence[Callback]) -> None:
+    def __init__(self, parts: TrainingParts, exchange: RowExchange, sources: Sequence[Callback]) -> None:
         self.parts = parts
+        self.exchange = exchange
         self.sources = sources
 
     def on_step_end(self) -> Outcome | None:
-        if self.parts.progress.due(self.parts.config.train.log_every):
+        if self.parts.progress.row_due(self.parts.config.train.log_every):
             self.write_row()
         return None
 
     def write_row(self) -> None:
         """Write one row and begin new means; collective."""
         parts, progress = self.parts, self.parts.progress
-        means = parts.means.read(parts.means.names())
-        speed = parts.timer.lap(progress.images, parts.loader.waited)
+        row = self.exchange.row()
         if parts.logger is None:
             return
-        numbers = means | self._engines(means) | self._gates()
-        numbers["speed/images_per_second"] = speed.images_per_second
-        numbers["speed/data_wait_share"] = speed.data_wait_fraction
+        numbers = row.means | self._engines(row.means) | self._gates() | row.numbers()
         if parts.config.augment.target is not None:
             numbers["augmentation/probability"] = parts.augmentation.probability
             numbers["augmentation/preference"] = parts.augmentation.preference

@@ -1,10 +1,11 @@
-"""Requests from outside the loop: to stop, to stop in time, to restart with more workers."""
+"""Requests from outside the loop: to stop, to stop in time, to save, to restart with more workers."""
 
+import contextlib
 import time
 
 from mtgen.training.callbacks.base import Callback
 from mtgen.training.callbacks.checkpointing import Checkpointing
-from mtgen.training.protocol import STOP_FILE, Outcome, Resize
+from mtgen.training.protocol import CHECKPOINT_FILE, STOP_FILE, Outcome, Resize
 from mtgen.training.run_setup import TrainingParts
 
 
@@ -36,6 +37,25 @@ class TimeLimit(Callback):
 
     def on_interrupt(self) -> Outcome | None:
         return Outcome("out of time", self.parts.progress.images, f"train.max_minutes={self.minutes} are over")
+
+
+class CheckpointRequest(Callback):
+    """Writes a checkpoint when a file `checkpoint` is in the run's folder: a node is about to leave."""
+
+    def __init__(self, parts: TrainingParts, checkpoints: Checkpointing) -> None:
+        self.parts = parts
+        self.checkpoints = checkpoints
+        self.path = parts.config.folder / CHECKPOINT_FILE
+
+    def wants_interrupt(self) -> bool:
+        return self.parts.worker.is_first and self.path.exists()
+
+    def on_interrupt(self) -> Outcome | None:
+        problem = self.checkpoints.save_and_wait()
+        if self.parts.worker.is_first:
+            with contextlib.suppress(OSError):  # then it is saved again, until the folder can be written
+                self.path.unlink(missing_ok=True)
+        return None if problem is None else Outcome.failure(self.parts.progress.images, problem)
 
 
 class ResizeRequest(Callback):
