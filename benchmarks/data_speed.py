@@ -1,7 +1,8 @@
 """Images per second of mtgen's loader and of common alternatives, one at a time on one CPU.
 
-Every measurement runs in its own process, pinned to one CPU together with everything that it starts. The peers need a
-separate virtual environment, since their requirements conflict with mtgen's; without it they are skipped:
+Every measurement runs in its own process, pinned to one CPU together with everything that it starts. Beside other work,
+the CPU time per image says more than the images per second. The peers need a separate virtual environment, since their
+requirements conflict with mtgen's; without it they are skipped:
 
     python -m venv peers && peers/bin/pip install -r benchmarks/loaders_compared.txt
     python benchmarks/data_speed.py --peers peers
@@ -78,13 +79,15 @@ def main(
             for _ in range(rounds):
                 for name, interpreter in measured.items():
                     found[name].append(measure(name, interpreter, data / folder, work, options, seconds))
-            speed = {
-                name: statistics.median(f["images_per_second"] for f in results) for name, results in found.items()
-            }
-            for name, results in sorted(found.items(), key=lambda item: -speed[item[0]]):
+            speed, cpu = (
+                {name: statistics.median(f[number] for f in results) for name, results in found.items()}
+                for number in ("images_per_second", "cpu_us_per_image")
+            )
+            for name, results in sorted(found.items(), key=lambda item: cpu[item[0]]):
                 row: dict[str, Any] = {"workload": workload, "name": name, "images_per_second": speed[name]}
                 row["mtgen_is"] = f"{speed['mtgen'] / speed[name]:.2f} x"
-                rows.append({**row, "rounds": [r["images_per_second"] for r in results]})
+                row |= {"cpu_us_per_image": cpu[name], "mtgen_by_cpu": f"{cpu[name] / cpu['mtgen']:.2f} x"}
+                rows.append(row | {"rounds": results})
     if not peers:
         print(f"skipped without --peers: {', '.join(PEERS)}")
     report(f"Loading images on one CPU, medians of {rounds} rounds of {seconds:g} s", here, rows, json_file)
