@@ -42,6 +42,7 @@ class Draft(ABC):
         self.location = location
         self.path = path
         self.recipe = recipe
+        self._lock: int | None = None
 
     @contextlib.contextmanager
     def disk(self) -> Iterator[None]:
@@ -68,7 +69,7 @@ class Draft(ABC):
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                os.close(self._lock)
+                self.pause()
                 raise DataError(
                     f"{self.location}: another process is writing it; wait for it, or choose another {self.kind}"
                 ) from None
@@ -96,11 +97,13 @@ class Draft(ABC):
     def _release(self) -> None:
         """Remove the local folder and its lock."""
         shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
+        self.pause()
 
     def pause(self) -> None:
-        """Keep what is finished for the next run of the same recipe."""
-        os.close(self._lock)
+        """Keep what is finished for the next run of the same recipe; no-op once the lock is gone."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @abstractmethod
     def _prepare(self) -> None:
@@ -221,7 +224,7 @@ class FolderDraft(Draft):
                 self.folder.rename(self._replaced)
             self.path.rename(self.folder)
             shutil.rmtree(self._replaced, ignore_errors=True)
-        os.close(self._lock)
+        self.pause()
 
     def abandon(self) -> None:
         """Remove everything that was written."""

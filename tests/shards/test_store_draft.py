@@ -9,6 +9,7 @@ import pytest
 from helpers.s3_server import S3, s3
 
 from mtgen.data.index import open_index
+from mtgen.data.index_store import index_dataset
 from mtgen.errors import DataError, Unreachable
 from mtgen.shards.make import BadSamples, make
 from mtgen.shards.split import split
@@ -86,6 +87,24 @@ def test_a_store_that_stops_answering_pauses_the_work_and_the_same_call_resumes(
     put = sorted(name.rpartition("/")[2] for method, name in s3.requests if method == "PUT" and name.endswith(".tar"))
     assert put == ["test-000000.tar", "train-000002.tar"]
     check_same(tmp_path / "set", "s3://bucket/set")
+
+
+def test_a_data_set_is_complete_even_if_its_index_cannot_be_written(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(location: str) -> None:
+        raise Unreachable(f"{location}: no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mtgen.shards.store_draft.index_dataset", away)
+        with pytest.raises(
+            Unreachable, match=r"set is complete but for its index; to make it: `mtgen shards index mem"
+        ):
+            make("shapes", url, **SHAPES)
+    assert nothing_is_left(tmp_path) and MARKER not in names(url)
+    make("shapes", tmp_path / "set", **SHAPES)
+    index_dataset(url)
+    check_same(tmp_path / "set", url)
 
 
 def interrupt(url: str, **options: object) -> None:
