@@ -74,8 +74,9 @@ def smoke(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Run an end-to-end test on this system: under three minutes on a CPU, ten on a GPU, where it also measures speed.
+    """Run an end-to-end test on this system.
 
+    It takes under three minutes on a CPU, and ten on a GPU, where it also measures speed.
     Trains in each precision, resumes bit for bit, samples and tracks. The JSON file is written after each check.
 
     Example: `mtgen smoke --device cpu`

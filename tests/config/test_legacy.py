@@ -225,6 +225,10 @@ def old_name(key: str) -> str:
 ADDED = {
     "discriminator.backbone",
     "discriminator.trunk",
+    "evaluate.snapshot_samples",
+    "generator.self_attention",
+    "discriminator.self_attention",
+    "discriminator.downsampling",
     "train.static_shapes",
     "train.compile",
     "data.patience",

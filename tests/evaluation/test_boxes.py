@@ -159,7 +159,7 @@ def test_without_true_boxes_there_is_no_precision() -> None:
 
 def with_boxes(batch: Batch, boxes: Tensor, known: Tensor, labels: Tensor | None = None) -> Batch:
     batch.boxes, batch.labels = boxes, labels
-    batch.present["boxes"] = known
+    batch.present |= {"boxes": known, "tags": known}
     return batch
 
 

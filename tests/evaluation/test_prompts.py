@@ -19,7 +19,7 @@ LABELS = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 1], [
 def test(make_batch: Callable[..., Batch]) -> list[Batch]:
     """A test split of five scenes, the last of which has no labels."""
     batch = make_batch(torch.zeros(5, 3, 8, 8))
-    batch.labels, batch.present["boxes"] = LABELS, torch.arange(5) < 4
+    batch.labels, batch.present["tags"] = LABELS, torch.arange(5) < 4
     return [batch.rows(torch.arange(3)), batch.rows(torch.arange(3, 5))]
 
 

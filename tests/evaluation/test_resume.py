@@ -92,7 +92,7 @@ def real(make_batch: Any) -> Callable[[int], list[Batch]]:
             batch.boxes = torch.cat([torch.full((n, 1, 2), 0.25), torch.full((n, 1, 2), 0.75), label.view(-1, 1, 1)], 2)
             batch.caption = label[:, None] + 1
             known = torch.ones(n, dtype=torch.bool)
-            batch.present |= {"boxes": known, "caption": known, "sound": known}
+            batch.present |= {"boxes": known, "tags": known, "caption": known, "sound": known}
             made.append(batch)
         return made
 

@@ -119,7 +119,7 @@ def test_damaged_components_are_counted_and_left_out(write: Callable[..., Path])
     mask = picture().replace(b"IDAT", b"IDAT\xff\xff")
     bad = {"png": picture(), "mask.png": mask, "json": b"{", "txt": b"\xff", "wav": b"RIFF"}
     train = stats(write(bad, {"png": picture(), "txt": b"fine"}))["train"]
-    assert train.damaged == {"mask": 1, "boxes": 1, "caption": 1, "sound": 1}
+    assert train.damaged == {"mask": 1, "boxes": 1, "tags": 1, "caption": 1, "sound": 1}
     assert train.caption is not None and train.caption.count == 1
 
 

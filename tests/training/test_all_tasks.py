@@ -16,8 +16,8 @@ from mtgen.schema import Batch, Prompt
 from mtgen.training.steps import build_steps, frozen
 
 STEPS = ["discriminator", "generator"]
-NEEDS = {"classification": "class", "segmentation": "mask", "detection": "boxes", "tagging": "boxes"}
-MEANT = {"class": "class", "labels": "boxes", "caption": "caption", "sound": "sound"}
+NEEDS = {"classification": "class", "segmentation": "mask", "detection": "boxes", "tagging": "tags"}
+MEANT = {"class": "class", "labels": "tags", "caption": "caption", "sound": "sound"}
 
 
 def stepped(config: Config, trained: str, batch: Batch) -> tuple[Networks, dict[str, Tensor]]:
@@ -56,9 +56,9 @@ def test_one_step_of_all_tasks_trains_all_of_its_own_network_and_nothing_of_the_
 
 
 @pytest.mark.parametrize("trained", STEPS)
-@pytest.mark.parametrize("missing", ["class", "mask", "boxes", "caption", "sound", "all"])
+@pytest.mark.parametrize("missing", ["class", "mask", "boxes", "tags", "caption", "sound", "all"])
 def test_without_a_component_its_heads_and_encoders_get_exactly_no_gradient(trained: str, missing: str) -> None:
-    out = ("class", "mask", "boxes", "caption", "sound") if missing == "all" else (missing,)
+    out = ("class", "mask", "boxes", "tags", "caption", "sound") if missing == "all" else (missing,)
     config = toy.everything(tasks__classification__implied=0)  # by boxes
     networks, log = stepped(config, trained, unlabeled(toy.batch(0, 16), *out))
     assert all(bool(torch.isfinite(value)) for value in log.values())
