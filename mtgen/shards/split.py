@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -116,7 +117,6 @@ def _split(
     if processes is None:
         processes = min(len(os.sched_getaffinity(0)), len(names)) if total > MAX_IN_PROCESS_SAMPLES else 1
     fragments: list[dict[str, Fragment]] = []
-    splits: dict[str, Split] = {}
     with (
         process_pool(processes) as pool,
         tempfile.TemporaryDirectory(dir=draft.path, prefix="fragments-") as temporary,
@@ -129,13 +129,8 @@ def _split(
             if progress:
                 progress(done, total)
         _check_keys(folder, fragments)
-        for new in fractions:
-            own = [found[new] for found in fragments if new in found]
-            shards = [(shard_name(new, k), s) for k, s in enumerate(plan_shards(own, ShardSize.of(None)))]
-            deque(bounded_map(pool, partial(_join, draft), shards, SHARDS_AHEAD * processes), maxlen=0)
-            if shards:
-                samples = sum(len(fragment.ends) for fragment in own)
-                splits[new] = Split(samples=samples, shards=pattern(new, len(shards)))
+        splits = {new: _join_split(pool, processes, draft, new, fragments) for new in fractions}
+    splits = {new: part for new, part in splits.items() if part.samples}
     if not splits:
         raise DataError(f"{folder}: has no samples to distribute")
     split_by = {"shares": fractions, "seed": seed}
@@ -167,6 +162,16 @@ def _distribute(folder: Path, fractions: dict[str, float], seed: int, item: tupl
             writers[new] = FragmentWriter(out.with_name(f"{out.name}-{new}"))
         writers[new].write(sample.key, {part.suffix: part.data for part in sample.parts.values()})
     return {new: writer.close() for new, writer in writers.items()}
+
+
+def _join_split(
+    pool: Executor, processes: int, draft: Draft, split: str, fragments: list[dict[str, Fragment]]
+) -> Split:
+    """Join the fragments of a new split to shards."""
+    own = [found[split] for found in fragments if split in found]
+    shards = [(shard_name(split, n), pieces) for n, pieces in enumerate(plan_shards(own, ShardSize.of(None)))]
+    deque(bounded_map(pool, partial(_join, draft), shards, SHARDS_AHEAD * processes), maxlen=0)
+    return Split(samples=sum(len(fragment.ends) for fragment in own), shards=pattern(split, len(shards)))
 
 
 def _join(draft: Draft, shard: tuple[str, list[Piece]]) -> None:
