@@ -223,6 +223,10 @@ def old_name(key: str) -> str:
 
 
 ADDED = {
+    "generator.self_attention",
+    "discriminator.self_attention",
+    "discriminator.downsampling",
+    "evaluate.snapshot_samples",
     "discriminator.backbone",
     "discriminator.trunk",
     "evaluate.snapshot_samples",
@@ -298,6 +302,8 @@ def test_an_old_value_is_an_error_that_names_the_new_one() -> None:
 def test_a_run_of_before_is_built_as_it_was() -> None:
     config = config_of(OLD_CONFIG, device="cpu")
     assert not any(config.tasks[task].use_predictions for task in ("segmentation", "detection"))
+    assert not config.generator.self_attention and not config.discriminator.self_attention
+    assert config.discriminator.downsampling == "box"
     assert legacy.upgrade({"tasks": {"segmentation": {"use_predictions": True}}}) == {
         "tasks": {"segmentation": {"use_predictions": True}}
     }
