@@ -41,7 +41,8 @@ def mtgen(a: argparse.Namespace, real: Tensor, generated: Tensor) -> Callable[[]
     class PrecomputedModel:
         """The attributes that an evaluation needs of a model whose images exist already."""
 
-        card, conditions, translates, device = DatasetCard(name="images", splits={}), (), None, torch.device("cpu")
+        card, conditions, translates = DatasetCard(name="images", splits={}), (), None
+        backbone, device = None, torch.device("cpu")
 
     def gather(stage: Stage, wanted: RequestedOutputs, start: int) -> Iterator[StreamPart]:
         assert wanted.extractor is not None
