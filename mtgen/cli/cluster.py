@@ -222,7 +222,9 @@ def kube(
     ] = 1,
     cpus_per_pod: Annotated[int, typer.Option(min=1, help="CPUs per pod")] = 8,
     memory: Annotated[str, typer.Option(help="memory per pod; what lies in /dev/shm counts")] = "32Gi",
-    spares: Annotated[int, typer.Option(min=0, help="further pods that stand by, to replace a lost one at once")] = 0,
+    spares: Annotated[
+        int, typer.Option(min=0, help="further pods without work, which workers take when one is lost")
+    ] = 0,
     image: Annotated[str | None, typer.Option(help="image; default: that of launch/Dockerfile")] = None,
     data_claim: Annotated[str, typer.Option(help="persistent volume claim of the data, at /data")] = "mtgen-data",
     runs_claim: Annotated[str, typer.Option(help="persistent volume claim of the runs, at /runs")] = "mtgen-runs",

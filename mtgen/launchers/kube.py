@@ -48,7 +48,7 @@ class KubeResources:
         gpus: GPUs of each pod, each with one worker; 0: one worker per pod, on CPUs.
         cpus: CPUs of each pod.
         memory: memory of each pod in Kubernetes's notation (`32Gi`).
-        spares: further pods that stand by, so that training goes on at once when a pod is lost.
+        spares: further pods without work, so that workers find room when they start again after one is lost.
         image: image of all pods; `None`: that of launch/Dockerfile, as it is named there.
         data_claim, runs_claim: persistent volume claims, mounted at /data and /runs.
         secret: secret with the cluster's token (`auth_token`).
@@ -99,7 +99,7 @@ def kube_config(path: Path, assignments: list[str], request: KubeResources) -> C
         f"{key}={value}: pods do not see this path; give one below /data or {RUNS}, or a URL"
         for key, value in _relative(config.model_dump(), absolute(config).model_dump())
     ]
-    if not config.runs.startswith(RUNS):
+    if not Path(config.runs).is_relative_to(RUNS):
         outside.append(f"runs={config.runs}: pods keep runs in the claim that they see at {RUNS}; leave this key out")
     if outside:
         raise ConfigError("\n".join(outside))
@@ -142,7 +142,7 @@ def manifest(config: Config, request: KubeResources, file: str) -> str:
         file=file,
         summary=f"{others + 1} pod{'s' * (others > 0)} with {each} each{spares}",
         config="\n".join(f"    {line}" for line in text.splitlines()),
-        labels=f"\n  labels:\n    kueue.x-k8s.io/queue-name: {request.queue}" if request.queue else "",
+        labels=f'\n  labels:\n    kueue.x-k8s.io/queue-name: "{request.queue}"' if request.queue else "",
         grace=STOP_GRACE_SECONDS,
         grace_pod=STOP_GRACE_SECONDS + HOOK_SECONDS,
         version=__version__,

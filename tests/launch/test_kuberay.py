@@ -190,6 +190,13 @@ def test_pods_without_gpus_with_spares_and_a_queue(tmp_path: Path) -> None:
     kubernetes_validate.validate(template, KUBERNETES, strict=True)
 
 
+def test_a_name_that_yaml_takes_for_a_number_stays_text(tmp_path: Path) -> None:
+    found = kube(tmp_path, "digits-32", "name=2026", "data.path=/data/digits")
+    jsonschema.Draft202012Validator(RAY_JOB).validate(found.job)
+    assert found.job["spec"]["metadata"]["run"] == "2026" and found.job["metadata"]["name"] == "2026"
+    assert found.config["name"] == "2026"
+
+
 def test_one_pod_has_no_worker_group_and_trains_on_all_its_gpus(tmp_path: Path) -> None:
     found = kube(tmp_path, "digits-32", "data.path=/data/digits", "--gpus-per-pod", "8")
     assert "workerGroupSpecs" not in found.job["spec"]["rayClusterSpec"] and found.config["workers"] == 8
@@ -200,6 +207,7 @@ def test_one_pod_has_no_worker_group_and_trains_on_all_its_gpus(tmp_path: Path) 
     [
         ((), "data.path=data_shards/digits: pods do not see this path"),
         (("data.path=/data/d", "runs=/elsewhere"), "runs=/elsewhere: pods keep runs"),
+        (("data.path=/data/d", "runs=/runs-of-others"), "runs=/runs-of-others: pods keep runs"),
         (("data.path=/data/d", "--memory", "much"), "--memory much: not a quantity"),
         (("data.path=/data/d", "--queue", "A B"), "--queue A B: not a name"),
         (("data.path=/data/d", "--image", "a b"), "--image a b: not an image"),
