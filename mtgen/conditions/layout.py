@@ -12,7 +12,7 @@ from mtgen.schema import Batch
 
 def mask_layout(mask: Tensor, classes: int) -> Tensor:
     """`[B,H,W]` mask classes -> `[B,M,H,W]` float32, one-hot; 0 for pixels of unknown class (255)."""
-    return F.one_hot(mask.clamp(max=classes), classes + 1)[..., :classes].permute(0, 3, 1, 2).float()
+    return (mask[:, None] == torch.arange(classes, device=mask.device)[:, None, None]).float()
 
 
 def boxes_layout(boxes: Tensor, classes: int, height: int, width: int) -> Tensor:
