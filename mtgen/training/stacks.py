@@ -58,6 +58,8 @@ def _read(pid: int, born: float, descriptor: int) -> str:
         process = psutil.Process(pid)
         if abs(process.create_time() - born) > 1 or _FILE_NAME not in os.readlink(file):  # the signal would kill it
             return "no stacks: the process has ended"
+        if process.status() == psutil.STATUS_STOPPED:
+            return f"no stacks: the process is in the state {psutil.STATUS_STOPPED!r}"
         before = file.stat().st_size
         os.kill(pid, STACK_SIGNAL)
         text = _wait(file, before)
