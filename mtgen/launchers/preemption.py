@@ -7,7 +7,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ from typing import Self
 import psutil
 
 from mtgen.training.protocol import CHECKPOINT_FILE
+from mtgen.utils.periodic import Periodic
 
 POLL_SECONDS = 1.0
 """Seconds between two questions to Ray which nodes leave."""
@@ -35,24 +35,18 @@ class DrainWatch:
         self._draining = draining
         self._say = say
         self._known: set[str] = set()
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
+        self._checks = Periodic(POLL_SECONDS, self.check, "drain")
 
     def __enter__(self) -> Self:
         with contextlib.suppress(OSError):  # of an earlier driver; a read-only folder is reported by the workers
             self._file.unlink(missing_ok=True)
-        self._thread.start()
+        self._checks.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._end.wait(POLL_SECONDS):
-            self.check()
+        self._checks.stop()
 
     def check(self) -> None:
         """Ask for a checkpoint if a node has given notice since the last call."""

@@ -22,11 +22,11 @@ from mtgen.launchers.ray_cluster import (
 )
 from mtgen.launchers.restarts import RestartBudget, newest_checkpoint
 from mtgen.launchers.shared_folder import check_shared, write_nonce
-from mtgen.launchers.watchdog import HangWatchdog, end_process, phase_limits
+from mtgen.launchers.watchdog import HangWatchdog, phase_limits
 from mtgen.launchers.worker_environment import worker_environment
+from mtgen.launchers.worker_processes import collect_stacks, kill
 from mtgen.report import refresh_report
 from mtgen.training.consensus import GROUP_TIMEOUT
-from mtgen.training.heartbeat import HeartbeatRecord
 from mtgen.training.protocol import Outcome, SnapshotCallback, WorkerContext
 
 
@@ -75,31 +75,6 @@ def _worker(arguments: dict[str, Any]) -> None:
     if place.is_first:
         snapshots = arguments["snapshots"](config) if arguments["snapshots"] else _snapshots(config, place)
     train(config, place, snapshots, refresh_report)
-
-
-KILL_TIMEOUT_SECONDS = 60.0
-"""Seconds that a node has to kill a hung worker."""
-
-
-def _kill(beat: HeartbeatRecord) -> bool:
-    """Kill a worker's process on its node; return whether it existed.
-
-    Raises:
-        TimeoutError: the node has not answered in time.
-    """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    on_node = ray.remote(num_cpus=0, max_retries=0)(end_process)
-    on_node = on_node.options(scheduling_strategy=NodeAffinitySchedulingStrategy(beat.node, soft=False))
-    ending = on_node.remote(beat.pid, beat.born)
-    try:
-        return bool(ray.get(ending, timeout=KILL_TIMEOUT_SECONDS))
-    except ray.exceptions.GetTimeoutError:
-        ray.cancel(ending)
-        raise
-    except ray.exceptions.RayError:  # its node is lost, and the worker with it
-        return False
 
 
 def failure_reason(config: Config, error: Exception) -> TrainingError:
@@ -213,7 +188,8 @@ def run_on_ray(
                 config.folder,
                 config.train.heartbeat_timeout,
                 phase_limits(config.data.patience),
-                _kill,
+                kill,
+                collect_stacks,
                 say,
                 waiting=lambda: waiting_message(counts[0], worker_cpus, gpu),
             )

@@ -18,6 +18,7 @@ from mtgen.config import Config
 from mtgen.models.model import Model, Networks, build
 from mtgen.preflight.synthetic_batch import synthetic_batch
 from mtgen.schema import DatasetCard, Prompt
+from mtgen.tasks.alignment import Alignment, contrast
 from mtgen.training.steps import build_steps, frozen
 
 _NO_KERNEL_OPS = {
@@ -40,6 +41,11 @@ class Cost:
         activations: bytes per image that the larger of the two steps keeps for its backward.
         kernels: kernels that both steps launch for one micro-batch in eager mode, whatever its size; with the casts of
             mixed precision.
+        gates: gates that sum a Gramian over the workers, once per micro-batch.
+        waits: gates among them whose weighting computes on the CPU, so that the host waits for its GPU.
+        contrasts: `[n,N]` matrices that the alignment task compares n rows of a worker with N of all workers in.
+        contrast_bytes: bytes that all contrasts together keep for the backward per pair of samples.
+        embeddings: numbers per sample that the alignment task gathers from all workers.
     """
 
     parameters: dict[str, int]
@@ -48,6 +54,11 @@ class Cost:
     prediction: float
     activations: float
     kernels: int
+    gates: int = 0
+    waits: int = 0
+    contrasts: int = 0
+    contrast_bytes: float = 0.0
+    embeddings: int = 0
 
     @property
     def generator(self) -> int:
@@ -67,6 +78,11 @@ class Cost:
         gradients = 4 / (workers if stage == 2 else 1)
         moments = 8 / (workers if stage >= 1 else 1)
         return self.total * (4 + gradients + moments + 4)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of a checkpoint: parameters, Adam's second moments and averaged weights, fp32."""
+        return 12 * self.total
 
     def traffic(self, workers: int) -> float:
         """Bytes that a worker sends per step: ring reduce-scatter and all-gather of fp32 gradients, any ZeRO stage."""
@@ -163,6 +179,36 @@ class _Saved:
         return tensor
 
 
+def _gates(config: Config, card: DatasetCard) -> tuple[int, int]:
+    """How many gates sum a Gramian over the workers, and how many of these compute weights on the CPU."""
+    gates = build_steps(config, build_on_meta(config, card))[2].values()
+    summing = [gate for gate in gates if gate.weighting is not None and len(gate.tasks) > 1]
+    return len(summing), sum(
+        not gate.is_plain_sum and not getattr(gate.weighting, "on_device", False) for gate in summing
+    )
+
+
+def _contrasts(networks: Networks) -> tuple[int, float, int]:
+    """The alignment task's contrasts, bytes that they keep per pair of samples, and numbers gathered per sample."""
+    task = next((task for task in networks.tasks if isinstance(task, Alignment)), None)
+    if task is None:
+        return 0, 0.0, 0
+    conditions = networks.side.conditions
+    modalities = sum(conditions.modality(name).component is not None for name in conditions.names)
+    pairs = modalities * (modalities - 1) // 2 if task.settings.between else 0
+    rows, columns, size = 8, 64, task.sizes.embedding
+    own, every = (torch.empty(count, size, device="meta", requires_grad=True) for count in (rows, columns))
+    positive, part, parts = (
+        torch.empty(shape, dtype=torch.bool, device="meta") for shape in ((rows, columns), (rows,), (columns,))
+    )
+    saved = _Saved(networks)
+    saved.known |= {tensor.untyped_storage()._cdata for tensor in (own, every)}
+    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+        contrast(torch.ones(1, device="meta", requires_grad=True) * (own @ every.T), positive, part, parts)
+    contrasts = 2 * (modalities + pairs)
+    return contrasts, contrasts * saved.bytes / (rows * columns), (modalities + 1) * size
+
+
 def cost(config: Config, card: DatasetCard, rows: int = 32) -> Cost:
     """Count the cost of a configuration: of both steps on `rows` images, and of sampling and prediction on one.
 
@@ -171,6 +217,11 @@ def cost(config: Config, card: DatasetCard, rows: int = 32) -> Cost:
     """
     precision = "fp32" if config.precision == "auto" else config.precision
     config = config.model_copy(update={"precision": precision, "workers": 0, "batch_size": rows})
+    gates, waits = _gates(config, card)
+    if waits:  # there are no values on the meta device for a weighting on the CPU to compute with
+        equal = {"weighting": "equal", "discriminator": None, "generator": None, "canvas": "equal"}
+        balancing = config.balancing.model_copy(update=equal)
+        config = config.model_copy(update={"balancing": balancing})
     networks = build_on_meta(config, card)
     d_step, g_step, _ = build_steps(config, networks)
     steps = [(d_step, networks.generator), (g_step, networks.side)]
@@ -189,4 +240,17 @@ def cost(config: Config, card: DatasetCard, rows: int = 32) -> Cost:
     unconditional = Prompt(1, {}, {})
     sampling = flops(lambda: model.sample(unconditional, torch.empty(1, model.latent_size, device="meta")))
     prediction = flops(lambda: model.predict(image))
-    return Cost(parameters(networks), total / rows, sampling, prediction, kept / rows, kernels.count)
+    contrasts, contrast_bytes, embeddings = _contrasts(networks)
+    return Cost(
+        parameters=parameters(networks),
+        step=total / rows,
+        sampling=sampling,
+        prediction=prediction,
+        activations=kept / rows,
+        kernels=kernels.count,
+        gates=gates,
+        waits=waits,
+        contrasts=contrasts,
+        contrast_bytes=contrast_bytes,
+        embeddings=embeddings,
+    )

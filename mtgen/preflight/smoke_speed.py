@@ -58,7 +58,7 @@ def _timed(config: Config, classes: int, device: str, steps: int) -> str:
     import torch
 
     from mtgen.preflight.cost import cost
-    from mtgen.preflight.roofline import forecast
+    from mtgen.preflight.roofline import assumptions, forecast
     from mtgen.preflight.step_speed import StepLoop, this_gpu
 
     card = _card(classes)
@@ -66,5 +66,7 @@ def _timed(config: Config, classes: int, device: str, steps: int) -> str:
     gpu = this_gpu() if device == "cuda" else None
     if gpu is None:
         return found
-    predicted = forecast(config, cost(config, card), gpu, 1, 0.25)
-    return f"{found}; `mtgen plan` predicts {predicted.images_per_second:,.0f} images/s, bound by {predicted.bound}"
+    predicted = forecast(config, cost(config, card), gpu, 1, assumptions().expected)
+    return (
+        f"{found}; `mtgen plan` predicts {predicted.images_per_second:,.0f} images/s, bound by {predicted.times.bound}"
+    )

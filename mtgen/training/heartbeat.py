@@ -3,20 +3,24 @@
 import contextlib
 import json
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psutil
+import torch.distributed as dist
 
 from mtgen.training.protocol import WorkerContext
+from mtgen.training.stacks import StackRecorder
+from mtgen.utils.periodic import Periodic
 
 HEARTBEAT_FOLDER = "pulse"
 HEARTBEAT_SECONDS = 0.5  # between two heartbeats
-_FILE_BYTES = 512  # a file of fixed size is overwritten in place, so a full disk does not stop the heartbeats
+_FILE_BYTES = 1024  # a file of fixed size is overwritten in place, so a full disk does not stop the heartbeats
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,9 @@ class HeartbeatRecord:
         busy: what it does that may take long, such as "evaluating"; "" while it trains.
         pid, born: its process, and the time at which that was started, seconds since 1970.
         node: ID of its node in the Ray cluster; "" without a cluster.
+        place: its host, and its GPU if it has one.
+        collectives: that it has entered, see `count_collectives`.
+        thread, stacks: the thread that trains, and the descriptor of the process's `StackRecorder`.
     """
 
     rank: int
@@ -39,6 +46,23 @@ class HeartbeatRecord:
     pid: int
     born: float
     node: str
+    place: str = ""
+    collectives: int = 0
+    thread: int = 0
+    stacks: int = -1
+
+
+def count_collectives() -> int:
+    """Collectives that this process has entered, over all process groups.
+
+    All workers enter the same ones in the same order, so the one with the fewest is missing in the others' next one.
+    """
+    if not dist.is_initialized():
+        return 0
+    with contextlib.suppress(RuntimeError):  # a backend that does not count: gloo and NCCL do
+        groups: list[Any] = list(dist.distributed_c10d._world.pg_map)
+        return sum(group._get_sequence_number_for_group() for group in groups)
+    return 0
 
 
 class Heartbeat:
@@ -51,23 +75,32 @@ class Heartbeat:
         self._path = folder / HEARTBEAT_FOLDER / f"{worker.rank}.json"
         self._rank = worker.rank
         self._node = worker.node
+        self._place = socket.gethostname() + (f", GPU {os.environ['LOCAL_RANK']}" if worker.device == "cuda" else "")
         self._pid = os.getpid()
         self._born = psutil.Process().create_time()
+        self._thread = 0
         self._steps = 0
         self._busy = "starting"
         self._number = 0
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._file = -1
+        self._stacks = StackRecorder()
+        self._beats = Periodic(HEARTBEAT_SECONDS, self._beat, "heartbeat")
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._thread = threading.get_ident()
+        self._stacks.start()
+        self._beats.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end.set()
-        self._thread.join()
+        self._beats.stop()
+        if self._file >= 0:
+            os.close(self._file)
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+        self._stacks.stop()
 
     def step(self) -> None:
         """Count one completed step."""
@@ -83,24 +116,30 @@ class Heartbeat:
         finally:
             self._busy = before
 
-    def _run(self) -> None:
-        try:
-            self._path.parent.mkdir(exist_ok=True)
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
-        except OSError:
-            return
-        with open(descriptor, "wb", buffering=0):
-            while True:
-                self._number += 1
-                record = HeartbeatRecord(
-                    self._rank, self._number, self._steps, self._busy, self._pid, self._born, self._node
-                )
-                with contextlib.suppress(OSError):
-                    os.pwrite(descriptor, json.dumps(asdict(record)).encode().ljust(_FILE_BYTES), 0)
-                if self._end.wait(HEARTBEAT_SECONDS):
-                    break
+    def _beat(self) -> None:
+        if self._file < 0:
+            try:
+                self._path.parent.mkdir(exist_ok=True)
+                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
+            except OSError:
+                self._beats.end()
+                return
+        self._number += 1
+        record = HeartbeatRecord(
+            rank=self._rank,
+            number=self._number,
+            steps=self._steps,
+            busy=self._busy,
+            pid=self._pid,
+            born=self._born,
+            node=self._node,
+            place=self._place,
+            collectives=count_collectives(),
+            thread=self._thread,
+            stacks=self._stacks.descriptor,
+        )
         with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
+            os.pwrite(self._file, json.dumps(asdict(record)).encode().ljust(_FILE_BYTES), 0)
 
 
 def read_heartbeats(folder: Path) -> list[HeartbeatRecord]:

@@ -26,6 +26,8 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 
+from mtgen.utils.periodic import Periodic
+
 LOOK_AHEAD_STEPS = 2
 """Steps between setting the number of the last step and that step: workers differ by at most two steps."""
 
@@ -53,8 +55,7 @@ class InterruptAgreement:
         self._raised = False
         self._last: int | None = None
         self._lock = threading.Lock()
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="interrupts", daemon=True)
+        self._looks = Periodic(POLL_SECONDS, self._watch, "interrupts")
         # a connection of its own: the thread must not wait for others that use the group's
         store: Any = dist.distributed_c10d._get_default_store()
         prefix = f"mtgen/interrupts/{next(_numbers)}"
@@ -62,15 +63,13 @@ class InterruptAgreement:
 
     def __enter__(self) -> Self:
         if self._world > 1:
-            self._thread.start()
+            self._looks.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end.set()
-        if self._world > 1:
-            self._thread.join()
+        self._looks.stop()
 
     def due(self, step: int, data_end: bool = False) -> bool:
         """Whether all workers interrupt training before `step`; called before each step.
@@ -115,11 +114,10 @@ class InterruptAgreement:
             self._store.set(last, str(step))
 
     def _watch(self) -> None:
-        while not self._end.wait(POLL_SECONDS):
-            try:
-                self._look()
-            except dist.DistError:  # the first worker, which has the store, is lost: Ray ends this one too
-                return
+        try:
+            self._look()
+        except dist.DistError:  # the first worker, which has the store, is lost: Ray ends this one too
+            self._looks.end()
 
     def _look(self) -> None:
         with self._lock:

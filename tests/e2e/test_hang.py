@@ -10,7 +10,7 @@ import pytest
 from helpers.commands import Command, checkpoints, furnish, look, trained
 
 from mtgen.config import Config
-from mtgen.launchers import ray_workers
+from mtgen.launchers import worker_processes
 from mtgen.launchers.ray_cluster import ray_cluster
 from mtgen.training.heartbeat import HeartbeatRecord
 
@@ -31,7 +31,11 @@ def test_a_stopped_worker_is_named_and_replaced(tmp_path: Path) -> None:
             for process in [*command.family(), command.process]:
                 process.kill()
             command.process.wait()
-    assert f"(process {hung.pid}) made no step for 5 s" in " ".join(command.said.split()), command.said
+    assert f"process {hung.pid}) made no step for 5 s" in " ".join(command.said.split()), command.said
+    (stacks,) = (place / "runs" / "stopped").glob("stacks-*.txt")
+    text = stacks.read_text()
+    assert f"process {hung.pid}) made no step" in text.splitlines()[0] and "state 'stopped'" in text
+    assert "hread 0x" in text, "those of the worker that waited"
     run = look(place, "stopped")
     assert run.facts["digest"] == undisturbed.facts["digest"] and run.losses == undisturbed.losses
     assert len(run.starts) == 2 and run.starts[1] > 0
@@ -49,13 +53,13 @@ def test_a_node_that_does_not_answer_is_asked_again(tmp_path: Path, monkeypatch:
             )
             node = next(child for child in psutil.Process().children(recursive=True) if child.name() == "raylet")
             node.suspend()
-            monkeypatch.setattr(ray_workers, "KILL_TIMEOUT_SECONDS", 2.0)
+            monkeypatch.setattr(worker_processes, "NODE_TIMEOUT_SECONDS", 2.0)
             with pytest.raises(TimeoutError):
-                ray_workers._kill(beat)
+                worker_processes.kill(beat)
             assert hung.poll() is None
             node.resume()
             monkeypatch.undo()
-            assert ray_workers._kill(beat)
+            assert worker_processes.kill(beat)
         assert hung.wait() == -signal.SIGKILL
     finally:
         hung.kill()

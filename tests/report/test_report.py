@@ -155,7 +155,9 @@ def test_faults_metrics_and_alarms_are_shown(tmp_path: Path) -> None:
         "help": "raise tasks.generation.gamma",
     }
     (folder / "alarms.jsonl").write_text(json.dumps(row) + "\n{torn")
+    (folder / "stacks-20261201-021500.txt").write_text("warning: worker 3 made no step\nworker 0 ...")
     text = text_of(read_record(folder))
+    assert "stacks-20261201-021500.txt: warning: worker 3 made no step" in text and "worker 0 ..." not in text
     assert "Resumed from a checkpoint 1 time" in text and "3 steps of the generator were skipped" in text
     assert (
         "collapse at 5 images: samples look alike. What usually helps: raise tasks.generation.gamma" in text

@@ -8,9 +8,9 @@ from mtgen.tracking.progress_bar import format_duration
 
 @SECTIONS.register("faults")
 def gather(record: RunRecord, other: RunRecord | None) -> ReportSection:
-    """Resumes, damaged samples, skipped steps, and numbers that were not finite."""
+    """Hung workers, resumes, damaged samples, skipped steps, and numbers that were not finite."""
     blocks: list[Block] = []
-    if lines := [*_steps(record), *_damage(record), *_numbers(record)]:
+    if lines := [*_hangs(record), *_steps(record), *_damage(record), *_numbers(record)]:
         blocks.append(Bullets(lines))
     if len(record.sessions) > 1:
         rows = [
@@ -31,6 +31,12 @@ def gather(record: RunRecord, other: RunRecord | None) -> ReportSection:
     return ReportSection(
         8, "Recovered faults", blocks or [Note("None: one session, no damaged sample, no skipped step.")]
     )
+
+
+def _hangs(record: RunRecord) -> list[str]:
+    """The first line of each file of stacks, which names the worker that hung."""
+    files = sorted(record.folder.glob("stacks-*.txt"))
+    return [f"{file.name}: {file.read_text(encoding='utf-8').partition(chr(10))[0]}" for file in files]
 
 
 def _steps(record: RunRecord) -> list[str]:
