@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from helpers.made_models import made, saved
+from helpers.made_once import made_once
 from safetensors import safe_open
 from tokenizers import Tokenizer, models
 from typer.testing import CliRunner
@@ -40,8 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    export(run, tmp_path_factory.mktemp("exports") / "model", onnx=True)
-    return tmp_path_factory.getbasetemp() / "exports0" / "model"
+    return made_once(tmp_path_factory, "exports", lambda folder: export(run, folder / "model", onnx=True)) / "model"
 
 
 @pytest.fixture(scope="module")

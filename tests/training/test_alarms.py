@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from helpers import toy
+from helpers.made_once import made_once
 from mlflow import MlflowClient
 
 from mtgen.alarms import read_alarms
@@ -52,11 +53,12 @@ def train_all(data_and_runs: str) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("alarms")
-    make("shapes", folder / "data", resolution=16, train=400, val=100, test=10)
-    (folder / "data" / "test-000000.tar").unlink()  # training does not read it
-    toy.spawn(1, train_all, folder, str(folder))
-    return folder / "runs"
+    def train_in(folder: Path) -> None:
+        make("shapes", folder / "data", resolution=16, train=400, val=100, test=10)
+        (folder / "data" / "test-000000.tar").unlink()  # training does not read it
+        toy.spawn(1, train_all, folder, str(folder))
+
+    return made_once(tmp_path_factory, "alarms", train_in) / "runs"
 
 
 def kinds(run: Path) -> set[str]:
