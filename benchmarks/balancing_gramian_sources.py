@@ -20,7 +20,7 @@ from torch import Tensor
 from mtgen.balancing.gramian import GRAMIAN_SOURCES
 from mtgen.balancing.weighting import GateContext, Weighting
 from mtgen.config import load
-from mtgen.training.steps import frozen
+from mtgen.training.step import frozen
 
 
 class OneTask(Weighting):

@@ -13,7 +13,8 @@ from mtgen.models.ema import EMA
 from mtgen.models.model import Networks, build
 from mtgen.schema import Batch
 from mtgen.training.optimizer import GuardedAdam
-from mtgen.training.steps import build_steps, frozen
+from mtgen.training.step import frozen
+from mtgen.training.steps import build_steps
 
 BATCHES_IN_MEMORY = 8
 """Default number of batches that the loop cycles through."""

@@ -16,7 +16,8 @@ from mtgen.models.model import Networks, build
 from mtgen.networks.blocks import SLOPE, ResidualBlock, activate
 from mtgen.networks.generator import Generator
 from mtgen.schema import Batch, Canvas, Condition
-from mtgen.training.steps import DiscriminatorStep, Log
+from mtgen.training.discriminator_step import DiscriminatorStep
+from mtgen.training.step import Log
 
 EXPANSION = 2
 """Width of the grouped convolution relative to the block's."""

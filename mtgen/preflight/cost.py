@@ -19,7 +19,8 @@ from mtgen.models.model import Model, Networks, build
 from mtgen.preflight.synthetic_batch import synthetic_batch
 from mtgen.schema import DatasetCard, Prompt
 from mtgen.tasks.alignment import Alignment, contrast
-from mtgen.training.steps import build_steps, frozen
+from mtgen.training.step import frozen
+from mtgen.training.steps import build_steps
 
 _NO_KERNEL_OPS = {
     torch.ops.aten.detach.default,

@@ -17,7 +17,8 @@ from mtgen.models.model import build
 from mtgen.preflight.cost import Cost, cost
 from mtgen.schema import Batch
 from mtgen.training.dataset import open_data
-from mtgen.training.steps import build_steps, frozen
+from mtgen.training.step import frozen
+from mtgen.training.steps import build_steps
 
 MAX_TIMED_FLOPS = 5e11
 """Most floating-point operations to time a step with: some seconds on one CPU."""

@@ -13,7 +13,8 @@ from mtgen.preflight.synthetic_batch import synthetic_batch
 from mtgen.schema import DatasetCard
 from mtgen.training.compiled import prepare_networks
 from mtgen.training.optimizer import GuardedAdam
-from mtgen.training.steps import build_steps, frozen
+from mtgen.training.step import frozen
+from mtgen.training.steps import build_steps
 
 WARMUP_STEPS = 4
 """Steps before the measurement: cuDNN chooses its kernels, and the allocator gets its memory."""

@@ -27,6 +27,7 @@ from mtgen.training.compiled import prepare_networks
 from mtgen.training.consensus import Consensus
 from mtgen.training.dataset import build_order, cache_shortage, keep_order, open_data
 from mtgen.training.deepspeed_engine import Engine
+from mtgen.training.discriminator_step import DiscriminatorStep
 from mtgen.training.finetune import FineTuningReport, load_initial_weights
 from mtgen.training.heartbeat import Heartbeat
 from mtgen.training.progress import RunProgress
@@ -36,7 +37,7 @@ from mtgen.training.running_means import RunningMeans
 from mtgen.training.sample_log import SampleLog, next_segment
 from mtgen.training.schedules import learning_rate
 from mtgen.training.state import TrainingState, check_compatible
-from mtgen.training.steps import DiscriminatorStep, build_steps
+from mtgen.training.steps import build_steps
 from mtgen.training.teacher import Teacher
 from mtgen.training.throughput_timer import ThroughputTimer
 

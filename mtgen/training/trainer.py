@@ -20,7 +20,7 @@ from mtgen.training.protocol import OUTCOME_FILE, Outcome, ReportCallback, Snaps
 from mtgen.training.row_exchange import RowExchange
 from mtgen.training.run_setup import TrainingParts, set_up
 from mtgen.training.schedules import learning_rate
-from mtgen.training.steps import frozen
+from mtgen.training.step import frozen
 
 
 class Trainer:

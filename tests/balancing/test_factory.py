@@ -8,7 +8,7 @@ from helpers import toy
 
 from mtgen.balancing.factory import build_gates, gates_state_dict, load_gates_state_dict
 from mtgen.errors import ConfigError
-from mtgen.training.steps import frozen
+from mtgen.training.step import frozen
 
 TASKS = ["generation", "classification", "segmentation"]
 

@@ -14,7 +14,10 @@ from mtgen.config import Config, validate
 from mtgen.models.model import Networks, build
 from mtgen.schema import Batch, DatasetCard, Split
 from mtgen.training.deepspeed_engine import Engine
-from mtgen.training.steps import DiscriminatorStep, GeneratorStep, build_steps, frozen
+from mtgen.training.discriminator_step import DiscriminatorStep
+from mtgen.training.generator_step import GeneratorStep
+from mtgen.training.step import frozen
+from mtgen.training.steps import build_steps
 
 CARD = DatasetCard(
     name="toy", classes=["a", "b", "c"], mask_classes=["none", "thing"], splits={"train": Split(samples=1, shards="x")}

@@ -13,7 +13,8 @@ from mtgen.config import AugmentConfig
 from mtgen.errors import CheckpointError, DamagedSample, TrainingError
 from mtgen.training.augment import ADAPT_EVERY_STEPS, MAX_ADAPTED_PROBABILITY, AdaptiveAugmentation
 from mtgen.training.consensus import Consensus
-from mtgen.training.steps import build_steps, frozen
+from mtgen.training.step import frozen
+from mtgen.training.steps import build_steps
 
 BATCH = 16
 

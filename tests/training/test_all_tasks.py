@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from mtgen.config import Config
 from mtgen.models.model import Model, Networks, build
 from mtgen.schema import Batch, Prompt
-from mtgen.training.steps import build_steps, frozen
+from mtgen.training.step import frozen
+from mtgen.training.steps import build_steps
 
 STEPS = ["discriminator", "generator"]
 NEEDS = {"classification": "class", "segmentation": "mask", "detection": "boxes", "tagging": "tags"}

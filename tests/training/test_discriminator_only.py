@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mtgen.config import Config
 from mtgen.schema import Canvas
-from mtgen.training.steps import frozen
+from mtgen.training.step import frozen
 
 
 def supervised_config(**changes: Any) -> Config:

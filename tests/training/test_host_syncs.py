@@ -13,7 +13,8 @@ from mtgen.preflight.cost import build_on_meta
 from mtgen.preflight.step_speed import StepLoop
 from mtgen.preflight.synthetic_batch import synthetic_batch
 from mtgen.schema import Batch, DatasetCard
-from mtgen.training.steps import build_steps, frozen
+from mtgen.training.step import frozen
+from mtgen.training.steps import build_steps
 from mtgen.utils.packed_copy import copy_packed
 
 CONFIGS = ["digits-32", "digits-domains-32", "scenes-64", "coco-256", "digits-all-32"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mtgen.config import AugmentConfig, Schedule, TrainConfig, validate, value_at
 from mtgen.errors import ConfigError
 from mtgen.training.schedules import learning_rate, lr_factor, lr_fraction, scheduled_values
-from mtgen.training.steps import frozen
+from mtgen.training.step import frozen
 
 trains = st.builds(TrainConfig, images=st.integers(1, 10**7), warmup=st.just(0), final_rate=st.floats(1e-3, 1))
 

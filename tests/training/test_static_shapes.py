@@ -20,7 +20,8 @@ from mtgen.schema import Batch, Canvas
 from mtgen.training import batch_roles, compiled
 from mtgen.training.batch_roles import assign_roles
 from mtgen.training.static_shapes import capacities, pad_role
-from mtgen.training.steps import build_steps, frozen
+from mtgen.training.step import frozen
+from mtgen.training.steps import build_steps
 
 STATIC: dict[str, Any] = {"train__static_shapes": True, "augment__probability": 0.4}
 

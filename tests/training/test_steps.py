@@ -17,7 +17,7 @@ from mtgen.networks.center_maps import encode, sharpen
 from mtgen.schema import Batch, Canvas
 from mtgen.tasks.base import TaskFeatures
 from mtgen.training.batch_roles import assign_roles
-from mtgen.training.steps import frozen
+from mtgen.training.step import frozen
 
 NETWORKS = ["discriminator", "generator"]
 FOUR = ["generation", "classification", "segmentation", "reconstruction"]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mtgen.models.model import Model
 from mtgen.schema import Batch, Prompt
-from mtgen.training.steps import frozen
+from mtgen.training.step import frozen
 
 STEPS, SIZE = 400, 16
 
