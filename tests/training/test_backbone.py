@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from helpers import toy
 from helpers.backbones import settings
 from torch import Tensor
 
+from mtgen.checkpointing import checkpoint
+from mtgen.checkpointing.retention import Retention
 from mtgen.config import Config
 from mtgen.errors import ConfigError
 from mtgen.models.ema import EMA
@@ -184,3 +187,42 @@ def test_engines_train_as_a_plain_loop_does(tmp_path: Path, workers: int, kinds:
             assert result[number].keys() == expected.keys()
             difference = max(float((result[number][n] - expected[n]).abs().max()) for n in expected)
             assert difference <= (0.0 if workers == 1 else 1e-5), case
+
+
+def resumed(cases: list[dict[str, Any]], root: str) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Of each case: parameters after two steps, a checkpoint and two more, and after the latter from the checkpoint."""
+    results = []
+    for number, case in enumerate(cases):
+        folder, deep = Path(root) / str(number), toy.Deep(toy.config(**case))
+        for k in range(2):
+            deep.step(k)
+        state = {side: engine.state(keep=True) for side, engine in deep.engines.items()}
+        if dist.get_rank() == 0:
+            kept = {side: {"steps": e.steps_taken, **e.optimizer.counters()} for side, e in deep.engines.items()}
+            checkpoint.save(folder, 2, state, {"optimizers": kept}, "", keep=Retention(1))
+        dist.barrier()
+        found = checkpoint.latest(folder, warn=pytest.fail)
+        assert found is not None
+        again = toy.Deep(toy.config(**case))
+        for side, engine in again.engines.items():
+            counters = dict(found.state["optimizers"][side])
+            engine.load(found.tensors(side), int(counters.pop("steps")), counters)
+        for k in range(2, 4):
+            deep.step(k)
+            again.step(k)
+        results.append((toy.parameters(deep.networks), toy.parameters(again.networks)))
+    return results
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, workers: int) -> None:
+    """Frozen, and fine-tuned under a ZeRO stage; the parameters of a frozen network are in no checkpoint."""
+    common = {"workers": workers, "discriminator__trunk": "separate"}
+    cases: list[dict[str, Any]] = [
+        {**common, "zero_stage": stage, "discriminator__backbone": settings(tmp_path, learning_rate_factor=rate)}
+        for stage, rate in ((1, 0.0), (2, 0.1))
+    ]
+    for result in toy.spawn(workers, resumed, tmp_path, cases, str(tmp_path)):
+        for uninterrupted, after in result:
+            assert uninterrupted.keys() == after.keys()
+            assert all(torch.equal(uninterrupted[name], after[name]) for name in after)
