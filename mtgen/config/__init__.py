@@ -1,26 +1,21 @@
 """Typed configuration: defaults < YAML < `key=value`. Errors name the key, its value and a remedy."""
 
+from mtgen.config.data_section import DataConfig, MixtureConfig, SoundConfig
 from mtgen.config.hardware import Device, Hardware, decide, decide_device, decide_here, local_hardware, resolve_device
 from mtgen.config.messages import check, find_entry, parse_options
+from mtgen.config.network_sections import AugmentConfig, BackboneConfig
 from mtgen.config.run import Config
+from mtgen.config.run_sections import CheckpointConfig, ExtractorConfig, TrainConfig
 from mtgen.config.schedule import Schedule, value_at, within
-from mtgen.config.sections import (
+from mtgen.config.section import (
     CONDITIONS,
     EXTRACTORS,
     TASKS,
     WEIGHTINGS,
-    AugmentConfig,
-    BackboneConfig,
-    CheckpointConfig,
     ConditionSettings,
     ConfigSection,
-    DataConfig,
-    ExtractorConfig,
-    MixtureConfig,
     PathKind,
-    SoundConfig,
     TaskSettings,
-    TrainConfig,
 )
 from mtgen.config.validation import load, validate
 

@@ -7,7 +7,7 @@ from mtgen.config.legacy import validation_metric
 from mtgen.config.messages import ConfigProblem, shown
 from mtgen.config.run import Config, ElasticConfig
 from mtgen.config.schedule import Schedule
-from mtgen.config.sections import TASKS, WEIGHTINGS
+from mtgen.config.section import TASKS, WEIGHTINGS
 from mtgen.registry import suggest
 
 MIN_LOWEST_LEVEL_PIXELS = 4

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mtgen.config.run import Config
-from mtgen.config.sections import CONDITIONS, TASKS
+from mtgen.config.section import CONDITIONS, TASKS
 
 NUMBER_PATTERNS = {"integer": r"^[0-9_]+$", "number": r"^[0-9_.eE+-]+$"}
 """Numbers as mtgen reads them and YAML 1.2 does not: 160_000."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from mtgen.config.legacy import RENAMED_KEYS, renamed_keys
 from mtgen.config.run import Config
 from mtgen.config.schedule import Schedule
-from mtgen.config.sections import CONDITIONS, TASKS, SectionT
+from mtgen.config.section import CONDITIONS, TASKS, SectionT
 from mtgen.errors import ConfigError
 from mtgen.registry import Registry, suggest
 from mtgen.utils.yaml_text import override

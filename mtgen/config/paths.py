@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mtgen.config import ConfigSection, PathKind
-from mtgen.config.sections import SectionT
+from mtgen.config.section import SectionT
 from mtgen.storage.source import absolute_location
 from mtgen.storage.tracking_store import store_uri
 

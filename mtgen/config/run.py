@@ -7,24 +7,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from mtgen.config.sections import (
-    CONDITIONS,
-    TASKS,
-    AugmentConfig,
-    BalancingConfig,
-    CheckpointConfig,
-    ConditionSettings,
-    ConfigSection,
-    DataConfig,
-    DiscriminatorConfig,
-    EvaluateConfig,
-    GeneratorConfig,
-    LaunchConfig,
-    PathKind,
-    TaskSettings,
-    TrackingConfig,
-    TrainConfig,
-)
+from mtgen.config.data_section import DataConfig
+from mtgen.config.network_sections import AugmentConfig, BalancingConfig, DiscriminatorConfig, GeneratorConfig
+from mtgen.config.run_sections import CheckpointConfig, EvaluateConfig, LaunchConfig, TrackingConfig, TrainConfig
+from mtgen.config.section import CONDITIONS, TASKS, ConditionSettings, ConfigSection, PathKind, TaskSettings
 from mtgen.schema import COMPONENTS
 
 

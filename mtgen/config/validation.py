@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from mtgen.config.conflicts import find_conflicts
 from mtgen.config.messages import ConfigProblem, explain, plugin_problems, sections
 from mtgen.config.run import Config
-from mtgen.config.sections import CONDITIONS, TASKS
+from mtgen.config.section import CONDITIONS, TASKS
 from mtgen.errors import ConfigError
 from mtgen.utils.yaml_text import override, read_yaml
 

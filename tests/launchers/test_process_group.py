@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mtgen.config.sections import LaunchConfig
+from mtgen.config.run_sections import LaunchConfig
 from mtgen.errors import TrainingError
 from mtgen.launchers.process_group import LostWorkerReporter, interface_of, listen
 from mtgen.launchers.ray_node import own_address

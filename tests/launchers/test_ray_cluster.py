@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mtgen.config import Config
 from mtgen.config.hardware import Hardware, decide
-from mtgen.config.sections import LaunchConfig
+from mtgen.config.run_sections import LaunchConfig
 from mtgen.errors import ConfigError
 from mtgen.launchers import ray_cluster as ray_cluster_module
 from mtgen.launchers.process_group import GroupConfig
