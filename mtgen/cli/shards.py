@@ -55,7 +55,8 @@ def shards_make(
     `mtgen shards make folder data_shards/pets images=photos --check`
     """
     from mtgen.config import find_entry, parse_options
-    from mtgen.shards.make import RECIPES, BadSamples, make, next_steps, preview
+    from mtgen.shards.make import BadSamples, make, next_steps, preview
+    from mtgen.shards.recipe import RECIPES
     from mtgen.tracking.progress_bar import bar
 
     values = parse_options(find_entry(RECIPES, recipe).Options, options or [])
@@ -97,7 +98,7 @@ def _with_remedy(error: "BadSamples") -> DataError:
 
 def _left_out(problems: list[str], verb: str) -> list[str]:
     """Lines on what is left out by --skip-bad."""
-    from mtgen.shards.make import MAX_PROBLEMS_SHOWN
+    from mtgen.shards.recipe import MAX_PROBLEMS_SHOWN
 
     if not problems:
         return []

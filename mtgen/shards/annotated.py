@@ -14,7 +14,7 @@ from mtgen.errors import DataError
 from mtgen.schema import IGNORE_INDEX
 from mtgen.shards.coco_masks import polygon
 from mtgen.shards.input_files import clipped, file_state, held_out, key_of, read_image, size_of
-from mtgen.shards.make import Recipe
+from mtgen.shards.recipe import Recipe
 from mtgen.shards.write import Sample
 
 BACKGROUND = "background"

@@ -25,7 +25,7 @@ from mtgen.shards import coco_masks
 from mtgen.shards.annotated import BACKGROUND, SPLIT_ORDER, AnnotatedObject, boxes_of, mask_of
 from mtgen.shards.input_files import file_state, held_out, key_of, read_image, read_json, size_of
 from mtgen.shards.input_names import ListedFiles
-from mtgen.shards.make import Recipe
+from mtgen.shards.recipe import Recipe
 from mtgen.shards.write import Sample
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True)]  # the constraint makes pydantic refuse invalid Unicode

@@ -11,7 +11,7 @@ from typing import Any
 from mtgen.data.dataset_card import CARD_FILE
 from mtgen.errors import ConfigError
 from mtgen.shards.listing import CERTAIN, IMPOSSIBLE, Listing, Proposal
-from mtgen.shards.make import RECIPES
+from mtgen.shards.recipe import RECIPES
 from mtgen.utils.shell import shell_command
 from mtgen.utils.yaml_text import override
 

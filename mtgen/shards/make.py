@@ -1,38 +1,29 @@
 """Making data sets by recipes; a recipe is a file in `recipes/` that registers itself."""
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtgen.config import ConfigSection, check, find_entry
+from mtgen.config import check, find_entry
 from mtgen.data.key_hashes import DuplicateFinder
 from mtgen.errors import DataError, Unreachable, summarize_lines
-from mtgen.registry import Registry
 from mtgen.schema import DatasetCard, Split
-from mtgen.shards.draft import Draft, open_draft, pattern
-from mtgen.shards.input_names import LeftAlone
-from mtgen.shards.listing import Listing, Proposal
+from mtgen.shards.draft import Draft, pattern
+from mtgen.shards.open_draft import open_draft
+from mtgen.shards.recipe import MAX_PROBLEMS_SHOWN, RECIPES, UNNAMED_CLASS_PREFIX, Recipe
 from mtgen.shards.shard_maker import RangeMaker, RangeResult, SampleRange, ShardJoiner, make_ranges, plan_ranges
 from mtgen.shards.split_writer import MIN_SAMPLES_PER_SHARD, ShardSize
 from mtgen.shards.summary import Tally, classes_without_samples, summary
-from mtgen.shards.write import Sample
 from mtgen.storage.source import is_url
 from mtgen.utils.shell import shell_command
 from mtgen.version import __version__
-
-MAX_PROBLEMS_SHOWN = 20
-"""Problems that one error lists; the others are counted."""
-
-UNNAMED_CLASS_PREFIX = "class "
-"""Prefix of the names of unnamed mask classes, before their number."""
 
 
 def next_steps(location: str | Path, card: DatasetCard) -> str:
@@ -48,56 +39,6 @@ def next_steps(location: str | Path, card: DatasetCard) -> str:
         f"{message}\nThe mask classes have no names yet ({names}). To name them, run it again with --overwrite and "
         "mask_classes=FILE, one name per line; a class named background is shown transparent"
     )
-
-
-class Recipe(ABC):
-    """A recipe, registered by a file in `recipes/`: it knows the size of each split and makes any of its samples.
-
-    Attributes:
-        name: name of the data set, which is its domain in a mixture; empty: the name of the recipe.
-        classes, mask_classes, source, licence: see `DatasetCard`.
-        sources: everything the samples are made from besides the options, as JSON (files with their sizes and times);
-            an interrupted run is only resumed if it is unchanged.
-        notices: what was decided where the input leaves a choice, one line each, for the summary.
-        faults: what cannot be used and belongs to no sample, one line each; faults of a sample are raised by `make`.
-        left_alone: files that are not used.
-    """
-
-    Options: ClassVar[type[ConfigSection]]
-    name: str = ""
-    classes: list[str]
-    mask_classes: list[str]
-    source: str
-    licence: str
-    sources: Any = None
-
-    def __init__(self, options: Any, seed: int) -> None:
-        self.options = options
-        self.seed = seed
-        self.notices: list[str] = []
-        self.faults: list[str] = []
-        self.left_alone = LeftAlone()
-
-    @classmethod
-    def detect(cls, listing: Listing) -> list[Proposal]:
-        """The ways in which this recipe could read a folder or file, for `mtgen shards inspect`; none by default."""
-        return []
-
-    @property
-    @abstractmethod
-    def splits(self) -> dict[str, int]:
-        """Split -> number of samples."""
-
-    @abstractmethod
-    def make(self, split: str, number: int) -> Sample:
-        """Make sample `number` of a split: a function of the options, the seed and the sources alone."""
-
-    def origin(self, split: str, number: int) -> str:
-        """The file that a sample is made from, for messages; empty if there is none."""
-        return ""
-
-
-RECIPES: Registry[type[Recipe]] = Registry("recipe", "mtgen.shards.recipes")
 
 
 @dataclass(frozen=True)

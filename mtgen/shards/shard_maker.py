@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +21,11 @@ from mtgen.errors import DataError
 from mtgen.schema import DatasetCard
 from mtgen.shards.draft import Draft, shard_name
 from mtgen.shards.fragments import FragmentWriter, Piece, join_pieces
+from mtgen.shards.recipe import Recipe
 from mtgen.shards.split_writer import ShardSize
 from mtgen.shards.summary import Tally
 from mtgen.shards.write import encoded
 from mtgen.utils.executors import bounded_map, process_pool
-
-if TYPE_CHECKING:
-    from mtgen.shards.make import Recipe
 
 MAX_IN_PROCESS_SAMPLES = 2_000
 """Smaller data sets are made in this process: that is faster than starting other processes."""
@@ -99,7 +96,7 @@ class RangeMaker:
         skip_bad: keep a range although some of its samples cannot be stored.
     """
 
-    def __init__(self, recipe: "Recipe", card: DatasetCard, draft: Draft | None, skip_bad: bool = False) -> None:
+    def __init__(self, recipe: Recipe, card: DatasetCard, draft: Draft | None, skip_bad: bool = False) -> None:
         self.recipe = recipe
         self.card = card
         self.draft = draft

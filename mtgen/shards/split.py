@@ -17,9 +17,10 @@ from mtgen.data.key_hashes import DuplicateFinder
 from mtgen.data.shard_scan import COMPONENT_BY_SUFFIX, Problem, samples
 from mtgen.errors import ConfigError, DataError
 from mtgen.schema import DatasetCard, Split
-from mtgen.shards.draft import Draft, check_split_name, open_draft, pattern, shard_name
+from mtgen.shards.draft import Draft, check_split_name, pattern, shard_name
 from mtgen.shards.fragments import Fragment, FragmentWriter, Piece, join_pieces, plan_shards
 from mtgen.shards.input_files import unit_hash
+from mtgen.shards.open_draft import open_draft
 from mtgen.shards.split_writer import ShardSize, keys_among
 from mtgen.utils.executors import bounded_map, process_pool
 from mtgen.utils.shell import shell_command

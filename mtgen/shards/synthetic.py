@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationInfo
 from scipy.ndimage import binary_dilation
 
 from mtgen.config import ConfigSection
-from mtgen.shards.make import Recipe
+from mtgen.shards.recipe import Recipe
 from mtgen.shards.write import Sample
 
 OBJECT_COLORS = {

@@ -17,7 +17,8 @@ from mtgen.data import image_io
 from mtgen.data.key_hashes import KeyRegistry
 from mtgen.errors import DataError
 from mtgen.schema import IGNORE_INDEX, DatasetCard, Split
-from mtgen.shards.draft import check_split_name, open_draft, pattern
+from mtgen.shards.draft import check_split_name, pattern
+from mtgen.shards.open_draft import open_draft
 from mtgen.shards.split_writer import ShardSize, SplitWriter, keys_among
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from mtgen.cli import app
 from mtgen.cli.renames import OUTPUT_POSITIONS, RENAMED_COMMANDS, RENAMED_OPTIONS
 from mtgen.cli.shards import recipe_names
-from mtgen.shards.make import RECIPES
+from mtgen.shards.recipe import RECIPES
 
 OPTIONS = [(words, old, new) for words, options in RENAMED_OPTIONS.items() for old, new in options.items()]
 

@@ -19,7 +19,8 @@ from mtgen.launchers.driver import launch
 from mtgen.models.loading import config_of, describe, load_run
 from mtgen.report import write_report
 from mtgen.report.run_record import read_record
-from mtgen.shards.make import RECIPES, make
+from mtgen.shards.make import make
+from mtgen.shards.recipe import RECIPES
 from mtgen.tracking.journal import JOURNAL_FILE
 from mtgen.training.dataset import VALIDATION_FACT
 

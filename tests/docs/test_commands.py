@@ -13,7 +13,7 @@ from mtgen.config import find_entry, load, parse_options
 from mtgen.config.presets import find_preset
 from mtgen.errors import UserError
 from mtgen.evaluation.evaluate import check_names
-from mtgen.shards.make import RECIPES
+from mtgen.shards.recipe import RECIPES
 
 TOP = typer.main.get_command(app)
 USAGE = typer.BadParameter.__mro__[1]

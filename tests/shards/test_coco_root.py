@@ -10,7 +10,8 @@ from helpers.made_shards import drawn, made, picture
 from mtgen.data.dataset_card import read_card
 from mtgen.errors import ConfigError, DataError
 from mtgen.shards.listing import Listing
-from mtgen.shards.make import RECIPES, make
+from mtgen.shards.make import make
+from mtgen.shards.recipe import RECIPES
 
 
 def instances(path: Path, names: list[str], categories: dict[int, str], *objects: tuple[int, int, list[float]]) -> None:

@@ -11,7 +11,8 @@ from helpers.made_shards import made, picture
 from mtgen.data.dataset_card import read_card
 from mtgen.errors import ConfigError, DataError
 from mtgen.shards.listing import Listing
-from mtgen.shards.make import RECIPES, make
+from mtgen.shards.make import make
+from mtgen.shards.recipe import RECIPES
 from mtgen.shards.recipes.csv import CsvOptions
 
 

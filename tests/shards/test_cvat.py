@@ -9,7 +9,8 @@ from helpers.made_shards import drawn, made, picture
 from mtgen.data.dataset_card import read_card
 from mtgen.errors import DataError
 from mtgen.shards.listing import Listing
-from mtgen.shards.make import RECIPES, make
+from mtgen.shards.make import make
+from mtgen.shards.recipe import RECIPES
 from mtgen.shards.recipes.cvat import CvatOptions
 
 HEAD = """<?xml version="1.0" encoding="utf-8"?>

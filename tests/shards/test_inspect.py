@@ -12,7 +12,8 @@ from PIL import Image
 from mtgen.config import find_entry, parse_options
 from mtgen.errors import DataError
 from mtgen.shards.inspect import inspect
-from mtgen.shards.make import RECIPES, make
+from mtgen.shards.make import make
+from mtgen.shards.recipe import RECIPES
 
 
 def put(path: Path, text: str | None = None, value: int = 0) -> Path:

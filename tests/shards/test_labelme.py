@@ -15,7 +15,8 @@ from PIL import Image
 from mtgen.data.dataset_card import read_card
 from mtgen.errors import DataError
 from mtgen.shards.listing import Listing
-from mtgen.shards.make import RECIPES, make
+from mtgen.shards.make import make
+from mtgen.shards.recipe import RECIPES
 from mtgen.shards.recipes.labelme import LabelmeOptions
 
 SQUARE = [[2, 2], [8, 2], [8, 8], [2, 8]]

@@ -15,7 +15,8 @@ from mtgen.config import find_entry, parse_options
 from mtgen.errors import ConfigError, DataError
 from mtgen.schema import DatasetCard
 from mtgen.shards import split_writer
-from mtgen.shards.make import RECIPES, make
+from mtgen.shards.make import make
+from mtgen.shards.recipe import RECIPES
 
 PAGE = Path(__file__).resolve().parents[2] / "data_shards/README.md"
 SMALL = [

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mtgen.shards.make import RECIPES
+from mtgen.shards.recipe import RECIPES
 from mtgen.shards.recipes.digits import DigitsRecipe
 from mtgen.shards.recipes.shapes import SEMITONES
 from mtgen.shards.synthetic import CONTRAST, OBJECT_COLORS, luminance

@@ -10,7 +10,8 @@ from helpers.made_shards import drawn, made, picture
 from mtgen.data.dataset_card import read_card
 from mtgen.errors import DataError
 from mtgen.shards.listing import Listing
-from mtgen.shards.make import RECIPES, make
+from mtgen.shards.make import make
+from mtgen.shards.recipe import RECIPES
 from mtgen.shards.recipes.yolo import YoloOptions, label_path
 
 BOX = "0 0.5 0.5 0.25 0.5\n"  # x 6 to 10, y 3 to 9 of 16x12

@@ -12,7 +12,7 @@ from mtgen.shards.coco_layout import find_coco_files, has_images, images_of
 from mtgen.shards.input_files import key_of
 from mtgen.shards.input_names import LeftAlone
 from mtgen.shards.listing import CERTAIN, LIKELY, Listing, Proposal
-from mtgen.shards.make import RECIPES, Recipe
+from mtgen.shards.recipe import RECIPES, Recipe
 from mtgen.shards.write import Sample
 
 

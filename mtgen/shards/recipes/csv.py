@@ -28,7 +28,7 @@ from mtgen.shards.input_files import (
 )
 from mtgen.shards.input_names import ListedFiles, split_named
 from mtgen.shards.listing import LIKELY, Listing, Proposal
-from mtgen.shards.make import MAX_PROBLEMS_SHOWN, RECIPES, UNNAMED_CLASS_PREFIX, Recipe
+from mtgen.shards.recipe import MAX_PROBLEMS_SHOWN, RECIPES, UNNAMED_CLASS_PREFIX, Recipe
 from mtgen.shards.write import Sample
 
 COLUMNS = {  # what a column holds -> names that it may have, in lower case

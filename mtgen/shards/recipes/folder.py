@@ -31,9 +31,9 @@ from mtgen.shards.labels_beside import (
     read_annotation,
 )
 from mtgen.shards.listing import IMPOSSIBLE, LIKELY, POSSIBLE, Listing, Proposal
-from mtgen.shards.make import RECIPES, UNNAMED_CLASS_PREFIX, Recipe
 from mtgen.shards.mask_files import MaskClasses, lossless, mask_classes, pair_by_names
 from mtgen.shards.mask_folders import MaskFolders, mask_folders
+from mtgen.shards.recipe import RECIPES, UNNAMED_CLASS_PREFIX, Recipe
 from mtgen.shards.write import Sample
 
 NO_MASKS = "none"

@@ -22,7 +22,7 @@ from mtgen.schema import IGNORE_INDEX
 from mtgen.shards.input_files import as_stored, clipped, file_state, held_out, read_names, read_text, size_of
 from mtgen.shards.input_names import split_named
 from mtgen.shards.listing import CERTAIN, Listing, Proposal
-from mtgen.shards.make import RECIPES, UNNAMED_CLASS_PREFIX, Recipe
+from mtgen.shards.recipe import RECIPES, UNNAMED_CLASS_PREFIX, Recipe
 from mtgen.shards.write import Sample
 
 COLUMNS = {  # what a column holds -> names that it usually has

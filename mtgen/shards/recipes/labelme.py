@@ -19,7 +19,7 @@ from mtgen.shards.annotated import AnnotatedImage, AnnotatedObject, AnnotatedRec
 from mtgen.shards.input_files import IMAGE_SUFFIXES, as_stored, read_image, read_json, read_names
 from mtgen.shards.input_names import files_below, split_folders
 from mtgen.shards.listing import CERTAIN, Listing, Proposal
-from mtgen.shards.make import RECIPES
+from mtgen.shards.recipe import RECIPES
 from mtgen.shards.write import Sample
 
 OUTLINES = ("polygon", "circle", "mask")

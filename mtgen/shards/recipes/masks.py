@@ -18,7 +18,7 @@ from mtgen.shards.annotated import in_splits
 from mtgen.shards.input_files import IMAGE_SUFFIXES, file_state, key_of, read_image, read_names
 from mtgen.shards.input_names import files_below, split_named
 from mtgen.shards.listing import CERTAIN, LIKELY, Listing, Proposal
-from mtgen.shards.make import RECIPES, UNNAMED_CLASS_PREFIX, Recipe
+from mtgen.shards.recipe import RECIPES, UNNAMED_CLASS_PREFIX, Recipe
 from mtgen.shards.write import Sample
 
 CITYSCAPES = {  # the classes that are evaluated: their names and label ids, in the order of the train ids

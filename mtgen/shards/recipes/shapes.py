@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pydantic import Field
 
-from mtgen.shards.make import RECIPES
+from mtgen.shards.recipe import RECIPES
 from mtgen.shards.synthetic import ObjectLimit, SceneObject, SceneOptions, SceneRecipe, scene
 from mtgen.shards.write import Sample
 

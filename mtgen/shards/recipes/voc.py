@@ -24,7 +24,7 @@ from mtgen.shards.input_files import (
     size_of,
 )
 from mtgen.shards.listing import CERTAIN, LIKELY, Listing, Proposal
-from mtgen.shards.make import RECIPES, Recipe
+from mtgen.shards.recipe import RECIPES, Recipe
 from mtgen.shards.voc_layout import VocImage, VocLayout, is_voc, parsed
 from mtgen.shards.write import Sample
 

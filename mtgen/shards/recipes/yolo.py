@@ -16,7 +16,7 @@ from mtgen.shards.input_files import IMAGE_SUFFIXES, read_names, read_text
 from mtgen.shards.input_names import SPLIT_WORDS, LeftAlone, ListedFiles, files_below, split_folders
 from mtgen.shards.labels_beside import coordinates_in
 from mtgen.shards.listing import CERTAIN, LIKELY, Listing, Proposal
-from mtgen.shards.make import RECIPES
+from mtgen.shards.recipe import RECIPES
 
 YAML_SUFFIXES = (".yaml", ".yml")
 SPLIT_KEYS = {word: split for split, words in SPLIT_WORDS.items() for word in words}
