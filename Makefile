@@ -57,9 +57,9 @@ PYTEST := $(VENV)/bin/python -m pytest --durations=25 --durations-min=1
 OTHERS := $(VENV)/tests.log
 
 test: setup  ## run all tests: those that start clusters, which mostly wait, and beside them at low priority the others
-	@nice -n 10 $(PYTEST) -n 2 --dist worksteal -m "not e2e" >$(OTHERS) 2>&1 & others=$$!; \
+	@nice -n 5 $(PYTEST) -n 2 --dist worksteal -m "not e2e" >$(OTHERS) 2>&1 & others=$$!; \
 	trap "kill $$others 2>/dev/null" EXIT; \
-	$(PYTEST) -n 3 --dist loadfile -m e2e; clusters=$$?; \
+	$(PYTEST) -n 2 --dist loadfile -m e2e; clusters=$$?; \
 	wait $$others; status=$$?; cat $(OTHERS); exit $$((clusters | status))
 
 check: setup  ## format, lint and types
