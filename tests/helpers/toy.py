@@ -5,11 +5,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from mtgen.checkpointing import checkpoint
+from mtgen.checkpointing.retention import Retention
 from mtgen.config import Config, validate
 from mtgen.models.model import Networks, build
 from mtgen.schema import Batch, DatasetCard, Split
@@ -226,6 +229,26 @@ class Deep:
             with frozen(other):
                 for begin in range(0, len(mine), micro):
                     self.engines[network].train(mine.rows(slice(begin, begin + micro)), (other,))
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Whole tensors of both engines."""
+        return {side: engine.state(keep=True) for side, engine in self.engines.items()}
+
+    def save(self, folder: Path, images: int) -> None:
+        """Write a checkpoint, on the first worker."""
+        state = self.state()
+        if dist.get_rank() == 0:
+            kept = {side: {"steps": e.steps_taken, **e.optimizer.counters()} for side, e in self.engines.items()}
+            checkpoint.save(folder, images, state, {"optimizers": kept}, "", keep=Retention(1))
+
+    def load(self, folder: Path) -> checkpoint.Checkpoint:
+        """Continue from the newest checkpoint of a folder; returns it."""
+        found = checkpoint.latest(folder, warn=pytest.fail)
+        assert found is not None
+        for side, engine in self.engines.items():
+            counters = dict(found.state["optimizers"][side])
+            engine.load(found.tensors(side), int(counters.pop("steps")), counters)
+        return found
 
 
 def in_group(rank: int, world: int, work: Any, folder: str, device: str, *arguments: Any) -> None:

@@ -10,8 +10,6 @@ from helpers import toy
 from helpers.backbones import settings
 from torch import Tensor
 
-from mtgen.checkpointing import checkpoint
-from mtgen.checkpointing.retention import Retention
 from mtgen.config import Config
 from mtgen.errors import ConfigError
 from mtgen.models.ema import EMA
@@ -196,17 +194,10 @@ def resumed(cases: list[dict[str, Any]], root: str) -> list[tuple[dict[str, Tens
         folder, deep = Path(root) / str(number), toy.Deep(toy.config(**case))
         for k in range(2):
             deep.step(k)
-        state = {side: engine.state(keep=True) for side, engine in deep.engines.items()}
-        if dist.get_rank() == 0:
-            kept = {side: {"steps": e.steps_taken, **e.optimizer.counters()} for side, e in deep.engines.items()}
-            checkpoint.save(folder, 2, state, {"optimizers": kept}, "", keep=Retention(1))
+        deep.save(folder, 2)
         dist.barrier()
-        found = checkpoint.latest(folder, warn=pytest.fail)
-        assert found is not None
         again = toy.Deep(toy.config(**case))
-        for side, engine in again.engines.items():
-            counters = dict(found.state["optimizers"][side])
-            engine.load(found.tensors(side), int(counters.pop("steps")), counters)
+        again.load(folder)
         for k in range(2, 4):
             deep.step(k)
             again.step(k)

@@ -11,8 +11,6 @@ from helpers import toy
 from helpers.devices import on_gpu
 from torch import Tensor
 
-from mtgen.checkpointing import checkpoint
-from mtgen.checkpointing.retention import Retention
 from mtgen.errors import CheckpointError
 
 BEFORE, AFTER = 3, 3  # steps before and after the checkpoint
@@ -27,10 +25,6 @@ def settings(form: tuple[int, str], device: str) -> dict[str, Any]:
     return changes
 
 
-def whole_state(deep: toy.Deep) -> dict[str, dict[str, Tensor]]:
-    return {side: engine.state(keep=True) for side, engine in deep.engines.items()}
-
-
 def saved(forms: list[tuple[int, str]], root: str, device: str) -> list[dict[str, Tensor]]:
     """In each form: some steps, a checkpoint in `root/FORM`, more steps; returns the parameters at the end."""
     ends = []
@@ -38,10 +32,7 @@ def saved(forms: list[tuple[int, str]], root: str, device: str) -> list[dict[str
         deep = toy.Deep(toy.config(**settings(form, device)))
         for k in range(BEFORE):
             deep.step(k)
-        state = whole_state(deep)
-        if dist.get_rank() == 0:
-            kept = {side: {"steps": e.steps_taken, **e.optimizer.counters()} for side, e in deep.engines.items()}
-            checkpoint.save(Path(root) / str(number), BEFORE, state, {"optimizers": kept}, "", keep=Retention(1))
+        deep.save(Path(root) / str(number), BEFORE)
         for k in range(BEFORE, BEFORE + AFTER):
             deep.step(k)
         ends.append(toy.parameters(deep.networks))
@@ -52,14 +43,10 @@ def resumed(pairs: list[tuple[int, tuple[int, str]]], root: str, device: str) ->
     """For each (number of a checkpoint, form): how far the loaded state is off, and the parameters at the end."""
     ends = []
     for number, form in pairs:
-        found = checkpoint.latest(Path(root) / str(number), warn=pytest.fail)
-        assert found is not None
         deep = toy.Deep(toy.config(**settings(form, device)))
         deep.step(99)  # so that parameters and moments differ until they are loaded
-        for side, engine in deep.engines.items():
-            kept = dict(found.state["optimizers"][side])
-            engine.load(found.tensors(side), int(kept.pop("steps")), kept)
-        loaded = max(difference(tensors, found.tensors(side)) for side, tensors in whole_state(deep).items())
+        found = deep.load(Path(root) / str(number))
+        loaded = max(difference(tensors, found.tensors(side)) for side, tensors in deep.state().items())
         for k in range(BEFORE, BEFORE + AFTER):
             deep.step(k)
         ends.append((loaded, toy.parameters(deep.networks)))
@@ -143,7 +130,7 @@ def begun_badly(stage: int) -> float:
         second.engines[side].load(engine.state(keep=True), engine.steps_taken, engine.optimizer.counters())
     for deep in (first, second):
         deep.step(1)
-    return max(difference(tensors, whole_state(second)[side]) for side, tensors in whole_state(first).items())
+    return max(difference(tensors, second.state()[side]) for side, tensors in first.state().items())
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
